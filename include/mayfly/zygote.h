@@ -1,0 +1,80 @@
+/* libmayfly-zygote: what a zygote program calls to become a fork server.
+ *
+ * A zygote is a template's pre-initialised process. It loads what its tasks
+ * will need, then calls mayfly_zygote_serve(). In the zygote the call does not
+ * return while the daemon lives. It returns in each *clone*: a new process,
+ * alone in its own box with all walls up, that has received its one task. The
+ * clone runs the task and exits; it never serves again.
+ *
+ * Any single-threaded runtime can use it, by linking or by FFI. One thread at
+ * the time of the call, no child processes, no open sockets. The library holds
+ * no lock, starts no thread and allocates only in the clone.
+ *
+ * ABI version: MAYFLY_ZYGOTE_ABI. Errors are negative errno values.
+ */
+#ifndef MAYFLY_ZYGOTE_H
+#define MAYFLY_ZYGOTE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MAYFLY_ZYGOTE_ABI 1u
+
+/* What kind of code a task brings. */
+enum mayfly_task_kind {
+  MAYFLY_TASK_COMMAND = 0, /* argv is a command line to execute                */
+  MAYFLY_TASK_FILE = 1,    /* argv[0] names a script file in the working folder  */
+  MAYFLY_TASK_STRING = 2,  /* `code` is the program, as after the runtime's -c  */
+  MAYFLY_TASK_STDIN = 3,   /* `code` is the program, as if read from "-"        */
+};
+
+/* One task, as the clone gets it. Everything lies in memory that the clone owns
+ * until it exits; strings end in NUL; argv and envp end in NULL. The process
+ * already has the task's stdin, stdout and stderr, limits, working folder
+ * (/task), umask and input files. */
+typedef struct mayfly_task {
+  uint32_t kind;      /* enum mayfly_task_kind */
+  uint32_t has_seed;  /* 1: seed the runtime's reproducible generators with `seed` */
+  uint64_t seed;
+  int argc;
+  char **argv;
+  char **envp;        /* "NAME=value" */
+  const char *code;   /* MAYFLY_TASK_STRING, _STDIN; else NULL */
+  size_t code_bytes;
+} mayfly_task;
+
+/* What the runtime must have called around a fork. Each may be NULL. */
+typedef struct mayfly_zygote_hooks {
+  uint32_t abi;                      /* MAYFLY_ZYGOTE_ABI */
+  uint32_t reserved;
+  void (*before_fork)(void);         /* zygote */
+  void (*after_fork_parent)(void);   /* zygote */
+  void (*after_fork_child)(void);    /* clone, before it enters its box */
+  /* Clone, in its box with all walls up, before it waits for a task: reseed every
+   * generator that after_fork_child did not. Non-zero: the clone is thrown away. */
+  int (*reseed)(void);
+} mayfly_zygote_hooks;
+
+/* Serves until the daemon goes, then exits the zygote. Returns in a clone: 0 and
+ * *task filled. A negative errno means that the process is no zygote of Mayfly's
+ * (no channel on descriptor 3) or has a second thread. */
+int mayfly_zygote_serve(const mayfly_zygote_hooks *hooks, mayfly_task *task);
+
+/* Gives the clone's last word to the daemon and closes its channel; to be called
+ * when the runtime is ready to run the task's first instruction. From here on
+ * nothing that the process says is believed. mayfly_zygote_exec() calls it. */
+int mayfly_zygote_started(void);
+
+/* For templates whose mechanism is `exec`: started, then execvpe of task->argv by
+ * task->envp. Does not return: where the command cannot be run it says so on
+ * stderr and exits with 127 (not found) or 126. */
+void mayfly_zygote_exec(const mayfly_task *task);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,23 @@
+// Text that came from a task or a client, made safe to print and to check.
+//
+// Layer: base. Pure.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace mayfly::base {
+
+// For a terminal, a log or an error message: control characters, escape bytes,
+// invalid UTF-8 and bidirectional overrides become \xNN; at most `bytes_max`
+// bytes of the input are shown, then "...".
+std::string printable(std::string_view text, size_t bytes_max = 200);
+
+bool isUtf8(std::string_view text);
+
+// 1536 -> "1.5 KiB".
+std::string humanBytes(uint64_t bytes);
+// 1500000 (ns) -> "1.50 ms".
+std::string humanNanos(uint64_t ns);
+
+}  // namespace mayfly::base

@@ -1,0 +1,135 @@
+// What the edges (RPC) may ask of the core, and what the core tells them.
+//
+// The core lives on one thread, the core thread; every call below and every
+// callback happens there. An edge on another thread posts to it and copies what
+// it is told. Nothing here blocks.
+//
+// Layer: sched. The edges see this header and base only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "base/task.h"
+
+namespace mayfly::sched {
+
+using OwnerId = uint64_t;  // one client connection; 0 is none
+
+enum class CodeKind : uint8_t { command, file, string, stdinText };  // as mayfly_task_kind
+enum class Stream : uint8_t { out, err };
+
+// Bounds on a submission that no template can lift.
+inline constexpr size_t kArgsMax = 1'024;
+inline constexpr size_t kArgBytesMax = 128 * 1'024;
+inline constexpr size_t kEnvMax = 1'024;
+inline constexpr size_t kFilesMax = 1'000;
+inline constexpr size_t kPathBytesMax = 1'024;
+inline constexpr size_t kPathDepthMax = 32;
+inline constexpr size_t kCodeBytesMax = 4u << 20;
+inline constexpr size_t kCaptureBytesMax = 1u << 20;   // per stream, where output is not live
+inline constexpr size_t kOutputWindowBytes = 256u << 10;  // unacknowledged live output per stream
+
+struct InputFile {
+  std::string path;  // relative to /task; no "..", no empty part, no NUL
+  std::string data;
+  uint32_t mode = 0644;  // permission bits
+};
+
+// Caps that the client names; what is absent takes the template's default.
+struct LimitWishes {
+  std::optional<uint32_t> cpu_milli;
+  std::optional<uint64_t> cpu_time_ms, wall_time_ms, memory_bytes;
+  std::optional<uint32_t> processes, open_files;
+  std::optional<uint64_t> file_size_bytes, disk_bytes, disk_inodes, output_bytes, input_bytes;
+  std::optional<uint64_t> out_files_bytes;
+  std::optional<uint32_t> out_files;
+};
+
+struct TaskSpec {
+  std::string template_name;
+  CodeKind kind = CodeKind::command;
+  std::string code;               // string, stdinText: the program; file: the script's text
+  std::string script_name;        // file: its name in /task, e.g. "script.py"
+  std::vector<std::string> args;  // command: the whole argv; else what follows the script
+  std::vector<std::pair<std::string, std::string>> env;
+  std::vector<InputFile> files;
+  bool stdin_open = false;        // true: writeStdin/closeStdin follow `stdin_data`
+  std::string stdin_data;
+  LimitWishes limits;
+  std::optional<uint64_t> seed;
+  bool collect_out_files = false;
+  bool live_output = false;       // true: TaskListener::onOutput; false: captured into the result
+  OwnerId owner = 0;
+};
+
+struct TaskResult {
+  base::TaskId task = 0;
+  std::string template_name;
+  base::Verdict verdict = base::Verdict::internal;
+  int exit_code = 0;         // succeeded, failed
+  int signal = 0;            // signaled
+  std::string reason;        // one line for people: which cap and its value, or what failed
+  uint64_t cap_value = 0;    // the cap that was hit, in its unit; 0 where none was
+  base::Limits limits;       // in force
+  base::Usage usage;
+  base::Phases phases{};
+  base::Receipt receipt;
+  std::string captured[2];   // by Stream, where output was not live
+  bool truncated[2] = {};    // more came than kCaptureBytesMax
+  std::vector<base::OutFile> out_files;
+  std::string out_files_note;         // why the collection is not whole; empty when it is
+  std::shared_ptr<base::Fd> spool;    // the collected bytes; read with pread, never written
+};
+
+// Callbacks of one task, on the core thread. The last is onResult, exactly once,
+// after the receipt. A listener may be told nothing more after Core::release.
+class TaskListener {
+ public:
+  virtual ~TaskListener() = default;
+  virtual void onStarted() {}
+  // The core reads no more of a stream than kOutputWindowBytes beyond what was
+  // acknowledged by Core::acknowledgeOutput: back-pressure.
+  virtual void onOutput(Stream, std::string_view /*bytes*/) {}
+  virtual void onStdinAccepted(uint64_t /*bytes*/) {}  // so many bytes went into the pipe
+  virtual void onResult(const TaskResult&) = 0;
+};
+
+struct TemplateInfo {
+  std::string name, description, mechanism, state, state_text;  // state: starting, ready, unhealthy, missingImage
+  std::string image_digest;
+  base::Limits defaults, maximum;
+  uint32_t boxes = 0;
+};
+
+struct TaskInfo {
+  base::TaskId task = 0;
+  std::string template_name, state;  // queued, making, running, ending
+  uint64_t queued_ns = 0, started_ns = 0;
+  uint32_t pid_host = 0;
+  OwnerId owner = 0;
+};
+
+class Core {
+ public:
+  virtual ~Core() = default;
+  // Checks everything before any box is touched; the task is queued when it returns.
+  virtual base::Result<base::TaskId> submit(TaskSpec spec, std::shared_ptr<TaskListener> listener) = 0;
+  // Data beyond the input cap, or after closeStdin: an error.
+  virtual base::Status writeStdin(base::TaskId task, std::string data) = 0;
+  virtual base::Status closeStdin(base::TaskId task) = 0;
+  virtual void acknowledgeOutput(base::TaskId task, Stream stream, uint64_t bytes) = 0;
+  virtual base::Status cancel(base::TaskId task) = 0;       // onResult follows with `cancelled`
+  virtual void ownerGone(OwnerId owner) = 0;                // its tasks end with `clientGone`
+  virtual std::vector<TaskInfo> tasks() const = 0;
+  virtual std::vector<TemplateInfo> templates() const = 0;
+};
+
+}  // namespace mayfly::sched

@@ -1,0 +1,64 @@
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/text.h"
+
+namespace mayfly::base {
+namespace {
+
+TEST(Printable, ControlBytesAndEscapesNeverReachTheTerminalRaw) {
+  EXPECT_EQ(printable("a\x1b[31mb\r\n\x07"), "a\\x1b[31mb\\x0d\\x0a\\x07");
+}
+TEST(Printable, BidirectionalOverrideIsShownAsBytes) {
+  EXPECT_EQ(printable("x\xe2\x80\xaey"), "x\\xe2\\x80\\xaey");
+}
+TEST(Printable, InvalidUtf8IsShownAsBytesAndValidIsKept) {
+  EXPECT_EQ(printable("\xc3\xa9\xff\xc0\x80"), "\xc3\xa9\\xff\\xc0\\x80");
+}
+TEST(Printable, LongTextIsCut) { EXPECT_EQ(printable("abcdef", 3), "abc..."); }
+TEST(Utf8, SurrogatesAndOverlongFormsAreRefused) {
+  EXPECT_TRUE(isUtf8("h\xc3\xa9"));
+  EXPECT_FALSE(isUtf8("\xed\xa0\x80"));
+  EXPECT_FALSE(isUtf8("\xc0\xaf"));
+}
+TEST(Human, UnitsAreBinaryAndShort) {
+  EXPECT_EQ(humanBytes(512), "512 B");
+  EXPECT_EQ(humanBytes(1536), "1.5 KiB");
+  EXPECT_EQ(humanBytes(64ull << 20), "64 MiB");
+  EXPECT_EQ(humanNanos(1500000), "1.50 ms");
+}
+TEST(Fd, AssignmentClosesTheOldDescriptor) {
+  auto pipe = makePipe();
+  ASSERT_TRUE(pipe);
+  int old = pipe->read.get();
+  pipe->read = Fd();
+  EXPECT_EQ(::write(old, "x", 1), -1);
+  EXPECT_EQ(errno, EBADF);
+}
+TEST(Message, CarriesBytesAndDescriptors) {
+  auto pair = makeSeqpacketPair();
+  auto pipe = makePipe();
+  ASSERT_TRUE(pair && pipe);
+  int value = 42, got = 0, fds[] = {pipe->write.get()};
+  ASSERT_TRUE(sendMessage(pair->ours.view(), bytesOf(value), fds));
+  auto received = receiveMessage(pair->theirs.view(), writableBytesOf(got));
+  ASSERT_TRUE(received);
+  EXPECT_EQ(received->bytes, sizeof value);
+  EXPECT_EQ(got, 42);
+  ASSERT_EQ(received->fds, 1u);
+  EXPECT_EQ(::write(received->fd[0].get(), "y", 1), 1);
+}
+TEST(Message, LongerThanTheProtocolIsAnErrorAndLeaksNoDescriptor) {
+  auto pair = makeSeqpacketPair();
+  ASSERT_TRUE(pair);
+  char big[64] = {}, small[8];
+  ASSERT_TRUE(sendMessage(pair->ours.view(), bytesOf(big), {}));
+  EXPECT_FALSE(receiveMessage(pair->theirs.view(), writableBytesOf(small)));
+}
+TEST(SysError, NamesTheCallTheObjectAndTheReason) {
+  EXPECT_EQ(sysError(2, "open", "/x").message, "open '/x': No such file or directory");
+}
+
+}  // namespace
+}  // namespace mayfly::base
