@@ -62,17 +62,17 @@ typedef struct mayfly_zygote_hooks {
 /* Serves until the daemon goes, then exits the zygote. Returns in a clone: 0 and
  * *task filled. A negative errno means that the process is no zygote of Mayfly's
  * (no channel on descriptor 3) or has a second thread. */
-int mayfly_zygote_serve(const mayfly_zygote_hooks *hooks, mayfly_task *task);
+__attribute__((visibility("default"))) int mayfly_zygote_serve(const mayfly_zygote_hooks *hooks, mayfly_task *task);
 
 /* Gives the clone's last word to the daemon and closes its channel; to be called
  * when the runtime is ready to run the task's first instruction. From here on
  * nothing that the process says is believed. mayfly_zygote_exec() calls it. */
-int mayfly_zygote_started(void);
+__attribute__((visibility("default"))) int mayfly_zygote_started(void);
 
 /* For templates whose mechanism is `exec`: started, then execvpe of task->argv by
  * task->envp. Does not return: where the command cannot be run it says so on
  * stderr and exits with 127 (not found) or 126. */
-void mayfly_zygote_exec(const mayfly_task *task);
+__attribute__((visibility("default"))) void mayfly_zygote_exec(const mayfly_task *task);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,149 @@
+#include "zygote/init.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <net/if.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "zygote/raw.h"
+
+namespace mayfly::zygote {
+
+namespace {
+
+struct Failure {
+  int error = 0;  // errno
+  const char* step = "";
+};
+
+#define STEP(name, expr)                     \
+  do {                                       \
+    if ((expr) < 0) return Failure{errno, name}; \
+  } while (0)
+
+int raiseLoopback() {
+  int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (s < 0) return -1;
+  ifreq request{};
+  copyText(request.ifr_name, sizeof request.ifr_name, "lo");
+  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  int r = ioctl(s, SIOCSIFFLAGS, &request);
+  int saved = errno;
+  close(s);
+  errno = saved;
+  return r;
+}
+
+int mountDisk(const MakeInit& make) {
+  char options[128];
+  // The folders below cost inodes of their own; the task's cap is what it can add.
+  snprintf(options, sizeof options, "mode=0755,size=%llu,nr_inodes=%llu",
+           static_cast<unsigned long long>(make.disk_bytes),
+           static_cast<unsigned long long>(make.disk_inodes + 8));
+  return mount("disk", "/mnt", "tmpfs", MS_NOSUID | MS_NODEV, options);
+}
+
+int ownFolder(const char* path, mode_t mode) {
+  if (mkdir(path, 0700) != 0 || chown(path, kBoxUser, kBoxUser) != 0) return -1;
+  return chmod(path, mode);
+}
+
+int bindFolder(const char* from, const char* to) {
+  return mount(from, to, nullptr, MS_BIND, nullptr);
+}
+
+// The walls of a box, one line a step.
+Failure setUp(const MakeInit& make, int* disk_fd) {
+  STEP("setgroups", setgroups(0, nullptr));
+  STEP("setresgid", setresgid(kBoxRoot, kBoxRoot, kBoxRoot));
+  STEP("setresuid", setresuid(kBoxRoot, kBoxRoot, kBoxRoot));
+  STEP("pdeathsig", prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
+  STEP("dumpable", prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
+  STEP("setsid", setsid());
+  umask(022);
+  STEP("hostname", sethostname("mayfly", 6));
+  STEP("domainname", setdomainname("localdomain", 11));
+  STEP("proc", mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid"));
+  STEP("disk", mountDisk(make));
+  STEP("disk root", *disk_fd = open("/mnt", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  STEP("disk /tmp", ownFolder("/mnt/tmp", 01777));
+  STEP("disk /task", ownFolder("/mnt/task", 0755));
+  STEP("disk /task/out", ownFolder("/mnt/task/out", 0755));
+  STEP("disk /run", ownFolder("/mnt/run", 0755));
+  STEP("disk /dev/shm", ownFolder("/mnt/shm", 01777));
+  STEP("bind /tmp", bindFolder("/mnt/tmp", "/tmp"));
+  STEP("bind /task", bindFolder("/mnt/task", "/task"));
+  STEP("bind /run", bindFolder("/mnt/run", "/run"));
+  STEP("bind /dev/shm", bindFolder("/mnt/shm", "/dev/shm"));
+  STEP("detach disk", umount2("/mnt", MNT_DETACH));
+  if (make.loopback != 0) STEP("loopback", raiseLoopback());
+  rlimit core{1, 1};
+  STEP("rlimit core", setrlimit(RLIMIT_CORE, &core));
+  return {};
+}
+
+// Every capability and every way to a new one goes; then, last, all system calls
+// but the few that waiting takes.
+int dropAll() {
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return -errno;
+  return dropCapabilities();
+}
+
+int allowOnlyWaiting() {
+#define ALLOW(nr) \
+  BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+  sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      ALLOW(SYS_poll), ALLOW(SYS_ppoll), ALLOW(SYS_restart_syscall), ALLOW(SYS_exit_group),
+      ALLOW(SYS_rt_sigreturn),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+  };
+#undef ALLOW
+  sock_fprog program{sizeof code / sizeof code[0], code};
+  return static_cast<int>(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
+}
+
+}  // namespace
+
+void runInit(const MakeInit& make, int status_fd, int maps_fd, const int* tasks_fds,
+             int tasks_count) {
+  char byte;
+  if (read(maps_fd, &byte, 1) != 1) _exit(1);  // the maker is gone
+  // The kernel reaps for a pid 1 that ignores SIGCHLD: orphans never stay as zombies.
+  signal(SIGCHLD, SIG_IGN);
+  InitReady ready;
+  int disk_fd = -1;
+  Failure failure;
+  if (int r = joinCgroups(tasks_fds, tasks_count); r < 0)
+    failure = {-r, "join cgroups"};
+  else
+    failure = setUp(make, &disk_fd);
+  if (failure.error == 0)
+    if (int r = dropAll(); r < 0) failure = {-r, "drop capabilities"};
+  ready.error = failure.error;
+  copyText(ready.step, sizeof ready.step, failure.step);
+  if (sendRaw(status_fd, &ready, sizeof ready, &disk_fd, failure.error == 0 ? 1 : 0) != 0) _exit(1);
+  if (failure.error != 0) _exit(1);
+  // Only the status socket stays: its end is the box's end.
+  if (dup2(status_fd, 0) != 0 || close_range(1, ~0u, 0) != 0) _exit(1);
+  if (allowOnlyWaiting() != 0) _exit(1);
+  pollfd end{0, 0, 0};  // POLLHUP comes unasked
+  for (;;) {
+    int n = poll(&end, 1, -1);
+    if (n > 0) _exit(0);
+  }
+}
+
+}  // namespace mayfly::zygote

@@ -1,0 +1,17 @@
+// The init of a box: pid 1 of its namespaces. It sets up the walls that only
+// root of the box can set up, reports, gives everything up and waits for its end.
+//
+// Runs in the maker's child, after a raw clone3: no allocation, libc only.
+//
+// Layer: zygote. Single-threaded.
+#pragma once
+
+#include "zygote/wire.h"
+
+namespace mayfly::zygote {
+
+// Never returns. `maps_fd` gives one byte when the id maps are written.
+[[noreturn]] void runInit(const MakeInit& make, int status_fd, int maps_fd, const int* tasks_fds,
+                          int tasks_count);
+
+}  // namespace mayfly::zygote

@@ -1,0 +1,250 @@
+// libmayfly-zygote: the fork server and a clone's steps.
+//
+// The zygote answers one request at a time: it forks into a box's pid namespace
+// as a child of the spawner's and goes back. The child walks into the box, puts
+// up its walls, parks, takes its one task and returns to the runtime.
+//
+// Layer: zygote. Single-threaded; allocates only in the clone.
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+
+#include "mayfly/zygote.h"
+#include "zygote/raw.h"
+#include "zygote/task_blob.h"
+#include "zygote/walls.h"
+#include "zygote/wire.h"
+
+namespace mayfly::zygote {
+namespace {
+
+struct Server {
+  const mayfly_zygote_hooks* hooks = nullptr;
+  int own_pid_ns = -1;
+  int landlock_abi = 0;
+  sock_fprog seccomp{};
+  pid_t* thread_id = nullptr;  // where libc caches the thread's id
+  void* robust_list = nullptr;
+  size_t robust_list_bytes = 0;
+};
+
+int control_fd = -1;  // the clone's channel, until the task starts
+
+int countThreads() {
+  DIR* dir = opendir("/proc/self/task");
+  if (dir == nullptr) return -errno;
+  int count = 0;
+  while (const dirent* entry = readdir(dir))
+    if (entry->d_name[0] != '.') ++count;
+  closedir(dir);
+  return count;
+}
+
+// libc keeps the thread's id in its thread block, at an offset that it does not
+// tell; a raw fork would leave the zygote's there. The spawner gives the zygote a
+// large pid so that the value is found exactly once, or the template is refused.
+pid_t* findCachedThreadId() {
+  constexpr size_t kScanBytes = 2'048;
+  auto* block = reinterpret_cast<char*>(pthread_self());
+  auto tid = static_cast<pid_t>(syscall(SYS_gettid));
+  pid_t* found = nullptr;
+  for (size_t i = 0; i + sizeof tid <= kScanBytes; i += sizeof tid) {
+    pid_t value;
+    memcpy(&value, block + i, sizeof value);
+    if (value != tid) continue;
+    if (found != nullptr) return nullptr;
+    found = reinterpret_cast<pid_t*>(block + i);
+  }
+  return found;
+}
+
+int loadProgram(Server* server) {
+  struct stat st;
+  if (fstat(kSeccompFd, &st) != 0) return -errno;
+  auto size = static_cast<size_t>(st.st_size);
+  if (size == 0 || size % sizeof(sock_filter) != 0 || size / sizeof(sock_filter) > BPF_MAXINSNS)
+    return -EBADMSG;
+  void* map = mmap(nullptr, size, PROT_READ, MAP_SHARED, kSeccompFd, 0);
+  if (map == MAP_FAILED) return -errno;
+  server->seccomp.len = static_cast<unsigned short>(size / sizeof(sock_filter));
+  server->seccomp.filter = static_cast<sock_filter*>(map);
+  close(kSeccompFd);
+  return 0;
+}
+
+int prepare(Server* server, const mayfly_zygote_hooks* hooks) {
+  if (hooks == nullptr || hooks->abi != MAYFLY_ZYGOTE_ABI) return -EINVAL;
+  server->hooks = hooks;
+  int threads = countThreads();
+  if (threads != 1) return threads < 0 ? threads : -EUSERS;
+  server->own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+  if (server->own_pid_ns < 0) return -errno;
+  server->thread_id = findCachedThreadId();
+  if (server->thread_id == nullptr) return -ENXIO;
+  if (syscall(SYS_get_robust_list, 0, &server->robust_list, &server->robust_list_bytes) != 0) return -errno;
+  server->landlock_abi = landlockAbi();
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return -errno;
+  return loadProgram(server);
+}
+
+// The fds of a MakeClone, by name.
+enum { kInit, kControl, kIn, kOut, kErr, kCgroup, kFirstTasks };
+
+struct Step {
+  const char* name;
+  int error;  // 0 or -errno
+};
+
+int enterBox(int init_pidfd) {
+  if (setns(init_pidfd, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) != 0)
+    return -errno;
+  return unshare(CLONE_NEWCGROUP) == 0 ? 0 : -errno;
+}
+
+// stdin, stdout, stderr and the control channel become 0..3; nothing else stays.
+int arrangeDescriptors(const int* fds) {
+  int held[4];
+  const int from[4] = {fds[kIn], fds[kOut], fds[kErr], fds[kControl]};
+  for (int i = 0; i < 4; ++i) {
+    held[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 64);
+    if (held[i] < 0) return -errno;
+  }
+  for (int i = 0; i < 4; ++i)
+    if (dup3(held[i], i, i == 3 ? O_CLOEXEC : 0) != i) return -errno;
+  control_fd = 3;
+  return close_range(4, ~0u, 0) == 0 ? 0 : -errno;
+}
+
+// A clone's walls, one line a step, in the order that works.
+Step putUpWalls(const Server& server, const int* fds, int tasks_count) {
+  int r;
+#define STEP(name, expr) \
+  if ((r = (expr)) != 0) return {name, r}
+  STEP("join cgroups", joinCgroups(fds + kFirstTasks, tasks_count));
+  if (server.hooks->after_fork_child != nullptr) server.hooks->after_fork_child();
+  STEP("enter box", enterBox(fds[kInit]));
+  STEP("descriptors", arrangeDescriptors(fds));
+  STEP("become task", becomeTask());
+  STEP("fixed limits", setFixedLimits());
+  STEP("drop capabilities", dropCapabilities());
+  STEP("landlock", confineFiles(server.landlock_abi));
+  STEP("seccomp", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &server.seccomp) == 0 ? 0 : -errno);
+  if (server.hooks->reseed != nullptr) STEP("reseed", server.hooks->reseed() == 0 ? 0 : -EIO);
+#undef STEP
+  return {"", 0};
+}
+
+// Parked: waits for the one task, or for the end of the box.
+Step takeTask(mayfly_task* task) {
+  Claim claim;
+  int fds[kFdsMax], count = 0;
+  ssize_t n = receiveRaw(control_fd, &claim, sizeof claim, fds, &count);
+  if (n == 0) _exit(0);
+  if (n < 0) return {"claim", static_cast<int>(n)};
+  if (n != sizeof claim || claim.magic != kMagic || claim.kind != 4 || count != 1)
+    return {"claim", -EBADMSG};
+  const char* step = "claim";
+  int r = readTask(fds[0], claim.blob_bytes, task, &step);
+  close(fds[0]);
+  if (r != 0) return {step, r};
+  r = setTaskLimits({claim.open_files, claim.file_size_bytes, claim.cpu_time_s});
+  return {"task limits", r};
+}
+
+int runClone(const Server& server, const int* fds, int tasks_count, mayfly_task* task) {
+  syscall(SYS_set_robust_list, server.robust_list, server.robust_list_bytes);
+  control_fd = fds[kControl];
+  Step step = putUpWalls(server, fds, tasks_count);
+  CloneReady ready;
+  ready.error = -step.error;
+  copyText(ready.step, sizeof ready.step, step.name);
+  ready.at_ns = nowNs();
+  if (sendRaw(control_fd, &ready, sizeof ready, nullptr, 0) != 0 || step.error != 0) _exit(120);
+  step = takeTask(task);
+  if (step.error == 0) return 0;
+  Started failed;
+  failed.error = -step.error;
+  copyText(failed.step, sizeof failed.step, step.name);
+  sendRaw(control_fd, &failed, sizeof failed, nullptr, 0);
+  _exit(121);
+}
+
+// Forks into the box. The zygote's own place is the template's pid namespace;
+// a zygote that cannot go back to it is of no use and ends.
+pid_t forkInto(const Server& server, const int* fds, int* pidfd) {
+  if (setns(fds[kInit], CLONE_NEWPID) != 0) return -errno;
+  clone_args args{};
+  args.flags = CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+  args.pidfd = reinterpret_cast<uint64_t>(pidfd);
+  args.cgroup = static_cast<uint64_t>(fds[kCgroup]);
+  args.child_tid = reinterpret_cast<uint64_t>(server.thread_id);
+  pid_t pid = rawClone(&args);
+  if (pid == 0) return 0;
+  if (setns(server.own_pid_ns, CLONE_NEWPID) != 0) _exit(8);
+  return pid;
+}
+
+}  // namespace
+}  // namespace mayfly::zygote
+
+using namespace mayfly::zygote;
+
+extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task* task) {
+  static Server server;
+  int r = prepare(&server, hooks);
+  CloneMade hello;
+  hello.error = -r;
+  copyText(hello.step, sizeof hello.step, r == -EUSERS ? "more than one thread" : r == 0 ? "" : "prepare");
+  int sent = sendRaw(kChannelFd, &hello, sizeof hello, nullptr, 0);
+  if (r != 0 || sent != 0) return r != 0 ? r : sent;
+  for (;;) {
+    MakeClone make;
+    int fds[kFdsMax], count = 0;
+    ssize_t n = receiveRaw(kChannelFd, &make, sizeof make, fds, &count);
+    if (n <= 0) _exit(n == 0 ? 0 : 3);
+    if (n != sizeof make || make.magic != kMagic || make.kind != 2) _exit(4);
+    CloneMade made;
+    made.box = make.box;
+    int pidfd = -1;
+    pid_t pid = -EBADMSG;
+    if (count == kFirstTasks + static_cast<int>(make.tasks_fds)) {
+      if (server.hooks->before_fork != nullptr) server.hooks->before_fork();
+      pid = forkInto(server, fds, &pidfd);
+      if (pid == 0) return runClone(server, fds, count - kFirstTasks, task);
+      if (server.hooks->after_fork_parent != nullptr) server.hooks->after_fork_parent();
+    }
+    if (pid < 0) {
+      made.error = -pid;
+      copyText(made.step, sizeof made.step, "fork clone");
+    }
+    closeAll(fds, count);
+    r = sendRaw(kChannelFd, &made, sizeof made, &pidfd, pidfd >= 0 ? 1 : 0);
+    if (pidfd >= 0) close(pidfd);
+    if (r != 0) _exit(5);
+  }
+}
+
+extern "C" int mayfly_zygote_started(void) {
+  if (control_fd < 0) return -EBADF;
+  Started started;
+  started.at_ns = nowNs();
+  int r = sendRaw(control_fd, &started, sizeof started, nullptr, 0);
+  close(control_fd);
+  control_fd = -1;
+  return r;
+}
+
+extern "C" void mayfly_zygote_exec(const mayfly_task* task) {
+  if (mayfly_zygote_started() != 0) _exit(121);
+  execvpe(task->argv[0], task->argv, task->envp);
+  int error = errno;
+  dprintf(2, "mayfly: cannot run '%s': %s\n", task->argv[0], strerror(error));
+  _exit(error == ENOENT || error == ENOTDIR ? 127 : 126);
+}

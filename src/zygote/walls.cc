@@ -1,0 +1,121 @@
+#include "zygote/walls.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/keyctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "zygote/raw.h"
+#include "zygote/wire.h"
+
+namespace mayfly::zygote {
+
+namespace {
+
+// Landlock's interface as the kernel defines it: the headers of the oldest
+// supported distribution know only its first version.
+struct RulesetAttr {
+  uint64_t handled_access_fs, handled_access_net, scoped;
+};
+struct __attribute__((packed)) PathRule {
+  uint64_t allowed_access;
+  int32_t parent_fd;
+};
+constexpr uint64_t kExecute = 1 << 0, kWriteFile = 1 << 1, kReadFile = 1 << 2, kReadDir = 1 << 3,
+                   kMakeChar = 1 << 6, kMakeBlock = 1 << 11, kRefer = 1 << 13, kTruncate = 1 << 14,
+                   kIoctlDev = 1 << 15;
+constexpr uint64_t kScopeAbstractSocket = 1 << 0, kScopeSignal = 1 << 1;
+constexpr int kCreateRuleset = 444, kAddRule = 445, kRestrictSelf = 446;
+
+int allow(int ruleset, const char* path, uint64_t access) {
+  int fd = open(path, O_PATH | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  PathRule rule{access, fd};
+  int r = syscall(kAddRule, ruleset, 1 /* path beneath */, &rule, 0) == 0 ? 0 : -errno;
+  close(fd);
+  return r;
+}
+
+int limit(int what, uint64_t value) {
+  rlimit now;
+  if (getrlimit(static_cast<__rlimit_resource>(what), &now) != 0) return -errno;
+  // A hard limit can only be lowered here; what the host grants is the ceiling.
+  rlim_t v = value < now.rlim_max ? value : now.rlim_max;
+  rlimit both{v, v};
+  return setrlimit(static_cast<__rlimit_resource>(what), &both) == 0 ? 0 : -errno;
+}
+
+}  // namespace
+
+int landlockAbi() {
+  long abi = syscall(kCreateRuleset, nullptr, 0, 1 /* version */);
+  return abi < 0 ? 0 : static_cast<int>(abi);
+}
+
+int confineFiles(int abi) {
+  if (abi < 1) return 0;  // the doctor says so, and whether that is allowed
+  RulesetAttr attr{};
+  attr.handled_access_fs = (1ull << 13) - 1;
+  if (abi >= 2) attr.handled_access_fs |= kRefer;
+  if (abi >= 3) attr.handled_access_fs |= kTruncate;
+  if (abi >= 5) attr.handled_access_fs |= kIoctlDev;
+  if (abi >= 6) attr.scoped = kScopeAbstractSocket | kScopeSignal;
+  size_t size = abi >= 6 ? 24 : abi >= 4 ? 16 : 8;
+  int ruleset = static_cast<int>(syscall(kCreateRuleset, &attr, size, 0));
+  if (ruleset < 0) return -errno;
+  uint64_t own = attr.handled_access_fs & ~(kMakeChar | kMakeBlock | kIoctlDev);
+  uint64_t device = (kReadFile | kReadDir | kWriteFile | kTruncate) & attr.handled_access_fs;
+  int r = allow(ruleset, "/", kExecute | kReadFile | kReadDir);
+  if (r == 0) r = allow(ruleset, "/tmp", own);
+  if (r == 0) r = allow(ruleset, "/task", own);
+  if (r == 0) r = allow(ruleset, "/run", own);
+  if (r == 0) r = allow(ruleset, "/dev", device);
+  if (r == 0) r = allow(ruleset, "/dev/shm", own);
+  if (r == 0 && syscall(kRestrictSelf, ruleset, 0) != 0) r = -errno;
+  close(ruleset);
+  return r;
+}
+
+int becomeTask() {
+  if (chdir("/task") != 0) return -errno;
+  umask(022);
+  if (setsid() < 0) return -errno;
+  if (setgroups(0, nullptr) != 0 || setresgid(kBoxUser, kBoxUser, kBoxUser) != 0 ||
+      setresuid(kBoxUser, kBoxUser, kBoxUser) != 0)
+    return -errno;
+  // A change of ids made the process non-dumpable; the task may look at itself.
+  if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0) return -errno;
+  // After the change of ids, which clears it.
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return -errno;
+  if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) < 0 && errno != ENOSYS) return -errno;
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno;
+}
+
+int setFixedLimits() {
+  // 1, not 0: a piped core pattern ignores 0 and gives up at 1.
+  int r = limit(RLIMIT_CORE, 1);
+  if (r == 0) r = limit(RLIMIT_MEMLOCK, 8u << 20);
+  if (r == 0) r = limit(RLIMIT_MSGQUEUE, 819'200);
+  if (r == 0) r = limit(RLIMIT_SIGPENDING, 4'096);
+  if (r == 0) r = limit(RLIMIT_RTPRIO, 0);
+  if (r == 0) r = limit(RLIMIT_NICE, 0);
+  rlimit stack{8u << 20, 64u << 20};
+  rlimit now;
+  if (r == 0 && getrlimit(RLIMIT_STACK, &now) == 0) {
+    if (now.rlim_max < stack.rlim_max) stack.rlim_max = now.rlim_max;
+    if (stack.rlim_cur > stack.rlim_max) stack.rlim_cur = stack.rlim_max;
+    r = setrlimit(RLIMIT_STACK, &stack) == 0 ? 0 : -errno;
+  }
+  return r;
+}
+
+int setTaskLimits(const LimitsAtClaim& limits) {
+  int r = limit(RLIMIT_NOFILE, limits.open_files);
+  if (r == 0) r = limit(RLIMIT_FSIZE, limits.file_size_bytes);
+  if (r == 0) r = limit(RLIMIT_CPU, limits.cpu_time_s);
+  return r;
+}
+
+}  // namespace mayfly::zygote

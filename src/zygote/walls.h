@@ -1,0 +1,31 @@
+// The walls that a clone puts up around itself, each one call.
+//
+// Layer: zygote. Safe after a raw clone3; libc only; 0 or -errno.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct sock_fprog;
+
+namespace mayfly::zygote {
+
+// The ABI version of the kernel's Landlock, 0 where it has none.
+int landlockAbi();
+
+// Read and execute everywhere, write only in the box's own folders and its
+// device nodes; no abstract sockets and no signals out of the box.
+int confineFiles(int abi);
+
+// Identity of the task: no groups, kBoxUser, a session and a keyring of its own.
+int becomeTask();
+
+// Limits that no task can change: no core files, no locked memory beyond 8 MiB...
+int setFixedLimits();
+
+struct LimitsAtClaim {
+  uint64_t open_files, file_size_bytes, cpu_time_s;
+};
+int setTaskLimits(const LimitsAtClaim& limits);
+
+}  // namespace mayfly::zygote
