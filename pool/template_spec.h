@@ -1,0 +1,29 @@
+// What the daemon knows of a template: the part of its manifest that scheduling
+// and publishing need.
+//
+// Layer: pool. Plain data.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/task.h"
+
+namespace mayfly::pool {
+
+struct TemplateSpec {
+  std::string name, description, mechanism;
+  std::string image_digest;                               // 64 hex digits; empty: no image is built
+  std::string missing_image_text;                         // why image_digest is empty
+  std::vector<std::string> zygote;                        // argv; [0] a path in the image
+  std::vector<std::pair<std::string, std::string>> env;   // what its tasks find set
+  bool runs_commands = false;                             // CodeKind::command
+  bool runs_code = false;                                 // CodeKind::file, string, stdinText
+  bool loopback = true;
+  uint64_t zygote_memory_bytes = 1ull << 30;
+  base::Limits defaults, maximum;
+};
+
+}  // namespace mayfly::pool

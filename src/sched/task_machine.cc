@@ -1,0 +1,248 @@
+#include "sched/task_machine.h"
+
+#include <signal.h>
+
+#include <algorithm>
+
+namespace mayfly::sched {
+
+using base::Phase;
+
+std::string_view name(TaskState state) {
+  constexpr std::string_view names[] = {"queued", "making", "claiming", "running", "ending", "done"};
+  return names[static_cast<size_t>(state)];
+}
+
+uint64_t nextCpuSample_ns(uint64_t now_ns, const Counters& used, const base::Limits& limits,
+                          const Bounds& bounds) {
+  uint64_t cap_ns = limits.cpu_time_ms * 1'000'000;
+  uint64_t used_ns = used.user_cpu_ns + used.system_cpu_ns;
+  uint64_t left_ns = cap_ns > used_ns ? cap_ns - used_ns : 0;
+  // Two walls hold the rate: the cores there are, and the quota, of which one
+  // period may be used at once.
+  uint64_t by_cores = left_ns / std::max(1u, bounds.host_cores);
+  uint64_t by_quota = left_ns / std::max(1u, limits.cpu_milli) * 1000;
+  by_quota = by_quota > bounds.quota_period_ns ? by_quota - bounds.quota_period_ns : 0;
+  return now_ns + std::max({by_cores, by_quota, bounds.sample_min_ns});
+}
+
+TaskMachine::TaskMachine(const base::Limits& limits, const Bounds& bounds, uint64_t now_ns)
+    : limits_(limits), bounds_(bounds) {
+  mark(Phase::queued, now_ns, now_ns);
+}
+
+void TaskMachine::mark(Phase phase, uint64_t at_ns, uint64_t now_ns) {
+  uint64_t& slot = phases_[static_cast<size_t>(phase)];
+  if (slot != 0) return;
+  uint64_t earliest = 0;  // no phase lies before one that it follows
+  for (size_t i = 0; i < static_cast<size_t>(phase); ++i)
+    if (i != static_cast<size_t>(Phase::firstByte)) earliest = std::max(earliest, phases_[i]);
+  slot = std::clamp(at_ns, std::min(earliest, now_ns), now_ns);
+}
+
+uint64_t TaskMachine::deadline_ns() const {
+  switch (state_) {
+    case TaskState::making:
+    case TaskState::claiming:
+      return at(Phase::box) + bounds_.make_ns;
+    case TaskState::running:
+      return std::min(wall_deadline_ns_, next_sample_ns_);
+    case TaskState::ending:
+      return end_bound_ns_;
+    case TaskState::queued:
+    case TaskState::done:
+      break;
+  }
+  return 0;
+}
+
+Acts TaskMachine::admitted(uint64_t now_ns) {
+  if (state_ != TaskState::queued) return {};
+  state_ = TaskState::making;
+  box_asked_for_ = true;
+  mark(Phase::box, now_ns, now_ns);
+  return Act::make;
+}
+
+Acts TaskMachine::boxMade(uint64_t box_ready_ns, uint64_t now_ns) {
+  mark(Phase::boxReady, box_ready_ns, now_ns);
+  if (state_ == TaskState::making) state_ = TaskState::claiming;
+  return {};
+}
+
+Acts TaskMachine::boxFailed(std::string why, uint64_t now_ns) {
+  if (state_ == TaskState::done) return {};
+  if (state_ != TaskState::ending) end_.first = Cause::internal, end_.detail = std::move(why);
+  state_ = TaskState::done;
+  mark(Phase::exited, now_ns, now_ns);
+  mark(Phase::reaped, now_ns, now_ns);
+  mark(Phase::receipt, now_ns, now_ns);
+  return Act::finish;
+}
+
+Acts TaskMachine::cloneReady(uint64_t at_ns, uint64_t now_ns) {
+  if (state_ != TaskState::claiming || at(Phase::clone) != 0) return {};
+  mark(Phase::clone, at_ns, now_ns);
+  return Act::claim;
+}
+
+void TaskMachine::claimed(uint64_t now_ns) { mark(Phase::claimed, now_ns, now_ns); }
+
+Acts TaskMachine::started(uint64_t at_ns, uint64_t now_ns) {
+  if (state_ != TaskState::claiming || at(Phase::claimed) == 0) return {};
+  state_ = TaskState::running;
+  mark(Phase::started, at_ns, now_ns);
+  wall_deadline_ns_ = at(Phase::started) + limits_.wall_time_ms * 1'000'000;
+  next_sample_ns_ = std::min(nextCpuSample_ns(at(Phase::started), {}, limits_, bounds_),
+                             at(Phase::started) + bounds_.disk_sample_ns);
+  return Act::begin;
+}
+
+Acts TaskMachine::controlBroken(std::string why, uint64_t now_ns) {
+  if (state_ != TaskState::claiming) return {};
+  return endFor(Cause::internal, std::move(why), now_ns);
+}
+
+void TaskMachine::firstByte(uint64_t now_ns) { mark(Phase::firstByte, now_ns, now_ns); }
+
+Acts TaskMachine::outputOver(std::string_view stream, uint64_t now_ns) {
+  if (state_ == TaskState::done) return {};
+  end_.output_over = true;
+  if (state_ != TaskState::running) {
+    if (end_.detail.empty()) end_.detail = stream;
+    return {};  // while ending: the verdict will look at it
+  }
+  return endFor(Cause::output, std::string(stream), now_ns);
+}
+
+Acts TaskMachine::cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns) {
+  switch (state_) {
+    case TaskState::claiming:
+    case TaskState::making:
+      // Whatever its status says: it never came to the task.
+      return endFor(Cause::internal, "the clone ended before the task started", now_ns);
+    case TaskState::running:
+      end_.exit = exit;
+      mark(Phase::exited, at_ns, now_ns);
+      return endFor(Cause::exited, {}, now_ns);
+    case TaskState::queued:
+    case TaskState::ending:
+    case TaskState::done:
+      break;
+  }
+  return {};
+}
+
+Acts TaskMachine::boxDied(std::string why, uint64_t now_ns) {
+  if (state_ == TaskState::ending && end_.first == Cause::exited && end_.exit.code == CLD_KILLED &&
+      end_.exit.status == SIGKILL && !reaped_) {
+    // The init went first and took the clone along: nothing that a task can do.
+    end_.first = Cause::boxDied;
+    end_.detail = std::move(why);
+    return {};
+  }
+  return endFor(Cause::boxDied, std::move(why), now_ns);
+}
+
+Acts TaskMachine::capHit(Cause cause, uint64_t now_ns) {
+  if (state_ == TaskState::making || state_ == TaskState::claiming)
+    return endFor(Cause::internal,
+                  cause == Cause::memory ? "the memory cap was hit before the task started"
+                                         : "the process cap was hit before the task started",
+                  now_ns);
+  return endFor(cause, {}, now_ns);
+}
+
+Acts TaskMachine::sampled(const Counters& counters, uint64_t now_ns) {
+  if (state_ != TaskState::running) return {};
+  end_.counters = counters;
+  if (cpuTimeUsedUp(counters, limits_)) return endFor(Cause::cpuTime, {}, now_ns);
+  if (diskFull(counters)) return endFor(Cause::disk, {}, now_ns);
+  next_sample_ns_ = std::min(nextCpuSample_ns(now_ns, counters, limits_, bounds_),
+                             now_ns + bounds_.disk_sample_ns);
+  return {};
+}
+
+Acts TaskMachine::stop(Cause cause, std::string why, uint64_t now_ns) {
+  return endFor(cause, std::move(why), now_ns);
+}
+
+Acts TaskMachine::tick(uint64_t now_ns) {
+  if (uint64_t d = deadline_ns(); d == 0 || now_ns < d) return {};
+  switch (state_) {
+    case TaskState::making:
+      return endFor(Cause::internal, "the box was not made in time", now_ns);
+    case TaskState::claiming:
+      return endFor(Cause::internal, "the clone did not start the task in time", now_ns);
+    case TaskState::running:
+      if (now_ns >= wall_deadline_ns_) return endFor(Cause::wallTime, {}, now_ns);
+      next_sample_ns_ = now_ns + bounds_.disk_sample_ns;  // unless the answer says sooner
+      return Act::sample;
+    case TaskState::ending:
+      state_ = TaskState::done;
+      receipt_overdue_ = true;
+      return Act::finish;
+    case TaskState::queued:
+    case TaskState::done:
+      break;
+  }
+  return {};
+}
+
+Acts TaskMachine::boxReaped(ExitStatus exit, const Counters& counters, uint64_t clone_exited_ns,
+                            uint64_t now_ns) {
+  if (state_ == TaskState::done || reaped_) return {};
+  reaped_ = true;
+  end_.counters = counters;
+  end_.counters_final = true;
+  Acts acts;
+  if (state_ != TaskState::ending) acts = endFor(Cause::boxDied, {}, now_ns);
+  if (end_.first == Cause::exited && end_.exit.code == 0) end_.exit = exit;
+  if (end_.first == Cause::exited && clone_exited_ns != 0)
+    mark(Phase::exited, clone_exited_ns, now_ns);
+  mark(Phase::reaped, now_ns, now_ns);
+  return acts.then(Act::drain);
+}
+
+Acts TaskMachine::boxGone(uint64_t now_ns) {
+  if (state_ == TaskState::done) return {};
+  if (state_ != TaskState::ending) {
+    end_.first = Cause::boxDied;
+    mark(Phase::exited, now_ns, now_ns);
+  }
+  mark(Phase::reaped, now_ns, now_ns);
+  mark(Phase::receipt, now_ns, now_ns);
+  state_ = TaskState::done;
+  return Act::finish;
+}
+
+Acts TaskMachine::endFor(Cause cause, std::string detail, uint64_t now_ns) {
+  if (state_ == TaskState::ending || state_ == TaskState::done) return {};  // the first cause wins
+  end_.first = cause;
+  end_.detail = std::move(detail);
+  mark(Phase::exited, now_ns, now_ns);
+  if (state_ == TaskState::queued) {
+    state_ = TaskState::done;
+    mark(Phase::receipt, now_ns, now_ns);
+    return Act::finish;
+  }
+  state_ = TaskState::ending;
+  end_bound_ns_ = now_ns + bounds_.receipt_ns;
+  return Act::end;
+}
+
+base::Usage TaskMachine::usage(uint64_t stdout_bytes, uint64_t stderr_bytes) const {
+  base::Usage u;
+  if (at(Phase::started) != 0) u.wall_ns = at(Phase::exited) - at(Phase::started);
+  u.user_cpu_ns = end_.counters.user_cpu_ns;
+  u.system_cpu_ns = end_.counters.system_cpu_ns;
+  u.memory_peak_bytes = end_.counters.memory_peak_bytes;
+  u.processes_peak = end_.counters.processes_peak;
+  u.stdout_bytes = stdout_bytes;
+  u.stderr_bytes = stderr_bytes;
+  u.disk_bytes = end_.counters.disk_bytes;
+  u.disk_inodes = end_.counters.disk_inodes;
+  return u;
+}
+
+}  // namespace mayfly::sched

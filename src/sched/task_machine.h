@@ -1,0 +1,124 @@
+// One task's life as a state machine: what happened goes in, what to do comes out.
+//
+//   queued -> making -> claiming -> running -> ending -> done
+//
+// Every end takes one path: whatever comes first is the cause; `end` is asked for
+// once; the result is given once. The engine acts and feeds the answers back.
+//
+// Layer: sched. Pure: time is an argument. Core thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/task.h"
+#include "sched/verdict.h"
+
+namespace mayfly::sched {
+
+enum class TaskState : uint8_t { queued, making, claiming, running, ending, done };
+std::string_view name(TaskState state);
+
+struct Bounds {
+  uint64_t make_ns = 10'000'000'000;         // box asked for -> started
+  uint64_t receipt_ns = 15'000'000'000;      // end asked for -> receipt
+  uint64_t sample_min_ns = 10'000'000;       // never samples more often
+  uint64_t disk_sample_ns = 100'000'000;     // samples at least so often while running
+  uint64_t quota_period_ns = 100'000'000;    // of the cpu controller: a burst of one period
+  uint32_t host_cores = 1;
+};
+
+// When the remaining cpu time could be used up at the earliest.
+uint64_t nextCpuSample_ns(uint64_t now_ns, const Counters& used, const base::Limits& limits,
+                          const Bounds& bounds);
+
+enum class Act : uint8_t {
+  make,     // ask for a box
+  claim,    // give the task to the clone
+  begin,    // the task runs: pump its streams, tell the listener
+  sample,   // ask for the counters
+  end,      // ask for the end of the box
+  drain,    // all writers are dead: read its streams to their end
+  finish,   // make the result; nothing follows
+};
+
+// What to do now, in order.
+class Acts {
+ public:
+  Acts() = default;
+  Acts(Act a) : act_{a}, n_(1) {}  // NOLINT: one act is the common case
+  Acts& then(Act a) {
+    act_[n_++] = a;
+    return *this;
+  }
+  const Act* begin() const { return act_.data(); }
+  const Act* end() const { return act_.data() + n_; }
+  bool has(Act a) const {
+    for (Act x : *this)
+      if (x == a) return true;
+    return false;
+  }
+
+ private:
+  std::array<Act, 4> act_{};
+  size_t n_ = 0;
+};
+
+class TaskMachine {
+ public:
+  TaskMachine(const base::Limits& limits, const Bounds& bounds, uint64_t now_ns);
+
+  TaskState state() const { return state_; }
+  const base::Limits& limits() const { return limits_; }
+  const base::Phases& phases() const { return phases_; }
+  const End& ending() const { return end_; }
+  // When tick() wants to be called; 0: never.
+  uint64_t deadline_ns() const;
+
+  Acts admitted(uint64_t now_ns);  // it has a slot
+  // Times told by others are clamped to what can be true.
+  Acts boxMade(uint64_t box_ready_ns, uint64_t now_ns);
+  Acts boxFailed(std::string why, uint64_t now_ns);  // nothing of it is left
+  Acts cloneReady(uint64_t at_ns, uint64_t now_ns);
+  void claimed(uint64_t now_ns);                     // the claim was sent
+  Acts started(uint64_t at_ns, uint64_t now_ns);
+  Acts controlBroken(std::string why, uint64_t now_ns);  // error or EOF of the control socket
+  void firstByte(uint64_t now_ns);
+  Acts outputOver(std::string_view stream, uint64_t now_ns);
+  Acts cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns);
+  Acts boxDied(std::string why, uint64_t now_ns);
+  Acts capHit(Cause memory_or_processes, uint64_t now_ns);
+  Acts sampled(const Counters& counters, uint64_t now_ns);
+  Acts stop(Cause cause, std::string why, uint64_t now_ns);  // cancelled, clientGone, ...
+  Acts tick(uint64_t now_ns);
+  Acts boxReaped(ExitStatus exit, const Counters& counters, uint64_t clone_exited_ns,
+                 uint64_t now_ns);
+  Acts boxGone(uint64_t now_ns);  // complete or not: the receipt is there
+
+  // The result's verdict; final once the state is done.
+  Judgement judgement() const { return judge(end_, limits_); }
+  base::Usage usage(uint64_t stdout_bytes, uint64_t stderr_bytes) const;
+  bool receiptOverdue() const { return receipt_overdue_; }
+  bool boxAskedFor() const { return box_asked_for_; }
+
+ private:
+  Acts endFor(Cause cause, std::string detail, uint64_t now_ns);
+  void mark(base::Phase phase, uint64_t at_ns, uint64_t now_ns);
+  uint64_t at(base::Phase phase) const { return phases_[static_cast<size_t>(phase)]; }
+
+  base::Limits limits_;
+  Bounds bounds_;
+  TaskState state_ = TaskState::queued;
+  base::Phases phases_{};
+  End end_;
+  uint64_t wall_deadline_ns_ = 0;
+  uint64_t next_sample_ns_ = 0;
+  uint64_t end_bound_ns_ = 0;
+  bool box_asked_for_ = false;
+  bool reaped_ = false;
+  bool receipt_overdue_ = false;
+};
+
+}  // namespace mayfly::sched

@@ -1,0 +1,248 @@
+#include "sched/validate.h"
+
+#include <algorithm>
+#include <array>
+#include <set>
+#include <string>
+
+#include "base/text.h"
+
+namespace mayfly::sched {
+namespace {
+
+using base::Code;
+using base::fail;
+using base::printable;
+
+std::string num(uint64_t n) { return std::to_string(n); }
+std::string quoted(std::string_view text) { return "'" + printable(text, 80) + "'"; }
+
+bool hasNul(std::string_view text) { return text.find('\0') != text.npos; }
+
+// Names that are devices on systems where a client may keep the files.
+bool isDeviceName(std::string_view part) {
+  std::string upper(part);
+  for (char& c : upper)
+    if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+  if (upper == "CON" || upper == "PRN" || upper == "AUX" || upper == "NUL") return true;
+  return upper.size() == 4 && (upper.starts_with("COM") || upper.starts_with("LPT")) &&
+         upper[3] >= '1' && upper[3] <= '9';
+}
+
+template <class T>
+base::Status take(const char* name, const std::optional<T>& wish, T floor, T maximum, T* value) {
+  if (!wish) {
+    *value = std::min(*value, maximum);
+    return base::Unit{};
+  }
+  if (*wish == 0) return fail(Code::invalidArgument, std::string(name) + " must be more than 0");
+  if (*wish > maximum)
+    return fail(Code::invalidArgument, std::string(name) + " " + num(*wish) +
+                                           " is above the template's maximum of " + num(maximum));
+  if (*wish < floor)
+    return fail(Code::invalidArgument, std::string(name) + " " + num(*wish) +
+                                           " is below the least that a box can start with, " +
+                                           num(floor));
+  *value = *wish;
+  return base::Unit{};
+}
+
+base::Status checkEnv(const TaskSpec& spec) {
+  if (spec.env.size() > kEnvMax)
+    return fail(Code::invalidArgument, num(spec.env.size()) +
+                                           " environment variables; at most " + num(kEnvMax));
+  std::set<std::string_view> seen;
+  size_t bytes = 0;
+  for (const auto& [name, value] : spec.env) {
+    if (name.empty() || name.size() > kEnvNameBytesMax)
+      return fail(Code::invalidArgument, "the name of an environment variable has " +
+                                             num(name.size()) + " bytes; 1 to " +
+                                             num(kEnvNameBytesMax) + " are allowed");
+    bool good = !(name[0] >= '0' && name[0] <= '9');
+    for (char c : name)
+      good = good && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                      c == '_');
+    if (!good)
+      return fail(Code::invalidArgument, "environment variable " + quoted(name) +
+                                             ": a name is letters, digits and _, and starts "
+                                             "with no digit");
+    if (hasNul(value))
+      return fail(Code::invalidArgument,
+                  "environment variable " + quoted(name) + ": its value contains a NUL byte");
+    if (!seen.insert(name).second)
+      return fail(Code::invalidArgument, "environment variable " + quoted(name) + " is set twice");
+    bytes += name.size() + value.size() + 2;
+  }
+  if (bytes > kArgBytesMax)
+    return fail(Code::invalidArgument, "the environment takes " + num(bytes) +
+                                           " bytes; at most " + num(kArgBytesMax));
+  return base::Unit{};
+}
+
+base::Status checkArgs(const TaskSpec& spec) {
+  if (spec.args.size() > kArgsMax)
+    return fail(Code::invalidArgument,
+                num(spec.args.size()) + " arguments; at most " + num(kArgsMax));
+  size_t bytes = 0;
+  for (const std::string& arg : spec.args) {
+    if (hasNul(arg))
+      return fail(Code::invalidArgument, "argument " + quoted(arg) + " contains a NUL byte");
+    bytes += arg.size() + 1;
+  }
+  if (bytes > kArgBytesMax)
+    return fail(Code::invalidArgument,
+                "the arguments take " + num(bytes) + " bytes; at most " + num(kArgBytesMax));
+  return base::Unit{};
+}
+
+base::Status checkCode(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
+  bool command = spec.kind == CodeKind::command;
+  if (static_cast<uint8_t>(spec.kind) > static_cast<uint8_t>(CodeKind::stdinText))
+    return fail(Code::invalidArgument, "unknown kind of code");
+  if (command && !tmpl.runs_commands)
+    return fail(Code::invalidArgument, "template " + quoted(tmpl.name) + " runs code, no commands",
+                "Give the code as a file, a string or on standard input.");
+  if (!command && !tmpl.runs_code)
+    return fail(Code::invalidArgument, "template " + quoted(tmpl.name) + " runs commands, no code",
+                "Give a command line.");
+  if (command) {
+    if (spec.args.empty() || spec.args[0].empty())
+      return fail(Code::invalidArgument, "the command is empty");
+    if (!spec.code.empty())
+      return fail(Code::invalidArgument, "a command brings no code of its own");
+  }
+  if (spec.code.size() > kCodeBytesMax)
+    return fail(Code::invalidArgument, "the code has " + num(spec.code.size()) +
+                                           " bytes; at most " + num(kCodeBytesMax));
+  if (spec.kind == CodeKind::file) return checkPath("script name", spec.script_name);
+  if (!spec.script_name.empty())
+    return fail(Code::invalidArgument, "a script name without a script file");
+  return base::Unit{};
+}
+
+base::Status checkFiles(const TaskSpec& spec, const base::Limits& limits) {
+  if (spec.files.size() > kFilesMax)
+    return fail(Code::invalidArgument,
+                num(spec.files.size()) + " input files; at most " + num(kFilesMax));
+  constexpr uint64_t kPage = 4096;
+  constexpr uint64_t kInodesOfTheBox = 8;  // /tmp, /task, /task/out...
+  std::set<std::string_view> files, folders;
+  uint64_t pages_bytes = 0;
+  auto add = [&](std::string_view path, uint64_t bytes) -> base::Status {
+    if (path == "out")
+      return fail(Code::invalidArgument,
+                  "input file 'out': the name belongs to the folder of output files");
+    if (!files.insert(path).second)
+      return fail(Code::invalidArgument, "input file " + quoted(path) + " is given twice");
+    for (size_t slash = path.find('/'); slash != path.npos; slash = path.find('/', slash + 1))
+      folders.insert(path.substr(0, slash));
+    pages_bytes += (bytes + kPage - 1) / kPage * kPage;
+    return base::Unit{};
+  };
+  if (spec.kind == CodeKind::file) MAYFLY_CHECK(add(spec.script_name, spec.code.size()));
+  for (const InputFile& file : spec.files) {
+    MAYFLY_CHECK(checkPath("input file", file.path));
+    if ((file.mode & ~0777u) != 0)
+      return fail(Code::invalidArgument, "input file " + quoted(file.path) +
+                                             ": its mode may hold permission bits only");
+    MAYFLY_CHECK(add(file.path, file.data.size()));
+  }
+  for (std::string_view folder : folders)
+    if (files.contains(folder))
+      return fail(Code::invalidArgument,
+                  "input file " + quoted(folder) + " is also the folder of another");
+  if (pages_bytes > limits.disk_bytes)
+    return fail(Code::invalidArgument, "the input files take " + num(pages_bytes) +
+                                           " bytes of disk; the task may hold " +
+                                           num(limits.disk_bytes));
+  if (files.size() + folders.size() + kInodesOfTheBox > limits.disk_inodes)
+    return fail(Code::invalidArgument,
+                "the input files take " + num(files.size() + folders.size()) +
+                    " inodes and the box " + num(kInodesOfTheBox) + "; the task may hold " +
+                    num(limits.disk_inodes));
+  if (pages_bytes > limits.memory_bytes / 2)
+    return fail(Code::invalidArgument, "the input files take " + num(pages_bytes) +
+                                           " bytes, more than half of the task's memory of " +
+                                           num(limits.memory_bytes));
+  return base::Unit{};
+}
+
+}  // namespace
+
+base::Status checkPath(std::string_view what, std::string_view path) {
+  auto bad = [&](std::string_view why) {
+    return fail(Code::invalidArgument, std::string(what) + " " + quoted(path) + ": " +
+                                           std::string(why));
+  };
+  if (path.empty()) return fail(Code::invalidArgument, std::string(what) + ": the path is empty");
+  if (path.size() > kPathBytesMax)
+    return bad("the path has " + num(path.size()) + " bytes; at most " + num(kPathBytesMax));
+  if (hasNul(path)) return bad("the path contains a NUL byte");
+  if (!base::isUtf8(path)) return bad("the path is not UTF-8");
+  for (char c : path)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      return bad("the path contains a control character");
+  if (path[0] == '/') return bad("the path is absolute; it must be relative to /task");
+  size_t depth = 0;
+  for (size_t begin = 0; begin <= path.size();) {
+    size_t end = std::min(path.find('/', begin), path.size());
+    std::string_view part = path.substr(begin, end - begin);
+    if (part.empty()) return bad("the path has an empty part");
+    if (part == "." || part == "..") return bad("'.' and '..' are refused");
+    if (part.size() > kPathPartBytesMax)
+      return bad("a part of the path has more than " + num(kPathPartBytesMax) + " bytes");
+    if (isDeviceName(part)) return bad("the name of a device");
+    if (++depth > kPathDepthMax)
+      return bad("the path is deeper than " + num(kPathDepthMax) + " folders");
+    begin = end + 1;
+  }
+  return base::Unit{};
+}
+
+base::Result<base::Limits> resolveLimits(const LimitWishes& w, const pool::TemplateSpec& tmpl) {
+  base::Limits l = tmpl.defaults;
+  const base::Limits& m = tmpl.maximum;
+  auto one32 = [](uint32_t n) { return n; };
+  auto one64 = [](uint64_t n) { return n; };
+  MAYFLY_CHECK(take("cpu_milli", w.cpu_milli, one32(kCpuMilliMin), m.cpu_milli, &l.cpu_milli));
+  MAYFLY_CHECK(take("cpu_time_ms", w.cpu_time_ms, one64(1), m.cpu_time_ms, &l.cpu_time_ms));
+  MAYFLY_CHECK(take("wall_time_ms", w.wall_time_ms, one64(1), m.wall_time_ms, &l.wall_time_ms));
+  MAYFLY_CHECK(
+      take("memory_bytes", w.memory_bytes, one64(kMemoryBytesMin), m.memory_bytes, &l.memory_bytes));
+  MAYFLY_CHECK(take("processes", w.processes, one32(1), m.processes, &l.processes));
+  MAYFLY_CHECK(
+      take("open_files", w.open_files, one32(kOpenFilesMin), m.open_files, &l.open_files));
+  MAYFLY_CHECK(take("file_size_bytes", w.file_size_bytes, one64(1), m.file_size_bytes,
+                    &l.file_size_bytes));
+  MAYFLY_CHECK(
+      take("disk_bytes", w.disk_bytes, one64(kDiskBytesMin), m.disk_bytes, &l.disk_bytes));
+  MAYFLY_CHECK(
+      take("disk_inodes", w.disk_inodes, one64(kDiskInodesMin), m.disk_inodes, &l.disk_inodes));
+  MAYFLY_CHECK(take("output_bytes", w.output_bytes, one64(1), m.output_bytes, &l.output_bytes));
+  MAYFLY_CHECK(take("input_bytes", w.input_bytes, one64(1), m.input_bytes, &l.input_bytes));
+  MAYFLY_CHECK(take("out_files_bytes", w.out_files_bytes, one64(1), m.out_files_bytes,
+                    &l.out_files_bytes));
+  MAYFLY_CHECK(take("out_files", w.out_files, one32(1), m.out_files, &l.out_files));
+  return l;
+}
+
+uint64_t inputBytes(const TaskSpec& spec) {
+  uint64_t bytes = spec.stdin_data.size() + spec.code.size();
+  for (const InputFile& file : spec.files) bytes += file.data.size();
+  return bytes;
+}
+
+base::Result<base::Limits> checkSpec(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
+  MAYFLY_TRY(base::Limits limits, resolveLimits(spec.limits, tmpl));
+  MAYFLY_CHECK(checkCode(spec, tmpl));
+  MAYFLY_CHECK(checkArgs(spec));
+  MAYFLY_CHECK(checkEnv(spec));
+  MAYFLY_CHECK(checkFiles(spec, limits));
+  if (uint64_t bytes = inputBytes(spec); bytes > limits.input_bytes)
+    return fail(Code::invalidArgument, "code, standard input and input files have " + num(bytes) +
+                                           " bytes; the task may bring " +
+                                           num(limits.input_bytes));
+  return limits;
+}
+
+}  // namespace mayfly::sched

@@ -1,0 +1,41 @@
+// The spool: one file that holds what a task left in /task/out. Written by the
+// spawner's collector, which runs with the box's own uid, so its reader believes
+// nothing.
+//
+//   SpoolHeader | contents of the files, anywhere | index: `count` records
+//
+// A record is a SpoolEntry, then `path_bytes` of path, then `skipped_bytes` of
+// text that says why the file was not collected (0: it was). Unaligned.
+//
+// Layer: spawner and clone include it. Plain data.
+#pragma once
+
+#include <cstdint>
+
+namespace mayfly::spawner {
+
+inline constexpr uint32_t kSpoolMagic = 0x4d46'4f46;       // "MFOF"
+inline constexpr uint32_t kSpoolEntriesMax = 4'096;        // files and skipped names together
+inline constexpr uint64_t kSpoolIndexBytesMax = 8u << 20;
+inline constexpr uint32_t kSpoolPathBytesMax = 4'096;
+inline constexpr uint32_t kSpoolSkippedBytesMax = 128;
+
+struct SpoolHeader {
+  uint32_t magic = kSpoolMagic;
+  uint32_t count = 0;
+  uint64_t index_offset = 0;
+  uint64_t index_bytes = 0;
+};
+
+struct SpoolEntry {
+  uint64_t offset = 0;  // of the content in the spool
+  uint64_t size = 0;    // bytes of it
+  uint32_t mode = 0;
+  uint32_t path_bytes = 0;
+  uint32_t skipped_bytes = 0;
+  uint32_t reserved = 0;
+};
+
+static_assert(sizeof(SpoolHeader) == 24 && sizeof(SpoolEntry) == 32);
+
+}  // namespace mayfly::spawner
