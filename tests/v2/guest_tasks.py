@@ -1,4 +1,288 @@
-def tests(mode):
-    return []
+# Real tasks on a host where every controller is cgroup v2: doctor, one task for
+# every verdict with its receipt, caps, dumps, and what is left afterwards.
+import functools
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+
+import guest_host
+from guest_base import Skip, read, wait_until
+from guest_daemon import (CGROUP, LOG, MAYFLYD, SECONDS_MAX, Daemon, box_cgroups, expect, mayfly,
+                          python, result_of, run, running_task, start_run)
+
+MIB = 1 << 20
+daemon = None
+
+
+def with_daemon(test):
+    @functools.wraps(test)
+    def wrapped():
+        if not daemon or daemon.process.poll() is not None:
+            raise AssertionError("no daemon runs")
+        return test()
+    return wrapped
+
+
+def the_daemon_starts():
+    global daemon
+    daemon = Daemon()
+    daemon.wait_ready()
+
+
 def close():
-    pass
+    if daemon:
+        daemon.close()
+
+
+@with_daemon
+def doctor_says_that_v2_is_in_force():
+    said = mayfly("doctor").stdout
+    for controller in ("cpu", "memory", "pids"):
+        assert re.search(rf"\b{controller}\b.*\bv2\b", said), said
+    assert not re.search(r"\bv1\b", said), said
+
+
+# --- one task per verdict ------------------------------------------------------
+
+@with_daemon
+def succeeded():
+    result = expect(python("print(6*7)"), "succeeded")
+    assert result["stdout"] == "42\n", result
+    usage = result["usage"]
+    assert usage["memoryPeakBytes"] > 0 and usage["processesPeak"] >= 1, usage
+    assert usage["userCpuNs"] + usage["systemCpuNs"] > 0, usage
+    phases = list(result["phases"].values())
+    assert all(phases) and len(phases) == 10, result["phases"]
+
+
+@with_daemon
+def failed():
+    assert expect(python("raise SystemExit(3)"), "failed")["exitCode"] == 3
+
+
+@with_daemon
+def signaled():
+    result = expect(python("import os; os.kill(os.getpid(), 15)"), "signaled")
+    assert result["signal"] == signal.SIGTERM, result
+
+
+@with_daemon
+def wall_time():
+    result = expect(python("import time; time.sleep(600)", "--timeout", "2s"), "wallTime")
+    assert result["usage"]["wallNs"] >= 2_000_000_000, result["usage"]
+
+
+@with_daemon
+def cpu_time():
+    result = expect(python("while True: pass", "--cpu-time", "2s"), "cpuTime")
+    used = result["usage"]["userCpuNs"] + result["usage"]["systemCpuNs"]
+    assert used >= 1_900_000_000, result["usage"]
+
+
+@with_daemon
+def memory():
+    result = expect(python("b=[]\nwhile True: b.append(b'x' * (1 << 20))", "--memory", "64MiB"),
+                    "memory")
+    assert result["usage"]["memoryPeakBytes"] <= 66 * MIB, result["usage"]
+
+
+@with_daemon
+def memory_that_a_child_eats():
+    code = ("import os, time\n"
+            "if os.fork() == 0:\n"
+            "    b = []\n"
+            "    while True: b.append(b'x' * (1 << 20))\n"
+            "time.sleep(600)")
+    expect(python(code, "--memory", "64MiB"), "memory")
+
+
+@with_daemon
+def memory_that_tmpfs_eats():
+    code = ("f = open('/tmp/fill', 'wb')\n"
+            "while True: f.write(b'x' * (1 << 20))")
+    result = python(code, "--memory", "64MiB", "--disk", "200MiB")
+    expect(result, "memory")
+
+
+@with_daemon
+def processes():
+    code = "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(600)"
+    result = expect(python(code, "--pids", "16"), "processes")
+    assert result["usage"]["processesPeak"] <= 16, result["usage"]
+
+
+@with_daemon
+def output():
+    expect(python("while True: print('x' * 4096)", "--output", "64KiB"), "output")
+
+
+@with_daemon
+def disk():
+    code = ("f = open('/tmp/fill', 'wb')\n"
+            "for _ in range(64): f.write(b'x' * (1 << 20))\n"
+            "import time; time.sleep(600)")
+    expect(python(code, "--disk", "8MiB"), "disk")
+
+
+@with_daemon
+def cancelled():
+    process = start_run("-t", "python", "-c", "import time; time.sleep(600)")
+    mayfly("kill", running_task())
+    expect(result_of(process), "cancelled")
+
+
+@with_daemon
+def client_gone():
+    before = read(LOG)
+    process = start_run("-t", "python", "-c", "import time; time.sleep(600)")
+    task = running_task()
+    process.kill()
+    process.communicate()
+    wait_until("no box is left", lambda: not box_cgroups())
+    wait_until("the log's line of the verdict", lambda: any(
+        re.search(rf"\b{task}\b.*clientGone", line) for line in read(LOG)[len(before):].splitlines()))
+
+
+@with_daemon
+def a_command_runs_in_an_exec_template():
+    result = expect(run("-t", "shell", "--", "sh", "-c", "echo $((6*7)); exit 5"), "failed")
+    assert (result["stdout"], result["exitCode"]) == ("42\n", 5), result
+
+
+# --- caps, cgroups and dumps ---------------------------------------------------
+
+@with_daemon
+def a_daemonised_child_dies_with_its_task():
+    code = ("import os, signal, time\n"
+            "for s in (1, 2, 13, 15): signal.signal(s, signal.SIG_IGN)\n"
+            "if os.fork() == 0:\n"
+            "    os.setsid()\n"
+            "    if os.fork() == 0: time.sleep(600)\n"
+            "    os._exit(0)\n")
+    result = expect(python(code), "succeeded")
+    assert not box_cgroups(), box_cgroups()
+    assert result["phases"]["receiptNs"] - result["phases"]["exitedNs"] < 60e9, result["phases"]
+
+
+@with_daemon
+def a_task_sees_no_cgroup_file_and_only_its_own_root():
+    code = ("import os\n"
+            "print(open('/proc/self/cgroup').read().strip(), os.path.exists('/sys/fs/cgroup'))\n"
+            "print([l for l in open('/proc/self/mountinfo') if 'cgroup' in l])")
+    assert expect(python(code), "succeeded")["stdout"] == "0::/ False\n[]\n"
+
+
+@with_daemon
+def the_limits_stand_in_the_box_cgroup():
+    process = start_run("-t", "python", "--memory", "96MiB", "--pids", "17", "--cpus", "0.5",
+                        "-c", "import time; time.sleep(600)")
+    task = running_task()
+    try:
+        [box] = box_cgroups()
+        found = {name: "?" for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max")}
+        for place in [CGROUP / box, *(CGROUP / box).glob("**/")]:
+            for name in found:
+                if (place / name).exists() and not read(place / name).startswith("max"):
+                    found[name] = read(place / name).split()
+        quota, period = map(int, found["cpu.max"])
+        assert found["memory.max"] == [str(96 * MIB)], found
+        assert quota * 2 == period, found
+        assert found["pids.max"] == ["17"], found
+        assert not pathlib.Path("/proc/swaps").read_text().count("\n") > 1 \
+            or found["memory.swap.max"] == ["0"], found
+    finally:
+        mayfly("kill", task)
+        expect(result_of(process), "cancelled")
+
+
+@with_daemon
+def a_crash_in_a_box_never_reaches_the_hosts_collector():
+    code = ("import os, resource\n"
+            "try: resource.setrlimit(resource.RLIMIT_CORE, (-1, -1))\n"
+            "except (ValueError, OSError): pass\n"
+            "try: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+            "except (ValueError, OSError): pass\n"
+            "os.abort()")
+    for text in ("import os; os.abort()", code):
+        before = len(guest_host.cores())
+        assert expect(python(text), "signaled")["signal"] == signal.SIGABRT
+        control = guest_host.dump(-1)
+        wait_until("the control's line", lambda: str(control) in [c[0] for c in guest_host.cores()])
+        rows = guest_host.cores()[before:]
+        assert [row[0] for row in rows] == [str(control)], rows
+
+
+# --- the end -------------------------------------------------------------------
+
+@with_daemon
+def nothing_is_left_of_all_these_tasks():
+    assert not box_cgroups(), box_cgroups()
+    assert json.loads(mayfly("ps", "--json").stdout)["tasks"] == []
+
+
+@with_daemon
+def daemon_stopping():
+    process = start_run("-t", "python", "-c", "import time; time.sleep(600)")
+    running_task()
+    status = daemon.stop()
+    expect(result_of(process), "daemonStopping")
+    assert status == 0, status
+    assert not mayfly_cgroups(), mayfly_cgroups()
+
+
+def mayfly_cgroups():
+    return sorted(str(p.relative_to(CGROUP)) for p in CGROUP.glob("*mayfly*/**/") if p != CGROUP)
+
+
+def processes_of_boxes():
+    """Processes whose uid lies in the range that Mayfly gives to boxes and templates."""
+    found = []
+    for status in pathlib.Path("/proc").glob("[0-9]*/status"):
+        try:
+            uid = int(re.search(r"^Uid:\s+(\d+)", status.read_text(), re.M).group(1))
+        except (OSError, AttributeError):
+            continue
+        if uid >= 1 << 20:
+            found.append(status.parent.name)
+    return found
+
+
+def a_killed_daemon_leaves_no_process_and_the_next_sweeps():
+    global daemon
+    daemon = Daemon()
+    daemon.wait_ready()
+    client = start_run("-t", "python", "-c", "import time; time.sleep(600)")
+    running_task()
+    assert processes_of_boxes()
+    daemon.stop(signal.SIGKILL)
+    client.communicate(timeout=SECONDS_MAX)
+    wait_until("no process is left", lambda: not processes_of_boxes())
+    daemon = Daemon()
+    daemon.wait_ready()
+    assert not box_cgroups(), box_cgroups()
+    expect(python("print(1)"), "succeeded")
+
+
+def tests(mode):
+    if not os.path.exists(MAYFLYD):
+        return [("tasks", no_daemon)]
+    listed = [
+        the_daemon_starts, doctor_says_that_v2_is_in_force,
+        succeeded, failed, signaled, wall_time, cpu_time, memory, processes, output, disk, cancelled,
+        client_gone, a_crash_in_a_box_never_reaches_the_hosts_collector,
+        a_daemonised_child_dies_with_its_task, a_task_sees_no_cgroup_file_and_only_its_own_root,
+        the_limits_stand_in_the_box_cgroup]
+    if mode == "full":
+        listed += [memory_that_a_child_eats, memory_that_tmpfs_eats,
+                   a_command_runs_in_an_exec_template]
+    listed += [nothing_is_left_of_all_these_tasks, daemon_stopping]
+    if mode == "full":
+        listed.append(a_killed_daemon_leaves_no_process_and_the_next_sweeps)
+    return [(f"task.{test.__name__}", test) for test in listed]
+
+
+def no_daemon():
+    raise Skip(f"{MAYFLYD} is not built")

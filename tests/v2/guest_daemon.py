@@ -1,0 +1,106 @@
+# A daemon of our own inside the guest, and the command line that speaks to it.
+import json
+import os
+import pathlib
+import signal
+import subprocess
+
+from guest_base import read, wait_until
+
+MAYFLYD = "/share/bin/mayflyd"
+MAYFLY = "/share/bin/mayfly"
+LOG = "/run/mayflyd.log"
+SOCKET = "/run/v2.sock"
+SECONDS_MAX = 300  # one command; software emulation is 10 to 30 times slower than a machine
+CGROUP = pathlib.Path("/sys/fs/cgroup")
+
+
+class Daemon:
+    """mayflyd with its defaults but for instance and socket; ended by close()."""
+
+    def __init__(self, instance="v2", socket=SOCKET):
+        self.socket = socket
+        self.log = open(LOG, "ab")
+        self.process = subprocess.Popen(
+            [MAYFLYD, "--instance", instance, "--socket", socket, "--templates", "/share/templates"],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+
+    def wait_ready(self):
+        def ready():
+            assert self.process.poll() is None, f"mayflyd ended:\n{read(LOG)[-4000:]}"
+            listing = mayfly("templates", "--json", check=False)
+            if listing.returncode:
+                return False
+            states = {t["name"]: t["state"] for t in json.loads(listing.stdout)["templates"]}
+            return all(states.get(name) == "ready" for name in ("python", "shell"))
+        wait_until("templates python and shell are ready", ready, SECONDS_MAX)
+
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        return self.process.wait(SECONDS_MAX)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def environment():
+    return {**os.environ, "MAYFLY_SOCKET": SOCKET}
+
+
+def mayfly(*arguments, check=True, text=None):
+    done = subprocess.run([MAYFLY, *arguments], capture_output=True, text=True, input=text,
+                          timeout=SECONDS_MAX, env=environment())
+    if check:
+        assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def start_run(*arguments):
+    return subprocess.Popen([MAYFLY, "run", "--json", *arguments], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=environment())
+
+
+def result_of(process):
+    out, err = process.communicate(timeout=SECONDS_MAX)
+    try:
+        return json.loads(out)
+    except ValueError:
+        raise AssertionError(f"no JSON result; exit {process.returncode}\n{out}\n{err}\n"
+                             f"{read(LOG)[-3000:]}") from None
+
+
+def run(*arguments):
+    """`mayfly run --json ...`: the result, whatever the verdict."""
+    return result_of(start_run(*arguments))
+
+
+def python(code, *flags):
+    return run("-t", "python", *flags, "-c", code)
+
+
+def expect(result, verdict):
+    """The verdict is this one and the receipt proves that nothing is left."""
+    shown = json.dumps(result, indent=1)[-3000:]
+    assert result["verdict"] == verdict, f"verdict {result['verdict']}, not {verdict}\n{shown}"
+    receipt = result["receipt"]
+    assert receipt["complete"] is True and not receipt["missing"], shown
+    for point in ("reapedNs", "unpopulatedNs", "fdsClosedNs", "cgroupsGoneNs", "uidFreeNs"):
+        assert receipt[point] > 0, f"{point} is not proven\n{shown}"
+    return result
+
+
+def box_cgroups():
+    """Cgroups of boxes that stand now."""
+    return sorted(str(p.relative_to(CGROUP)) for p in CGROUP.glob("**/b-*") if p.is_dir())
+
+
+def running_task():
+    """The id of the one task that runs, once it does."""
+    def one():
+        tasks = json.loads(mayfly("ps", "--json").stdout)["tasks"]
+        return [t["id"] for t in tasks if t["state"] == "running"]
+    [task] = wait_until("a running task", one, SECONDS_MAX)
+    return str(task)
