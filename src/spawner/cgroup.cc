@@ -1,0 +1,367 @@
+#include "spawner/cgroup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <sstream>
+
+namespace mayfly::spawner {
+
+using base::Code;
+using base::Fd;
+using base::FdView;
+using base::Result;
+using base::Status;
+using base::Unit;
+
+namespace {
+
+constexpr int kSweepMsMax = 2'000;
+constexpr uint32_t kCpuPeriodUs = 100'000;
+
+struct Mount {
+  std::string path;
+  bool v2 = false;
+  std::string options;
+};
+
+std::vector<Mount> cgroupMounts(const std::string& mountinfo) {
+  std::vector<Mount> mounts;
+  std::istringstream lines(mountinfo);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string word, path, root;
+    words >> word >> word >> word >> root >> path;
+    while (words >> word && word != "-") {
+    }
+    std::string type, source, options;
+    words >> type >> source >> options;
+    if (root != "/") continue;  // a bind of somebody's subtree is not ours to use
+    if (type == "cgroup2") mounts.push_back({path, true, ""});
+    if (type == "cgroup") mounts.push_back({path, false, "," + options + ","});
+  }
+  return mounts;
+}
+
+Result<Fd> makeFolder(FdView parent, const std::string& name, bool may_exist) {
+  if (::mkdirat(parent.get(), name.c_str(), 0755) != 0 && !(may_exist && errno == EEXIST))
+    return base::failSys(errno, "mkdir", name);
+  return base::openAt(parent, name, O_RDONLY | O_DIRECTORY);
+}
+
+bool hasWord(const std::string& text, std::string_view word) {
+  std::istringstream words(text);
+  for (std::string w; words >> w;)
+    if (w == word) return true;
+  return false;
+}
+
+void killMembers(FdView dir) {
+  auto procs = base::readSmallFile(dir, "cgroup.procs", 1u << 20);
+  if (!procs) return;
+  std::istringstream lines(*procs);
+  for (pid_t pid; lines >> pid;)
+    if (pid > 1) ::kill(pid, SIGKILL);
+}
+
+// Kills and removes what is below `parent`/`name`, then that. Depth is bounded by
+// how we build: instance, template, box, leaf.
+bool sweep(FdView parent, const std::string& name, int depth_left) {
+  auto dir = base::openAt(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!dir) return dir.error().sys == ENOENT;
+  killMembers(dir->view());
+  if (depth_left > 0)
+    if (DIR* list = ::fdopendir(::dup(dir->get()))) {
+      ::rewinddir(list);
+      while (const dirent* entry = ::readdir(list))
+        if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
+          sweep(dir->view(), entry->d_name, depth_left - 1);
+      ::closedir(list);
+    }
+  return ::unlinkat(parent.get(), name.c_str(), AT_REMOVEDIR) == 0;
+}
+
+Status sweepUntilGone(FdView parent, const std::string& name) {
+  for (int ms = 0; ms < kSweepMsMax; ms += 5) {
+    if (sweep(parent, name, 3)) return Unit{};
+    timespec pause{0, 5'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+  return base::fail(Code::failedPrecondition,
+                    fmt::format("the cgroup '{}' that an earlier daemon left can't be removed", name),
+                    "see which of its processes do not die (state D)");
+}
+
+uint64_t readNumber(FdView dir, const std::string& file) {
+  auto text = base::readSmallFile(dir, file);
+  return text ? ::strtoull(text->c_str(), nullptr, 10) : 0;
+}
+
+// The number behind `key` in a file of "key value" lines.
+uint64_t readKey(FdView dir, const std::string& file, std::string_view key) {
+  auto text = base::readSmallFile(dir, file);
+  if (!text) return 0;
+  std::istringstream lines(*text);
+  std::string name;
+  for (uint64_t value; lines >> name >> value;)
+    if (name == key) return value;
+  return 0;
+}
+
+}  // namespace
+
+Result<CgroupTree> CgroupTree::open(const std::string& instance) {
+  MAYFLY_TRY(std::string mountinfo, base::readSmallFile({}, "/proc/self/mountinfo", 1u << 20));
+  CgroupTree tree;
+  tree.instance_ = instance;
+  auto mounts = cgroupMounts(mountinfo);
+  auto v2 = std::find_if(mounts.begin(), mounts.end(), [](const Mount& m) { return m.v2; });
+  if (v2 == mounts.end())
+    return base::fail(Code::hostUnfit, "no cgroup v2 hierarchy is mounted",
+                      "mount one: mount -t cgroup2 none /sys/fs/cgroup/unified");
+  bool have_cpu = false, have_memory = false, have_pids = false;
+  auto add = [&](const Mount& mount, bool cpu, bool memory, bool pids) -> Status {
+    MAYFLY_TRY(Fd root, base::openAt({}, mount.path, O_RDONLY | O_DIRECTORY));
+    Fd top, dir;
+    for (int attempt = 1; !dir; ++attempt) {
+      MAYFLY_TRY(top, makeFolder(root.view(), "mayfly", true));
+      MAYFLY_CHECK(sweepUntilGone(top.view(), instance));
+      auto made = makeFolder(top.view(), instance, false);
+      // Another instance that ended just now may have removed the top folder.
+      if (!made && (made.error().sys != ENOENT || attempt == 10)) return base::fail(std::move(made).error());
+      if (made) dir = std::move(*made);
+    }
+    if (mount.v2 && (cpu || memory || pids)) {
+      std::string names = fmt::format("{}{}{}", cpu ? "+cpu " : "", memory ? "+memory " : "", pids ? "+pids" : "");
+      for (FdView level : {root.view(), top.view(), dir.view()})
+        if (auto s = base::writeSmallFile(level, "cgroup.subtree_control", names); !s)
+          return base::fail(std::move(s).error().in("cannot delegate " + names + " below " + mount.path));
+    }
+    tree.all_.push_back({std::move(root), std::move(top), std::move(dir), mount.path + "/mayfly/" + instance, mount.v2, cpu, memory, pids});
+    return Unit{};
+  };
+  auto controllers = base::readSmallFile({}, v2->path + "/cgroup.controllers");
+  if (controllers) {
+    have_cpu = hasWord(*controllers, "cpu");
+    have_memory = hasWord(*controllers, "memory");
+    have_pids = hasWord(*controllers, "pids");
+  }
+  MAYFLY_CHECK(add(*v2, have_cpu, have_memory, have_pids));
+  for (const Mount& mount : mounts) {
+    if (mount.v2) continue;
+    auto offers = [&](const char* name) { return mount.options.find(name) != std::string::npos; };
+    bool cpu = !have_cpu && offers(",cpu,"), memory = !have_memory && offers(",memory,"),
+         pids = !have_pids && offers(",pids,");
+    if (!cpu && !memory && !pids) continue;
+    have_cpu |= cpu, have_memory |= memory, have_pids |= pids;
+    MAYFLY_CHECK(add(mount, cpu, memory, pids));
+  }
+  if (!have_cpu || !have_memory || !have_pids)
+    return base::fail(Code::hostUnfit,
+                      fmt::format("the host has no cgroup controller for{}{}{}", have_cpu ? "" : " cpu",
+                                  have_memory ? "" : " memory", have_pids ? "" : " pids"),
+                      "mount the v1 hierarchies or boot with cgroup v2");
+  return tree;
+}
+
+std::string CgroupTree::describe() const {
+  std::string text;
+  for (const Hierarchy& h : all_)
+    text += fmt::format("{}{}:{}{}{}{}", text.empty() ? "" : "; ", h.v2 ? "v2" : "v1", h.v2 ? " kill" : "",
+                        h.cpu ? " cpu" : "", h.memory ? " memory" : "", h.pids ? " pids" : "");
+  return text;
+}
+
+void CgroupTree::remove() {
+  for (Hierarchy& h : all_) {
+    h.dir.reset();
+    ::unlinkat(h.top.get(), instance_.c_str(), AT_REMOVEDIR);
+    h.top.reset();
+    ::unlinkat(h.mount.get(), "mayfly", AT_REMOVEDIR);  // stays while another instance lives
+  }
+}
+
+Result<CgroupSet> CgroupSet::create(const CgroupTree& tree, const std::string& name) {
+  CgroupSet set;
+  set.name_ = name;
+  for (const Hierarchy& h : tree.hierarchies()) {
+    auto dir = makeFolder(h.dir.view(), name, false);
+    if (!dir) {
+      for (const Hierarchy& made : tree.hierarchies()) {
+        if (&made == &h) break;
+        ::unlinkat(made.dir.get(), name.c_str(), AT_REMOVEDIR);
+      }
+      return base::fail(std::move(dir).error().in("cgroup in " + h.path));
+    }
+    set.dirs_.push_back({std::move(*dir), h.v2, h.cpu, h.memory, h.pids});
+  }
+  return set;
+}
+
+Status CgroupSet::delegate(uint32_t uid) {
+  if (::fchownat(v2().get(), "cgroup.procs", uid, uid, 0) != 0)
+    return base::failSys(errno, "chown cgroup.procs of", name_);
+  return Unit{};
+}
+
+Status CgroupSet::enableChildren() {
+  const Dir& d = dirs_.front();
+  if (!d.cpu && !d.memory && !d.pids) return Unit{};
+  return base::writeSmallFile(d.dir.view(), "cgroup.subtree_control",
+                              fmt::format("{}{}{}", d.cpu ? "+cpu " : "", d.memory ? "+memory " : "",
+                                          d.pids ? "+pids" : ""));
+}
+
+FdView CgroupSet::find(bool Dir::*which) const {
+  for (const Dir& d : dirs_)
+    if (d.*which) return d.dir.view();
+  return {};
+}
+
+bool CgroupSet::isV2(bool Dir::*which) const {
+  for (const Dir& d : dirs_)
+    if (d.*which) return d.v2;
+  return false;
+}
+
+Status CgroupSet::setMemory(uint64_t bytes) {
+  FdView dir = memory();
+  std::string value = std::to_string(bytes);
+  if (isV2(&Dir::memory)) {
+    MAYFLY_CHECK(base::writeSmallFile(dir, "memory.max", value));
+    // The host may have no swap at all; then there is nothing to forbid.
+    if (auto s = base::writeSmallFile(dir, "memory.swap.max", "0"); !s && s.error().sys != ENOENT) return s;
+    return base::writeSmallFile(dir, "memory.oom.group", "1");
+  }
+  MAYFLY_CHECK(base::writeSmallFile(dir, "memory.limit_in_bytes", value));
+  if (auto s = base::writeSmallFile(dir, "memory.memsw.limit_in_bytes", value); !s && s.error().sys != ENOENT) return s;
+  // v1 counts TCP buffers apart from memory.
+  if (auto s = base::writeSmallFile(dir, "memory.kmem.tcp.limit_in_bytes", value); !s && s.error().sys != ENOENT) return s;
+  return Unit{};
+}
+
+Status CgroupSet::setProcesses(uint32_t count) {
+  return base::writeSmallFile(pids(), "pids.max", std::to_string(count));
+}
+
+Status CgroupSet::setCpu(uint32_t milli) {
+  FdView dir = find(&Dir::cpu);
+  uint64_t quota_us = std::max<uint64_t>(1'000, uint64_t{milli} * kCpuPeriodUs / 1'000);
+  if (isV2(&Dir::cpu)) return base::writeSmallFile(dir, "cpu.max", fmt::format("{} {}", quota_us, kCpuPeriodUs));
+  return base::writeSmallFile(dir, "cpu.cfs_quota_us", std::to_string(quota_us));  // the period is 100 ms by default
+}
+
+Result<std::vector<Fd>> CgroupSet::openTasks() const {
+  std::vector<Fd> fds;
+  for (const Dir& d : dirs_) {
+    if (d.v2) continue;
+    MAYFLY_TRY(Fd fd, base::openAt(d.dir.view(), "tasks", O_WRONLY));
+    fds.push_back(std::move(fd));
+  }
+  return fds;
+}
+
+Status CgroupSet::remove(const CgroupTree& tree) {
+  if (removed()) return Unit{};
+  for (Dir& d : dirs_) d.dir.reset();
+  const auto& all = tree.hierarchies();
+  // Backwards: the v2 folder goes last, it says whether anybody is left.
+  while (removed_ < dirs_.size()) {
+    const Hierarchy& h = all[dirs_.size() - 1 - removed_];
+    if (::unlinkat(h.dir.get(), name_.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
+      return base::failSys(errno, "rmdir", h.path + "/" + name_);
+    ++removed_;
+  }
+  dirs_.clear();
+  removed_ = kAllRemoved;
+  return Unit{};
+}
+
+Result<BoxCgroups> BoxCgroups::create(const CgroupTree& tree, const std::string& name, uint32_t template_uid,
+                                      const base::Limits& limits) {
+  BoxCgroups box;
+  const Hierarchy& v2 = tree.v2();
+  box.split_ = v2.cpu || v2.memory || v2.pids;
+  auto build = [&]() -> Status {
+    MAYFLY_TRY(box.box_, CgroupSet::create(tree, name));
+    if (box.split_) {
+      MAYFLY_CHECK(box.box_.enableChildren());
+      MAYFLY_TRY(box.init_, CgroupSet::create(tree, name + "/init"));
+      MAYFLY_TRY(box.task_, CgroupSet::create(tree, name + "/task"));
+      MAYFLY_CHECK(box.init_.delegate(template_uid));
+      MAYFLY_CHECK(box.task_.delegate(template_uid));
+    } else {
+      MAYFLY_CHECK(box.box_.delegate(template_uid));
+    }
+    CgroupSet& capped = box.split_ ? box.task_ : box.box_;
+    MAYFLY_CHECK(capped.setMemory(limits.memory_bytes));
+    MAYFLY_CHECK(capped.setProcesses(limits.processes));
+    return capped.setCpu(limits.cpu_milli);
+  };
+  if (auto s = build(); !s) {
+    (void)box.remove(tree);
+    return base::fail(std::move(s).error());
+  }
+  return box;
+}
+
+Status BoxCgroups::kill() { return base::writeSmallFile(box_.v2(), "cgroup.kill", "1"); }
+
+Result<bool> BoxCgroups::populated() const {
+  MAYFLY_TRY(std::string text, base::readSmallFile(box_.v2(), "cgroup.events"));
+  return text.find("populated 1") != std::string::npos;
+}
+
+void BoxCgroups::read(Counters* c) const {
+  FdView memory = capped().memory(), pids = capped().pids();
+  c->user_cpu_ns = readKey(box_.v2(), "cpu.stat", "user_usec") * 1'000;
+  c->system_cpu_ns = readKey(box_.v2(), "cpu.stat", "system_usec") * 1'000;
+  if (capped().memoryIsV2()) {
+    c->memory_peak_bytes = readNumber(memory, "memory.peak");
+    c->oom_kills = readKey(memory, "memory.events", "oom_kill");
+  } else {
+    c->memory_peak_bytes = readNumber(memory, "memory.max_usage_in_bytes");
+    c->oom_kills = readKey(memory, "memory.oom_control", "oom_kill");
+  }
+  c->forks_refused = readKey(pids, "pids.events", "max");
+  c->processes_peak = static_cast<uint32_t>(readNumber(pids, "pids.peak"));
+}
+
+Result<Fd> BoxCgroups::watchMemory() const {
+  FdView dir = capped().memory();
+  if (capped().memoryIsV2()) return base::openAt(dir, "memory.events", O_RDONLY);
+  Fd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!event) return base::failSys(errno, "eventfd", "memory cap");
+  MAYFLY_TRY(Fd control, base::openAt(dir, "memory.oom_control", O_RDONLY));
+  MAYFLY_CHECK(base::writeSmallFile(dir, "cgroup.event_control", fmt::format("{} {}", event.get(), control.get())));
+  return event;
+}
+
+Result<Fd> BoxCgroups::watchProcesses() const {
+  // v1 counts refused forks but gives no event for them: mayflyd's samples see it.
+  if (!capped().pidsIsV2()) return Fd();
+  return base::openAt(capped().pids(), "pids.events", O_RDONLY);
+}
+
+Status BoxCgroups::remove(const CgroupTree& tree) {
+  if (split_) {
+    MAYFLY_CHECK(task_.remove(tree));
+    MAYFLY_CHECK(init_.remove(tree));
+  }
+  return box_.remove(tree);
+}
+
+bool BoxCgroups::removed() const { return box_.removed(); }
+
+}  // namespace mayfly::spawner

@@ -1,0 +1,119 @@
+// The cgroups of one Mayfly instance: one subtree per hierarchy, found where the
+// host mounts it, v2 first and v1 where a controller is only there.
+//
+// Every box has a v2 cgroup (kill, populated, cpu usage), even where v2 has no
+// controllers, plus a v1 cgroup per controller that is only there. Cgroups are
+// made before the box and removed after it, and never reused.
+//
+// Layer: spawner. Short blocking calls. Never logs. One thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "base/task.h"
+#include "spawner/wire.h"
+
+namespace mayfly::spawner {
+
+// One mounted hierarchy and our subtree in it.
+struct Hierarchy {
+  base::Fd mount, top, dir;  // <mount>, <mount>/mayfly, <mount>/mayfly/<instance>
+  std::string path;  // of the same, for messages
+  bool v2 = false;
+  bool cpu = false, memory = false, pids = false;  // the controllers we use here
+};
+
+class CgroupTree {
+ public:
+  // Finds the hierarchies, sweeps what a dead daemon of the same instance left,
+  // makes the instance's folders. Needs the instance's lock to be held.
+  static base::Result<CgroupTree> open(const std::string& instance);
+
+  const std::vector<Hierarchy>& hierarchies() const { return all_; }
+  const Hierarchy& v2() const { return all_.front(); }  // always there
+  std::string describe() const;  // "v2: kill; v1: cpu memory pids"
+  // Removes the instance's folders; what is busy stays for the next start's sweep.
+  void remove();
+
+ private:
+  std::vector<Hierarchy> all_;
+  std::string instance_;
+};
+
+// A set of folders of the same name, one per hierarchy.
+//
+// Invariant: holds one open directory per hierarchy until remove(). The
+// destructor only closes.
+class CgroupSet {
+ public:
+  CgroupSet() = default;
+  CgroupSet(CgroupSet&&) noexcept = default;
+  CgroupSet& operator=(CgroupSet&&) noexcept = default;
+
+  // EEXIST is an error: we never adopt a folder that we did not make.
+  static base::Result<CgroupSet> create(const CgroupTree& tree, const std::string& name);
+  // Lets `uid` place processes into the v2 folder by CLONE_INTO_CGROUP.
+  base::Status delegate(uint32_t uid);
+  // Gives the v2 folder's controllers to its children.
+  base::Status enableChildren();
+  base::Status setMemory(uint64_t bytes);
+  base::Status setProcesses(uint32_t count);
+  base::Status setCpu(uint32_t milli);
+  // Opens the v1 `tasks` files; whoever holds them may join by writing "0".
+  base::Result<std::vector<base::Fd>> openTasks() const;
+
+  base::FdView v2() const { return dirs_.empty() ? base::FdView() : dirs_.front().dir.view(); }
+  base::FdView memory() const { return find(&Dir::memory); }
+  base::FdView pids() const { return find(&Dir::pids); }
+  bool memoryIsV2() const { return isV2(&Dir::memory); }
+  bool pidsIsV2() const { return isV2(&Dir::pids); }
+  const std::string& name() const { return name_; }
+  // Closes all and removes the folders; EBUSY leaves the rest for the next call.
+  base::Status remove(const CgroupTree& tree);
+  bool removed() const { return removed_ == kAllRemoved; }
+
+ private:
+  struct Dir {
+    base::Fd dir;
+    bool v2 = false, cpu = false, memory = false, pids = false;
+  };
+  static constexpr size_t kAllRemoved = ~size_t{0};
+  base::FdView find(bool Dir::*which) const;
+  bool isV2(bool Dir::*which) const;
+  std::string name_;
+  std::vector<Dir> dirs_;
+  size_t removed_ = 0;
+};
+
+// The cgroups of one box. With v2 controllers a box is a folder with two leaves,
+// `init` outside the caps and `task` under them; without, one v2 folder serves.
+class BoxCgroups {
+ public:
+  static base::Result<BoxCgroups> create(const CgroupTree& tree, const std::string& name,
+                                         uint32_t template_uid, const base::Limits& limits);
+  base::FdView initDir() const { return split_ ? init_.v2() : box_.v2(); }
+  base::FdView taskDir() const { return split_ ? task_.v2() : box_.v2(); }
+  base::Result<std::vector<base::Fd>> openTasks() const { return box_.openTasks(); }
+  base::Status kill();                     // idempotent; returns before they are dead
+  base::Result<bool> populated() const;
+  void read(Counters* counters) const;     // what the kernel counted so far
+  // An fd that polls when the memory cap killed something, and one for the
+  // process cap; either may be absent on hosts that offer no event.
+  base::Result<base::Fd> watchMemory() const;
+  base::Result<base::Fd> watchProcesses() const;
+  bool memoryWatchIsEventfd() const { return !capped().memoryIsV2(); }
+  base::Status remove(const CgroupTree& tree);
+  bool removed() const;
+
+ private:
+  const CgroupSet& capped() const { return split_ ? task_ : box_; }
+  CgroupSet box_, init_, task_;
+  bool split_ = false;
+};
+
+}  // namespace mayfly::spawner

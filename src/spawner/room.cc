@@ -1,0 +1,175 @@
+#include "spawner/room.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/capability.h>
+#include <linux/loop.h>
+#include <linux/mount.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+namespace mayfly::spawner {
+
+using base::Code;
+using base::failSys;
+using base::Fd;
+using base::Result;
+using base::Status;
+using base::Unit;
+
+namespace {
+
+constexpr char kRoot[] = "/tmp";  // covered by our own file system, in our namespace only
+
+#define DO(call, object, expr) \
+  if ((expr) < 0) return failSys(errno, call, object)
+
+Status makeDevices(const std::string& dev) {
+  DO("mount tmpfs", dev, ::mount("dev", dev.c_str(), "tmpfs", MS_NOSUID | MS_NOEXEC | MS_NOATIME, "mode=0755,size=64k,nr_inodes=32"));
+  struct Node { const char* name; unsigned major, minor; };
+  for (Node n : {Node{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}}) {
+    std::string path = dev + "/" + n.name;
+    DO("mknod", path, ::mknod(path.c_str(), S_IFCHR | 0666, makedev(n.major, n.minor)));
+    DO("chmod", path, ::chmod(path.c_str(), 0666));
+  }
+  struct Link { const char *name, *to; };
+  for (Link l : {Link{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
+                 {"stderr", "/proc/self/fd/2"}})
+    DO("symlink", l.name, ::symlink(l.to, (dev + "/" + l.name).c_str()));
+  DO("mkdir", "shm", ::mkdir((dev + "/shm").c_str(), 0755));
+  DO("mount read-only", dev, ::mount(nullptr, dev.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC | MS_NOATIME, nullptr));
+  return Unit{};
+}
+
+Result<Fd> attachLoop(const Room& room, int image_fd) {
+  MAYFLY_TRY(Fd control, base::openAt(room.host_devices.view(), "loop-control", O_RDWR));
+  for (int attempt = 0; attempt < 16; ++attempt) {  // another program may take the free one first
+    int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
+    DO("ioctl(LOOP_CTL_GET_FREE)", "loop-control", number);
+    MAYFLY_TRY(Fd loop, base::openAt(room.host_devices.view(), fmt::format("loop{}", number), O_RDWR));
+    loop_config config{};
+    config.fd = static_cast<uint32_t>(image_fd);
+    config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+    if (::ioctl(loop.get(), LOOP_CONFIGURE, &config) == 0) return loop;
+    if (errno != EBUSY) return failSys(errno, "ioctl(LOOP_CONFIGURE)", "an image");
+  }
+  return base::fail(Code::hostUnfit, "no free loop device for an image");
+}
+
+// The error of the last fsconfig or fsmount, from the context's own log.
+std::string contextLog(int fs) {
+  char text[256];
+  ssize_t n = ::read(fs, text, sizeof text - 1);
+  return n > 0 ? ": " + std::string(text, static_cast<size_t>(n)) : "";
+}
+
+// The source is looked up as a path and shown in mountinfo as it was written, so
+// it is a link of a fixed name in our current folder.
+Status mountErofs(int source_fd, const std::string& target) {
+  (void)::unlink("/src/image");
+  DO("symlink", "/src/image", ::symlink(fmt::format("/proc/self/fd/{}", source_fd).c_str(), "/src/image"));
+  DO("chdir", "/src", ::chdir("/src"));
+  Fd fs(static_cast<int>(::syscall(SYS_fsopen, "erofs", FSOPEN_CLOEXEC)));
+  if (!fs) return failSys(errno, "fsopen", "erofs");
+  auto mounted = [&]() -> Status {
+    DO("fsconfig(source)", "image", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, "source", "image", 0));
+    DO("fsconfig(ro)", "image", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0));
+    DO("fsconfig(create)", "image", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));
+    Fd mnt(static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)));
+    if (!mnt) return failSys(errno, "fsmount", "image");
+    DO("move_mount", target, ::syscall(SYS_move_mount, mnt.get(), "", AT_FDCWD, target.c_str(), MOVE_MOUNT_F_EMPTY_PATH));
+    return Unit{};
+  }();
+  if (!mounted) {
+    auto error = std::move(mounted).error();
+    error.message += contextLog(fs.get());
+    (void)::chdir("/");
+    return base::fail(std::move(error));
+  }
+  DO("chdir", "/", ::chdir("/"));
+  return Unit{};
+}
+
+}  // namespace
+
+Result<Room> enterRoom(const std::string& images_dir) {
+  Room room;
+  MAYFLY_TRY(room.images, base::openAt({}, images_dir, O_RDONLY | O_DIRECTORY));
+  MAYFLY_TRY(room.host_devices, base::openAt({}, "/dev", O_PATH | O_DIRECTORY));
+  MAYFLY_TRY(room.own_pid_ns, base::openAt({}, "/proc/self/ns/pid", O_RDONLY));
+  DO("unshare", "namespaces", ::unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC));
+  DO("mount private", "/", ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+  DO("mount tmpfs", kRoot, ::mount("room", kRoot, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=1m"));
+  std::string root = kRoot;
+  for (const char* folder : {"/proc", "/dev", "/img", "/src"})
+    DO("mkdir", folder, ::mkdir((root + folder).c_str(), 0755));
+  DO("mount proc", root + "/proc", ::mount("proc", (root + "/proc").c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
+  MAYFLY_CHECK(makeDevices(root + "/dev"));
+  DO("chdir", root, ::chdir(kRoot));
+  DO("pivot_root", root, ::syscall(SYS_pivot_root, ".", "."));
+  DO("umount", "the host's root", ::umount2(".", MNT_DETACH));
+  DO("chdir", "/", ::chdir("/"));
+  return room;
+}
+
+Status dropToLeast() {
+  auto bit = [](int cap) { return 1u << cap; };
+  uint32_t keep = bit(CAP_SYS_ADMIN) | bit(CAP_SETUID) | bit(CAP_SETGID) | bit(CAP_CHOWN);
+  for (int cap = 0; cap <= 63; ++cap) {
+    if (cap < 32 && (keep & bit(cap))) continue;
+    if (::prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0) {
+      if (errno == EINVAL && cap > 0) break;
+      return failSys(errno, "prctl(PR_CAPBSET_DROP)", "the spawner");
+    }
+  }
+  DO("prctl(ambient)", "the spawner", ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2] = {};
+  data[0].effective = data[0].permitted = keep;
+  DO("capset", "the spawner", ::syscall(SYS_capset, &header, data));
+  DO("prctl(no_new_privs)", "the spawner", ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+  return Unit{};
+}
+
+std::string describeCapabilities() {
+  auto status = base::readSmallFile({}, "/proc/self/status");
+  if (!status) return "unknown";
+  uint64_t set = 0;
+  if (size_t at = status->find("CapPrm:"); at != std::string::npos) set = ::strtoull(status->c_str() + at + 7, nullptr, 16);
+  struct Name { int cap; const char* name; };
+  std::string text;
+  for (Name n : {Name{CAP_CHOWN, "CHOWN"}, {CAP_SETGID, "SETGID"}, {CAP_SETUID, "SETUID"}, {CAP_SYS_ADMIN, "SYS_ADMIN"}})
+    if (set & (1ull << n.cap)) {
+      text += (text.empty() ? "" : " ") + std::string(n.name);
+      set &= ~(1ull << n.cap);
+    }
+  return set == 0 ? text : fmt::format("{} and 0x{:x}", text, set);
+}
+
+Result<ImageMount> mountImage(const Room& room, const std::string& digest, const std::string& target) {
+  if (digest.size() != 64 || digest.find_first_not_of("0123456789abcdef") != std::string::npos)
+    return base::fail(Code::invalidArgument, "an image's digest is 64 hexadecimal digits");
+  std::string file = digest + ".erofs";
+  MAYFLY_TRY(Fd image, base::openAt(room.images.view(), file, O_RDONLY | O_NOFOLLOW));
+  struct stat st;
+  DO("fstat", file, ::fstat(image.get(), &st));
+  if (!S_ISREG(st.st_mode) || st.st_uid != 0 || (st.st_mode & 022) != 0)
+    return base::fail(Code::permissionDenied, fmt::format("image '{}' is not a regular file that only root may write", file),
+                      "build it again: mayfly image build");
+  auto mounted = mountErofs(image.get(), target);
+  if (mounted) return ImageMount::file;
+  // Kernels before 6.12 read erofs from block devices only.
+  auto loop = attachLoop(room, image.get());
+  if (!loop) return base::fail(std::move(mounted).error());
+  MAYFLY_CHECK(mountErofs(loop->get(), target));
+  return ImageMount::loop;
+}
+
+}  // namespace mayfly::spawner

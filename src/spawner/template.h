@@ -1,0 +1,68 @@
+// A template's processes: pid 1, which holds its namespaces, the maker and the
+// zygote. All are children of the spawner's and root of the template's user
+// namespace only.
+//
+// Layer: spawner. Publishing blocks for some milliseconds (bounded); the
+// zygote's preloading is waited for by the event loop.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "spawner/cgroup.h"
+#include "spawner/room.h"
+#include "spawner/wire.h"
+
+namespace mayfly::spawner {
+
+inline constexpr uint32_t kUidBase = 1'879'048'192;  // above every range that Debian or systemd hand out
+inline constexpr uint32_t kUidsPerInstance = (kTemplatesMax)*kUidsPerTemplate;
+
+// The pairs of ids of a template's boxes: no living box shares one, and a freed
+// pair is the last to be used again.
+class UidPairs {
+ public:
+  UidPairs();
+  bool take(uint32_t* first);  // ids first (the task) and first + 1 (its root), within the template's range
+  void give(uint32_t first);
+
+ private:
+  std::deque<uint32_t> free_;
+};
+
+struct Template {
+  base::TemplateId id = 0;  // mayflyd's; may be published anew while this one drains
+  uint32_t key = 0;         // ours; never used twice
+  uint32_t slot = 0;  // of its uid range and its image's mount point
+  uint32_t uid_base = 0;
+  bool loopback = true;
+  ImageMount image_mount = ImageMount::file;
+  CgroupSet cgroup, maker_cgroup, zygote_cgroup;
+  base::Fd pid1, maker, zygote;  // pidfds; empty once reaped
+  base::Fd pid1_channel, maker_channel, zygote_channel;
+  bool ready = false;     // the zygote said hello
+  bool retiring = false;  // no new boxes; mayflyd knows, or is told at the end
+  bool told_gone = false;
+  UidPairs uids;
+  uint32_t boxes = 0;     // that still hold something of it
+
+  std::string imagePath() const { return "/img/" + std::to_string(slot); }
+};
+
+// Mounts the image, makes the namespaces, starts pid 1, maker and zygote. On
+// failure nothing is left. `step` names what failed.
+base::Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const CgroupTree& tree, const Request& request,
+                                                        uint32_t key, uint32_t slot, uint32_t uid_base, base::FdView seccomp,
+                                                        base::FdView log, std::string* step);
+
+// Kills and reaps maker and zygote (bounded); with `pid1` also sends pid 1 its
+// end, and so every box. Its own reaping waits for theirs.
+void killTemplate(Template& t, bool pid1);
+// After the last box is reaped: reaps pid 1, unmounts the image, removes the cgroups.
+base::Status removeTemplate(const CgroupTree& tree, Template& t);
+
+}  // namespace mayfly::spawner

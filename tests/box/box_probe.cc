@@ -1,0 +1,86 @@
+// What a task does in the tests of the box itself: one small deed by name.
+// Static: the test's image holds nothing but it and Mayfly's own helpers.
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int showFile(const char* path) {
+  char text[4096];
+  int fd = open(path, O_RDONLY);
+  if (fd < 0) return perror(path), 1;
+  for (ssize_t n; (n = read(fd, text, sizeof text)) > 0;) (void)!write(1, text, n);
+  return 0;
+}
+
+int main(int argc, char** argv) {
+  const char* deed = argc > 1 ? argv[1] : "";
+  if (!strcmp(deed, "say")) return printf("%s\n", argv[2]), 0;
+  if (!strcmp(deed, "exit")) return atoi(argv[2]);
+  if (!strcmp(deed, "signal")) return raise(atoi(argv[2]));
+  if (!strcmp(deed, "spin")) for (;;) {}
+  if (!strcmp(deed, "sleep")) for (;;) pause();
+  if (!strcmp(deed, "show")) return showFile(argv[2]);
+  if (!strcmp(deed, "fds")) {
+    DIR* d = opendir("/proc/self/fd");
+    if (!d) return 1;
+    while (dirent* e = readdir(d))
+      if (e->d_name[0] != '.' && atoi(e->d_name) != dirfd(d)) {
+        char path[64], to[256] = {};
+        snprintf(path, sizeof path, "/proc/self/fd/%s", e->d_name);
+        (void)!readlink(path, to, sizeof to - 1);
+        printf("%s %.4s\n", e->d_name, to);
+      }
+    return 0;
+  }
+  if (!strcmp(deed, "ids")) {
+    printf("pid %d ppid %d uid %d gid %d sid %d\n", getpid(), getppid(), getuid(), getgid(), getsid(0));
+    return 0;
+  }
+  if (!strcmp(deed, "eat")) {
+    for (;;) {
+      char* p = static_cast<char*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      if (p == MAP_FAILED) return 3;
+      memset(p, 1, 1 << 20);
+    }
+  }
+  if (!strcmp(deed, "bomb")) {
+    for (;;)
+      if (fork() < 0) pause();
+  }
+  if (!strcmp(deed, "orphan")) {
+    if (fork() == 0) {
+      setsid();
+      if (fork() == 0) {
+        signal(SIGTERM, SIG_IGN);
+        for (;;) pause();  // holds stdout and stderr open
+      }
+      _exit(0);
+    }
+    wait(nullptr);
+    return 0;
+  }
+  if (!strcmp(deed, "leave")) {
+    mkdir("out/sub", 0000);
+    chmod("out/sub", 0700);
+    int fd = open("out/sub/a.txt", O_WRONLY | O_CREAT, 0000);
+    (void)!write(fd, "hello", 5);
+    fchmod(fd, 04000);
+    close(fd);
+    (void)!symlink("/etc/passwd", "out/link");
+    mkfifo("out/fifo", 0600);
+    close(open("out/bad\nname", O_WRONLY | O_CREAT, 0600));
+    (void)!truncate("out/sparse", 0);
+    fd = open("out/sparse", O_WRONLY | O_CREAT, 0600);
+    (void)!ftruncate(fd, 1ll << 30);
+    return 0;
+  }
+  fprintf(stderr, "box-probe: unknown deed '%s'\n", deed);
+  return 64;
+}
