@@ -1,0 +1,105 @@
+// Layer: config. See daemon.h.
+#include "config/daemon.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/fd.h"
+#include "base/text.h"
+#include "config/manifest.h"
+#include "config/reader.h"
+#include "config/units.h"
+
+namespace mayfly::config {
+namespace {
+
+constexpr size_t kUnixPathBytesMax = 107;  // sun_path without its NUL
+
+void readPath(Reader::Table& t, std::string_view key, std::string& out) {
+  t.string(key, out);
+  if (t.has(key) && (out.empty() || out[0] != '/')) t.complain(key, "must be an absolute path");
+}
+
+}  // namespace
+
+std::string Daemon::socketPath() const {
+  return socket_path.empty() ? run_dir + "/" + instance + ".sock" : socket_path;
+}
+
+bool isInstanceName(std::string_view s) {
+  return !s.empty() && s.size() <= 32 && s.front() != '-' &&
+         s.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-") == std::string_view::npos;
+}
+
+std::vector<std::string> defaultTemplateDirs(std::string_view executable_dir) {
+  // <tree>/build/bin/mayflyd -> <tree>/templates; <prefix>/bin -> <prefix>/share/...
+  std::vector<std::string> dirs;
+  for (int up = 0; up < 2 && executable_dir.find_last_of('/') != std::string_view::npos; ++up) {
+    executable_dir = executable_dir.substr(0, executable_dir.find_last_of('/'));
+    if (up == 0) dirs.push_back(std::string(executable_dir) + "/share/mayfly/templates");
+    if (up == 1) dirs.insert(dirs.begin(), std::string(executable_dir) + "/templates");
+  }
+  return dirs;
+}
+
+base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
+  Reader reader(text, file);
+  Daemon d;
+  Reader::Table t = reader.root();
+  t.string("instance", d.instance);
+  if (!isInstanceName(d.instance))
+    t.complain("instance", "must be lower-case letters, digits and '-', at most 32");
+  readPath(t, "socket", d.socket_path);
+  readPath(t, "state_dir", d.state_dir);
+  readPath(t, "cache_dir", d.cache_dir);
+  readPath(t, "run_dir", d.run_dir);
+  if (d.socketPath().size() > kUnixPathBytesMax) {
+    t.complain("socket", fmt::format("is longer than {} bytes: '{}'", kUnixPathBytesMax,
+                                     base::printable(d.socketPath())));
+  }
+  t.strings("template_dirs", 16, d.template_dirs);
+  for (const std::string& dir : d.template_dirs) {
+    if (dir.empty() || dir[0] != '/') t.complain("template_dirs", "must hold absolute paths");
+  }
+  t.strings("templates", 64, d.templates);
+  for (const std::string& name : d.templates) {
+    if (!isTemplateName(name))
+      t.complain("templates",
+                 fmt::format("holds '{}', which is no template name", base::printable(name, 60)));
+  }
+  t.count("boxes_max", 0, 10'000, d.boxes_max);
+  t.count("queue_max", 0, 1'000'000, d.queue_max);
+  t.count("connections_max", 1, 10'000, d.connections_max);
+  t.quantity("receipt_time", 10, 60'000, parseDurationMs, formatDurationMs, d.receipt_ms_max);
+  t.quantity("collect_time", 10, 600'000, parseDurationMs, formatDurationMs, d.collect_ms_max);
+  t.strings("accept_lost_promises", 16, d.accept_lost_promises);
+  for (const std::string& p : d.accept_lost_promises) {
+    if (std::find(std::begin(kPromises), std::end(kPromises), p) != std::end(kPromises)) continue;
+    t.complain("accept_lost_promises",
+               fmt::format("holds '{}'; allowed are {}", base::printable(p, 60),
+                           fmt::join(kPromises, ", ")));
+  }
+  t.string("log_level", d.log_level);
+  static constexpr std::string_view levels[] = {"trace", "debug", "info", "warn", "error"};
+  if (std::find(std::begin(levels), std::end(levels), d.log_level) == std::end(levels)) {
+    t.complain("log_level", fmt::format("must be one of {}", fmt::join(levels, ", ")));
+  }
+  readPath(t, "cgroup_root", d.cgroup_root);
+  // 64 templates of 65536 ids must fit below 2^32 - 1, which is no id.
+  t.count("uid_base", 65'536, 4'294'967'295u - 64u * 65'536u, d.uid_base);
+  if (d.uid_base % 65'536 != 0) t.complain("uid_base", "must be a multiple of 65536");
+  t.finish();
+  if (reader.failed()) return tl::unexpected<base::Error>(reader.takeError());
+  return d;
+}
+
+base::Result<Daemon> loadDaemon(const std::string& path) {
+  MAYFLY_TRY(std::string text,
+             base::readSmallFile(base::FdView(AT_FDCWD), path, kDaemonFileBytesMax));
+  return parseDaemon(text, path);
+}
+
+}  // namespace mayfly::config

@@ -1,0 +1,50 @@
+// The daemon's settings, with every default in one place. No file is needed.
+//
+// Layer: config. Pure but for loadDaemon(), which reads one file.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace mayfly::config {
+
+inline constexpr size_t kDaemonFileBytesMax = 256u << 10;
+
+// The promises of docs/SPECIFICATION.md that a setting may give up (P6).
+inline constexpr std::string_view kPromises[] = {"isolation", "caps",       "secrets",
+                                                 "ephemeral", "same-start", "landlock"};
+
+struct Daemon {
+  std::string instance = "default";           // its name in cgroups and in the run directory
+  std::string socket_path;                    // empty: <run_dir>/<instance>.sock, see socketPath()
+  std::string state_dir = "/var/lib/mayfly";  // images; shared by instances
+  std::string cache_dir = "/var/cache/mayfly";  // root trees that images are packed from
+  std::string run_dir = "/run/mayfly";          // locks and sockets
+  std::vector<std::string> template_dirs;       // empty: defaultTemplateDirs()
+  std::vector<std::string> templates;           // to serve; empty: every one whose image is built
+  uint32_t boxes_max = 0;                       // alive at once; 0: derived from the host's limits
+  uint32_t queue_max = 1'024;                   // accepted tasks that wait
+  uint32_t connections_max = 256;
+  uint64_t receipt_ms_max = 2'000;  // before a receipt counts as incomplete
+  uint64_t collect_ms_max = 5'000;  // collecting one task's output files
+  std::vector<std::string> accept_lost_promises;
+  std::string log_level = "info";     // trace, debug, info, warn, error
+  std::string cgroup_root;            // empty: looked up where each controller is mounted
+  uint32_t uid_base = 1'879'048'192;  // first of 64 x 65536 ids that no one else uses
+
+  std::string socketPath() const;  // socket_path or the default that follows from run_dir
+};
+
+// Where templates are looked for: beside a build tree, then where packages put them.
+std::vector<std::string> defaultTemplateDirs(std::string_view executable_dir);
+
+bool isInstanceName(std::string_view name);  // [a-z0-9][a-z0-9-]{0,31}
+
+base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file);
+base::Result<Daemon> loadDaemon(const std::string& path);
+
+}  // namespace mayfly::config

@@ -1,0 +1,172 @@
+// Layer: config. See reader.h.
+#include "config/reader.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+
+namespace mayfly::config {
+namespace {
+
+constexpr size_t kStringBytesMax = 4'096;
+
+}  // namespace
+
+Reader::Reader(std::string_view text, std::string_view file) : file_(file) {
+  toml::parse_result parsed = toml::parse(text, file);
+  if (parsed) {
+    table_ = std::move(parsed).table();
+    return;
+  }
+  const toml::parse_error& e = parsed.error();
+  error_ = base::Error{base::Code::invalidArgument,
+                       fmt::format("{}:{}: not valid TOML: {}", file_, e.source().begin.line,
+                                   base::printable(e.description())),
+                       {},
+                       0};
+}
+
+void Reader::complain(const toml::node* at, std::string_view what) {
+  if (error_) return;
+  std::string place = file_;
+  if (at && at->source().begin.line) place += fmt::format(":{}", at->source().begin.line);
+  error_ = base::Error{base::Code::invalidArgument, fmt::format("{}: {}", place, what), {}, 0};
+}
+
+std::string Reader::Table::full(std::string_view key) const {
+  const std::string safe = base::printable(key, 80);
+  return path_.empty() ? safe : path_ + "." + safe;
+}
+
+const toml::node* Reader::Table::find(std::string_view key) {
+  asked_.emplace_back(key);
+  return table_ ? table_->get(key) : nullptr;
+}
+
+void Reader::Table::complain(std::string_view key, std::string_view what) {
+  const toml::node* at = table_ ? table_->get(key) : nullptr;
+  reader_.complain(at ? at : table_, fmt::format("'{}' {}", full(key), what));
+}
+
+void Reader::Table::string(std::string_view key, std::string& out) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  const auto* value = node->as_string();
+  if (!value) return complain(key, "must be a string");
+  if (value->get().size() > kStringBytesMax || value->get().find('\0') != std::string::npos) {
+    return complain(key, fmt::format("must be at most {} bytes without NUL", kStringBytesMax));
+  }
+  out = value->get();
+}
+
+void Reader::Table::boolean(std::string_view key, bool& out) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  if (!node->is_boolean()) return complain(key, "must be true or false");
+  out = node->as_boolean()->get();
+}
+
+void Reader::Table::count(std::string_view key, uint64_t lowest, uint64_t highest, uint64_t& out) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  const auto* value = node->as_integer();
+  if (!value || value->get() < 0 || static_cast<uint64_t>(value->get()) < lowest ||
+      static_cast<uint64_t>(value->get()) > highest) {
+    return complain(key, fmt::format("must be a whole number from {} to {}", lowest, highest));
+  }
+  out = static_cast<uint64_t>(value->get());
+}
+
+void Reader::Table::count(std::string_view key, uint64_t lowest, uint64_t highest, uint32_t& out) {
+  uint64_t wide = out;
+  count(key, lowest, highest, wide);
+  out = static_cast<uint32_t>(wide);
+}
+
+void Reader::Table::quantity(std::string_view key, uint64_t lowest, uint64_t highest,
+                             const std::function<base::Result<uint64_t>(std::string_view)>& parse,
+                             const std::function<std::string(uint64_t)>& format, uint64_t& out) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  std::string text;
+  if (const auto* s = node->as_string()) {
+    text = s->get();
+  } else if (const auto* i = node->as_integer()) {
+    text = fmt::format("{}", i->get());
+  } else if (const auto* f = node->as_floating_point()) {
+    text = fmt::format("{}", f->get());
+  } else {
+    return complain(key, "must be a quantity such as \"512MiB\", \"30s\" or 1.5");
+  }
+  auto value = parse(text);
+  if (!value) {
+    return complain(key,
+                    fmt::format("is wrong: {}. {}", value.error().message, value.error().advice));
+  }
+  if (*value < lowest || *value > highest) {
+    return complain(key, fmt::format("is {}; allowed are {} to {}", format(*value), format(lowest),
+                                     format(highest)));
+  }
+  out = *value;
+}
+
+void Reader::Table::strings(std::string_view key, size_t count_max, std::vector<std::string>& out) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  const toml::array* array = node->as_array();
+  const std::string want = fmt::format("must be a list of at most {} strings", count_max);
+  if (!array || array->size() > count_max) return complain(key, want);
+  std::vector<std::string> values;
+  for (const toml::node& item : *array) {
+    const auto* value = item.as_string();
+    if (!value || value->get().size() > kStringBytesMax ||
+        value->get().find('\0') != std::string::npos) {
+      return complain(key, want);
+    }
+    values.push_back(value->get());
+  }
+  out = std::move(values);
+}
+
+void Reader::Table::stringTable(std::string_view key, size_t count_max,
+                                std::vector<std::pair<std::string, std::string>>& out) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  const toml::table* inner = node->as_table();
+  if (!inner || inner->size() > count_max) {
+    return complain(key, fmt::format("must be a table of at most {} strings", count_max));
+  }
+  std::vector<std::pair<std::string, std::string>> values;
+  for (auto&& [k, v] : *inner) {
+    const auto* value = v.as_string();
+    if (!value || value->get().size() > kStringBytesMax ||
+        value->get().find('\0') != std::string::npos) {
+      return complain(
+          key, fmt::format("must hold strings only; '{}' is none", base::printable(k.str(), 80)));
+    }
+    values.emplace_back(std::string(k.str()), value->get());
+  }
+  std::sort(values.begin(), values.end());
+  out = std::move(values);
+}
+
+Reader::Table Reader::Table::table(std::string_view key) {
+  const toml::node* node = find(key);
+  if (node && !node->is_table()) complain(key, "must be a table");
+  return Table(reader_, node ? node->as_table() : nullptr, full(key));
+}
+
+void Reader::Table::finish() {
+  if (!table_) return;
+  for (auto&& [k, v] : *table_) {
+    if (std::find(asked_.begin(), asked_.end(), k.str()) != asked_.end()) continue;
+    reader_.complain(&v, fmt::format("unknown key '{}'; allowed here: {}", full(k.str()),
+                                     fmt::join(asked_, ", ")));
+    return;
+  }
+}
+
+}  // namespace mayfly::config

@@ -1,0 +1,76 @@
+// Reads TOML tables strictly: every key is asked for by name, what is left over
+// is an error, and the first error wins.
+//
+// Layer: config, internal to it: the only users of toml++ in the project.
+#pragma once
+
+#define TOML_HEADER_ONLY 1
+#define TOML_EXCEPTIONS 0
+#include <toml++/toml.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+
+namespace mayfly::config {
+
+class Reader {
+ public:
+  // Parses; a syntax error becomes the first error.
+  Reader(std::string_view text, std::string_view file);
+
+  // One table of the file. Handed to readers below; valid while the Reader lives.
+  class Table {
+   public:
+    Table(Reader& reader, const toml::table* table, std::string path)
+        : reader_(reader), table_(table), path_(std::move(path)) {}
+
+    bool present() const { return table_ != nullptr; }
+    bool has(std::string_view key) const { return table_ && table_->contains(key); }
+    // Each leaves `out` alone where the key is absent.
+    void string(std::string_view key, std::string& out);
+    void boolean(std::string_view key, bool& out);
+    void count(std::string_view key, uint64_t lowest, uint64_t highest, uint64_t& out);
+    void count(std::string_view key, uint64_t lowest, uint64_t highest, uint32_t& out);
+    // A string, or a bare number, that `parse` turns into a value within the bounds.
+    void quantity(std::string_view key, uint64_t lowest, uint64_t highest,
+                  const std::function<base::Result<uint64_t>(std::string_view)>& parse,
+                  const std::function<std::string(uint64_t)>& format, uint64_t& out);
+    void strings(std::string_view key, size_t count_max, std::vector<std::string>& out);
+    // A table whose values are all strings; its keys are free.
+    void stringTable(std::string_view key, size_t count_max,
+                     std::vector<std::pair<std::string, std::string>>& out);
+    Table table(std::string_view key);
+    // Complains about `key` (or the table, where it is absent).
+    void complain(std::string_view key, std::string_view what);
+    // Every key must have been asked for.
+    void finish();
+
+   private:
+    const toml::node* find(std::string_view key);
+    std::string full(std::string_view key) const;
+
+    Reader& reader_;
+    const toml::table* table_;  // null: absent
+    std::string path_;
+    std::vector<std::string> asked_;
+  };
+
+  Table root() { return Table(*this, error_ ? nullptr : &table_, ""); }
+  bool failed() const { return error_.has_value(); }
+  base::Error takeError() { return std::move(*error_); }
+
+ private:
+  void complain(const toml::node* at, std::string_view what);
+
+  std::string file_;
+  toml::table table_;
+  std::optional<base::Error> error_;
+};
+
+}  // namespace mayfly::config
