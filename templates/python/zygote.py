@@ -1,0 +1,273 @@
+"""The Python zygote: a thin program over libmayfly-zygote.
+
+It loads what template.json lists, then serves. In the zygote serve() does not
+return; it returns in each clone, which runs its one task as `python script.py`
+would and exits. One thread; PyDLL keeps the interpreter's lock throughout.
+"""
+
+import atexit
+import builtins
+import ctypes
+import gc
+import importlib
+import importlib.machinery
+import io
+import json
+import linecache
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import types
+
+HERE = "/usr/lib/mayfly"
+ABI = 1
+COMMAND, FILE, STRING, STDIN = range(4)
+
+
+class Task(ctypes.Structure):
+    """mayfly_task of mayfly/zygote.h."""
+
+    _fields_ = [
+        ("kind", ctypes.c_uint32),
+        ("has_seed", ctypes.c_uint32),
+        ("seed", ctypes.c_uint64),
+        ("argc", ctypes.c_int),
+        ("argv", ctypes.POINTER(ctypes.c_char_p)),
+        ("envp", ctypes.POINTER(ctypes.c_char_p)),
+        ("code", ctypes.c_void_p),
+        ("code_bytes", ctypes.c_size_t),
+    ]
+
+
+class Hooks(ctypes.Structure):
+    """mayfly_zygote_hooks of mayfly/zygote.h."""
+
+    _fields_ = [
+        ("abi", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("before_fork", ctypes.c_void_p),
+        ("after_fork_parent", ctypes.c_void_p),
+        ("after_fork_child", ctypes.c_void_p),
+        ("reseed", ctypes.c_void_p),
+    ]
+
+
+def preload(template):
+    for name in template.get("preload", []):
+        importlib.import_module(name)
+    # What imports alone do not warm: a template's own few lines.
+    warm = os.path.join(HERE, "warm.py")
+    if os.path.exists(warm):
+        with open(warm, "rb") as file:
+            exec(compile(file.read(), warm, "exec"), {"__name__": "warm"})
+
+
+def open_stdio():
+    """Fresh stdio objects over descriptors 0..2, which are the task's pipes now."""
+
+    def text(fd, mode, name, old, newline, line_buffering):
+        raw = io.FileIO(fd, mode, closefd=False)
+        raw.name = name
+        buffered = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+        file = io.TextIOWrapper(buffered, old.encoding, old.errors, newline, line_buffering)
+        file.mode = mode
+        return file
+
+    # Lines are seen live: a pipe would be block-buffered.
+    sys.stdin = sys.__stdin__ = text(0, "r", "<stdin>", sys.stdin, None, False)
+    sys.stdout = sys.__stdout__ = text(1, "w", "<stdout>", sys.stdout, "\n", True)
+    sys.stderr = sys.__stderr__ = text(2, "w", "<stderr>", sys.stderr, "\n", True)
+
+
+def reseed():
+    """In a new clone: every generator whose state the zygote's memory holds.
+
+    `random` reseeds itself by its own at-fork hook; os.urandom, secrets and
+    uuid4 ask the kernel each time.
+    """
+    try:
+        modules = sys.modules
+        if "numpy.random" in modules:
+            modules["numpy"].random.seed()
+        if "tempfile" in modules:
+            modules["tempfile"]._name_sequence = None  # compares pids to notice a fork
+        if "uuid" in modules:
+            modules["uuid"]._node = modules["uuid"]._last_timestamp = None
+        if "ssl" in modules:
+            modules["ssl"].RAND_bytes(1)  # takes up the new pid, and fresh entropy with it
+        open_stdio()
+        return 0
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        return 1
+
+
+def serve(lib):
+    api = ctypes.pythonapi
+
+    def address(function):
+        return ctypes.cast(function, ctypes.c_void_p).value
+
+    callback = ctypes.PYFUNCTYPE(ctypes.c_int)(reseed)
+    hooks = Hooks(
+        ABI,
+        0,
+        address(api.PyOS_BeforeFork),
+        address(api.PyOS_AfterFork_Parent),
+        address(api.PyOS_AfterFork_Child),
+        address(callback),
+    )
+    task = Task()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    result = lib.mayfly_zygote_serve(ctypes.byref(hooks), ctypes.byref(task))
+    if result != 0:
+        sys.exit(f"zygote: cannot serve: {os.strerror(-result)}")
+    return task
+
+
+def set_environment(entries):
+    os.environ.clear()
+    for entry in entries:
+        name, _, value = entry.partition(b"=")
+        os.environb[name] = value
+    if os.environ.get("TZ", "UTC") != "UTC":
+        time.tzset()
+
+
+def seed_generators(seed):
+    random.seed(seed)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+def prepare_main(kind, script, source):
+    """A fresh __main__ as the interpreter would make it, and its code's name."""
+    main = types.ModuleType("__main__")
+    space = main.__dict__
+    space["__builtins__"] = builtins
+    space["__annotations__"] = {}
+    if kind == FILE:
+        name = os.path.abspath(script)
+        sys.path.insert(0, os.path.dirname(os.path.realpath(name)))
+        space["__file__"] = name
+        space["__cached__"] = None
+        space["__loader__"] = importlib.machinery.SourceFileLoader("__main__", name)
+    else:
+        name = "<string>" if kind == STRING else "<stdin>"
+        sys.path.insert(0, "")
+        space["__loader__"] = importlib.machinery.BuiltinImporter
+        text = source.decode("utf-8", "replace")
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    if os.environ.get("PYTHONPATH"):
+        sys.path[1:1] = os.environ["PYTHONPATH"].split(":")
+    sys.modules["__main__"] = main
+    return space, name
+
+
+def exit_code(stop):
+    """The process's exit code for a SystemExit, as the interpreter has it."""
+    if stop.code is None:
+        return 0
+    if isinstance(stop.code, int):
+        return stop.code & 0xFF
+    print(stop.code, file=sys.stderr)
+    return 1
+
+
+def report(error):
+    """The traceback, without the zygote's own frame."""
+    trace = error.__traceback__.tb_next if error.__traceback__ else None
+    error.__traceback__ = trace
+    sys.last_exc, sys.last_type, sys.last_value, sys.last_traceback = error, type(error), error, trace
+    try:
+        sys.excepthook(type(error), error, trace)
+    except SystemExit as stop:
+        return exit_code(stop)
+    except BaseException as second:
+        print("Error in sys.excepthook:", file=sys.stderr)
+        sys.__excepthook__(type(second), second, second.__traceback__)
+        print("\nOriginal exception was:", file=sys.stderr)
+        sys.__excepthook__(type(error), error, trace)
+    return 1
+
+
+def clear_module(space):
+    for pick in (lambda n: n[0:1] == "_" and n[1:2] != "_", lambda n: n != "__builtins__"):
+        for name in [n for n in space if isinstance(n, str) and pick(n)]:
+            space[name] = None
+
+
+def finish(code, space):
+    """What the interpreter does at its end, without tearing down what was preloaded."""
+    try:
+        threading._shutdown()
+    except BaseException as error:
+        sys.__excepthook__(type(error), error, error.__traceback__)
+    atexit._run_exitfuncs()
+    # Open files and other objects of the task's own modules end with them.
+    clear_module(space)
+    for module in list(sys.modules.values()):
+        if str(getattr(module, "__file__", None) or "").startswith("/task/"):
+            clear_module(module.__dict__)
+    gc.collect()
+    for file in (sys.stdout, sys.stderr):
+        try:
+            file.flush()
+        except (AttributeError, ValueError):
+            pass  # closed or replaced by the task
+        except OSError:
+            code = 120
+    os._exit(code)
+
+
+def run(lib, task):
+    argv = [os.fsdecode(task.argv[i]) for i in range(task.argc)]
+    entries = []
+    while task.envp[len(entries)] is not None:
+        entries.append(task.envp[len(entries)])
+    set_environment(entries)
+    if task.has_seed:
+        seed_generators(task.seed)
+    source = ctypes.string_at(task.code, task.code_bytes) if task.code_bytes else b""
+    sys.argv = argv
+    sys.orig_argv = ["python3", *argv]
+    space, name = prepare_main(task.kind, argv[0], source)
+    if task.kind == FILE:
+        with open(name, "rb") as file:
+            source = file.read()
+    if lib.mayfly_zygote_started() != 0:
+        os._exit(121)
+    code = 0
+    try:
+        exec(compile(source, name, "exec", dont_inherit=True), space)
+    except SystemExit as stop:
+        code = exit_code(stop)
+    except KeyboardInterrupt as error:
+        report(error)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException as error:
+        code = report(error)
+    finish(code, space)
+
+
+def main():
+    with open(os.path.join(HERE, "template.json"), encoding="utf-8") as file:
+        template = json.load(file)
+    os.environ.update(template.get("env", {}))
+    sys.path.pop(0)  # this program's folder
+    preload(template)
+    lib = ctypes.PyDLL(os.path.join(HERE, "libmayfly-zygote.so"))
+    # What is loaded now lives as long as the clone: no collection looks at it again.
+    gc.collect()
+    gc.freeze()
+    run(lib, serve(lib))
+
+
+main()
