@@ -1,0 +1,241 @@
+#include "box/seccomp.h"
+
+#include <asm/ioctls.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <span>
+
+#include "box/syscalls.h"
+
+namespace mayfly::box {
+namespace {
+
+using base::Code;
+using base::fail;
+using base::Fd;
+using base::Result;
+using Program = std::vector<sock_filter>;
+
+// Values that the oldest headers lack.
+constexpr uint32_t kPrSchedCore = 62, kPrSetMemoryMerge = 67;
+constexpr uint32_t kFNotify = 1026;  // F_NOTIFY
+constexpr uint32_t kTcpUlp = 31;
+
+constexpr uint32_t kAllow = SECCOMP_RET_ALLOW;
+constexpr uint32_t error(int number) { return SECCOMP_RET_ERRNO | static_cast<uint32_t>(number); }
+constexpr uint32_t kEperm = error(EPERM);
+
+// The low half of an argument: all that the kernel reads of an int. Comparing
+// all 64 bits would let garbage in the high half carry a refused value through.
+constexpr uint32_t low(unsigned argument) {
+  static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
+  return offsetof(seccomp_data, args) + argument * 8;
+}
+
+// One guarded call: straight-line tests, each of which ends the program with a
+// verdict or falls through to the next; at the end stands `otherwise`.
+class Guard {
+ public:
+  Guard(int call, uint32_t otherwise) : call_(call), otherwise_(otherwise) {}
+
+  Guard& load(unsigned argument) { return add(BPF_LD | BPF_W | BPF_ABS, low(argument)); }
+  Guard& mask(uint32_t bits) { return add(BPF_ALU | BPF_AND | BPF_K, bits); }
+  Guard& shift(uint32_t bits) { return add(BPF_ALU | BPF_LSH | BPF_K, bits); }
+  Guard& keep() { return add(BPF_MISC | BPF_TAX, 0); }          // for the next join
+  Guard& join() { return add(BPF_ALU | BPF_OR | BPF_X, 0); }    // with what was kept
+  Guard& on(uint32_t value, uint32_t verdict) { return when(BPF_JEQ, value, verdict); }
+  Guard& over(uint32_t value, uint32_t verdict) { return when(BPF_JGT, value, verdict); }
+  Guard& onAnyBit(uint32_t bits, uint32_t verdict) { return when(BPF_JSET, bits, verdict); }
+
+  // Appends it; the call's number is loaded before and kept where it is another call.
+  void emit(Program& out) const {
+    if (call_ < 0) return;  // absent on this architecture
+    out.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call_), 0,
+                           static_cast<uint8_t>(body_.size() + 1)));
+    out.insert(out.end(), body_.begin(), body_.end());
+    out.push_back(BPF_STMT(BPF_RET | BPF_K, otherwise_));
+  }
+
+ private:
+  Guard& add(uint16_t code, uint32_t k) {
+    body_.push_back(BPF_STMT(code, k));
+    return *this;
+  }
+  Guard& when(uint16_t test, uint32_t value, uint32_t verdict) {
+    body_.push_back(BPF_JUMP(static_cast<uint16_t>(BPF_JMP | test | BPF_K), value, 0, 1));
+    return add(BPF_RET | BPF_K, verdict);
+  }
+
+  int call_;
+  uint32_t otherwise_;
+  Program body_;  // far below the 255 that a conditional jump can skip
+};
+
+// The part before libseccomp's. What it does not decide falls through to that.
+// Every guarded call but clone3 is in the base list.
+Program guards(bool loopback) {
+  std::vector<Guard> list;
+  list.reserve(24);
+  auto guard = [&](const char* name, uint32_t otherwise = kAllow) -> Guard& {
+    return list.emplace_back(callNumber(name), otherwise);
+  };
+
+  guard("mmap").load(3).onAnyBit(MAP_HUGETLB, kEperm);  // the host's huge pages are in no cap
+  // New namespaces; and CLONE_PARENT, whose child would be the spawner's and keep the box from dying.
+  guard("clone").load(0).onAnyBit(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
+                                      CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_PARENT,
+                                  kEperm);
+  guard("clone3", error(ENOSYS));
+  guard("ioctl").load(1).on(TIOCSTI, kEperm).on(TIOCLINUX, kEperm).on(TIOCSETD, kEperm);
+  // Directory events would show the neighbours' use of the shared image.
+  guard("fcntl").load(1).on(kFNotify, kEperm);
+  // Merged pages tell tenants about each other; a core cookie idles the neighbours' hyperthread.
+  guard("prctl").load(0).on(kPrSetMemoryMerge, kEperm).on(kPrSchedCore, kEperm);
+  guard("madvise").load(2).on(MADV_MERGEABLE, kEperm);
+  guard("memfd_create").load(1).onAnyBit(MFD_HUGETLB, kEperm);
+  guard("personality", kEperm).load(0).on(0, kAllow).on(0xffff'ffff, kAllow);
+  // A task may fence itself in further, but not answer its children's calls from outside.
+  guard("seccomp")
+      .load(0).over(SECCOMP_GET_ACTION_AVAIL, kEperm)
+      .load(1).onAnyBit(SECCOMP_FILTER_FLAG_NEW_LISTENER, kEperm);
+  // Whether a page is cached is what RWF_NOWAIT tells: mincore by another name.
+  guard("preadv2").load(5).onAnyBit(RWF_NOWAIT, error(EOPNOTSUPP));
+  // Advice, quietly not taken: dropping pages of the image would slow the neighbours and time them.
+  guard("fadvise64").load(3).on(POSIX_FADV_DONTNEED, error(0));
+  guard("sync", error(0));  // would flush the whole host; in a box all is in memory
+
+  // Family, type and protocol as one word; SOCK_CLOEXEC and _NONBLOCK do not count.
+  auto key = [](uint32_t family, uint32_t type, uint32_t protocol) {
+    return family << 24 | type << 16 | protocol;
+  };
+  for (const char* name : {"socket", "socketpair"}) {
+    Guard& g = guard(name, kEperm);
+    g.load(2).over(0xffff, kEperm).keep().load(0).over(0xff, kEperm).shift(24).join().keep();
+    g.load(1).mask(0xf).shift(16).join();
+    for (uint32_t type : {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET})
+      for (uint32_t protocol : {0, PF_UNIX}) g.on(key(AF_UNIX, type, protocol), kAllow);
+    if (!loopback || name == std::string_view("socketpair")) continue;
+    for (uint32_t family : {AF_INET, AF_INET6}) {
+      for (uint32_t protocol : {0, int{IPPROTO_TCP}}) g.on(key(family, SOCK_STREAM, protocol), kAllow);
+      for (uint32_t protocol : {0, int{IPPROTO_UDP}}) g.on(key(family, SOCK_DGRAM, protocol), kAllow);
+    }
+  }
+
+  // No filter programs and no TLS in the kernel: surface nobody needs.
+  auto option = [](uint32_t level, uint32_t name) { return level << 16 | name; };
+  guard("setsockopt")
+      .load(2).over(0xffff, kAllow).keep().load(1).over(0xffff, kAllow).shift(16).join()
+      .on(option(SOL_SOCKET, SO_ATTACH_FILTER), kEperm)
+      .on(option(SOL_SOCKET, SO_ATTACH_BPF), kEperm)
+      .on(option(SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF), kEperm)
+      .on(option(SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF), kEperm)
+      .on(option(IPPROTO_TCP, kTcpUlp), kEperm);
+
+  Program all;
+  for (const Guard& one : list) one.emit(all);
+  // The numbers mean something else on a foreign architecture: libseccomp's part kills it.
+  Program out;
+  out.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)));
+  out.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, seccomp_arch_native(), 1, 0));
+  out.push_back(BPF_STMT(BPF_JMP | BPF_JA, static_cast<uint32_t>(all.size() + 1)));
+  out.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)));
+  out.insert(out.end(), all.begin(), all.end());
+  return out;
+}
+
+struct Release {
+  void operator()(void* context) const { seccomp_release(context); }
+};
+using Context = std::unique_ptr<void, Release>;
+
+// libseccomp reports -errno.
+base::Status lib(int result, const char* call, std::string_view object) {
+  if (result < 0) return base::failSys(-result, call, object);
+  return base::Unit{};
+}
+
+Result<std::vector<int>> extraNumbers(const SeccompSpec& spec) {
+  std::vector<int> numbers;
+  for (const std::string& name : spec.extra_allow) {
+    auto never = neverCalls();
+    if (std::find(never.begin(), never.end(), name) != never.end())
+      return fail(Code::invalidArgument, "the system call '" + name + "' is refused in every box",
+                  "Remove it from the template's list; no template may allow it.");
+    int number = callNumber(name);
+    if (number == -1)
+      return fail(Code::invalidArgument, "no system call is named '" + name + "'",
+                  "See `man syscalls` for the names.");
+    if (number < 0)
+      return fail(Code::invalidArgument, "the system call '" + name + "' does not exist on this architecture",
+                  "Remove it from the template's list.");
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
+// The call numbers: libseccomp's tree, as instructions.
+Result<Program> numbers(const SeccompSpec& spec) {
+  MAYFLY_TRY(std::vector<int> extra, extraNumbers(spec));
+  Context context(seccomp_init(SCMP_ACT_ERRNO(ENOSYS)));
+  if (!context) return fail(Code::internal, "seccomp_init: out of memory");
+  scmp_filter_ctx ctx = context.get();
+  MAYFLY_CHECK(lib(seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS),
+                   "seccomp_attr_set", "SCMP_FLTATR_ACT_BADARCH"));
+  MAYFLY_CHECK(lib(seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2), "seccomp_attr_set",
+                   "SCMP_FLTATR_CTL_OPTIMIZE"));
+
+  for (std::string_view name : baseCalls())
+    if (int number = callNumber(name); number >= 0) extra.push_back(number);
+  std::sort(extra.begin(), extra.end());
+  extra.erase(std::unique(extra.begin(), extra.end()), extra.end());
+  for (int number : extra)
+    MAYFLY_CHECK(lib(seccomp_rule_add(ctx, SCMP_ACT_ALLOW, number, 0), "seccomp_rule_add",
+                     "call " + std::to_string(number)));
+  for (std::string_view name : neverCalls())
+    if (int number = callNumber(name); number >= 0)
+      MAYFLY_CHECK(lib(seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), number, 0), "seccomp_rule_add", name));
+
+  MAYFLY_TRY(Fd file, base::makeMemfd("mayfly-seccomp-numbers"));
+  MAYFLY_CHECK(lib(seccomp_export_bpf(ctx, file.get()), "seccomp_export_bpf", "the allow-list"));
+  off_t bytes = ::lseek(file.get(), 0, SEEK_END);
+  if (bytes <= 0 || bytes % sizeof(sock_filter) != 0)
+    return fail(Code::internal, "seccomp_export_bpf: the program is empty or cut");
+  Program out(static_cast<size_t>(bytes) / sizeof(sock_filter));
+  if (::pread(file.get(), out.data(), static_cast<size_t>(bytes), 0) != bytes)
+    return base::failSys(errno, "pread", "the exported seccomp program");
+  return out;
+}
+
+}  // namespace
+
+base::Result<base::Fd> buildSeccomp(const SeccompSpec& spec) {
+  Program program = guards(spec.loopback);
+  MAYFLY_TRY(Program tree, numbers(spec));
+  program.insert(program.end(), tree.begin(), tree.end());
+  if (program.size() > kSeccompInstructionsMax)
+    return fail(Code::resourceExhausted, "the seccomp program has " + std::to_string(program.size()) +
+                                             " instructions; the kernel takes " +
+                                             std::to_string(kSeccompInstructionsMax));
+  MAYFLY_TRY(Fd file, base::makeMemfd("mayfly-seccomp"));
+  auto bytes = std::as_bytes(std::span(program));
+  if (::write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()))
+    return base::failSys(errno, "write", "the seccomp program");
+  if (::lseek(file.get(), 0, SEEK_SET) != 0) return base::failSys(errno, "lseek", "the seccomp program");
+  MAYFLY_CHECK(base::sealMemfd(file.view()));
+  return file;
+}
+
+}  // namespace mayfly::box

@@ -1,0 +1,304 @@
+// The seccomp program, loaded for real: each check runs in a forked child under
+// no_new_privs and the filter, and reports by its exit status.
+#include "box/seccomp.h"
+
+#include <asm/ioctls.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <functional>
+#include <string>
+
+#include "box/syscalls.h"
+
+namespace mayfly::box {
+namespace {
+
+std::vector<sock_filter> read(const base::Fd& file) {
+  struct stat st {};
+  EXPECT_EQ(::fstat(file.get(), &st), 0);
+  std::vector<sock_filter> program(static_cast<size_t>(st.st_size) / sizeof(sock_filter));
+  EXPECT_EQ(::pread(file.get(), program.data(), static_cast<size_t>(st.st_size), 0), st.st_size);
+  return program;
+}
+
+constexpr int kNoLoad = 254;  // exit code of a child that could not load the program
+
+// The raw wait status of a child that loads the program and returns `body()`.
+int under(const SeccompSpec& spec, const std::function<int()>& body) {
+  auto file = buildSeccomp(spec);
+  EXPECT_TRUE(file) << file.error().message;
+  auto program = read(*file);
+  pid_t pid = ::fork();
+  if (pid == 0) {
+    rlimit none{0, 0};
+    ::setrlimit(RLIMIT_CORE, &none);
+    sock_fprog prog{static_cast<unsigned short>(program.size()), program.data()};
+    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+        ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog) != 0)
+      ::_exit(kNoLoad);
+    ::_exit(body());
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_FALSE(WIFEXITED(status) && WEXITSTATUS(status) == kNoLoad) << "the kernel refuses the program";
+  return status;
+}
+
+// The errno that a call meets in the box, 0 where it succeeds, -signal where it kills.
+int answer(const std::function<long()>& call, const SeccompSpec& spec = {}) {
+  int status = under(spec, [&] { return call() == -1 ? errno : 0; });
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+// A flags word whose high half is garbage: the kernel reads the low half only.
+constexpr unsigned long kGarbage = 0xdead'beef'0000'0000;
+
+TEST(Seccomp, EveryCallOfTheNeverListIsRefusedWithEperm) {
+  for (std::string_view name : neverCalls()) {
+    int number = callNumber(name);
+    if (number < 0) continue;  // absent on this architecture: nothing to call
+    int expected = name == "clone3" ? ENOSYS : EPERM;
+    EXPECT_EQ(answer([&] { return ::syscall(number, 0, 0, 0, 0, 0, 0); }), expected) << name;
+  }
+}
+
+TEST(Seccomp, NeverAndBaseListShareNoCall) {
+  for (std::string_view never : neverCalls())
+    for (std::string_view base : baseCalls()) EXPECT_NE(never, base);
+}
+
+TEST(Seccomp, EveryNameOfTheListsIsKnown) {
+  for (std::string_view name : baseCalls()) EXPECT_NE(callNumber(name), -1) << name;
+  for (std::string_view name : neverCalls()) EXPECT_NE(callNumber(name), -1) << name;
+}
+
+TEST(Seccomp, UnknownAndUnlistedCallsDoNotExist) {
+  EXPECT_EQ(answer([] { return ::syscall(1000); }), ENOSYS);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_inotify_init1, 0); }), ENOSYS);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_mq_open, "/x", O_CREAT, 0600, nullptr); }), ENOSYS);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_io_setup, 1, nullptr); }), ENOSYS);
+}
+
+TEST(Seccomp, TemplateMayAddACall) {
+  SeccompSpec spec{.extra_allow = {"inotify_init1"}};
+  EXPECT_EQ(answer([] { return ::syscall(SYS_inotify_init1, 0); }, spec), 0);
+}
+
+TEST(Seccomp, TemplateMayNotNameARefusedOrUnknownCall) {
+  for (const char* name : {"ptrace", "clone3", "io_uring_setup", "unshare", "no_such_call", ""}) {
+    auto built = buildSeccomp({.extra_allow = {name}});
+    ASSERT_FALSE(built) << name;
+    EXPECT_EQ(built.error().code, base::Code::invalidArgument);
+    EXPECT_NE(built.error().message.find(name), std::string::npos);
+  }
+}
+
+#ifdef __x86_64__
+TEST(Seccomp, X32CallsAreKilled) {
+  EXPECT_EQ(answer([] { return ::syscall(0x40000000 | SYS_getpid); }), -SIGSYS);
+}
+TEST(Seccomp, X32FormOfAGuardedCallIsKilled) {
+  EXPECT_EQ(answer([] { return ::syscall(0x40000000 | SYS_socket, AF_UNIX, SOCK_STREAM, 0); }), -SIGSYS);
+}
+TEST(Seccomp, I386CallsAreKilledWhateverTheirNumber) {
+  // 20 is getpid there; 41 and 359 (dup, socket) fall on numbers that the guards know.
+  for (int number : {20, 41, 359, 16, 56}) {
+    EXPECT_EQ(answer([&] {
+                long result = number;
+                asm volatile("int $0x80" : "+a"(result) : "b"(0), "c"(0), "d"(0) : "memory");
+                return result;
+              }),
+              -SIGSYS)
+        << number;
+  }
+}
+#endif
+
+TEST(Seccomp, CloneMakesProcessesButNoNamespaces) {
+  EXPECT_EQ(answer([] {
+              long pid = ::syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+              if (pid == 0) ::_exit(0);
+              return pid;
+            }),
+            0);
+  for (unsigned long flag : {CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
+                             CLONE_NEWPID, CLONE_NEWNET}) {
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_clone, flag | SIGCHLD, 0, 0, 0, 0); }), EPERM) << flag;
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_clone, kGarbage | flag | SIGCHLD, 0, 0, 0, 0); }), EPERM);
+  }
+}
+TEST(Seccomp, CloneCannotMakeASiblingThatOnlyTheSpawnerCouldReap) {
+  EXPECT_EQ(answer([] { return ::syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0); }), EPERM);
+}
+
+TEST(Seccomp, TerminalInjectionIsRefusedWhateverTheHighHalfSays) {
+  for (unsigned long request : {TIOCSTI, TIOCLINUX, TIOCSETD}) {
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_ioctl, 0, request, 0); }), EPERM);
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_ioctl, 0, kGarbage | request, 0); }), EPERM);
+  }
+  int count = 0;
+  EXPECT_EQ(answer([&] {
+              int fds[2];
+              if (::pipe(fds) != 0) return -1L;
+              return ::syscall(SYS_ioctl, fds[0], FIONREAD, &count);
+            }),
+            0);
+}
+
+struct SocketCase {
+  int family, type, protocol, with_loopback, without;
+};
+TEST(Seccomp, SocketsAreUnixTcpAndUdpOnly) {
+  const SocketCase cases[] = {
+      {AF_UNIX, SOCK_STREAM, 0, 0, 0},
+      {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, 0, 0},
+      {AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, 0, 0},
+      {AF_UNIX, SOCK_RAW, 0, EPERM, EPERM},
+      {AF_INET, SOCK_STREAM, 0, 0, EPERM},
+      {AF_INET, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP, 0, EPERM},
+      {AF_INET, SOCK_DGRAM, IPPROTO_UDP, 0, EPERM},
+      {AF_INET6, SOCK_DGRAM, 0, 0, EPERM},
+      {AF_INET6, SOCK_STREAM, IPPROTO_TCP, 0, EPERM},
+      {AF_INET, SOCK_RAW, IPPROTO_ICMP, EPERM, EPERM},
+      {AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW, EPERM, EPERM},
+      {AF_INET, SOCK_DGRAM, IPPROTO_ICMP, EPERM, EPERM},
+      {AF_INET, SOCK_STREAM, 262, EPERM, EPERM},  // MPTCP
+      {AF_INET, SOCK_STREAM, 132, EPERM, EPERM},  // SCTP
+      {AF_INET, SOCK_SEQPACKET, 132, EPERM, EPERM},
+      {AF_INET, 6, 0, EPERM, EPERM},              // DCCP
+      {AF_INET, 10, 0, EPERM, EPERM},             // SOCK_PACKET
+  };
+  for (const SocketCase& c : cases) {
+    auto call = [&] { return ::syscall(SYS_socket, c.family, c.type, c.protocol); };
+    EXPECT_EQ(answer(call), c.with_loopback) << c.family << " " << c.type << " " << c.protocol;
+    EXPECT_EQ(answer(call, {.loopback = false}), c.without) << c.family << " " << c.type;
+  }
+  for (int family = 0; family < 64; ++family) {
+    if (family == AF_UNIX || family == AF_INET || family == AF_INET6) continue;
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_socket, family, SOCK_DGRAM, 0); }), EPERM) << family;
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_socket, family, SOCK_RAW, 0); }), EPERM) << family;
+  }
+}
+TEST(Seccomp, GarbageInTheHighHalvesCannotSmuggleASocketThrough) {
+  EXPECT_EQ(answer([] { return ::syscall(SYS_socket, kGarbage | AF_NETLINK, kGarbage | SOCK_RAW, 0); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_socket, 0x100 | AF_UNIX, SOCK_STREAM, 0); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_socket, AF_INET, SOCK_DGRAM, 0x10000); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_socket, kGarbage | AF_UNIX, kGarbage | SOCK_STREAM, kGarbage); }), 0);
+}
+TEST(Seccomp, SocketpairsAreUnixOnly) {
+  int fds[2];
+  for (int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET})
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_socketpair, AF_UNIX, type, 0, fds); }), 0);
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_socketpair, AF_INET, SOCK_STREAM, 0, fds); }), EPERM);
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_socketpair, AF_TIPC, SOCK_STREAM, 0, fds); }), EPERM);
+}
+TEST(Seccomp, SocketsTakeNoFilterPrograms) {
+  EXPECT_EQ(answer([] {
+              int fd = ::socket(AF_INET, SOCK_DGRAM, 0);
+              sock_filter ret = BPF_STMT(BPF_RET | BPF_K, 0);
+              sock_fprog prog{1, &ret};
+              return ::syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog);
+            }),
+            EPERM);
+  EXPECT_EQ(answer([] {
+              int fd = ::socket(AF_INET, SOCK_STREAM, 0), one = 1;
+              if (::setsockopt(fd, IPPROTO_TCP, 1 /* TCP_NODELAY */, &one, sizeof one) != 0) return -1L;
+              return ::syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+            }),
+            0);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_setsockopt, 0, IPPROTO_TCP, 31, "tls", 3); }), EPERM);
+}
+
+TEST(Seccomp, PersonalityMayBeReadAndReset) {
+  EXPECT_EQ(answer([] { return ::syscall(SYS_personality, 0xffffffffu); }), 0);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_personality, ~0ul); }), 0);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_personality, 0); }), 0);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_personality, ADDR_NO_RANDOMIZE); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_personality, READ_IMPLIES_EXEC); }), EPERM);
+}
+
+TEST(Seccomp, HugePagesOutsideEveryCapAreRefused) {
+  EXPECT_EQ(answer([] {
+              return ::syscall(SYS_mmap, 0, 1 << 21, PROT_READ,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+            }),
+            EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_memfd_create, "x", MFD_HUGETLB); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_memfd_create, "x", MFD_CLOEXEC); }), 0);
+}
+
+TEST(Seccomp, NothingTellsOfTheNeighboursThroughSharedPages) {
+  EXPECT_EQ(answer([] { return ::syscall(SYS_madvise, 0, 4096, MADV_MERGEABLE); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_prctl, 67 /* PR_SET_MEMORY_MERGE */, 1, 0, 0, 0); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_prctl, 62 /* PR_SCHED_CORE */, 1, 0, 0, 0); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_fcntl, 0, 1026 /* F_NOTIFY */, 1); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0); }), 0);
+  char byte;
+  iovec iov{&byte, 1};
+  auto preadv2 = [&](unsigned long flags) {
+    return answer([&, flags] {
+      int fd = ::open("/proc/self/exe", O_RDONLY);
+      return ::syscall(SYS_preadv2, fd, &iov, 1, 0, 0, flags);
+    });
+  };
+  EXPECT_EQ(preadv2(RWF_NOWAIT), EOPNOTSUPP);
+  EXPECT_EQ(preadv2(0), 0);
+}
+
+TEST(Seccomp, TaskMayFenceItselfInButNotSupervise) {
+  sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  sock_fprog prog{1, &allow};
+  auto load = [&](unsigned long flags) {
+    return answer([&, flags] { return ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &prog); });
+  };
+  EXPECT_EQ(load(0), 0);
+  EXPECT_EQ(load(SECCOMP_FILTER_FLAG_NEW_LISTENER), EPERM);
+  EXPECT_EQ(load(kGarbage | SECCOMP_FILTER_FLAG_NEW_LISTENER), EPERM);
+}
+
+// A filter that allows all cannot undo what stands above it.
+TEST(Seccomp, SecondFilterCannotWidenTheFirst) {
+  EXPECT_EQ(answer([] {
+              sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+              sock_fprog prog{1, &allow};
+              if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog) != 0) return 0L;
+              return ::syscall(SYS_unshare, CLONE_NEWUSER);
+            }),
+            EPERM);
+}
+
+TEST(Seccomp, ProgramIsSmallSealedAndOneForAll) {
+  auto one = buildSeccomp({});
+  auto two = buildSeccomp({});
+  ASSERT_TRUE(one && two);
+  auto a = read(*one), b = read(*two);
+  EXPECT_LT(a.size(), 1500u);
+  RecordProperty("instructions", static_cast<int>(a.size()));
+  ASSERT_EQ(a.size(), b.size());
+  EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), [](const sock_filter& x, const sock_filter& y) {
+    return x.code == y.code && x.jt == y.jt && x.jf == y.jf && x.k == y.k;
+  }));
+  EXPECT_EQ(::write(one->get(), "x", 1), -1);
+  EXPECT_EQ(::ftruncate(one->get(), 0), -1);
+}
+
+}  // namespace
+}  // namespace mayfly::box
