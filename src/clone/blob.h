@@ -1,0 +1,57 @@
+// A task as one block for its clone: layout as zygote::TaskBlob says.
+//
+// The head (header, strings, file records) is built in memory; code and file
+// contents stay where they are and are named by offset.
+//
+// Layer: clone. BlobLayout is pure; BlobWriter writes a memfd, in bounded steps.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "sched/core.h"
+
+namespace mayfly::clone {
+
+inline constexpr size_t kBlobStepBytes = 2u << 20;  // written between two turns of the core
+
+// A layout borrows from the TaskSpec that it was made of.
+struct BlobLayout {
+  struct Part {
+    uint64_t offset = 0;
+    std::string_view bytes;
+  };
+  std::string head;         // lies at offset 0
+  std::vector<Part> parts;  // ascending, without overlap
+  uint64_t bytes = 0;       // of the whole blob
+};
+
+// argv as the task sees it: the command; or [script name | "-c" | "-"], then args.
+// Environment: `base_env`, overridden by the task's own.
+BlobLayout layoutBlob(const sched::TaskSpec& spec,
+                      const std::vector<std::pair<std::string, std::string>>& base_env);
+
+class BlobWriter {
+ public:
+  // `spec` must outlive the writer's last step().
+  static base::Result<BlobWriter> create(
+      const sched::TaskSpec& spec,
+      const std::vector<std::pair<std::string, std::string>>& base_env);
+
+  // Writes at most kBlobStepBytes; true once all is written and sealed.
+  base::Result<bool> step();
+  uint64_t bytes() const { return layout_.bytes; }
+  base::FdView fd() const { return fd_.view(); }
+
+ private:
+  BlobLayout layout_;
+  base::Fd fd_;
+  size_t part_ = 0;        // 0: the head; n: parts[n - 1]
+  size_t part_done_ = 0;   // bytes of it
+};
+
+}  // namespace mayfly::clone

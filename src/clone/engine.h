@@ -1,0 +1,152 @@
+// The engine: sched::Core made real. It feeds each task's state machine with what
+// the spawner, the clone, the streams, the clock and the client say, and does what
+// the machine answers. It decides nothing itself.
+//
+// Layer: clone. Core thread: owns all state, no locks, never blocks.
+#pragma once
+
+#include <utility>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/observer.h"
+#include "clone/blob.h"
+#include "clone/log_pump.h"
+#include "clone/spawner_link.h"
+#include "clone/task_io.h"
+#include "pool/template_registry.h"
+#include "reap/ledger.h"
+#include "sched/admission.h"
+#include "sched/core.h"
+#include "sched/task_machine.h"
+
+namespace mayfly::clone {
+
+inline constexpr uint32_t kFdsPerBox = 5;   // control, stdin, stdout, stderr; the task's memfd or spool
+inline constexpr uint32_t kPidsPerBox = 2;  // the init and the collector, beside the task's own
+
+struct EngineOptions {
+  sched::Budget budget;
+  sched::Bounds bounds;
+  reap::QuarantineBounds quarantine;
+  uint32_t collect_ms_max = 5'000;
+  uint64_t input_held_bytes_max = 1ull << 30;     // code, files and stdin of all tasks, in memory
+  uint64_t stop_tasks_ns_max = 5'000'000'000;     // tasks to end and be proven gone
+  uint64_t stop_templates_ns_max = 3'000'000'000;
+};
+
+// What the engine tells its owner; it writes no log itself.
+class EngineWatcher {
+ public:
+  virtual ~EngineWatcher() = default;
+  virtual void onSpawnerReady(std::string_view /*in_force*/) {}
+  virtual void onTemplate(std::string_view /*name*/, std::string_view /*state*/,
+                          std::string_view /*why*/) {}
+  virtual void onZygoteLine(std::string_view /*name*/, std::string_view /*line*/) {}
+  virtual void onReceiptIncomplete(const base::Receipt&) {}
+  virtual void onReceiptCompleted(const base::Receipt&) {}  // a late one: out of quarantine
+  virtual void onSettled() {}          // every template is ready, or was given up
+  virtual void onFatal(base::Error) {} // the spawner is gone
+};
+
+class Engine final : public sched::Core, private SpawnerLink::Handler, private TaskIo::Sink {
+ public:
+  Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
+         EngineWatcher& watcher);
+  ~Engine() override;
+
+  // Before start(). `seccomp`: the template's program, a sealed memfd.
+  base::Result<base::TemplateId> addTemplate(pool::TemplateSpec spec, base::Fd seccomp);
+  base::Status start(base::Fd spawner_socket);
+  // Ends every task with daemonStopping, waits for the receipts and the templates
+  // within bounds, then calls `done`. New tasks are refused from here on.
+  void stop(std::function<void()> done);
+
+  // sched::Core
+  base::Result<base::TaskId> submit(sched::TaskSpec spec,
+                                    std::shared_ptr<sched::TaskListener> listener) override;
+  base::Status writeStdin(base::TaskId task, std::string data) override;
+  base::Status closeStdin(base::TaskId task) override;
+  void acknowledgeOutput(base::TaskId task, sched::Stream stream, uint64_t bytes) override;
+  base::Status cancel(base::TaskId task) override;
+  void ownerGone(sched::OwnerId owner) override;
+  std::vector<sched::TaskInfo> tasks() const override;
+  std::vector<sched::TemplateInfo> templates() const override;
+
+  const reap::Ledger& ledger() const { return ledger_; }
+
+ private:
+  struct Task;
+  using TaskPtr = std::shared_ptr<Task>;
+  struct Template {
+    SpawnerLink::SharedFd seccomp;
+    std::shared_ptr<LogPump> log;
+    bool published = false;  // publish was asked for, and its end was not told
+  };
+
+  // SpawnerLink::Handler
+  void onSpawnerEvent(const spawner::Event& event, std::span<base::Fd> fds) override;
+  void onSpawnerLost(base::Error why) override;
+  // TaskIo::Sink
+  void onCloneReady(base::TaskId, const zygote::CloneReady&) override;
+  void onCloneStarted(base::TaskId, const zygote::Started&) override;
+  void onControlBroken(base::TaskId, std::string why) override;
+  void onTaskOutput(base::TaskId, sched::Stream, std::string_view bytes) override;
+  void onOutputOver(base::TaskId, sched::Stream) override;
+  void onStdinTaken(base::TaskId, uint64_t bytes) override;
+
+  // Tasks (engine.cc)
+  TaskPtr find(base::TaskId id) const;
+  void dispatch();
+  void act(const TaskPtr& t, const sched::Acts& acts);
+  void make(const TaskPtr& t);
+  void writeBlob(const TaskPtr& t);
+  void claim(const TaskPtr& t);
+  void end(const TaskPtr& t);
+  void finish(const TaskPtr& t);
+  void armTimer(const TaskPtr& t);
+  void boxEvent(const spawner::Event& event, std::span<base::Fd> fds);
+  void boxGone(const spawner::Event& event, const TaskPtr& t);
+  sched::TaskResult result(Task& t) const;
+  void collectFiles(Task& t, sched::TaskResult* r) const;
+  void dropInput(Task& t, uint64_t bytes);
+  void phase(const Task& t, base::Phase p);
+
+  // Templates and the end (engine_templates.cc)
+  void templateEvent(const spawner::Event& event);
+  void runTemplates();
+  void publish(base::TemplateId id);
+  void templateChanged(base::TemplateId id);
+  void failQueue(base::TemplateId id);
+  void stopTasksDone();
+  void checkStopped();
+  void stopped();
+
+  boost::asio::io_context& io_;
+  EngineOptions options_;
+  base::Observer& observer_;
+  EngineWatcher& watcher_;
+  SpawnerLink link_;
+  pool::TemplateRegistry registry_;
+  std::vector<Template> templates_;  // index = id - 1
+  sched::Admission admission_;
+  reap::Ledger ledger_;
+  std::unordered_map<base::TaskId, TaskPtr> tasks_;
+  std::unordered_map<base::BoxId, base::TaskId> task_of_box_;
+  base::TaskId next_task_ = 1;
+  base::BoxId next_box_ = 1;
+  uint64_t input_held_bytes_ = 0;
+  boost::asio::steady_timer template_timer_, stop_timer_;
+  bool spawner_ready_ = false, settled_ = false, dispatching_ = false;
+  enum class Stopping : uint8_t { no, tasks, templates, done } stopping_ = Stopping::no;
+  std::function<void()> on_stopped_;
+};
+
+}  // namespace mayfly::clone

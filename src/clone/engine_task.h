@@ -1,0 +1,55 @@
+// What the engine keeps of one task.
+//
+// Layer: clone, private to the engine.
+#pragma once
+
+#include <utility>
+
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "clone/engine.h"
+
+namespace mayfly::clone {
+
+// steady_clock is the monotonic clock that phases and deadlines use.
+inline std::chrono::steady_clock::time_point timePoint(uint64_t monotonic_ns) {
+  return std::chrono::steady_clock::time_point(
+      std::chrono::nanoseconds(static_cast<int64_t>(monotonic_ns)));
+}
+
+struct Engine::Task {
+  Task(boost::asio::io_context& context, base::TaskId task, const base::Limits& limits,
+       const sched::Bounds& bounds, uint64_t now_ns)
+      : id(task), machine(limits, bounds, now_ns), timer(context) {}
+
+  base::TaskId id;
+  base::TemplateId tmpl = 0;
+  base::BoxId box = 0;
+  sched::TaskSpec spec;  // its contents are dropped once the clone has them
+  std::shared_ptr<sched::TaskListener> listener;
+  sched::TaskMachine machine;
+  boost::asio::steady_timer timer;
+  uint64_t armed_ns = 0;  // what the timer waits for; 0: nothing
+
+  std::optional<BlobWriter> blob;
+  bool blob_written = false, claim_wanted = false;
+  std::shared_ptr<TaskIo> io;
+  uint64_t input_left_bytes = 0;  // what writeStdin may still bring
+  uint64_t input_held_bytes = 0;  // of the engine's budget
+  bool stdin_closed = false;
+  uint32_t pid_host = 0;
+
+  std::string captured[2];
+  bool truncated[2] = {};
+  SpawnerLink::SharedFd spool;
+  spawner::CollectState collect = spawner::CollectState::none;
+  std::string collect_text;
+  base::Receipt receipt;
+  bool slot_free = true;
+};
+
+}  // namespace mayfly::clone

@@ -1,0 +1,113 @@
+#include "clone/spawner_link.h"
+
+#include <errno.h>
+
+#include <array>
+#include <string>
+
+namespace mayfly::clone {
+
+using boost::asio::posix::descriptor_base;
+
+base::Status SpawnerLink::open(base::Fd socket) {
+  MAYFLY_CHECK(base::setNonblocking(socket.view()));
+  boost::system::error_code failed;
+  socket_.assign(socket.get(), failed);
+  if (failed) return base::failSys(failed.value(), "epoll", "the spawner's channel");
+  socket.release();
+  open_ = true;
+  listen();
+  return base::Unit{};
+}
+
+void SpawnerLink::close() {
+  open_ = false;
+  boost::system::error_code ignored;
+  socket_.close(ignored);
+  out_.clear();
+}
+
+void SpawnerLink::lost(base::Error why) {
+  if (!open_) return;
+  close();
+  handler_.onSpawnerLost(std::move(why));
+}
+
+void SpawnerLink::listen() {
+  socket_.async_wait(descriptor_base::wait_read,
+                     [this, alive = std::weak_ptr<char>(alive_)](boost::system::error_code failed) {
+                       if (failed || alive.expired() || !open_) return;
+                       receive();
+                     });
+}
+
+void SpawnerLink::receive() {
+  std::weak_ptr<char> alive = alive_;
+  for (size_t i = 0; i < kEventsPerTurnMax; ++i) {
+    spawner::Event event;
+    auto got = base::receiveMessage(fd(), base::writableBytesOf(event));
+    if (!got) {
+      if (got.error().code == base::Code::unavailable) break;
+      return lost(std::move(got).error().in("the spawner's channel"));
+    }
+    if (got->bytes == 0)
+      return lost(base::Error{base::Code::internal, "the spawner ended", {}, 0});
+    if (got->bytes != sizeof event || event.magic != spawner::kMagic ||
+        event.version != spawner::kVersion)
+      return lost(base::Error{base::Code::internal,
+                              "the spawner sent a message of another size, magic or version", {}, 0});
+    event.step[sizeof event.step - 1] = '\0';
+    event.text[sizeof event.text - 1] = '\0';
+    handler_.onSpawnerEvent(event, std::span<base::Fd>(got->fd, got->fds));
+    if (alive.expired() || !open_) return;
+  }
+  listen();
+}
+
+void SpawnerLink::send(const spawner::Request& request, std::vector<SharedFd> fds) {
+  if (!open_) return;
+  if (out_.size() >= kOutboundMessagesMax) {
+    // Told from the loop: the caller is in the middle of a task's step.
+    boost::asio::post(socket_.get_executor(), [this, alive = std::weak_ptr<char>(alive_)] {
+      if (!alive.expired())
+        lost(base::Error{base::Code::internal,
+                         "the spawner does not answer: " + std::to_string(kOutboundMessagesMax) +
+                             " messages wait for it",
+                         {}, 0});
+    });
+    return;
+  }
+  out_.push_back(Out{request, std::move(fds)});
+  if (!waiting_to_write_) flush();
+}
+
+void SpawnerLink::flush() {
+  while (!out_.empty()) {
+    int raw[base::kMessageFdsMax];
+    size_t n = 0;
+    for (const SharedFd& f : out_.front().fds) raw[n++] = f->get();
+    auto sent =
+        base::sendMessage(fd(), base::bytesOf(out_.front().request), std::span<const int>(raw, n));
+    if (sent) {
+      out_.pop_front();
+      continue;
+    }
+    if (sent.error().code == base::Code::unavailable) break;
+    boost::asio::post(socket_.get_executor(),
+                      [this, alive = std::weak_ptr<char>(alive_),
+                       why = std::move(sent).error()]() mutable {
+                        if (!alive.expired()) lost(std::move(why).in("the spawner's channel"));
+                      });
+    return;
+  }
+  if (out_.empty()) return;
+  waiting_to_write_ = true;
+  socket_.async_wait(descriptor_base::wait_write,
+                     [this, alive = std::weak_ptr<char>(alive_)](boost::system::error_code failed) {
+                       if (alive.expired()) return;
+                       waiting_to_write_ = false;
+                       if (!failed && open_) flush();
+                     });
+}
+
+}  // namespace mayfly::clone

@@ -1,0 +1,68 @@
+// The daemon's end of the channel to the spawner.
+//
+// Fixed-size messages with descriptors beside them (spawner/wire.h). Sending never
+// blocks: what the socket does not take waits in a bounded queue. Whatever breaks
+// the connection is told once, and is fatal for the daemon.
+//
+// Layer: clone. Core thread.
+#pragma once
+
+#include <utility>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "spawner/wire.h"
+
+namespace mayfly::clone {
+
+inline constexpr size_t kOutboundMessagesMax = 8'192;
+inline constexpr size_t kEventsPerTurnMax = 64;
+
+class SpawnerLink {
+ public:
+  class Handler {
+   public:
+    virtual ~Handler() = default;
+    virtual void onSpawnerEvent(const spawner::Event& event, std::span<base::Fd> fds) = 0;
+    virtual void onSpawnerLost(base::Error why) = 0;
+  };
+  using SharedFd = std::shared_ptr<base::Fd>;
+
+  SpawnerLink(boost::asio::io_context& io, Handler& handler) : handler_(handler), socket_(io) {}
+
+  base::Status open(base::Fd socket);  // starts to listen
+  // A failure is told to the handler, once, and never here.
+  void send(const spawner::Request& request, std::vector<SharedFd> fds = {});
+  void close();
+  bool isOpen() const { return open_; }
+
+ private:
+  struct Out {
+    spawner::Request request;
+    std::vector<SharedFd> fds;
+  };
+  void listen();
+  void receive();
+  void flush();
+  void lost(base::Error why);
+  base::FdView fd() { return base::FdView(socket_.native_handle()); }
+
+  Handler& handler_;
+  boost::asio::posix::stream_descriptor socket_;
+  std::deque<Out> out_;
+  bool open_ = false;
+  bool waiting_to_write_ = false;
+  // Handlers of asio hold it: gone once the link is.
+  std::shared_ptr<char> alive_ = std::make_shared<char>();
+};
+
+}  // namespace mayfly::clone

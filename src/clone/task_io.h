@@ -1,0 +1,96 @@
+// The streams of one box: the control socket to its clone, then stdin, stdout and
+// stderr. Reads and writes never block; what a task prints never piles up here.
+//
+// Output is counted against its cap and, where it is live, held back by the
+// listener's window. At most 4 descriptors a box.
+//
+// Layer: clone. Core thread. Held by shared_ptr: asio's handlers keep it alive.
+#pragma once
+
+#include <utility>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "sched/core.h"
+#include "zygote/wire.h"
+
+namespace mayfly::clone {
+
+inline constexpr size_t kChunkBytes = 64u << 10;
+inline constexpr size_t kChunksPerTurnMax = 4;
+
+enum class Delivery : uint8_t { live, captured };
+
+class TaskIo : public std::enable_shared_from_this<TaskIo> {
+ public:
+  // What it tells the engine. It may be closed from within each call.
+  class Sink {
+   public:
+    virtual ~Sink() = default;
+    virtual void onCloneReady(base::TaskId, const zygote::CloneReady&) = 0;
+    virtual void onCloneStarted(base::TaskId, const zygote::Started&) = 0;
+    virtual void onControlBroken(base::TaskId, std::string why) = 0;
+    virtual void onTaskOutput(base::TaskId, sched::Stream, std::string_view bytes) = 0;
+    virtual void onOutputOver(base::TaskId, sched::Stream) = 0;  // more came than the cap
+    virtual void onStdinTaken(base::TaskId, uint64_t bytes) = 0;
+  };
+
+  TaskIo(boost::asio::io_context& io, Sink& sink, base::TaskId task, Delivery delivery,
+         uint64_t output_bytes_max);
+
+  // fds: control, stdin, stdout, stderr, as in boxMade. Waits for the clone's words.
+  base::Status open(std::span<base::Fd> fds);
+  // Handles now what the clone has said: what the spawner tells may not overtake it.
+  void pollControl();
+  base::Status claim(const zygote::Claim& claim, base::FdView blob);
+  void begin();  // the task runs: the streams flow; the control socket is closed
+
+  void pushStdin(std::string bytes);
+  void endStdin();  // after what was pushed
+
+  void acknowledge(sched::Stream stream, uint64_t bytes);
+  // All writers are dead: reads what is left, whatever the window says.
+  void drain();
+  void close();  // every descriptor; nothing is told afterwards
+
+  uint64_t bytes(sched::Stream s) const { return outputs_[static_cast<size_t>(s)].total_bytes; }
+
+ private:
+  using Descriptor = boost::asio::posix::stream_descriptor;
+  struct Output {
+    explicit Output(boost::asio::io_context& io) : fd(io) {}
+    Descriptor fd;
+    uint64_t total_bytes = 0, unacknowledged_bytes = 0;
+    bool waiting = false, over = false;
+  };
+  base::Status adopt(Descriptor& to, base::Fd& fd);
+  void waitControl();
+  void waitOutput(sched::Stream s);
+  void readOutput(sched::Stream s);
+  void writeStdin();
+  void dropStdin();
+  void closeDescriptor(Descriptor& d);
+
+  Sink& sink_;
+  base::TaskId task_;
+  Delivery delivery_;
+  uint64_t output_bytes_max_;
+  Descriptor control_, stdin_;
+  std::array<Output, 2> outputs_;
+  std::deque<std::string> stdin_queue_;
+  size_t stdin_done_bytes_ = 0;  // of the front
+  bool stdin_waiting_ = false, stdin_ends_ = false;
+  bool running_ = false, draining_ = false, closed_ = false;
+};
+
+}  // namespace mayfly::clone

@@ -1,0 +1,121 @@
+#include "reap/ledger.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "base/text.h"
+
+namespace mayfly::reap {
+
+void Ledger::opened(base::BoxId box, base::TaskId task, sched::OwnerId owner, uint64_t now_ns) {
+  boxes_[box] = Entry{task, owner, now_ns, 0, false};
+}
+
+void Ledger::erase(base::BoxId box) {
+  auto at = boxes_.find(box);
+  if (at == boxes_.end()) return;
+  if (at->second.quarantined) {
+    --quarantined_;
+    auto of = quarantined_of_.find(at->second.owner);
+    if (of != quarantined_of_.end() && --of->second == 0) quarantined_of_.erase(of);
+  }
+  boxes_.erase(at);
+}
+
+void Ledger::quarantine(Entry& entry) {
+  if (entry.quarantined) return;
+  entry.quarantined = true;
+  ++quarantined_;
+  ++quarantined_of_[entry.owner];
+}
+
+Closed Ledger::neverMade(base::BoxId box, uint64_t now_ns) {
+  Closed c;
+  if (auto at = boxes_.find(box); at != boxes_.end()) c.task = at->second.task;
+  c.slot = Closed::Slot::free;
+  c.receipt.box = box;
+  c.receipt.complete = true;
+  c.receipt.reaped_ns = c.receipt.unpopulated_ns = c.receipt.fds_closed_ns =
+      c.receipt.cgroups_gone_ns = c.receipt.uid_free_ns = now_ns;
+  erase(box);
+  return c;
+}
+
+void Ledger::reaped(const spawner::Event& e) {
+  if (auto at = boxes_.find(e.box); at != boxes_.end()) at->second.reaped_ns = e.at_ns;
+}
+
+std::optional<Closed> Ledger::gone(const spawner::Event& e, uint64_t our_fds_closed_ns) {
+  auto at = boxes_.find(e.box);
+  if (at == boxes_.end()) return std::nullopt;
+  Closed c;
+  c.task = at->second.task;
+  c.when = at->second.quarantined ? Closed::When::late : Closed::When::inTime;
+  base::Receipt& r = c.receipt;
+  r.box = e.box;
+  r.reaped_ns = e.reaped_ns;
+  r.unpopulated_ns = e.unpopulated_ns;
+  r.cgroups_gone_ns = e.cgroups_gone_ns;
+  r.fds_closed_ns =
+      e.fds_closed_ns != 0 && our_fds_closed_ns != 0 ? std::max(e.fds_closed_ns, our_fds_closed_ns) : 0;
+
+  auto lacks = [&r](uint64_t at_ns, std::string_view what) {
+    if (at_ns != 0) return;
+    if (!r.missing.empty()) r.missing += ", ";
+    r.missing += what;
+  };
+  lacks(r.reaped_ns, "not every process is reaped");
+  lacks(r.unpopulated_ns, "the kernel has not said `populated 0`");
+  lacks(r.fds_closed_ns, "a descriptor of ours is open");
+  lacks(r.cgroups_gone_ns, "a cgroup is left");
+  if (e.complete == 0 && r.missing.empty()) r.missing = "the spawner calls it incomplete";
+  if (!r.missing.empty() && e.text[0] != '\0') r.missing += ": " + base::printable(e.text);
+  r.complete = r.missing.empty();
+  if (r.complete) {
+    r.uid_free_ns = e.at_ns;
+    c.slot = Closed::Slot::free;
+    erase(e.box);
+  } else {
+    quarantine(at->second);
+  }
+  return c;
+}
+
+Closed Ledger::overdue(base::BoxId box, std::string why) {
+  Closed c;
+  c.receipt.box = box;
+  c.receipt.missing = std::move(why);
+  auto at = boxes_.find(box);
+  if (at == boxes_.end()) return c;
+  c.task = at->second.task;
+  c.receipt.reaped_ns = at->second.reaped_ns;
+  quarantine(at->second);
+  return c;
+}
+
+base::Status Ledger::accepts(sched::OwnerId owner) const {
+  if (quarantined_ >= bounds_.boxes_max)
+    return base::fail(base::Code::unavailable,
+                      "the host is not ready: " + std::to_string(quarantined_) +
+                          " boxes are in quarantine, their receipts incomplete",
+                      "The daemon's log says what is missing.");
+  auto of = quarantined_of_.find(owner);
+  if (of != quarantined_of_.end() && of->second >= bounds_.boxes_per_owner_max)
+    return base::fail(base::Code::resourceExhausted,
+                      std::to_string(of->second) +
+                          " boxes of this client are in quarantine, their receipts incomplete",
+                      "Try again when they are gone.");
+  return base::Unit{};
+}
+
+std::vector<Finding> Ledger::audit(const std::vector<base::BoxId>& seen_on_host) const {
+  std::vector<Finding> findings;
+  std::unordered_set<base::BoxId> seen(seen_on_host.begin(), seen_on_host.end());
+  for (base::BoxId box : seen_on_host)
+    if (!boxes_.contains(box)) findings.push_back({box, Finding::Kind::stray});
+  for (const auto& [box, entry] : boxes_)
+    if (entry.quarantined && !seen.contains(box)) findings.push_back({box, Finding::Kind::lost});
+  return findings;
+}
+
+}  // namespace mayfly::reap
