@@ -1,0 +1,700 @@
+// The engine against a double of the spawner that speaks spawner/wire.h over a real
+// socket, with real pipes for the streams. Events are awaited, never time.
+#include <gtest/gtest.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <deque>
+
+#include "base/clock.h"
+#include "clone/engine.h"
+#include "spawner/spool.h"
+
+namespace mayfly::clone {
+namespace {
+
+using base::Phase;
+using base::Verdict;
+using sched::Stream;
+using spawner::Event;
+using spawner::Kind;
+using spawner::Op;
+using spawner::Request;
+
+constexpr auto kPatience = std::chrono::seconds(20);  // a bound, never a wait
+
+struct Listener : sched::TaskListener {
+  int started = 0, results = 0;
+  std::string out[2];
+  uint64_t stdin_bytes = 0;
+  sched::TaskResult result;
+  void onStarted() override { ++started; }
+  void onOutput(Stream s, std::string_view bytes) override { out[size_t(s)] += bytes; }
+  void onStdinAccepted(uint64_t bytes) override { stdin_bytes += bytes; }
+  void onResult(const sched::TaskResult& r) override {
+    ++results;
+    result = r;
+  }
+};
+
+struct Watcher : EngineWatcher {
+  int settled = 0, incomplete = 0, completed = 0;
+  std::string fatal, lines;
+  void onSettled() override { ++settled; }
+  void onReceiptIncomplete(const base::Receipt&) override { ++incomplete; }
+  void onReceiptCompleted(const base::Receipt&) override { ++completed; }
+  void onFatal(base::Error e) override { fatal = e.message; }
+  void onZygoteLine(std::string_view, std::string_view line) override { lines += line; }
+};
+
+// What the spawner and the clone hold of one box.
+struct FakeBox {
+  base::BoxId id = 0;
+  base::Fd control, in, out, err;
+};
+
+struct Fixture : testing::Test {
+  boost::asio::io_context io;
+  base::Observer observer;
+  Watcher watcher;
+  EngineOptions options;
+  std::unique_ptr<Engine> engine;
+  base::Fd spawner;
+  std::vector<base::Fd> request_fds;
+
+  void SetUp() override { ::signal(SIGPIPE, SIG_IGN); }
+
+  template <class P>
+  void until(P done) {
+    auto give_up = std::chrono::steady_clock::now() + kPatience;
+    while (!done()) {
+      ASSERT_LT(std::chrono::steady_clock::now(), give_up) << "the awaited event did not come";
+      io.restart();
+      io.run_one_for(std::chrono::milliseconds(100));
+    }
+  }
+  void settle() {  // everything that is ready now
+    io.restart();
+    io.poll();
+  }
+
+  Request expect(Op op) {
+    Request r;
+    bool got = false;
+    until([&] {
+      auto m = base::receiveMessage(spawner.view(), base::writableBytesOf(r));
+      if (!m) return false;
+      EXPECT_EQ(m->bytes, sizeof r);
+      request_fds.clear();
+      for (size_t i = 0; i < m->fds; ++i) request_fds.push_back(std::move(m->fd[i]));
+      return got = true;
+    });
+    EXPECT_TRUE(got);
+    EXPECT_EQ(static_cast<int>(r.op), static_cast<int>(op));
+    return r;
+  }
+  bool nothingAsked() {
+    settle();
+    Request r;
+    return !base::receiveMessage(spawner.view(), base::writableBytesOf(r));
+  }
+  void tell(Event e, std::vector<int> fds = {}) {
+    if (e.at_ns == 0) e.at_ns = base::monotonicNs();
+    ASSERT_TRUE(base::sendMessage(spawner.view(), base::bytesOf(e), fds));
+  }
+  void tell(Kind kind, base::BoxId box) {
+    Event e;
+    e.kind = kind;
+    e.box = box;
+    tell(e);
+  }
+
+  void start(bool ready = true) {
+    engine = std::make_unique<Engine>(io, options, observer, watcher);
+    pool::TemplateSpec t;
+    t.name = "python";
+    t.image_digest = std::string(64, 'a');
+    t.zygote = {"/usr/bin/python3", "-m", "zygote"};
+    t.runs_code = true;
+    t.env = {{"HOME", "/task"}};
+    ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
+    auto pair = base::makeSeqpacketPair();
+    spawner = std::move(pair->theirs);
+    ASSERT_TRUE(base::setNonblocking(spawner.view()));
+    ASSERT_TRUE(engine->start(std::move(pair->ours)));
+    tell(Kind::hello, 0);
+    Request r = expect(Op::publish);
+    EXPECT_EQ(r.template_id, 1u);
+    EXPECT_STREQ(r.zygote[2], "zygote");
+    EXPECT_EQ(request_fds.size(), 2u);
+    if (!ready) return;
+    Event e;
+    e.kind = Kind::templateReady;
+    e.template_id = 1;
+    tell(e);
+    until([&] { return watcher.settled == 1; });
+  }
+
+  sched::TaskSpec spec() {
+    sched::TaskSpec s;
+    s.template_name = "python";
+    s.kind = sched::CodeKind::string;
+    s.code = "print(1)";
+    s.owner = 1;
+    return s;
+  }
+  std::shared_ptr<Listener> listener = std::make_shared<Listener>();
+  base::TaskId submit(sched::TaskSpec s) {
+    auto id = engine->submit(std::move(s), listener);
+    EXPECT_TRUE(id) << id.error().message;
+    return id ? *id : 0;
+  }
+
+  FakeBox made() {
+    Request r = expect(Op::make);
+    FakeBox b;
+    b.id = r.box;
+    auto control = base::makeSeqpacketPair();
+    auto in = base::makePipe(), out = base::makePipe(), err = base::makePipe();
+    Event e;
+    e.kind = Kind::boxMade;
+    e.box = r.box;
+    e.box_ready_ns = base::monotonicNs();
+    tell(e, {control->ours.get(), in->write.get(), out->read.get(), err->read.get()});
+    b.control = std::move(control->theirs);
+    b.in = std::move(in->read);
+    b.out = std::move(out->write);
+    b.err = std::move(err->write);
+    EXPECT_TRUE(base::setNonblocking(b.control.view()));
+    EXPECT_TRUE(base::setNonblocking(b.in.view()));
+    EXPECT_TRUE(base::setNonblocking(b.out.view()));
+    return b;
+  }
+  void cloneReady(FakeBox& b) {
+    zygote::CloneReady r;
+    r.at_ns = base::monotonicNs();
+    ASSERT_TRUE(base::sendMessage(b.control.view(), base::bytesOf(r), {}));
+  }
+  std::string takeClaim(FakeBox& b) {
+    std::string blob;
+    zygote::Claim c;
+    until([&] {
+      auto m = base::receiveMessage(b.control.view(), base::writableBytesOf(c));
+      if (!m) return false;
+      EXPECT_EQ(m->fds, 1u);
+      blob.resize(c.blob_bytes);
+      EXPECT_EQ(::pread(m->fd[0].get(), blob.data(), blob.size(), 0), ssize_t(blob.size()));
+      return true;
+    });
+    return blob;
+  }
+  void sayStarted(FakeBox& b) {
+    zygote::Started s;
+    s.at_ns = base::monotonicNs();
+    ASSERT_TRUE(base::sendMessage(b.control.view(), base::bytesOf(s), {}));
+    b.control.reset();
+  }
+  FakeBox running() {
+    FakeBox b = made();
+    cloneReady(b);
+    takeClaim(b);
+    sayStarted(b);
+    until([&] { return listener->started == 1; });
+    return b;
+  }
+  void exits(base::BoxId box, int code, int status) {
+    Event e;
+    e.kind = Kind::cloneExited;
+    e.box = box;
+    e.exit_code = code;
+    e.exit_status = status;
+    tell(e);
+  }
+  // The box's processes are dead: the fake's ends go with them.
+  void reaped(FakeBox& b, Event e = {}) {
+    b.in.reset(), b.out.reset(), b.err.reset(), b.control.reset();
+    e.kind = Kind::boxReaped;
+    e.box = b.id;
+    tell(e);
+  }
+  Event goneEvent(base::BoxId box) {
+    Event e;
+    e.kind = Kind::boxGone;
+    e.box = box;
+    e.complete = 1;
+    e.at_ns = e.reaped_ns = e.unpopulated_ns = e.fds_closed_ns = e.cgroups_gone_ns =
+        base::monotonicNs();
+    return e;
+  }
+  void result() {
+    until([&] { return listener->results > 0; });
+    EXPECT_EQ(listener->results, 1);
+  }
+  size_t openFds() {
+    request_fds.clear();
+    settle();
+    size_t n = 0;
+    for (int fd = 0; fd < 256; ++fd)
+      if (::fcntl(fd, F_GETFD) >= 0) ++n;
+    return n;
+  }
+};
+
+TEST_F(Fixture, TaskRunsFromSubmitToReceipt) {
+  start();
+  size_t fds = openFds();
+  submit(spec());
+  FakeBox b = made();
+  cloneReady(b);
+  std::string blob = takeClaim(b);
+  EXPECT_NE(blob.find("print(1)"), std::string::npos);
+  EXPECT_NE(blob.find("HOME=/task"), std::string::npos);
+  sayStarted(b);
+  until([&] { return listener->started == 1; });
+  ASSERT_EQ(::write(b.out.get(), "1\n", 2), 2);
+  ASSERT_EQ(::write(b.err.get(), "warn", 4), 4);
+  exits(b.id, CLD_EXITED, 0);
+  Request end = expect(Op::end);
+  EXPECT_EQ(end.box, b.id);
+  EXPECT_EQ(end.flags & spawner::kCollect, 0u);
+  Event usage;
+  usage.counters.user_cpu_ns = 5;
+  usage.exit_code = CLD_EXITED;
+  reaped(b, usage);
+  tell(goneEvent(b.id));
+  result();
+  const auto& r = listener->result;
+  EXPECT_EQ(r.verdict, Verdict::succeeded) << r.reason;
+  EXPECT_EQ(r.captured[0], "1\n");
+  EXPECT_EQ(r.captured[1], "warn");
+  EXPECT_TRUE(r.receipt.complete) << r.receipt.missing;
+  EXPECT_EQ(r.usage.user_cpu_ns, 5u);
+  for (size_t i = 0; i < base::kPhases; ++i) {
+    EXPECT_NE(r.phases[i], 0u) << base::name(Phase(i));
+    bool ordered = i == 0 || Phase(i - 1) == Phase::firstByte || Phase(i) == Phase::firstByte ||
+                   r.phases[i - 1] <= r.phases[i];
+    EXPECT_TRUE(ordered) << base::name(Phase(i));
+  }
+  EXPECT_TRUE(engine->tasks().empty());
+  EXPECT_EQ(engine->ledger().alive(), 0u);
+  EXPECT_EQ(openFds(), fds);
+}
+
+TEST_F(Fixture, ExitThatOvertakesStartedIsStillTheTasksOwn) {
+  start();
+  submit(spec());
+  FakeBox b = made();
+  cloneReady(b);
+  takeClaim(b);
+  sayStarted(b);                   // on the clone's socket
+  exits(b.id, CLD_EXITED, 7);      // on the spawner's: both wait to be read
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::failed);
+  EXPECT_EQ(listener->result.exit_code, 7);
+}
+
+TEST_F(Fixture, ControlEofBeforeStartedIsInternal) {
+  start();
+  submit(spec());
+  FakeBox b = made();
+  cloneReady(b);
+  takeClaim(b);
+  b.control.reset();
+  expect(Op::end);
+  Event e;
+  e.exit_code = CLD_EXITED;
+  reaped(b, e);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::internal);
+  EXPECT_EQ(listener->started, 0);
+}
+
+TEST_F(Fixture, OutputBeyondTheCapEndsTheTaskAndIsCutAtTheCap) {
+  start();
+  sched::TaskSpec s = spec();
+  s.limits.output_bytes = 1000;
+  submit(std::move(s));
+  FakeBox b = running();
+  std::string text(1001, 'x');
+  ASSERT_EQ(::write(b.out.get(), text.data(), text.size()), 1001);
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::output);
+  EXPECT_EQ(listener->result.cap_value, 1000u);
+  EXPECT_EQ(listener->result.captured[0].size(), 1000u);
+  EXPECT_EQ(listener->result.usage.stdout_bytes, 1000u);
+}
+
+TEST_F(Fixture, OutputOfExactlyTheCapIsNoOffence) {
+  start();
+  sched::TaskSpec s = spec();
+  s.limits.output_bytes = 1000;
+  submit(std::move(s));
+  FakeBox b = running();
+  std::string text(1000, 'x');
+  ASSERT_EQ(::write(b.out.get(), text.data(), text.size()), 1000);
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
+}
+
+TEST_F(Fixture, SlowListenerHoldsTheTaskBackInsteadOfFillingTheDaemon) {
+  start();
+  sched::TaskSpec s = spec();
+  s.live_output = true;
+  base::TaskId id = submit(std::move(s));
+  FakeBox b = running();
+  std::string chunk(64 << 10, 'y');
+  size_t written = 0;
+  auto fill = [&] {
+    for (;;) {
+      ssize_t n = ::write(b.out.get(), chunk.data(), chunk.size());
+      if (n > 0) {
+        written += size_t(n);
+        settle();
+        continue;
+      }
+      settle();
+      n = ::write(b.out.get(), chunk.data(), chunk.size());
+      if (n <= 0) return;
+      written += size_t(n);
+    }
+  };
+  fill();
+  EXPECT_EQ(listener->out[0].size(), sched::kOutputWindowBytes);
+  EXPECT_GT(written, sched::kOutputWindowBytes);
+  engine->acknowledgeOutput(id, Stream::out, 1000);
+  until([&] { return listener->out[0].size() == sched::kOutputWindowBytes + 1000; });
+  // Dead: what the pipe holds follows at once, and all of it.
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->out[0].size(), written);
+  EXPECT_EQ(listener->result.usage.stdout_bytes, written);
+}
+
+TEST_F(Fixture, PipeHeldOpenByADescendantDoesNotDelayTheEnd) {
+  start();
+  submit(spec());
+  FakeBox b = running();
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);  // though stdout is still open
+  ASSERT_EQ(::write(b.out.get(), "late", 4), 4);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.captured[0], "late");
+}
+
+TEST_F(Fixture, StdinFlowsInOrderAndEndsWithEof) {
+  start();
+  sched::TaskSpec s = spec();
+  s.stdin_open = true;
+  s.stdin_data = "first ";
+  base::TaskId id = submit(std::move(s));
+  ASSERT_TRUE(engine->writeStdin(id, "second "));  // while queued
+  FakeBox b = running();
+  ASSERT_TRUE(engine->writeStdin(id, "third"));
+  ASSERT_TRUE(engine->closeStdin(id));
+  EXPECT_FALSE(engine->writeStdin(id, "late"));
+  std::string got;
+  until([&] {
+    char buffer[100];
+    ssize_t n = ::read(b.in.get(), buffer, sizeof buffer);
+    if (n > 0) got.append(buffer, size_t(n));
+    return n == 0;
+  });
+  EXPECT_EQ(got, "first second third");
+  EXPECT_EQ(listener->stdin_bytes, got.size());
+}
+
+TEST_F(Fixture, StdinOfATaskThatReadsNoMoreIsDroppedNotFatal) {
+  start();
+  sched::TaskSpec s = spec();
+  s.stdin_open = true;
+  base::TaskId id = submit(std::move(s));
+  FakeBox b = running();
+  b.in.reset();
+  ASSERT_TRUE(engine->writeStdin(id, std::string(1 << 20, 'x')));
+  until([&] { return listener->stdin_bytes == 1 << 20; });
+}
+
+TEST_F(Fixture, StdinBeyondTheInputCapIsRefused) {
+  start();
+  sched::TaskSpec s = spec();
+  s.stdin_open = true;
+  s.limits.input_bytes = 100;
+  base::TaskId id = submit(std::move(s));
+  EXPECT_EQ(engine->writeStdin(id, std::string(100, 'x')).error().code,
+            base::Code::resourceExhausted);
+  EXPECT_TRUE(engine->writeStdin(id, std::string(92, 'x')));  // "print(1)" counts too
+}
+
+TEST_F(Fixture, WallTimeEndsATaskThatSaysNothing) {
+  start();
+  sched::TaskSpec s = spec();
+  s.limits.wall_time_ms = 20;
+  submit(std::move(s));
+  FakeBox b = running();
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::wallTime);
+  EXPECT_GE(listener->result.usage.wall_ns, 20'000'000u);
+}
+
+TEST_F(Fixture, CpuTimeIsSampledAndEndsTheTask) {
+  start();
+  sched::TaskSpec s = spec();
+  s.limits.cpu_time_ms = 30;
+  submit(std::move(s));
+  FakeBox b = running();
+  Request r = expect(Op::sample);
+  EXPECT_EQ(r.box, b.id);
+  Event e;
+  e.kind = Kind::sampled;
+  e.box = b.id;
+  e.counters.user_cpu_ns = 30'000'000;
+  tell(e);
+  expect(Op::end);
+  reaped(b, e);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::cpuTime);
+}
+
+TEST_F(Fixture, CapHitEventIsTheCauseThoughTheTaskExitsToo) {
+  start();
+  submit(spec());
+  FakeBox b = running();
+  Event e;
+  e.kind = Kind::capHit;
+  e.box = b.id;
+  e.cap = spawner::Cap::processes;
+  tell(e);
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::processes);
+  EXPECT_TRUE(nothingAsked());  // one end, whatever came
+}
+
+TEST_F(Fixture, CancelWhileTheBoxIsMadeDropsItsDescriptors) {
+  start();
+  size_t fds = openFds();
+  base::TaskId id = submit(spec());
+  until([&] { return engine->ledger().alive() == 1; });
+  ASSERT_TRUE(engine->cancel(id));
+  FakeBox b = made();
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::cancelled);
+  EXPECT_EQ(openFds(), fds);
+}
+
+TEST_F(Fixture, OwnerThatGoesTakesItsTasksAndNoOthers) {
+  options.budget.boxes_max = 1;
+  start();
+  sched::TaskSpec mine = spec(), other = spec();
+  other.owner = 2;
+  base::TaskId a = submit(mine);
+  auto theirs = std::make_shared<Listener>();
+  auto b = engine->submit(other, theirs);
+  ASSERT_TRUE(b);
+  FakeBox box = running();
+  engine->ownerGone(1);
+  expect(Op::end);
+  reaped(box);
+  tell(goneEvent(box.id));
+  result();
+  EXPECT_EQ(listener->result.task, a);
+  EXPECT_EQ(listener->result.verdict, Verdict::clientGone);
+  EXPECT_EQ(theirs->results, 0);
+  expect(Op::make);  // the slot goes to the other
+}
+
+TEST_F(Fixture, BoxFailedIsInternalWithItsStep) {
+  start();
+  submit(spec());
+  Request r = expect(Op::make);
+  Event e;
+  e.kind = Kind::boxFailed;
+  e.box = r.box;
+  e.sys = ENOSPC;
+  strcpy(e.step, "cgroup");
+  tell(e);
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::internal);
+  EXPECT_NE(listener->result.reason.find("'cgroup': No space left"), std::string::npos)
+      << listener->result.reason;
+  EXPECT_TRUE(listener->result.receipt.complete);
+  EXPECT_EQ(engine->ledger().alive(), 0u);
+}
+
+TEST_F(Fixture, IncompleteReceiptKeepsTheSlotUntilALaterOneCompletesIt) {
+  options.budget.boxes_max = 1;
+  start();
+  submit(spec());
+  FakeBox b = running();
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(b);
+  Event e = goneEvent(b.id);
+  e.complete = 0;
+  e.cgroups_gone_ns = 0;
+  tell(e);
+  result();
+  EXPECT_FALSE(listener->result.receipt.complete);
+  EXPECT_EQ(watcher.incomplete, 1);
+  listener = std::make_shared<Listener>();
+  submit(spec());
+  EXPECT_TRUE(nothingAsked());
+  tell(goneEvent(b.id));
+  expect(Op::make);
+  EXPECT_EQ(watcher.completed, 1);
+}
+
+TEST_F(Fixture, MissingReceiptGivesTheResultWithinItsBound) {
+  options.bounds.receipt_ns = 20'000'000;
+  start();
+  submit(spec());
+  FakeBox b = running();
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
+  EXPECT_FALSE(listener->result.receipt.complete);
+  EXPECT_EQ(engine->ledger().quarantined(), 1u);
+  tell(goneEvent(b.id));
+  until([&] { return engine->ledger().alive() == 0; });
+}
+
+TEST_F(Fixture, OutputFilesAreReadFromTheSpool) {
+  start();
+  sched::TaskSpec s = spec();
+  s.collect_out_files = true;
+  submit(std::move(s));
+  FakeBox b = running();
+  exits(b.id, CLD_EXITED, 0);
+  Request end = expect(Op::end);
+  EXPECT_NE(end.flags & spawner::kCollect, 0u);
+  ASSERT_EQ(request_fds.size(), 1u);
+  spawner::SpoolHeader h;
+  h.count = 1;
+  h.index_offset = sizeof h + 3;
+  spawner::SpoolEntry entry;
+  entry.offset = sizeof h;
+  entry.size = 3;
+  entry.path_bytes = 1;
+  h.index_bytes = sizeof entry + 1;
+  std::string spool(reinterpret_cast<char*>(&h), sizeof h);
+  spool += "abc";
+  spool.append(reinterpret_cast<char*>(&entry), sizeof entry);
+  spool += "f";
+  ASSERT_EQ(::pwrite(request_fds[0].get(), spool.data(), spool.size(), 0), ssize_t(spool.size()));
+  reaped(b);
+  Event e = goneEvent(b.id);
+  e.collect = spawner::CollectState::done;
+  tell(e);
+  result();
+  ASSERT_EQ(listener->result.out_files.size(), 1u) << listener->result.out_files_note;
+  char text[3];
+  ASSERT_EQ(::pread(listener->result.spool->get(), text, 3,
+                    off_t(listener->result.out_files[0].offset)), 3);
+  EXPECT_EQ(std::string(text, 3), "abc");
+}
+
+TEST_F(Fixture, LostSpawnerEndsEveryTaskAndIsFatal) {
+  start();
+  submit(spec());
+  FakeBox b = running();
+  spawner.reset();
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::internal);
+  EXPECT_FALSE(listener->result.receipt.complete);
+  EXPECT_EQ(watcher.fatal, "the spawner ended");
+}
+
+TEST_F(Fixture, MessageOfAnotherVersionIsFatal) {
+  start();
+  Event e;
+  e.version = 99;
+  tell(e);
+  until([&] { return !watcher.fatal.empty(); });
+}
+
+TEST_F(Fixture, FourDeadZygotesFailTheQueueOfThatTemplate) {
+  start(false);
+  submit(spec());
+  for (int i = 0; i < 4; ++i) {
+    if (i > 0) expect(Op::publish);
+    Event e;
+    e.kind = Kind::templateFailed;
+    e.template_id = 1;
+    strcpy(e.step, "zygote");
+    strcpy(e.text, "exited with 1");
+    tell(e);
+  }
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::internal);
+  EXPECT_NE(listener->result.reason.find("unhealthy"), std::string::npos);
+  auto refused = engine->submit(spec(), listener);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, base::Code::unavailable);
+  EXPECT_EQ(engine->templates()[0].state, "unhealthy");
+}
+
+TEST_F(Fixture, StopEndsTasksThenTemplatesThenItself) {
+  options.budget.boxes_max = 1;
+  start();
+  submit(spec());
+  FakeBox b = running();
+  auto queued = std::make_shared<Listener>();
+  ASSERT_TRUE(engine->submit(spec(), queued));
+  bool done = false;
+  engine->stop([&] { done = true; });
+  EXPECT_EQ(queued->result.verdict, Verdict::daemonStopping);
+  EXPECT_EQ(engine->submit(spec(), queued).error().code, base::Code::unavailable);
+  expect(Op::end);
+  EXPECT_FALSE(done);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::daemonStopping);
+  EXPECT_TRUE(listener->result.receipt.complete);
+  expect(Op::retire);
+  EXPECT_FALSE(done);
+  Event e;
+  e.kind = Kind::templateGone;
+  e.template_id = 1;
+  tell(e);
+  until([&] { return done; });
+}
+
+TEST_F(Fixture, ZygotesWordsReachTheLogPrintable) {
+  start(false);
+  ASSERT_EQ(::write(request_fds[1].get(), "bad \x1b[31m\nhalf", 14), 14);
+  until([&] { return !watcher.lines.empty(); });
+  EXPECT_EQ(watcher.lines, "bad \\x1b[31m");
+}
+
+}  // namespace
+}  // namespace mayfly::clone

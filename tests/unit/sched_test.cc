@@ -1,0 +1,522 @@
+// Policy: what is refused, who comes next, how a task ended. No process, socket or
+// clock: every time is a number.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "sched/admission.h"
+#include "sched/task_machine.h"
+#include "sched/validate.h"
+#include "sched/verdict.h"
+
+namespace mayfly::sched {
+namespace {
+
+using base::Code;
+using base::Phase;
+using base::Verdict;
+
+constexpr uint64_t kMs = 1'000'000;
+constexpr uint64_t kS = 1'000'000'000;
+
+pool::TemplateSpec python() {
+  pool::TemplateSpec t;
+  t.name = "python";
+  t.runs_code = true;
+  t.maximum.memory_bytes = 1ull << 30;
+  return t;
+}
+
+TaskSpec code(std::string text) {
+  TaskSpec s;
+  s.template_name = "python";
+  s.kind = CodeKind::string;
+  s.code = std::move(text);
+  return s;
+}
+
+std::string refusal(const TaskSpec& s, const pool::TemplateSpec& t = python()) {
+  auto r = checkSpec(s, t);
+  if (r) return "accepted";
+  EXPECT_EQ(r.error().code, Code::invalidArgument);
+  return r.error().message;
+}
+
+// --- validation ------------------------------------------------------------------
+
+TEST(Validate, PlainCodeIsAcceptedWithTheTemplatesDefaults) {
+  auto limits = checkSpec(code("print(1)"), python());
+  ASSERT_TRUE(limits);
+  EXPECT_EQ(limits->memory_bytes, base::Limits{}.memory_bytes);
+}
+
+TEST(Validate, EveryKindOfUnsafePathIsRefused) {
+  const std::pair<std::string, const char*> cases[] = {
+      {"", "empty"},
+      {"/etc/passwd", "absolute"},
+      {"../x", "'.' and '..'"},
+      {"a/../b", "'.' and '..'"},
+      {"a/./b", "'.' and '..'"},
+      {"a//b", "empty part"},
+      {"a/", "empty part"},
+      {std::string("a\0b", 3), "NUL"},
+      {"a\nb", "control"},
+      {"a\xff", "UTF-8"},
+      {"con", "device"},
+      {"x/LPT1", "device"},
+      {std::string(256, 'a'), "more than 255"},
+      {std::string(2000, 'a'), "1024"},
+  };
+  for (const auto& [path, why] : cases) {
+    TaskSpec s = code("1");
+    s.files.push_back({path, "data"});
+    EXPECT_NE(refusal(s).find(why), std::string::npos) << path << ": " << refusal(s);
+  }
+  std::string deep = "d";
+  for (size_t i = 0; i < kPathDepthMax; ++i) deep += "/d";
+  TaskSpec s = code("1");
+  s.files.push_back({deep, ""});
+  EXPECT_NE(refusal(s).find("deeper"), std::string::npos);
+  s.files[0].path = "data/table 1.csv";
+  EXPECT_EQ(refusal(s), "accepted");
+}
+
+TEST(Validate, TwoFilesThatCannotBothExistAreRefused) {
+  TaskSpec s = code("1");
+  s.files = {{"a", "1"}, {"a", "2"}};
+  EXPECT_NE(refusal(s).find("twice"), std::string::npos);
+  s.files = {{"a", "1"}, {"a/b", "2"}};
+  EXPECT_NE(refusal(s).find("folder of another"), std::string::npos);
+  s.files = {{"out", "1"}};
+  EXPECT_NE(refusal(s).find("output files"), std::string::npos);
+  s.files = {{"script.py", "1"}};
+  s.kind = CodeKind::file;
+  s.script_name = "script.py";
+  EXPECT_NE(refusal(s).find("twice"), std::string::npos);
+}
+
+TEST(Validate, SetuidModesAreRefused) {
+  TaskSpec s = code("1");
+  s.files = {{"a", "1", 04755}};
+  EXPECT_NE(refusal(s).find("permission bits"), std::string::npos);
+}
+
+TEST(Validate, CountsAndSizesHaveBounds) {
+  TaskSpec s = code("1");
+  s.args.assign(kArgsMax + 1, "x");
+  EXPECT_NE(refusal(s).find("1025 arguments"), std::string::npos);
+  s.args.assign(1, std::string(kArgBytesMax, 'x'));
+  EXPECT_NE(refusal(s).find("the arguments take"), std::string::npos);
+  s.args.assign(1, std::string("a\0b", 3));
+  EXPECT_NE(refusal(s).find("NUL"), std::string::npos);
+  s = code(std::string(kCodeBytesMax + 1, '#'));
+  EXPECT_NE(refusal(s).find("the code has"), std::string::npos);
+  s = code("1");
+  for (size_t i = 0; i <= kFilesMax; ++i) s.files.push_back({"f" + std::to_string(i), ""});
+  EXPECT_NE(refusal(s).find("1001 input files"), std::string::npos);
+  s = code("1");
+  s.limits.input_bytes = 10;
+  s.stdin_data = "12345678901";
+  EXPECT_NE(refusal(s).find("may bring 10"), std::string::npos);
+  s = code("1");
+  s.limits.disk_bytes = 64 << 10;
+  s.files = {{"big", std::string(65'537, 'x')}};
+  EXPECT_NE(refusal(s).find("bytes of disk"), std::string::npos);
+  s = code("1");
+  s.limits.disk_inodes = 16;
+  for (int i = 0; i < 10; ++i) s.files.push_back({"f" + std::to_string(i), ""});
+  EXPECT_NE(refusal(s).find("inodes"), std::string::npos);
+}
+
+TEST(Validate, EnvironmentNamesAreChecked) {
+  for (const char* name : {"", "1A", "A=B", "A B", "\xc3\xa9"}) {
+    TaskSpec s = code("1");
+    s.env = {{name, "v"}};
+    EXPECT_NE(refusal(s), "accepted") << name;
+  }
+  TaskSpec s = code("1");
+  s.env = {{"A", "1"}, {"A", "2"}};
+  EXPECT_NE(refusal(s).find("twice"), std::string::npos);
+  s.env = {{"A", std::string("x\0y", 3)}};
+  EXPECT_NE(refusal(s).find("NUL"), std::string::npos);
+  s.env = {{"_A1", "any = text"}};
+  EXPECT_EQ(refusal(s), "accepted");
+}
+
+TEST(Validate, ZeroCapsAndCapsAboveTheMaximumNameTheCap) {
+  TaskSpec s = code("1");
+  s.limits.memory_bytes = 0;
+  EXPECT_EQ(refusal(s), "memory_bytes must be more than 0");
+  s.limits.memory_bytes = 2ull << 30;
+  EXPECT_EQ(refusal(s), "memory_bytes 2147483648 is above the template's maximum of 1073741824");
+  s.limits.memory_bytes = 1;
+  EXPECT_NE(refusal(s).find("below the least"), std::string::npos);
+  s.limits.memory_bytes = 1ull << 30;
+  EXPECT_EQ(refusal(s), "accepted");
+  s.limits.processes = 0;
+  EXPECT_EQ(refusal(s), "processes must be more than 0");
+}
+
+TEST(Validate, CodeAndCommandMustFitTheTemplate) {
+  TaskSpec s = code("1");
+  s.kind = CodeKind::command;
+  s.code.clear();
+  s.args = {"ls"};
+  EXPECT_NE(refusal(s).find("runs code, no commands"), std::string::npos);
+  pool::TemplateSpec shell = python();
+  shell.runs_code = false;
+  shell.runs_commands = true;
+  EXPECT_EQ(refusal(s, shell), "accepted");
+  s.args.clear();
+  EXPECT_NE(refusal(s, shell).find("empty"), std::string::npos);
+  EXPECT_NE(refusal(code("1"), shell).find("runs commands, no code"), std::string::npos);
+  s = code("1");
+  s.script_name = "x.py";
+  EXPECT_NE(refusal(s).find("without a script file"), std::string::npos);
+  s.kind = CodeKind::file;
+  s.script_name = "../x.py";
+  EXPECT_NE(refusal(s).find("script name"), std::string::npos);
+}
+
+// --- admission -----------------------------------------------------------------------
+
+bool anyReady(base::TemplateId) { return true; }
+
+TEST(Admission, FullQueueRefusesAtOnceInsteadOfWaiting) {
+  Admission a({.boxes_max = 1, .queue_tasks_max = 2});
+  ASSERT_TRUE(a.enqueue(1, 1, 1, {}));
+  ASSERT_TRUE(a.enqueue(2, 1, 1, {}));
+  auto refused = a.enqueue(3, 1, 1, {});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::resourceExhausted);
+  EXPECT_EQ(a.next(anyReady), 1u);
+  EXPECT_TRUE(a.enqueue(3, 1, 1, {}));
+}
+
+TEST(Admission, OwnersTakeTurnsHoweverManyTasksOneHas) {
+  Admission a({.boxes_max = 100});
+  for (base::TaskId t = 1; t <= 4; ++t) ASSERT_TRUE(a.enqueue(t, 1, 1, {}));
+  ASSERT_TRUE(a.enqueue(10, 2, 1, {}));
+  ASSERT_TRUE(a.enqueue(11, 2, 1, {}));
+  std::vector<base::TaskId> order;
+  while (auto t = a.next(anyReady)) order.push_back(*t);
+  EXPECT_EQ(order, (std::vector<base::TaskId>{1, 10, 2, 11, 3, 4}));
+}
+
+TEST(Admission, SlotIsFreeOnlyWhenReleased) {
+  Admission a({.boxes_max = 1});
+  ASSERT_TRUE(a.enqueue(1, 1, 1, {}));
+  ASSERT_TRUE(a.enqueue(2, 1, 1, {}));
+  EXPECT_EQ(a.next(anyReady), 1u);
+  EXPECT_EQ(a.next(anyReady), std::nullopt);
+  a.release(1);
+  a.release(1);
+  EXPECT_EQ(a.next(anyReady), 2u);
+}
+
+TEST(Admission, LargeTaskAtTheHeadIsNotStarvedBySmallOnes) {
+  Admission a({.memory_bytes_max = 100});
+  ASSERT_TRUE(a.enqueue(1, 1, 1, {60, 0, 0}));
+  ASSERT_TRUE(a.enqueue(2, 2, 1, {90, 0, 0}));
+  ASSERT_TRUE(a.enqueue(3, 3, 1, {10, 0, 0}));
+  EXPECT_EQ(a.next(anyReady), 1u);
+  EXPECT_EQ(a.next(anyReady), std::nullopt);  // 3 would fit; 2 comes first
+  a.release(1);
+  EXPECT_EQ(a.next(anyReady), 2u);
+  EXPECT_EQ(a.next(anyReady), 3u);
+}
+
+TEST(Admission, DemandBeyondTheWholeHostIsRefused) {
+  Admission a({.memory_bytes_max = 100, .pids_max = 10});
+  EXPECT_EQ(a.enqueue(1, 1, 1, {101, 0, 0}).error().code, Code::invalidArgument);
+  EXPECT_EQ(a.enqueue(1, 1, 1, {1, 0, 11}).error().code, Code::invalidArgument);
+}
+
+TEST(Admission, TasksOfATemplateThatIsNotReadyArePassedOver) {
+  Admission a({});
+  ASSERT_TRUE(a.enqueue(1, 1, 7, {}));
+  ASSERT_TRUE(a.enqueue(2, 1, 8, {}));
+  EXPECT_EQ(a.next([](base::TemplateId t) { return t == 8; }), 2u);
+  EXPECT_EQ(a.queuedFor(7), std::vector<base::TaskId>{1});
+}
+
+TEST(Admission, WithdrawnTaskLeavesNothingBehind) {
+  Admission a({.queue_tasks_max = 1});
+  ASSERT_TRUE(a.enqueue(1, 1, 1, {}));
+  a.withdraw(1);
+  a.withdraw(1);
+  EXPECT_EQ(a.queued(), 0u);
+  EXPECT_EQ(a.next(anyReady), std::nullopt);
+  EXPECT_TRUE(a.enqueue(2, 1, 1, {}));
+  EXPECT_EQ(a.next(anyReady), 2u);
+}
+
+// --- verdicts ---------------------------------------------------------------------------
+
+End exitedWith(int status) {
+  End e;
+  e.first = Cause::exited;
+  e.exit = {CLD_EXITED, status};
+  e.counters_final = true;
+  return e;
+}
+
+TEST(Verdict, ExitStatusOfTheKernelDecidesWhereNoCapWasHit) {
+  base::Limits l;
+  EXPECT_EQ(judge(exitedWith(0), l).verdict, Verdict::succeeded);
+  EXPECT_EQ(judge(exitedWith(3), l).verdict, Verdict::failed);
+  EXPECT_EQ(judge(exitedWith(3), l).exit_code, 3);
+  End e = exitedWith(0);
+  e.exit = {CLD_DUMPED, SIGSEGV};
+  EXPECT_EQ(judge(e, l).verdict, Verdict::signaled);
+  EXPECT_EQ(judge(e, l).signal, SIGSEGV);
+  EXPECT_EQ(judge(e, l).reason, "killed by SIGSEGV");
+}
+
+TEST(Verdict, CountersRevealACapThatExitCodeZeroHides) {
+  base::Limits l;
+  End e = exitedWith(0);
+  e.counters.oom_kills = 1;
+  EXPECT_EQ(judge(e, l).verdict, Verdict::memory);
+  EXPECT_EQ(judge(e, l).cap_value, l.memory_bytes);
+  e = exitedWith(0);
+  e.counters.forks_refused = 1;
+  EXPECT_EQ(judge(e, l).verdict, Verdict::processes);
+  e = exitedWith(0);
+  e.counters.user_cpu_ns = l.cpu_time_ms * kMs - 1;
+  EXPECT_EQ(judge(e, l).verdict, Verdict::succeeded);
+  e.counters.system_cpu_ns = 1;
+  EXPECT_EQ(judge(e, l).verdict, Verdict::cpuTime);
+  e = exitedWith(0);
+  e.output_over = true;
+  EXPECT_EQ(judge(e, l).verdict, Verdict::output);
+  e = exitedWith(0);
+  e.counters.disk_bytes = e.counters.disk_bytes_max = 4096;
+  EXPECT_EQ(judge(e, l).verdict, Verdict::disk);
+  EXPECT_EQ(judge(e, l).cap_value, l.disk_bytes);
+  e = exitedWith(0);
+  e.counters.disk_inodes = e.counters.disk_inodes_max = 10;
+  EXPECT_EQ(judge(e, l).cap_value, l.disk_inodes);
+}
+
+TEST(Verdict, FirstCauseIsNeverOverwrittenByCounters) {
+  base::Limits l;
+  for (auto [cause, verdict] : {std::pair{Cause::wallTime, Verdict::wallTime},
+                                {Cause::cancelled, Verdict::cancelled},
+                                {Cause::clientGone, Verdict::clientGone},
+                                {Cause::daemonStopping, Verdict::daemonStopping},
+                                {Cause::internal, Verdict::internal}}) {
+    End e = exitedWith(0);
+    e.first = cause;
+    e.counters.oom_kills = 5;
+    EXPECT_EQ(judge(e, l).verdict, verdict);
+  }
+}
+
+TEST(Verdict, NoStatusIsMayflysFailureNotTheTasks) {
+  End e;
+  e.first = Cause::exited;
+  EXPECT_EQ(judge(e, {}).verdict, Verdict::internal);
+  e.first = Cause::boxDied;
+  EXPECT_EQ(judge(e, {}).verdict, Verdict::internal);
+}
+
+// --- the machine ---------------------------------------------------------------------------
+
+struct Running {
+  base::Limits limits;
+  Bounds bounds;
+  TaskMachine m;
+  explicit Running(base::Limits l = {}, Bounds b = {}) : limits(l), bounds(b), m(l, b, 100) {
+    EXPECT_TRUE(m.admitted(200).has(Act::make));
+    m.boxMade(250, 300);
+    EXPECT_TRUE(m.cloneReady(350, 400).has(Act::claim));
+    m.claimed(450);
+    EXPECT_TRUE(m.started(500, 600).has(Act::begin));
+  }
+};
+
+TEST(TaskMachine, OrdinaryLifeEndsOnceAndKeepsEveryPhase) {
+  Running r;
+  EXPECT_TRUE(r.m.cloneExited({CLD_EXITED, 0}, 1000, 1100).has(Act::end));
+  EXPECT_EQ(r.m.state(), TaskState::ending);
+  EXPECT_TRUE(r.m.boxReaped({CLD_EXITED, 0}, {}, 1000, 1200).has(Act::drain));
+  Acts acts = r.m.boxGone(1300);
+  EXPECT_TRUE(acts.has(Act::finish));
+  EXPECT_FALSE(r.m.boxGone(1400).has(Act::finish));
+  EXPECT_EQ(r.m.judgement().verdict, Verdict::succeeded);
+  const uint64_t want[] = {100, 200, 250, 350, 450, 500, 0, 1000, 1200, 1300};
+  for (size_t i = 0; i < base::kPhases; ++i) EXPECT_EQ(r.m.phases()[i], want[i]) << i;
+  EXPECT_EQ(r.m.usage(0, 0).wall_ns, 500u);
+}
+
+TEST(TaskMachine, TimesThatCannotBeTrueAreClamped) {
+  TaskMachine m({}, {}, 100);
+  m.admitted(200);
+  m.boxMade(50, 300);  // before it was asked for
+  EXPECT_EQ(m.phases()[size_t(Phase::boxReady)], 200u);
+  m.cloneReady(999, 400);  // in the future
+  EXPECT_EQ(m.phases()[size_t(Phase::clone)], 400u);
+  m.claimed(450);
+  m.started(1'000'000, 500);
+  EXPECT_EQ(m.phases()[size_t(Phase::started)], 500u);
+  uint64_t wall_ns = base::Limits{}.wall_time_ms * kMs;
+  EXPECT_LE(m.deadline_ns(), 500 + wall_ns);
+}
+
+TEST(TaskMachine, EndIsAskedForOnceWhateverFollows) {
+  Running r;
+  EXPECT_TRUE(r.m.stop(Cause::cancelled, {}, 700).has(Act::end));
+  EXPECT_FALSE(r.m.stop(Cause::clientGone, {}, 710).has(Act::end));
+  EXPECT_FALSE(r.m.capHit(Cause::memory, 720).has(Act::end));
+  EXPECT_FALSE(r.m.cloneExited({CLD_KILLED, SIGKILL}, 730, 740).has(Act::end));
+  EXPECT_FALSE(r.m.outputOver("stdout", 750).has(Act::end));
+  Counters c;
+  c.oom_kills = 3;
+  r.m.boxReaped({CLD_KILLED, SIGKILL}, c, 730, 800);
+  r.m.boxGone(900);
+  EXPECT_EQ(r.m.judgement().verdict, Verdict::cancelled);
+}
+
+TEST(TaskMachine, ControlEofBeforeStartedIsInternalWhateverTheExitCode) {
+  TaskMachine m({}, {}, 100);
+  m.admitted(200);
+  m.boxMade(250, 300);
+  m.cloneReady(350, 400);
+  m.claimed(450);
+  EXPECT_TRUE(m.controlBroken("eof", 500).has(Act::end));
+  m.boxReaped({CLD_EXITED, 0}, {}, 480, 600);
+  m.boxGone(700);
+  EXPECT_EQ(m.judgement().verdict, Verdict::internal);
+}
+
+TEST(TaskMachine, ExitBeforeStartedIsInternal) {
+  TaskMachine m({}, {}, 100);
+  m.admitted(200);
+  m.boxMade(250, 300);
+  EXPECT_TRUE(m.cloneExited({CLD_EXITED, 0}, 350, 400).has(Act::end));
+  m.boxReaped({CLD_EXITED, 0}, {}, 350, 500);
+  m.boxGone(600);
+  EXPECT_EQ(m.judgement().verdict, Verdict::internal);
+}
+
+TEST(TaskMachine, ControlEofAfterStartedMeansNothing) {
+  Running r;
+  EXPECT_FALSE(r.m.controlBroken("eof", 700).has(Act::end));
+  EXPECT_EQ(r.m.state(), TaskState::running);
+}
+
+TEST(TaskMachine, WallDeadlineCountsFromStarted) {
+  base::Limits l;
+  l.wall_time_ms = 50;
+  l.cpu_time_ms = 1'000'000;
+  Running r(l);
+  EXPECT_EQ(r.m.deadline_ns(), 500 + 50 * kMs);
+  EXPECT_FALSE(r.m.tick(500 + 50 * kMs - 1).has(Act::end));
+  EXPECT_TRUE(r.m.tick(500 + 50 * kMs).has(Act::end));
+  r.m.boxReaped({CLD_KILLED, SIGKILL}, {}, 0, 60 * kMs);
+  r.m.boxGone(70 * kMs);
+  EXPECT_EQ(r.m.judgement().verdict, Verdict::wallTime);
+  EXPECT_EQ(r.m.judgement().cap_value, 50u);
+}
+
+TEST(TaskMachine, BoxThatIsNotMadeInTimeIsInternal) {
+  TaskMachine m({}, {}, 100);
+  m.admitted(200);
+  EXPECT_EQ(m.deadline_ns(), 200 + 10 * kS);
+  EXPECT_TRUE(m.tick(200 + 10 * kS).has(Act::end));
+  EXPECT_TRUE(m.boxFailed("late", 11 * kS).has(Act::finish));
+  EXPECT_EQ(m.judgement().verdict, Verdict::internal);
+  EXPECT_EQ(m.judgement().reason, "the box was not made in time");
+}
+
+TEST(TaskMachine, CancelWhileQueuedNeedsNoBox) {
+  TaskMachine m({}, {}, 100);
+  EXPECT_TRUE(m.stop(Cause::cancelled, {}, 200).has(Act::finish));
+  EXPECT_FALSE(m.boxAskedFor());
+  EXPECT_EQ(m.judgement().verdict, Verdict::cancelled);
+  EXPECT_FALSE(m.admitted(300).has(Act::make));
+}
+
+TEST(TaskMachine, CancelWhileTheBoxIsMadeWaitsForItsReceipt) {
+  TaskMachine m({}, {}, 100);
+  m.admitted(200);
+  EXPECT_TRUE(m.stop(Cause::cancelled, {}, 300).has(Act::end));
+  m.boxMade(310, 320);
+  EXPECT_FALSE(m.cloneReady(330, 340).has(Act::claim));
+  EXPECT_TRUE(m.boxGone(400).has(Act::finish));
+  EXPECT_EQ(m.judgement().verdict, Verdict::cancelled);
+}
+
+TEST(TaskMachine, MissingReceiptEndsTheWaitWithinItsBound) {
+  Running r;
+  r.m.stop(Cause::cancelled, {}, 700);
+  uint64_t bound = r.m.deadline_ns();
+  EXPECT_EQ(bound, 700 + r.bounds.receipt_ns);
+  EXPECT_FALSE(r.m.tick(bound - 1).has(Act::finish));
+  EXPECT_TRUE(r.m.tick(bound).has(Act::finish));
+  EXPECT_TRUE(r.m.receiptOverdue());
+}
+
+TEST(TaskMachine, InitThatDiedFirstIsNotTheTasksSignal) {
+  Running r;
+  r.m.cloneExited({CLD_KILLED, SIGKILL}, 700, 710);
+  r.m.boxDied("killed", 720);
+  r.m.boxReaped({CLD_KILLED, SIGKILL}, {}, 700, 730);
+  r.m.boxGone(740);
+  EXPECT_EQ(r.m.judgement().verdict, Verdict::internal);
+}
+
+TEST(TaskMachine, OutputFoundAtDeathStillCounts) {
+  Running r;
+  r.m.cloneExited({CLD_EXITED, 0}, 700, 710);
+  r.m.boxReaped({CLD_EXITED, 0}, {}, 700, 720);
+  EXPECT_FALSE(r.m.outputOver("stderr", 730).has(Act::end));
+  r.m.boxGone(740);
+  EXPECT_EQ(r.m.judgement().verdict, Verdict::output);
+  EXPECT_NE(r.m.judgement().reason.find("stderr"), std::string::npos);
+}
+
+TEST(TaskMachine, FullDiskAndUsedUpCpuEndTheTaskAtTheSample) {
+  for (bool disk : {true, false}) {
+    Running r;
+    Counters c;
+    c.disk_bytes_max = 4096;
+    c.disk_bytes = disk ? 4096 : 0;
+    c.user_cpu_ns = disk ? 0 : r.limits.cpu_time_ms * kMs;
+    EXPECT_TRUE(r.m.sampled(c, 1000).has(Act::end));
+    EXPECT_EQ(r.m.judgement().verdict, disk ? Verdict::disk : Verdict::cpuTime);
+  }
+}
+
+// --- sampling ------------------------------------------------------------------------------
+
+TEST(CpuSampling, NextSampleIsWhenTheBudgetCouldBeUsedUpAtTheEarliest) {
+  base::Limits l;
+  Bounds b;
+  b.host_cores = 4;
+  l.cpu_milli = 2000;
+  l.cpu_time_ms = 8000;
+  // By quota 2 cores: 4 s, less one period's burst; by cores 2 s.
+  EXPECT_EQ(nextCpuSample_ns(0, {}, l, b), 3900 * kMs);
+  Counters c;
+  c.user_cpu_ns = 7'600 * kMs;
+  // 400 ms left: by cores 100 ms, by quota 200 - 100.
+  EXPECT_EQ(nextCpuSample_ns(0, c, l, b), 100 * kMs);
+  c.user_cpu_ns = 7'999 * kMs;
+  EXPECT_EQ(nextCpuSample_ns(0, c, l, b), b.sample_min_ns);
+  c.user_cpu_ns = 9'000 * kMs;
+  EXPECT_EQ(nextCpuSample_ns(5, c, l, b), 5 + b.sample_min_ns);
+}
+
+TEST(CpuSampling, ASampleThatIsNotAnsweredIsAskedForAgain) {
+  base::Limits l;
+  l.cpu_time_ms = 1;
+  Running r(l);
+  uint64_t due = r.m.deadline_ns();
+  EXPECT_TRUE(r.m.tick(due).has(Act::sample));
+  EXPECT_EQ(r.m.deadline_ns(), due + r.bounds.disk_sample_ns);
+  EXPECT_TRUE(r.m.tick(r.m.deadline_ns()).has(Act::sample));
+}
+
+}  // namespace
+}  // namespace mayfly::sched
