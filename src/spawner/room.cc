@@ -172,4 +172,21 @@ Result<ImageMount> mountImage(const Room& room, const std::string& digest, const
   return ImageMount::loop;
 }
 
+Result<Fd> makeDisk(const base::Limits& limits, uint32_t uid) {
+  constexpr uint64_t kOwnFolders = 8;  // ours cost inodes; the task's cap is what it can add
+  Fd fs(static_cast<int>(::syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
+  if (!fs) return failSys(errno, "fsopen", "tmpfs");
+  struct Option { const char* name; std::string value; };
+  for (const Option& o : {Option{"source", "disk"}, {"mode", "0755"}, {"size", std::to_string(limits.disk_bytes)},
+                          {"nr_inodes", std::to_string(limits.disk_inodes + kOwnFolders)}})
+    DO("fsconfig", o.name, ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, o.name, o.value.c_str(), 0));
+  // Kernels before 6.4 have no such option; there the cgroup forbids the swap.
+  (void)::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "noswap", nullptr, 0);
+  DO("fsconfig(create)", "disk", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));
+  Fd disk(static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)));
+  if (!disk) return failSys(errno, "fsmount", "disk");
+  DO("chown", "disk", ::fchownat(disk.get(), "", uid, uid, AT_EMPTY_PATH));
+  return disk;
+}
+
 }  // namespace mayfly::spawner

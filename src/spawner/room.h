@@ -13,6 +13,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "base/task.h"
 
 namespace mayfly::spawner {
 
@@ -33,5 +34,9 @@ enum class ImageMount { file, loop };
 // Mounts images/<digest>.erofs read-only at `target`, named "image" and nothing
 // else. Refuses a file that anybody but root may write.
 base::Result<ImageMount> mountImage(const Room& room, const std::string& digest, const std::string& target);
+
+// A box's disk: a file system in memory with the task's caps, mounted nowhere
+// yet, its root folder owned by `uid`.
+base::Result<base::Fd> makeDisk(const base::Limits& limits, uint32_t uid);
 
 }  // namespace mayfly::spawner

@@ -342,12 +342,11 @@ Status Spawner::prepareBox(Box& box) {
   watch(box.init_status.get(), EPOLLIN, Source::initStatus, box.id);
   zygote::MakeInit make;
   make.box = box.id;
-  make.disk_bytes = box.limits.disk_bytes;
-  make.disk_inodes = box.limits.disk_inodes;
   make.uid_user = box.uid_first;
   make.uid_root = box.uid_first + 1;
   make.loopback = t.loopback ? 1 : 0;
-  int fds[] = {status.theirs.get(), box.cgroups.initDir().get()};
+  MAYFLY_TRY(box.disk, makeDisk(box.limits, t.uid_base + make.uid_root));
+  int fds[] = {status.theirs.get(), box.cgroups.initDir().get(), box.disk.get()};
   MAYFLY_CHECK(base::sendMessage(t.maker_channel.view(), base::bytesOf(make), fds));
   box.init_asked = true;
   // While the maker works: what the clone will need.
@@ -375,20 +374,19 @@ void Spawner::onInitStatus(Box& box) {
   auto got = base::receiveMessage(box.init_status.view(), base::writableBytesOf(ready));
   if (!got && got.error().sys == EAGAIN) return;
   unwatch(box.init_status);
-  if (box.ending || box.disk_ready) return;  // the init's end is told by its pidfd
+  if (box.ending || box.ready) return;  // the init's end is told by its pidfd
   if (!got || got->bytes != sizeof ready || ready.magic != zygote::kMagic)
     return failBox(box, "init", base::Error{Code::internal, "the init ended before its box stood", {}, 0});
-  if (ready.error != 0 || got->fds != 1)
+  if (ready.error != 0)
     return failBox(box, fmt::format("box: {}", ready.step), base::sysError(ready.error, ready.step, "the box"));
-  box.disk = std::move(got->fd[0]);
-  box.disk_ready = true;
+  box.ready = true;
   box.box_ready_ns = monotonicNs();
   if (auto asked = askClone(box); !asked) failBox(box, "ask clone", asked.error());
 }
 
 // Once the init is known and its mounts stand.
 Status Spawner::askClone(Box& box) {
-  if (!box.init || !box.disk_ready || box.stage != Stage::waitingInit) return Unit{};
+  if (!box.init || !box.ready || box.stage != Stage::waitingInit) return Unit{};
   Template& t = *box.owner;
   if (t.retiring) return base::fail(Code::unavailable, "the template is being retired");
   MAYFLY_TRY(auto tasks, box.cgroups.openTasks());

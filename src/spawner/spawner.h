@@ -56,7 +56,7 @@ class Spawner {
     base::Fd memory_watch, process_watch;
     base::Fd collector, spool;
     bool init_asked = false, clone_asked = false;  // an answer with a pidfd is still to come
-    bool disk_ready = false;
+    bool ready = false;           // the init said that the box stands
     bool ending = false, end_asked = false;  // end_asked: mayflyd knows the box and wants its end
     bool watches_told[2] = {};
     uint32_t collect_ms_max = 0;

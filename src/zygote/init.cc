@@ -7,7 +7,6 @@
 #include <linux/seccomp.h>
 #include <net/if.h>
 #include <poll.h>
-#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -43,13 +42,11 @@ int raiseLoopback() {
   return r;
 }
 
-int mountDisk(const MakeInit& make) {
-  char options[128];
-  // The folders below cost inodes of their own; the task's cap is what it can add.
-  snprintf(options, sizeof options, "mode=0755,size=%llu,nr_inodes=%llu",
-           static_cast<unsigned long long>(make.disk_bytes),
-           static_cast<unsigned long long>(make.disk_inodes + 8));
-  return mount("disk", "/mnt", "tmpfs", MS_NOSUID | MS_NODEV, options);
+// The spawner made the disk, so that its limits are the host's to change and no
+// id of the box shows among its mount options.
+int attachDisk(int disk_fd) {
+  constexpr unsigned kEmptyPath = 4;  // MOVE_MOUNT_F_EMPTY_PATH
+  return static_cast<int>(syscall(SYS_move_mount, disk_fd, "", AT_FDCWD, "/mnt", kEmptyPath));
 }
 
 int ownFolder(const char* path, mode_t mode) {
@@ -62,7 +59,7 @@ int bindFolder(const char* from, const char* to) {
 }
 
 // The walls of a box, one line a step.
-Failure setUp(const MakeInit& make, int* disk_fd) {
+Failure setUp(const MakeInit& make, int disk_fd) {
   STEP("setgroups", setgroups(0, nullptr));
   STEP("setresgid", setresgid(kBoxRoot, kBoxRoot, kBoxRoot));
   STEP("setresuid", setresuid(kBoxRoot, kBoxRoot, kBoxRoot));
@@ -73,8 +70,7 @@ Failure setUp(const MakeInit& make, int* disk_fd) {
   STEP("hostname", sethostname("mayfly", 6));
   STEP("domainname", setdomainname("localdomain", 11));
   STEP("proc", mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid"));
-  STEP("disk", mountDisk(make));
-  STEP("disk root", *disk_fd = open("/mnt", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  STEP("disk", attachDisk(disk_fd));
   STEP("disk /tmp", ownFolder("/mnt/tmp", 01777));
   STEP("disk /task", ownFolder("/mnt/task", 0755));
   STEP("disk /task/out", ownFolder("/mnt/task/out", 0755));
@@ -117,24 +113,18 @@ int allowOnlyWaiting() {
 
 }  // namespace
 
-void runInit(const MakeInit& make, int status_fd, int maps_fd, const int* tasks_fds,
-             int tasks_count) {
+void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd) {
   char byte;
   if (read(maps_fd, &byte, 1) != 1) _exit(1);  // the maker is gone
   // The kernel reaps for a pid 1 that ignores SIGCHLD: orphans never stay as zombies.
   signal(SIGCHLD, SIG_IGN);
   InitReady ready;
-  int disk_fd = -1;
-  Failure failure;
-  if (int r = joinCgroups(tasks_fds, tasks_count); r < 0)
-    failure = {-r, "join cgroups"};
-  else
-    failure = setUp(make, &disk_fd);
+  Failure failure = setUp(make, disk_fd);
   if (failure.error == 0)
     if (int r = dropAll(); r < 0) failure = {-r, "drop capabilities"};
   ready.error = failure.error;
   copyText(ready.step, sizeof ready.step, failure.step);
-  if (sendRaw(status_fd, &ready, sizeof ready, &disk_fd, failure.error == 0 ? 1 : 0) != 0) _exit(1);
+  if (sendRaw(status_fd, &ready, sizeof ready, nullptr, 0) != 0) _exit(1);
   if (failure.error != 0) _exit(1);
   // Only the status socket stays: its end is the box's end.
   if (dup2(status_fd, 0) != 0 || close_range(1, ~0u, 0) != 0) _exit(1);

@@ -10,8 +10,8 @@
 
 namespace mayfly::zygote {
 
-// Never returns. `maps_fd` gives one byte when the id maps are written.
-[[noreturn]] void runInit(const MakeInit& make, int status_fd, int maps_fd, const int* tasks_fds,
-                          int tasks_count);
+// Never returns. `maps_fd` gives one byte when the id maps are written; `disk_fd`
+// is the box's disk, mounted nowhere yet.
+[[noreturn]] void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd);
 
 }  // namespace mayfly::zygote

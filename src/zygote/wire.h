@@ -4,7 +4,7 @@
 //
 //   spawner <-> maker   channel on fd 3 of the maker
 //   spawner <-> zygote  channel on fd 3 of the zygote
-//   spawner <-> init    status socket: one InitReady (fd: the box's disk), then silence; its end ends the box
+//   spawner <-> init    status socket: one InitReady, then silence; its end ends the box
 //   mayflyd <-> clone   control socket: CloneReady, Claim (fd: the task), Started
 //
 // Layer: zygote, spawner and clone include it. Plain data, no dependencies.
@@ -22,15 +22,15 @@ inline constexpr int kSeccompFd = 4;            // zygote: the template's progra
 inline constexpr uint32_t kBoxRoot = 0;     // the init
 inline constexpr uint32_t kBoxUser = 1000;  // the task
 
-// The fds of a MakeInit: the init's end of its status socket, then the cgroups it joins.
+// fds: [0] the init's end of its status socket, [1] its v2 cgroup, [2] the box's
+// disk, mounted nowhere yet.
 struct MakeInit {
   uint32_t magic = kMagic;
   uint32_t kind = 1;
   uint64_t box = 0;
-  uint64_t disk_bytes = 0, disk_inodes = 0;
   uint32_t uid_user = 0, uid_root = 0;  // ids in the template's user namespace
   uint32_t loopback = 0;
-  uint32_t tasks_fds = 0;  // fds: [0] status socket, [1] v2 cgroup, [2..] v1 `tasks` files
+  uint32_t reserved = 0;
 };
 // fds: [0] pidfd of the init.
 struct InitMade {
@@ -40,7 +40,7 @@ struct InitMade {
   uint32_t pid_template = 0;
   char step[28] = {};
 };
-// Init -> spawner. fds: [0] the root of the box's disk.
+// Init -> spawner: the box stands, or the step that failed.
 struct InitReady {
   uint32_t magic = kMagic;
   int32_t error = 0;

@@ -27,6 +27,9 @@ ABI = 1
 COMMAND, FILE, STRING, STDIN = range(4)
 
 
+last_preloaded = ""  # name of the youngest module that the zygote loaded
+
+
 class Task(ctypes.Structure):
     """mayfly_task of mayfly/zygote.h."""
 
@@ -212,9 +215,11 @@ def finish(code, space):
     atexit._run_exitfuncs()
     # Open files and other objects of the task's own modules end with them.
     clear_module(space)
-    for module in list(sys.modules.values()):
-        if str(getattr(module, "__file__", None) or "").startswith("/task/"):
-            clear_module(module.__dict__)
+    for name in reversed(sys.modules):
+        if name == last_preloaded:
+            break  # a look at what came before would copy its pages
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith("/task/"):
+            clear_module(sys.modules[name].__dict__)
     gc.collect()
     for file in (sys.stdout, sys.stderr):
         try:
@@ -263,7 +268,11 @@ def main():
     os.environ.update(template.get("env", {}))
     sys.path.pop(0)  # this program's folder
     preload(template)
+    if "ssl" in sys.modules:
+        sys.modules["ssl"].RAND_bytes(1)  # OpenSSL loads its providers once, here
     lib = ctypes.PyDLL(os.path.join(HERE, "libmayfly-zygote.so"))
+    global last_preloaded
+    last_preloaded = next(reversed(sys.modules))
     # What is loaded now lives as long as the clone: no collection looks at it again.
     gc.collect()
     gc.freeze()

@@ -273,6 +273,7 @@ TEST_F(Box, NoHostPathShowsInMountinfo) {
   std::string text = run({"/bin/probe", "show", "/proc/self/mountinfo"}).out;
   EXPECT_NE(text.find(" - erofs image ro"), std::string::npos) << text;
   EXPECT_EQ(text.find("mayfly"), std::string::npos) << text;
+  EXPECT_EQ(text.find("uid="), std::string::npos) << text;
   EXPECT_EQ(text.find("/dev/"), text.find("/dev/shm")) << text;
 }
 
