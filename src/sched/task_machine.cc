@@ -156,6 +156,9 @@ Acts TaskMachine::capHit(Cause cause, uint64_t now_ns) {
 Acts TaskMachine::sampled(const Counters& counters, uint64_t now_ns) {
   if (state_ != TaskState::running) return {};
   end_.counters = counters;
+  // Where the kernel has no event for a cap, its counter tells.
+  if (counters.oom_kills > 0) return endFor(Cause::memory, {}, now_ns);
+  if (counters.forks_refused > 0) return endFor(Cause::processes, {}, now_ns);
   if (cpuTimeUsedUp(counters, limits_)) return endFor(Cause::cpuTime, {}, now_ns);
   if (diskFull(counters)) return endFor(Cause::disk, {}, now_ns);
   next_sample_ns_ = std::min(nextCpuSample_ns(now_ns, counters, limits_, bounds_),

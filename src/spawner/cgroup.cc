@@ -108,15 +108,21 @@ uint64_t readNumber(FdView dir, const std::string& file) {
   return text ? ::strtoull(text->c_str(), nullptr, 10) : 0;
 }
 
-// The number behind `key` in a file of "key value" lines.
+// The number behind `key` in "key value" lines.
+uint64_t valueOf(const std::string& lines, std::string_view key) {
+  size_t at = 0;
+  while (at < lines.size()) {
+    size_t end = std::min(lines.find('\n', at), lines.size());
+    if (lines.compare(at, key.size(), key) == 0 && at + key.size() < end && lines[at + key.size()] == ' ')
+      return ::strtoull(lines.c_str() + at + key.size() + 1, nullptr, 10);
+    at = end + 1;
+  }
+  return 0;
+}
+
 uint64_t readKey(FdView dir, const std::string& file, std::string_view key) {
   auto text = base::readSmallFile(dir, file);
-  if (!text) return 0;
-  std::istringstream lines(*text);
-  std::string name;
-  for (uint64_t value; lines >> name >> value;)
-    if (name == key) return value;
-  return 0;
+  return text ? valueOf(*text, key) : 0;
 }
 
 }  // namespace
@@ -325,8 +331,10 @@ Result<bool> BoxCgroups::populated() const {
 
 void BoxCgroups::read(Counters* c) const {
   FdView memory = capped().memory(), pids = capped().pids();
-  c->user_cpu_ns = readKey(box_.v2(), "cpu.stat", "user_usec") * 1'000;
-  c->system_cpu_ns = readKey(box_.v2(), "cpu.stat", "system_usec") * 1'000;
+  if (auto cpu = base::readSmallFile(box_.v2(), "cpu.stat")) {
+    c->user_cpu_ns = valueOf(*cpu, "user_usec") * 1'000;
+    c->system_cpu_ns = valueOf(*cpu, "system_usec") * 1'000;
+  }
   if (capped().memoryIsV2()) {
     c->memory_peak_bytes = readNumber(memory, "memory.peak");
     c->oom_kills = readKey(memory, "memory.events", "oom_kill");

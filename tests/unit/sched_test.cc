@@ -488,6 +488,16 @@ TEST(TaskMachine, FullDiskAndUsedUpCpuEndTheTaskAtTheSample) {
   }
 }
 
+TEST(TaskMachine, ASampleShowsCapsThatTheKernelHasNoEventFor) {
+  for (bool processes : {true, false}) {
+    Running r;
+    Counters c;
+    (processes ? c.forks_refused : c.oom_kills) = 1;
+    EXPECT_TRUE(r.m.sampled(c, 1000).has(Act::end));
+    EXPECT_EQ(r.m.judgement().verdict, processes ? Verdict::processes : Verdict::memory);
+  }
+}
+
 // --- sampling ------------------------------------------------------------------------------
 
 TEST(CpuSampling, NextSampleIsWhenTheBudgetCouldBeUsedUpAtTheEarliest) {
