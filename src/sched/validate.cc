@@ -1,11 +1,13 @@
 #include "sched/validate.h"
 
 #include <algorithm>
-#include <array>
+#include <optional>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "base/text.h"
+#include "config/limits.h"
 
 namespace mayfly::sched {
 namespace {
@@ -27,24 +29,6 @@ bool isDeviceName(std::string_view part) {
   if (upper == "CON" || upper == "PRN" || upper == "AUX" || upper == "NUL") return true;
   return upper.size() == 4 && (upper.starts_with("COM") || upper.starts_with("LPT")) &&
          upper[3] >= '1' && upper[3] <= '9';
-}
-
-template <class T>
-base::Status take(const char* name, const std::optional<T>& wish, T floor, T maximum, T* value) {
-  if (!wish) {
-    *value = std::min(*value, maximum);
-    return base::Unit{};
-  }
-  if (*wish == 0) return fail(Code::invalidArgument, std::string(name) + " must be more than 0");
-  if (*wish > maximum)
-    return fail(Code::invalidArgument, std::string(name) + " " + num(*wish) +
-                                           " is above the template's maximum of " + num(maximum));
-  if (*wish < floor)
-    return fail(Code::invalidArgument, std::string(name) + " " + num(*wish) +
-                                           " is below the least that a box can start with, " +
-                                           num(floor));
-  *value = *wish;
-  return base::Unit{};
 }
 
 base::Status checkEnv(const TaskSpec& spec) {
@@ -200,30 +184,42 @@ base::Status checkPath(std::string_view what, std::string_view path) {
 }
 
 base::Result<base::Limits> resolveLimits(const LimitWishes& w, const pool::TemplateSpec& tmpl) {
-  base::Limits l = tmpl.defaults;
-  const base::Limits& m = tmpl.maximum;
-  auto one32 = [](uint32_t n) { return n; };
-  auto one64 = [](uint64_t n) { return n; };
-  MAYFLY_CHECK(take("cpu_milli", w.cpu_milli, one32(kCpuMilliMin), m.cpu_milli, &l.cpu_milli));
-  MAYFLY_CHECK(take("cpu_time_ms", w.cpu_time_ms, one64(1), m.cpu_time_ms, &l.cpu_time_ms));
-  MAYFLY_CHECK(take("wall_time_ms", w.wall_time_ms, one64(1), m.wall_time_ms, &l.wall_time_ms));
-  MAYFLY_CHECK(
-      take("memory_bytes", w.memory_bytes, one64(kMemoryBytesMin), m.memory_bytes, &l.memory_bytes));
-  MAYFLY_CHECK(take("processes", w.processes, one32(1), m.processes, &l.processes));
-  MAYFLY_CHECK(
-      take("open_files", w.open_files, one32(kOpenFilesMin), m.open_files, &l.open_files));
-  MAYFLY_CHECK(take("file_size_bytes", w.file_size_bytes, one64(1), m.file_size_bytes,
-                    &l.file_size_bytes));
-  MAYFLY_CHECK(
-      take("disk_bytes", w.disk_bytes, one64(kDiskBytesMin), m.disk_bytes, &l.disk_bytes));
-  MAYFLY_CHECK(
-      take("disk_inodes", w.disk_inodes, one64(kDiskInodesMin), m.disk_inodes, &l.disk_inodes));
-  MAYFLY_CHECK(take("output_bytes", w.output_bytes, one64(1), m.output_bytes, &l.output_bytes));
-  MAYFLY_CHECK(take("input_bytes", w.input_bytes, one64(1), m.input_bytes, &l.input_bytes));
-  MAYFLY_CHECK(take("out_files_bytes", w.out_files_bytes, one64(1), m.out_files_bytes,
-                    &l.out_files_bytes));
-  MAYFLY_CHECK(take("out_files", w.out_files, one32(1), m.out_files, &l.out_files));
-  return l;
+  const std::pair<std::string_view, std::optional<uint64_t>> wishes[] = {
+      {"cpu", w.cpu_milli},
+      {"cpu_time", w.cpu_time_ms},
+      {"wall_time", w.wall_time_ms},
+      {"memory", w.memory_bytes},
+      {"processes", w.processes},
+      {"open_files", w.open_files},
+      {"file_size", w.file_size_bytes},
+      {"disk", w.disk_bytes},
+      {"disk_inodes", w.disk_inodes},
+      {"output", w.output_bytes},
+      {"input", w.input_bytes},
+      {"out_files_size", w.out_files_bytes},
+      {"out_files", w.out_files},
+  };
+  base::Limits limits = tmpl.defaults;
+  for (const auto& [key, wish] : wishes) {
+    if (!wish) continue;
+    for (const config::LimitField& field : config::limitFields()) {
+      if (field.key != key) continue;
+      uint64_t lowest = key == "memory" ? std::max(field.lowest, kMemoryBytesMin) : field.lowest;
+      uint64_t highest = field.get(tmpl.maximum);
+      std::string cap = "the cap '" + std::string(key) + "'";
+      if (*wish == 0) return fail(Code::invalidArgument, cap + " must be more than 0");
+      if (*wish > highest)
+        return fail(Code::invalidArgument, cap + " of " + field.format(*wish) +
+                                               " is above the template's maximum of " +
+                                               field.format(highest));
+      if (*wish < lowest)
+        return fail(Code::invalidArgument,
+                    cap + " of " + field.format(*wish) + " is below the least, " +
+                        field.format(lowest));
+      field.set(limits, *wish);
+    }
+  }
+  return limits;
 }
 
 uint64_t inputBytes(const TaskSpec& spec) {

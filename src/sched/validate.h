@@ -17,12 +17,7 @@ namespace mayfly::sched {
 
 inline constexpr size_t kEnvNameBytesMax = 256;
 inline constexpr size_t kPathPartBytesMax = 255;
-// Below these a clone could not even start.
-inline constexpr uint32_t kCpuMilliMin = 10;
-inline constexpr uint64_t kMemoryBytesMin = 16ull << 20;
-inline constexpr uint32_t kOpenFilesMin = 8;
-inline constexpr uint64_t kDiskBytesMin = 64ull << 10;
-inline constexpr uint64_t kDiskInodesMin = 16;
+inline constexpr uint64_t kMemoryBytesMin = 16ull << 20;  // below it a clone could not even start
 
 // A path of an input file, relative to /task.
 base::Status checkPath(std::string_view what, std::string_view path);
