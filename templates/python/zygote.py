@@ -27,6 +27,7 @@ ABI = 1
 COMMAND, FILE, STRING, STDIN = range(4)
 
 
+stdio = ()  # of the clones
 last_preloaded = ""  # name of the youngest module that the zygote loaded
 
 
@@ -68,8 +69,12 @@ def preload(template):
             exec(compile(file.read(), warm, "exec"), {"__name__": "warm"})
 
 
-def open_stdio():
-    """Fresh stdio objects over descriptors 0..2, which are the task's pipes now."""
+def make_stdio():
+    """stdio objects for the clones, over descriptors 0..2.
+
+    Made once, in the zygote, while the three are pipes as they are in a clone:
+    the objects ask for their kind (seekable? a terminal?) only here.
+    """
 
     def text(fd, mode, name, old, newline, line_buffering):
         raw = io.FileIO(fd, mode, closefd=False)
@@ -79,10 +84,21 @@ def open_stdio():
         file.mode = mode
         return file
 
+    own = [os.dup(fd) for fd in range(3)]
+    pipe = os.pipe()
+    for fd in range(3):
+        os.dup2(pipe[0 if fd == 0 else 1], fd)
     # Lines are seen live: a pipe would be block-buffered.
-    sys.stdin = sys.__stdin__ = text(0, "r", "<stdin>", sys.stdin, None, False)
-    sys.stdout = sys.__stdout__ = text(1, "w", "<stdout>", sys.stdout, "\n", True)
-    sys.stderr = sys.__stderr__ = text(2, "w", "<stderr>", sys.stderr, "\n", True)
+    files = (
+        text(0, "r", "<stdin>", sys.stdin, None, False),
+        text(1, "w", "<stdout>", sys.stdout, "\n", True),
+        text(2, "w", "<stderr>", sys.stderr, "\n", True),
+    )
+    for fd in range(3):
+        os.dup2(own[fd], fd)
+    for fd in (*own, *pipe):
+        os.close(fd)
+    return files
 
 
 def reseed():
@@ -101,7 +117,7 @@ def reseed():
             modules["uuid"]._node = modules["uuid"]._last_timestamp = None
         if "ssl" in modules:
             modules["ssl"].RAND_bytes(1)  # takes up the new pid, and fresh entropy with it
-        open_stdio()
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = stdio
         return 0
     except Exception:
         import traceback
@@ -271,7 +287,8 @@ def main():
     if "ssl" in sys.modules:
         sys.modules["ssl"].RAND_bytes(1)  # OpenSSL loads its providers once, here
     lib = ctypes.PyDLL(os.path.join(HERE, "libmayfly-zygote.so"))
-    global last_preloaded
+    global last_preloaded, stdio
+    stdio = make_stdio()
     last_preloaded = next(reversed(sys.modules))
     # What is loaded now lives as long as the clone: no collection looks at it again.
     gc.collect()
