@@ -15,7 +15,8 @@ base::Result<base::TemplateId> TemplateRegistry::add(TemplateSpec spec) {
   if (find(spec.name) != nullptr)
     return base::fail(base::Code::alreadyExists,
                       "template '" + base::printable(spec.name) + "' is there twice");
-  entries_.push_back(Entry{std::move(spec), {}, false});
+  ZygoteFsm fsm(spec.start_ns_max);
+  entries_.push_back(Entry{std::move(spec), std::move(fsm), false});
   Entry& e = entries_.back();
   if (e.spec.image_digest.empty()) {
     e.fsm.retired();

@@ -23,6 +23,7 @@ struct TemplateSpec {
   bool runs_code = false;                                 // CodeKind::file, string, stdinText
   bool loopback = true;
   uint64_t zygote_memory_bytes = 1ull << 30;
+  uint64_t start_ns_max = 60'000'000'000;  // publish -> ready
   base::Limits defaults, maximum;
 };
 

@@ -12,7 +12,7 @@ ZygoteFsm::Do ZygoteFsm::tick(uint64_t now_ns) {
       [[fallthrough]];
     case ZygoteState::waiting:
       state_ = ZygoteState::starting;
-      due_ns_ = now_ns + kStartBound_ns;
+      due_ns_ = now_ns + start_ns_max_;
       ++starts_;
       return Do::publish;
     case ZygoteState::starting:

@@ -20,7 +20,6 @@ inline constexpr uint32_t kDeathsMax = 4;  // this many within the window open t
 inline constexpr uint64_t kBackoffFirst_ns = 100'000'000;
 inline constexpr uint64_t kBackoffMax_ns = 10'000'000'000;
 inline constexpr uint64_t kProbeAfter_ns = 300'000'000'000;  // an unhealthy template is tried again
-inline constexpr uint64_t kStartBound_ns = 60'000'000'000;   // publish -> ready
 
 enum class ZygoteState : uint8_t { waiting, starting, ready, unhealthy, retired };
 
@@ -28,6 +27,8 @@ class ZygoteFsm {
  public:
   // What the driver must do after an event.
   enum class Do : uint8_t { nothing, publish, retire, failQueue };
+
+  explicit ZygoteFsm(uint64_t start_ns_max) : start_ns_max_(start_ns_max) {}
 
   ZygoteState state() const { return state_; }
   std::string_view text() const { return text_; }  // why it is waiting or unhealthy
@@ -41,6 +42,7 @@ class ZygoteFsm {
   void retired();                              // asked to end: nothing follows
 
  private:
+  uint64_t start_ns_max_;  // publish -> ready
   ZygoteState state_ = ZygoteState::waiting;
   uint64_t due_ns_ = 1;  // at once
   uint32_t starts_ = 0;

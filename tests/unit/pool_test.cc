@@ -7,10 +7,11 @@ namespace mayfly::pool {
 namespace {
 
 constexpr uint64_t kS = 1'000'000'000;
+constexpr uint64_t kStart_ns = 30 * kS;
 using Do = ZygoteFsm::Do;
 
 TEST(ZygoteFsm, StartsAtOnceAndIsReadyWhenItsZygoteServes) {
-  ZygoteFsm f;
+  ZygoteFsm f(kStart_ns);
   EXPECT_EQ(f.tick(5), Do::publish);
   EXPECT_EQ(f.state(), ZygoteState::starting);
   EXPECT_EQ(f.tick(6), Do::nothing);
@@ -20,7 +21,7 @@ TEST(ZygoteFsm, StartsAtOnceAndIsReadyWhenItsZygoteServes) {
 }
 
 TEST(ZygoteFsm, DeathIsFollowedByAGrowingPauseNotByAnImmediateStart) {
-  ZygoteFsm f;
+  ZygoteFsm f(kStart_ns);
   f.tick(1);
   f.ready(2);
   uint64_t now = 100 * kS;
@@ -34,7 +35,7 @@ TEST(ZygoteFsm, DeathIsFollowedByAGrowingPauseNotByAnImmediateStart) {
 }
 
 TEST(ZygoteFsm, FourthDeathInAMinuteRetiresTheTemplate) {
-  ZygoteFsm f;
+  ZygoteFsm f(kStart_ns);
   uint64_t now = 100 * kS;
   for (int i = 0; i < 3; ++i) {
     f.tick(f.due_ns());
@@ -48,7 +49,7 @@ TEST(ZygoteFsm, FourthDeathInAMinuteRetiresTheTemplate) {
 }
 
 TEST(ZygoteFsm, FourDeathsSpreadOverMoreThanAMinuteDoNot) {
-  ZygoteFsm f;
+  ZygoteFsm f(kStart_ns);
   uint64_t now = 100 * kS;
   for (int i = 0; i < 12; ++i) {
     f.tick(f.due_ns());
@@ -58,7 +59,7 @@ TEST(ZygoteFsm, FourDeathsSpreadOverMoreThanAMinuteDoNot) {
 }
 
 TEST(ZygoteFsm, UnhealthyTemplateIsTriedOnceAndOneFailureSuffices) {
-  ZygoteFsm f;
+  ZygoteFsm f(kStart_ns);
   uint64_t now = 100 * kS;
   for (int i = 0; i < 4; ++i) f.tick(f.due_ns()), f.died(now, "crash");
   now += kProbeAfter_ns;
@@ -73,11 +74,11 @@ TEST(ZygoteFsm, UnhealthyTemplateIsTriedOnceAndOneFailureSuffices) {
 }
 
 TEST(ZygoteFsm, StartThatTakesTooLongIsRetired) {
-  ZygoteFsm f;
+  ZygoteFsm f(kStart_ns);
   f.tick(kS);
-  EXPECT_EQ(f.tick(kS + kStartBound_ns - 1), Do::nothing);
-  EXPECT_EQ(f.tick(kS + kStartBound_ns), Do::retire);
-  EXPECT_EQ(f.died(kS + kStartBound_ns + 1, "retired"), Do::nothing);
+  EXPECT_EQ(f.tick(kS + kStart_ns - 1), Do::nothing);
+  EXPECT_EQ(f.tick(kS + kStart_ns), Do::retire);
+  EXPECT_EQ(f.died(kS + kStart_ns + 1, "retired"), Do::nothing);
   EXPECT_EQ(f.state(), ZygoteState::waiting);
 }
 

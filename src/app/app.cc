@@ -1,0 +1,234 @@
+#include "app/app.h"
+
+#include <utility>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/post.hpp>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <optional>
+#include <vector>
+
+#include "app/budget.h"
+#include "app/instance.h"
+#include "app/log.h"
+#include "app/privileges.h"
+#include "app/templates.h"
+#include "box/host.h"
+#include "clone/engine.h"
+#include "rpc/server.h"
+
+namespace mayfly::app {
+namespace {
+
+constexpr int kListenBacklog = 128;
+constexpr int kSpawnerEndMsMax = 8'000;  // its own bounds are shorter
+constexpr mode_t kSocketMode = 0666;     // the server asks the kernel who the peer is
+
+// P6: refuses a host that cannot keep a promise, unless the settings give it up by name.
+base::Result<box::HostReport> checkHost(const config::Daemon& settings) {
+  box::HostReport report = box::hostReport();
+  auto refusals = report.refusals(settings.accept_lost_promises);
+  for (const box::HostLine& line : refusals)
+    spdlog::error("this host cannot keep the promise '{}': {} {}: {}{}{}", line.costs, line.group,
+                  line.what, line.value, line.note.empty() ? "" : "; ", line.note);
+  if (!refusals.empty())
+    return base::fail(base::Code::hostUnfit,
+                      "the daemon does not start: the host cannot keep a promise",
+                      "`mayfly doctor` shows the host; accept_lost_promises gives a promise up");
+  for (const std::string& promise : report.lostPromises())
+    spdlog::warn("the promise '{}' is given up by the settings", promise);
+  return report;
+}
+
+base::Result<base::Fd> listenAt(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path)
+    return base::fail(base::Code::invalidArgument,
+                      "the path of the socket has more than " +
+                          std::to_string(sizeof address.sun_path - 1) + " bytes: '" + path + "'");
+  memcpy(address.sun_path, path.data(), path.size());
+  if (size_t slash = path.find_last_of('/'); slash != std::string::npos && slash > 0)
+    MAYFLY_CHECK(makeFolders(path.substr(0, slash)));
+  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return base::failSys(errno, "socket", path);
+  // Only a socket is ever replaced: what a daemon that died has left.
+  struct stat st;
+  if (::lstat(path.c_str(), &st) == 0 && S_ISSOCK(st.st_mode)) ::unlink(path.c_str());
+  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+    return base::failSys(errno, "bind", path);
+  if (::chmod(path.c_str(), kSocketMode) != 0) return base::failSys(errno, "chmod", path);
+  if (::listen(fd.get(), kListenBacklog) != 0) return base::failSys(errno, "listen", path);
+  return fd;
+}
+
+class App final : private clone::EngineWatcher {
+ public:
+  explicit App(AppOptions options) : options_(std::move(options)) {}
+  base::Result<int> run();
+
+ private:
+  base::Status makeEngine(const box::HostReport& report);
+  void onSignal();
+  void stop();
+  void awaitSpawner();
+
+  // clone::EngineWatcher
+  void onSpawnerReady(std::string_view in_force) override {
+    spdlog::info("the spawner is ready: {}", in_force);
+  }
+  void onTemplate(std::string_view name, std::string_view state, std::string_view why) override {
+    auto level = state == "unhealthy" ? spdlog::level::err
+                 : why.empty()        ? spdlog::level::info
+                                      : spdlog::level::warn;
+    spdlog::log(level, "template '{}' is {}{}{}", name, state, why.empty() ? "" : ": ", why);
+  }
+  void onZygoteLine(std::string_view name, std::string_view line) override {
+    spdlog::info("zygote of '{}' says: {}", name, line);
+  }
+  void onReceiptIncomplete(const base::Receipt& r) override {
+    spdlog::error("box {} is in quarantine, its receipt incomplete: {}", r.box, r.missing);
+  }
+  void onReceiptCompleted(const base::Receipt& r) override {
+    spdlog::info("box {} is proven gone and out of quarantine", r.box);
+  }
+  void onSettled() override;
+  void onFatal(base::Error error) override;
+
+  AppOptions options_;
+  boost::asio::io_context io_{1};
+  boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
+  base::Observer observer_;
+  base::Fd instance_lock_;
+  UidSlot slot_;
+  std::vector<Served> served_;  // keeps the leases
+  Child spawner_;
+  std::unique_ptr<clone::Engine> engine_;
+  std::unique_ptr<rpc::Server> server_;
+  std::optional<base::Error> fatal_;
+  bool stopping_ = false;
+};
+
+base::Status App::makeEngine(const box::HostReport& report) {
+  const config::Daemon& s = options_.settings;
+  clone::EngineOptions e;
+  e.budget = deriveBudget(report.budget, s);
+  e.bounds.receipt_ns = (s.receipt_ms_max + s.collect_ms_max) * 1'000'000;
+  e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
+  e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
+  spdlog::info("at most {} boxes, {} of their memory, {} processes, {} tasks in the queue",
+               e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
+               e.budget.queue_tasks_max);
+  engine_ = std::make_unique<clone::Engine>(io_, e, observer_, *this);
+  for (Served& t : served_)
+    MAYFLY_TRY([[maybe_unused]] auto id, engine_->addTemplate(t.spec, std::move(t.seccomp)));
+  return base::Unit{};
+}
+
+base::Result<int> App::run() {
+  const config::Daemon& s = options_.settings;
+  if (::geteuid() != 0)
+    return base::fail(base::Code::permissionDenied, "mayflyd must be started as root",
+                      "It starts the spawner and then gives root up.");
+  MAYFLY_TRY(instance_lock_, lockInstance(s.run_dir, s.instance));
+  MAYFLY_TRY(box::HostReport report, checkHost(s));
+  MAYFLY_TRY(slot_, takeUidSlot(kSlotsDir));
+  MAYFLY_TRY([[maybe_unused]] uint64_t files, raiseOpenFiles());
+  std::string images = s.state_dir + "/images";
+  MAYFLY_CHECK(makeFolders(images));
+  MAYFLY_TRY(served_, loadTemplates(s));
+  if (served_.empty()) spdlog::warn("no template is found, ignoring");
+  MAYFLY_TRY(spawner_, startSpawner({options_.executable_dir + "/mayfly-spawner", "--instance",
+                                     s.instance, "--images", images, "--uid-slot",
+                                     std::to_string(slot_.number)},
+                                    {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_TRY(base::Fd listener, listenAt(s.socketPath()));
+  MAYFLY_CHECK(dropRoot(daemonUid(slot_.number)));
+
+  signals_.async_wait([this](boost::system::error_code failed, int) {
+    if (!failed) onSignal();
+  });
+  MAYFLY_CHECK(makeEngine(report));
+  rpc::Options edge;
+  edge.instance = s.instance;
+  edge.version = MAYFLY_VERSION;
+  edge.connections_max = s.connections_max;
+  MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_.get_executor(), std::move(listener), edge));
+  MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
+  spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),
+               daemonUid(slot_.number));
+  io_.run();
+
+  server_->stop();
+  engine_.reset();
+  awaitSpawner();
+  if (fatal_) return base::fail(std::move(*fatal_));
+  spdlog::info("stopped");
+  return 0;
+}
+
+void App::onSettled() {
+  if (!options_.ready) return;
+  constexpr std::string_view kReady = "ready\n";
+  if (::write(options_.ready.get(), kReady.data(), kReady.size()) < 0)
+    spdlog::warn("nobody reads --ready-fd, ignoring");
+  options_.ready.reset();
+}
+
+void App::onSignal() {
+  if (stopping_) ::_exit(130);  // the spawner ends all boxes when our socket closes
+  spdlog::info("stopping: running tasks end with daemonStopping");
+  signals_.async_wait([this](boost::system::error_code failed, int) {
+    if (!failed) onSignal();
+  });
+  stop();
+}
+
+void App::stop() {
+  stopping_ = true;
+  engine_->stop([this] {
+    // The last results are on their way to the RPC thread before its stop is.
+    boost::asio::post(io_, [this] { io_.stop(); });
+  });
+}
+
+void App::onFatal(base::Error error) {
+  spdlog::critical("{}", oneLine(error));
+  if (!fatal_) fatal_ = std::move(error);
+  if (stopping_) return;
+  stop();
+}
+
+// Its end proves that nothing of ours is left on the host.
+void App::awaitSpawner() {
+  pollfd p{spawner_.pidfd.get(), POLLIN, 0};
+  int n;
+  do n = ::poll(&p, 1, kSpawnerEndMsMax);
+  while (n < 0 && errno == EINTR);
+  if (n <= 0) {
+    spdlog::error("the spawner has not ended after {} ms", kSpawnerEndMsMax);
+    return;
+  }
+  siginfo_t info{};
+  if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(spawner_.pidfd.get()), &info,
+               WEXITED) == 0 &&
+      (info.si_code != CLD_EXITED || info.si_status != 0))
+    spdlog::error("the spawner ended with {} {}", info.si_code == CLD_EXITED ? "exit code" : "signal",
+                  info.si_status);
+}
+
+}  // namespace
+
+base::Result<int> run(AppOptions options) { return App(std::move(options)).run(); }
+
+}  // namespace mayfly::app

@@ -1,0 +1,28 @@
+#include "app/budget.h"
+
+#include <algorithm>
+
+#include "clone/engine.h"
+
+namespace mayfly::app {
+
+sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings) {
+  sched::Budget b;
+  uint64_t fds = host.fds_hard > box::kFdsReserved + settings.connections_max
+                     ? host.fds_hard - box::kFdsReserved - settings.connections_max
+                     : 0;
+  uint64_t pids = host.pids_max > box::kPidsReserved ? host.pids_max - box::kPidsReserved : 0;
+  b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
+  if (settings.boxes_max != 0) b.boxes_max = std::min(b.boxes_max, settings.boxes_max);
+  b.boxes_max = std::max(b.boxes_max, 1u);
+  b.fds_max = static_cast<uint32_t>(
+      std::clamp<uint64_t>(fds, clone::kFdsPerBox, uint64_t{b.boxes_max} * clone::kFdsPerBox));
+  b.pids_max = static_cast<uint32_t>(std::min<uint64_t>(pids, UINT32_MAX));
+  b.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
+  b.queue_tasks_max = settings.queue_max;
+  // One client cannot fill the queue alone, unless it is very short.
+  b.queue_tasks_per_owner_max = std::max(settings.queue_max - settings.queue_max / 8, 1u);
+  return b;
+}
+
+}  // namespace mayfly::app

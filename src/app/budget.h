@@ -1,0 +1,18 @@
+// How many boxes at once: from the host's limits and the settings.
+//
+// Layer: app. Pure.
+#pragma once
+
+#include "box/host.h"
+#include "config/daemon.h"
+#include "sched/admission.h"
+
+namespace mayfly::app {
+
+inline constexpr uint32_t kBoxesMax = 4'096;
+inline constexpr uint32_t kMemoryPercentOfHost = 90;  // the sum of all boxes' memory caps
+
+// The sums are hard: a runaway costs one task and never the host.
+sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings);
+
+}  // namespace mayfly::app

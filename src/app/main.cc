@@ -1,0 +1,102 @@
+// mayflyd: the daemon. Reads its settings and hands them to the App.
+//
+// Layer: app. Wiring only.
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <climits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/app.h"
+#include "app/log.h"
+#include "config/daemon.h"
+
+namespace {
+
+using namespace mayfly;
+
+std::string executableDir() {
+  char path[PATH_MAX];
+  ssize_t n = ::readlink("/proc/self/exe", path, sizeof path - 1);
+  std::string text(path, n > 0 ? static_cast<size_t>(n) : 0);
+  return text.substr(0, text.find_last_of('/'));
+}
+
+// stdin, stdout and stderr exist, so that no socket of ours ever takes their numbers.
+void fillStandardDescriptors() {
+  for (int fd = 0; fd < 3; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0) (void)!::open("/dev/null", O_RDWR);
+}
+
+int fail(const base::Error& error) {
+  spdlog::critical("{}", app::oneLine(error));
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  fillStandardDescriptors();
+  ::umask(022);
+  ::signal(SIGPIPE, SIG_IGN);  // a closed stdin of a task is an errno, not our end
+
+  std::string config_file;
+  std::optional<std::string> instance, socket, state_dir, run_dir, log_level;
+  std::vector<std::string> template_dirs, templates, accept_lost;
+  int ready_fd = -1;
+  CLI::App cli{"mayflyd: runs untrusted code, each task in a brand-new box"};
+  cli.add_option("--config", config_file, "settings (TOML); none is needed");
+  cli.add_option("--instance", instance, "name of this daemon on the host");
+  cli.add_option("--socket", socket, "path of its socket");
+  cli.add_option("--state-dir", state_dir, "where the images are");
+  cli.add_option("--run-dir", run_dir, "where locks and sockets are");
+  cli.add_option("--templates", template_dirs, "folders of templates");
+  cli.add_option("--template", templates, "serve these only (default: all)");
+  cli.add_option("--accept-lost-promise", accept_lost,
+                 "run though the host cannot keep this promise");
+  cli.add_option("--log-level", log_level, "trace, debug, info, warn or error");
+  cli.add_option("--ready-fd", ready_fd, "write \"ready\" to this descriptor when serving");
+  CLI11_PARSE(cli, argc, argv);
+
+  spdlog::set_default_logger(spdlog::stderr_logger_st("mayflyd"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+
+  app::AppOptions options;
+  if (!config_file.empty()) {
+    auto loaded = config::loadDaemon(config_file);
+    if (!loaded) return fail(loaded.error());
+    options.settings = std::move(*loaded);
+  }
+  config::Daemon& s = options.settings;
+  if (instance) s.instance = *instance;
+  if (!config::isInstanceName(s.instance))
+    return fail({base::Code::invalidArgument,
+                 "'" + s.instance + "' is no name of an instance", "Use [a-z0-9][a-z0-9-]{0,31}.", 0});
+  if (socket) s.socket_path = *socket;
+  if (state_dir) s.state_dir = *state_dir;
+  if (run_dir) s.run_dir = *run_dir;
+  if (log_level) s.log_level = *log_level;
+  if (!template_dirs.empty()) s.template_dirs = template_dirs;
+  if (!templates.empty()) s.templates = templates;
+  for (std::string& promise : accept_lost) s.accept_lost_promises.push_back(std::move(promise));
+  for (const std::string* path : {&s.state_dir, &s.run_dir})
+    if (path->empty() || path->front() != '/')
+      return fail({base::Code::invalidArgument, "'" + *path + "' is not an absolute path", {}, 0});
+  options.executable_dir = executableDir();
+  if (s.template_dirs.empty()) s.template_dirs = config::defaultTemplateDirs(options.executable_dir);
+  spdlog::set_level(spdlog::level::from_str(s.log_level));
+  if (ready_fd >= 0) {
+    if (::fcntl(ready_fd, F_SETFD, FD_CLOEXEC) != 0)
+      return fail(base::sysError(errno, "fcntl", "--ready-fd"));
+    options.ready = base::Fd(ready_fd);
+  }
+
+  auto code = app::run(std::move(options));
+  return code ? *code : fail(code.error());
+}

@@ -1,0 +1,77 @@
+#include "app/templates.h"
+
+#include <algorithm>
+
+#include "app/log.h"
+#include "box/seccomp.h"
+
+namespace mayfly::app {
+namespace {
+
+// The same in every box, whatever the host has.
+const std::pair<const char*, const char*> kTaskEnvironment[] = {
+    {"HOME", "/task"}, {"LANG", "C.UTF-8"}, {"LOGNAME", "task"},
+    {"PATH", "/usr/local/bin:/usr/bin:/bin"}, {"TZ", "UTC"}, {"USER", "task"},
+};
+
+base::Result<Served> load(const config::Daemon& settings, const std::string& name) {
+  MAYFLY_TRY(config::Manifest manifest, config::findManifest(settings.template_dirs, name));
+  Served s;
+  s.spec = toSpec(manifest);
+  auto found = image::findImage(settings.state_dir, name);
+  if (!found) {
+    if (found.error().code != base::Code::notFound) return base::fail(std::move(found).error());
+    s.spec.missing_image_text = found.error().message;
+    return s;
+  }
+  MAYFLY_TRY(s.seccomp, box::buildSeccomp({manifest.seccomp_allow, manifest.loopback}));
+  MAYFLY_TRY(image::Lease lease, image::Lease::take(settings.state_dir, found->digest));
+  MAYFLY_CHECK(image::readAhead(lease.fd()));
+  s.spec.image_digest = found->digest;
+  s.lease.emplace(std::move(lease));
+  return s;
+}
+
+}  // namespace
+
+pool::TemplateSpec toSpec(const config::Manifest& m) {
+  pool::TemplateSpec s;
+  s.name = m.name;
+  s.description = m.description;
+  s.mechanism = config::name(m.mechanism);
+  s.zygote = m.zygote.argv;
+  for (const auto& [name, value] : kTaskEnvironment)
+    if (std::none_of(m.task_env.begin(), m.task_env.end(),
+                     [&, own = name](const auto& var) { return var.first == own; }))
+      s.env.emplace_back(name, value);
+  s.env.insert(s.env.end(), m.task_env.begin(), m.task_env.end());
+  s.runs_commands = m.mechanism == config::Mechanism::exec;
+  s.runs_code = !s.runs_commands;
+  s.loopback = m.loopback;
+  s.zygote_memory_bytes = m.zygote.memory_bytes;
+  s.start_ns_max = m.zygote.start_ms_max * 1'000'000;
+  s.defaults = m.defaults;
+  s.maximum = m.maximum;
+  return s;
+}
+
+base::Result<std::vector<Served>> loadTemplates(const config::Daemon& settings) {
+  bool named = !settings.templates.empty();
+  std::vector<Served> all;
+  for (const std::string& name :
+       named ? settings.templates : config::listTemplates(settings.template_dirs)) {
+    auto served = load(settings, name);
+    if (served) {
+      all.push_back(std::move(*served));
+    } else if (named) {
+      return base::fail(
+          std::move(served).error().in("cannot serve template '" + base::printable(name) + "'"));
+    } else {
+      spdlog::error("cannot serve template '{}': {}, ignoring", base::printable(name),
+                    oneLine(served.error()));
+    }
+  }
+  return all;
+}
+
+}  // namespace mayfly::app
