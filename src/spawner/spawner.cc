@@ -179,10 +179,17 @@ void Spawner::retire(base::TemplateId id) {
   }
 }
 
+// A process that dies closes its channel first: its pidfd will tell how it ended.
+void Spawner::onChannelEnd(const Fd& channel, const Fd& process) {
+  unwatch(channel);
+  signalKill(process);
+}
+
 void Spawner::onMakerMessage(Template& t) {
   zygote::InitMade made;
   auto got = base::receiveMessage(t.maker_channel.view(), base::writableBytesOf(made));
   if (!got && got.error().sys == EAGAIN) return;
+  if (got && got->bytes == 0) return onChannelEnd(t.maker_channel, t.maker);
   if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic) return onTemplateDeath(t, "maker");
   auto found = boxes_.find(made.box);
   if (found == boxes_.end() || found->second->owner != &t || !found->second->init_asked)
@@ -206,6 +213,7 @@ void Spawner::onZygoteMessage(Template& t) {
   zygote::CloneMade made;
   auto got = base::receiveMessage(t.zygote_channel.view(), base::writableBytesOf(made));
   if (!got && got.error().sys == EAGAIN) return;
+  if (got && got->bytes == 0) return onChannelEnd(t.zygote_channel, t.zygote);
   if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic) return onTemplateDeath(t, "zygote");
   if (made.box == 0) {
     Event event;

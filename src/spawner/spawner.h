@@ -91,6 +91,7 @@ class Spawner {
   void sample(base::BoxId id);
 
   // --- templates ---
+  void onChannelEnd(const base::Fd& channel, const base::Fd& process);
   void onMakerMessage(Template& t);
   void onZygoteMessage(Template& t);
   void onTemplateDeath(Template& t, const char* who);
