@@ -1,0 +1,142 @@
+// Layer: image. See command.h.
+#include "image/command.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <deque>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/text.h"
+
+namespace mayfly::image {
+namespace {
+
+using base::Code;
+constexpr size_t kTailLinesMax = 12;
+constexpr size_t kLineBytesMax = 4'096;
+constexpr size_t kOutputBytesMax = 1u << 20;
+
+std::vector<std::string> childEnvironment() {
+  std::vector<std::string> env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8",
+                                  "HOME=/nonexistent", "SOURCE_DATE_EPOCH=0",
+                                  "DEBIAN_FRONTEND=noninteractive"};
+  for (const char* name : {"http_proxy", "https_proxy", "no_proxy"}) {
+    if (const char* value = ::getenv(name)) env.push_back(std::string(name) + "=" + value);
+  }
+  return env;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& strings) {
+  std::vector<char*> out;
+  for (std::string& s : strings) out.push_back(s.data());
+  out.push_back(nullptr);
+  return out;
+}
+
+class Lines {
+ public:
+  explicit Lines(const LineSink& sink) : sink_(sink) {}
+  void feed(std::string_view bytes) {
+    for (char c : bytes) {
+      if (c == '\n' || c == '\r' || line_.size() >= kLineBytesMax) flush();
+      if (c != '\n' && c != '\r') line_ += c;
+    }
+  }
+  void flush() {
+    if (line_.empty()) return;
+    if (sink_) sink_(line_);
+    tail_.push_back(std::move(line_));
+    if (tail_.size() > kTailLinesMax) tail_.pop_front();
+    line_.clear();
+  }
+  std::string tail() const {
+    std::string text;
+    for (const std::string& line : tail_) text += "\n  " + base::printable(line);
+    return text;
+  }
+
+ private:
+  const LineSink& sink_;
+  std::string line_;
+  std::deque<std::string> tail_;
+};
+
+}  // namespace
+
+base::Status runCommand(const std::vector<std::string>& command, uint32_t seconds_max,
+                        const LineSink& on_line) {
+  MAYFLY_TRY(base::Pipe pipe, base::makePipe());
+  MAYFLY_TRY(base::Fd null, base::openAt(base::FdView(AT_FDCWD), "/dev/null", O_RDONLY));
+  std::vector<std::string> arguments = command, environment = childEnvironment();
+  std::vector<char*> argv = pointers(arguments), envp = pointers(environment);
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) return base::failSys(errno, "fork", command[0]);
+  if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (::getppid() != parent) ::_exit(126);
+    ::dup2(null.get(), 0);
+    ::dup2(pipe.write.get(), 1);
+    ::dup2(pipe.write.get(), 2);
+    ::environ = envp.data();
+    ::execvp(argv[0], argv.data());
+    ::_exit(127);
+  }
+  pipe.write.reset();
+  Lines lines(on_line);
+  const uint64_t deadline_ns = base::monotonicNs() + uint64_t{seconds_max} * 1'000'000'000u;
+  bool late = false;
+  for (;;) {
+    const uint64_t now = base::monotonicNs();
+    if (now >= deadline_ns) {
+      late = true;
+      break;
+    }
+    pollfd p{pipe.read.get(), POLLIN, 0};
+    const uint64_t wait_ms = (deadline_ns - now) / 1'000'000u + 1;
+    if (::poll(&p, 1, static_cast<int>(std::min<uint64_t>(wait_ms, 60'000))) <= 0) continue;
+    char buffer[8192];
+    const ssize_t n = ::read(pipe.read.get(), buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    lines.feed({buffer, static_cast<size_t>(n)});
+  }
+  lines.flush();
+  if (late) ::kill(pid, SIGTERM);  // not yet reaped, so the pid is still its own
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (late) {
+    return base::fail(Code::deadlineExceeded, fmt::format("{} took longer than {} s{}", command[0],
+                                                          seconds_max, lines.tail()));
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return base::Unit{};
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 127) {
+    return base::fail(
+        Code::failedPrecondition, fmt::format("cannot run '{}'", command[0]),
+        "Is its Debian package installed? `./dev setup` installs all that is needed.");
+  }
+  const std::string how = WIFEXITED(status) ? fmt::format("exit code {}", WEXITSTATUS(status))
+                                            : fmt::format("signal {}", WTERMSIG(status));
+  return base::fail(Code::internal,
+                    fmt::format("{} failed with {}; it said:{}", command[0], how, lines.tail()));
+}
+
+base::Result<std::string> commandOutput(const std::vector<std::string>& argv,
+                                        uint32_t seconds_max) {
+  std::string text;
+  MAYFLY_CHECK(runCommand(argv, seconds_max, [&](std::string_view line) {
+    if (text.size() + line.size() < kOutputBytesMax) text.append(line) += '\n';
+  }));
+  return text;
+}
+
+}  // namespace mayfly::image

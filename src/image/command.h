@@ -1,0 +1,27 @@
+// Runs one program of the host's to its end, within a time bound.
+//
+// Layer: image. Blocks. For single-threaded callers (the command line).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace mayfly::image {
+
+using LineSink = std::function<void(std::string_view)>;
+
+// argv[0] is looked up in the system's own folders; stdin is empty; the
+// environment is a fixed PATH and locale plus the caller's proxy settings. Each
+// line of stdout and stderr goes to `on_line`. Another exit code than 0 is an
+// error that quotes the last lines. If we die, it gets SIGTERM.
+base::Status runCommand(const std::vector<std::string>& argv, uint32_t seconds_max,
+                        const LineSink& on_line = {});
+// The same, and gives its stdout and stderr, at most 1 MiB of it.
+base::Result<std::string> commandOutput(const std::vector<std::string>& argv, uint32_t seconds_max);
+
+}  // namespace mayfly::image

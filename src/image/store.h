@@ -1,0 +1,68 @@
+// The images of a state directory: which there are, which is a template's, who
+// uses one.
+//
+//   images/<sha256>.erofs   an image, never changed; its flock is its lease
+//   index/<template>.json   which image is the template's, and what it was made of
+//   build.lock              held while an image is built or removed
+//
+// Layer: image. Short blocking calls; safe between processes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace mayfly::image {
+
+struct ImageInfo {
+  std::string template_name;  // empty: no template's any more
+  std::string digest;         // 64 hex digits
+  std::string inputs_key;     // hash of all that it was made of
+  uint64_t bytes = 0;
+  uint64_t built_unix_s = 0;
+  bool in_use = false;  // leased
+};
+
+bool isDigest(std::string_view text);
+std::string imagePath(const std::string& state_dir, std::string_view digest);
+
+// The image of a template; Code::notFound, with advice, where none is built.
+base::Result<ImageInfo> findImage(const std::string& state_dir, std::string_view template_name);
+// All images, by template name; those that no template has come last.
+base::Result<std::vector<ImageInfo>> listImages(const std::string& state_dir);
+// Makes `info` the template's image. The caller holds the build lock.
+base::Status publishImage(const std::string& state_dir, const ImageInfo& info);
+// Removes a template's image, or one by its digest. Refused while it is leased.
+base::Status removeImage(const std::string& state_dir, std::string_view template_name_or_digest);
+// Removes every image that no template has and nobody leases, and what a killed
+// build left. The caller holds the build lock.
+base::Status sweepImages(const std::string& state_dir);
+
+// An image in use: it cannot be removed while this lives, in whatever process.
+class Lease {
+ public:
+  static base::Result<Lease> take(const std::string& state_dir, std::string_view digest);
+  base::FdView fd() const { return fd_.view(); }  // the image file, read-only
+  const std::string& digest() const { return digest_; }
+
+ private:
+  Lease(base::Fd fd, std::string_view digest) : fd_(std::move(fd)), digest_(digest) {}
+  // Invariant: fd_ holds a shared flock on a file that is still in the directory.
+  base::Fd fd_;
+  std::string digest_;
+};
+
+// Brings the whole image into the page cache, charged to the caller's cgroup, so
+// that no task pays for it. Blocks until it is read; `bytes_max` is a bound.
+base::Status readAhead(base::FdView image, uint64_t bytes_max = 4ull << 30);
+
+// An exclusive flock on a file that it makes. Waits at most `seconds_max`.
+base::Result<base::Fd> lockFile(const std::string& path, uint32_t seconds_max);
+// mkdir -p with mode 0755.
+base::Status makeFolders(const std::string& path);
+
+}  // namespace mayfly::image
