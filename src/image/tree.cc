@@ -32,7 +32,7 @@ constexpr std::string_view kNeutralise = R"sh(
 set -e
 umask 022
 rm -rf /etc/apt /etc/resolv.conf /etc/machine-id /etc/mtab /etc/.pwd.lock /etc/fstab \
-  /etc/passwd- /etc/group- /etc/shadow- /etc/gshadow- /etc/subuid /etc/subgid /etc/subuid- /etc/subgid- \
+  /etc/passwd- /etc/group- /etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/subuid /etc/subgid /etc/subuid- /etc/subgid- \
   /var/lib/apt /var/lib/dbus /var/lib/systemd /var/lib/dpkg/*-old /var/lib/dpkg/lock* /var/lib/dpkg/triggers/Lock \
   /var/cache/apt /var/cache/debconf /var/cache/ldconfig /var/lib/misc /usr/share/bug /usr/share/lintian
 find /usr/share/man /usr/share/info /usr/share/locale -mindepth 1 -delete 2>/dev/null || true
@@ -49,11 +49,9 @@ ln -s /proc/self/mounts /etc/mtab
 echo mayfly > /etc/hostname
 printf '127.0.0.1 localhost mayfly\n::1 localhost\n' > /etc/hosts
 printf 'hosts: files\npasswd: files\ngroup: files\nservices: files\nprotocols: files\n' > /etc/nsswitch.conf
-sed -i '/^task:/d' /etc/passwd /etc/group /etc/shadow
+sed -i '/^task:/d' /etc/passwd /etc/group
 echo 'task:x:1000:1000:task:/task:/bin/sh' >> /etc/passwd
 echo 'task:x:1000:' >> /etc/group
-echo 'task:!:1::::::' >> /etc/shadow
-sed -E -i 's/^([^:]*:[^:]*):[0-9]*:/\1:1:/' /etc/shadow
 [ -e /etc/localtime ] || [ ! -e /usr/share/zoneinfo/Etc/UTC ] || ln -s /usr/share/zoneinfo/Etc/UTC /etc/localtime
 find / -xdev -perm /6000 ! -type l -exec chmod ug-s {} +
 )sh";
