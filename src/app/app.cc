@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -32,6 +33,7 @@ namespace {
 
 constexpr int kListenBacklog = 128;
 constexpr int kSpawnerEndMsMax = 8'000;  // its own bounds are shorter
+constexpr int kOrphansMsMax = 2'000;     // of a spawner that was killed
 constexpr mode_t kSocketMode = 0666;     // the server asks the kernel who the peer is
 
 // P6: refuses a host that cannot keep a promise, unless the settings give it up by name.
@@ -148,6 +150,10 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(makeFolders(images));
   MAYFLY_TRY(served_, loadTemplates(s));
   if (served_.empty()) spdlog::warn("no template is found, ignoring");
+  // A spawner that is killed leaves its dead to us: without a parent that reaps
+  // them at once, the namespaces' first processes could not end.
+  if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
+    return base::failSys(errno, "prctl(PR_SET_CHILD_SUBREAPER)", "the daemon");
   MAYFLY_TRY(spawner_, startSpawner({options_.executable_dir + "/mayfly-spawner", "--instance",
                                      s.instance, "--images", images, "--uid-slot",
                                      std::to_string(slot_.number)},
@@ -225,6 +231,15 @@ void App::awaitSpawner() {
       (info.si_code != CLD_EXITED || info.si_status != 0))
     spdlog::error("the spawner ended with {} {}", info.si_code == CLD_EXITED ? "exit code" : "signal",
                   info.si_status);
+  for (int ms = 0; ms < kOrphansMsMax; ++ms) {
+    int status;
+    pid_t pid;
+    while ((pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
+    }
+    if (pid < 0) return;  // no child is left
+    ::poll(nullptr, 0, 1);
+  }
+  spdlog::error("processes that the spawner left are still there after {} ms", kOrphansMsMax);
 }
 
 }  // namespace
