@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -52,6 +53,7 @@ class Guard {
   Guard(int call, uint32_t otherwise) : call_(call), otherwise_(otherwise) {}
 
   Guard& load(unsigned argument) { return add(BPF_LD | BPF_W | BPF_ABS, low(argument)); }
+  Guard& loadHigh(unsigned argument) { return add(BPF_LD | BPF_W | BPF_ABS, low(argument) + 4); }
   Guard& mask(uint32_t bits) { return add(BPF_ALU | BPF_AND | BPF_K, bits); }
   Guard& shift(uint32_t bits) { return add(BPF_ALU | BPF_LSH | BPF_K, bits); }
   Guard& keep() { return add(BPF_MISC | BPF_TAX, 0); }          // for the next join
@@ -115,6 +117,10 @@ Program guards(bool loopback) {
   guard("preadv2").load(5).onAnyBit(RWF_NOWAIT, error(EOPNOTSUPP));
   // Advice, quietly not taken: dropping pages of the image would slow the neighbours and time them.
   guard("fadvise64").load(3).on(POSIX_FADV_DONTNEED, error(0));
+  // A core limit lowered from 1 to 0 would wake the host's piped collector: 1 stops it, 0 does not.
+  guard("setrlimit").load(0).on(RLIMIT_CORE, kEperm);
+  guard("prlimit64").loadHigh(2).keep().load(2).join().on(0, kAllow)  // only reads
+      .load(1).on(RLIMIT_CORE, kEperm);
   guard("sync", error(0));  // would flush the whole host; in a box all is in memory
 
   // Family, type and protocol as one word; SOCK_CLOEXEC and _NONBLOCK do not count.

@@ -235,6 +235,18 @@ TEST(Seccomp, PersonalityMayBeReadAndReset) {
   EXPECT_EQ(answer([] { return ::syscall(SYS_personality, READ_IMPLIES_EXEC); }), EPERM);
 }
 
+TEST(Seccomp, CoreLimitCannotBeLoweredToWakeTheHostsCollector) {
+  rlimit none{0, 0};
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_setrlimit, RLIMIT_CORE, &none); }), EPERM);
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_setrlimit, kGarbage | RLIMIT_CORE, &none); }), EPERM);
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_prlimit64, 0, RLIMIT_CORE, &none, nullptr); }), EPERM);
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_prlimit64, 0, RLIMIT_CORE, nullptr, &none); }), 0);
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, &none); }), 0);
+  rlimit few{8, 8};
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &few, nullptr); }), 0);
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_setrlimit, RLIMIT_NOFILE, &few); }), 0);
+}
+
 TEST(Seccomp, HugePagesOutsideEveryCapAreRefused) {
   EXPECT_EQ(answer([] {
               return ::syscall(SYS_mmap, 0, 1 << 21, PROT_READ,
