@@ -98,7 +98,7 @@ class TaskListener {
   // The core reads no more of a stream than kOutputWindowBytes beyond what was
   // acknowledged by Core::acknowledgeOutput: back-pressure.
   virtual void onOutput(Stream, std::string_view /*bytes*/) {}
-  virtual void onStdinAccepted(uint64_t /*bytes*/) {}  // so many bytes went into the pipe
+  virtual void onStdinAccepted(uint64_t /*bytes*/) {}  // of stdin_data, then of writeStdin: so many went into the pipe
   virtual void onResult(const TaskResult&) = 0;
 };
 

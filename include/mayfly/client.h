@@ -1,0 +1,188 @@
+// Mayfly's C++ client: submits tasks to a daemon and brings their results.
+//
+//   auto client = mayfly::Client::connect("/run/mayfly/default/mayfly.sock");
+//   mayfly::TaskSpec spec;
+//   spec.template_name = "python";
+//   spec.kind = mayfly::CodeKind::string;
+//   spec.code = "print(6*7)";
+//   auto result = (*client)->run(spec);   // result->captured[0] == "42\n"
+//
+// A Client owns one connection and one thread that serves it. All calls may be
+// made from any thread, many at a time; they block until answered and never
+// throw. Callbacks run on the client's thread, one at a time: while one runs,
+// the daemon sends this client nothing more of that task, and no call of this
+// client may be made from within it (failedPrecondition).
+//
+// Dropping a Task that still runs cancels it; dropping the Client ends all of
+// its tasks as `clientGone`.
+//
+// Layer: client. Link mayfly_client.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "base/task.h"
+
+namespace mayfly {
+
+inline constexpr const char* kDefaultSocket = "/run/mayfly/default/mayfly.sock";
+
+enum class CodeKind : uint8_t {
+  command,    // `args` is a whole command line: templates of mechanism `exec`
+  file,       // `code` is a script, put at /task/`script_name` and run from there
+  string,     // `code` is the program, as after the runtime's -c
+  stdinText,  // `code` is the program, as if piped into the runtime
+};
+enum class Stream : uint8_t { out, err };
+
+struct InputFile {
+  std::string path;  // relative to /task
+  std::string data;
+  uint16_t mode = 0644;
+};
+
+// What is absent takes the template's default. Units: base::Limits.
+struct LimitWishes {
+  std::optional<uint32_t> cpu_milli;
+  std::optional<uint64_t> cpu_time_ms, wall_time_ms, memory_bytes;
+  std::optional<uint32_t> processes, open_files;
+  std::optional<uint64_t> file_size_bytes, disk_bytes, disk_inodes, output_bytes, input_bytes;
+  std::optional<uint64_t> out_files_bytes;
+  std::optional<uint32_t> out_files;
+};
+
+struct TaskSpec {
+  std::string template_name;
+  CodeKind kind = CodeKind::command;
+  std::string code;
+  std::string script_name;
+  std::vector<std::string> args;
+  std::vector<std::pair<std::string, std::string>> env;
+  std::vector<InputFile> files;
+  bool stdin_open = false;  // true: writeStdin and closeStdin follow
+  std::string stdin_data;
+  LimitWishes limits;
+  std::optional<uint64_t> seed;
+  bool collect_out_files = false;
+};
+
+struct OutFile {
+  std::string path;         // relative to /task/out; bytes as the task chose them: never trust them
+  uint64_t size_bytes = 0;
+  uint32_t mode = 0;
+  std::string skipped;      // why it was not collected; empty when it was
+};
+
+struct TaskResult {
+  uint64_t id = 0;
+  std::string template_name;
+  base::Verdict verdict = base::Verdict::internal;
+  int exit_code = 0;
+  int signal = 0;
+  std::string reason;
+  uint64_t cap_value = 0;
+  base::Limits limits;
+  base::Usage usage;
+  base::Phases phases{};
+  base::Receipt receipt;
+  std::string captured[2];    // by Stream, where no on_output was given: the first 1 MiB
+  bool truncated[2] = {};
+  std::vector<OutFile> out_files;
+  std::string out_files_note;
+};
+
+// All optional. With on_output the output is live; without, it is captured into the result.
+struct Callbacks {
+  std::function<void()> on_started;
+  std::function<void(Stream, std::string_view)> on_output;
+  std::function<void(const base::Result<TaskResult>&)> on_result;  // once, the last
+};
+
+struct TemplateInfo {
+  std::string name, description, mechanism, state, state_text, image_digest;
+  base::Limits defaults, maximum;
+  uint32_t boxes = 0;
+};
+
+struct TaskInfo {
+  uint64_t id = 0;
+  std::string template_name, state;
+  uint64_t queued_ns = 0, started_ns = 0, now_ns = 0;  // the daemon's monotonic clock
+  uint32_t pid_host = 0;
+  bool yours = false;
+};
+
+struct ServerInfo {
+  std::string version, instance;
+  uint16_t protocol = 0;
+  uint32_t connections_max = 0, tasks_per_connection_max = 0, tasks_max = 0;
+  uint32_t calls_per_connection_max = 0, message_bytes_max = 0;
+};
+
+struct ConnectOptions {
+  std::string client_name = "c++";  // for the daemon's log
+  uint64_t call_timeout_ms = 30'000;  // of every call but wait and run: deadlineExceeded
+};
+
+class Client;
+
+// A task of a Client's. It keeps the connection alive.
+class Task {
+ public:
+  struct State;  // internal
+  explicit Task(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  Task(Task&&) noexcept = default;
+  Task& operator=(Task&&) noexcept;
+  ~Task();  // close()
+
+  uint64_t id() const;
+  // The result, when nothing of the task is left. Without a timeout it waits as long as the
+  // connection lives; with one it gives up with deadlineExceeded, and the task runs on.
+  base::Result<TaskResult> wait(std::optional<uint64_t> timeout_ms = std::nullopt);
+  base::Status cancel();
+  // Returns when the task has taken all of it.
+  base::Status writeStdin(std::string_view data);
+  base::Status closeStdin();
+  // At most 1 MiB of out_files[index], from `offset`; empty at its end. After wait.
+  base::Result<std::string> readFile(uint32_t index, uint64_t offset);
+  // The daemon forgets the task; one that runs is cancelled. Idempotent; does not wait.
+  void close();
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+class Client {
+ public:
+  static base::Result<std::unique_ptr<Client>> connect(const std::string& socket_path,
+                                                       ConnectOptions options = {});
+  Client(const Client&) = delete;
+  ~Client();
+
+  const ServerInfo& server() const;
+  // Returns when the daemon has checked and queued the task.
+  base::Result<Task> submit(TaskSpec spec, Callbacks callbacks = {});
+  // submit, wait and close in one; the cheapest way to a result.
+  base::Result<TaskResult> run(TaskSpec spec, Callbacks callbacks = {});
+  std::future<base::Result<TaskResult>> runAsync(TaskSpec spec, Callbacks callbacks = {});
+  base::Result<std::vector<TemplateInfo>> templates();
+  base::Result<std::vector<TaskInfo>> tasks();
+  base::Status kill(uint64_t id);
+
+  struct Connection;  // internal
+
+ private:
+  explicit Client(std::shared_ptr<Connection> connection);
+  std::shared_ptr<Connection> connection_;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,378 @@
+# Mayfly's RPC: the reference manual of what a client can ask of the daemon.
+#
+# Where: a unix stream socket, by default /run/mayfly/default/mayfly.sock. The
+# daemon checks the peer's uid (SO_PEERCRED): root, its own uid and the uids that
+# its configuration names may speak; others get `permissionDenied` from every call.
+# The bootstrap interface is `Mayfly`.
+#
+# Shortest use: submit a TaskSpec, keep the Task, wait, close.
+#
+#   submit(spec, output) -> task        the daemon has checked and queued it
+#   output.write(...)*                  live stdout and stderr, while it runs
+#   task.wait() -> result               verdict, usage, receipt; after the last write
+#   task.readFile(...)*                 what it left in /task/out
+#   task.close()                        the daemon forgets it
+#
+# ERRORS. Every answer has a field `error`. `error.code == ok` (what an unset field
+# reads as) means that the call did what it says; otherwise no other field of the
+# answer counts. An exception of Cap'n Proto's own only ever means: the connection
+# is gone (disconnected), the daemon does not know the method, for it is older than
+# the client (unimplemented), or the message was malformed (failed).
+# How the *task* ended is never an error: it is the result's `verdict`.
+#
+# OWNERSHIP. A task belongs to the connection that submitted it. `close`, the release
+# of a Task on which no call is outstanding, and the end of the connection are the same
+# to the daemon: a task that still runs is killed (`cancelled` by close or release,
+# `clientGone` by a dropped connection), its result and files are freed. Clients that
+# never release capabilities use `close`.
+#
+# FLOW. No method uses `-> stream`: every write is a plain call whose return is the
+# receiver's "taken". A client that does not return from `OutputSink.write` slows its
+# own task only: the daemon holds at most 256 KiB of each of its two streams.
+#
+# BOUNDS. A message of more than 8 MiB (`messageBytesMax`) or 512 segments ends the
+# connection before any of it is stored. Other bounds answer `resourceExhausted`;
+# their values for this daemon are in `ServerInfo.bounds`.
+#
+# UNITS stand last in a name: Bytes, Ms, Ns, Milli (thousandths). Times in ns are of
+# the host's CLOCK_MONOTONIC; 0 means "did not happen".
+#
+# VERSIONS. Fields and methods are only added. `hello` compares protocol numbers.
+
+@0x9e811192a3a5e0a1;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("mayfly::schema");
+
+const protocolVersion :UInt16 = 1;
+# What this file describes. A daemon speaks every version from 1 up to its own.
+
+const messageBytesMax :UInt32 = 8388608;
+# The largest message, either way. Larger things go in chunks.
+
+const chunkBytesMax :UInt32 = 1048576;
+# The largest `data` of writeStdin, and the largest that readFile answers with.
+
+const default64 :UInt64 = 0xffffffffffffffff;
+const default32 :UInt32 = 0xffffffff;
+# In LimitWishes: "not named, take the template's default".
+
+# ---------------------------------------------------------------------- calls
+
+interface Mayfly {
+  # The bootstrap interface. Its calls may be made in any order, many at a time.
+
+  hello @0 (client :Text, protocol :UInt16) -> (info :ServerInfo, error :Error);
+  # Who speaks, and which version of this file it was built with (`protocolVersion`).
+  # Not a must, but a newer client learns here, in words, that the daemon is older.
+  # `client`: free text for the daemon's log, at most 100 bytes of it.
+  # error: failedPrecondition, the daemon does not speak this version.
+
+  templates @1 () -> (templates :List(TemplateInfo), error :Error);
+  # What tasks can be made from.
+
+  submit @2 (spec :TaskSpec, output :OutputSink) -> (task :Task, id :UInt64, error :Error);
+  # Checks the task and queues it. `output` is null where the output shall be captured
+  # into the result instead of being sent while it comes.
+  # error: invalidArgument, notFound (the template), unavailable (the template is not
+  # ready, the daemon stops), resourceExhausted (a queue or this connection is full).
+
+  tasks @3 () -> (tasks :List(TaskInfo), error :Error);
+  # All tasks that are queued, running or ending, of every client (at most 10,000).
+
+  kill @4 (id :UInt64) -> (error :Error);
+  # Ends any task, of any client, as `cancelled`. It returns when the end is decided;
+  # the owner's `wait` tells when all is gone.
+  # error: notFound, no such task or it has ended.
+}
+
+interface Task {
+  # One task of this connection.
+
+  wait @0 () -> (result :TaskResult, error :Error);
+  # Returns when nothing of the task is left, after the last OutputSink.write returned.
+  # Can be called again, and at the same time up to 16 times; the result stays the same.
+  # error: cancelled, the task was closed while waiting.
+
+  cancel @1 () -> (error :Error);
+  # Ends the task as `cancelled`; `wait` gives the result. Harmless when it has ended.
+
+  writeStdin @2 (data :Data) -> (error :Error);
+  # Returns when the task's stdin has taken all of it: back-pressure. Calls keep their
+  # order and may overlap up to `chunkBytesMax` of untaken data.
+  # Refused data is left out; what was written before still arrives.
+  # error: invalidArgument (more than `chunkBytesMax`), resourceExhausted (more than that
+  # is untaken, or more than the task's `inputBytes`), failedPrecondition (the task was not
+  # submitted with `stdinOpen`, stdin was closed, or the task has ended).
+
+  closeStdin @3 () -> (error :Error);
+  # The task reads end-of-file after what was written.
+
+  readFile @4 (index :UInt32, offset :UInt64, bytesMax :UInt32) -> (data :Data, end :Bool, error :Error);
+  # Bytes of `TaskResult.outFiles[index]`, at most min(bytesMax, chunkBytesMax), from `offset`;
+  # `end` says that nothing follows. Only after `wait` returned.
+  # error: failedPrecondition (the task runs, or the file was skipped), notFound (index),
+  # invalidArgument (bytesMax is 0).
+
+  close @5 () -> (error :Error);
+  # The client is done with the task: see OWNERSHIP above. Calls that wait return `cancelled`;
+  # what is called after answers `failedPrecondition` or `cancelled`. Harmless when repeated.
+}
+
+interface OutputSink {
+  # Made by the client, given to `submit`. The daemon calls it in order, one write at a
+  # time. An exception from it tells that the client wants no more: the task is cancelled.
+
+  started @0 () -> ();
+  # The task's first instruction comes now.
+
+  write @1 (stream :Stream, data :Data) -> ();
+  # 1 byte to 256 KiB. Returning from it acknowledges the data.
+}
+
+enum Stream {
+  stdout @0;
+  stderr @1;
+}
+
+# --------------------------------------------------------------------- errors
+
+struct Error {
+  code @0 :ErrorCode;
+  message @1 :Text;     # what failed, on which object, why; for people
+  advice @2 :Text;      # what to do; may be empty
+  retryable @3 :Bool;   # the same call can succeed later
+}
+
+enum ErrorCode {
+  ok @0;
+  invalidArgument @1;     # the request can never succeed as it is
+  notFound @2;            # the named template, task, file... does not exist
+  alreadyExists @3;
+  resourceExhausted @4;   # a bound was met; retryable
+  unavailable @5;         # not now: starting, stopping, template not ready; retryable
+  failedPrecondition @6;  # the object is not in the state that the call needs
+  permissionDenied @7;
+  cancelled @8;
+  deadlineExceeded @9;
+  hostUnfit @10;          # the host lacks what a promise needs
+  internal @11;           # a fault of Mayfly's own
+}
+
+# ----------------------------------------------------------------- the request
+
+struct TaskSpec {
+  template @0 :Text;
+  # Its name, as `templates` lists it.
+
+  code :union {
+    # What runs. At most 4 MiB.
+    command @1 :Void;     # `args` is a whole command line; templates of mechanism `exec` only
+    file :group {         # a script: put at /task/NAME and run from there
+      name @2 :Text;      # e.g. "script.py"; a plain file name
+      text @3 :Data;
+    }
+    string @4 :Data;      # the program, as after the runtime's -c
+    stdin @5 :Data;       # the program, as if piped into the runtime
+  }
+
+  args @6 :List(Text);
+  # What follows the script in argv; for `command` all of argv. At most 1,024, 128 KiB.
+
+  env @7 :List(EnvVar);
+  # Added to the template's short fixed list; the same name replaces. At most 1,024.
+
+  files @8 :List(InputFile);
+  # At most 1,000; they count for the task's memory and disk.
+
+  stdinData @9 :Data;
+  # What the task finds on stdin first.
+
+  stdinOpen @10 :Bool;
+  # true: writeStdin and closeStdin follow. false: stdin ends after `stdinData`.
+
+  limits @11 :LimitWishes;
+
+  seed :union {
+    # Seeds the runtime's reproducible generators (Python: random and numpy's legacy
+    # one). Kernel randomness always differs between tasks.
+    none @12 :Void;
+    value @13 :UInt64;
+  }
+
+  collectOutFiles @14 :Bool;
+  # Keep what the task leaves in /task/out for readFile.
+}
+
+struct EnvVar {
+  name @0 :Text;    # no "=", no NUL, not empty
+  value @1 :Text;   # no NUL
+}
+
+struct InputFile {
+  path @0 :Text;             # relative to /task; no "..", no empty part, no NUL; at most
+                             # 1,024 bytes and 32 parts; folders are made
+  data @1 :Data;
+  mode @2 :UInt16 = 420;     # permission bits; 0644
+}
+
+struct LimitWishes {
+  # Caps that this task wants. What is not set takes the template's default; 0, and more
+  # than the template's maximum, is an invalidArgument. What each does at its ceiling is
+  # the table in docs/SPECIFICATION.md.
+  cpuMilli @0 :UInt32 = .default32;          # thousandths of one core: 1500 = 1.5 cores
+  cpuTimeMs @1 :UInt64 = .default64;         # user + system of the whole box
+  wallTimeMs @2 :UInt64 = .default64;        # from its first instruction
+  memoryBytes @3 :UInt64 = .default64;       # all pages of the box, files in memory included
+  processes @4 :UInt32 = .default32;         # processes and threads
+  openFiles @5 :UInt32 = .default32;         # per process
+  fileSizeBytes @6 :UInt64 = .default64;     # of one file
+  diskBytes @7 :UInt64 = .default64;         # /tmp, /task, /run, /dev/shm together
+  diskInodes @8 :UInt64 = .default64;        # the same
+  outputBytes @9 :UInt64 = .default64;       # stdout and stderr, each
+  inputBytes @10 :UInt64 = .default64;       # stdin and input files together
+  outFilesBytes @11 :UInt64 = .default64;    # collected files together
+  outFiles @12 :UInt32 = .default32;         # their number
+}
+
+# ------------------------------------------------------------------ the result
+
+struct TaskResult {
+  id @0 :UInt64;
+  template @1 :Text;
+  verdict @2 :Verdict;
+  exitCode @3 :Int32;       # succeeded (0), failed
+  signal @4 :Int32;         # signaled
+  reason @5 :Text;          # one line for people: which cap and its value, or what failed
+  capValue @6 :UInt64;      # the cap that was hit, in its unit; 0 where none was
+  limits @7 :Limits;        # what was in force
+  usage @8 :Usage;
+  phases @9 :Phases;
+  receipt @10 :Receipt;
+  stdout @11 :Data;         # captured where `output` was null; the first 1 MiB
+  stderr @12 :Data;         # the same
+  stdoutTruncated @13 :Bool;  # more came than was captured
+  stderrTruncated @14 :Bool;
+  outFiles @15 :List(OutFile);
+  outFilesNote @16 :Text;   # why the collection is not whole; empty when it is
+}
+
+enum Verdict {
+  # How a task ended. The kernel says it; nothing that runs in the box can forge it.
+  succeeded @0;       # exit code 0
+  failed @1;          # another exit code
+  signaled @2;        # killed by a signal that no cap sent
+  wallTime @3;        # killed at a cap, from here...
+  cpuTime @4;
+  memory @5;
+  processes @6;
+  output @7;
+  disk @8;            # ...to here
+  cancelled @9;       # by cancel, kill, close, or an exception from OutputSink
+  clientGone @10;     # the connection ended
+  daemonStopping @11;
+  internal @12;       # Mayfly's own failure; never the task's
+}
+
+struct Limits {
+  cpuMilli @0 :UInt32;
+  cpuTimeMs @1 :UInt64;
+  wallTimeMs @2 :UInt64;
+  memoryBytes @3 :UInt64;
+  processes @4 :UInt32;
+  openFiles @5 :UInt32;
+  fileSizeBytes @6 :UInt64;
+  diskBytes @7 :UInt64;
+  diskInodes @8 :UInt64;
+  outputBytes @9 :UInt64;
+  inputBytes @10 :UInt64;
+  outFilesBytes @11 :UInt64;
+  outFiles @12 :UInt32;
+}
+
+struct Usage {
+  wallNs @0 :UInt64;          # first instruction to exit or kill
+  userCpuNs @1 :UInt64;
+  systemCpuNs @2 :UInt64;
+  memoryPeakBytes @3 :UInt64;
+  processesPeak @4 :UInt32;
+  stdoutBytes @5 :UInt64;
+  stderrBytes @6 :UInt64;
+  diskBytes @7 :UInt64;       # held at death
+  diskInodes @8 :UInt64;      # held at death
+}
+
+struct Phases {
+  # When each step was reached.
+  queuedNs @0 :UInt64;     # the daemon accepted the task
+  boxNs @1 :UInt64;        # the box was asked for
+  boxReadyNs @2 :UInt64;   # cgroups, namespaces and mounts stand
+  cloneNs @3 :UInt64;      # the clone runs in it, all walls up
+  claimedNs @4 :UInt64;    # the task was given to the clone
+  startedNs @5 :UInt64;    # the clone gives control to the task
+  firstByteNs @6 :UInt64;  # the first byte of output was read
+  exitedNs @7 :UInt64;     # its main process ended, or the kill was decided
+  reapedNs @8 :UInt64;     # no process of the box is left
+  receiptNs @9 :UInt64;    # nothing of the box is left
+}
+
+struct Receipt {
+  # The proof that the box is gone, each point with its time.
+  box @0 :UInt64;
+  complete @1 :Bool;
+  reapedNs @2 :UInt64;       # init and clone reaped by their parent: no process is left
+  unpopulatedNs @3 :UInt64;  # the kernel says `populated 0`
+  fdsClosedNs @4 :UInt64;    # no descriptor of the daemon's on the box is open
+  cgroupsGoneNs @5 :UInt64;  # every cgroup of the box removed
+  uidFreeNs @6 :UInt64;      # its uid may serve another box
+  missing @7 :Text;          # what is not proven, and why; empty when complete
+}
+
+struct OutFile {
+  path @0 :Data;        # relative to /task/out; the bytes that the task chose: not always UTF-8,
+                        # never to be trusted as a path or printed raw
+  sizeBytes @1 :UInt64; # apparent size
+  mode @2 :UInt16;      # permission bits; setuid, setgid and sticky dropped
+  skipped @3 :Text;     # why it was not collected ("symbolic link"...); empty when it was
+}
+
+# -------------------------------------------------------------------- the lists
+
+struct ServerInfo {
+  version @0 :Text;            # of the daemon, e.g. "0.1.0"
+  protocol @1 :UInt16;         # the newest that it speaks
+  instance @2 :Text;           # its name on this host
+  bounds @3 :Bounds;
+}
+
+struct Bounds {
+  # Of this daemon; beyond each: resourceExhausted (messages: the connection ends).
+  connectionsMax @0 :UInt32;
+  tasksPerConnectionMax @1 :UInt32;   # Task objects not yet closed
+  tasksMax @2 :UInt32;                # the same, of all connections together
+  callsPerConnectionMax @3 :UInt32;   # calls that have not returned
+  messageBytesMax @4 :UInt32;
+}
+
+struct TemplateInfo {
+  name @0 :Text;
+  description @1 :Text;
+  mechanism @2 :Text;      # "fork", "restore" or "exec": how a clone is made
+  state @3 :Text;          # "starting", "ready", "unhealthy", "missingImage"
+  stateText @4 :Text;      # why, and what to do
+  imageDigest @5 :Text;
+  defaults @6 :Limits;
+  maximum @7 :Limits;
+  boxes @8 :UInt32;        # alive now
+}
+
+struct TaskInfo {
+  id @0 :UInt64;
+  template @1 :Text;
+  state @2 :Text;          # "queued", "making", "running", "ending"
+  queuedNs @3 :UInt64;
+  startedNs @4 :UInt64;
+  nowNs @5 :UInt64;        # the daemon's clock at the answer: ages need no second clock
+  pidHost @6 :UInt32;      # of the box's init, for people; 0 where there is none
+  yours @7 :Bool;          # of this connection
+}

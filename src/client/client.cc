@@ -1,0 +1,325 @@
+// The public calls of include/mayfly/client.h.
+#include <mayfly/client.h>
+
+#include <atomic>
+
+#include "base/text.h"
+#include "client/connection.h"
+
+namespace mayfly {
+
+using base::Code;
+using base::fail;
+using base::Result;
+using base::Status;
+using base::Unit;
+
+namespace {
+
+// The daemon's object. Jobs of the loop hold it; it holds nothing of theirs, so that none of them
+// can be the last to let go of the connection, which waits for the loop.
+struct Remote {
+  std::atomic<bool> closed = false;
+  kj::Maybe<schema::Task::Client> task;  // loop's thread; null once closed
+};
+
+}  // namespace
+
+struct Task::State {
+  std::shared_ptr<Client::Connection> connection;
+  uint64_t id = 0;
+  std::shared_future<Result<TaskResult>> result;
+  std::shared_ptr<Remote> remote = std::make_shared<Remote>();
+};
+
+namespace {
+
+using TaskState = Task::State;
+
+class SinkImpl final : public schema::OutputSink::Server {
+ public:
+  explicit SinkImpl(std::shared_ptr<Callbacks> callbacks) : callbacks_(std::move(callbacks)) {}
+
+ protected:
+  kj::Promise<void> started(StartedContext) override {
+    if (callbacks_->on_started) callbacks_->on_started();
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> write(WriteContext context) override {
+    auto params = context.getParams();
+    callbacks_->on_output(
+        params.getStream() == schema::Stream::STDERR ? Stream::err : Stream::out,
+        edge::view(params.getData()));
+    return kj::READY_NOW;
+  }
+
+ private:
+  std::shared_ptr<Callbacks> callbacks_;
+};
+
+// Where the result goes, once.
+struct ResultSlot {
+  explicit ResultSlot(Callbacks c) : callbacks(std::make_shared<Callbacks>(std::move(c))) {}
+  ResultSlot(const ResultSlot&) = delete;
+  ~ResultSlot() {
+    if (!done) set(fail(Client::Connection::closed("wait")));
+  }
+  void set(Result<TaskResult> result) {
+    done = true;
+    if (callbacks->on_result) callbacks->on_result(result);
+    promise.set_value(std::move(result));
+  }
+  std::promise<Result<TaskResult>> promise;
+  std::shared_ptr<Callbacks> callbacks;
+  bool done = false;
+};
+
+// More than one message holds would end the connection, and with it the client's other tasks.
+Status checkSize(const TaskSpec& spec) {
+  uint64_t bytes = sizeHint(spec).wordCount * sizeof(capnp::word);
+  if (bytes <= schema::MESSAGE_BYTES_MAX) return Unit{};
+  return fail(Code::invalidArgument,
+              "the task with its code, input files and stdin has " + base::humanBytes(bytes) +
+                  "; a request holds at most " + base::humanBytes(schema::MESSAGE_BYTES_MAX),
+              "Give large input on standard input: it goes in pieces.");
+}
+
+// Also what ends a `wait` that is under way: the release alone would not.
+void closeRemote(Wire& wire, Remote& remote) {
+  KJ_IF_MAYBE (task, remote.task) {
+    wire.calls.add(task->closeRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+    remote.task = nullptr;
+  }
+}
+
+// Sends submit and, without waiting for its answer, wait. `submitted` hears of the first, `slot` of
+// the second.
+template <class OnSubmitted>
+void begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot,
+           OnSubmitted submitted) {
+  auto request = wire.mayfly.submitRequest(sizeHint(spec));
+  put(request.initSpec(), spec);
+  if (slot->callbacks->on_output) request.setOutput(kj::heap<SinkImpl>(slot->callbacks));
+  auto promise = request.send();
+  auto waiting = promise.getTask().waitRequest().send();
+  wire.calls.add(
+      promise
+          .then(
+              [submitted](auto&& response) -> Status {
+                auto status = edge::get(response.getError());
+                if (status)
+                  submitted(Result<uint64_t>(response.getId()),
+                            kj::Maybe<schema::Task::Client>(response.getTask()));
+                else
+                  submitted(Result<uint64_t>(fail(status.error())), nullptr);
+                return status;
+              },
+              [submitted](kj::Exception&& e) -> Status {
+                auto error = edge::errorOf(e);
+                submitted(Result<uint64_t>(fail(error)), nullptr);
+                return fail(error);
+              })
+          .then([slot, waiting = kj::mv(waiting)](Status status) mutable -> kj::Promise<void> {
+            if (!status) {
+              slot->set(fail(status.error()));
+              return kj::READY_NOW;
+            }
+            return waiting.then([slot](auto&& response) {
+              auto ended = edge::get(response.getError());
+              if (ended) slot->set(get(response.getResult()));
+              else slot->set(fail(ended.error()));
+            }, [slot](kj::Exception&& e) { slot->set(fail(edge::errorOf(e))); });
+          }));
+}
+
+Result<Unit> taskClosed(const char* what) {
+  return fail(Code::failedPrecondition, std::string(what) + ": the task is closed");
+}
+
+// A call on the task's remote object whose answer carries nothing but its error.
+template <class Request>
+Status simpleCall(TaskState& state, const char* what, std::optional<uint64_t> timeout_ms,
+                  Request request) {
+  return state.connection->call<Unit>(
+      what, timeout_ms,
+      [what, remote = state.remote,
+       request = std::move(request)](Wire&) mutable -> kj::Promise<Result<Unit>> {
+        KJ_IF_MAYBE (task, remote->task) {
+          return request(*task).then(
+              [](auto&& response) -> Result<Unit> { return edge::get(response.getError()); });
+        }
+        return taskClosed(what);
+      });
+}
+
+}  // namespace
+
+// --- Client --------------------------------------------------------------------
+
+Client::Client(std::shared_ptr<Connection> connection) : connection_(std::move(connection)) {}
+Client::~Client() = default;
+
+const ServerInfo& Client::server() const { return connection_->server; }
+
+Result<Task> Client::submit(TaskSpec spec, Callbacks callbacks) {
+  if (connection_->loop->onThread()) return fail(Connection::onOwnThread("submit"));
+  MAYFLY_CHECK(checkSize(spec));
+  auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
+  auto state = std::make_shared<TaskState>();
+  state->connection = connection_;
+  state->result = slot->promise.get_future().share();
+  auto answer = std::make_shared<std::promise<Result<uint64_t>>>();
+  auto submitted = answer->get_future();
+  if (!connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
+                                slot = std::move(slot), answer, remote = state->remote]() mutable {
+        begin(*wire, spec, std::move(slot),
+              [wire, answer, remote](Result<uint64_t> id, kj::Maybe<schema::Task::Client> task) {
+                remote->task = kj::mv(task);
+                if (remote->closed) closeRemote(*wire, *remote);  // given up in the meantime
+                answer->set_value(std::move(id));
+              });
+      }))
+    return fail(Connection::closed("submit"));
+  auto id = connection_->await("submit", submitted, connection_->options.call_timeout_ms);
+  Task task(state);
+  if (!id) return fail(std::move(id).error());
+  state->id = *id;
+  return task;
+}
+
+std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callbacks) {
+  auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
+  auto future = slot->promise.get_future();
+  if (auto size = checkSize(spec); !size) {
+    slot->set(fail(size.error()));
+    return future;
+  }
+  // A job that is dropped lets go of the slot, which then says so.
+  connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
+                           slot = std::move(slot)]() mutable {
+    // The daemon's object is released with submit's answer, when wait has returned.
+    begin(*wire, spec, std::move(slot), [](Result<uint64_t>, kj::Maybe<schema::Task::Client>) {});
+  });
+  return future;
+}
+
+Result<TaskResult> Client::run(TaskSpec spec, Callbacks callbacks) {
+  if (connection_->loop->onThread()) return fail(Connection::onOwnThread("run"));
+  auto future = runAsync(std::move(spec), std::move(callbacks));
+  return connection_->await("run", future, std::nullopt);
+}
+
+Result<std::vector<TemplateInfo>> Client::templates() {
+  return connection_->call<std::vector<TemplateInfo>>(
+      "templates", connection_->options.call_timeout_ms, [](Wire& wire) {
+        return wire.mayfly.templatesRequest().send().then(
+            [](auto&& response) -> Result<std::vector<TemplateInfo>> {
+              MAYFLY_CHECK(edge::get(response.getError()));
+              std::vector<TemplateInfo> all;
+              for (auto each : response.getTemplates()) all.push_back(get(each));
+              return all;
+            });
+      });
+}
+
+Result<std::vector<TaskInfo>> Client::tasks() {
+  return connection_->call<std::vector<TaskInfo>>(
+      "tasks", connection_->options.call_timeout_ms, [](Wire& wire) {
+        return wire.mayfly.tasksRequest().send().then(
+            [](auto&& response) -> Result<std::vector<TaskInfo>> {
+              MAYFLY_CHECK(edge::get(response.getError()));
+              std::vector<TaskInfo> all;
+              for (auto each : response.getTasks()) all.push_back(get(each));
+              return all;
+            });
+      });
+}
+
+Status Client::kill(uint64_t id) {
+  return connection_->call<Unit>("kill", connection_->options.call_timeout_ms, [id](Wire& wire) {
+    auto request = wire.mayfly.killRequest();
+    request.setId(id);
+    return request.send().then(
+        [](auto&& response) -> Result<Unit> { return edge::get(response.getError()); });
+  });
+}
+
+// --- Task ----------------------------------------------------------------------
+
+Task& Task::operator=(Task&& other) noexcept {
+  if (this != &other) {
+    close();
+    state_ = std::move(other.state_);
+  }
+  return *this;
+}
+
+Task::~Task() { close(); }
+
+uint64_t Task::id() const { return state_->id; }
+
+Result<TaskResult> Task::wait(std::optional<uint64_t> timeout_ms) {
+  if (state_->connection->loop->onThread()) return fail(Client::Connection::onOwnThread("wait"));
+  if (timeout_ms && state_->result.wait_for(std::chrono::milliseconds(*timeout_ms)) !=
+                        std::future_status::ready)
+    return fail(Client::Connection::late("wait", *timeout_ms));
+  try {
+    return state_->result.get();
+  } catch (const std::future_error&) {  // the loop ended with the call under way
+    return fail(Client::Connection::closed("wait"));
+  }
+}
+
+Status Task::cancel() {
+  return simpleCall(*state_, "cancel", state_->connection->options.call_timeout_ms,
+                    [](schema::Task::Client& remote) { return remote.cancelRequest().send(); });
+}
+
+Status Task::writeStdin(std::string_view data) {
+  while (!data.empty()) {
+    std::string piece(data.substr(0, schema::CHUNK_BYTES_MAX / 4));
+    data.remove_prefix(piece.size());
+    // No deadline: the task takes its stdin when it likes.
+    MAYFLY_CHECK(simpleCall(*state_, "writeStdin", std::nullopt,
+                            [piece = std::move(piece)](schema::Task::Client& remote) {
+                              auto request = remote.writeStdinRequest(capnp::MessageSize{
+                                  piece.size() / sizeof(capnp::word) + 16, 0});
+                              request.setData(edge::data(piece));
+                              return request.send();
+                            }));
+  }
+  return Unit{};
+}
+
+Status Task::closeStdin() {
+  return simpleCall(*state_, "closeStdin", state_->connection->options.call_timeout_ms,
+                    [](schema::Task::Client& remote) { return remote.closeStdinRequest().send(); });
+}
+
+Result<std::string> Task::readFile(uint32_t index, uint64_t offset) {
+  return state_->connection->call<std::string>(
+      "readFile", state_->connection->options.call_timeout_ms,
+      [remote = state_->remote, index, offset](Wire&) -> kj::Promise<Result<std::string>> {
+        KJ_IF_MAYBE (task, remote->task) {
+          auto request = task->readFileRequest();
+          request.setIndex(index);
+          request.setOffset(offset);
+          request.setBytesMax(schema::CHUNK_BYTES_MAX);
+          return request.send().then([](auto&& response) -> Result<std::string> {
+            MAYFLY_CHECK(edge::get(response.getError()));
+            return edge::str(response.getData());
+          });
+        }
+        return Result<std::string>(fail(taskClosed("readFile").error()));
+      });
+}
+
+void Task::close() {
+  if (state_ == nullptr || state_->remote->closed.exchange(true)) return;
+  state_->connection->loop->post(
+      [wire = state_->connection->wire.get(), remote = state_->remote] {
+        closeRemote(*wire, *remote);
+      });
+}
+
+}  // namespace mayfly

@@ -1,0 +1,119 @@
+#include "client/connection.h"
+
+#include <errno.h>
+#include <fmt/format.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "base/fd.h"
+#include "base/text.h"
+
+namespace mayfly {
+
+using base::Code;
+using base::Error;
+using base::fail;
+
+namespace {
+
+capnp::Capability::Client bootstrap(capnp::RpcSystem<capnp::rpc::twoparty::VatId>& rpc) {
+  capnp::MallocMessageBuilder message(4);
+  auto vat = message.getRoot<capnp::rpc::twoparty::VatId>();
+  vat.setSide(capnp::rpc::twoparty::Side::SERVER);
+  return rpc.bootstrap(vat);
+}
+
+base::Result<base::Fd> connectTo(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof address.sun_path)
+    return fail(Code::invalidArgument,
+                fmt::format("socket path '{}' is empty or longer than {} bytes",
+                            base::printable(path), sizeof address.sun_path - 1));
+  memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd) return base::failSys(errno, "socket", "AF_UNIX");
+  int got;
+  do {
+    got = ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+  } while (got != 0 && errno == EINTR);
+  if (got == 0) return fd;
+  int err = errno;
+  Error error = base::sysError(err, "cannot connect to the daemon: connect", path);
+  if (err == ENOENT || err == ECONNREFUSED) {
+    error.code = Code::unavailable;
+    error.advice = "No daemon answers there. Start mayflyd, or name its socket by MAYFLY_SOCKET "
+                   "or --socket.";
+  } else if (err == EACCES || err == EPERM) {
+    error.code = Code::permissionDenied;
+    error.advice = "Run it as root, as the daemon's user, or as a member of the socket's group.";
+  } else if (err == EAGAIN) {
+    error.code = Code::resourceExhausted;
+    error.advice = "The daemon's queue of new connections is full. Try again later.";
+  }
+  return fail(std::move(error));
+}
+
+}  // namespace
+
+Wire::Wire(kj::Own<kj::AsyncIoStream> s)
+    : stream(kj::mv(s)),
+      messages(*stream),
+      network(messages, capnp::rpc::twoparty::Side::CLIENT, edge::readerOptions()),
+      rpc(capnp::makeRpcClient(network)),
+      mayfly(bootstrap(rpc).castAs<schema::Mayfly>()),
+      calls(*this) {}
+
+Error Client::Connection::onOwnThread(const char* what) {
+  return {Code::failedPrecondition,
+          fmt::format("{}: called from within a callback of the same client", what),
+          "Make the call on another thread.", 0};
+}
+
+Error Client::Connection::closed(const char* what) {
+  return {Code::unavailable, fmt::format("{}: the connection was closed", what), {}, 0};
+}
+
+Error Client::Connection::late(const char* what, uint64_t timeout_ms) {
+  return {Code::deadlineExceeded, fmt::format("{}: no answer within {} ms", what, timeout_ms), {}, 0};
+}
+
+Client::Connection::~Connection() {
+  if (loop != nullptr) loop->stop();
+}
+
+base::Result<std::unique_ptr<Client>> Client::connect(const std::string& socket_path,
+                                                      ConnectOptions options) {
+  MAYFLY_TRY(base::Fd fd, connectTo(socket_path));
+  auto connection = std::make_shared<Connection>();
+  connection->options = std::move(options);
+  Connection* raw = connection.get();
+  auto shared_fd = std::make_shared<base::Fd>(std::move(fd));
+  MAYFLY_TRY(connection->loop,
+             edge::Loop::start(
+                 "mayfly-client",
+                 [raw, shared_fd](kj::AsyncIoContext& io) {
+                   raw->wire = std::make_unique<Wire>(io.lowLevelProvider->wrapSocketFd(
+                       shared_fd->release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP));
+                 },
+                 [raw] { raw->wire.reset(); }));
+  auto info = connection->call<ServerInfo>(
+      "hello", connection->options.call_timeout_ms,
+      [name = connection->options.client_name](Wire& wire) {
+        auto request = wire.mayfly.helloRequest();
+        request.setClient(edge::text(name));
+        request.setProtocol(schema::PROTOCOL_VERSION);
+        return request.send().then([](auto&& response) -> base::Result<ServerInfo> {
+          MAYFLY_CHECK(edge::get(response.getError()));
+          return get(response.getInfo());
+        });
+      });
+  if (!info)
+    return fail(std::move(info).error().in("cannot use the daemon at '" +
+                                           base::printable(socket_path) + "'"));
+  connection->server = std::move(*info);
+  return std::unique_ptr<Client>(new Client(std::move(connection)));
+}
+
+}  // namespace mayfly

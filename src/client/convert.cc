@@ -1,0 +1,144 @@
+// The client's values to and from the schema's structs.
+#include "client/connection.h"
+
+namespace mayfly {
+
+namespace {
+
+template <class T, class Builder, class Setter>
+void wish(Builder& out, const std::optional<T>& value, Setter set) {
+  if (value) (out.*set)(*value);
+}
+
+}  // namespace
+
+void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
+  using edge::text;
+  out.setTemplate(text(spec.template_name));
+  auto code = out.initCode();
+  switch (spec.kind) {
+    case CodeKind::command:
+      code.setCommand();
+      break;
+    case CodeKind::file: {
+      auto file = code.initFile();
+      file.setName(text(spec.script_name));
+      file.setText(edge::data(spec.code));
+      break;
+    }
+    case CodeKind::string:
+      code.setString(edge::data(spec.code));
+      break;
+    case CodeKind::stdinText:
+      code.setStdin(edge::data(spec.code));
+      break;
+  }
+  auto args = out.initArgs(static_cast<unsigned>(spec.args.size()));
+  for (unsigned i = 0; i < spec.args.size(); ++i) args.set(i, text(spec.args[i]));
+  auto env = out.initEnv(static_cast<unsigned>(spec.env.size()));
+  for (unsigned i = 0; i < spec.env.size(); ++i) {
+    env[i].setName(text(spec.env[i].first));
+    env[i].setValue(text(spec.env[i].second));
+  }
+  auto files = out.initFiles(static_cast<unsigned>(spec.files.size()));
+  for (unsigned i = 0; i < spec.files.size(); ++i) {
+    files[i].setPath(text(spec.files[i].path));
+    files[i].setData(edge::data(spec.files[i].data));
+    files[i].setMode(spec.files[i].mode);
+  }
+  out.setStdinData(edge::data(spec.stdin_data));
+  out.setStdinOpen(spec.stdin_open);
+  auto limits = out.initLimits();
+  using L = schema::LimitWishes::Builder;
+  wish(limits, spec.limits.cpu_milli, &L::setCpuMilli);
+  wish(limits, spec.limits.cpu_time_ms, &L::setCpuTimeMs);
+  wish(limits, spec.limits.wall_time_ms, &L::setWallTimeMs);
+  wish(limits, spec.limits.memory_bytes, &L::setMemoryBytes);
+  wish(limits, spec.limits.processes, &L::setProcesses);
+  wish(limits, spec.limits.open_files, &L::setOpenFiles);
+  wish(limits, spec.limits.file_size_bytes, &L::setFileSizeBytes);
+  wish(limits, spec.limits.disk_bytes, &L::setDiskBytes);
+  wish(limits, spec.limits.disk_inodes, &L::setDiskInodes);
+  wish(limits, spec.limits.output_bytes, &L::setOutputBytes);
+  wish(limits, spec.limits.input_bytes, &L::setInputBytes);
+  wish(limits, spec.limits.out_files_bytes, &L::setOutFilesBytes);
+  wish(limits, spec.limits.out_files, &L::setOutFiles);
+  if (spec.seed) out.getSeed().setValue(*spec.seed);
+  else out.getSeed().setNone();
+  out.setCollectOutFiles(spec.collect_out_files);
+}
+
+capnp::MessageSize sizeHint(const TaskSpec& spec) {
+  uint64_t bytes = 512 + spec.code.size() + spec.stdin_data.size();
+  for (const auto& arg : spec.args) bytes += 16 + arg.size();
+  for (const auto& var : spec.env) bytes += 48 + var.first.size() + var.second.size();
+  for (const auto& file : spec.files) bytes += 64 + file.path.size() + file.data.size();
+  return {bytes / sizeof(capnp::word) + 8, 1};
+}
+
+TaskResult get(schema::TaskResult::Reader in) {
+  TaskResult out;
+  out.id = in.getId();
+  out.template_name = edge::str(in.getTemplate());
+  out.verdict = edge::get(in.getVerdict());
+  out.exit_code = in.getExitCode();
+  out.signal = in.getSignal();
+  out.reason = edge::str(in.getReason());
+  out.cap_value = in.getCapValue();
+  out.limits = edge::get(in.getLimits());
+  out.usage = edge::get(in.getUsage());
+  out.phases = edge::get(in.getPhases());
+  out.receipt = edge::get(in.getReceipt());
+  out.captured[0] = edge::str(in.getStdout());
+  out.captured[1] = edge::str(in.getStderr());
+  out.truncated[0] = in.getStdoutTruncated();
+  out.truncated[1] = in.getStderrTruncated();
+  for (auto file : in.getOutFiles())
+    out.out_files.push_back(
+        {edge::str(file.getPath()), file.getSizeBytes(), file.getMode(), edge::str(file.getSkipped())});
+  out.out_files_note = edge::str(in.getOutFilesNote());
+  return out;
+}
+
+TemplateInfo get(schema::TemplateInfo::Reader in) {
+  TemplateInfo out;
+  out.name = edge::str(in.getName());
+  out.description = edge::str(in.getDescription());
+  out.mechanism = edge::str(in.getMechanism());
+  out.state = edge::str(in.getState());
+  out.state_text = edge::str(in.getStateText());
+  out.image_digest = edge::str(in.getImageDigest());
+  out.defaults = edge::get(in.getDefaults());
+  out.maximum = edge::get(in.getMaximum());
+  out.boxes = in.getBoxes();
+  return out;
+}
+
+TaskInfo get(schema::TaskInfo::Reader in) {
+  TaskInfo out;
+  out.id = in.getId();
+  out.template_name = edge::str(in.getTemplate());
+  out.state = edge::str(in.getState());
+  out.queued_ns = in.getQueuedNs();
+  out.started_ns = in.getStartedNs();
+  out.now_ns = in.getNowNs();
+  out.pid_host = in.getPidHost();
+  out.yours = in.getYours();
+  return out;
+}
+
+ServerInfo get(schema::ServerInfo::Reader in) {
+  ServerInfo out;
+  out.version = edge::str(in.getVersion());
+  out.instance = edge::str(in.getInstance());
+  out.protocol = in.getProtocol();
+  auto bounds = in.getBounds();
+  out.connections_max = bounds.getConnectionsMax();
+  out.tasks_per_connection_max = bounds.getTasksPerConnectionMax();
+  out.tasks_max = bounds.getTasksMax();
+  out.calls_per_connection_max = bounds.getCallsPerConnectionMax();
+  out.message_bytes_max = bounds.getMessageBytesMax();
+  return out;
+}
+
+}  // namespace mayfly

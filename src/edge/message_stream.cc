@@ -1,0 +1,174 @@
+#include "edge/message_stream.h"
+
+#include <kj/debug.h>
+#include <string.h>
+
+namespace mayfly::edge {
+
+namespace {
+
+constexpr size_t kBufferBytes = 32u << 10;  // holds any segment table
+
+uint32_t word32(const kj::byte* at) {
+  return static_cast<uint32_t>(at[0]) | static_cast<uint32_t>(at[1]) << 8 |
+         static_cast<uint32_t>(at[2]) << 16 | static_cast<uint32_t>(at[3]) << 24;
+}
+
+size_t sizeOf(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+  size_t words = 0;
+  for (auto& segment : segments) words += segment.size();
+  return words * sizeof(capnp::word);
+}
+
+}  // namespace
+
+// A message with its own memory.
+struct MessageStream::Message final : capnp::MessageReader {
+  Message(capnp::ReaderOptions reader_options, kj::Array<uint32_t> sizes_words, size_t words)
+      : MessageReader(reader_options),
+        sizes(kj::mv(sizes_words)),
+        space(kj::heapArray<capnp::word>(words)) {}
+
+  kj::ArrayPtr<const capnp::word> getSegment(kj::uint id) override {
+    if (id >= sizes.size()) return nullptr;
+    size_t offset = 0;
+    for (kj::uint i = 0; i < id; ++i) offset += sizes[i];
+    return space.slice(offset, offset + sizes[id]);
+  }
+
+  kj::Array<uint32_t> sizes;  // of each segment, in words
+  kj::Array<capnp::word> space;
+};
+
+MessageStream::MessageStream(kj::AsyncIoStream& stream, kj::PromiseFulfillerPair<void> read_end)
+    : stream_(stream),
+      out_(stream),
+      buffer_(kj::heapArray<kj::byte>(kBufferBytes)),
+      read_ended_(kj::mv(read_end.fulfiller)),
+      read_end_(read_end.promise.fork()) {}
+
+void MessageStream::pauseWhile(kj::Function<size_t()> queued_bytes, size_t queued_bytes_max) {
+  queued_bytes_ = kj::mv(queued_bytes);
+  queued_bytes_max_ = queued_bytes_max;
+}
+
+void MessageStream::written(size_t bytes) {
+  KJ_IF_MAYBE (queued, queued_bytes_) {
+    KJ_IF_MAYBE (resume, resume_) {
+      // The message just written is still counted.
+      if ((*queued)() - bytes > queued_bytes_max_ / 2) return;
+      auto fulfiller = kj::mv(*resume);
+      resume_ = nullptr;
+      fulfiller->fulfill();
+    }
+  }
+}
+
+kj::Promise<bool> MessageStream::fill(size_t bytes, End at_end) {
+  if (end_ - begin_ >= bytes) return true;
+  if (begin_ > 0) {
+    memmove(buffer_.begin(), buffer_.begin() + begin_, end_ - begin_);
+    end_ -= begin_;
+    begin_ = 0;
+  }
+  size_t missing = bytes - end_;
+  return stream_.tryRead(buffer_.begin() + end_, missing, buffer_.size() - end_)
+      .then([this, missing, at_end](size_t got) -> bool {
+        if (got < missing) {
+          if (at_end == End::allowed && end_ == 0 && got == 0) return false;
+          kj::throwFatalException(
+              KJ_EXCEPTION(DISCONNECTED, "the stream ended in the middle of a message"));
+        }
+        end_ += got;
+        return true;
+      });
+}
+
+kj::Promise<kj::Own<MessageStream::Message>> MessageStream::readTable(
+    capnp::ReaderOptions options) {
+  uint64_t count = static_cast<uint64_t>(word32(buffer_.begin() + begin_)) + 1;
+  KJ_REQUIRE(count <= kSegmentsMax, "message refused: it has more segments than allowed", count,
+             kSegmentsMax);
+  size_t table_bytes = ((count + 2) / 2) * 8;  // count and sizes, padded to words
+  return fill(table_bytes, End::fault)
+      .then([this, count, table_bytes, options](bool) -> kj::Own<Message> {
+        auto sizes = kj::heapArray<uint32_t>(count);
+        uint64_t words = 0;
+        for (size_t i = 0; i < count; ++i) {
+          sizes[i] = word32(buffer_.begin() + begin_ + 4 + 4 * i);
+          words += sizes[i];
+        }
+        uint64_t bytes = words * sizeof(capnp::word);
+        KJ_REQUIRE(bytes <= kMessageBytesMax, "message refused: it is larger than allowed", bytes,
+                   kMessageBytesMax);
+        begin_ += table_bytes;
+        return kj::heap<Message>(options, kj::mv(sizes), words);
+      });
+}
+
+kj::Promise<kj::Own<capnp::MessageReader>> MessageStream::readBody(kj::Own<Message> message) {
+  auto bytes = message->space.asBytes();
+  size_t buffered = kj::min(bytes.size(), end_ - begin_);
+  if (buffered > 0) memcpy(bytes.begin(), buffer_.begin() + begin_, buffered);
+  begin_ += buffered;
+  size_t rest = bytes.size() - buffered;
+  if (rest == 0) return kj::Own<capnp::MessageReader>(kj::mv(message));
+  return stream_.tryRead(bytes.begin() + buffered, rest, rest)
+      .then([rest, message = kj::mv(message)](size_t got) mutable -> kj::Own<capnp::MessageReader> {
+        if (got < rest)
+          kj::throwFatalException(
+              KJ_EXCEPTION(DISCONNECTED, "the stream ended in the middle of a message"));
+        return kj::mv(message);
+      });
+}
+
+kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::tryReadMessage(
+    kj::ArrayPtr<kj::AutoCloseFd> fd_space, capnp::ReaderOptions options,
+    kj::ArrayPtr<capnp::word> scratch) {
+  KJ_IF_MAYBE (queued, queued_bytes_) {
+    if ((*queued)() > queued_bytes_max_) {
+      auto paf = kj::newPromiseAndFulfiller<void>();
+      resume_ = kj::mv(paf.fulfiller);
+      return paf.promise.then([this, fd_space, options, scratch] {
+        return tryReadMessage(fd_space, options, scratch);
+      });
+    }
+  }
+  return readOne(options).then(
+      [this](kj::Maybe<capnp::MessageReaderAndFds> message) {
+        if (message == nullptr) read_ended_->fulfill();
+        return message;
+      },
+      [this](kj::Exception&& e) -> kj::Maybe<capnp::MessageReaderAndFds> {
+        read_ended_->fulfill();
+        kj::throwFatalException(kj::mv(e));
+      });
+}
+
+kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::readOne(
+    capnp::ReaderOptions options) {
+  return fill(8, End::allowed)
+      .then([this, options](bool more) -> kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> {
+        if (!more) return kj::Maybe<capnp::MessageReaderAndFds>(nullptr);
+        return readTable(options)
+            .then([this](kj::Own<Message> message) { return readBody(kj::mv(message)); })
+            .then([](kj::Own<capnp::MessageReader> reader) {
+              return kj::Maybe<capnp::MessageReaderAndFds>(
+                  capnp::MessageReaderAndFds{kj::mv(reader), nullptr});
+            });
+      });
+}
+
+kj::Promise<void> MessageStream::writeMessage(
+    kj::ArrayPtr<const int> fds, kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+  return out_.writeMessage(fds, segments).then([this, bytes = sizeOf(segments)] { written(bytes); });
+}
+
+kj::Promise<void> MessageStream::writeMessages(
+    kj::ArrayPtr<kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>> messages) {
+  size_t bytes = 0;
+  for (auto& message : messages) bytes += sizeOf(message);
+  return out_.writeMessages(messages).then([this, bytes] { written(bytes); });
+}
+
+}  // namespace mayfly::edge

@@ -1,0 +1,318 @@
+#include "rpc/connection.h"
+
+#include <errno.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "base/text.h"
+#include "edge/convert.h"
+
+namespace mayfly::rpc {
+
+using base::Code;
+using base::Error;
+using base::fail;
+using base::Status;
+using base::Unit;
+
+namespace {
+
+constexpr uint32_t kTasksListedMax = 10'000;
+constexpr size_t kClientNameBytesMax = 100;
+constexpr auto kLastWordsTime = 1 * kj::SECONDS;  // to send what is queued when reading has ended
+
+// A call that has not returned.
+class Call {
+ public:
+  explicit Call(ConnectionState& state) : state_(kj::addRef(state)) { ++state_->calls; }
+  Call(Call&&) = default;
+  ~Call() {
+    if (state_.get() != nullptr) --state_->calls;
+  }
+
+ private:
+  kj::Own<ConnectionState> state_;
+};
+
+template <class Context>
+kj::Promise<void> refuse(Context& context, const Error& error) {
+  edge::put(context.getResults().initError(), error);
+  return kj::READY_NOW;
+}
+
+template <class Context>
+void answer(Context& context, const Status& status) {
+  if (!status) edge::put(context.getResults().initError(), status.error());
+}
+
+// Asks the core; the answer comes back by a fulfiller that any thread may use.
+template <class T, class JobOnCore>
+kj::Promise<T> ask(const CoreLinkPtr& link, JobOnCore job) {
+  auto paf = kj::newPromiseAndCrossThreadFulfiller<T>();
+  toCore(link, [fulfiller = kj::mv(paf.fulfiller), job = std::move(job)](sched::Core& core) mutable {
+    fulfiller->fulfill(job(core));
+  });
+  return kj::mv(paf.promise);
+}
+
+std::optional<Error> overloaded(const ConnectionState& state, const Options& options) {
+  if (state.calls < options.calls_per_connection_max) return std::nullopt;
+  return Error{Code::resourceExhausted,
+               fmt::format("{} calls of this connection have not returned", state.calls),
+               "Wait for earlier calls.", 0};
+}
+
+class TaskImpl final : public schema::Task::Server {
+ public:
+  TaskImpl(Hub& hub, kj::Own<ConnectionState> connection, kj::Own<TaskState> state)
+      : hub_(hub), connection_(kj::mv(connection)), state_(kj::mv(state)) {}
+  ~TaskImpl() noexcept(false) { state_->close(); }
+
+ protected:
+  kj::Promise<void> wait(WaitContext context) override {
+    if (auto error = overloaded(*connection_, hub_.options)) return refuse(context, *error);
+    MAYFLY_ALLOW_CANCELLATION(context);
+    return state_->wait().then(
+        [context, state = kj::addRef(*state_), call = Call(*connection_)](Status status) mutable {
+          // Closed in the step between the end and this one.
+          if (status && state->closed()) status = fail(Code::cancelled, "wait: the task was closed");
+          if (status) put(context.getResults().initResult(), *state->result());
+          else answer(context, status);
+        });
+  }
+
+  kj::Promise<void> cancel(CancelContext context) override {
+    answer(context, state_->cancel());
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> writeStdin(WriteStdinContext context) override {
+    if (auto error = overloaded(*connection_, hub_.options)) return refuse(context, *error);
+    MAYFLY_ALLOW_CANCELLATION(context);
+    std::string data = edge::str(context.getParams().getData());
+    context.releaseParams();
+    return state_->writeStdin(std::move(data))
+        .then([context, state = kj::addRef(*state_), call = Call(*connection_)](
+                  Status status) mutable { answer(context, status); });
+  }
+
+  kj::Promise<void> closeStdin(CloseStdinContext context) override {
+    answer(context, state_->closeStdin());
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> readFile(ReadFileContext context) override {
+    auto params = context.getParams();
+    auto data = read(params.getIndex(), params.getOffset(), params.getBytesMax());
+    if (!data) return refuse(context, data.error());
+    auto results = context.getResults(
+        capnp::MessageSize{data->bytes.size() / sizeof(capnp::word) + 16, 0});
+    results.setData(edge::data(data->bytes));
+    results.setEnd(data->end);
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> close(CloseContext) override {
+    state_->close();
+    return kj::READY_NOW;
+  }
+
+ private:
+  struct Piece {
+    std::string bytes;
+    bool end = false;
+  };
+
+  base::Result<Piece> read(uint32_t index, uint64_t offset, uint32_t bytes_max) {
+    const sched::TaskResult* result = state_->result();
+    if (state_->closed()) return fail(Code::failedPrecondition, "readFile: the task is closed");
+    if (result == nullptr)
+      return fail(Code::failedPrecondition, "readFile: the task has no result yet",
+                  "Call wait first.");
+    if (index >= result->out_files.size())
+      return fail(Code::notFound, fmt::format("readFile: no file {}; the task left {}", index,
+                                              result->out_files.size()));
+    if (bytes_max == 0) return fail(Code::invalidArgument, "readFile: bytesMax is 0");
+    const base::OutFile& file = result->out_files[index];
+    if (!file.skipped.empty() || result->spool == nullptr)
+      return fail(Code::failedPrecondition,
+                  fmt::format("readFile: '{}' was not collected: {}", base::printable(file.path),
+                              file.skipped));
+    Piece piece;
+    uint64_t left = offset < file.size_bytes ? file.size_bytes - offset : 0;
+    size_t bytes = std::min<uint64_t>({left, bytes_max, schema::CHUNK_BYTES_MAX});
+    piece.bytes.resize(bytes);
+    size_t got = 0;
+    while (got < bytes) {
+      ssize_t n = ::pread(result->spool->get(), piece.bytes.data() + got, bytes - got,
+                          static_cast<off_t>(file.offset + offset + got));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return base::failSys(errno, "pread", "the spool of collected files");
+      if (n == 0) return fail(Code::internal, "readFile: the spool is shorter than its index says");
+      got += static_cast<size_t>(n);
+    }
+    piece.end = left == bytes;
+    return piece;
+  }
+
+  Hub& hub_;
+  kj::Own<ConnectionState> connection_;
+  kj::Own<TaskState> state_;
+};
+
+class MayflyImpl final : public schema::Mayfly::Server {
+ public:
+  MayflyImpl(Hub& hub, kj::Own<ConnectionState> state, std::optional<Error> refusal)
+      : hub_(hub), state_(kj::mv(state)), refusal_(std::move(refusal)) {}
+
+ protected:
+  kj::Promise<void> hello(HelloContext context) override {
+    if (refusal_) return refuse(context, *refusal_);
+    uint16_t protocol = context.getParams().getProtocol();
+    std::string client =
+        base::printable(edge::view(context.getParams().getClient()), kClientNameBytesMax);
+    auto info = context.getResults().initInfo();
+    info.setVersion(edge::text(hub_.options.version));
+    info.setProtocol(schema::PROTOCOL_VERSION);
+    info.setInstance(edge::text(hub_.options.instance));
+    auto bounds = info.initBounds();
+    bounds.setConnectionsMax(hub_.options.connections_max);
+    bounds.setTasksPerConnectionMax(hub_.options.tasks_per_connection_max);
+    bounds.setTasksMax(hub_.options.tasks_max);
+    bounds.setCallsPerConnectionMax(hub_.options.calls_per_connection_max);
+    bounds.setMessageBytesMax(static_cast<uint32_t>(edge::kMessageBytesMax));
+    if (protocol == 0 || protocol > schema::PROTOCOL_VERSION)
+      return refuse(context, Error{Code::failedPrecondition,
+                                   fmt::format("client '{}' speaks protocol {}; this daemon ({}) "
+                                               "speaks 1 to {}",
+                                               client, protocol, hub_.options.version,
+                                               schema::PROTOCOL_VERSION),
+                                   "Update the older of daemon and client.", 0});
+    spdlog::debug("rpc: connection {} is client '{}', protocol {}", state_->owner, client, protocol);
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> templates(TemplatesContext context) override {
+    if (auto error = unfit()) return refuse(context, *error);
+    return ask<std::vector<sched::TemplateInfo>>(
+               hub_.link, [](sched::Core& core) { return core.templates(); })
+        .then([context, call = Call(*state_)](std::vector<sched::TemplateInfo> all) mutable {
+          auto list = context.getResults().initTemplates(static_cast<unsigned>(all.size()));
+          for (unsigned i = 0; i < all.size(); ++i) {
+            list[i].setName(edge::text(all[i].name));
+            list[i].setDescription(edge::text(all[i].description));
+            list[i].setMechanism(edge::text(all[i].mechanism));
+            list[i].setState(edge::text(all[i].state));
+            list[i].setStateText(edge::text(all[i].state_text));
+            list[i].setImageDigest(edge::text(all[i].image_digest));
+            edge::put(list[i].initDefaults(), all[i].defaults);
+            edge::put(list[i].initMaximum(), all[i].maximum);
+            list[i].setBoxes(all[i].boxes);
+          }
+        });
+  }
+
+  kj::Promise<void> submit(SubmitContext context) override {
+    if (auto error = unfit()) return refuse(context, *error);
+    const Options& options = hub_.options;
+    if (state_->tasks >= options.tasks_per_connection_max)
+      return refuse(context, tooManyTasks("this connection", state_->tasks));
+    if (hub_.tasks.by_key.size() >= options.tasks_max)
+      return refuse(context, tooManyTasks("all connections", hub_.tasks.by_key.size()));
+    auto params = context.getParams();
+    auto spec = specFrom(params.getSpec());
+    if (!spec) return refuse(context, spec.error());
+    kj::Maybe<schema::OutputSink::Client> sink;
+    if (params.hasOutput()) sink = params.getOutput();
+    spec->live_output = params.hasOutput();
+    context.releaseParams();
+    auto task = kj::refcounted<TaskState>(kj::addRef(*state_), kj::mv(sink));
+    auto submitted = task->submit(std::move(*spec));
+    return submitted.then([this, context, task = kj::mv(task),
+                           call = Call(*state_)](base::Result<base::TaskId> id) mutable {
+      if (!id) {
+        edge::put(context.getResults().initError(), id.error());
+        return;
+      }
+      context.getResults().setId(*id);
+      context.getResults().setTask(kj::heap<TaskImpl>(hub_, kj::addRef(*state_), kj::mv(task)));
+    });
+  }
+
+  kj::Promise<void> tasks(TasksContext context) override {
+    if (auto error = unfit()) return refuse(context, *error);
+    return ask<std::vector<sched::TaskInfo>>(hub_.link,
+                                             [](sched::Core& core) { return core.tasks(); })
+        .then([context, owner = state_->owner,
+               call = Call(*state_)](std::vector<sched::TaskInfo> all) mutable {
+          auto count = std::min<size_t>(all.size(), kTasksListedMax);
+          auto list = context.getResults().initTasks(static_cast<unsigned>(count));
+          uint64_t now_ns = base::monotonicNs();
+          for (unsigned i = 0; i < count; ++i) {
+            list[i].setId(all[i].task);
+            list[i].setTemplate(edge::text(all[i].template_name));
+            list[i].setState(edge::text(all[i].state));
+            list[i].setQueuedNs(all[i].queued_ns);
+            list[i].setStartedNs(all[i].started_ns);
+            list[i].setNowNs(now_ns);
+            list[i].setPidHost(all[i].pid_host);
+            list[i].setYours(all[i].owner == owner);
+          }
+        });
+  }
+
+  kj::Promise<void> kill(KillContext context) override {
+    if (auto error = unfit()) return refuse(context, *error);
+    base::TaskId id = context.getParams().getId();
+    return ask<Status>(hub_.link, [id](sched::Core& core) { return core.cancel(id); })
+        .then([context, call = Call(*state_)](Status status) mutable { answer(context, status); });
+  }
+
+ private:
+  std::optional<Error> unfit() const {
+    return refusal_ ? refusal_ : overloaded(*state_, hub_.options);
+  }
+  static Error tooManyTasks(const char* whose, size_t count) {
+    return Error{Code::resourceExhausted, fmt::format("{} tasks of {} are not closed", count, whose),
+                 "Close tasks whose results were read.", 0};
+  }
+
+  Hub& hub_;
+  kj::Own<ConnectionState> state_;
+  std::optional<Error> refusal_;
+};
+
+}  // namespace
+
+Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::OwnerId owner,
+                       std::optional<Error> refusal)
+    : state_(kj::refcounted<ConnectionState>(hub.link, hub.tasks, owner)),
+      refused_(refusal.has_value()),
+      stream_(kj::mv(stream)),
+      messages_(*stream_),
+      network_(messages_, capnp::rpc::twoparty::Side::SERVER, edge::readerOptions()),
+      rpc_(capnp::makeRpcServer(
+          network_, kj::heap<MayflyImpl>(hub, kj::addRef(*state_), std::move(refusal)))) {
+  messages_.pauseWhile([this] { return network_.getCurrentQueueSize(); },
+                       hub.options.unsent_bytes_per_connection_max);
+  // Calls that have not returned hold their message; two of the largest may.
+  rpc_.setFlowLimit(2 * edge::kMessageBytesMax / sizeof(capnp::word));
+}
+
+Connection::~Connection() noexcept(false) {
+  state_->ended = true;
+  if (!refused_)
+    toCore(state_->link, [owner = state_->owner](sched::Core& core) { core.ownerGone(owner); });
+}
+
+kj::Promise<void> Connection::onEnd(kj::Timer& timer) {
+  // After a refused message the RPC system still says why, as far as the client reads.
+  auto read_end = messages_.onReadEnd().then([&timer] { return timer.afterDelay(kLastWordsTime); });
+  return network_.onDisconnect().exclusiveJoin(kj::mv(read_end));
+}
+
+}  // namespace mayfly::rpc

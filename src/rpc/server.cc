@@ -1,0 +1,149 @@
+#include "rpc/server.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+#include <fmt/format.h>
+
+#include "edge/loop.h"
+#include "rpc/connection.h"
+
+namespace mayfly::rpc {
+
+using base::Code;
+using base::Error;
+
+namespace {
+
+constexpr auto kAcceptRetryTime = 100 * kj::MILLISECONDS;
+constexpr auto kRefusedTime = 5 * kj::SECONDS;   // a refused client has so long to read why
+constexpr uint32_t kRefusedConnectionsMax = 16;  // beyond: closed without a word
+
+// Accepts and holds the connections. RPC thread.
+class Acceptor final : kj::TaskSet::ErrorHandler {
+ public:
+  Acceptor(Hub& hub, kj::AsyncIoContext& io, int listener)
+      : hub_(hub),
+        timer_(io.provider->getTimer()),
+        listener_(io.lowLevelProvider->wrapListenSocketFd(
+            listener, kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP)),
+        tasks_(*this) {
+    tasks_.add(accept());
+  }
+
+ private:
+  void taskFailed(kj::Exception&& e) override {
+    spdlog::error("rpc: {}", edge::errorOf(e).message);
+  }
+
+  kj::Promise<void> accept() {
+    return listener_->accept().then(
+        [this](kj::Own<kj::AsyncIoStream> stream) {
+          // One client's socket that is gone already must not end the accepting.
+          KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { admit(kj::mv(stream)); })) {
+            spdlog::warn("rpc: a connection could not be served: {}", edge::errorOf(*e).message);
+          }
+          return accept();
+        },
+        [this](kj::Exception&& e) {
+          spdlog::warn("rpc: cannot accept: {}; trying again", edge::errorOf(e).message);
+          return timer_.afterDelay(kAcceptRetryTime).then([this] { return accept(); });
+        });
+  }
+
+  std::optional<Error> refusalOf(const ucred& peer) const {
+    const auto& allowed = hub_.options.uids_allowed;
+    if (peer.uid != 0 && peer.uid != ::geteuid() &&
+        std::find(allowed.begin(), allowed.end(), peer.uid) == allowed.end())
+      return Error{Code::permissionDenied,
+                   fmt::format("uid {} may not use this daemon", peer.uid),
+                   "Add the uid to `uids_allowed` in the daemon's configuration.", 0};
+    if (connections_.size() - refused_ >= hub_.options.connections_max)
+      return Error{Code::resourceExhausted,
+                   fmt::format("{} connections are open", hub_.options.connections_max),
+                   "Use one connection for many tasks, or try later.", 0};
+    return std::nullopt;
+  }
+
+  void admit(kj::Own<kj::AsyncIoStream> stream) {
+    ucred peer{};
+    kj::uint length = sizeof peer;
+    stream->getsockopt(SOL_SOCKET, SO_PEERCRED, &peer, &length);
+    auto refusal = refusalOf(peer);
+    if (refusal) {
+      spdlog::warn("rpc: pid {}, uid {} refused: {}", peer.pid, peer.uid, refusal->message);
+      if (refused_ >= kRefusedConnectionsMax) return;
+      ++refused_;
+    }
+    bool was_refused = refusal.has_value();
+    sched::OwnerId owner = next_owner_++;
+    auto connection =
+        kj::heap<Connection>(hub_, kj::mv(stream), owner, std::move(refusal));
+    auto end = connection->onEnd(timer_);
+    if (was_refused) end = end.exclusiveJoin(timer_.afterDelay(kRefusedTime));
+    connections_.emplace(owner, kj::mv(connection));
+    // A step later, for a connection must not be destroyed by a promise of its own.
+    tasks_.add(end.catch_([](kj::Exception&&) {}).then([this, owner, was_refused] {
+      return kj::evalLater([this, owner, was_refused] {
+        connections_.erase(owner);
+        if (was_refused) --refused_;
+      });
+    }));
+  }
+
+  Hub& hub_;
+  kj::Timer& timer_;
+  kj::Own<kj::ConnectionReceiver> listener_;
+  sched::OwnerId next_owner_ = 1;
+  uint32_t refused_ = 0;  // of connections_
+  std::unordered_map<sched::OwnerId, kj::Own<Connection>> connections_;
+  kj::TaskSet tasks_;
+};
+
+}  // namespace
+
+struct Server::Impl {
+  Impl(CoreLinkPtr l, Options options) : link(l), hub(std::move(options), std::move(l)) {}
+  CoreLinkPtr link;
+  Hub hub;
+  std::unique_ptr<edge::Loop> loop;
+};
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Server::~Server() { stop(); }
+
+base::Result<std::unique_ptr<Server>> Server::start(sched::Core& core,
+                                                    boost::asio::any_io_executor core_executor,
+                                                    base::Fd listener, Options options) {
+  auto impl = std::make_unique<Impl>(std::make_shared<CoreLink>(core, std::move(core_executor)),
+                                     std::move(options));
+  struct OnLoop {
+    std::optional<Acceptor> acceptor;
+  };
+  auto on_loop = std::make_shared<OnLoop>();
+  auto fd = std::make_shared<base::Fd>(std::move(listener));
+  auto loop = edge::Loop::start(
+      "mayfly-rpc",
+      [&hub = impl->hub, on_loop, fd](kj::AsyncIoContext& io) {
+        on_loop->acceptor.emplace(hub, io, fd->release());
+      },
+      [on_loop] { on_loop->acceptor.reset(); });
+  if (!loop) return base::fail(std::move(loop).error().in("cannot serve clients"));
+  impl->loop = std::move(*loop);
+  // Nobody reads it before: the core learns of this server by its clients' calls, whose jobs run
+  // on this thread.
+  impl->link->loop = impl->loop.get();
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+void Server::stop() {
+  if (impl_->link->core == nullptr) return;
+  impl_->link->core = nullptr;
+  impl_->loop->stop();
+}
+
+}  // namespace mayfly::rpc

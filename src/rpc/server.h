@@ -1,0 +1,55 @@
+// The daemon's RPC edge: serves include/mayfly/mayfly.capnp on a unix socket.
+//
+// A KJ event loop on its own thread owns every RPC object. It reaches the core
+// by posting to the core's executor and is reached through its mailbox; neither
+// thread ever waits for the other, except that stop() waits for this one to end.
+//
+// Layer: rpc. start() and stop() are called on the core thread.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <boost/asio/any_io_executor.hpp>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "sched/core.h"
+
+namespace mayfly::rpc {
+
+struct Options {
+  std::string instance = "default";
+  std::string version;
+  std::vector<uid_t> uids_allowed;  // besides root and the daemon's own
+  uint32_t connections_max = 256;
+  uint32_t tasks_per_connection_max = 1'024;  // Task objects that are not closed yet
+  uint32_t tasks_max = 4'096;                 // the same, of all connections together
+  uint32_t calls_per_connection_max = 8'192;  // calls that have not returned
+  uint64_t unsent_bytes_per_connection_max = 16u << 20;  // answers that the client does not read
+};
+
+class Server {
+ public:
+  // `listener`: a bound and listening unix stream socket. `core` is used on `core_executor` only,
+  // which must run one job at a time, in order; it must outlive stop().
+  static base::Result<std::unique_ptr<Server>> start(sched::Core& core,
+                                                     boost::asio::any_io_executor core_executor,
+                                                     base::Fd listener, Options options);
+  ~Server();
+  // Ends every connection and the thread. The core is not called any more when it returns, also
+  // not by jobs that are still in the executor's queue.
+  void stop();
+
+ private:
+  struct Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mayfly::rpc

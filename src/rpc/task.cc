@@ -1,0 +1,397 @@
+#include "rpc/task.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "edge/convert.h"
+
+namespace mayfly::rpc {
+
+using base::Code;
+using base::Error;
+using base::fail;
+using base::Status;
+using base::Unit;
+using sched::Stream;
+
+// --- core thread ---------------------------------------------------------------
+
+template <class Event>
+void CoreTask::tell(Event event) {
+  link_->loop->post([&table = table_, key = key_, event = std::move(event)]() mutable {
+    auto it = table.by_key.find(key);
+    if (it != table.by_key.end()) event(*it->second);
+  });
+}
+
+void CoreTask::onStarted() {
+  tell([](TaskState& t) { t.onStarted(); });
+}
+void CoreTask::onOutput(Stream stream, std::string_view bytes) {
+  tell([stream, copy = std::string(bytes)](TaskState& t) mutable {
+    t.onOutput(stream, std::move(copy));
+  });
+}
+void CoreTask::onStdinAccepted(uint64_t bytes) {
+  tell([bytes](TaskState& t) { t.onStdinAccepted(bytes); });
+}
+void CoreTask::onResult(const sched::TaskResult& result) {
+  ended = true;
+  tell([copy = std::make_shared<const sched::TaskResult>(result)](TaskState& t) mutable {
+    t.onResult(std::move(copy));
+  });
+}
+
+// --- RPC thread ----------------------------------------------------------------
+
+TaskState::TaskState(kj::Own<ConnectionState> connection,
+                     kj::Maybe<schema::OutputSink::Client> sink)
+    : connection_(kj::mv(connection)),
+      key_(connection_->table.next_key++),
+      core_task_(std::make_shared<CoreTask>(connection_->link, connection_->table, key_)),
+      sink_(kj::mv(sink)),
+      deliveries_(errors_) {
+  connection_->table.by_key.emplace(key_, this);
+  ++connection_->tasks;
+}
+
+TaskState::~TaskState() noexcept(false) { close(); }
+
+kj::Promise<base::Result<base::TaskId>> TaskState::submit(sched::TaskSpec spec) {
+  auto paf = kj::newPromiseAndFulfiller<base::Result<base::TaskId>>();
+  submitted_ = kj::mv(paf.fulfiller);
+  stdin_open_ = spec.stdin_open;
+  if (!spec.stdin_data.empty()) 
+    stdin_writes_.push_back({0, spec.stdin_data.size(), nullptr});
+  spec.owner = connection_->owner;
+  toCore(connection_->link, [task = core_task_, spec = std::move(spec)](sched::Core& core) mutable {
+    auto id = core.submit(std::move(spec), task);
+    if (id) task->id = *id;
+    else task->ended = true;
+    task->tell([id](TaskState& t) { t.onSubmitted(id); });
+  });
+  return kj::mv(paf.promise);
+}
+
+void TaskState::onSubmitted(base::Result<base::TaskId> id) {
+  KJ_IF_MAYBE (fulfiller, submitted_) {
+    (*fulfiller)->fulfill(kj::mv(id));
+    submitted_ = nullptr;
+  }
+}
+
+kj::Promise<Status> TaskState::wait() {
+  if (closed_) return Status(fail(Code::cancelled, "wait: the task was closed"));
+  if (done_) return Status(Unit{});
+  // A wait whose caller went leaves a fulfiller that nobody hears.
+  std::erase_if(waits_, [](StatusFulfiller& wait) { return !wait->isWaiting(); });
+  if (waits_.size() >= kWaitsPerTaskMax)
+    return Status(fail(Code::resourceExhausted,
+                       fmt::format("wait: {} calls wait for this task already", kWaitsPerTaskMax)));
+  auto paf = kj::newPromiseAndFulfiller<Status>();
+  waits_.push_back(kj::mv(paf.fulfiller));
+  return kj::mv(paf.promise);
+}
+
+Status TaskState::cancel() {
+  // Cancelling what has ended is no error: the client cannot know.
+  if (result_ == nullptr && !connection_->ended)
+    toCore(connection_->link, [task = core_task_](sched::Core& core) {
+      if (task->id != 0 && !task->ended) (void)core.cancel(task->id);
+    });
+  return Unit{};
+}
+
+kj::Promise<Status> TaskState::writeStdin(std::string data) {
+  if (data.size() > schema::CHUNK_BYTES_MAX)
+    return Status(fail(Code::invalidArgument,
+                       fmt::format("writeStdin: {} bytes in one call; at most {}", data.size(),
+                                   schema::CHUNK_BYTES_MAX),
+                       "Write in smaller pieces."));
+  if (result_ != nullptr || closed_)
+    return Status(fail(Code::failedPrecondition, "writeStdin: the task has ended"));
+  if (!stdin_open_)
+    return Status(fail(Code::failedPrecondition, "writeStdin: the task's stdin is closed"));
+  if (stdin_untaken_bytes_ + data.size() > schema::CHUNK_BYTES_MAX)
+    return Status(fail(Code::resourceExhausted,
+                       fmt::format("writeStdin: the task has not taken {} bytes yet; at most {}",
+                                   stdin_untaken_bytes_, schema::CHUNK_BYTES_MAX),
+                       "Wait for the earlier writes to return."));
+  if (data.empty()) return Status(Unit{});
+  stdin_untaken_bytes_ += data.size();
+  auto paf = kj::newPromiseAndFulfiller<Status>();
+  uint64_t number = ++stdin_writes_made_;
+  stdin_writes_.push_back({number, data.size(), kj::mv(paf.fulfiller)});
+  toCore(connection_->link,
+         [task = core_task_, number, data = std::move(data)](sched::Core& core) mutable {
+           if (task->id == 0 || task->ended) return;
+           auto status = core.writeStdin(task->id, std::move(data));
+           if (!status)
+             task->tell([number, error = status.error()](TaskState& t) {
+               t.onStdinRefused(number, error);
+             });
+         });
+  return kj::mv(paf.promise);
+}
+
+void TaskState::onStdinRefused(uint64_t number, const Error& error) {
+  for (auto it = stdin_writes_.begin(); it != stdin_writes_.end(); ++it) {
+    if (it->number != number) continue;
+    stdin_untaken_bytes_ -= it->bytes_left;
+    KJ_IF_MAYBE (done, it->done) { (*done)->fulfill(Status(fail(error))); }
+    stdin_writes_.erase(it);
+    return;
+  }
+}
+
+void TaskState::failStdin(const Error& error) {
+  for (auto& write : stdin_writes_) {
+    KJ_IF_MAYBE (done, write.done) { (*done)->fulfill(Status(fail(error))); }
+  }
+  stdin_writes_.clear();
+  stdin_untaken_bytes_ = 0;
+}
+
+Status TaskState::closeStdin() {
+  if (!stdin_open_) return Unit{};
+  stdin_open_ = false;
+  toCore(connection_->link, [task = core_task_](sched::Core& core) {
+    if (task->id != 0 && !task->ended) (void)core.closeStdin(task->id);
+  });
+  return Unit{};
+}
+
+void TaskState::close() {
+  if (closed_) return;
+  closed_ = true;
+  cancel();
+  // What can be large goes now, the object itself when the client lets go of it.
+  result_ = nullptr;
+  done_ = false;
+  connection_->table.by_key.erase(key_);
+  --connection_->tasks;
+  chunks_.clear();
+  sink_ = nullptr;
+  KJ_IF_MAYBE (fulfiller, submitted_) {
+    (*fulfiller)->fulfill(fail(Code::cancelled, "submit: the task was closed"));
+    submitted_ = nullptr;
+  }
+  for (auto& wait : waits_)
+    wait->fulfill(Status(fail(Code::cancelled, "wait: the task was closed")));
+  waits_.clear();
+  failStdin(Error{Code::failedPrecondition, "writeStdin: the task was closed", {}, 0});
+}
+
+void TaskState::onStarted() {
+  KJ_IF_MAYBE (sink, sink_) {
+    // Not waited for: Cap'n Proto keeps the order of calls to one object. A sink that cannot be
+    // called shows with the first write.
+    deliveries_.add(sink->startedRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+  }
+}
+
+void TaskState::onOutput(Stream stream, std::string bytes) {
+  if (sink_ == nullptr || bytes.empty()) return;
+  // What waits behind a write under way is sent as one, up to the core's window.
+  if (!chunks_.empty() && chunks_.back().stream == stream &&
+      chunks_.back().bytes.size() + bytes.size() <= sched::kOutputWindowBytes)
+    chunks_.back().bytes += bytes;
+  else
+    chunks_.push_back({stream, std::move(bytes)});
+  deliver();
+}
+
+void TaskState::deliver() {
+  if (delivering_ || sink_ == nullptr || chunks_.empty()) return;
+  delivering_ = true;
+  deliveries_.add(deliverOne().catch_([this](kj::Exception&&) {
+    delivering_ = false;
+    sinkFailed();
+  }));
+}
+
+kj::Promise<void> TaskState::deliverOne() {
+  KJ_IF_MAYBE (sink, sink_) {
+    if (!chunks_.empty()) {
+      Chunk chunk = std::move(chunks_.front());
+      chunks_.pop_front();
+      auto request = sink->writeRequest(
+          capnp::MessageSize{chunk.bytes.size() / sizeof(capnp::word) + 16, 0});
+      request.setStream(chunk.stream == Stream::out ? schema::Stream::STDOUT
+                                                    : schema::Stream::STDERR);
+      request.setData(edge::data(chunk.bytes));
+      return request.send().ignoreResult().then(
+          [this, stream = chunk.stream, bytes = chunk.bytes.size()] {
+            toCore(connection_->link, [task = core_task_, stream, bytes](sched::Core& core) {
+              if (task->id != 0 && !task->ended) core.acknowledgeOutput(task->id, stream, bytes);
+            });
+            return deliverOne();
+          });
+    }
+  }
+  delivering_ = false;
+  finishIfDelivered();
+  return kj::READY_NOW;
+}
+
+// The client wants no more output, or is gone: the task has nobody to run for.
+void TaskState::sinkFailed() {
+  sink_ = nullptr;
+  chunks_.clear();
+  cancel();
+  finishIfDelivered();
+}
+
+void TaskState::onStdinAccepted(uint64_t bytes) {
+  while (bytes > 0 && !stdin_writes_.empty()) {
+    auto& front = stdin_writes_.front();
+    uint64_t taken = std::min(bytes, front.bytes_left);
+    bytes -= taken;
+    front.bytes_left -= taken;
+    KJ_IF_MAYBE (done, front.done) {
+      stdin_untaken_bytes_ -= taken;
+      if (front.bytes_left == 0) (*done)->fulfill(Status(Unit{}));
+    }
+    if (front.bytes_left > 0) return;
+    stdin_writes_.pop_front();
+  }
+}
+
+void TaskState::onResult(std::shared_ptr<const sched::TaskResult> result) {
+  result_ = std::move(result);
+  failStdin(Error{Code::failedPrecondition, "writeStdin: the task has ended", {}, 0});
+  finishIfDelivered();
+}
+
+void TaskState::finishIfDelivered() {
+  if (done_ || result_ == nullptr || delivering_) return;
+  done_ = true;
+  sink_ = nullptr;
+  for (auto& wait : waits_) wait->fulfill(Status(Unit{}));
+  waits_.clear();
+}
+
+// --- values ----------------------------------------------------------------------
+
+namespace {
+
+Status tooMany(const char* what, size_t count, size_t max) {
+  return fail(Code::invalidArgument, fmt::format("{} {}; at most {}", count, what, max));
+}
+
+template <class T>
+void wish(std::optional<T>& to, T value, T absent) {
+  if (value != absent) to = value;
+}
+
+sched::LimitWishes wishesFrom(schema::LimitWishes::Reader in) {
+  constexpr uint32_t none32 = schema::DEFAULT32;
+  constexpr uint64_t none64 = schema::DEFAULT64;
+  sched::LimitWishes out;
+  wish(out.cpu_milli, in.getCpuMilli(), none32);
+  wish(out.cpu_time_ms, in.getCpuTimeMs(), none64);
+  wish(out.wall_time_ms, in.getWallTimeMs(), none64);
+  wish(out.memory_bytes, in.getMemoryBytes(), none64);
+  wish(out.processes, in.getProcesses(), none32);
+  wish(out.open_files, in.getOpenFiles(), none32);
+  wish(out.file_size_bytes, in.getFileSizeBytes(), none64);
+  wish(out.disk_bytes, in.getDiskBytes(), none64);
+  wish(out.disk_inodes, in.getDiskInodes(), none64);
+  wish(out.output_bytes, in.getOutputBytes(), none64);
+  wish(out.input_bytes, in.getInputBytes(), none64);
+  wish(out.out_files_bytes, in.getOutFilesBytes(), none64);
+  wish(out.out_files, in.getOutFiles(), none32);
+  return out;
+}
+
+}  // namespace
+
+base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in) {
+  sched::TaskSpec spec;
+  spec.template_name = edge::str(in.getTemplate());
+  auto code = in.getCode();
+  switch (code.which()) {
+    case schema::TaskSpec::Code::COMMAND:
+      spec.kind = sched::CodeKind::command;
+      break;
+    case schema::TaskSpec::Code::FILE:
+      spec.kind = sched::CodeKind::file;
+      spec.script_name = edge::str(code.getFile().getName());
+      spec.code = edge::str(code.getFile().getText());
+      break;
+    case schema::TaskSpec::Code::STRING:
+      spec.kind = sched::CodeKind::string;
+      spec.code = edge::str(code.getString());
+      break;
+    case schema::TaskSpec::Code::STDIN:
+      spec.kind = sched::CodeKind::stdinText;
+      spec.code = edge::str(code.getStdin());
+      break;
+    default:
+      return fail(Code::invalidArgument, "unknown kind of code", "Update the daemon.");
+  }
+  // Counts are checked before the copies: a list's elements cost more here than on the wire.
+  auto args = in.getArgs();
+  if (args.size() > sched::kArgsMax)
+    MAYFLY_CHECK(tooMany("arguments", args.size(), sched::kArgsMax));
+  spec.args.reserve(args.size());
+  for (auto arg : args) spec.args.push_back(edge::str(arg));
+  auto env = in.getEnv();
+  if (env.size() > sched::kEnvMax)
+    MAYFLY_CHECK(tooMany("environment variables", env.size(), sched::kEnvMax));
+  spec.env.reserve(env.size());
+  for (auto var : env) spec.env.emplace_back(edge::str(var.getName()), edge::str(var.getValue()));
+  auto files = in.getFiles();
+  if (files.size() > sched::kFilesMax)
+    MAYFLY_CHECK(tooMany("input files", files.size(), sched::kFilesMax));
+  spec.files.reserve(files.size());
+  for (auto file : files)
+    spec.files.push_back({edge::str(file.getPath()), edge::str(file.getData()), file.getMode()});
+  spec.stdin_data = edge::str(in.getStdinData());
+  spec.stdin_open = in.getStdinOpen();
+  spec.limits = wishesFrom(in.getLimits());
+  if (in.getSeed().isValue()) spec.seed = in.getSeed().getValue();
+  spec.collect_out_files = in.getCollectOutFiles();
+  return spec;
+}
+
+void put(schema::TaskResult::Builder out, const sched::TaskResult& result) {
+  out.setId(result.task);
+  out.setTemplate(edge::text(result.template_name));
+  out.setVerdict(edge::put(result.verdict));
+  out.setExitCode(result.exit_code);
+  out.setSignal(result.signal);
+  out.setReason(edge::text(result.reason));
+  out.setCapValue(result.cap_value);
+  edge::put(out.initLimits(), result.limits);
+  edge::put(out.initUsage(), result.usage);
+  edge::put(out.initPhases(), result.phases);
+  edge::put(out.initReceipt(), result.receipt);
+  out.setStdout(edge::data(result.captured[0]));
+  out.setStderr(edge::data(result.captured[1]));
+  out.setStdoutTruncated(result.truncated[0]);
+  out.setStderrTruncated(result.truncated[1]);
+  // The message must stay below its maximum whatever names the task chose.
+  size_t count = 0, bytes = 0;
+  for (const auto& file : result.out_files) {
+    bytes += 64 + file.path.size() + file.skipped.size();
+    if (bytes > kOutFilesListBytesMax) break;
+    ++count;
+  }
+  auto files = out.initOutFiles(static_cast<unsigned>(count));
+  for (unsigned i = 0; i < count; ++i) {
+    const auto& file = result.out_files[i];
+    files[i].setPath(edge::data(file.path));
+    files[i].setSizeBytes(file.size_bytes);
+    files[i].setMode(static_cast<uint16_t>(file.mode));
+    files[i].setSkipped(edge::text(file.skipped));
+  }
+  std::string note = result.out_files_note;
+  if (count < result.out_files.size())
+    note += fmt::format("{}{} more files are not listed", note.empty() ? "" : "; ",
+                        result.out_files.size() - count);
+  out.setOutFilesNote(edge::text(note));
+}
+
+}  // namespace mayfly::rpc

@@ -1,0 +1,273 @@
+// A core without boxes, on its own thread, and a real unix socket served by
+// rpc::Server over it. What a task does is its template's name.
+//
+//   echo   started; its code on stdout, "err" on stderr where live; succeeded
+//   hold   does nothing until the test says so
+//   flood  `code` bytes (a number) on stdout as fast as the window lets it; succeeded
+//   files  leaves three files, one of them skipped; succeeded
+#pragma once
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <future>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+
+#include "base/fd.h"
+#include "rpc/server.h"
+#include "sched/core.h"
+
+namespace mayfly::test {
+
+using base::Code;
+using sched::TaskListener;
+
+inline constexpr auto kEventTime = std::chrono::seconds(20);  // an event that does not come: a failure
+
+struct FakeTask {
+  base::TaskId id = 0;
+  sched::TaskSpec spec;
+  std::shared_ptr<TaskListener> listener;
+  uint64_t sent[2] = {}, acknowledged[2] = {};
+  uint64_t unacknowledged_max = 0;
+  std::string stdin_bytes;
+  bool stdin_closed = false, ended = false;
+  uint64_t flood_left = 0;
+};
+
+class FakeCore final : public sched::Core {
+ public:
+  // --- sched::Core
+  base::Result<base::TaskId> submit(sched::TaskSpec spec, std::shared_ptr<TaskListener> l) override {
+    if (spec.template_name == "missing")
+      return base::fail(Code::notFound, "no template 'missing'", "See `mayfly templates`.");
+    base::TaskId id = next_++;
+    FakeTask& t = tasks_[id];
+    t.id = id;
+    t.spec = std::move(spec);
+    t.listener = std::move(l);
+    t.stdin_bytes = t.spec.stdin_data;
+    if (t.spec.template_name == "hold") {
+      changed();
+      return id;
+    }
+    boost::asio::post(*io_, [this, id] { act(tasks_.at(id)); });
+    changed();
+    return id;
+  }
+  base::Status writeStdin(base::TaskId id, std::string data) override {
+    FakeTask& t = tasks_.at(id);
+    if (t.stdin_bytes.size() + data.size() > stdin_bytes_max)
+      return base::fail(Code::resourceExhausted, "stdin is longer than the input cap");
+    t.stdin_bytes += data;
+    changed();
+    return base::Unit{};
+  }
+  base::Status closeStdin(base::TaskId id) override {
+    tasks_.at(id).stdin_closed = true;
+    changed();
+    return base::Unit{};
+  }
+  void acknowledgeOutput(base::TaskId id, sched::Stream stream, uint64_t bytes) override {
+    FakeTask& t = tasks_.at(id);
+    t.acknowledged[static_cast<int>(stream)] += bytes;
+    if (t.spec.template_name == "flood") act(t);
+    changed();
+  }
+  base::Status cancel(base::TaskId id) override {
+    auto it = tasks_.find(id);
+    if (it == tasks_.end() || it->second.ended)
+      return base::fail(Code::notFound, "no task " + std::to_string(id));
+    end(it->second, base::Verdict::cancelled);
+    return base::Unit{};
+  }
+  void ownerGone(sched::OwnerId owner) override {
+    owners_gone.push_back(owner);
+    for (auto& [id, t] : tasks_)
+      if (t.spec.owner == owner && !t.ended) end(t, base::Verdict::clientGone);
+    changed();
+  }
+  std::vector<sched::TaskInfo> tasks() const override {
+    std::vector<sched::TaskInfo> all;
+    for (auto& [id, t] : tasks_)
+      if (!t.ended) all.push_back({id, t.spec.template_name, "running", 1, 2, 77, t.spec.owner});
+    return all;
+  }
+  std::vector<sched::TemplateInfo> templates() const override {
+    ++templates_calls;
+    std::vector<sched::TemplateInfo> all(templates_count);
+    for (auto& t : all) {
+      t.name = "python";
+      t.mechanism = "fork";
+      t.state = "ready";
+      t.description = std::string(300, 'd');
+    }
+    return all;
+  }
+
+  // --- core thread
+  FakeTask& task(base::TaskId id) { return tasks_.at(id); }
+  size_t count() const { return tasks_.size(); }
+  void output(FakeTask& t, sched::Stream stream, std::string_view bytes) {
+    int i = static_cast<int>(stream);
+    t.sent[i] += bytes.size();
+    t.unacknowledged_max = std::max(t.unacknowledged_max, t.sent[i] - t.acknowledged[i]);
+    t.listener->onOutput(stream, bytes);
+  }
+  void end(FakeTask& t, base::Verdict verdict, std::function<void(sched::TaskResult&)> more = {}) {
+    t.ended = true;
+    sched::TaskResult r;
+    r.task = t.id;
+    r.template_name = t.spec.template_name;
+    r.verdict = verdict;
+    r.receipt.complete = true;
+    r.receipt.reaped_ns = 5;
+    r.phases[0] = 1;
+    r.phases[9] = 10;
+    if (more) more(r);
+    t.listener->onResult(r);
+    changed();
+  }
+
+  std::vector<sched::OwnerId> owners_gone;
+  mutable uint64_t templates_calls = 0;
+  size_t templates_count = 1;
+  uint64_t stdin_bytes_max = 64u << 20;
+
+ private:
+  friend class RpcFixture;
+  void act(FakeTask& t) {
+    if (t.ended) return;
+    if (t.spec.template_name == "echo") {
+      t.listener->onStarted();
+      if (t.spec.live_output) {
+        output(t, sched::Stream::out, t.spec.code);
+        output(t, sched::Stream::err, "err");
+      }
+      end(t, base::Verdict::succeeded, [&](sched::TaskResult& r) {
+        if (!t.spec.live_output) r.captured[0] = t.spec.code, r.truncated[1] = true;
+      });
+    } else if (t.spec.template_name == "flood") {
+      if (t.sent[0] == 0) t.flood_left = std::stoull(t.spec.code);
+      while (t.flood_left > 0 && t.sent[0] - t.acknowledged[0] < sched::kOutputWindowBytes) {
+        uint64_t room = sched::kOutputWindowBytes - (t.sent[0] - t.acknowledged[0]);
+        std::string bytes(std::min<uint64_t>({room, t.flood_left, 10'000}), 0);
+        for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>((t.sent[0] + i) % 251);
+        t.flood_left -= bytes.size();
+        output(t, sched::Stream::out, bytes);
+      }
+      if (t.flood_left == 0) end(t, base::Verdict::succeeded);
+    } else if (t.spec.template_name == "files") {
+      end(t, base::Verdict::succeeded, [](sched::TaskResult& r) {
+        auto spool = base::makeMemfd("spool");
+        std::string big(3'000'000, 'b');
+        std::string all = "headerhello" + big;
+        ASSERT_EQ(::write(spool->get(), all.data(), all.size()), ssize_t(all.size()));
+        r.spool = std::make_shared<base::Fd>(std::move(*spool));
+        r.out_files = {{"a.txt", 5, 0644, 6, ""},
+                       {"link", 0, 0777, 0, "symbolic link"},
+                       {"big", big.size(), 0600, 11, ""}};
+        r.out_files_note = "a note";
+      });
+    }
+  }
+  void changed() {
+    std::lock_guard lock(mutex_);
+    ++changes_;
+    condition_.notify_all();
+  }
+
+  boost::asio::io_context* io_ = nullptr;
+  base::TaskId next_ = 1;
+  std::map<base::TaskId, FakeTask> tasks_;
+  std::mutex mutex_;
+  std::condition_variable condition_;
+  uint64_t changes_ = 0;
+};
+
+class RpcFixture : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    options.instance = "unit";
+    options.version = "1.2.3";
+    core.io_ = &io_;
+  }
+  void start() {
+    char folder[] = "/tmp/mayfly-unit-XXXXXX";
+    ASSERT_NE(::mkdtemp(folder), nullptr);
+    folder_ = folder;
+    ASSERT_EQ(::chmod(folder, 0755), 0);
+    socket_path = folder_ + "/socket";
+    base::Fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    socket_path.copy(address.sun_path, sizeof address.sun_path - 1);
+    ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    ASSERT_EQ(::chmod(socket_path.c_str(), 0666), 0);
+    ASSERT_EQ(::listen(listener.get(), 64), 0);
+    auto made = rpc::Server::start(core, io_.get_executor(), std::move(listener), options);
+    ASSERT_TRUE(made) << made.error().message;
+    server_ = std::move(*made);
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  // Runs `f(core)` on the core thread and gives what it returned.
+  template <class F>
+  auto onCore(F f) {
+    auto job = std::make_shared<std::packaged_task<decltype(f(core))()>>([&] { return f(core); });
+    auto done = job->get_future();
+    boost::asio::post(io_, [job] { (*job)(); });
+    return done.get();
+  }
+  void stopServer() {
+    if (server_) onCore([&](FakeCore&) { server_.reset(); });
+  }
+  void TearDown() override {
+    if (!thread_.joinable()) return;
+    stopServer();
+    work_.reset();
+    thread_.join();
+    ::unlink(socket_path.c_str());
+    ::rmdir(folder_.c_str());
+  }
+  // Waits for a state of the core; looks again after each of its calls.
+  ::testing::AssertionResult eventually(const char* what, std::function<bool(FakeCore&)> is) {
+    auto deadline = std::chrono::steady_clock::now() + kEventTime;
+    for (;;) {
+      uint64_t seen;
+      {
+        std::lock_guard lock(core.mutex_);
+        seen = core.changes_;
+      }
+      if (onCore(is)) return ::testing::AssertionSuccess();
+      std::unique_lock lock(core.mutex_);
+      if (!core.condition_.wait_until(lock, deadline, [&] { return core.changes_ != seen; }))
+        return ::testing::AssertionFailure() << what << ": has not come";
+    }
+  }
+
+  rpc::Options options;
+  FakeCore core;
+  std::string socket_path;
+
+ private:
+  std::string folder_;
+  boost::asio::io_context io_;
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{io_.get_executor()};
+  std::unique_ptr<rpc::Server> server_;
+  std::thread thread_;
+};
+
+}  // namespace mayfly::test
