@@ -163,7 +163,11 @@ base::Result<Tree> makeTree(const config::Manifest& manifest, const BuildOptions
                   manifest.image.packages.size()));
   MAYFLY_TRY(std::vector<std::string> argv, bootstrapCommand(manifest.image, made));
   auto status = runCommand(argv, kBootstrapSecondsMax, [&](std::string_view line) {
-    if (line.rfind("I: ", 0) == 0) say(base::printable(line.substr(3), 100));
+    if (line.rfind("I: running --customize-hook", 0) == 0) {
+      say("running a command of the recipe");
+    } else if (line.rfind("I: ", 0) == 0) {
+      say(base::printable(line.substr(3), 100));
+    }
   });
   if (status) {
     status = runCommand({"chroot", made, "/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
