@@ -131,9 +131,9 @@ base::Status App::makeEngine(const box::HostReport& report) {
   spdlog::info("at most {} boxes, {} of their memory, {} processes, {} tasks in the queue",
                e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
                e.budget.queue_tasks_max);
-  engine_ = std::make_unique<clone::Engine>(io_, e, observer_, *this);
-  for (Served& t : served_)
-    MAYFLY_TRY([[maybe_unused]] auto id, engine_->addTemplate(t.spec, std::move(t.seccomp)));
+  engine_ = std::make_unique<clone::Engine>(io_, e, observer_,
+                                            static_cast<clone::EngineWatcher&>(*this));
+  for (Served& t : served_) MAYFLY_CHECK(engine_->addTemplate(t.spec, std::move(t.seccomp)));
   return base::Unit{};
 }
 
@@ -145,7 +145,7 @@ base::Result<int> App::run() {
   MAYFLY_TRY(instance_lock_, lockInstance(s.run_dir, s.instance));
   MAYFLY_TRY(box::HostReport report, checkHost(s));
   MAYFLY_TRY(slot_, takeUidSlot(kSlotsDir));
-  MAYFLY_TRY([[maybe_unused]] uint64_t files, raiseOpenFiles());
+  MAYFLY_CHECK(raiseOpenFiles());
   std::string images = s.state_dir + "/images";
   MAYFLY_CHECK(makeFolders(images));
   MAYFLY_TRY(served_, loadTemplates(s));

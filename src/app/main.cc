@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include <spdlog/sinks/stdout_sinks.h>
+
 #include "app/app.h"
 #include "app/log.h"
 #include "config/daemon.h"
@@ -34,7 +36,18 @@ void fillStandardDescriptors() {
     if (::fcntl(fd, F_GETFD) < 0) (void)!::open("/dev/null", O_RDWR);
 }
 
-int fail(const base::Error& error) {
+// Nothing that our starter left open goes any further.
+void closeInherited(int kept) {
+  unsigned first = 3;
+  if (kept >= 3) {
+    auto fd = static_cast<unsigned>(kept);
+    if (fd > first) ::close_range(first, fd - 1, 0);
+    first = fd + 1;
+  }
+  ::close_range(first, ~0u, 0);
+}
+
+int failed(const base::Error& error) {
   spdlog::critical("{}", app::oneLine(error));
   return 1;
 }
@@ -64,19 +77,20 @@ int main(int argc, char** argv) {
   cli.add_option("--ready-fd", ready_fd, "write \"ready\" to this descriptor when serving");
   CLI11_PARSE(cli, argc, argv);
 
+  closeInherited(ready_fd);
   spdlog::set_default_logger(spdlog::stderr_logger_st("mayflyd"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
 
   app::AppOptions options;
   if (!config_file.empty()) {
     auto loaded = config::loadDaemon(config_file);
-    if (!loaded) return fail(loaded.error());
+    if (!loaded) return failed(loaded.error());
     options.settings = std::move(*loaded);
   }
   config::Daemon& s = options.settings;
   if (instance) s.instance = *instance;
   if (!config::isInstanceName(s.instance))
-    return fail({base::Code::invalidArgument,
+    return failed(base::Error{base::Code::invalidArgument,
                  "'" + s.instance + "' is no name of an instance", "Use [a-z0-9][a-z0-9-]{0,31}.", 0});
   if (socket) s.socket_path = *socket;
   if (state_dir) s.state_dir = *state_dir;
@@ -87,16 +101,16 @@ int main(int argc, char** argv) {
   for (std::string& promise : accept_lost) s.accept_lost_promises.push_back(std::move(promise));
   for (const std::string* path : {&s.state_dir, &s.run_dir})
     if (path->empty() || path->front() != '/')
-      return fail({base::Code::invalidArgument, "'" + *path + "' is not an absolute path", {}, 0});
+      return failed(base::Error{base::Code::invalidArgument, "'" + *path + "' is not an absolute path", {}, 0});
   options.executable_dir = executableDir();
   if (s.template_dirs.empty()) s.template_dirs = config::defaultTemplateDirs(options.executable_dir);
   spdlog::set_level(spdlog::level::from_str(s.log_level));
   if (ready_fd >= 0) {
     if (::fcntl(ready_fd, F_SETFD, FD_CLOEXEC) != 0)
-      return fail(base::sysError(errno, "fcntl", "--ready-fd"));
+      return failed(base::sysError(errno, "fcntl", "--ready-fd"));
     options.ready = base::Fd(ready_fd);
   }
 
   auto code = app::run(std::move(options));
-  return code ? *code : fail(code.error());
+  return code ? *code : failed(code.error());
 }

@@ -1,0 +1,92 @@
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include "app/budget.h"
+#include "app/instance.h"
+#include "app/templates.h"
+
+namespace mayfly::app {
+namespace {
+
+struct Folder {
+  std::string path;
+  Folder() {
+    char name[] = "/tmp/mayfly-app-test-XXXXXX";
+    path = ::mkdtemp(name);
+  }
+  ~Folder() { (void)!::system(("rm -rf '" + path + "'").c_str()); }
+};
+
+TEST(Instance, SecondDaemonOfTheSameNameIsRefusedAtOnceAndOthersAreNot) {
+  Folder run;
+  auto first = lockInstance(run.path + "/deep/run", "a");
+  ASSERT_TRUE(first) << first.error().message;
+  auto second = lockInstance(run.path + "/deep/run", "a");
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code, base::Code::alreadyExists);
+  EXPECT_NE(second.error().message.find("in use"), std::string::npos);
+  EXPECT_TRUE(lockInstance(run.path + "/deep/run", "b"));
+  *first = base::Fd();
+  EXPECT_TRUE(lockInstance(run.path + "/deep/run", "a"));
+}
+
+TEST(UidSlots, NoTwoDaemonsShareOneAndAFreedOneIsTakenAgain) {
+  Folder slots;
+  std::vector<UidSlot> taken;
+  for (uint32_t i = 0; i < kUidSlots; ++i) {
+    auto slot = takeUidSlot(slots.path);
+    ASSERT_TRUE(slot);
+    EXPECT_EQ(slot->number, i);
+    taken.push_back(std::move(*slot));
+  }
+  EXPECT_EQ(takeUidSlot(slots.path).error().code, base::Code::resourceExhausted);
+  taken[7].lock.reset();
+  EXPECT_EQ(takeUidSlot(slots.path)->number, 7u);
+}
+
+TEST(UidSlots, DaemonsUidLiesInTheLastRangeOfItsOwnSlot) {
+  EXPECT_EQ(daemonUid(0), 1'879'048'192u + 63 * 65'536);
+  EXPECT_EQ(daemonUid(63), 1'879'048'192u + 63 * 64 * 65'536 + 63 * 65'536);
+  EXPECT_LT(daemonUid(63), 1u << 31);
+}
+
+TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
+  box::HostBudget host;
+  host.fds_hard = 20'000;
+  host.pids_max = 32'768;
+  host.memory_total_bytes = 100ull << 30;
+  host.boxes_by_fds = 1'218;
+  host.boxes_by_namespaces = 9'999;
+  config::Daemon settings;
+  sched::Budget b = deriveBudget(host, settings);
+  EXPECT_EQ(b.boxes_max, 1'218u);
+  EXPECT_EQ(b.memory_bytes_max, (100ull << 30) / 100 * 90);
+  EXPECT_LT(b.pids_max, 32'768u);
+  EXPECT_LE(b.fds_max, 20'000u);
+  EXPECT_LT(b.queue_tasks_per_owner_max, b.queue_tasks_max);
+  settings.boxes_max = 10;
+  EXPECT_EQ(deriveBudget(host, settings).boxes_max, 10u);
+  settings.boxes_max = 5'000;
+  EXPECT_EQ(deriveBudget(host, settings).boxes_max, 1'218u);
+}
+
+TEST(Templates, TasksEnvironmentIsFixedUnlessTheManifestSaysOtherwise) {
+  config::Manifest m;
+  m.mechanism = config::Mechanism::exec;
+  m.task_env = {{"A", "1"}, {"PATH", "/opt/bin"}};
+  auto spec = toSpec(m);
+  auto value = [&](std::string_view name) {
+    std::string found;
+    for (const auto& [n, v] : spec.env)
+      if (n == name) found += v;
+    return found;
+  };
+  EXPECT_EQ(value("PATH"), "/opt/bin");
+  EXPECT_EQ(value("HOME"), "/task");
+  EXPECT_EQ(value("A"), "1");
+  EXPECT_TRUE(spec.runs_commands);
+  EXPECT_FALSE(spec.runs_code);
+}
+
+}  // namespace
+}  // namespace mayfly::app
