@@ -1,6 +1,6 @@
 // Mayfly's C++ client: submits tasks to a daemon and brings their results.
 //
-//   auto client = mayfly::Client::connect("/run/mayfly/default/mayfly.sock");
+//   auto client = mayfly::Client::connect("/run/mayfly/default.sock");
 //   mayfly::TaskSpec spec;
 //   spec.template_name = "python";
 //   spec.kind = mayfly::CodeKind::string;
@@ -34,7 +34,7 @@
 
 namespace mayfly {
 
-inline constexpr const char* kDefaultSocket = "/run/mayfly/default/mayfly.sock";
+inline constexpr const char* kDefaultSocket = "/run/mayfly/default.sock";
 
 enum class CodeKind : uint8_t {
   command,    // `args` is a whole command line: templates of mechanism `exec`

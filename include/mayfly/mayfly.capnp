@@ -1,6 +1,6 @@
 # Mayfly's RPC: the reference manual of what a client can ask of the daemon.
 #
-# Where: a unix stream socket, by default /run/mayfly/default/mayfly.sock. The
+# Where: a unix stream socket, by default /run/mayfly/default.sock. The
 # daemon checks the peer's uid (SO_PEERCRED): root, its own uid and the uids that
 # its configuration names may speak; others get `permissionDenied` from every call.
 # The bootstrap interface is `Mayfly`.

@@ -1,0 +1,135 @@
+// The command line: `mayfly VERB`. Reads the words, calls what does the work.
+//
+// Layer: cli. `mayfly --help` is its documentation.
+#include <fmt/format.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/text.h"
+#include "box/host.h"
+#include "cli/options.h"
+#include "cli/report.h"
+#include "cli/run.h"
+#include "image/cli_image.h"
+
+namespace mayfly::cli {
+namespace {
+
+constexpr int kFailed = 1;
+
+int say(const base::Error& error) {
+  fmt::print(stderr, "{}", errorText(error));
+  return kExitMayfly;
+}
+
+base::Result<std::unique_ptr<Client>> connect(const std::string& socket) {
+  ConnectOptions options;
+  options.client_name = "mayfly";
+  return Client::connect(socket, options);
+}
+
+int ps(const std::string& socket, const PsOptions& options) {
+  auto client = connect(socket);
+  if (!client) return say(client.error());
+  auto tasks = (*client)->tasks();
+  if (!tasks) return say(tasks.error());
+  fmt::print("{}", options.json ? tasksJson(*tasks) : tasksTable(*tasks));
+  return 0;
+}
+
+int templates(const std::string& socket, const TemplatesOptions& options) {
+  auto client = connect(socket);
+  if (!client) return say(client.error());
+  auto all = (*client)->templates();
+  if (!all) return say(all.error());
+  fmt::print("{}", options.json ? templatesJson(*all) : templatesTable(*all));
+  return 0;
+}
+
+int kill(const std::string& socket, const KillOptions& options) {
+  auto client = connect(socket);
+  if (!client) return say(client.error());
+  int code = 0;
+  for (uint64_t id : options.ids) {
+    auto status = (*client)->kill(id);
+    if (status) continue;
+    fmt::print(stderr, "{}", errorText(status.error()));
+    code = kFailed;
+  }
+  return code;
+}
+
+int doctor(const DoctorOptions& options) {
+  box::HostReport report = box::hostReport();
+  auto lost = report.lostPromises();
+  if (!options.json) {
+    fmt::print("{}", box::renderTable(report));
+  } else {
+    nlohmann::ordered_json json;
+    json["lines"] = nlohmann::ordered_json::array();
+    for (const auto& line : report.lines)
+      json["lines"].push_back({{"group", line.group},
+                               {"what", line.what},
+                               {"value", line.value},
+                               {"verdict", box::name(line.verdict)},
+                               {"costs", line.costs},
+                               {"note", line.note}});
+    json["lostPromises"] = lost;
+    json["budget"] = {{"boxes", report.budget.boxes()},
+                      {"boxesByFds", report.budget.boxes_by_fds},
+                      {"boxesByPids", report.budget.boxes_by_pids},
+                      {"boxesByNamespaces", report.budget.boxes_by_namespaces},
+                      {"boxesByMemory", report.budget.boxes_by_memory}};
+    fmt::print("{}\n",
+               json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  }
+  return lost.empty() ? 0 : kFailed;
+}
+
+int version(const std::string& socket, const VersionOptions& options) {
+  auto client = connect(socket);
+  std::string daemon = client ? (*client)->server().version : "";
+  if (options.json) {
+    nlohmann::ordered_json json{{"client", MAYFLY_VERSION}, {"daemon", nullptr}};
+    if (client) json["daemon"] = daemon;
+    fmt::print("{}\n", json.dump(2));
+  } else {
+    fmt::print("mayfly {}\n", MAYFLY_VERSION);
+    if (client)
+      fmt::print("mayflyd {} (instance '{}', protocol {})\n", base::printable(daemon),
+                 base::printable((*client)->server().instance), (*client)->server().protocol);
+    else
+      fmt::print("mayflyd: {}\n", base::printable(client.error().message));
+  }
+  return 0;
+}
+
+int main(const std::vector<std::string>& args) {
+  const char* from_environment = ::getenv("MAYFLY_SOCKET");
+  std::string socket = from_environment != nullptr && *from_environment != '\0'
+                           ? from_environment
+                           : kDefaultSocket;
+  Options options = parseCommandLine(args, socket);
+  if (auto* it = std::get_if<SayAndExit>(&options.verb)) {
+    fmt::print(it->code == 0 ? stdout : stderr, "{}", it->text);
+    return it->code;
+  }
+  if (auto* it = std::get_if<RunOptions>(&options.verb)) return runTask(options.socket, *it);
+  if (auto* it = std::get_if<PsOptions>(&options.verb)) return ps(options.socket, *it);
+  if (auto* it = std::get_if<TemplatesOptions>(&options.verb))
+    return templates(options.socket, *it);
+  if (auto* it = std::get_if<KillOptions>(&options.verb)) return kill(options.socket, *it);
+  if (auto* it = std::get_if<DoctorOptions>(&options.verb)) return doctor(*it);
+  if (auto* it = std::get_if<ImageOptions>(&options.verb)) return image::imageMain(it->args);
+  return version(options.socket, std::get<VersionOptions>(options.verb));
+}
+
+}  // namespace
+}  // namespace mayfly::cli
+
+int main(int argc, char** argv) {
+  return mayfly::cli::main(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
+}

@@ -1,0 +1,289 @@
+#include "cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "config/units.h"
+#include "image/cli_image.h"
+
+namespace mayfly::cli {
+
+namespace {
+
+constexpr const char* kAbout =
+    "Mayfly runs untrusted code, each task in a brand-new box that lives for one task.";
+
+constexpr const char* kRunFooter = R"(What runs:
+  SCRIPT [ARG...]      a script file; what follows it is the script's
+  - [ARG...]           a program from standard input
+  -c CODE [ARG...]     a program from the command line
+  -- COMMAND [ARG...]  a command line (templates of mechanism exec, like shell)
+
+mayfly's options stand before SCRIPT, `-` and `--`. The task's working folder is
+/task; input files lie there; files that it leaves in /task/out come back with
+--out. SIZE is like 512M, 64KiB or 1.5GiB, TIME like 250ms, 30s or 1.5m. A cap
+that is not named has the template's default: `mayfly templates --json`. What
+happens at each cap: docs/SPECIFICATION.md. Code and input files together have
+at most 8 MiB; standard input goes in pieces and is bounded by --input only.
+
+Exit code: the task's own, or
+  124    killed at its wall time or cpu time
+  125    an error of Mayfly's or in the use: no verdict, or `internal`
+  130    cancelled (Ctrl-C, mayfly kill)
+  137    killed at another cap: memory, processes, output or disk
+  141    nobody reads our standard output any more
+  128+N  ended by signal N
+A task may exit with these codes too: the last line on stderr, or --json, tells.
+
+Examples:
+  mayfly run -c 'print(6*7)'
+  mayfly run -t python-data --file sales.xlsx --out results report.py --all
+  cat big.csv | mayfly run --stdin --memory 1G --timeout 2m crunch.py
+  mayfly run -t shell --cpus 0.5 -- bash -c 'echo $((6*7))'
+  mayfly run --json -c 'import sys; sys.exit(3)' | jq .verdict)";
+
+constexpr const char* kFooter = R"(Start:
+  mayfly doctor                    what this host offers, and what is missing
+  mayfly image build               build the images of the templates
+  mayfly run -c 'print(6*7)'       run a task
+  mayfly VERB --help               all about a verb
+
+The daemon is found at --socket, else at $MAYFLY_SOCKET, else at
+/run/mayfly/default.sock.)";
+
+struct Usage {
+  const char *verb, *line;
+};
+constexpr Usage kUsages[] = {
+    {"run", "mayfly run [OPTIONS] SCRIPT|-|-c CODE [ARG...]\n"
+            "       mayfly run -t TEMPLATE [OPTIONS] -- COMMAND [ARG...]"},
+    {"ps", "mayfly ps [--json]"},
+    {"kill", "mayfly kill ID..."},
+    {"templates", "mayfly templates [--json]"},
+    {"doctor", "mayfly doctor [--json]"},
+    {"version", "mayfly version [--json]"},
+};
+
+// CLI11 of Debian 12 writes the usage line itself and knows the verb only.
+std::string helpOf(const CLI::App& app) {
+  std::string text = app.help();
+  for (const Usage& usage : kUsages) {
+    if (app.get_name() != usage.verb) continue;
+    size_t at = text.find("Usage: ");
+    if (at != std::string::npos)
+      text.replace(at, text.find('\n', at) - at, std::string("Usage: ") + usage.line);
+  }
+  return text;
+}
+
+// Adds an option whose value `parse` reads into `to`.
+template <class T, class Parse>
+void wish(CLI::App* app, const char* flag, std::optional<T>& to, const char* type,
+          const char* about, Parse parse) {
+  app->add_option_function<std::string>(
+         flag,
+         [&to, flag, parse](const std::string& text) {
+           auto value = parse(text);
+           if (!value)
+             throw CLI::ValidationError(flag, value.error().message + ". " + value.error().advice);
+           if (*value > std::numeric_limits<T>::max() - 1)
+             throw CLI::ValidationError(flag, "'" + base::printable(text) + "' is too large");
+           to = static_cast<T>(*value);
+         },
+         about)
+      ->type_name(type);
+}
+
+void addCaps(CLI::App* run, LimitWishes& l) {
+  auto bytes = [](const std::string& s) { return config::parseBytes(s); };
+  auto time = [](const std::string& s) { return config::parseDurationMs(s); };
+  auto count = [](const std::string& s) { return config::parseCount(s); };
+  auto cores = [](const std::string& s) { return config::parseCoresMilli(s); };
+  wish(run, "--memory", l.memory_bytes, "SIZE", "All memory, /tmp and /task included", bytes);
+  wish(run, "--cpus", l.cpu_milli, "CORES", "Share of the cores, like 0.5 or 2", cores);
+  wish(run, "--timeout", l.wall_time_ms, "TIME", "Wall time", time);
+  wish(run, "--cpu-time", l.cpu_time_ms, "TIME", "User and system time of all its processes", time);
+  wish(run, "--pids", l.processes, "N", "Processes and threads", count);
+  wish(run, "--files,--open-files", l.open_files, "N", "Open files, per process", count);
+  wish(run, "--file-size", l.file_size_bytes, "SIZE", "The largest file", bytes);
+  wish(run, "--disk", l.disk_bytes, "SIZE", "/tmp, /task, /run and /dev/shm together", bytes);
+  wish(run, "--inodes", l.disk_inodes, "N", "Files and folders there", count);
+  wish(run, "--output", l.output_bytes, "SIZE", "stdout and stderr, each", bytes);
+  wish(run, "--input", l.input_bytes, "SIZE", "Standard input and input files together", bytes);
+  wish(run, "--out-size", l.out_files_bytes, "SIZE", "Collected output files together", bytes);
+  wish(run, "--out-files", l.out_files, "N", "Number of collected output files", count);
+  for (auto* option : run->get_options())
+    if (option->get_group() == "Options" && option->get_name() != "--help") option->group("Caps");
+}
+
+struct RunArgs {
+  std::vector<std::string> options, rest;
+  bool command = false;
+};
+
+// CLI11 would look for options behind the script, too. So the words of `run` are parted here: what
+// stands before the first word that is neither an option nor an option's value is mayfly's.
+RunArgs part(const CLI::App& run, const std::vector<std::string>& words) {
+  RunArgs out;
+  size_t i = 0;
+  for (; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    if (word == "--") {
+      out.command = true;
+      ++i;
+      break;
+    }
+    if (word == "-" || word.empty() || word[0] != '-') break;
+    out.options.push_back(word);
+    bool is_long = word.size() > 2 && word[1] == '-';
+    if (is_long ? word.find('=') != std::string::npos : word.size() > 2) continue;  // value attached
+    const CLI::Option* option = run.get_option_no_throw(word);
+    if (option == nullptr && run.get_parent() != nullptr)
+      option = run.get_parent()->get_option_no_throw(word);
+    if (option != nullptr && option->get_items_expected_max() > 0 && i + 1 < words.size())
+      out.options.push_back(words[++i]);
+  }
+  out.rest.assign(words.begin() + static_cast<ptrdiff_t>(i), words.end());
+  return out;
+}
+
+void finishRun(RunOptions& run, const std::string& code, bool has_code, RunArgs parts) {
+  if (has_code) run.code = code;
+  if (parts.command) {
+    if (has_code)
+      throw CLI::ValidationError("run", "-c CODE and -- COMMAND exclude each other");
+    if (parts.rest.empty()) throw CLI::ValidationError("run", "no command stands after --");
+    run.command = true;
+  } else if (!has_code) {
+    if (parts.rest.empty())
+      throw CLI::ValidationError("run",
+                                 "nothing to run: give SCRIPT, `-`, -c CODE or -- COMMAND");
+    run.script = parts.rest.front();
+    parts.rest.erase(parts.rest.begin());
+  }
+  run.args = std::move(parts.rest);
+  if (run.script == "-" && run.forward_stdin)
+    throw CLI::ValidationError("run", "`-` reads the program from standard input; --stdin wants it "
+                                      "for the task: give the program as a file or with -c");
+}
+
+}  // namespace
+
+Options parseCommandLine(const std::vector<std::string>& args, const std::string& socket_default) {
+  Options out;
+  out.socket = socket_default;
+
+  CLI::App app(kAbout, "mayfly");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.footer(kFooter);
+  app.get_formatter()->column_width(28);
+  app.add_option("--socket", out.socket, "The daemon's socket")->type_name("PATH");
+
+  RunOptions run;
+  std::string code;
+  std::vector<std::string> env;
+  auto* run_app = app.add_subcommand("run", "Run a task and bring back what it says and leaves");
+  addCaps(run_app, run.limits);
+  run_app->footer(kRunFooter);
+  run_app->add_option("-t,--template", run.template_name, "What the box is made from")
+      ->capture_default_str()
+      ->type_name("NAME");
+  auto* code_option = run_app->add_option("-c", code, "The program itself")->type_name("CODE");
+  run_app->add_option("--file", run.files, "An input file, put at /task/NAME; repeatable")
+      ->type_name("PATH[:NAME]")
+      ->allow_extra_args(false);
+  run_app->add_option("--out", run.out_dir, "Bring the files of /task/out into this folder")
+      ->type_name("DIR");
+  run_app->add_option("--env", env, "An environment variable; repeatable")
+      ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
+  run_app->add_flag("--stdin", run.forward_stdin, "Give the task our standard input");
+  run_app->add_option_function<uint64_t>(
+             "--seed", [&](uint64_t value) { run.seed = value; },
+             "Seed the runtime's reproducible generators")
+      ->type_name("N");
+  run_app->add_flag("--json", run.json, "Print one JSON object and nothing else");
+  run_app->add_flag("-q,--quiet", run.quiet, "No verdict line on stderr when the task succeeded");
+
+  PsOptions ps;
+  auto* ps_app = app.add_subcommand("ps", "List the tasks that are queued, running or ending");
+  ps_app->add_flag("--json", ps.json, "Print JSON");
+  KillOptions kill;
+  auto* kill_app = app.add_subcommand("kill", "End tasks, as `cancelled`");
+  kill_app->add_option("ID", kill.ids, "A task's number, as `mayfly ps` shows it")->required();
+  TemplatesOptions templates;
+  auto* templates_app = app.add_subcommand("templates", "List what tasks can be made from");
+  templates_app->add_flag("--json", templates.json, "Print JSON, with every default and maximum");
+  DoctorOptions doctor;
+  auto* doctor_app = app.add_subcommand(
+      "doctor", "Show what the host offers, what is missing and which promise it costs");
+  doctor_app->footer("Exit code: 0 when every promise can be kept, else 1. Run it as root: others\n"
+                     "may not look at everything.");
+  doctor_app->add_flag("--json", doctor.json, "Print JSON");
+  app.add_subcommand("image", "Build, list and remove the boxes' images");
+  VersionOptions version;
+  auto* version_app = app.add_subcommand("version", "Show the version of client and daemon");
+  version_app->add_flag("--json", version.json, "Print JSON");
+
+  for (CLI::App* sub : app.get_subcommands([](CLI::App*) { return true; }))
+    if (sub->get_footer() == app.get_footer()) sub->footer("");
+
+  int wrong_use = 2;
+  try {
+    // The first word that is no option names the verb.
+    size_t verb = 0;
+    while (verb < args.size() && args[verb].starts_with("-"))
+      verb += args[verb] == "--socket" ? 2 : 1;
+    std::vector<std::string> words = args;
+    RunArgs parts;
+    if (verb < args.size() && args[verb] == "image") {
+      out.verb = ImageOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
+      return out;
+    }
+    if (verb < args.size() && args[verb] == "run") {
+      wrong_use = kExitMayfly;
+      auto from = args.begin() + static_cast<ptrdiff_t>(verb) + 1;
+      parts = part(*run_app, {from, args.end()});
+      words.assign(args.begin(), from);
+      words.insert(words.end(), parts.options.begin(), parts.options.end());
+    }
+    std::reverse(words.begin(), words.end());
+    app.parse(words);
+    if (run_app->parsed()) {
+      for (const std::string& each : env) {
+        size_t equals = each.find('=');
+        if (equals == std::string::npos || equals == 0)
+          throw CLI::ValidationError("--env", "'" + base::printable(each) + "' is not NAME=VALUE");
+        run.env.emplace_back(each.substr(0, equals), each.substr(equals + 1));
+      }
+      finishRun(run, code, code_option->count() > 0, std::move(parts));
+      out.verb = std::move(run);
+    } else if (ps_app->parsed()) {
+      out.verb = ps;
+    } else if (kill_app->parsed()) {
+      out.verb = std::move(kill);
+    } else if (templates_app->parsed()) {
+      out.verb = templates;
+    } else if (doctor_app->parsed()) {
+      out.verb = doctor;
+    } else {
+      out.verb = version;
+    }
+  } catch (const CLI::CallForHelp&) {
+    const CLI::App* shown = &app;
+    for (const CLI::App* sub : app.get_subcommands()) shown = sub;
+    out.verb = SayAndExit{helpOf(*shown), 0};
+  } catch (const CLI::ParseError& e) {
+    out.verb = SayAndExit{fmt::format("mayfly: {}\n  `mayfly --help` and `mayfly run --help` tell "
+                                      "how it is used.\n",
+                                      base::printable(e.what(), 1000)),
+                          wrong_use};
+  }
+  return out;
+}
+
+}  // namespace mayfly::cli

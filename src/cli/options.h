@@ -1,0 +1,71 @@
+// The command line, as values.
+//
+// Layer: cli. Pure, but that --help and --version of CLI11 are returned as text.
+#pragma once
+
+#include <mayfly/client.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace mayfly::cli {
+
+// Exit codes that are not the task's own.
+inline constexpr int kExitTime = 124;      // wall time or cpu time
+inline constexpr int kExitMayfly = 125;    // Mayfly's own errors, a wrong use, a daemon that is gone
+inline constexpr int kExitCancelled = 130;
+inline constexpr int kExitCap = 137;       // memory, processes, output, disk
+inline constexpr int kExitPipe = 141;      // nobody reads our stdout any more
+inline constexpr int kExitSignal = 128;    // plus the signal that ended the task
+
+struct RunOptions {
+  std::string template_name = "python";
+  std::optional<std::string> code;  // -c
+  bool command = false;             // `args` is a command line
+  std::string script;               // a path, or "-"; empty with -c and commands
+  std::vector<std::string> args;
+  std::vector<std::string> files;   // PATH[:NAME]
+  std::string out_dir;              // empty: output files are not collected
+  std::vector<std::pair<std::string, std::string>> env;
+  LimitWishes limits;
+  std::optional<uint64_t> seed;
+  bool forward_stdin = false, json = false, quiet = false;
+};
+struct PsOptions {
+  bool json = false;
+};
+struct TemplatesOptions {
+  bool json = false;
+};
+struct KillOptions {
+  std::vector<uint64_t> ids;
+};
+struct DoctorOptions {
+  bool json = false;
+};
+struct VersionOptions {
+  bool json = false;
+};
+struct ImageOptions {
+  std::vector<std::string> args;  // image::imageMain reads them
+};
+// Help was asked for, or the use was wrong: `text` goes to stdout or stderr.
+struct SayAndExit {
+  std::string text;
+  int code = 0;
+};
+
+struct Options {
+  std::string socket;
+  std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
+               VersionOptions, ImageOptions>
+      verb;
+};
+
+// `args` without the program's name. `socket_default`: MAYFLY_SOCKET or the built-in path.
+Options parseCommandLine(const std::vector<std::string>& args, const std::string& socket_default);
+
+}  // namespace mayfly::cli

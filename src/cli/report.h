@@ -1,0 +1,35 @@
+// What the command line says of a result: the verdict line, the exit code, JSON,
+// the tables. Whatever came from a task is made printable first.
+//
+// Layer: cli. Pure.
+#pragma once
+
+#include <mayfly/client.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mayfly::cli {
+
+// How a collected file fared with --out.
+struct Written {
+  bool written = false;
+  std::string why_not;
+};
+
+int exitCode(const TaskResult& result);
+// One line, without "mayfly: " and newline.
+std::string verdictLine(const TaskResult& result);
+// "mayfly: what\n  advice\n"
+std::string errorText(const base::Error& error);
+std::string errorJson(const base::Error& error);
+// `written` is empty, or has an entry for each of result.out_files.
+std::string resultJson(const TaskResult& result, std::string_view out, std::string_view err,
+                       const std::vector<Written>& written);
+std::string tasksTable(const std::vector<TaskInfo>& tasks);
+std::string tasksJson(const std::vector<TaskInfo>& tasks);
+std::string templatesTable(const std::vector<TemplateInfo>& templates);
+std::string templatesJson(const std::vector<TemplateInfo>& templates);
+
+}  // namespace mayfly::cli

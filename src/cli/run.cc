@@ -1,0 +1,239 @@
+#include "cli/run.h"
+
+#include <errno.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <mutex>
+#include <thread>
+
+#include "base/fd.h"
+#include "base/text.h"
+#include "cli/files.h"
+#include "cli/report.h"
+
+namespace mayfly::cli {
+
+using base::Code;
+using base::fail;
+using base::Fd;
+using base::FdView;
+using base::Result;
+using base::Status;
+using base::Unit;
+
+namespace {
+
+enum class Wrote : uint8_t { all, nobodyReads };
+
+Wrote writeAll(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n >= 0) {
+      bytes.remove_prefix(static_cast<size_t>(n));
+    } else if (errno == EAGAIN) {
+      pollfd wait{fd, POLLOUT, 0};
+      ::poll(&wait, 1, -1);
+    } else if (errno != EINTR) {
+      return Wrote::nobodyReads;
+    }
+  }
+  return Wrote::all;
+}
+
+int sayError(const base::Error& error, bool json) {
+  if (json) writeAll(STDOUT_FILENO, errorJson(error));
+  else writeAll(STDERR_FILENO, errorText(error));
+  return kExitMayfly;
+}
+
+void wake(FdView event) {
+  uint64_t one = 1;
+  if (::write(event.get(), &one, sizeof one) < 0) return;  // full: it is awake
+}
+
+Result<TaskSpec> specFrom(const RunOptions& options) {
+  TaskSpec spec;
+  spec.template_name = options.template_name;
+  spec.args = options.args;
+  spec.env = options.env;
+  spec.limits = options.limits;
+  spec.seed = options.seed;
+  spec.collect_out_files = !options.out_dir.empty();
+  spec.stdin_open = options.forward_stdin;
+  if (options.command) {
+    spec.kind = CodeKind::command;
+  } else if (options.code) {
+    spec.kind = CodeKind::string;
+    spec.code = *options.code;
+  } else if (options.script == "-") {
+    spec.kind = CodeKind::stdinText;
+    MAYFLY_TRY(spec.code, readAll(FdView(STDIN_FILENO), "standard input"));
+  } else {
+    spec.kind = CodeKind::file;
+    spec.script_name = options.script.substr(options.script.rfind('/') + 1);
+    MAYFLY_TRY(spec.code, readFile(options.script));
+  }
+  for (const std::string& each : options.files) {
+    MAYFLY_TRY(InputFile file, readInputFile(each));
+    spec.files.push_back(std::move(file));
+  }
+  return spec;
+}
+
+// Ctrl-C cancels the task, a second one (or one before there is a task) leaves at once.
+class Watch {
+ public:
+  explicit Watch(const sigset_t& set)
+      : signals_(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)),
+        stop_event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+        thread_([this] { main(); }) {}
+  ~Watch() {
+    wake(stop_event_.view());
+    thread_.join();
+  }
+  // `task` must outlive this, or be taken away by nullptr.
+  void over(Task* task) {
+    std::lock_guard lock(mutex_);
+    task_ = task;
+  }
+
+ private:
+  void main() {
+    bool cancelled = false;
+    for (;;) {
+      pollfd waits[2] = {{signals_.get(), POLLIN, 0}, {stop_event_.get(), POLLIN, 0}};
+      if (::poll(waits, 2, -1) < 0) continue;
+      if (waits[1].revents != 0) return;
+      signalfd_siginfo info;
+      if (::read(signals_.get(), &info, sizeof info) != sizeof info) continue;
+      std::lock_guard lock(mutex_);
+      if (cancelled || task_ == nullptr) ::_exit(kExitCancelled);
+      cancelled = true;
+      auto status = task_->cancel();
+      if (!status) writeAll(STDERR_FILENO, errorText(status.error()));
+    }
+  }
+
+  Fd signals_, stop_event_;
+  std::mutex mutex_;
+  Task* task_ = nullptr;
+  std::thread thread_;
+};
+
+// Copies our stdin to the task's until either ends.
+class StdinPump {
+ public:
+  explicit StdinPump(Task& task)
+      : stop_event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), thread_([this, &task] { main(task); }) {}
+  ~StdinPump() {
+    wake(stop_event_.view());
+    thread_.join();
+  }
+
+ private:
+  void main(Task& task) {
+    std::string buffer(64 << 10, '\0');
+    for (;;) {
+      pollfd waits[2] = {{STDIN_FILENO, POLLIN, 0}, {stop_event_.get(), POLLIN, 0}};
+      if (::poll(waits, 2, -1) < 0) continue;
+      if (waits[1].revents != 0) return;
+      ssize_t n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+      if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      if (n <= 0) break;
+      auto status = task.writeStdin({buffer.data(), static_cast<size_t>(n)});
+      if (status) continue;
+      // That the task ended or closed its stdin is its own affair.
+      if (status.error().code != Code::failedPrecondition)
+        writeAll(STDERR_FILENO, errorText(status.error()));
+      break;
+    }
+    (void)task.closeStdin();
+  }
+
+  Fd stop_event_;
+  std::thread thread_;
+};
+
+void sayFiles(const TaskResult& result, const std::vector<Written>& written) {
+  for (size_t i = 0; i < written.size(); ++i)
+    if (!written[i].written)
+      writeAll(STDERR_FILENO,
+               fmt::format("mayfly: output file '{}' is not brought: {}\n",
+                           base::printable(result.out_files[i].path),
+                           base::printable(written[i].why_not)));
+  if (!result.out_files_note.empty())
+    writeAll(STDERR_FILENO, fmt::format("mayfly: output files: {}\n",
+                                        base::printable(result.out_files_note, 1000)));
+}
+
+}  // namespace
+
+int runTask(const std::string& socket, const RunOptions& options) {
+  // Before any thread is made, so that all have the same mask.
+  ::signal(SIGPIPE, SIG_IGN);
+  sigset_t set;
+  sigemptyset(&set);
+  for (int number : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&set, number);
+
+  auto spec = specFrom(options);
+  if (!spec) return sayError(spec.error(), options.json);
+  Fd out_dir;
+  if (!options.out_dir.empty()) {
+    auto opened = openOutDir(options.out_dir);
+    if (!opened) return sayError(std::move(opened).error().in("--out"), options.json);
+    out_dir = std::move(*opened);
+  }
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  Watch watch(set);
+
+  ConnectOptions connect;
+  connect.client_name = "mayfly run";
+  auto client = Client::connect(socket, connect);
+  if (!client) return sayError(client.error(), options.json);
+
+  std::string kept[2];
+  std::atomic<bool> unread = false;
+  Callbacks callbacks;
+  callbacks.on_output = [&](Stream stream, std::string_view bytes) {
+    if (options.json) {
+      kept[static_cast<int>(stream)] += bytes;  // bounded by the task's cap on output
+      return;
+    }
+    int fd = stream == Stream::out ? STDOUT_FILENO : STDERR_FILENO;
+    if (unread || writeAll(fd, bytes) == Wrote::all) return;
+    unread = true;
+    ::kill(::getpid(), SIGTERM);  // to Watch, for this thread may make no calls
+  };
+  auto task = (*client)->submit(std::move(*spec), callbacks);
+  if (!task) return sayError(task.error(), options.json);
+
+  watch.over(&*task);
+  std::optional<StdinPump> pump;
+  if (options.forward_stdin) pump.emplace(*task);
+  Result<TaskResult> result = task->wait();
+  pump.reset();
+  watch.over(nullptr);
+  if (!result) return sayError(result.error(), options.json);
+
+  std::vector<Written> written;
+  if (out_dir) written = writeOutFiles(out_dir.view(), *task, result->out_files);
+  task->close();
+  if (options.json) {
+    writeAll(STDOUT_FILENO, resultJson(*result, kept[0], kept[1], written));
+  } else {
+    sayFiles(*result, written);
+    if (!options.quiet || result->verdict != base::Verdict::succeeded)
+      writeAll(STDERR_FILENO, "mayfly: " + verdictLine(*result) + "\n");
+  }
+  if (unread) return kExitPipe;
+  return exitCode(*result);
+}
+
+}  // namespace mayfly::cli
