@@ -12,6 +12,7 @@ sys.path.insert(0, "/share/v2")
 sys.dont_write_bytecode = True
 from guest_base import Skip  # noqa: E402
 import guest_host  # noqa: E402
+import guest_rooms  # noqa: E402
 import guest_tasks  # noqa: E402
 
 DETAIL_LINES_MAX = 40
@@ -31,7 +32,8 @@ def detail(text):
 def main():
     mode = pathlib.Path("/share/mode").read_text().strip()
     count = {"ok": 0, "skip": 0, "FAIL": 0}
-    for name, test in [*guest_host.tests(mode), *guest_tasks.tests(mode)]:
+    for name, test in [*guest_host.tests(mode), *guest_rooms.tests(mode),
+                       *guest_tasks.tests(mode)]:
         say(f"run {name}")
         began = time.monotonic()
         try:
@@ -39,8 +41,8 @@ def main():
             word, text, more = "ok", f"({note})" if note else "", ""
         except Skip as skip:
             word, text, more = "skip", f": {skip}", ""
-        except AssertionError as wrong:
-            word, text, more = "FAIL", "", traceback.format_exc(limit=-2) + str(wrong)
+        except AssertionError:
+            word, text, more = "FAIL", "", traceback.format_exc(limit=-2)
         except BaseException:
             word, text, more = "FAIL", "", traceback.format_exc()
         count[word] += 1

@@ -2,15 +2,13 @@
 # every verdict with its receipt, caps, dumps, and what is left afterwards.
 import functools
 import json
-import os
 import pathlib
 import re
 import signal
-import subprocess
 
 import guest_host
-from guest_base import Skip, read, wait_until
-from guest_daemon import (CGROUP, LOG, MAYFLYD, SECONDS_MAX, Daemon, box_cgroups, expect, mayfly,
+from guest_base import read, wait_until
+from guest_daemon import (CGROUP, LOG, SECONDS_MAX, Daemon, box_cgroups, expect, mayfly,
                           python, result_of, run, running_task, start_run)
 
 MIB = 1 << 20
@@ -267,8 +265,6 @@ def a_killed_daemon_leaves_no_process_and_the_next_sweeps():
 
 
 def tests(mode):
-    if not os.path.exists(MAYFLYD):
-        return [("tasks", no_daemon)]
     listed = [
         the_daemon_starts, doctor_says_that_v2_is_in_force,
         succeeded, failed, signaled, wall_time, cpu_time, memory, processes, output, disk, cancelled,
@@ -283,6 +279,3 @@ def tests(mode):
         listed.append(a_killed_daemon_leaves_no_process_and_the_next_sweeps)
     return [(f"task.{test.__name__}", test) for test in listed]
 
-
-def no_daemon():
-    raise Skip(f"{MAYFLYD} is not built")
