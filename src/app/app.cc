@@ -209,10 +209,8 @@ void App::stop() {
 }
 
 void App::onFatal(base::Error error) {
-  spdlog::critical("{}", oneLine(error));
-  if (!fatal_) fatal_ = std::move(error);
-  if (stopping_) return;
-  stop();
+  if (!fatal_) fatal_ = std::move(error);  // logged by main, once all is taken down
+  if (!stopping_) stop();
 }
 
 // Its end proves that nothing of ours is left on the host.

@@ -36,15 +36,14 @@ void fillStandardDescriptors() {
     if (::fcntl(fd, F_GETFD) < 0) (void)!::open("/dev/null", O_RDWR);
 }
 
-// Nothing that our starter left open goes any further.
-void closeInherited(int kept) {
-  unsigned first = 3;
-  if (kept >= 3) {
-    auto fd = static_cast<unsigned>(kept);
-    if (fd > first) ::close_range(first, fd - 1, 0);
-    first = fd + 1;
-  }
-  ::close_range(first, ~0u, 0);
+// Nothing that our starter left open goes any further; `kept` survives as the result.
+base::Fd closeInherited(int kept) {
+  constexpr int kFirst = 3;
+  base::Fd copy(kept >= 0 ? ::fcntl(kept, F_DUPFD_CLOEXEC, kFirst) : -1);
+  if (copy && copy.get() > kFirst)
+    ::close_range(kFirst, static_cast<unsigned>(copy.get()) - 1, 0);
+  ::close_range(copy ? static_cast<unsigned>(copy.get()) + 1 : kFirst, ~0u, 0);
+  return copy;
 }
 
 int failed(const base::Error& error) {
@@ -77,11 +76,13 @@ int main(int argc, char** argv) {
   cli.add_option("--ready-fd", ready_fd, "write \"ready\" to this descriptor when serving");
   CLI11_PARSE(cli, argc, argv);
 
-  closeInherited(ready_fd);
+  app::AppOptions options;
+  options.ready = closeInherited(ready_fd);
   spdlog::set_default_logger(spdlog::stderr_logger_st("mayflyd"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
 
-  app::AppOptions options;
+  if (ready_fd >= 0 && !options.ready)
+    return failed(base::Error{base::Code::invalidArgument, "--ready-fd is no open descriptor", {}, 0});
   if (!config_file.empty()) {
     auto loaded = config::loadDaemon(config_file);
     if (!loaded) return failed(loaded.error());
@@ -105,12 +106,6 @@ int main(int argc, char** argv) {
   options.executable_dir = executableDir();
   if (s.template_dirs.empty()) s.template_dirs = config::defaultTemplateDirs(options.executable_dir);
   spdlog::set_level(spdlog::level::from_str(s.log_level));
-  if (ready_fd >= 0) {
-    if (::fcntl(ready_fd, F_SETFD, FD_CLOEXEC) != 0)
-      return failed(base::sysError(errno, "fcntl", "--ready-fd"));
-    options.ready = base::Fd(ready_fd);
-  }
-
   auto code = app::run(std::move(options));
   return code ? *code : failed(code.error());
 }

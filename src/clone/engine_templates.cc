@@ -189,7 +189,9 @@ void Engine::stop(std::function<void()> done) {
 }
 
 void Engine::checkStopped() {
-  if (stopping_ == Stopping::tasks && tasks_.empty() && ledger_.alive() == 0) stopTasksDone();
+  // Without the spawner no receipt can come any more.
+  if (stopping_ == Stopping::tasks && tasks_.empty() && (ledger_.alive() == 0 || !link_.isOpen()))
+    stopTasksDone();
   if (stopping_ == Stopping::templates &&
       (!link_.isOpen() || std::none_of(templates_.begin(), templates_.end(),
                                        [](const Template& t) { return t.published; })))

@@ -633,6 +633,18 @@ TEST_F(Fixture, LostSpawnerEndsEveryTaskAndIsFatal) {
   EXPECT_EQ(watcher.fatal, "the spawner ended");
 }
 
+TEST_F(Fixture, StopAfterTheSpawnerWasLostWaitsForNothing) {
+  options.stop_tasks_ns_max = 3'600'000'000'000;
+  start();
+  submit(spec());
+  FakeBox b = running();
+  spawner.reset();
+  result();
+  bool done = false;
+  engine->stop([&] { done = true; });
+  until([&] { return done; });
+}
+
 TEST_F(Fixture, MessageOfAnotherVersionIsFatal) {
   start();
   Event e;
