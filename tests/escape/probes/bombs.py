@@ -1,0 +1,392 @@
+"""Bombs: bombs.py KIND [UNITS]. Each takes one kind of resource without end.
+
+With UNITS it stops after so many: the control run, which proves that the bomb
+goes off, must be small. It ends by being refused, by UNITS, or by the kill of
+the cap; what it prints last is the count of units that it got.
+"""
+import ctypes
+import fcntl
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+
+from escapekit import Probe, libc, syscall
+
+kind = sys.argv[1]
+units_max = int(sys.argv[2]) if len(sys.argv) > 2 else 1 << 62
+held = []
+MIB = 1 << 20
+libc.mmap.restype = ctypes.c_void_p
+
+
+def anonymous(size, flags=0, protection=3):
+    at = libc.mmap(None, ctypes.c_size_t(size), protection, 0x22 | flags, -1, ctypes.c_long(0))
+    if at in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), "mmap")
+    return at
+
+
+# Each takes one more unit; an OSError ends the bomb.
+
+def fork(_):
+    if os.fork() == 0:
+        while units_max > 1000:
+            time.sleep(1000)
+        os._exit(0)
+
+
+def fork_tree(_):
+    os.fork()
+
+
+def thread(_):
+    t = threading.Thread(target=time.sleep, args=(1000,), daemon=True)
+    try:
+        t.start()
+    except RuntimeError as error:
+        raise OSError(11, str(error))
+
+
+def memory(_):
+    held.append(b"x" * MIB)
+
+
+def memory_of_children(_):
+    """Every process stays small; together they do not."""
+    if os.fork() == 0:
+        block = b"x" * (8 * MIB)
+        while units_max > 1000:
+            time.sleep(1000)
+        os._exit(len(block) & 0)
+
+
+def locked_memory(_):
+    at = anonymous(MIB)
+    if libc.mlock(ctypes.c_void_p(at), ctypes.c_size_t(MIB)) != 0:
+        raise OSError(ctypes.get_errno(), "mlock")
+
+
+def memory_file(_):
+    fd = os.memfd_create("bomb")
+    held.append(fd)
+    os.write(fd, b"x" * MIB)
+
+
+def disk(_):
+    with open("/tmp/bomb", "ab", 0) as f:
+        if f.write(b"x" * MIB) < MIB:
+            raise OSError(28, "short write")
+
+
+def disk_shm(_):
+    with open("/dev/shm/bomb", "ab", 0) as f:
+        if f.write(b"x" * MIB) < MIB:
+            raise OSError(28, "short write")
+
+
+def inodes(n):
+    os.mknod(f"/tmp/bomb-{os.getpid()}-{n}")
+
+
+def symlinks(n):
+    os.symlink("x" * 120, f"/tmp/bomb-{os.getpid()}-{n}")
+
+
+def attributes(n):
+    if n == 0:
+        open("/tmp/bomb", "w").close()
+    os.setxattr("/tmp/bomb", f"user.{n}", b"x" * 4096)
+
+
+def deep_folders(n):
+    os.mkdir("d")
+    os.chdir("d")
+
+
+def names(n):
+    """Names that do not exist leave an entry in the kernel's cache each."""
+    os.path.exists(f"/tmp/{n}-" + "x" * 200)
+    if n > 400_000:
+        raise OSError(0, "enough")
+
+
+def open_files(_):
+    held.append(os.open("/dev/null", os.O_RDONLY))
+
+
+def pipes(_):
+    read, write = os.pipe2(os.O_NONBLOCK)
+    held.append((read, write))
+    try:
+        fcntl.fcntl(write, 1031, MIB)
+    except OSError:
+        pass
+    try:
+        while True:
+            os.write(write, b"x" * 65536)
+    except BlockingIOError:
+        pass
+
+
+def pipes_of_children(n):
+    """Beyond one process's descriptors: every child fills its own."""
+    if os.fork() == 0:
+        try:
+            while True:
+                pipes(0)
+        except OSError:
+            pass
+        while units_max > 1000:
+            time.sleep(1000)
+        os._exit(0)
+
+
+def full(s):
+    s.setblocking(False)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 26)
+    try:
+        while True:
+            s.send(b"x" * 8192)
+    except (BlockingIOError, OSError):
+        pass
+
+
+def unix_sockets(_):
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    b.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 26)
+    held.append((a, b))
+    full(a)
+
+
+def unix_datagrams(_):
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    held.append((a, b))
+    full(a)
+
+
+def tcp_sockets(_):
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 26)
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        a = socket.create_connection(server.getsockname())
+        b, _ = server.accept()
+    held.append((a, b))
+    full(a)
+
+
+def udp_sockets(_):
+    b = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    b.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 26)
+    b.bind(("127.0.0.1", 0))
+    a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    a.connect(b.getsockname())
+    held.append((a, b))
+    for _ in range(1000):  # a full receiver drops silently
+        a.send(b"x" * 8192)
+
+
+def sockets_of_children(n):
+    if os.fork() == 0:
+        try:
+            while True:
+                tcp_sockets(0)
+        except OSError:
+            pass
+        while units_max > 1000:
+            time.sleep(1000)
+        os._exit(0)
+
+
+def descriptors_in_flight(_):
+    """Descriptors in sockets in sockets: closed by nobody, counted where?"""
+    a, b = socket.socketpair()
+    for s in held[-1:]:
+        a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("2i", *s))])
+        for fd in s:
+            os.close(fd)
+        held.pop()
+    held.append((a.detach(), b.detach()))
+
+
+def epolls(_):
+    e = os.eventfd(0) if hasattr(os, "eventfd") else os.pipe()[0]
+    import select
+    p = select.epoll()
+    p.register(e)
+    for other in held[-200:]:
+        p.register(other)
+    held.append(p)
+
+
+def event_descriptors(_):
+    held.append(libc.eventfd(0, 0) if libc.timerfd_create(1, 0) >= 0 else None)
+    if held[-1] in (None, -1):
+        raise OSError(24, "eventfd")
+
+
+def timers(_):
+    event = ctypes.create_string_buffer(64)
+    struct.pack_into("QII", event, 0, 0, 34, 0)
+    syscall("timer_create", 1, event, ctypes.byref(ctypes.c_int()))
+
+
+def queued_signals(n):
+    if n == 0:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {40})
+    if libc.sigqueue(os.getpid(), 40, None) != 0:
+        raise OSError(ctypes.get_errno(), "sigqueue")
+
+
+def watches(_):
+    held.append(syscall("inotify_init1", 0))
+
+
+def posix_queues(n):
+    held.append(syscall("mq_open", f"bomb{n}".encode(), os.O_CREAT | os.O_RDWR, 0o600, 0))
+
+
+def shm_segments(_):
+    identity = syscall("shmget", 0, MIB, 0o1600)
+    libc.shmat.restype = ctypes.c_void_p
+    at = libc.shmat(identity, None, 0)
+    if at in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), "shmat")
+    ctypes.memset(at, 1, MIB)
+    libc.shmdt(ctypes.c_void_p(at))  # nobody holds it now
+
+
+def messages(n):
+    identity = syscall("msgget", 0, 0o1600)
+    text = ctypes.create_string_buffer(8192 + 8)
+    struct.pack_into("q", text, 0, 1)
+    try:
+        while True:
+            syscall("msgsnd", identity, text, 4096, 0o4000)
+    except BlockingIOError:
+        pass
+
+
+def semaphores(_):
+    syscall("semget", 0, 8000, 0o1600)
+
+
+def page_tables(n):
+    """One byte in every 2 MiB: a page of tables for each page of data, and more above."""
+    at = anonymous(1 << 30, 0x4000)
+    libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(1 << 30), 15)  # no huge pages
+    for offset in range(0, 1 << 30, 2 * MIB):
+        ctypes.memset(at + offset, 1, 1)
+
+
+def page_tables_shared(n):
+    """Reads only: the zero page costs nothing, its tables do."""
+    at = anonymous(1 << 30, 0x4000)
+    libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(1 << 30), 15)
+    for offset in range(0, 1 << 30, 2 * MIB):
+        ctypes.c_char.from_address(at + offset).value
+
+
+def mappings(n):
+    anonymous(4096, protection=1 if n & 1 else 3)
+
+
+def record_locks(n):
+    if n == 0:
+        held.append(open("/tmp/bomb", "w"))
+    fcntl.lockf(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 2 * n)
+
+
+def filters(n):
+    """Seccomp programs are compiled into memory outside every cap."""
+    body = struct.pack("HBBI", 0, 0, 0, 0) * 4000 + struct.pack("HBBI", 6, 0, 0, 0x7FFF0000)
+    body = body.replace(struct.pack("HBBI", 0, 0, 0, 0), struct.pack("HBBI", 0x20, 0, 0, 0))
+    if n == 0:
+        libc.prctl(38, 1, 0, 0, 0)
+    code = ctypes.create_string_buffer(body)
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4001, ctypes.addressof(code)))
+    if os.fork() == 0:  # each with its own pile
+        try:
+            while True:
+                syscall("seccomp", 1, 0, program)
+        except OSError:
+            pass
+        while units_max > 1000:
+            time.sleep(1000)
+        os._exit(0)
+
+
+def landlocks(n):
+    attr = (ctypes.c_uint64 * 1)(1 << 2)
+    fd = libc.syscall(444, ctypes.byref(attr), 8, 0)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "landlock")
+    held.append(fd)
+
+
+def arguments(n):
+    """Large argument blocks of many processes at once."""
+    if os.fork() == 0:
+        os.execv("/bin/sh", ["sh", "-c", "read x; :" if units_max < 1000 else "sleep 1000"] + ["x" * 100_000] * 15)
+
+
+def output(_):
+    os.write(1, b"x" * 65536)
+
+
+def errors(_):
+    os.write(2, b"x" * 65536)
+
+
+def lines(_):
+    os.write(1, b"\n" * 4096)
+
+
+def cpu(_):
+    for _ in range(1000):
+        pass
+
+
+def sleep(_):
+    time.sleep(1000 if units_max > 1000 else 0.001)
+
+
+def children_spin(n):
+    """Short-lived processes that use the processor: the sum counts."""
+    pid = os.fork()
+    if pid == 0:
+        end = time.process_time() + (0.05 if units_max > 1000 else 0.001)
+        while time.process_time() < end:
+            pass
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def sparse(n):
+    with open("/tmp/sparse", "wb") as f:
+        f.truncate(1 << (20 + n))
+        f.seek((1 << (20 + n)) - 1)
+        f.write(b"x")
+
+
+count = 0
+why = "all its units"
+try:
+    while count < units_max:
+        globals()[kind](count)
+        count += 1
+except (OSError, MemoryError) as error:
+    why = f"{type(error).__name__}: {error}"
+probe = Probe(f"bombs/{kind}")
+if units_max < 1 << 62 and count == units_max:
+    probe.reached.append(kind)
+probe.done(count=count, why=why)
+if units_max < 1 << 62:
+    os._exit(0)
+if "--hold" in sys.argv:
+    time.sleep(3)
