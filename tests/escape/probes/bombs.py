@@ -20,6 +20,8 @@ from escapekit import Probe, libc, syscall
 kind = sys.argv[1]
 units_max = int(sys.argv[2]) if len(sys.argv) > 2 else 1 << 62
 held = []
+small = units_max < 1 << 62
+TMP = os.getcwd() if small else "/tmp"
 MIB = 1 << 20
 libc.mmap.restype = ctypes.c_void_p
 
@@ -35,13 +37,14 @@ def anonymous(size, flags=0, protection=3):
 
 def fork(_):
     if os.fork() == 0:
-        while units_max > 1000:
+        while not small:
             time.sleep(1000)
         os._exit(0)
 
 
 def fork_tree(_):
-    os.fork()
+    if os.fork() == 0 and small:
+        os._exit(0)
 
 
 def thread(_):
@@ -60,7 +63,7 @@ def memory_of_children(_):
     """Every process stays small; together they do not."""
     if os.fork() == 0:
         block = b"x" * (8 * MIB)
-        while units_max > 1000:
+        while not small:
             time.sleep(1000)
         os._exit(len(block) & 0)
 
@@ -78,29 +81,29 @@ def memory_file(_):
 
 
 def disk(_):
-    with open("/tmp/bomb", "ab", 0) as f:
+    with open(f"{TMP}/bomb", "ab", 0) as f:
         if f.write(b"x" * MIB) < MIB:
             raise OSError(28, "short write")
 
 
 def disk_shm(_):
-    with open("/dev/shm/bomb", "ab", 0) as f:
+    with open(f"{TMP if small else '/dev/shm'}/bomb", "ab", 0) as f:
         if f.write(b"x" * MIB) < MIB:
             raise OSError(28, "short write")
 
 
 def inodes(n):
-    os.mknod(f"/tmp/bomb-{os.getpid()}-{n}")
+    os.mknod(f"{TMP}/bomb-{os.getpid()}-{n}")
 
 
 def symlinks(n):
-    os.symlink("x" * 120, f"/tmp/bomb-{os.getpid()}-{n}")
+    os.symlink("x" * 120, f"{TMP}/bomb-{os.getpid()}-{n}")
 
 
 def attributes(n):
     if n == 0:
-        open("/tmp/bomb", "w").close()
-    os.setxattr("/tmp/bomb", f"user.{n}", b"x" * 4096)
+        open(f"{TMP}/bomb", "w").close()
+    os.setxattr(f"{TMP}/bomb", f"user.{n}", b"x" * (16 if small else 4096))
 
 
 def deep_folders(n):
@@ -110,7 +113,7 @@ def deep_folders(n):
 
 def names(n):
     """Names that do not exist leave an entry in the kernel's cache each."""
-    os.path.exists(f"/tmp/{n}-" + "x" * 200)
+    os.path.exists(f"{TMP}/{n}-" + "x" * 200)
     if n > 400_000:
         raise OSError(0, "enough")
 
@@ -137,11 +140,11 @@ def pipes_of_children(n):
     """Beyond one process's descriptors: every child fills its own."""
     if os.fork() == 0:
         try:
-            while True:
+            for _ in range(1 if small else 1 << 30):
                 pipes(0)
         except OSError:
             pass
-        while units_max > 1000:
+        while not small:
             time.sleep(1000)
         os._exit(0)
 
@@ -194,11 +197,11 @@ def udp_sockets(_):
 def sockets_of_children(n):
     if os.fork() == 0:
         try:
-            while True:
+            for _ in range(1 if small else 1 << 30):
                 tcp_sockets(0)
         except OSError:
             pass
-        while units_max > 1000:
+        while not small:
             time.sleep(1000)
         os._exit(0)
 
@@ -298,7 +301,7 @@ def mappings(n):
 
 def record_locks(n):
     if n == 0:
-        held.append(open("/tmp/bomb", "w"))
+        held.append(open(f"{TMP}/bomb", "w"))
     fcntl.lockf(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 2 * n)
 
 
@@ -312,11 +315,11 @@ def filters(n):
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4001, ctypes.addressof(code)))
     if os.fork() == 0:  # each with its own pile
         try:
-            while True:
+            for _ in range(1 if small else 1 << 30):
                 syscall("seccomp", 1, 0, program)
         except OSError:
             pass
-        while units_max > 1000:
+        while not small:
             time.sleep(1000)
         os._exit(0)
 
@@ -332,7 +335,7 @@ def landlocks(n):
 def arguments(n):
     """Large argument blocks of many processes at once."""
     if os.fork() == 0:
-        os.execv("/bin/sh", ["sh", "-c", "read x; :" if units_max < 1000 else "sleep 1000"] + ["x" * 100_000] * 15)
+        os.execv("/bin/sh", ["sh", "-c", "read x; :" if small else "sleep 1000"] + ["x" * 100_000] * 15)
 
 
 def output(_):
@@ -353,14 +356,14 @@ def cpu(_):
 
 
 def sleep(_):
-    time.sleep(1000 if units_max > 1000 else 0.001)
+    time.sleep(0.001 if small else 1000)
 
 
 def children_spin(n):
     """Short-lived processes that use the processor: the sum counts."""
     pid = os.fork()
     if pid == 0:
-        end = time.process_time() + (0.05 if units_max > 1000 else 0.001)
+        end = time.process_time() + (0.001 if small else 0.05)
         while time.process_time() < end:
             pass
         os._exit(0)
@@ -368,7 +371,7 @@ def children_spin(n):
 
 
 def sparse(n):
-    with open("/tmp/sparse", "wb") as f:
+    with open(f"{TMP}/sparse", "wb") as f:
         f.truncate(1 << (20 + n))
         f.seek((1 << (20 + n)) - 1)
         f.write(b"x")
@@ -383,10 +386,10 @@ try:
 except (OSError, MemoryError) as error:
     why = f"{type(error).__name__}: {error}"
 probe = Probe(f"bombs/{kind}")
-if units_max < 1 << 62 and count == units_max:
+if small and count == units_max:
     probe.reached.append(kind)
 probe.done(count=count, why=why)
-if units_max < 1 << 62:
+if small:
     os._exit(0)
 if "--hold" in sys.argv:
     time.sleep(3)

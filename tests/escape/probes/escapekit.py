@@ -82,11 +82,6 @@ class Probe:
                 if error.errno in REFUSALS:
                     raise
                 return f"answered {errno.errorcode[error.errno]}"
-            if result > 2 and name not in ("personality",):
-                try:
-                    os.close(result)
-                except OSError:
-                    pass
             return f"answered {result}"
 
         self.attempt(label or name, look)

@@ -30,10 +30,7 @@ for name, policy in (("fifo", os.SCHED_FIFO), ("rr", os.SCHED_RR)):
 
 
 def deadline():
-    attr = (ctypes.c_uint64 * 7)()
-    raw = ctypes.cast(attr, ctypes.POINTER(ctypes.c_uint32))
-    raw[0], raw[1] = 56, 6
-    attr[4], attr[5], attr[6] = 1_000_000, 10_000_000, 10_000_000
+    attr = (ctypes.c_uint64 * 6)(48 | 6 << 32, 0, 0, 1_000_000, 10_000_000, 10_000_000)
     syscall("sched_setattr", 0, ctypes.byref(attr), 0)
 
 

@@ -54,8 +54,11 @@ def programs():
 def made():
     """A shell of its own, made setuid, prints whose it is."""
     shutil.copy("/bin/sh", "own-sh")
+    try:
+        os.chown("own-sh", other, other)
+    except OSError:
+        pass
     os.chmod("own-sh", 0o6755)
-    os.chown("own-sh", other, other)
     out = subprocess.run(["./own-sh", "-pc", "id -u"], capture_output=True, text=True).stdout.strip()
     return out.isdigit() and int(out) != os.getuid() and out
 

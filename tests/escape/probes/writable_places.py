@@ -41,9 +41,7 @@ for folder, names, files in os.walk(params().get("walk", "/"), followlinks=False
 for kind in found:
     probe.attempt(kind, lambda: found[kind] or None)
 top = params().get("walk", "/usr")
-for label, act in (("chmod", lambda: os.chmod(top, 0o755)), ("rename", lambda: os.rename(top, top + "x")),
+for label, act in (("chmod", lambda: os.chmod(top, 0o755)), ("rename", lambda: (os.rename(top, top + "x"), os.rename(top + "x", top))),
                    ("xattr", lambda: os.setxattr(top, "user.x", b"1")), ("utime", lambda: os.utime(top))):
     probe.attempt(label, lambda: (act(), "done")[1])
-if os.path.exists(top + "x"):
-    os.rename(top + "x", top)
 probe.done(folders=count)

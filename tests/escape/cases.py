@@ -1,0 +1,152 @@
+"""The escape tests as tables: which probe, how its control is run, what must come of it.
+
+Every probe must reach nothing in a box. Its control run outside must reach at
+least `control`: that proves that the probe would see a breach.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Wall:
+    probe: str                # probes/<probe>.py
+    control: tuple            # labels that the control run must reach
+    apart: bool = False       # the control runs in namespaces of its own: it changes something there
+    params: dict = dataclasses.field(default_factory=dict)          # for both runs
+    control_params: dict = dataclasses.field(default_factory=dict)  # for the control
+    zygote: bool = False      # also run as a zygote, root of its template's user namespace
+    init: bool = False        # also run in the init's place, root of the box's user namespace
+    allowed: tuple = ()       # labels that those two may reach: their own namespaces' things
+
+
+WALLS = (
+    Wall("host_files", ("path", "dots", "dots_by_fd", "proc_root", "proc_cwd"), zygote=True, init=True),
+    Wall("host_secrets", ("environment", "memory"), zygote=True, init=True, allowed=("shadow",)),
+    Wall("proc_one", ("environ", "maps", "mem", "root", "cwd", "exe", "ns/mnt", "fd/"), apart=True),
+    Wall("proc_others", ("listed", "by_number", "parents"), init=True),
+    Wall("proc_global", ("kallsyms", "meminfo", "cpuinfo", "version", "cmdline", "stat", "net",
+                         "sys"), init=True),
+    Wall("sysctl", ("kernel/core_pattern", "kernel/hostname", "vm/drop_caches"), init=True),
+    Wall("sysfs", ("/sys", "/sys/kernel", "/sys/fs/cgroup", "mounted"), init=True),
+    Wall("ptrace", ("attach_child", "seize_child", "traceme")),
+    Wall("process_memory", ("read_child", "write_child", "kcmp_child", "descriptor_of_child", "memory_of_init"), apart=True),
+    Wall("signals_out", ("by_number", "init", "init_by_descriptor", "parent"), init=True, allowed=("group_0", "by_group")),
+    Wall("socket_families", ("16/3/0", "17/3/0", "raw", "icmp"), apart=True),
+    Wall("network_out", ("host_127.0.0.1",), control_params={"local_only": True}, zygote=True, init=True),
+    Wall("host_abstract_socket", ("stream", "datagram", "listed"), zygote=True, init=True),
+    Wall("descriptors", ("more", "kind_0")),
+    Wall("descriptor_smuggling", ("name_to_handle", "open_by_handle", "reopen_for_writing", "descriptors_of_others")),
+    Wall("mount", ("tmpfs", "proc", "bind", "detach", "fsopen", "fspick", "open_tree", "chroot", "fsconfig", "fsmount",
+                   "move_mount"), apart=True),
+    Wall("mountinfo", ("host_words", "devices"), zygote=True, init=True),
+    Wall("writable_places", ("file", "folder", "chmod", "rename", "utime"), control_params={"walk": "walk"}, zygote=True,
+         init=True, allowed=("chmod", "utime", "xattr", "rename")),
+    Wall("device_nodes", ("mknod_mem_.", "mknod_kmsg_.", "mknod_vda_/tmp", "write_dev", "add_entropy"), apart=True,
+         zygote=True, init=True, allowed=()),
+    Wall("setuid", ("setuid", "setresuid", "setgroups", "made", "chown", "programs")),
+    Wall("capabilities", ("CapPrm", "CapEff", "CapBnd", "new_privileges", "no_filter", "securebits", "capset")),
+    Wall("keyrings", ("add_thread", "add_user", "join", "keys")),
+    Wall("namespaces", ("unshare_user", "unshare_mnt", "clone_user_net", "clone_pid", "clone3_plain", "enter_uts",
+                        "enter_by_pidfd"), apart=True),
+    Wall("clone_parent", ("clone",)),
+    Wall("cgroup_files", ("files", "mounted", "limits"), zygote=True, init=True),
+    Wall("clocks", ("settimeofday", "clock_settime", "adjtimex", "clock_adjtime"), init=True),
+    Wall("machine", ("reboot", "swapon", "swapoff", "acct", "quotactl", "syslog", "iopl", "ioperm", "fanotify_init",
+                     "sethostname"), apart=True),
+    Wall("kernel_surface", ("bpf", "perf_event_open", "io_uring_setup", "userfaultfd", "io_setup", "socket_filter",
+                            "seccomp_listener"), apart=True),
+    Wall("page_cache", ("mincore", "cachestat", "nowait", "merge")),
+    Wall("terminal", ("type", "TIOCSTI", "TIOCLINUX", "TIOCSETD")),
+    Wall("foreign_calls", ("x32_getpid",), apart=True),
+    Wall("priority", ("nice", "setpriority", "fifo", "rr", "deadline", "oom_order", "limit_of_init"), apart=True),
+    Wall("shared_memory_inherited", ("shared",), control_params={"make_one": True}),
+    Wall("huge_pages", ("mapping",)),
+    Wall("host_name", ("hostname", "uname"), init=True, zygote=True),
+    Wall("core_dump", ("limit", "dump")),
+)
+
+# Two boxes at once: one serves, the other reaches. The control is two processes outside.
+TWO_BOXES = ("abstract_socket", "unix_path", "tcp_port", "udp_port", "shm_segment", "semaphore", "message_queue",
+             "posix_shm", "posix_queue", "files", "process", "keyring", "timers", "watches", "pipe_pages")
+# Whatever both templates' boxes see in the same image file. What a box cannot be kept from is in
+# docs/threat_model.md; `directory_events` is told by the server.
+SHARED_IMAGE = ("directory_events",)
+
+MIB = 1 << 20
+BOMB_MEMORY = 96 * MIB
+BOMB_FLAGS = ("--memory", "96MiB", "--timeout", "20s", "--cpu-time", "15s", "--disk", "32MiB", "--pids", "32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bomb:
+    kind: str
+    verdicts: tuple           # any of them may come
+    flags: tuple = ()         # beyond BOMB_FLAGS
+    units: int = 3            # of the control run
+    count_max: int = 1 << 62  # where it is refused: so many units at most
+
+
+REFUSED = ("succeeded",)
+BOMBS = (
+    Bomb("fork", ("processes",)),
+    Bomb("fork_tree", ("processes",), units=2),
+    Bomb("thread", ("processes",)),
+    Bomb("memory", ("memory",)),
+    Bomb("memory_of_children", ("memory", "processes")),
+    Bomb("locked_memory", ("memory",) + REFUSED),
+    Bomb("memory_file", ("memory",)),
+    Bomb("disk", ("disk",)),
+    Bomb("disk_shm", ("disk",)),
+    Bomb("inodes", ("disk",), ("--disk", "32MiB"), units=20),
+    Bomb("symlinks", ("disk",), units=20),
+    Bomb("attributes", ("disk", "memory") + REFUSED),
+    Bomb("deep_folders", ("disk",) + REFUSED, units=20),
+    Bomb("names", REFUSED + ("memory", "cpuTime"), units=20),
+    Bomb("open_files", REFUSED, ("--files", "256"), units=20, count_max=256),
+    Bomb("pipes", REFUSED + ("memory",)),
+    Bomb("pipes_of_children", ("memory", "processes")),
+    Bomb("unix_sockets", REFUSED + ("memory",)),
+    Bomb("unix_datagrams", REFUSED + ("memory",)),
+    Bomb("tcp_sockets", REFUSED + ("memory",)),
+    Bomb("udp_sockets", REFUSED + ("memory",)),
+    Bomb("sockets_of_children", ("memory", "processes", "wallTime", "cpuTime")),
+    Bomb("descriptors_in_flight", REFUSED + ("memory",)),
+    Bomb("epolls", REFUSED + ("memory",)),
+    Bomb("event_descriptors", REFUSED, count_max=1024),
+    Bomb("timers", REFUSED + ("memory",), count_max=5000),
+    Bomb("queued_signals", REFUSED + ("memory",), count_max=5000),
+    Bomb("watches", REFUSED, count_max=0),
+    Bomb("posix_queues", REFUSED, count_max=0),
+    Bomb("shm_segments", ("memory",)),
+    Bomb("messages", ("memory",)),
+    Bomb("semaphores", ("memory",) + REFUSED),
+    Bomb("page_tables", ("memory",), units=1),
+    Bomb("page_tables_shared", ("memory",), units=1),
+    Bomb("mappings", REFUSED + ("memory",), units=20),
+    Bomb("record_locks", ("memory",), units=20),
+    Bomb("filters", ("processes", "memory") + REFUSED, units=2),
+    Bomb("landlocks", REFUSED + ("memory",)),
+    Bomb("arguments", ("memory", "processes"), units=2),
+    Bomb("output", ("output",), ("--output", "1MiB")),
+    Bomb("errors", ("output",), ("--output", "1MiB")),
+    Bomb("lines", ("output",), ("--output", "1MiB")),
+    Bomb("cpu", ("cpuTime",), ("--cpu-time", "500ms")),
+    Bomb("children_spin", ("cpuTime",), ("--cpu-time", "500ms")),
+    Bomb("sleep", ("wallTime",), ("--timeout", "500ms")),
+    Bomb("sparse", ("signaled", "disk") + REFUSED),
+)
+
+# What a task does to pass for another end: (kind, verdict, exit code or signal).
+FORGERIES = (
+    ("text", "failed", 7),
+    ("124", "failed", 124), ("125", "failed", 125), ("137", "failed", 137), ("255", "failed", 255),
+    ("oom", "signaled", 9), ("xcpu", "signaled", 24), ("xfsz", "signaled", 25),
+    ("closed", "succeeded", 0),
+    ("kill_all", "failed", 5),
+    ("daemon", "succeeded", 0), ("orphans", "succeeded", 0), ("zombies", "succeeded", 0),
+    ("stopped", "wallTime", None),
+    ("exec_init", "failed", 9),
+)
+
+OUT_FILES = ("symlinks", "hardlinks", "special", "names", "deep", "many", "sparse", "growing", "swapped", "replaced",
+             "locked", "attributes")

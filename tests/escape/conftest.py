@@ -1,0 +1,73 @@
+"""The host side of the escape tests: what a probe would find if a wall had a hole."""
+
+import dataclasses
+import os
+import pathlib
+import secrets
+import socket
+
+import pytest
+
+import stage
+
+
+@dataclasses.dataclass
+class Host:
+    token: str    # a secret in the environment of the client (and of a daemon that the tests start)
+    params: dict  # params.json of every probe
+    leak: int     # a descriptor that the control runs inherit
+
+
+@pytest.fixture(scope="session")
+def fence():
+    try:
+        made = stage.Fence()
+    except OSError as error:
+        pytest.skip(f"bombs go off in a cgroup only, and none can be made: {error}")
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("host")
+    marker = folder / "marker"
+    marker.write_text(f"MARKER {secrets.token_hex(16)}\n")
+    secret = folder / "credentials"
+    secret.write_text("x")
+    for path in (folder, *folder.parents):  # a probe with any uid could read it
+        if os.stat(path).st_uid == os.geteuid() and path != pathlib.Path("/"):
+            os.chmod(path, os.stat(path).st_mode | 0o555)
+
+    listener = socket.create_server(("0.0.0.0", 0), backlog=128)
+    name = f"mayfly-escape-{secrets.token_hex(8)}"
+    abstract = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    abstract.bind("\0" + name)
+    abstract.listen(128)
+    datagram = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    datagram.bind("\0" + name + "-dgram")
+    path_socket = folder / "socket"
+    by_path = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    by_path.bind(str(path_socket))
+    by_path.listen(8)
+    addresses = {"127.0.0.1"}
+    try:
+        addresses.add(socket.gethostbyname(socket.gethostname()))
+    except OSError:
+        pass
+    params = {
+        "marker": str(marker),
+        "secret_paths": [str(secret)],
+        "socket_paths": [str(path_socket)],
+        "host_pids": sorted({os.getpid(), os.getppid()} - {0, 1, 2}),
+        "host_words": sorted({socket.gethostname(), str(pathlib.Path(__file__).resolve().parents[2]), "/var/lib/mayfly",
+                              "/sys/fs/cgroup", ".erofs"} - {"localhost", "mayfly", ""}),
+        "host_addresses": sorted(addresses),
+        "host_port": listener.getsockname()[1],
+        "abstract_name": name,
+    }
+    leak = os.open("/dev/null", os.O_RDWR)
+    yield Host(f"MFSECRET-{secrets.token_hex(16)}", params, leak)
+    os.close(leak)
+    for s in (listener, abstract, datagram, by_path):
+        s.close()

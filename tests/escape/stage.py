@@ -1,0 +1,111 @@
+"""What the escape tests set up around a probe: its folder, its parameters, what the host offers to be found."""
+
+import ctypes
+import json
+import os
+import pathlib
+import select
+import shutil
+
+PROBES = pathlib.Path(__file__).with_name("probes")
+READY_SECONDS_MAX = 60
+
+
+def copy_probe(tmp_path, probe, params):
+    folder = tmp_path / "probe"
+    folder.mkdir(exist_ok=True)
+    for name in ("escapekit.py", f"{probe}.py"):
+        shutil.copy(PROBES / name, folder)
+    (folder / "params.json").write_text(json.dumps(params))
+    return folder
+
+
+def report_of(output):
+    """The probe's JSON in what it printed; None where there is none."""
+    at = output.rfind(b'{"probe"')
+    return json.loads(output[at:].splitlines()[0]) if at >= 0 else None
+
+
+FENCE_BYTES = 384 << 20
+FENCE_PROCESSES = 100
+
+
+class Fence:
+    """Cgroups around the bombs' control runs: a mistake here must not become the host's.
+
+    `enter` is for preexec_fn. Raises OSError where the host lets us make none.
+    """
+
+    def __init__(self):
+        self.folders, self.joins = [], []
+        name = f"mayfly-control-{os.getpid()}"
+        v1 = pathlib.Path("/sys/fs/cgroup/memory")
+        if v1.is_dir():
+            self._make(v1 / name, {"memory.limit_in_bytes": FENCE_BYTES}, "tasks")
+            self._make(pathlib.Path("/sys/fs/cgroup/pids") / name, {"pids.max": FENCE_PROCESSES}, "tasks")
+        else:
+            self._make(pathlib.Path("/sys/fs/cgroup") / name, {"memory.max": FENCE_BYTES, "pids.max": FENCE_PROCESSES},
+                       "cgroup.procs")
+
+    def _make(self, folder, limits, join):
+        folder.mkdir()
+        self.folders.append(folder)
+        for name, value in limits.items():
+            (folder / name).write_text(str(value))
+        self.joins.append(os.open(folder / join, os.O_WRONLY | os.O_CLOEXEC))
+
+    def enter(self):
+        for fd in self.joins:
+            os.write(fd, b"0")
+
+    def remove(self):
+        """After every process in it has ended."""
+        for fd in self.joins:
+            os.close(fd)
+        for folder in self.folders:
+            folder.rmdir()
+
+
+def read_line(process, seconds=READY_SECONDS_MAX):
+    """The next line of its output; empty where none comes in time or it ended. Unbuffered pipe."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if not select.select([process.stdout], [], [], seconds)[0]:
+            return b""
+        byte = os.read(process.stdout.fileno(), 1)
+        if not byte:
+            return b""
+        line += byte
+    return line
+
+
+def wait_ready(process):
+    for _ in range(10):
+        line = read_line(process)
+        if line == b"READY\n":
+            return True
+        if not line:
+            return False
+    return False
+
+
+def clean_ipc(token):
+    """Removes what the control run of two_boxes left under the token's names."""
+    libc = ctypes.CDLL(None)
+    number = int(token, 16) & 0x3FFFFFFF
+    for get, control in ((lambda: libc.shmget(number, 0, 0), lambda i: libc.shmctl(i, 0, None)),
+                         (lambda: libc.semget(number, 0, 0), lambda i: libc.semctl(i, 0, 0)),
+                         (lambda: libc.msgget(number, 0), lambda i: libc.msgctl(i, 0, None))):
+        identity = get()
+        if identity >= 0:
+            control(identity)
+    for folder in ("/tmp", "/task", "/run", "/dev/shm", "/var/tmp"):
+        for name in (token,):
+            try:
+                os.unlink(f"{folder}/{name}")
+            except OSError:
+                pass
+    libc.syscall(241, token.encode())  # mq_unlink
+    key = libc.syscall(249, b"user", token.encode(), None, 0)  # request_key
+    if key > 0:
+        libc.syscall(250, 9, key, -4, 0, 0)  # unlink it from the user keyring
