@@ -51,7 +51,7 @@ WALLS = (
     Wall("clone_parent", ("clone",)),
     Wall("cgroup_files", ("files", "mounted", "limits"), zygote=True, init=True),
     Wall("clocks", ("settimeofday", "clock_settime", "adjtimex", "clock_adjtime"), init=True),
-    Wall("machine", ("reboot", "swapon", "swapoff", "acct", "quotactl", "syslog", "iopl", "ioperm", "fanotify_init",
+    Wall("machine", ("reboot", "swapon", "swapoff", "acct", "quotactl", "syslog", "fanotify_init",
                      "sethostname"), apart=True),
     Wall("kernel_surface", ("bpf", "perf_event_open", "io_uring_setup", "userfaultfd", "io_setup", "socket_filter",
                             "seccomp_listener"), apart=True),
