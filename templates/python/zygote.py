@@ -210,7 +210,8 @@ def report(error):
         return exit_code(stop)
     except BaseException as second:
         print("Error in sys.excepthook:", file=sys.stderr)
-        sys.__excepthook__(type(second), second, second.__traceback__)
+        second.__context__ = None
+        sys.__excepthook__(type(second), second, second.__traceback__.tb_next)
         print("\nOriginal exception was:", file=sys.stderr)
         sys.__excepthook__(type(error), error, trace)
     return 1
