@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/keyctl.h>
+#include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sched.h>
 #include <sys/stat.h>
 
 #include "zygote/raw.h"
@@ -47,6 +49,26 @@ int limit(int what, uint64_t value) {
   return setrlimit(static_cast<__rlimit_resource>(what), &both) == 0 ? 0 : -errno;
 }
 
+int writeText(const char* path, const char* text) {
+  int fd = open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  int r = write(fd, text, strlen(text)) < 0 ? -errno : 0;
+  close(fd);
+  return r;
+}
+
+// The task's own user namespace, below the box's: it owns none of the box's other
+// namespaces, so no capability in it reaches them; and its id map names only
+// kBoxUser, where the box's shows which ids the template gave it.
+int enterOwnUserNamespace() {
+  if (unshare(CLONE_NEWUSER) != 0) return -errno;
+  char map[32];
+  snprintf(map, sizeof map, "%u %u 1", kBoxUser, kBoxUser);
+  int r = writeText("/proc/self/uid_map", map);
+  if (r == 0) r = writeText("/proc/self/setgroups", "deny");
+  return r != 0 ? r : writeText("/proc/self/gid_map", map);
+}
+
 }  // namespace
 
 int landlockAbi() {
@@ -87,6 +109,7 @@ int becomeTask() {
     return -errno;
   // A change of ids made the process non-dumpable; the task may look at itself.
   if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0) return -errno;
+  if (int r = enterOwnUserNamespace(); r != 0) return r;
   // After the change of ids, which clears it.
   if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return -errno;
   if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) < 0 && errno != ENOSYS) return -errno;

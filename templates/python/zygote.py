@@ -211,7 +211,8 @@ def report(error):
     except BaseException as second:
         print("Error in sys.excepthook:", file=sys.stderr)
         second.__context__ = None
-        sys.__excepthook__(type(second), second, second.__traceback__.tb_next)
+        second.__traceback__ = second.__traceback__.tb_next
+        sys.__excepthook__(type(second), second, second.__traceback__)
         print("\nOriginal exception was:", file=sys.stderr)
         sys.__excepthook__(type(error), error, trace)
     return 1

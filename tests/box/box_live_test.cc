@@ -346,6 +346,11 @@ TEST_F(Box, NoCapabilityAndNoWayToOne) {
     EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
 }
 
+TEST_F(Box, IdMapsNameTheTaskOnly) {
+  for (const char* file : {"/proc/self/uid_map", "/proc/self/gid_map"})
+    EXPECT_EQ(run({"/bin/probe", "show", file}).out, "      1000       1000          1\n");
+}
+
 TEST_F(Box, MemoryCapIsTold) {
   base::Limits limits;
   limits.memory_bytes = 32 << 20;
