@@ -4,6 +4,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/post.hpp>
 #include <errno.h>
 #include <poll.h>
@@ -16,9 +17,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <optional>
+#include <unordered_set>
 #include <vector>
 
+#include "app/audit.h"
 #include "app/budget.h"
 #include "app/instance.h"
 #include "app/log.h"
@@ -83,6 +87,7 @@ class App final : private clone::EngineWatcher {
   base::Status makeEngine(const box::HostReport& report);
   void onSignal();
   void stop();
+  void audit();
   void awaitSpawner();
 
   // clone::EngineWatcher
@@ -110,6 +115,9 @@ class App final : private clone::EngineWatcher {
   AppOptions options_;
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
+  boost::asio::steady_timer audit_timer_{io_};
+  std::string cgroup_;
+  std::unordered_set<base::BoxId> found_by_audit_;  // each is told once
   base::Observer observer_;
   base::Fd instance_lock_;
   UidSlot slot_;
@@ -173,6 +181,8 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),
                daemonUid(slot_.number));
+  MAYFLY_TRY(cgroup_, instanceCgroup(s.instance));
+  audit();
   io_.run();
 
   server_->stop();
@@ -181,6 +191,20 @@ base::Result<int> App::run() {
   if (fatal_) return base::fail(std::move(*fatal_));
   spdlog::info("stopped");
   return 0;
+}
+
+void App::audit() {
+  for (const reap::Finding& f : engine_->ledger().audit(boxesOnHost(cgroup_))) {
+    if (!found_by_audit_.insert(f.box).second) continue;
+    if (f.kind == reap::Finding::Kind::stray)
+      spdlog::error("audit: box {} has a cgroup, and the ledger says that it is gone", f.box);
+    else
+      spdlog::warn("audit: box {} is in quarantine, and its cgroup is gone", f.box);
+  }
+  audit_timer_.expires_after(std::chrono::milliseconds(kAuditPeriodMs));
+  audit_timer_.async_wait([this](boost::system::error_code failed) {
+    if (!failed) audit();
+  });
 }
 
 void App::onSettled() {

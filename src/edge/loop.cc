@@ -84,6 +84,7 @@ void Loop::main(const char* name, std::function<void(kj::AsyncIoContext&)> setup
     announced = true;
     ready(base::Unit{});
     serving.wait(io.waitScope);
+    io.waitScope.poll();  // what the last jobs answered goes out before the connections end
     teardown();
     setup = nullptr;
   });

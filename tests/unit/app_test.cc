@@ -1,6 +1,11 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "app/audit.h"
 #include "app/budget.h"
 #include "app/instance.h"
 #include "app/templates.h"
@@ -48,6 +53,17 @@ TEST(UidSlots, DaemonsUidLiesInTheLastRangeOfItsOwnSlot) {
   EXPECT_EQ(daemonUid(0), 1'879'048'192u + 63 * 65'536);
   EXPECT_EQ(daemonUid(63), 1'879'048'192u + 63 * 64 * 65'536 + 63 * 65'536);
   EXPECT_LT(daemonUid(63), 1u << 31);
+}
+
+TEST(Audit, BoxesAreFoundByTheirCgroupsAndNothingElseIs) {
+  Folder top;
+  for (const char* path : {"t1/b12", "t1/maker", "t2/b7", "t2/bx", "t2/b", "t2/b9x"})
+    std::filesystem::create_directories(top.path + "/" + path);
+  std::ofstream(top.path + "/cgroup.procs") << "1";
+  auto boxes = boxesOnHost(top.path);
+  std::sort(boxes.begin(), boxes.end());
+  EXPECT_EQ(boxes, (std::vector<base::BoxId>{7, 12}));
+  EXPECT_TRUE(boxesOnHost(top.path + "/none").empty());
 }
 
 TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
