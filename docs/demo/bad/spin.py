@@ -1,0 +1,3 @@
+# Spins.
+while True:
+    pass
