@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # Made co2.xlsx from statsmodels' co2.csv: to_xlsx.py co2.csv co2.xlsx. Values are
 # untouched; the sheet gets the title and the notes that its publisher prints.
 # Needs openpyxl.

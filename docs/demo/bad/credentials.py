@@ -7,7 +7,7 @@ FILES = """/etc/shadow ~/.ssh/id_* ~/.aws/credentials ~/.config/gcloud/* ~/.kube
 /root/.ssh/* /root/.aws/* /root/.config/* /root/.bash_history /root/.gitconfig /root/.npmrc
 /home/*/.ssh/* /home/*/.aws/* /run/secrets/* /var/run/secrets/*/* /etc/ssl/private/*
 /etc/ssh/ssh_host_*_key /etc/machine-id /proc/1/environ /proc/[0-9]*/environ /run/mayfly*/*
-/proc/keys /dev/mem /sys/class/dmi/id/product_uuid /var/lib/cloud/instance/*""".split()
+/proc/keys /sys/class/dmi/id/product_uuid /var/lib/cloud/instance/*""".split()
 
 found = []
 for pattern in FILES:
@@ -15,7 +15,8 @@ for pattern in FILES:
         if path == f"/proc/{os.getpid()}/environ":
             continue
         try:
-            with open(path, "rb") as file:
+            # Non-blocking: a fifo must not stop the search.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 if file.read(1):
                     found.append(path)
         except OSError:
