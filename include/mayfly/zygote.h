@@ -54,7 +54,7 @@ typedef struct mayfly_zygote_hooks {
   void (*before_fork)(void);         /* zygote */
   void (*after_fork_parent)(void);   /* zygote */
   void (*after_fork_child)(void);    /* clone, before it enters its box */
-  /* Clone, in its box with all walls up, before it waits for a task: reseed every
+  /* Clone, after after_fork_child, its stdio not yet the task's: reseed every
    * generator that after_fork_child did not. Non-zero: the clone is thrown away. */
   int (*reseed)(void);
 } mayfly_zygote_hooks;

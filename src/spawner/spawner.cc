@@ -245,7 +245,7 @@ void Spawner::onZygoteMessage(Template& t) {
   }
   if (made.error != 0 || !box.clone)
     return failBox(box, fmt::format("clone: {}", made.step), base::sysError(made.error, "fork", "the clone"));
-  onMade(box);
+  tryMade(box);
 }
 
 // A process of the template ended unasked. Boxes that run go on while pid 1
@@ -354,7 +354,9 @@ Status Spawner::prepareBox(Box& box) {
   make.uid_root = box.uid_first + 1;
   make.loopback = t.loopback ? 1 : 0;
   MAYFLY_TRY(box.disk, makeDisk(box.limits, t.uid_base + make.uid_root));
-  int fds[] = {status.theirs.get(), box.cgroups.initDir().get(), box.disk.get()};
+  MAYFLY_TRY(base::Pipe stands, base::makePipe());
+  box.stands = std::move(stands.read);
+  int fds[] = {status.theirs.get(), box.cgroups.initDir().get(), box.disk.get(), stands.write.get()};
   MAYFLY_CHECK(base::sendMessage(t.maker_channel.view(), base::bytesOf(make), fds));
   box.init_asked = true;
   // While the maker works: what the clone will need.
@@ -389,31 +391,33 @@ void Spawner::onInitStatus(Box& box) {
     return failBox(box, fmt::format("box: {}", ready.step), base::sysError(ready.error, ready.step, "the box"));
   box.ready = true;
   box.box_ready_ns = monotonicNs();
-  if (auto asked = askClone(box); !asked) failBox(box, "ask clone", asked.error());
+  tryMade(box);
 }
 
-// Once the init is known and its mounts stand.
+// Once the init is known: the clone is forked while the init sets its box up.
 Status Spawner::askClone(Box& box) {
-  if (!box.init || !box.ready || box.stage != Stage::waitingInit) return Unit{};
+  if (!box.init) return base::fail(Code::internal, "the maker sent no init");
   Template& t = *box.owner;
   if (t.retiring) return base::fail(Code::unavailable, "the template is being retired");
   MAYFLY_TRY(auto tasks, box.cgroups.openTasks());
   zygote::MakeClone make;
   make.box = box.id;
-  make.loopback = t.loopback ? 1 : 0;
   make.tasks_fds = static_cast<uint32_t>(tasks.size());
   std::vector<int> fds = {box.init.get()};
   for (const Fd& fd : box.their_fds) fds.push_back(fd.get());
   fds.push_back(box.cgroups.taskDir().get());
+  fds.push_back(box.stands.get());
   for (const Fd& fd : tasks) fds.push_back(fd.get());
   MAYFLY_CHECK(base::sendMessage(t.zygote_channel.view(), base::bytesOf(make), fds));
   box.clone_asked = true;
   box.stage = Stage::waitingClone;
   for (Fd& fd : box.their_fds) fd.reset();
+  box.stands.reset();
   return Unit{};
 }
 
-void Spawner::onMade(Box& box) {
+void Spawner::tryMade(Box& box) {
+  if (!box.ready || !box.clone || box.stage != Stage::waitingClone) return;
   box.stage = Stage::made;
   Event event;
   event.kind = Kind::boxMade;
@@ -464,6 +468,7 @@ void Spawner::beginEnd(Box& box) {
   signalKill(box.clone);
   unwatch(box.init_status);
   box.init_status.reset();
+  box.stands.reset();
   for (Fd& fd : box.our_fds) fd.reset();
   for (Fd& fd : box.their_fds) fd.reset();
   tryFinishReaping(box);
@@ -490,6 +495,9 @@ void Spawner::onCloneExit(Box& box) {
   box.result.exit_status = exit.status;
   box.result.clone_exited_ns = monotonicNs();
   if (box.ending) return tryFinishReaping(box);
+  // A clone gives up when its init does: the init's own word names the step.
+  if (!box.ready && box.init_status) onInitStatus(box);
+  if (box.ending) return;
   if (box.stage != Stage::made)
     return failBox(box, "clone", base::Error{Code::internal, "the clone " + describe(exit), {}, 0});
   Event event;

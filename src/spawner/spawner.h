@@ -66,6 +66,7 @@ class Spawner {
     uint32_t tries = 0;
     Event result;                 // boxReaped, then boxGone, as it grows
     uint64_t box_ready_ns = 0;
+    base::Fd stands;              // pipe from the init to the clone: the box stands
     base::Fd their_fds[4];        // control, stdin, stdout, stderr: the clone's ends
     base::Fd our_fds[4];
     uint32_t pid_host = 0;
@@ -101,7 +102,7 @@ class Spawner {
   base::Status prepareBox(Box& box);
   void onInitStatus(Box& box);
   base::Status askClone(Box& box);
-  void onMade(Box& box);
+  void tryMade(Box& box);
   void failBox(Box& box, const std::string& step, const base::Error& error);
   void beginEnd(Box& box);
   void onInitExit(Box& box);

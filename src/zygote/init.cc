@@ -113,7 +113,7 @@ int allowOnlyWaiting() {
 
 }  // namespace
 
-void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd) {
+void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd, int stands_fd) {
   char byte;
   if (read(maps_fd, &byte, 1) != 1) _exit(1);  // the maker is gone
   // The kernel reaps for a pid 1 that ignores SIGCHLD: orphans never stay as zombies.
@@ -125,7 +125,7 @@ void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd) {
   ready.error = failure.error;
   copyText(ready.step, sizeof ready.step, failure.step);
   if (sendRaw(status_fd, &ready, sizeof ready, nullptr, 0) != 0) _exit(1);
-  if (failure.error != 0) _exit(1);
+  if (failure.error != 0 || write(stands_fd, "s", 1) != 1) _exit(1);
   // Only the status socket stays: its end is the box's end.
   if (dup2(status_fd, 0) != 0 || close_range(1, ~0u, 0) != 0) _exit(1);
   if (allowOnlyWaiting() != 0) _exit(1);

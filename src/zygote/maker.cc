@@ -53,7 +53,7 @@ InitMade makeInit(int proc_fd, const MakeInit& make, const int* fds, int count, 
     copyText(made.step, sizeof made.step, step);
     return made;
   };
-  if (count != 3) return failed(EBADMSG, "descriptors");
+  if (count != 4) return failed(EBADMSG, "descriptors");
   int sync[2];
   if (pipe2(sync, O_CLOEXEC) != 0) return failed(errno, "pipe");
   clone_args args{};
@@ -66,7 +66,7 @@ InitMade makeInit(int proc_fd, const MakeInit& make, const int* fds, int count, 
   pid_t pid = rawClone(&args);
   if (pid == 0) {
     close(sync[1]);
-    runInit(make, fds[0], sync[0], fds[2]);
+    runInit(make, fds[0], sync[0], fds[2], fds[3]);
   }
   close(sync[0]);
   if (pid < 0) {

@@ -95,12 +95,26 @@ int prepare(Server* server, const mayfly_zygote_hooks* hooks) {
 }
 
 // The fds of a MakeClone, by name.
-enum { kInit, kControl, kIn, kOut, kErr, kCgroup, kFirstTasks };
+enum { kInit, kControl, kIn, kOut, kErr, kCgroup, kStands, kFirstTasks };
 
 struct Step {
   const char* name;
   int error;  // 0 or -errno
 };
+
+// The runtime's own part, while the init still sets up the box on another core.
+int prepareRuntime(const mayfly_zygote_hooks& hooks) {
+  if (hooks.after_fork_child != nullptr) hooks.after_fork_child();
+  return hooks.reseed == nullptr || hooks.reseed() == 0 ? 0 : -EIO;
+}
+
+int awaitBox(int stands_fd) {
+  char byte;
+  ssize_t n;
+  do n = read(stands_fd, &byte, 1);
+  while (n < 0 && errno == EINTR);
+  return n == 1 ? 0 : -ESRCH;  // the init is gone
+}
 
 int enterBox(int init_pidfd) {
   if (setns(init_pidfd, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) != 0)
@@ -128,7 +142,8 @@ Step putUpWalls(const Server& server, const int* fds, int tasks_count) {
 #define STEP(name, expr) \
   if ((r = (expr)) != 0) return {name, r}
   STEP("join cgroups", joinCgroups(fds + kFirstTasks, tasks_count));
-  if (server.hooks->after_fork_child != nullptr) server.hooks->after_fork_child();
+  STEP("runtime hooks", prepareRuntime(*server.hooks));
+  STEP("await box", awaitBox(fds[kStands]));
   STEP("enter box", enterBox(fds[kInit]));
   STEP("descriptors", arrangeDescriptors(fds));
   STEP("become task", becomeTask());
@@ -136,7 +151,6 @@ Step putUpWalls(const Server& server, const int* fds, int tasks_count) {
   STEP("drop capabilities", dropCapabilities());
   STEP("landlock", confineFiles(server.landlock_abi));
   STEP("seccomp", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &server.seccomp) == 0 ? 0 : -errno);
-  if (server.hooks->reseed != nullptr) STEP("reseed", server.hooks->reseed() == 0 ? 0 : -EIO);
 #undef STEP
   return {"", 0};
 }

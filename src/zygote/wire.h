@@ -23,7 +23,7 @@ inline constexpr uint32_t kBoxRoot = 0;     // the init
 inline constexpr uint32_t kBoxUser = 1000;  // the task
 
 // fds: [0] the init's end of its status socket, [1] its v2 cgroup, [2] the box's
-// disk, mounted nowhere yet.
+// disk, mounted nowhere yet, [3] a pipe that takes one byte once the box stands.
 struct MakeInit {
   uint32_t magic = kMagic;
   uint32_t kind = 1;
@@ -48,13 +48,14 @@ struct InitReady {
 };
 
 // fds: [0] pidfd of the init, [1] control, [2] stdin, [3] stdout, [4] stderr,
-// [5] v2 cgroup, [6..] v1 `tasks` files.
+// [5] v2 cgroup, [6] a pipe that gives one byte once the box stands, [7..] v1
+// `tasks` files. The clone is forked while the init still sets its box up.
 struct MakeClone {
   uint32_t magic = kMagic;
   uint32_t kind = 2;
   uint64_t box = 0;
-  uint32_t loopback = 0;
   uint32_t tasks_fds = 0;
+  uint32_t reserved = 0;
 };
 // Zygote -> spawner. fds: [0] pidfd of the clone. box 0: the zygote is ready to serve.
 struct CloneMade {
