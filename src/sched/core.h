@@ -96,7 +96,8 @@ class TaskListener {
   virtual ~TaskListener() = default;
   virtual void onStarted() {}
   // The core reads no more of a stream than kOutputWindowBytes beyond what was
-  // acknowledged by Core::acknowledgeOutput: back-pressure.
+  // acknowledged by Core::acknowledgeOutput: back-pressure. Once the task's last process is
+  // dead, what its pipes still hold follows at once.
   virtual void onOutput(Stream, std::string_view /*bytes*/) {}
   virtual void onStdinAccepted(uint64_t /*bytes*/) {}  // of stdin_data, then of writeStdin: so many went into the pipe
   virtual void onResult(const TaskResult&) = 0;
