@@ -1,0 +1,119 @@
+"""The images: neutral, the same for the same inputs, and safe while in use."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+MAYFLY = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
+TEMPLATES = ["python", "python-data", "shell"]
+SECONDS_MAX = 300
+
+
+def run(*argv, check=True):
+    return subprocess.run(argv, capture_output=True, text=True, check=check, timeout=SECONDS_MAX)
+
+
+def images():
+    listed = json.loads(run(MAYFLY, "image", "list", "--json").stdout)["images"]
+    return {image["template"]: image for image in listed if image["template"]}
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def root(request, tmp_path_factory):
+    """The files of one template's image, as fsck.erofs takes them out."""
+    place = tmp_path_factory.mktemp("image") / "root"
+    run("fsck.erofs", f"--extract={place}", images()[request.param]["path"])
+    yield place
+    run("rm", "-rf", str(place))
+
+
+def files(root):
+    for folder, names, others in os.walk(root):
+        for name in names + others:
+            yield pathlib.Path(folder) / name
+
+
+def test_no_file_of_the_machine_that_built_it(root):
+    for path in ("etc/resolv.conf", "etc/apt", "etc/shadow", "etc/fstab", "etc/subuid", "var/lib/apt",
+                 "var/cache/apt", "var/cache/debconf", "var/lib/dbus"):
+        assert not os.path.lexists(root / path), path
+    for path in ("var/log", "run", "tmp", "var/tmp", "root", "home", "mnt", "proc", "sys", "task", "srv", "boot"):
+        assert os.listdir(root / path) == [], path
+    assert os.listdir(root / "dev") == ["shm"]
+    assert (root / "etc/machine-id").read_text() == ""
+    assert (root / "etc/hostname").read_text() == "mayfly\n"
+    assert "localhost" in (root / "etc/hosts").read_text()
+
+
+def test_no_name_of_the_archive_it_came_from(root):
+    targets = run("apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages").stdout
+    sites = {line.strip().encode() for line in targets.splitlines() if "://" in line}
+    assert sites
+    for top in ("etc", "var", "usr/lib/mayfly"):
+        for path in files(root / top):
+            if path.is_file() and not path.is_symlink():
+                text = path.read_bytes()
+                assert not any(site in text for site in sites), path
+
+
+def test_nothing_raises_privileges_and_no_device_is_in_it(root):
+    for path in files(root):
+        mode = path.lstat().st_mode
+        assert mode & 0o6000 == 0, path
+        assert mode & 0o170000 in (0o100000, 0o040000, 0o120000), path
+        if mode & 0o170000 == 0o100000:
+            assert os.listxattr(path, follow_symlinks=False) == [], path
+
+
+def test_the_task_has_a_user_and_mayfly_its_programs(root):
+    users = [line.split(":") for line in (root / "etc/passwd").read_text().splitlines()]
+    assert ["1000", "1000"] in [user[2:4] for user in users if user[0] == "task"]
+    assert {user[0] for user in users if user[2] == "0"} == {"root"}
+    for name in ("mayfly-maker", "mayfly-exec-zygote", "libmayfly-zygote.so", "template.json"):
+        assert (root / "usr/lib/mayfly" / name).is_file()
+    assert "preload" in json.loads((root / "usr/lib/mayfly/template.json").read_text())
+
+
+def test_pyc_files_hold_no_time(root):
+    # A pyc that python took for stale would be compiled again in every zygote.
+    compiled = [p for p in (root / "usr/lib").glob("python3*/**/*.pyc")] if (root / "usr/lib").is_dir() else []
+    for path in compiled:
+        with open(path, "rb") as file:
+            assert file.read(8)[4] == 1, path  # flags: a hash that nobody checks
+    assert compiled or not (root / "usr/bin/python3").exists()
+
+
+@pytest.mark.parametrize("template", ["python", "shell"])
+def test_the_same_inputs_give_the_same_image(template, tmp_path):
+    run(MAYFLY, "image", "build", template, "--state-dir", str(tmp_path))
+    listed = json.loads(run(MAYFLY, "image", "list", "--json", "--state-dir", str(tmp_path)).stdout)["images"]
+    assert [image["digest"] for image in listed] == [images()[template]["digest"]]
+
+
+def test_a_changed_file_of_the_template_gives_another_image(tmp_path):
+    folder = tmp_path / "templates/python"
+    run("cp", "-rL", str(TOP / "templates/python"), str(tmp_path / "python"))
+    folder.parent.mkdir()
+    (tmp_path / "python").rename(folder)
+    with open(folder / "zygote.py", "a") as file:
+        file.write("# one more line\n")
+    built = run(MAYFLY, "image", "build", "python", "--state-dir", str(tmp_path / "state"), "--templates",
+                str(folder.parent))
+    assert "built" in built.stdout
+    assert not built.stdout.startswith(images()["python"]["digest"][:12])
+    again = run(MAYFLY, "image", "build", "python", "--state-dir", str(tmp_path / "state"), "--templates",
+                str(folder.parent))
+    assert "unchanged" in again.stdout
+
+
+def test_an_image_in_use_cannot_be_removed():
+    image = images()["python"]
+    assert image["in_use"]
+    removed = run(MAYFLY, "image", "remove", "python", check=False)
+    assert removed.returncode == 1
+    assert "in use" in removed.stderr
+    assert pathlib.Path(image["path"]).exists()
