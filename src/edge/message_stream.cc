@@ -52,16 +52,25 @@ void MessageStream::pauseWhile(kj::Function<size_t()> queued_bytes, size_t queue
   queued_bytes_max_ = queued_bytes_max;
 }
 
-void MessageStream::written(size_t bytes) {
+kj::Promise<void> MessageStream::whenRoom() {
   KJ_IF_MAYBE (queued, queued_bytes_) {
-    KJ_IF_MAYBE (resume, resume_) {
-      // The message just written is still counted.
-      if ((*queued)() - bytes > queued_bytes_max_ / 2) return;
-      auto fulfiller = kj::mv(*resume);
-      resume_ = nullptr;
-      fulfiller->fulfill();
+    if ((*queued)() > queued_bytes_max_) {
+      auto paf = kj::newPromiseAndFulfiller<void>();
+      room_waits_.add(kj::mv(paf.fulfiller));
+      return kj::mv(paf.promise);
     }
   }
+  return kj::READY_NOW;
+}
+
+void MessageStream::written(size_t bytes) {
+  if (room_waits_.empty()) return;
+  KJ_IF_MAYBE (queued, queued_bytes_) {
+    // The message just written is still counted.
+    if ((*queued)() - bytes > queued_bytes_max_ / 2) return;
+  }
+  auto waits = kj::mv(room_waits_);
+  for (auto& wait : waits) wait->fulfill();
 }
 
 kj::Promise<bool> MessageStream::fill(size_t bytes, End at_end) {
@@ -126,13 +135,10 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::tryReadMessage
     kj::ArrayPtr<kj::AutoCloseFd> fd_space, capnp::ReaderOptions options,
     kj::ArrayPtr<capnp::word> scratch) {
   KJ_IF_MAYBE (queued, queued_bytes_) {
-    if ((*queued)() > queued_bytes_max_) {
-      auto paf = kj::newPromiseAndFulfiller<void>();
-      resume_ = kj::mv(paf.fulfiller);
-      return paf.promise.then([this, fd_space, options, scratch] {
+    if ((*queued)() > queued_bytes_max_)
+      return whenRoom().then([this, fd_space, options, scratch] {
         return tryReadMessage(fd_space, options, scratch);
       });
-    }
   }
   return readOne(options).then(
       [this](kj::Maybe<capnp::MessageReaderAndFds> message) {

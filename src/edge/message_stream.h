@@ -11,6 +11,7 @@
 #include <capnp/serialize-async.h>
 #include <kj/async-io.h>
 #include <kj/function.h>
+#include <kj/vector.h>
 
 namespace mayfly::edge {
 
@@ -34,6 +35,8 @@ class MessageStream final : public capnp::MessageStream {
 
   // Reads no further message while `queued_bytes()` (what waits to be sent) is above the maximum.
   void pauseWhile(kj::Function<size_t()> queued_bytes, size_t queued_bytes_max);
+  // Resolves when it is below.
+  kj::Promise<void> whenRoom();
 
   // Resolves when nothing more can be read: end of stream, or a message that was refused.
   kj::Promise<void> onReadEnd() { return read_end_.addBranch(); }
@@ -69,7 +72,7 @@ class MessageStream final : public capnp::MessageStream {
   size_t begin_ = 0, end_ = 0;  // the unread part of buffer_
   kj::Maybe<kj::Function<size_t()>> queued_bytes_;
   size_t queued_bytes_max_ = 0;
-  kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> resume_;
+  kj::Vector<kj::Own<kj::PromiseFulfiller<void>>> room_waits_;
   kj::Own<kj::PromiseFulfiller<void>> read_ended_;
   kj::ForkedPromise<void> read_end_;
 };

@@ -49,6 +49,15 @@ void answer(Context& context, const Status& status) {
   if (!status) edge::put(context.getResults().initError(), status.error());
 }
 
+// Runs `answer()` as the connection's one large answer of the moment; it gives a promise.
+template <class MakeAnswer>
+kj::Promise<void> inTurn(ConnectionState& state, MakeAnswer make_answer) {
+  return state.turn().then([make_answer = kj::mv(make_answer)](
+                               kj::Own<ConnectionState::Turn> turn) mutable {
+    return make_answer().attach(kj::mv(turn));
+  });
+}
+
 // Asks the core; the answer comes back by a fulfiller that any thread may use.
 template <class T, class JobOnCore>
 kj::Promise<T> ask(const CoreLinkPtr& link, JobOnCore job) {
@@ -66,6 +75,39 @@ std::optional<Error> overloaded(const ConnectionState& state, const Options& opt
                "Wait for earlier calls.", 0};
 }
 
+void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
+                  const std::vector<sched::TemplateInfo>& all) {
+  auto list = out.initTemplates(static_cast<unsigned>(all.size()));
+  for (unsigned i = 0; i < all.size(); ++i) {
+    list[i].setName(edge::text(all[i].name));
+    list[i].setDescription(edge::text(all[i].description));
+    list[i].setMechanism(edge::text(all[i].mechanism));
+    list[i].setState(edge::text(all[i].state));
+    list[i].setStateText(edge::text(all[i].state_text));
+    list[i].setImageDigest(edge::text(all[i].image_digest));
+    edge::put(list[i].initDefaults(), all[i].defaults);
+    edge::put(list[i].initMaximum(), all[i].maximum);
+    list[i].setBoxes(all[i].boxes);
+  }
+}
+
+void putTasks(schema::Mayfly::TasksResults::Builder out, const std::vector<sched::TaskInfo>& all,
+              sched::OwnerId owner) {
+  auto count = std::min<size_t>(all.size(), kTasksListedMax);
+  auto list = out.initTasks(static_cast<unsigned>(count));
+  uint64_t now_ns = base::monotonicNs();
+  for (unsigned i = 0; i < count; ++i) {
+    list[i].setId(all[i].task);
+    list[i].setTemplate(edge::text(all[i].template_name));
+    list[i].setState(edge::text(all[i].state));
+    list[i].setQueuedNs(all[i].queued_ns);
+    list[i].setStartedNs(all[i].started_ns);
+    list[i].setNowNs(now_ns);
+    list[i].setPidHost(all[i].pid_host);
+    list[i].setYours(all[i].owner == owner);
+  }
+}
+
 class TaskImpl final : public schema::Task::Server {
  public:
   TaskImpl(Hub& hub, kj::Own<ConnectionState> connection, kj::Own<TaskState> state)
@@ -76,13 +118,18 @@ class TaskImpl final : public schema::Task::Server {
   kj::Promise<void> wait(WaitContext context) override {
     if (auto error = overloaded(*connection_, hub_.options)) return refuse(context, *error);
     MAYFLY_ALLOW_CANCELLATION(context);
-    return state_->wait().then(
-        [context, state = kj::addRef(*state_), call = Call(*connection_)](Status status) mutable {
-          // Closed in the step between the end and this one.
-          if (status && state->closed()) status = fail(Code::cancelled, "wait: the task was closed");
-          if (status) put(context.getResults().initResult(), *state->result());
-          else answer(context, status);
-        });
+    return state_->wait().then([context, state = kj::addRef(*state_),
+                                call = Call(*connection_)](Status status) mutable {
+      ConnectionState& connection = state->connection();
+      return inTurn(connection, [context, status = std::move(status),
+                                          state = kj::mv(state), call = kj::mv(call)]() mutable {
+        // It may have been closed since the end.
+        if (status && state->closed()) status = fail(Code::cancelled, "wait: the task was closed");
+        if (status) put(context.getResults().initResult(), *state->result());
+        else answer(context, status);
+        return kj::Promise<void>(kj::READY_NOW);
+      });
+    });
   }
 
   kj::Promise<void> cancel(CancelContext context) override {
@@ -198,22 +245,13 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   kj::Promise<void> templates(TemplatesContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    return ask<std::vector<sched::TemplateInfo>>(
-               hub_.link, [](sched::Core& core) { return core.templates(); })
-        .then([context, call = Call(*state_)](std::vector<sched::TemplateInfo> all) mutable {
-          auto list = context.getResults().initTemplates(static_cast<unsigned>(all.size()));
-          for (unsigned i = 0; i < all.size(); ++i) {
-            list[i].setName(edge::text(all[i].name));
-            list[i].setDescription(edge::text(all[i].description));
-            list[i].setMechanism(edge::text(all[i].mechanism));
-            list[i].setState(edge::text(all[i].state));
-            list[i].setStateText(edge::text(all[i].state_text));
-            list[i].setImageDigest(edge::text(all[i].image_digest));
-            edge::put(list[i].initDefaults(), all[i].defaults);
-            edge::put(list[i].initMaximum(), all[i].maximum);
-            list[i].setBoxes(all[i].boxes);
-          }
-        });
+    return inTurn(*state_, [&hub = hub_, context, call = Call(*state_)]() mutable {
+      return ask<std::vector<sched::TemplateInfo>>(
+                 hub.link, [](sched::Core& core) { return core.templates(); })
+          .then([context, call = kj::mv(call)](std::vector<sched::TemplateInfo> all) mutable {
+            putTemplates(context.getResults(), all);
+          });
+    });
   }
 
   kj::Promise<void> submit(SubmitContext context) override {
@@ -245,24 +283,14 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   kj::Promise<void> tasks(TasksContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    return ask<std::vector<sched::TaskInfo>>(hub_.link,
-                                             [](sched::Core& core) { return core.tasks(); })
-        .then([context, owner = state_->owner,
-               call = Call(*state_)](std::vector<sched::TaskInfo> all) mutable {
-          auto count = std::min<size_t>(all.size(), kTasksListedMax);
-          auto list = context.getResults().initTasks(static_cast<unsigned>(count));
-          uint64_t now_ns = base::monotonicNs();
-          for (unsigned i = 0; i < count; ++i) {
-            list[i].setId(all[i].task);
-            list[i].setTemplate(edge::text(all[i].template_name));
-            list[i].setState(edge::text(all[i].state));
-            list[i].setQueuedNs(all[i].queued_ns);
-            list[i].setStartedNs(all[i].started_ns);
-            list[i].setNowNs(now_ns);
-            list[i].setPidHost(all[i].pid_host);
-            list[i].setYours(all[i].owner == owner);
-          }
-        });
+    return inTurn(*state_, [&hub = hub_, owner = state_->owner, context,
+                            call = Call(*state_)]() mutable {
+      return ask<std::vector<sched::TaskInfo>>(hub.link,
+                                               [](sched::Core& core) { return core.tasks(); })
+          .then([context, owner, call = kj::mv(call)](std::vector<sched::TaskInfo> all) mutable {
+            putTasks(context.getResults(), all, owner);
+          });
+    });
   }
 
   kj::Promise<void> kill(KillContext context) override {
@@ -299,12 +327,14 @@ Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::Owner
           network_, kj::heap<MayflyImpl>(hub, kj::addRef(*state_), std::move(refusal)))) {
   messages_.pauseWhile([this] { return network_.getCurrentQueueSize(); },
                        hub.options.unsent_bytes_per_connection_max);
+  state_->room = [this] { return messages_.whenRoom(); };
   // Calls that have not returned hold their message; two of the largest may.
   rpc_.setFlowLimit(2 * edge::kMessageBytesMax / sizeof(capnp::word));
 }
 
 Connection::~Connection() noexcept(false) {
   state_->ended = true;
+  state_->room = nullptr;
   if (!refused_)
     toCore(state_->link, [owner = state_->owner](sched::Core& core) { core.ownerGone(owner); });
 }

@@ -45,6 +45,39 @@ void CoreTask::onResult(const sched::TaskResult& result) {
 
 // --- RPC thread ----------------------------------------------------------------
 
+ConnectionState::Turn::Turn(ConnectionState& state) : state_(kj::addRef(state)) {
+  state.turn_taken_ = true;
+}
+
+ConnectionState::Turn::~Turn() noexcept(false) {
+  state_->turn_taken_ = false;
+  auto& waiting = state_->turns_waited_for_;
+  while (!waiting.empty()) {
+    auto next = kj::mv(waiting.front());
+    waiting.pop_front();
+    if (!next->isWaiting()) continue;  // its caller went
+    next->fulfill(kj::heap<Turn>(*state_));
+    return;
+  }
+}
+
+kj::Promise<kj::Own<ConnectionState::Turn>> ConnectionState::turn() {
+  kj::Promise<kj::Own<Turn>> turn = nullptr;
+  if (turn_taken_) {
+    auto paf = kj::newPromiseAndFulfiller<kj::Own<Turn>>();
+    turns_waited_for_.push_back(kj::mv(paf.fulfiller));
+    turn = kj::mv(paf.promise);
+  } else {
+    turn = kj::heap<Turn>(*this);
+  }
+  return turn.then([self = kj::addRef(*this)](kj::Own<Turn> mine) mutable -> kj::Promise<kj::Own<Turn>> {
+    KJ_IF_MAYBE (r, self->room) {
+      return (*r)().then([mine = kj::mv(mine)]() mutable { return kj::mv(mine); });
+    }
+    return kj::mv(mine);
+  });
+}
+
 TaskState::TaskState(kj::Own<ConnectionState> connection,
                      kj::Maybe<schema::OutputSink::Client> sink)
     : connection_(kj::mv(connection)),

@@ -8,6 +8,7 @@
 // Layer: rpc. RPC thread, but for CoreTask, which is the core thread's.
 #pragma once
 
+#include <kj/function.h>
 #include <kj/refcount.h>
 #include <mayfly/mayfly.capnp.h>
 
@@ -43,6 +44,24 @@ struct ConnectionState : kj::Refcounted {
   bool ended = false;      // the connection is gone; the core was told
   uint32_t calls = 0;      // that have not returned
   uint32_t tasks = 0;      // not closed
+
+  // Large answers are made one at a time, each when what was sent before is mostly read: else calls
+  // of a few bytes could make the daemon hold megabytes for each. `room` says when that is.
+  class Turn {
+   public:
+    explicit Turn(ConnectionState& state);
+    ~Turn() noexcept(false);  // the next one's
+    KJ_DISALLOW_COPY(Turn);
+
+   private:
+    kj::Own<ConnectionState> state_;
+  };
+  kj::Promise<kj::Own<Turn>> turn();
+  kj::Maybe<kj::Function<kj::Promise<void>()>> room;  // null once the connection is gone
+
+ private:
+  bool turn_taken_ = false;
+  std::deque<kj::Own<kj::PromiseFulfiller<kj::Own<Turn>>>> turns_waited_for_;  // <= `calls`
 };
 
 // The core's side of a task. Core thread, but for its making.
@@ -83,6 +102,7 @@ class TaskState final : public kj::Refcounted {
   // Idempotent; also what the destructor of the client's Task does.
   void close();
   bool closed() const { return closed_; }
+  ConnectionState& connection() { return *connection_; }
   const sched::TaskResult* result() const { return done_ ? result_.get() : nullptr; }
 
   // Events, in the core's order.

@@ -161,7 +161,10 @@ class FakeCore final : public sched::Core {
         if (!t.spec.live_output) r.captured[0] = t.spec.code, r.truncated[1] = true;
       });
     } else if (t.spec.template_name == "flood") {
-      if (t.sent[0] == 0) t.flood_left = std::stoull(t.spec.code);
+      if (t.sent[0] == 0) {
+        t.listener->onStarted();
+        t.flood_left = std::stoull(t.spec.code);
+      }
       while (t.flood_left > 0 && t.sent[0] - t.acknowledged[0] < sched::kOutputWindowBytes) {
         uint64_t room = sched::kOutputWindowBytes - (t.sent[0] - t.acknowledged[0]);
         std::string bytes(std::min<uint64_t>({room, t.flood_left, 10'000}), 0);

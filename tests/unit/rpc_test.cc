@@ -1,0 +1,467 @@
+// The server against hostile and slow clients that the C++ client would never
+// be: sinks that do not return, messages that are too large, answers unread.
+#include <capnp/message.h>
+#include <capnp/rpc-twoparty.h>
+#include <capnp/rpc.capnp.h>
+#include <capnp/serialize.h>
+#include <fcntl.h>
+#include <kj/async-io.h>
+#include <mayfly/mayfly.capnp.h>
+#include <poll.h>
+
+#include "edge/convert.h"
+#include "edge/message_stream.h"
+#include "rpc/task.h"
+#include "rpc_fake_core.h"
+
+namespace mayfly {
+namespace {
+
+using test::FakeCore;
+
+base::Fd rawConnect(const std::string& path) {
+  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  return fd;
+}
+
+// What a sink was told, and when it returns.
+struct SinkLog {
+  std::string out, err;
+  uint64_t writes = 0;
+  bool started = false;
+  bool hold = false;  // write returns when release() is called
+  bool fail = false;
+  std::vector<kj::Own<kj::PromiseFulfiller<void>>> held;
+  void release() {
+    hold = false;
+    for (auto& each : held) each->fulfill();
+    held.clear();
+  }
+};
+
+class Sink final : public schema::OutputSink::Server {
+ public:
+  explicit Sink(SinkLog& log) : log_(log) {}
+  kj::Promise<void> started(StartedContext) override {
+    log_.started = true;
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> write(WriteContext context) override {
+    auto params = context.getParams();
+    (params.getStream() == schema::Stream::STDOUT ? log_.out : log_.err) +=
+        edge::str(params.getData());
+    ++log_.writes;
+    if (log_.fail) return KJ_EXCEPTION(FAILED, "no more");
+    if (!log_.hold) return kj::READY_NOW;
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    log_.held.push_back(kj::mv(paf.fulfiller));
+    return kj::mv(paf.promise);
+  }
+
+ private:
+  SinkLog& log_;
+};
+
+// A client with KJ's own stream, on the test's thread: as other languages' clients are.
+struct Peer {
+  explicit Peer(const std::string& path)
+      : io(kj::setupAsyncIo()),
+        stream(io.provider->getNetwork()
+                   .parseAddress("unix:" + path)
+                   .wait(io.waitScope)
+                   ->connect()
+                   .wait(io.waitScope)),
+        client(*stream),
+        mayfly(client.bootstrap().castAs<schema::Mayfly>()) {}
+
+  auto submitRequest(const char* name, std::string code = "") {
+    auto request = mayfly.submitRequest();
+    auto spec = request.initSpec();
+    spec.setTemplate(name);
+    spec.getCode().setString(edge::data(code));
+    return request;
+  }
+  // Lets the loop run until `is()`, for at most the time that an event may take.
+  template <class Is>
+  bool until(Is is) {
+    auto deadline = std::chrono::steady_clock::now() + test::kEventTime;
+    while (!is()) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      io.provider->getTimer().afterDelay(1 * kj::MILLISECONDS).wait(io.waitScope);
+    }
+    return true;
+  }
+
+  kj::AsyncIoContext io;
+  kj::Own<kj::AsyncIoStream> stream;
+  capnp::TwoPartyClient client;
+  schema::Mayfly::Client mayfly;
+};
+
+class RpcTest : public test::RpcFixture {};
+
+TEST_F(RpcTest, ASinkThatDoesNotReturnStopsTheFlowAtTheWindow) {
+  start();
+  Peer peer(socket_path);
+  SinkLog log;
+  log.hold = true;
+  auto request = peer.submitRequest("flood", "3000000");
+  request.setOutput(kj::heap<Sink>(log));
+  auto submitted = request.send().wait(peer.io.waitScope);
+  ASSERT_EQ(submitted.getError().getCode(), schema::ErrorCode::OK);
+  auto waiting = submitted.getTask().waitRequest().send();
+  ASSERT_TRUE(peer.until([&] { return log.writes == 1; }));
+  // The task's window is full, and no second write comes before the first returned.
+  ASSERT_TRUE(eventually("a full window", [](FakeCore& c) {
+    return c.task(1).sent[0] == sched::kOutputWindowBytes;
+  }));
+  for (int i = 0; i < 50; ++i) peer.mayfly.tasksRequest().send().wait(peer.io.waitScope);
+  EXPECT_EQ(log.writes, 1u);
+  EXPECT_EQ(onCore([](FakeCore& c) { return c.task(1).acknowledged[0]; }), 0u);
+  EXPECT_EQ(onCore([](FakeCore& c) { return c.task(1).sent[0]; }), sched::kOutputWindowBytes);
+  log.release();
+  auto result = waiting.wait(peer.io.waitScope);
+  EXPECT_TRUE(log.started);
+  EXPECT_EQ(log.out.size(), 3'000'000u);
+  for (size_t i = 0; i < log.out.size(); i += 9973)
+    ASSERT_EQ(static_cast<unsigned char>(log.out[i]), i % 251);
+  EXPECT_EQ(result.getResult().getVerdict(), schema::Verdict::SUCCEEDED);
+}
+
+TEST_F(RpcTest, WaitReturnsOnlyAfterTheLastWriteReturned) {
+  start();
+  Peer peer(socket_path);
+  SinkLog log;
+  log.hold = true;
+  auto request = peer.submitRequest("echo", "x");
+  request.setOutput(kj::heap<Sink>(log));
+  auto submitted = request.send().wait(peer.io.waitScope);
+  bool returned = false;
+  auto waiting = submitted.getTask().waitRequest().send().then(
+      [&](auto&&) { returned = true; }).eagerlyEvaluate(nullptr);
+  ASSERT_TRUE(eventually("the end", [](FakeCore& c) { return c.task(1).ended; }));
+  ASSERT_TRUE(peer.until([&] { return log.writes == 1; }));
+  for (int i = 0; i < 50; ++i) peer.mayfly.tasksRequest().send().wait(peer.io.waitScope);
+  EXPECT_FALSE(returned);
+  log.release();
+  waiting.wait(peer.io.waitScope);
+  EXPECT_EQ(log.err, "err");
+}
+
+TEST_F(RpcTest, OneSlowSinkDoesNotHoldUpAnotherTask) {
+  start();
+  Peer peer(socket_path);
+  SinkLog slow, quick;
+  slow.hold = true;
+  auto first = peer.submitRequest("flood", "1000000");
+  first.setOutput(kj::heap<Sink>(slow));
+  auto held = first.send().wait(peer.io.waitScope);
+  auto second = peer.submitRequest("flood", "1000000");
+  second.setOutput(kj::heap<Sink>(quick));
+  auto task = second.send().wait(peer.io.waitScope).getTask();
+  task.waitRequest().send().wait(peer.io.waitScope);
+  EXPECT_EQ(quick.out.size(), 1'000'000u);
+  EXPECT_LE(slow.out.size(), sched::kOutputWindowBytes);
+}
+
+TEST_F(RpcTest, ASinkThatFailsCancelsItsTask) {
+  start();
+  Peer peer(socket_path);
+  SinkLog log;
+  log.fail = true;
+  auto request = peer.submitRequest("flood", "3000000");
+  request.setOutput(kj::heap<Sink>(log));
+  auto task = request.send().wait(peer.io.waitScope).getTask();
+  auto result = task.waitRequest().send().wait(peer.io.waitScope);
+  EXPECT_EQ(result.getResult().getVerdict(), schema::Verdict::CANCELLED);
+  EXPECT_EQ(log.writes, 1u);
+}
+
+TEST_F(RpcTest, AClientThatDiesWithAWriteOutstandingIsGoneToTheCore) {
+  start();
+  {
+    Peer peer(socket_path);
+    SinkLog log;
+    log.hold = true;
+    auto request = peer.submitRequest("flood", "3000000");
+    request.setOutput(kj::heap<Sink>(log));
+    auto task = request.send().wait(peer.io.waitScope).getTask();
+    auto waiting = task.waitRequest().send();
+    ASSERT_TRUE(peer.until([&] { return log.writes == 1; }));
+  }
+  EXPECT_TRUE(eventually("owner gone", [](FakeCore& c) { return c.owners_gone.size() == 1; }));
+  EXPECT_TRUE(onCore([](FakeCore& c) { return c.task(1).ended; }));
+}
+
+TEST_F(RpcTest, CloseEndsTheTaskAndItsWaits) {
+  start();
+  Peer peer(socket_path);
+  auto task = peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask();
+  auto waiting = task.waitRequest().send();
+  task.closeRequest().send().wait(peer.io.waitScope);
+  EXPECT_EQ(waiting.wait(peer.io.waitScope).getError().getCode(), schema::ErrorCode::CANCELLED);
+  EXPECT_TRUE(eventually("cancelled", [](FakeCore& c) { return c.task(1).ended; }));
+  // Whatever is called after is answered, not served.
+  task.closeRequest().send().wait(peer.io.waitScope);
+  EXPECT_EQ(task.waitRequest().send().wait(peer.io.waitScope).getError().getCode(),
+            schema::ErrorCode::CANCELLED);
+  auto read = task.readFileRequest();
+  read.setBytesMax(1);
+  EXPECT_EQ(read.send().wait(peer.io.waitScope).getError().getCode(),
+            schema::ErrorCode::FAILED_PRECONDITION);
+  auto write = task.writeStdinRequest();
+  write.setData(edge::data("x"));
+  EXPECT_EQ(write.send().wait(peer.io.waitScope).getError().getCode(),
+            schema::ErrorCode::FAILED_PRECONDITION);
+}
+
+TEST_F(RpcTest, WaitMayBeCalledAgainButNotWithoutBound) {
+  start();
+  Peer peer(socket_path);
+  auto task = peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask();
+  std::vector<capnp::RemotePromise<schema::Task::WaitResults>> waits;
+  for (uint32_t i = 0; i < rpc::kWaitsPerTaskMax; ++i) waits.push_back(task.waitRequest().send());
+  EXPECT_EQ(task.waitRequest().send().wait(peer.io.waitScope).getError().getCode(),
+            schema::ErrorCode::RESOURCE_EXHAUSTED);
+  waits.pop_back();  // a wait that was given up makes room
+  auto again = task.waitRequest().send();
+  onCore([](FakeCore& c) { c.end(c.task(1), base::Verdict::succeeded); });
+  EXPECT_EQ(again.wait(peer.io.waitScope).getError().getCode(), schema::ErrorCode::OK);
+  for (auto& each : waits)
+    EXPECT_EQ(each.wait(peer.io.waitScope).getResult().getVerdict(), schema::Verdict::SUCCEEDED);
+}
+
+TEST_F(RpcTest, StdinIsBoundedPerCallAndByWhatIsUntaken) {
+  start();
+  Peer peer(socket_path);
+  auto request = peer.submitRequest("hold");
+  request.getSpec().setStdinOpen(true);
+  auto task = request.send().wait(peer.io.waitScope).getTask();
+  auto write = [&](size_t bytes) {
+    std::string data(bytes, 'x');
+    auto call = task.writeStdinRequest();
+    call.setData(edge::data(data));
+    return call.send();
+  };
+  EXPECT_EQ(write(schema::CHUNK_BYTES_MAX + 1).wait(peer.io.waitScope).getError().getCode(),
+            schema::ErrorCode::INVALID_ARGUMENT);
+  auto first = write(schema::CHUNK_BYTES_MAX);
+  auto second = write(1).wait(peer.io.waitScope);
+  EXPECT_EQ(second.getError().getCode(), schema::ErrorCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(second.getError().getRetryable());
+  onCore([](FakeCore& c) { c.task(1).listener->onStdinAccepted(schema::CHUNK_BYTES_MAX); });
+  EXPECT_EQ(first.wait(peer.io.waitScope).getError().getCode(), schema::ErrorCode::OK);
+}
+
+TEST_F(RpcTest, ANewerProtocolIsRefusedInWordsAndStillToldWhatTheDaemonSpeaks) {
+  start();
+  Peer peer(socket_path);
+  auto hello = peer.mayfly.helloRequest();
+  hello.setClient("new");
+  hello.setProtocol(schema::PROTOCOL_VERSION + 1);
+  auto answer = hello.send().wait(peer.io.waitScope);
+  EXPECT_EQ(answer.getError().getCode(), schema::ErrorCode::FAILED_PRECONDITION);
+  EXPECT_EQ(answer.getInfo().getProtocol(), schema::PROTOCOL_VERSION);
+}
+
+TEST_F(RpcTest, CallsBeyondTheMaximumAreRefused) {
+  options.calls_per_connection_max = 3;
+  start();
+  Peer peer(socket_path);
+  auto task = peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask();
+  auto a = task.waitRequest().send(), b = task.waitRequest().send(), c = task.waitRequest().send();
+  EXPECT_EQ(peer.mayfly.templatesRequest().send().wait(peer.io.waitScope).getError().getCode(),
+            schema::ErrorCode::RESOURCE_EXHAUSTED);
+  onCore([](FakeCore& fake) { fake.end(fake.task(1), base::Verdict::succeeded); });
+  a.wait(peer.io.waitScope);
+  b.wait(peer.io.waitScope);
+  c.wait(peer.io.waitScope);
+  EXPECT_EQ(peer.mayfly.templatesRequest().send().wait(peer.io.waitScope).getError().getCode(),
+            schema::ErrorCode::OK);
+}
+
+TEST_F(RpcTest, CountsBeyondTheBoundAreRefusedBeforeTheyAreCopied) {
+  start();
+  Peer peer(socket_path);
+  auto request = peer.submitRequest("hold");
+  request.getSpec().initArgs(sched::kArgsMax + 1);
+  EXPECT_EQ(request.send().wait(peer.io.waitScope).getError().getCode(),
+            schema::ErrorCode::INVALID_ARGUMENT);
+  EXPECT_EQ(onCore([](FakeCore& c) { return c.count(); }), 0u);
+}
+
+// --- raw bytes --------------------------------------------------------------------
+
+// Whether the daemon ends this connection, whatever it says before.
+bool isEnded(base::FdView fd) {
+  char buffer[4096];
+  for (;;) {
+    pollfd wait{fd.get(), POLLIN, 0};
+    if (::poll(&wait, 1, 20'000) <= 0) return false;
+    if (::read(fd.get(), buffer, sizeof buffer) <= 0) return true;
+  }
+}
+
+TEST_F(RpcTest, ATooLargeMessageIsRefusedOnItsSegmentTable) {
+  start();
+  Peer other(socket_path);
+  for (std::vector<uint32_t> words : {
+           std::vector<uint32_t>{0, (8u << 20) / 8 + 1},             // one segment, a word too long
+           std::vector<uint32_t>{1, 0xffffffff, 0xffffffff, 0},      // a sum beyond 32 bits
+           std::vector<uint32_t>{512, 0},                            // 513 segments
+           std::vector<uint32_t>{0xffffffff, 0},                     // 2^32 segments
+       }) {
+    base::Fd fd = rawConnect(socket_path);
+    ASSERT_EQ(::write(fd.get(), words.data(), words.size() * 4), ssize_t(words.size() * 4));
+    EXPECT_TRUE(isEnded(fd.view()));
+  }
+  EXPECT_EQ(other.mayfly.templatesRequest().send().wait(other.io.waitScope).getTemplates().size(), 1u);
+}
+
+TEST_F(RpcTest, HalfAMessageAndNonsenseEndTheirConnectionOnly) {
+  start();
+  Peer other(socket_path);
+  {
+    base::Fd fd = rawConnect(socket_path);
+    uint32_t words[] = {0, 1000, 1, 2};
+    ASSERT_EQ(::write(fd.get(), words, sizeof words), ssize_t(sizeof words));
+    ::shutdown(fd.get(), SHUT_WR);
+    EXPECT_TRUE(isEnded(fd.view()));
+  }
+  {
+    base::Fd fd = rawConnect(socket_path);
+    std::string nonsense(64, '\0');
+    nonsense[4] = 2;  // two words of a root that is no message
+    nonsense[8] = '\xff';
+    ASSERT_EQ(::write(fd.get(), nonsense.data(), 24), 24);
+    ::shutdown(fd.get(), SHUT_WR);
+    EXPECT_TRUE(isEnded(fd.view()));
+  }
+  EXPECT_EQ(other.mayfly.templatesRequest().send().wait(other.io.waitScope).getTemplates().size(), 1u);
+}
+
+void appendMessage(std::string& to, capnp::MessageBuilder& message) {
+  auto words = capnp::messageToFlatArray(message);
+  auto bytes = words.asBytes();
+  to.append(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
+}
+
+TEST_F(RpcTest, AClientThatNeverReadsIsNotReadFrom) {
+  constexpr uint64_t kCalls = 2'000;
+  options.unsent_bytes_per_connection_max = 1u << 20;
+  core.templates_count = 500;  // ~300 KB an answer: 600 MB if all were made
+  start();
+  base::Fd fd = rawConnect(socket_path);
+  std::string bytes;
+  {
+    capnp::MallocMessageBuilder message;
+    message.initRoot<capnp::rpc::Message>().initBootstrap().setQuestionId(0);
+    appendMessage(bytes, message);
+  }
+  for (uint32_t i = 1; i <= kCalls; ++i) {
+    capnp::MallocMessageBuilder message;
+    auto call = message.initRoot<capnp::rpc::Message>().initCall();
+    call.setQuestionId(i);
+    call.initTarget().initPromisedAnswer().setQuestionId(0);
+    call.setInterfaceId(capnp::typeId<schema::Mayfly>());
+    call.setMethodId(1);  // templates
+    call.initParams().getContent().initAs<schema::Mayfly::TemplatesParams>();
+    call.initSendResultsTo().setCaller();
+    appendMessage(bytes, message);
+  }
+  std::thread writer([&] {
+    for (std::string_view rest = bytes; !rest.empty();) {
+      ssize_t n = ::write(fd.get(), rest.data(), rest.size());
+      if (n <= 0) break;
+      rest.remove_prefix(static_cast<size_t>(n));
+    }
+  });
+  ASSERT_TRUE([&] {
+    for (;;)
+      if (onCore([](FakeCore& c) { return c.templates_calls; }) > 0) return true;
+  }());
+  // The server has had many turns, and made no more than the bound and a few calls' answers.
+  Peer other(socket_path);
+  for (int i = 0; i < 200; ++i) other.mayfly.tasksRequest().send().wait(other.io.waitScope);
+  uint64_t made = onCore([](FakeCore& c) { return c.templates_calls; });
+  EXPECT_LT(made, kCalls / 4);
+  // Reading sets it going again, and every call is answered.
+  std::thread reader([&] {
+    std::vector<char> buffer(1 << 20);
+    while (::read(fd.get(), buffer.data(), buffer.size()) > 0) {
+    }
+  });
+  uint64_t calls = 0;
+  while (calls < kCalls) calls = onCore([](FakeCore& c) { return c.templates_calls; });
+  EXPECT_EQ(calls, kCalls);
+  writer.join();
+  ::shutdown(fd.get(), SHUT_RDWR);
+  reader.join();
+}
+
+// --- the message stream ---------------------------------------------------------------
+
+TEST(MessageStream, MessagesOfEverySizeAndSegmentationPassBothWays) {
+  auto io = kj::setupAsyncIo();
+  auto pipe = io.provider->newTwoWayPipe();
+  edge::MessageStream a(*pipe.ends[0]), b(*pipe.ends[1]);
+  for (size_t bytes : {0u, 1u, 1000u, 32'760u, 32'768u, 40'000u, 3'000'000u}) {
+    for (bool many : {false, true}) {
+      capnp::MallocMessageBuilder message(
+          many ? 16 : 1 << 16, many ? capnp::AllocationStrategy::FIXED_SIZE
+                                    : capnp::AllocationStrategy::GROW_HEURISTICALLY);
+      auto spec = message.initRoot<schema::TaskSpec>();
+      std::string text(bytes, 'q');
+      spec.setTemplate("t");
+      spec.getCode().setString(edge::data(text));
+      spec.initArgs(3).set(1, "arg");
+      // Two at once, so that the second lies in the first's buffer.
+      auto written = a.writeMessage(message).then([&] { return a.writeMessage(message); });
+      for (int i = 0; i < 2; ++i) {
+        auto got = b.readMessage(edge::readerOptions()).wait(io.waitScope);
+        auto read = got->getRoot<schema::TaskSpec>();
+        ASSERT_EQ(edge::view(read.getCode().getString()), text);
+        ASSERT_EQ(edge::view(read.getArgs()[1]), "arg");
+      }
+      written.wait(io.waitScope);
+    }
+  }
+  pipe.ends[0]->shutdownWrite();
+  EXPECT_TRUE(b.tryReadMessage(edge::readerOptions(), nullptr).wait(io.waitScope) == nullptr);
+  b.onReadEnd().wait(io.waitScope);
+}
+
+TEST(MessageStream, ManyPointersToOneObjectAreBounded) {
+  auto io = kj::setupAsyncIo();
+  auto pipe = io.provider->newTwoWayPipe();
+  edge::MessageStream a(*pipe.ends[0]), b(*pipe.ends[1]);
+  // A list of 1000 Data, each a pointer to the same 64 KiB: 8 KB + 64 KB on the wire, 64 MB read.
+  std::vector<uint64_t> words{0, 0, 0};
+  constexpr uint64_t kCount = 1'000, kDataWords = 8'192;
+  words[0] = (1 + kCount + kDataWords) << 32;                       // one segment
+  words[1] = 1 | (kCount << 35) | (6ull << 32);                     // root: a list of pointers
+  words.resize(2);
+  for (uint64_t i = 0; i < kCount; ++i) {
+    uint64_t offset = kCount - 1 - i;
+    words.push_back(1 | offset << 2 | 2ull << 32 | (kDataWords * 8) << 35);
+  }
+  words.resize(words.size() + kDataWords);
+  auto written = pipe.ends[0]->write(words.data(), words.size() * 8);
+  auto got = b.readMessage(edge::readerOptions()).wait(io.waitScope);
+  written.wait(io.waitScope);
+  auto list = got->getRoot<capnp::AnyPointer>().getAs<capnp::List<capnp::Data>>();
+  ASSERT_EQ(list.size(), kCount);
+  uint64_t read = 0;
+  auto failure = kj::runCatchingExceptions([&] {
+    for (auto data : list) read += data.size();
+  });
+  EXPECT_TRUE(failure != nullptr);
+  EXPECT_LE(read, 3 * edge::kMessageBytesMax);
+}
+
+}  // namespace
+}  // namespace mayfly
