@@ -74,16 +74,19 @@ SHARED_IMAGE = ("directory_events",)
 
 MIB = 1 << 20
 BOMB_MEMORY = 96 * MIB
-BOMB_FLAGS = ("--memory", "96MiB", "--timeout", "20s", "--cpu-time", "15s", "--disk", "32MiB", "--pids", "32")
+BOMB_FLAGS = {"--memory": "96MiB", "--timeout": "20s", "--cpu-time": "15s", "--disk": "32MiB", "--pids": "32"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Bomb:
     kind: str
     verdicts: tuple           # any of them may come
-    flags: tuple = ()         # beyond BOMB_FLAGS
+    flags: dict = dataclasses.field(default_factory=dict, hash=False)  # over BOMB_FLAGS
     units: int = 3            # of the control run
     count_max: int = 1 << 62  # where it is refused: so many units at most
+
+    def all_flags(self):
+        return [word for pair in {**BOMB_FLAGS, **self.flags}.items() for word in pair]
 
 
 REFUSED = ("succeeded",)
@@ -97,12 +100,12 @@ BOMBS = (
     Bomb("memory_file", ("memory",)),
     Bomb("disk", ("disk",)),
     Bomb("disk_shm", ("disk",)),
-    Bomb("inodes", ("disk",), ("--disk", "32MiB"), units=20),
+    Bomb("inodes", ("disk",), units=20),
     Bomb("symlinks", ("disk",), units=20),
     Bomb("attributes", ("disk", "memory") + REFUSED),
-    Bomb("deep_folders", ("disk",) + REFUSED, units=20),
+    Bomb("deep_folders", ("disk", "cpuTime", "wallTime"), units=20),
     Bomb("names", REFUSED + ("memory", "cpuTime"), units=20),
-    Bomb("open_files", REFUSED, ("--files", "256"), units=20, count_max=256),
+    Bomb("open_files", REFUSED, {"--files": "256"}, units=20, count_max=256),
     Bomb("pipes", REFUSED + ("memory",)),
     Bomb("pipes_of_children", ("memory", "processes")),
     Bomb("unix_sockets", REFUSED + ("memory",)),
@@ -123,16 +126,16 @@ BOMBS = (
     Bomb("page_tables", ("memory",), units=1),
     Bomb("page_tables_shared", ("memory",), units=1),
     Bomb("mappings", REFUSED + ("memory",), units=20),
-    Bomb("record_locks", ("memory",), units=20),
+    Bomb("record_locks", ("memory", "cpuTime", "wallTime"), units=20),
     Bomb("filters", ("processes", "memory") + REFUSED, units=2),
     Bomb("landlocks", REFUSED + ("memory",)),
     Bomb("arguments", ("memory", "processes"), units=2),
-    Bomb("output", ("output",), ("--output", "1MiB")),
-    Bomb("errors", ("output",), ("--output", "1MiB")),
-    Bomb("lines", ("output",), ("--output", "1MiB")),
-    Bomb("cpu", ("cpuTime",), ("--cpu-time", "500ms")),
-    Bomb("children_spin", ("cpuTime",), ("--cpu-time", "500ms")),
-    Bomb("sleep", ("wallTime",), ("--timeout", "500ms")),
+    Bomb("output", ("output",), {"--output": "1MiB"}),
+    Bomb("errors", ("output",), {"--output": "1MiB"}),
+    Bomb("lines", ("output",), {"--output": "1MiB"}),
+    Bomb("cpu", ("cpuTime",), {"--cpu-time": "500ms"}),
+    Bomb("children_spin", ("cpuTime",), {"--cpu-time": "500ms"}),
+    Bomb("sleep", ("wallTime",), {"--timeout": "500ms"}),
     Bomb("sparse", ("signaled", "disk") + REFUSED),
 )
 

@@ -1,5 +1,7 @@
 """What the escape tests set up around a probe: its folder, its parameters, what the host offers to be found."""
 
+import base64
+import contextlib
 import ctypes
 import json
 import os
@@ -9,6 +11,7 @@ import shutil
 
 PROBES = pathlib.Path(__file__).with_name("probes")
 READY_SECONDS_MAX = 60
+LINES_MAX = 100_000  # that a server says before READY
 
 
 def copy_probe(tmp_path, probe, params):
@@ -24,6 +27,28 @@ def report_of(output):
     """The probe's JSON in what it printed; None where there is none."""
     at = output.rfind(b'{"probe"')
     return json.loads(output[at:].splitlines()[0]) if at >= 0 else None
+
+
+def output_of(result):
+    """A result's stdout as bytes."""
+    return base64.b64decode(result["stdout"]) if result["stdoutBase64"] else result["stdout"].encode()
+
+
+@contextlib.contextmanager
+def serve(mayfly, tmp_path, kind, token):
+    """A box that holds a thing of two_boxes.py until the block ends."""
+    folder = copy_probe(tmp_path, "two_boxes", {})
+    server = mayfly.start("run", "-t", "python", "-q", "--stdin", "--timeout", "120s", "--file", folder / "escapekit.py",
+                          folder / "two_boxes.py", "serve", kind, token)
+    try:
+        assert wait_ready(server), server.stderr.read().decode()
+        yield server
+    finally:
+        if not server.stdin.closed:
+            server.stdin.close()
+        server.wait(timeout=READY_SECONDS_MAX)
+        server.stdout.close()
+        server.stderr.close()
 
 
 FENCE_BYTES = 384 << 20
@@ -80,7 +105,7 @@ def read_line(process, seconds=READY_SECONDS_MAX):
 
 
 def wait_ready(process):
-    for _ in range(10):
+    for _ in range(LINES_MAX):
         line = read_line(process)
         if line == b"READY\n":
             return True

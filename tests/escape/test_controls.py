@@ -85,7 +85,7 @@ def test_directory_events_show_the_neighbour(tmp_path, host):
 @pytest.mark.parametrize("kind", ("symlinks", "hardlinks", "special", "many", "sparse", "attributes", "names"))
 def test_out_files_are_as_hostile_as_meant(tmp_path, host, kind):
     out = tmp_path / "out"
-    run(tmp_path, host, "out_files", (kind, str(out)), wrap=APART, params={"small": True})
+    run(tmp_path, host, "out_files", (kind, str(out)), wrap=APART)
     expect = {"symlinks": lambda: (out / "absolute").is_symlink(), "hardlinks": lambda: (out / "hard1").exists(),
               "special": lambda: (out / "fifo").is_fifo() and (out / "char").is_char_device(),
               "many": lambda: len(list(out.iterdir())) == 5001, "sparse": lambda: (out / "sparse").stat().st_size == 1 << 30,

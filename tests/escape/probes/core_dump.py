@@ -20,14 +20,19 @@ def dumped():
     os.chdir(where)
 
     def crash():
-        soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-        resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+        try:
+            hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+            resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+        except (OSError, ValueError):
+            pass
         libc.prctl(4, 1, 0, 0, 0)
         os.kill(os.getpid(), signal.SIGQUIT)
         signal.pause()
 
     status = child(crash)
-    return (os.WCOREDUMP(status) or glob.glob("core*")) and "dumped"
+    if not os.WIFSIGNALED(status):
+        return f"the probe itself failed: {status}"
+    return "dumped" if os.WCOREDUMP(status) or glob.glob("core*") else None
 
 
 probe.attempt("limit", raised)

@@ -17,6 +17,7 @@ elif kind == "oom":
 elif kind == "xcpu":
     os.kill(os.getpid(), signal.SIGXCPU)
 elif kind == "xfsz":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
     os.kill(os.getpid(), signal.SIGXFSZ)
 elif kind == "closed":
     for fd in range(3):

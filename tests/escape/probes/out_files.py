@@ -48,7 +48,7 @@ elif kind == "many":
         open(f"f{number}", "w").close()
 elif kind == "sparse":
     with open("sparse", "wb") as f:
-        f.truncate(1 << 40 if not params().get("small") else 1 << 30)
+        f.truncate(1 << 30)
 elif kind == "growing":
     # Still being written when the main process leaves.
     if os.fork() == 0:

@@ -5,7 +5,7 @@ from escapekit import Probe, params, read_some
 
 probe = Probe("proc_one")
 READ = ("environ", "mem", "maps", "smaps", "smaps_rollup", "numa_maps", "auxv", "syscall", "stack", "io",
-        "pagemap", "personality", "timers", "mountinfo", "mounts", "mountstats", "wchan", "patch_state",
+        "pagemap", "personality", "timers", "wchan", "patch_state",
         "clear_refs", "task/1/mem", "task/1/environ", "task/1/maps")
 LINKS = ("root", "cwd", "exe", "ns/mnt", "ns/pid", "ns/user", "ns/net", "ns/cgroup", "fd/0", "fd/1", "fd/3")
 
@@ -29,6 +29,12 @@ for name in ("oom_score_adj", "coredump_filter", "autogroup", "uid_map", "setgro
     probe.attempt(f"write_{name}", os.open, f"/proc/1/{name}", os.O_WRONLY)
 
 
+def other_mounts():
+    """Its mount table may be read where it is our own, which the kernel shows to all in it."""
+    lines = {open(f"/proc/{who}/mountinfo").read() for who in ("self", 1)}
+    return len(lines) > 1 and lines
+
+
 def host_words():
     """The command line may be read; nothing of the host may stand in it."""
     text = (read_some("/proc/1/cmdline") or b"") + (read_some("/proc/1/comm") or b"")
@@ -37,5 +43,6 @@ def host_words():
             return text
 
 
+probe.attempt("mountinfo", other_mounts)
 probe.attempt("cmdline", host_words)
 probe.done()
