@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -105,14 +106,14 @@ Program guards(bool loopback) {
   // Directory events would show the neighbours' use of the shared image.
   guard("fcntl").load(1).on(kFNotify, kEperm);
   // Merged pages tell tenants about each other; a core cookie idles the neighbours' hyperthread.
-  guard("prctl").load(0).on(kPrSetMemoryMerge, kEperm).on(kPrSchedCore, kEperm);
+  guard("prctl").load(0).on(kPrSetMemoryMerge, kEperm).on(kPrSchedCore, kEperm).on(PR_SET_SECCOMP, kEperm);
   guard("madvise").load(2).on(MADV_MERGEABLE, kEperm);
   guard("memfd_create").load(1).onAnyBit(MFD_HUGETLB, kEperm);
   guard("personality", kEperm).load(0).on(0, kAllow).on(0xffff'ffff, kAllow);
-  // A task may fence itself in further, but not answer its children's calls from outside.
-  guard("seccomp")
-      .load(0).over(SECCOMP_GET_ACTION_AVAIL, kEperm)
-      .load(1).onAnyBit(SECCOMP_FILTER_FLAG_NEW_LISTENER, kEperm);
+  // No filters inside: they are compiled into memory that no cap counts (4 MiB a process), out of one
+  // budget for the whole host (bpf_jit_limit), without which no further box could be filtered.
+  // Landlock, whose rules are charged, is there for a task that fences itself in.
+  guard("seccomp", kEperm).load(0).on(SECCOMP_SET_MODE_STRICT, kAllow).on(SECCOMP_GET_ACTION_AVAIL, kAllow);
   // Whether a page is cached is what RWF_NOWAIT tells: mincore by another name.
   guard("preadv2").load(5).onAnyBit(RWF_NOWAIT, error(EOPNOTSUPP));
   // Advice, quietly not taken: dropping pages of the image would slow the neighbours and time them.

@@ -56,7 +56,7 @@ constexpr std::string_view kBase[] = {
     // the memory cgroup, and they die with the namespace.
     "shmget", "shmat", "shmdt", "shmctl", "semget", "semop", "semtimedop", "semctl", "msgget", "msgsnd",
     "msgrcv", "msgctl",
-    // A task may fence itself in further.
+    // A task may fence itself in further; seccomp only tells what it can do.
     "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self",
     // The rest.
     "getrandom", "uname", "sysinfo"};

@@ -29,6 +29,7 @@ namespace {
 
 constexpr int kSweepMsMax = 2'000;
 constexpr uint32_t kCpuPeriodUs = 100'000;
+constexpr uint64_t kSocketBytesMax = 16u << 20;
 
 struct Mount {
   std::string path;
@@ -252,8 +253,9 @@ Status CgroupSet::setMemory(uint64_t bytes) {
   }
   MAYFLY_CHECK(base::writeSmallFile(dir, "memory.limit_in_bytes", value));
   if (auto s = base::writeSmallFile(dir, "memory.memsw.limit_in_bytes", value); !s && s.error().sys != ENOENT) return s;
-  // v1 counts TCP buffers apart from memory.
-  if (auto s = base::writeSmallFile(dir, "memory.kmem.tcp.limit_in_bytes", value); !s && s.error().sys != ENOENT) return s;
+  // v1 counts the buffers of TCP and UDP apart: what is granted here comes on top of the cap.
+  std::string tcp = std::to_string(std::min(bytes / 4, kSocketBytesMax));
+  if (auto s = base::writeSmallFile(dir, "memory.kmem.tcp.limit_in_bytes", tcp); !s && s.error().sys != ENOENT) return s;
   return Unit{};
 }
 

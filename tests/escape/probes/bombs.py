@@ -194,6 +194,16 @@ def udp_sockets(_):
         a.send(b"x" * 8192)
 
 
+def tcp_and_memory(n):
+    """Socket buffers first, which a host may count apart, then memory on top of them."""
+    try:
+        for _ in range(2 if small else 1000):
+            tcp_sockets(0)
+    except OSError:
+        pass
+    memory(0)
+
+
 def sockets_of_children(n):
     if os.fork() == 0:
         try:

@@ -45,20 +45,21 @@ probe.attempt("reuseport_filter", attach, 51)
 probe.attempt("kernel_tls", tls)
 
 
-def listener():
-    """A seccomp filter whose answers come from a supervisor."""
+def seccomp(flags):
+    """A filter of its own, or one whose answers come from a supervisor."""
     program = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000))
     prog = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 1, ctypes.addressof(program)))
     pid = os.fork()
     if pid == 0:
         libc.prctl(38, 1, 0, 0, 0)
         try:
-            syscall("seccomp", 1, 8, prog)
+            syscall("seccomp", 1, flags, prog)
         except OSError:
             os._exit(1)
         os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and "listening"
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and "loaded"
 
 
-probe.attempt("seccomp_listener", listener)
+probe.attempt("seccomp_filter", seccomp, 0)
+probe.attempt("seccomp_listener", seccomp, 8)
 probe.done()
