@@ -74,7 +74,9 @@ base::Status TemplateRegistry::accepts(base::TemplateId id) const {
   if (e == nullptr) return base::fail(base::Code::notFound, "there is no such template");
   if (e->spec.image_digest.empty())
     return base::fail(base::Code::failedPrecondition,
-                      "template '" + e->spec.name + "' has no image: " + e->spec.missing_image_text,
+                      e->spec.missing_image_text.empty()
+                          ? "template '" + e->spec.name + "' has no image"
+                          : e->spec.missing_image_text,
                       "Build it with `mayfly image build " + e->spec.name +
                           "` and start the daemon again.");
   if (e->fsm.state() == ZygoteState::unhealthy)
