@@ -3,6 +3,7 @@
 // Layer: base. Pure.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
