@@ -14,7 +14,7 @@ namespace mayfly::cli {
 namespace {
 
 constexpr const char* kAbout =
-    "Mayfly runs untrusted code, each task in a brand-new box that lives for one task.";
+    "Mayfly runs untrusted code, each task in a brand-new box for itself.";
 
 constexpr const char* kRunFooter = R"(What runs:
   SCRIPT [ARG...]      a script file; what follows it is the script's
@@ -202,8 +202,13 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
   run_app->add_flag("--stdin", run.forward_stdin, "Give the task our standard input");
-  run_app->add_option_function<uint64_t>(
-             "--seed", [&](uint64_t value) { run.seed = value; },
+  run_app->add_option_function<std::string>(
+             "--seed",
+             [&](const std::string& text) {
+               auto value = config::parseCount(text);
+               if (!value) throw CLI::ValidationError("--seed", value.error().message);
+               run.seed = *value;
+             },
              "Seed the runtime's reproducible generators")
       ->type_name("N");
   run_app->add_flag("--json", run.json, "Print one JSON object and nothing else");
@@ -220,7 +225,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   templates_app->add_flag("--json", templates.json, "Print JSON, with every default and maximum");
   DoctorOptions doctor;
   auto* doctor_app = app.add_subcommand(
-      "doctor", "Show what the host offers, what is missing and which promise it costs");
+      "doctor", "Show what the host offers and what is missing");
   doctor_app->footer("Exit code: 0 when every promise can be kept, else 1. Run it as root: others\n"
                      "may not look at everything.");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
