@@ -55,6 +55,15 @@ Exit reap(Fd& pidfd) {
   return {info.si_code, info.si_status};
 }
 
+// The pid behind a pidfd as the host sees it; 0 where it has ended. For people only.
+uint32_t pidOf(const Fd& process) {
+  auto text = base::readSmallFile({}, fmt::format("/proc/self/fdinfo/{}", process.get()));
+  size_t at = text ? text->find("Pid:\t") : std::string::npos;
+  if (at == std::string::npos) return 0;
+  long pid = ::strtol(text->c_str() + at + 5, nullptr, 10);
+  return pid > 0 ? static_cast<uint32_t>(pid) : 0;
+}
+
 std::string describe(const Exit& exit) {
   return exit.code == CLD_EXITED ? fmt::format("exited with {}", exit.status)
                                  : fmt::format("was killed by signal {}", exit.status);
@@ -198,6 +207,7 @@ void Spawner::onMakerMessage(Template& t) {
   box.init_asked = false;
   if (got->fds == 1) {
     box.init = std::move(got->fd[0]);
+    box.pid_host = pidOf(box.init);
     watch(box.init.get(), EPOLLIN, Source::init, box.id);
   }
   if (box.ending) {

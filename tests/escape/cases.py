@@ -16,21 +16,23 @@ class Wall:
     control_params: dict = dataclasses.field(default_factory=dict)  # for the control
     zygote: bool = False      # also run as a zygote, root of its template's user namespace
     init: bool = False        # also run in the init's place, root of the box's user namespace
-    allowed: tuple = ()       # labels that those two may reach: their own namespaces' things
+    # What those two may reach: their own namespaces' things, never the host's.
+    zygote_may: tuple = ()
+    init_may: tuple = ()
 
 
 WALLS = (
     Wall("host_files", ("path", "dots", "dots_by_fd", "proc_root", "proc_cwd"), zygote=True, init=True),
-    Wall("host_secrets", ("environment", "memory"), zygote=True, init=True, allowed=("shadow",)),
+    Wall("host_secrets", ("environment", "memory"), zygote=True, init=True, zygote_may=("shadow",), init_may=("shadow",)),
     Wall("proc_one", ("environ", "maps", "mem", "root", "cwd", "exe", "ns/mnt", "fd/"), apart=True),
-    Wall("proc_others", ("listed", "by_number", "parents"), init=True),
+    Wall("proc_others", ("listed", "by_number", "parents"), init=True, init_may=("listed", "by_number")),
     Wall("proc_global", ("kallsyms", "meminfo", "cpuinfo", "version", "cmdline", "stat", "net",
                          "sys"), init=True),
     Wall("sysctl", ("kernel/core_pattern", "kernel/hostname", "vm/drop_caches"), init=True),
     Wall("sysfs", ("/sys", "/sys/kernel", "/sys/fs/cgroup", "mounted"), init=True),
     Wall("ptrace", ("attach_child", "seize_child", "traceme")),
     Wall("process_memory", ("read_child", "write_child", "kcmp_child", "descriptor_of_child", "memory_of_init"), apart=True),
-    Wall("signals_out", ("by_number", "init", "init_by_descriptor", "parent"), init=True, allowed=("group_0", "by_group")),
+    Wall("signals_out", ("by_number", "init", "init_by_descriptor", "parent"), init=True, init_may=("by_number", "by_group", "group_0", "init", "init_by_descriptor", "parent")),
     Wall("socket_families", ("16/3/0", "17/3/0", "raw", "icmp"), apart=True),
     Wall("network_out", ("host_127.0.0.1",), control_params={"local_only": True}, zygote=True, init=True),
     Wall("host_abstract_socket", ("stream", "datagram", "listed"), zygote=True, init=True),
@@ -40,17 +42,19 @@ WALLS = (
                    "move_mount"), apart=True),
     Wall("mountinfo", ("host_words", "devices"), zygote=True, init=True),
     Wall("writable_places", ("file", "folder", "chmod", "rename", "utime"), control_params={"walk": "walk"}, zygote=True,
-         init=True, allowed=("chmod", "utime", "xattr", "rename")),
+         init=True, zygote_may=(), init_may=()),
     Wall("device_nodes", ("mknod_mem_.", "mknod_kmsg_.", "mknod_vda_/tmp", "write_dev", "add_entropy"), apart=True,
-         zygote=True, init=True, allowed=()),
+         zygote=True, init=True),
     Wall("setuid", ("setuid", "setresuid", "setgroups", "made", "chown", "programs")),
     Wall("capabilities", ("CapPrm", "CapEff", "CapBnd", "new_privileges", "no_filter", "securebits", "capset")),
     Wall("keyrings", ("add_thread", "add_user", "join", "keys")),
     Wall("namespaces", ("unshare_user", "unshare_mnt", "clone_user_net", "clone_pid", "clone3_plain", "enter_uts",
                         "enter_by_pidfd"), apart=True),
     Wall("clone_parent", ("clone",)),
-    Wall("cgroup_files", ("files", "mounted", "limits"), zygote=True, init=True),
-    Wall("clocks", ("settimeofday", "clock_settime", "adjtimex", "clock_adjtime"), init=True),
+    # Zygote and init see the names of their own cgroups.
+    Wall("cgroup_files", ("files", "mounted", "limits"), zygote=True, init=True, zygote_may=("names", "of_init"),
+         init_may=("names", "of_init")),
+    Wall("clocks", ("settimeofday", "clock_settime", "adjtimex", "clock_adjtime")),
     Wall("machine", ("reboot", "swapon", "swapoff", "acct", "quotactl", "syslog", "fanotify_init",
                      "sethostname"), apart=True),
     Wall("kernel_surface", ("bpf", "perf_event_open", "io_uring_setup", "userfaultfd", "io_setup", "socket_filter",
@@ -61,16 +65,22 @@ WALLS = (
     Wall("priority", ("nice", "setpriority", "fifo", "rr", "deadline", "oom_order", "limit_of_init"), apart=True),
     Wall("shared_memory_inherited", ("shared",), control_params={"make_one": True}),
     Wall("huge_pages", ("mapping",)),
-    Wall("host_name", ("hostname", "uname"), init=True, zygote=True),
+    # A zygote has a whole /proc of its namespace, the boot id in it.
+    Wall("host_name", ("hostname", "uname"), init=True, zygote=True, zygote_may=("id_/proc/sys/kernel/random/boot_id",)),
     Wall("core_dump", ("limit", "dump")),
+    Wall("namespace_root", ("proc_write", "sysfs_write", "cgroup2_write", "tracefs", "kernel_log", "clock_adjtime",
+                            "priority", "memory_order"), apart=True, zygote=True, init=True,
+         # A binfmt_misc of its own user namespace; its place in the out-of-memory order within what its parent had.
+         zygote_may=("binfmt_misc", "memory_order"), init_may=("binfmt_misc", "memory_order")),
 )
 
 # Two boxes at once: one serves, the other reaches. The control is two processes outside.
 TWO_BOXES = ("abstract_socket", "unix_path", "tcp_port", "udp_port", "shm_segment", "semaphore", "message_queue",
              "posix_shm", "posix_queue", "files", "process", "keyring", "timers", "watches", "pipe_pages")
-# Whatever both templates' boxes see in the same image file. What a box cannot be kept from is in
-# docs/threat_model.md; `directory_events` is told by the server.
+# The boxes of a template share the image's files. The server tells whether it saw anything.
 SHARED_IMAGE = ("directory_events",)
+# What two boxes of one template can tell each other on purpose: docs/threat_model.md, known limits.
+KNOWN_CHANNELS = ("file_lock", "record_lock")
 
 MIB = 1 << 20
 BOMB_MEMORY = 96 * MIB
@@ -103,7 +113,7 @@ BOMBS = (
     Bomb("inodes", ("disk",), units=20),
     Bomb("symlinks", ("disk",), units=20),
     Bomb("attributes", ("disk", "memory") + REFUSED),
-    Bomb("deep_folders", ("disk", "cpuTime", "wallTime"), units=20),
+    Bomb("deep_folders", ("disk", "cpuTime", "wallTime"), {"--timeout": "4s"}, units=20),
     Bomb("names", REFUSED + ("memory", "cpuTime"), units=20),
     Bomb("open_files", REFUSED, {"--files": "256"}, units=20, count_max=256),
     Bomb("pipes", REFUSED + ("memory",)),
@@ -127,7 +137,7 @@ BOMBS = (
     Bomb("page_tables", ("memory",), units=1),
     Bomb("page_tables_shared", ("memory",), units=1),
     Bomb("mappings", REFUSED + ("memory",), units=20),
-    Bomb("record_locks", ("memory", "cpuTime", "wallTime"), units=20),
+    Bomb("record_locks", ("memory", "cpuTime", "wallTime"), {"--timeout": "4s"}, units=20),
     Bomb("filters", ("processes",), units=2),
     Bomb("landlocks", REFUSED + ("memory",)),
     Bomb("arguments", ("memory", "processes"), units=2),

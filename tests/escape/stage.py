@@ -34,12 +34,17 @@ def output_of(result):
     return base64.b64decode(result["stdout"]) if result["stdoutBase64"] else result["stdout"].encode()
 
 
-@contextlib.contextmanager
 def serve(mayfly, tmp_path, kind, token):
     """A box that holds a thing of two_boxes.py until the block ends."""
     folder = copy_probe(tmp_path, "two_boxes", {})
-    server = mayfly.start("run", "-t", "python", "-q", "--stdin", "--timeout", "120s", "--file", folder / "escapekit.py",
-                          folder / "two_boxes.py", "serve", kind, token)
+    return hold_box(mayfly, ["--file", folder / "escapekit.py"], folder / "two_boxes.py", "serve", kind, token)
+
+
+@contextlib.contextmanager
+def hold_box(mayfly, flags, *task):
+    """A box that lives until the block ends. Without a task of its own it says READY and waits."""
+    task = task or ("-c", "import sys; print('READY', flush=True); sys.stdin.read()")
+    server = mayfly.start("run", "-t", "python", "-q", "--stdin", "--timeout", "300s", *flags, *task)
     try:
         assert wait_ready(server), server.stderr.read().decode()
         yield server

@@ -50,7 +50,7 @@ def test_bomb_goes_off(tmp_path, host, fence, bomb):
     assert report["facts"]["count"] == bomb.units, report
 
 
-@pytest.mark.parametrize("kind", cases.TWO_BOXES)
+@pytest.mark.parametrize("kind", cases.TWO_BOXES + cases.KNOWN_CHANNELS)
 def test_two_processes_meet(tmp_path, host, kind):
     token = secrets.token_hex(4)
     folder = stage.copy_probe(tmp_path, "two_boxes", {})

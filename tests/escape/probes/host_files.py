@@ -28,9 +28,8 @@ def by_relative_fd():
 
 
 def by_chroot():
-    os.makedirs("deep/er", exist_ok=True)
-    fd = os.open(".", os.O_RDONLY)
-    os.chroot("deep")
+    fd = os.open("/", os.O_RDONLY)
+    os.chroot("/usr")
     os.fchdir(fd)
     for _ in range(20):
         os.chdir("..")
