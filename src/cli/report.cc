@@ -44,8 +44,9 @@ Json limitsJson(const base::Limits& l) {
           {"outFiles", l.out_files}};
 }
 
+// Every control character is escaped, those above ASCII too: it may go to a terminal.
 std::string dump(const Json& json) {
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
 }
 
 std::string signalName(int number) {

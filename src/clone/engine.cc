@@ -134,7 +134,7 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
 
 base::Status Engine::writeStdin(base::TaskId id, std::string data) {
   TaskPtr t = find(id);
-  if (!t) return fail(Code::notFound, "there is no such task");
+  if (!t) return fail(Code::notFound, "there is no task " + std::to_string(id));
   if (t->stdin_closed) return fail(Code::failedPrecondition, "the task's stdin is closed");
   if (data.size() > t->input_left_bytes)
     return fail(Code::resourceExhausted,
@@ -157,7 +157,7 @@ base::Status Engine::writeStdin(base::TaskId id, std::string data) {
 
 base::Status Engine::closeStdin(base::TaskId id) {
   TaskPtr t = find(id);
-  if (!t) return fail(Code::notFound, "there is no such task");
+  if (!t) return fail(Code::notFound, "there is no task " + std::to_string(id));
   if (t->stdin_closed) return base::Unit{};
   t->stdin_closed = true;
   if (t->machine.state() == TaskState::running) t->io->endStdin();
@@ -170,7 +170,7 @@ void Engine::acknowledgeOutput(base::TaskId id, Stream stream, uint64_t bytes) {
 
 base::Status Engine::cancel(base::TaskId id) {
   TaskPtr t = find(id);
-  if (!t) return fail(Code::notFound, "there is no such task");
+  if (!t) return fail(Code::notFound, "there is no task " + std::to_string(id));
   act(t, t->machine.stop(Cause::cancelled, {}, monotonicNs()));
   return base::Unit{};
 }
@@ -377,6 +377,12 @@ void Engine::collectFiles(Task& t, sched::TaskResult* r) const {
     if (r->out_files_note.empty()) r->out_files_note = files.error().message;
     return;
   }
+  // A note without a name is on /task/out itself.
+  std::erase_if(*files, [&](const base::OutFile& file) {
+    if (!file.path.empty()) return false;
+    if (r->out_files_note.empty()) r->out_files_note = file.skipped;
+    return true;
+  });
   r->out_files = std::move(*files);
   r->spool = t.spool;
 }

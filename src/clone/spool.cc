@@ -59,7 +59,7 @@ base::Result<std::vector<base::OutFile>> readSpool(base::FdView spool, const bas
     if (index.size() - at < sizeof entry) return bad("the index ends early");
     memcpy(&entry, index.data() + at, sizeof entry);
     at += sizeof entry;
-    if (entry.path_bytes == 0 || entry.path_bytes > spawner::kSpoolPathBytesMax ||
+    if (entry.path_bytes > spawner::kSpoolPathBytesMax ||
         entry.skipped_bytes > spawner::kSpoolSkippedBytesMax ||
         index.size() - at < static_cast<size_t>(entry.path_bytes) + entry.skipped_bytes)
       return bad("a name is longer than its place");
@@ -68,6 +68,7 @@ base::Result<std::vector<base::OutFile>> readSpool(base::FdView spool, const bas
     file.skipped.assign(index, at + entry.path_bytes, entry.skipped_bytes);
     at += static_cast<size_t>(entry.path_bytes) + entry.skipped_bytes;
     if (file.path.find('\0') != std::string::npos) return bad("a name with a NUL byte");
+    if (file.path.empty() && entry.skipped_bytes == 0) return bad("a file without a name");
     file.mode = entry.mode & 0777u;
     file.size_bytes = entry.size;
     if (file.skipped.empty()) {

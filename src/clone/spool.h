@@ -13,7 +13,8 @@
 namespace mayfly::clone {
 
 // The files that the spool names, at most limits.out_files collected ones, with at
-// most limits.out_files_bytes in all. An empty spool is no files.
+// most limits.out_files_bytes in all; a skipped one without a name is a note on the
+// whole. An empty spool is no files.
 base::Result<std::vector<base::OutFile>> readSpool(base::FdView spool, const base::Limits& limits);
 
 }  // namespace mayfly::clone

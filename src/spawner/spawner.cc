@@ -69,6 +69,13 @@ std::string describe(const Exit& exit) {
                                  : fmt::format("was killed by signal {}", exit.status);
 }
 
+// As the host sees it, for people to read; 0 where the process is gone.
+uint32_t pidOf(const Fd& pidfd) {
+  auto info = base::readSmallFile({}, fmt::format("/proc/self/fdinfo/{}", pidfd.get()), 4'096);
+  size_t at = info ? info->find("\nPid:") : std::string::npos;
+  return at == std::string::npos ? 0 : static_cast<uint32_t>(std::max(0l, ::strtol(info->c_str() + at + 5, nullptr, 10)));
+}
+
 void signalKill(const Fd& pidfd) {
   if (pidfd) ::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0);
 }
@@ -216,7 +223,8 @@ void Spawner::onMakerMessage(Template& t) {
   }
   if (made.error != 0)
     return failBox(box, fmt::format("init: {}", made.step), base::sysError(made.error, made.step, "the box's init"));
-  if (auto asked = askClone(box); !asked) failBox(box, "ask clone", asked.error());
+  if (auto asked = askClone(box); !asked) return failBox(box, "ask clone", asked.error());
+  box.pid_host = pidOf(box.init);  // while the zygote forks
 }
 
 void Spawner::onZygoteMessage(Template& t) {

@@ -5,7 +5,8 @@
 //   SpoolHeader | contents of the files, anywhere | index: `count` records
 //
 // A record is a SpoolEntry, then `path_bytes` of path, then `skipped_bytes` of
-// text that says why the file was not collected (0: it was). Unaligned.
+// text that says why the file was not collected (0: it was). Unaligned. A record
+// with a text and no path is on the folder /task/out itself.
 //
 // Layer: spawner and clone include it. Plain data.
 #pragma once

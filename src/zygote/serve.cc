@@ -205,6 +205,15 @@ pid_t forkInto(const Server& server, const int* fds, int* pidfd) {
   return pid;
 }
 
+// For a message that may reach a terminal: no control character stays.
+void makePrintable(char* text) {
+  auto* c = reinterpret_cast<unsigned char*>(text);
+  for (; *c != 0; ++c) {
+    if (*c < 0x20 || *c == 0x7f) *c = '?';
+    if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) c[0] = c[1] = '?';  // the C1 ones in UTF-8
+  }
+}
+
 }  // namespace
 }  // namespace mayfly::zygote
 
@@ -259,6 +268,7 @@ extern "C" void mayfly_zygote_exec(const mayfly_task* task) {
   if (mayfly_zygote_started() != 0) _exit(121);
   execvpe(task->argv[0], task->argv, task->envp);
   int error = errno;
+  makePrintable(task->argv[0]);
   dprintf(2, "mayfly: cannot run '%s': %s\n", task->argv[0], strerror(error));
   _exit(error == ENOENT || error == ENOTDIR ? 127 : 126);
 }

@@ -162,6 +162,14 @@ TEST(Spool, FilesAndSkippedNamesAreReadAndSpecialBitsDropped) {
   EXPECT_EQ((*files)[1].skipped, "symbolic link");
 }
 
+TEST(Spool, NoteWithoutANameIsReadAndAFileWithoutANameIsRefused) {
+  auto files = parse(makeSpool({{"a", "1", ""}, {"", "", "more than 4000 names"}}));
+  ASSERT_TRUE(files);
+  ASSERT_EQ(files->size(), 2u);
+  EXPECT_EQ((*files)[1].skipped, "more than 4000 names");
+  EXPECT_FALSE(parse(makeSpool({{"", "1", ""}})));
+}
+
 TEST(Spool, EmptySpoolIsNoFiles) {
   auto files = parse("");
   ASSERT_TRUE(files);

@@ -1,0 +1,550 @@
+"""The ends of daemon, spawner, zygote and client: nothing is left, nobody else is touched.
+
+Each test starts its own daemons (own instance, own run directory).
+"""
+
+import json
+import os
+import pathlib
+import re
+import select
+import signal
+import subprocess
+import time
+import uuid
+
+import pytest
+
+from conftest import CLI, Mayfly
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+BINARIES = pathlib.Path(CLI).parent
+STATE_DIR = os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")
+SECONDS_MAX = 60  # of any wait for an event
+# docs/SPECIFICATION.md: what a killed daemon or spawner leaves is gone within a second.
+GONE_SECONDS_MAX = 1
+UIDS_OF_A_SLOT = 64 * 65536
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
+
+
+def read(path):
+    try:
+        return pathlib.Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def parent_of(pid):
+    fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return int(fields[1]) if fields else 0
+
+
+def all_pids():
+    return [int(p.name) for p in pathlib.Path("/proc").glob("[0-9]*")]
+
+
+def family(pid):
+    parents = {each: parent_of(each) for each in all_pids()}
+    found, ahead = [], [pid]
+    while ahead:
+        one = ahead.pop()
+        found.append(one)
+        ahead += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def comm(pid):
+    return read(f"/proc/{pid}/comm").strip()
+
+
+def await_that(condition, what):
+    deadline = time.monotonic() + SECONDS_MAX
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {SECONDS_MAX} s"
+        select.select([], [], [], 0.01)
+    return value
+
+
+def slow():
+    """How much longer things may take because the machine is at work for others."""
+    return max(1.0, os.getloadavg()[0] / os.cpu_count())
+
+
+class Daemon:
+    """One mayflyd of its own, seen from outside."""
+
+    def __init__(self, folder, instance=None, config="", templates=("python", "shell"), **popen):
+        self.instance = instance or "t-" + uuid.uuid4().hex[:12]
+        self.run_dir = pathlib.Path(folder)
+        self.socket = str(self.run_dir / (self.instance + ".sock"))
+        self.log = self.run_dir / (self.instance + ".log")
+        self.config = self.run_dir / (self.instance + ".toml")
+        self.config.write_text(config)
+        self.templates = templates
+        self.popen = popen
+        self.process = None
+        self.cli = Mayfly(self.socket)
+
+    def spawn(self, ready_fd, pass_fds=()):
+        command = [str(BINARIES / "mayflyd"), "--config", str(self.config), "--instance", self.instance,
+                   "--socket", self.socket, "--run-dir", str(self.run_dir), "--state-dir", STATE_DIR,
+                   "--templates", str(TOP / "templates"), "--ready-fd", str(ready_fd)]
+        for template in self.templates:
+            command += ["--template", template]
+        options = dict(self.popen)
+        pass_fds = (ready_fd, *pass_fds, *options.pop("pass_fds", ()))
+        with open(self.log, "ab") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                    pass_fds=pass_fds, **options)
+
+    def start(self):
+        ready, theirs = os.pipe()
+        self.process = self.spawn(theirs)
+        os.close(theirs)
+        with open(ready, "rb", buffering=0) as pipe:
+            assert select.select([pipe], [], [], SECONDS_MAX)[0], self.said()
+            assert pipe.read(16) == b"ready\n", self.said()
+        self.pid = self.process.pid
+        return self
+
+    def said(self):
+        return read(self.log)[-4000:]
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    @property
+    def spawner(self):
+        [pid] = [p for p in family(self.pid) if comm(p) == "mayfly-spawner"]
+        return pid
+
+    def cgroups(self):
+        found = []
+        for line in read("/proc/self/mountinfo").splitlines():
+            fields = line.split()
+            if fields[fields.index("-") + 1] in ("cgroup", "cgroup2"):
+                top = pathlib.Path(fields[4]) / "mayfly" / self.instance
+                if top.is_dir():
+                    found.append(top)
+        return found
+
+    def box_cgroups(self):
+        return [p for top in self.cgroups() for p in top.glob("t*/b*")]
+
+    def uids(self):
+        """The host's uids of this daemon; its own is the last one's first."""
+        own = int(re.findall(r"as uid (\d+)", read(self.log))[-1])
+        return range(own - UIDS_OF_A_SLOT + 65536, own + 65536)
+
+    def processes_by_uid(self):
+        mine, found = self.uids(), []
+        for pid in all_pids():
+            status = re.search(r"^State:\s+(\S).*^Uid:\s+(\d+)", read(f"/proc/{pid}/status"), re.M | re.S)
+            if status and status[1] != "Z" and int(status[2]) in mine:
+                found.append((pid, comm(pid)))
+        return found
+
+
+@pytest.fixture
+def daemons(tmp_path_factory):
+    """A function that starts daemons; they are ended with the test."""
+    made = []
+    folder = pathlib.Path("/run") / ("mayfly-test-" + uuid.uuid4().hex[:8])
+    folder.mkdir(mode=0o755)
+
+    def start(**options):
+        daemon = Daemon(folder, **options)
+        made.append(daemon)
+        return daemon.start()
+
+    start.folder = folder
+    start.made = made
+    yield start
+    for daemon in made:
+        daemon.end()
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+# A task that leaves nothing undone to stay alive; says "up" when all of it stands.
+CLINGING = r"""
+import os, signal, time
+def ignore():
+    for s in range(1, 65):
+        try: signal.signal(s, signal.SIG_IGN)
+        except (OSError, ValueError): pass
+r, w = os.pipe()
+if os.fork() == 0:                       # daemonised, deaf, in its own session
+    os.setsid()
+    if os.fork() == 0:
+        ignore()
+        if os.fork() == 0:               # and a stopped one below it
+            os.write(w, b'1')
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os.write(w, b'1')
+        while True: time.sleep(600)
+    os._exit(0)
+if os.fork() == 0:                       # one that is busy
+    os.write(w, b'1')
+    while True: pass
+n = 0
+while n < 3: n += len(os.read(r, 3))
+ignore()
+print('up', flush=True)
+while True: time.sleep(600)
+"""
+WAITING = "import sys\nprint('up', flush=True)\nprint('got', sys.stdin.readline())"
+
+
+def begin(daemon, code, *flags, up=b"up\n"):
+    """Starts a task by the command line and waits until it runs."""
+    client = daemon.cli.start("run", "-t", "python", *flags, "-c", code)
+    line = client.stdout.readline()
+    if line != up:
+        client.kill()
+        raise AssertionError((line, client.communicate()[1][-2000:], daemon.said()))
+    return client
+
+
+def abandon(*clients):
+    for client in clients:
+        client.kill()
+        client.communicate()
+
+
+def await_ends(pids_and_fds, began):
+    """Seconds until every process is gone; they are held by pidfds, so no pid is mistaken."""
+    poll = select.poll()
+    waiting = {}
+    for pid, fd in pids_and_fds:
+        poll.register(fd, select.POLLIN)
+        waiting[fd] = pid
+    while waiting:
+        ended = poll.poll(SECONDS_MAX * 1000)
+        assert ended, [(pid, comm(pid), read(f"/proc/{pid}/status")[:200]) for pid in waiting.values()]
+        for fd, _ in ended:
+            poll.unregister(fd)
+            os.close(fd)
+            del waiting[fd]
+    return time.monotonic() - began
+
+
+def hold(pids):
+    held = []
+    for pid in pids:
+        try:
+            held.append((pid, os.pidfd_open(pid)))
+        except ProcessLookupError:
+            pass
+    return held
+
+
+def kill_and_watch(daemon, victim):
+    held = hold(family(daemon.pid))
+    assert len(held) > 12, [comm(pid) for pid, _ in held]
+    bound = GONE_SECONDS_MAX * slow()
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    took = await_ends(held, began)
+    assert took <= bound, f"{took:.2f} s"
+    # No process that was made meanwhile, either.
+    assert daemon.processes_by_uid() == []
+
+
+def test_killed_daemon_leaves_nothing(daemons):
+    daemon = daemons()
+    clients = [begin(daemon, CLINGING) for _ in range(3)]
+    assert len(daemon.processes_by_uid()) >= 15
+    assert daemon.cgroups()
+    kill_and_watch(daemon, daemon.pid)
+    assert daemon.process.wait(SECONDS_MAX) == -signal.SIGKILL
+    await_that(lambda: daemon.cgroups() == [], "the instance's cgroups are removed")
+    for client in clients:
+        out, err = client.communicate(timeout=SECONDS_MAX)
+        assert client.returncode == 125 and err.startswith(b"mayfly: "), err
+    # The name, the socket and the uids serve again at once.
+    assert Daemon.start(daemon).cli.run("-c", "print(6*7)")["stdout"] == "42\n"
+
+
+def test_killed_spawner_leaves_nothing_and_ends_the_daemon(daemons):
+    daemon = daemons()
+    clients = [begin(daemon, CLINGING) for _ in range(3)]
+    kill_and_watch(daemon, daemon.spawner)
+    assert daemon.process.wait(SECONDS_MAX) not in (0, None)
+    last = daemon.said().strip().splitlines()[-1]
+    assert "critical" in last and "spawner" in last, daemon.said()
+    for client in clients:
+        out, err = client.communicate(timeout=SECONDS_MAX)
+        assert client.returncode == 125 and b"mayfly: " in err, err
+    # The daemon may not touch cgroups: the next start does.
+    left = {p.name for p in daemon.box_cgroups()}
+    Daemon.start(daemon)
+    assert not left & {p.name for p in daemon.box_cgroups()}
+    assert daemon.cli.run("-c", "print(6*7)")["stdout"] == "42\n"
+    daemon.end()
+    assert daemon.cgroups() == []
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_killed_daemon_leaves_nothing_at_any_moment(daemons, moment):
+    """While boxes are made and ended: the kill comes after so many results."""
+    daemon = daemons()
+    script = f"i=0; while :; do {daemon.cli.command()[0]} run -q -t shell -- true || exit; echo $i; i=$((i+1)); done"
+    clients = [subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                env=daemon.cli.environment) for _ in range(3)]
+    for _ in range(moment * 2 + 1):
+        for client in clients:
+            client.stdout.readline()
+    victim = daemon.spawner if moment % 2 else daemon.pid
+    held = hold([daemon.pid, daemon.spawner])
+    bound, began = GONE_SECONDS_MAX * slow(), time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    await_ends(held, began)
+    await_that(lambda: daemon.processes_by_uid() == [], "no process with a uid of the instance")
+    took = time.monotonic() - began
+    assert took <= bound, f"{took:.2f} s"
+    for client in clients:
+        client.communicate(timeout=SECONDS_MAX)
+    daemon.process.wait(SECONDS_MAX)
+    Daemon.start(daemon)
+    assert daemon.box_cgroups() == []
+    assert daemon.cli.run("-c", "print(6*7)")["stdout"] == "42\n"
+
+
+@pytest.mark.parametrize("who", ["daemon", "spawner"])
+def test_two_daemons_never_touch_each_other(daemons, who):
+    one, other = daemons(), daemons()
+    task = begin(other, WAITING, "--stdin")
+    doomed = begin(one, CLINGING)
+    assert not set(one.uids()) & set(other.uids())
+    before = sorted(other.processes_by_uid())
+    kill_and_watch(one, one.pid if who == "daemon" else one.spawner)
+    one.process.wait(SECONDS_MAX)
+    abandon(doomed)
+    # A third daemon of the dead one's name sweeps: not the neighbour's.
+    Daemon.start(one)
+    assert sorted(other.processes_by_uid()) == before
+    assert len(other.box_cgroups()) >= 1
+    out, err = task.communicate(b"word\n", timeout=SECONDS_MAX)
+    assert (task.returncode, out) == (0, b"got word\n\n"), err
+    assert other.process.poll() is None
+
+
+def test_sigterm_ends_running_tasks_with_a_receipt(daemons):
+    daemon = daemons()
+    clients = [daemon.cli.start("run", "--json", "-t", "python", "-c", CLINGING) for _ in range(2)]
+    live = begin(daemon, WAITING, "--stdin")
+    await_that(lambda: [t["state"] for t in tasks(daemon)] == ["running"] * 3, "three tasks run")
+    held = hold(family(daemon.pid))
+    daemon.process.terminate()
+    for client in clients:
+        out, err = client.communicate(timeout=SECONDS_MAX)
+        result = json.loads(out)
+        assert result["verdict"] == "daemonStopping" and client.returncode == 125
+        assert result["receipt"]["complete"], result["receipt"]
+    out, err = live.communicate(timeout=SECONDS_MAX)
+    assert live.returncode == 125 and b"daemonStopping" in err, err
+    assert daemon.process.wait(SECONDS_MAX) == 0, daemon.said()
+    await_ends(held, time.monotonic())
+    assert daemon.processes_by_uid() == [] and daemon.cgroups() == []
+
+
+def test_second_daemon_of_an_instance_is_refused(daemons):
+    daemon = daemons()
+    task = begin(daemon, WAITING, "--stdin")
+    second = Daemon(daemon.run_dir, instance=daemon.instance)
+    second.log = daemon.run_dir / "second.log"
+    with open(os.devnull, "wb") as null:
+        process = second.spawn(null.fileno())
+    assert process.wait(SECONDS_MAX) == 1
+    assert f"instance '{daemon.instance}' is in use" in second.said(), second.said()
+    out, err = task.communicate(b"word\n", timeout=SECONDS_MAX)
+    assert (task.returncode, out) == (0, b"got word\n\n"), err
+
+
+def tasks(daemon):
+    done = daemon.cli("ps", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["tasks"]
+
+
+def test_killed_clients_tasks_end_and_their_slot_is_free(daemons):
+    daemon = daemons(config="boxes_max = 1\n")
+    client = begin(daemon, CLINGING)
+    [task] = tasks(daemon)
+    assert task["pidHost"] in family(daemon.pid)
+    held = hold([task["pidHost"]])
+    client.kill()
+    client.communicate()
+    await_ends(held, time.monotonic())
+    # There is one slot: this runs when it is free, and not before.
+    assert daemon.cli.run("-c", "print(6*7)")["stdout"] == "42\n"
+    assert tasks(daemon) == []
+    assert daemon.box_cgroups() == []
+
+
+def test_one_slot_is_used_again_and_again_whatever_ends(daemons):
+    daemon = daemons(config="boxes_max = 1\n")
+    for code, verdict in ((CLINGING, "wallTime"), ("1/0", "failed"), ("import os; os.abort()", "signaled")):
+        result = daemon.cli.run("--timeout", "500ms", "-c", code)
+        assert result["verdict"] == verdict and result["receipt"]["complete"]
+    first = begin(daemon, WAITING, "--stdin")
+    second = daemon.cli.start("run", "--json", "-c", "print(1)")
+    await_that(lambda: sorted(t["state"] for t in tasks(daemon)) == ["queued", "running"], "the second task waits")
+    first.communicate(b"x\n", timeout=SECONDS_MAX)
+    result = json.loads(second.communicate(timeout=SECONDS_MAX)[0])
+    assert result["verdict"] == "succeeded"
+    assert result["phases"]["boxNs"] > result["phases"]["queuedNs"]
+
+
+def zygotes(daemon, program):
+    return [p for p in family(daemon.pid) if parent_of(p) == daemon.spawner
+            and read(f"/proc/{p}/cmdline").split("\0")[1:2] == [program]]
+
+
+def test_killed_zygote_spares_running_tasks_and_is_replaced(daemons):
+    daemon = daemons(templates=("python",))
+    task = begin(daemon, WAITING, "--stdin")
+    program = "/usr/lib/mayfly/zygote.py"
+    # The clone of a running task has the zygote's command line; the zygote came first.
+    old = min(zygotes(daemon, program))
+    held = hold([old])
+    os.kill(old, signal.SIGKILL)
+    await_ends(held, time.monotonic())
+    result = await_that(lambda: attempt(daemon), "a task on the new zygote")
+    assert result["stdout"] == "42\n" and result["receipt"]["complete"]
+    out, err = task.communicate(b"word\n", timeout=SECONDS_MAX)
+    assert (task.returncode, out) == (0, b"got word\n\n"), err
+    assert "zygote" in daemon.said() and "signal 9" in daemon.said(), daemon.said()
+
+
+def attempt(daemon):
+    """A result, or None where the template is not ready yet (a retryable refusal)."""
+    result = json.loads(daemon.cli("run", "--json", "-c", "print(6*7)").stdout)
+    if "error" in result:
+        assert result["error"]["code"] == "unavailable", result
+        return None
+    return result
+
+
+@pytest.mark.parametrize("who", ["mayfly-maker", "pid 1"])
+def test_killed_maker_or_pid_1_is_replaced(daemons, who):
+    daemon = daemons(templates=("python",))
+    children = [p for p in family(daemon.pid) if parent_of(p) == daemon.spawner]
+    makers = [p for p in children if "maker" in read(f"/proc/{p}/cmdline")]
+    assert makers, [read(f"/proc/{p}/cmdline") for p in children]
+    # Both run the maker's program; pid 1 was made first.
+    victim = min(makers) if who == "pid 1" else max(makers)
+    held = hold([victim])
+    os.kill(victim, signal.SIGKILL)
+    await_ends(held, time.monotonic())
+    assert await_that(lambda: attempt(daemon), "a task after it")["stdout"] == "42\n"
+
+
+@pytest.mark.parametrize("holder", [
+    "time.sleep(600)",
+    "os.setsid(); [signal.signal(s, signal.SIG_IGN) for s in (1, 2, 13, 15)]; time.sleep(600)",
+    "os.kill(os.getpid(), signal.SIGSTOP)",
+    "exec('while True: pass')",
+])
+def test_descendants_that_hold_the_pipes_delay_no_result(daemons, holder):
+    daemon = daemons(templates=("python",))
+    code = f"import os, signal, time\nif os.fork() == 0: {holder}\nprint('done')"
+    result = daemon.cli.run("-c", code)
+    assert (result["verdict"], result["stdout"]) == ("succeeded", "done\n")
+    phases = result["phases"]
+    assert phases["receiptNs"] - phases["exitedNs"] < 2e9 * slow()
+    assert result["receipt"]["complete"]
+
+
+# What a task can see of where it came from.
+LOOK = r"""
+import os
+def take(path):
+    try:
+        with open(path, 'rb') as f: return f.read(1 << 20)
+    except OSError as e: return b''
+seen = [os.getcwd().encode()]
+for pid in [p for p in os.listdir('/proc') if p.isdigit()] + ['self']:
+    for name in ('environ', 'cmdline', 'maps', 'mountinfo', 'mounts', 'cgroup', 'comm', 'auxv', 'status', 'stat'):
+        seen.append(take(f'/proc/{pid}/{name}'))
+    for kind in ('fd', 'ns'):
+        try: names = os.listdir(f'/proc/{pid}/{kind}')
+        except OSError: names = []
+        for name in names:
+            try: seen.append(os.readlink(f'/proc/{pid}/{kind}/{name}').encode())
+            except OSError: pass
+    for name in ('cwd', 'exe', 'root'):
+        try: seen.append(os.readlink(f'/proc/{pid}/{name}').encode())
+        except OSError: pass
+# And all of its own memory that it may read.
+for line in take('/proc/self/maps').decode().splitlines():
+    span, rights = line.split()[:2]
+    if 'r' not in rights or '[v' in line: continue
+    low, high = (int(x, 16) for x in span.split('-'))
+    try:
+        with open('/proc/self/mem', 'rb') as f:
+            f.seek(low); seen.append(f.read(min(high - low, 64 << 20)))
+    except (OSError, ValueError): pass
+import hashlib
+half = CANARY
+whole = half[::-1]
+own = os.environb[b'OWN_WORD']
+print(sum(own in s for s in seen) >= 2, sum(len(s) for s in seen) > 1 << 20, [s[max(0, s.find(whole) - 60):][:120] for s in seen if whole in s][:3])
+"""
+
+
+def test_nothing_of_the_daemon_reaches_its_descendants(daemons):
+    canary = "canary" + uuid.uuid4().hex[:12]
+    folder = daemons.folder / canary
+    folder.mkdir()
+    (folder / "file").write_text(canary)
+    inherited = os.open(folder / "file", os.O_RDONLY)
+    control = os.dup2(inherited, 137)
+    daemon = daemons(instance="c-" + canary, cwd=str(folder), pass_fds=(137,),
+                     env={**os.environ, "CANARY_TOKEN": canary, "LD_LIBRARY_PATH": "/nonexistent/" + canary})
+    os.close(control)
+    os.close(inherited)
+    # The control: the daemon itself holds it, or the look would prove nothing.
+    assert canary in read(f"/proc/{daemon.pid}/environ")
+    assert canary in read(f"/proc/{daemon.pid}/cmdline")
+    for template in ("python", "shell"):
+        task = WAITING if template == "python" else "echo up; read line; echo got $line"
+        command = ["-c", task] if template == "python" else ["--", "sh", "-c", task]
+        client = daemon.cli.start("run", "-t", template, "--stdin", *command)
+        assert client.stdout.readline() == b"up\n"
+        look_at_descendants(daemon, canary)
+        client.communicate(b"x\n", timeout=SECONDS_MAX)
+    # Written backwards, the task's own words are no find.
+    result = daemon.cli.run("--memory", "1GiB", "--env", "OWN_WORD=" + uuid.uuid4().hex, "-c", LOOK.replace("CANARY", repr(canary[::-1].encode())))
+    assert result["verdict"] == "succeeded", result["stderr"]
+    # The controls: it finds a word that is its own, and has read its memory.
+    assert result["stdout"] == "True True []\n"
+
+
+def look_at_descendants(daemon, canary):
+    spawner = daemon.spawner
+    seen = 0
+    for pid in family(daemon.pid):
+        if pid == daemon.pid:
+            continue
+        environ, cmdline = read(f"/proc/{pid}/environ"), read(f"/proc/{pid}/cmdline")
+        assert canary not in environ, (comm(pid), environ)
+        links = [os.readlink(f"/proc/{pid}/cwd")]
+        links += [os.readlink(p) for p in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+        if pid == spawner:
+            # Told by name which instance it serves; it holds the two locks and its log.
+            assert links[0] == "/"
+            known = (str(daemon.run_dir / (daemon.instance + ".lock")), str(daemon.log))
+            links = [link for link in links if link not in known and "/cgroup" not in link]
+        else:
+            assert canary not in cmdline, (comm(pid), cmdline)
+            seen += 1
+        assert not [link for link in links if canary in link], (comm(pid), links)
+    assert seen >= 5  # pid 1, maker, zygote, init and clone
