@@ -121,7 +121,8 @@ int setFixedLimits() {
   int r = limit(RLIMIT_CORE, 1);
   if (r == 0) r = limit(RLIMIT_MEMLOCK, 8u << 20);
   if (r == 0) r = limit(RLIMIT_MSGQUEUE, 819'200);
-  if (r == 0) r = limit(RLIMIT_SIGPENDING, 4'096);
+  // Counted up to the host's root as well: what one box holds, all boxes together have less of.
+  if (r == 0) r = limit(RLIMIT_SIGPENDING, 1'024);
   if (r == 0) r = limit(RLIMIT_RTPRIO, 0);
   if (r == 0) r = limit(RLIMIT_NICE, 0);
   rlimit stack{8u << 20, 64u << 20};

@@ -1,10 +1,12 @@
 """The host side of the escape tests: what a probe would find if a wall had a hole."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import secrets
 import socket
+import tempfile
 
 import pytest
 
@@ -28,17 +30,31 @@ def fence():
     made.remove()
 
 
+@contextlib.contextmanager
+def open_folder():
+    """A folder that every uid can enter: pytest's own are root's alone."""
+    with tempfile.TemporaryDirectory(prefix="mayfly-escape-") as folder:
+        os.chmod(folder, 0o755)
+        yield pathlib.Path(folder)
+
+
+@pytest.fixture
+def open_path():
+    with open_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def host(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("host")
+def host():
+    with open_folder() as folder:
+        yield from offer(folder)
+
+
+def offer(folder):
     marker = folder / "marker"
     marker.write_text(f"MARKER {secrets.token_hex(16)}\n")
     secret = folder / "credentials"
     secret.write_text("x")
-    for path in (folder, *folder.parents):  # a probe with any uid could read it
-        if os.stat(path).st_uid == os.geteuid() and path != pathlib.Path("/"):
-            os.chmod(path, os.stat(path).st_mode | 0o555)
-
     listener = socket.create_server(("0.0.0.0", 0), backlog=128)
     name = f"mayfly-escape-{secrets.token_hex(8)}"
     abstract = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

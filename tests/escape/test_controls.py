@@ -51,10 +51,9 @@ def test_bomb_goes_off(tmp_path, host, fence, bomb):
 
 
 @pytest.mark.parametrize("kind", cases.TWO_BOXES + cases.KNOWN_CHANNELS)
-def test_two_processes_meet(tmp_path, host, kind):
+def test_two_processes_meet(open_path, host, kind):
     token = secrets.token_hex(4)
-    folder = stage.copy_probe(tmp_path, "two_boxes", {})
-    os.chmod(tmp_path, 0o755)
+    folder = stage.copy_probe(open_path, "two_boxes", {})
     user = {"user": NOBODYS_UID} if kind in ("timers", "watches", "pipe_pages") else {}
     argv = [sys.executable, "-u", str(folder / "two_boxes.py")]
     if user:
