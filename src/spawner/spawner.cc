@@ -69,13 +69,6 @@ std::string describe(const Exit& exit) {
                                  : fmt::format("was killed by signal {}", exit.status);
 }
 
-// As the host sees it, for people to read; 0 where the process is gone.
-uint32_t pidOf(const Fd& pidfd) {
-  auto info = base::readSmallFile({}, fmt::format("/proc/self/fdinfo/{}", pidfd.get()), 4'096);
-  size_t at = info ? info->find("\nPid:") : std::string::npos;
-  return at == std::string::npos ? 0 : static_cast<uint32_t>(std::max(0l, ::strtol(info->c_str() + at + 5, nullptr, 10)));
-}
-
 void signalKill(const Fd& pidfd) {
   if (pidfd) ::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0);
 }
@@ -214,7 +207,6 @@ void Spawner::onMakerMessage(Template& t) {
   box.init_asked = false;
   if (got->fds == 1) {
     box.init = std::move(got->fd[0]);
-    box.pid_host = pidOf(box.init);
     watch(box.init.get(), EPOLLIN, Source::init, box.id);
   }
   if (box.ending) {
