@@ -26,8 +26,17 @@ def with_daemon(test):
 
 def the_daemon_starts():
     global daemon
-    daemon = Daemon()
-    daemon.wait_ready()
+    daemon = ready_daemon()
+
+
+def ready_daemon():
+    made = Daemon()
+    try:
+        made.wait_ready()
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def close():
@@ -250,16 +259,14 @@ def processes_of_boxes():
 
 def a_killed_daemon_leaves_no_process_and_the_next_sweeps():
     global daemon
-    daemon = Daemon()
-    daemon.wait_ready()
+    daemon = ready_daemon()
     client = start_run("-t", "python", "-c", "import time; time.sleep(600)")
     running_task()
     assert processes_of_boxes()
     daemon.stop(signal.SIGKILL)
     client.communicate(timeout=SECONDS_MAX)
     wait_until("no process is left", lambda: not processes_of_boxes())
-    daemon = Daemon()
-    daemon.wait_ready()
+    daemon = ready_daemon()
     assert not box_cgroups(), box_cgroups()
     expect(python("print(1)"), "succeeded")
 
