@@ -89,6 +89,8 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
   }
   readPath(t, "cgroup_root", d.cgroup_root);
   // 64 templates of 65536 ids must fit below 2^32 - 1, which is no id.
+  t.count("uid_base", 65'536, 4'294'967'295u - 64u * 65'536u, d.uid_base);
+  if (d.uid_base % 65'536 != 0) t.complain("uid_base", "must be a multiple of 65536");
   t.finish();
   if (reader.failed()) return tl::unexpected<base::Error>(reader.takeError());
   return d;

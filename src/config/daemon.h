@@ -34,6 +34,7 @@ struct Daemon {
   std::vector<std::string> accept_lost_promises;
   std::string log_level = "info";     // trace, debug, info, warn, error
   std::string cgroup_root;            // empty: looked up where each controller is mounted
+  uint32_t uid_base = 1'879'048'192;  // first of 64 x 65536 ids that no one else uses
 
   std::string socketPath() const;  // socket_path or the default that follows from run_dir
 };

@@ -1,7 +1,6 @@
 #include "rpc/task.h"
 
 #include <fmt/format.h>
-#include <poll.h>
 
 #include <algorithm>
 
@@ -45,12 +44,6 @@ void CoreTask::onResult(const sched::TaskResult& result) {
 }
 
 // --- RPC thread ----------------------------------------------------------------
-
-bool ConnectionState::peerGone() const {
-  if (ended) return true;
-  pollfd peer{socket, POLLRDHUP, 0};
-  return ::poll(&peer, 1, 0) == 1 && (peer.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
-}
 
 ConnectionState::Turn::Turn(ConnectionState& state) : state_(kj::addRef(state)) {
   state.turn_taken_ = true;
@@ -143,12 +136,6 @@ Status TaskState::cancel() {
   return Unit{};
 }
 
-// A connection that breaks releases its tasks and fails their sinks before it ends itself. Those
-// tasks are not cancelled: their client is gone, and that is what their verdict must say.
-void TaskState::cancelUnlessGone() {
-  if (!connection_->peerGone()) cancel();
-}
-
 kj::Promise<Status> TaskState::writeStdin(std::string data) {
   if (data.size() > schema::CHUNK_BYTES_MAX)
     return Status(fail(Code::invalidArgument,
@@ -211,7 +198,7 @@ Status TaskState::closeStdin() {
 void TaskState::close() {
   if (closed_) return;
   closed_ = true;
-  cancelUnlessGone();
+  cancel();
   // What can be large goes now, the object itself when the client lets go of it.
   result_ = nullptr;
   done_ = false;
@@ -285,7 +272,7 @@ kj::Promise<void> TaskState::deliverOne() {
 void TaskState::sinkFailed() {
   sink_ = nullptr;
   chunks_.clear();
-  cancelUnlessGone();
+  cancel();
   finishIfDelivered();
 }
 

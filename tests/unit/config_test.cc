@@ -176,13 +176,14 @@ TEST(Daemon, NeedsNoFile) {
   auto d = parseDaemon("", "d.toml");
   ASSERT_TRUE(d) << d.error().message;
   EXPECT_EQ(d->socketPath(), "/run/mayfly/default.sock");
+  EXPECT_EQ(d->uid_base, 1'879'048'192u);
   EXPECT_TRUE(d->accept_lost_promises.empty());
 }
 
 TEST(Daemon, RefusesWhatItDoesNotKnow) {
   for (const char* text :
        {"instance = \"Up\"", "socket = \"relative\"", "quue_max = 1", "log_level = \"loud\"",
-        "accept_lost_promises = [\"speed\"]", 
+        "accept_lost_promises = [\"speed\"]", "uid_base = 1000", "uid_base = 4294967295",
         "templates = [\"a/b\"]", "queue_max = -1"}) {
     EXPECT_FALSE(parseDaemon(text, "d.toml")) << text;
   }

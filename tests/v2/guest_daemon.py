@@ -22,8 +22,7 @@ class Daemon:
         self.socket = socket
         self.log = open(LOG, "ab")
         self.process = subprocess.Popen(
-            [MAYFLYD, "--instance", instance, "--socket", socket, "--templates", "/share/templates",
-             "--log-level", "debug"],
+            [MAYFLYD, "--instance", instance, "--socket", socket, "--templates", "/share/templates"],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
 
     def wait_ready(self):
@@ -95,7 +94,7 @@ def expect(result, verdict):
 
 def box_cgroups():
     """Cgroups of boxes that stand now."""
-    return sorted(str(p.relative_to(CGROUP)) for p in CGROUP.glob("mayfly/*/t*/b*") if p.is_dir())
+    return sorted(str(p.relative_to(CGROUP)) for p in CGROUP.glob("**/b-*") if p.is_dir())
 
 
 def running_task():
