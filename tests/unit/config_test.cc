@@ -1,8 +1,9 @@
 // Manifests and settings: what they accept, and how precisely they refuse.
 #include <gtest/gtest.h>
 
-#include <fstream>
+#include <algorithm>
 #include <filesystem>
+#include <fstream>
 
 #include "config/daemon.h"
 #include "config/limits.h"
