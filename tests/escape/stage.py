@@ -17,10 +17,15 @@ LINES_MAX = 100_000  # that a server says before READY
 def copy_probe(tmp_path, probe, params):
     folder = tmp_path / "probe"
     folder.mkdir(exist_ok=True)
-    for name in ("escapekit.py", f"{probe}.py"):
+    for name in ("escapekit.py", probe if "." in probe else f"{probe}.py"):
         shutil.copy(PROBES / name, folder)
     (folder / "params.json").write_text(json.dumps(params))
     return folder
+
+
+def tour(host):
+    """The command line of shell_tour.sh, which stands beside the probes."""
+    return ["bash", "shell_tour.sh", host.params["marker"], str(host.params["host_port"]), str(os.getpid())]
 
 
 def report_of(output):

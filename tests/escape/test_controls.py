@@ -44,6 +44,14 @@ def test_probe_sees_a_breach(tmp_path, host, wall):
     assert not missing, {label: report["refused"].get(label) for label in missing}
 
 
+def test_shell_sees_a_breach(tmp_path, host):
+    done = subprocess.run([*APART, *stage.tour(host)], cwd=stage.copy_probe(tmp_path, "shell_tour.sh", {}), capture_output=True,
+                          stdin=subprocess.DEVNULL, timeout=SECONDS_MAX)
+    assert {"marker", "marker_deep", "marker_proc", "signal_init", "mount", "unshare", "unshare_root", "nsenter", "chroot",
+            "mknod", "dmesg", "sysctl", "nice", "cgroup", "hook", "hostname", "gains"} <= set(
+                stage.report_of(done.stdout)["reached"]), done
+
+
 @pytest.mark.parametrize("bomb", cases.BOMBS, ids=lambda b: b.kind)
 def test_bomb_goes_off(tmp_path, host, fence, bomb):
     report = run(tmp_path, host, "bombs", (bomb.kind, str(bomb.units)), preexec_fn=fence.enter)

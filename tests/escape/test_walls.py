@@ -33,6 +33,13 @@ def test_nothing_is_reached(mayfly, tmp_path, host, wall):
     assert_gone(result)
 
 
+def test_a_shell_reaches_nothing(mayfly, host):
+    result = mayfly.run("-t", "shell", "--file", stage.PROBES / "shell_tour.sh", "--", *stage.tour(host))
+    report = stage.report_of(stage.output_of(result))
+    assert report and report["reached"] == [], (report, result["stderr"])
+    assert_gone(result)
+
+
 @pytest.mark.parametrize("kind", cases.TWO_BOXES)
 def test_two_boxes_do_not_meet(mayfly, tmp_path, host, kind):
     meet(mayfly, tmp_path, host, kind)
