@@ -64,6 +64,24 @@ uint32_t pidOf(const Fd& process) {
   return pid > 0 ? static_cast<uint32_t>(pid) : 0;
 }
 
+// Whether a child that is not reaped yet is dying or was sent a SIGKILL. Its pidfd
+// tells only when its end is over, which for a pid 1 is after that of its processes.
+bool isDying(uint32_t pid) {
+  constexpr size_t kFlagsField = 9, kSignalField = 31;      // of /proc/PID/stat, from 1
+  constexpr unsigned long kExiting = 0x4, kSignaled = 0x400;  // PF_EXITING, PF_SIGNALED
+  auto text = base::readSmallFile({}, fmt::format("/proc/{}/stat", pid));
+  size_t at = text ? text->rfind(')') : std::string::npos;
+  if (at == std::string::npos) return true;
+  unsigned long flags = 0, pending = 0;
+  size_t field = 2;
+  for (at = text->find(' ', at); at != std::string::npos && field < kSignalField; at = text->find(' ', at + 1)) {
+    ++field;
+    if (field == kFlagsField) flags = ::strtoul(text->c_str() + at, nullptr, 10);
+    if (field == kSignalField) pending = ::strtoul(text->c_str() + at, nullptr, 10);
+  }
+  return (flags & (kExiting | kSignaled)) != 0 || (pending & (1ul << (SIGKILL - 1))) != 0;
+}
+
 std::string describe(const Exit& exit) {
   return exit.code == CLD_EXITED ? fmt::format("exited with {}", exit.status)
                                  : fmt::format("was killed by signal {}", exit.status);
@@ -490,11 +508,15 @@ void Spawner::onInitExit(Box& box) {
   if (box.ending) return tryFinishReaping(box);
   if (box.stage != Stage::made)
     return failBox(box, "init", base::Error{Code::internal, "the box's init " + describe(exit), {}, 0});
+  sendBoxDied(box, describe(exit));
+}
+
+void Spawner::sendBoxDied(const Box& box, const std::string& how) {
   Event event;
   event.kind = Kind::boxDied;
   event.box = box.id;
   event.at_ns = monotonicNs();
-  setText(event, "init", "the box's init " + describe(exit));
+  setText(event, "init", "the box's init " + how);
   send(event);
 }
 
@@ -510,6 +532,8 @@ void Spawner::onCloneExit(Box& box) {
   if (box.ending) return;
   if (box.stage != Stage::made)
     return failBox(box, "clone", base::Error{Code::internal, "the clone " + describe(exit), {}, 0});
+  // An init that is killed takes the box along, its processes first: that end is not the task's.
+  if (exit.code == CLD_KILLED && exit.status == SIGKILL && isDying(box.pid_host)) return sendBoxDied(box, "was killed");
   Event event;
   event.kind = Kind::cloneExited;
   event.box = box.id;

@@ -107,6 +107,7 @@ class Spawner {
   void beginEnd(Box& box);
   void onInitExit(Box& box);
   void onCloneExit(Box& box);
+  void sendBoxDied(const Box& box, const std::string& how);
   void onCapEvent(Box& box, Cap cap);
   void readDisk(const Box& box, Counters* counters) const;
   void tryFinishReaping(Box& box);

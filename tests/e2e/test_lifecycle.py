@@ -403,17 +403,23 @@ def test_one_slot_is_used_again_and_again_whatever_ends(daemons):
     assert result["phases"]["boxNs"] > result["phases"]["queuedNs"]
 
 
-def zygotes(daemon, program):
-    return [p for p in family(daemon.pid) if parent_of(p) == daemon.spawner
-            and read(f"/proc/{p}/cmdline").split("\0")[1:2] == [program]]
+def pids_inside(pid):
+    """Its numbers from the host's namespace inwards: a template's processes have two, a box's three."""
+    found = re.search(r"^NSpid:\s+(.*)$", read(f"/proc/{pid}/status"), re.M)
+    return found[1].split() if found else []
+
+
+def template_process(daemon, word, number_1=False):
+    """The template's own process whose command line has `word`; its pid 1 or another."""
+    [pid] = [p for p in family(daemon.pid) if word in read(f"/proc/{p}/cmdline")
+             and len(pids_inside(p)) == 2 and (pids_inside(p)[1] == "1") == number_1]
+    return pid
 
 
 def test_killed_zygote_spares_running_tasks_and_is_replaced(daemons):
     daemon = daemons(templates=("python",))
     task = begin(daemon, WAITING, "--stdin")
-    program = "/usr/lib/mayfly/zygote.py"
-    # The clone of a running task has the zygote's command line; the zygote came first.
-    old = min(zygotes(daemon, program))
+    old = template_process(daemon, "/usr/lib/mayfly/zygote.py")
     held = hold([old])
     os.kill(old, signal.SIGKILL)
     await_ends(held, time.monotonic())
@@ -425,10 +431,14 @@ def test_killed_zygote_spares_running_tasks_and_is_replaced(daemons):
 
 
 def attempt(daemon):
-    """A result, or None where the template is not ready yet (a retryable refusal)."""
+    """A result, or None where the template is not ready yet, or died under a box in the making."""
     result = json.loads(daemon.cli("run", "--json", "-c", "print(6*7)").stdout)
     if "error" in result:
         assert result["error"]["code"] == "unavailable", result
+        return None
+    if result["verdict"] == "internal":
+        assert result["phases"]["startedNs"] == 0 and "template" in result["reason"], result
+        assert result["receipt"]["complete"] or result["receipt"]["box"] == 0, result
         return None
     return result
 
@@ -436,15 +446,23 @@ def attempt(daemon):
 @pytest.mark.parametrize("who", ["mayfly-maker", "pid 1"])
 def test_killed_maker_or_pid_1_is_replaced(daemons, who):
     daemon = daemons(templates=("python",))
-    children = [p for p in family(daemon.pid) if parent_of(p) == daemon.spawner]
-    makers = [p for p in children if "maker" in read(f"/proc/{p}/cmdline")]
-    assert makers, [read(f"/proc/{p}/cmdline") for p in children]
-    # Both run the maker's program; pid 1 was made first.
-    victim = min(makers) if who == "pid 1" else max(makers)
+    victim = template_process(daemon, "mayfly-maker", number_1=who == "pid 1")
     held = hold([victim])
     os.kill(victim, signal.SIGKILL)
     await_ends(held, time.monotonic())
     assert await_that(lambda: attempt(daemon), "a task after it")["stdout"] == "42\n"
+
+
+def test_a_task_that_mayflys_own_end_takes_along_is_internal(daemons):
+    """The kernel kills a box whose template's pid 1 dies, or whose init does: not the task's failure."""
+    daemon = daemons(templates=("python",))
+    for victim in (lambda: template_process(daemon, "mayfly-maker", number_1=True),
+                   lambda: tasks(daemon)[0]["pidHost"]) * 2:
+        await_that(lambda: attempt(daemon), "the template is ready")
+        task = begin(daemon, CLINGING)
+        os.kill(victim(), signal.SIGKILL)
+        out, err = task.communicate(timeout=SECONDS_MAX)
+        assert task.returncode == 125 and b"mayfly: internal" in err, err
 
 
 @pytest.mark.parametrize("holder", [
