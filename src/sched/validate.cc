@@ -135,10 +135,11 @@ base::Status checkFiles(const TaskSpec& spec, const base::Limits& limits) {
     if (files.contains(folder))
       return fail(Code::invalidArgument,
                   "input file " + quoted(folder) + " is also the folder of another");
-  if (pages_bytes > limits.disk_bytes)
+  // A disk that is full at the start would end the task at its first sample.
+  if (pages_bytes >= limits.disk_bytes)
     return fail(Code::invalidArgument, "the input files take " + num(pages_bytes) +
-                                           " bytes of disk; the task may hold " +
-                                           num(limits.disk_bytes));
+                                           " bytes of disk and leave nothing of the " +
+                                           num(limits.disk_bytes) + " that the task may hold");
   if (files.size() + folders.size() + kInodesOfTheBox > limits.disk_inodes)
     return fail(Code::invalidArgument,
                 "the input files take " + num(files.size() + folders.size()) +

@@ -400,6 +400,19 @@ def test_a_box_that_cannot_be_prepared_is_never_the_tasks_failure(mayfly, tmp_pa
     assert seen["4KiB"] == "invalidArgument" and seen["16MiB"] == "succeeded", seen
 
 
+def test_input_that_fills_a_cap_is_refused_and_what_just_fits_runs(mayfly, tmp_path):
+    blob = tmp_path / "blob"
+    for size, disk, fits in ((MIB, "1MiB", False), (MIB - 4096, "1MiB", True), (MIB + 1, "1MiB", False)):
+        blob.write_bytes(bytes(size))
+        done = mayfly("run", "--json", "--disk", disk, "--file", blob, "-c", "print(6*7)")
+        result = json.loads(done.stdout)
+        assert fits == (result.get("verdict") == "succeeded"), (size, result)
+        assert fits or result["error"]["code"] == "invalidArgument"
+    # Half of the memory may be files; the rest is enough for the task to start.
+    blob.write_bytes(bytes(8_000_000))
+    assert python(mayfly, "print(6*7)", "--memory", "16MiB", "--file", blob)["verdict"] == "succeeded"
+
+
 def test_least_inodes_and_processes_leave_room_for_a_task_or_say_no(mayfly):
     for flags in (["--pids", "1"], ["--inodes", "1"], ["--inodes", "10"], ["--disk", "4KiB"], ["--open-files", "1"],
                   ["--open-files", "3"], ["--cpu-time", "1ms"], ["--timeout", "1ms"], ["--output", "1"], ["--cpus", "0.001"]):
