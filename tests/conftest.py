@@ -1,49 +1,14 @@
-"""Fixtures that all tests against a real daemon share: `daemon`, `mayfly`, `scratch`.
+"""Fixtures that all tests against a real daemon share.
 
 A daemon is taken from MAYFLY_SOCKET (`./dev with-daemon` sets it); without one
-the tests skip and say so. MAYFLY_CLI names another command line to test.
+the tests skip and say so.
 """
 
-import json
 import os
-import pathlib
-import subprocess
 
 import pytest
 
-TOP = pathlib.Path(__file__).resolve().parents[1]
-CLI = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
-COMMAND_SECONDS_MAX = 180
-
-
-class Mayfly:
-    """Runs the command line against one daemon."""
-
-    def __init__(self, socket):
-        self.socket = socket
-        self.environment = {**os.environ, "MAYFLY_SOCKET": socket}
-
-    def command(self, *args):
-        return [CLI, *map(str, args)]
-
-    def __call__(self, *args, **kwargs):
-        kwargs.setdefault("timeout", COMMAND_SECONDS_MAX)
-        kwargs.setdefault("env", self.environment)
-        return subprocess.run(self.command(*args), capture_output=True, **kwargs)
-
-    def start(self, *args, **kwargs):
-        kwargs.setdefault("env", self.environment)
-        return subprocess.Popen(self.command(*args), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, **kwargs)
-
-    def run(self, *args, **kwargs):
-        """`mayfly run --json ...` as a dictionary; Mayfly's own errors fail the test."""
-        done = self("run", "--json", *args, **kwargs)
-        try:
-            return json.loads(done.stdout)
-        except ValueError:
-            raise AssertionError(f"no JSON from {args}: exit {done.returncode}\n{done.stdout[-500:]!r}\n"
-                                 f"{done.stderr[-2000:].decode(errors='replace')}") from None
+from support import Mayfly
 
 
 @pytest.fixture(scope="session")

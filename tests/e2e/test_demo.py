@@ -10,7 +10,7 @@ import xml.etree.ElementTree as xml
 import zipfile
 import zlib
 
-from conftest import CLI, COMMAND_SECONDS_MAX
+from support import CLI, COMMAND_SECONDS_MAX
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 DEMO = TOP / "docs/demo"

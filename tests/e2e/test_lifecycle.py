@@ -15,7 +15,7 @@ import uuid
 
 import pytest
 
-from conftest import CLI, Mayfly
+from support import CLI, Mayfly
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BINARIES = pathlib.Path(CLI).parent
