@@ -1,0 +1,82 @@
+// What the spawner knows of its children, and how it words an event.
+//
+// Layer: spawner. Short calls that never block.
+#pragma once
+
+#include <errno.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "base/fd.h"
+#include "spawner/wire.h"
+
+namespace mayfly::spawner {
+
+using base::Fd;
+
+inline constexpr uint64_t kMsNs = 1'000'000;
+inline constexpr uint64_t kReapMsMax = 5'000;  // kill to reaped, before a box is told as stuck
+
+inline void setText(Event& event, const std::string& step, const std::string& text) {
+  strncpy(event.step, step.c_str(), sizeof event.step - 1);
+  strncpy(event.text, text.c_str(), sizeof event.text - 1);
+}
+
+struct Exit {
+  int code = 0, status = 0;  // si_code, si_status; code 0: not exited
+};
+
+// Takes the exit status of our child from the kernel; empties the pidfd.
+inline Exit reap(Fd& pidfd) {
+  siginfo_t info{};
+  if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG | __WALL) != 0 ||
+      info.si_pid == 0)
+    return {};
+  pidfd.reset();
+  return {info.si_code, info.si_status};
+}
+
+// The pid behind a pidfd as the host sees it; 0 where it has ended. For people only.
+inline uint32_t pidOf(const Fd& process) {
+  auto text = base::readSmallFile({}, fmt::format("/proc/self/fdinfo/{}", process.get()));
+  size_t at = text ? text->find("Pid:\t") : std::string::npos;
+  if (at == std::string::npos) return 0;
+  long pid = ::strtol(text->c_str() + at + 5, nullptr, 10);
+  return pid > 0 ? static_cast<uint32_t>(pid) : 0;
+}
+
+// Whether a child that is not reaped yet is dying or was sent a SIGKILL. Its pidfd
+// tells only when its end is over, which for a pid 1 is after that of its processes.
+inline bool isDying(uint32_t pid) {
+  constexpr size_t kFlagsField = 9, kSignalField = 31;      // of /proc/PID/stat, from 1
+  constexpr unsigned long kExiting = 0x4, kSignaled = 0x400;  // PF_EXITING, PF_SIGNALED
+  auto text = base::readSmallFile({}, fmt::format("/proc/{}/stat", pid));
+  size_t at = text ? text->rfind(')') : std::string::npos;
+  if (at == std::string::npos) return true;
+  unsigned long flags = 0, pending = 0;
+  size_t field = 2;
+  for (at = text->find(' ', at); at != std::string::npos && field < kSignalField; at = text->find(' ', at + 1)) {
+    ++field;
+    if (field == kFlagsField) flags = ::strtoul(text->c_str() + at, nullptr, 10);
+    if (field == kSignalField) pending = ::strtoul(text->c_str() + at, nullptr, 10);
+  }
+  return (flags & (kExiting | kSignaled)) != 0 || (pending & (1ul << (SIGKILL - 1))) != 0;
+}
+
+inline std::string describe(const Exit& exit) {
+  return exit.code == CLD_EXITED ? fmt::format("exited with {}", exit.status)
+                                 : fmt::format("was killed by signal {}", exit.status);
+}
+
+inline void signalKill(const Fd& pidfd) {
+  if (pidfd) ::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0);
+}
+
+}  // namespace mayfly::spawner

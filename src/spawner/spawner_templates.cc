@@ -1,0 +1,192 @@
+// The spawner's part for templates: publish, retire, and what their helpers say.
+#include <string.h>
+#include <sys/epoll.h>
+
+#include "base/clock.h"
+#include "spawner/child.h"
+#include "spawner/spawner.h"
+
+namespace mayfly::spawner {
+
+using base::BoxId;
+using base::Code;
+using base::monotonicNs;
+
+void Spawner::publish(const Request& request, base::Received& fds) {
+  Event failed;
+  failed.kind = Kind::templateFailed;
+  failed.template_id = request.template_id;
+  auto refuse = [&](const std::string& step, const std::string& text, int sys = 0) {
+    failed.sys = sys;
+    setText(failed, step, text);
+    failed.at_ns = monotonicNs();
+    send(failed);
+  };
+  for (const auto& arg : request.zygote)
+    if (::strnlen(arg, sizeof arg) == sizeof arg) return refuse("request", "a zygote argument is too long");
+  if (request.zygote[0][0] != '/') return refuse("request", "the zygote's program must be an absolute path");
+  if (fds.fds != 2) return refuse("request", "publish takes two descriptors");
+  for (const auto& [key, t] : templates_)
+    if (t->id == request.template_id && !t->retiring) return refuse("request", "the template is published already");
+  uint32_t slot = 0;
+  while (slot + 1 < kTemplatesMax && slots_used_[slot]) ++slot;
+  // The last range of a slot is the daemon's own.
+  if (slot + 1 >= kTemplatesMax) return refuse("request", fmt::format("{} templates are published", kTemplatesMax - 1));
+  uint32_t uid_base = kUidBase + options_.uid_slot * kUidsPerInstance + slot * kUidsPerTemplate;
+  static uint32_t keys = 0;
+  std::string step;
+  auto made = publishTemplate(room_, tree_, request, ++keys, slot, uid_base, fds.fd[0].view(), fds.fd[1].view(), &step);
+  if (!made) return refuse(step, made.error().message, made.error().sys);
+  slots_used_[slot] = true;
+  Template& t = **made;
+  uint64_t key = t.key;
+  watch(t.pid1.get(), EPOLLIN, Source::templatePid1, key);
+  watch(t.maker.get(), EPOLLIN, Source::maker, key);
+  watch(t.maker_channel.get(), EPOLLIN, Source::makerChannel, key);
+  watch(t.zygote.get(), EPOLLIN, Source::zygote, key);
+  watch(t.zygote_channel.get(), EPOLLIN, Source::zygoteChannel, key);
+  templates_[t.key] = std::move(*made);
+}
+
+void Spawner::retire(base::TemplateId id) {
+  for (auto& [key, t] : templates_) {
+    if (t->id != id || t->retiring) continue;
+    t->retiring = true;
+    t->ready = false;
+    for (auto& [box_id, box] : boxes_)
+      if (box->owner == t.get()) signalKill(box->init);
+    killTemplate(*t, true);
+    return tryFinishTemplate(key);
+  }
+}
+
+// A process that dies closes its channel first: its pidfd will tell how it ended.
+void Spawner::onChannelEnd(const Fd& channel, const Fd& process) {
+  unwatch(channel);
+  signalKill(process);
+}
+
+void Spawner::onMakerMessage(Template& t) {
+  zygote::InitMade made;
+  auto got = base::receiveMessage(t.maker_channel.view(), base::writableBytesOf(made));
+  if (!got && got.error().sys == EAGAIN) return;
+  if (got && got->bytes == 0) return onChannelEnd(t.maker_channel, t.maker);
+  if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic) return onTemplateDeath(t, "maker");
+  auto found = boxes_.find(made.box);
+  if (found == boxes_.end() || found->second->owner != &t || !found->second->init_asked)
+    return onTemplateDeath(t, "maker");
+  Box& box = *found->second;
+  box.init_asked = false;
+  if (got->fds == 1) {
+    box.init = std::move(got->fd[0]);
+    watch(box.init.get(), EPOLLIN, Source::init, box.id);
+  }
+  if (box.ending) {
+    signalKill(box.init);
+    return tryFinishReaping(box);
+  }
+  if (made.error != 0)
+    return failBox(box, fmt::format("init: {}", made.step), base::sysError(made.error, made.step, "the box's init"));
+  if (auto asked = askClone(box); !asked) return failBox(box, "ask clone", asked.error());
+  box.pid_host = pidOf(box.init);  // while the zygote forks
+}
+
+void Spawner::onZygoteMessage(Template& t) {
+  zygote::CloneMade made;
+  auto got = base::receiveMessage(t.zygote_channel.view(), base::writableBytesOf(made));
+  if (!got && got.error().sys == EAGAIN) return;
+  if (got && got->bytes == 0) return onChannelEnd(t.zygote_channel, t.zygote);
+  if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic) return onTemplateDeath(t, "zygote");
+  if (made.box == 0) {
+    Event event;
+    event.kind = made.error == 0 ? Kind::templateReady : Kind::templateFailed;
+    event.template_id = t.id;
+    event.sys = made.error;
+    event.at_ns = monotonicNs();
+    if (made.error == 0) {
+      t.ready = true;
+      setText(event, "", t.image_mount == ImageMount::file ? "image mounted from its file" : "image mounted by a loop device");
+    } else {
+      t.told_gone = true;
+      setText(event, "zygote", fmt::format("the zygote can't serve: {}", made.step));
+    }
+    return send(event);  // one that can't serve exits, and its exit removes it
+  }
+  auto found = boxes_.find(made.box);
+  if (found == boxes_.end() || found->second->owner != &t || !found->second->clone_asked)
+    return onTemplateDeath(t, "zygote");
+  Box& box = *found->second;
+  box.clone_asked = false;
+  if (got->fds == 1) {
+    box.clone = std::move(got->fd[0]);
+    watch(box.clone.get(), EPOLLIN, Source::clone, box.id);
+  }
+  if (box.ending) {
+    signalKill(box.clone);
+    return tryFinishReaping(box);
+  }
+  if (made.error != 0 || !box.clone)
+    return failBox(box, fmt::format("clone: {}", made.step), base::sysError(made.error, "fork", "the clone"));
+  tryMade(box);
+}
+
+// A process of the template ended unasked. Boxes that run go on while pid 1
+// lives; new ones need a new template.
+void Spawner::onTemplateDeath(Template& t, const char* who) {
+  std::string how = "broke the protocol";
+  auto look = [&](Fd& pidfd, const char* name) {
+    if (!pidfd) return;
+    unwatch(pidfd);
+    if (Exit exit = reap(pidfd); exit.code != 0 && strcmp(name, who) == 0) how = describe(exit);
+    else if (pidfd) watch(pidfd.get(), EPOLLIN, name[0] == 'z' ? Source::zygote : name[0] == 'm' ? Source::maker : Source::templatePid1, t.key);
+  };
+  look(t.zygote, "zygote");
+  look(t.maker, "maker");
+  look(t.pid1, "pid 1");
+  killTemplate(t, strcmp(who, "pid 1") == 0);
+  bool told = t.told_gone;
+  if (!t.retiring && !told) {
+    Event event;
+    event.kind = Kind::templateGone;
+    event.template_id = t.id;
+    event.at_ns = monotonicNs();
+    setText(event, who, fmt::format("the template's {} {}", who, how));
+    send(event);
+  }
+  t.told_gone = t.told_gone || !t.retiring;
+  t.retiring = true;
+  t.ready = false;
+  // Boxes in the making wait for an answer that will not come.
+  std::vector<BoxId> waiting;
+  for (auto& [id, box] : boxes_)
+    if (box->owner == &t && (box->init_asked || box->clone_asked)) waiting.push_back(id);
+  for (BoxId id : waiting)
+    if (auto it = boxes_.find(id); it != boxes_.end()) {
+      Box& box = *it->second;
+      box.init_asked = box.clone_asked = false;
+      if (box.ending) tryFinishReaping(box);
+      else failBox(box, who, base::Error{Code::unavailable, fmt::format("the template's {} {}", who, how), {}, 0});
+    }
+  tryFinishTemplate(t.key);
+}
+
+void Spawner::tryFinishTemplate(uint32_t key) {
+  auto it = templates_.find(key);
+  if (it == templates_.end() || !it->second->retiring || it->second->boxes != 0) return;
+  Template& t = *it->second;
+  for (const Fd* fd : {&t.pid1, &t.maker, &t.zygote, &t.maker_channel, &t.zygote_channel}) unwatch(*fd);
+  killTemplate(t, true);
+  auto removed = removeTemplate(tree_, t);
+  if (!t.told_gone) {
+    Event event;
+    event.kind = Kind::templateGone;
+    event.template_id = t.id;
+    event.at_ns = monotonicNs();
+    setText(event, "", removed ? "retired" : removed.error().message);
+    send(event);
+  }
+  slots_used_[t.slot] = false;
+  templates_.erase(it);
+}
+
+}  // namespace mayfly::spawner
