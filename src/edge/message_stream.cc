@@ -66,8 +66,9 @@ kj::Promise<void> MessageStream::whenRoom() {
 void MessageStream::written(size_t bytes) {
   if (room_waits_.empty()) return;
   KJ_IF_MAYBE (queued, queued_bytes_) {
-    // The message just written is still counted.
-    if ((*queued)() - bytes > queued_bytes_max_ / 2) return;
+    // What was just written is still counted by Cap'n Proto 0.9, and not any more by 1.x.
+    size_t now = (*queued)();
+    if (now - kj::min(now, bytes) > queued_bytes_max_ / 2) return;
   }
   auto waits = kj::mv(room_waits_);
   for (auto& wait : waits) wait->fulfill();
