@@ -63,11 +63,8 @@ class Guard {
   Guard& over(uint32_t value, uint32_t verdict) { return when(BPF_JGT, value, verdict); }
   Guard& onAnyBit(uint32_t bits, uint32_t verdict) { return when(BPF_JSET, bits, verdict); }
 
-  // Appends it; the call's number is loaded before and kept where it is another call.
+  int call() const { return call_; }  // negative: absent on this architecture
   void emit(Program& out) const {
-    if (call_ < 0) return;  // absent on this architecture
-    out.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call_), 0,
-                           static_cast<uint8_t>(body_.size() + 1)));
     out.insert(out.end(), body_.begin(), body_.end());
     out.push_back(BPF_STMT(BPF_RET | BPF_K, otherwise_));
   }
@@ -84,12 +81,11 @@ class Guard {
 
   int call_;
   uint32_t otherwise_;
-  Program body_;  // far below the 255 that a conditional jump can skip
+  Program body_;
 };
 
-// The part before libseccomp's. What it does not decide falls through to that.
 // Every guarded call but clone3 is in the base list.
-Program guards(bool loopback) {
+std::vector<Guard> guards(bool loopback) {
   std::vector<Guard> list;
   list.reserve(24);
   auto guard = [&](const char* name, uint32_t otherwise = kAllow) -> Guard& {
@@ -151,16 +147,7 @@ Program guards(bool loopback) {
       .on(option(SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF), kEperm)
       .on(option(IPPROTO_TCP, kTcpUlp), kEperm);
 
-  Program all;
-  for (const Guard& one : list) one.emit(all);
-  // The numbers mean something else on a foreign architecture: libseccomp's part kills it.
-  Program out;
-  out.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)));
-  out.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, seccomp_arch_native(), 1, 0));
-  out.push_back(BPF_STMT(BPF_JMP | BPF_JA, static_cast<uint32_t>(all.size() + 1)));
-  out.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)));
-  out.insert(out.end(), all.begin(), all.end());
-  return out;
+  return list;
 }
 
 struct Release {
@@ -193,7 +180,92 @@ Result<std::vector<int>> extraNumbers(const SeccompSpec& spec) {
   return numbers;
 }
 
-// The call numbers: libseccomp's tree, as instructions.
+// What a program that looks at architecture and number only returns for them;
+// kUnclear where it does anything else.
+constexpr uint32_t kUnclear = 0xffff'ffff;  // no return values of the kernel's, both
+constexpr uint32_t kGuard = 0x1234'0000;    // plus the guard's place: decided there
+uint32_t verdictOf(const Program& program, uint32_t arch, uint32_t number) {
+  uint32_t a = 0;
+  for (size_t at = 0; at < program.size(); ++at) {  // jumps go forward only
+    const sock_filter& op = program[at];
+    switch (op.code) {
+      case BPF_LD | BPF_W | BPF_ABS:
+        if (op.k != offsetof(seccomp_data, arch) && op.k != offsetof(seccomp_data, nr)) return kUnclear;
+        a = op.k == offsetof(seccomp_data, arch) ? arch : number;
+        break;
+      case BPF_JMP | BPF_JA: at += op.k; break;
+      case BPF_JMP | BPF_JEQ | BPF_K: at += a == op.k ? op.jt : op.jf; break;
+      case BPF_JMP | BPF_JGE | BPF_K: at += a >= op.k ? op.jt : op.jf; break;
+      case BPF_JMP | BPF_JGT | BPF_K: at += a > op.k ? op.jt : op.jf; break;
+      case BPF_RET | BPF_K: return op.k;
+      default: return kUnclear;
+    }
+  }
+  return kUnclear;
+}
+
+struct Range {
+  uint32_t first, verdict;
+};
+
+// A binary search over ranges; the number is loaded before.
+Program search(std::span<const Range> ranges) {
+  if (ranges.size() == 1) return {BPF_STMT(BPF_RET | BPF_K, ranges[0].verdict)};
+  size_t middle = ranges.size() / 2;
+  Program low_half = search(ranges.first(middle)), high_half = search(ranges.subspan(middle)), out;
+  auto skip = static_cast<uint32_t>(low_half.size());
+  if (skip <= 255) {
+    out.push_back(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, ranges[middle].first, static_cast<uint8_t>(skip), 0));
+  } else {
+    out.push_back(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, ranges[middle].first, 0, 1));
+    out.push_back(BPF_STMT(BPF_JMP | BPF_JA, skip));
+  }
+  out.insert(out.end(), low_half.begin(), low_half.end());
+  out.insert(out.end(), high_half.begin(), high_half.end());
+  return out;
+}
+
+// libseccomp's decisions by number and the guards' by argument, as one program. Its tree is
+// rewritten as ranges, half the instructions: loading them is paid by every clone. A tree of
+// comparisons decides alike between two of its constants, so its verdicts there are all it says.
+Result<Program> join(const Program& tree, const std::vector<Guard>& guarded) {
+  const uint32_t native = seccomp_arch_native();
+  std::vector<uint32_t> bounds{0};
+  for (const Guard& guard : guarded)
+    if (guard.call() >= 0) bounds.insert(bounds.end(), {static_cast<uint32_t>(guard.call()), static_cast<uint32_t>(guard.call()) + 1});
+  for (const sock_filter& op : tree)
+    if (BPF_CLASS(op.code) == BPF_JMP && BPF_OP(op.code) != BPF_JA) {
+      bounds.push_back(op.k);
+      if (op.k != 0xffff'ffff) bounds.push_back(op.k + 1);
+    }
+  std::sort(bounds.begin(), bounds.end());
+  std::vector<Range> ranges;
+  const uint32_t foreign = verdictOf(tree, ~native, 0);
+  for (uint32_t number : bounds) {
+    uint32_t verdict = verdictOf(tree, native, number);
+    if (verdict == kUnclear || verdictOf(tree, ~native, number) != foreign)
+      return fail(Code::internal, "libseccomp's program looks at more than architecture and number");
+    for (size_t i = 0; i < guarded.size(); ++i)
+      if (static_cast<uint32_t>(guarded[i].call()) == number) verdict = kGuard + static_cast<uint32_t>(i);
+    if (ranges.empty() || ranges.back().verdict != verdict) ranges.push_back({number, verdict});
+  }
+  Program out{BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
+              BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, native, 1, 0), BPF_STMT(BPF_RET | BPF_K, foreign),
+              BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr))};
+  Program found = search(ranges);
+  out.insert(out.end(), found.begin(), found.end());
+  std::vector<size_t> starts;
+  for (const Guard& guard : guarded) {
+    starts.push_back(out.size());
+    guard.emit(out);
+  }
+  for (size_t at = 0; at < starts.front(); ++at)
+    if (out[at].code == (BPF_RET | BPF_K) && out[at].k >= kGuard && out[at].k < kGuard + starts.size())
+      out[at] = BPF_STMT(BPF_JMP | BPF_JA, static_cast<uint32_t>(starts[out[at].k - kGuard] - at - 1));
+  return out;
+}
+
+// The call numbers: what libseccomp makes of the lists, as instructions.
 Result<Program> numbers(const SeccompSpec& spec) {
   MAYFLY_TRY(std::vector<int> extra, extraNumbers(spec));
   Context context(seccomp_init(SCMP_ACT_ERRNO(ENOSYS)));
@@ -229,9 +301,8 @@ Result<Program> numbers(const SeccompSpec& spec) {
 }  // namespace
 
 base::Result<base::Fd> buildSeccomp(const SeccompSpec& spec) {
-  Program program = guards(spec.loopback);
   MAYFLY_TRY(Program tree, numbers(spec));
-  program.insert(program.end(), tree.begin(), tree.end());
+  MAYFLY_TRY(Program program, join(tree, guards(spec.loopback)));
   if (program.size() > kSeccompInstructionsMax)
     return fail(Code::resourceExhausted, "the seccomp program has " + std::to_string(program.size()) +
                                              " instructions; the kernel takes " +
