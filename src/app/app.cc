@@ -118,7 +118,7 @@ class App final : private clone::EngineWatcher {
   boost::asio::steady_timer audit_timer_{io_};
   std::string cgroup_;
   std::unordered_set<base::BoxId> found_by_audit_;  // each is told once
-  base::Observer observer_;
+  LogObserver observer_;
   base::Fd instance_lock_;
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases

@@ -7,6 +7,7 @@
 
 #include <string>
 
+#include "base/observer.h"
 #include "base/result.h"
 #include "base/text.h"
 
@@ -16,5 +17,16 @@ inline std::string oneLine(const base::Error& error) {
   return base::printable(error.advice.empty() ? error.message : error.message + ". " + error.advice,
                          2'000);
 }
+
+// Says at level debug how each task ended: what the clients of others, and those
+// that went away, can't be asked.
+class LogObserver : public base::Observer {
+ public:
+  void taskEnded(std::string_view template_name, base::Verdict verdict, const base::Usage& usage,
+                 const base::Phases&) override {
+    spdlog::debug("a task of template '{}' ended: {}, {} after its start", template_name,
+                  base::name(verdict), base::humanNanos(usage.wall_ns));
+  }
+};
 
 }  // namespace mayfly::app

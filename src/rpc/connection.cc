@@ -325,6 +325,7 @@ Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::Owner
       network_(messages_, capnp::rpc::twoparty::Side::SERVER, edge::readerOptions()),
       rpc_(capnp::makeRpcServer(
           network_, kj::heap<MayflyImpl>(hub, kj::addRef(*state_), std::move(refusal)))) {
+  KJ_IF_MAYBE (fd, stream_->getFd()) state_->socket = *fd;
   messages_.pauseWhile([this] { return network_.getCurrentQueueSize(); },
                        hub.options.unsent_bytes_per_connection_max);
   state_->room = [this] { return messages_.whenRoom(); };

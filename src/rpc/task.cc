@@ -1,6 +1,7 @@
 #include "rpc/task.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 
 #include <algorithm>
 
@@ -44,6 +45,12 @@ void CoreTask::onResult(const sched::TaskResult& result) {
 }
 
 // --- RPC thread ----------------------------------------------------------------
+
+bool ConnectionState::peerGone() const {
+  if (ended) return true;
+  pollfd peer{socket, POLLRDHUP, 0};
+  return ::poll(&peer, 1, 0) == 1 && (peer.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+}
 
 ConnectionState::Turn::Turn(ConnectionState& state) : state_(kj::addRef(state)) {
   state.turn_taken_ = true;
@@ -136,6 +143,12 @@ Status TaskState::cancel() {
   return Unit{};
 }
 
+// A connection that breaks releases its tasks and fails their sinks before it ends itself. Those
+// tasks are not cancelled: their client is gone, and that is what their verdict must say.
+void TaskState::cancelUnlessGone() {
+  if (!connection_->peerGone()) cancel();
+}
+
 kj::Promise<Status> TaskState::writeStdin(std::string data) {
   if (data.size() > schema::CHUNK_BYTES_MAX)
     return Status(fail(Code::invalidArgument,
@@ -198,7 +211,7 @@ Status TaskState::closeStdin() {
 void TaskState::close() {
   if (closed_) return;
   closed_ = true;
-  cancel();
+  cancelUnlessGone();
   // What can be large goes now, the object itself when the client lets go of it.
   result_ = nullptr;
   done_ = false;
@@ -272,7 +285,7 @@ kj::Promise<void> TaskState::deliverOne() {
 void TaskState::sinkFailed() {
   sink_ = nullptr;
   chunks_.clear();
-  cancel();
+  cancelUnlessGone();
   finishIfDelivered();
 }
 

@@ -41,9 +41,13 @@ struct ConnectionState : kj::Refcounted {
   CoreLinkPtr link;
   TaskTable& table;
   sched::OwnerId owner;
+  int socket = -1;         // of the connection, while it stands
   bool ended = false;      // the connection is gone; the core was told
   uint32_t calls = 0;      // that have not returned
   uint32_t tasks = 0;      // not closed
+
+  // The client's end is closed: the connection's own end follows, and tells the core.
+  bool peerGone() const;
 
   // Large answers are made one at a time, each when what was sent before is mostly read: else calls
   // of a few bytes could make the daemon hold megabytes for each. `room` says when that is.
@@ -130,6 +134,7 @@ class TaskState final : public kj::Refcounted {
   void deliver();
   kj::Promise<void> deliverOne();
   void sinkFailed();
+  void cancelUnlessGone();
   void finishIfDelivered();
   void onStdinRefused(uint64_t number, const base::Error& error);
   void failStdin(const base::Error& error);

@@ -45,6 +45,7 @@ struct FakeTask {
   uint64_t unacknowledged_max = 0;
   std::string stdin_bytes;
   bool stdin_closed = false, ended = false;
+  base::Verdict verdict{};  // once ended
   uint64_t flood_left = 0;
 };
 
@@ -129,6 +130,7 @@ class FakeCore final : public sched::Core {
   }
   void end(FakeTask& t, base::Verdict verdict, std::function<void(sched::TaskResult&)> more = {}) {
     t.ended = true;
+    t.verdict = verdict;
     sched::TaskResult r;
     r.task = t.id;
     r.template_name = t.spec.template_name;

@@ -195,6 +195,7 @@ TEST_F(RpcTest, AClientThatDiesWithAWriteOutstandingIsGoneToTheCore) {
   }
   EXPECT_TRUE(eventually("owner gone", [](FakeCore& c) { return c.owners_gone.size() == 1; }));
   EXPECT_TRUE(onCore([](FakeCore& c) { return c.task(1).ended; }));
+  EXPECT_EQ(onCore([](FakeCore& c) { return c.task(1).verdict; }), base::Verdict::clientGone);
 }
 
 TEST_F(RpcTest, CloseEndsTheTaskAndItsWaits) {

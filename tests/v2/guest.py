@@ -44,7 +44,7 @@ def main():
         except AssertionError:
             word, text, more = "FAIL", "", traceback.format_exc(limit=-2)
         except BaseException:
-            word, text, more = "FAIL", "", traceback.format_exc()
+            word, text, more = "FAIL", "", traceback.format_exc(limit=-4)
         count[word] += 1
         say(f"{word} {name} {text} {time.monotonic() - began:.1f} s")
         detail(more)

@@ -22,7 +22,8 @@ class Daemon:
         self.socket = socket
         self.log = open(LOG, "ab")
         self.process = subprocess.Popen(
-            [MAYFLYD, "--instance", instance, "--socket", socket, "--templates", "/share/templates"],
+            [MAYFLYD, "--instance", instance, "--socket", socket, "--templates", "/share/templates",
+             "--log-level", "debug"],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
 
     def wait_ready(self):
@@ -94,7 +95,7 @@ def expect(result, verdict):
 
 def box_cgroups():
     """Cgroups of boxes that stand now."""
-    return sorted(str(p.relative_to(CGROUP)) for p in CGROUP.glob("**/b-*") if p.is_dir())
+    return sorted(str(p.relative_to(CGROUP)) for p in CGROUP.glob("mayfly/*/t*/b*") if p.is_dir())
 
 
 def running_task():
