@@ -22,7 +22,7 @@ KEPT_ASSETS_MAX = 12  # directories kept in the cache, newest first
 # Modules the guest needs; what they depend on is added. virtio_ring goes before
 # virtio: loaded the other way round, the disks never appear.
 MODULES = ["virtio_ring", "virtio", "virtio_pci", "virtio_blk", "erofs", "ext4", "overlay", "loop"]
-ROOT_PACKAGES = ["busybox-static", "erofs-utils", "libc6", "mount", "python3"]
+ROOT_PACKAGES = ["busybox-static", "erofs-utils", "libc6", "mount", "python3", "python3-pytest"]
 
 
 def run(*argv, **kw):
