@@ -90,7 +90,7 @@ def zygote_reports(host, tmp_path_factory):
     # The token is in the environment of the daemon here, not of a client.
     environment = {**os.environ, "MAYFLY_STATE_DIR": str(state), "MFTOKEN": host.token,
                    "MAYFLYD_FLAGS": f"--templates {folder.parent} --template escape-zygote"}
-    built = subprocess.run([build / "bin/mayfly-image", "build", "escape-zygote", "--templates", folder.parent,
+    built = subprocess.run([build / "bin/mayfly", "image", "build", "escape-zygote", "--templates", folder.parent,
                             "--runtime-dir", build / "bin"], env=environment, capture_output=True, timeout=SECONDS_MAX)
     assert built.returncode == 0, built.stderr.decode()
     done = subprocess.run([top / "dev", "with-daemon", build / "bin/mayfly", "run", "--json", "-t", "escape-zygote", "-c", "0"],
