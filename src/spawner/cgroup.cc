@@ -199,19 +199,31 @@ void CgroupTree::remove() {
   }
 }
 
-Result<CgroupSet> CgroupSet::create(const CgroupTree& tree, const std::string& name) {
+Result<CgroupSet> CgroupSet::createV2(const CgroupTree& tree, const std::string& name) {
   CgroupSet set;
   set.name_ = name;
-  for (const Hierarchy& h : tree.hierarchies()) {
-    auto dir = makeFolder(h.dir.view(), name, false);
-    if (!dir) {
-      for (const Hierarchy& made : tree.hierarchies()) {
-        if (&made == &h) break;
-        ::unlinkat(made.dir.get(), name.c_str(), AT_REMOVEDIR);
-      }
-      return base::fail(std::move(dir).error().in("cgroup in " + h.path));
-    }
-    set.dirs_.push_back({std::move(*dir), h.v2, h.cpu, h.memory, h.pids});
+  MAYFLY_CHECK(set.add(tree.v2()));
+  return set;
+}
+
+Status CgroupSet::add(const Hierarchy& h) {
+  auto dir = makeFolder(h.dir.view(), name_, false);
+  if (!dir) return base::fail(std::move(dir).error().in("cgroup in " + h.path));
+  dirs_.push_back({std::move(*dir), h.v2, h.cpu, h.memory, h.pids});
+  return Unit{};
+}
+
+Status CgroupSet::addV1(const CgroupTree& tree) {
+  for (const Hierarchy& h : tree.hierarchies())
+    if (!h.v2) MAYFLY_CHECK(add(h));
+  return Unit{};
+}
+
+Result<CgroupSet> CgroupSet::create(const CgroupTree& tree, const std::string& name) {
+  MAYFLY_TRY(CgroupSet set, createV2(tree, name));
+  if (auto s = set.addV1(tree); !s) {
+    (void)set.remove(tree);
+    return base::fail(std::move(s).error());
   }
   return set;
 }
@@ -296,32 +308,36 @@ Status CgroupSet::remove(const CgroupTree& tree) {
   return Unit{};
 }
 
-Result<BoxCgroups> BoxCgroups::create(const CgroupTree& tree, const std::string& name, uint32_t template_uid,
-                                      const base::Limits& limits) {
+Result<BoxCgroups> BoxCgroups::create(const CgroupTree& tree, const std::string& name, uint32_t template_uid) {
   BoxCgroups box;
   const Hierarchy& v2 = tree.v2();
   box.split_ = v2.cpu || v2.memory || v2.pids;
   auto build = [&]() -> Status {
-    MAYFLY_TRY(box.box_, CgroupSet::create(tree, name));
-    if (box.split_) {
-      MAYFLY_CHECK(box.box_.enableChildren());
-      MAYFLY_TRY(box.init_, CgroupSet::create(tree, name + "/init"));
-      MAYFLY_TRY(box.task_, CgroupSet::create(tree, name + "/task"));
-      MAYFLY_CHECK(box.init_.delegate(template_uid));
-      MAYFLY_CHECK(box.task_.delegate(template_uid));
-    } else {
-      MAYFLY_CHECK(box.box_.delegate(template_uid));
-    }
-    CgroupSet& capped = box.split_ ? box.task_ : box.box_;
-    MAYFLY_CHECK(capped.setMemory(limits.memory_bytes));
-    MAYFLY_CHECK(capped.setProcesses(limits.processes));
-    return capped.setCpu(limits.cpu_milli);
+    MAYFLY_TRY(box.box_, CgroupSet::createV2(tree, name));
+    if (!box.split_) return box.box_.delegate(template_uid);
+    MAYFLY_CHECK(box.box_.enableChildren());
+    MAYFLY_TRY(box.init_, CgroupSet::createV2(tree, name + "/init"));
+    MAYFLY_TRY(box.task_, CgroupSet::createV2(tree, name + "/task"));
+    MAYFLY_CHECK(box.init_.delegate(template_uid));
+    return box.task_.delegate(template_uid);
   };
   if (auto s = build(); !s) {
     (void)box.remove(tree);
     return base::fail(std::move(s).error());
   }
   return box;
+}
+
+Status BoxCgroups::setCaps(const CgroupTree& tree, const base::Limits& limits) {
+  MAYFLY_CHECK(box_.addV1(tree));
+  if (split_) {
+    MAYFLY_CHECK(init_.addV1(tree));
+    MAYFLY_CHECK(task_.addV1(tree));
+  }
+  CgroupSet& capped = split_ ? task_ : box_;
+  MAYFLY_CHECK(capped.setMemory(limits.memory_bytes));
+  MAYFLY_CHECK(capped.setProcesses(limits.processes));
+  return capped.setCpu(limits.cpu_milli);
 }
 
 Status BoxCgroups::kill() { return base::writeSmallFile(box_.v2(), "cgroup.kill", "1"); }

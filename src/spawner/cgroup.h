@@ -55,7 +55,10 @@ class CgroupSet {
   CgroupSet(CgroupSet&&) noexcept = default;
   CgroupSet& operator=(CgroupSet&&) noexcept = default;
 
-  // EEXIST is an error: we never adopt a folder that we did not make.
+  // The v2 folder alone; addV1() makes the others. EEXIST is an error: we never
+  // adopt a folder that we did not make.
+  static base::Result<CgroupSet> createV2(const CgroupTree& tree, const std::string& name);
+  base::Status addV1(const CgroupTree& tree);
   static base::Result<CgroupSet> create(const CgroupTree& tree, const std::string& name);
   // Lets `uid` place processes into the v2 folder by CLONE_INTO_CGROUP.
   base::Status delegate(uint32_t uid);
@@ -83,6 +86,7 @@ class CgroupSet {
     bool v2 = false, cpu = false, memory = false, pids = false;
   };
   static constexpr size_t kAllRemoved = ~size_t{0};
+  base::Status add(const Hierarchy& hierarchy);
   base::FdView find(bool Dir::*which) const;
   bool isV2(bool Dir::*which) const;
   std::string name_;
@@ -94,8 +98,10 @@ class CgroupSet {
 // `init` outside the caps and `task` under them; without, one v2 folder serves.
 class BoxCgroups {
  public:
-  static base::Result<BoxCgroups> create(const CgroupTree& tree, const std::string& name,
-                                         uint32_t template_uid, const base::Limits& limits);
+  // The v2 folders, which is all that the init needs. setCaps() makes the rest: to
+  // be called before the clone is asked for. On an error remove() takes all back.
+  static base::Result<BoxCgroups> create(const CgroupTree& tree, const std::string& name, uint32_t template_uid);
+  base::Status setCaps(const CgroupTree& tree, const base::Limits& limits);
   base::FdView initDir() const { return split_ ? init_.v2() : box_.v2(); }
   base::FdView taskDir() const { return split_ ? task_.v2() : box_.v2(); }
   base::Result<std::vector<base::Fd>> openTasks() const { return box_.openTasks(); }

@@ -100,6 +100,8 @@ class Spawner {
 
   // --- a box's way ---
   base::Status prepareBox(Box& box);
+  base::Status askInit(Box& box);
+  base::Status makeChannels(Box& box);
   void onInitStatus(Box& box);
   base::Status askClone(Box& box);
   void tryMade(Box& box);

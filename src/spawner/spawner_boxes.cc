@@ -58,13 +58,22 @@ void Spawner::make(const Request& request) {
   if (auto s = prepareBox(b); !s) failBox(b, "prepare", s.error());
 }
 
+// The init is asked for first. What only the clone needs is made while the maker
+// works: its answer is read after this.
 Status Spawner::prepareBox(Box& box) {
   Template& t = *box.owner;
-  MAYFLY_TRY(box.cgroups, BoxCgroups::create(tree_, fmt::format("t{}/b{}", t.key, box.id), t.uid_base, box.limits));
+  MAYFLY_TRY(box.cgroups, BoxCgroups::create(tree_, fmt::format("t{}/b{}", t.key, box.id), t.uid_base));
+  MAYFLY_CHECK(askInit(box));
+  MAYFLY_CHECK(box.cgroups.setCaps(tree_, box.limits));
   MAYFLY_TRY(box.memory_watch, box.cgroups.watchMemory());
   MAYFLY_TRY(box.process_watch, box.cgroups.watchProcesses());
   watch(box.memory_watch.get(), box.cgroups.memoryWatchIsEventfd() ? EPOLLIN : EPOLLPRI, Source::memoryCap, box.id);
   if (box.process_watch) watch(box.process_watch.get(), EPOLLPRI, Source::processCap, box.id);
+  return makeChannels(box);
+}
+
+Status Spawner::askInit(Box& box) {
+  Template& t = *box.owner;
   MAYFLY_TRY(base::Pair status, base::makeSeqpacketPair());
   MAYFLY_CHECK(base::setNonblocking(status.ours.view()));
   box.init_status = std::move(status.ours);
@@ -80,7 +89,11 @@ Status Spawner::prepareBox(Box& box) {
   int fds[] = {status.theirs.get(), box.cgroups.initDir().get(), box.disk.get(), stands.write.get()};
   MAYFLY_CHECK(base::sendMessage(t.maker_channel.view(), base::bytesOf(make), fds));
   box.init_asked = true;
-  // While the maker works: what the clone will need.
+  return Unit{};
+}
+
+// The control socket and the three pipes between mayflyd and the clone.
+Status Spawner::makeChannels(Box& box) {
   MAYFLY_TRY(base::Pair control, base::makeSeqpacketPair());
   MAYFLY_TRY(base::Pipe in, base::makePipe());
   MAYFLY_TRY(base::Pipe out, base::makePipe());
@@ -94,7 +107,7 @@ Status Spawner::prepareBox(Box& box) {
   box.our_fds[3] = std::move(err.read);
   box.their_fds[3] = std::move(err.write);
   // The task may open /dev/stdout again: the pipes are its own.
-  uint32_t uid = t.uid_base + box.uid_first;
+  uint32_t uid = box.owner->uid_base + box.uid_first;
   for (int i = 1; i <= 3; ++i)
     if (::fchown(box.their_fds[i].get(), uid, uid) != 0) return failSys(errno, "fchown", "a pipe of the box");
   return Unit{};

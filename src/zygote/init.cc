@@ -7,6 +7,7 @@
 #include <linux/seccomp.h>
 #include <net/if.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -67,6 +68,7 @@ Failure setUp(const MakeInit& make, int disk_fd) {
   STEP("dumpable", prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
   STEP("setsid", setsid());
   umask(022);
+  STEP("network", unshare(CLONE_NEWNET));
   STEP("hostname", sethostname("mayfly", 6));
   STEP("domainname", setdomainname("localdomain", 11));
   STEP("proc", mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid"));

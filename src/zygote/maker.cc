@@ -57,10 +57,11 @@ InitMade makeInit(int proc_fd, const MakeInit& make, const int* fds, int count, 
   int sync[2];
   if (pipe2(sync, O_CLOEXEC) != 0) return failed(errno, "pipe");
   clone_args args{};
-  // The clone makes its own cgroup namespace once it is in its cgroups: the
-  // namespace's root is taken at that moment.
-  args.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC |
-               CLONE_NEWUTS | CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP;
+  // The init makes its network namespace itself: that takes as long as all the rest,
+  // and the clone can be forked meanwhile. The clone makes its own cgroup namespace
+  // once it is in its cgroups: the namespace's root is taken at that moment.
+  args.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS |
+               CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP;
   args.pidfd = reinterpret_cast<uint64_t>(pidfd);
   args.cgroup = static_cast<uint64_t>(fds[1]);
   pid_t pid = rawClone(&args);
