@@ -45,6 +45,8 @@ typedef struct mayfly_task {
   char **envp;        /* "NAME=value" */
   const char *code;   /* MAYFLY_TASK_STRING, _STDIN; else NULL */
   size_t code_bytes;
+  const char *strings; /* what argv and envp point to, back to back in that order */
+  size_t strings_bytes;
 } mayfly_task;
 
 /* What the runtime must have called around a fork. Each may be NULL. */

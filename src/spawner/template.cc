@@ -65,8 +65,9 @@ struct ChildPlan {
   std::function<int(const char** step)> enter;  // in the child: 0 or errno
 };
 
-const char* const kEnvironment[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "TZ=UTC", "HOME=/task",
-                                    "PYTHONHASHSEED=0", nullptr};
+// A task's own, so that a clone seldom has to change it.
+const char* const kEnvironment[] = {"HOME=/task", "LANG=C.UTF-8", "LOGNAME=task", "PATH=/usr/local/bin:/usr/bin:/bin",
+                                    "TZ=UTC", "USER=task", "PYTHONHASHSEED=0", nullptr};
 
 [[noreturn]] void runChild(const ChildPlan& plan, int channel, int sync, int report, int null_fd) {
   auto failed = [&](const char* step) {

@@ -89,6 +89,8 @@ int readTask(int blob_fd, uint64_t blob_bytes, mayfly_task* task, const char** s
   task->argv = readStrings(blob, &offset, head.argc);
   task->envp = task->argv != nullptr ? readStrings(blob, &offset, head.envc) : nullptr;
   if (task->envp == nullptr) return -EBADMSG;
+  task->strings = blob.base + head.strings_offset;
+  task->strings_bytes = offset - head.strings_offset;
   task->code = head.code_bytes > 0 ? blob.base + head.code_offset : "";
   task->code_bytes = head.code_bytes;
   *step = "input files";

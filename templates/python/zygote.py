@@ -27,7 +27,7 @@ ABI = 1
 COMMAND, FILE, STRING, STDIN = range(4)
 
 
-stdio = ()  # of the clones
+environment = {}  # the zygote's, as a clone inherits it
 last_preloaded = ""  # name of the youngest module that the zygote loaded
 
 
@@ -43,6 +43,8 @@ class Task(ctypes.Structure):
         ("envp", ctypes.POINTER(ctypes.c_char_p)),
         ("code", ctypes.c_void_p),
         ("code_bytes", ctypes.c_size_t),
+        ("strings", ctypes.c_void_p),
+        ("strings_bytes", ctypes.c_size_t),
     ]
 
 
@@ -102,22 +104,13 @@ def make_stdio():
 
 
 def reseed():
-    """In a new clone: every generator whose state the zygote's memory holds.
+    """In a new clone: the generators whose state the zygote's memory holds.
 
-    `random` reseeds itself by its own at-fork hook; os.urandom, secrets and
-    uuid4 ask the kernel each time.
+    Those of the standard library need nothing here: `random` has its own at-fork
+    hook, OpenSSL notices the new pid, the others ask the kernel each time.
     """
     try:
-        modules = sys.modules
-        if "numpy.random" in modules:
-            modules["numpy"].random.seed()
-        if "tempfile" in modules:
-            modules["tempfile"]._name_sequence = None  # compares pids to notice a fork
-        if "uuid" in modules:
-            modules["uuid"]._node = modules["uuid"]._last_timestamp = None
-        if "ssl" in modules:
-            modules["ssl"].RAND_bytes(1)  # takes up the new pid, and fresh entropy with it
-        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = stdio
+        sys.modules["numpy"].random.seed()
         return 0
     except Exception:
         import traceback
@@ -126,20 +119,38 @@ def reseed():
         return 1
 
 
+def settle():
+    """What every clone would have to do is done once, here."""
+    modules = sys.modules
+    if "ssl" in modules:
+        modules["ssl"].RAND_bytes(1)  # OpenSSL loads its providers
+    if "tempfile" in modules:
+        modules["tempfile"]._name_sequence = None  # each clone makes its own
+    if "uuid" in modules:
+        modules["uuid"]._node = modules["uuid"]._last_timestamp = None
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = make_stdio()
+    global last_preloaded
+    last_preloaded = next(reversed(modules))
+    # What is loaded now lives as long as the clone: no collection looks at it again.
+    gc.collect()
+    gc.freeze()
+
+
 def serve(lib):
     api = ctypes.pythonapi
 
     def address(function):
         return ctypes.cast(function, ctypes.c_void_p).value
 
-    callback = ctypes.PYFUNCTYPE(ctypes.c_int)(reseed)
+    # A call from C costs a clone some hundred pages; most templates need none.
+    callback = ctypes.PYFUNCTYPE(ctypes.c_int)(reseed) if "numpy.random" in sys.modules else None
     hooks = Hooks(
         ABI,
         0,
         address(api.PyOS_BeforeFork),
         address(api.PyOS_AfterFork_Parent),
         address(api.PyOS_AfterFork_Child),
-        address(callback),
+        address(callback) if callback else None,
     )
     task = Task()
     sys.stdout.flush()
@@ -151,11 +162,16 @@ def serve(lib):
 
 
 def set_environment(entries):
-    os.environ.clear()
-    for entry in entries:
-        name, _, value = entry.partition(b"=")
-        os.environb[name] = value
-    if os.environ.get("TZ", "UTC") != "UTC":
+    """The task's variables and no others. Only what differs is touched."""
+    wanted = dict(entry.split(b"=", 1) for entry in entries)
+    if wanted == environment:
+        return
+    for name in environment.keys() - wanted.keys():
+        del os.environb[name]
+    for name, value in wanted.items():
+        if environment.get(name) != value:
+            os.environb[name] = value
+    if wanted.get(b"TZ") != environment.get(b"TZ"):
         time.tzset()
 
 
@@ -250,11 +266,9 @@ def finish(code, space):
 
 
 def run(lib, task):
-    argv = [os.fsdecode(task.argv[i]) for i in range(task.argc)]
-    entries = []
-    while task.envp[len(entries)] is not None:
-        entries.append(task.envp[len(entries)])
-    set_environment(entries)
+    strings = ctypes.string_at(task.strings, task.strings_bytes).split(b"\0")
+    argv = [os.fsdecode(text) for text in strings[: task.argc]]
+    set_environment(strings[task.argc : -1])
     if task.has_seed:
         seed_generators(task.seed)
     source = ctypes.string_at(task.code, task.code_bytes) if task.code_bytes else b""
@@ -286,15 +300,9 @@ def main():
     os.environ.update(template.get("env", {}))
     sys.path.pop(0)  # this program's folder
     preload(template)
-    if "ssl" in sys.modules:
-        sys.modules["ssl"].RAND_bytes(1)  # OpenSSL loads its providers once, here
     lib = ctypes.PyDLL(os.path.join(HERE, "libmayfly-zygote.so"))
-    global last_preloaded, stdio
-    stdio = make_stdio()
-    last_preloaded = next(reversed(sys.modules))
-    # What is loaded now lives as long as the clone: no collection looks at it again.
-    gc.collect()
-    gc.freeze()
+    environment.update(os.environb)
+    settle()
     run(lib, serve(lib))
 
 
