@@ -30,6 +30,7 @@
 #include "app/templates.h"
 #include "box/host.h"
 #include "clone/engine.h"
+#include "image/build.h"
 #include "rpc/server.h"
 
 namespace mayfly::app {
@@ -156,7 +157,8 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(raiseOpenFiles());
   std::string images = s.state_dir + "/images";
   MAYFLY_CHECK(makeFolders(images));
-  MAYFLY_TRY(served_, loadTemplates(s));
+  MAYFLY_TRY(std::string runtime, image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
+  MAYFLY_TRY(served_, loadTemplates(s, runtime));
   if (served_.empty()) spdlog::warn("no template is found, ignoring");
   // A spawner that is killed leaves its dead to us: without a parent that reaps
   // them at once, the namespaces' first processes could not end.

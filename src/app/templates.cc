@@ -14,7 +14,8 @@ const std::pair<const char*, const char*> kTaskEnvironment[] = {
     {"PATH", "/usr/local/bin:/usr/bin:/bin"}, {"TZ", "UTC"}, {"USER", "task"},
 };
 
-base::Result<Served> load(const config::Daemon& settings, const std::string& name) {
+base::Result<Served> load(const config::Daemon& settings, const std::string& name,
+                          std::string_view runtime_key) {
   MAYFLY_TRY(config::Manifest manifest, config::findManifest(settings.template_dirs, name));
   Served s;
   s.spec = toSpec(manifest);
@@ -22,6 +23,11 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
   if (!found) {
     if (found.error().code != base::Code::notFound) return base::fail(std::move(found).error());
     s.spec.missing_image_text = found.error().message;
+    return s;
+  }
+  if (found->runtime_key != runtime_key) {
+    s.spec.missing_image_text =
+        "the image of template '" + name + "' holds programs of another build of Mayfly";
     return s;
   }
   MAYFLY_TRY(s.seccomp, box::buildSeccomp({manifest.seccomp_allow, manifest.loopback}));
@@ -55,12 +61,13 @@ pool::TemplateSpec toSpec(const config::Manifest& m) {
   return s;
 }
 
-base::Result<std::vector<Served>> loadTemplates(const config::Daemon& settings) {
+base::Result<std::vector<Served>> loadTemplates(const config::Daemon& settings,
+                                                std::string_view runtime_key) {
   bool named = !settings.templates.empty();
   std::vector<Served> all;
   for (const std::string& name :
        named ? settings.templates : config::listTemplates(settings.template_dirs)) {
-    auto served = load(settings, name);
+    auto served = load(settings, name, runtime_key);
     if (served) {
       all.push_back(std::move(*served));
     } else if (named) {

@@ -227,6 +227,8 @@ void Engine::act(const TaskPtr& t, const Acts& acts) {
         break;
       case Act::begin:
         phase(*t, Phase::started);
+        t->blob.reset();
+        dropInput(*t, t->blob_bytes);
         t->listener->onStarted();
         if (t->machine.state() != TaskState::running) break;
         t->io->begin();
@@ -246,6 +248,9 @@ void Engine::act(const TaskPtr& t, const Acts& acts) {
       case Act::drain:
         if (t->io) t->io->drain();
         break;
+      case Act::queue:
+        queueAgain(t);
+        return;
       case Act::finish:
         finish(t);
         return;
@@ -283,6 +288,8 @@ void Engine::make(const TaskPtr& t) {
   r.limits = t->machine.limits();
   link_.send(r);
   phase(*t, Phase::box);
+  if (t->blob) return;  // of an earlier box, lost before the task started
+  t->blob_bytes = sched::inputBytes(t->spec) - t->spec.stdin_data.size();
   auto blob = BlobWriter::create(t->spec, registry_.get(t->tmpl)->env);
   if (!blob) {
     act(t, t->machine.stop(Cause::internal, std::move(blob).error().message, now_ns));
@@ -293,9 +300,7 @@ void Engine::make(const TaskPtr& t) {
 }
 
 void Engine::writeBlob(const TaskPtr& t) {
-  if (!t->blob || t->machine.state() == TaskState::ending ||
-      t->machine.state() == TaskState::done)
-    return;
+  if (!t->blob || t->machine.state() == TaskState::done) return;
   auto done = t->blob->step();
   if (!done) {
     act(t, t->machine.stop(Cause::internal, std::move(done).error().message, monotonicNs()));
@@ -306,6 +311,8 @@ void Engine::writeBlob(const TaskPtr& t) {
     return;
   }
   t->blob_written = true;
+  t->spec.code = {};
+  t->spec.files = {};
   claim(t);
 }
 
@@ -321,13 +328,27 @@ void Engine::claim(const TaskPtr& t) {
   auto sent = t->io->claim(c, t->blob->fd());
   t->machine.claimed(now_ns);
   phase(*t, Phase::claimed);
-  t->blob.reset();
-  uint64_t given_bytes = sched::inputBytes(t->spec) - t->spec.stdin_data.size();
-  t->spec.code = {};
-  t->spec.files = {};
-  dropInput(*t, given_bytes);
   if (!sent)
-    act(t, t->machine.controlBroken(std::move(sent).error().in("cannot claim").message, now_ns));
+    act(t, t->machine.controlBroken(std::move(sent).error().in("cannot claim").message,
+                                    sched::Again::yes, now_ns));
+}
+
+// Its box was lost before the task started: no fault of the task's.
+void Engine::queueAgain(const TaskPtr& t) {
+  if (t->io) t->io->close();
+  t->io.reset();
+  task_of_box_.erase(t->box);
+  t->box = 0;
+  t->pid_host = 0;
+  t->claim_wanted = false;
+  t->spool.reset();
+  t->collect = spawner::CollectState::none;
+  t->collect_text.clear();
+  admission_.putBack(t->id, t->spec.owner, t->tmpl);
+  armTimer(t);
+  if (auto accepted = registry_.accepts(t->tmpl); !accepted)
+    return act(t, t->machine.stop(Cause::internal, accepted.error().message, monotonicNs()));
+  dispatch();
 }
 
 void Engine::dropInput(Task& t, uint64_t bytes) {
@@ -338,7 +359,6 @@ void Engine::dropInput(Task& t, uint64_t bytes) {
 
 void Engine::end(const TaskPtr& t) {
   phase(*t, Phase::exited);
-  t->blob.reset();
   spawner::Request r;
   r.op = spawner::Op::end;
   r.box = t->box;
@@ -441,8 +461,8 @@ void Engine::onCloneReady(base::TaskId id, const zygote::CloneReady& ready) {
   if (!t) return;
   uint64_t now_ns = monotonicNs();
   act(t, ready.error != 0
-             ? t->machine.controlBroken(
-                   stepFailed("the clone failed", ready.step, ready.error, {}), now_ns)
+             ? t->machine.controlBroken(stepFailed("the clone failed", ready.step, ready.error, {}),
+                                        sched::Again::no, now_ns)
              : t->machine.cloneReady(ready.at_ns, now_ns));
 }
 
@@ -453,16 +473,18 @@ void Engine::onCloneStarted(base::TaskId id, const zygote::Started& started) {
   if (started.error != 0)
     act(t, t->machine.controlBroken(
                stepFailed("the clone could not start the task", started.step, started.error, {}),
-               now_ns));
+               sched::Again::no, now_ns));
   else if (t->machine.state() == TaskState::claiming &&
            t->machine.phases()[static_cast<size_t>(Phase::claimed)] == 0)
-    act(t, t->machine.controlBroken("the clone started before it had a task", now_ns));
+    act(t, t->machine.controlBroken("the clone started before it had a task",
+                                    sched::Again::no, now_ns));
   else
     act(t, t->machine.started(started.at_ns, now_ns));
 }
 
 void Engine::onControlBroken(base::TaskId id, std::string why) {
-  if (TaskPtr t = find(id)) act(t, t->machine.controlBroken(std::move(why), monotonicNs()));
+  if (TaskPtr t = find(id)) 
+    act(t, t->machine.controlBroken(std::move(why), sched::Again::yes, monotonicNs()));
 }
 
 void Engine::onTaskOutput(base::TaskId id, Stream stream, std::string_view bytes) {
@@ -541,7 +563,8 @@ void Engine::boxEvent(const Event& e, std::span<base::Fd> fds) {
       auto closed = ledger_.neverMade(e.box, now_ns);
       t->receipt = closed.receipt;
       return act(t, t->machine.boxFailed(
-                        stepFailed("the box could not be made", e.step, e.sys, e.text), now_ns));
+                        stepFailed("the box could not be made", e.step, e.sys, e.text),
+                        e.again != 0 ? sched::Again::yes : sched::Again::no, now_ns));
     }
     case Kind::cloneExited:
       return act(t, t->machine.cloneExited(exit, e.at_ns, now_ns));
@@ -586,7 +609,7 @@ void Engine::boxGone(const Event& e, const TaskPtr& t) {
   t->slot_free = closed->slot == reap::Closed::Slot::free;
   t->collect = e.collect;
   if (e.collect == spawner::CollectState::failed) t->collect_text = base::printable(e.text);
-  act(t, t->machine.boxGone(now_ns));
+  act(t, t->machine.boxGone(closed->receipt.complete, now_ns));
 }
 
 void Engine::onSpawnerLost(base::Error why) {
@@ -601,7 +624,7 @@ void Engine::onSpawnerLost(base::Error why) {
       t->receipt = ledger_.overdue(t->box, why.message + ": the proof went with it").receipt;
       t->slot_free = false;
     }
-    t->machine.boxGone(now_ns);
+    t->machine.boxGone(false, now_ns);
     finish(t);
   }
   if (stopping_ == Stopping::templates || stopping_ == Stopping::done) return checkStopped();

@@ -109,6 +109,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void make(const TaskPtr& t);
   void writeBlob(const TaskPtr& t);
   void claim(const TaskPtr& t);
+  void queueAgain(const TaskPtr& t);
   void end(const TaskPtr& t);
   void finish(const TaskPtr& t);
   void armTimer(const TaskPtr& t);

@@ -36,6 +36,7 @@ struct Engine::Task {
   uint64_t armed_ns = 0;  // what the timer waits for; 0: nothing
 
   std::optional<BlobWriter> blob;
+  uint64_t blob_bytes = 0;  // of input_held_bytes, what the blob holds
   bool blob_written = false, claim_wanted = false;
   std::shared_ptr<TaskIo> io;
   uint64_t input_left_bytes = 0;  // what writeStdin may still bring

@@ -224,7 +224,7 @@ void Engine::stopped() {
       t->receipt = ledger_.overdue(t->box, "the daemon stopped before the spawner's receipt").receipt;
       t->slot_free = false;
     }
-    t->machine.boxGone(monotonicNs());
+    t->machine.boxGone(false, monotonicNs());
     finish(t);
   }
   link_.close();

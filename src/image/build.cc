@@ -117,6 +117,16 @@ std::vector<RuntimeFile> defaultRuntime(const std::string& executable_dir) {
           {up + "/lib/libmayfly-zygote.so", in + "/libmayfly-zygote.so", 0644}};
 }
 
+base::Result<std::string> runtimeKey(const std::vector<RuntimeFile>& runtime) {
+  Hash hash;
+  for (const RuntimeFile& f : runtime) {
+    MAYFLY_TRY(std::string digest, hashFile(f.source));
+    hash.field(f.target);
+    hash.field(digest);
+  }
+  return hash.hex();
+}
+
 std::string templateJson(const config::Manifest& manifest) {
   nlohmann::ordered_json env = nlohmann::ordered_json::object();
   for (const auto& [name, value] : manifest.zygote.env) env[name] = value;
@@ -137,9 +147,12 @@ base::Result<BuildResult> buildImage(const config::Manifest& manifest,
   MAYFLY_CHECK(makeFolders(folder));
   MAYFLY_TRY(std::vector<Laid> files, filesToLay(manifest, options));
   MAYFLY_TRY(std::string key, inputsKey(manifest, files));
+  MAYFLY_TRY(std::string runtime, runtimeKey(options.runtime));
   const auto current = [&]() -> std::optional<ImageInfo> {
     auto image = findImage(options.state_dir, manifest.name);
-    if (options.fresh == Fresh::yes || !image || image->inputs_key != key) return std::nullopt;
+    if (options.fresh == Fresh::yes || !image || image->inputs_key != key ||
+        image->runtime_key != runtime)
+      return std::nullopt;
     return *image;
   };
   if (auto image = current()) return BuildResult{std::move(*image), false};
@@ -170,6 +183,7 @@ base::Result<BuildResult> buildImage(const config::Manifest& manifest,
   if (::stat(path.c_str(), &st) != 0) return base::failSys(errno, "stat", path);
   result.image.template_name = manifest.name;
   result.image.inputs_key = key;
+  result.image.runtime_key = runtime;
   result.image.bytes = static_cast<uint64_t>(st.st_size);
   result.image.built_unix_s = static_cast<uint64_t>(::time(nullptr));
   MAYFLY_CHECK(publishImage(options.state_dir, result.image));

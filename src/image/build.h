@@ -29,6 +29,9 @@ struct RuntimeFile {
 // maker, exec zygote and zygote library as they lie beside the executable.
 std::vector<RuntimeFile> defaultRuntime(const std::string& executable_dir);
 
+// Hash of what they hold. A daemon serves only images that hold its own programs.
+base::Result<std::string> runtimeKey(const std::vector<RuntimeFile>& runtime);
+
 enum class Fresh : uint8_t { no, yes };  // yes: bootstrap again, whatever is cached
 
 struct BuildOptions {

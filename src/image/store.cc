@@ -67,6 +67,7 @@ base::Result<ImageInfo> readIndex(const std::string& path) {
   info.template_name = string("template");
   info.digest = string("digest");
   info.inputs_key = string("inputs");
+  info.runtime_key = string("runtime");
   info.bytes = number("bytes");
   info.built_unix_s = number("built_unix_s");
   if (info.template_name.empty() || !isDigest(info.digest)) {
@@ -114,12 +115,11 @@ base::Result<std::vector<ImageInfo>> listImages(const std::string& state_dir) {
     if (!isDigest(digest) || file != digest + std::string(kSuffix) ||
         ::stat(path.c_str(), &st) != 0)
       continue;
-    unclaimed[digest] = ImageInfo{{},
-                                  digest,
-                                  {},
-                                  static_cast<uint64_t>(st.st_size),
-                                  static_cast<uint64_t>(st.st_mtime),
-                                  leased(path)};
+    ImageInfo& info = unclaimed[digest];
+    info.digest = digest;
+    info.bytes = static_cast<uint64_t>(st.st_size);
+    info.built_unix_s = static_cast<uint64_t>(st.st_mtime);
+    info.in_use = leased(path);
   }
   std::vector<ImageInfo> images;
   std::map<std::string, ImageInfo> rest = unclaimed;
@@ -140,6 +140,7 @@ base::Status publishImage(const std::string& state_dir, const ImageInfo& info) {
   const Json json = {{"template", info.template_name},
                      {"digest", info.digest},
                      {"inputs", info.inputs_key},
+                     {"runtime", info.runtime_key},
                      {"bytes", info.bytes},
                      {"built_unix_s", info.built_unix_s}};
   const std::string path = indexPath(state_dir, info.template_name);

@@ -25,6 +25,7 @@ struct ImageInfo {
   uint64_t bytes = 0;
   uint64_t built_unix_s = 0;
   bool in_use = false;  // leased
+  std::string runtime_key;  // hash of Mayfly's own programs in it
 };
 
 bool isDigest(std::string_view text);

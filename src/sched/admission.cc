@@ -91,6 +91,19 @@ void Admission::release(base::TaskId task) {
   held_.erase(h);
 }
 
+void Admission::putBack(base::TaskId task, OwnerId owner, base::TemplateId tmpl) {
+  auto h = held_.find(task);
+  if (h == held_.end()) return;
+  Demand demand = h->second;
+  release(task);
+  auto& line = lines_[owner];
+  if (!line.empty()) ring_.remove(owner);
+  ring_.push_front(owner);
+  line.push_front(Waiting{task, tmpl, demand});
+  owner_of_[task] = owner;
+  ++queued_;
+}
+
 std::vector<base::TaskId> Admission::queuedFor(base::TemplateId tmpl) const {
   std::vector<base::TaskId> tasks;
   for (const auto& [owner, line] : lines_)

@@ -49,6 +49,8 @@ class Admission {
   std::optional<base::TaskId> next(const std::function<bool(base::TemplateId)>& ready);
   void withdraw(base::TaskId task);  // leaves the queue; nothing if it is not in it
   void release(base::TaskId task);   // gives its slot back; nothing if it holds none
+  // A task that holds a slot gives it back and is its owner's next, and the owner the next.
+  void putBack(base::TaskId task, OwnerId owner, base::TemplateId tmpl);
 
   std::vector<base::TaskId> queuedFor(base::TemplateId tmpl) const;
   size_t queued() const { return queued_; }

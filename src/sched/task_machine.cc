@@ -60,6 +60,7 @@ Acts TaskMachine::admitted(uint64_t now_ns) {
   if (state_ != TaskState::queued) return {};
   state_ = TaskState::making;
   box_asked_for_ = true;
+  ++boxes_;
   mark(Phase::box, now_ns, now_ns);
   return Act::make;
 }
@@ -70,9 +71,13 @@ Acts TaskMachine::boxMade(uint64_t box_ready_ns, uint64_t now_ns) {
   return {};
 }
 
-Acts TaskMachine::boxFailed(std::string why, uint64_t now_ns) {
+Acts TaskMachine::boxFailed(std::string why, Again again, uint64_t now_ns) {
   if (state_ == TaskState::done) return {};
-  if (state_ != TaskState::ending) end_.first = Cause::internal, end_.detail = std::move(why);
+  if (state_ != TaskState::ending) {
+    end_.first = Cause::internal, end_.detail = std::move(why);
+    again_ = again;
+  }
+  if (worthAnother()) return startOver();
   state_ = TaskState::done;
   mark(Phase::exited, now_ns, now_ns);
   mark(Phase::reaped, now_ns, now_ns);
@@ -98,9 +103,10 @@ Acts TaskMachine::started(uint64_t at_ns, uint64_t now_ns) {
   return Act::begin;
 }
 
-Acts TaskMachine::controlBroken(std::string why, uint64_t now_ns) {
+Acts TaskMachine::controlBroken(std::string why, Again again, uint64_t now_ns) {
   if (state_ != TaskState::claiming) return {};
-  return endFor(Cause::internal, std::move(why), now_ns);
+  return again == Again::yes ? lose(std::move(why), now_ns)
+                             : endFor(Cause::internal, std::move(why), now_ns);
 }
 
 void TaskMachine::firstByte(uint64_t now_ns) { mark(Phase::firstByte, now_ns, now_ns); }
@@ -120,7 +126,7 @@ Acts TaskMachine::cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns) 
     case TaskState::claiming:
     case TaskState::making:
       // Whatever its status says: it never came to the task.
-      return endFor(Cause::internal, "the clone ended before the task started", now_ns);
+      return lose("the clone ended before the task started", now_ns);
     case TaskState::running:
       end_.exit = exit;
       mark(Phase::exited, at_ns, now_ns);
@@ -141,6 +147,7 @@ Acts TaskMachine::boxDied(std::string why, uint64_t now_ns) {
     end_.detail = std::move(why);
     return {};
   }
+  if (state_ == TaskState::making || state_ == TaskState::claiming) return lose(std::move(why), now_ns);
   return endFor(Cause::boxDied, std::move(why), now_ns);
 }
 
@@ -167,6 +174,12 @@ Acts TaskMachine::sampled(const Counters& counters, uint64_t now_ns) {
 }
 
 Acts TaskMachine::stop(Cause cause, std::string why, uint64_t now_ns) {
+  if (state_ == TaskState::ending && worthAnother()) {  // nobody wants another box any more
+    again_ = Again::no;
+    end_.first = cause;
+    end_.detail = std::move(why);
+    return {};
+  }
   return endFor(cause, std::move(why), now_ns);
 }
 
@@ -207,8 +220,9 @@ Acts TaskMachine::boxReaped(ExitStatus exit, const Counters& counters, uint64_t 
   return acts.then(Act::drain);
 }
 
-Acts TaskMachine::boxGone(uint64_t now_ns) {
+Acts TaskMachine::boxGone(bool complete, uint64_t now_ns) {
   if (state_ == TaskState::done) return {};
+  if (complete && worthAnother()) return startOver();
   if (state_ != TaskState::ending) {
     end_.first = Cause::boxDied;
     mark(Phase::exited, now_ns, now_ns);
@@ -232,6 +246,26 @@ Acts TaskMachine::endFor(Cause cause, std::string detail, uint64_t now_ns) {
   state_ = TaskState::ending;
   end_bound_ns_ = now_ns + bounds_.receipt_ns;
   return Act::end;
+}
+
+Acts TaskMachine::lose(std::string why, uint64_t now_ns) {
+  if (state_ != TaskState::making && state_ != TaskState::claiming) return {};
+  again_ = Again::yes;
+  return endFor(Cause::internal, std::move(why), now_ns);
+}
+
+// A box that the memory cap ended would end so again.
+bool TaskMachine::worthAnother() const {
+  return again_ == Again::yes && boxes_ < bounds_.boxes_max && end_.counters.oom_kills == 0;
+}
+
+Acts TaskMachine::startOver() {
+  state_ = TaskState::queued;
+  for (size_t i = static_cast<size_t>(Phase::box); i < base::kPhases; ++i) phases_[i] = 0;
+  end_ = {};
+  again_ = Again::no;
+  box_asked_for_ = reaped_ = false;
+  return Act::queue;
 }
 
 base::Usage TaskMachine::usage(uint64_t stdout_bytes, uint64_t stderr_bytes) const {

@@ -1,9 +1,11 @@
 // One task's life as a state machine: what happened goes in, what to do comes out.
 //
 //   queued -> making -> claiming -> running -> ending -> done
+//      ^                                          |
+//      +--- its box was lost before it started ---+
 //
 // Every end takes one path: whatever comes first is the cause; `end` is asked for
-// once; the result is given once. The engine acts and feeds the answers back.
+// once a box; the result is given once. The engine acts and feeds the answers back.
 //
 // Layer: sched. Pure: time is an argument. Core thread.
 #pragma once
@@ -21,6 +23,10 @@ namespace mayfly::sched {
 enum class TaskState : uint8_t { queued, making, claiming, running, ending, done };
 std::string_view name(TaskState state);
 
+// Whether a failure may be the host's or the template's passing trouble, so that
+// the task, of which nothing ran yet, is worth another box.
+enum class Again : uint8_t { no, yes };
+
 struct Bounds {
   uint64_t make_ns = 10'000'000'000;         // box asked for -> started
   uint64_t receipt_ns = 15'000'000'000;      // end asked for -> receipt
@@ -28,6 +34,7 @@ struct Bounds {
   uint64_t disk_sample_ns = 100'000'000;     // samples at least so often while running
   uint64_t quota_period_ns = 100'000'000;    // of the cpu controller: a burst of one period
   uint32_t host_cores = 1;
+  uint32_t boxes_max = 3;                    // boxes that a task may get before it is given up
 };
 
 // When the remaining cpu time could be used up at the earliest.
@@ -41,6 +48,7 @@ enum class Act : uint8_t {
   sample,   // ask for the counters
   end,      // ask for the end of the box
   drain,    // all writers are dead: read its streams to their end
+  queue,    // its box is gone and proven so, and it waits for another, first in its line
   finish,   // make the result; nothing follows
 };
 
@@ -80,11 +88,11 @@ class TaskMachine {
   Acts admitted(uint64_t now_ns);  // it has a slot
   // Times told by others are clamped to what can be true.
   Acts boxMade(uint64_t box_ready_ns, uint64_t now_ns);
-  Acts boxFailed(std::string why, uint64_t now_ns);  // nothing of it is left
+  Acts boxFailed(std::string why, Again again, uint64_t now_ns);  // nothing of it is left
   Acts cloneReady(uint64_t at_ns, uint64_t now_ns);
   void claimed(uint64_t now_ns);                     // the claim was sent
   Acts started(uint64_t at_ns, uint64_t now_ns);
-  Acts controlBroken(std::string why, uint64_t now_ns);  // error or EOF of the control socket
+  Acts controlBroken(std::string why, Again again, uint64_t now_ns);  // error or EOF of the control socket
   void firstByte(uint64_t now_ns);
   Acts outputOver(std::string_view stream, uint64_t now_ns);
   Acts cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns);
@@ -95,7 +103,7 @@ class TaskMachine {
   Acts tick(uint64_t now_ns);
   Acts boxReaped(ExitStatus exit, const Counters& counters, uint64_t clone_exited_ns,
                  uint64_t now_ns);
-  Acts boxGone(uint64_t now_ns);  // complete or not: the receipt is there
+  Acts boxGone(bool complete, uint64_t now_ns);  // the receipt is there
 
   // The result's verdict; final once the state is done.
   Judgement judgement() const { return judge(end_, limits_); }
@@ -105,6 +113,9 @@ class TaskMachine {
 
  private:
   Acts endFor(Cause cause, std::string detail, uint64_t now_ns);
+  Acts lose(std::string why, uint64_t now_ns);  // the end of a box that came to nothing
+  bool worthAnother() const;
+  Acts startOver();
   void mark(base::Phase phase, uint64_t at_ns, uint64_t now_ns);
   uint64_t at(base::Phase phase) const { return phases_[static_cast<size_t>(phase)]; }
 
@@ -116,6 +127,8 @@ class TaskMachine {
   uint64_t wall_deadline_ns_ = 0;
   uint64_t next_sample_ns_ = 0;
   uint64_t end_bound_ns_ = 0;
+  uint32_t boxes_ = 0;  // asked for so far
+  Again again_ = Again::no;
   bool box_asked_for_ = false;
   bool reaped_ = false;
   bool receipt_overdue_ = false;

@@ -56,6 +56,7 @@ class Spawner {
     base::Fd memory_watch, process_watch;
     base::Fd collector, spool;
     bool init_asked = false, clone_asked = false;  // an answer with a pidfd is still to come
+    bool answer_lost = false;     // it never will: maker or zygote died with it
     bool ready = false;           // the init said that the box stands
     bool ending = false, end_asked = false;  // end_asked: mayflyd knows the box and wants its end
     bool watches_told[2] = {};
@@ -113,6 +114,8 @@ class Spawner {
   void onCapEvent(Box& box, Cap cap);
   void readDisk(const Box& box, Counters* counters) const;
   void tryFinishReaping(Box& box);
+  void reapStrays();
+  bool isKnown(uint32_t pid) const;
   void afterReaped(Box& box);
   void onCollectorExit(Box& box);
   void beginRemove(Box& box);

@@ -43,7 +43,10 @@ void Spawner::make(const Request& request) {
   Template* owner = nullptr;
   for (auto& [key, t] : templates_)
     if (t->id == request.template_id && t->ready && !t->retiring) owner = t.get();
-  if (owner == nullptr) return refuse("template", "the template is not ready");
+  if (owner == nullptr) {
+    failed.again = 1;
+    return refuse("template", "the template is not ready");
+  }
   if (request.box == 0 || request.box >> 56 != 0 || boxes_.count(request.box) != 0)
     return refuse("request", "the box's id is in use or out of range");
   auto box = std::make_unique<Box>();
@@ -294,9 +297,33 @@ void Spawner::readDisk(const Box& box, Counters* c) const {
   c->disk_inodes_max = fs.f_files;
 }
 
+// A maker or zygote may die between its fork and its answer: the child is ours to
+// reap, and its box's pid 1 can't end before, but we have no pidfd of it.
+void Spawner::reapStrays() {
+  for (;;) {
+    siginfo_t info{};
+    if (::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) != 0 || info.si_pid == 0) return;
+    if (isKnown(static_cast<uint32_t>(info.si_pid))) return;  // its own event comes first
+    ::waitid(P_PID, static_cast<id_t>(info.si_pid), &info, WEXITED | WNOHANG | __WALL);
+  }
+}
+
+bool Spawner::isKnown(uint32_t pid) const {
+  auto is = [pid](const Fd& process) { return process && pidOf(process) == pid; };
+  for (const auto& [id, box] : boxes_)
+    if (is(box->init) || is(box->clone) || is(box->collector)) return true;
+  for (const auto& [key, t] : templates_)
+    if (is(t->pid1) || is(t->maker) || is(t->zygote)) return true;
+  return false;
+}
+
 // All reaped by us, its parent, and the kernel says that nobody is left.
 void Spawner::tryFinishReaping(Box& box) {
   if (box.stage != Stage::reaping && box.stage != Stage::stuck) return;
+  if (box.answer_lost) {
+    reapStrays();
+    box.next_try_ns = monotonicNs() + kMsNs;
+  }
   if (box.init_asked || box.clone_asked || box.init || box.clone) return;
   if (box.result.reaped_ns == 0) box.result.reaped_ns = monotonicNs();
   auto populated = box.cgroups.populated();
@@ -304,6 +331,7 @@ void Spawner::tryFinishReaping(Box& box) {
     box.next_try_ns = monotonicNs() + kMsNs;
     return;
   }
+  if (box.answer_lost) reapStrays();  // who ended since
   box.next_try_ns = 0;
   box.result.unpopulated_ns = monotonicNs();
   afterReaped(box);
@@ -356,6 +384,7 @@ void Spawner::tryRemove(Box& box) {
     return;
   }
   Event& event = box.result;
+  if (event.kind == Kind::boxFailed) event.again = isServing(*box.owner) ? 0 : 1;
   event.cgroups_gone_ns = event.at_ns = monotonicNs();
   event.box = box.id;
   event.template_id = box.owner->id;

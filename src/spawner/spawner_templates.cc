@@ -164,6 +164,7 @@ void Spawner::onTemplateDeath(Template& t, const char* who) {
     if (auto it = boxes_.find(id); it != boxes_.end()) {
       Box& box = *it->second;
       box.init_asked = box.clone_asked = false;
+      box.answer_lost = true;
       if (box.ending) tryFinishReaping(box);
       else failBox(box, who, base::Error{Code::unavailable, fmt::format("the template's {} {}", who, how), {}, 0});
     }

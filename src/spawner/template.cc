@@ -314,6 +314,12 @@ Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const Cgroup
   return base::fail(std::move(made).error());
 }
 
+bool isServing(const Template& t) {
+  if (t.retiring || !t.pid1 || !t.maker || !t.zygote) return false;
+  pollfd ended[] = {{t.pid1.get(), POLLIN, 0}, {t.maker.get(), POLLIN, 0}, {t.zygote.get(), POLLIN, 0}};
+  return ::poll(ended, 3, 0) == 0;
+}
+
 void killTemplate(Template& t, bool pid1) {
   // Maker and zygote live in pid 1's namespace but are our children: the kernel
   // waits with pid 1's end until somebody has reaped them.

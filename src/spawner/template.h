@@ -62,6 +62,8 @@ base::Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const 
 // Kills and reaps maker and zygote (bounded); with `pid1` also sends pid 1 its
 // end, and so every box. Its own reaping waits for theirs.
 void killTemplate(Template& t, bool pid1);
+// Whether it can make boxes: none of its processes has ended.
+bool isServing(const Template& t);
 // After the last box is reaped: reaps pid 1, unmounts the image, removes the cgroups.
 base::Status removeTemplate(const CgroupTree& tree, Template& t);
 

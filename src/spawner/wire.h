@@ -15,7 +15,7 @@
 namespace mayfly::spawner {
 
 inline constexpr uint32_t kMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kVersion = 1;
+inline constexpr uint16_t kVersion = 2;
 inline constexpr uint32_t kTemplatesMax = 64;    // ids 1..64, one uid range each
 inline constexpr uint32_t kUidsPerTemplate = 65'536;
 inline constexpr uint32_t kZygoteArgsMax = 8;
@@ -106,6 +106,7 @@ struct Event {
   uint64_t clone_exited_ns = 0;  // boxReaped
   uint64_t unpopulated_ns = 0, fds_closed_ns = 0, cgroups_gone_ns = 0, reaped_ns = 0;  // boxGone
   uint32_t complete = 0;         // boxGone: 1 if every point is proven
+  uint32_t again = 0;            // boxFailed: 1 if the template ended, so that another try may do better
   char step[32] = {};            // *Failed: the step of the box or template that failed
   char text[200] = {};           // for people
 };

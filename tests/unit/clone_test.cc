@@ -298,21 +298,68 @@ TEST_F(Fixture, ExitThatOvertakesStartedIsStillTheTasksOwn) {
   EXPECT_EQ(listener->result.exit_code, 7);
 }
 
-TEST_F(Fixture, ControlEofBeforeStartedIsInternal) {
+TEST_F(Fixture, BoxLostBeforeTheTaskStartedIsReplaced) {
   start();
   submit(spec());
   FakeBox b = made();
   cloneReady(b);
-  takeClaim(b);
+  std::string first = takeClaim(b);
   b.control.reset();
   expect(Op::end);
-  Event e;
-  e.exit_code = CLD_EXITED;
-  reaped(b, e);
+  reaped(b);
   tell(goneEvent(b.id));
+  Request r = expect(Op::make);
+  EXPECT_NE(r.box, b.id);
+  Event failed;
+  failed.kind = Kind::boxFailed;
+  failed.box = r.box;
+  failed.again = 1;
+  tell(failed);
+  FakeBox last = made();
+  cloneReady(last);
+  EXPECT_EQ(takeClaim(last), first);
+  sayStarted(last);
+  until([&] { return listener->started == 1; });
+  exits(last.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(last);
+  tell(goneEvent(last.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
+  EXPECT_EQ(listener->result.receipt.box, last.id);
+  EXPECT_EQ(engine->ledger().alive(), 0u);
+}
+
+TEST_F(Fixture, BoxesLostTooOftenAreInternal) {
+  start();
+  submit(spec());
+  for (uint32_t i = 0; i < options.bounds.boxes_max; ++i) {
+    FakeBox b = made();
+    cloneReady(b);
+    takeClaim(b);
+    b.control.reset();
+    expect(Op::end);
+    reaped(b);
+    tell(goneEvent(b.id));
+  }
   result();
   EXPECT_EQ(listener->result.verdict, Verdict::internal);
   EXPECT_EQ(listener->started, 0);
+  EXPECT_TRUE(nothingAsked());
+}
+
+TEST_F(Fixture, LostBoxOfACancelledTaskIsNotReplaced) {
+  start();
+  base::TaskId id = submit(spec());
+  FakeBox b = made();
+  b.control.reset();
+  expect(Op::end);
+  ASSERT_TRUE(engine->cancel(id));
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::cancelled);
+  EXPECT_TRUE(nothingAsked());
 }
 
 TEST_F(Fixture, OutputBeyondTheCapEndsTheTaskAndIsCutAtTheCap) {

@@ -34,7 +34,7 @@ class Images : public testing::Test {
     hash.bytes(content);
     const std::string digest = hash.hex();
     std::ofstream(imagePath(state_, digest)) << content;
-    ImageInfo info{template_name, digest, "inputs", content.size(), 1, false};
+    ImageInfo info{template_name, digest, "inputs", content.size(), 1, false, "runtime"};
     auto status = publishImage(state_, info);
     EXPECT_TRUE(status) << status.error().message;
     return digest;

@@ -192,6 +192,22 @@ TEST(Admission, FullQueueRefusesAtOnceInsteadOfWaiting) {
   EXPECT_TRUE(a.enqueue(3, 1, 1, {}));
 }
 
+TEST(Admission, TaskThatIsPutBackIsTheNext) {
+  Admission a({.boxes_max = 1});
+  for (base::TaskId t : {1, 2}) ASSERT_TRUE(a.enqueue(t, 1, 1, {}));
+  ASSERT_TRUE(a.enqueue(3, 2, 1, {}));
+  EXPECT_EQ(a.next(anyReady), 1u);
+  a.putBack(1, 1, 1);
+  EXPECT_EQ(a.held(), 0u);
+  EXPECT_EQ(a.queued(), 3u);
+  std::vector<base::TaskId> order;
+  while (auto t = a.next(anyReady)) {
+    order.push_back(*t);
+    a.release(*t);
+  }
+  EXPECT_EQ(order, (std::vector<base::TaskId>{1, 3, 2}));
+}
+
 TEST(Admission, OwnersTakeTurnsHoweverManyTasksOneHas) {
   Admission a({.boxes_max = 100});
   for (base::TaskId t = 1; t <= 4; ++t) ASSERT_TRUE(a.enqueue(t, 1, 1, {}));
@@ -340,9 +356,9 @@ TEST(TaskMachine, OrdinaryLifeEndsOnceAndKeepsEveryPhase) {
   EXPECT_TRUE(r.m.cloneExited({CLD_EXITED, 0}, 1000, 1100).has(Act::end));
   EXPECT_EQ(r.m.state(), TaskState::ending);
   EXPECT_TRUE(r.m.boxReaped({CLD_EXITED, 0}, {}, 1000, 1200).has(Act::drain));
-  Acts acts = r.m.boxGone(1300);
+  Acts acts = r.m.boxGone(true, 1300);
   EXPECT_TRUE(acts.has(Act::finish));
-  EXPECT_FALSE(r.m.boxGone(1400).has(Act::finish));
+  EXPECT_FALSE(r.m.boxGone(true, 1400).has(Act::finish));
   EXPECT_EQ(r.m.judgement().verdict, Verdict::succeeded);
   const uint64_t want[] = {100, 200, 250, 350, 450, 500, 0, 1000, 1200, 1300};
   for (size_t i = 0; i < base::kPhases; ++i) EXPECT_EQ(r.m.phases()[i], want[i]) << i;
@@ -373,7 +389,7 @@ TEST(TaskMachine, EndIsAskedForOnceWhateverFollows) {
   Counters c;
   c.oom_kills = 3;
   r.m.boxReaped({CLD_KILLED, SIGKILL}, c, 730, 800);
-  r.m.boxGone(900);
+  r.m.boxGone(true, 900);
   EXPECT_EQ(r.m.judgement().verdict, Verdict::cancelled);
 }
 
@@ -383,9 +399,9 @@ TEST(TaskMachine, ControlEofBeforeStartedIsInternalWhateverTheExitCode) {
   m.boxMade(250, 300);
   m.cloneReady(350, 400);
   m.claimed(450);
-  EXPECT_TRUE(m.controlBroken("eof", 500).has(Act::end));
+  EXPECT_TRUE(m.controlBroken("eof", Again::no, 500).has(Act::end));
   m.boxReaped({CLD_EXITED, 0}, {}, 480, 600);
-  m.boxGone(700);
+  m.boxGone(true, 700);
   EXPECT_EQ(m.judgement().verdict, Verdict::internal);
 }
 
@@ -395,13 +411,13 @@ TEST(TaskMachine, ExitBeforeStartedIsInternal) {
   m.boxMade(250, 300);
   EXPECT_TRUE(m.cloneExited({CLD_EXITED, 0}, 350, 400).has(Act::end));
   m.boxReaped({CLD_EXITED, 0}, {}, 350, 500);
-  m.boxGone(600);
+  m.boxGone(true, 600);
   EXPECT_EQ(m.judgement().verdict, Verdict::internal);
 }
 
 TEST(TaskMachine, ControlEofAfterStartedMeansNothing) {
   Running r;
-  EXPECT_FALSE(r.m.controlBroken("eof", 700).has(Act::end));
+  EXPECT_FALSE(r.m.controlBroken("eof", Again::no, 700).has(Act::end));
   EXPECT_EQ(r.m.state(), TaskState::running);
 }
 
@@ -414,7 +430,7 @@ TEST(TaskMachine, WallDeadlineCountsFromStarted) {
   EXPECT_FALSE(r.m.tick(500 + 50 * kMs - 1).has(Act::end));
   EXPECT_TRUE(r.m.tick(500 + 50 * kMs).has(Act::end));
   r.m.boxReaped({CLD_KILLED, SIGKILL}, {}, 0, 60 * kMs);
-  r.m.boxGone(70 * kMs);
+  r.m.boxGone(true, 70 * kMs);
   EXPECT_EQ(r.m.judgement().verdict, Verdict::wallTime);
   EXPECT_EQ(r.m.judgement().cap_value, 50u);
 }
@@ -424,9 +440,41 @@ TEST(TaskMachine, BoxThatIsNotMadeInTimeIsInternal) {
   m.admitted(200);
   EXPECT_EQ(m.deadline_ns(), 200 + 10 * kS);
   EXPECT_TRUE(m.tick(200 + 10 * kS).has(Act::end));
-  EXPECT_TRUE(m.boxFailed("late", 11 * kS).has(Act::finish));
+  EXPECT_TRUE(m.boxFailed("late", Again::no, 11 * kS).has(Act::finish));
   EXPECT_EQ(m.judgement().verdict, Verdict::internal);
   EXPECT_EQ(m.judgement().reason, "the box was not made in time");
+}
+
+TEST(TaskMachine, OnlyWhatMayPassIsWorthAnotherBox) {
+  auto claiming = [] {
+    TaskMachine m({}, {}, 100);
+    m.admitted(200);
+    m.boxMade(300, 300);
+    return m;
+  };
+  auto lost = claiming();
+  EXPECT_TRUE(lost.boxDied("the init was killed", 400).has(Act::end));
+  lost.boxReaped({}, {}, 0, 500);
+  EXPECT_TRUE(lost.boxGone(true, 600).has(Act::queue));
+  EXPECT_EQ(lost.state(), TaskState::queued);
+  EXPECT_EQ(lost.phases()[static_cast<size_t>(Phase::queued)], 100u);
+  EXPECT_EQ(lost.phases()[static_cast<size_t>(Phase::boxReady)], 0u);
+
+  auto said_so = claiming();  // the clone's own report of what it cannot do
+  said_so.controlBroken("input files: no space", Again::no, 400);
+  said_so.boxReaped({}, {}, 0, 500);
+  EXPECT_TRUE(said_so.boxGone(true, 600).has(Act::finish));
+
+  auto memory = claiming();
+  memory.cloneExited({CLD_KILLED, SIGKILL}, 400, 400);
+  Counters counters;
+  counters.oom_kills = 1;
+  memory.boxReaped({}, counters, 0, 500);
+  EXPECT_TRUE(memory.boxGone(true, 600).has(Act::finish));
+
+  auto unproven = claiming();
+  unproven.boxDied("", 400);
+  EXPECT_TRUE(unproven.boxGone(false, 600).has(Act::finish));
 }
 
 TEST(TaskMachine, CancelWhileQueuedNeedsNoBox) {
@@ -443,7 +491,7 @@ TEST(TaskMachine, CancelWhileTheBoxIsMadeWaitsForItsReceipt) {
   EXPECT_TRUE(m.stop(Cause::cancelled, {}, 300).has(Act::end));
   m.boxMade(310, 320);
   EXPECT_FALSE(m.cloneReady(330, 340).has(Act::claim));
-  EXPECT_TRUE(m.boxGone(400).has(Act::finish));
+  EXPECT_TRUE(m.boxGone(true, 400).has(Act::finish));
   EXPECT_EQ(m.judgement().verdict, Verdict::cancelled);
 }
 
@@ -462,7 +510,7 @@ TEST(TaskMachine, InitThatDiedFirstIsNotTheTasksSignal) {
   r.m.cloneExited({CLD_KILLED, SIGKILL}, 700, 710);
   r.m.boxDied("killed", 720);
   r.m.boxReaped({CLD_KILLED, SIGKILL}, {}, 700, 730);
-  r.m.boxGone(740);
+  r.m.boxGone(true, 740);
   EXPECT_EQ(r.m.judgement().verdict, Verdict::internal);
 }
 
@@ -471,7 +519,7 @@ TEST(TaskMachine, OutputFoundAtDeathStillCounts) {
   r.m.cloneExited({CLD_EXITED, 0}, 700, 710);
   r.m.boxReaped({CLD_EXITED, 0}, {}, 700, 720);
   EXPECT_FALSE(r.m.outputOver("stderr", 730).has(Act::end));
-  r.m.boxGone(740);
+  r.m.boxGone(true, 740);
   EXPECT_EQ(r.m.judgement().verdict, Verdict::output);
   EXPECT_NE(r.m.judgement().reason.find("stderr"), std::string::npos);
 }
