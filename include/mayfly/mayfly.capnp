@@ -13,6 +13,10 @@
 #   task.readFile(...)*                 what it left in /task/out
 #   task.close()                        the daemon forgets it
 #
+# Larger input: upload(sha256, size), write chunks, finish; then name the sha256 in as
+# many tasks' InputFile as you like. Across a lost connection: submit with `detach`,
+# later `find` by id or key.
+#
 # ERRORS. Every answer has a field `error`. `error.code == ok` (what an unset field
 # reads as) means that the call did what it says; otherwise no other field of the
 # answer counts. An exception of Cap'n Proto's own only ever means: the connection
@@ -25,14 +29,25 @@
 # to the daemon: a task that still runs is killed (`cancelled` by close or release,
 # `clientGone` by a dropped connection), its result and files are freed. Clients that
 # never release capabilities use `close`.
+# A task with `detach` belongs to the user (the peer's uid): it outlives its connection,
+# and any connection of that user can `find` it. Blobs belong to the user as well.
+#
+# LEASES. Nothing that the daemon holds for a client is held for ever. An ended task
+# that is not closed is forgotten `resultLeaseMs` after the last call on it (a detached
+# one: after the lease it asked for), an Upload `uploadIdleMs` after its last write, a
+# blob `blobTtlMs` after its last use, a connection on which nothing happened for
+# `connectionIdleMs` and that has no task is closed, and so is one that leaves a message
+# unfinished for `messageMsMax`. Every call on an object renews it. What was forgotten
+# answers `notFound`.
 #
 # FLOW. No method uses `-> stream`: every write is a plain call whose return is the
 # receiver's "taken". A client that does not return from `OutputSink.write` slows its
 # own task only: the daemon holds at most 256 KiB of each of its two streams.
 #
 # BOUNDS. A message of more than 8 MiB (`messageBytesMax`) or 512 segments ends the
-# connection before any of it is stored. Other bounds answer `resourceExhausted`;
-# their values for this daemon are in `ServerInfo.bounds`.
+# connection before any of it is stored. The daemon reads no further message of a
+# connection while `inFlightBytesPerConnectionMax` of its requests are being worked on.
+# Other bounds answer `resourceExhausted`; their values are in `ServerInfo.bounds`.
 #
 # UNITS stand last in a name: Bytes, Ms, Ns, Milli (thousandths). Times in ns are of
 # the host's CLOCK_MONOTONIC; 0 means "did not happen".
@@ -44,14 +59,14 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("mayfly::schema");
 
-const protocolVersion :UInt16 = 1;
+const protocolVersion :UInt16 = 2;
 # What this file describes. A daemon speaks every version from 1 up to its own.
 
 const messageBytesMax :UInt32 = 8388608;
 # The largest message, either way. Larger things go in chunks.
 
 const chunkBytesMax :UInt32 = 1048576;
-# The largest `data` of writeStdin, and the largest that readFile answers with.
+# The largest `data` of writeStdin and Upload.write, and the largest that readFile answers with.
 
 const default64 :UInt64 = 0xffffffffffffffff;
 const default32 :UInt32 = 0xffffffff;
@@ -71,11 +86,14 @@ interface Mayfly {
   templates @1 () -> (templates :List(TemplateInfo), error :Error);
   # What tasks can be made from.
 
-  submit @2 (spec :TaskSpec, output :OutputSink) -> (task :Task, id :UInt64, error :Error);
+  submit @2 (spec :TaskSpec, output :OutputSink) -> (task :Task, id :UInt64, error :Error, existing :Bool);
   # Checks the task and queues it. `output` is null where the output shall be captured
   # into the result instead of being sent while it comes.
-  # error: invalidArgument, notFound (the template), unavailable (the template is not
-  # ready, the daemon stops), resourceExhausted (a queue or this connection is full).
+  # `existing`: this user has submitted a task with the same `detach.key` before; it is
+  # that task, nothing runs a second time.
+  # error: invalidArgument, notFound (the template, a blob), alreadyExists (the key belongs
+  # to a task with another spec), unavailable (the template is not ready, the daemon stops),
+  # resourceExhausted (a queue or this connection is full).
 
   tasks @3 () -> (tasks :List(TaskInfo), error :Error);
   # All tasks that are queued, running or ending, of every client (at most 10,000).
@@ -84,10 +102,44 @@ interface Mayfly {
   # Ends any task, of any client, as `cancelled`. It returns when the end is decided;
   # the owner's `wait` tells when all is gone.
   # error: notFound, no such task or it has ended.
+
+  upload @5 (sha256 :Data, sizeBytes :UInt64) -> (upload :Upload, known :Bool, error :Error);
+  # Begins a blob: bytes that any number of this user's tasks can have as an input file.
+  # `sha256`: the 32 bytes of its hash. `known`: it is stored already, its time to live
+  # begins anew, and there is nothing to upload.
+  # error: invalidArgument (no such hash, or a size of more than `blobBytesMax`),
+  # resourceExhausted (the store, this user's share of it, or uploads of this connection).
+
+  blobs @6 () -> (blobs :List(BlobInfo), error :Error);
+  # This user's, whole ones only.
+
+  removeBlob @7 (sha256 :Data) -> (error :Error);
+  # Tasks that name it already keep it. error: notFound.
+
+  find @8 (id :UInt64, key :Text) -> (task :Task, id :UInt64, error :Error);
+  # A detached task of this user, by the key it was submitted with, or by `id` where `key`
+  # is empty. Closing it forgets it for everybody; releasing it does nothing.
+  # error: notFound, there is none or its lease is over.
+}
+
+interface Upload {
+  # A blob that is not whole yet. Dropping it (close, release, end of the connection)
+  # frees what was written.
+
+  write @0 (data :Data) -> (error :Error);
+  # The next bytes, 1 to `chunkBytesMax`. Returns when they are stored.
+  # error: invalidArgument (more than the size that was told), failedPrecondition (finished).
+
+  finish @1 () -> (error :Error);
+  # All is written: from now on tasks can name the blob.
+  # error: invalidArgument, the bytes have another hash or size; the upload is gone.
+
+  close @2 () -> (error :Error);
+  # Gives it up, unless it is finished. Harmless when repeated.
 }
 
 interface Task {
-  # One task of this connection.
+  # One task of this connection, or a detached one of this user.
 
   wait @0 () -> (result :TaskResult, error :Error);
   # Returns when nothing of the task is left, after the last OutputSink.write returned.
@@ -117,6 +169,9 @@ interface Task {
   close @5 () -> (error :Error);
   # The client is done with the task: see OWNERSHIP above. Calls that wait return `cancelled`;
   # what is called after answers `failedPrecondition` or `cancelled`. Harmless when repeated.
+
+  info @6 () -> (info :TaskInfo, error :Error);
+  # Where it stands, without waiting; state "done" once `wait` would return at once.
 }
 
 interface OutputSink {
@@ -142,6 +197,7 @@ struct Error {
   message @1 :Text;     # what failed, on which object, why; for people
   advice @2 :Text;      # what to do; may be empty
   retryable @3 :Bool;   # the same call can succeed later
+  retryAfterMs @4 :UInt32;  # retryable: not worth trying sooner; 0 where nothing is known
 }
 
 enum ErrorCode {
@@ -202,6 +258,20 @@ struct TaskSpec {
 
   collectOutFiles @14 :Bool;
   # Keep what the task leaves in /task/out for readFile.
+
+  detach @15 :Detach;
+  # Let the task outlive this connection. Its output is captured: `output` must be null,
+  # `stdinOpen` false.
+}
+
+struct Detach {
+  leaseMs @0 :UInt32;
+  # How long its result is kept after its end and the last call on it: 1 to
+  # `detachLeaseMsMax`. 0: the task is not detached.
+
+  key @1 :Text;
+  # Optional, at most 128 bytes: the user's own name for this very run. A submit with a key
+  # that a kept task has gives that task instead of a second run.
 }
 
 struct EnvVar {
@@ -214,6 +284,8 @@ struct InputFile {
                              # 1,024 bytes and 32 parts; folders are made
   data @1 :Data;
   mode @2 :UInt16 = 420;     # permission bits; 0644
+  blob @3 :Data;             # instead of `data`: the sha256 of a blob of this user's; at most
+                             # 64 different ones a task
 }
 
 struct LimitWishes {
@@ -352,6 +424,24 @@ struct Bounds {
   tasksMax @2 :UInt32;                # the same, of all connections together
   callsPerConnectionMax @3 :UInt32;   # calls that have not returned
   messageBytesMax @4 :UInt32;
+  inFlightBytesPerConnectionMax @5 :UInt64;  # of requests; beyond it the daemon reads no more
+  blobBytesMax @6 :UInt64;            # of one blob, and of all blobs of one user
+  blobStoreBytesMax @7 :UInt64;       # of all users together
+  blobsPerUserMax @8 :UInt32;
+  uploadsPerConnectionMax @9 :UInt32; # that are not finished
+  detachedPerUserMax @10 :UInt32;     # tasks that are not forgotten
+  detachLeaseMsMax @11 :UInt32;
+  resultLeaseMs @12 :UInt32;
+  uploadIdleMs @13 :UInt32;
+  blobTtlMs @14 :UInt32;
+  connectionIdleMs @15 :UInt32;
+  messageMsMax @16 :UInt32;
+}
+
+struct BlobInfo {
+  sha256 @0 :Data;
+  sizeBytes @1 :UInt64;
+  expiresMs @2 :UInt32;    # from now, if nothing uses it
 }
 
 struct TemplateInfo {
@@ -369,7 +459,7 @@ struct TemplateInfo {
 struct TaskInfo {
   id @0 :UInt64;
   template @1 :Text;
-  state @2 :Text;          # "queued", "making", "running", "ending"
+  state @2 :Text;          # "queued", "making", "running", "ending"; by Task.info also "done"
   queuedNs @3 :UInt64;
   startedNs @4 :UInt64;
   nowNs @5 :UInt64;        # the daemon's clock at the answer: ages need no second clock
