@@ -1,79 +1,27 @@
 #include "rpc/connection.h"
 
-#include <errno.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <algorithm>
 
 #include "base/clock.h"
 #include "base/text.h"
 #include "edge/convert.h"
+#include "rpc/calls.h"
+#include "rpc/task_calls.h"
 
 namespace mayfly::rpc {
 
 using base::Code;
 using base::Error;
-using base::fail;
 using base::Status;
-using base::Unit;
 
 namespace {
 
 constexpr uint32_t kTasksListedMax = 10'000;
 constexpr size_t kClientNameBytesMax = 100;
 constexpr auto kLastWordsTime = 1 * kj::SECONDS;  // to send what is queued when reading has ended
-
-// A call that has not returned.
-class Call {
- public:
-  explicit Call(ConnectionState& state) : state_(kj::addRef(state)) { ++state_->calls; }
-  Call(Call&&) = default;
-  ~Call() {
-    if (state_.get() != nullptr) --state_->calls;
-  }
-
- private:
-  kj::Own<ConnectionState> state_;
-};
-
-template <class Context>
-kj::Promise<void> refuse(Context& context, const Error& error) {
-  edge::put(context.getResults().initError(), error);
-  return kj::READY_NOW;
-}
-
-template <class Context>
-void answer(Context& context, const Status& status) {
-  if (!status) edge::put(context.getResults().initError(), status.error());
-}
-
-// Runs `answer()` as the connection's one large answer of the moment; it gives a promise.
-template <class MakeAnswer>
-kj::Promise<void> inTurn(ConnectionState& state, MakeAnswer make_answer) {
-  return state.turn().then([make_answer = kj::mv(make_answer)](
-                               kj::Own<ConnectionState::Turn> turn) mutable {
-    return make_answer().attach(kj::mv(turn));
-  });
-}
-
-// Asks the core; the answer comes back by a fulfiller that any thread may use.
-template <class T, class JobOnCore>
-kj::Promise<T> ask(const CoreLinkPtr& link, JobOnCore job) {
-  auto paf = kj::newPromiseAndCrossThreadFulfiller<T>();
-  toCore(link, [fulfiller = kj::mv(paf.fulfiller), job = std::move(job)](sched::Core& core) mutable {
-    fulfiller->fulfill(job(core));
-  });
-  return kj::mv(paf.promise);
-}
-
-std::optional<Error> overloaded(const ConnectionState& state, const Options& options) {
-  if (state.calls < options.calls_per_connection_max) return std::nullopt;
-  return Error{Code::resourceExhausted,
-               fmt::format("{} calls of this connection have not returned", state.calls),
-               "Wait for earlier calls.", 0};
-}
 
 void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
                   const std::vector<sched::TemplateInfo>& all) {
@@ -107,109 +55,6 @@ void putTasks(schema::Mayfly::TasksResults::Builder out, const std::vector<sched
     list[i].setYours(all[i].owner == owner);
   }
 }
-
-class TaskImpl final : public schema::Task::Server {
- public:
-  TaskImpl(Hub& hub, kj::Own<ConnectionState> connection, kj::Own<TaskState> state)
-      : hub_(hub), connection_(kj::mv(connection)), state_(kj::mv(state)) {}
-  ~TaskImpl() noexcept(false) { state_->close(); }
-
- protected:
-  kj::Promise<void> wait(WaitContext context) override {
-    if (auto error = overloaded(*connection_, hub_.options)) return refuse(context, *error);
-    MAYFLY_ALLOW_CANCELLATION(context);
-    return state_->wait().then([context, state = kj::addRef(*state_),
-                                call = Call(*connection_)](Status status) mutable {
-      ConnectionState& connection = state->connection();
-      return inTurn(connection, [context, status = std::move(status),
-                                          state = kj::mv(state), call = kj::mv(call)]() mutable {
-        // It may have been closed since the end.
-        if (status && state->closed()) status = fail(Code::cancelled, "wait: the task was closed");
-        if (status) put(context.getResults().initResult(), *state->result());
-        else answer(context, status);
-        return kj::Promise<void>(kj::READY_NOW);
-      });
-    });
-  }
-
-  kj::Promise<void> cancel(CancelContext context) override {
-    answer(context, state_->cancel());
-    return kj::READY_NOW;
-  }
-
-  kj::Promise<void> writeStdin(WriteStdinContext context) override {
-    if (auto error = overloaded(*connection_, hub_.options)) return refuse(context, *error);
-    MAYFLY_ALLOW_CANCELLATION(context);
-    std::string data = edge::str(context.getParams().getData());
-    context.releaseParams();
-    return state_->writeStdin(std::move(data))
-        .then([context, state = kj::addRef(*state_), call = Call(*connection_)](
-                  Status status) mutable { answer(context, status); });
-  }
-
-  kj::Promise<void> closeStdin(CloseStdinContext context) override {
-    answer(context, state_->closeStdin());
-    return kj::READY_NOW;
-  }
-
-  kj::Promise<void> readFile(ReadFileContext context) override {
-    auto params = context.getParams();
-    auto data = read(params.getIndex(), params.getOffset(), params.getBytesMax());
-    if (!data) return refuse(context, data.error());
-    auto results = context.getResults(
-        capnp::MessageSize{data->bytes.size() / sizeof(capnp::word) + 16, 0});
-    results.setData(edge::data(data->bytes));
-    results.setEnd(data->end);
-    return kj::READY_NOW;
-  }
-
-  kj::Promise<void> close(CloseContext) override {
-    state_->close();
-    return kj::READY_NOW;
-  }
-
- private:
-  struct Piece {
-    std::string bytes;
-    bool end = false;
-  };
-
-  base::Result<Piece> read(uint32_t index, uint64_t offset, uint32_t bytes_max) {
-    const sched::TaskResult* result = state_->result();
-    if (state_->closed()) return fail(Code::failedPrecondition, "readFile: the task is closed");
-    if (result == nullptr)
-      return fail(Code::failedPrecondition, "readFile: the task has no result yet",
-                  "Call wait first.");
-    if (index >= result->out_files.size())
-      return fail(Code::notFound, fmt::format("readFile: no file {}; the task left {}", index,
-                                              result->out_files.size()));
-    if (bytes_max == 0) return fail(Code::invalidArgument, "readFile: bytesMax is 0");
-    const base::OutFile& file = result->out_files[index];
-    if (!file.skipped.empty() || result->spool == nullptr)
-      return fail(Code::failedPrecondition,
-                  fmt::format("readFile: '{}' was not collected: {}", base::printable(file.path),
-                              file.skipped));
-    Piece piece;
-    uint64_t left = offset < file.size_bytes ? file.size_bytes - offset : 0;
-    size_t bytes = std::min<uint64_t>({left, bytes_max, schema::CHUNK_BYTES_MAX});
-    piece.bytes.resize(bytes);
-    size_t got = 0;
-    while (got < bytes) {
-      ssize_t n = ::pread(result->spool->get(), piece.bytes.data() + got, bytes - got,
-                          static_cast<off_t>(file.offset + offset + got));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return base::failSys(errno, "pread", "the spool of collected files");
-      if (n == 0) return fail(Code::internal, "readFile: the spool is shorter than its index says");
-      got += static_cast<size_t>(n);
-    }
-    piece.end = left == bytes;
-    return piece;
-  }
-
-  Hub& hub_;
-  kj::Own<ConnectionState> connection_;
-  kj::Own<TaskState> state_;
-};
 
 class MayflyImpl final : public schema::Mayfly::Server {
  public:
@@ -277,7 +122,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
         return;
       }
       context.getResults().setId(*id);
-      context.getResults().setTask(kj::heap<TaskImpl>(hub_, kj::addRef(*state_), kj::mv(task)));
+      context.getResults().setTask(makeTaskCalls(hub_, kj::addRef(*state_), kj::mv(task)));
     });
   }
 

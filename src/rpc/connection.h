@@ -11,18 +11,9 @@
 #include <optional>
 
 #include "edge/message_stream.h"
-#include "rpc/server.h"
-#include "rpc/task.h"
+#include "rpc/calls.h"
 
 namespace mayfly::rpc {
-
-// What all connections share. Lives longer than each.
-struct Hub {
-  Hub(Options o, CoreLinkPtr l) : options(std::move(o)), link(std::move(l)) {}
-  Options options;
-  CoreLinkPtr link;
-  TaskTable tasks;
-};
 
 class Connection {
  public:
