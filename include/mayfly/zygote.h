@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define MAYFLY_ZYGOTE_ABI 1u
+#define MAYFLY_ZYGOTE_ABI 2u
 
 /* What kind of code a task brings. */
 enum mayfly_task_kind {
@@ -51,7 +51,7 @@ typedef struct mayfly_task {
 
 /* What the runtime must have called around a fork. Each may be NULL. */
 typedef struct mayfly_zygote_hooks {
-  uint32_t abi;                      /* MAYFLY_ZYGOTE_ABI */
+  uint32_t abi;                      /* MAYFLY_ZYGOTE_ABI; 1 has no `rehearse` */
   uint32_t reserved;
   void (*before_fork)(void);         /* zygote */
   void (*after_fork_parent)(void);   /* zygote */
@@ -59,6 +59,10 @@ typedef struct mayfly_zygote_hooks {
   /* Clone, after after_fork_child, its stdio not yet the task's: reseed every
    * generator that after_fork_child did not. Non-zero: the clone is thrown away. */
   int (*reseed)(void);
+  /* Clone, all walls up, standard streams on /dev/null: runs an empty task as a real one
+   * would run, so that the memory which that writes to is the clone's own when its task
+   * comes, and leaves no trace of it. Non-zero: the clone is thrown away. */
+  int (*rehearse)(void);
 } mayfly_zygote_hooks;
 
 /* Serves until the daemon goes, then exits the zygote. Returns in a clone: 0 and
@@ -66,10 +70,13 @@ typedef struct mayfly_zygote_hooks {
  * (no channel on descriptor 3) or has a second thread. */
 __attribute__((visibility("default"))) int mayfly_zygote_serve(const mayfly_zygote_hooks *hooks, mayfly_task *task);
 
-/* Gives the clone's last word to the daemon and closes its channel; to be called
- * when the runtime is ready to run the task's first instruction. From here on
+/* Waits until the task's caps are in force, gives the clone's last word to the daemon
+ * and closes its channel; to be called when the runtime is ready to run the task's first instruction. From here on
  * nothing that the process says is believed. mayfly_zygote_exec() calls it. */
 __attribute__((visibility("default"))) int mayfly_zygote_started(void);
+
+/* The ABI of this library. */
+__attribute__((visibility("default"))) unsigned mayfly_zygote_abi(void);
 
 /* For templates whose mechanism is `exec`: started, then execvpe of task->argv by
  * task->envp. Does not return: where the command cannot be run it says so on

@@ -325,6 +325,11 @@ void Engine::claim(const TaskPtr& t) {
   c.file_size_bytes = l.file_size_bytes;
   c.cpu_time_s = l.cpu_time_ms / 1000 + 2;  // the backstop; sampling is first
   uint64_t now_ns = monotonicNs();
+  spawner::Request r;
+  r.op = spawner::Op::claim;
+  r.box = t->box;
+  r.limits = l;
+  link_.send(r);
   auto sent = t->io->claim(c, t->blob->fd());
   t->machine.claimed(now_ns);
   phase(*t, Phase::claimed);

@@ -104,11 +104,6 @@ Status sweepUntilGone(FdView parent, const std::string& name) {
                     "see which of its processes do not die (state D)");
 }
 
-uint64_t readNumber(FdView dir, const std::string& file) {
-  auto text = base::readSmallFile(dir, file);
-  return text ? ::strtoull(text->c_str(), nullptr, 10) : 0;
-}
-
 // The number behind `key` in "key value" lines.
 uint64_t valueOf(const std::string& lines, std::string_view key) {
   size_t at = 0;
@@ -121,9 +116,8 @@ uint64_t valueOf(const std::string& lines, std::string_view key) {
   return 0;
 }
 
-uint64_t readKey(FdView dir, const std::string& file, std::string_view key) {
-  auto text = base::readSmallFile(dir, file);
-  return text ? valueOf(*text, key) : 0;
+uint64_t numberIn(const Result<std::string>& text) {
+  return text ? ::strtoull(text->c_str(), nullptr, 10) : 0;
 }
 
 }  // namespace
@@ -201,110 +195,120 @@ void CgroupTree::remove() {
 
 Result<CgroupSet> CgroupSet::createV2(const CgroupTree& tree, const std::string& name) {
   CgroupSet set;
+  set.tree_ = &tree;
   set.name_ = name;
   MAYFLY_CHECK(set.add(tree.v2()));
   return set;
 }
 
 Status CgroupSet::add(const Hierarchy& h) {
-  auto dir = makeFolder(h.dir.view(), name_, false);
-  if (!dir) return base::fail(std::move(dir).error().in("cgroup in " + h.path));
-  dirs_.push_back({std::move(*dir), h.v2, h.cpu, h.memory, h.pids});
+  if (::mkdirat(h.dir.get(), name_.c_str(), 0755) != 0) return base::failSys(errno, "mkdir", h.path + "/" + name_);
+  ++made_;
   return Unit{};
 }
 
-Status CgroupSet::addV1(const CgroupTree& tree) {
-  for (const Hierarchy& h : tree.hierarchies())
-    if (!h.v2) MAYFLY_CHECK(add(h));
+Status CgroupSet::addV1() {
+  const auto& all = tree_->hierarchies();
+  while (made_ < all.size()) MAYFLY_CHECK(add(all[made_]));
   return Unit{};
 }
 
 Result<CgroupSet> CgroupSet::create(const CgroupTree& tree, const std::string& name) {
   MAYFLY_TRY(CgroupSet set, createV2(tree, name));
-  if (auto s = set.addV1(tree); !s) {
-    (void)set.remove(tree);
+  if (auto s = set.addV1(); !s) {
+    (void)set.remove();
     return base::fail(std::move(s).error());
   }
   return set;
 }
 
+const Hierarchy& CgroupSet::find(Of which) const {
+  for (const Hierarchy& h : tree_->hierarchies())
+    if ((which == Of::v2 && h.v2) || (which == Of::cpu && h.cpu) || (which == Of::memory && h.memory) ||
+        (which == Of::pids && h.pids))
+      return h;
+  return tree_->v2();  // not reached: the tree has every controller
+}
+
+Result<std::string> CgroupSet::read(Of which, const char* file) const {
+  if (removed()) return base::failSys(ENOENT, "read", file);
+  return base::readSmallFile(find(which).dir.view(), name_ + "/" + file);
+}
+
+Status CgroupSet::write(Of which, const char* file, std::string_view text) {
+  if (removed()) return base::failSys(ENOENT, "write", file);
+  return base::writeSmallFile(find(which).dir.view(), name_ + "/" + file, text);
+}
+
+Result<Fd> CgroupSet::open(Of which, const char* file, int flags) const {
+  if (removed()) return base::failSys(ENOENT, "open", file);
+  return base::openAt(find(which).dir.view(), name_ + "/" + file, flags);
+}
+
+Result<Fd> CgroupSet::openV2() const {
+  return base::openAt(tree_->v2().dir.view(), name_, O_RDONLY | O_DIRECTORY);
+}
+
 Status CgroupSet::delegate(uint32_t uid) {
-  if (::fchownat(v2().get(), "cgroup.procs", uid, uid, 0) != 0)
+  if (::fchownat(tree_->v2().dir.get(), (name_ + "/cgroup.procs").c_str(), uid, uid, 0) != 0)
     return base::failSys(errno, "chown cgroup.procs of", name_);
   return Unit{};
 }
 
 Status CgroupSet::enableChildren() {
-  const Dir& d = dirs_.front();
-  if (!d.cpu && !d.memory && !d.pids) return Unit{};
-  return base::writeSmallFile(d.dir.view(), "cgroup.subtree_control",
-                              fmt::format("{}{}{}", d.cpu ? "+cpu " : "", d.memory ? "+memory " : "",
-                                          d.pids ? "+pids" : ""));
-}
-
-FdView CgroupSet::find(bool Dir::*which) const {
-  for (const Dir& d : dirs_)
-    if (d.*which) return d.dir.view();
-  return {};
-}
-
-bool CgroupSet::isV2(bool Dir::*which) const {
-  for (const Dir& d : dirs_)
-    if (d.*which) return d.v2;
-  return false;
+  const Hierarchy& h = tree_->v2();
+  if (!h.cpu && !h.memory && !h.pids) return Unit{};
+  return write(Of::v2, "cgroup.subtree_control",
+               fmt::format("{}{}{}", h.cpu ? "+cpu " : "", h.memory ? "+memory " : "", h.pids ? "+pids" : ""));
 }
 
 Status CgroupSet::setMemory(uint64_t bytes) {
-  FdView dir = memory();
   std::string value = std::to_string(bytes);
-  if (isV2(&Dir::memory)) {
-    MAYFLY_CHECK(base::writeSmallFile(dir, "memory.max", value));
-    // The host may have no swap at all; then there is nothing to forbid.
-    if (auto s = base::writeSmallFile(dir, "memory.swap.max", "0"); !s && s.error().sys != ENOENT) return s;
-    return base::writeSmallFile(dir, "memory.oom.group", "1");
+  // What the host does not have (swap, say) needs no cap.
+  auto unlessAbsent = [](Status s) { return !s && s.error().sys == ENOENT ? Status(Unit{}) : s; };
+  if (isV2(Of::memory)) {
+    MAYFLY_CHECK(write(Of::memory, "memory.max", value));
+    MAYFLY_CHECK(unlessAbsent(write(Of::memory, "memory.swap.max", "0")));
+    return write(Of::memory, "memory.oom.group", "1");
   }
-  MAYFLY_CHECK(base::writeSmallFile(dir, "memory.limit_in_bytes", value));
-  if (auto s = base::writeSmallFile(dir, "memory.memsw.limit_in_bytes", value); !s && s.error().sys != ENOENT) return s;
+  // The sum with swap is never below the limit: a lower one is set in this order, a higher one in the other.
+  auto limit = [&] { return write(Of::memory, "memory.limit_in_bytes", value); };
+  auto with_swap = [&] { return unlessAbsent(write(Of::memory, "memory.memsw.limit_in_bytes", value)); };
+  if (limit()) {
+    MAYFLY_CHECK(with_swap());
+  } else {
+    MAYFLY_CHECK(with_swap());
+    MAYFLY_CHECK(limit());
+  }
   // v1 counts the buffers of TCP and UDP apart: what is granted here comes on top of the cap.
-  std::string tcp = std::to_string(std::min(bytes / 4, kSocketBytesMax));
-  if (auto s = base::writeSmallFile(dir, "memory.kmem.tcp.limit_in_bytes", tcp); !s && s.error().sys != ENOENT) return s;
-  return Unit{};
+  return unlessAbsent(write(Of::memory, "memory.kmem.tcp.limit_in_bytes", std::to_string(std::min(bytes / 4, kSocketBytesMax))));
 }
 
-Status CgroupSet::setProcesses(uint32_t count) {
-  return base::writeSmallFile(pids(), "pids.max", std::to_string(count));
-}
+Status CgroupSet::setProcesses(uint32_t count) { return write(Of::pids, "pids.max", std::to_string(count)); }
 
 Status CgroupSet::setCpu(uint32_t milli) {
-  FdView dir = find(&Dir::cpu);
   uint64_t quota_us = std::max<uint64_t>(1'000, uint64_t{milli} * kCpuPeriodUs / 1'000);
-  if (isV2(&Dir::cpu)) return base::writeSmallFile(dir, "cpu.max", fmt::format("{} {}", quota_us, kCpuPeriodUs));
-  return base::writeSmallFile(dir, "cpu.cfs_quota_us", std::to_string(quota_us));  // the period is 100 ms by default
+  if (isV2(Of::cpu)) return write(Of::cpu, "cpu.max", fmt::format("{} {}", quota_us, kCpuPeriodUs));
+  return write(Of::cpu, "cpu.cfs_quota_us", std::to_string(quota_us));  // the period is 100 ms by default
 }
 
 Result<std::vector<Fd>> CgroupSet::openTasks() const {
   std::vector<Fd> fds;
-  for (const Dir& d : dirs_) {
-    if (d.v2) continue;
-    MAYFLY_TRY(Fd fd, base::openAt(d.dir.view(), "tasks", O_WRONLY));
+  for (const Hierarchy& h : tree_->hierarchies()) {
+    if (h.v2) continue;
+    MAYFLY_TRY(Fd fd, base::openAt(h.dir.view(), name_ + "/tasks", O_WRONLY));
     fds.push_back(std::move(fd));
   }
   return fds;
 }
 
-Status CgroupSet::remove(const CgroupTree& tree) {
-  if (removed()) return Unit{};
-  for (Dir& d : dirs_) d.dir.reset();
-  const auto& all = tree.hierarchies();
+Status CgroupSet::remove() {
   // Backwards: the v2 folder goes last, it says whether anybody is left.
-  while (removed_ < dirs_.size()) {
-    const Hierarchy& h = all[dirs_.size() - 1 - removed_];
+  for (; made_ > 0; --made_) {
+    const Hierarchy& h = tree_->hierarchies()[made_ - 1];
     if (::unlinkat(h.dir.get(), name_.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
       return base::failSys(errno, "rmdir", h.path + "/" + name_);
-    ++removed_;
   }
-  dirs_.clear();
-  removed_ = kAllRemoved;
   return Unit{};
 }
 
@@ -322,72 +326,100 @@ Result<BoxCgroups> BoxCgroups::create(const CgroupTree& tree, const std::string&
     return box.task_.delegate(template_uid);
   };
   if (auto s = build(); !s) {
-    (void)box.remove(tree);
+    (void)box.remove();
     return base::fail(std::move(s).error());
   }
   return box;
 }
 
-Status BoxCgroups::setCaps(const CgroupTree& tree, const base::Limits& limits) {
-  MAYFLY_CHECK(box_.addV1(tree));
+Status BoxCgroups::setCaps(const base::Limits& limits) {
+  MAYFLY_CHECK(box_.addV1());
   if (split_) {
-    MAYFLY_CHECK(init_.addV1(tree));
-    MAYFLY_CHECK(task_.addV1(tree));
+    MAYFLY_CHECK(init_.addV1());
+    MAYFLY_CHECK(task_.addV1());
   }
-  CgroupSet& capped = split_ ? task_ : box_;
-  MAYFLY_CHECK(capped.setMemory(limits.memory_bytes));
-  MAYFLY_CHECK(capped.setProcesses(limits.processes));
-  return capped.setCpu(limits.cpu_milli);
+  MAYFLY_CHECK(capped().setMemory(limits.memory_bytes));
+  MAYFLY_CHECK(capped().setProcesses(limits.processes));
+  return capped().setCpu(limits.cpu_milli);
 }
 
-Status BoxCgroups::kill() { return base::writeSmallFile(box_.v2(), "cgroup.kill", "1"); }
+Status BoxCgroups::changeCaps(const base::Limits& from, const base::Limits& to) {
+  if (from.memory_bytes != to.memory_bytes) MAYFLY_CHECK(capped().setMemory(to.memory_bytes));
+  if (from.processes != to.processes) MAYFLY_CHECK(capped().setProcesses(to.processes));
+  return from.cpu_milli != to.cpu_milli ? capped().setCpu(to.cpu_milli) : Status(Unit{});
+}
+
+void BoxCgroups::rebase() {
+  using Of = CgroupSet::Of;
+  if (!capped().isV2(Of::memory)) {
+    (void)capped().write(Of::memory, "memory.max_usage_in_bytes", "0");
+  } else if (auto peak = capped().open(Of::memory, "memory.peak", O_RDWR)) {
+    if (::write(peak->get(), "reset", 5) == 5) peak_ = std::move(*peak);
+  }
+  base_ = {};
+  readAll(&base_);
+}
+
+Status BoxCgroups::kill() { return box_.write(CgroupSet::Of::v2, "cgroup.kill", "1"); }
 
 Result<bool> BoxCgroups::populated() const {
-  MAYFLY_TRY(std::string text, base::readSmallFile(box_.v2(), "cgroup.events"));
+  MAYFLY_TRY(std::string text, box_.read(CgroupSet::Of::v2, "cgroup.events"));
   return text.find("populated 1") != std::string::npos;
 }
 
-void BoxCgroups::read(Counters* c) const {
-  FdView memory = capped().memory(), pids = capped().pids();
-  if (auto cpu = base::readSmallFile(box_.v2(), "cpu.stat")) {
+void BoxCgroups::readAll(Counters* c) const {
+  using Of = CgroupSet::Of;
+  if (auto cpu = box_.read(Of::v2, "cpu.stat")) {
     c->user_cpu_ns = valueOf(*cpu, "user_usec") * 1'000;
     c->system_cpu_ns = valueOf(*cpu, "system_usec") * 1'000;
   }
-  if (capped().memoryIsV2()) {
-    c->memory_peak_bytes = readNumber(memory, "memory.peak");
-    c->oom_kills = readKey(memory, "memory.events", "oom_kill");
+  bool v2 = capped().isV2(Of::memory);
+  if (char text[32]; peak_) {
+    ssize_t n = ::pread(peak_.get(), text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    c->memory_peak_bytes = ::strtoull(text, nullptr, 10);
   } else {
-    c->memory_peak_bytes = readNumber(memory, "memory.max_usage_in_bytes");
-    c->oom_kills = readKey(memory, "memory.oom_control", "oom_kill");
+    c->memory_peak_bytes = numberIn(capped().read(Of::memory, v2 ? "memory.peak" : "memory.max_usage_in_bytes"));
   }
-  c->forks_refused = readKey(pids, "pids.events", "max");
-  c->processes_peak = static_cast<uint32_t>(readNumber(pids, "pids.peak"));
+  if (auto events = capped().read(Of::memory, v2 ? "memory.events" : "memory.oom_control"))
+    c->oom_kills = valueOf(*events, "oom_kill");
+  if (auto events = capped().read(Of::pids, "pids.events")) c->forks_refused = valueOf(*events, "max");
+  c->processes_peak = static_cast<uint32_t>(numberIn(capped().read(Of::pids, "pids.peak")));
+}
+
+void BoxCgroups::read(Counters* c) const {
+  readAll(c);
+  c->user_cpu_ns -= std::min(c->user_cpu_ns, base_.user_cpu_ns);
+  c->system_cpu_ns -= std::min(c->system_cpu_ns, base_.system_cpu_ns);
+  c->oom_kills -= std::min(c->oom_kills, base_.oom_kills);
+  c->forks_refused -= std::min(c->forks_refused, base_.forks_refused);
 }
 
 Result<Fd> BoxCgroups::watchMemory() const {
-  FdView dir = capped().memory();
-  if (capped().memoryIsV2()) return base::openAt(dir, "memory.events", O_RDONLY);
+  using Of = CgroupSet::Of;
+  if (capped().isV2(Of::memory)) return capped().open(Of::memory, "memory.events", O_RDONLY);
   Fd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!event) return base::failSys(errno, "eventfd", "memory cap");
-  MAYFLY_TRY(Fd control, base::openAt(dir, "memory.oom_control", O_RDONLY));
-  MAYFLY_CHECK(base::writeSmallFile(dir, "cgroup.event_control", fmt::format("{} {}", event.get(), control.get())));
+  MAYFLY_TRY(Fd control, capped().open(Of::memory, "memory.oom_control", O_RDONLY));
+  MAYFLY_TRY(Fd registry, capped().open(Of::memory, "cgroup.event_control", O_WRONLY));
+  std::string words = fmt::format("{} {}", event.get(), control.get());
+  if (::write(registry.get(), words.data(), words.size()) < 0) return base::failSys(errno, "write", "cgroup.event_control");
   return event;
 }
 
 Result<Fd> BoxCgroups::watchProcesses() const {
   // v1 counts refused forks but gives no event for them: mayflyd's samples see it.
-  if (!capped().pidsIsV2()) return Fd();
-  return base::openAt(capped().pids(), "pids.events", O_RDONLY);
+  if (!capped().isV2(CgroupSet::Of::pids)) return Fd();
+  return capped().open(CgroupSet::Of::pids, "pids.events", O_RDONLY);
 }
 
-Status BoxCgroups::remove(const CgroupTree& tree) {
+Status BoxCgroups::remove() {
+  peak_.reset();
   if (split_) {
-    MAYFLY_CHECK(task_.remove(tree));
-    MAYFLY_CHECK(init_.remove(tree));
+    MAYFLY_CHECK(task_.remove());
+    MAYFLY_CHECK(init_.remove());
   }
-  return box_.remove(tree);
+  return box_.remove();
 }
-
-bool BoxCgroups::removed() const { return box_.removed(); }
 
 }  // namespace mayfly::spawner

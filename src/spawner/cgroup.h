@@ -47,18 +47,16 @@ class CgroupTree {
 
 // A set of folders of the same name, one per hierarchy.
 //
-// Invariant: holds one open directory per hierarchy until remove(). The
-// destructor only closes.
+// Holds no descriptor: thousands of boxes are alive at once. The tree must outlive
+// it; the destructor removes nothing.
 class CgroupSet {
  public:
   CgroupSet() = default;
-  CgroupSet(CgroupSet&&) noexcept = default;
-  CgroupSet& operator=(CgroupSet&&) noexcept = default;
 
   // The v2 folder alone; addV1() makes the others. EEXIST is an error: we never
   // adopt a folder that we did not make.
   static base::Result<CgroupSet> createV2(const CgroupTree& tree, const std::string& name);
-  base::Status addV1(const CgroupTree& tree);
+  base::Status addV1();
   static base::Result<CgroupSet> create(const CgroupTree& tree, const std::string& name);
   // Lets `uid` place processes into the v2 folder by CLONE_INTO_CGROUP.
   base::Status delegate(uint32_t uid);
@@ -69,29 +67,25 @@ class CgroupSet {
   base::Status setCpu(uint32_t milli);
   // Opens the v1 `tasks` files; whoever holds them may join by writing "0".
   base::Result<std::vector<base::Fd>> openTasks() const;
+  base::Result<base::Fd> openV2() const;  // the v2 folder
 
-  base::FdView v2() const { return dirs_.empty() ? base::FdView() : dirs_.front().dir.view(); }
-  base::FdView memory() const { return find(&Dir::memory); }
-  base::FdView pids() const { return find(&Dir::pids); }
-  bool memoryIsV2() const { return isV2(&Dir::memory); }
-  bool pidsIsV2() const { return isV2(&Dir::pids); }
-  const std::string& name() const { return name_; }
-  // Closes all and removes the folders; EBUSY leaves the rest for the next call.
-  base::Status remove(const CgroupTree& tree);
-  bool removed() const { return removed_ == kAllRemoved; }
+  // A controller's file, wherever the controller is; V2 files are those of the core.
+  enum class Of : uint8_t { v2, cpu, memory, pids };
+  bool isV2(Of which) const { return find(which).v2; }
+  base::Result<std::string> read(Of which, const char* file) const;
+  base::Status write(Of which, const char* file, std::string_view text);
+  base::Result<base::Fd> open(Of which, const char* file, int flags) const;
+
+  // Removes the folders; EBUSY leaves the rest for the next call.
+  base::Status remove();
+  bool removed() const { return made_ == 0; }
 
  private:
-  struct Dir {
-    base::Fd dir;
-    bool v2 = false, cpu = false, memory = false, pids = false;
-  };
-  static constexpr size_t kAllRemoved = ~size_t{0};
   base::Status add(const Hierarchy& hierarchy);
-  base::FdView find(bool Dir::*which) const;
-  bool isV2(bool Dir::*which) const;
+  const Hierarchy& find(Of which) const;
+  const CgroupTree* tree_ = nullptr;
   std::string name_;
-  std::vector<Dir> dirs_;
-  size_t removed_ = 0;
+  size_t made_ = 0;  // folders that stand: those of the tree's first hierarchies
 };
 
 // The cgroups of one box. With v2 controllers a box is a folder with two leaves,
@@ -101,9 +95,14 @@ class BoxCgroups {
   // The v2 folders, which is all that the init needs. setCaps() makes the rest: to
   // be called before the clone is asked for. On an error remove() takes all back.
   static base::Result<BoxCgroups> create(const CgroupTree& tree, const std::string& name, uint32_t template_uid);
-  base::Status setCaps(const CgroupTree& tree, const base::Limits& limits);
-  base::FdView initDir() const { return split_ ? init_.v2() : box_.v2(); }
-  base::FdView taskDir() const { return split_ ? task_.v2() : box_.v2(); }
+  base::Status setCaps(const base::Limits& limits);
+  // From one set of caps to another, with processes inside.
+  base::Status changeCaps(const base::Limits& from, const base::Limits& to);
+  // What read() gives from now on begins at 0, peaks at what is held now. Process
+  // counts are not re-based: a parked clone is one.
+  void rebase();
+  base::Result<base::Fd> openInitDir() const { return (split_ ? init_ : box_).openV2(); }
+  base::Result<base::Fd> openTaskDir() const { return (split_ ? task_ : box_).openV2(); }
   base::Result<std::vector<base::Fd>> openTasks() const { return box_.openTasks(); }
   base::Status kill();                     // idempotent; returns before they are dead
   base::Result<bool> populated() const;
@@ -112,14 +111,19 @@ class BoxCgroups {
   // process cap; either may be absent on hosts that offer no event.
   base::Result<base::Fd> watchMemory() const;
   base::Result<base::Fd> watchProcesses() const;
-  bool memoryWatchIsEventfd() const { return !capped().memoryIsV2(); }
-  base::Status remove(const CgroupTree& tree);
-  bool removed() const;
+  bool memoryWatchIsEventfd() const { return !capped().isV2(CgroupSet::Of::memory); }
+  base::Status remove();
+  bool removed() const { return box_.removed(); }
 
  private:
+  CgroupSet& capped() { return split_ ? task_ : box_; }
   const CgroupSet& capped() const { return split_ ? task_ : box_; }
+  void readAll(Counters* counters) const;
   CgroupSet box_, init_, task_;
   bool split_ = false;
+  Counters base_;
+  // v2 resets a peak for the descriptor that asked; kernels before 6.12 not at all.
+  base::Fd peak_;
 };
 
 }  // namespace mayfly::spawner

@@ -172,14 +172,34 @@ Result<ImageMount> mountImage(const Room& room, const std::string& digest, const
   return ImageMount::loop;
 }
 
+namespace {
+
+constexpr uint64_t kOwnFolders = 8;  // ours cost inodes; the task's cap is what it can add
+
+Status setDiskLimits(base::FdView fs, const base::Limits& limits) {
+  std::string size = std::to_string(limits.disk_bytes), inodes = std::to_string(limits.disk_inodes + kOwnFolders);
+  DO("fsconfig", "size", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, "size", size.c_str(), 0));
+  DO("fsconfig", "nr_inodes", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, "nr_inodes", inodes.c_str(), 0));
+  return Unit{};
+}
+
+}  // namespace
+
+Status resizeDisk(base::FdView disk, const base::Limits& limits) {
+  Fd fs(static_cast<int>(::syscall(SYS_fspick, disk.get(), "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)));
+  if (!fs) return failSys(errno, "fspick", "disk");
+  MAYFLY_CHECK(setDiskLimits(fs.view(), limits));
+  DO("fsconfig(reconfigure)", "disk", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0));
+  return Unit{};
+}
+
 Result<Fd> makeDisk(const base::Limits& limits, uint32_t uid) {
-  constexpr uint64_t kOwnFolders = 8;  // ours cost inodes; the task's cap is what it can add
   Fd fs(static_cast<int>(::syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
   if (!fs) return failSys(errno, "fsopen", "tmpfs");
-  struct Option { const char* name; std::string value; };
-  for (const Option& o : {Option{"source", "disk"}, {"mode", "0755"}, {"size", std::to_string(limits.disk_bytes)},
-                          {"nr_inodes", std::to_string(limits.disk_inodes + kOwnFolders)}})
+  struct Option { const char *name; std::string value; };
+  for (const Option& o : {Option{"source", "disk"}, {"mode", "0755"}})
     DO("fsconfig", o.name, ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, o.name, o.value.c_str(), 0));
+  MAYFLY_CHECK(setDiskLimits(fs.view(), limits));
   // Kernels before 6.4 have no such option; there the cgroup forbids the swap.
   (void)::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "noswap", nullptr, 0);
   DO("fsconfig(create)", "disk", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));

@@ -37,6 +37,8 @@ base::Result<ImageMount> mountImage(const Room& room, const std::string& digest,
 
 // A box's disk: a file system in memory with the task's caps, mounted nowhere
 // yet, its root folder owned by `uid`.
+// To other caps, whatever it holds: one that holds more takes no more.
+base::Status resizeDisk(base::FdView disk, const base::Limits& limits);
 base::Result<base::Fd> makeDisk(const base::Limits& limits, uint32_t uid);
 
 }  // namespace mayfly::spawner

@@ -22,6 +22,7 @@ using base::Result;
 namespace {
 
 constexpr int kEventsMax = 64;  // epoll events taken at once
+constexpr size_t kRequestsMax = 1'024;  // read ahead; more wait in the socket
 constexpr uint64_t kStopMsMax = 5'000;  // after mayflyd's end
 
 }  // namespace
@@ -71,22 +72,31 @@ void Spawner::flushOutbox() {
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, daemon_.get(), &change);
 }
 
+// A claim is done at once; making and ending boxes, which take longer, wait their turn.
 // False: mayflyd is gone, or speaks another language.
 bool Spawner::readRequests() {
-  for (int i = 0; i < kEventsMax; ++i) {
+  while (requests_.size() < kRequestsMax) {
     Request request;
     auto got = base::receiveMessage(daemon_.view(), base::writableBytesOf(request));
     if (!got) return got.error().sys == EAGAIN;
     if (got->bytes != sizeof request || request.magic != kMagic || request.version != kVersion) return false;
-    switch (request.op) {
-      case Op::publish: publish(request, *got); break;
-      case Op::retire: retire(request.template_id); break;
-      case Op::make: make(request); break;
-      case Op::end: end(request, *got); break;
-      case Op::sample: sample(request.box); break;
-    }
+    if (request.op == Op::claim) claim(request);
+    else requests_.emplace_back(request, std::move(*got));
   }
   return true;
+}
+
+void Spawner::doOneRequest() {
+  auto [request, fds] = std::move(requests_.front());
+  requests_.pop_front();
+  switch (request.op) {
+    case Op::publish: return publish(request, fds);
+    case Op::retire: return retire(request.template_id);
+    case Op::make: return make(request);
+    case Op::end: return end(request, fds);
+    case Op::sample: return sample(request.box);
+    case Op::claim: return;
+  }
 }
 
 // mayflyd is gone: every box ends, then we do.
@@ -95,6 +105,7 @@ void Spawner::shutDown() {
   stopping_ = true;
   stop_deadline_ns_ = monotonicNs() + kStopMsMax * kMsNs;
   unwatch(daemon_);
+  requests_.clear();
   std::vector<BoxId> ids;
   for (const auto& [id, box] : boxes_) ids.push_back(id);
   for (BoxId id : ids)
@@ -105,10 +116,10 @@ void Spawner::shutDown() {
 
 int Spawner::msUntilNextTimer() const {
   uint64_t next = UINT64_MAX;
-  for (const auto& [id, box] : boxes_) {
-    if (!box->ending) continue;
-    if (box->next_try_ns != 0) next = std::min(next, box->next_try_ns);
-    if (box->stage != Stage::stuck) next = std::min(next, box->deadline_ns);
+  for (BoxId id : ending_) {
+    const Box& box = *boxes_.at(id);
+    if (box.next_try_ns != 0) next = std::min(next, box.next_try_ns);
+    if (box.stage != Stage::stuck) next = std::min(next, box.deadline_ns);
   }
   if (next == UINT64_MAX) return -1;
   uint64_t now = monotonicNs();
@@ -118,10 +129,11 @@ int Spawner::msUntilNextTimer() const {
 void Spawner::runTimers() {
   uint64_t now = monotonicNs();
   std::vector<BoxId> due;
-  for (const auto& [id, box] : boxes_)
-    if (box->ending && ((box->next_try_ns != 0 && box->next_try_ns <= now) ||
-                        (box->stage != Stage::stuck && box->deadline_ns <= now)))
+  for (BoxId id : ending_) {
+    const Box& box = *boxes_.at(id);
+    if ((box.next_try_ns != 0 && box.next_try_ns <= now) || (box.stage != Stage::stuck && box.deadline_ns <= now))
       due.push_back(id);
+  }
   for (BoxId id : due) {
     Box& box = *boxes_[id];
     bool late = box.stage != Stage::stuck && box.deadline_ns <= now;
@@ -212,10 +224,11 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
 int Spawner::run() {
   epoll_event events[kEventsMax];
   while (!stopping_ || !boxes_.empty()) {
-    int n = ::epoll_wait(epoll_.get(), events, kEventsMax, msUntilNextTimer());
+    int n = ::epoll_wait(epoll_.get(), events, kEventsMax, requests_.empty() ? msUntilNextTimer() : 0);
     if (n < 0 && errno != EINTR) return 1;
     for (int i = 0; i < n; ++i)
       dispatch(static_cast<Source>(events[i].data.u64 >> 56), events[i].data.u64 & ((1ull << 56) - 1), events[i].events);
+    if (!requests_.empty()) doOneRequest();
     runTimers();
     if (stopping_ && monotonicNs() > stop_deadline_ns_) break;
   }

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -57,6 +58,7 @@ class Spawner {
     base::Fd collector, spool;
     bool init_asked = false, clone_asked = false;  // an answer with a pidfd is still to come
     bool answer_lost = false;     // it never will: maker or zygote died with it
+    bool rehearse = false;
     bool ready = false;           // the init said that the box stands
     bool ending = false, end_asked = false;  // end_asked: mayflyd knows the box and wants its end
     bool watches_told[2] = {};
@@ -67,7 +69,7 @@ class Spawner {
     uint32_t tries = 0;
     Event result;                 // boxReaped, then boxGone, as it grows
     uint64_t box_ready_ns = 0;
-    base::Fd stands;              // pipe from the init to the clone: the box stands
+    base::Fd go, go_theirs;       // pipe to the clone: a byte of the init's (the box stands), one of ours (its task may start)
     base::Fd their_fds[4];        // control, stdin, stdout, stderr: the clone's ends
     base::Fd our_fds[4];
     uint32_t pid_host = 0;
@@ -86,9 +88,11 @@ class Spawner {
 
   // --- mayflyd's requests ---
   bool readRequests();
+  void doOneRequest();
   void publish(const Request& request, base::Received& fds);
   void retire(base::TemplateId id);
   void make(const Request& request);
+  void claim(const Request& request);
   void end(const Request& request, base::Received& fds);
   void sample(base::BoxId id);
 
@@ -135,6 +139,8 @@ class Spawner {
   std::deque<Outgoing> outbox_;
   std::map<uint32_t, std::unique_ptr<Template>> templates_;  // by their keys
   std::unordered_map<base::BoxId, std::unique_ptr<Box>> boxes_;
+  std::set<base::BoxId> ending_;     // of boxes_: those that timers are for
+  std::deque<std::pair<Request, base::Received>> requests_;  // read, not done yet
   std::vector<bool> slots_used_ = std::vector<bool>(kTemplatesMax, false);
   bool stopping_ = false;
   uint64_t stop_deadline_ns_ = 0;

@@ -53,6 +53,7 @@ void Spawner::make(const Request& request) {
   box->id = request.box;
   box->owner = owner;
   box->limits = request.limits;
+  box->rehearse = (request.flags & kRehearse) != 0;
   box->deadline_ns = 0;
   if (!owner->uids.take(&box->uid_first)) return refuse("uids", "every uid of the template is in use");
   ++owner->boxes;
@@ -67,7 +68,7 @@ Status Spawner::prepareBox(Box& box) {
   Template& t = *box.owner;
   MAYFLY_TRY(box.cgroups, BoxCgroups::create(tree_, fmt::format("t{}/b{}", t.key, box.id), t.uid_base));
   MAYFLY_CHECK(askInit(box));
-  MAYFLY_CHECK(box.cgroups.setCaps(tree_, box.limits));
+  MAYFLY_CHECK(box.cgroups.setCaps(box.limits));
   MAYFLY_TRY(box.memory_watch, box.cgroups.watchMemory());
   MAYFLY_TRY(box.process_watch, box.cgroups.watchProcesses());
   watch(box.memory_watch.get(), box.cgroups.memoryWatchIsEventfd() ? EPOLLIN : EPOLLPRI, Source::memoryCap, box.id);
@@ -87,9 +88,11 @@ Status Spawner::askInit(Box& box) {
   make.uid_root = box.uid_first + 1;
   make.loopback = t.loopback ? 1 : 0;
   MAYFLY_TRY(box.disk, makeDisk(box.limits, t.uid_base + make.uid_root));
-  MAYFLY_TRY(base::Pipe stands, base::makePipe());
-  box.stands = std::move(stands.read);
-  int fds[] = {status.theirs.get(), box.cgroups.initDir().get(), box.disk.get(), stands.write.get()};
+  MAYFLY_TRY(base::Pipe go, base::makePipe());
+  box.go_theirs = std::move(go.read);
+  box.go = std::move(go.write);
+  MAYFLY_TRY(Fd cgroup, box.cgroups.openInitDir());
+  int fds[] = {status.theirs.get(), cgroup.get(), box.disk.get(), box.go.get()};
   MAYFLY_CHECK(base::sendMessage(t.maker_channel.view(), base::bytesOf(make), fds));
   box.init_asked = true;
   return Unit{};
@@ -139,17 +142,19 @@ Status Spawner::askClone(Box& box) {
   MAYFLY_TRY(auto tasks, box.cgroups.openTasks());
   zygote::MakeClone make;
   make.box = box.id;
+  make.rehearse = box.rehearse ? 1 : 0;
   make.tasks_fds = static_cast<uint32_t>(tasks.size());
   std::vector<int> fds = {box.init.get()};
   for (const Fd& fd : box.their_fds) fds.push_back(fd.get());
-  fds.push_back(box.cgroups.taskDir().get());
-  fds.push_back(box.stands.get());
+  MAYFLY_TRY(Fd cgroup, box.cgroups.openTaskDir());
+  fds.push_back(cgroup.get());
+  fds.push_back(box.go_theirs.get());
   for (const Fd& fd : tasks) fds.push_back(fd.get());
   MAYFLY_CHECK(base::sendMessage(t.zygote_channel.view(), base::bytesOf(make), fds));
   box.clone_asked = true;
   box.stage = Stage::waitingClone;
   for (Fd& fd : box.their_fds) fd.reset();
-  box.stands.reset();
+  box.go_theirs.reset();
   return Unit{};
 }
 
@@ -178,6 +183,27 @@ void Spawner::failBox(Box& box, const std::string& step, const base::Error& erro
   beginEnd(box);
 }
 
+// --- giving a box its task -------------------------------------------------------
+
+// mayflyd hands the task to the clone meanwhile; it starts only with our byte.
+void Spawner::claim(const Request& request) {
+  auto found = boxes_.find(request.box);
+  if (found == boxes_.end()) return;
+  Box& box = *found->second;
+  if (box.ending || box.stage != Stage::made || !box.go) return;
+  auto ready = [&]() -> Status {
+    MAYFLY_CHECK(box.cgroups.changeCaps(box.limits, request.limits));
+    if (box.limits.disk_bytes != request.limits.disk_bytes || box.limits.disk_inodes != request.limits.disk_inodes)
+      MAYFLY_CHECK(resizeDisk(box.disk.view(), request.limits));
+    box.limits = request.limits;
+    box.cgroups.rebase();
+    if (::write(box.go.get(), "g", 1) != 1) return failSys(errno, "write", "the clone's pipe");
+    return Unit{};
+  }();
+  box.go.reset();
+  if (!ready) sendBoxDied(box, "has no task: its caps can't be set: " + ready.error().message);
+}
+
 // --- ending a box ------------------------------------------------------------
 
 void Spawner::end(const Request& request, base::Received& fds) {
@@ -195,6 +221,7 @@ void Spawner::end(const Request& request, base::Received& fds) {
 
 void Spawner::beginEnd(Box& box) {
   box.ending = true;
+  ending_.insert(box.id);
   box.stage = Stage::reaping;
   box.deadline_ns = monotonicNs() + kReapMsMax * kMsNs;
   // The watches would fire for what the kill itself causes.
@@ -205,7 +232,8 @@ void Spawner::beginEnd(Box& box) {
   signalKill(box.clone);
   unwatch(box.init_status);
   box.init_status.reset();
-  box.stands.reset();
+  box.go.reset();
+  box.go_theirs.reset();
   for (Fd& fd : box.our_fds) fd.reset();
   for (Fd& fd : box.their_fds) fd.reset();
   tryFinishReaping(box);
@@ -377,7 +405,7 @@ void Spawner::beginRemove(Box& box) {
 }
 
 void Spawner::tryRemove(Box& box) {
-  if (auto removed = box.cgroups.remove(tree_); !removed) {
+  if (auto removed = box.cgroups.remove(); !removed) {
     uint64_t pause_ms = box.stage == Stage::stuck ? 500 : std::min<uint64_t>(1ull << std::min(box.tries, 5u), 32);
     ++box.tries;
     box.next_try_ns = monotonicNs() + pause_ms * kMsNs;
@@ -414,6 +442,7 @@ void Spawner::dropBox(BoxId id) {
   auto it = boxes_.find(id);
   Template& t = *it->second->owner;
   t.uids.give(it->second->uid_first);
+  ending_.erase(id);
   boxes_.erase(it);
   --t.boxes;
   tryFinishTemplate(t.key);

@@ -177,7 +177,7 @@ void Spawner::tryFinishTemplate(uint32_t key) {
   Template& t = *it->second;
   for (const Fd* fd : {&t.pid1, &t.maker, &t.zygote, &t.maker_channel, &t.zygote_channel}) unwatch(*fd);
   killTemplate(t, true);
-  auto removed = removeTemplate(tree_, t);
+  auto removed = removeTemplate(t);
   if (!t.told_gone) {
     Event event;
     event.kind = Kind::templateGone;

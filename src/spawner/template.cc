@@ -223,7 +223,9 @@ Status startProcesses(const Room& room, const Request& request, FdView seccomp, 
   MAYFLY_TRY(auto zygote_tasks, t.zygote_cgroup.openTasks());
   ChildPlan pid1;
   pid1.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
-  pid1.cgroup = t.maker_cgroup.v2();
+  MAYFLY_TRY(Fd maker_dir, t.maker_cgroup.openV2());
+  MAYFLY_TRY(Fd zygote_dir, t.zygote_cgroup.openV2());
+  pid1.cgroup = maker_dir.view();
   pid1.tasks = numbers(maker_tasks);
   pid1.log = log;
   pid1.argv = {kMakerPath, "pid1", nullptr};
@@ -240,13 +242,13 @@ Status startProcesses(const Room& room, const Request& request, FdView seccomp, 
     ChildPlan plan;
     plan.enter = [&](const char** s) { return enterTemplate(t.pid1.get(), s); };
     plan.log = log;
-    plan.cgroup = t.maker_cgroup.v2();
+    plan.cgroup = maker_dir.view();
     plan.tasks = numbers(maker_tasks);
     plan.argv = {kMakerPath, "maker", nullptr};
     MAYFLY_TRY(Child m, startChild(plan, "maker", step));
     t.maker = std::move(m.pidfd);
     t.maker_channel = std::move(m.channel);
-    plan.cgroup = t.zygote_cgroup.v2();
+    plan.cgroup = zygote_dir.view();
     plan.tasks = numbers(zygote_tasks);
     plan.pid = kZygotePid;
     plan.seccomp = seccomp;
@@ -310,7 +312,7 @@ Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const Cgroup
   }
   if (made) return t;
   killTemplate(*t, true);
-  (void)removeTemplate(tree, *t);
+  (void)removeTemplate(*t);
   return base::fail(std::move(made).error());
 }
 
@@ -330,7 +332,7 @@ void killTemplate(Template& t, bool pid1) {
   t.maker_channel.reset();
 }
 
-Status removeTemplate(const CgroupTree& tree, Template& t) {
+Status removeTemplate(Template& t) {
   killAndReap(t.pid1);
   t.pid1_channel.reset();
   (void)::umount2(t.imagePath().c_str(), MNT_DETACH);
@@ -338,9 +340,9 @@ Status removeTemplate(const CgroupTree& tree, Template& t) {
   Status removed;
   for (int ms = 0; ms < kRemoveMsMax; ++ms) {
     removed = [&]() -> Status {
-      MAYFLY_CHECK(t.zygote_cgroup.remove(tree));
-      MAYFLY_CHECK(t.maker_cgroup.remove(tree));
-      return t.cgroup.remove(tree);
+      MAYFLY_CHECK(t.zygote_cgroup.remove());
+      MAYFLY_CHECK(t.maker_cgroup.remove());
+      return t.cgroup.remove();
     }();
     if (removed || removed.error().sys != EBUSY) break;
     ::poll(nullptr, 0, 1);

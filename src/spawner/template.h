@@ -65,6 +65,6 @@ void killTemplate(Template& t, bool pid1);
 // Whether it can make boxes: none of its processes has ended.
 bool isServing(const Template& t);
 // After the last box is reaped: reaps pid 1, unmounts the image, removes the cgroups.
-base::Status removeTemplate(const CgroupTree& tree, Template& t);
+base::Status removeTemplate(Template& t);
 
 }  // namespace mayfly::spawner

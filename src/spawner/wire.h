@@ -15,7 +15,7 @@
 namespace mayfly::spawner {
 
 inline constexpr uint32_t kMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kVersion = 2;
+inline constexpr uint16_t kVersion = 3;
 inline constexpr uint32_t kTemplatesMax = 64;    // ids 1..64, one uid range each
 inline constexpr uint32_t kUidsPerTemplate = 65'536;
 inline constexpr uint32_t kZygoteArgsMax = 8;
@@ -31,6 +31,10 @@ enum class Op : uint16_t {
   // [0] control socket to the clone, [1] stdin, [2] stdout, [3] stderr, our
   // ends) or boxFailed (nothing of it is left then, boxGone does not follow).
   make = 3,
+  // Gives a box, made before, to a task: its caps become `limits`, its counters begin
+  // anew, and its clone, which has the task from mayflyd by now or soon, may start. No
+  // answer; boxDied where that can't be done. Overtakes every other request.
+  claim = 6,
   // Ends a box, whatever state it is in: kill, reap, read usage, collect
   // /task/out into fds[0] if flag `collect` is set, remove.
   // Answer: boxReaped, then boxGone.
@@ -42,6 +46,7 @@ enum class Op : uint16_t {
 enum RequestFlags : uint32_t {
   kLoopback = 1,  // publish: boxes get a network namespace with loopback up
   kCollect = 2,   // end: collect /task/out
+  kRehearse = 4,  // make: the clone rehearses before it says that it is ready
 };
 
 struct Request {

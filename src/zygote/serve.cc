@@ -35,7 +35,9 @@ struct Server {
   size_t robust_list_bytes = 0;
 };
 
-int control_fd = -1;  // the clone's channel, until the task starts
+// The clone's, until the task starts.
+int control_fd = -1;
+int go_fd = -1;  // a byte comes when the task may start
 
 int countThreads() {
   DIR* dir = opendir("/proc/self/task");
@@ -80,7 +82,7 @@ int loadProgram(Server* server) {
 }
 
 int prepare(Server* server, const mayfly_zygote_hooks* hooks) {
-  if (hooks == nullptr || hooks->abi != MAYFLY_ZYGOTE_ABI) return -EINVAL;
+  if (hooks == nullptr || hooks->abi < 1 || hooks->abi > MAYFLY_ZYGOTE_ABI) return -EINVAL;
   server->hooks = hooks;
   int threads = countThreads();
   if (threads != 1) return threads < 0 ? threads : -EUSERS;
@@ -95,7 +97,7 @@ int prepare(Server* server, const mayfly_zygote_hooks* hooks) {
 }
 
 // The fds of a MakeClone, by name.
-enum { kInit, kControl, kIn, kOut, kErr, kCgroup, kStands, kFirstTasks };
+enum { kInit, kControl, kIn, kOut, kErr, kCgroup, kGo, kFirstTasks };
 
 struct Step {
   const char* name;
@@ -108,12 +110,13 @@ int prepareRuntime(const mayfly_zygote_hooks& hooks) {
   return hooks.reseed == nullptr || hooks.reseed() == 0 ? 0 : -EIO;
 }
 
-int awaitBox(int stands_fd) {
+// One byte: first that the box stands, then that the task may start.
+int awaitGo(int fd) {
   char byte;
   ssize_t n;
-  do n = read(stands_fd, &byte, 1);
+  do n = read(fd, &byte, 1);
   while (n < 0 && errno == EINTR);
-  return n == 1 ? 0 : -ESRCH;  // the init is gone
+  return n == 1 ? 0 : -ESRCH;  // the box ends
 }
 
 int enterBox(int init_pidfd) {
@@ -122,28 +125,47 @@ int enterBox(int init_pidfd) {
   return unshare(CLONE_NEWCGROUP) == 0 ? 0 : -errno;
 }
 
-// stdin, stdout, stderr and the control channel become 0..3; nothing else stays.
+// stdin, stdout, stderr, the control channel and the go pipe become 0..4; nothing else stays.
 int arrangeDescriptors(const int* fds) {
-  int held[4];
-  const int from[4] = {fds[kIn], fds[kOut], fds[kErr], fds[kControl]};
-  for (int i = 0; i < 4; ++i) {
+  constexpr int kCount = 5;
+  int held[kCount];
+  const int from[kCount] = {fds[kIn], fds[kOut], fds[kErr], fds[kControl], fds[kGo]};
+  for (int i = 0; i < kCount; ++i) {
     held[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 64);
     if (held[i] < 0) return -errno;
   }
-  for (int i = 0; i < 4; ++i)
-    if (dup3(held[i], i, i == 3 ? O_CLOEXEC : 0) != i) return -errno;
+  for (int i = 0; i < kCount; ++i)
+    if (dup3(held[i], i, i >= 3 ? O_CLOEXEC : 0) != i) return -errno;
   control_fd = 3;
-  return close_range(4, ~0u, 0) == 0 ? 0 : -errno;
+  go_fd = 4;
+  return close_range(kCount, ~0u, 0) == 0 ? 0 : -errno;
+}
+
+// Runs the runtime's empty task with the standard streams on /dev/null.
+int rehearse(const mayfly_zygote_hooks& hooks) {
+  if (hooks.abi < 2 || hooks.rehearse == nullptr) return 0;
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  if (null < 0) return -errno;
+  int held[3], r = 0;
+  for (int i = 0; i < 3; ++i) {
+    held[i] = fcntl(i, F_DUPFD_CLOEXEC, 64);
+    if (held[i] < 0 || dup2(null, i) != i) return -errno;
+  }
+  if (hooks.rehearse() != 0) r = -EIO;
+  for (int i = 0; i < 3; ++i)
+    if (dup2(held[i], i) != i || close(held[i]) != 0) return -errno;
+  close(null);
+  return r;
 }
 
 // A clone's walls, one line a step, in the order that works.
-Step putUpWalls(const Server& server, const int* fds, int tasks_count) {
+Step putUpWalls(const Server& server, const int* fds, int tasks_count, bool rehearsing) {
   int r;
 #define STEP(name, expr) \
   if ((r = (expr)) != 0) return {name, r}
   STEP("join cgroups", joinCgroups(fds + kFirstTasks, tasks_count));
   STEP("runtime hooks", prepareRuntime(*server.hooks));
-  STEP("await box", awaitBox(fds[kStands]));
+  STEP("await box", awaitGo(fds[kGo]));
   STEP("enter box", enterBox(fds[kInit]));
   STEP("descriptors", arrangeDescriptors(fds));
   STEP("become task", becomeTask());
@@ -151,6 +173,7 @@ Step putUpWalls(const Server& server, const int* fds, int tasks_count) {
   STEP("drop capabilities", dropCapabilities());
   STEP("landlock", confineFiles(server.landlock_abi));
   STEP("seccomp", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &server.seccomp) == 0 ? 0 : -errno);
+  if (rehearsing) STEP("rehearsal", rehearse(*server.hooks));
 #undef STEP
   return {"", 0};
 }
@@ -172,10 +195,10 @@ Step takeTask(mayfly_task* task) {
   return {"task limits", r};
 }
 
-int runClone(const Server& server, const int* fds, int tasks_count, mayfly_task* task) {
+int runClone(const Server& server, const int* fds, int tasks_count, bool rehearsing, mayfly_task* task) {
   syscall(SYS_set_robust_list, server.robust_list, server.robust_list_bytes);
   control_fd = fds[kControl];
-  Step step = putUpWalls(server, fds, tasks_count);
+  Step step = putUpWalls(server, fds, tasks_count, rehearsing);
   CloneReady ready;
   ready.error = -step.error;
   copyText(ready.step, sizeof ready.step, step.name);
@@ -240,7 +263,7 @@ extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task
     if (count == kFirstTasks + static_cast<int>(make.tasks_fds)) {
       if (server.hooks->before_fork != nullptr) server.hooks->before_fork();
       pid = forkInto(server, fds, &pidfd);
-      if (pid == 0) return runClone(server, fds, count - kFirstTasks, task);
+      if (pid == 0) return runClone(server, fds, count - kFirstTasks, make.rehearse != 0, task);
       if (server.hooks->after_fork_parent != nullptr) server.hooks->after_fork_parent();
     }
     if (pid < 0) {
@@ -256,6 +279,8 @@ extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task
 
 extern "C" int mayfly_zygote_started(void) {
   if (control_fd < 0) return -EBADF;
+  if (awaitGo(go_fd) != 0) _exit(0);
+  close(go_fd);
   Started started;
   started.at_ns = nowNs();
   int r = sendRaw(control_fd, &started, sizeof started, nullptr, 0);
@@ -272,3 +297,5 @@ extern "C" void mayfly_zygote_exec(const mayfly_task* task) {
   dprintf(2, "mayfly: cannot run '%s': %s\n", task->argv[0], strerror(error));
   _exit(error == ENOENT || error == ENOTDIR ? 127 : 126);
 }
+
+extern "C" unsigned mayfly_zygote_abi(void) { return MAYFLY_ZYGOTE_ABI; }

@@ -48,14 +48,15 @@ struct InitReady {
 };
 
 // fds: [0] pidfd of the init, [1] control, [2] stdin, [3] stdout, [4] stderr,
-// [5] v2 cgroup, [6] a pipe that gives one byte once the box stands, [7..] v1
-// `tasks` files. The clone is forked while the init still sets its box up.
+// [5] v2 cgroup, [6] a pipe that gives one byte once the box stands and one when the
+// task may start (its caps are in force), [7..] v1 `tasks` files. The clone is forked
+// while the init still sets its box up.
 struct MakeClone {
   uint32_t magic = kMagic;
   uint32_t kind = 2;
   uint64_t box = 0;
   uint32_t tasks_fds = 0;
-  uint32_t reserved = 0;
+  uint32_t rehearse = 0;
 };
 // Zygote -> spawner. fds: [0] pidfd of the clone. box 0: the zygote is ready to serve.
 struct CloneMade {

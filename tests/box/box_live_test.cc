@@ -196,7 +196,12 @@ class Box : public ::testing::Test {
     r.op = Op::make;
     r.box = box_ = ++boxes_;
     r.template_id = template_;
-    r.limits = limits;
+    // Parked at a template's maximum; the claim brings the task's own.
+    r.limits.memory_bytes = 1ull << 30;
+    r.limits.processes = 512;
+    r.limits.cpu_milli = 4'000;
+    r.limits.disk_bytes = 512ull << 20;
+    r.limits.disk_inodes = 60'000;
     ASSERT_TRUE(live_->send(r));
     Event made = next();
     ASSERT_EQ(made.kind, Kind::boxMade) << made.step << ": " << made.text;
@@ -226,6 +231,12 @@ class Box : public ::testing::Test {
     claim.cpu_time_s = 60;
     int fds[] = {blob->get()};
     ASSERT_TRUE(base::sendMessage(control_.view(), base::bytesOf(claim), fds));
+    // It has its task, but not yet its caps.
+    pollfd early{control_.get(), POLLIN, 0};
+    ASSERT_EQ(::poll(&early, 1, 20), 0);
+    r.op = Op::claim;
+    r.limits = limits;
+    ASSERT_TRUE(live_->send(r));
     zygote::Started started;
     ASSERT_TRUE(readable(control_.get()));
     got = base::receiveMessage(control_.view(), base::writableBytesOf(started));

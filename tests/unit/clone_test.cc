@@ -178,6 +178,7 @@ struct Fixture : testing::Test {
     ASSERT_TRUE(base::sendMessage(b.control.view(), base::bytesOf(r), {}));
   }
   std::string takeClaim(FakeBox& b) {
+    EXPECT_EQ(expect(Op::claim).box, b.id);
     std::string blob;
     zygote::Claim c;
     until([&] {
