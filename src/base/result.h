@@ -37,6 +37,7 @@ struct Error {
   std::string message;  // what, on which object, why
   std::string advice;   // what to do; empty where nothing helps
   int sys = 0;          // errno, where a system call failed
+  uint32_t retry_after_ms = 0;  // not worth trying sooner; 0 where nothing is known
 
   // Puts the reader's context in front: "cannot publish template 'python': ...".
   Error&& in(std::string_view context) && {

@@ -31,6 +31,7 @@ void put(schema::Error::Builder out, const base::Error& error) {
   out.setMessage(text(error.message));
   out.setAdvice(text(error.advice));
   out.setRetryable(error.code == Code::resourceExhausted || error.code == Code::unavailable);
+  out.setRetryAfterMs(error.retry_after_ms);
 }
 
 base::Status get(schema::Error::Reader in) {
@@ -38,7 +39,8 @@ base::Status get(schema::Error::Reader in) {
   if (code == 0) return base::Unit{};
   // A newer daemon may know more codes than this side.
   if (code > static_cast<uint16_t>(Code::internal)) code = static_cast<uint16_t>(Code::internal);
-  return base::fail(base::Error{static_cast<Code>(code), str(in.getMessage()), str(in.getAdvice()), 0});
+  return base::fail(base::Error{static_cast<Code>(code), str(in.getMessage()), str(in.getAdvice()), 0,
+                                in.getRetryAfterMs()});
 }
 
 void put(schema::Limits::Builder out, const base::Limits& limits) {
