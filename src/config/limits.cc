@@ -18,7 +18,8 @@ const LimitField kFields[] = {
     {"cpu", LimitUnit::cores, 10, 1'024'000, &Limits::cpu_milli},
     {"cpu_time", LimitUnit::milliseconds, 10, kDayMs, &Limits::cpu_time_ms},
     {"wall_time", LimitUnit::milliseconds, 10, kDayMs, &Limits::wall_time_ms},
-    {"memory", LimitUnit::bytes, 8 * kMiB, kTiB, &Limits::memory_bytes},
+    // Below it a clone could not even start.
+    {"memory", LimitUnit::bytes, 16 * kMiB, kTiB, &Limits::memory_bytes},
     {"processes", LimitUnit::count, 1, 32'768, &Limits::processes},
     {"open_files", LimitUnit::count, 16, 1'048'576, &Limits::open_files},
     {"file_size", LimitUnit::bytes, 1, kTiB, &Limits::file_size_bytes},

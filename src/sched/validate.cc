@@ -205,7 +205,6 @@ base::Result<base::Limits> resolveLimits(const LimitWishes& w, const pool::Templ
     if (!wish) continue;
     for (const config::LimitField& field : config::limitFields()) {
       if (field.key != key) continue;
-      uint64_t lowest = key == "memory" ? std::max(field.lowest, kMemoryBytesMin) : field.lowest;
       uint64_t highest = field.get(tmpl.maximum);
       std::string cap = "the cap '" + std::string(key) + "'";
       if (*wish == 0) return fail(Code::invalidArgument, cap + " must be more than 0");
@@ -213,10 +212,10 @@ base::Result<base::Limits> resolveLimits(const LimitWishes& w, const pool::Templ
         return fail(Code::invalidArgument, cap + " of " + field.format(*wish) +
                                                " is above the template's maximum of " +
                                                field.format(highest));
-      if (*wish < lowest)
-        return fail(Code::invalidArgument,
-                    cap + " of " + field.format(*wish) + " is below the least, " +
-                        field.format(lowest));
+      if (*wish < field.lowest)
+        return fail(Code::invalidArgument, cap + " of " + field.format(*wish) +
+                                               " is below the least, " +
+                                               field.format(field.lowest));
       field.set(limits, *wish);
     }
   }

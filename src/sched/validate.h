@@ -17,7 +17,6 @@ namespace mayfly::sched {
 
 inline constexpr size_t kEnvNameBytesMax = 256;
 inline constexpr size_t kPathPartBytesMax = 255;
-inline constexpr uint64_t kMemoryBytesMin = 16ull << 20;  // below it a clone could not even start
 
 // A path of an input file, relative to /task.
 base::Status checkPath(std::string_view what, std::string_view path);

@@ -80,6 +80,23 @@ TEST(Limits, TableNamesEveryFieldOnce) {
   EXPECT_GE(bytes + 8, sizeof(base::Limits)) << "base::Limits has a field that the table lacks";
 }
 
+TEST(Limits, DocsTableSaysWhatTheCodeAllows) {
+  std::ifstream docs(MAYFLY_SOURCE_DIR "/docs/templates.md");
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(docs, line);) lines.push_back(line);
+  for (const LimitField& field : limitFields()) {
+    const std::string start = "| `" + std::string(field.key) + "` | ";
+    const std::string bounds = " | " + field.format(field.lowest) + " | " +
+                               field.format(field.highest) + " | " + field.format(field.get({}));
+    EXPECT_EQ(1, std::count_if(lines.begin(), lines.end(), [&](const std::string& line) {
+                // After the default comes the row's end, or a word on what it counts.
+                const size_t at = line.find(bounds);
+                return line.starts_with(start) && at != std::string::npos &&
+                       (line[at + bounds.size()] == ' ' || line[at + bounds.size()] == ',');
+              }))
+        << start << "..." << bounds;
+  }
+}
 TEST(Limits, ZeroAndAboveTheMaximumAreRefusedByName) {
   base::Limits maximum;
   EXPECT_TRUE(checkLimits(maximum, maximum));
@@ -122,7 +139,7 @@ TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
       errorOf(with(kSmall, "\"fork\"", "\"restore\"")),
       "m.toml:3: 'mechanism' 'restore' is not available in this version; use \"fork\" or \"exec\"");
   EXPECT_EQ(errorOf(kSmall + "[limits.default]\nmemory = \"1KiB\"\n"),
-            "m.toml:9: 'limits.default.memory' is 1KiB; allowed are 8MiB to 1TiB");
+            "m.toml:9: 'limits.default.memory' is 1KiB; allowed are 16MiB to 1TiB");
   EXPECT_EQ(errorOf(kSmall + "[limits.default]\ncpu = 2\n[limits.maximum]\ncpu = 1\n"),
             "m.toml:11: 'limits.maximum.cpu' is 1, below the default of 2");
   EXPECT_EQ(errorOf(kSmall + "[network]\nloopback = \"yes\"\n"),

@@ -148,8 +148,10 @@ TEST(Validate, ZeroCapsAndCapsAboveTheMaximumNameTheCap) {
   EXPECT_EQ(refusal(s), "the cap 'memory' must be more than 0");
   s.limits.memory_bytes = 2ull << 30;
   EXPECT_EQ(refusal(s), "the cap 'memory' of 2GiB is above the template's maximum of 1GiB");
-  s.limits.memory_bytes = 1;
-  EXPECT_NE(refusal(s).find("below the least"), std::string::npos);
+  s.limits.memory_bytes = (16ull << 20) - 1;
+  EXPECT_NE(refusal(s).find("is below the least, 16MiB"), std::string::npos);
+  s.limits.memory_bytes = 16ull << 20;
+  EXPECT_EQ(refusal(s), "accepted");
   s.limits.memory_bytes = 1ull << 30;
   EXPECT_EQ(refusal(s), "accepted");
   s.limits.processes = 0;
