@@ -58,12 +58,16 @@ kj::Promise<void> inTurn(ConnectionState& state, MakeAnswer make_answer) {
   });
 }
 
-// Asks the core; the answer comes back by a fulfiller that any thread may use.
+// Asks the core; the answer comes back by the mailbox. The fulfiller is one for any thread, for
+// the core's thread destroys it where the server has stopped.
 template <class T, class JobOnCore>
 kj::Promise<T> ask(const CoreLinkPtr& link, JobOnCore job) {
   auto paf = kj::newPromiseAndCrossThreadFulfiller<T>();
-  toCore(link, [fulfiller = kj::mv(paf.fulfiller), job = std::move(job)](sched::Core& core) mutable {
-    fulfiller->fulfill(job(core));
+  toCore(link, [loop = link->loop, fulfiller = kj::mv(paf.fulfiller),
+                job = std::move(job)](sched::Core& core) mutable {
+    loop->post([fulfiller = kj::mv(fulfiller), value = job(core)]() mutable {
+      fulfiller->fulfill(kj::mv(value));
+    });
   });
   return kj::mv(paf.promise);
 }

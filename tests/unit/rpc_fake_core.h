@@ -109,6 +109,7 @@ class FakeCore final : public sched::Core {
   }
   std::vector<sched::TemplateInfo> templates() const override {
     ++templates_calls;
+    changed();
     std::vector<sched::TemplateInfo> all(templates_count);
     for (auto& t : all) {
       t.name = "python";
@@ -189,7 +190,7 @@ class FakeCore final : public sched::Core {
       });
     }
   }
-  void changed() {
+  void changed() const {
     std::lock_guard lock(mutex_);
     ++changes_;
     condition_.notify_all();
@@ -198,9 +199,9 @@ class FakeCore final : public sched::Core {
   boost::asio::io_context* io_ = nullptr;
   base::TaskId next_ = 1;
   std::map<base::TaskId, FakeTask> tasks_;
-  std::mutex mutex_;
-  std::condition_variable condition_;
-  uint64_t changes_ = 0;
+  mutable std::mutex mutex_;
+  mutable std::condition_variable condition_;
+  mutable uint64_t changes_ = 0;
 };
 
 class RpcFixture : public ::testing::Test {
@@ -247,9 +248,8 @@ class RpcFixture : public ::testing::Test {
     ::unlink(socket_path.c_str());
     ::rmdir(folder_.c_str());
   }
-  // Waits for a state of the core; looks again after each of its calls.
+  // Waits for a state of the core; looks again after each of its calls. Fails when none comes.
   ::testing::AssertionResult eventually(const char* what, std::function<bool(FakeCore&)> is) {
-    auto deadline = std::chrono::steady_clock::now() + kEventTime;
     for (;;) {
       uint64_t seen;
       {
@@ -258,7 +258,7 @@ class RpcFixture : public ::testing::Test {
       }
       if (onCore(is)) return ::testing::AssertionSuccess();
       std::unique_lock lock(core.mutex_);
-      if (!core.condition_.wait_until(lock, deadline, [&] { return core.changes_ != seen; }))
+      if (!core.condition_.wait_for(lock, kEventTime, [&] { return core.changes_ != seen; }))
         return ::testing::AssertionFailure() << what << ": has not come";
     }
   }
