@@ -69,7 +69,7 @@ Result<Fd> makeMemfd(const char* name);
 Status sealMemfd(FdView fd);
 
 // --- fixed-size messages with passed fds over a SEQPACKET socket -------------
-inline constexpr size_t kMessageFdsMax = 16;
+inline constexpr size_t kMessageFdsMax = 72;
 
 // Sends one message; never blocks when the socket is non-blocking (EAGAIN is
 // Code::unavailable). The fds stay the caller's.

@@ -44,10 +44,12 @@ BlobLayout layoutBlob(const sched::TaskSpec& spec,
   struct Content {
     std::string_view path, bytes;
     uint32_t mode;
+    const sched::InputFile* in_blob = nullptr;
   };
   std::vector<Content> files;
   if (spec.kind == CodeKind::file) files.push_back({spec.script_name, spec.code, 0644});
-  for (const sched::InputFile& f : spec.files) files.push_back({f.path, f.data, f.mode});
+  for (const sched::InputFile& f : spec.files)
+    files.push_back({f.path, f.data, f.mode, f.blob ? &f : nullptr});
   header.files = static_cast<uint32_t>(files.size());
 
   uint64_t records_bytes = 0;
@@ -66,12 +68,23 @@ BlobLayout layoutBlob(const sched::TaskSpec& spec,
     header.code_bytes = spec.code.size();
     header.code_offset = place(spec.code);
   }
+  auto descriptorOf = [&](const std::shared_ptr<const base::Fd>& blob) {
+    auto at = std::find(out.blobs.begin(), out.blobs.end(), blob);
+    auto number = static_cast<uint32_t>(at - out.blobs.begin()) + 1;
+    if (at == out.blobs.end()) out.blobs.push_back(blob);
+    return number;
+  };
   std::string records;
   records.reserve(records_bytes);
   for (const Content& f : files) {
     zygote::FileEntry entry;
-    entry.bytes = f.bytes.size();
-    entry.offset = place(f.bytes);
+    if (f.in_blob != nullptr) {
+      entry.fd = descriptorOf(f.in_blob->blob);
+      entry.bytes = f.in_blob->blob_bytes;
+    } else {
+      entry.bytes = f.bytes.size();
+      entry.offset = place(f.bytes);
+    }
     entry.mode = f.mode;
     entry.path_bytes = static_cast<uint32_t>(f.path.size() + 1);
     records.append(reinterpret_cast<const char*>(&entry), sizeof entry);
@@ -92,6 +105,12 @@ base::Result<BlobWriter> BlobWriter::create(
   w.layout_ = layoutBlob(spec, base_env);
   MAYFLY_TRY(w.fd_, base::makeMemfd("task"));
   return w;
+}
+
+std::vector<int> BlobWriter::fds() const {
+  std::vector<int> all{fd_.get()};
+  for (const auto& blob : layout_.blobs) all.push_back(blob->get());
+  return all;
 }
 
 base::Result<bool> BlobWriter::step() {

@@ -1,11 +1,13 @@
 // A task as one block for its clone: layout as zygote::TaskBlob says.
 //
 // The head (header, strings, file records) is built in memory; code and file
-// contents stay where they are and are named by offset.
+// contents stay where they are and are named by offset. Files whose content is a
+// blob of the daemon's store name the blob's descriptor, which goes with the claim.
 //
 // Layer: clone. BlobLayout is pure; BlobWriter writes a memfd, in bounded steps.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -27,7 +29,8 @@ struct BlobLayout {
   };
   std::string head;         // lies at offset 0
   std::vector<Part> parts;  // ascending, without overlap
-  uint64_t bytes = 0;       // of the whole blob
+  uint64_t bytes = 0;       // of the whole block
+  std::vector<std::shared_ptr<const base::Fd>> blobs;  // each once: descriptors 1... of the claim
 };
 
 // argv as the task sees it: the command; or [script name | "-c" | "-"], then args.
@@ -45,7 +48,8 @@ class BlobWriter {
   // Writes at most kBlobStepBytes; true once all is written and sealed.
   base::Result<bool> step();
   uint64_t bytes() const { return layout_.bytes; }
-  base::FdView fd() const { return fd_.view(); }
+  // The claim's descriptors: the block, then the blobs. They stay open as long as this.
+  std::vector<int> fds() const;
 
  private:
   BlobLayout layout_;

@@ -97,8 +97,8 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
     MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
     MAYFLY_CHECK(registry_.accepts(tmpl_id));
     MAYFLY_CHECK(ledger_.accepts(spec.owner));
-    uint64_t input_bytes = sched::inputBytes(spec);
-    if (input_held_bytes_ + input_bytes > options_.input_held_bytes_max)
+    uint64_t held_bytes = sched::heldBytes(spec);
+    if (input_held_bytes_ + held_bytes > options_.input_held_bytes_max)
       return fail(Code::resourceExhausted,
                   "the daemon holds " + base::humanBytes(input_held_bytes_) +
                       " of input for waiting tasks and may hold " +
@@ -109,14 +109,16 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
         id, spec.owner, tmpl_id,
         {limits.memory_bytes, kFdsPerBox, limits.processes + kPidsPerBox}));
     ++next_task_;
-    auto t = std::make_shared<Task>(io_, id, limits, options_.bounds, monotonicNs());
+    sched::Bounds bounds = options_.bounds;
+    bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
+    auto t = std::make_shared<Task>(io_, id, limits, bounds, monotonicNs());
     t->tmpl = tmpl_id;
-    t->input_left_bytes = limits.input_bytes - input_bytes;
-    t->input_held_bytes = input_bytes;
+    t->input_left_bytes = limits.input_bytes - sched::inputBytes(spec);
+    t->input_held_bytes = held_bytes;
     t->stdin_closed = !spec.stdin_open;
     t->spec = std::move(spec);
     t->listener = std::move(listener);
-    input_held_bytes_ += input_bytes;
+    input_held_bytes_ += held_bytes;
     tasks_[id] = t;
     phase(*t, Phase::queued);
     return id;
@@ -289,7 +291,7 @@ void Engine::make(const TaskPtr& t) {
   link_.send(r);
   phase(*t, Phase::box);
   if (t->blob) return;  // of an earlier box, lost before the task started
-  t->blob_bytes = sched::inputBytes(t->spec) - t->spec.stdin_data.size();
+  t->blob_bytes = sched::heldBytes(t->spec) - t->spec.stdin_data.size();
   auto blob = BlobWriter::create(t->spec, registry_.get(t->tmpl)->env);
   if (!blob) {
     act(t, t->machine.stop(Cause::internal, std::move(blob).error().message, now_ns));
@@ -320,7 +322,9 @@ void Engine::claim(const TaskPtr& t) {
   if (!t->claim_wanted || !t->blob_written || t->machine.state() != TaskState::claiming) return;
   const base::Limits& l = t->machine.limits();
   zygote::Claim c;
-  c.blob_bytes = t->blob->bytes();
+  std::vector<int> fds = t->blob->fds();
+  c.block_bytes = t->blob->bytes();
+  c.blob_fds = static_cast<uint32_t>(fds.size() - 1);
   c.open_files = l.open_files;
   c.file_size_bytes = l.file_size_bytes;
   c.cpu_time_s = l.cpu_time_ms / 1000 + 2;  // the backstop; sampling is first
@@ -330,7 +334,7 @@ void Engine::claim(const TaskPtr& t) {
   r.box = t->box;
   r.limits = l;
   link_.send(r);
-  auto sent = t->io->claim(c, t->blob->fd());
+  auto sent = t->io->claim(c, fds);
   t->machine.claimed(now_ns);
   phase(*t, Phase::claimed);
   if (!sent)

@@ -105,12 +105,10 @@ void TaskIo::pollControl() {
   }
 }
 
-base::Status TaskIo::claim(const zygote::Claim& claim, base::FdView blob) {
+base::Status TaskIo::claim(const zygote::Claim& claim, std::span<const int> fds) {
   if (closed_ || !control_.is_open())
     return base::fail(base::Code::failedPrecondition, "the clone's channel is closed");
-  int raw = blob.get();
-  return base::sendMessage(base::FdView(control_.native_handle()), base::bytesOf(claim),
-                           std::span<const int>(&raw, 1));
+  return base::sendMessage(base::FdView(control_.native_handle()), base::bytesOf(claim), fds);
 }
 
 void TaskIo::begin() {

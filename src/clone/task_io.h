@@ -52,7 +52,7 @@ class TaskIo : public std::enable_shared_from_this<TaskIo> {
   base::Status open(std::span<base::Fd> fds);
   // Handles now what the clone has said: what the spawner tells may not overtake it.
   void pollControl();
-  base::Status claim(const zygote::Claim& claim, base::FdView blob);
+  base::Status claim(const zygote::Claim& claim, std::span<const int> fds);
   void begin();  // the task runs: the streams flow; the control socket is closed
 
   void pushStdin(std::string bytes);

@@ -393,7 +393,7 @@ base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in) {
     MAYFLY_CHECK(tooMany("input files", files.size(), sched::kFilesMax));
   spec.files.reserve(files.size());
   for (auto file : files)
-    spec.files.push_back({edge::str(file.getPath()), edge::str(file.getData()), file.getMode()});
+    spec.files.push_back({edge::str(file.getPath()), edge::str(file.getData()), file.getMode(), {}, 0});
   spec.stdin_data = edge::str(in.getStdinData());
   spec.stdin_open = in.getStdinOpen();
   spec.limits = wishesFrom(in.getLimits());

@@ -31,6 +31,7 @@ inline constexpr size_t kArgsMax = 1'024;
 inline constexpr size_t kArgBytesMax = 128 * 1'024;
 inline constexpr size_t kEnvMax = 1'024;
 inline constexpr size_t kFilesMax = 1'000;
+inline constexpr size_t kBlobsMax = 64;  // different ones of one task
 inline constexpr size_t kPathBytesMax = 1'024;
 inline constexpr size_t kPathDepthMax = 32;
 inline constexpr size_t kCodeBytesMax = 4u << 20;
@@ -41,6 +42,11 @@ struct InputFile {
   std::string path;  // relative to /task; no "..", no empty part, no NUL
   std::string data;
   uint32_t mode = 0644;  // permission bits
+  // Instead of `data`: a sealed memfd, which other tasks may have as well, and its size.
+  std::shared_ptr<const base::Fd> blob;
+  uint64_t blob_bytes = 0;
+
+  uint64_t bytes() const { return blob ? blob_bytes : data.size(); }
 };
 
 // Caps that the client names; what is absent takes the template's default.

@@ -111,6 +111,7 @@ base::Status checkFiles(const TaskSpec& spec, const base::Limits& limits) {
   constexpr uint64_t kPage = 4096;
   constexpr uint64_t kInodesOfTheBox = 8;  // /tmp, /task, /task/out...
   std::set<std::string_view> files, folders;
+  std::set<const base::Fd*> blobs;
   uint64_t pages_bytes = 0;
   auto add = [&](std::string_view path, uint64_t bytes) -> base::Status {
     if (path == "out")
@@ -129,8 +130,16 @@ base::Status checkFiles(const TaskSpec& spec, const base::Limits& limits) {
     if ((file.mode & ~0777u) != 0)
       return fail(Code::invalidArgument, "input file " + quoted(file.path) +
                                              ": its mode may hold permission bits only");
-    MAYFLY_CHECK(add(file.path, file.data.size()));
+    if (file.blob && !file.data.empty())
+      return fail(Code::invalidArgument,
+                  "input file " + quoted(file.path) + " has both a blob and data of its own");
+    if (file.blob) blobs.insert(file.blob.get());
+    MAYFLY_CHECK(add(file.path, file.bytes()));
   }
+  if (blobs.size() > kBlobsMax)
+    return fail(Code::invalidArgument, num(blobs.size()) + " different blobs; at most " +
+                                           num(kBlobsMax),
+                "Join small files in an archive, or bring them as data.");
   for (std::string_view folder : folders)
     if (files.contains(folder))
       return fail(Code::invalidArgument,
@@ -224,8 +233,20 @@ base::Result<base::Limits> resolveLimits(const LimitWishes& w, const pool::Templ
 
 uint64_t inputBytes(const TaskSpec& spec) {
   uint64_t bytes = spec.stdin_data.size() + spec.code.size();
+  for (const InputFile& file : spec.files) bytes += file.bytes();
+  return bytes;
+}
+
+uint64_t heldBytes(const TaskSpec& spec) {
+  uint64_t bytes = spec.stdin_data.size() + spec.code.size();
   for (const InputFile& file : spec.files) bytes += file.data.size();
   return bytes;
+}
+
+uint64_t copyTime_ns(uint64_t bytes, const base::Limits& limits) {
+  double seconds = static_cast<double>(bytes) / static_cast<double>(kCopyBytesPerSecondMin);
+  double cores = std::clamp(limits.cpu_milli, 1u, 1'000u) / 1'000.0;
+  return static_cast<uint64_t>(seconds / cores * 1e9);
 }
 
 base::Result<base::Limits> checkSpec(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
@@ -237,7 +258,8 @@ base::Result<base::Limits> checkSpec(const TaskSpec& spec, const pool::TemplateS
   if (uint64_t bytes = inputBytes(spec); bytes > limits.input_bytes)
     return fail(Code::invalidArgument, "code, standard input and input files have " + num(bytes) +
                                            " bytes; the task may bring " +
-                                           num(limits.input_bytes));
+                                           num(limits.input_bytes),
+                "Raise the cap 'input' (--input), up to the template's maximum.");
   return limits;
 }
 

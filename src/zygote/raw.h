@@ -21,7 +21,7 @@
 
 namespace mayfly::zygote {
 
-inline constexpr int kFdsMax = 16;
+inline constexpr int kFdsMax = 72;  // of one message: a claim's are the most
 
 inline uint64_t nowNs() {
   timespec t;

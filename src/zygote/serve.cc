@@ -185,11 +185,12 @@ Step takeTask(mayfly_task* task) {
   ssize_t n = receiveRaw(control_fd, &claim, sizeof claim, fds, &count);
   if (n == 0) _exit(0);
   if (n < 0) return {"claim", static_cast<int>(n)};
-  if (n != sizeof claim || claim.magic != kMagic || claim.kind != 4 || count != 1)
+  if (n != sizeof claim || claim.magic != kMagic || claim.kind != 4 ||
+      claim.blob_fds > kBlobFdsMax || count != 1 + static_cast<int>(claim.blob_fds))
     return {"claim", -EBADMSG};
   const char* step = "claim";
-  int r = readTask(fds[0], claim.blob_bytes, task, &step);
-  close(fds[0]);
+  int r = readTask(fds, count, claim.block_bytes, task, &step);
+  closeAll(fds, count);
   if (r != 0) return {step, r};
   r = setTaskLimits({claim.open_files, claim.file_size_bytes, claim.cpu_time_s});
   return {"task limits", r};

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 
 #include "zygote/raw.h"
@@ -21,13 +22,13 @@ struct View {
 };
 
 // `count` strings from *offset on, as an array that ends in NULL.
-char** readStrings(const View& blob, uint64_t* offset, uint32_t count) {
+char** readStrings(const View& block, uint64_t* offset, uint32_t count) {
   char** list = static_cast<char**>(calloc(count + 1, sizeof(char*)));
   if (list == nullptr) return nullptr;
   for (uint32_t i = 0; i < count; ++i) {
-    if (*offset >= blob.size) return nullptr;
-    size_t left = blob.size - *offset;
-    const char* text = blob.base + *offset;
+    if (*offset >= block.size) return nullptr;
+    size_t left = block.size - *offset;
+    const char* text = block.base + *offset;
     size_t length = strnlen(text, left);
     if (length == left) return nullptr;
     list[i] = const_cast<char*>(text);
@@ -47,8 +48,19 @@ int writeAll(int fd, const char* bytes, uint64_t size) {
   return 0;
 }
 
-// Every component is made by us in an empty box, so no link can be in the way.
-int writeFile(const char* path, const char* bytes, uint64_t size, mode_t mode) {
+// The pages go from memfd to tmpfs inside the kernel: what the box is charged is the copy alone.
+int copyAll(int to, int from, uint64_t offset, uint64_t size) {
+  auto at = static_cast<off_t>(offset);
+  while (size > 0) {
+    ssize_t n = sendfile(to, from, &at, size < (1u << 30) ? size : (1u << 30));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? -errno : -EIO;
+    size -= static_cast<uint64_t>(n);
+  }
+  return 0;
+}
+
+int makeFile(const char* path) {
   char part[4096];
   size_t length = strlen(path);
   if (length == 0 || length >= sizeof part || path[0] == '/') return -EINVAL;
@@ -59,51 +71,63 @@ int writeFile(const char* path, const char* bytes, uint64_t size, mode_t mode) {
       if (mkdir(part, 0755) != 0 && errno != EEXIST) return -errno;
     }
   int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-  if (fd < 0) return -errno;
-  int r = writeAll(fd, bytes, size);
-  if (r == 0 && fchmod(fd, mode & 0777) != 0) r = -errno;
+  return fd < 0 ? -errno : fd;
+}
+
+// Every component is made by us in an empty box, so no link can be in the way.
+int writeFile(const View& block, const FileEntry& entry, const char* path, const int* fds,
+              int count) {
+  if (entry.fd >= static_cast<uint32_t>(count)) return -EBADMSG;
+  if (entry.fd == 0 && !block.holds(entry.offset, entry.bytes)) return -EBADMSG;
+  int fd = makeFile(path);
+  if (fd < 0) return fd;
+  int r = entry.fd == 0 ? writeAll(fd, block.base + entry.offset, entry.bytes)
+                        : copyAll(fd, fds[entry.fd], entry.offset, entry.bytes);
+  if (r == 0 && fchmod(fd, entry.mode & 0777) != 0) r = -errno;
   close(fd);
   return r;
 }
 
 }  // namespace
 
-int readTask(int blob_fd, uint64_t blob_bytes, mayfly_task* task, const char** step) {
+int readTask(const int* fds, int count, uint64_t block_bytes, mayfly_task* task,
+             const char** step) {
   *step = "task block";
   struct stat st;
-  if (fstat(blob_fd, &st) != 0) return -errno;
-  if (blob_bytes < sizeof(TaskBlob) || static_cast<uint64_t>(st.st_size) < blob_bytes) return -EBADMSG;
-  void* map = mmap(nullptr, blob_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, blob_fd, 0);
+  if (fstat(fds[0], &st) != 0) return -errno;
+  if (block_bytes < sizeof(TaskBlob) || static_cast<uint64_t>(st.st_size) < block_bytes)
+    return -EBADMSG;
+  void* map = mmap(nullptr, block_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fds[0], 0);
   if (map == MAP_FAILED) return -errno;
-  View blob{static_cast<const char*>(map), blob_bytes};
+  View block{static_cast<const char*>(map), block_bytes};
   TaskBlob head;
-  memcpy(&head, blob.base, sizeof head);
+  memcpy(&head, block.base, sizeof head);
   if (head.magic != kMagic || head.argc > kStringsMax || head.envc > kStringsMax ||
-      head.files > kFilesMax || !blob.holds(head.code_offset, head.code_bytes))
+      head.files > kFilesMax || !block.holds(head.code_offset, head.code_bytes))
     return -EBADMSG;
   uint64_t offset = head.strings_offset;
   task->kind = head.kind;
   task->has_seed = head.has_seed;
   task->seed = head.seed;
   task->argc = static_cast<int>(head.argc);
-  task->argv = readStrings(blob, &offset, head.argc);
-  task->envp = task->argv != nullptr ? readStrings(blob, &offset, head.envc) : nullptr;
+  task->argv = readStrings(block, &offset, head.argc);
+  task->envp = task->argv != nullptr ? readStrings(block, &offset, head.envc) : nullptr;
   if (task->envp == nullptr) return -EBADMSG;
-  task->strings = blob.base + head.strings_offset;
+  task->strings = block.base + head.strings_offset;
   task->strings_bytes = offset - head.strings_offset;
-  task->code = head.code_bytes > 0 ? blob.base + head.code_offset : "";
+  task->code = head.code_bytes > 0 ? block.base + head.code_offset : "";
   task->code_bytes = head.code_bytes;
   *step = "input files";
   offset = head.files_offset;
   for (uint32_t i = 0; i < head.files; ++i) {
     FileEntry entry;
-    if (!blob.holds(offset, sizeof entry)) return -EBADMSG;
-    memcpy(&entry, blob.base + offset, sizeof entry);
+    if (!block.holds(offset, sizeof entry)) return -EBADMSG;
+    memcpy(&entry, block.base + offset, sizeof entry);
     offset += sizeof entry;
-    if (entry.path_bytes == 0 || !blob.holds(offset, entry.path_bytes) ||
-        blob.base[offset + entry.path_bytes - 1] != 0 || !blob.holds(entry.offset, entry.bytes))
+    if (entry.path_bytes == 0 || !block.holds(offset, entry.path_bytes) ||
+        block.base[offset + entry.path_bytes - 1] != 0)
       return -EBADMSG;
-    int r = writeFile(blob.base + offset, blob.base + entry.offset, entry.bytes, entry.mode);
+    int r = writeFile(block, entry, block.base + offset, fds, count);
     if (r != 0) return r;
     offset += entry.path_bytes;
   }

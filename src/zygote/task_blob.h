@@ -1,4 +1,4 @@
-// Reads a task out of its sealed memfd: argv, environment, code, input files.
+// Reads a task out of its sealed memfds: argv, environment, code, input files.
 //
 // Layer: zygote. Runs in the clone, in its box: what it allocates and writes is
 // charged there. 0 or -errno.
@@ -10,7 +10,8 @@
 namespace mayfly::zygote {
 
 // Maps the block, checks every offset, writes the files below the working
-// folder and fills *task, whose strings stay in the mapping.
-int readTask(int blob_fd, uint64_t blob_bytes, mayfly_task* task, const char** step);
+// folder and fills *task, whose strings stay in the mapping. `fds`: the block, then
+// the blobs that its files name; they stay the caller's.
+int readTask(const int* fds, int count, uint64_t block_bytes, mayfly_task* task, const char** step);
 
 }  // namespace mayfly::zygote

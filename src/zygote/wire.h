@@ -5,7 +5,7 @@
 //   spawner <-> maker   channel on fd 3 of the maker
 //   spawner <-> zygote  channel on fd 3 of the zygote
 //   spawner <-> init    status socket: one InitReady, then silence; its end ends the box
-//   mayflyd <-> clone   control socket: CloneReady, Claim (fd: the task), Started
+//   mayflyd <-> clone   control socket: CloneReady, Claim (fds: the task, its blobs), Started
 //
 // Layer: zygote, spawner and clone include it. Plain data, no dependencies.
 #pragma once
@@ -74,11 +74,15 @@ struct CloneReady {
   char step[28] = {};
   uint64_t at_ns = 0;
 };
-// mayflyd -> clone. fds: [0] a sealed memfd that holds a TaskBlob.
+// mayflyd -> clone. fds: [0] a sealed memfd that holds a TaskBlob, [1..blob_fds] sealed memfds
+// that other boxes may be given as well: contents of input files. The clone copies what it needs
+// and closes all before the task's first instruction.
 struct Claim {
   uint32_t magic = kMagic;
   uint32_t kind = 4;
-  uint64_t blob_bytes = 0;
+  uint32_t blob_fds = 0;
+  uint32_t reserved = 0;
+  uint64_t block_bytes = 0;  // of the TaskBlob
   uint64_t open_files = 0, file_size_bytes = 0, cpu_time_s = 0;  // rlimits, both soft and hard
 };
 // Clone -> mayflyd: the last word before the task's first instruction.
@@ -106,8 +110,11 @@ struct TaskBlob {
 };
 struct FileEntry {
   uint64_t offset = 0, bytes = 0;  // content
+  uint32_t fd = 0;                 // of the Claim's, that it lies in; 0 is this block
   uint32_t mode = 0644;
   uint32_t path_bytes = 0;         // with its NUL; the next entry follows, unaligned
+  uint32_t reserved = 0;
 };
+inline constexpr uint32_t kBlobFdsMax = 64;
 
 }  // namespace mayfly::zygote

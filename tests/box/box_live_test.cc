@@ -220,20 +220,31 @@ class Box : public ::testing::Test {
     head.argc = static_cast<uint32_t>(argv.size());
     head.strings_offset = sizeof head;
     head.files_offset = sizeof head + strings.size();
+    head.files = static_cast<uint32_t>(files_.size());
+    for (const BlobFile& f : files_) {
+      zygote::FileEntry entry = f.entry;
+      entry.path_bytes = static_cast<uint32_t>(f.path.size() + 1);
+      strings.append(reinterpret_cast<const char*>(&entry), sizeof entry);
+      strings += f.path + '\0';
+    }
     auto blob = base::makeMemfd("task");
     ASSERT_EQ(::write(blob->get(), &head, sizeof head), static_cast<ssize_t>(sizeof head));
     ASSERT_EQ(::write(blob->get(), strings.data(), strings.size()), static_cast<ssize_t>(strings.size()));
     ASSERT_TRUE(base::sealMemfd(blob->view()));
     zygote::Claim claim;
-    claim.blob_bytes = sizeof head + strings.size();
+    claim.block_bytes = sizeof head + strings.size();
     claim.open_files = limits.open_files;
     claim.file_size_bytes = limits.file_size_bytes;
     claim.cpu_time_s = 60;
-    int fds[] = {blob->get()};
+    std::vector<int> fds{blob->get()};
+    fds.insert(fds.end(), blobs_.begin(), blobs_.end());
+    claim.blob_fds = static_cast<uint32_t>(blobs_.size());
     ASSERT_TRUE(base::sendMessage(control_.view(), base::bytesOf(claim), fds));
     // It has its task, but not yet its caps.
     pollfd early{control_.get(), POLLIN, 0};
-    ASSERT_EQ(::poll(&early, 1, 20), 0);
+    if (start_error_ == 0) {
+      ASSERT_EQ(::poll(&early, 1, 20), 0);
+    }
     r.op = Op::claim;
     r.limits = limits;
     ASSERT_TRUE(live_->send(r));
@@ -241,7 +252,7 @@ class Box : public ::testing::Test {
     ASSERT_TRUE(readable(control_.get()));
     got = base::receiveMessage(control_.view(), base::writableBytesOf(started));
     ASSERT_TRUE(got && got->bytes == sizeof started);
-    ASSERT_EQ(started.error, 0) << started.step;
+    ASSERT_EQ(started.error, start_error_) << started.step;
     stdin_.reset();
   }
 
@@ -304,6 +315,14 @@ class Box : public ::testing::Test {
   static inline std::unique_ptr<Live> live_;
   static inline base::TemplateId template_ = 1;
   static inline base::BoxId boxes_ = 0;
+  // Of the next task: files whose content lies in blobs, and the error that it must start with.
+  struct BlobFile {
+    std::string path;
+    zygote::FileEntry entry;
+  };
+  std::vector<BlobFile> files_;
+  std::vector<int> blobs_;
+  int start_error_ = 0;
   base::BoxId box_ = 0;
   Fd control_, stdin_, stdout_, stderr_;
 };
@@ -330,6 +349,52 @@ TEST_F(Box, AbsentCommandIs127AndSaysSo) {
 
 TEST_F(Box, ExactlyThreePipesAreOpenAndTheyCanBeReopened) {
   EXPECT_EQ(run({"/bin/probe", "fds"}).out, "0 pipe\n1 pipe\n2 pipe\n");
+}
+
+Fd sealed(const std::string& text) {
+  auto fd = base::makeMemfd("blob");
+  EXPECT_EQ(::write(fd->get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  EXPECT_TRUE(base::sealMemfd(fd->view()));
+  return std::move(*fd);
+}
+
+TEST_F(Box, FilesAreCopiedOutOfBlobsAndNoDescriptorOfOneStaysOpen) {
+  Fd one = sealed("0123456789"), two = sealed("two\n");
+  blobs_ = {one.get(), two.get()};
+  files_ = {{"part", {.offset = 3, .bytes = 4, .fd = 1}},
+            {"d/e/whole", {.bytes = 4, .fd = 2, .mode = 0400}},
+            {"again", {.bytes = 4, .fd = 2}},
+            {"empty", {.fd = 1}}};
+  EXPECT_EQ(run({"/bin/probe", "show", "/task/part"}).out, "3456");
+  EXPECT_EQ(run({"/bin/probe", "show", "/task/d/e/whole"}).out, "two\n");
+  EXPECT_EQ(run({"/bin/probe", "show", "/task/again"}).out, "two\n");
+  EXPECT_EQ(run({"/bin/probe", "show", "/task/empty"}).out, "");
+  EXPECT_EQ(run({"/bin/probe", "fds"}).out, "0 pipe\n1 pipe\n2 pipe\n");
+  // Only the block itself is mapped.
+  std::string maps = run({"/bin/probe", "show", "/proc/self/maps"}).out;
+  EXPECT_EQ(maps.find("memfd:blob"), std::string::npos) << maps;
+}
+
+TEST_F(Box, AsManyBlobsAsATaskMayHaveFitOneClaim) {
+  std::vector<Fd> held;
+  for (uint32_t i = 1; i <= zygote::kBlobFdsMax; ++i) {
+    held.push_back(sealed(std::to_string(i)));
+    blobs_.push_back(held.back().get());
+    files_.push_back({"f" + std::to_string(i), {.bytes = i < 10 ? 1u : 2u, .fd = i}});
+  }
+  EXPECT_EQ(run({"/bin/probe", "show", "/task/f64"}).out, "64");
+  EXPECT_EQ(run({"/bin/probe", "fds"}).out, "0 pipe\n1 pipe\n2 pipe\n");
+}
+
+TEST_F(Box, AFileBeyondItsBlobOrWithoutOneStartsNothing) {
+  Fd one = sealed("0123456789");
+  blobs_ = {one.get()};
+  files_ = {{"f", {.bytes = 11, .fd = 1}}};
+  start_error_ = EIO;
+  EXPECT_NE(run({"/bin/probe", "say", "x"}).out, "x\n");
+  files_ = {{"f", {.bytes = 1, .fd = 2}}};
+  start_error_ = EBADMSG;
+  EXPECT_NE(run({"/bin/probe", "say", "x"}).out, "x\n");
 }
 
 TEST_F(Box, TheTaskIsPid2OfItsOwnNamespaceAndAnOrdinaryUser) {

@@ -57,9 +57,8 @@ std::string write(const sched::TaskSpec& spec,
     if (!done || *done) break;
   }
   std::string blob(w->bytes(), '?');
-  EXPECT_EQ(::pread(w->fd().get(), blob.data(), blob.size(), 0),
-            static_cast<ssize_t>(blob.size()));
-  EXPECT_EQ(::pwrite(w->fd().get(), "x", 1, 0), -1);  // sealed
+  EXPECT_EQ(::pread(w->fds()[0], blob.data(), blob.size(), 0), static_cast<ssize_t>(blob.size()));
+  EXPECT_EQ(::pwrite(w->fds()[0], "x", 1, 0), -1);  // sealed
   return blob;
 }
 
@@ -116,6 +115,43 @@ TEST(Blob, LargeInputIsWrittenInBoundedSteps) {
   Decoded d = decode(write(s, {}, &steps));
   EXPECT_EQ(steps, 4);
   EXPECT_TRUE(d.files[0].second == s.files[0].data);
+}
+
+TEST(Blob, FilesOfTheStoreNameADescriptorAndTakeNoRoomInTheBlock) {
+  auto one = std::make_shared<base::Fd>(std::move(*base::makeMemfd("one")));
+  auto two = std::make_shared<base::Fd>(std::move(*base::makeMemfd("two")));
+  sched::TaskSpec s;
+  s.kind = sched::CodeKind::file;
+  s.script_name = "x.py";
+  s.code = "code";
+  s.files = {{"a", "", 0600, one, 1ull << 32},
+             {"b", "own", 0644, {}, 0},
+             {"c", "", 0644, two, 7},
+             {"d", "", 0644, one, 1ull << 32}};
+  auto w = BlobWriter::create(s, {});
+  ASSERT_TRUE(w);
+  EXPECT_EQ(one.use_count(), 4);  // ours, two files' and the writer's
+  while (!*w->step()) {
+  }
+  EXPECT_LT(w->bytes(), 1000u);
+  std::vector<int> fds = w->fds();
+  ASSERT_EQ(fds.size(), 3u);
+  EXPECT_EQ(fds[1], one->get());
+  EXPECT_EQ(fds[2], two->get());
+  std::string block(w->bytes(), '?');
+  ASSERT_EQ(::pread(fds[0], block.data(), block.size(), 0), static_cast<ssize_t>(block.size()));
+  zygote::TaskBlob head;
+  memcpy(&head, block.data(), sizeof head);
+  size_t at = head.files_offset;
+  std::vector<std::pair<uint32_t, uint64_t>> got;
+  for (uint32_t i = 0; i < head.files; ++i) {
+    zygote::FileEntry e;
+    memcpy(&e, block.data() + at, sizeof e);
+    got.emplace_back(e.fd, e.bytes);
+    at += sizeof e + e.path_bytes;
+  }
+  EXPECT_EQ(got, (std::vector<std::pair<uint32_t, uint64_t>>{
+                     {0, 4}, {1, 1ull << 32}, {0, 3}, {2, 7}, {1, 1ull << 32}}));
 }
 
 // --- the spool -------------------------------------------------------------------------

@@ -177,6 +177,7 @@ struct Fixture : testing::Test {
     r.at_ns = base::monotonicNs();
     ASSERT_TRUE(base::sendMessage(b.control.view(), base::bytesOf(r), {}));
   }
+  std::vector<base::Fd> claimed_blobs;  // of the last claim
   std::string takeClaim(FakeBox& b) {
     EXPECT_EQ(expect(Op::claim).box, b.id);
     std::string blob;
@@ -184,8 +185,10 @@ struct Fixture : testing::Test {
     until([&] {
       auto m = base::receiveMessage(b.control.view(), base::writableBytesOf(c));
       if (!m) return false;
-      EXPECT_EQ(m->fds, 1u);
-      blob.resize(c.blob_bytes);
+      EXPECT_EQ(m->fds, 1u + c.blob_fds);
+      claimed_blobs.clear();
+      for (size_t i = 1; i < m->fds; ++i) claimed_blobs.push_back(std::move(m->fd[i]));
+      blob.resize(c.block_bytes);
       EXPECT_EQ(::pread(m->fd[0].get(), blob.data(), blob.size(), 0), ssize_t(blob.size()));
       return true;
     });
@@ -329,6 +332,45 @@ TEST_F(Fixture, BoxLostBeforeTheTaskStartedIsReplaced) {
   EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
   EXPECT_EQ(listener->result.receipt.box, last.id);
   EXPECT_EQ(engine->ledger().alive(), 0u);
+}
+
+TEST_F(Fixture, BlobsGoWithEveryClaimAndAreLetGoWhenTheTaskStarted) {
+  options.input_held_bytes_max = 100;  // shared memory is not held for a task
+  start();
+  auto memfd = base::makeMemfd("blob");
+  ASSERT_EQ(::write(memfd->get(), "shared", 6), 6);
+  auto blob = std::make_shared<const base::Fd>(std::move(*memfd));
+  sched::TaskSpec s = spec();
+  s.files = {{"a", "", 0644, blob, 1 << 20}, {"b", "", 0644, blob, 1 << 20}};
+  submit(std::move(s));
+  std::string first;
+  for (int box = 0; box < 2; ++box) {
+    FakeBox b = made();
+    cloneReady(b);
+    std::string block = takeClaim(b);
+    if (box == 0) first = block;
+    EXPECT_EQ(block, first);
+    ASSERT_EQ(claimed_blobs.size(), 1u);
+    char text[6];
+    EXPECT_EQ(::pread(claimed_blobs[0].get(), text, sizeof text, 0), 6);
+    EXPECT_GT(blob.use_count(), 1);
+    if (box == 0) {  // the first is lost before the task started
+      b.control.reset();
+      expect(Op::end);
+      reaped(b);
+      tell(goneEvent(b.id));
+    } else {
+      sayStarted(b);
+      until([&] { return listener->started == 1; });
+      EXPECT_EQ(blob.use_count(), 1);
+      exits(b.id, CLD_EXITED, 0);
+      expect(Op::end);
+      reaped(b);
+      tell(goneEvent(b.id));
+    }
+  }
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
 }
 
 TEST_F(Fixture, BoxesLostTooOftenAreInternal) {

@@ -127,6 +127,49 @@ TEST(Validate, CountsAndSizesHaveBounds) {
   EXPECT_NE(refusal(s).find("inodes"), std::string::npos);
 }
 
+std::shared_ptr<const base::Fd> someBlob() { return std::make_shared<base::Fd>(); }
+
+TEST(Validate, ABlobCountsAgainstTheTasksCapsAndNotForTheDaemonsMemory) {
+  TaskSpec s = code("1");
+  s.files = {{"a", "data", 0644, {}, 0}, {"b", "", 0644, someBlob(), 1000}};
+  EXPECT_EQ(inputBytes(s), 1005u);
+  EXPECT_EQ(heldBytes(s), 5u);
+  s.limits.input_bytes = 1004;
+  EXPECT_NE(refusal(s).find("may bring 1004"), std::string::npos);
+  s.limits.input_bytes = 1005;
+  EXPECT_EQ(refusal(s), "accepted");
+  s.limits.disk_bytes = 1 << 20;
+  s.limits.input_bytes.reset();
+  s.files[1].blob_bytes = 1 << 20;
+  EXPECT_NE(refusal(s).find("bytes of disk"), std::string::npos);
+}
+
+TEST(Validate, AFileHasABlobOrDataAndATaskHasAtMost64Blobs) {
+  TaskSpec s = code("1");
+  s.files = {{"a", "data", 0644, someBlob(), 10}};
+  EXPECT_NE(refusal(s).find("'a' has both"), std::string::npos);
+  s.files.clear();
+  auto shared = someBlob();
+  for (size_t i = 0; i < 500; ++i) s.files.push_back({"s" + std::to_string(i), "", 0644, shared, 1});
+  for (size_t i = 1; i < kBlobsMax; ++i)
+    s.files.push_back({"f" + std::to_string(i), "", 0644, someBlob(), 1});
+  EXPECT_EQ(refusal(s), "accepted");
+  s.files.push_back({"more", "", 0644, someBlob(), 1});
+  EXPECT_NE(refusal(s).find("65 different blobs"), std::string::npos);
+}
+
+TEST(Validate, TheTimeToCopyInputGrowsWithItsSizeAndWithASmallShareOfTheCores) {
+  base::Limits l;
+  l.cpu_milli = 1'000;
+  uint64_t one = copyTime_ns(kCopyBytesPerSecondMin, l);
+  EXPECT_EQ(one, kS);
+  l.cpu_milli = 100;
+  EXPECT_NEAR(static_cast<double>(copyTime_ns(kCopyBytesPerSecondMin, l)), 10.0 * kS, kMs);
+  l.cpu_milli = 8'000;  // one clone copies on one core
+  EXPECT_EQ(copyTime_ns(kCopyBytesPerSecondMin, l), kS);
+  EXPECT_EQ(copyTime_ns(0, l), 0u);
+}
+
 TEST(Validate, EnvironmentNamesAreChecked) {
   for (const char* name : {"", "1A", "A=B", "A B", "\xc3\xa9"}) {
     TaskSpec s = code("1");
