@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "edge/convert.h"
+#include "rpc/blobs.h"
 #include "rpc/core_link.h"
 #include "rpc/server.h"
 #include "rpc/task.h"
@@ -23,6 +24,7 @@ struct Hub {
   Options options;
   CoreLinkPtr link;
   TaskTable tasks;
+  std::optional<Blobs> blobs;  // while the loop is
 };
 
 // A call that has not returned.

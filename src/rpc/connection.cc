@@ -56,6 +56,15 @@ void putTasks(schema::Mayfly::TasksResults::Builder out, const std::vector<sched
   }
 }
 
+void putBlobBounds(schema::Bounds::Builder out, const Options& options) {
+  out.setBlobBytesMax(std::min(options.blobs.user_bytes_max, options.blobs.store_bytes_max));
+  out.setBlobStoreBytesMax(options.blobs.store_bytes_max);
+  out.setBlobsPerUserMax(options.blobs.user_blobs_max);
+  out.setBlobTtlMs(static_cast<uint32_t>(options.blobs.ttl_ms));
+  out.setUploadsPerConnectionMax(options.uploads_per_connection_max);
+  out.setUploadIdleMs(options.upload_idle_ms);
+}
+
 class MayflyImpl final : public schema::Mayfly::Server {
  public:
   MayflyImpl(Hub& hub, kj::Own<ConnectionState> state, std::optional<Error> refusal)
@@ -77,6 +86,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
     bounds.setTasksMax(hub_.options.tasks_max);
     bounds.setCallsPerConnectionMax(hub_.options.calls_per_connection_max);
     bounds.setMessageBytesMax(static_cast<uint32_t>(edge::kMessageBytesMax));
+    putBlobBounds(bounds, hub_.options);
     if (protocol == 0 || protocol > schema::PROTOCOL_VERSION)
       return refuse(context, Error{Code::failedPrecondition,
                                    fmt::format("client '{}' speaks protocol {}; this daemon ({}) "
@@ -107,7 +117,9 @@ class MayflyImpl final : public schema::Mayfly::Server {
     if (hub_.tasks.by_key.size() >= options.tasks_max)
       return refuse(context, tooManyTasks("all connections", hub_.tasks.by_key.size()));
     auto params = context.getParams();
-    auto spec = specFrom(params.getSpec());
+    auto spec = specFrom(params.getSpec(), [this](const edge::Sha256& hash) {
+      return hub_.blobs->use(state_->uid, hash);
+    });
     if (!spec) return refuse(context, spec.error());
     kj::Maybe<schema::OutputSink::Client> sink;
     if (params.hasOutput()) sink = params.getOutput();
@@ -145,6 +157,35 @@ class MayflyImpl final : public schema::Mayfly::Server {
         .then([context, call = Call(*state_)](Status status) mutable { answer(context, status); });
   }
 
+  kj::Promise<void> upload(UploadContext context) override {
+    if (auto error = unfit()) return refuse(context, *error);
+    auto params = context.getParams();
+    return hub_.blobs
+        ->begin(kj::addRef(*state_), state_->uid, params.getSha256(), params.getSizeBytes())
+        .then([context, call = Call(*state_)](base::Result<Blobs::Begun> begun) mutable {
+          if (!begun) {
+            edge::put(context.getResults().initError(), begun.error());
+            return;
+          }
+          context.getResults().setKnown(begun->known);
+          KJ_IF_MAYBE (upload, begun->upload) context.getResults().setUpload(kj::mv(*upload));
+        });
+  }
+
+  kj::Promise<void> blobs(BlobsContext context) override {
+    if (auto error = unfit()) return refuse(context, *error);
+    return inTurn(*state_, [this, context, call = Call(*state_)]() mutable {
+      hub_.blobs->list(state_->uid, context.getResults());
+      return kj::Promise<void>(kj::READY_NOW);
+    });
+  }
+
+  kj::Promise<void> removeBlob(RemoveBlobContext context) override {
+    if (auto error = unfit()) return refuse(context, *error);
+    answer(context, hub_.blobs->remove(state_->uid, context.getParams().getSha256()));
+    return kj::READY_NOW;
+  }
+
  private:
   std::optional<Error> unfit() const {
     return refusal_ ? refusal_ : overloaded(*state_, hub_.options);
@@ -161,9 +202,9 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
 }  // namespace
 
-Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::OwnerId owner,
+Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::OwnerId owner, uid_t uid,
                        std::optional<Error> refusal)
-    : state_(kj::refcounted<ConnectionState>(hub.link, hub.tasks, owner)),
+    : state_(kj::refcounted<ConnectionState>(hub.link, hub.tasks, owner, uid)),
       refused_(refusal.has_value()),
       stream_(kj::mv(stream)),
       messages_(*stream_),

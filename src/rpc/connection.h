@@ -18,7 +18,7 @@ namespace mayfly::rpc {
 class Connection {
  public:
   // With `refusal`, every call is answered by that error.
-  Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::OwnerId owner,
+  Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::OwnerId owner, uid_t uid,
              std::optional<base::Error> refusal);
   ~Connection() noexcept(false);  // the core is told that the owner is gone
 

@@ -82,7 +82,7 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     bool was_refused = refusal.has_value();
     sched::OwnerId owner = next_owner_++;
     auto connection =
-        kj::heap<Connection>(hub_, kj::mv(stream), owner, std::move(refusal));
+        kj::heap<Connection>(hub_, kj::mv(stream), owner, peer.uid, std::move(refusal));
     auto end = connection->onEnd(timer_);
     if (was_refused) end = end.exclusiveJoin(timer_.afterDelay(kRefusedTime));
     connections_.emplace(owner, kj::mv(connection));
@@ -129,9 +129,13 @@ base::Result<std::unique_ptr<Server>> Server::start(sched::Core& core,
   auto loop = edge::Loop::start(
       "mayfly-rpc",
       [&hub = impl->hub, on_loop, fd](kj::AsyncIoContext& io) {
+        hub.blobs.emplace(hub.options, io.provider->getTimer());
         on_loop->acceptor.emplace(hub, io, fd->release());
       },
-      [on_loop] { on_loop->acceptor.reset(); });
+      [&hub = impl->hub, on_loop] {
+        on_loop->acceptor.reset();
+        hub.blobs->stop();
+      });
   if (!loop) return base::fail(std::move(loop).error().in("cannot serve clients"));
   impl->loop = std::move(*loop);
   // Nobody reads it before: the core learns of this server by its clients' calls, whose jobs run

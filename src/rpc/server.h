@@ -19,6 +19,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "rpc/blob_store.h"
 #include "sched/core.h"
 
 namespace mayfly::rpc {
@@ -31,6 +32,9 @@ struct Options {
   uint32_t tasks_per_connection_max = 1'024;  // Task objects that are not closed yet
   uint32_t tasks_max = 4'096;                 // the same, of all connections together
   uint32_t calls_per_connection_max = 8'192;  // calls that have not returned
+  BlobBounds blobs;
+  uint32_t uploads_per_connection_max = 16;  // that are not finished
+  uint32_t upload_idle_ms = 60'000;          // since the last write
   uint64_t unsent_bytes_per_connection_max = 16u << 20;  // answers that the client does not read
 };
 

@@ -353,7 +353,7 @@ sched::LimitWishes wishesFrom(schema::LimitWishes::Reader in) {
 
 }  // namespace
 
-base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in) {
+base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBlob& find_blob) {
   sched::TaskSpec spec;
   spec.template_name = edge::str(in.getTemplate());
   auto code = in.getCode();
@@ -392,8 +392,10 @@ base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in) {
   if (files.size() > sched::kFilesMax)
     MAYFLY_CHECK(tooMany("input files", files.size(), sched::kFilesMax));
   spec.files.reserve(files.size());
-  for (auto file : files)
-    spec.files.push_back({edge::str(file.getPath()), edge::str(file.getData()), file.getMode(), {}, 0});
+  for (auto each : files) {
+    MAYFLY_TRY(auto file, inputFileFrom(each, find_blob));
+    spec.files.push_back(std::move(file));
+  }
   spec.stdin_data = edge::str(in.getStdinData());
   spec.stdin_open = in.getStdinOpen();
   spec.limits = wishesFrom(in.getLimits());

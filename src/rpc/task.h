@@ -18,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "rpc/blobs.h"
 #include "rpc/core_link.h"
 #include "sched/core.h"
 
@@ -36,15 +37,17 @@ struct TaskTable {
 
 // What a connection's objects share; lives until the last of them is gone.
 struct ConnectionState : kj::Refcounted {
-  ConnectionState(CoreLinkPtr l, TaskTable& t, sched::OwnerId o)
-      : link(std::move(l)), table(t), owner(o) {}
+  ConnectionState(CoreLinkPtr l, TaskTable& t, sched::OwnerId o, uid_t u)
+      : link(std::move(l)), table(t), owner(o), uid(u) {}
   CoreLinkPtr link;
   TaskTable& table;
   sched::OwnerId owner;
+  uid_t uid;               // the peer's
   int socket = -1;         // of the connection, while it stands
   bool ended = false;      // the connection is gone; the core was told
   uint32_t calls = 0;      // that have not returned
   uint32_t tasks = 0;      // not closed
+  uint32_t uploads = 0;    // not finished
 
   // The client's end is closed: the connection's own end follows, and tells the core.
   bool peerGone() const;
@@ -160,7 +163,7 @@ class TaskState final : public kj::Refcounted {
 
 // The schema's TaskSpec, copied; what is out of bounds here could not be copied safely. Everything
 // else is the core's to check.
-base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in);
+base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBlob& find_blob);
 void put(schema::TaskResult::Builder out, const sched::TaskResult& result);
 
 }  // namespace mayfly::rpc
