@@ -1,0 +1,87 @@
+// Runs one task and prints its output while it comes, then how it ended.
+//
+//	mayfly-run [-t TEMPLATE] [-memory BYTES] [-timeout 2s] -c 'print(6*7)' [ARG...]
+//	mayfly-run -t shell -- bash -c 'echo $((6*7))'
+//
+// An example of a client in Go: what is particular to Mayfly is in run.go.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"mayfly/schema"
+)
+
+const (
+	defaultSocket = "/run/mayfly/default.sock"
+	exitMayfly    = 125 // as of the command line `mayfly`: an error of Mayfly's own
+	exitKilled    = 137 // the task was killed
+)
+
+func main() {
+	code, err := mayflyRun(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mayfly-run:", err)
+		var refused *Error
+		if errors.As(err, &refused) && refused.Advice != "" {
+			fmt.Fprintln(os.Stderr, "  ", refused.Advice)
+		}
+	}
+	os.Exit(code)
+}
+
+func mayflyRun(args []string) (int, error) {
+	flags := flag.NewFlagSet("mayfly-run", flag.ExitOnError)
+	socket := flags.String("socket", os.Getenv("MAYFLY_SOCKET"), "the daemon's socket")
+	template := flags.String("t", "python", "what the box is made from")
+	code := flags.String("c", "", "the program itself; without it the arguments are a command")
+	memory := flags.Uint64("memory", 0, "memory cap in bytes; 0: the template's default")
+	timeout := flags.Duration("timeout", 0, "wall time cap; 0: the template's default")
+	_ = flags.Parse(args) // exits itself
+	if *socket == "" {
+		*socket = defaultSocket
+	}
+
+	// Ctrl-C cancels the task; its result still comes.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	client, err := Connect(context.Background(), *socket)
+	if err != nil {
+		return exitMayfly, err
+	}
+	defer client.Close()
+
+	result, err := client.Run(ctx, Task{
+		Template:    *template,
+		Code:        *code,
+		Args:        flags.Args(),
+		MemoryBytes: *memory,
+		WallTime:    *timeout,
+	}, func(stream schema.Stream, data []byte) error {
+		to := os.Stdout
+		if stream == schema.Stream_stderr {
+			to = os.Stderr
+		}
+		_, err := to.Write(data)
+		return err
+	})
+	if err != nil {
+		return exitMayfly, err
+	}
+	fmt.Fprintf(os.Stderr, "mayfly-run: %s: %s | %s, peak %d KiB | box %d gone: %t\n", result.Verdict,
+		result.Reason, result.Wall.Round(10*time.Microsecond), result.MemoryPeakBytes>>10, result.Box,
+		result.BoxGone)
+	switch result.Verdict {
+	case schema.Verdict_succeeded, schema.Verdict_failed:
+		return int(result.ExitCode), nil
+	default:
+		return exitKilled, nil
+	}
+}

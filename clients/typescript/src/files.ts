@@ -1,0 +1,254 @@
+// Files on their way into a task, and out of it.
+//
+// What comes out is named by the task: it is written below one folder only, never through a link,
+// and never over a link's target.
+
+import { constants } from "node:fs";
+import { mkdir, open, rename, stat, unlink } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { printable } from "./convert.js";
+import { InvalidArgumentError, MayflyError } from "./errors.js";
+import type { OutFile } from "./result.js";
+import { checkBytes } from "./spec.js";
+
+/** Bytes that the daemon keeps for this user's tasks: what `Client.upload` gives. */
+export interface BlobRef {
+  /** 64 hexadecimal digits. */
+  readonly sha256: string;
+  readonly sizeBytes: number;
+}
+
+/** Where an input file comes from. `mode`: permission bits; else the local file's, or 0644. */
+export type FileSource =
+  | string
+  | Uint8Array
+  | URL
+  | { data: string | Uint8Array; mode?: number }
+  | { path: string | URL; mode?: number }
+  | { blob: BlobRef | string; mode?: number };
+
+/** An input file whose bytes are at hand, lie in a local file, or are a blob. */
+export interface PlannedFile {
+  /** Relative to /task. */
+  path: string;
+  mode: number;
+  sizeBytes: number;
+  data?: Uint8Array;
+  local?: string;
+  /** The sha256. */
+  blob?: Uint8Array;
+}
+
+const MODE = 0o644;
+
+export const localPath = (path: string | URL): string =>
+  path instanceof URL ? fileURLToPath(path) : path;
+
+/** Files as the caller gave them; local ones are only looked at. */
+export async function planFiles(
+  files: readonly (string | URL)[] | Readonly<Record<string, FileSource>>,
+): Promise<PlannedFile[]> {
+  if (Array.isArray(files))
+    return Promise.all(
+      (files as (string | URL)[]).map((path) => planLocal(basename(localPath(path)), path, undefined)),
+    );
+  return Promise.all(Object.entries(files).map(([path, source]) => planFile(path, source)));
+}
+
+async function planFile(path: string, source: FileSource): Promise<PlannedFile> {
+  if (source instanceof URL) return planLocal(path, source, undefined);
+  if (typeof source === "string" || source instanceof Uint8Array)
+    return planData(path, source, undefined);
+  if ("path" in source) return planLocal(path, source.path, source.mode);
+  if ("blob" in source) {
+    const { blob } = source;
+    return {
+      path,
+      mode: checkMode(path, source.mode ?? MODE),
+      sizeBytes: typeof blob === "string" ? 0 : blob.sizeBytes,
+      blob: sha256Of(blob),
+    };
+  }
+  if ("data" in source) return planData(path, source.data, source.mode);
+  throw new InvalidArgumentError(`files: '${path}' is neither text, bytes, a path nor a blob`);
+}
+
+function planData(path: string, data: string | Uint8Array, mode: number | undefined): PlannedFile {
+  const bytes = checkBytes(`files: '${path}'`, data);
+  return { path, mode: checkMode(path, mode ?? MODE), sizeBytes: bytes.byteLength, data: bytes };
+}
+
+async function planLocal(
+  path: string,
+  from: string | URL,
+  mode: number | undefined,
+): Promise<PlannedFile> {
+  const local = localPath(from);
+  const status = await stat(local);
+  if (!status.isFile())
+    throw new InvalidArgumentError(`files: '${local}' is no plain file`, {
+      advice: "Give a folder's files one by one, or a tar archive.",
+    });
+  return {
+    path,
+    mode: checkMode(path, mode ?? status.mode & 0o777),
+    sizeBytes: status.size,
+    local,
+  };
+}
+
+function checkMode(path: string, mode: number): number {
+  if (Number.isInteger(mode) && mode >= 0 && mode <= 0xffff) return mode;
+  throw new InvalidArgumentError(`files: the mode of '${path}', ${mode}, is no number of 16 bits`);
+}
+
+export function sha256Of(blob: BlobRef | string): Uint8Array {
+  const text = typeof blob === "string" ? blob : blob.sha256;
+  if (typeof text !== "string" || !/^[0-9a-f]{64}$/i.test(text))
+    throw new InvalidArgumentError(`'${text}' is no sha256`, {
+      advice: "It has 64 hexadecimal digits.",
+    });
+  return Buffer.from(text, "hex");
+}
+
+/** Whole, and no larger than it was when it was planned. */
+export async function readPlanned(local: string, sizeBytes: number): Promise<Uint8Array> {
+  const file = await open(local, constants.O_RDONLY);
+  try {
+    const data = Buffer.allocUnsafe(sizeBytes);
+    let at = 0;
+    while (at < sizeBytes) {
+      const { bytesRead } = await file.read(data, at, sizeBytes - at, at);
+      if (bytesRead === 0) break;
+      at += bytesRead;
+    }
+    return data.subarray(0, at);
+  } finally {
+    await file.close();
+  }
+}
+
+// --- out -----------------------------------------------------------------------------------
+
+/** What became of one file of the result's `files`, at the same index. */
+export interface SavedFile {
+  /** Where it lies now; empty where it was not saved. */
+  readonly path: string;
+  /** Why it was not saved; empty where it was. */
+  readonly whyNot: string;
+}
+
+const DEPTH_MAX = 32;
+const PATH_BYTES_MAX = 4000;
+const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+
+/** Why a path that a task chose is not written; empty: it is. */
+export function oddName(path: Uint8Array): string {
+  if (path.byteLength === 0 || path[0] === 0x2f) return "its name is not relative";
+  if (path.byteLength > PATH_BYTES_MAX) return "its name is too long";
+  const text = Buffer.from(path).toString("utf8");
+  if (printable(path) !== text) return "its name has control characters or is not UTF-8";
+  const parts = text.split("/");
+  if (parts.some((part) => part === "" || part === "." || part === ".."))
+    return "its name has a part that is no name";
+  return parts.length > DEPTH_MAX ? "it lies too deep" : "";
+}
+
+// A name in an open folder. Node has no openat; the kernel resolves this path from the descriptor,
+// whatever happens to the folder's own path meanwhile.
+const within = (folder: FileHandle, name: string): string => `/proc/self/fd/${folder.fd}/${name}`;
+
+const codeOf = (error: unknown): string =>
+  error instanceof Error && "code" in error ? String(error.code) : "";
+
+// The folder `parts` below `top`, made where it is missing. A link anywhere is an error.
+async function openFolder(top: FileHandle, parts: readonly string[]): Promise<FileHandle> {
+  let at = await open(within(top, "."), FOLDER);
+  for (const part of parts) {
+    const above = at;
+    try {
+      await mkdir(within(above, part)).catch((error: unknown) => {
+        if (codeOf(error) !== "EEXIST") throw error;
+      });
+      at = await open(within(above, part), FOLDER);
+    } catch (error) {
+      if (["ELOOP", "ENOTDIR"].includes(codeOf(error)))
+        throw new Error(`'${part}' is there and is no folder`, { cause: error });
+      throw error;
+    } finally {
+      await above.close();
+    }
+  }
+  return at;
+}
+
+let temporaries = 0;
+
+/** Writes one file to `path` below `top`: folders are made, a file that is there is replaced. */
+export async function writeBelow(
+  top: FileHandle,
+  path: Uint8Array,
+  mode: number,
+  pieces: AsyncIterable<Uint8Array>,
+): Promise<void> {
+  const odd = oddName(path);
+  if (odd !== "") throw new Error(odd);
+  const parts = Buffer.from(path).toString("utf8").split("/");
+  const folder = await openFolder(top, parts.slice(0, -1));
+  try {
+    // Written beside its place and renamed into it: a link or a hard-linked file that is there is
+    // replaced, not written through, and nobody sees half a file.
+    const temporary = within(folder, `.mayfly-${process.pid}-${++temporaries}.part`);
+    const file = await open(
+      temporary,
+      constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW,
+      (mode & 0o777) | 0o600,
+    );
+    try {
+      for await (const piece of pieces) await file.writeFile(piece);
+      await rename(temporary, within(folder, parts.at(-1) ?? ""));
+    } catch (error) {
+      await unlink(temporary).catch(() => {});
+      throw error;
+    } finally {
+      await file.close();
+    }
+  } finally {
+    await folder.close();
+  }
+}
+
+/**
+ * Saves the files below `dir`, which is made if it is missing. One that cannot be written does not
+ * stop the others; one that cannot be read does.
+ */
+export async function saveAll(
+  dir: string,
+  files: readonly OutFile[],
+  read: (file: OutFile) => AsyncIterable<Uint8Array>,
+): Promise<SavedFile[]> {
+  await mkdir(dir, { recursive: true });
+  const top = await open(dir, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    const all: SavedFile[] = [];
+    for (const file of files) {
+      if (file.skipped !== "") {
+        all.push({ path: "", whyNot: file.skipped });
+        continue;
+      }
+      try {
+        await writeBelow(top, file.path, file.mode, read(file));
+        all.push({ path: join(dir, file.name), whyNot: "" });
+      } catch (error) {
+        if (error instanceof MayflyError) throw error;
+        all.push({ path: "", whyNot: error instanceof Error ? error.message : String(error) });
+      }
+    }
+    return all;
+  } finally {
+    await top.close();
+  }
+}

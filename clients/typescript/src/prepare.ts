@@ -1,0 +1,111 @@
+// A TaskSpec as the caller wrote it, checked and made ready for a request: programs and small files
+// read, large files uploaded.
+
+import { basename } from "node:path";
+import { readFile, stat } from "node:fs/promises";
+
+import { InvalidArgumentError } from "./errors.js";
+import { localPath, planFiles, readPlanned, sha256Of } from "./files.js";
+import type { BlobRef, PlannedFile } from "./files.js";
+import { chunkBytesMax, messageBytesMax } from "./generated/constants.js";
+import { bareBytes, checkBytes, fileBytes, limitsFrom, prepareWords, seedFrom } from "./spec.js";
+import type { Prepared, StdinSource, TaskSpec } from "./spec.js";
+import { parseMs } from "./units.js";
+
+const NOTHING = new Uint8Array(0);
+
+/** What goes to stdin once the task is there. */
+export interface Later {
+  stdin: StdinSource | undefined;
+  keepOpen: boolean;
+}
+
+export async function prepare(
+  spec: TaskSpec,
+  uploadFile: (file: PlannedFile) => Promise<BlobRef>,
+): Promise<[Prepared, Later]> {
+  const detach = spec.detach;
+  const [stdinData, later] = splitStdin(spec);
+  const bare: Omit<Prepared, "files"> = {
+    template: spec.template ?? "python",
+    ...(await codeOf(spec)),
+    ...prepareWords(spec),
+    stdinData,
+    stdinOpen: later.stdin !== undefined || later.keepOpen,
+    limits: limitsFrom(spec.limits ?? {}),
+    seed: seedFrom(spec.seed),
+    collect: spec.collect ?? false,
+    leaseMs: detach === undefined ? 0 : Number(parseMs("detach.lease", detach.lease, 32n)),
+    key: detach?.key ?? "",
+  };
+  if (detach !== undefined && bare.leaseMs === 0)
+    throw new InvalidArgumentError("detach.lease is 0: the result would be kept for no time");
+  const files = await planFiles(spec.files ?? []);
+  await fit(files, messageBytesMax - bareBytes(bare), uploadFile);
+  return [{ ...bare, files }, later];
+}
+
+async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | "code">> {
+  const named = (["code", "script", "program", "command"] as const).filter(
+    (name) => spec[name] !== undefined,
+  );
+  if (named.length !== 1)
+    throw new InvalidArgumentError(
+      `the task names ${named.length === 0 ? "nothing to run" : named.join(" and ")}`,
+      { advice: "Name one of code, script, program and command." },
+    );
+  if (spec.code !== undefined)
+    return { kind: "string", name: "", code: checkBytes("code", spec.code) };
+  if (spec.program !== undefined)
+    return { kind: "stdin", name: "", code: checkBytes("program", spec.program) };
+  if (spec.command !== undefined) return { kind: "command", name: "", code: NOTHING };
+  const script = spec.script;
+  if (typeof script === "string" || script instanceof URL) {
+    const path = localPath(script);
+    const { size } = await stat(path);
+    if (size > messageBytesMax)
+      throw new InvalidArgumentError(`script: '${path}' has ${size} bytes`);
+    return { kind: "file", name: basename(path), code: await readFile(path) };
+  }
+  return { kind: "file", name: String(script?.name), code: checkBytes("script.text", script?.text) };
+}
+
+// What is short, or of a detached task, comes with the request; the rest is fed as it is taken.
+function splitStdin(spec: TaskSpec): [Uint8Array, Later] {
+  const keepOpen = spec.stdinOpen ?? false;
+  const { stdin } = spec;
+  if (stdin === undefined) return [NOTHING, { stdin: undefined, keepOpen }];
+  const whole = typeof stdin === "string" || stdin instanceof Uint8Array;
+  if (spec.detach !== undefined && !whole)
+    throw new InvalidArgumentError("the stdin of a detached task must be a string or bytes", {
+      advice: "It goes with the request: nobody may be there to feed it later.",
+    });
+  if (whole) {
+    const bytes = checkBytes("stdin", stdin);
+    if (bytes.byteLength <= chunkBytesMax || spec.detach !== undefined)
+      return [bytes, { stdin: undefined, keepOpen }];
+    return [NOTHING, { stdin: [bytes], keepOpen }];
+  }
+  return [NOTHING, { stdin, keepOpen }];
+}
+
+// Reads files into the request while there is room; the largest ones go as blobs.
+async function fit(
+  files: PlannedFile[],
+  room: number,
+  uploadFile: (file: PlannedFile) => Promise<BlobRef>,
+): Promise<void> {
+  const inline = files.filter((file) => file.blob === undefined);
+  let bytes = 0;
+  for (const file of files)
+    bytes += fileBytes(file.path, file.blob === undefined ? file.sizeBytes : 0);
+  inline.sort((a, b) => a.sizeBytes - b.sizeBytes);
+  while (bytes > room) {
+    const largest = inline.pop();
+    if (largest === undefined) break; // the names alone are too many: the size check says so
+    bytes -= largest.sizeBytes;
+    largest.blob = sha256Of(await uploadFile(largest));
+  }
+  for (const file of inline)
+    if (file.local !== undefined) file.data = await readPlanned(file.local, file.sizeBytes);
+}

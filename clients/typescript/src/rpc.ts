@@ -1,0 +1,253 @@
+// The connection: capnp-es's RPC over a unix socket, and what it lacks.
+//
+// capnp-es 0.0.16 has messages, calls both ways and pipelining. A client of a daemon needs more,
+// and some of what it has goes wrong; each point is put right here, and nowhere else:
+//
+//   transport      there is none for a socket, and its own (DeferredTransport) loses a message
+//                  that arrives while the last one is worked on: messages are handed in directly
+//   end            a lost connection leaves every call waiting for ever: calls are rejected
+//   exceptions     their type is dropped (disconnected, unimplemented...): it is kept
+//   Release in     is not known, so exported sinks pile up: they are released
+//   Release out    is never sent, so the daemon keeps its objects till the connection ends:
+//                  close() of an imported object sends it
+//   Finish         of a call of ours released exports by a wrong number: it releases none
+//   unknown calls  are answered in a way that ends the connection: they get an exception
+//   rejections     of promises that nobody holds end the process: they are marked as seen
+//   older structs  in results have fields missing, and reading those throws: they are grown
+//
+// It works on capnp-es's internals, so package.json names its version exactly.
+
+import { Conn, Message, Registry, utils } from "capnp-es";
+import type { Client as Capability, Method, Struct } from "capnp-es";
+import {
+  Exception_Type as ExceptionType,
+  Message as RpcMessage,
+  Return_Which as ReturnKind,
+} from "capnp-es/capnp/rpc";
+import type { Exception } from "capnp-es/capnp/rpc";
+import type { Socket } from "node:net";
+
+import { FrameReader } from "./frames.js";
+
+export type RpcErrorKind = "failed" | "overloaded" | "disconnected" | "unimplemented";
+
+/** An exception of Cap'n Proto's own. */
+export class RpcError extends Error {
+  constructor(
+    readonly kind: RpcErrorKind,
+    reason: string,
+  ) {
+    // The far side's text arrives with a prefix that says nothing to people.
+    super(reason.replace(/^remote exception: /, ""));
+  }
+}
+
+const KINDS: readonly RpcErrorKind[] = ["failed", "overloaded", "disconnected", "unimplemented"];
+
+function errorFrom(exception: Exception): RpcError {
+  return new RpcError(KINDS[exception.type] ?? "failed", exception.reason);
+}
+
+const newMessage = (): RpcMessage => new Message().initRoot(RpcMessage);
+
+const NEVER = new Promise<never>(() => {});
+
+export class RpcConnection extends Conn {
+  private readonly socket: Socket;
+  private readonly frames: FrameReader;
+  private corked = false;
+  private reason: RpcError | undefined;
+
+  /** `onEnd` is called once, when no call can be made any more. */
+  constructor(
+    socket: Socket,
+    messageBytesMax: number,
+    private readonly onEnd: () => void,
+  ) {
+    super(
+      { sendMessage: () => {}, recvMessage: () => NEVER, close: () => {} },
+      // Objects are released by close(), not when the collector comes by.
+      () => {},
+    );
+    this.socket = socket;
+    this.frames = new FrameReader(messageBytesMax);
+    socket.on("data", (chunk: Buffer) => this.receive(chunk));
+    socket.on("error", (error) => this.end(new RpcError("disconnected", error.message)));
+    socket.on("close", () => this.end(new RpcError("disconnected", "the daemon closed it")));
+  }
+
+  /** Why the connection is over; undefined while it stands. */
+  get ended(): RpcError | undefined {
+    return this.reason;
+  }
+
+  end(reason: RpcError): void {
+    if (this.reason !== undefined) return;
+    this.reason = reason;
+    for (const question of this.questions) if (question !== null) settle(question, reason);
+    this.questions = [];
+    this.answers = {};
+    this.exports = [];
+    this.imports = {};
+    this.socket.destroy();
+    this.onEnd();
+  }
+
+  private receive(chunk: Buffer): void {
+    try {
+      for (const frame of this.frames.push(chunk)) {
+        if (this.reason !== undefined) return;
+        this.handleMessage(new Message(frame, false).getRoot(RpcMessage));
+      }
+    } catch (error) {
+      const text = error instanceof Error ? error.message : String(error);
+      this.end(new RpcError("failed", `the daemon sent what is no message: ${text}`));
+    }
+  }
+
+  // Messages come from the socket's events, not from a loop that asks for them.
+  override startWork(): void {}
+
+  override sendMessage(message: RpcMessage): void {
+    if (this.reason !== undefined) return;
+    if (!this.corked) {
+      // What is sent in one turn of the event loop takes one system call.
+      this.corked = true;
+      this.socket.cork();
+      process.nextTick(() => {
+        this.corked = false;
+        this.socket.uncork();
+      });
+    }
+    this.socket.write(new Uint8Array(message.segment.message.toArrayBuffer()));
+  }
+
+  override shutdown(error?: Error): void {
+    this.end(error instanceof RpcError ? error : new RpcError("disconnected", error?.message ?? ""));
+  }
+
+  override newQuestion<P extends Struct, R extends Struct>(
+    method?: Method<P, R>,
+  ): ReturnType<typeof Conn.prototype.newQuestion<P, R>> {
+    const question = super.newQuestion<P, R>(method);
+    question.deferred.promise.catch(() => {});
+    if (this.reason !== undefined) settle(question, this.reason);
+    return question;
+  }
+
+  override insertAnswer(id: number): ReturnType<typeof Conn.prototype.insertAnswer> {
+    const answer = super.insertAnswer(id);
+    answer?.deferred.promise.catch(() => {});
+    return answer;
+  }
+
+  override handleMessage(message: RpcMessage): void {
+    switch (message.which()) {
+      case RpcMessage.ABORT:
+        return this.end(errorFrom(message.abort));
+      case RpcMessage.RELEASE:
+        return this.releaseExport(message.release.id, message.release.referenceCount);
+      case RpcMessage.RETURN:
+      case RpcMessage.CALL:
+      case RpcMessage.FINISH:
+      case RpcMessage.BOOTSTRAP:
+      case RpcMessage.UNIMPLEMENTED:
+        return super.handleMessage(message);
+      default: {
+        const answer = newMessage();
+        answer.unimplemented = message;
+        this.sendMessage(answer);
+      }
+    }
+  }
+
+  override handleReturnMessage(message: RpcMessage): void {
+    const answer = message.return;
+    const question = this.popQuestion(answer.answerId);
+    if (!question) throw new Error(`an answer to call ${answer.answerId}, which was not made`);
+    let keep = false;
+    switch (answer.which()) {
+      case ReturnKind.RESULTS: {
+        keep = true;
+        this.populateMessageCapTable(answer.results);
+        const { content } = answer.results;
+        if (question.method !== undefined) grow(new question.method.ResultsClass(content.segment, content.byteOffset));
+        question.fulfill(content);
+        break;
+      }
+      case ReturnKind.EXCEPTION:
+        question.reject(errorFrom(answer.exception));
+        break;
+      default:
+        question.reject(new RpcError("failed", `an answer of an unknown kind: ${answer.which()}`));
+    }
+    const finish = newMessage();
+    const body = finish._initFinish();
+    body.questionId = answer.answerId;
+    body.releaseResultCaps = !keep;
+    this.sendMessage(finish);
+  }
+
+  override handleCallMessage(message: RpcMessage): void {
+    const { call } = message;
+    const known = Registry.lookup(call.interfaceId)?.methods[call.methodId];
+    if (known !== undefined) return super.handleCallMessage(message);
+    const answer = newMessage();
+    const body = answer._initReturn();
+    body.answerId = call.questionId;
+    body.releaseParamCaps = true;
+    const exception = body._initException();
+    exception.type = ExceptionType.UNIMPLEMENTED;
+    exception.reason = `this client does not know method ${call.methodId}`;
+    this.sendMessage(answer);
+  }
+
+  // No answer of this side's holds a capability that could be released.
+  override handleFinishMessage(message: RpcMessage): void {
+    this.popAnswer(message.finish.questionId);
+  }
+
+  override addImport(id: number): Capability {
+    const reference = super.addImport(id);
+    const entry = this.imports[id];
+    if (entry !== undefined && entry.refs === 1)
+      entry.rc._client.close = () => {
+        delete this.imports[id];
+        const release = newMessage();
+        const body = release._initRelease();
+        body.id = id;
+        body.referenceCount = entry.refs;
+        this.sendMessage(release);
+      };
+    return reference;
+  }
+}
+
+function settle(
+  question: { state: number; reject(error: Error): void },
+  reason: RpcError,
+): void {
+  const IN_PROGRESS = 0;
+  if (question.state === IN_PROGRESS) question.reject(reason);
+}
+
+// What an older daemon sends lacks the newer fields: room for their defaults is made.
+function grow(struct: Struct): void {
+  if (utils.isNull(struct)) return;
+  const want = (struct.constructor as typeof Struct & { _capnp: { size: { dataByteLength: number; pointerLength: number } } })._capnp.size;
+  const have = utils.getTargetStructSize(struct);
+  if (have.dataByteLength < want.dataByteLength || have.pointerLength < want.pointerLength)
+    utils.resize(want as Parameters<typeof utils.resize>[0], struct);
+}
+
+/**
+ * Makes room for `bytes` more in a message before it is filled: capnp-es copies all of it each time
+ * it grows, and it grows by as little as it can.
+ */
+export function reserve(struct: Struct, bytes: number): void {
+  const { segment } = struct;
+  const room = new ArrayBuffer((segment.byteLength + bytes + 7) & ~7);
+  if (room.byteLength <= segment.buffer.byteLength) return;
+  new Uint8Array(room).set(new Uint8Array(segment.buffer, 0, segment.byteLength));
+  segment.replaceBuffer(room);
+}

@@ -1,0 +1,255 @@
+// One task: a handle on it, and on what it leaves.
+
+import { call, settled, translated } from "./calls.js";
+import { resultFrom, taskInfoFrom } from "./convert.js";
+import { within } from "./deadline.js";
+import type { CallOptions } from "./deadline.js";
+import { CancelledError, FailedPreconditionError } from "./errors.js";
+import { saveAll } from "./files.js";
+import type { SavedFile } from "./files.js";
+import { chunkBytesMax } from "./generated/constants.js";
+import type * as schema from "./generated/mayfly.js";
+import type { OutputStream } from "./output.js";
+import type { OutFile, TaskInfo, TaskResult } from "./result.js";
+import { checkBytes } from "./spec.js";
+import type { StdinSource } from "./spec.js";
+
+const STDIN_PIECE_BYTES = 256 << 10;
+
+/** @internal */
+export interface TaskParts {
+  callTimeoutMs: number;
+  remote: schema.Task$Client;
+  id: bigint;
+  detached: boolean;
+  existing: boolean;
+  collect: boolean;
+  output: OutputStream | undefined;
+}
+
+/**
+ * A task of this connection, or a detached one of this user. `await using` closes it; a detached
+ * one is only let go.
+ */
+export class Task implements AsyncDisposable {
+  readonly id: bigint;
+  /** It outlives the connection. */
+  readonly detached: boolean;
+  /** `submit` found this task by its key: nothing ran a second time. */
+  readonly existing: boolean;
+  /** The output while it comes, where it was asked for with `stream: true`. */
+  readonly output: OutputStream | undefined;
+
+  private readonly callTimeoutMs: number;
+  private remoteOrGone: schema.Task$Client | undefined;
+  private readonly collect: boolean;
+  private result: Promise<TaskResult> | undefined;
+  private failure: { error: unknown } | undefined;
+  private stdinTurn: Promise<unknown> = Promise.resolve();
+
+  /** @internal */
+  static make(parts: TaskParts): Task {
+    return new Task(parts);
+  }
+
+  private constructor(parts: TaskParts) {
+    this.callTimeoutMs = parts.callTimeoutMs;
+    this.remoteOrGone = parts.remote;
+    this.id = parts.id;
+    this.detached = parts.detached;
+    this.existing = parts.existing;
+    this.collect = parts.collect;
+    this.output = parts.output;
+    // The end of the stream comes with the result.
+    if (this.output !== undefined) this.begin();
+  }
+
+  /**
+   * The result, when nothing of the task is left. Can be called again; giving up does not end the
+   * task. Unless files were collected, or the task is detached, the daemon forgets it then.
+   */
+  async wait(options: CallOptions = {}): Promise<TaskResult> {
+    this.output?.discardUnread();
+    return within("wait", this.begin(), options);
+  }
+
+  /** Ends the task as `cancelled`; `wait` gives the result. Harmless when it has ended. */
+  async cancel(options: CallOptions = {}): Promise<void> {
+    if (this.remoteOrGone === undefined) return;
+    await call("cancel", this.remote("cancel").cancel(), this.patience(options));
+  }
+
+  /** Where it stands, without waiting. */
+  async info(options: CallOptions = {}): Promise<TaskInfo> {
+    const answer = await call("info", this.remote("info").info(), this.patience(options));
+    return taskInfoFrom(answer.info);
+  }
+
+  /**
+   * Gives the task more to read, where it was submitted with `stdinOpen`. Returns when it has taken
+   * all of it. Calls keep their order.
+   */
+  async writeStdin(data: string | Uint8Array, options: CallOptions = {}): Promise<void> {
+    const bytes = checkBytes("stdin", data);
+    await within("writeStdin", this.inTurn(() => this.sendStdin(bytes)), options);
+  }
+
+  /** The task reads end-of-file after what was written. */
+  async closeStdin(options: CallOptions = {}): Promise<void> {
+    await within(
+      "closeStdin",
+      this.inTurn(() => settled("closeStdin", this.remote("closeStdin").closeStdin())),
+      options,
+    );
+  }
+
+  /** The bytes of a collected file, piece by piece. After `wait`. */
+  async *readPieces(
+    file: OutFile | number,
+    options: CallOptions = {},
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    const index = typeof file === "number" ? file : file.index;
+    for (let offset = 0n; ; ) {
+      const answer = await call(
+        "readFile",
+        this.remote("readFile").readFile((params) => {
+          params.index = index;
+          params.offset = offset;
+          params.bytesMax = chunkBytesMax;
+        }),
+        this.patience(options),
+      );
+      const data = answer.data.toUint8Array();
+      if (data.byteLength > 0) yield data;
+      if (answer.end) return;
+      if (data.byteLength === 0)
+        throw new FailedPreconditionError(`readFile: file ${index} has no end`);
+      offset += BigInt(data.byteLength);
+    }
+  }
+
+  /** All bytes of a collected file. After `wait`. */
+  async readFile(file: OutFile | number, options: CallOptions = {}): Promise<Uint8Array> {
+    const pieces: Uint8Array[] = [];
+    for await (const piece of this.readPieces(file, options)) pieces.push(piece);
+    return Buffer.concat(pieces);
+  }
+
+  /**
+   * Waits for the end, then saves the collected files below `dir`. The task has chosen their names:
+   * they are written below `dir` only, never through a link, never over a link's target.
+   */
+  async saveFiles(dir: string, options: CallOptions = {}): Promise<SavedFile[]> {
+    const { files } = await this.wait(options);
+    return saveAll(dir, files, (file) => this.readPieces(file, options));
+  }
+
+  /**
+   * The client is done with the task: one that still runs is cancelled, and the daemon forgets it;
+   * a detached one for everybody. Harmless when repeated.
+   */
+  async close(): Promise<void> {
+    const remote = this.remoteOrGone;
+    if (remote === undefined) return;
+    const answer = remote.close();
+    this.release();
+    await within("close", answer.promise(), { timeoutMs: this.callTimeoutMs }).catch(
+      (error: unknown) => {
+        throw translated("close", error);
+      },
+    );
+  }
+
+  /** Lets go of the handle. A detached task goes on; another one is closed. */
+  release(): void {
+    const remote = this.remoteOrGone;
+    this.remoteOrGone = undefined;
+    remote?.client.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.detached) this.release();
+    else await this.close();
+  }
+
+  /** `wait` throws this instead of giving the result; the task is cancelled. @internal */
+  fail(error: unknown): void {
+    this.failure ??= { error };
+    this.cancel().catch(() => {});
+  }
+
+  /** Feeds stdin from a source, and closes it. @internal */
+  async pump(source: StdinSource, keepOpen: boolean): Promise<void> {
+    try {
+      for await (const piece of typeof source === "string" ? [source] : source) {
+        const bytes = checkBytes("stdin", piece);
+        if (!(await this.taken(() => this.writeStdin(bytes)))) return;
+      }
+      if (!keepOpen) await this.taken(() => this.closeStdin());
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  // false: the task reads no more, which is its own affair.
+  private async taken(write: () => Promise<void>): Promise<boolean> {
+    try {
+      await write();
+      return true;
+    } catch (error) {
+      if (error instanceof FailedPreconditionError || error instanceof CancelledError) return false;
+      throw error;
+    }
+  }
+
+  private async sendStdin(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.byteLength; at += STDIN_PIECE_BYTES) {
+      const piece = bytes.subarray(at, at + STDIN_PIECE_BYTES);
+      await settled(
+        "writeStdin",
+        this.remote("writeStdin").writeStdin((params) =>
+          params._initData(piece.byteLength).copyBuffer(piece),
+        ),
+      );
+    }
+  }
+
+  private inTurn<T>(step: () => Promise<T>): Promise<T> {
+    const turn = this.stdinTurn.then(step);
+    this.stdinTurn = turn.catch(() => {});
+    return turn;
+  }
+
+  // The one call that waits, however often `wait` is called.
+  private begin(): Promise<TaskResult> {
+    if (this.result === undefined) {
+      this.result = this.fetch();
+      this.result.catch(() => {});
+    }
+    return this.result;
+  }
+
+  private async fetch(): Promise<TaskResult> {
+    try {
+      const answer = await settled("wait", this.remote("wait").wait());
+      const result = resultFrom(answer.result);
+      // Nothing is left to be had from the daemon.
+      if (!this.detached && !this.collect) this.close().catch(() => {});
+      if (this.failure !== undefined) throw this.failure.error;
+      this.output?.end();
+      return result;
+    } catch (error) {
+      this.output?.end(error);
+      throw error;
+    }
+  }
+
+  private remote(what: string): schema.Task$Client {
+    if (this.remoteOrGone !== undefined) return this.remoteOrGone;
+    throw new FailedPreconditionError(`${what}: task ${this.id} is closed`);
+  }
+
+  private patience(options: CallOptions): CallOptions {
+    return { ...options, timeoutMs: options.timeoutMs ?? this.callTimeoutMs };
+  }
+}

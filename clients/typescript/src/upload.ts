@@ -1,0 +1,109 @@
+// Blobs on their way to the daemon: hashed first, then sent in pieces, if the daemon has none.
+
+import { createHash } from "node:crypto";
+import { constants } from "node:fs";
+import { open } from "node:fs/promises";
+
+import { call } from "./calls.js";
+import type { CallOptions } from "./deadline.js";
+import { localPath } from "./files.js";
+import type { BlobRef } from "./files.js";
+import { chunkBytesMax } from "./generated/constants.js";
+import type * as schema from "./generated/mayfly.js";
+import { checkBytes } from "./spec.js";
+
+/** Text, bytes, or a local file. */
+export type UploadSource = string | Uint8Array | URL | { path: string | URL };
+
+// Bytes that can be read twice: for the hash, and to be sent.
+interface Source {
+  sizeBytes: number;
+  read(at: number, bytes: number): Promise<Uint8Array>;
+  close(): Promise<void>;
+}
+
+async function sourceOf(from: UploadSource): Promise<Source> {
+  const path = from instanceof URL ? from : isPath(from) ? from.path : undefined;
+  if (path === undefined) {
+    const bytes = checkBytes("upload: the source", from);
+    return {
+      sizeBytes: bytes.byteLength,
+      read: (at, count) => Promise.resolve(bytes.subarray(at, at + count)),
+      close: () => Promise.resolve(),
+    };
+  }
+  const file = await open(localPath(path), constants.O_RDONLY);
+  try {
+    const { size } = await file.stat();
+    return {
+      sizeBytes: size,
+      read: async (at, count) => {
+        const buffer = Buffer.allocUnsafe(count);
+        let got = 0;
+        while (got < count) {
+          const { bytesRead } = await file.read(buffer, got, count - got, at + got);
+          if (bytesRead === 0) break;
+          got += bytesRead;
+        }
+        return buffer.subarray(0, got);
+      },
+      close: () => file.close(),
+    };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+const isPath = (from: UploadSource): from is { path: string | URL } =>
+  typeof from === "object" && !(from instanceof Uint8Array) && "path" in from;
+
+async function* pieces(source: Source, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < source.sizeBytes; ) {
+    signal?.throwIfAborted();
+    const piece = await source.read(at, Math.min(chunkBytesMax, source.sizeBytes - at));
+    if (piece.byteLength === 0) return; // it got shorter meanwhile: the daemon will say so
+    at += piece.byteLength;
+    yield piece;
+  }
+}
+
+export async function upload(
+  mayfly: schema.Mayfly$Client,
+  from: UploadSource,
+  options: CallOptions,
+): Promise<BlobRef> {
+  const source = await sourceOf(from);
+  try {
+    const hash = createHash("sha256");
+    for await (const piece of pieces(source, options.signal)) hash.update(piece);
+    const sha256 = hash.digest();
+    const blob: BlobRef = { sha256: sha256.toString("hex"), sizeBytes: source.sizeBytes };
+    const begun = await call(
+      "upload",
+      mayfly.upload((params) => {
+        params._initSha256(sha256.byteLength).copyBuffer(sha256);
+        params.sizeBytes = BigInt(source.sizeBytes);
+      }),
+      options,
+    );
+    if (begun.known) return blob;
+    const remote = begun.upload;
+    try {
+      for await (const piece of pieces(source, options.signal))
+        await call(
+          "upload",
+          remote.write((params) => params._initData(piece.byteLength).copyBuffer(piece)),
+          options,
+        );
+      await call("upload", remote.finish(), options);
+    } finally {
+      // A finished one is not given up by this.
+      remote.close().promise().catch(() => {});
+      remote.client.close();
+    }
+    return blob;
+  } finally {
+    await source.close();
+  }
+}
