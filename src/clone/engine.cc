@@ -25,34 +25,6 @@ using sched::TaskState;
 using spawner::Event;
 using spawner::Kind;
 
-namespace {
-
-sched::Counters toCounters(const spawner::Counters& c) {
-  sched::Counters out;
-  out.user_cpu_ns = c.user_cpu_ns;
-  out.system_cpu_ns = c.system_cpu_ns;
-  out.memory_peak_bytes = c.memory_peak_bytes;
-  out.oom_kills = c.oom_kills;
-  out.forks_refused = c.forks_refused;
-  out.processes_peak = c.processes_peak;
-  out.disk_bytes = c.disk_bytes;
-  out.disk_inodes = c.disk_inodes;
-  out.disk_bytes_max = c.disk_bytes_max;
-  out.disk_inodes_max = c.disk_inodes_max;
-  return out;
-}
-
-std::string stepFailed(std::string_view what, std::string_view step, int error,
-                       std::string_view text) {
-  std::string why(what);
-  if (!step.empty()) why += " at step '" + base::printable(step) + "'";
-  if (error != 0) why += ": " + std::string(::strerrordesc_np(error) ? ::strerrordesc_np(error) : "?");
-  if (!text.empty()) why += ": " + base::printable(text);
-  return why;
-}
-
-}  // namespace
-
 Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
                EngineWatcher& watcher)
     : io_(io),
@@ -66,8 +38,8 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observe
       stop_timer_(io) {}
 
 Engine::~Engine() {
-  for (auto& [id, t] : tasks_)
-    if (t->io) t->io->close();
+  for (auto& [id, box] : boxes_)
+    if (box->io) box->io->close();
   for (Template& t : templates_)
     if (t.log) t.log->close();
 }
@@ -193,7 +165,7 @@ std::vector<sched::TaskInfo> Engine::tasks() const {
     list.push_back({id, t->spec.template_name,
                     std::string(s == TaskState::claiming ? "making" : sched::name(s)),
                     p[static_cast<size_t>(Phase::queued)], p[static_cast<size_t>(Phase::started)],
-                    t->pid_host, t->spec.owner});
+                    pidOf(t->box), t->spec.owner});
   }
   std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.task < b.task; });
   return list;
@@ -229,6 +201,7 @@ void Engine::act(const TaskPtr& t, const Acts& acts) {
         break;
       case Act::begin:
         phase(*t, Phase::started);
+        claimOver(*t);
         t->blob.reset();
         dropInput(*t, t->blob_bytes);
         t->listener->onStarted();
@@ -279,18 +252,9 @@ void Engine::armTimer(const TaskPtr& t) {
 }
 
 void Engine::make(const TaskPtr& t) {
-  t->box = next_box_++;
-  task_of_box_[t->box] = t->id;
   uint64_t now_ns = monotonicNs();
-  ledger_.opened(t->box, t->id, t->spec.owner, now_ns);
-  spawner::Request r;
-  r.op = spawner::Op::make;
-  r.box = t->box;
-  r.template_id = t->tmpl;
-  r.limits = t->machine.limits();
-  link_.send(r);
   phase(*t, Phase::box);
-  if (t->blob) return;  // of an earlier box, lost before the task started
+  if (t->blob) return obtain(t);  // of an earlier box, lost before the task started
   t->blob_bytes = sched::heldBytes(t->spec) - t->spec.stdin_data.size();
   auto blob = BlobWriter::create(t->spec, registry_.get(t->tmpl)->env);
   if (!blob) {
@@ -299,6 +263,7 @@ void Engine::make(const TaskPtr& t) {
   }
   t->blob = std::move(*blob);
   writeBlob(t);
+  if (t->machine.state() == TaskState::making) obtain(t);
 }
 
 void Engine::writeBlob(const TaskPtr& t) {
@@ -337,6 +302,8 @@ void Engine::claim(const TaskPtr& t) {
   auto sent = t->io->claim(c, fds);
   t->machine.claimed(now_ns);
   phase(*t, Phase::claimed);
+  t->under_way = true;
+  ++claims_under_way_;
   if (!sent)
     act(t, t->machine.controlBroken(std::move(sent).error().in("cannot claim").message,
                                     sched::Again::yes, now_ns));
@@ -344,11 +311,9 @@ void Engine::claim(const TaskPtr& t) {
 
 // Its box was lost before the task started: no fault of the task's.
 void Engine::queueAgain(const TaskPtr& t) {
-  if (t->io) t->io->close();
+  templates_[t->tmpl - 1].pool.withdraw(t->id);
   t->io.reset();
-  task_of_box_.erase(t->box);
   t->box = 0;
-  t->pid_host = 0;
   t->claim_wanted = false;
   t->spool.reset();
   t->collect = spawner::CollectState::none;
@@ -366,8 +331,19 @@ void Engine::dropInput(Task& t, uint64_t bytes) {
   input_held_bytes_ -= bytes;
 }
 
+// It started, or never will: parking may go on.
+void Engine::claimOver(Task& t) {
+  if (!std::exchange(t.under_way, false)) return;
+  if (--claims_under_way_ == 0) boost::asio::post(io_, [this] { refillAll(); });
+}
+
 void Engine::end(const TaskPtr& t) {
+  claimOver(*t);
   phase(*t, Phase::exited);
+  if (t->box == 0) {  // it still waited for one
+    templates_[t->tmpl - 1].pool.withdraw(t->id);
+    return act(t, t->machine.boxFailed({}, sched::Again::no, monotonicNs()));
+  }
   spawner::Request r;
   r.op = spawner::Op::end;
   r.box = t->box;
@@ -445,14 +421,13 @@ void Engine::finish(const TaskPtr& t) {
     auto closed = ledger_.overdue(t->box, "the spawner gave no receipt in time");
     t->receipt = closed.receipt;
     t->slot_free = false;
-  } else if (!t->machine.boxAskedFor()) {
-    t->receipt.complete = true;  // no box was made: nothing can be left
+  } else if (t->box == 0) {
+    t->receipt.complete = true;  // it had no box: nothing can be left
   }
   admission_.withdraw(t->id);
   if (t->slot_free) admission_.release(t->id);
   dropInput(*t, t->input_held_bytes);
   tasks_.erase(t->id);
-  if (t->slot_free) task_of_box_.erase(t->box);
   phase(*t, Phase::receipt);
   sched::TaskResult r = result(*t);
   observer_.taskEnded(r.template_name, r.verdict, r.usage, r.phases);
@@ -461,183 +436,6 @@ void Engine::finish(const TaskPtr& t) {
   t->listener->onResult(r);
   dispatch();
   checkStopped();
-}
-
-// --- what the clone and the streams say ---------------------------------------------
-
-void Engine::onCloneReady(base::TaskId id, const zygote::CloneReady& ready) {
-  TaskPtr t = find(id);
-  if (!t) return;
-  uint64_t now_ns = monotonicNs();
-  act(t, ready.error != 0
-             ? t->machine.controlBroken(stepFailed("the clone failed", ready.step, ready.error, {}),
-                                        sched::Again::no, now_ns)
-             : t->machine.cloneReady(ready.at_ns, now_ns));
-}
-
-void Engine::onCloneStarted(base::TaskId id, const zygote::Started& started) {
-  TaskPtr t = find(id);
-  if (!t) return;
-  uint64_t now_ns = monotonicNs();
-  if (started.error != 0)
-    act(t, t->machine.controlBroken(
-               stepFailed("the clone could not start the task", started.step, started.error, {}),
-               sched::Again::no, now_ns));
-  else if (t->machine.state() == TaskState::claiming &&
-           t->machine.phases()[static_cast<size_t>(Phase::claimed)] == 0)
-    act(t, t->machine.controlBroken("the clone started before it had a task",
-                                    sched::Again::no, now_ns));
-  else
-    act(t, t->machine.started(started.at_ns, now_ns));
-}
-
-void Engine::onControlBroken(base::TaskId id, std::string why) {
-  if (TaskPtr t = find(id)) 
-    act(t, t->machine.controlBroken(std::move(why), sched::Again::yes, monotonicNs()));
-}
-
-void Engine::onTaskOutput(base::TaskId id, Stream stream, std::string_view bytes) {
-  TaskPtr t = find(id);
-  if (!t) return;
-  if (t->machine.phases()[static_cast<size_t>(Phase::firstByte)] == 0) {
-    t->machine.firstByte(monotonicNs());
-    phase(*t, Phase::firstByte);
-  }
-  if (t->spec.live_output) {
-    t->listener->onOutput(stream, bytes);
-    return;
-  }
-  std::string& kept = t->captured[static_cast<size_t>(stream)];
-  size_t room = sched::kCaptureBytesMax - kept.size();
-  kept.append(bytes.substr(0, room));
-  if (bytes.size() > room) t->truncated[static_cast<size_t>(stream)] = true;
-}
-
-void Engine::onOutputOver(base::TaskId id, Stream stream) {
-  if (TaskPtr t = find(id))
-    act(t, t->machine.outputOver(stream == Stream::out ? "stdout" : "stderr", monotonicNs()));
-}
-
-void Engine::onStdinTaken(base::TaskId id, uint64_t bytes) {
-  TaskPtr t = find(id);
-  if (!t) return;
-  dropInput(*t, bytes);
-  t->listener->onStdinAccepted(bytes);
-}
-
-// --- what the spawner says ------------------------------------------------------------
-
-void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
-  switch (event.kind) {
-    case Kind::hello:
-      spawner_ready_ = true;
-      watcher_.onSpawnerReady(base::printable(event.text));
-      runTemplates();
-      return;
-    case Kind::templateReady:
-    case Kind::templateFailed:
-    case Kind::templateGone:
-      return templateEvent(event);
-    default:
-      return boxEvent(event, fds);
-  }
-}
-
-void Engine::boxEvent(const Event& e, std::span<base::Fd> fds) {
-  auto of = task_of_box_.find(e.box);
-  TaskPtr t = of != task_of_box_.end() ? find(of->second) : nullptr;
-  if (e.kind == Kind::boxGone) return boxGone(e, t);
-  if (!t) return;
-  // The clone's own words came first, though they are read from another socket.
-  if (t->io) t->io->pollControl();
-  uint64_t now_ns = monotonicNs();
-  sched::ExitStatus exit{e.exit_code, e.exit_status};
-  switch (e.kind) {
-    case Kind::boxMade: {
-      if (t->io) return;
-      t->pid_host = e.pid_host;
-      act(t, t->machine.boxMade(e.box_ready_ns, now_ns));
-      if (t->machine.state() != TaskState::claiming) return;  // it ends: drop the descriptors
-      phase(*t, Phase::boxReady);
-      t->io = std::make_shared<TaskIo>(
-          io_, static_cast<TaskIo::Sink&>(*this), t->id,
-          t->spec.live_output ? Delivery::live : Delivery::captured,
-          t->machine.limits().output_bytes);
-      if (auto opened = t->io->open(fds); !opened)
-        return act(t, t->machine.stop(Cause::internal, std::move(opened).error().message, now_ns));
-      t->io->pollControl();
-      return;
-    }
-    case Kind::boxFailed: {
-      auto closed = ledger_.neverMade(e.box, now_ns);
-      t->receipt = closed.receipt;
-      return act(t, t->machine.boxFailed(
-                        stepFailed("the box could not be made", e.step, e.sys, e.text),
-                        e.again != 0 ? sched::Again::yes : sched::Again::no, now_ns));
-    }
-    case Kind::cloneExited:
-      return act(t, t->machine.cloneExited(exit, e.at_ns, now_ns));
-    case Kind::boxDied:
-      return act(t, t->machine.boxDied(base::printable(e.text), now_ns));
-    case Kind::capHit:
-      if (e.cap == spawner::Cap::none) return;
-      return act(t, t->machine.capHit(
-                        e.cap == spawner::Cap::memory ? Cause::memory : Cause::processes, now_ns));
-    case Kind::sampled:
-      return act(t, t->machine.sampled(toCounters(e.counters), now_ns));
-    case Kind::boxReaped:
-      ledger_.reaped(e);
-      act(t, t->machine.boxReaped(exit, toCounters(e.counters), e.clone_exited_ns, now_ns));
-      phase(*t, Phase::reaped);
-      return;
-    default:
-      return;
-  }
-}
-
-void Engine::boxGone(const Event& e, const TaskPtr& t) {
-  uint64_t now_ns = monotonicNs();
-  if (t && t->io) {
-    t->io->drain();
-    t->io->close();
-    now_ns = monotonicNs();
-  }
-  auto closed = ledger_.gone(e, now_ns);
-  if (!closed) return;
-  if (!t) {  // its result was given without: only the ledger waited for this
-    if (closed->slot == reap::Closed::Slot::free) {
-      admission_.release(closed->task);
-      task_of_box_.erase(e.box);
-      watcher_.onReceiptCompleted(closed->receipt);
-      dispatch();
-    }
-    checkStopped();
-    return;
-  }
-  t->receipt = closed->receipt;
-  t->slot_free = closed->slot == reap::Closed::Slot::free;
-  t->collect = e.collect;
-  if (e.collect == spawner::CollectState::failed) t->collect_text = base::printable(e.text);
-  act(t, t->machine.boxGone(closed->receipt.complete, now_ns));
-}
-
-void Engine::onSpawnerLost(base::Error why) {
-  spawner_ready_ = false;
-  std::vector<TaskPtr> all;
-  for (const auto& [id, t] : tasks_) all.push_back(t);
-  for (const TaskPtr& t : all) {
-    uint64_t now_ns = monotonicNs();
-    t->machine.stop(Cause::internal, why.message, now_ns);
-    if (t->io) t->io->close();
-    if (t->machine.boxAskedFor()) {
-      t->receipt = ledger_.overdue(t->box, why.message + ": the proof went with it").receipt;
-      t->slot_free = false;
-    }
-    t->machine.boxGone(false, now_ns);
-    finish(t);
-  }
-  if (stopping_ == Stopping::templates || stopping_ == Stopping::done) return checkStopped();
-  watcher_.onFatal(std::move(why));
 }
 
 }  // namespace mayfly::clone

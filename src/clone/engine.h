@@ -21,6 +21,7 @@
 #include "clone/log_pump.h"
 #include "clone/spawner_link.h"
 #include "clone/task_io.h"
+#include "pool/clone_pool.h"
 #include "pool/template_registry.h"
 #include "reap/ledger.h"
 #include "sched/admission.h"
@@ -37,6 +38,8 @@ struct EngineOptions {
   sched::Bounds bounds;
   reap::QuarantineBounds quarantine;
   uint32_t collect_ms_max = 5'000;
+  uint32_t making_max = 4;       // boxes of one template that are made at a time
+  uint32_t parked_target = 0;    // clones of each template that are parked ahead
   uint64_t input_held_bytes_max = 1ull << 30;     // code, files and stdin of all tasks, in memory
   uint64_t stop_tasks_ns_max = 5'000'000'000;     // tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
@@ -50,6 +53,7 @@ class EngineWatcher {
   virtual void onTemplate(std::string_view /*name*/, std::string_view /*state*/,
                           std::string_view /*why*/) {}
   virtual void onZygoteLine(std::string_view /*name*/, std::string_view /*line*/) {}
+  virtual void onBoxLost(std::string_view /*template_name*/, std::string_view /*why*/) {}  // without a task
   virtual void onReceiptIncomplete(const base::Receipt&) {}
   virtual void onReceiptCompleted(const base::Receipt&) {}  // a late one: out of quarantine
   virtual void onSettled() {}          // every template is ready, or was given up
@@ -85,9 +89,12 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
  private:
   struct Task;
   using TaskPtr = std::shared_ptr<Task>;
+  struct Box;
+  using BoxPtr = std::shared_ptr<Box>;
   struct Template {
     SpawnerLink::SharedFd seccomp;
     std::shared_ptr<LogPump> log;
+    pool::ClonePool pool;
     bool published = false;  // publish was asked for, and its end was not told
   };
 
@@ -95,12 +102,12 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void onSpawnerEvent(const spawner::Event& event, std::span<base::Fd> fds) override;
   void onSpawnerLost(base::Error why) override;
   // TaskIo::Sink
-  void onCloneReady(base::TaskId, const zygote::CloneReady&) override;
-  void onCloneStarted(base::TaskId, const zygote::Started&) override;
-  void onControlBroken(base::TaskId, std::string why) override;
-  void onTaskOutput(base::TaskId, sched::Stream, std::string_view bytes) override;
-  void onOutputOver(base::TaskId, sched::Stream) override;
-  void onStdinTaken(base::TaskId, uint64_t bytes) override;
+  void onCloneReady(base::BoxId, const zygote::CloneReady&) override;
+  void onCloneStarted(base::BoxId, const zygote::Started&) override;
+  void onControlBroken(base::BoxId, std::string why) override;
+  void onTaskOutput(base::BoxId, sched::Stream, std::string_view bytes) override;
+  void onOutputOver(base::BoxId, sched::Stream) override;
+  void onStdinTaken(base::BoxId, uint64_t bytes) override;
 
   // Tasks (engine.cc)
   TaskPtr find(base::TaskId id) const;
@@ -109,20 +116,35 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void make(const TaskPtr& t);
   void writeBlob(const TaskPtr& t);
   void claim(const TaskPtr& t);
+  void claimOver(Task& t);
   void queueAgain(const TaskPtr& t);
   void end(const TaskPtr& t);
   void finish(const TaskPtr& t);
   void armTimer(const TaskPtr& t);
-  void boxEvent(const spawner::Event& event, std::span<base::Fd> fds);
-  void boxGone(const spawner::Event& event, const TaskPtr& t);
   sched::TaskResult result(Task& t) const;
   void collectFiles(Task& t, sched::TaskResult* r) const;
   void dropInput(Task& t, uint64_t bytes);
   void phase(const Task& t, base::Phase p);
 
+  // Boxes (engine_boxes.cc)
+  BoxPtr findBox(base::BoxId id) const;
+  TaskPtr taskOf(base::BoxId id) const;
+  uint32_t pidOf(base::BoxId id) const;
+  void askBox(base::TemplateId tmpl, pool::ClonePool::Rehearsed rehearsed);
+  void refill(base::TemplateId tmpl);
+  void refillAll();
+  void obtain(const TaskPtr& t);
+  void bind(const TaskPtr& t, const BoxPtr& box);
+  void endBox(Box& box);
+  void boxLost(const BoxPtr& box, std::string why, sched::Again again);
+  void boxEvent(const BoxPtr& box, const spawner::Event& event, std::span<base::Fd> fds);
+  void taskEvent(const TaskPtr& t, const spawner::Event& event);
+  void boxGone(const spawner::Event& event);
+
   // Templates and the end (engine_templates.cc)
   void templateEvent(const spawner::Event& event);
   void runTemplates();
+  void armTemplateTimer();
   void publish(base::TemplateId id);
   void templateChanged(base::TemplateId id);
   void failQueue(base::TemplateId id);
@@ -140,7 +162,8 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   sched::Admission admission_;
   reap::Ledger ledger_;
   std::unordered_map<base::TaskId, TaskPtr> tasks_;
-  std::unordered_map<base::BoxId, base::TaskId> task_of_box_;
+  std::unordered_map<base::BoxId, BoxPtr> boxes_;
+  uint32_t claims_under_way_ = 0;  // tasks that have a clone and did not start yet
   base::TaskId next_task_ = 1;
   base::BoxId next_box_ = 1;
   uint64_t input_held_bytes_ = 0;

@@ -28,7 +28,7 @@ struct Engine::Task {
 
   base::TaskId id;
   base::TemplateId tmpl = 0;
-  base::BoxId box = 0;
+  base::BoxId box = 0;  // the one that it claimed; 0: none yet
   sched::TaskSpec spec;  // its contents are dropped once the clone has them
   std::shared_ptr<sched::TaskListener> listener;
   sched::TaskMachine machine;
@@ -38,11 +38,11 @@ struct Engine::Task {
   std::optional<BlobWriter> blob;
   uint64_t blob_bytes = 0;  // of input_held_bytes, what the blob holds
   bool blob_written = false, claim_wanted = false;
-  std::shared_ptr<TaskIo> io;
+  bool under_way = false;  // claimed, not started
+  std::shared_ptr<TaskIo> io;  // the box's
   uint64_t input_left_bytes = 0;  // what writeStdin may still bring
   uint64_t input_held_bytes = 0;  // of the engine's budget
   bool stdin_closed = false;
-  uint32_t pid_host = 0;
 
   std::string captured[2];
   bool truncated[2] = {};
@@ -51,6 +51,18 @@ struct Engine::Task {
   std::string collect_text;
   base::Receipt receipt;
   bool slot_free = true;
+};
+
+// A box from its asking to its receipt.
+struct Engine::Box {
+  base::BoxId id = 0;
+  base::TemplateId tmpl = 0;
+  base::TaskId task = 0;   // that claimed it; 0: making or parked, or ending without
+  std::shared_ptr<TaskIo> io;
+  uint64_t stands_ns = 0;  // the init's word
+  uint64_t ready_ns = 0;   // the clone's
+  uint32_t pid_host = 0;
+  bool ending = false;     // its end was asked for, without a task
 };
 
 }  // namespace mayfly::clone

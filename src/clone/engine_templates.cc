@@ -37,7 +37,9 @@ base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base
                                                std::to_string(sizeof r.zygote[0] - 1) + " bytes");
   }
   MAYFLY_TRY(base::TemplateId id, registry_.add(std::move(spec)));
-  templates_.push_back(Template{std::make_shared<base::Fd>(std::move(seccomp)), nullptr, false});
+  templates_.push_back(Template{std::make_shared<base::Fd>(std::move(seccomp)), nullptr,
+                                pool::ClonePool(options_.making_max), false});
+  templates_.back().pool.setTarget(options_.parked_target);
   return id;
 }
 
@@ -52,8 +54,8 @@ std::vector<sched::TemplateInfo> Engine::templates() const {
     sched::TemplateInfo info{s.name, s.description, s.mechanism, std::string(registry_.state(id)),
                              std::string(registry_.stateText(id)), s.image_digest, s.defaults,
                              s.maximum, 0};
-    for (const auto& [task, t] : tasks_)
-      if (t->tmpl == id && t->machine.boxAskedFor()) ++info.boxes;
+    for (const auto& [box_id, box] : boxes_)
+      if (box->tmpl == id) ++info.boxes;
     list.push_back(std::move(info));
   }
   return list;
@@ -84,14 +86,22 @@ void Engine::runTemplates() {
     settled_ = true;
     watcher_.onSettled();
   }
+  armTemplateTimer();
+}
+
+void Engine::armTemplateTimer() {
   uint64_t next = registry_.nextDue_ns();
+  for (const Template& t : templates_)
+    if (uint64_t due = t.pool.due_ns(); due != 0 && (next == 0 || due < next)) next = due;
   if (next == 0) {
     template_timer_.cancel();
     return;
   }
   template_timer_.expires_at(timePoint(next));
   template_timer_.async_wait([this](boost::system::error_code failed) {
-    if (!failed) runTemplates();
+    if (failed) return;
+    runTemplates();
+    refillAll();
   });
 }
 
@@ -134,11 +144,14 @@ void Engine::templateEvent(const Event& e) {
     registry_.onReady(id, now_ns);
     templateChanged(id);
     runTemplates();
+    refill(id);
     dispatch();
     return;
   }
   Template& t = templates_[id - 1];
   t.published = false;
+  // Its clones are the old zygote's: none of them gets a task.
+  t.pool.newGeneration();
   if (t.log) {
     t.log->close();  // its last lines are shown before the reason
     t.log.reset();
@@ -158,6 +171,9 @@ void Engine::templateEvent(const Event& e) {
   }
   bool given_up = registry_.onDied(id, now_ns, std::move(why)) == ZygoteFsm::Do::failQueue;
   templateChanged(id);
+  refill(id);
+  for (base::TaskId task : t.pool.waitingTasks())
+    if (TaskPtr waits = find(task)) act(waits, waits->machine.templateGone());
   if (given_up) failQueue(id);
   runTemplates();
 }
@@ -179,6 +195,9 @@ void Engine::stop(std::function<void()> done) {
   template_timer_.cancel();
   std::vector<TaskPtr> all;
   for (const auto& [id, t] : tasks_) all.push_back(t);
+  for (Template& t : templates_)
+    for (base::BoxId id : t.pool.drop())
+      if (BoxPtr box = findBox(id)) endBox(*box);
   stop_timer_.expires_at(timePoint(monotonicNs() + options_.stop_tasks_ns_max));
   stop_timer_.async_wait([this](boost::system::error_code failed) {
     if (!failed && stopping_ == Stopping::tasks) stopTasksDone();
@@ -220,7 +239,7 @@ void Engine::stopped() {
   std::vector<TaskPtr> late;  // their receipts did not come within the bound
   for (const auto& [id, t] : tasks_) late.push_back(t);
   for (const TaskPtr& t : late) {
-    if (t->machine.boxAskedFor()) {
+    if (t->box != 0) {
       t->receipt = ledger_.overdue(t->box, "the daemon stopped before the spawner's receipt").receipt;
       t->slot_free = false;
     }

@@ -24,12 +24,9 @@ static_assert(sizeof(zygote::CloneReady) == sizeof(zygote::Started));
 
 }  // namespace
 
-TaskIo::TaskIo(boost::asio::io_context& io, Sink& sink, base::TaskId task, Delivery delivery,
-               uint64_t output_bytes_max)
+TaskIo::TaskIo(boost::asio::io_context& io, Sink& sink, base::BoxId box)
     : sink_(sink),
-      task_(task),
-      delivery_(delivery),
-      output_bytes_max_(output_bytes_max),
+      box_(box),
       control_(io),
       stdin_(io),
       outputs_{Output(io), Output(io)} {}
@@ -85,27 +82,36 @@ void TaskIo::pollControl() {
     if (!got && got.error().code == base::Code::unavailable) return;
     if (!got || got->bytes == 0) {
       closeDescriptor(control_);
-      sink_.onControlBroken(task_, got ? "the clone ended before the task started"
+      sink_.onControlBroken(box_, got ? "the clone ended before the task started"
                                        : std::move(got).error().in("the clone's channel").message);
       return;
     }
     word.step[sizeof word.step - 1] = '\0';
     bool sound = got->bytes == sizeof word && word.magic == zygote::kMagic;
     if (sound && word.kind == zygote::CloneReady{}.kind) {
-      sink_.onCloneReady(task_, word);
+      sink_.onCloneReady(box_, word);
     } else if (sound && word.kind == zygote::Started{}.kind) {
       zygote::Started started;
       memcpy(static_cast<void*>(&started), &word, sizeof started);
       closeDescriptor(control_);
-      sink_.onCloneStarted(task_, started);
+      sink_.onCloneStarted(box_, started);
     } else {
       closeDescriptor(control_);
-      sink_.onControlBroken(task_, "the clone sent a message of another size, magic or kind");
+      sink_.onControlBroken(box_, "the clone sent a message of another size, magic or kind");
     }
   }
 }
 
+<<<<<<< HEAD
 base::Status TaskIo::claim(const zygote::Claim& claim, std::span<const int> fds) {
+=======
+void TaskIo::bind(Delivery delivery, uint64_t output_bytes_max) {
+  delivery_ = delivery;
+  output_bytes_max_ = output_bytes_max;
+}
+
+base::Status TaskIo::claim(const zygote::Claim& claim, base::FdView blob) {
+>>>>>>> 65dedce (clone, pool: clones are parked ahead of their task)
   if (closed_ || !control_.is_open())
     return base::fail(base::Code::failedPrecondition, "the clone's channel is closed");
   return base::sendMessage(base::FdView(control_.native_handle()), base::bytesOf(claim), fds);
@@ -141,7 +147,7 @@ void TaskIo::dropStdin() {
   stdin_queue_.clear();
   stdin_done_bytes_ = 0;
   closeDescriptor(stdin_);
-  if (bytes > 0) sink_.onStdinTaken(task_, bytes);
+  if (bytes > 0) sink_.onStdinTaken(box_, bytes);
 }
 
 void TaskIo::writeStdin() {
@@ -175,7 +181,7 @@ void TaskIo::writeStdin() {
   } else if (stdin_ends_) {
     closeDescriptor(stdin_);
   }
-  if (taken_bytes > 0) sink_.onStdinTaken(task_, taken_bytes);
+  if (taken_bytes > 0) sink_.onStdinTaken(box_, taken_bytes);
 }
 
 // --- stdout, stderr ------------------------------------------------------------
@@ -211,8 +217,8 @@ void TaskIo::readOutput(Stream s) {
     o.over = static_cast<size_t>(n) > give;
     o.total_bytes += give;
     if (delivery_ == Delivery::live) o.unacknowledged_bytes += give;
-    if (give > 0) sink_.onTaskOutput(task_, s, std::string_view(chunk().data(), give));
-    if (o.over && !closed_) sink_.onOutputOver(task_, s);
+    if (give > 0) sink_.onTaskOutput(box_, s, std::string_view(chunk().data(), give));
+    if (o.over && !closed_) sink_.onOutputOver(box_, s);
   }
   waitOutput(s);
 }

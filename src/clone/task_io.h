@@ -37,22 +37,27 @@ class TaskIo : public std::enable_shared_from_this<TaskIo> {
   class Sink {
    public:
     virtual ~Sink() = default;
-    virtual void onCloneReady(base::TaskId, const zygote::CloneReady&) = 0;
-    virtual void onCloneStarted(base::TaskId, const zygote::Started&) = 0;
-    virtual void onControlBroken(base::TaskId, std::string why) = 0;
-    virtual void onTaskOutput(base::TaskId, sched::Stream, std::string_view bytes) = 0;
-    virtual void onOutputOver(base::TaskId, sched::Stream) = 0;  // more came than the cap
-    virtual void onStdinTaken(base::TaskId, uint64_t bytes) = 0;
+    virtual void onCloneReady(base::BoxId, const zygote::CloneReady&) = 0;
+    virtual void onCloneStarted(base::BoxId, const zygote::Started&) = 0;
+    virtual void onControlBroken(base::BoxId, std::string why) = 0;
+    virtual void onTaskOutput(base::BoxId, sched::Stream, std::string_view bytes) = 0;
+    virtual void onOutputOver(base::BoxId, sched::Stream) = 0;  // more came than the cap
+    virtual void onStdinTaken(base::BoxId, uint64_t bytes) = 0;
   };
 
-  TaskIo(boost::asio::io_context& io, Sink& sink, base::TaskId task, Delivery delivery,
-         uint64_t output_bytes_max);
+  TaskIo(boost::asio::io_context& io, Sink& sink, base::BoxId box);
 
   // fds: control, stdin, stdout, stderr, as in boxMade. Waits for the clone's words.
   base::Status open(std::span<base::Fd> fds);
   // Handles now what the clone has said: what the spawner tells may not overtake it.
   void pollControl();
+<<<<<<< HEAD
   base::Status claim(const zygote::Claim& claim, std::span<const int> fds);
+=======
+  // Before claim(): how the task's output goes.
+  void bind(Delivery delivery, uint64_t output_bytes_max);
+  base::Status claim(const zygote::Claim& claim, base::FdView blob);
+>>>>>>> 65dedce (clone, pool: clones are parked ahead of their task)
   void begin();  // the task runs: the streams flow; the control socket is closed
 
   void pushStdin(std::string bytes);
@@ -82,9 +87,9 @@ class TaskIo : public std::enable_shared_from_this<TaskIo> {
   void closeDescriptor(Descriptor& d);
 
   Sink& sink_;
-  base::TaskId task_;
-  Delivery delivery_;
-  uint64_t output_bytes_max_;
+  base::BoxId box_;
+  Delivery delivery_ = Delivery::captured;
+  uint64_t output_bytes_max_ = 0;
   Descriptor control_, stdin_;
   std::array<Output, 2> outputs_;
   std::deque<std::string> stdin_queue_;

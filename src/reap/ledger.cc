@@ -7,8 +7,15 @@
 
 namespace mayfly::reap {
 
-void Ledger::opened(base::BoxId box, base::TaskId task, sched::OwnerId owner, uint64_t now_ns) {
-  boxes_[box] = Entry{task, owner, now_ns, 0, false};
+void Ledger::opened(base::BoxId box, uint64_t now_ns) {
+  boxes_[box] = Entry{0, 0, now_ns, 0, false};
+}
+
+void Ledger::claimed(base::BoxId box, base::TaskId task, sched::OwnerId owner) {
+  auto at = boxes_.find(box);
+  if (at == boxes_.end()) return;
+  at->second.task = task;
+  at->second.owner = owner;
 }
 
 void Ledger::erase(base::BoxId box) {

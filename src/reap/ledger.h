@@ -45,7 +45,8 @@ class Ledger {
  public:
   explicit Ledger(const QuarantineBounds& bounds) : bounds_(bounds) {}
 
-  void opened(base::BoxId box, base::TaskId task, sched::OwnerId owner, uint64_t now_ns);
+  void opened(base::BoxId box, uint64_t now_ns);
+  void claimed(base::BoxId box, base::TaskId task, sched::OwnerId owner);
   // The box never came to be: the spawner has undone it.
   Closed neverMade(base::BoxId box, uint64_t now_ns);
   void reaped(const spawner::Event& box_reaped);

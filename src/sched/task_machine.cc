@@ -65,6 +65,12 @@ Acts TaskMachine::admitted(uint64_t now_ns) {
   return Act::make;
 }
 
+Acts TaskMachine::templateGone() {
+  if (state_ != TaskState::making) return {};
+  --boxes_;
+  return startOver();
+}
+
 Acts TaskMachine::boxMade(uint64_t box_ready_ns, uint64_t now_ns) {
   mark(Phase::boxReady, box_ready_ns, now_ns);
   if (state_ == TaskState::making) state_ = TaskState::claiming;

@@ -86,6 +86,7 @@ class TaskMachine {
   uint64_t deadline_ns() const;
 
   Acts admitted(uint64_t now_ns);  // it has a slot
+  Acts templateGone();             // before it had a clone: it waits again, and that counts for nothing
   // Times told by others are clamped to what can be true.
   Acts boxMade(uint64_t box_ready_ns, uint64_t now_ns);
   Acts boxFailed(std::string why, Again again, uint64_t now_ns);  // nothing of it is left

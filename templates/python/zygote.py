@@ -23,10 +23,18 @@ import time
 import types
 
 HERE = "/usr/lib/mayfly"
-ABI = 1
+ABI = 2
 COMMAND, FILE, STRING, STDIN = range(4)
 
 
+# The empty task of a rehearsal, and the template's own ones: what its tasks are likely to do.
+REHEARSAL = b"""\
+import sys
+def add(a, b):
+    return a + b
+print(add(6, 7), [n for n in range(3)], {"a": "b"}, f"{1.5:.2f}")
+"""
+rehearsals = []
 environment = {}  # the zygote's, as a clone inherits it
 last_preloaded = ""  # name of the youngest module that the zygote loaded
 
@@ -58,12 +66,17 @@ class Hooks(ctypes.Structure):
         ("after_fork_parent", ctypes.c_void_p),
         ("after_fork_child", ctypes.c_void_p),
         ("reseed", ctypes.c_void_p),
+        ("rehearse", ctypes.c_void_p),
     ]
 
 
 def preload(template):
     for name in template.get("preload", []):
         importlib.import_module(name)
+    rehearsal = os.path.join(HERE, "rehearsal.py")
+    if os.path.exists(rehearsal):
+        with open(rehearsal, "rb") as file:
+            rehearsals.append(compile(file.read(), rehearsal, "exec", dont_inherit=True))
     # What imports alone do not warm: a template's own few lines.
     warm = os.path.join(HERE, "warm.py")
     if os.path.exists(warm):
@@ -144,6 +157,7 @@ def serve(lib):
 
     # A call from C costs a clone some hundred pages; most templates need none.
     callback = ctypes.PYFUNCTYPE(ctypes.c_int)(reseed) if "numpy.random" in sys.modules else None
+    rehearsal = ctypes.PYFUNCTYPE(ctypes.c_int)(lambda: rehearse(lib))
     hooks = Hooks(
         ABI,
         0,
@@ -151,6 +165,7 @@ def serve(lib):
         address(api.PyOS_AfterFork_Parent),
         address(api.PyOS_AfterFork_Child),
         address(callback) if callback else None,
+        address(rehearsal),
     )
     task = Task()
     sys.stdout.flush()
@@ -263,6 +278,36 @@ def finish(code, space):
         except OSError:
             code = 120
     os._exit(code)
+
+
+def rehearse(lib):
+    """Runs an empty task's way, so that what it writes to is this clone's own memory.
+
+    What a task could see of it is taken back: modules, paths, arguments, warnings.
+    """
+    try:
+        argv, path, main = sys.argv, sys.path[:], sys.modules["__main__"]
+        orig_argv, loaded = sys.orig_argv, len(sys.modules)
+        lib.mayfly_zygote_abi()
+        strings = ctypes.create_string_buffer(b"\0".join([b"-c", *(b"=".join(e) for e in environment.items()), b""]))
+        words = ctypes.string_at(ctypes.addressof(strings), len(strings) - 1).split(b"\0")
+        sys.argv = [os.fsdecode(text) for text in words[:1]]
+        sys.orig_argv = ["python3", *sys.argv]
+        set_environment(words[1:-1])
+        space, name = prepare_main(STRING, "-c", REHEARSAL)
+        exec(compile(REHEARSAL, name, "exec", dont_inherit=True), space)
+        for code in rehearsals:
+            exec(code, dict(space))
+        sys.stdout.flush()
+        clear_module(space)
+        sys.argv, sys.orig_argv, sys.path[:], sys.modules["__main__"] = argv, orig_argv, path, main
+        del linecache.cache[name]
+        return 0 if len(sys.modules) == loaded else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 1
 
 
 def run(lib, task):

@@ -152,8 +152,9 @@ struct Fixture : testing::Test {
     return id ? *id : 0;
   }
 
-  FakeBox made() {
+  FakeBox made(uint32_t flags = 0) {
     Request r = expect(Op::make);
+    EXPECT_EQ(r.flags & spawner::kRehearse, flags);
     FakeBox b;
     b.id = r.box;
     auto control = base::makeSeqpacketPair();
@@ -395,6 +396,8 @@ TEST_F(Fixture, LostBoxOfACancelledTaskIsNotReplaced) {
   start();
   base::TaskId id = submit(spec());
   FakeBox b = made();
+  cloneReady(b);
+  takeClaim(b);
   b.control.reset();
   expect(Op::end);
   ASSERT_TRUE(engine->cancel(id));
@@ -403,6 +406,63 @@ TEST_F(Fixture, LostBoxOfACancelledTaskIsNotReplaced) {
   result();
   EXPECT_EQ(listener->result.verdict, Verdict::cancelled);
   EXPECT_TRUE(nothingAsked());
+}
+
+TEST_F(Fixture, ParkedCloneIsClaimedAtOnceAndReplaced) {
+  options.parked_target = 2;
+  start();
+  std::vector<FakeBox> parked;
+  for (int i = 0; i < 2; ++i) {
+    parked.push_back(made(spawner::kRehearse));
+    cloneReady(parked.back());
+  }
+  settle();
+  EXPECT_TRUE(nothingAsked());
+  submit(spec());
+  takeClaim(parked[0]);  // the oldest
+  EXPECT_TRUE(nothingAsked());  // refill waits until the task is under way
+  sayStarted(parked[0]);
+  until([&] { return listener->started == 1; });
+  FakeBox next = made(spawner::kRehearse);
+  cloneReady(next);
+  exits(parked[0].id, CLD_EXITED, 0);
+  EXPECT_EQ(expect(Op::end).box, parked[0].id);
+  reaped(parked[0]);
+  tell(goneEvent(parked[0].id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
+  EXPECT_EQ(listener->result.receipt.box, parked[0].id);
+  EXPECT_EQ(engine->ledger().alive(), 2u);
+}
+
+TEST_F(Fixture, ParkedCloneFoundDeadCostsATaskNothing) {
+  options.parked_target = 1;
+  start();
+  FakeBox dead = made(spawner::kRehearse);
+  cloneReady(dead);
+  settle();
+  exits(dead.id, CLD_KILLED, SIGKILL);
+  EXPECT_EQ(expect(Op::end).box, dead.id);
+  FakeBox alive = made(spawner::kRehearse);
+  cloneReady(alive);
+  reaped(dead);
+  tell(goneEvent(dead.id));
+  until([&] { return engine->ledger().alive() == 1; });
+  submit(spec());
+  takeClaim(alive);
+}
+
+TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
+  options.parked_target = 1;
+  start();
+  FakeBox old = made(spawner::kRehearse);
+  cloneReady(old);
+  settle();
+  Event e;
+  e.kind = Kind::templateGone;
+  e.template_id = 1;
+  tell(e);
+  EXPECT_EQ(expect(Op::end).box, old.id);
 }
 
 TEST_F(Fixture, OutputBeyondTheCapEndsTheTaskAndIsCutAtTheCap) {
@@ -592,6 +652,7 @@ TEST_F(Fixture, CancelWhileTheBoxIsMadeDropsItsDescriptors) {
   until([&] { return engine->ledger().alive() == 1; });
   ASSERT_TRUE(engine->cancel(id));
   FakeBox b = made();
+  cloneReady(b);
   expect(Op::end);
   reaped(b);
   tell(goneEvent(b.id));

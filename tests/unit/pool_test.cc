@@ -1,5 +1,10 @@
 #include <gtest/gtest.h>
 
+#include <map>
+#include <random>
+#include <set>
+
+#include "pool/clone_pool.h"
 #include "pool/template_registry.h"
 #include "pool/zygote_fsm.h"
 
@@ -9,6 +14,179 @@ namespace {
 constexpr uint64_t kS = 1'000'000'000;
 constexpr uint64_t kStart_ns = 30 * kS;
 using Do = ZygoteFsm::Do;
+
+using Rehearsed = ClonePool::Rehearsed;
+
+TEST(ClonePool, TaskGetsTheOldestReadyCloneAndNobodyElseDoes) {
+  ClonePool p(4);
+  p.setTarget(2);
+  for (base::BoxId b : {1, 2}) {
+    p.asked(b, Rehearsed::yes);
+    EXPECT_EQ(p.ready(b).task, 0u);
+  }
+  EXPECT_EQ(p.claim(10), 1u);
+  EXPECT_EQ(p.claim(11), 2u);
+  EXPECT_EQ(p.claim(12), std::nullopt);
+  EXPECT_FALSE(p.holds(1));
+  EXPECT_TRUE(p.ready(1).end);  // a second word of the same clone's
+}
+
+TEST(ClonePool, EmptyPoolServesInTheOrderOfAskingBeforeAnyRefill) {
+  ClonePool p(4);
+  p.setTarget(8);
+  EXPECT_EQ(p.claim(10), std::nullopt);
+  EXPECT_EQ(p.claim(11), std::nullopt);
+  Work w = p.work(true, true, 1);
+  EXPECT_EQ(w.make_for_tasks, 2u);
+  EXPECT_EQ(w.make_to_park, 2u);  // making_max
+  p.asked(1, Rehearsed::no), p.asked(2, Rehearsed::no), p.asked(3, Rehearsed::yes);
+  EXPECT_EQ(p.ready(3).task, 10u);
+  EXPECT_EQ(p.ready(1).task, 11u);
+  EXPECT_TRUE(p.ready(2).end);  // made in a hurry and not wanted: never parked
+}
+
+TEST(ClonePool, FailureIsToldToATaskOnlyWhereNoOtherBoxIsOnItsWay) {
+  ClonePool p(4);
+  p.claim(10);
+  p.asked(1, Rehearsed::no), p.asked(2, Rehearsed::no);
+  EXPECT_EQ(p.lost(1, 1), std::nullopt);
+  EXPECT_EQ(p.lost(2, 1), 10u);
+  EXPECT_EQ(p.waiting(), 0u);
+}
+
+TEST(ClonePool, ParkingPausesLongerAfterEachFailureAndTasksDoNot) {
+  ClonePool p(4);
+  p.setTarget(1);
+  uint64_t now = 1, last = 0;
+  for (base::BoxId b = 1; b < 20; ++b) {
+    ASSERT_EQ(p.work(true, true, now).make_to_park, 1u);
+    p.asked(b, Rehearsed::yes);
+    p.lost(b, now);
+    EXPECT_EQ(p.work(true, true, p.due_ns() - 1).make_to_park, 0u);
+    EXPECT_GE(p.due_ns() - now, last);
+    last = p.due_ns() - now;
+    EXPECT_LE(last, kParkPauseMax_ns);
+    now = p.due_ns();
+  }
+  p.asked(100, Rehearsed::yes);
+  p.lost(100, now);
+  p.claim(7);
+  EXPECT_EQ(p.work(true, true, now).make_for_tasks, 1u);
+}
+
+TEST(ClonePool, StaleCloneIsNeverClaimed) {
+  ClonePool p(4);
+  p.setTarget(2);
+  p.asked(1, Rehearsed::yes), p.ready(1), p.asked(2, Rehearsed::yes);
+  p.newGeneration();
+  EXPECT_EQ(p.work(false, true, 1).end, std::vector<base::BoxId>{1});
+  EXPECT_TRUE(p.ready(2).end);
+  EXPECT_EQ(p.claim(10), std::nullopt);
+}
+
+TEST(ClonePool, SmallerTargetEndsTheOldest) {
+  ClonePool p(4);
+  p.setTarget(3);
+  for (base::BoxId b : {1, 2, 3}) p.asked(b, Rehearsed::yes), p.ready(b);
+  p.setTarget(1);
+  EXPECT_EQ(p.work(true, true, 1).end, (std::vector<base::BoxId>{1, 2}));
+  EXPECT_EQ(p.parked(), 1u);
+}
+
+// Whatever comes in whatever order: a clone serves one task at most, a task gets one clone
+// at most, none is both parked and gone, and no task waits for ever while clones come.
+TEST(ClonePool, RandomInterleavingsKeepItsWord) {
+  for (uint32_t seed = 0; seed < 300; ++seed) {
+    std::mt19937 random(seed);
+    auto below = [&](uint32_t n) { return static_cast<uint32_t>(random() % n); };
+    uint32_t making_max = 1 + below(5);
+    ClonePool p(making_max);
+    std::set<base::BoxId> making, parked, dead;
+    std::set<base::TaskId> waiting, served;
+    std::map<base::BoxId, base::TaskId> claimed;
+    base::BoxId next_box = 1;
+    base::TaskId next_task = 1;
+    uint64_t now = 1;
+    auto serve = [&](base::BoxId box, base::TaskId task) {
+      ASSERT_TRUE(claimed.emplace(box, task).second) << "a clone was claimed twice";
+      ASSERT_TRUE(served.insert(task).second) << "a task has two clones";
+      ASSERT_FALSE(dead.count(box)) << "a dead clone was claimed";
+    };
+    auto pick = [&](const std::set<base::BoxId>& from) { return *std::next(from.begin(), below(static_cast<uint32_t>(from.size()))); };
+    auto work = [&](bool may_make) {
+      Work w = p.work(may_make, below(2) == 0, now);
+      for (base::BoxId b : w.end) ASSERT_TRUE(parked.erase(b)) << "ends what is not parked";
+      for (uint32_t i = 0; i < w.make_for_tasks + w.make_to_park; ++i) {
+        p.asked(next_box, i < w.make_for_tasks ? Rehearsed::no : Rehearsed::yes);
+        making.insert(next_box++);
+      }
+      ASSERT_LE(making.size(), making_max);
+    };
+    auto ready = [&](base::BoxId box) {
+      making.erase(box);
+      auto handed = p.ready(box);
+      if (handed.task != 0) {
+        ASSERT_EQ(waiting.erase(handed.task), 1u);
+        serve(box, handed.task);
+      } else if (!handed.end) {
+        parked.insert(box);
+      }
+    };
+    for (int step = 0; step < 400; ++step) {
+      now += below(50'000'000);
+      switch (below(9)) {
+        case 0: case 1: {
+          base::TaskId task = next_task++;
+          if (auto box = p.claim(task)) {
+            ASSERT_EQ(parked.erase(*box), 1u) << "claimed what was not parked";
+            serve(*box, task);
+          } else {
+            waiting.insert(task);
+          }
+          break;
+        }
+        case 2: case 3:
+          if (!making.empty()) ready(pick(making));
+          break;
+        case 4:
+          if (!making.empty()) {
+            base::BoxId box = pick(making);
+            making.erase(box), dead.insert(box);
+            if (auto task = p.lost(box, now)) ASSERT_EQ(waiting.erase(*task), 1u);
+          }
+          break;
+        case 5:
+          if (!parked.empty()) {
+            base::BoxId box = pick(parked);
+            parked.erase(box), dead.insert(box);
+            ASSERT_EQ(p.lost(box, now), std::nullopt);
+          }
+          break;
+        case 6:
+          if (!waiting.empty() && below(3) == 0) {
+            base::TaskId task = *waiting.begin();
+            p.withdraw(task), waiting.erase(task);
+          }
+          break;
+        case 7:
+          p.setTarget(below(6));
+          if (below(10) == 0) p.newGeneration();
+          break;
+        default:
+          work(below(5) != 0);
+      }
+      ASSERT_EQ(p.parked(), parked.size());
+      ASSERT_EQ(p.making(), making.size());
+      ASSERT_EQ(p.waiting(), waiting.size());
+      ASSERT_TRUE(parked.empty() || waiting.empty()) << "a task waits beside a ready clone";
+    }
+    while (!waiting.empty()) {  // clones come: every task is served
+      work(true);
+      ASSERT_FALSE(making.empty());
+      ready(*making.begin());
+    }
+  }
+}
 
 TEST(ZygoteFsm, StartsAtOnceAndIsReadyWhenItsZygoteServes) {
   ZygoteFsm f(kStart_ns);

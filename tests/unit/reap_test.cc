@@ -21,7 +21,8 @@ spawner::Event goneEvent(base::BoxId box) {
 
 TEST(Ledger, CompleteReceiptFreesTheSlot) {
   Ledger l({});
-  l.opened(7, 70, 1, 5);
+  l.opened(7, 5);
+  l.claimed(7, 70, 1);
   auto c = l.gone(goneEvent(7), 20);
   ASSERT_TRUE(c);
   EXPECT_EQ(c->task, 70u);
@@ -43,7 +44,8 @@ TEST(Ledger, EachMissingProofKeepsTheSlotAndIsNamed) {
   };
   for (const auto& [member, why] : cases) {
     Ledger l({});
-    l.opened(7, 70, 1, 5);
+    l.opened(7, 5);
+    l.claimed(7, 70, 1);
     spawner::Event e = goneEvent(7);
     e.*member = 0;
     auto c = l.gone(e, 20);
@@ -58,7 +60,8 @@ TEST(Ledger, EachMissingProofKeepsTheSlotAndIsNamed) {
 
 TEST(Ledger, LaterReceiptCompletesAQuarantinedBox) {
   Ledger l({});
-  l.opened(7, 70, 1, 5);
+  l.opened(7, 5);
+  l.claimed(7, 70, 1);
   spawner::Event e = goneEvent(7);
   e.cgroups_gone_ns = 0;
   e.complete = 0;
@@ -73,7 +76,10 @@ TEST(Ledger, LaterReceiptCompletesAQuarantinedBox) {
 
 TEST(Ledger, QuarantineIsBoundedPerOwnerAndForTheHost) {
   Ledger l({.boxes_max = 3, .boxes_per_owner_max = 2});
-  for (base::BoxId b = 1; b <= 3; ++b) l.opened(b, b, b <= 2 ? 1 : 2, 5);
+  for (base::BoxId b = 1; b <= 3; ++b) {
+    l.opened(b, 5);
+    l.claimed(b, b, b <= 2 ? 1 : 2);
+  }
   l.overdue(1, "late");
   EXPECT_TRUE(l.accepts(1));
   l.overdue(2, "late");
@@ -88,8 +94,10 @@ TEST(Ledger, QuarantineIsBoundedPerOwnerAndForTheHost) {
 
 TEST(Ledger, AuditNamesStraysAndWhatVanishedWithoutAReceipt) {
   Ledger l({});
-  l.opened(1, 1, 1, 5);
-  l.opened(2, 2, 1, 5);
+  l.opened(1, 5);
+  l.claimed(1, 1, 1);
+  l.opened(2, 5);
+  l.claimed(2, 2, 1);
   l.overdue(2, "late");
   auto findings = l.audit({1, 9});
   ASSERT_EQ(findings.size(), 2u);

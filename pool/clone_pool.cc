@@ -1,0 +1,109 @@
+#include "pool/clone_pool.h"
+
+#include <algorithm>
+
+namespace mayfly::pool {
+
+using base::BoxId;
+using base::TaskId;
+
+void ClonePool::erase(std::unordered_map<BoxId, Clone>::iterator it) {
+  if (it->second.state == CloneState::ready) ready_.erase(it->second.at);
+  else --making_;
+  boxes_.erase(it);
+}
+
+std::optional<BoxId> ClonePool::claim(TaskId task) {
+  if (ready_.empty()) {
+    waiting_.push_back(task);
+    return std::nullopt;
+  }
+  BoxId box = ready_.front();
+  erase(boxes_.find(box));
+  return box;
+}
+
+void ClonePool::withdraw(TaskId task) {
+  auto at = std::find(waiting_.begin(), waiting_.end(), task);
+  if (at != waiting_.end()) waiting_.erase(at);
+}
+
+void ClonePool::asked(BoxId box, Rehearsed rehearsed) {
+  boxes_[box] = Clone{CloneState::making, rehearsed, generation_, {}};
+  ++making_;
+}
+
+ClonePool::Handed ClonePool::ready(BoxId box) {
+  auto it = boxes_.find(box);
+  if (it == boxes_.end() || it->second.state != CloneState::making) return {0, true};
+  Clone& clone = it->second;
+  pause_ns_ = 0;
+  bool stale = clone.generation != generation_;
+  if (!stale && !waiting_.empty()) {
+    TaskId task = waiting_.front();
+    waiting_.pop_front();
+    erase(it);
+    return {task, false};
+  }
+  // What was made in a hurry is not as good as what is parked.
+  if (stale || clone.rehearsed == Rehearsed::no || ready_.size() >= target_) {
+    erase(it);
+    return {0, true};
+  }
+  clone.state = CloneState::ready;
+  --making_;
+  clone.at = ready_.insert(ready_.end(), box);
+  return {};
+}
+
+std::optional<TaskId> ClonePool::lost(BoxId box, uint64_t now_ns) {
+  auto it = boxes_.find(box);
+  if (it == boxes_.end()) return std::nullopt;
+  bool was_making = it->second.state == CloneState::making;
+  erase(it);
+  if (was_making) {
+    pause_ns_ = pause_ns_ == 0 ? kParkPauseFirst_ns : std::min(2 * pause_ns_, kParkPauseMax_ns);
+    park_after_ns_ = now_ns + pause_ns_;
+  }
+  if (!was_making || waiting_.size() <= making_) return std::nullopt;
+  TaskId task = waiting_.front();
+  waiting_.pop_front();
+  return task;
+}
+
+Work ClonePool::work(bool may_make, bool park, uint64_t now_ns) {
+  Work work;
+  for (auto it = ready_.begin(); it != ready_.end();) {
+    BoxId box = *it++;
+    if (boxes_.at(box).generation != generation_) work.end.push_back(box);
+  }
+  uint32_t kept = parked() - static_cast<uint32_t>(work.end.size());
+  for (auto it = ready_.begin(); it != ready_.end() && kept > target_; ++it)
+    if (boxes_.at(*it).generation == generation_) {
+      work.end.push_back(*it);
+      --kept;
+    }
+  for (BoxId box : work.end) erase(boxes_.find(box));
+  if (!may_make) return work;
+  uint32_t room = making_ < making_max_ ? making_max_ - making_ : 0;
+  uint32_t wanted = waiting() > making_ ? waiting() - making_ : 0;
+  work.make_for_tasks = std::min(room, wanted);
+  room -= work.make_for_tasks;
+  uint32_t coming = making_ + work.make_for_tasks, used = std::min(waiting(), coming);
+  uint32_t held = parked() + coming - used;
+  if (pause_ns_ != 0 && now_ns < park_after_ns_) park = false;
+  if (park && waiting() <= coming && held < target_) work.make_to_park = std::min(room, target_ - held);
+  return work;
+}
+
+std::vector<BoxId> ClonePool::drop() {
+  std::vector<BoxId> all;
+  for (const auto& [box, clone] : boxes_) all.push_back(box);
+  std::sort(all.begin(), all.end());
+  boxes_.clear();
+  ready_.clear();
+  making_ = 0;
+  return all;
+}
+
+}  // namespace mayfly::pool
