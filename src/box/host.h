@@ -59,7 +59,7 @@ struct HostBudget {
   uint32_t boxes_by_memory = 0;      // each at the default cap on memory, all of it reserved
   uint32_t boxes() const;            // the least of them
 };
-inline constexpr uint32_t kFdsPerBox = 16;      // the busiest of our processes: the spawner
+inline constexpr uint32_t kFdsPerBox = 8;       // the busiest of our processes: the spawner holds 6 of a parked box
 inline constexpr uint32_t kFdsReserved = 512;   // listeners, connections, templates
 inline constexpr uint32_t kPidsReserved = 2'048;
 void deriveBudget(HostBudget& budget, const base::Limits& per_box);

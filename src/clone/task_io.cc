@@ -102,16 +102,12 @@ void TaskIo::pollControl() {
   }
 }
 
-<<<<<<< HEAD
-base::Status TaskIo::claim(const zygote::Claim& claim, std::span<const int> fds) {
-=======
 void TaskIo::bind(Delivery delivery, uint64_t output_bytes_max) {
   delivery_ = delivery;
   output_bytes_max_ = output_bytes_max;
 }
 
-base::Status TaskIo::claim(const zygote::Claim& claim, base::FdView blob) {
->>>>>>> 65dedce (clone, pool: clones are parked ahead of their task)
+base::Status TaskIo::claim(const zygote::Claim& claim, std::span<const int> fds) {
   if (closed_ || !control_.is_open())
     return base::fail(base::Code::failedPrecondition, "the clone's channel is closed");
   return base::sendMessage(base::FdView(control_.native_handle()), base::bytesOf(claim), fds);

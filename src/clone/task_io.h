@@ -51,13 +51,9 @@ class TaskIo : public std::enable_shared_from_this<TaskIo> {
   base::Status open(std::span<base::Fd> fds);
   // Handles now what the clone has said: what the spawner tells may not overtake it.
   void pollControl();
-<<<<<<< HEAD
-  base::Status claim(const zygote::Claim& claim, std::span<const int> fds);
-=======
   // Before claim(): how the task's output goes.
   void bind(Delivery delivery, uint64_t output_bytes_max);
-  base::Status claim(const zygote::Claim& claim, base::FdView blob);
->>>>>>> 65dedce (clone, pool: clones are parked ahead of their task)
+  base::Status claim(const zygote::Claim& claim, std::span<const int> fds);
   void begin();  // the task runs: the streams flow; the control socket is closed
 
   void pushStdin(std::string bytes);

@@ -28,6 +28,8 @@ struct Daemon {
   std::vector<std::string> templates;           // to serve; empty: every one whose image is built
   uint32_t boxes_max = 0;                       // alive at once; 0: derived from the host's limits
   uint32_t queue_max = 1'024;                   // accepted tasks that wait
+  uint32_t parked_max = 64;                     // clones parked ahead, of all templates; 0: none
+  uint64_t parked_memory_bytes = 512ull << 20;  // what they may hold together
   uint32_t connections_max = 256;
   uint64_t receipt_ms_max = 2'000;  // before a receipt counts as incomplete
   uint64_t collect_ms_max = 5'000;  // collecting one task's output files
