@@ -65,9 +65,18 @@ typedef struct mayfly_zygote_hooks {
   int (*rehearse)(void);
 } mayfly_zygote_hooks;
 
+/* Names what a preload breaks. To be called with NULL before the first preload and
+ * with each one's name after it. Non-zero, a negative errno: the preload started a
+ * thread, or left a child, a socket, an open descriptor or writable shared memory,
+ * and no clone can be made. The daemon has been told so by its name; exit. */
+__attribute__((visibility("default"))) int mayfly_zygote_preloaded(const char *name);
+
+/* Tells the daemon in a few words why this zygote cannot serve; then exit. */
+__attribute__((visibility("default"))) void mayfly_zygote_refuse(const char *why);
+
 /* Serves until the daemon goes, then exits the zygote. Returns in a clone: 0 and
  * *task filled. A negative errno means that the process is no zygote of Mayfly's
- * (no channel on descriptor 3) or has a second thread. */
+ * (no channel on descriptor 3) or has what mayfly_zygote_preloaded() refuses. */
 __attribute__((visibility("default"))) int mayfly_zygote_serve(const mayfly_zygote_hooks *hooks, mayfly_task *task);
 
 /* Waits until the task's caps are in force, gives the clone's last word to the daemon

@@ -97,11 +97,12 @@ void Spawner::onZygoteMessage(Template& t) {
   if (!got && got.error().sys == EAGAIN) return;
   if (got && got->bytes == 0) return onChannelEnd(t.zygote_channel, t.zygote);
   if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic) return onTemplateDeath(t, "zygote");
+  made.step[sizeof made.step - 1] = '\0';  // a template's own code may have written it
   if (made.box == 0) {
     Event event;
     event.kind = made.error == 0 ? Kind::templateReady : Kind::templateFailed;
     event.template_id = t.id;
-    event.sys = made.error;
+    event.sys = made.error == zygote::kRefused ? 0 : made.error;
     event.at_ns = monotonicNs();
     if (made.error == 0) {
       t.ready = true;
@@ -110,7 +111,9 @@ void Spawner::onZygoteMessage(Template& t) {
       t.told_gone = true;
       setText(event, "zygote", fmt::format("the zygote can't serve: {}", made.step));
     }
-    return send(event);  // one that can't serve exits, and its exit removes it
+    send(event);
+    if (made.error != 0) retire(t.id);  // before another one is published in its place
+    return;
   }
   auto found = boxes_.find(made.box);
   if (found == boxes_.end() || found->second->owner != &t || !found->second->clone_asked)

@@ -5,7 +5,6 @@
 // up its walls, parks, takes its one task and returns to the runtime.
 //
 // Layer: zygote. Single-threaded; allocates only in the clone.
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -17,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "mayfly/zygote.h"
+#include "zygote/hygiene.h"
 #include "zygote/raw.h"
 #include "zygote/task_blob.h"
 #include "zygote/walls.h"
@@ -38,16 +38,6 @@ struct Server {
 // The clone's, until the task starts.
 int control_fd = -1;
 int go_fd = -1;  // a byte comes when the task may start
-
-int countThreads() {
-  DIR* dir = opendir("/proc/self/task");
-  if (dir == nullptr) return -errno;
-  int count = 0;
-  while (const dirent* entry = readdir(dir))
-    if (entry->d_name[0] != '.') ++count;
-  closedir(dir);
-  return count;
-}
 
 // libc keeps the thread's id in its thread block, at an offset that it does not
 // tell; a raw fork would leave the zygote's there. The spawner gives the zygote a
@@ -81,11 +71,10 @@ int loadProgram(Server* server) {
   return 0;
 }
 
-int prepare(Server* server, const mayfly_zygote_hooks* hooks) {
+int prepare(Server* server, const mayfly_zygote_hooks* hooks, char fault[kFaultBytes]) {
   if (hooks == nullptr || hooks->abi < 1 || hooks->abi > MAYFLY_ZYGOTE_ABI) return -EINVAL;
   server->hooks = hooks;
-  int threads = countThreads();
-  if (threads != 1) return threads < 0 ? threads : -EUSERS;
+  if (int r = findFault(fault); r != 0) return r;
   server->own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   if (server->own_pid_ns < 0) return -errno;
   server->thread_id = findCachedThreadId();
@@ -238,18 +227,45 @@ void makePrintable(char* text) {
   }
 }
 
+// The zygote's first word: it serves, or why it cannot.
+int sayHello(int error, const char* why) {
+  CloneMade hello;
+  hello.error = error;
+  copyText(hello.step, sizeof hello.step, why);
+  return sendRaw(kChannelFd, &hello, sizeof hello, nullptr, 0);
+}
+
 }  // namespace
 }  // namespace mayfly::zygote
 
 using namespace mayfly::zygote;
 
+extern "C" int mayfly_zygote_preloaded(const char* name) {
+  if (name == nullptr) {
+    takeBaseline();
+    return 0;
+  }
+  notePreload(name);
+  char fault[kFaultBytes], why[256];
+  int r = findFault(fault);
+  if (r == 0) return 0;
+  snprintf(why, sizeof why, "preload '%.60s' %s", name, fault);
+  mayfly_zygote_refuse(why);
+  return r;
+}
+
+extern "C" void mayfly_zygote_refuse(const char* why) {
+  dprintf(2, "cannot serve: %s\n", why);
+  sayHello(kRefused, why);
+}
+
 extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task* task) {
   static Server server;
-  int r = prepare(&server, hooks);
-  CloneMade hello;
-  hello.error = -r;
-  copyText(hello.step, sizeof hello.step, r == -EUSERS ? "more than one thread" : r == 0 ? "" : "prepare");
-  int sent = sendRaw(kChannelFd, &hello, sizeof hello, nullptr, 0);
+  char fault[kFaultBytes] = {}, why[sizeof fault + 16];
+  int r = prepare(&server, hooks, fault);
+  snprintf(why, sizeof why, r == 0 ? "" : fault[0] != '\0' ? "the zygote %s" : "prepare", fault);
+  if (r == 0) reportPreloads();
+  int sent = sayHello(fault[0] != '\0' ? kRefused : -r, why);
   if (r != 0 || sent != 0) return r != 0 ? r : sent;
   for (;;) {
     MakeClone make;

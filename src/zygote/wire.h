@@ -58,12 +58,14 @@ struct MakeClone {
   uint32_t tasks_fds = 0;
   uint32_t rehearse = 0;
 };
-// Zygote -> spawner. fds: [0] pidfd of the clone. box 0: the zygote is ready to serve.
+// Zygote -> spawner. fds: [0] pidfd of the clone. box 0: the zygote is ready to serve,
+// or `step` says why it cannot.
+inline constexpr int kRefused = 131;  // ENOTRECOVERABLE: `step` is a whole sentence
 struct CloneMade {
   uint32_t magic = kMagic;
   int32_t error = 0;
   uint64_t box = 0;
-  char step[32] = {};
+  char step[128] = {};
 };
 
 // Clone -> mayflyd: all walls are up, or the step that failed.

@@ -3,6 +3,7 @@
 # Leaves no file, thread or open descriptor behind.
 import io
 
+import matplotlib.font_manager
 import matplotlib.pyplot as plt
 import openpyxl.writer.excel  # noqa: F401
 import pandas as pd
@@ -28,4 +29,5 @@ figure.autofmt_xdate()
 figure.tight_layout()
 figure.savefig(io.BytesIO(), format="png")
 plt.close("all")
+matplotlib.font_manager._get_font.cache_clear()  # each holds its file open; clones clear it anyway
 del table, monthly, figure, axes

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import types
 
 HERE = "/usr/lib/mayfly"
@@ -70,18 +71,34 @@ class Hooks(ctypes.Structure):
     ]
 
 
-def preload(template):
-    for name in template.get("preload", []):
-        importlib.import_module(name)
+def warm_up(path):
+    """What imports alone do not warm: a template's own few lines."""
+    with open(path, "rb") as file:
+        exec(compile(file.read(), path, "exec"), {"__name__": "warm"})
+    gc.collect()  # what it let go closes its files
+
+
+def preload(lib, template):
+    """Each on its own, so that the one that breaks the zygote is named."""
     rehearsal = os.path.join(HERE, "rehearsal.py")
     if os.path.exists(rehearsal):
         with open(rehearsal, "rb") as file:
             rehearsals.append(compile(file.read(), rehearsal, "exec", dont_inherit=True))
-    # What imports alone do not warm: a template's own few lines.
-    warm = os.path.join(HERE, "warm.py")
-    if os.path.exists(warm):
-        with open(warm, "rb") as file:
-            exec(compile(file.read(), warm, "exec"), {"__name__": "warm"})
+    lib.mayfly_zygote_preloaded(None)
+    steps = [(name, importlib.import_module, name) for name in template.get("preload", [])]
+    if os.path.exists(f"{HERE}/warm.py"):
+        steps.append(("warm.py", warm_up, f"{HERE}/warm.py"))
+    for name, step, what in steps:
+        try:
+            step(what)
+        except BaseException as error:
+            traceback.print_exc()
+            sys.stderr.flush()
+            why = f"preload '{name}' failed: {type(error).__name__}: {error}"
+            lib.mayfly_zygote_refuse(why.encode("utf-8", "replace"))
+            sys.exit(2)
+        if lib.mayfly_zygote_preloaded(name.encode()) != 0:
+            sys.exit(2)
 
 
 def make_stdio():
@@ -126,8 +143,6 @@ def reseed():
         sys.modules["numpy"].random.seed()
         return 0
     except Exception:
-        import traceback
-
         traceback.print_exc()
         return 1
 
@@ -344,8 +359,8 @@ def main():
         template = json.load(file)
     os.environ.update(template.get("env", {}))
     sys.path.pop(0)  # this program's folder
-    preload(template)
     lib = ctypes.PyDLL(os.path.join(HERE, "libmayfly-zygote.so"))
+    preload(lib, template)
     environment.update(os.environb)
     settle()
     run(lib, serve(lib))
