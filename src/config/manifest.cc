@@ -38,9 +38,11 @@ bool isPackage(std::string_view s) {  // as Debian policy names them
   return s.size() >= 2 && s.size() <= 100 && s.front() != '-' && s.front() != '.' &&
          all(s, "abcdefghijklmnopqrstuvwxyz0123456789+-.");
 }
+// "a.b" as Python's, "A::B" as Perl's.
 bool isModule(std::string_view s) {
-  return !s.empty() && s.size() <= 200 && s.front() != '.' && s.back() != '.' &&
-         s.find("..") == std::string_view::npos && all(s, std::string(kWord) + ".");
+  return !s.empty() && s.size() <= 200 && s.front() != '.' && s.front() != ':' && s.back() != '.' &&
+         s.back() != ':' && s.find("..") == std::string_view::npos &&
+         all(s, std::string(kWord) + ".:");
 }
 bool isEnvName(std::string_view s) {
   return !s.empty() && s.size() <= 200 && !(s.front() >= '0' && s.front() <= '9') && all(s, kWord);

@@ -9,7 +9,7 @@ import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 MAYFLY = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
-TEMPLATES = ["python", "python-data", "shell"]
+TEMPLATES = ["perl", "python", "python-data", "shell"]
 SECONDS_MAX = 300
 
 
