@@ -36,7 +36,7 @@ namespace {
 constexpr int kStartMsMax = 10'000;  // pid 1 or maker, until its exec
 constexpr int kReapMsMax = 5'000;
 constexpr int kRemoveMsMax = 1'000;
-constexpr uint32_t kHelperProcessesMax = 64;
+constexpr uint32_t kHelperProcessesMax = 4'096;  // on v1 each box counts here until it is moved
 constexpr char kMakerPath[] = "/usr/lib/mayfly/mayfly-maker";
 // The zygote's pid in its template: large, so that its value is found exactly
 // once in libc's thread block, and never that of a young process in a box.

@@ -71,6 +71,7 @@ InitMade makeInit(int proc_fd, const MakeInit& make, const int* fds, int count, 
   }
   close(sync[0]);
   if (pid < 0) {
+    *pidfd = -1;  // the kernel wrote it before it failed, and closed it
     close(sync[1]);
     return failed(-pid, "clone3");
   }

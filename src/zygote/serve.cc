@@ -214,6 +214,7 @@ pid_t forkInto(const Server& server, const int* fds, int* pidfd) {
   args.child_tid = reinterpret_cast<uint64_t>(server.thread_id);
   pid_t pid = rawClone(&args);
   if (pid == 0) return 0;
+  if (pid < 0) *pidfd = -1;  // the kernel wrote it before it failed, and closed it
   if (setns(server.own_pid_ns, CLONE_NEWPID) != 0) _exit(8);
   return pid;
 }
