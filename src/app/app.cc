@@ -180,6 +180,8 @@ base::Result<int> App::run() {
   edge.instance = s.instance;
   edge.version = MAYFLY_VERSION;
   edge.connections_max = s.connections_max;
+  edge.blobs = deriveBlobBounds(report.budget, s);
+  edge.upload_idle_ms = static_cast<uint32_t>(s.upload_idle_ms);
   MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_.get_executor(), std::move(listener), edge));
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),

@@ -8,9 +8,9 @@ namespace mayfly::app {
 
 sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings) {
   sched::Budget b;
-  uint64_t fds = host.fds_hard > box::kFdsReserved + settings.connections_max
-                     ? host.fds_hard - box::kFdsReserved - settings.connections_max
-                     : 0;
+  uint64_t reserved = uint64_t{box::kFdsReserved} + settings.connections_max +
+                      deriveBlobBounds(host, settings).store_blobs_max;
+  uint64_t fds = host.fds_hard > reserved ? host.fds_hard - reserved : 0;
   uint64_t pids = host.pids_max > box::kPidsReserved ? host.pids_max - box::kPidsReserved : 0;
   b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
   if (settings.boxes_max != 0) b.boxes_max = std::min(b.boxes_max, settings.boxes_max);
@@ -25,6 +25,18 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
   b.queue_tasks_max = settings.queue_max;
   // One client cannot fill the queue alone, unless it is very short.
   b.queue_tasks_per_owner_max = std::max(settings.queue_max - settings.queue_max / 8, 1u);
+  return b;
+}
+
+rpc::BlobBounds deriveBlobBounds(const box::HostBudget& host, const config::Daemon& settings) {
+  rpc::BlobBounds b;
+  b.store_bytes_max =
+      std::min(settings.blob_store_bytes_max, host.memory_total_bytes / kBlobMemoryShare);
+  b.user_bytes_max = std::min(settings.blob_user_bytes_max, b.store_bytes_max);
+  b.store_blobs_max = static_cast<uint32_t>(
+      std::min<uint64_t>(b.store_blobs_max, host.fds_hard / kBlobFdsShare));
+  b.user_blobs_max = std::min(b.user_blobs_max, b.store_blobs_max);
+  b.ttl_ms = settings.blob_ttl_ms;
   return b;
 }
 

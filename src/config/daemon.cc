@@ -77,6 +77,10 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
   t.count("connections_max", 1, 10'000, d.connections_max);
   t.quantity("receipt_time", 10, 60'000, parseDurationMs, formatDurationMs, d.receipt_ms_max);
   t.quantity("collect_time", 10, 600'000, parseDurationMs, formatDurationMs, d.collect_ms_max);
+  t.quantity("blob_user_max", 1, 1ull << 40, parseBytes, formatBytes, d.blob_user_bytes_max);
+  t.quantity("blob_store_max", 1, 1ull << 40, parseBytes, formatBytes, d.blob_store_bytes_max);
+  t.quantity("blob_ttl", 100, 86'400'000, parseDurationMs, formatDurationMs, d.blob_ttl_ms);
+  t.quantity("upload_idle", 100, 3'600'000, parseDurationMs, formatDurationMs, d.upload_idle_ms);
   t.strings("accept_lost_promises", 16, d.accept_lost_promises);
   for (const std::string& p : d.accept_lost_promises) {
     if (std::find(std::begin(kPromises), std::end(kPromises), p) != std::end(kPromises)) continue;

@@ -33,6 +33,10 @@ struct Daemon {
   uint32_t connections_max = 256;
   uint64_t receipt_ms_max = 2'000;  // before a receipt counts as incomplete
   uint64_t collect_ms_max = 5'000;  // collecting one task's output files
+  uint64_t blob_user_bytes_max = 512ull << 20;  // blobs and uploads of one user; also of one blob
+  uint64_t blob_store_bytes_max = 1ull << 30;   // of all users; at most an eighth of the host's memory
+  uint64_t blob_ttl_ms = 600'000;               // since a blob's last use
+  uint64_t upload_idle_ms = 60'000;             // since an upload's last write
   std::vector<std::string> accept_lost_promises;
   std::string log_level = "info";     // trace, debug, info, warn, error
   std::string cgroup_root;            // empty: looked up where each controller is mounted

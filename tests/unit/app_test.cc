@@ -92,6 +92,30 @@ TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
   EXPECT_EQ(deriveBudget(host, settings).boxes_max, 1'218u);
 }
 
+TEST(Budget, BlobsTakeAShareOfTheHostAndNotMore) {
+  box::HostBudget host;
+  host.fds_hard = 1'048'576;
+  host.memory_total_bytes = 100ull << 30;
+  config::Daemon settings;
+  rpc::BlobBounds b = deriveBlobBounds(host, settings);
+  EXPECT_EQ(b.store_bytes_max, 1ull << 30);
+  EXPECT_EQ(b.user_bytes_max, 512ull << 20);
+  EXPECT_EQ(b.store_blobs_max, rpc::BlobBounds{}.store_blobs_max);
+  settings.blob_store_bytes_max = 1 << 20;
+  settings.blob_ttl_ms = 7;
+  b = deriveBlobBounds(host, settings);
+  EXPECT_EQ(b.user_bytes_max, 1u << 20);  // no blob could be larger
+  EXPECT_EQ(b.ttl_ms, 7u);
+  host.fds_hard = 4'096;
+  host.memory_total_bytes = 2ull << 30;
+  b = deriveBlobBounds(host, config::Daemon{});
+  EXPECT_EQ(b.store_bytes_max, 256ull << 20);
+  EXPECT_EQ(b.store_blobs_max, 512u);
+  EXPECT_EQ(b.user_blobs_max, 512u);
+  // The boxes' descriptors are what is left.
+  EXPECT_LE(deriveBudget(host, config::Daemon{}).fds_max, 4'096u - 512u);
+}
+
 TEST(Templates, TasksEnvironmentIsFixedUnlessTheManifestSaysOtherwise) {
   config::Manifest m;
   m.mechanism = config::Mechanism::exec;

@@ -198,6 +198,16 @@ TEST(Daemon, NeedsNoFile) {
   EXPECT_TRUE(d->accept_lost_promises.empty());
 }
 
+TEST(Daemon, ReadsTheBoundsOfBlobs) {
+  auto d = parseDaemon("blob_user_max = \"2MiB\"\nblob_store_max = \"1GiB\"\n"
+                       "blob_ttl = \"1s\"\nupload_idle = \"500ms\"", "d.toml");
+  ASSERT_TRUE(d) << d.error().message;
+  EXPECT_EQ(d->blob_user_bytes_max, 2u << 20);
+  EXPECT_EQ(d->blob_store_bytes_max, 1u << 30);
+  EXPECT_EQ(d->blob_ttl_ms, 1'000u);
+  EXPECT_EQ(d->upload_idle_ms, 500u);
+}
+
 TEST(Daemon, RefusesWhatItDoesNotKnow) {
   for (const char* text :
        {"instance = \"Up\"", "socket = \"relative\"", "quue_max = 1", "log_level = \"loud\"",
