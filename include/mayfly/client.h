@@ -8,10 +8,14 @@
 //   auto result = (*client)->run(spec);   // result->captured[0] == "42\n"
 //
 // A Client owns one connection and one thread that serves it. All calls may be
-// made from any thread, many at a time; they block until answered and never
-// throw. Callbacks run on the client's thread, one at a time: while one runs,
-// the daemon sends this client nothing more of that task, and no call of this
-// client may be made from within it (failedPrecondition).
+// made from any thread, many at a time; they never throw. Those that end in Async
+// give a future at once, the others block until answered, and all have a deadline.
+// Callbacks run on the client's thread, one at a time, and must return: while one
+// runs, the daemon sends this client nothing more of that task, and no blocking call
+// of this client may be made from within it (failedPrecondition).
+//
+// Input of more than a few MiB goes as a blob: upload it once, name it in as many
+// tasks' files as you like.
 //
 // Dropping a Task that still runs cancels it; dropping the Client ends all of
 // its tasks as `clientGone`.
@@ -19,6 +23,7 @@
 // Layer: client. Link mayfly_client.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <future>
@@ -29,6 +34,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/result.h"
 #include "base/task.h"
 
@@ -44,10 +50,17 @@ enum class CodeKind : uint8_t {
 };
 enum class Stream : uint8_t { out, err };
 
+// Bytes that the daemon keeps for this user: any number of tasks can have them as an input file.
+struct BlobRef {
+  std::array<uint8_t, 32> sha256{};
+  uint64_t size_bytes = 0;
+};
+
 struct InputFile {
   std::string path;  // relative to /task
   std::string data;
   uint16_t mode = 0644;
+  std::optional<BlobRef> blob;  // instead of `data`
 };
 
 // What is absent takes the template's default. Units: base::Limits.
@@ -121,17 +134,31 @@ struct TaskInfo {
   bool yours = false;
 };
 
+struct BlobInfo {
+  BlobRef blob;
+  uint32_t expires_ms = 0;  // from now, if nothing uses it
+};
+
+// 0 is what an older daemon does not tell.
 struct ServerInfo {
   std::string version, instance;
   uint16_t protocol = 0;
   uint32_t connections_max = 0, tasks_per_connection_max = 0, tasks_max = 0;
   uint32_t calls_per_connection_max = 0, message_bytes_max = 0;
+  uint64_t blob_bytes_max = 0, blob_store_bytes_max = 0;
+  uint32_t blobs_per_user_max = 0, uploads_per_connection_max = 0;
+  uint32_t blob_ttl_ms = 0, upload_idle_ms = 0;
 };
 
 struct ConnectOptions {
   std::string client_name = "c++";  // for the daemon's log
-  uint64_t call_timeout_ms = 30'000;  // of every call but wait and run: deadlineExceeded
+  // Of connect and of every call that is given none, but for those that last as long as a task
+  // does (run, wait, writeStdin): these have none then.
+  uint64_t call_timeout_ms = 30'000;
 };
+
+// A call's own deadline; what is not answered in time is deadlineExceeded.
+using TimeoutMs = std::optional<uint64_t>;
 
 class Client;
 
@@ -145,15 +172,15 @@ class Task {
   ~Task();  // close()
 
   uint64_t id() const;
-  // The result, when nothing of the task is left. Without a timeout it waits as long as the
-  // connection lives; with one it gives up with deadlineExceeded, and the task runs on.
-  base::Result<TaskResult> wait(std::optional<uint64_t> timeout_ms = std::nullopt);
-  base::Status cancel();
-  // Returns when the task has taken all of it.
-  base::Status writeStdin(std::string_view data);
-  base::Status closeStdin();
+  // The result, when nothing of the task is left. After its deadline the task runs on.
+  base::Result<TaskResult> wait(TimeoutMs timeout_ms = {});
+  std::shared_future<base::Result<TaskResult>> waitAsync() const;
+  base::Status cancel(TimeoutMs timeout_ms = {});
+  // Returns when the task has taken all of it. After the deadline some of it may have been taken.
+  base::Status writeStdin(std::string_view data, TimeoutMs timeout_ms = {});
+  base::Status closeStdin(TimeoutMs timeout_ms = {});
   // At most 1 MiB of out_files[index], from `offset`; empty at its end. After wait.
-  base::Result<std::string> readFile(uint32_t index, uint64_t offset);
+  base::Result<std::string> readFile(uint32_t index, uint64_t offset, TimeoutMs timeout_ms = {});
   // The daemon forgets the task; one that runs is cancelled. Idempotent; does not wait.
   void close();
 
@@ -169,14 +196,28 @@ class Client {
   ~Client();
 
   const ServerInfo& server() const;
-  // Returns when the daemon has checked and queued the task.
-  base::Result<Task> submit(TaskSpec spec, Callbacks callbacks = {});
-  // submit, wait and close in one; the cheapest way to a result.
-  base::Result<TaskResult> run(TaskSpec spec, Callbacks callbacks = {});
-  std::future<base::Result<TaskResult>> runAsync(TaskSpec spec, Callbacks callbacks = {});
-  base::Result<std::vector<TemplateInfo>> templates();
-  base::Result<std::vector<TaskInfo>> tasks();
-  base::Status kill(uint64_t id);
+  // Returns when the daemon has checked and queued the task. After its deadline the task is
+  // cancelled, and no callback is called any more.
+  base::Result<Task> submit(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
+  std::future<base::Result<Task>> submitAsync(TaskSpec spec, Callbacks callbacks = {},
+                                              TimeoutMs timeout_ms = {});
+  // submit, wait and close in one; the cheapest way to a result. Its deadline, which is not the
+  // task's wall time, is treated as submit's.
+  base::Result<TaskResult> run(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
+  std::future<base::Result<TaskResult>> runAsync(TaskSpec spec, Callbacks callbacks = {},
+                                                 TimeoutMs timeout_ms = {});
+  base::Result<std::vector<TemplateInfo>> templates(TimeoutMs timeout_ms = {});
+  base::Result<std::vector<TaskInfo>> tasks(TimeoutMs timeout_ms = {});
+  base::Status kill(uint64_t id, TimeoutMs timeout_ms = {});
+
+  // Brings bytes to the daemon, unless it has them, and begins their time to live anew. The
+  // deadline is of the whole upload; without one each of its calls has the connection's.
+  base::Result<BlobRef> upload(std::string_view bytes, TimeoutMs timeout_ms = {});
+  // A regular file from its beginning: read twice, in pieces, and never held as a whole.
+  base::Result<BlobRef> upload(base::FdView file, TimeoutMs timeout_ms = {});
+  base::Result<BlobRef> uploadFile(const std::string& path, TimeoutMs timeout_ms = {});
+  base::Result<std::vector<BlobInfo>> blobs(TimeoutMs timeout_ms = {});
+  base::Status removeBlob(const BlobRef& blob, TimeoutMs timeout_ms = {});
 
   struct Connection;  // internal
 

@@ -5,9 +5,12 @@
 #include <fmt/format.h>
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <algorithm>
 
 #include "base/text.h"
 
@@ -35,7 +38,7 @@ Result<std::string> readAll(FdView fd, const std::string& name) {
       return fail(Code::invalidArgument,
                   fmt::format("'{}' has more than {}", printable(name),
                               base::humanBytes(kInputBytesMax)),
-                  "Large data goes in with --stdin.");
+                  "Large data goes in with --file or --stdin.");
   }
 }
 
@@ -44,7 +47,48 @@ Result<std::string> readFile(const std::string& path) {
   return readAll(fd.view(), path);
 }
 
-Result<InputFile> readInputFile(const std::string& argument) {
+namespace {
+
+// Reads at most so many bytes; fewer are the whole.
+Result<std::string> readSome(FdView fd, size_t bytes_max, const std::string& name) {
+  std::string text(bytes_max, '\0');
+  size_t got = 0;
+  while (got < bytes_max) {
+    ssize_t n = ::read(fd.get(), text.data() + got, bytes_max - got);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return base::failSys(errno, "read", name);
+    if (n == 0) break;
+    got += static_cast<size_t>(n);
+  }
+  text.resize(got);
+  return text;
+}
+
+// An upload begins with the hash of all bytes, so a pipe's go through a file without a name.
+Result<Fd> spool(std::string begin, FdView rest, const std::string& name) {
+  const char* folder = ::getenv("TMPDIR");
+  if (folder == nullptr || *folder == '\0') folder = "/tmp";
+  MAYFLY_TRY(Fd file, base::openAt(FdView(), folder, O_TMPFILE | O_RDWR, 0600));
+  for (uint64_t bytes = begin.size(); !begin.empty(); bytes += begin.size()) {
+    if (bytes > kSpooledBytesMax)
+      return fail(Code::invalidArgument,
+                  fmt::format("'{}' has more than {}", printable(name),
+                              base::humanBytes(kSpooledBytesMax)),
+                  "Large data goes in with --stdin.");
+    for (std::string_view left = begin; !left.empty();) {
+      ssize_t n = ::write(file.get(), left.data(), left.size());
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return base::failSys(errno, "write", folder);
+      left.remove_prefix(static_cast<size_t>(n));
+    }
+    MAYFLY_TRY(begin, readSome(rest, kInlineFileBytesMax, name));
+  }
+  return file;
+}
+
+}  // namespace
+
+Result<Input> openInput(const std::string& argument, size_t* inline_left_bytes) {
   std::string path = argument, name;
   size_t colon = argument.rfind(':');
   struct stat status;
@@ -58,11 +102,24 @@ Result<InputFile> readInputFile(const std::string& argument) {
   if (S_ISDIR(status.st_mode))
     return fail(Code::invalidArgument, fmt::format("--file: '{}' is a folder", printable(path)),
                 "Give its files one by one, or a tar archive.");
-  InputFile file;
-  file.path = name;
-  file.mode = S_ISREG(status.st_mode) ? static_cast<uint16_t>(status.st_mode & 0777) : 0644;
-  MAYFLY_TRY(file.data, readAll(fd.view(), path));
-  return file;
+  Input input;
+  input.file.path = name;
+  bool regular = S_ISREG(status.st_mode);
+  input.file.mode = regular ? static_cast<uint16_t>(status.st_mode & 0777) : 0644;
+  size_t bytes_max = std::min(kInlineFileBytesMax, *inline_left_bytes);
+  if (regular && static_cast<uint64_t>(status.st_size) > bytes_max) {
+    input.large = std::move(fd);
+    return input;
+  }
+  // One byte more shows that it is larger: a pipe and /proc do not tell, and a file may grow.
+  MAYFLY_TRY(std::string bytes, readSome(fd.view(), bytes_max + 1, path));
+  if (bytes.size() > bytes_max) {
+    MAYFLY_TRY(input.large, spool(std::move(bytes), fd.view(), path));
+    return input;
+  }
+  *inline_left_bytes -= bytes.size();
+  input.file.data = std::move(bytes);
+  return input;
 }
 
 std::string oddName(const std::string& path) {

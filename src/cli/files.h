@@ -18,12 +18,22 @@
 namespace mayfly::cli {
 
 inline constexpr size_t kInputBytesMax = 8u << 20;  // a request holds no more
+inline constexpr size_t kInlineFileBytesMax = 1u << 20;   // larger ones are uploaded before
+inline constexpr size_t kInlineFilesBytesMax = 3u << 20;  // of all that go with the request
+inline constexpr uint64_t kSpooledBytesMax = 4ull << 30;  // of an input file that is a pipe
 inline constexpr size_t kOutDepthMax = 32;
 
 base::Result<std::string> readAll(base::FdView fd, const std::string& name);
 base::Result<std::string> readFile(const std::string& path);
-// PATH[:NAME]. The whole of it is a PATH where such a file exists.
-base::Result<InputFile> readInputFile(const std::string& argument);
+
+// An input file on its way: what is small is read, what is large is open and to be uploaded.
+struct Input {
+  InputFile file;
+  base::Fd large;  // a regular file; `file.data` is empty then
+};
+// PATH[:NAME]. The whole of it is a PATH where such a file exists. `inline_left_bytes`: what of
+// kInlineFilesBytesMax earlier files have left; lowered by what is read.
+base::Result<Input> openInput(const std::string& argument, size_t* inline_left_bytes);
 
 // Why a path that a task chose is not written; empty: it is.
 std::string oddName(const std::string& path);

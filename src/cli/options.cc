@@ -26,8 +26,10 @@ mayfly's options stand before SCRIPT, `-` and `--`. The task's working folder is
 /task; input files lie there; files that it leaves in /task/out come back with
 --out. SIZE is like 512M, 64KiB or 1.5GiB, TIME like 250ms, 30s or 1.5m. A cap
 that is not named has the template's default: `mayfly templates --json`. What
-happens at each cap: docs/SPECIFICATION.md. Code and input files together have
-at most 8 MiB; standard input goes in pieces and is bounded by --input only.
+happens at each cap: docs/SPECIFICATION.md. Code has at most 4 MiB. Input files
+of more than 1 MiB are uploaded before the task and kept by the daemon for ten
+minutes after their last use: the same file again is not sent again. Standard
+input goes in pieces. All input together is bounded by --input.
 
 Exit code: the task's own, or
   124    killed at its wall time or cpu time

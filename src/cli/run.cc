@@ -58,7 +58,7 @@ void wake(FdView event) {
   if (::write(event.get(), &one, sizeof one) < 0) return;  // full: it is awake
 }
 
-Result<TaskSpec> specFrom(const RunOptions& options) {
+Result<TaskSpec> specFrom(const RunOptions& options, std::vector<Input>* inputs) {
   TaskSpec spec;
   spec.template_name = options.template_name;
   spec.args = options.args;
@@ -80,11 +80,27 @@ Result<TaskSpec> specFrom(const RunOptions& options) {
     spec.script_name = options.script.substr(options.script.rfind('/') + 1);
     MAYFLY_TRY(spec.code, readFile(options.script));
   }
+  size_t inline_left_bytes = kInlineFilesBytesMax;
   for (const std::string& each : options.files) {
-    MAYFLY_TRY(InputFile file, readInputFile(each));
-    spec.files.push_back(std::move(file));
+    MAYFLY_TRY(Input input, openInput(each, &inline_left_bytes));
+    inputs->push_back(std::move(input));
   }
   return spec;
+}
+
+// The files for the spec, large ones as blobs.
+Status bring(Client& client, std::vector<Input> inputs, TaskSpec* spec) {
+  for (Input& input : inputs) {
+    if (input.large) {
+      auto blob = client.upload(input.large.view());
+      if (!blob)
+        return fail(std::move(blob).error().in("--file '" + base::printable(input.file.path) + "'"));
+      input.file.blob = *blob;
+      input.large.reset();
+    }
+    spec->files.push_back(std::move(input.file));
+  }
+  return Unit{};
 }
 
 // Ctrl-C cancels the task, a second one (or one before there is a task) leaves at once.
@@ -182,7 +198,8 @@ int runTask(const std::string& socket, const RunOptions& options) {
   sigemptyset(&set);
   for (int number : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&set, number);
 
-  auto spec = specFrom(options);
+  std::vector<Input> inputs;
+  auto spec = specFrom(options, &inputs);
   if (!spec) return sayError(spec.error(), options.json);
   Fd out_dir;
   if (!options.out_dir.empty()) {
@@ -197,6 +214,8 @@ int runTask(const std::string& socket, const RunOptions& options) {
   connect.client_name = "mayfly run";
   auto client = Client::connect(socket, connect);
   if (!client) return sayError(client.error(), options.json);
+  if (auto brought = bring(**client, std::move(inputs), &*spec); !brought)
+    return sayError(brought.error(), options.json);
 
   std::string kept[2];
   std::atomic<bool> unread = false;

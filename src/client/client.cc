@@ -9,6 +9,7 @@
 namespace mayfly {
 
 using base::Code;
+using base::Error;
 using base::fail;
 using base::Result;
 using base::Status;
@@ -46,6 +47,7 @@ class SinkImpl final : public schema::OutputSink::Server {
     return kj::READY_NOW;
   }
   kj::Promise<void> write(WriteContext context) override {
+    if (!callbacks_->on_output) return KJ_EXCEPTION(FAILED, "nobody listens any more");
     auto params = context.getParams();
     callbacks_->on_output(
         params.getStream() == schema::Stream::STDERR ? Stream::err : Stream::out,
@@ -57,7 +59,7 @@ class SinkImpl final : public schema::OutputSink::Server {
   std::shared_ptr<Callbacks> callbacks_;
 };
 
-// Where the result goes, once.
+// Where the result goes, once; no callback is called afterwards.
 struct ResultSlot {
   explicit ResultSlot(Callbacks c) : callbacks(std::make_shared<Callbacks>(std::move(c))) {}
   ResultSlot(const ResultSlot&) = delete;
@@ -67,6 +69,7 @@ struct ResultSlot {
   void set(Result<TaskResult> result) {
     done = true;
     if (callbacks->on_result) callbacks->on_result(result);
+    *callbacks = {};
     promise.set_value(std::move(result));
   }
   std::promise<Result<TaskResult>> promise;
@@ -81,7 +84,7 @@ Status checkSize(const TaskSpec& spec) {
   return fail(Code::invalidArgument,
               "the task with its code, input files and stdin has " + base::humanBytes(bytes) +
                   "; a request holds at most " + base::humanBytes(schema::MESSAGE_BYTES_MAX),
-              "Give large input on standard input: it goes in pieces.");
+              "Upload large files and name them as blobs, or give large input on standard input.");
 }
 
 // Also what ends a `wait` that is under way: the release alone would not.
@@ -92,44 +95,60 @@ void closeRemote(Wire& wire, Remote& remote) {
   }
 }
 
+enum class Deadline : uint8_t { ofSubmit, ofRun };
+
 // Sends submit and, without waiting for its answer, wait. `submitted` hears of the first, `slot` of
-// the second.
+// the second. What is not answered in time is given up, and with it the task.
 template <class OnSubmitted>
-void begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot,
-           OnSubmitted submitted) {
+void begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot, Deadline deadline,
+           TimeoutMs timeout_ms, OnSubmitted submitted) {
   auto request = wire.mayfly.submitRequest(sizeHint(spec));
   put(request.initSpec(), spec);
   if (slot->callbacks->on_output) request.setOutput(kj::heap<SinkImpl>(slot->callbacks));
   auto promise = request.send();
   auto waiting = promise.getTask().waitRequest().send();
-  wire.calls.add(
-      promise
-          .then(
-              [submitted](auto&& response) -> Status {
-                auto status = edge::get(response.getError());
-                if (status)
-                  submitted(Result<uint64_t>(response.getId()),
-                            kj::Maybe<schema::Task::Client>(response.getTask()));
-                else
-                  submitted(Result<uint64_t>(fail(status.error())), nullptr);
-                return status;
-              },
-              [submitted](kj::Exception&& e) -> Status {
-                auto error = edge::errorOf(e);
-                submitted(Result<uint64_t>(fail(error)), nullptr);
-                return fail(error);
-              })
-          .then([slot, waiting = kj::mv(waiting)](Status status) mutable -> kj::Promise<void> {
-            if (!status) {
-              slot->set(fail(status.error()));
-              return kj::READY_NOW;
-            }
-            return waiting.then([slot](auto&& response) {
+  kj::Promise<Status> sent = promise.then(
+      [submitted](auto&& response) -> Status {
+        auto status = edge::get(response.getError());
+        if (status)
+          submitted(Result<uint64_t>(response.getId()),
+                    kj::Maybe<schema::Task::Client>(response.getTask()));
+        else
+          submitted(Result<uint64_t>(fail(status.error())), nullptr);
+        return status;
+      },
+      [submitted](kj::Exception&& e) -> Status {
+        auto error = edge::errorOf(e);
+        submitted(Result<uint64_t>(fail(error)), nullptr);
+        return fail(error);
+      });
+  auto late = [&wire, timeout_ms](const char* what) {
+    return wire.timer.afterDelay(timeout_ms.value_or(0) * kj::MILLISECONDS)
+        .then([what, timeout_ms] { return Client::Connection::late(what, *timeout_ms); });
+  };
+  if (timeout_ms && deadline == Deadline::ofSubmit)
+    sent = sent.exclusiveJoin(late("submit").then([submitted](Error&& error) -> Status {
+      submitted(Result<uint64_t>(fail(error)), nullptr);
+      return fail(error);
+    }));
+  kj::Promise<void> done =
+      sent.then([slot, waiting = kj::mv(waiting)](Status status) mutable -> kj::Promise<void> {
+        if (!status) {
+          slot->set(fail(status.error()));
+          return kj::READY_NOW;
+        }
+        return waiting.then(
+            [slot](auto&& response) {
               auto ended = edge::get(response.getError());
               if (ended) slot->set(get(response.getResult()));
               else slot->set(fail(ended.error()));
-            }, [slot](kj::Exception&& e) { slot->set(fail(edge::errorOf(e))); });
-          }));
+            },
+            [slot](kj::Exception&& e) { slot->set(fail(edge::errorOf(e))); });
+      });
+  if (timeout_ms && deadline == Deadline::ofRun)
+    done = done.exclusiveJoin(
+        late("run").then([slot](Error&& error) { slot->set(fail(std::move(error))); }));
+  wire.calls.add(kj::mv(done));
 }
 
 Result<Unit> taskClosed(const char* what) {
@@ -138,8 +157,7 @@ Result<Unit> taskClosed(const char* what) {
 
 // A call on the task's remote object whose answer carries nothing but its error.
 template <class Request>
-Status simpleCall(TaskState& state, const char* what, std::optional<uint64_t> timeout_ms,
-                  Request request) {
+Status simpleCall(TaskState& state, const char* what, TimeoutMs timeout_ms, Request request) {
   return state.connection->call<Unit>(
       what, timeout_ms,
       [what, remote = state.remote,
@@ -161,33 +179,66 @@ Client::~Client() = default;
 
 const ServerInfo& Client::server() const { return connection_->server; }
 
-Result<Task> Client::submit(TaskSpec spec, Callbacks callbacks) {
-  if (connection_->loop->onThread()) return fail(Connection::onOwnThread("submit"));
-  MAYFLY_CHECK(checkSize(spec));
+namespace {
+
+// Where submit's answer goes, once, also where the loop ends first.
+struct TaskSlot {
+  TaskSlot() = default;
+  TaskSlot(const TaskSlot&) = delete;
+  ~TaskSlot() {
+    if (!done) set(fail(Client::Connection::closed("submit")));
+  }
+  void set(Result<Task> task) {
+    done = true;
+    promise.set_value(std::move(task));
+  }
+  std::promise<Result<Task>> promise;
+  bool done = false;
+};
+
+}  // namespace
+
+std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks,
+                                              TimeoutMs timeout_ms) {
   auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
-  auto state = std::make_shared<TaskState>();
-  state->connection = connection_;
-  state->result = slot->promise.get_future().share();
-  auto answer = std::make_shared<std::promise<Result<uint64_t>>>();
-  auto submitted = answer->get_future();
-  if (!connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
-                                slot = std::move(slot), answer, remote = state->remote]() mutable {
-        begin(*wire, spec, std::move(slot),
-              [wire, answer, remote](Result<uint64_t> id, kj::Maybe<schema::Task::Client> task) {
-                remote->task = kj::mv(task);
-                if (remote->closed) closeRemote(*wire, *remote);  // given up in the meantime
-                answer->set_value(std::move(id));
-              });
-      }))
-    return fail(Connection::closed("submit"));
-  auto id = connection_->await("submit", submitted, connection_->options.call_timeout_ms);
-  Task task(state);
-  if (!id) return fail(std::move(id).error());
-  state->id = *id;
-  return task;
+  auto answer = std::make_shared<TaskSlot>();
+  auto future = answer->promise.get_future();
+  if (auto size = checkSize(spec); !size) {
+    slot->set(fail(size.error()));
+    answer->set(fail(size.error()));
+    return future;
+  }
+  auto remote = std::make_shared<Remote>();
+  auto submitted = [wire = connection_->wire.get(), answer, remote,
+                    result = slot->promise.get_future().share(),
+                    weak = std::weak_ptr<Connection>(connection_)](
+                       Result<uint64_t> id, kj::Maybe<schema::Task::Client> task) {
+    if (!id) return answer->set(fail(std::move(id).error()));
+    remote->task = kj::mv(task);
+    auto state = std::make_shared<TaskState>();
+    state->connection = weak.lock();
+    if (state->connection == nullptr) return closeRemote(*wire, *remote);  // the client is gone
+    state->id = *id;
+    state->result = result;
+    state->remote = remote;
+    answer->set(Task(std::move(state)));
+  };
+  // A job that is dropped lets go of both slots, which then say so.
+  connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
+                           slot = std::move(slot), submitted = std::move(submitted),
+                           timeout = connection_->timeoutMs(timeout_ms)]() mutable {
+    mayfly::begin(*wire, spec, std::move(slot), Deadline::ofSubmit, timeout, std::move(submitted));
+  });
+  return future;
 }
 
-std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callbacks) {
+Result<Task> Client::submit(TaskSpec spec, Callbacks callbacks, TimeoutMs timeout_ms) {
+  if (connection_->loop->onThread()) return fail(Connection::onOwnThread("submit"));
+  return submitAsync(std::move(spec), std::move(callbacks), timeout_ms).get();
+}
+
+std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callbacks,
+                                                 TimeoutMs timeout_ms) {
   auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
   auto future = slot->promise.get_future();
   if (auto size = checkSize(spec); !size) {
@@ -196,22 +247,22 @@ std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callba
   }
   // A job that is dropped lets go of the slot, which then says so.
   connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
-                           slot = std::move(slot)]() mutable {
+                           slot = std::move(slot), timeout_ms]() mutable {
     // The daemon's object is released with submit's answer, when wait has returned.
-    begin(*wire, spec, std::move(slot), [](Result<uint64_t>, kj::Maybe<schema::Task::Client>) {});
+    mayfly::begin(*wire, spec, std::move(slot), Deadline::ofRun, timeout_ms,
+                  [](Result<uint64_t>, kj::Maybe<schema::Task::Client>) {});
   });
   return future;
 }
 
-Result<TaskResult> Client::run(TaskSpec spec, Callbacks callbacks) {
+Result<TaskResult> Client::run(TaskSpec spec, Callbacks callbacks, TimeoutMs timeout_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("run"));
-  auto future = runAsync(std::move(spec), std::move(callbacks));
-  return connection_->await("run", future, std::nullopt);
+  return runAsync(std::move(spec), std::move(callbacks), timeout_ms).get();
 }
 
-Result<std::vector<TemplateInfo>> Client::templates() {
+Result<std::vector<TemplateInfo>> Client::templates(TimeoutMs timeout_ms) {
   return connection_->call<std::vector<TemplateInfo>>(
-      "templates", connection_->options.call_timeout_ms, [](Wire& wire) {
+      "templates", connection_->timeoutMs(timeout_ms), [](Wire& wire) {
         return wire.mayfly.templatesRequest().send().then(
             [](auto&& response) -> Result<std::vector<TemplateInfo>> {
               MAYFLY_CHECK(edge::get(response.getError()));
@@ -222,9 +273,9 @@ Result<std::vector<TemplateInfo>> Client::templates() {
       });
 }
 
-Result<std::vector<TaskInfo>> Client::tasks() {
+Result<std::vector<TaskInfo>> Client::tasks(TimeoutMs timeout_ms) {
   return connection_->call<std::vector<TaskInfo>>(
-      "tasks", connection_->options.call_timeout_ms, [](Wire& wire) {
+      "tasks", connection_->timeoutMs(timeout_ms), [](Wire& wire) {
         return wire.mayfly.tasksRequest().send().then(
             [](auto&& response) -> Result<std::vector<TaskInfo>> {
               MAYFLY_CHECK(edge::get(response.getError()));
@@ -235,8 +286,8 @@ Result<std::vector<TaskInfo>> Client::tasks() {
       });
 }
 
-Status Client::kill(uint64_t id) {
-  return connection_->call<Unit>("kill", connection_->options.call_timeout_ms, [id](Wire& wire) {
+Status Client::kill(uint64_t id, TimeoutMs timeout_ms) {
+  return connection_->call<Unit>("kill", connection_->timeoutMs(timeout_ms), [id](Wire& wire) {
     auto request = wire.mayfly.killRequest();
     request.setId(id);
     return request.send().then(
@@ -258,29 +309,27 @@ Task::~Task() { close(); }
 
 uint64_t Task::id() const { return state_->id; }
 
-Result<TaskResult> Task::wait(std::optional<uint64_t> timeout_ms) {
+Result<TaskResult> Task::wait(TimeoutMs timeout_ms) {
   if (state_->connection->loop->onThread()) return fail(Client::Connection::onOwnThread("wait"));
   if (timeout_ms && state_->result.wait_for(std::chrono::milliseconds(*timeout_ms)) !=
                         std::future_status::ready)
     return fail(Client::Connection::late("wait", *timeout_ms));
-  try {
-    return state_->result.get();
-  } catch (const std::future_error&) {  // the loop ended with the call under way
-    return fail(Client::Connection::closed("wait"));
-  }
+  return state_->result.get();
 }
 
-Status Task::cancel() {
-  return simpleCall(*state_, "cancel", state_->connection->options.call_timeout_ms,
+std::shared_future<Result<TaskResult>> Task::waitAsync() const { return state_->result; }
+
+Status Task::cancel(TimeoutMs timeout_ms) {
+  return simpleCall(*state_, "cancel", state_->connection->timeoutMs(timeout_ms),
                     [](schema::Task::Client& remote) { return remote.cancelRequest().send(); });
 }
 
-Status Task::writeStdin(std::string_view data) {
+Status Task::writeStdin(std::string_view data, TimeoutMs timeout_ms) {
+  Patience patience(timeout_ms);
   while (!data.empty()) {
-    std::string piece(data.substr(0, schema::CHUNK_BYTES_MAX / 4));
+    std::string piece(data.substr(0, kPieceBytes));
     data.remove_prefix(piece.size());
-    // No deadline: the task takes its stdin when it likes.
-    MAYFLY_CHECK(simpleCall(*state_, "writeStdin", std::nullopt,
+    MAYFLY_CHECK(simpleCall(*state_, "writeStdin", patience.left_ms(),
                             [piece = std::move(piece)](schema::Task::Client& remote) {
                               auto request = remote.writeStdinRequest(capnp::MessageSize{
                                   piece.size() / sizeof(capnp::word) + 16, 0});
@@ -291,14 +340,14 @@ Status Task::writeStdin(std::string_view data) {
   return Unit{};
 }
 
-Status Task::closeStdin() {
-  return simpleCall(*state_, "closeStdin", state_->connection->options.call_timeout_ms,
+Status Task::closeStdin(TimeoutMs timeout_ms) {
+  return simpleCall(*state_, "closeStdin", state_->connection->timeoutMs(timeout_ms),
                     [](schema::Task::Client& remote) { return remote.closeStdinRequest().send(); });
 }
 
-Result<std::string> Task::readFile(uint32_t index, uint64_t offset) {
+Result<std::string> Task::readFile(uint32_t index, uint64_t offset, TimeoutMs timeout_ms) {
   return state_->connection->call<std::string>(
-      "readFile", state_->connection->options.call_timeout_ms,
+      "readFile", state_->connection->timeoutMs(timeout_ms),
       [remote = state_->remote, index, offset](Wire&) -> kj::Promise<Result<std::string>> {
         KJ_IF_MAYBE (task, remote->task) {
           auto request = task->readFileRequest();

@@ -4,7 +4,10 @@
 #include <fmt/format.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
+
+#include <thread>
 
 #include "base/fd.h"
 #include "base/text.h"
@@ -24,7 +27,7 @@ capnp::Capability::Client bootstrap(capnp::RpcSystem<capnp::rpc::twoparty::VatId
   return rpc.bootstrap(vat);
 }
 
-base::Result<base::Fd> connectTo(const std::string& path) {
+base::Result<base::Fd> connectTo(const std::string& path, uint64_t timeout_ms) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path)
@@ -34,6 +37,10 @@ base::Result<base::Fd> connectTo(const std::string& path) {
   memcpy(address.sun_path, path.c_str(), path.size() + 1);
   base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return base::failSys(errno, "socket", "AF_UNIX");
+  // How long to wait where the daemon's queue of new connections is full.
+  timeval wait{static_cast<time_t>(timeout_ms / 1'000),
+               static_cast<suseconds_t>(timeout_ms % 1'000 * 1'000 + 1)};
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
   int got;
   do {
     got = ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
@@ -57,8 +64,9 @@ base::Result<base::Fd> connectTo(const std::string& path) {
 
 }  // namespace
 
-Wire::Wire(kj::Own<kj::AsyncIoStream> s)
-    : stream(kj::mv(s)),
+Wire::Wire(kj::Own<kj::AsyncIoStream> s, kj::Timer& t)
+    : timer(t),
+      stream(kj::mv(s)),
       messages(*stream),
       network(messages, capnp::rpc::twoparty::Side::CLIENT, edge::readerOptions()),
       rpc(capnp::makeRpcClient(network)),
@@ -79,14 +87,23 @@ Error Client::Connection::late(const char* what, uint64_t timeout_ms) {
   return {Code::deadlineExceeded, fmt::format("{}: no answer within {} ms", what, timeout_ms), {}, 0};
 }
 
+std::shared_ptr<Client::Connection> Client::Connection::make() {
+  return {new Connection, [](Connection* last) {
+            if (last->loop != nullptr && last->loop->onThread())
+              std::thread([last] { delete last; }).detach();
+            else
+              delete last;
+          }};
+}
+
 Client::Connection::~Connection() {
   if (loop != nullptr) loop->stop();
 }
 
 base::Result<std::unique_ptr<Client>> Client::connect(const std::string& socket_path,
                                                       ConnectOptions options) {
-  MAYFLY_TRY(base::Fd fd, connectTo(socket_path));
-  auto connection = std::make_shared<Connection>();
+  MAYFLY_TRY(base::Fd fd, connectTo(socket_path, options.call_timeout_ms));
+  auto connection = Connection::make();
   connection->options = std::move(options);
   Connection* raw = connection.get();
   auto shared_fd = std::make_shared<base::Fd>(std::move(fd));
@@ -94,8 +111,10 @@ base::Result<std::unique_ptr<Client>> Client::connect(const std::string& socket_
              edge::Loop::start(
                  "mayfly-client",
                  [raw, shared_fd](kj::AsyncIoContext& io) {
-                   raw->wire = std::make_unique<Wire>(io.lowLevelProvider->wrapSocketFd(
-                       shared_fd->release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP));
+                   raw->wire = std::make_unique<Wire>(
+                       io.lowLevelProvider->wrapSocketFd(
+                           shared_fd->release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP),
+                       io.provider->getTimer());
                  },
                  [raw] { raw->wire.reset(); }));
   auto info = connection->call<ServerInfo>(

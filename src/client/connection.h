@@ -12,6 +12,7 @@
 #include <chrono>
 #include <future>
 #include <memory>
+#include <optional>
 
 #include "edge/convert.h"
 #include "edge/loop.h"
@@ -21,9 +22,10 @@ namespace mayfly {
 
 // The RPC objects. Loop's thread only.
 struct Wire final : kj::TaskSet::ErrorHandler {
-  explicit Wire(kj::Own<kj::AsyncIoStream> s);
+  Wire(kj::Own<kj::AsyncIoStream> s, kj::Timer& t);
   void taskFailed(kj::Exception&&) override {}  // every call hands its failure to its caller
 
+  kj::Timer& timer;
   kj::Own<kj::AsyncIoStream> stream;
   edge::MessageStream messages;
   capnp::TwoPartyVatNetwork network;
@@ -32,35 +34,65 @@ struct Wire final : kj::TaskSet::ErrorHandler {
   kj::TaskSet calls;
 };
 
+inline constexpr size_t kPieceBytes = schema::CHUNK_BYTES_MAX / 4;  // of one write
+
+// What is left of a deadline that many calls share.
+class Patience {
+ public:
+  explicit Patience(TimeoutMs timeout_ms) {
+    if (timeout_ms) end_ = Clock::now() + std::chrono::milliseconds(*timeout_ms);
+  }
+  TimeoutMs left_ms() const {
+    if (!end_) return std::nullopt;
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(*end_ - Clock::now()).count();
+    return left > 0 ? static_cast<uint64_t>(left) : 0;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::optional<Clock::time_point> end_;
+};
+
 struct Client::Connection {
+  // Whoever lets go of it last waits for the loop's end. Where that is the loop itself (of a
+  // result that nobody took), another thread does.
+  static std::shared_ptr<Connection> make();
   ~Connection();
   ConnectOptions options;
   ServerInfo server;
   std::unique_ptr<Wire> wire;         // made and destroyed on the loop's thread
   std::unique_ptr<edge::Loop> loop;
 
-  // Runs `start(wire)` on the loop: it returns a promise of T. Blocks until that resolves, or for
-  // `timeout_ms`. What KJ throws becomes an error.
+  uint64_t timeoutMs(TimeoutMs own) const { return own.value_or(options.call_timeout_ms); }
+
+  // Runs `start(wire)` on the loop: it returns a promise of T. What KJ throws becomes an error.
+  // The future is broken where the loop ends first.
   template <class T, class Start>
-  base::Result<T> call(const char* what, std::optional<uint64_t> timeout_ms, Start start) {
+  std::future<base::Result<T>> begin(Start start) {
     auto answer = std::make_shared<std::promise<base::Result<T>>>();
     auto future = answer->get_future();
+    loop->post([this, answer = std::move(answer), start = std::move(start)]() mutable {
+      wire->calls.add(kj::evalNow([&] { return start(*wire); })
+                          .then([answer](base::Result<T> result) {
+                            answer->set_value(std::move(result));
+                          }, [answer](kj::Exception&& e) {
+                            answer->set_value(base::fail(edge::errorOf(e)));
+                          }));
+    });
+    return future;
+  }
+
+  // The same; blocks until it resolves, or for `timeout_ms`.
+  template <class T, class Start>
+  base::Result<T> call(const char* what, TimeoutMs timeout_ms, Start start) {
     if (loop->onThread()) return base::fail(onOwnThread(what));
-    if (!loop->post([this, answer, start = std::move(start)]() mutable {
-          wire->calls.add(kj::evalNow([&] { return start(*wire); })
-                              .then([answer](base::Result<T> result) {
-                                answer->set_value(std::move(result));
-                              }, [answer](kj::Exception&& e) {
-                                answer->set_value(base::fail(edge::errorOf(e)));
-                              }));
-        }))
-      return base::fail(closed(what));
+    auto future = begin<T>(std::move(start));
     return await(what, future, timeout_ms);
   }
 
   template <class T>
-  base::Result<T> await(const char* what, std::future<base::Result<T>>& future,
-                        std::optional<uint64_t> timeout_ms) {
+  static base::Result<T> await(const char* what, std::future<base::Result<T>>& future,
+                               TimeoutMs timeout_ms) {
     if (timeout_ms &&
         future.wait_for(std::chrono::milliseconds(*timeout_ms)) != std::future_status::ready)
       return base::fail(late(what, *timeout_ms));
@@ -83,5 +115,6 @@ TaskResult get(schema::TaskResult::Reader in);
 TemplateInfo get(schema::TemplateInfo::Reader in);
 TaskInfo get(schema::TaskInfo::Reader in);
 ServerInfo get(schema::ServerInfo::Reader in);
+BlobInfo get(schema::BlobInfo::Reader in);
 
 }  // namespace mayfly

@@ -1,5 +1,6 @@
 // The client's values to and from the schema's structs.
 #include "client/connection.h"
+#include "edge/sha256.h"
 
 namespace mayfly {
 
@@ -45,6 +46,7 @@ void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
     files[i].setPath(text(spec.files[i].path));
     files[i].setData(edge::data(spec.files[i].data));
     files[i].setMode(spec.files[i].mode);
+    if (spec.files[i].blob) files[i].setBlob(edge::data(edge::view(spec.files[i].blob->sha256)));
   }
   out.setStdinData(edge::data(spec.stdin_data));
   out.setStdinOpen(spec.stdin_open);
@@ -72,7 +74,7 @@ capnp::MessageSize sizeHint(const TaskSpec& spec) {
   uint64_t bytes = 512 + spec.code.size() + spec.stdin_data.size();
   for (const auto& arg : spec.args) bytes += 16 + arg.size();
   for (const auto& var : spec.env) bytes += 48 + var.first.size() + var.second.size();
-  for (const auto& file : spec.files) bytes += 64 + file.path.size() + file.data.size();
+  for (const auto& file : spec.files) bytes += 96 + file.path.size() + file.data.size();
   return {bytes / sizeof(capnp::word) + 8, 1};
 }
 
@@ -138,6 +140,20 @@ ServerInfo get(schema::ServerInfo::Reader in) {
   out.tasks_max = bounds.getTasksMax();
   out.calls_per_connection_max = bounds.getCallsPerConnectionMax();
   out.message_bytes_max = bounds.getMessageBytesMax();
+  out.blob_bytes_max = bounds.getBlobBytesMax();
+  out.blob_store_bytes_max = bounds.getBlobStoreBytesMax();
+  out.blobs_per_user_max = bounds.getBlobsPerUserMax();
+  out.uploads_per_connection_max = bounds.getUploadsPerConnectionMax();
+  out.blob_ttl_ms = bounds.getBlobTtlMs();
+  out.upload_idle_ms = bounds.getUploadIdleMs();
+  return out;
+}
+
+BlobInfo get(schema::BlobInfo::Reader in) {
+  BlobInfo out;
+  out.blob.sha256 = edge::sha256From(edge::view(in.getSha256())).value_or(edge::Sha256{});
+  out.blob.size_bytes = in.getSizeBytes();
+  out.expires_ms = in.getExpiresMs();
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "cli/files.h"
 #include "cli/options.h"
@@ -295,14 +296,56 @@ TEST_F(Folder, AFailedReadLeavesNothing) {
 TEST_F(Folder, AnInputFileIsNamedAfterItsPathOrAsTold) {
   std::ofstream(path / "in.csv") << "1,2";
   std::ofstream(path / "co:lon") << "c";
-  auto plain = readInputFile(path / "in.csv");
+  size_t left = kInlineFilesBytesMax;
+  auto plain = openInput(path / "in.csv", &left);
   ASSERT_TRUE(plain);
-  EXPECT_EQ(plain->path, "in.csv");
-  EXPECT_EQ(plain->data, "1,2");
-  EXPECT_EQ(readInputFile((path / "in.csv").string() + ":d/x.csv")->path, "d/x.csv");
-  EXPECT_EQ(readInputFile(path / "co:lon")->path, "co:lon");
-  EXPECT_FALSE(readInputFile(path / "none"));
-  EXPECT_FALSE(readInputFile(path));
+  EXPECT_EQ(plain->file.path, "in.csv");
+  EXPECT_EQ(plain->file.data, "1,2");
+  EXPECT_FALSE(plain->large);
+  EXPECT_EQ(left, kInlineFilesBytesMax - 3);
+  EXPECT_EQ(openInput((path / "in.csv").string() + ":d/x.csv", &left)->file.path, "d/x.csv");
+  EXPECT_EQ(openInput(path / "co:lon", &left)->file.path, "co:lon");
+  EXPECT_FALSE(openInput(path / "none", &left));
+  EXPECT_FALSE(openInput(path, &left));
+}
+TEST_F(Folder, ALargeInputFileIsOpenedAndNotRead) {
+  std::ofstream(path / "large") << std::string(kInlineFileBytesMax + 1, 'x');
+  std::ofstream(path / "small") << std::string(kInlineFileBytesMax, 'x');
+  size_t left = kInlineFilesBytesMax;
+  auto large = openInput(path / "large", &left);
+  ASSERT_TRUE(large && large->large);
+  EXPECT_TRUE(large->file.data.empty());
+  EXPECT_EQ(left, kInlineFilesBytesMax);
+  for (size_t i = 0; i < kInlineFilesBytesMax / kInlineFileBytesMax; ++i)
+    EXPECT_EQ(openInput(path / "small", &left)->file.data.size(), kInlineFileBytesMax);
+  // What the request has no room for any more goes as a blob, however small.
+  EXPECT_EQ(left, 0u);
+  EXPECT_TRUE(openInput(path / "small", &left)->large);
+}
+TEST_F(Folder, APipeThatIsLargeIsSpooledWhole) {
+  for (size_t bytes : {size_t{10}, kInlineFileBytesMax, kInlineFileBytesMax + 1, size_t{5'000'000}}) {
+    auto pipe = base::makePipe();
+    std::string text(bytes, '\0');
+    for (size_t i = 0; i < bytes; ++i) text[i] = static_cast<char>(i % 251);
+    std::thread writer([&] {
+      for (std::string_view rest = text; !rest.empty();)
+        rest.remove_prefix(static_cast<size_t>(::write(pipe->write.get(), rest.data(), rest.size())));
+      pipe->write.reset();
+    });
+    size_t left = kInlineFilesBytesMax;
+    auto input = openInput("/dev/fd/" + std::to_string(pipe->read.get()) + ":x", &left);
+    writer.join();
+    ASSERT_TRUE(input) << input.error().message;
+    EXPECT_EQ(input->file.mode, 0644);
+    EXPECT_EQ(bool{input->large}, bytes > kInlineFileBytesMax);
+    std::string got = input->file.data;
+    if (input->large) {
+      got.assign(bytes + 1, '?');
+      EXPECT_EQ(::pread(input->large.get(), got.data(), got.size(), 0), ssize_t(bytes));
+      got.pop_back();
+    }
+    EXPECT_TRUE(got == text) << bytes;
+  }
 }
 
 }  // namespace
