@@ -1,0 +1,79 @@
+"""What the sync and the async client share beside the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
+
+from . import errors
+from ._units import Duration, parse_ms
+from .results import OutFile, Stream, TaskResult
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+CLOSE_TIMEOUT_SECONDS: Final = 10.0
+
+DEFAULT: Final = "default"
+Timeout: TypeAlias = Duration | Literal["default"] | None
+"""Of a call: a duration; None: none; "default": the client's."""
+
+
+def seconds(timeout: Timeout, connection: Connection) -> float | None:
+    if timeout == DEFAULT:
+        return connection.default_timeout
+    return None if timeout is None else parse_ms(timeout) / 1000
+
+
+def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], Timeout]:
+    """The task's options, and the call's deadline."""
+    given = dict(options)
+    timeout: Timeout = given.pop("timeout", DEFAULT)
+    return given, timeout
+
+
+async def within(left: float | None, limit: float | None, work: Awaitable[T]) -> T:
+    """The work's result, unless the `left` of a call's `limit` is over before."""
+    deadline = asyncio.timeout(left)
+    try:
+        async with deadline:
+            return await work
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise errors.DeadlineExceeded(f"run: no result within {limit:g} s") from None
+
+
+class Decode(Protocol):
+    def __call__(self, stream: Stream, data: bytes, final: bool = False) -> str: ...
+
+
+def decoder() -> Decode:
+    """UTF-8 by pieces: a character may be cut in two."""
+    make = codecs.getincrementaldecoder("utf-8")
+    decoders = {stream: make("replace") for stream in Stream}
+    return lambda stream, data, final=False: decoders[stream].decode(data, final)
+
+
+def index_of(file: OutFile | str | int, result: TaskResult | None) -> int:
+    if isinstance(file, int):
+        return file
+    if isinstance(file, OutFile):
+        return file.index
+    if result is None:
+        raise errors.FailedPrecondition("the task's files have no names before `wait`")
+    try:
+        return result.file(file).index
+    except KeyError:
+        raise errors.NotFound(f"the task left no file {file!r} in /task/out") from None
+
+
+def check_read(offset: int, size: int) -> tuple[int, int]:
+    if offset < 0 or size < 1:
+        raise errors.InvalidArgument(f"offset {offset}, size {size}: nothing can be read there")
+    return offset, min(size, 1 << 20)

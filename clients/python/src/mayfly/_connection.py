@@ -1,0 +1,275 @@
+"""One connection and its tasks, as the event loop sees them; both clients stand on it.
+
+Every coroutine here runs on the loop that opened the connection. Errors are raised from
+frames that hold no object of pycapnp's: a traceback may be freed on any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import capnp
+
+from . import _upload, _wire, errors, results
+from ._common import within
+from ._remote import Output, Remote
+from ._spec import TaskSpec
+from ._wire import schema
+
+DEFAULT_SOCKET: Final = "/run/mayfly/default.sock"
+CONNECT_RETRY_SECONDS: Final = 0.02  # while the daemon's queue of connections is full
+
+T = TypeVar("T")
+
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """The child lets go of the socket: its parent's end must end the connection."""
+    for connection in list(_open):
+        connection.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def socket_path(path: str | os.PathLike[str] | None) -> str:
+    return os.fspath(path) if path is not None else os.environ.get("MAYFLY_SOCKET") or DEFAULT_SOCKET
+
+
+async def _connect(path: str, timeout: float | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    end = None if timeout is None else asyncio.get_running_loop().time() + timeout
+    while True:
+        try:
+            sock.connect(path)  # of a unix socket: at once or not at all
+            return sock
+        except OSError as error:
+            if error.errno == errno.EAGAIN and (
+                    end is None or asyncio.get_running_loop().time() < end):
+                await asyncio.sleep(CONNECT_RETRY_SECONDS)
+                continue
+            sock.close()
+            raise _connect_error(error, path) from None
+
+
+def _connect_error(error: OSError, path: str) -> errors.MayflyError:
+    said = f"cannot connect to the daemon at '{path}': {error.strerror or error}"
+    if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+        return errors.Unavailable(
+            said, "No daemon answers there. Start mayflyd, or name its socket: "
+            "mayfly.connect(PATH) or MAYFLY_SOCKET.", retryable=True)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return errors.PermissionDenied(
+            said, "Run it as root, as the daemon's user, or as a member of the socket's group.")
+    if error.errno == errno.EAGAIN:
+        return errors.ResourceExhausted(
+            said, "The daemon's queue of new connections is full. Try again later.", retryable=True)
+    return errors.InvalidArgument(said)
+
+
+class Connection:
+    def __init__(self, path: str, default_timeout: float | None) -> None:
+        self.path = path
+        self.default_timeout = default_timeout
+        self.loop = asyncio.get_running_loop()
+        self.server: results.ServerInfo | None = None
+        self.tasks: set[Remote] = set()
+        self.ended: str = ""  # why no call can be made any more
+        self._socket: socket.socket | None = None
+        self._stream: Any = None
+        self._rpc: Any = None
+        self._mayfly: Any = None
+        self._hold: _wire.Hold | None = None
+        self._background: set[asyncio.Task[Any]] = set()
+
+    # --- opening and ending ------------------------------------------------------
+
+    @classmethod
+    async def open(cls, path: str, name: str, timeout: float | None) -> Connection:
+        self = cls(path, timeout)
+        self._socket = await _connect(path, timeout)
+        try:
+            self._hold = await _wire.Hold.take(self)
+            _open.add(self)
+            self._stream = await capnp.AsyncIoStream.create_unix_connection(sock=self._socket)
+            self._rpc = capnp.TwoPartyClient(
+                self._stream, traversal_limit_in_words=_wire.TRAVERSAL_WORDS_MAX)
+            self._mayfly = self._rpc.bootstrap().cast_as(schema.Mayfly)
+            self.server = await self.call(
+                "hello", lambda: self._mayfly.hello(client=name, protocol=_wire.PROTOCOL),
+                lambda answer: _wire.server_info(answer.info), timeout)
+        except errors.MayflyError as error:
+            await self.close()
+            error.message = f"cannot use the daemon at '{path}': {error.message}"
+            raise
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        """Ends all of its tasks and waits. Harmless when repeated."""
+        if not self.ended:
+            self.ended = "the client was closed"
+        tasks, self.tasks = self.tasks, set()
+        for task in tasks:
+            task.let_go(self.end_error("wait"))
+        for job in list(self._background):
+            job.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._mayfly = None
+        rpc, self._rpc = self._rpc, None
+        if rpc is not None:
+            rpc.close()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+        elif self._socket is not None:
+            self._socket.close()
+        self._socket = None
+        _open.discard(self)
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            await hold.drop(self)
+
+    def forked(self) -> None:
+        self.ended = "this process is a fork of the one that connected"
+        sock, self._socket = self._socket, None
+        if sock is not None and sock.fileno() >= 0:
+            os.close(sock.detach())
+
+    def end_error(self, what: str) -> errors.Disconnected:
+        return errors.Disconnected(f"{what}: {self.ended or 'the connection has ended'}",
+                                   "Connect again.")
+
+    # --- calls -------------------------------------------------------------------
+
+    def spawn(self, job: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self.loop.create_task(job)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def call(self, what: str, send: Callable[[], Awaitable[Any]],
+                   decode: Callable[[Any], T], timeout: float | None) -> T:
+        """`send`s a request and `decode`s its answer, both on this thread, within the deadline."""
+        value, error = await self._exchange(what, send, decode, timeout)
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
+
+    async def _exchange(self, what: str, send: Callable[[], Awaitable[Any]],
+                        decode: Callable[[Any], T],
+                        timeout: float | None) -> tuple[T | None, errors.MayflyError | None]:
+        if self.ended:
+            return None, self.end_error(what)
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await send()
+        except TimeoutError:
+            return None, errors.DeadlineExceeded(f"{what}: no answer within {timeout:g} s")
+        except errors.MayflyError as refused:
+            return None, refused.with_traceback(None)
+        except capnp.KjException as exception:
+            if exception.type == "DISCONNECTED" and self.ended:
+                return None, self.end_error(what)
+            return None, _wire.error_of_exception(exception, what)
+        error = _wire.error_of(answer)
+        return (None, error) if error is not None else (decode(answer), None)
+
+    # --- the daemon --------------------------------------------------------------
+
+    async def submit(self, spec: TaskSpec, timeout: float | None) -> Remote:
+        if spec.detach_ms and self.server and not self.server.bounds.detached_per_user_max:
+            raise errors.Unsupported("submit: the daemon keeps no detached tasks",
+                                     "Update the daemon, or leave out detach=.")
+        await _upload.place(self, spec, timeout)
+        output = Output() if spec.stream else None
+        remote = Remote(self, output)
+        remote.template = spec.template
+        cap: list[Any] = []  # the pipelined wait, until submit has answered
+
+        def send() -> Any:
+            request = self._mayfly.submit_request()
+            _wire.put_spec(request.spec, spec)
+            _wire.check_size(request)
+            if output is not None:
+                request.output = _wire.Sink(output.put)
+            promise = request.send()
+            cap.append(promise.task.wait())
+            return promise
+
+        def decode(answer: Any) -> None:
+            remote.id, remote.existing = answer.id, answer.existing
+            remote.detached = spec.detach_ms != 0
+            remote.begin(answer.task, cap.pop())
+
+        try:
+            await self.call("submit", send, decode, timeout)
+        finally:
+            cap.clear()
+        self.tasks.add(remote)
+        if spec.pump is not None:
+            remote.pump(spec.pump)
+        return remote
+
+    async def run(self, spec: TaskSpec, collect: bool, limit: float | None = None,
+                  ) -> results.TaskResult:
+        """submit, wait and close in one."""
+        return await within(limit, limit, self._run(spec, collect))
+
+    async def _run(self, spec: TaskSpec, collect: bool) -> results.TaskResult:
+        remote = await self.submit(spec, self.default_timeout)
+        try:
+            result = await remote.wait(None, None)
+            return await remote.with_data(result, self.default_timeout) if collect else result
+        finally:
+            remote.close_soon()
+
+    async def find(self, id: int, key: str, timeout: float | None) -> Remote:
+        remote = Remote(self, None)
+        remote.detached = remote.existing = True
+
+        def decode(answer: Any) -> None:
+            remote.id = answer.id
+            remote.begin(answer.task, answer.task.wait())
+
+        await self.call("find", lambda: self._mayfly.find(id=id, key=key), decode, timeout)
+        self.tasks.add(remote)
+        return remote
+
+    async def templates(self, timeout: float | None) -> list[results.TemplateInfo]:
+        return await self.call("templates", lambda: self._mayfly.templates(),
+                               lambda a: [_wire.template_info(t) for t in a.templates], timeout)
+
+    async def list_tasks(self, timeout: float | None) -> list[results.TaskInfo]:
+        return await self.call("tasks", lambda: self._mayfly.tasks(),
+                               lambda a: [_wire.task_info(t) for t in a.tasks], timeout)
+
+    async def kill(self, id: int, timeout: float | None) -> None:
+        await self.call("kill", lambda: self._mayfly.kill(id=id), _nothing, timeout)
+
+    async def blobs(self, timeout: float | None) -> list[results.Blob]:
+        return await self.call("blobs", lambda: self._mayfly.blobs(),
+                               lambda a: [_wire.blob(b) for b in a.blobs], timeout)
+
+    async def remove_blob(self, sha256: bytes, timeout: float | None) -> None:
+        await self.call("removeBlob", lambda: self._mayfly.removeBlob(sha256=sha256), _nothing,
+                        timeout)
+
+    async def begin_upload(self, sha256: bytes, size: int, timeout: float | None) -> Any:
+        """An Upload to write to, or None where the daemon has the blob already."""
+        return await self.call("upload", lambda: self._mayfly.upload(sha256=sha256, sizeBytes=size),
+                               lambda a: None if a.known else a.upload, timeout)
+
+
+def _nothing(answer: Any) -> None:
+    return None

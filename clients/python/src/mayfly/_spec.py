@@ -1,0 +1,348 @@
+"""What is to be run: keyword arguments as people write them, made into one checked TaskSpec.
+
+Pure but for looking at the files that the caller names. Whether a name, a cap or a number of
+files is acceptable is the daemon's to say; here is refused what could not be sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, TypeAlias, TypedDict
+
+from .errors import InvalidArgument
+from .results import Blob
+from ._units import (Cores, Duration, Size, parse_bytes, parse_cores_milli, parse_count, parse_ms)
+
+INLINE_STDIN_BYTES_MAX: Final = 1 << 20  # more goes in pieces
+INLINE_FILES_BYTES_MAX: Final = 2 << 20  # all input files of a task together; more goes as blobs
+U64_MAX: Final = (1 << 64) - 1
+
+
+class PipeType:
+    """The type of `mayfly.PIPE`: stdin stays open, `Task.stdin` writes to it."""
+
+    def __repr__(self) -> str:
+        return "mayfly.PIPE"
+
+
+PIPE: Final = PipeType()
+
+
+@dataclass(frozen=True)
+class File:
+    """An input file with permission bits of its own."""
+
+    content: bytes | bytearray | memoryview | os.PathLike[str] | Blob
+    mode: int = 0o644
+
+
+FileContent: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | Blob | File
+Files: TypeAlias = Mapping[str, FileContent] | Sequence[str | os.PathLike[str]]
+Stdin: TypeAlias = bytes | bytearray | memoryview | str | IO[bytes] | IO[str] | PipeType
+
+
+class Caps(TypedDict, total=False):
+    """What is not named takes the template's default."""
+
+    cpu: Cores
+    cpu_time: Duration
+    wall_time: Duration
+    memory: Size
+    processes: int
+    open_files: int
+    file_size: Size
+    disk: Size
+    disk_inodes: int
+    output: Size
+    input: Size
+    out_files_size: Size
+    out_files: int
+
+
+class TaskOptions(Caps, total=False):
+    """What `run` and `submit` have in common."""
+
+    command: Sequence[str]
+    """A whole command line, instead of code: templates of mechanism "exec" only."""
+    script: str | os.PathLike[str] | tuple[str, str | bytes]
+    """A script, instead of code: a local file, or (name, text). It is put at /task/NAME."""
+    via: str
+    """How code reaches the runtime: "string" (as after -c, the default) or "stdin"."""
+    args: Sequence[str]
+    """What follows the script in argv."""
+    env: Mapping[str, str]
+    files: Files
+    """Input files: {"name in /task": bytes, a Path, a Blob or a File}, or a list of local paths."""
+    stdin: Stdin | None
+    """Bytes, text, an open file, or PIPE."""
+    seed: int
+    """Seeds the runtime's reproducible generators."""
+    collect: bool
+    """Keep what the task leaves in /task/out."""
+    timeout: Duration | None
+    """The deadline of the call; the task's own is `wall_time`."""
+
+
+class SubmitOptions(TaskOptions, total=False):
+    stream: bool
+    """Send the output while it comes, for `Task.stream`, instead of capturing it."""
+    detach: Duration
+    """Let the task outlive the connection; keep its result so long after its end."""
+    key: str
+    """With `detach`: one's own name for this very run. A second submit gives the same task."""
+
+
+@dataclass(slots=True)
+class Source:
+    """An input file before it is known whether it goes inside the request or as a blob."""
+
+    path: str
+    mode: int
+    data: bytes | memoryview | None = None  # one of these three
+    local: Path | None = None
+    blob: bytes | None = None
+    size: int = 0
+    sha256: bytes = b""  # of what is too large for the request
+
+    def read(self, offset: int, size: int) -> bytes:
+        assert self.local is not None
+        with open(self.local, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def hash(self) -> None:
+        if self.data is not None:
+            self.sha256 = hashlib.sha256(self.data).digest()
+        else:
+            assert self.local is not None
+            with open(self.local, "rb") as file:
+                self.sha256 = hashlib.file_digest(file, "sha256").digest()
+
+
+def place(sources: list[Source]) -> None:
+    """Marks the largest files for upload until the others fit into a request; reads those."""
+    inline = sum(source.size for source in sources if source.blob is None)
+    for source in sorted(sources, key=lambda source: -source.size):
+        if inline <= INLINE_FILES_BYTES_MAX:
+            break
+        if source.blob is None:
+            source.hash()
+            inline -= source.size
+    for source in sources:
+        if source.local is not None and not source.sha256:
+            source.data = source.local.read_bytes()
+
+
+@dataclass(slots=True)
+class TaskSpec:
+    template: str
+    kind: str  # a member of the schema's union `code`
+    code: bytes = b""
+    script_name: str = ""
+    args: list[str] = field(default_factory=list)
+    env: list[tuple[str, str]] = field(default_factory=list)
+    files: list[Source] = field(default_factory=list)
+    stdin_data: bytes = b""
+    stdin_open: bool = False
+    pump: Any = None  # what feeds stdin while the task runs: a memoryview or a file object
+    limits: dict[str, int] = field(default_factory=dict)
+    seed: int | None = None
+    collect: bool = False
+    stream: bool = False
+    detach_ms: int = 0
+    key: str = ""
+
+
+_CAPS = {
+    "cpu": ("cpuMilli", parse_cores_milli), "cpu_time": ("cpuTimeMs", parse_ms),
+    "wall_time": ("wallTimeMs", parse_ms), "memory": ("memoryBytes", parse_bytes),
+    "processes": ("processes", parse_count), "open_files": ("openFiles", parse_count),
+    "file_size": ("fileSizeBytes", parse_bytes), "disk": ("diskBytes", parse_bytes),
+    "disk_inodes": ("diskInodes", parse_count), "output": ("outputBytes", parse_bytes),
+    "input": ("inputBytes", parse_bytes), "out_files_size": ("outFilesBytes", parse_bytes),
+    "out_files": ("outFiles", parse_count),
+}
+_U32 = frozenset(("cpuMilli", "processes", "openFiles", "outFiles"))
+_TASK_OPTIONS = frozenset(("command", "script", "via", "args", "env", "files", "stdin", "seed",
+                           "collect", "stream", "detach", "key"))
+
+
+def text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what}: a str is needed, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{what}: {value!r} is no valid Unicode text") from None
+    return value
+
+
+def _bytes(value: object, what: str) -> bytes:
+    if isinstance(value, str):
+        return text(value, what).encode()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"{what}: str or bytes are needed, not {type(value).__name__}")
+
+
+def _limits(options: dict[str, Any]) -> dict[str, int]:
+    limits = {}
+    for name, (field_name, parse) in _CAPS.items():
+        value = options.pop(name, None)
+        if value is None:
+            continue
+        try:
+            number = parse(value)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{name}: {error.message}", error.advice) from None
+        # All ones mean "not named".
+        if number >= (0xFFFFFFFF if field_name in _U32 else U64_MAX):
+            raise InvalidArgument(f"{name}: {value!r} is too large")
+        limits[field_name] = number
+    return limits
+
+
+def _source(path: str, content: object, mode: int | None = None) -> Source:
+    if isinstance(content, File):
+        return _source(path, content.content, content.mode)
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        # A bytearray may change while it is sent.
+        data = content if isinstance(content, bytes) else bytes(content)
+        return Source(path, 0o644 if mode is None else mode, data=data, size=len(data))
+    if isinstance(content, Blob):
+        return Source(path, 0o644 if mode is None else mode, blob=content.sha256)
+    if isinstance(content, os.PathLike):
+        return _local(path, Path(content), mode)
+    if isinstance(content, str):
+        raise TypeError(f"files[{path!r}]: a str could be a path or the content; "
+                        "give pathlib.Path(...) or bytes")
+    raise TypeError(f"files[{path!r}]: bytes, a path, a Blob or a File are needed, "
+                    f"not {type(content).__name__}")
+
+
+def _local(path: str, local: Path, mode: int | None) -> Source:
+    status = local.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise InvalidArgument(f"'{local}' is a folder", "Give its files, or a tar archive.")
+    if not stat.S_ISREG(status.st_mode):  # a pipe, a device: its size is known when it is read
+        data = local.read_bytes()
+        return Source(path, 0o644 if mode is None else mode, data=data, size=len(data))
+    return Source(path, status.st_mode & 0o777 if mode is None else mode, local=local,
+                  size=status.st_size)
+
+
+def _files(files: object) -> list[Source]:
+    if isinstance(files, Mapping):
+        return [_source(text(path, "files"), content) for path, content in files.items()]
+    if isinstance(files, (str, bytes)) or not isinstance(files, Iterable):
+        raise TypeError("files: a dict {name: content} or a list of paths is needed")
+    sources = []
+    for each in files:
+        local = Path(each)
+        sources.append(_local(text(local.name, "files"), local, None))
+    return sources
+
+
+def _code(spec: TaskSpec, code: object, options: dict[str, Any]) -> None:
+    command, script = options.pop("command", None), options.pop("script", None)
+    via = options.pop("via", None)
+    if (code is not None) + (command is not None) + (script is not None) != 1:
+        raise TypeError("one of code, script= and command= is needed")
+    if via is not None and (code is None or via not in ("string", "stdin")):
+        raise TypeError('via= goes with code and is "string" or "stdin"')
+    if command is not None:
+        if isinstance(command, (str, bytes)):
+            raise TypeError('command: a list of words is needed, like ["bash", "-c", "ls | wc -l"]')
+        if options.get("args"):
+            raise TypeError("args= goes with code and script=, not with command=")
+        spec.kind, spec.args = "command", [text(word, "command") for word in command]
+    elif script is not None:
+        spec.kind = "file"
+        if isinstance(script, tuple):
+            spec.script_name, spec.code = text(script[0], "script"), _bytes(script[1], "script")
+        else:
+            local = Path(script)
+            spec.script_name, spec.code = text(local.name, "script"), local.read_bytes()
+    else:
+        spec.kind, spec.code = via or "string", _bytes(code, "code")
+
+
+def _stdin(spec: TaskSpec, stdin: object) -> None:
+    if isinstance(stdin, PipeType):
+        spec.stdin_open = True
+    elif isinstance(stdin, (str, bytes, bytearray, memoryview)):
+        data = _bytes(stdin, "stdin")
+        if len(data) <= INLINE_STDIN_BYTES_MAX:
+            spec.stdin_data = data
+        else:
+            spec.stdin_open, spec.pump = True, memoryview(data)
+    elif hasattr(stdin, "read"):
+        spec.stdin_open, spec.pump = True, stdin
+    else:
+        raise TypeError("stdin: bytes, str, an open file or mayfly.PIPE are needed, "
+                        f"not {type(stdin).__name__}")
+
+
+def build(template: str, code: str | bytes | None, given: Mapping[str, Any]) -> TaskSpec:
+    """Reads the script, stats the input files; the only input and output here."""
+    options = {name: value for name, value in given.items() if value is not None}
+    unknown = sorted(set(options) - _TASK_OPTIONS - _CAPS.keys())
+    if unknown:
+        raise TypeError(f"unknown keyword: {', '.join(unknown)}")
+    spec = TaskSpec(template=text(template, "template"), kind="string")
+    _code(spec, code, options)
+    spec.limits = _limits(options)
+    args = options.get("args", ())
+    if isinstance(args, (str, bytes)):
+        raise TypeError('args: a list of words is needed, like ["--verbose", "in.csv"]')
+    spec.args += [text(word, "args") for word in args]
+    spec.env = [(text(name, "env"), text(value, "env"))
+                for name, value in options.get("env", {}).items()]
+    if "files" in options:
+        spec.files = _files(options["files"])
+        place(spec.files)
+    if "stdin" in options:
+        _stdin(spec, options["stdin"])
+    spec.seed = options.get("seed")
+    if spec.seed is not None and not 0 <= spec.seed <= U64_MAX:
+        raise InvalidArgument(f"seed: {spec.seed} is not between 0 and 2**64 - 1")
+    spec.collect, spec.stream = bool(options.get("collect")), bool(options.get("stream"))
+    _detach(spec, options)
+    return spec
+
+
+def _detach(spec: TaskSpec, options: dict[str, Any]) -> None:
+    spec.key = text(options.get("key", ""), "key")
+    if "detach" not in options:
+        if spec.key:
+            raise TypeError("key= goes with detach=")
+        return
+    spec.detach_ms = parse_ms(options["detach"])
+    if not 0 < spec.detach_ms < 1 << 32:
+        raise InvalidArgument(f"detach: {options['detach']!r} is no lease",
+                              'Write it like "10m" or in seconds.')
+    if spec.stream:
+        raise InvalidArgument("a detached task cannot be streamed: its output is captured",
+                              "Leave out stream=True.")
+    if spec.stdin_open:
+        raise InvalidArgument(
+            f"a detached task has its stdin with the request: at most {INLINE_STDIN_BYTES_MAX} "
+            "bytes, no file and no PIPE", "Give large input as an input file.")
+
+
+def upload_source(content: FileContent) -> Source:
+    """What `upload` was given, hashed."""
+    source = _source("upload", content)
+    if source.blob is not None:
+        raise TypeError("upload: this is a blob already")
+    source.hash()
+    return source
+
+
+def blob_hash(blob: Blob | bytes) -> bytes:
+    return blob.sha256 if isinstance(blob, Blob) else bytes(blob)

@@ -1,0 +1,335 @@
+"""The client without asyncio: every call blocks until it is answered, from any thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
+
+from . import _save, _spec, _upload, errors, results
+from ._common import (CLOSE_TIMEOUT_SECONDS, DEFAULT, DEFAULT_TIMEOUT_SECONDS, Timeout, check_read,
+                      decoder, index_of, seconds, split, within)
+from ._connection import Connection, socket_path
+from ._portal import Portal
+from ._remote import Output, Remote
+from ._spec import FileContent, SubmitOptions, TaskOptions
+from .results import OutFile, Stream, TaskResult
+
+T = TypeVar("T")
+
+
+class RunOptions(TaskOptions, total=False):
+    check: bool
+    """Raise TaskFailed for any verdict but `succeeded`."""
+    out: str | os.PathLike[str]
+    """Save what the task leaves in /task/out below this folder."""
+    on_output: Callable[[Stream, bytes], object]
+    """Gets the output while it comes, on the calling thread; the result then has none."""
+
+
+class Stdin:
+    """A task's standard input: `with task.stdin as stdin: stdin.write(...)`."""
+
+    def __init__(self, remote: Remote, portal: Portal) -> None:
+        self._remote, self._portal = remote, portal
+
+    def write(self, data: bytes | bytearray | memoryview | str, *, timeout: Timeout = None) -> None:
+        """Returns when the task has taken all of it: write concurrently where the program also has
+        to be read from."""
+        content = data.encode() if isinstance(data, str) else bytes(data)
+        limit = seconds(timeout, self._remote.connection)
+        self._portal.call(lambda _: self._remote.write_stdin(content, limit))
+
+    def close(self, *, timeout: Timeout = DEFAULT) -> None:
+        """The task reads end-of-file after what was written."""
+        limit = seconds(timeout, self._remote.connection)
+        self._portal.call(lambda _: self._remote.close_stdin(limit))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        try:
+            self.close()
+        except (errors.FailedPrecondition, errors.Disconnected):
+            pass  # the task has ended
+
+
+def _drop_task(portal: Portal, remote: Remote) -> None:
+    """A task that nobody holds any more."""
+    portal.soon(remote.release_soon if remote.detached else remote.close_soon)
+
+
+class Task:
+    """One task. Leaving `with`, `close` and dropping it are the same: the daemon forgets the
+    task, one that still runs is cancelled. A detached task is forgotten by `close` only."""
+
+    def __init__(self, remote: Remote, client: Client) -> None:
+        self._remote = remote
+        self._client = client  # its end would be the task's
+        self._portal = client._portal
+        self._result: TaskResult | None = None
+        self.stdin = Stdin(remote, self._portal)
+        weakref.finalize(self, _drop_task, self._portal, remote).atexit = False
+
+    def __repr__(self) -> str:
+        return f"<mayfly task {self.id} of {self.template or 'a template'}>"
+
+    @property
+    def id(self) -> int:
+        return self._remote.id
+
+    @property
+    def template(self) -> str:
+        return self._remote.template
+
+    @property
+    def existing(self) -> bool:
+        """Submitted before with the same key: nothing ran a second time."""
+        return self._remote.existing
+
+    @property
+    def detached(self) -> bool:
+        return self._remote.detached
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        if self.detached:
+            self._portal.soon(self._remote.release_soon)
+        else:
+            self.close()
+
+    def wait(self, timeout: Timeout = None, *, check: bool = False) -> TaskResult:
+        """The result, when nothing of the task is left. DeadlineExceeded leaves it running."""
+        limit, me = seconds(timeout, self._remote.connection), threading.current_thread()
+        self._result = result = self._portal.call(lambda _: self._remote.wait(limit, me))
+        return result.check() if check else result
+
+    @overload
+    def stream(self, *, text: Literal[False] = False) -> Iterator[tuple[Stream, bytes]]: ...
+    @overload
+    def stream(self, *, text: Literal[True]) -> Iterator[tuple[Stream, str]]: ...
+
+    def stream(self, *, text: bool = False) -> Iterator[tuple[Stream, Any]]:
+        """The output while it comes, of a task submitted with `stream=True`. A slow reader slows
+        its own task only. What is not read goes into the result once `wait` is called."""
+        output = self._remote.output
+        if output is None:
+            raise errors.FailedPrecondition("the task's output is captured into its result",
+                                            "Submit it with stream=True.")
+        return self._stream(output, text)
+
+    def _stream(self, output: Output, text: bool) -> Iterator[tuple[Stream, Any]]:
+        if output.reader is not None:
+            raise errors.FailedPrecondition("another iterator reads this task's output")
+        output.reader = threading.current_thread()
+        decode = decoder() if text else None
+        try:
+            while chunks := self._portal.call(lambda _: output.take()):
+                for stream, data in chunks:
+                    if decode is None:
+                        yield stream, data
+                    elif piece := decode(stream, data):
+                        yield stream, piece
+            if decode is not None:
+                for stream in Stream:
+                    if rest := decode(stream, b"", True):
+                        yield stream, rest
+        finally:
+            output.reader = None
+
+    def cancel(self, *, timeout: Timeout = DEFAULT) -> None:
+        """Ends it as `cancelled`; `wait` gives the result. Harmless when it has ended."""
+        limit = seconds(timeout, self._remote.connection)
+        self._portal.call(lambda _: self._remote.cancel(limit))
+
+    def info(self, *, timeout: Timeout = DEFAULT) -> results.TaskInfo:
+        """Where it stands, without waiting."""
+        limit = seconds(timeout, self._remote.connection)
+        return self._portal.call(lambda _: self._remote.info(limit))
+
+    def read_file(self, file: OutFile | str | int, offset: int = 0, size: int = 1 << 20, *,
+                  timeout: Timeout = DEFAULT) -> bytes:
+        """At most `size` bytes (and at most 1 MiB) of an output file; empty at its end."""
+        index, (offset, size) = index_of(file, self._result), check_read(offset, size)
+        limit = seconds(timeout, self._remote.connection)
+        return self._portal.call(lambda _: self._remote.read_file(index, offset, size, limit))[0]
+
+    def read_chunks(self, file: OutFile | str | int, *,
+                    timeout: Timeout = DEFAULT) -> Iterator[bytes]:
+        """A whole output file, piece by piece; the deadline is of each."""
+        index, limit = index_of(file, self._result), seconds(timeout, self._remote.connection)
+        offset, end = 0, False
+        while not end:
+            piece, end = self._portal.call(
+                lambda _: self._remote.read_file(index, offset, 1 << 20, limit))
+            offset += len(piece)
+            if piece:
+                yield piece
+
+    def save_files(self, folder: str | os.PathLike[str], *,
+                   timeout: Timeout = DEFAULT) -> tuple[OutFile, ...]:
+        """Saves the output files below `folder` (made if missing), after `wait`. Each tells where
+        it was `saved`, or why it was `not_saved`: the task chose the names."""
+        top = Path(folder)
+        top.mkdir(exist_ok=True)
+        result = self._result or self.wait()
+        return tuple(self._save(top, each, timeout) for each in result.out_files)
+
+    def _save(self, top: Path, file: OutFile, timeout: Timeout) -> OutFile:
+        why = file.skipped or _save.why_odd(file.path)
+        if why:
+            return dataclasses.replace(file, not_saved=why)
+        try:
+            with _save.Writer(top, file.path, file.mode) as writer:
+                for piece in self.read_chunks(file, timeout=timeout):
+                    writer.write(piece)
+        except OSError as error:
+            if isinstance(error, errors.MayflyError):
+                raise
+            return dataclasses.replace(file, not_saved=error.strerror or str(error))
+        return dataclasses.replace(file, saved=writer.path)
+
+    def close(self, *, timeout: float = CLOSE_TIMEOUT_SECONDS) -> None:
+        """The daemon forgets the task; one that runs is cancelled. Harmless when repeated."""
+        try:
+            self._portal.call(lambda _: self._remote.close(timeout))
+        except errors.Disconnected:
+            pass  # and with the connection the task
+
+
+class Client:
+    """A connection to the daemon, for any number of threads::
+
+        with mayfly.connect() as client:
+            print(client.run("python", "print(6*7)").stdout)
+
+    Leaving it ends all of its tasks, but detached ones. It does not survive a fork: a new process
+    connects anew.
+    """
+
+    def __init__(self, socket: str | os.PathLike[str] | None = None, *,
+                 timeout: float | None = DEFAULT_TIMEOUT_SECONDS, name: str = "python") -> None:
+        self._portal = Portal(socket_path(socket), name, timeout)
+        weakref.finalize(self, self._portal.close, wait=False).atexit = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Harmless when repeated."""
+        self._portal.close()
+
+    @property
+    def server(self) -> results.ServerInfo:
+        """What the daemon said of itself when the connection was made."""
+        info = self._portal.connection.server
+        assert info is not None
+        return info
+
+    def _seconds(self, timeout: Timeout) -> float | None:
+        return seconds(timeout, self._portal.connection)
+
+    def submit(self, template: str, code: str | bytes | None = None, /,
+               **options: Unpack[SubmitOptions]) -> Task:
+        """Returns when the daemon has checked and queued the task."""
+        given, timeout = split(options)
+        spec, limit = _spec.build(template, code, given), self._seconds(timeout)
+        return Task(self._portal.call(lambda c: c.submit(spec, limit)), self)
+
+    def run(self, template: str, code: str | bytes | None = None, /,
+            **options: Unpack[RunOptions]) -> TaskResult:
+        """Submits a task, waits for its result and closes it. `timeout` is of the whole; without
+        one it waits as long as the connection lives, bounded by the task's own `wall_time`."""
+        given, timeout = split(options)
+        limit = self._seconds(None if timeout == DEFAULT else timeout)
+        check, out, on_output = (given.pop(n, None) for n in ("check", "out", "on_output"))
+        collect = bool(given.get("collect"))
+        given["stream"], given["collect"] = on_output is not None, collect or out is not None
+        spec = _spec.build(template, code, given)
+        if on_output is None and out is None:
+            result = self._portal.call(lambda c: c.run(spec, collect, limit))
+        else:
+            result = self._run(spec, collect, out, on_output, limit)
+        return result.check() if check else result
+
+    def _run(self, spec: _spec.TaskSpec, collect: bool, out: str | os.PathLike[str] | None,
+             on_output: Callable[[Stream, bytes], object] | None,
+             limit: float | None) -> TaskResult:
+        """In steps: the calling thread has something to do in between."""
+        end = None if limit is None else time.monotonic() + limit
+
+        def step(make: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+            left = None if end is None else end - time.monotonic()
+            return self._portal.call(lambda c: within(left, limit, make(c)))
+
+        remote = step(lambda c: c.submit(spec, c.default_timeout))
+        task = Task(remote, self)
+        try:
+            output = remote.output
+            if on_output is not None and output is not None:
+                while chunks := step(lambda _: output.take()):
+                    for stream, data in chunks:
+                        on_output(stream, data)
+            result = step(lambda _: remote.wait(None, None))
+            if collect:
+                result = step(lambda c: remote.with_data(result, c.default_timeout))
+            if out is not None:
+                task._result = result
+                result = dataclasses.replace(result, out_files=task.save_files(out))
+            return result
+        finally:
+            self._portal.soon(remote.close_soon)
+
+    def find(self, *, id: int = 0, key: str = "", timeout: Timeout = DEFAULT) -> Task:
+        """A detached task of this user, by `key` or by `id`."""
+        limit, key = self._seconds(timeout), _spec.text(key, "key")
+        return Task(self._portal.call(lambda c: c.find(id, key, limit)), self)
+
+    def templates(self, *, timeout: Timeout = DEFAULT) -> list[results.TemplateInfo]:
+        """What tasks can be made from."""
+        limit = self._seconds(timeout)
+        return self._portal.call(lambda c: c.templates(limit))
+
+    def tasks(self, *, timeout: Timeout = DEFAULT) -> list[results.TaskInfo]:
+        """All tasks that are queued, running or ending, of every client."""
+        limit = self._seconds(timeout)
+        return self._portal.call(lambda c: c.list_tasks(limit))
+
+    def kill(self, id: int, *, timeout: Timeout = DEFAULT) -> None:
+        """Ends any task, of any client, as `cancelled`."""
+        limit = self._seconds(timeout)
+        self._portal.call(lambda c: c.kill(id, limit))
+
+    def upload(self, content: FileContent, *, timeout: Timeout = DEFAULT) -> results.Blob:
+        """Keeps bytes or a file at the daemon, for `files=` of any number of tasks."""
+        source, limit = _spec.upload_source(content), self._seconds(timeout)
+        self._portal.call(lambda c: _upload.upload(c, source, limit))
+        return results.Blob(sha256=source.sha256, size_bytes=source.size)
+
+    def blobs(self, *, timeout: Timeout = DEFAULT) -> list[results.Blob]:
+        """This user's."""
+        limit = self._seconds(timeout)
+        return self._portal.call(lambda c: c.blobs(limit))
+
+    def remove_blob(self, blob: results.Blob | bytes, *, timeout: Timeout = DEFAULT) -> None:
+        """Tasks that name it already keep it."""
+        sha256, limit = _spec.blob_hash(blob), self._seconds(timeout)
+        self._portal.call(lambda c: c.remove_blob(sha256, limit))
+
+
+def connect(socket: str | os.PathLike[str] | None = None, *,
+            timeout: float | None = DEFAULT_TIMEOUT_SECONDS, name: str = "python") -> Client:
+    """Connects to the daemon at `socket`, else at MAYFLY_SOCKET, else at the default path.
+    `timeout`: seconds, of every call but `run` and `Task.wait`; `name`: for the daemon's log."""
+    return Client(socket, timeout=timeout, name=name)

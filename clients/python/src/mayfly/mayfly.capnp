@@ -1,0 +1,1 @@
+../../../../include/mayfly/mayfly.capnp
