@@ -436,6 +436,9 @@ struct Bounds {
   blobTtlMs @14 :UInt32;
   connectionIdleMs @15 :UInt32;
   messageMsMax @16 :UInt32;
+  inFlightBytesMax @17 :UInt64;       # of all connections; each always has a share of its own
+  outputHeldBytesMax @18 :UInt64;     # of tasks that are not closed: what they left, or may come to
+  handlesPerConnectionMax @19 :UInt32;  # Task and Upload objects that are not released
 }
 
 struct BlobInfo {
@@ -464,5 +467,5 @@ struct TaskInfo {
   startedNs @4 :UInt64;
   nowNs @5 :UInt64;        # the daemon's clock at the answer: ages need no second clock
   pidHost @6 :UInt32;      # of the box's init, for people; 0 where there is none
-  yours @7 :Bool;          # of this connection
+  yours @7 :Bool;          # of this connection, or detached and of this user
 }

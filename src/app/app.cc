@@ -182,6 +182,14 @@ base::Result<int> App::run() {
   edge.connections_max = s.connections_max;
   edge.blobs = deriveBlobBounds(report.budget, s);
   edge.upload_idle_ms = static_cast<uint32_t>(s.upload_idle_ms);
+  edge.tasks_max = s.tasks_max;
+  edge.detached_per_user_max = s.detached_per_user_max;
+  edge.detach_lease_ms_max = static_cast<uint32_t>(s.detach_lease_ms_max);
+  edge.result_lease_ms = static_cast<uint32_t>(s.result_lease_ms);
+  edge.connection_idle_ms = static_cast<uint32_t>(s.connection_idle_ms);
+  edge.message_ms_max = static_cast<uint32_t>(s.message_ms_max);
+  edge.in_flight_bytes_max = s.in_flight_bytes_max;
+  edge.output_held_bytes_max = s.output_held_bytes_max;
   MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_.get_executor(), std::move(listener), edge));
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),

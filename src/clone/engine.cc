@@ -156,17 +156,24 @@ void Engine::ownerGone(sched::OwnerId owner) {
   for (const TaskPtr& t : its) act(t, t->machine.stop(Cause::clientGone, {}, monotonicNs()));
 }
 
+sched::TaskInfo Engine::infoOf(const Task& t) const {
+  const base::Phases& p = t.machine.phases();
+  TaskState s = t.machine.state();
+  return {t.id, t.spec.template_name,
+          std::string(s == TaskState::claiming ? "making" : sched::name(s)),
+          p[static_cast<size_t>(Phase::queued)], p[static_cast<size_t>(Phase::started)],
+          pidOf(t.box), t.spec.owner};
+}
+
+std::optional<sched::TaskInfo> Engine::info(base::TaskId id) const {
+  TaskPtr t = find(id);
+  return t ? std::optional(infoOf(*t)) : std::nullopt;
+}
+
 std::vector<sched::TaskInfo> Engine::tasks() const {
   std::vector<sched::TaskInfo> list;
   list.reserve(tasks_.size());
-  for (const auto& [id, t] : tasks_) {
-    const base::Phases& p = t->machine.phases();
-    TaskState s = t->machine.state();
-    list.push_back({id, t->spec.template_name,
-                    std::string(s == TaskState::claiming ? "making" : sched::name(s)),
-                    p[static_cast<size_t>(Phase::queued)], p[static_cast<size_t>(Phase::started)],
-                    pidOf(t->box), t->spec.owner});
-  }
+  for (const auto& [id, t] : tasks_) list.push_back(infoOf(*t));
   std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.task < b.task; });
   return list;
 }

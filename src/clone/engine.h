@@ -82,6 +82,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   base::Status cancel(base::TaskId task) override;
   void ownerGone(sched::OwnerId owner) override;
   std::vector<sched::TaskInfo> tasks() const override;
+  std::optional<sched::TaskInfo> info(base::TaskId task) const override;
   std::vector<sched::TemplateInfo> templates() const override;
 
   const reap::Ledger& ledger() const { return ledger_; }
@@ -110,6 +111,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void onStdinTaken(base::BoxId, uint64_t bytes) override;
 
   // Tasks (engine.cc)
+  sched::TaskInfo infoOf(const Task& t) const;
   TaskPtr find(base::TaskId id) const;
   void dispatch();
   void act(const TaskPtr& t, const sched::Acts& acts);

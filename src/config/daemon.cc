@@ -75,6 +75,19 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
   t.count("parked_max", 0, 4'096, d.parked_max);
   t.quantity("parked_memory", 0, 1ull << 40, parseBytes, formatBytes, d.parked_memory_bytes);
   t.count("connections_max", 1, 10'000, d.connections_max);
+  constexpr uint64_t kDayMs = 86'400'000, kMiB = 1u << 20;
+  t.count("tasks_max", 1, 1'000'000, d.tasks_max);
+  t.count("detached_per_user_max", 0, 100'000, d.detached_per_user_max);
+  t.quantity("detach_lease_max", 1'000, 30 * kDayMs, parseDurationMs, formatDurationMs,
+             d.detach_lease_ms_max);
+  t.quantity("result_lease", 100, kDayMs, parseDurationMs, formatDurationMs, d.result_lease_ms);
+  t.quantity("connection_idle", 100, kDayMs, parseDurationMs, formatDurationMs,
+             d.connection_idle_ms);
+  t.quantity("message_time", 100, 600'000, parseDurationMs, formatDurationMs, d.message_ms_max);
+  t.quantity("in_flight_max", 16 * kMiB, kMiB * kMiB, parseBytes, formatBytes,
+             d.in_flight_bytes_max);
+  t.quantity("output_held_max", 16 * kMiB, kMiB * kMiB, parseBytes, formatBytes,
+             d.output_held_bytes_max);
   t.quantity("receipt_time", 10, 60'000, parseDurationMs, formatDurationMs, d.receipt_ms_max);
   t.quantity("collect_time", 10, 600'000, parseDurationMs, formatDurationMs, d.collect_ms_max);
   t.quantity("blob_user_max", 1, 1ull << 40, parseBytes, formatBytes, d.blob_user_bytes_max);

@@ -31,6 +31,15 @@ struct Daemon {
   uint32_t parked_max = 64;                     // clones parked ahead, of all templates; 0: none
   uint64_t parked_memory_bytes = 512ull << 20;  // what they may hold together
   uint32_t connections_max = 256;
+  // What clients may make the daemon hold; the words are ServerInfo.bounds'.
+  uint32_t tasks_max = 4'096;                  // not closed, of all connections
+  uint32_t detached_per_user_max = 256;        // tasks
+  uint64_t detach_lease_ms_max = 86'400'000;
+  uint64_t result_lease_ms = 600'000;          // of an ended task that nobody closes
+  uint64_t connection_idle_ms = 600'000;       // without a message and without a task
+  uint64_t message_ms_max = 30'000;            // from a message's first byte to its last
+  uint64_t in_flight_bytes_max = 512ull << 20; // of requests, over all connections
+  uint64_t output_held_bytes_max = 2ull << 30; // of tasks that are not closed
   uint64_t receipt_ms_max = 2'000;  // before a receipt counts as incomplete
   uint64_t collect_ms_max = 5'000;  // collecting one task's output files
   uint64_t blob_user_bytes_max = 512ull << 20;  // blobs and uploads of one user; also of one blob

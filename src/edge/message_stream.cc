@@ -24,8 +24,10 @@ size_t sizeOf(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
 
 // A message with its own memory.
 struct MessageStream::Message final : capnp::MessageReader {
-  Message(capnp::ReaderOptions reader_options, kj::Array<uint32_t> sizes_words, size_t words)
+  Message(capnp::ReaderOptions reader_options, kj::Array<uint32_t> sizes_words, size_t words,
+          ByteBudget::Hold memory)
       : MessageReader(reader_options),
+        hold(kj::mv(memory)),
         sizes(kj::mv(sizes_words)),
         space(kj::heapArray<capnp::word>(words)) {}
 
@@ -36,6 +38,7 @@ struct MessageStream::Message final : capnp::MessageReader {
     return space.slice(offset, offset + sizes[id]);
   }
 
+  ByteBudget::Hold hold;
   kj::Array<uint32_t> sizes;  // of each segment, in words
   kj::Array<capnp::word> space;
 };
@@ -47,14 +50,32 @@ MessageStream::MessageStream(kj::AsyncIoStream& stream, kj::PromiseFulfillerPair
       read_ended_(kj::mv(read_end.fulfiller)),
       read_end_(read_end.promise.fork()) {}
 
-void MessageStream::pauseWhile(kj::Function<size_t()> queued_bytes, size_t queued_bytes_max) {
+MessageStream::~MessageStream() noexcept(false) {
+  if (backlog_ != nullptr) backlog_->bytes -= told_backlog_bytes_;
+}
+
+void MessageStream::pauseWhile(kj::Function<size_t()> queued_bytes, size_t queued_bytes_max,
+                               Backlog& backlog) {
   queued_bytes_ = kj::mv(queued_bytes);
   queued_bytes_max_ = queued_bytes_max;
+  backlog_ = &backlog;
+}
+
+void MessageStream::guard(Guard guard) {
+  last_activity_ = guard.timer.now();
+  guard_ = kj::mv(guard);
+}
+
+bool MessageStream::full(size_t queued_bytes, size_t queued_bytes_max) {
+  backlog_->bytes += queued_bytes - told_backlog_bytes_;
+  told_backlog_bytes_ = queued_bytes;
+  return queued_bytes > queued_bytes_max ||
+         (queued_bytes > backlog_->own_bytes && backlog_->bytes > backlog_->bytes_max);
 }
 
 kj::Promise<void> MessageStream::whenRoom() {
   KJ_IF_MAYBE (queued, queued_bytes_) {
-    if ((*queued)() > queued_bytes_max_) {
+    if (full((*queued)(), queued_bytes_max_)) {
       auto paf = kj::newPromiseAndFulfiller<void>();
       room_waits_.add(kj::mv(paf.fulfiller));
       return kj::mv(paf.promise);
@@ -64,14 +85,27 @@ kj::Promise<void> MessageStream::whenRoom() {
 }
 
 void MessageStream::written(size_t bytes) {
-  if (room_waits_.empty()) return;
+  KJ_IF_MAYBE (guard, guard_) { last_activity_ = guard->timer.now(); }
   KJ_IF_MAYBE (queued, queued_bytes_) {
     // What was just written is still counted by Cap'n Proto 0.9, and not any more by 1.x.
     size_t now = (*queued)();
-    if (now - kj::min(now, bytes) > queued_bytes_max_ / 2) return;
+    bool still_full = full(now - kj::min(now, bytes), queued_bytes_max_ / 2);
+    if (room_waits_.empty() || still_full) return;
   }
   auto waits = kj::mv(room_waits_);
   for (auto& wait : waits) wait->fulfill();
+}
+
+kj::Promise<size_t> MessageStream::read(void* to, size_t bytes_min, size_t bytes_max) {
+  auto got = stream_.tryRead(to, bytes_min, bytes_max);
+  KJ_IF_MAYBE (guard, guard_) {
+    return got.exclusiveJoin(
+        guard->timer.atTime(message_since_ + guard->message_time_max).then([]() -> size_t {
+          kj::throwFatalException(
+              KJ_EXCEPTION(FAILED, "message refused: its end has not come in time"));
+        }));
+  }
+  return got;
 }
 
 kj::Promise<bool> MessageStream::fill(size_t bytes, End at_end) {
@@ -81,14 +115,21 @@ kj::Promise<bool> MessageStream::fill(size_t bytes, End at_end) {
     end_ -= begin_;
     begin_ = 0;
   }
+  if (at_end == End::allowed && end_ == 0) {
+    return stream_.tryRead(buffer_.begin(), 1, buffer_.size())
+        .then([this, bytes](size_t got) -> kj::Promise<bool> {
+          if (got == 0) return false;
+          end_ = got;
+          KJ_IF_MAYBE (guard, guard_) { message_since_ = guard->timer.now(); }
+          return fill(bytes, End::fault);
+        });
+  }
   size_t missing = bytes - end_;
-  return stream_.tryRead(buffer_.begin() + end_, missing, buffer_.size() - end_)
-      .then([this, missing, at_end](size_t got) -> bool {
-        if (got < missing) {
-          if (at_end == End::allowed && end_ == 0 && got == 0) return false;
+  return read(buffer_.begin() + end_, missing, buffer_.size() - end_)
+      .then([this, missing](size_t got) -> bool {
+        if (got < missing)
           kj::throwFatalException(
               KJ_EXCEPTION(DISCONNECTED, "the stream ended in the middle of a message"));
-        }
         end_ += got;
         return true;
       });
@@ -101,7 +142,7 @@ kj::Promise<kj::Own<MessageStream::Message>> MessageStream::readTable(
              kSegmentsMax);
   size_t table_bytes = ((count + 2) / 2) * 8;  // count and sizes, padded to words
   return fill(table_bytes, End::fault)
-      .then([this, count, table_bytes, options](bool) -> kj::Own<Message> {
+      .then([this, count, table_bytes, options](bool) -> kj::Promise<kj::Own<Message>> {
         auto sizes = kj::heapArray<uint32_t>(count);
         uint64_t words = 0;
         for (size_t i = 0; i < count; ++i) {
@@ -112,8 +153,25 @@ kj::Promise<kj::Own<MessageStream::Message>> MessageStream::readTable(
         KJ_REQUIRE(bytes <= kMessageBytesMax, "message refused: it is larger than allowed", bytes,
                    kMessageBytesMax);
         begin_ += table_bytes;
-        return kj::heap<Message>(options, kj::mv(sizes), words);
+        return takeMemory(options, kj::mv(sizes), words);
       });
+}
+
+kj::Promise<kj::Own<MessageStream::Message>> MessageStream::takeMemory(
+    capnp::ReaderOptions options, kj::Array<uint32_t> sizes, size_t words) {
+  KJ_IF_MAYBE (guard, guard_) {
+    uint64_t bytes = words * sizeof(capnp::word) + kMessageOverheadBytes;
+    KJ_IF_MAYBE (hold, guard->account->tryTake(bytes)) {
+      return kj::heap<Message>(options, kj::mv(sizes), words, kj::mv(*hold));
+    }
+    kj::TimePoint paused = guard->timer.now();
+    return guard->account->take(bytes).then(
+        [this, guard, options, sizes = kj::mv(sizes), words, paused](ByteBudget::Hold hold) mutable {
+          message_since_ += guard->timer.now() - paused;
+          return kj::heap<Message>(options, kj::mv(sizes), words, kj::mv(hold));
+        });
+  }
+  return kj::heap<Message>(options, kj::mv(sizes), words, ByteBudget::Hold());
 }
 
 kj::Promise<kj::Own<capnp::MessageReader>> MessageStream::readBody(kj::Own<Message> message) {
@@ -123,7 +181,7 @@ kj::Promise<kj::Own<capnp::MessageReader>> MessageStream::readBody(kj::Own<Messa
   begin_ += buffered;
   size_t rest = bytes.size() - buffered;
   if (rest == 0) return kj::Own<capnp::MessageReader>(kj::mv(message));
-  return stream_.tryRead(bytes.begin() + buffered, rest, rest)
+  return read(bytes.begin() + buffered, rest, rest)
       .then([rest, message = kj::mv(message)](size_t got) mutable -> kj::Own<capnp::MessageReader> {
         if (got < rest)
           kj::throwFatalException(
@@ -136,7 +194,7 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::tryReadMessage
     kj::ArrayPtr<kj::AutoCloseFd> fd_space, capnp::ReaderOptions options,
     kj::ArrayPtr<capnp::word> scratch) {
   KJ_IF_MAYBE (queued, queued_bytes_) {
-    if ((*queued)() > queued_bytes_max_)
+    if (full((*queued)(), queued_bytes_max_))
       return whenRoom().then([this, fd_space, options, scratch] {
         return tryReadMessage(fd_space, options, scratch);
       });
@@ -154,12 +212,17 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::tryReadMessage
 
 kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::readOne(
     capnp::ReaderOptions options) {
+  KJ_IF_MAYBE (guard, guard_) { message_since_ = guard->timer.now(); }
   return fill(8, End::allowed)
       .then([this, options](bool more) -> kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> {
         if (!more) return kj::Maybe<capnp::MessageReaderAndFds>(nullptr);
         return readTable(options)
             .then([this](kj::Own<Message> message) { return readBody(kj::mv(message)); })
-            .then([](kj::Own<capnp::MessageReader> reader) {
+            .then([this](kj::Own<capnp::MessageReader> reader) {
+              KJ_IF_MAYBE (guard, guard_) {
+                last_activity_ = guard->timer.now();
+                guard->inspect(*reader);
+              }
               return kj::Maybe<capnp::MessageReaderAndFds>(
                   capnp::MessageReaderAndFds{kj::mv(reader), nullptr});
             });

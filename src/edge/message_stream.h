@@ -3,7 +3,9 @@
 //
 // A message's size is checked on its segment table before anything is allocated
 // for it. Small messages are read many at a time, so a call costs one read. While
-// the peer does not read what was sent to it, nothing more is read from it.
+// the peer does not read what was sent to it, nothing more is read from it. A
+// guarded stream also takes the memory of its messages from a budget, and does not
+// wait for ever for the rest of one.
 //
 // Layer: edge. Lives on one KJ thread; the byte stream is borrowed.
 #pragma once
@@ -11,7 +13,10 @@
 #include <capnp/serialize-async.h>
 #include <kj/async-io.h>
 #include <kj/function.h>
+#include <kj/timer.h>
 #include <kj/vector.h>
+
+#include "edge/byte_budget.h"
 
 namespace mayfly::edge {
 
@@ -28,15 +33,39 @@ inline capnp::ReaderOptions readerOptions() {
   return options;
 }
 
+// Beside its own bytes a message costs the objects of the call that it is.
+inline constexpr uint64_t kMessageOverheadBytes = 1'024;
+
+// What waits to be read by all peers together.
+struct Backlog {
+  uint64_t bytes_max = 0;
+  uint64_t own_bytes = 0;  // a stream that has no more unread is not held up by the others
+  uint64_t bytes = 0;
+};
+
 class MessageStream final : public capnp::MessageStream {
  public:
   explicit MessageStream(kj::AsyncIoStream& stream)
       : MessageStream(stream, kj::newPromiseAndFulfiller<void>()) {}
+  // When guard() was called or the last message was read or written.
+  kj::TimePoint lastActivity() const { return last_activity_; }
 
-  // Reads no further message while `queued_bytes()` (what waits to be sent) is above the maximum.
-  void pauseWhile(kj::Function<size_t()> queued_bytes, size_t queued_bytes_max);
+  ~MessageStream() noexcept(false);
+
+  // Reads no further message while `queued_bytes()` (what waits to be sent) is above the maximum,
+  // or that of all streams of the backlog is. The backlog outlives the stream.
+  void pauseWhile(kj::Function<size_t()> queued_bytes, size_t queued_bytes_max, Backlog& backlog);
   // Resolves when it is below.
   kj::Promise<void> whenRoom();
+
+  // For a peer that is not trusted. The timer outlives the stream.
+  struct Guard {
+    kj::Timer& timer;
+    kj::Duration message_time_max;  // from a message's first byte to its last; pauses do not count
+    kj::Own<ByteBudget::Account> account;
+    kj::Function<void(capnp::MessageReader&)> inspect;  // throws to refuse the message
+  };
+  void guard(Guard guard);
 
   // Resolves when nothing more can be read: end of stream, or a message that was refused.
   kj::Promise<void> onReadEnd() { return read_end_.addBranch(); }
@@ -60,10 +89,16 @@ class MessageStream final : public capnp::MessageStream {
 
   MessageStream(kj::AsyncIoStream& stream, kj::PromiseFulfillerPair<void> read_end);
   kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> readOne(capnp::ReaderOptions options);
-  // Makes sure that `bytes` bytes lie in the buffer; false: the stream ended before the first.
+  // Makes sure that `bytes` bytes lie in the buffer; false: the stream ended before the first. At a
+  // message's start it waits for the first byte as long as it takes.
   kj::Promise<bool> fill(size_t bytes, End at_end);
+  kj::Promise<size_t> read(void* to, size_t bytes_min, size_t bytes_max);
   kj::Promise<kj::Own<Message>> readTable(capnp::ReaderOptions options);
+  // When there is memory for it.
+  kj::Promise<kj::Own<Message>> takeMemory(capnp::ReaderOptions options,
+                                           kj::Array<uint32_t> sizes, size_t words);
   kj::Promise<kj::Own<capnp::MessageReader>> readBody(kj::Own<Message> message);
+  bool full(size_t queued_bytes, size_t queued_bytes_max);
   void written(size_t bytes);
 
   kj::AsyncIoStream& stream_;
@@ -72,6 +107,11 @@ class MessageStream final : public capnp::MessageStream {
   size_t begin_ = 0, end_ = 0;  // the unread part of buffer_
   kj::Maybe<kj::Function<size_t()>> queued_bytes_;
   size_t queued_bytes_max_ = 0;
+  Backlog* backlog_ = nullptr;  // set with queued_bytes_
+  size_t told_backlog_bytes_ = 0;
+  kj::Maybe<Guard> guard_;
+  kj::TimePoint message_since_ = kj::origin<kj::TimePoint>();
+  kj::TimePoint last_activity_ = kj::origin<kj::TimePoint>();
   kj::Vector<kj::Own<kj::PromiseFulfiller<void>>> room_waits_;
   kj::Own<kj::PromiseFulfiller<void>> read_ended_;
   kj::ForkedPromise<void> read_end_;

@@ -46,6 +46,7 @@ class UploadCalls final : public schema::Upload::Server {
               BlobStore::Reservation reservation, base::Fd memfd)
       : blobs_(blobs),
         connection_(kj::mv(connection)),
+        handle_(*connection_),
         key_(key),
         reservation_(std::move(reservation)),
         memfd_(std::move(memfd)) {
@@ -153,6 +154,7 @@ class UploadCalls final : public schema::Upload::Server {
 
   Blobs& blobs_;
   kj::Own<ConnectionState> connection_;
+  Handle handle_;
   Blobs::Key key_;
   BlobStore::Reservation reservation_;
   base::Fd memfd_;

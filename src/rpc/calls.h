@@ -11,44 +11,65 @@
 
 #include "base/result.h"
 #include "edge/convert.h"
-#include "rpc/blobs.h"
 #include "rpc/core_link.h"
-#include "rpc/server.h"
-#include "rpc/task.h"
+#include "rpc/hub.h"
 
 namespace mayfly::rpc {
 
-// What all connections share. Lives longer than each.
-struct Hub {
-  Hub(Options o, CoreLinkPtr l) : options(std::move(o)), link(std::move(l)) {}
-  Options options;
-  CoreLinkPtr link;
-  TaskTable tasks;
-  std::optional<Blobs> blobs;  // while the loop is
-};
+// A bound that all connections share was met: when it may be another's turn.
+inline constexpr uint32_t kRetryMs = 100;
 
 // A call that has not returned.
 class Call {
  public:
-  explicit Call(ConnectionState& state) : state_(kj::addRef(state)) { ++state_->calls; }
+  explicit Call(ConnectionState& state) : state_(kj::addRef(state)) {
+    ++state_->calls;
+    ++state_->hub.calls;
+  }
   Call(Call&&) = default;
   ~Call() {
-    if (state_.get() != nullptr) --state_->calls;
+    if (state_.get() == nullptr) return;
+    --state_->calls;
+    --state_->hub.calls;
   }
 
  private:
   kj::Own<ConnectionState> state_;
 };
 
+// An object that a client was given and has not released.
+class Handle {
+ public:
+  explicit Handle(ConnectionState& state) : state_(kj::addRef(state)) {
+    ++state_->handles;
+    ++state_->hub.handles;
+  }
+  KJ_DISALLOW_COPY(Handle);
+  ~Handle() {
+    --state_->handles;
+    --state_->hub.handles;
+  }
+
+ private:
+  kj::Own<ConnectionState> state_;
+};
+
+// Results of so many bytes of text and data and a few fields. Without the size Cap'n Proto takes
+// 8 KiB for each answer, also for those that wait unread.
+template <class Context>
+auto resultsOf(Context& context, size_t bytes, unsigned caps = 0) {
+  return context.getResults(capnp::MessageSize{bytes / sizeof(capnp::word) + 16, caps});
+}
+
 template <class Context>
 kj::Promise<void> refuse(Context& context, const base::Error& error) {
-  edge::put(context.getResults().initError(), error);
+  edge::put(resultsOf(context, error.message.size() + error.advice.size()).initError(), error);
   return kj::READY_NOW;
 }
 
 template <class Context>
 void answer(Context& context, const base::Status& status) {
-  if (!status) edge::put(context.getResults().initError(), status.error());
+  if (!status) refuse(context, status.error());
 }
 
 // Runs `answer()` as the connection's one large answer of the moment; it gives a promise.
@@ -74,11 +95,35 @@ kj::Promise<T> ask(const CoreLinkPtr& link, JobOnCore job) {
   return kj::mv(paf.promise);
 }
 
-inline std::optional<base::Error> overloaded(const ConnectionState& state, const Options& options) {
-  if (state.calls < options.calls_per_connection_max) return std::nullopt;
-  return base::Error{base::Code::resourceExhausted,
-               fmt::format("{} calls of this connection have not returned", state.calls),
-               "Wait for earlier calls.", 0};
+// Why no further call of this connection is begun.
+inline std::optional<base::Error> overloaded(const ConnectionState& state) {
+  const Options& options = state.hub.options;
+  if (state.calls >= options.calls_per_connection_max)
+    return base::Error{base::Code::resourceExhausted,
+                       fmt::format("{} calls of this connection have not returned", state.calls),
+                       "Wait for earlier calls.", 0};
+  if (state.hub.calls >= options.calls_max)
+    return base::Error{base::Code::resourceExhausted,
+                       fmt::format("{} calls of all connections have not returned", state.hub.calls),
+                       "Try again later.", 0, kRetryMs};
+  return std::nullopt;
+}
+
+// Why it gets no further object.
+inline std::optional<base::Error> tooManyHandles(const ConnectionState& state) {
+  const Options& options = state.hub.options;
+  if (state.handles >= options.handles_per_connection_max)
+    return base::Error{
+        base::Code::resourceExhausted,
+        fmt::format("this connection was given {} tasks and uploads that it has not released",
+                    state.handles),
+        "Release them, or connect anew.", 0};
+  if (state.hub.handles >= options.handles_max)
+    return base::Error{
+        base::Code::resourceExhausted,
+        fmt::format("{} tasks and uploads of all connections are not released", state.hub.handles),
+        "Release them, or try later.", 0, kRetryMs};
+  return std::nullopt;
 }
 
 }  // namespace mayfly::rpc

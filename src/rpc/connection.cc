@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "base/clock.h"
 #include "base/text.h"
 #include "edge/convert.h"
 #include "rpc/calls.h"
@@ -21,6 +20,7 @@ namespace {
 
 constexpr uint32_t kTasksListedMax = 10'000;
 constexpr size_t kClientNameBytesMax = 100;
+constexpr size_t kUnsentOverheadBytes = 512;  // of an answer, beside its words
 constexpr auto kLastWordsTime = 1 * kj::SECONDS;  // to send what is queued when reading has ended
 
 void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
@@ -40,20 +40,29 @@ void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
 }
 
 void putTasks(schema::Mayfly::TasksResults::Builder out, const std::vector<sched::TaskInfo>& all,
-              sched::OwnerId owner) {
+              const ConnectionState& asks) {
   auto count = std::min<size_t>(all.size(), kTasksListedMax);
   auto list = out.initTasks(static_cast<unsigned>(count));
-  uint64_t now_ns = base::monotonicNs();
-  for (unsigned i = 0; i < count; ++i) {
-    list[i].setId(all[i].task);
-    list[i].setTemplate(edge::text(all[i].template_name));
-    list[i].setState(edge::text(all[i].state));
-    list[i].setQueuedNs(all[i].queued_ns);
-    list[i].setStartedNs(all[i].started_ns);
-    list[i].setNowNs(now_ns);
-    list[i].setPidHost(all[i].pid_host);
-    list[i].setYours(all[i].owner == owner);
-  }
+  for (unsigned i = 0; i < count; ++i)
+    put(list[i], all[i],
+        all[i].owner == asks.id || asks.hub.users.owns(asks.uid, all[i].owner));
+}
+
+void putBounds(schema::Bounds::Builder out, const Options& options) {
+  out.setConnectionsMax(options.connections_max);
+  out.setTasksPerConnectionMax(options.tasks_per_connection_max);
+  out.setTasksMax(options.tasks_max);
+  out.setCallsPerConnectionMax(options.calls_per_connection_max);
+  out.setMessageBytesMax(static_cast<uint32_t>(edge::kMessageBytesMax));
+  out.setInFlightBytesPerConnectionMax(options.in_flight_bytes_per_connection_max);
+  out.setMessageMsMax(options.message_ms_max);
+  out.setInFlightBytesMax(options.in_flight_bytes_max);
+  out.setOutputHeldBytesMax(options.output_held_bytes_max);
+  out.setHandlesPerConnectionMax(options.handles_per_connection_max);
+  out.setDetachedPerUserMax(options.detached_per_user_max);
+  out.setDetachLeaseMsMax(options.detach_lease_ms_max);
+  out.setResultLeaseMs(options.result_lease_ms);
+  out.setConnectionIdleMs(options.connection_idle_ms);
 }
 
 void putBlobBounds(schema::Bounds::Builder out, const Options& options) {
@@ -67,8 +76,8 @@ void putBlobBounds(schema::Bounds::Builder out, const Options& options) {
 
 class MayflyImpl final : public schema::Mayfly::Server {
  public:
-  MayflyImpl(Hub& hub, kj::Own<ConnectionState> state, std::optional<Error> refusal)
-      : hub_(hub), state_(kj::mv(state)), refusal_(std::move(refusal)) {}
+  MayflyImpl(kj::Own<ConnectionState> state, std::optional<Error> refusal)
+      : hub_(state->hub), state_(kj::mv(state)), refusal_(std::move(refusal)) {}
 
  protected:
   kj::Promise<void> hello(HelloContext context) override {
@@ -81,11 +90,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
     info.setProtocol(schema::PROTOCOL_VERSION);
     info.setInstance(edge::text(hub_.options.instance));
     auto bounds = info.initBounds();
-    bounds.setConnectionsMax(hub_.options.connections_max);
-    bounds.setTasksPerConnectionMax(hub_.options.tasks_per_connection_max);
-    bounds.setTasksMax(hub_.options.tasks_max);
-    bounds.setCallsPerConnectionMax(hub_.options.calls_per_connection_max);
-    bounds.setMessageBytesMax(static_cast<uint32_t>(edge::kMessageBytesMax));
+    putBounds(bounds, hub_.options);
     putBlobBounds(bounds, hub_.options);
     if (protocol == 0 || protocol > schema::PROTOCOL_VERSION)
       return refuse(context, Error{Code::failedPrecondition,
@@ -94,7 +99,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
                                                client, protocol, hub_.options.version,
                                                schema::PROTOCOL_VERSION),
                                    "Update the older of daemon and client.", 0});
-    spdlog::debug("rpc: connection {} is client '{}', protocol {}", state_->owner, client, protocol);
+    spdlog::debug("rpc: connection {} is client '{}', protocol {}", state_->id, client, protocol);
     return kj::READY_NOW;
   }
 
@@ -111,41 +116,57 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   kj::Promise<void> submit(SubmitContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    const Options& options = hub_.options;
-    if (state_->tasks >= options.tasks_per_connection_max)
-      return refuse(context, tooManyTasks("this connection", state_->tasks));
-    if (hub_.tasks.by_key.size() >= options.tasks_max)
-      return refuse(context, tooManyTasks("all connections", hub_.tasks.by_key.size()));
+    if (auto error = full()) return refuse(context, *error);
     auto params = context.getParams();
     auto spec = specFrom(params.getSpec(), [this](const edge::Sha256& hash) {
-      return hub_.blobs->use(state_->uid, hash);
+      return hub_.blobs.use(state_->uid, hash);
     });
     if (!spec) return refuse(context, spec.error());
+    spec->live_output = params.hasOutput();
+    auto detach = params.getSpec().getDetach();
+    if (detach.getLeaseMs() > 0) {
+      SpecHash hash{};  // compared where there is a key only
+      if (detach.getKey().size() > 0) hash = hashOf(params.getSpec());
+      auto found = hub_.users.submit(state_->uid, detach, hash, std::move(*spec));
+      context.releaseParams();
+      if (!found) return refuse(context, found.error());
+      return answerSubmit(context, kj::mv(found->task), kj::mv(found->id), OnRelease::keep,
+                          found->existing);
+    }
+    if (detach.getKey().size() > 0)
+      return refuse(context, Error{Code::invalidArgument, "detach: a key without a lease",
+                                   "Set detach.leaseMs.", 0});
+    if (state_->tasks >= hub_.options.tasks_per_connection_max)
+      return refuse(context, tooMany("tasks of this connection", state_->tasks));
     kj::Maybe<schema::OutputSink::Client> sink;
     if (params.hasOutput()) sink = params.getOutput();
-    spec->live_output = params.hasOutput();
     context.releaseParams();
-    auto task = kj::refcounted<TaskState>(kj::addRef(*state_), kj::mv(sink));
-    auto submitted = task->submit(std::move(*spec));
-    return submitted.then([this, context, task = kj::mv(task),
-                           call = Call(*state_)](base::Result<base::TaskId> id) mutable {
-      if (!id) {
-        edge::put(context.getResults().initError(), id.error());
-        return;
-      }
-      context.getResults().setId(*id);
-      context.getResults().setTask(makeTaskCalls(hub_, kj::addRef(*state_), kj::mv(task)));
-    });
+    auto task = kj::refcounted<TaskState>(kj::addRef(*state_), kj::mv(sink),
+                                          hub_.options.result_lease_ms * kj::MILLISECONDS);
+    auto id = task->submit(std::move(*spec));
+    return answerSubmit(context, kj::mv(task), kj::mv(id), OnRelease::close, false);
+  }
+
+  kj::Promise<void> find(FindContext context) override {
+    if (auto error = unfit()) return refuse(context, *error);
+    if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
+    auto params = context.getParams();
+    auto task = hub_.users.find(state_->uid, params.getId(), edge::str(params.getKey()));
+    if (!task) return refuse(context, task.error());
+    auto results = resultsOf(context, 0, 1);
+    results.setId((*task)->id());
+    results.setTask(makeTaskCalls(kj::addRef(*state_), kj::mv(*task), OnRelease::keep));
+    return kj::READY_NOW;
   }
 
   kj::Promise<void> tasks(TasksContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    return inTurn(*state_, [&hub = hub_, owner = state_->owner, context,
-                            call = Call(*state_)]() mutable {
-      return ask<std::vector<sched::TaskInfo>>(hub.link,
+    return inTurn(*state_, [state = kj::addRef(*state_), context, call = Call(*state_)]() mutable {
+      return ask<std::vector<sched::TaskInfo>>(state->hub.link,
                                                [](sched::Core& core) { return core.tasks(); })
-          .then([context, owner, call = kj::mv(call)](std::vector<sched::TaskInfo> all) mutable {
-            putTasks(context.getResults(), all, owner);
+          .then([context, state = kj::mv(state),
+                 call = kj::mv(call)](std::vector<sched::TaskInfo> all) mutable {
+            putTasks(context.getResults(), all, *state);
           });
     });
   }
@@ -159,40 +180,69 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   kj::Promise<void> upload(UploadContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
+    if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
     auto params = context.getParams();
     return hub_.blobs
-        ->begin(kj::addRef(*state_), state_->uid, params.getSha256(), params.getSizeBytes())
+        .begin(kj::addRef(*state_), state_->uid, params.getSha256(), params.getSizeBytes())
         .then([context, call = Call(*state_)](base::Result<Blobs::Begun> begun) mutable {
           if (!begun) {
-            edge::put(context.getResults().initError(), begun.error());
+            refuse(context, begun.error());
             return;
           }
-          context.getResults().setKnown(begun->known);
-          KJ_IF_MAYBE (upload, begun->upload) context.getResults().setUpload(kj::mv(*upload));
+          auto results = resultsOf(context, 0, 1);
+          results.setKnown(begun->known);
+          KJ_IF_MAYBE (upload, begun->upload) results.setUpload(kj::mv(*upload));
         });
   }
 
   kj::Promise<void> blobs(BlobsContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
     return inTurn(*state_, [this, context, call = Call(*state_)]() mutable {
-      hub_.blobs->list(state_->uid, context.getResults());
+      hub_.blobs.list(state_->uid, context.getResults());
       return kj::Promise<void>(kj::READY_NOW);
     });
   }
 
   kj::Promise<void> removeBlob(RemoveBlobContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    answer(context, hub_.blobs->remove(state_->uid, context.getParams().getSha256()));
+    answer(context, hub_.blobs.remove(state_->uid, context.getParams().getSha256()));
     return kj::READY_NOW;
   }
 
  private:
-  std::optional<Error> unfit() const {
-    return refusal_ ? refusal_ : overloaded(*state_, hub_.options);
+  std::optional<Error> unfit() const { return refusal_ ? refusal_ : overloaded(*state_); }
+
+  static Error tooMany(const char* what, size_t count, uint32_t retry_after_ms = 0) {
+    return Error{Code::resourceExhausted, fmt::format("{} {} are not closed", count, what),
+                 "Close tasks whose results were read.", 0, retry_after_ms};
   }
-  static Error tooManyTasks(const char* whose, size_t count) {
-    return Error{Code::resourceExhausted, fmt::format("{} tasks of {} are not closed", count, whose),
-                 "Close tasks whose results were read.", 0};
+  // Why no task can be taken on.
+  std::optional<Error> full() const {
+    const Options& options = hub_.options;
+    if (hub_.tasks.by_key.size() >= options.tasks_max)
+      return tooMany("tasks of all connections", hub_.tasks.by_key.size(), kRetryMs);
+    if (hub_.tasks.held_bytes >= options.output_held_bytes_max)
+      return Error{Code::resourceExhausted,
+                   fmt::format("tasks that are not closed hold {} of output, or may come to",
+                               base::humanBytes(hub_.tasks.held_bytes)),
+                   "Close tasks whose results were read, or try later.", 0, kRetryMs};
+    return tooManyHandles(*state_);
+  }
+
+  kj::Promise<void> answerSubmit(SubmitContext context, kj::Own<TaskState> task,
+                                 kj::Promise<base::Result<base::TaskId>> id, OnRelease on_release,
+                                 bool existing) {
+    return id.then([context, task = kj::mv(task), state = kj::addRef(*state_), on_release, existing,
+                    call = Call(*state_)](base::Result<base::TaskId> got) mutable {
+      if (!got) {
+        refuse(context, got.error());
+        return;
+      }
+      auto results = resultsOf(context, 0, 1);
+      results.setId(*got);
+      results.setExisting(existing);
+      results.setTask(makeTaskCalls(kj::mv(state), kj::mv(task), on_release));
+    });
   }
 
   Hub& hub_;
@@ -202,34 +252,64 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
 }  // namespace
 
-Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::OwnerId owner, uid_t uid,
+Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, uint32_t uid,
                        std::optional<Error> refusal)
-    : state_(kj::refcounted<ConnectionState>(hub.link, hub.tasks, owner, uid)),
+    : state_(kj::refcounted<ConnectionState>(hub, hub.next_owner++, uid)),
       refused_(refusal.has_value()),
       stream_(kj::mv(stream)),
+      peer_(hub.answers),
+      memory_(hub.requests.open()),
       messages_(*stream_),
       network_(messages_, capnp::rpc::twoparty::Side::SERVER, edge::readerOptions()),
       rpc_(capnp::makeRpcServer(
-          network_, kj::heap<MayflyImpl>(hub, kj::addRef(*state_), std::move(refusal)))) {
+          network_, kj::heap<MayflyImpl>(kj::addRef(*state_), std::move(refusal)))) {
   KJ_IF_MAYBE (fd, stream_->getFd()) state_->socket = *fd;
-  messages_.pauseWhile([this] { return network_.getCurrentQueueSize(); },
-                       hub.options.unsent_bytes_per_connection_max);
+  messages_.pauseWhile([this] { return unsentBytes(); },
+                       hub.options.unsent_bytes_per_connection_max, hub.answers_unread);
+  messages_.guard({hub.timer, hub.options.message_ms_max * kj::MILLISECONDS,
+                   kj::addRef(*memory_),
+                   [this](capnp::MessageReader& message) { peer_.inspect(message); }});
   state_->room = [this] { return messages_.whenRoom(); };
-  // Calls that have not returned hold their message; two of the largest may.
-  rpc_.setFlowLimit(2 * edge::kMessageBytesMax / sizeof(capnp::word));
 }
 
 Connection::~Connection() noexcept(false) {
   state_->ended = true;
   state_->room = nullptr;
   if (!refused_)
-    toCore(state_->link, [owner = state_->owner](sched::Core& core) { core.ownerGone(owner); });
+    toCore(state_->hub.link, [owner = state_->id](sched::Core& core) { core.ownerGone(owner); });
 }
 
-kj::Promise<void> Connection::onEnd(kj::Timer& timer) {
+kj::Promise<void> Connection::onEnd() {
   // After a refused message the RPC system still says why, as far as the client reads.
-  auto read_end = messages_.onReadEnd().then([&timer] { return timer.afterDelay(kLastWordsTime); });
-  return network_.onDisconnect().exclusiveJoin(kj::mv(read_end));
+  auto read_end = messages_.onReadEnd().then(
+      [&timer = state_->hub.timer] { return timer.afterDelay(kLastWordsTime); });
+  auto stuck = memory_->onStuck().then([this] {
+    spdlog::warn("rpc: connection {} ends: it keeps {} of requests from the others, and none of "
+                 "its calls goes on",
+                 state_->id, base::humanBytes(memory_->heldBytes()));
+  });
+  return network_.onDisconnect()
+      .exclusiveJoin(kj::mv(read_end))
+      .exclusiveJoin(kj::mv(stuck))
+      .exclusiveJoin(onIdle());
+}
+
+size_t Connection::unsentBytes() {
+  return network_.getCurrentQueueSize() + kUnsentOverheadBytes * network_.getCurrentQueueCount();
+}
+
+kj::Promise<void> Connection::onIdle() {
+  auto idle = state_->hub.options.connection_idle_ms * kj::MILLISECONDS;
+  kj::TimePoint now = state_->hub.timer.now();
+  // A call that waits is something that happens, unless it waits for the client to read.
+  bool busy = state_->tasks > 0 || (state_->calls > 0 && network_.getCurrentQueueCount() == 0);
+  kj::TimePoint end = (busy ? now : messages_.lastActivity()) + idle;
+  if (end <= now) {
+    spdlog::info("rpc: connection {} ends: nothing happened on it for {} ms", state_->id,
+                 state_->hub.options.connection_idle_ms);
+    return kj::READY_NOW;
+  }
+  return state_->hub.timer.atTime(end).then([this] { return onIdle(); });
 }
 
 }  // namespace mayfly::rpc

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "edge/loop.h"
+#include "rpc/calls.h"
 #include "rpc/connection.h"
 
 namespace mayfly::rpc {
@@ -28,7 +29,7 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
  public:
   Acceptor(Hub& hub, kj::AsyncIoContext& io, int listener)
       : hub_(hub),
-        timer_(io.provider->getTimer()),
+        timer_(hub.timer),
         listener_(io.lowLevelProvider->wrapListenSocketFd(
             listener, kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP)),
         tasks_(*this) {
@@ -65,7 +66,7 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     if (connections_.size() - refused_ >= hub_.options.connections_max)
       return Error{Code::resourceExhausted,
                    fmt::format("{} connections are open", hub_.options.connections_max),
-                   "Use one connection for many tasks, or try later.", 0};
+                   "Use one connection for many tasks, or try later.", 0, kRetryMs};
     return std::nullopt;
   }
 
@@ -80,10 +81,9 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
       ++refused_;
     }
     bool was_refused = refusal.has_value();
-    sched::OwnerId owner = next_owner_++;
-    auto connection =
-        kj::heap<Connection>(hub_, kj::mv(stream), owner, peer.uid, std::move(refusal));
-    auto end = connection->onEnd(timer_);
+    auto connection = kj::heap<Connection>(hub_, kj::mv(stream), peer.uid, std::move(refusal));
+    sched::OwnerId owner = connection->id();
+    auto end = connection->onEnd();
     if (was_refused) end = end.exclusiveJoin(timer_.afterDelay(kRefusedTime));
     connections_.emplace(owner, kj::mv(connection));
     // A step later, for a connection must not be destroyed by a promise of its own.
@@ -98,7 +98,6 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
   Hub& hub_;
   kj::Timer& timer_;
   kj::Own<kj::ConnectionReceiver> listener_;
-  sched::OwnerId next_owner_ = 1;
   uint32_t refused_ = 0;  // of connections_
   std::unordered_map<sched::OwnerId, kj::Own<Connection>> connections_;
   kj::TaskSet tasks_;
@@ -106,11 +105,42 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
 
 }  // namespace
 
+Hub::Hub(Options o, CoreLinkPtr l, kj::Timer& t)
+    : options(std::move(o)),
+      link(std::move(l)),
+      timer(t),
+      answers{options.answers_per_connection_max, options.answers_max},
+      answers_unread{options.unsent_bytes_max, options.in_flight_own_bytes},
+      requests(t, {options.in_flight_bytes_max, options.in_flight_own_bytes,
+                   options.in_flight_bytes_per_connection_max,
+                   options.message_ms_max * kj::MILLISECONDS}),
+      leases(t,
+             [this](uint64_t key) {
+               auto task = tasks.by_key.find(key);
+               if (task == tasks.by_key.end()) return;
+               auto kept = kj::addRef(*task->second);
+               kept->forget();
+             }),
+      users(*this),
+      blobs(options, t) {}
+
+void Hub::stop() {
+  users.stop();
+  blobs.stop();
+  leases.stop();
+  requests.stop();
+}
+
+struct OnLoop {
+  std::optional<Hub> hub;
+  std::optional<Acceptor> acceptor;
+};
+
 struct Server::Impl {
-  Impl(CoreLinkPtr l, Options options) : link(l), hub(std::move(options), std::move(l)) {}
+  explicit Impl(CoreLinkPtr l) : link(std::move(l)) {}
   CoreLinkPtr link;
-  Hub hub;
-  std::unique_ptr<edge::Loop> loop;
+  std::shared_ptr<OnLoop> on_loop;
+  std::unique_ptr<edge::Loop> loop;  // ends before the hub
 };
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -119,22 +149,18 @@ Server::~Server() { stop(); }
 base::Result<std::unique_ptr<Server>> Server::start(sched::Core& core,
                                                     boost::asio::any_io_executor core_executor,
                                                     base::Fd listener, Options options) {
-  auto impl = std::make_unique<Impl>(std::make_shared<CoreLink>(core, std::move(core_executor)),
-                                     std::move(options));
-  struct OnLoop {
-    std::optional<Acceptor> acceptor;
-  };
-  auto on_loop = std::make_shared<OnLoop>();
+  auto impl = std::make_unique<Impl>(std::make_shared<CoreLink>(core, std::move(core_executor)));
+  auto on_loop = impl->on_loop = std::make_shared<OnLoop>();
   auto fd = std::make_shared<base::Fd>(std::move(listener));
   auto loop = edge::Loop::start(
       "mayfly-rpc",
-      [&hub = impl->hub, on_loop, fd](kj::AsyncIoContext& io) {
-        hub.blobs.emplace(hub.options, io.provider->getTimer());
-        on_loop->acceptor.emplace(hub, io, fd->release());
+      [link = impl->link, options = std::move(options), on_loop, fd](kj::AsyncIoContext& io) {
+        on_loop->hub.emplace(options, link, io.provider->getTimer());
+        on_loop->acceptor.emplace(*on_loop->hub, io, fd->release());
       },
-      [&hub = impl->hub, on_loop] {
+      [on_loop] {
         on_loop->acceptor.reset();
-        hub.blobs->stop();
+        on_loop->hub->stop();
       });
   if (!loop) return base::fail(std::move(loop).error().in("cannot serve clients"));
   impl->loop = std::move(*loop);

@@ -1,11 +1,11 @@
 #include "rpc/task.h"
 
 #include <fmt/format.h>
-#include <poll.h>
 
 #include <algorithm>
 
 #include "edge/convert.h"
+#include "rpc/hub.h"
 
 namespace mayfly::rpc {
 
@@ -46,57 +46,42 @@ void CoreTask::onResult(const sched::TaskResult& result) {
 
 // --- RPC thread ----------------------------------------------------------------
 
-bool ConnectionState::peerGone() const {
-  if (ended) return true;
-  pollfd peer{socket, POLLRDHUP, 0};
-  return ::poll(&peer, 1, 0) == 1 && (peer.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
-}
-
-ConnectionState::Turn::Turn(ConnectionState& state) : state_(kj::addRef(state)) {
-  state.turn_taken_ = true;
-}
-
-ConnectionState::Turn::~Turn() noexcept(false) {
-  state_->turn_taken_ = false;
-  auto& waiting = state_->turns_waited_for_;
-  while (!waiting.empty()) {
-    auto next = kj::mv(waiting.front());
-    waiting.pop_front();
-    if (!next->isWaiting()) continue;  // its caller went
-    next->fulfill(kj::heap<Turn>(*state_));
-    return;
-  }
-}
-
-kj::Promise<kj::Own<ConnectionState::Turn>> ConnectionState::turn() {
-  kj::Promise<kj::Own<Turn>> turn = nullptr;
-  if (turn_taken_) {
-    auto paf = kj::newPromiseAndFulfiller<kj::Own<Turn>>();
-    turns_waited_for_.push_back(kj::mv(paf.fulfiller));
-    turn = kj::mv(paf.promise);
-  } else {
-    turn = kj::heap<Turn>(*this);
-  }
-  return turn.then([self = kj::addRef(*this)](kj::Own<Turn> mine) mutable -> kj::Promise<kj::Own<Turn>> {
-    KJ_IF_MAYBE (r, self->room) {
-      return (*r)().then([mine = kj::mv(mine)]() mutable { return kj::mv(mine); });
-    }
-    return kj::mv(mine);
-  });
-}
-
-TaskState::TaskState(kj::Own<ConnectionState> connection,
-                     kj::Maybe<schema::OutputSink::Client> sink)
-    : connection_(kj::mv(connection)),
-      key_(connection_->table.next_key++),
-      core_task_(std::make_shared<CoreTask>(connection_->link, connection_->table, key_)),
+TaskState::TaskState(kj::Own<Owner> owner, kj::Maybe<schema::OutputSink::Client> sink,
+                     kj::Duration lease)
+    : owner_(kj::mv(owner)),
+      key_(owner_->hub.tasks.next_key++),
+      lease_(lease),
+      core_task_(std::make_shared<CoreTask>(owner_->hub.link, owner_->hub.tasks, key_)),
       sink_(kj::mv(sink)),
       deliveries_(errors_) {
-  connection_->table.by_key.emplace(key_, this);
-  ++connection_->tasks;
+  owner_->hub.tasks.by_key.emplace(key_, this);
+  ++owner_->tasks;
+  hold(sink_ == nullptr ? kCapturedHeldBytes : kLiveHeldBytes);
 }
 
 TaskState::~TaskState() noexcept(false) { close(); }
+
+void TaskState::hold(uint64_t bytes) {
+  owner_->hub.tasks.held_bytes += bytes - held_bytes_;
+  held_bytes_ = bytes;
+}
+
+Status TaskState::kept(const char* call) const {
+  switch (kept_) {
+    case Kept::yes:
+      return Unit{};
+    case Kept::closed:
+      return fail(Code::failedPrecondition, fmt::format("{}: the task is closed", call));
+    case Kept::forgotten:
+      break;
+  }
+  return fail(Code::notFound, fmt::format("{}: the task's lease is over", call),
+              "Close tasks, or call them, before their lease ends.");
+}
+
+void TaskState::renew() {
+  if (result_ != nullptr) owner_->hub.leases.renew(key_, lease_);
+}
 
 kj::Promise<base::Result<base::TaskId>> TaskState::submit(sched::TaskSpec spec) {
   auto paf = kj::newPromiseAndFulfiller<base::Result<base::TaskId>>();
@@ -104,8 +89,9 @@ kj::Promise<base::Result<base::TaskId>> TaskState::submit(sched::TaskSpec spec) 
   stdin_open_ = spec.stdin_open;
   if (!spec.stdin_data.empty()) 
     stdin_writes_.push_back({0, spec.stdin_data.size(), nullptr});
-  spec.owner = connection_->owner;
-  toCore(connection_->link, [task = core_task_, spec = std::move(spec)](sched::Core& core) mutable {
+  template_name_ = spec.template_name;
+  spec.owner = owner_->id;
+  toCore(owner_->hub.link, [task = core_task_, spec = std::move(spec)](sched::Core& core) mutable {
     auto id = core.submit(std::move(spec), task);
     if (id) task->id = *id;
     else task->ended = true;
@@ -115,20 +101,27 @@ kj::Promise<base::Result<base::TaskId>> TaskState::submit(sched::TaskSpec spec) 
 }
 
 void TaskState::onSubmitted(base::Result<base::TaskId> id) {
+  auto self = kj::addRef(*this);
+  bool refused = !id;
+  if (!refused) id_ = *id;
   KJ_IF_MAYBE (fulfiller, submitted_) {
     (*fulfiller)->fulfill(kj::mv(id));
     submitted_ = nullptr;
   }
+  if (refused) close();
 }
 
 kj::Promise<Status> TaskState::wait() {
-  if (closed_) return Status(fail(Code::cancelled, "wait: the task was closed"));
+  if (kept_ == Kept::closed) return Status(fail(Code::cancelled, "wait: the task was closed"));
+  if (auto status = kept("wait"); !status) return status;
+  renew();
   if (done_) return Status(Unit{});
   // A wait whose caller went leaves a fulfiller that nobody hears.
   std::erase_if(waits_, [](StatusFulfiller& wait) { return !wait->isWaiting(); });
   if (waits_.size() >= kWaitsPerTaskMax)
     return Status(fail(Code::resourceExhausted,
-                       fmt::format("wait: {} calls wait for this task already", kWaitsPerTaskMax)));
+                       fmt::format("wait: {} calls wait for this task already", kWaitsPerTaskMax),
+                       "Wait for the earlier ones; they all give the same result."));
   auto paf = kj::newPromiseAndFulfiller<Status>();
   waits_.push_back(kj::mv(paf.fulfiller));
   return kj::mv(paf.promise);
@@ -136,8 +129,10 @@ kj::Promise<Status> TaskState::wait() {
 
 Status TaskState::cancel() {
   // Cancelling what has ended is no error: the client cannot know.
-  if (result_ == nullptr && !connection_->ended)
-    toCore(connection_->link, [task = core_task_](sched::Core& core) {
+  MAYFLY_CHECK(kept("cancel"));
+  renew();
+  if (result_ == nullptr)
+    toCore(owner_->hub.link, [task = core_task_](sched::Core& core) {
       if (task->id != 0 && !task->ended) (void)core.cancel(task->id);
     });
   return Unit{};
@@ -146,7 +141,7 @@ Status TaskState::cancel() {
 // A connection that breaks releases its tasks and fails their sinks before it ends itself. Those
 // tasks are not cancelled: their client is gone, and that is what their verdict must say.
 void TaskState::cancelUnlessGone() {
-  if (!connection_->peerGone()) cancel();
+  if (!owner_->gone()) (void)cancel();
 }
 
 kj::Promise<Status> TaskState::writeStdin(std::string data) {
@@ -155,7 +150,9 @@ kj::Promise<Status> TaskState::writeStdin(std::string data) {
                        fmt::format("writeStdin: {} bytes in one call; at most {}", data.size(),
                                    schema::CHUNK_BYTES_MAX),
                        "Write in smaller pieces."));
-  if (result_ != nullptr || closed_)
+  if (auto status = kept("writeStdin"); !status) return status;
+  renew();
+  if (result_ != nullptr)
     return Status(fail(Code::failedPrecondition, "writeStdin: the task has ended"));
   if (!stdin_open_)
     return Status(fail(Code::failedPrecondition, "writeStdin: the task's stdin is closed"));
@@ -169,7 +166,7 @@ kj::Promise<Status> TaskState::writeStdin(std::string data) {
   auto paf = kj::newPromiseAndFulfiller<Status>();
   uint64_t number = ++stdin_writes_made_;
   stdin_writes_.push_back({number, data.size(), kj::mv(paf.fulfiller)});
-  toCore(connection_->link,
+  toCore(owner_->hub.link,
          [task = core_task_, number, data = std::move(data)](sched::Core& core) mutable {
            if (task->id == 0 || task->ended) return;
            auto status = core.writeStdin(task->id, std::move(data));
@@ -200,40 +197,47 @@ void TaskState::failStdin(const Error& error) {
 }
 
 Status TaskState::closeStdin() {
+  MAYFLY_CHECK(kept("closeStdin"));
+  renew();
   if (!stdin_open_) return Unit{};
   stdin_open_ = false;
-  toCore(connection_->link, [task = core_task_](sched::Core& core) {
+  toCore(owner_->hub.link, [task = core_task_](sched::Core& core) {
     if (task->id != 0 && !task->ended) (void)core.closeStdin(task->id);
   });
   return Unit{};
 }
 
-void TaskState::close() {
-  if (closed_) return;
-  closed_ = true;
+void TaskState::end(Kept why) {
+  if (kept_ != Kept::yes) return;
   cancelUnlessGone();
+  kept_ = why;
   // What can be large goes now, the object itself when the client lets go of it.
   result_ = nullptr;
   done_ = false;
-  connection_->table.by_key.erase(key_);
-  --connection_->tasks;
+  owner_->hub.tasks.by_key.erase(key_);
+  owner_->hub.leases.end(key_);
+  --owner_->tasks;
   chunks_.clear();
+  hold(0);
   sink_ = nullptr;
+  bool over = why == Kept::forgotten;
+  const char* how = over ? "the task's lease is over" : "the task was closed";
   KJ_IF_MAYBE (fulfiller, submitted_) {
-    (*fulfiller)->fulfill(fail(Code::cancelled, "submit: the task was closed"));
+    (*fulfiller)->fulfill(fail(Code::cancelled, fmt::format("submit: {}", how)));
     submitted_ = nullptr;
   }
   for (auto& wait : waits_)
-    wait->fulfill(Status(fail(Code::cancelled, "wait: the task was closed")));
+    wait->fulfill(Status(fail(over ? Code::notFound : Code::cancelled, fmt::format("wait: {}", how))));
   waits_.clear();
-  failStdin(Error{Code::failedPrecondition, "writeStdin: the task was closed", {}, 0});
+  failStdin(Error{Code::failedPrecondition, fmt::format("writeStdin: {}", how), {}, 0});
+  owner_->onClosed(*this);
 }
 
 void TaskState::onStarted() {
   KJ_IF_MAYBE (sink, sink_) {
     // Not waited for: Cap'n Proto keeps the order of calls to one object. A sink that cannot be
     // called shows with the first write.
-    deliveries_.add(sink->startedRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+    deliveries_.add(sink->startedRequest(capnp::MessageSize{4, 0}).send().ignoreResult().catch_([](kj::Exception&&) {}));
   }
 }
 
@@ -269,7 +273,8 @@ kj::Promise<void> TaskState::deliverOne() {
       request.setData(edge::data(chunk.bytes));
       return request.send().ignoreResult().then(
           [this, stream = chunk.stream, bytes = chunk.bytes.size()] {
-            toCore(connection_->link, [task = core_task_, stream, bytes](sched::Core& core) {
+            renew();
+            toCore(owner_->hub.link, [task = core_task_, stream, bytes](sched::Core& core) {
               if (task->id != 0 && !task->ended) core.acknowledgeOutput(task->id, stream, bytes);
             });
             return deliverOne();
@@ -283,10 +288,16 @@ kj::Promise<void> TaskState::deliverOne() {
 
 // The client wants no more output, or is gone: the task has nobody to run for.
 void TaskState::sinkFailed() {
-  sink_ = nullptr;
-  chunks_.clear();
+  dropSink();
   cancelUnlessGone();
   finishIfDelivered();
+}
+
+void TaskState::dropSink() {
+  if (sink_ == nullptr) return;
+  sink_ = nullptr;
+  chunks_.clear();
+  if (result_ != nullptr) hold(held_bytes_ - kLiveHeldBytes);
 }
 
 void TaskState::onStdinAccepted(uint64_t bytes) {
@@ -306,6 +317,11 @@ void TaskState::onStdinAccepted(uint64_t bytes) {
 
 void TaskState::onResult(std::shared_ptr<const sched::TaskResult> result) {
   result_ = std::move(result);
+  renew();
+  uint64_t bytes = result_->captured[0].size() + result_->captured[1].size();
+  for (const auto& file : result_->out_files)
+    bytes += sizeof file + file.path.size() + file.skipped.size();
+  hold(bytes + (sink_ == nullptr ? 0 : kLiveHeldBytes));
   failStdin(Error{Code::failedPrecondition, "writeStdin: the task has ended", {}, 0});
   finishIfDelivered();
 }
@@ -313,7 +329,7 @@ void TaskState::onResult(std::shared_ptr<const sched::TaskResult> result) {
 void TaskState::finishIfDelivered() {
   if (done_ || result_ == nullptr || delivering_) return;
   done_ = true;
-  sink_ = nullptr;
+  dropSink();
   for (auto& wait : waits_) wait->fulfill(Status(Unit{}));
   waits_.clear();
 }
@@ -402,6 +418,15 @@ base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBl
   if (in.getSeed().isValue()) spec.seed = in.getSeed().getValue();
   spec.collect_out_files = in.getCollectOutFiles();
   return spec;
+}
+
+size_t sizeOf(const sched::TaskResult& result) {
+  size_t bytes = 1'024 + result.template_name.size() + result.reason.size() +
+                 result.receipt.missing.size() + result.captured[0].size() +
+                 result.captured[1].size() + result.out_files_note.size();
+  size_t list_bytes = 0;
+  for (const auto& file : result.out_files) list_bytes += 64 + file.path.size() + file.skipped.size();
+  return bytes + std::min(list_bytes, kOutFilesListBytesMax);
 }
 
 void put(schema::TaskResult::Builder out, const sched::TaskResult& result) {

@@ -3,7 +3,8 @@
 //
 // Events come from the core in order; output goes to the client's sink one write
 // at a time, and is acknowledged to the core when the write returned. The result
-// waits until the last write returned.
+// waits until the last write returned. From the end on it is kept as long as its
+// lease, which every call renews.
 //
 // Layer: rpc. RPC thread, but for CoreTask, which is the core thread's.
 #pragma once
@@ -20,6 +21,7 @@
 
 #include "rpc/blobs.h"
 #include "rpc/core_link.h"
+#include "rpc/owner.h"
 #include "sched/core.h"
 
 namespace mayfly::rpc {
@@ -27,48 +29,18 @@ namespace mayfly::rpc {
 inline constexpr uint32_t kWaitsPerTaskMax = 16;
 inline constexpr size_t kOutFilesListBytesMax = 4u << 20;  // of the result's message
 
+// What a task that has not ended may come to hold of its output: what was read beyond the window
+// when its last writer died is at most a pipe's.
+inline constexpr uint64_t kLiveHeldBytes = 2 * (sched::kOutputWindowBytes + (64u << 10));
+inline constexpr uint64_t kCapturedHeldBytes = 2 * sched::kCaptureBytesMax;
+
 class TaskState;
 
 // Tasks by key. RPC thread. Outlives every TaskState.
 struct TaskTable {
   std::unordered_map<uint64_t, TaskState*> by_key;
   uint64_t next_key = 1;
-};
-
-// What a connection's objects share; lives until the last of them is gone.
-struct ConnectionState : kj::Refcounted {
-  ConnectionState(CoreLinkPtr l, TaskTable& t, sched::OwnerId o, uid_t u)
-      : link(std::move(l)), table(t), owner(o), uid(u) {}
-  CoreLinkPtr link;
-  TaskTable& table;
-  sched::OwnerId owner;
-  uid_t uid;               // the peer's
-  int socket = -1;         // of the connection, while it stands
-  bool ended = false;      // the connection is gone; the core was told
-  uint32_t calls = 0;      // that have not returned
-  uint32_t tasks = 0;      // not closed
-  uint32_t uploads = 0;    // not finished
-
-  // The client's end is closed: the connection's own end follows, and tells the core.
-  bool peerGone() const;
-
-  // Large answers are made one at a time, each when what was sent before is mostly read: else calls
-  // of a few bytes could make the daemon hold megabytes for each. `room` says when that is.
-  class Turn {
-   public:
-    explicit Turn(ConnectionState& state);
-    ~Turn() noexcept(false);  // the next one's
-    KJ_DISALLOW_COPY(Turn);
-
-   private:
-    kj::Own<ConnectionState> state_;
-  };
-  kj::Promise<kj::Own<Turn>> turn();
-  kj::Maybe<kj::Function<kj::Promise<void>()>> room;  // null once the connection is gone
-
- private:
-  bool turn_taken_ = false;
-  std::deque<kj::Own<kj::PromiseFulfiller<kj::Own<Turn>>>> turns_waited_for_;  // <= `calls`
+  uint64_t held_bytes = 0;  // of output and results, or what of it is to be expected
 };
 
 // The core's side of a task. Core thread, but for its making.
@@ -96,7 +68,7 @@ class CoreTask final : public sched::TaskListener {
 
 class TaskState final : public kj::Refcounted {
  public:
-  TaskState(kj::Own<ConnectionState> connection, kj::Maybe<schema::OutputSink::Client> sink);
+  TaskState(kj::Own<Owner> owner, kj::Maybe<schema::OutputSink::Client> sink, kj::Duration lease);
   ~TaskState() noexcept(false);
 
   // Gives the task to the core. Resolves with its id or the core's refusal.
@@ -106,11 +78,20 @@ class TaskState final : public kj::Refcounted {
   base::Status cancel();
   kj::Promise<base::Status> writeStdin(std::string data);
   base::Status closeStdin();
-  // Idempotent; also what the destructor of the client's Task does.
-  void close();
-  bool closed() const { return closed_; }
-  ConnectionState& connection() { return *connection_; }
+  // The client is done with it. Idempotent; also what the destructor of its Task does.
+  void close() { end(Kept::closed); }
+  // Its lease is over.
+  void forget() { end(Kept::forgotten); }
+  // A call was made on it or has returned.
+  void renew();
+  // Why calls on it cannot be served any more; ok while it is kept.
+  base::Status kept(const char* call) const;
+  uint64_t key() const { return key_; }
+  base::TaskId id() const { return id_; }  // 0 until the core has given one
+  // Of the ended task, once everything was delivered.
   const sched::TaskResult* result() const { return done_ ? result_.get() : nullptr; }
+  const sched::TaskResult* ended() const { return result_.get(); }  // maybe not delivered yet
+  const std::string& templateName() const { return template_name_; }
 
   // Events, in the core's order.
   void onSubmitted(base::Result<base::TaskId> id);
@@ -120,6 +101,7 @@ class TaskState final : public kj::Refcounted {
   void onResult(std::shared_ptr<const sched::TaskResult> result);
 
  private:
+  enum class Kept : uint8_t { yes, closed, forgotten };
   using StatusFulfiller = kj::Own<kj::PromiseFulfiller<base::Status>>;
   struct Chunk {
     sched::Stream stream;
@@ -134,16 +116,23 @@ class TaskState final : public kj::Refcounted {
     void taskFailed(kj::Exception&&) override {}  // each delivery handles its own failure
   };
 
+  void end(Kept why);
+  void hold(uint64_t bytes);
   void deliver();
   kj::Promise<void> deliverOne();
   void sinkFailed();
+  void dropSink();
   void cancelUnlessGone();
   void finishIfDelivered();
   void onStdinRefused(uint64_t number, const base::Error& error);
   void failStdin(const base::Error& error);
 
-  kj::Own<ConnectionState> connection_;
+  kj::Own<Owner> owner_;
   uint64_t key_;
+  kj::Duration lease_;
+  base::TaskId id_ = 0;
+  std::string template_name_;
+  uint64_t held_bytes_ = 0;
   std::shared_ptr<CoreTask> core_task_;
   kj::Maybe<schema::OutputSink::Client> sink_;
   kj::Maybe<kj::Own<kj::PromiseFulfiller<base::Result<base::TaskId>>>> submitted_;
@@ -155,7 +144,7 @@ class TaskState final : public kj::Refcounted {
   uint64_t stdin_untaken_bytes_ = 0;  // of writeStdin
   std::shared_ptr<const sched::TaskResult> result_;
   bool done_ = false;    // result_ is set and everything was delivered
-  bool closed_ = false;
+  Kept kept_ = Kept::yes;
   std::vector<StatusFulfiller> waits_;
   Errors errors_;
   kj::TaskSet deliveries_;
@@ -165,5 +154,6 @@ class TaskState final : public kj::Refcounted {
 // else is the core's to check.
 base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBlob& find_blob);
 void put(schema::TaskResult::Builder out, const sched::TaskResult& result);
+size_t sizeOf(const sched::TaskResult& result);  // of its message, about
 
 }  // namespace mayfly::rpc

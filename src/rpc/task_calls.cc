@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/clock.h"
 #include "base/text.h"
 
 namespace mayfly::rpc {
@@ -18,35 +19,44 @@ namespace {
 
 class TaskImpl final : public schema::Task::Server {
  public:
-  TaskImpl(Hub& hub, kj::Own<ConnectionState> connection, kj::Own<TaskState> state)
-      : hub_(hub), connection_(kj::mv(connection)), state_(kj::mv(state)) {}
-  ~TaskImpl() noexcept(false) { state_->close(); }
+  TaskImpl(kj::Own<ConnectionState> connection, kj::Own<TaskState> state, OnRelease on_release)
+      : connection_(kj::mv(connection)),
+        handle_(*connection_),
+        state_(kj::mv(state)),
+        on_release_(on_release) {}
+  ~TaskImpl() noexcept(false) {
+    if (state_.get() != nullptr && on_release_ == OnRelease::close) state_->close();
+  }
 
  protected:
   kj::Promise<void> wait(WaitContext context) override {
-    if (auto error = overloaded(*connection_, hub_.options)) return refuse(context, *error);
+    if (auto error = unfit("wait", Code::cancelled)) return refuse(context, *error);
     MAYFLY_ALLOW_CANCELLATION(context);
-    return state_->wait().then([context, state = kj::addRef(*state_),
+    return state_->wait().then([context, connection = kj::addRef(*connection_),
+                                state = kj::addRef(*state_),
                                 call = Call(*connection_)](Status status) mutable {
-      ConnectionState& connection = state->connection();
-      return inTurn(connection, [context, status = std::move(status),
-                                          state = kj::mv(state), call = kj::mv(call)]() mutable {
-        // It may have been closed since the end.
-        if (status && state->closed()) status = fail(Code::cancelled, "wait: the task was closed");
-        if (status) put(context.getResults().initResult(), *state->result());
-        else answer(context, status);
+      auto& on = *connection;
+      return inTurn(on, [context, status = std::move(status), connection = kj::mv(connection),
+                         state = kj::mv(state), call = kj::mv(call)]() mutable {
+        // It may have been closed or forgotten since the end.
+        if (status && state->result() == nullptr)
+          status = fail(Code::cancelled, "wait: the task was closed");
+        if (!status) return refuse(context, status.error());
+        state->renew();
+        put(resultsOf(context, sizeOf(*state->result())).initResult(), *state->result());
         return kj::Promise<void>(kj::READY_NOW);
       });
     });
   }
 
   kj::Promise<void> cancel(CancelContext context) override {
+    if (auto error = unfit("cancel")) return refuse(context, *error);
     answer(context, state_->cancel());
     return kj::READY_NOW;
   }
 
   kj::Promise<void> writeStdin(WriteStdinContext context) override {
-    if (auto error = overloaded(*connection_, hub_.options)) return refuse(context, *error);
+    if (auto error = unfit("writeStdin")) return refuse(context, *error);
     MAYFLY_ALLOW_CANCELLATION(context);
     std::string data = edge::str(context.getParams().getData());
     context.releaseParams();
@@ -56,24 +66,55 @@ class TaskImpl final : public schema::Task::Server {
   }
 
   kj::Promise<void> closeStdin(CloseStdinContext context) override {
+    if (auto error = unfit("closeStdin")) return refuse(context, *error);
     answer(context, state_->closeStdin());
     return kj::READY_NOW;
   }
 
   kj::Promise<void> readFile(ReadFileContext context) override {
+    if (auto error = unfit("readFile")) return refuse(context, *error);
     auto params = context.getParams();
-    auto data = read(params.getIndex(), params.getOffset(), params.getBytesMax());
-    if (!data) return refuse(context, data.error());
-    auto results = context.getResults(
-        capnp::MessageSize{data->bytes.size() / sizeof(capnp::word) + 16, 0});
-    results.setData(edge::data(data->bytes));
-    results.setEnd(data->end);
-    return kj::READY_NOW;
+    return inTurn(*connection_, [context, index = params.getIndex(), offset = params.getOffset(),
+                                 bytes_max = params.getBytesMax(), state = kj::addRef(*state_),
+                                 call = Call(*connection_)]() mutable {
+      auto piece = read(*state, index, offset, bytes_max);
+      if (!piece) return refuse(context, piece.error());
+      auto results = resultsOf(context, piece->bytes.size());
+      results.setData(edge::data(piece->bytes));
+      results.setEnd(piece->end);
+      return kj::Promise<void>(kj::READY_NOW);
+    });
   }
 
   kj::Promise<void> close(CloseContext) override {
-    state_->close();
+    if (state_.get() == nullptr) return kj::READY_NOW;
+    auto state = kj::mv(state_);  // the object may stay for long: it keeps nothing
+    state->close();
     return kj::READY_NOW;
+  }
+
+  kj::Promise<void> info(InfoContext context) override {
+    if (auto error = unfit("info")) return refuse(context, *error);
+    if (auto status = state_->kept("info"); !status) return refuse(context, status.error());
+    state_->renew();
+    base::TaskId id = state_->id();
+    return ask<std::optional<sched::TaskInfo>>(
+               connection_->hub.link, [id](sched::Core& core) { return core.info(id); })
+        .then([context, id, state = kj::addRef(*state_),
+               call = Call(*connection_)](std::optional<sched::TaskInfo> info) mutable {
+          if (!info) {
+            // The core is done with it: what is left is to deliver.
+            info.emplace();
+            info->task = id;
+            info->template_name = state->templateName();
+            info->state = state->result() != nullptr ? "done" : "ending";
+            if (const sched::TaskResult* result = state->ended()) {
+              info->queued_ns = result->phases[static_cast<size_t>(base::Phase::queued)];
+              info->started_ns = result->phases[static_cast<size_t>(base::Phase::started)];
+            }
+          }
+          put(resultsOf(context, 64 + info->template_name.size()).initInfo(), *info, true);
+        });
   }
 
  private:
@@ -82,9 +123,19 @@ class TaskImpl final : public schema::Task::Server {
     bool end = false;
   };
 
-  base::Result<Piece> read(uint32_t index, uint64_t offset, uint32_t bytes_max) {
-    const sched::TaskResult* result = state_->result();
-    if (state_->closed()) return fail(Code::failedPrecondition, "readFile: the task is closed");
+  // Why a call cannot be served at all; `closed` is what a closed task answers.
+  std::optional<base::Error> unfit(const char* call, Code closed = Code::failedPrecondition) const {
+    if (auto error = overloaded(*connection_)) return error;
+    if (state_.get() == nullptr)
+      return base::Error{closed, fmt::format("{}: the task is closed", call), {}, 0};
+    return std::nullopt;
+  }
+
+  static base::Result<Piece> read(TaskState& state, uint32_t index, uint64_t offset,
+                                  uint32_t bytes_max) {
+    MAYFLY_CHECK(state.kept("readFile"));
+    state.renew();
+    const sched::TaskResult* result = state.result();
     if (result == nullptr)
       return fail(Code::failedPrecondition, "readFile: the task has no result yet",
                   "Call wait first.");
@@ -114,16 +165,28 @@ class TaskImpl final : public schema::Task::Server {
     return piece;
   }
 
-  Hub& hub_;
   kj::Own<ConnectionState> connection_;
-  kj::Own<TaskState> state_;
+  Handle handle_;
+  kj::Own<TaskState> state_;  // null once closed by this object
+  OnRelease on_release_;
 };
 
 }  // namespace
 
-schema::Task::Client makeTaskCalls(Hub& hub, kj::Own<ConnectionState> connection,
-                                   kj::Own<TaskState> state) {
-  return kj::heap<TaskImpl>(hub, kj::mv(connection), kj::mv(state));
+void put(schema::TaskInfo::Builder out, const sched::TaskInfo& info, bool yours) {
+  out.setId(info.task);
+  out.setTemplate(edge::text(info.template_name));
+  out.setState(edge::text(info.state));
+  out.setQueuedNs(info.queued_ns);
+  out.setStartedNs(info.started_ns);
+  out.setNowNs(base::monotonicNs());
+  out.setPidHost(info.pid_host);
+  out.setYours(yours);
+}
+
+schema::Task::Client makeTaskCalls(kj::Own<ConnectionState> connection, kj::Own<TaskState> state,
+                                   OnRelease on_release) {
+  return kj::heap<TaskImpl>(kj::mv(connection), kj::mv(state), on_release);
 }
 
 }  // namespace mayfly::rpc

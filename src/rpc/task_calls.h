@@ -7,8 +7,12 @@
 
 namespace mayfly::rpc {
 
-// The object that a client gets for its task; letting go of it closes the task.
-schema::Task::Client makeTaskCalls(Hub& hub, kj::Own<ConnectionState> connection,
-                                   kj::Own<TaskState> state);
+enum class OnRelease : uint8_t { close, keep };  // what letting go of the object does to the task
+
+// The object that a client gets for its task.
+schema::Task::Client makeTaskCalls(kj::Own<ConnectionState> connection, kj::Own<TaskState> state,
+                                   OnRelease on_release);
+
+void put(schema::TaskInfo::Builder out, const sched::TaskInfo& info, bool yours);
 
 }  // namespace mayfly::rpc

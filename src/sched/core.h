@@ -136,6 +136,7 @@ class Core {
   virtual base::Status cancel(base::TaskId task) = 0;       // onResult follows with `cancelled`
   virtual void ownerGone(OwnerId owner) = 0;                // its tasks end with `clientGone`
   virtual std::vector<TaskInfo> tasks() const = 0;
+  virtual std::optional<TaskInfo> info(base::TaskId task) const = 0;  // none: unknown or ended
   virtual std::vector<TemplateInfo> templates() const = 0;
 };
 

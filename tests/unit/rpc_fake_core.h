@@ -107,6 +107,11 @@ class FakeCore final : public sched::Core {
       if (!t.ended) all.push_back({id, t.spec.template_name, "running", 1, 2, 77, t.spec.owner});
     return all;
   }
+  std::optional<sched::TaskInfo> info(base::TaskId id) const override {
+    for (auto& each : tasks())
+      if (each.task == id) return each;
+    return std::nullopt;
+  }
   std::vector<sched::TemplateInfo> templates() const override {
     ++templates_calls;
     changed();

@@ -9,98 +9,20 @@
 #include <mayfly/mayfly.capnp.h>
 #include <poll.h>
 
-#include "edge/convert.h"
 #include "edge/message_stream.h"
 #include "rpc/task.h"
-#include "rpc_fake_core.h"
+#include "rpc_peer.h"
 
 namespace mayfly {
 namespace {
 
+using test::appendMessage;
 using test::FakeCore;
-
-base::Fd rawConnect(const std::string& path) {
-  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, sizeof address.sun_path - 1);
-  EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  return fd;
-}
-
-// What a sink was told, and when it returns.
-struct SinkLog {
-  std::string out, err;
-  uint64_t writes = 0;
-  bool started = false;
-  bool hold = false;  // write returns when release() is called
-  bool fail = false;
-  std::vector<kj::Own<kj::PromiseFulfiller<void>>> held;
-  void release() {
-    hold = false;
-    for (auto& each : held) each->fulfill();
-    held.clear();
-  }
-};
-
-class Sink final : public schema::OutputSink::Server {
- public:
-  explicit Sink(SinkLog& log) : log_(log) {}
-  kj::Promise<void> started(StartedContext) override {
-    log_.started = true;
-    return kj::READY_NOW;
-  }
-  kj::Promise<void> write(WriteContext context) override {
-    auto params = context.getParams();
-    (params.getStream() == schema::Stream::STDOUT ? log_.out : log_.err) +=
-        edge::str(params.getData());
-    ++log_.writes;
-    if (log_.fail) return KJ_EXCEPTION(FAILED, "no more");
-    if (!log_.hold) return kj::READY_NOW;
-    auto paf = kj::newPromiseAndFulfiller<void>();
-    log_.held.push_back(kj::mv(paf.fulfiller));
-    return kj::mv(paf.promise);
-  }
-
- private:
-  SinkLog& log_;
-};
-
-// A client with KJ's own stream, on the test's thread: as other languages' clients are.
-struct Peer {
-  explicit Peer(const std::string& path)
-      : io(kj::setupAsyncIo()),
-        stream(io.provider->getNetwork()
-                   .parseAddress("unix:" + path)
-                   .wait(io.waitScope)
-                   ->connect()
-                   .wait(io.waitScope)),
-        client(*stream),
-        mayfly(client.bootstrap().castAs<schema::Mayfly>()) {}
-
-  auto submitRequest(const char* name, std::string code = "") {
-    auto request = mayfly.submitRequest();
-    auto spec = request.initSpec();
-    spec.setTemplate(name);
-    spec.getCode().setString(edge::data(code));
-    return request;
-  }
-  // Lets the loop run until `is()`, for at most the time that an event may take.
-  template <class Is>
-  bool until(Is is) {
-    auto deadline = std::chrono::steady_clock::now() + test::kEventTime;
-    while (!is()) {
-      if (std::chrono::steady_clock::now() > deadline) return false;
-      io.provider->getTimer().afterDelay(1 * kj::MILLISECONDS).wait(io.waitScope);
-    }
-    return true;
-  }
-
-  kj::AsyncIoContext io;
-  kj::Own<kj::AsyncIoStream> stream;
-  capnp::TwoPartyClient client;
-  schema::Mayfly::Client mayfly;
-};
+using test::isEnded;
+using test::Peer;
+using test::rawConnect;
+using test::Sink;
+using test::SinkLog;
 
 class RpcTest : public test::RpcFixture {};
 
@@ -297,16 +219,6 @@ TEST_F(RpcTest, CountsBeyondTheBoundAreRefusedBeforeTheyAreCopied) {
 
 // --- raw bytes --------------------------------------------------------------------
 
-// Whether the daemon ends this connection, whatever it says before.
-bool isEnded(base::FdView fd) {
-  char buffer[4096];
-  for (;;) {
-    pollfd wait{fd.get(), POLLIN, 0};
-    if (::poll(&wait, 1, 20'000) <= 0) return false;
-    if (::read(fd.get(), buffer, sizeof buffer) <= 0) return true;
-  }
-}
-
 TEST_F(RpcTest, ATooLargeMessageIsRefusedOnItsSegmentTable) {
   start();
   Peer other(socket_path);
@@ -343,12 +255,6 @@ TEST_F(RpcTest, HalfAMessageAndNonsenseEndTheirConnectionOnly) {
     EXPECT_TRUE(isEnded(fd.view()));
   }
   EXPECT_EQ(other.mayfly.templatesRequest().send().wait(other.io.waitScope).getTemplates().size(), 1u);
-}
-
-void appendMessage(std::string& to, capnp::MessageBuilder& message) {
-  auto words = capnp::messageToFlatArray(message);
-  auto bytes = words.asBytes();
-  to.append(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
 }
 
 TEST_F(RpcTest, AClientThatNeverReadsIsNotReadFrom) {

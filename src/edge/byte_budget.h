@@ -1,0 +1,110 @@
+// Bytes of memory that many streams share. Each has a few of its own; what it
+// needs beyond them it takes from one pool, in the order of asking.
+//
+// A stream that holds bytes of the pool for long while another waits for some is
+// stuck or hostile, and is told to end.
+//
+// Layer: edge. One KJ thread. Accounts and holds may outlive their streams, not
+// the budget.
+#pragma once
+
+#include <kj/async.h>
+#include <kj/refcount.h>
+#include <kj/timer.h>
+
+#include <cstdint>
+#include <list>
+#include <set>
+
+namespace mayfly::edge {
+
+class ByteBudget {
+ public:
+  struct Bounds {
+    uint64_t pool_bytes_max;     // of all accounts, beyond their own
+    uint64_t own_bytes;          // of each account, whatever the others hold
+    uint64_t account_bytes_max;  // of each account, its own included
+    kj::Duration patience;       // how long one waits for the pool before who is stuck must go
+  };
+  class Account;
+
+  // Bytes that are taken; its end gives them back.
+  class Hold {
+   public:
+    Hold() = default;
+    Hold(Hold&& other) noexcept;
+    Hold& operator=(Hold&& other) noexcept;
+    ~Hold();
+
+   private:
+    friend class Account;
+    struct Entry {
+      uint64_t bytes;
+      kj::TimePoint since;
+    };
+    Hold(kj::Own<Account> account, std::list<Entry>::iterator entry);
+    void drop();
+    kj::Own<Account> account_;  // null: nothing is held
+    std::list<Entry>::iterator entry_;
+  };
+
+  class Account final : public kj::Refcounted {
+   public:
+    explicit Account(ByteBudget& budget);
+    ~Account() noexcept(false);
+    // Null: not now.
+    kj::Maybe<Hold> tryTake(uint64_t bytes);
+    // When there is room. One call at a time.
+    kj::Promise<Hold> take(uint64_t bytes);
+    // Resolves when others wait for what this one holds and does not give back.
+    kj::Promise<void> onStuck() { return stuck_.addBranch(); }
+    uint64_t heldBytes() const { return held_bytes_; }
+
+   private:
+    friend class ByteBudget;
+    friend class Hold;
+    explicit Account(ByteBudget& budget, kj::PromiseFulfillerPair<void> stuck);
+    Hold add(uint64_t bytes);
+    void give(std::list<Hold::Entry>::iterator entry);
+
+    ByteBudget& budget_;
+    uint64_t held_bytes_ = 0;
+    std::list<Hold::Entry> entries_;  // the oldest first
+    kj::Own<kj::PromiseFulfiller<void>> be_stuck_;
+    kj::ForkedPromise<void> stuck_;
+  };
+
+  ByteBudget(kj::Timer& timer, Bounds bounds) : timer_(timer), bounds_(bounds) {}
+  KJ_DISALLOW_COPY(ByteBudget);
+  kj::Own<Account> open() { return kj::refcounted<Account>(*this); }
+  // Before the loop ends; nobody is told to end any more.
+  void stop();
+  uint64_t poolBytes() const { return pool_bytes_; }
+  const Bounds& bounds() const { return bounds_; }
+
+ private:
+  enum class Fit : uint8_t { yes, accountFull, poolFull };
+  struct Waiter {
+    Account* account;
+    uint64_t bytes;
+    kj::TimePoint since;
+    kj::Own<kj::PromiseFulfiller<Hold>> fulfiller;
+  };
+  uint64_t beyondOwn(uint64_t bytes) const {
+    return bytes > bounds_.own_bytes ? bytes - bounds_.own_bytes : 0;
+  }
+  Fit fit(const Account& account, uint64_t bytes) const;
+  void pump();
+  kj::Promise<void> watch();
+  void endStuck();
+
+  kj::Timer& timer_;
+  Bounds bounds_;
+  uint64_t pool_bytes_ = 0;
+  std::set<Account*> accounts_;
+  std::list<Waiter> waiters_;  // in the order of asking; at most one an account
+  bool pumping_ = false, watching_ = false, stopped_ = false;
+  kj::Promise<void> watch_ = nullptr;
+};
+
+}  // namespace mayfly::edge

@@ -1,0 +1,137 @@
+#include "rpc/detached.h"
+
+#include <capnp/message.h>
+#include <fmt/format.h>
+#include <sodium.h>
+
+#include "base/text.h"
+#include "edge/convert.h"
+#include "rpc/hub.h"
+
+namespace mayfly::rpc {
+
+using base::Code;
+using base::fail;
+using base::Result;
+using base::TaskId;
+
+SpecHash hashOf(schema::TaskSpec::Reader spec) {
+  auto words = capnp::canonicalize(spec);
+  auto bytes = words.asBytes();
+  SpecHash hash;
+  crypto_generichash(hash.data(), hash.size(), bytes.begin(), bytes.size(), nullptr, 0);
+  return hash;
+}
+
+// One user's. Held by its tasks too, so that a task that is being closed still has its owner.
+class UserTasks final : public Owner {
+ public:
+  UserTasks(Hub& h, uint32_t uid) : Owner(h, h.next_owner++), uid_(uid) {}
+
+  struct Entry {
+    kj::Own<TaskState> task;
+    std::string key;
+    SpecHash hash;
+    kj::ForkedPromise<Result<TaskId>> id;
+  };
+  using Entries = std::unordered_map<uint64_t, Entry>;  // by the task's key in the table
+
+  void onClosed(TaskState& task) override {
+    auto at = entries.find(task.key());
+    if (at == entries.end()) return;
+    Entry gone = kj::mv(at->second);
+    entries.erase(at);
+    if (!gone.key.empty()) by_key.erase(gone.key);
+    if (entries.empty()) hub.users.users_.erase(uid_);
+  }
+
+  Entries entries;
+  std::unordered_map<std::string, uint64_t> by_key;
+
+ private:
+  uint32_t uid_;
+};
+
+Users::Users(Hub& hub) : hub_(hub) {}
+Users::~Users() = default;
+
+void Users::stop() {
+  // A task that goes looks itself up in its user's entries.
+  for (auto& [uid, user] : users_) {
+    auto entries = std::move(user->entries);
+    user->entries.clear();
+    entries.clear();
+  }
+  users_.clear();
+}
+
+Result<Users::Found> Users::submit(uint32_t uid, schema::Detach::Reader detach,
+                                   const SpecHash& hash, sched::TaskSpec spec) {
+  const Options& options = hub_.options;
+  std::string key = edge::str(detach.getKey());
+  if (key.size() > kDetachKeyBytesMax)
+    return fail(Code::invalidArgument, fmt::format("detach: the key has {} bytes; at most {}",
+                                                   key.size(), kDetachKeyBytesMax));
+  if (detach.getLeaseMs() > options.detach_lease_ms_max)
+    return fail(Code::invalidArgument,
+                fmt::format("detach: a lease of {} ms; at most {}", detach.getLeaseMs(),
+                            options.detach_lease_ms_max),
+                "Every call on the task renews its lease.");
+  if (spec.live_output)
+    return fail(Code::invalidArgument, "detach: `output` is given; a detached task's is captured");
+  if (spec.stdin_open)
+    return fail(Code::invalidArgument, "detach: `stdinOpen`; nobody may be there to write",
+                "Give all of stdin in `stdinData`.");
+  auto user = users_.find(uid);
+  if (user != users_.end() && !key.empty()) {
+    auto at = user->second->by_key.find(key);
+    if (at != user->second->by_key.end()) {
+      UserTasks::Entry& entry = user->second->entries.at(at->second);
+      if (entry.hash != hash)
+        return fail(Code::alreadyExists,
+                    fmt::format("detach: the key '{}' belongs to task {}, which has another spec",
+                                base::printable(key), entry.task->id()),
+                    "Repeat the spec as it was, or use another key.");
+      entry.task->renew();
+      return Found{kj::addRef(*entry.task), entry.id.addBranch(), true};
+    }
+  }
+  if (user != users_.end() && user->second->tasks >= options.detached_per_user_max)
+    return fail(Code::resourceExhausted,
+                fmt::format("{} detached tasks of this user are not closed", user->second->tasks),
+                "Close those whose results were read.");
+  if (user == users_.end())
+    user = users_.emplace(uid, kj::refcounted<UserTasks>(hub_, uid)).first;
+  UserTasks& mine = *user->second;
+  auto task = kj::refcounted<TaskState>(kj::addRef(mine), nullptr,
+                                        detach.getLeaseMs() * kj::MILLISECONDS);
+  auto id = task->submit(std::move(spec)).fork();
+  auto branch = id.addBranch();
+  if (!key.empty()) mine.by_key.emplace(key, task->key());
+  mine.entries.emplace(task->key(),
+                       UserTasks::Entry{kj::addRef(*task), std::move(key), hash, kj::mv(id)});
+  return Found{kj::mv(task), kj::mv(branch), false};
+}
+
+Result<kj::Own<TaskState>> Users::find(uint32_t uid, TaskId id, const std::string& key) {
+  auto user = users_.find(uid);
+  if (user != users_.end()) {
+    for (auto& [number, entry] : user->second->entries) {
+      if (key.empty() ? entry.task->id() == 0 || entry.task->id() != id : entry.key != key) continue;
+      entry.task->renew();
+      return kj::addRef(*entry.task);
+    }
+  }
+  return fail(Code::notFound,
+              key.empty() ? fmt::format("find: this user has no detached task {}", id)
+                          : fmt::format("find: this user has no detached task with the key '{}'",
+                                        base::printable(key)),
+              "It was never submitted, was closed, or its lease is over.");
+}
+
+bool Users::owns(uint32_t uid, sched::OwnerId owner) const {
+  auto user = users_.find(uid);
+  return user != users_.end() && user->second->id == owner;
+}
+
+}  // namespace mayfly::rpc

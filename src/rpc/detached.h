@@ -1,0 +1,56 @@
+// Detached tasks: they belong to a user, outlive the connection that submitted
+// them, and are found by id or by the user's own key.
+//
+// A key makes submit idempotent: as long as its task is kept, a submit with the
+// same key and the same spec gives that task. Specs are compared by a hash of
+// their canonical form.
+//
+// Layer: rpc. RPC thread.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "base/result.h"
+#include "rpc/owner.h"
+#include "rpc/task.h"
+
+namespace mayfly::rpc {
+
+inline constexpr size_t kDetachKeyBytesMax = 128;
+
+using SpecHash = std::array<uint8_t, 32>;
+SpecHash hashOf(schema::TaskSpec::Reader spec);
+
+class UserTasks;
+
+// All users' detached tasks.
+class Users {
+ public:
+  explicit Users(Hub& hub);
+  ~Users();
+  KJ_DISALLOW_COPY(Users);
+  void stop();  // forgets all
+
+  struct Found {
+    kj::Own<TaskState> task;
+    kj::Promise<base::Result<base::TaskId>> id;  // or the core's refusal
+    bool existing;
+  };
+  // Detach says how: its bounds are checked here.
+  base::Result<Found> submit(uint32_t uid, schema::Detach::Reader detach, const SpecHash& hash,
+                             sched::TaskSpec spec);
+  // By the key, or by `id` where the key is empty.
+  base::Result<kj::Own<TaskState>> find(uint32_t uid, base::TaskId id, const std::string& key);
+  // Whether a task of the core's belongs to this user.
+  bool owns(uint32_t uid, sched::OwnerId owner) const;
+
+ private:
+  friend class UserTasks;
+  Hub& hub_;
+  std::unordered_map<uint32_t, kj::Own<UserTasks>> users_;  // by uid; each has a task
+};
+
+}  // namespace mayfly::rpc

@@ -1,0 +1,347 @@
+// What the server refuses or ends on its own: idle and half-silent connections,
+// messages that Mayfly's protocol has no use for, memory that many hold together.
+#include "edge/byte_budget.h"
+#include "edge/message_stream.h"
+#include "rpc/task.h"
+#include "rpc_peer.h"
+
+namespace mayfly {
+namespace {
+
+using schema::ErrorCode;
+using test::appendMessage;
+using test::FakeCore;
+using test::isEnded;
+using test::Peer;
+using test::rawConnect;
+
+class BoundsTest : public test::RpcFixture {
+ protected:
+  static void write(const base::Fd& fd, const std::string& bytes) {
+    ASSERT_EQ(::write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  }
+  // Another client's task still runs.
+  ::testing::AssertionResult othersAreServed() {
+    Peer peer(socket_path);
+    auto task = peer.submitRequest("echo", "fine").send().wait(peer.io.waitScope).getTask();
+    auto result = task.waitRequest().send().wait(peer.io.waitScope);
+    if (edge::view(result.getResult().getStdout()) == "fine") return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure() << "another client is not served";
+  }
+};
+
+std::string bootstrap(uint32_t question) {
+  std::string bytes;
+  capnp::MallocMessageBuilder message;
+  message.initRoot<capnp::rpc::Message>().initBootstrap().setQuestionId(question);
+  appendMessage(bytes, message);
+  return bytes;
+}
+
+// A call of `hello` on the bootstrap's answer, changed by `change`.
+template <class Change>
+std::string call(uint32_t question, Change change) {
+  std::string bytes;
+  capnp::MallocMessageBuilder message;
+  auto call = message.initRoot<capnp::rpc::Message>().initCall();
+  call.setQuestionId(question);
+  call.initTarget().initPromisedAnswer().setQuestionId(0);
+  call.setInterfaceId(capnp::typeId<schema::Mayfly>());
+  call.setMethodId(0);
+  call.initParams().getContent().initAs<schema::Mayfly::HelloParams>().setProtocol(1);
+  call.initSendResultsTo().setCaller();
+  change(call);
+  appendMessage(bytes, message);
+  return bytes;
+}
+
+TEST_F(BoundsTest, HalfAMessageAndThenSilenceEndsItsConnection) {
+  options.message_ms_max = 100;
+  start();
+  uint32_t words[] = {0, 1000, 1, 2};
+  for (size_t bytes : {1u, 4u, 7u, 8u, 16u}) {
+    base::Fd fd = rawConnect(socket_path);
+    write(fd, std::string(reinterpret_cast<const char*>(words), bytes));
+    EXPECT_TRUE(isEnded(fd.view())) << bytes;
+  }
+  // A whole message and then half a one.
+  base::Fd fd = rawConnect(socket_path);
+  write(fd, bootstrap(0) + std::string(5, '\0'));
+  EXPECT_TRUE(isEnded(fd.view()));
+  EXPECT_TRUE(othersAreServed());
+}
+
+TEST_F(BoundsTest, ASlowMessageIsServedAsLongAsItEndsInTime) {
+  options.message_ms_max = 20'000;
+  start();
+  base::Fd fd = rawConnect(socket_path);
+  for (char each : bootstrap(0)) write(fd, std::string(1, each));
+  pollfd answer{fd.get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&answer, 1, 20'000), 1);
+}
+
+TEST_F(BoundsTest, AnIdleConnectionWithoutATaskIsEndedAndOneWithATaskIsNot) {
+  options.connection_idle_ms = 200;
+  start();
+  Peer busy(socket_path);
+  auto task = busy.submitRequest("hold").send().wait(busy.io.waitScope).getTask();
+  {
+    base::Fd silent = rawConnect(socket_path);
+    EXPECT_TRUE(isEnded(silent.view()));
+    base::Fd spoke = rawConnect(socket_path);
+    write(spoke, bootstrap(0));
+    EXPECT_TRUE(isEnded(spoke.view()));
+  }
+  EXPECT_EQ(task.infoRequest().send().wait(busy.io.waitScope).getError().getCode(), ErrorCode::OK);
+  // A detached task is not the connection's, but a call that waits for it is something.
+  auto request = busy.submitRequest("hold");
+  request.getSpec().getDetach().setLeaseMs(60'000);
+  auto detached = request.send().wait(busy.io.waitScope).getTask();
+  auto waiting = detached.waitRequest().send();
+  task.closeRequest().send().wait(busy.io.waitScope);
+  base::Fd silent = rawConnect(socket_path);
+  EXPECT_TRUE(isEnded(silent.view()));
+  onCore([](FakeCore& c) { c.end(c.task(2), base::Verdict::succeeded); });
+  EXPECT_EQ(waiting.wait(busy.io.waitScope).getError().getCode(), ErrorCode::OK);
+}
+
+TEST_F(BoundsTest, MessagesThatHaveNoUseHereEndTheirConnectionOnly) {
+  start();
+  auto root = [](auto fill) {
+    std::string bytes;
+    capnp::MallocMessageBuilder message;
+    fill(message.initRoot<capnp::rpc::Message>());
+    appendMessage(bytes, message);
+    return bytes;
+  };
+  std::vector<std::pair<const char*, std::string>> bad{
+      {"too many capabilities", call(1, [](capnp::rpc::Call::Builder c) {
+         auto caps = c.getParams().initCapTable(17);
+         for (uint32_t i = 0; i < 17; ++i) caps[i].setSenderHosted(i);
+       })},
+      {"results to yourself", call(1, [](capnp::rpc::Call::Builder c) {
+         c.getSendResultsTo().setYourself();
+       })},
+      {"a deep target", call(1, [](capnp::rpc::Call::Builder c) {
+         c.getTarget().getPromisedAnswer().initTransform(100'000);
+       })},
+      {"a finish of nothing", root([](capnp::rpc::Message::Builder m) {
+         m.initFinish().setQuestionId(77);
+         m.getFinish().setQuestionId(77);
+       }) + root([](capnp::rpc::Message::Builder m) { m.initFinish().setQuestionId(78); })},
+      {"provide", root([](capnp::rpc::Message::Builder m) { m.initProvide().setQuestionId(5); })},
+      {"accept", root([](capnp::rpc::Message::Builder m) { m.initAccept().setQuestionId(5); })},
+      {"join", root([](capnp::rpc::Message::Builder m) { m.initJoin().setQuestionId(5); })},
+      {"a return of nothing", root([](capnp::rpc::Message::Builder m) {
+         m.initReturn().setAnswerId(9);
+       })},
+      {"a return from elsewhere", root([](capnp::rpc::Message::Builder m) {
+         m.initReturn().setTakeFromOtherQuestion(0);
+       })},
+      {"a release of nothing", root([](capnp::rpc::Message::Builder m) {
+         m.initRelease().setId(1'000);
+       })},
+      {"an unknown target", call(1, [](capnp::rpc::Call::Builder c) {
+         c.getTarget().setImportedCap(0xffffffff);
+       })},
+      {"a question twice", call(1, [](auto) {}) + call(1, [](auto) {})},
+      {"a disembargo of nothing", root([](capnp::rpc::Message::Builder m) {
+         m.initDisembargo().getContext().setReceiverLoopback(3);
+       })},
+  };
+  for (auto& [what, bytes] : bad) {
+    base::Fd fd = rawConnect(socket_path);
+    write(fd, bootstrap(0) + bytes);
+    EXPECT_TRUE(isEnded(fd.view())) << what;
+  }
+  EXPECT_TRUE(othersAreServed());
+}
+
+TEST_F(BoundsTest, AnswersThatAreNotFinishedAreBounded) {
+  options.answers_per_connection_max = 1'000;
+  start();
+  base::Fd fd = rawConnect(socket_path);
+  std::string bytes = bootstrap(0);
+  for (uint32_t i = 1; i <= 999; ++i) bytes += call(i, [](auto) {});
+  std::thread writer([&] { write(fd, bytes); });
+  size_t got = 0;
+  char buffer[65'536];
+  // All are answered: more than one byte each.
+  while (got < 999 * 100) {
+    ssize_t n = ::read(fd.get(), buffer, sizeof buffer);
+    ASSERT_GT(n, 0);
+    got += static_cast<size_t>(n);
+  }
+  writer.join();
+  write(fd, call(1'000, [](auto) {}));
+  EXPECT_TRUE(isEnded(fd.view()));
+  EXPECT_TRUE(othersAreServed());
+}
+
+TEST_F(BoundsTest, TasksThatAreClosedAndNotReleasedAreBounded) {
+  options.handles_per_connection_max = 5;
+  start();
+  Peer peer(socket_path);
+  std::vector<schema::Task::Client> kept;
+  for (int i = 0; i < 5; ++i) {
+    kept.push_back(peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask());
+    kept.back().closeRequest().send().wait(peer.io.waitScope);
+  }
+  auto sixth = peer.submitRequest("hold").send().wait(peer.io.waitScope);
+  EXPECT_EQ(sixth.getError().getCode(), ErrorCode::RESOURCE_EXHAUSTED);
+  kept.clear();
+  EXPECT_TRUE(peer.until([&] {
+    return peer.submitRequest("hold").send().wait(peer.io.waitScope).getError().getCode() ==
+           ErrorCode::OK;
+  }));
+}
+
+TEST_F(BoundsTest, OutputThatMayBeHeldIsBoundedOverAllConnections) {
+  options.output_held_bytes_max = 3 * rpc::kCapturedHeldBytes;
+  start();
+  Peer peer(socket_path);
+  std::vector<schema::Task::Client> tasks;
+  for (int i = 0; i < 3; ++i)
+    tasks.push_back(peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask());
+  auto fourth = peer.submitRequest("hold").send().wait(peer.io.waitScope);
+  EXPECT_EQ(fourth.getError().getCode(), ErrorCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(fourth.getError().getRetryable());
+  EXPECT_GT(fourth.getError().getRetryAfterMs(), 0u);
+  // An end without output gives nearly all of it back.
+  onCore([](FakeCore& c) { c.end(c.task(1), base::Verdict::succeeded); });
+  tasks[0].waitRequest().send().wait(peer.io.waitScope);
+  EXPECT_EQ(peer.submitRequest("hold").send().wait(peer.io.waitScope).getError().getCode(),
+            ErrorCode::OK);
+}
+
+// Large calls on a promise that is not kept yet: Cap'n Proto holds their messages.
+std::string largeCallOn(uint32_t question, uint32_t promised, size_t bytes) {
+  return call(question, [&](capnp::rpc::Call::Builder c) {
+    c.getTarget().getPromisedAnswer().setQuestionId(promised);
+    c.getTarget().getPromisedAnswer().initTransform(1)[0].setGetPointerField(0);
+    c.setInterfaceId(capnp::typeId<schema::Task>());
+    c.setMethodId(2);
+    c.getParams().getContent().initAs<schema::Task::WriteStdinParams>().initData(
+        static_cast<uint32_t>(bytes));
+  });
+}
+
+TEST_F(BoundsTest, WhoKeepsTheSharedMemoryOfRequestsFromOthersIsEnded) {
+  options.in_flight_bytes_max = 4u << 20;
+  options.in_flight_own_bytes = 64u << 10;
+  options.message_ms_max = 200;
+  start();
+  // A wait that does not return, and a large call that waits for what it may bring.
+  base::Fd hog = rawConnect(socket_path);
+  std::string bytes = bootstrap(0) + call(1, [](capnp::rpc::Call::Builder c) {
+                        c.setMethodId(2);
+                        auto params =
+                            c.getParams().getContent().initAs<schema::Mayfly::SubmitParams>();
+                        params.initSpec().setTemplate("hold");
+                        params.getSpec().getCode().setString(nullptr);
+                      });
+  bytes += call(2, [](capnp::rpc::Call::Builder c) {
+    c.getTarget().getPromisedAnswer().setQuestionId(1);
+    c.getTarget().getPromisedAnswer().initTransform(1)[0].setGetPointerField(0);
+    c.setInterfaceId(capnp::typeId<schema::Task>());
+    c.setMethodId(0);
+    c.getParams().getContent().initAs<schema::Task::WaitParams>();
+  });
+  write(hog, bytes);
+  std::thread writer([&] {
+    std::string large = largeCallOn(3, 2, 3u << 20);
+    for (std::string_view rest = large; !rest.empty();) {
+      ssize_t n = ::write(hog.get(), rest.data(), rest.size());
+      if (n <= 0) break;
+      rest.remove_prefix(static_cast<size_t>(n));
+    }
+  });
+  writer.join();
+  // Small requests of others go on meanwhile; a large one waits for the hog's end.
+  EXPECT_TRUE(othersAreServed());
+  Peer peer(socket_path);
+  auto large = peer.submitRequest("echo", std::string(3u << 20, 'x')).send();
+  EXPECT_EQ(large.wait(peer.io.waitScope).getError().getCode(), ErrorCode::OK);
+  EXPECT_TRUE(isEnded(hog.view()));
+}
+
+// --- the budget ----------------------------------------------------------------------
+
+struct Shared {
+  kj::AsyncIoContext io = kj::setupAsyncIo();
+  edge::ByteBudget budget{io.provider->getTimer(), {1'000, 100, 600, 50 * kj::MILLISECONDS}};
+};
+
+TEST(ByteBudget, EachHasItsOwnBytesWhateverTheOthersHold) {
+  Shared shared;
+  auto& [io, budget] = shared;
+  auto a = budget.open(), b = budget.open(), c = budget.open(), d = budget.open();
+  auto held_a = a->take(600).wait(io.waitScope), held_b = b->take(600).wait(io.waitScope);
+  EXPECT_EQ(budget.poolBytes(), 1'000u);
+  EXPECT_TRUE(c->tryTake(101) == nullptr);
+  auto own_c = c->take(100).wait(io.waitScope), own_d = d->take(100).wait(io.waitScope);
+  EXPECT_EQ(budget.poolBytes(), 1'000u);
+  own_c = edge::ByteBudget::Hold();
+  EXPECT_EQ(c->heldBytes(), 0u);
+}
+
+TEST(ByteBudget, WhoAskedFirstIsServedFirst) {
+  Shared shared;
+  auto& [io, budget] = shared;
+  auto a = budget.open(), b = budget.open(), c = budget.open(), d = budget.open();
+  auto held_a = a->take(600).wait(io.waitScope), held_b = b->take(500).wait(io.waitScope);
+  std::string order;
+  std::vector<edge::ByteBudget::Hold> holds;
+  auto wait = [&](edge::ByteBudget::Account& account, uint64_t bytes, char name) {
+    return account.take(bytes)
+        .then([&order, &holds, name](edge::ByteBudget::Hold hold) {
+          order += name;
+          holds.push_back(kj::mv(hold));
+        })
+        .eagerlyEvaluate(nullptr);
+  };
+  auto large = wait(*c, 600, 'c');
+  // It would fit, but would keep the large one waiting for ever.
+  EXPECT_TRUE(d->tryTake(150) == nullptr);
+  auto small = wait(*d, 150, 'd');
+  io.waitScope.poll();
+  EXPECT_EQ(order, "");
+  held_a = edge::ByteBudget::Hold();
+  io.waitScope.poll();
+  EXPECT_EQ(order, "cd");
+  holds.clear();
+  held_b = edge::ByteBudget::Hold();
+  EXPECT_EQ(budget.poolBytes(), 0u);
+}
+
+TEST(ByteBudget, AnAccountHasItsMaximumAndAWaiterThatGoesHoldsNobodyUp) {
+  Shared shared;
+  auto& [io, budget] = shared;
+  auto a = budget.open(), b = budget.open();
+  auto held = a->take(500).wait(io.waitScope);
+  auto second = a->take(200);
+  EXPECT_TRUE(b->tryTake(200) == nullptr);  // who waits first for whatever reason is first
+  { auto gone = kj::mv(second); }
+  held = edge::ByteBudget::Hold();
+  EXPECT_FALSE(a->tryTake(600) == nullptr);
+  EXPECT_EQ(budget.poolBytes(), 0u);
+}
+
+TEST(ByteBudget, WhoHoldsThePoolForLongWhileAnotherWaitsIsTold) {
+  Shared shared;
+  auto& [io, budget] = shared;
+  auto a = budget.open(), b = budget.open(), c = budget.open();
+  auto held_a = a->take(600).wait(io.waitScope), held_b = b->take(600).wait(io.waitScope);
+  auto small = c->take(50).wait(io.waitScope);
+  bool told_c = false;
+  auto listens = c->onStuck().then([&] { told_c = true; }).eagerlyEvaluate(nullptr);
+  auto waits = c->take(300);
+  a->onStuck().wait(io.waitScope);
+  b->onStuck().wait(io.waitScope);
+  held_a = edge::ByteBudget::Hold();
+  waits.wait(io.waitScope);
+  EXPECT_FALSE(told_c);
+}
+
+}  // namespace
+}  // namespace mayfly
