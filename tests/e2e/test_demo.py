@@ -75,5 +75,8 @@ def test_the_whole_demo_finds_no_fault_in_80_columns(daemon):
     said = done.stdout.decode()
     assert done.returncode == 0, said + done.stderr.decode()
     assert "FAULT" not in said and said.count("all gone") == 8
+    decades = re.findall(r"^  (\d{4})s  10 years +([\d.]+) ppm  \+([\d.]+) ppm a year  started after", said, re.M)
+    assert [decade for decade, _, _ in decades] == ["1960", "1970", "1980", "1990"]
+    assert all(310 < float(mean) < 370 and 0.5 < float(slope) < 2.5 for _, mean, slope in decades)
     assert [line for line in said.splitlines() if len(line) > 80] == []
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said)
