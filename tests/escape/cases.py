@@ -77,6 +77,8 @@ WALLS = (
 # Two boxes at once: one serves, the other reaches. The control is two processes outside.
 TWO_BOXES = ("abstract_socket", "unix_path", "tcp_port", "udp_port", "shm_segment", "semaphore", "message_queue",
              "posix_shm", "posix_queue", "files", "process", "keyring", "timers", "watches", "pipe_pages")
+# The boxes have one blob of the daemon's as an input file, each a copy of its own.
+SHARED_BLOB = ("blob_bytes", "blob_size", "blob_mode", "blob_lock", "blob_record_lock", "blob_memory")
 # The boxes of a template share the image's files. The server tells whether it saw anything.
 SHARED_IMAGE = ("directory_events",)
 # What two boxes of one template can tell each other on purpose: docs/threat_model.md, known limits.

@@ -39,10 +39,17 @@ def output_of(result):
     return base64.b64decode(result["stdout"]) if result["stdoutBase64"] else result["stdout"].encode()
 
 
-def serve(mayfly, tmp_path, kind, token):
+def serve(mayfly, tmp_path, kind, token, flags=()):
     """A box that holds a thing of two_boxes.py until the block ends."""
     folder = copy_probe(tmp_path, "two_boxes", {})
-    return hold_box(mayfly, ["--file", folder / "escapekit.py"], folder / "two_boxes.py", "serve", kind, token)
+    return hold_box(mayfly, ["--file", folder / "escapekit.py", *flags], folder / "two_boxes.py", "serve", kind, token)
+
+
+def blob_file(folder):
+    """What two_boxes.py calls BLOB_FILE: large enough that --file makes a blob of it."""
+    path = folder / "blob.bin"
+    path.write_bytes(b"b" * (3 << 20))
+    return path
 
 
 @contextlib.contextmanager

@@ -58,10 +58,11 @@ def test_bomb_goes_off(tmp_path, host, fence, bomb):
     assert report["facts"]["count"] == bomb.units, report
 
 
-@pytest.mark.parametrize("kind", cases.TWO_BOXES + cases.KNOWN_CHANNELS)
+@pytest.mark.parametrize("kind", cases.TWO_BOXES + cases.SHARED_BLOB + cases.KNOWN_CHANNELS)
 def test_two_processes_meet(open_path, host, kind):
     token = secrets.token_hex(4)
     folder = stage.copy_probe(open_path, "two_boxes", {})
+    stage.blob_file(folder)
     user = {"user": NOBODYS_UID} if kind in ("timers", "watches", "pipe_pages") else {}
     argv = [sys.executable, "-u", str(folder / "two_boxes.py")]
     if user:

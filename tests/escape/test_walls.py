@@ -45,10 +45,15 @@ def test_two_boxes_do_not_meet(mayfly, tmp_path, host, kind):
     meet(mayfly, tmp_path, host, kind)
 
 
-def meet(mayfly, tmp_path, host, kind):
+@pytest.mark.parametrize("kind", cases.SHARED_BLOB)
+def test_two_boxes_with_one_blob_do_not_meet(mayfly, tmp_path, host, kind):
+    meet(mayfly, tmp_path, host, kind, ("--file", stage.blob_file(tmp_path)))
+
+
+def meet(mayfly, tmp_path, host, kind, flags=()):
     token = secrets.token_hex(4)
-    with stage.serve(mayfly, tmp_path, kind, token) as server:
-        result = run_probe(mayfly, tmp_path, host, "two_boxes", ("reach", kind, token))
+    with stage.serve(mayfly, tmp_path, kind, token, flags) as server:
+        result = run_probe(mayfly, tmp_path, host, "two_boxes", ("reach", kind, token), flags=flags)
         assert server.poll() is None, "the server's box ended before the other tried"
     assert result["report"], result
     assert result["report"]["reached"] == [], result["report"]["evidence"]

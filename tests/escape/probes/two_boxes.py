@@ -6,6 +6,7 @@ runs in another box meanwhile. TOKEN is the name that both use.
 import ctypes
 import fcntl
 import glob
+import mmap
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from escapekit import Probe, libc, syscall
 role, kind, token = sys.argv[1:4]
 NUMBER = int(token, 16) & 0x3FFFFFFF
 PORT = 20000 + NUMBER % 20000
+BLOB_FILE = "blob.bin"  # both boxes have it from one blob of the daemon's
+BLOB_BYTE = b"b"
 IMAGE_FILE = next(p for p in ("/etc/passwd", "/etc/hosts") if os.path.exists(p))
 held = []
 
@@ -272,6 +275,78 @@ def reach_record_lock():
     query = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, NUMBER, 1, 0)
     answer = fcntl.fcntl(fd, fcntl.F_GETLK, query)
     return struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK and "locked by a neighbour"
+
+
+def serve_blob_bytes():
+    with open(BLOB_FILE, "r+b") as f:
+        f.write(b"x")
+        with mmap.mmap(f.fileno(), 0) as m:
+            m[-1:] = b"x"
+            m.flush()
+
+
+def reach_blob_bytes():
+    with open(BLOB_FILE, "rb") as f:
+        data = f.read()
+    return data.strip(BLOB_BYTE) != b"" and "changed by a neighbour"
+
+
+def serve_blob_size():
+    os.truncate(BLOB_FILE, 10)
+
+
+def reach_blob_size():
+    return os.path.getsize(BLOB_FILE) == 10 and "cut by a neighbour"
+
+
+def serve_blob_mode():
+    os.chmod(BLOB_FILE, 0o611)
+
+
+def reach_blob_mode():
+    return os.stat(BLOB_FILE).st_mode & 0o777 == 0o611 and "its mode set by a neighbour"
+
+
+def serve_blob_lock():
+    fcntl.flock(hold(os.open(BLOB_FILE, os.O_RDWR)), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def reach_blob_lock():
+    try:
+        fcntl.flock(os.open(BLOB_FILE, os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "locked by a neighbour"
+
+
+def serve_blob_record_lock():
+    fcntl.lockf(hold(os.open(BLOB_FILE, os.O_RDWR)), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 5)
+
+
+def reach_blob_record_lock():
+    query = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 5, 1, 0)
+    answer = fcntl.fcntl(os.open(BLOB_FILE, os.O_RDWR), fcntl.F_GETLK, query)
+    return struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK and "locked by a neighbour"
+
+
+def serve_blob_memory():
+    """The neighbour's own handle; the daemon's of a blob has the same name."""
+    hold(os.memfd_create("blob"))
+
+
+def reach_blob_memory():
+    """Any handle on, or mapping of, a blob's memory."""
+    for path in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            if os.readlink(path).startswith("/memfd:blob"):
+                return path
+        except OSError:
+            continue
+    for path in glob.glob("/proc/[0-9]*/maps"):
+        try:
+            if "memfd:blob" in open(path).read():
+                return path
+        except OSError:
+            continue
 
 
 if role == "serve":
