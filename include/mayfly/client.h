@@ -123,7 +123,8 @@ struct Callbacks {
 struct TemplateInfo {
   std::string name, description, mechanism, state, state_text, image_digest;
   base::Limits defaults, maximum;
-  uint32_t boxes = 0;
+  uint32_t boxes = 0;   // alive now
+  uint32_t parked = 0;  // of them: with a clone that is ready for a task
 };
 
 struct TaskInfo {

@@ -457,6 +457,7 @@ struct TemplateInfo {
   defaults @6 :Limits;
   maximum @7 :Limits;
   boxes @8 :UInt32;        # alive now
+  parked @9 :UInt32;       # of them: with a clone that is ready for a task
 }
 
 struct TaskInfo {

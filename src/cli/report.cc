@@ -237,7 +237,7 @@ std::string templatesJson(const std::vector<TemplateInfo>& templates) {
                     {"imageDigest", t.image_digest},
                     {"defaults", limitsJson(t.defaults)},
                     {"maximum", limitsJson(t.maximum)},
-                    {"boxes", t.boxes}});
+                    {"boxes", t.boxes}, {"parked", t.parked}});
   return dump({{"templates", list}});
 }
 

@@ -113,6 +113,7 @@ TemplateInfo get(schema::TemplateInfo::Reader in) {
   out.defaults = edge::get(in.getDefaults());
   out.maximum = edge::get(in.getMaximum());
   out.boxes = in.getBoxes();
+  out.parked = in.getParked();
   return out;
 }
 

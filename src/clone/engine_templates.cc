@@ -56,6 +56,7 @@ std::vector<sched::TemplateInfo> Engine::templates() const {
                              s.maximum, 0};
     for (const auto& [box_id, box] : boxes_)
       if (box->tmpl == id) ++info.boxes;
+    info.parked = templates_[id - 1].pool.parked();
     list.push_back(std::move(info));
   }
   return list;

@@ -36,6 +36,7 @@ void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
     edge::put(list[i].initDefaults(), all[i].defaults);
     edge::put(list[i].initMaximum(), all[i].maximum);
     list[i].setBoxes(all[i].boxes);
+    list[i].setParked(all[i].parked);
   }
 }
 

@@ -218,6 +218,8 @@ TEST_F(ClientTest, TemplatesAreListed) {
   ASSERT_TRUE(all);
   ASSERT_EQ(all->size(), 1u);
   EXPECT_EQ((*all)[0].name, "python");
+  EXPECT_EQ((*all)[0].boxes, 5u);
+  EXPECT_EQ((*all)[0].parked, 3u);
   EXPECT_EQ((*all)[0].defaults.memory_bytes, base::Limits{}.memory_bytes);
 }
 

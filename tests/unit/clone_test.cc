@@ -418,8 +418,10 @@ TEST_F(Fixture, ParkedCloneIsClaimedAtOnceAndReplaced) {
   }
   settle();
   EXPECT_TRUE(nothingAsked());
+  EXPECT_EQ(engine->templates()[0].parked, 2u);
   submit(spec());
   takeClaim(parked[0]);  // the oldest
+  EXPECT_EQ(engine->templates()[0].parked, 1u);
   EXPECT_TRUE(nothingAsked());  // refill waits until the task is under way
   sayStarted(parked[0]);
   until([&] { return listener->started == 1; });

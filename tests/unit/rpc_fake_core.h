@@ -121,6 +121,8 @@ class FakeCore final : public sched::Core {
       t.mechanism = "fork";
       t.state = "ready";
       t.description = std::string(300, 'd');
+      t.boxes = 5;
+      t.parked = 3;
     }
     return all;
   }

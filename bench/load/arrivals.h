@@ -1,0 +1,27 @@
+// When requests are meant to start, as offsets from the beginning of a run.
+//
+// The sequence depends on the arguments only: the same seed gives the same one on every
+// machine and with every standard library.
+//
+// Layer: bench/load. Pure.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+namespace mayfly::load {
+
+// The next intended start, never before the one that it follows; nothing: no more come.
+using Arrivals = std::function<std::optional<uint64_t>()>;
+
+Arrivals constantArrivals(double per_s, uint64_t count);
+// Independent users: exponential gaps with a mean of 1 / per_s.
+Arrivals poissonArrivals(double per_s, uint64_t count, uint64_t seed);
+// `count` at once.
+Arrivals burstArrivals(uint64_t count);
+// As they were recorded, in order.
+Arrivals recordedArrivals(std::vector<uint64_t> offsets_ns);
+
+}  // namespace mayfly::load

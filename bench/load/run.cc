@@ -1,0 +1,118 @@
+#include "load/run.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace mayfly::load {
+
+double Report::per_s() const {
+  if (ended_ns <= began_ns) return 0;
+  return static_cast<double>(recorded) * 1e9 / static_cast<double>(ended_ns - began_ns);
+}
+
+// Whether another request is to come; open loop: it is in intended_ns_ then.
+bool Run::arrive() {
+  if (exhausted_) return false;
+  if (intended_ns_) return true;
+  exhausted_ = plan_.count_max != 0 && report_.sent >= plan_.count_max;
+  if (exhausted_ || !plan_.arrivals) return !exhausted_;
+  auto offset_ns = plan_.arrivals();
+  if (!offset_ns || (plan_.duration_ns_max != 0 && *offset_ns > plan_.duration_ns_max)) {
+    exhausted_ = true;
+    return false;
+  }
+  intended_ns_ = *began_ns_ + *offset_ns;
+  return true;
+}
+
+Run::Act Run::next(uint64_t now_ns) {
+  if (!began_ns_) began_ns_ = report_.began_ns = now_ns;
+  if (!plan_.arrivals && plan_.duration_ns_max != 0 && now_ns - *began_ns_ >= plan_.duration_ns_max)
+    exhausted_ = true;
+  if (!arrive()) return {outstanding_ == 0 ? Act::Kind::over : Act::Kind::await, {}, 0};
+  if (outstanding_ >= std::max(plan_.outstanding_max, 1u)) return {Act::Kind::await, {}, 0};
+  if (intended_ns_ && *intended_ns_ > now_ns) return {Act::Kind::sleep, {}, *intended_ns_};
+  Ticket ticket{report_.sent++, std::exchange(intended_ns_, std::nullopt).value_or(now_ns), now_ns};
+  ++outstanding_;
+  return {Act::Kind::send, ticket, 0};
+}
+
+void Run::ended(const Ticket& ticket, const Outcome& outcome) {
+  --outstanding_;
+  ++ended_;
+  if (outcome.error.empty()) {
+    ++report_.succeeded;
+  } else {
+    bool room = report_.errors.count(outcome.error) != 0 || report_.errors.size() < kErrorKindsMax;
+    ++report_.errors[room ? outcome.error : "other"];
+  }
+  for (size_t i = 0; i < base::kPhases; ++i)
+    report_.last[i] = std::max(report_.last[i], outcome.phases[i]);
+  // The rate is that of the ends after the warm-up's last.
+  if (ended_ <= plan_.warm_up) {
+    report_.began_ns = outcome.ended_ns;
+  } else if (outcome.error.empty()) {
+    ++report_.recorded;
+    report_.ended_ns = std::max(report_.ended_ns, outcome.ended_ns);
+  }
+  if (ticket.index >= plan_.warm_up && outcome.error.empty()) record(ticket, outcome);
+}
+
+void Run::record(const Ticket& ticket, const Outcome& outcome) {
+  auto since = [](uint64_t from_ns, uint64_t to_ns) { return to_ns > from_ns ? to_ns - from_ns : 0; };
+  report_.latency.record(since(ticket.intended_ns, outcome.ended_ns));
+  report_.service.record(since(ticket.sent_ns, outcome.ended_ns));
+  report_.send_lag.record(since(ticket.intended_ns, ticket.sent_ns));
+  if (outcome.first_byte_ns != 0)
+    report_.first_byte.record(since(ticket.intended_ns, outcome.first_byte_ns));
+  uint64_t before_ns = ticket.sent_ns;
+  bool any = false;
+  for (size_t i = 0; i < base::kPhases; ++i) {
+    uint64_t at_ns = outcome.phases[i];
+    if (at_ns == 0) continue;
+    any = true;
+    report_.steps[std::string(base::name(static_cast<base::Phase>(i)))].record(since(before_ns, at_ns));
+    before_ns = std::max(before_ns, at_ns);
+  }
+  if (any) report_.steps["answer"].record(since(before_ns, outcome.ended_ns));
+  // The daemon does not let a phase lie before the one that it follows: the times of a clone
+  // that was ready before its task asked for one fall together.
+  uint64_t asked_ns = outcome.phases[static_cast<size_t>(base::Phase::box)];
+  if (asked_ns != 0 && outcome.phases[static_cast<size_t>(base::Phase::clone)] == asked_ns)
+    ++report_.parked;
+}
+
+void add(Report& to, const Report& other) {
+  to.latency.add(other.latency);
+  to.first_byte.add(other.first_byte);
+  to.service.add(other.service);
+  to.send_lag.add(other.send_lag);
+  for (const auto& [step, histogram] : other.steps) to.steps[step].add(histogram);
+  for (const auto& [kind, count] : other.errors) to.errors[kind] += count;
+  to.sent += other.sent;
+  to.succeeded += other.succeeded;
+  to.parked += other.parked;
+  to.recorded += other.recorded;
+  for (size_t i = 0; i < base::kPhases; ++i) to.last[i] = std::max(to.last[i], other.last[i]);
+  to.began_ns = to.began_ns == 0 ? other.began_ns : std::min(to.began_ns, other.began_ns);
+  to.ended_ns = std::max(to.ended_ns, other.ended_ns);
+}
+
+nlohmann::ordered_json toJson(const Report& r) {
+  nlohmann::ordered_json out = {{"sent", r.sent}, {"succeeded", r.succeeded}, {"errors", r.errors},
+                                {"recorded", r.recorded}, {"parked", r.parked}, {"per_s", r.per_s()},
+                                {"began_ns", r.began_ns}, {"ended_ns", r.ended_ns}};
+  out["latency"] = toJson(r.latency);
+  out["first_byte"] = toJson(r.first_byte);
+  out["service"] = toJson(r.service);
+  out["send_lag"] = toJson(r.send_lag);
+  auto& steps = out["steps"] = nlohmann::ordered_json::object();
+  for (size_t i = 0; i <= base::kPhases; ++i) {
+    std::string name = i < base::kPhases ? std::string(base::name(static_cast<base::Phase>(i))) : "answer";
+    if (auto at = r.steps.find(name); at != r.steps.end()) steps[name] = toJson(at->second);
+  }
+  return out;
+}
+
+}  // namespace mayfly::load
