@@ -3,10 +3,12 @@ the tests skip and say so. Tests that take `client` run with both clients."""
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import os
 import sys
 import pathlib
+import threading
 
 import pytest
 
@@ -29,6 +31,26 @@ def pytest_pyfunc_call(pyfuncitem):
 
     asyncio.run(run())
     return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def collector():
+    """All cyclic garbage is freed on a thread that owns no event loop: where an object of
+    pycapnp's is in it, the process aborts."""
+    stop = threading.Event()
+
+    def collect():
+        while not stop.wait(0.02):
+            gc.collect()
+
+    gc.freeze()
+    gc.disable()
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

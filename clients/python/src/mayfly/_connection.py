@@ -152,10 +152,21 @@ class Connection:
 
     # --- calls -------------------------------------------------------------------
 
-    def spawn(self, job: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = self.loop.create_task(job)
+    def spawn(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # A cancelled task keeps the exception, and by its traceback the frames.
+        async def run() -> None:
+            try:
+                await job
+            except asyncio.CancelledError:
+                pass
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._background.discard(task)
+            job.close()  # also one that never began lets go of its arguments
+
+        task = self.loop.create_task(run())
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(done)
         return task
 
     async def call(self, what: str, send: Callable[[], Awaitable[Any]],
@@ -168,20 +179,25 @@ class Connection:
 
     async def _exchange(self, what: str, send: Callable[[], Awaitable[Any]],
                         decode: Callable[[Any], T],
-                        timeout: float | None) -> tuple[T | None, errors.MayflyError | None]:
+                        timeout: float | None) -> tuple[T | None, Exception | None]:
         if self.ended:
             return None, self.end_error(what)
         try:
             async with asyncio.timeout(timeout):
-                answer = await send()
+                return await self._ask(send, decode)
         except TimeoutError:
             return None, errors.DeadlineExceeded(f"{what}: no answer within {timeout:g} s")
-        except errors.MayflyError as refused:
-            return None, refused.with_traceback(None)
         except capnp.KjException as exception:
             if exception.type == "DISCONNECTED" and self.ended:
                 return None, self.end_error(what)
             return None, _wire.error_of_exception(exception, what)
+        except Exception as error:  # what could not be sent, or not be read
+            error.__cause__ = error.__context__ = None
+            return None, error.with_traceback(None)
+
+    async def _ask(self, send: Callable[[], Awaitable[Any]],
+                   decode: Callable[[Any], T]) -> tuple[T | None, Exception | None]:
+        answer = await send()
         error = _wire.error_of(answer)
         return (None, error) if error is not None else (decode(answer), None)
 

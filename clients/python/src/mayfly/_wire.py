@@ -220,6 +220,6 @@ class Sink(schema.OutputSink.Server):  # type: ignore[misc]
         params = context.params
         stream = Stream.STDERR if params.stream.raw else Stream.STDOUT
         data: bytes = params.data
-        del params
         context.release_params()
+        del params, context  # this may wait for long, and be cancelled
         await self._write(stream, data)

@@ -198,6 +198,7 @@ class TaskInfo:
     """The daemon's clock at the answer: ages need no second clock."""
     pid_host: int
     yours: bool
+    """Of this connection, or detached and of this user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +235,9 @@ class Bounds:
     blob_ttl_ms: int
     connection_idle_ms: int
     message_ms_max: int
+    in_flight_bytes_max: int
+    output_held_bytes_max: int
+    handles_per_connection_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
