@@ -1,0 +1,80 @@
+// How many clones to park and boxes to stock, over all templates, within a budget.
+//
+// Each template's Demand says what it wants. Where that is more than the budget
+// holds, the next byte goes where it saves most misses: first to all templates'
+// minima, then to the rest. A template that nobody uses wants nothing.
+//
+// Layer: pool. Pure: time is an argument, in ns of one clock. Core thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/task.h"
+#include "pool/demand.h"
+
+namespace mayfly::pool {
+
+struct PlanOptions {
+  double makers = 4;                       // clones that are made at the same time
+  uint64_t memory_bytes_max = UINT64_MAX;  // of all parked clones and stocked boxes
+  uint32_t boxes_max = kHeld_max;          // parked and stocked
+  uint64_t box_bytes = 512 << 10;          // a box without its clone
+  uint64_t clone_first_bytes = 2 << 20;    // of a clone, until one is measured
+};
+
+// What to hold of a template: at most so many, the surplus may go at once.
+struct Target {
+  base::TemplateId id = 0;
+  uint32_t parked = 0;                             // clones that wait for a task
+  uint32_t stocked = 0;                            // boxes without a clone
+  uint32_t parked_wanted = 0, stocked_wanted = 0;  // before the budget's cut
+};
+
+class Plan {
+ public:
+  explicit Plan(const PlanOptions& options) : o_(options) {}
+
+  // A new template counts as used: it gets its minimum without a first task.
+  void add(base::TemplateId id, const DemandOptions& options, uint64_t now_ns);
+  void remove(base::TemplateId id);
+  void setBudget(uint64_t memory_bytes_max, uint32_t boxes_max);
+
+  void onArrival(base::TemplateId id, uint64_t now_ns);
+  // make_ns: from the start of the making to ready, box and clone, without waiting for a maker.
+  void onMade(base::TemplateId id, uint64_t make_ns, uint64_t now_ns);
+  // Unique memory of a parked clone, without the box's constant.
+  void onMeasured(base::TemplateId id, uint64_t clone_bytes);
+
+  // One entry a template, by id; valid until the next call. Cheap where nothing changed.
+  const std::vector<Target>& plan(uint64_t now_ns);
+  // When plan() may answer less without another event; 0: never.
+  uint64_t nextDue_ns() const;
+
+  const Demand* demand(base::TemplateId id) const;
+
+ private:
+  struct Entry {
+    base::TemplateId id;
+    Demand demand;
+    RobustMean clone_bytes;
+    uint64_t cut_bytes;  // what the last cut took for clone_bytes
+    Demand::Wanted wanted;
+    double load = 0;
+    bool changed = true;
+  };
+  struct Ask;
+
+  Entry* find(base::TemplateId id);
+  void cut();
+  void grant(const std::vector<Ask>& asks, uint64_t& bytes_left, uint32_t& boxes_left);
+
+  PlanOptions o_;
+  std::vector<Entry> entries_;           // by id
+  std::vector<Target> targets_;          // the same order
+  bool cut_due_ = true, tight_ = false;  // tight: not all that is wanted is granted
+  uint64_t cut_ns_ = 0;
+};
+
+}  // namespace mayfly::pool

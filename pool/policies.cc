@@ -1,0 +1,48 @@
+#include "pool/policies.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mayfly::pool {
+
+DemandSizing::DemandSizing(const PlanOptions& plan, const DemandOptions& each,
+                           std::span<const uint64_t> clone_bytes)
+    : plan_(plan) {
+  base::TemplateId id = 0;
+  for (uint64_t bytes : clone_bytes) {
+    plan_.add(++id, each, 0);
+    plan_.onMeasured(id, bytes);
+  }
+}
+
+void DemandSizing::hold(uint64_t now_ns, std::span<const PoolState>, std::span<Hold> out) {
+  const std::vector<Target>& targets = plan_.plan(now_ns);
+  for (size_t i = 0; i < out.size(); ++i) out[i] = {targets[i].parked, targets[i].stocked};
+}
+
+EwmaSizing::EwmaSizing(size_t templates, const EwmaOptions& options)
+    : o_(options), templates_(templates), next_ns_(options.interval_ns) {}
+
+void EwmaSizing::hold(uint64_t now_ns, std::span<const PoolState> now, std::span<Hold> out) {
+  for (; now_ns >= next_ns_; next_ns_ += o_.interval_ns)
+    for (Each& e : templates_) {
+      e.mean = o_.alpha * static_cast<double>(e.count) + (1 - o_.alpha) * e.mean;
+      e.count = 0;
+    }
+  for (size_t i = 0; i < out.size(); ++i) {
+    Each& e = templates_[i];
+    const double rate_hz = e.mean * 1e9 / static_cast<double>(o_.interval_ns);
+    const double high = o_.least + std::ceil(o_.cover_s * rate_hz);
+    const auto mark = static_cast<uint32_t>(std::min<double>(high, o_.most));
+    const uint32_t have = now[i].parked + now[i].making;
+    const uint32_t need = mark + now[i].waiting;
+    if (have >= need) e.refilling = false;
+    // The low mark is never 0: an empty pool is refilled.
+    if (have < now[i].waiting + std::max(1.0, o_.low_share * mark)) e.refilling = true;
+    // While it is not refilled, claims eat the pool down.
+    const uint32_t surplus = have > now[i].waiting ? have - now[i].waiting : 0;
+    out[i] = {e.refilling ? mark : std::min(mark, surplus), 0};
+  }
+}
+
+}  // namespace mayfly::pool

@@ -1,0 +1,88 @@
+// The warm pool in simulated time: a trace of arrivals, K parallel makers, any
+// sizing policy; what tasks wait, what is made for nothing, what memory it holds.
+//
+// The model: a task takes a parked clone, or waits for the next one made of its
+// template, in order. Makers serve waiting tasks first, oldest first, then the pool
+// that lacks the largest share, then the stock of boxes. A make is never given up.
+// Running tasks hold their box; they do not slow the makers down.
+//
+// Layer: pool. Pure and deterministic: time is the trace's, randomness a seed.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "pool/trace.h"
+
+namespace mayfly::pool {
+
+struct Hold {
+  uint32_t parked = 0, stocked = 0;
+};
+
+struct PoolState {
+  uint32_t parked = 0, stocked = 0, making = 0, waiting = 0;
+};
+
+// Says how much to hold of each template. Templates are the trace's indexes.
+class SizingPolicy {
+ public:
+  virtual ~SizingPolicy() = default;
+  virtual void onArrival(uint32_t template_index, uint64_t now_ns) = 0;
+  virtual void onMade(uint32_t template_index, uint64_t make_ns, uint64_t now_ns) = 0;
+  // Asked after every event; surplus is thrown away at once.
+  virtual void hold(uint64_t now_ns, std::span<const PoolState> now, std::span<Hold> out) = 0;
+  virtual uint64_t nextDue_ns() const = 0;  // 0: only after an event
+};
+
+struct SimTemplate {
+  uint64_t box_make_ns = 2'000'000;    // the box without its clone
+  uint64_t clone_make_ns = 3'000'000;  // the clone, in a box that is there
+  uint64_t clone_bytes = 2 << 20;
+};
+
+struct SimOptions {
+  SimTemplate each;                    // of every template of the trace
+  std::vector<SimTemplate> templates;  // if not empty: one for each, instead
+  uint32_t makers = 4;
+  double make_spread = 0.3;  // of a make time's logarithm (log-normal); 0: constant
+  uint64_t box_bytes = 512 << 10;
+  uint32_t boxes_max = 4096;   // parked, stocked, in the making, running
+  uint64_t count_from_ns = 0;  // what happens earlier is not in the figures
+  uint64_t seed = 1;           // of the make times
+};
+
+struct SimFigures {
+  uint64_t arrivals = 0;
+  uint64_t hits = 0;                         // found a parked clone
+  uint64_t box_hits = 0;                     // found none, but a stocked box
+  uint64_t clones_made = 0, boxes_made = 0;  // boxes_made: for the stock
+  uint64_t thrown_away = 0;                  // clones that never served a task
+  double memory_byte_s = 0;                  // of parked clones and stocked boxes, over time
+  double parked_mean = 0;
+  uint32_t parked_max = 0;
+  double wait_mean_ns = 0;  // arrival to clone
+  uint64_t wait_p50_ns = 0, wait_p90_ns = 0, wait_p99_ns = 0, wait_max_ns = 0;
+
+  double hitRate() const {
+    return arrivals == 0 ? 1 : static_cast<double>(hits) / static_cast<double>(arrivals);
+  }
+};
+
+struct SimResult {
+  SimFigures all;
+  std::vector<SimFigures> templates;  // memory, made and hits of each; the sum is in `all`
+  double makers_busy = 0;             // share of their time
+  double running_mean = 0;            // tasks
+  uint32_t running_max = 0;
+  uint32_t boxes_max = 0;  // in use at one time, of every kind
+};
+
+// Templates fit the trace, the trace is in order, there are makers and boxes.
+base::Status checkSimulation(const Trace& trace, const SimOptions& options);
+base::Result<SimResult> simulate(const Trace& trace, const SimOptions& options,
+                                 SizingPolicy& policy);
+
+}  // namespace mayfly::pool
