@@ -232,6 +232,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
                      "may not look at everything.");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
   app.add_subcommand("image", "Build, list and remove the boxes' images");
+  app.add_subcommand("pool", "Simulate the sizing of the warm pool");
   VersionOptions version;
   auto* version_app = app.add_subcommand("version", "Show the version of client and daemon");
   version_app->add_flag("--json", version.json, "Print JSON");
@@ -249,6 +250,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     RunArgs parts;
     if (verb < args.size() && args[verb] == "image") {
       out.verb = ImageOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
+      return out;
+    }
+    if (verb < args.size() && args[verb] == "pool") {
+      out.verb = PoolOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
     if (verb < args.size() && args[verb] == "run") {

@@ -52,6 +52,9 @@ struct VersionOptions {
 struct ImageOptions {
   std::vector<std::string> args;  // image::imageMain reads them
 };
+struct PoolOptions {
+  std::vector<std::string> args;  // poolMain reads them
+};
 // Help was asked for, or the use was wrong: `text` goes to stdout or stderr.
 struct SayAndExit {
   std::string text;
@@ -61,7 +64,7 @@ struct SayAndExit {
 struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
-               VersionOptions, ImageOptions>
+               VersionOptions, ImageOptions, PoolOptions>
       verb;
 };
 

@@ -1,0 +1,36 @@
+// mayfly pool replay: the warm pool's sizing in simulated time, beside other policies.
+//
+// Layer: cli. Reads one file; needs no daemon.
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "pool/compare.h"
+
+namespace mayfly::cli {
+
+struct ReplayOptions {
+  std::vector<pool::TraceShape> shapes;  // empty: a file
+  std::string file;                      // "-": standard input
+  double run_s = 1;
+  uint64_t seed = 1;
+  pool::CompareOptions compare;
+  double warm_up_s = 0;
+  bool json = false;
+};
+struct ReplayText {  // help, or what is wrong with the use
+  std::string text;
+  int code = 0;
+};
+// `args` follow the words `pool replay`.
+std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::string>& args);
+
+// The tables, or one JSON object.
+base::Result<std::string> replay(const ReplayOptions& options);
+
+// `args` follow the word `pool`. The exit code: 0, 2 for a wrong use, 1 else.
+int poolMain(const std::vector<std::string>& args);
+
+}  // namespace mayfly::cli
