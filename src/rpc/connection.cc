@@ -117,17 +117,27 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   kj::Promise<void> submit(SubmitContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    if (auto error = full()) return refuse(context, *error);
     auto params = context.getParams();
-    auto spec = specFrom(params.getSpec(), [this](const edge::Sha256& hash) {
-      return hub_.blobs.use(state_->uid, hash);
+    auto detach = params.getSpec().getDetach();
+    SpecHash hash{};  // compared where there is a key only
+    if (detach.getLeaseMs() > 0 && detach.getKey().size() > 0) {
+      if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
+      hash = hashOf(params.getSpec());
+      auto known = hub_.users.known(state_->uid, edge::str(detach.getKey()), hash);
+      if (!known) return refuse(context, known.error());
+      if (*known) {
+        context.releaseParams();
+        return answerSubmit(context, kj::mv((*known)->task), kj::mv((*known)->id), OnRelease::keep,
+                            true);
+      }
+    }
+    if (auto error = full()) return refuse(context, *error);
+    auto spec = specFrom(params.getSpec(), [this](const edge::Sha256& blob) {
+      return hub_.blobs.use(state_->uid, blob);
     });
     if (!spec) return refuse(context, spec.error());
     spec->live_output = params.hasOutput();
-    auto detach = params.getSpec().getDetach();
     if (detach.getLeaseMs() > 0) {
-      SpecHash hash{};  // compared where there is a key only
-      if (detach.getKey().size() > 0) hash = hashOf(params.getSpec());
       auto found = hub_.users.submit(state_->uid, detach, hash, std::move(*spec));
       context.releaseParams();
       if (!found) return refuse(context, found.error());

@@ -65,6 +65,22 @@ void Users::stop() {
   users_.clear();
 }
 
+Result<std::optional<Users::Found>> Users::known(uint32_t uid, const std::string& key,
+                                                 const SpecHash& hash) {
+  auto user = users_.find(uid);
+  if (user == users_.end()) return std::nullopt;
+  auto at = user->second->by_key.find(key);
+  if (at == user->second->by_key.end()) return std::nullopt;
+  UserTasks::Entry& entry = user->second->entries.at(at->second);
+  if (entry.hash != hash)
+    return fail(Code::alreadyExists,
+                fmt::format("detach: the key '{}' belongs to task {}, which has another spec",
+                            base::printable(key), entry.task->id()),
+                "Repeat the spec as it was, or use another key.");
+  entry.task->renew();
+  return Found{kj::addRef(*entry.task), entry.id.addBranch(), true};
+}
+
 Result<Users::Found> Users::submit(uint32_t uid, schema::Detach::Reader detach,
                                    const SpecHash& hash, sched::TaskSpec spec) {
   const Options& options = hub_.options;
@@ -83,19 +99,6 @@ Result<Users::Found> Users::submit(uint32_t uid, schema::Detach::Reader detach,
     return fail(Code::invalidArgument, "detach: `stdinOpen`; nobody may be there to write",
                 "Give all of stdin in `stdinData`.");
   auto user = users_.find(uid);
-  if (user != users_.end() && !key.empty()) {
-    auto at = user->second->by_key.find(key);
-    if (at != user->second->by_key.end()) {
-      UserTasks::Entry& entry = user->second->entries.at(at->second);
-      if (entry.hash != hash)
-        return fail(Code::alreadyExists,
-                    fmt::format("detach: the key '{}' belongs to task {}, which has another spec",
-                                base::printable(key), entry.task->id()),
-                    "Repeat the spec as it was, or use another key.");
-      entry.task->renew();
-      return Found{kj::addRef(*entry.task), entry.id.addBranch(), true};
-    }
-  }
   if (user != users_.end() && user->second->tasks >= options.detached_per_user_max)
     return fail(Code::resourceExhausted,
                 fmt::format("{} detached tasks of this user are not closed", user->second->tasks),

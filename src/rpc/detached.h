@@ -10,6 +10,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -39,7 +40,11 @@ class Users {
     kj::Promise<base::Result<base::TaskId>> id;  // or the core's refusal
     bool existing;
   };
-  // Detach says how: its bounds are checked here.
+  // The task that has the key, if one is kept. alreadyExists: it has another spec. To be asked
+  // before anything else of a spec is looked at: its blobs, for one, may be gone by now.
+  base::Result<std::optional<Found>> known(uint32_t uid, const std::string& key,
+                                           const SpecHash& hash);
+  // A new one. Detach says how: its bounds are checked here; no task has its key.
   base::Result<Found> submit(uint32_t uid, schema::Detach::Reader detach, const SpecHash& hash,
                              sched::TaskSpec spec);
   // By the key, or by `id` where the key is empty.

@@ -1,12 +1,8 @@
 // Blobs over the real RPC: uploads, their ends, and tasks that name blobs.
-#include <capnp/rpc-twoparty.h>
 #include <fcntl.h>
-#include <kj/async-io.h>
-#include <mayfly/mayfly.capnp.h>
 
-#include "edge/convert.h"
 #include "edge/sha256.h"
-#include "rpc_fake_core.h"
+#include "rpc_peer.h"
 
 namespace mayfly {
 namespace {
@@ -20,25 +16,13 @@ std::string sha256(std::string_view bytes) {
   return std::string(edge::view(sum.take()));
 }
 
-struct Loop {
-  kj::AsyncIoContext io = kj::setupAsyncIo();
-};
-
-// One connection, driven by the test's thread.
-struct Peer {
-  Peer(Loop& l, const std::string& path)
-      : loop(l),
-        stream(l.io.provider->getNetwork()
-                   .parseAddress("unix:" + path)
-                   .wait(l.io.waitScope)
-                   ->connect()
-                   .wait(l.io.waitScope)),
-        client(*stream),
-        mayfly(client.bootstrap().castAs<schema::Mayfly>()) {}
+struct Peer : test::Peer {
+  using test::Peer::Peer;
 
   template <class Promise>
-  auto wait(Promise&& promise) { return promise.wait(loop.io.waitScope); }
-
+  auto wait(Promise&& promise) {
+    return promise.wait(io.waitScope);
+  }
   auto uploadRequest(std::string_view hash, uint64_t bytes) {
     auto request = mayfly.uploadRequest();
     request.setSha256(edge::data(hash));
@@ -100,20 +84,13 @@ struct Peer {
   }
 
   uint32_t expires_ms = 0;  // of the last blob listed
-  Loop& loop;
-  kj::Own<kj::AsyncIoStream> stream;
-  capnp::TwoPartyClient client;
-  schema::Mayfly::Client mayfly;
 };
 
-class BlobRpc : public test::RpcFixture {
- protected:
-  std::unique_ptr<Loop> loop = std::make_unique<Loop>();
-};
+class BlobRpc : public test::RpcFixture {};
 
 TEST_F(BlobRpc, WhatIsUploadedReachesTheCoreAsOneSealedFileForManyTasks) {
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   std::string bytes;
   for (int i = 0; i < 3'000'000; ++i) bytes += static_cast<char>(i % 251);
   std::string hash = sha256(bytes);
@@ -147,9 +124,9 @@ TEST_F(BlobRpc, WhatIsUploadedReachesTheCoreAsOneSealedFileForManyTasks) {
 
 TEST_F(BlobRpc, AKnownBlobIsNotUploadedAgain) {
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   peer.put("hello");
-  Peer other(*loop, socket_path);  // same user
+  Peer other(socket_path, peer);  // same user
   auto known = other.wait(other.uploadRequest(sha256("hello"), 5).send());
   EXPECT_EQ(known.getError().getCode(), ErrorCode::OK);
   EXPECT_TRUE(known.getKnown());
@@ -159,14 +136,14 @@ TEST_F(BlobRpc, AKnownBlobIsNotUploadedAgain) {
 
 TEST_F(BlobRpc, AnEmptyBlobNeedsNoWrite) {
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   peer.put("");
   EXPECT_EQ(peer.wait(peer.submitRequest(sha256("")).send()).getError().getCode(), ErrorCode::OK);
 }
 
 TEST_F(BlobRpc, BytesOfAnotherHashOrSizeAreNeverKept) {
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   auto lied = peer.begin(sha256("hello"), 5);
   EXPECT_EQ(peer.write(lied, "HELLO"), ErrorCode::OK);
   EXPECT_EQ(peer.finish(lied), ErrorCode::INVALID_ARGUMENT);
@@ -186,7 +163,7 @@ TEST_F(BlobRpc, BytesOfAnotherHashOrSizeAreNeverKept) {
 
 TEST_F(BlobRpc, WritesOfNoByteOrOfMoreThanAChunkAreRefused) {
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   auto upload = peer.begin(sha256("x"), 3 << 20);
   EXPECT_EQ(peer.write(upload, ""), ErrorCode::INVALID_ARGUMENT);
   EXPECT_EQ(peer.write(upload, std::string(schema::CHUNK_BYTES_MAX + 1, 'x')),
@@ -196,7 +173,7 @@ TEST_F(BlobRpc, WritesOfNoByteOrOfMoreThanAChunkAreRefused) {
 
 TEST_F(BlobRpc, WhatCanNeverBeABlobIsRefusedAtOnce) {
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   EXPECT_EQ(peer.refused("short", 5), ErrorCode::INVALID_ARGUMENT);
   EXPECT_EQ(peer.refused("", 5), ErrorCode::INVALID_ARGUMENT);
   EXPECT_EQ(peer.refused(std::string(64, 'a'), 5), ErrorCode::INVALID_ARGUMENT);
@@ -209,7 +186,7 @@ TEST_F(BlobRpc, WhatCanNeverBeABlobIsRefusedAtOnce) {
 TEST_F(BlobRpc, UploadsReserveTheirSizeAndGiveItBackHoweverTheyEnd) {
   options.blobs.user_bytes_max = options.blobs.store_bytes_max = 1000;
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   {
     auto upload = peer.begin(sha256("a"), 1000);
     EXPECT_EQ(peer.refused(sha256("b"), 1, true), ErrorCode::RESOURCE_EXHAUSTED);
@@ -223,7 +200,7 @@ TEST_F(BlobRpc, UploadsReserveTheirSizeAndGiveItBackHoweverTheyEnd) {
   }
   { auto released = peer.begin(sha256("a"), 1000); }
   {
-    Peer other(*loop, socket_path);
+    Peer other(socket_path, peer);
     auto dropped = other.begin(sha256("a"), 1000);
     EXPECT_EQ(other.write(dropped, "x"), ErrorCode::OK);
     EXPECT_EQ(peer.refused(sha256("b"), 1, true), ErrorCode::RESOURCE_EXHAUSTED);
@@ -239,10 +216,10 @@ TEST_F(BlobRpc, UploadsReserveTheirSizeAndGiveItBackHoweverTheyEnd) {
 TEST_F(BlobRpc, UploadsOfOneConnectionAreBounded) {
   options.uploads_per_connection_max = 2;
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   auto one = peer.begin(sha256("1"), 1), two = peer.begin(sha256("2"), 1);
   EXPECT_EQ(peer.refused(sha256("3"), 1, true), ErrorCode::RESOURCE_EXHAUSTED);
-  Peer other(*loop, socket_path);
+  Peer other(socket_path, peer);
   other.put("3");
   EXPECT_EQ(peer.write(one, "1"), ErrorCode::OK);
   EXPECT_EQ(peer.finish(one), ErrorCode::OK);
@@ -253,7 +230,7 @@ TEST_F(BlobRpc, AnIdleUploadIsGivenUpAndABlobThatNobodyUsesExpires) {
   options.upload_idle_ms = 20;
   options.blobs.ttl_ms = 30;
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   auto idle = peer.begin(sha256("a"), 10);
   auto at_once = [&](auto is) {
     auto deadline = std::chrono::steady_clock::now() + test::kEventTime;
@@ -274,7 +251,7 @@ TEST_F(BlobRpc, AnIdleUploadIsGivenUpAndABlobThatNobodyUsesExpires) {
 
 TEST_F(BlobRpc, SecondUploadOfTheSameBytesWaitsForTheFirst) {
   start();
-  Peer peer(*loop, socket_path), other(*loop, socket_path);
+  Peer peer(socket_path), other(socket_path, peer);
   auto first = peer.begin(sha256("same"), 4);
   bool returned = false;
   auto second = other.uploadRequest(sha256("same"), 4).send().then([&](auto&& response) {
@@ -291,7 +268,7 @@ TEST_F(BlobRpc, SecondUploadOfTheSameBytesWaitsForTheFirst) {
 
 TEST_F(BlobRpc, SecondUploadTakesOverWhereTheFirstComesToNothing) {
   start();
-  Peer peer(*loop, socket_path), other(*loop, socket_path), third(*loop, socket_path);
+  Peer peer(socket_path), other(socket_path, peer), third(socket_path, peer);
   auto first = peer.begin(sha256("same"), 4);
   auto second = other.uploadRequest(sha256("same"), 4).send();
   auto waits = third.uploadRequest(sha256("same"), 4).send();
@@ -310,7 +287,7 @@ TEST_F(BlobRpc, SecondUploadTakesOverWhereTheFirstComesToNothing) {
 
 TEST_F(BlobRpc, ATaskThatNamesNoBlobOfItsUsersIsRefusedAndTheFileNamed) {
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   auto missing = peer.wait(peer.submitRequest(sha256("absent")).send());
   EXPECT_EQ(missing.getError().getCode(), ErrorCode::NOT_FOUND);
   std::string text = missing.getError().getMessage().cStr();
@@ -326,7 +303,7 @@ TEST_F(BlobRpc, ATaskThatNamesNoBlobOfItsUsersIsRefusedAndTheFileNamed) {
 
 TEST_F(BlobRpc, ARemovedBlobStaysWithTheTasksThatNameIt) {
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   peer.put("kept");
   ASSERT_EQ(peer.wait(peer.submitRequest(sha256("kept")).send()).getError().getCode(), ErrorCode::OK);
   EXPECT_EQ(peer.remove(sha256("kept")), ErrorCode::OK);
@@ -340,11 +317,33 @@ TEST_F(BlobRpc, ARemovedBlobStaysWithTheTasksThatNameIt) {
   });
 }
 
+TEST_F(BlobRpc, ARepeatedKeyGivesItsTaskThoughTheBlobIsGone) {
+  start();
+  Peer peer(socket_path);
+  peer.put("once");
+  auto submit = [&](const char* path) {
+    auto request = peer.submitRequest(sha256("once"));
+    request.getSpec().getFiles()[0].setPath(path);
+    auto detach = request.getSpec().initDetach();
+    detach.setLeaseMs(60'000);
+    detach.setKey("job");
+    return peer.wait(request.send());
+  };
+  auto first = submit("f");
+  ASSERT_EQ(first.getError().getCode(), ErrorCode::OK);
+  EXPECT_EQ(peer.remove(sha256("once")), ErrorCode::OK);
+  auto again = submit("f");
+  EXPECT_EQ(again.getError().getCode(), ErrorCode::OK);
+  EXPECT_TRUE(again.getExisting());
+  EXPECT_EQ(again.getId(), first.getId());
+  EXPECT_EQ(submit("g").getError().getCode(), ErrorCode::ALREADY_EXISTS);
+}
+
 TEST_F(BlobRpc, BoundsAreTold) {
   options.uploads_per_connection_max = 7;
   options.blobs.user_bytes_max = 2ull << 30;
   start();
-  Peer peer(*loop, socket_path);
+  Peer peer(socket_path);
   auto request = peer.mayfly.helloRequest();
   request.setProtocol(schema::PROTOCOL_VERSION);
   auto info = peer.wait(request.send());

@@ -231,7 +231,7 @@ TEST_F(DetachedTest, ADetachedTaskIsItsUsersInTheListOfEveryConnection) {
   start();
   Peer peer(socket_path), other(socket_path, peer);
   request(peer, "hold", "", 60'000).send().wait(peer.io.waitScope);
-  peer.submitRequest("hold").send().wait(peer.io.waitScope);
+  auto kept = peer.submitRequest("hold").send().wait(peer.io.waitScope);
   auto list = other.mayfly.tasksRequest().send().wait(other.io.waitScope);
   ASSERT_EQ(list.getTasks().size(), 2u);
   EXPECT_TRUE(list.getTasks()[0].getYours());
