@@ -349,16 +349,16 @@ Status BoxCgroups::changeCaps(const base::Limits& from, const base::Limits& to) 
   return from.cpu_milli != to.cpu_milli ? capped().setCpu(to.cpu_milli) : Status(Unit{});
 }
 
-void BoxCgroups::rebase() {
+void BoxCgroups::restartPeak() {
   using Of = CgroupSet::Of;
   if (!capped().isV2(Of::memory)) {
     (void)capped().write(Of::memory, "memory.max_usage_in_bytes", "0");
   } else if (auto peak = capped().open(Of::memory, "memory.peak", O_RDWR)) {
     if (::write(peak->get(), "reset", 5) == 5) peak_ = std::move(*peak);
   }
-  base_ = {};
-  readAll(&base_);
 }
+
+void BoxCgroups::restartCpu() { readCpu(&user_base_ns_, &system_base_ns_); }
 
 Status BoxCgroups::kill() { return box_.write(CgroupSet::Of::v2, "cgroup.kill", "1"); }
 
@@ -367,12 +367,19 @@ Result<bool> BoxCgroups::populated() const {
   return text.find("populated 1") != std::string::npos;
 }
 
-void BoxCgroups::readAll(Counters* c) const {
+void BoxCgroups::readCpu(uint64_t* user_ns, uint64_t* system_ns) const {
+  auto cpu = box_.read(CgroupSet::Of::v2, "cpu.stat");
+  if (!cpu) return;
+  *user_ns = valueOf(*cpu, "user_usec") * 1'000;
+  *system_ns = valueOf(*cpu, "system_usec") * 1'000;
+}
+
+void BoxCgroups::read(Counters* c) const {
   using Of = CgroupSet::Of;
-  if (auto cpu = box_.read(Of::v2, "cpu.stat")) {
-    c->user_cpu_ns = valueOf(*cpu, "user_usec") * 1'000;
-    c->system_cpu_ns = valueOf(*cpu, "system_usec") * 1'000;
-  }
+  readCpu(&c->user_cpu_ns, &c->system_cpu_ns);
+  // The kernel scales both to the total: one of them may go back a little.
+  c->user_cpu_ns -= std::min(c->user_cpu_ns, user_base_ns_);
+  c->system_cpu_ns -= std::min(c->system_cpu_ns, system_base_ns_);
   bool v2 = capped().isV2(Of::memory);
   if (char text[32]; peak_) {
     ssize_t n = ::pread(peak_.get(), text, sizeof text - 1, 0);
@@ -385,14 +392,6 @@ void BoxCgroups::readAll(Counters* c) const {
     c->oom_kills = valueOf(*events, "oom_kill");
   if (auto events = capped().read(Of::pids, "pids.events")) c->forks_refused = valueOf(*events, "max");
   c->processes_peak = static_cast<uint32_t>(numberIn(capped().read(Of::pids, "pids.peak")));
-}
-
-void BoxCgroups::read(Counters* c) const {
-  readAll(c);
-  c->user_cpu_ns -= std::min(c->user_cpu_ns, base_.user_cpu_ns);
-  c->system_cpu_ns -= std::min(c->system_cpu_ns, base_.system_cpu_ns);
-  c->oom_kills -= std::min(c->oom_kills, base_.oom_kills);
-  c->forks_refused -= std::min(c->forks_refused, base_.forks_refused);
 }
 
 Result<Fd> BoxCgroups::watchMemory() const {

@@ -98,9 +98,11 @@ class BoxCgroups {
   base::Status setCaps(const base::Limits& limits);
   // From one set of caps to another, with processes inside.
   base::Status changeCaps(const base::Limits& from, const base::Limits& to);
-  // What read() gives from now on begins at 0, peaks at what is held now. Process
-  // counts are not re-based: a parked clone is one.
-  void rebase();
+  // The memory's peak begins anew at what is held now. Other peaks and counts of a
+  // parked clone are 0 or 1: it forks nothing, and one that hit a cap gets no task.
+  void restartPeak();
+  // The cpu time of read() begins at 0 now.
+  void restartCpu();
   base::Result<base::Fd> openInitDir() const { return (split_ ? init_ : box_).openV2(); }
   base::Result<base::Fd> openTaskDir() const { return (split_ ? task_ : box_).openV2(); }
   base::Result<std::vector<base::Fd>> openTasks() const { return box_.openTasks(); }
@@ -118,10 +120,10 @@ class BoxCgroups {
  private:
   CgroupSet& capped() { return split_ ? task_ : box_; }
   const CgroupSet& capped() const { return split_ ? task_ : box_; }
-  void readAll(Counters* counters) const;
+  void readCpu(uint64_t* user_ns, uint64_t* system_ns) const;
   CgroupSet box_, init_, task_;
   bool split_ = false;
-  Counters base_;
+  uint64_t user_base_ns_ = 0, system_base_ns_ = 0;
   // v2 resets a peak for the descriptor that asked; kernels before 6.12 not at all.
   base::Fd peak_;
 };

@@ -196,11 +196,12 @@ void Spawner::claim(const Request& request) {
     if (box.limits.disk_bytes != request.limits.disk_bytes || box.limits.disk_inodes != request.limits.disk_inodes)
       MAYFLY_CHECK(resizeDisk(box.disk.view(), request.limits));
     box.limits = request.limits;
-    box.cgroups.rebase();
+    box.cgroups.restartPeak();
     if (::write(box.go.get(), "g", 1) != 1) return failSys(errno, "write", "the clone's pipe");
     return Unit{};
   }();
   box.go.reset();
+  box.cgroups.restartCpu();
   if (!ready) sendBoxDied(box, "has no task: its caps can't be set: " + ready.error().message);
 }
 
