@@ -134,7 +134,7 @@ base::Status App::makeEngine(const box::HostReport& report) {
   const config::Daemon& s = options_.settings;
   clone::EngineOptions e;
   e.budget = deriveBudget(report.budget, s);
-  e.parked_target = e.budget.parked_max == 0 ? 0 : 2;
+  e.parked_memory_bytes_max = s.parked_memory_bytes;
   e.bounds.receipt_ns = (s.receipt_ms_max + s.collect_ms_max) * 1'000'000;
   e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);

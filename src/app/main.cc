@@ -5,7 +5,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/random.h>
 #include <unistd.h>
+
+#include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <climits>
@@ -104,6 +107,10 @@ int main(int argc, char** argv) {
     if (path->empty() || path->front() != '/')
       return failed(base::Error{base::Code::invalidArgument, "'" + *path + "' is not an absolute path", {}, 0});
   options.executable_dir = executableDir();
+  // What no zygote and no task may ever find: their trials look for it.
+  uint64_t word = 0;
+  if (::getrandom(&word, sizeof word, 0) == sizeof word)
+    ::setenv("MAYFLY_CANARY", fmt::format("MAYFLY-CANARY-{:016x}", word).c_str(), 1);
   if (s.template_dirs.empty()) s.template_dirs = config::defaultTemplateDirs(options.executable_dir);
   spdlog::set_level(spdlog::level::from_str(s.log_level));
   auto code = app::run(std::move(options));

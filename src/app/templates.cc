@@ -1,9 +1,12 @@
 #include "app/templates.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 
 #include "app/log.h"
 #include "box/seccomp.h"
+#include "pool/trial.h"
 
 namespace mayfly::app {
 namespace {
@@ -30,6 +33,11 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
         "the image of template '" + name + "' holds programs of another build of Mayfly";
     return s;
   }
+  if (!manifest.zygote.trial.empty()) {
+    MAYFLY_TRY(s.spec.trial_code,
+               base::readSmallFile(base::FdView(AT_FDCWD), manifest.folder + "/" + manifest.zygote.trial,
+                                   pool::kTrialCodeBytesMax));
+  }
   MAYFLY_TRY(s.seccomp, box::buildSeccomp({manifest.seccomp_allow, manifest.loopback}));
   MAYFLY_TRY(image::Lease lease, image::Lease::take(settings.state_dir, found->digest));
   MAYFLY_CHECK(image::readAhead(lease.fd()));
@@ -54,6 +62,8 @@ pool::TemplateSpec toSpec(const config::Manifest& m) {
   s.runs_commands = m.mechanism == config::Mechanism::exec;
   s.runs_code = !s.runs_commands;
   s.loopback = m.loopback;
+  s.parked_min = m.parked_min;
+  s.parked_max = m.parked_max;
   s.zygote_memory_bytes = m.zygote.memory_bytes;
   s.start_ns_max = m.zygote.start_ms_max * 1'000'000;
   s.defaults = m.defaults;

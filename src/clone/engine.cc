@@ -32,6 +32,9 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observe
       observer_(observer),
       watcher_(watcher),
       link_(io, *this),
+      plan_({.makers = static_cast<double>(options_.making_max),
+             .memory_bytes_max = options_.parked_memory_bytes_max,
+             .boxes_max = options_.budget.parked_max}),
       admission_(options_.budget),
       ledger_(options_.quarantine),
       template_timer_(io),
@@ -92,6 +95,7 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
     t->listener = std::move(listener);
     input_held_bytes_ += held_bytes;
     tasks_[id] = t;
+    plan_.onArrival(tmpl_id, monotonicNs());
     phase(*t, Phase::queued);
     return id;
   }();
@@ -102,7 +106,10 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
   }
   observer_.taskAccepted(find(*accepted)->spec.template_name);
   // From the loop: the caller learns the id before the first callback comes.
-  boost::asio::post(io_, [this] { dispatch(); });
+  boost::asio::post(io_, [this] {
+    dispatch();
+    resizePools();
+  });
   return accepted;
 }
 
@@ -144,7 +151,7 @@ void Engine::acknowledgeOutput(base::TaskId id, Stream stream, uint64_t bytes) {
 
 base::Status Engine::cancel(base::TaskId id) {
   TaskPtr t = find(id);
-  if (!t) return fail(Code::notFound, "there is no task " + std::to_string(id));
+  if (!t || t->spec.owner == kOwn) return fail(Code::notFound, "there is no task " + std::to_string(id));
   act(t, t->machine.stop(Cause::cancelled, {}, monotonicNs()));
   return base::Unit{};
 }
@@ -167,13 +174,14 @@ sched::TaskInfo Engine::infoOf(const Task& t) const {
 
 std::optional<sched::TaskInfo> Engine::info(base::TaskId id) const {
   TaskPtr t = find(id);
-  return t ? std::optional(infoOf(*t)) : std::nullopt;
+  return t && t->spec.owner != kOwn ? std::optional(infoOf(*t)) : std::nullopt;
 }
 
 std::vector<sched::TaskInfo> Engine::tasks() const {
   std::vector<sched::TaskInfo> list;
   list.reserve(tasks_.size());
-  for (const auto& [id, t] : tasks_) list.push_back(infoOf(*t));
+  for (const auto& [id, t] : tasks_)
+    if (t->spec.owner != kOwn) list.push_back(infoOf(*t));
   std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.task < b.task; });
   return list;
 }
@@ -327,6 +335,8 @@ void Engine::queueAgain(const TaskPtr& t) {
   t->collect_text.clear();
   admission_.putBack(t->id, t->spec.owner, t->tmpl);
   armTimer(t);
+  if (t->spec.owner == kOwn)
+    return act(t, t->machine.stop(Cause::internal, "its box was lost", monotonicNs()));
   if (auto accepted = registry_.accepts(t->tmpl); !accepted)
     return act(t, t->machine.stop(Cause::internal, accepted.error().message, monotonicNs()));
   dispatch();
@@ -437,7 +447,7 @@ void Engine::finish(const TaskPtr& t) {
   tasks_.erase(t->id);
   phase(*t, Phase::receipt);
   sched::TaskResult r = result(*t);
-  observer_.taskEnded(r.template_name, r.verdict, r.usage, r.phases);
+  if (t->spec.owner != kOwn) observer_.taskEnded(r.template_name, r.verdict, r.usage, r.phases);
   observer_.receipt(r.template_name, r.receipt);
   if (!r.receipt.complete) watcher_.onReceiptIncomplete(r.receipt);
   t->listener->onResult(r);

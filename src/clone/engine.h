@@ -22,6 +22,7 @@
 #include "clone/spawner_link.h"
 #include "clone/task_io.h"
 #include "pool/clone_pool.h"
+#include "pool/plan.h"
 #include "pool/template_registry.h"
 #include "reap/ledger.h"
 #include "sched/admission.h"
@@ -39,7 +40,7 @@ struct EngineOptions {
   reap::QuarantineBounds quarantine;
   uint32_t collect_ms_max = 5'000;
   uint32_t making_max = 4;       // boxes of one template that are made at a time
-  uint32_t parked_target = 0;    // clones of each template that are parked ahead
+  uint64_t parked_memory_bytes_max = 512ull << 20;  // of all parked clones
   uint64_t input_held_bytes_max = 1ull << 30;     // code, files and stdin of all tasks, in memory
   uint64_t stop_tasks_ns_max = 5'000'000'000;     // tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
@@ -97,7 +98,12 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
     std::shared_ptr<LogPump> log;
     pool::ClonePool pool;
     bool published = false;  // publish was asked for, and its end was not told
+    bool checking = false;   // its zygote serves, but is not trusted with tasks yet
+    std::vector<std::string> trials;  // what the trial clones printed so far
+    std::string fault;       // why the zygote was refused
   };
+  class Trial;
+
 
   // SpawnerLink::Handler
   void onSpawnerEvent(const spawner::Event& event, std::span<base::Fd> fds) override;
@@ -135,8 +141,10 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void askBox(base::TemplateId tmpl, pool::ClonePool::Rehearsed rehearsed);
   void refill(base::TemplateId tmpl);
   void refillAll();
+  void resizePools();
   void obtain(const TaskPtr& t);
   void bind(const TaskPtr& t, const BoxPtr& box);
+  void measure(const Box& box);
   void endBox(Box& box);
   void boxLost(const BoxPtr& box, std::string why, sched::Again again);
   void boxEvent(const BoxPtr& box, const spawner::Event& event, std::span<base::Fd> fds);
@@ -148,6 +156,9 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void runTemplates();
   void armTemplateTimer();
   void publish(base::TemplateId id);
+  void startTrials(base::TemplateId id);
+  void onTrial(base::TemplateId id, const sched::TaskResult& result);
+  void zygoteReady(base::TemplateId id);
   void templateChanged(base::TemplateId id);
   void failQueue(base::TemplateId id);
   void stopTasksDone();
@@ -160,6 +171,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   EngineWatcher& watcher_;
   SpawnerLink link_;
   pool::TemplateRegistry registry_;
+  pool::Plan plan_;
   std::vector<Template> templates_;  // index = id - 1
   sched::Admission admission_;
   reap::Ledger ledger_;

@@ -72,7 +72,8 @@ void Engine::askBox(base::TemplateId tmpl, ClonePool::Rehearsed rehearsed) {
   box->id = next_box_++;
   box->tmpl = tmpl;
   boxes_[box->id] = box;
-  ledger_.opened(box->id, monotonicNs());
+  box->asked_ns = monotonicNs();
+  ledger_.opened(box->id, box->asked_ns);
   templates_[tmpl - 1].pool.asked(box->id, rehearsed);
   spawner::Request r;
   r.op = spawner::Op::make;
@@ -89,7 +90,9 @@ void Engine::refill(base::TemplateId tmpl) {
   ClonePool& pool = templates_[tmpl - 1].pool;
   bool going = stopping_ == Stopping::no;
   bool quiet = claims_under_way_ == 0 || 2 * pool.parked() < pool.target();
-  pool::Work work = pool.work(going && registry_.ready(tmpl), going && quiet, monotonicNs());
+  bool checked = registry_.ready(tmpl);
+  pool::Work work = pool.work(going && (checked || templates_[tmpl - 1].checking),
+                              going && checked && quiet, monotonicNs());
   for (base::BoxId id : work.end)
     if (BoxPtr box = findBox(id)) endBox(*box);
   for (uint32_t i = 0; i < work.make_for_tasks; ++i) askBox(tmpl, ClonePool::Rehearsed::no);
@@ -98,6 +101,18 @@ void Engine::refill(base::TemplateId tmpl) {
 
 void Engine::refillAll() {
   for (base::TemplateId id = 1; id <= templates_.size(); ++id) refill(id);
+}
+
+// Follows what was learnt: arrivals, times to make a clone, memory.
+void Engine::resizePools() {
+  if (!spawner_ready_) return;
+  for (const pool::Target& target : plan_.plan(monotonicNs())) {
+    ClonePool& pool = templates_[target.id - 1].pool;
+    if (pool.target() == target.parked) continue;
+    pool.setTarget(target.parked);
+    refill(target.id);
+  }
+  armTemplateTimer();
 }
 
 void Engine::obtain(const TaskPtr& t) {
@@ -118,6 +133,14 @@ void Engine::bind(const TaskPtr& t, const BoxPtr& box) {
   act(t, t->machine.boxMade(box->stands_ns, now_ns));
   phase(*t, Phase::boxReady);
   act(t, t->machine.cloneReady(box->ready_ns, now_ns));
+}
+
+// What the kernel charges to a clone that is just parked is what it has for itself.
+void Engine::measure(const Box& box) {
+  spawner::Request r;
+  r.op = spawner::Op::sample;
+  r.box = box.id;
+  link_.send(r);
 }
 
 void Engine::endBox(Box& box) {
@@ -151,12 +174,15 @@ void Engine::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
     return boxLost(box, stepFailed("the clone failed", ready.step, ready.error, {}), Again::no);
   }
   box->ready_ns = ready.at_ns;
+  plan_.onMade(box->tmpl, monotonicNs() - box->asked_ns, monotonicNs());
   ClonePool::Handed handed = templates_[box->tmpl - 1].pool.ready(id);
   TaskPtr t = handed.task != 0 ? find(handed.task) : nullptr;
   if (t)
     bind(t, box);
   else if (handed.end || handed.task != 0)
     endBox(*box);
+  else
+    measure(*box);
   refill(box->tmpl);
 }
 
@@ -277,6 +303,9 @@ void Engine::boxEvent(const BoxPtr& box, const Event& e, std::span<base::Fd> fds
                      : e.kind == Kind::capHit ? "a clone without a task hit a cap of its template"
                                               : "a clone ended without a task",
                      e.kind == Kind::capHit ? Again::no : Again::yes);
+    case Kind::sampled:
+      plan_.onMeasured(box->tmpl, e.counters.memory_peak_bytes);
+      return resizePools();
     case Kind::boxReaped:
       ledger_.reaped(e);
       return;

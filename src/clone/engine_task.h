@@ -21,6 +21,8 @@ inline std::chrono::steady_clock::time_point timePoint(uint64_t monotonic_ns) {
       std::chrono::nanoseconds(static_cast<int64_t>(monotonic_ns)));
 }
 
+inline constexpr sched::OwnerId kOwn = 0;  // of the engine's own tasks: no client's
+
 struct Engine::Task {
   Task(boost::asio::io_context& context, base::TaskId task, const base::Limits& limits,
        const sched::Bounds& bounds, uint64_t now_ns)
@@ -59,6 +61,7 @@ struct Engine::Box {
   base::TemplateId tmpl = 0;
   base::TaskId task = 0;   // that claimed it; 0: making or parked, or ending without
   std::shared_ptr<TaskIo> io;
+  uint64_t asked_ns = 0;
   uint64_t stands_ns = 0;  // the init's word
   uint64_t ready_ns = 0;   // the clone's
   uint32_t pid_host = 0;

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "clone/engine.h"
 #include "clone/engine_task.h"
+#include "pool/trial.h"
 
 namespace mayfly::clone {
 
@@ -18,6 +19,17 @@ using base::monotonicNs;
 using pool::ZygoteFsm;
 using spawner::Event;
 using spawner::Kind;
+
+// Hears how a trial ended.
+class Engine::Trial final : public sched::TaskListener {
+ public:
+  Trial(Engine& engine, base::TemplateId id) : engine_(engine), id_(id) {}
+  void onResult(const sched::TaskResult& result) override { engine_.onTrial(id_, result); }
+
+ private:
+  Engine& engine_;  // outlives its tasks
+  base::TemplateId id_;
+};
 
 base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base::Fd seccomp) {
   spawner::Request r;
@@ -39,7 +51,9 @@ base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base
   MAYFLY_TRY(base::TemplateId id, registry_.add(std::move(spec)));
   templates_.push_back(Template{std::make_shared<base::Fd>(std::move(seccomp)), nullptr,
                                 pool::ClonePool(options_.making_max), false});
-  templates_.back().pool.setTarget(options_.parked_target);
+  const pool::TemplateSpec& added = *registry_.get(id);
+  plan_.add(id, {.parked_min = added.parked_min, .parked_max = added.parked_max, .stocked_max = 0},
+            monotonicNs());
   return id;
 }
 
@@ -94,6 +108,7 @@ void Engine::armTemplateTimer() {
   uint64_t next = registry_.nextDue_ns();
   for (const Template& t : templates_)
     if (uint64_t due = t.pool.due_ns(); due != 0 && (next == 0 || due < next)) next = due;
+  if (uint64_t due = plan_.nextDue_ns(); due != 0 && (next == 0 || due < next)) next = due;
   if (next == 0) {
     template_timer_.cancel();
     return;
@@ -102,6 +117,7 @@ void Engine::armTemplateTimer() {
   template_timer_.async_wait([this](boost::system::error_code failed) {
     if (failed) return;
     runTemplates();
+    resizePools();
     refillAll();
   });
 }
@@ -142,15 +158,12 @@ void Engine::templateEvent(const Event& e) {
   if (registry_.get(id) == nullptr) return;
   uint64_t now_ns = monotonicNs();
   if (e.kind == Kind::templateReady) {
-    registry_.onReady(id, now_ns);
-    templateChanged(id);
-    runTemplates();
-    refill(id);
-    dispatch();
-    return;
+    if (registry_.get(id)->trial_code.empty()) return zygoteReady(id);
+    return startTrials(id);
   }
   Template& t = templates_[id - 1];
   t.published = false;
+  t.checking = false;
   // Its clones are the old zygote's: none of them gets a task.
   t.pool.newGeneration();
   if (t.log) {
@@ -170,6 +183,7 @@ void Engine::templateEvent(const Event& e) {
     }
     if (e.text[0] != '\0') why += ": " + base::printable(e.text);
   }
+  if (!t.fault.empty()) why = "it is unfit: " + std::exchange(t.fault, {});
   bool given_up = registry_.onDied(id, now_ns, std::move(why)) == ZygoteFsm::Do::failQueue;
   templateChanged(id);
   refill(id);
@@ -177,6 +191,60 @@ void Engine::templateEvent(const Event& e) {
     if (TaskPtr waits = find(task)) act(waits, waits->machine.templateGone());
   if (given_up) failQueue(id);
   runTemplates();
+}
+
+// Two clones, one of them rehearsed, run the template's trial; tasks wait meanwhile.
+void Engine::startTrials(base::TemplateId id) {
+  const pool::TemplateSpec& s = *registry_.get(id);
+  templates_[id - 1].checking = true;
+  templates_[id - 1].trials.clear();
+  templates_[id - 1].fault.clear();
+  askBox(id, pool::ClonePool::Rehearsed::yes);
+  askBox(id, pool::ClonePool::Rehearsed::no);
+  uint64_t now_ns = monotonicNs();
+  for (int i = 0; i < 2; ++i) {
+    base::TaskId task = next_task_++;
+    auto t = std::make_shared<Task>(io_, task, s.defaults, options_.bounds, now_ns);
+    t->tmpl = id;
+    t->spec.template_name = s.name;
+    t->spec.kind = sched::CodeKind::string;
+    t->spec.code = s.trial_code;
+    t->spec.owner = kOwn;
+    t->stdin_closed = true;
+    t->listener = std::make_shared<Trial>(*this, id);
+    tasks_[task] = t;
+    act(t, t->machine.admitted(now_ns));
+  }
+}
+
+void Engine::onTrial(base::TemplateId id, const sched::TaskResult& result) {
+  Template& t = templates_[id - 1];
+  if (!t.checking) return;
+  std::optional<std::string> fault;
+  if (result.verdict != base::Verdict::succeeded)
+    fault = "its trial ended with " + std::string(base::name(result.verdict)) + ": " + result.reason +
+            " " + base::printable(result.captured[1], 400);
+  else if (t.trials.emplace_back(result.captured[0]); t.trials.size() == 2)
+    fault = pool::findFault(t.trials[0], t.trials[1]);
+  else
+    return;
+  t.checking = false;
+  t.trials.clear();
+  if (!fault) return zygoteReady(id);
+  t.fault = std::move(*fault);
+  spawner::Request r;
+  r.op = spawner::Op::retire;
+  r.template_id = id;
+  link_.send(r);
+}
+
+void Engine::zygoteReady(base::TemplateId id) {
+  registry_.onReady(id, monotonicNs());
+  resizePools();
+  templateChanged(id);
+  runTemplates();
+  refill(id);
+  dispatch();
 }
 
 void Engine::failQueue(base::TemplateId id) {

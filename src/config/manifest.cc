@@ -111,6 +111,9 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
                                      base::printable(arg, 80), kZygoteArgBytesMax));
     }
   }
+  t.string("trial", out.trial);
+  if (!out.trial.empty() && !isPlainPath(out.trial, false))
+    t.complain("trial", "must be a plain path in the template's folder");
   t.strings("preload", kPreloadMax, out.preload);
   for (const std::string& module : out.preload) {
     if (!isModule(module))
@@ -175,6 +178,11 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   Reader::Table task = root.table("task");
   readEnv(task, m.task_env);
   task.finish();
+  Reader::Table parked = root.table("pool");
+  parked.count("min", 0, 4'096, m.parked_min);
+  parked.count("max", 0, 4'096, m.parked_max);
+  if (m.parked_min > m.parked_max) parked.complain("min", "must not be above max");
+  parked.finish();
   Reader::Table network = root.table("network");
   network.boolean("loopback", m.loopback);
   network.finish();

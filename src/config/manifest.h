@@ -38,6 +38,7 @@ struct ImageRecipe {
 
 struct ZygoteSpec {
   std::vector<std::string> argv;  // [0] is a path in the image
+  std::string trial;  // a file of the template's folder; empty: none
   std::vector<std::string> preload;
   std::vector<std::pair<std::string, std::string>> env;  // sorted by name
   uint64_t memory_bytes = 512ull << 20;
@@ -50,6 +51,7 @@ struct Manifest {
   ImageRecipe image;
   ZygoteSpec zygote;
   std::vector<std::pair<std::string, std::string>> task_env;  // what its tasks find set; sorted
+  uint32_t parked_min = 1, parked_max = 64;  // clones parked ahead while the template is in use
   bool loopback = true;
   std::vector<std::string> seccomp_allow;  // system calls beyond the common list
   base::Limits defaults, maximum;

@@ -445,15 +445,16 @@ def attempt(daemon):
     return result
 
 
+@pytest.mark.parametrize("parked_max", [0, 64])
 @pytest.mark.parametrize("word", ["/usr/lib/mayfly/zygote.py", "mayfly-maker maker", "mayfly-maker pid1"])
-def test_tasks_whose_box_was_in_the_making_lose_only_time(daemons, word):
-    """Killed in the middle of the crowd's making, twice: every task that did not run yet gets another box."""
-    daemon = daemons(templates=("python",))
+def test_tasks_whose_box_was_in_the_making_lose_only_time(daemons, word, parked_max):
+    """Killed in the middle of a crowd, twice: every task that did not run yet gets another box."""
+    daemon = daemons(templates=("python",), config=f"parked_max = {parked_max}\n")
     for _ in range(2):
         await_that(lambda: attempt(daemon), "the template is ready")
         victim = template_process(daemon, word.split()[0], number_1="pid1" in word)
         crowd = [daemon.cli.start("run", "--json", "-c", "print(6*7)") for _ in range(12)]
-        await_that(lambda: any(t["state"] == "making" for t in tasks(daemon)), "a box is in the making")
+        await_that(lambda: tasks(daemon), "the crowd is coming")
         os.kill(victim, signal.SIGKILL)
         for task in crowd:
             result = json.loads(task.communicate(timeout=SECONDS_MAX)[0])

@@ -60,6 +60,7 @@ struct Fixture : testing::Test {
   base::Observer observer;
   Watcher watcher;
   EngineOptions options;
+  uint32_t parked = 0;
   std::unique_ptr<Engine> engine;
   base::Fd spawner;
   std::vector<base::Fd> request_fds;
@@ -87,6 +88,7 @@ struct Fixture : testing::Test {
       auto m = base::receiveMessage(spawner.view(), base::writableBytesOf(r));
       if (!m) return false;
       EXPECT_EQ(m->bytes, sizeof r);
+      if (r.op == Op::sample && op != Op::sample) return false;  // of a clone that just parked
       request_fds.clear();
       for (size_t i = 0; i < m->fds; ++i) request_fds.push_back(std::move(m->fd[i]));
       return got = true;
@@ -98,7 +100,9 @@ struct Fixture : testing::Test {
   bool nothingAsked() {
     settle();
     Request r;
-    return !base::receiveMessage(spawner.view(), base::writableBytesOf(r));
+    while (base::receiveMessage(spawner.view(), base::writableBytesOf(r)))
+      if (r.op != Op::sample) return false;
+    return true;
   }
   void tell(Event e, std::vector<int> fds = {}) {
     if (e.at_ns == 0) e.at_ns = base::monotonicNs();
@@ -118,6 +122,7 @@ struct Fixture : testing::Test {
     t.image_digest = std::string(64, 'a');
     t.zygote = {"/usr/bin/python3", "-m", "zygote"};
     t.runs_code = true;
+    t.parked_min = t.parked_max = parked;
     t.env = {{"HOME", "/task"}};
     ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
     auto pair = base::makeSeqpacketPair();
@@ -409,7 +414,7 @@ TEST_F(Fixture, LostBoxOfACancelledTaskIsNotReplaced) {
 }
 
 TEST_F(Fixture, ParkedCloneIsClaimedAtOnceAndReplaced) {
-  options.parked_target = 2;
+  options.budget.parked_max = parked = 2;
   start();
   std::vector<FakeBox> parked;
   for (int i = 0; i < 2; ++i) {
@@ -438,7 +443,7 @@ TEST_F(Fixture, ParkedCloneIsClaimedAtOnceAndReplaced) {
 }
 
 TEST_F(Fixture, ParkedCloneFoundDeadCostsATaskNothing) {
-  options.parked_target = 1;
+  options.budget.parked_max = parked = 1;
   start();
   FakeBox dead = made(spawner::kRehearse);
   cloneReady(dead);
@@ -455,7 +460,7 @@ TEST_F(Fixture, ParkedCloneFoundDeadCostsATaskNothing) {
 }
 
 TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
-  options.parked_target = 1;
+  options.budget.parked_max = parked = 1;
   start();
   FakeBox old = made(spawner::kRehearse);
   cloneReady(old);

@@ -6,6 +6,7 @@
 
 #include "pool/clone_pool.h"
 #include "pool/template_registry.h"
+#include "pool/trial.h"
 #include "pool/zygote_fsm.h"
 
 namespace mayfly::pool {
@@ -185,6 +186,32 @@ TEST(ClonePool, RandomInterleavingsKeepItsWord) {
       ASSERT_FALSE(making.empty());
       ready(*making.begin());
     }
+  }
+}
+
+TEST(Trial, ClonesThatAreAlikeWhereTheyMustBeAreFit) {
+  EXPECT_EQ(findFault("differ a 1\nequal b x y\n", "equal b x y\ndiffer a 2\n"), std::nullopt);
+}
+
+TEST(Trial, EveryKindOfFaultIsNamed) {
+  struct Case {
+    const char *one, *other, *word;
+  } cases[] = {
+      {"differ rng 1\n", "differ rng 1\n", "same rng"},
+      {"equal path x\n", "equal path y\n", "differ in path"},
+      {"differ a 1\n", "differ a 2\ndiffer b 1\n", "same things"},
+      {"differ a 1\ndiffer b 1\n", "differ a 2\n", "only one"},
+      {"differ a 1\n", "fault it has a timer\n", "has a timer"},
+      {"", "", "nothing"},
+      {"hello\n", "hello\n", "printed 'hello'"},
+      {"equal a 1\nequal a 1\n", "equal a 1\n", "printed"},
+      {"fault \x1b[2J\n", "", "x1b"},
+  };
+  for (const Case& c : cases) {
+    auto fault = findFault(c.one, c.other);
+    ASSERT_TRUE(fault) << c.word;
+    EXPECT_NE(fault->find(c.word), std::string::npos) << *fault;
+    EXPECT_EQ(fault->find('\x1b'), std::string::npos);
   }
 }
 
