@@ -76,6 +76,36 @@ async def test_closing_ends_what_waits_and_the_tasks(daemon, kind):
         await eventually(lambda: gone(witness, task.id), "its tasks end")
 
 
+async def test_closing_ends_a_call_that_is_never_answered(fakes, kind):
+    asked = threading.Event()
+
+    async def hello(context):
+        context.results.init("info").protocol = mayfly.PROTOCOL
+
+    async def templates(context):
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with connect(kind, fakes(hello=hello, templates=templates)) as client:
+        calls = [asyncio.create_task(client.templates(timeout=None)) for _ in range(3)]
+        await in_thread(asked.wait, SECONDS_MAX)
+        await client.close()
+        for call in calls:
+            with pytest.raises(mayfly.Disconnected):
+                await asyncio.wait_for(call, SECONDS_MAX)
+
+
+async def test_an_idle_client_stays_connected(daemons, kind):
+    daemon = daemons('connection_idle = "600ms"\n')
+    async with connect(kind, daemon.socket) as client:
+        for _ in range(2):
+            # The control: a connection made after the client's, that says nothing, is closed.
+            reader, writer = await asyncio.open_unix_connection(daemon.socket)
+            assert await asyncio.wait_for(reader.read(1), SECONDS_MAX) == b""
+            writer.close()
+        assert (await client.run("python", "print(1)")).ok
+
+
 async def gone(client, *ids):
     return not [each for each in await client.tasks() if each.id in ids]
 

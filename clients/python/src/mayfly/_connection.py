@@ -106,6 +106,9 @@ class Connection:
             self.server = await self.call(
                 "hello", lambda: self._mayfly.hello(client=name, protocol=_wire.PROTOCOL),
                 lambda answer: _wire.server_info(answer.info), timeout)
+            idle_ms = self.server.bounds.connection_idle_ms
+            if idle_ms:
+                self.spawn(self._keep_alive(name, idle_ms / 3000))
         except errors.MayflyError as error:
             await self.close()
             error.message = f"cannot use the daemon at '{path}': {error.message}"
@@ -114,6 +117,18 @@ class Connection:
             await self.close()
             raise
         return self
+
+    async def _keep_alive(self, name: str, pause_seconds: float) -> None:
+        """The daemon closes a connection on which nothing happens; an open client stays usable."""
+        while True:
+            await asyncio.sleep(pause_seconds)
+            try:
+                await self.call("hello", lambda: self._mayfly.hello(
+                    client=name, protocol=_wire.PROTOCOL), _nothing, self.default_timeout)
+            except errors.Disconnected:
+                return
+            except errors.MayflyError:
+                pass  # the next one may be answered
 
     async def close(self) -> None:
         """Ends all of its tasks and waits. Harmless when repeated."""
