@@ -11,6 +11,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -53,6 +54,7 @@ class InstantCore final : public sched::Core {
   base::Status cancel(base::TaskId) override { return base::Unit{}; }
   void ownerGone(sched::OwnerId) override {}
   std::vector<sched::TaskInfo> tasks() const override { return {}; }
+  std::optional<sched::TaskInfo> info(base::TaskId) const override { return {}; }
   std::vector<sched::TemplateInfo> templates() const override { return {}; }
 
  private:
