@@ -69,7 +69,7 @@ bool TemplateRegistry::ready(base::TemplateId id) const {
   return e != nullptr && e->fsm.state() == ZygoteState::ready;
 }
 
-base::Status TemplateRegistry::accepts(base::TemplateId id) const {
+base::Status TemplateRegistry::accepts(base::TemplateId id, uint64_t now_ns) const {
   const Entry* e = entry(id);
   if (e == nullptr) return base::fail(base::Code::notFound, "there is no such template");
   if (e->spec.image_digest.empty())
@@ -79,10 +79,13 @@ base::Status TemplateRegistry::accepts(base::TemplateId id) const {
                           : e->spec.missing_image_text,
                       "Build it with `mayfly image build " + e->spec.name +
                           "` and start the daemon again.");
-  if (e->fsm.state() == ZygoteState::unhealthy)
+  if (e->fsm.state() == ZygoteState::unhealthy) {
+    uint64_t due_ns = std::max(e->fsm.due_ns(), now_ns);
     return base::fail(base::Code::unavailable,
                       "template '" + e->spec.name + "' is unhealthy: " + std::string(e->fsm.text()),
-                      "The daemon's log shows what its zygote said.");
+                      "The daemon's log shows what its zygote said.",
+                      static_cast<uint32_t>((due_ns - now_ns) / 1'000'000));
+  }
   if (e->fsm.state() == ZygoteState::retired)
     return base::fail(base::Code::unavailable, "template '" + e->spec.name + "' is being retired");
   return base::Unit{};

@@ -36,7 +36,7 @@ class TemplateRegistry {
   std::string_view stateText(base::TemplateId id) const;
   bool ready(base::TemplateId id) const;
   // Whether a task may be queued for it; the typed refusal if not.
-  base::Status accepts(base::TemplateId id) const;
+  base::Status accepts(base::TemplateId id, uint64_t now_ns) const;
   // Every template has been ready or has failed at least once.
   bool settled() const;
 

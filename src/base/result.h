@@ -30,6 +30,9 @@ enum class Code : uint16_t {
   internal = 11,          // a fault of Mayfly's own
 };
 
+// A bound that all clients share was met: when it may be another's turn.
+inline constexpr uint32_t kRetryMs = 100;
+
 std::string_view name(Code code);  // "invalidArgument" ...
 
 struct Error {
@@ -39,6 +42,8 @@ struct Error {
   int sys = 0;          // errno, where a system call failed
   uint32_t retry_after_ms = 0;  // not worth trying sooner; 0 where nothing is known
 
+  // The same call can succeed later.
+  bool retryable() const { return code == Code::resourceExhausted || code == Code::unavailable; }
   // Puts the reader's context in front: "cannot publish template 'python': ...".
   Error&& in(std::string_view context) && {
     message = std::string(context) + ": " + message;
@@ -51,8 +56,10 @@ using Result = tl::expected<T, Error>;
 using Unit = tl::monostate;
 using Status = Result<Unit>;
 
-inline tl::unexpected<Error> fail(Code code, std::string message, std::string advice = {}) {
-  return tl::unexpected<Error>(Error{code, std::move(message), std::move(advice), 0});
+inline tl::unexpected<Error> fail(Code code, std::string message, std::string advice = {},
+                                  uint32_t retry_after_ms = 0) {
+  return tl::unexpected<Error>(
+      Error{code, std::move(message), std::move(advice), 0, retry_after_ms});
 }
 inline tl::unexpected<Error> fail(Error error) { return tl::unexpected<Error>(std::move(error)); }
 

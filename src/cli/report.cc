@@ -119,6 +119,9 @@ std::string verdictLine(const TaskResult& r) {
 std::string errorText(const base::Error& error) {
   std::string text = "mayfly: " + printable(error.message, 2000) + "\n";
   if (!error.advice.empty()) text += "  " + printable(error.advice, 1000) + "\n";
+  if (error.retry_after_ms > 0)
+    text += fmt::format("  Not worth trying again before {}.\n",
+                        base::humanNanos(uint64_t{error.retry_after_ms} * 1'000'000));
   return text;
 }
 
@@ -126,7 +129,9 @@ std::string errorJson(const base::Error& error) {
   return dump({{"error",
                 {{"code", base::name(error.code)},
                  {"message", error.message},
-                 {"advice", error.advice}}}});
+                 {"advice", error.advice},
+                 {"retryable", error.retryable()},
+                 {"retryAfterMs", error.retry_after_ms}}}});
 }
 
 std::string resultJson(const TaskResult& r, std::string_view out, std::string_view err,

@@ -25,6 +25,10 @@ using sched::TaskState;
 using spawner::Event;
 using spawner::Kind;
 
+namespace {
+constexpr uint32_t kStartMs = 1'000;  // a daemon that is started anew answers about then
+}
+
 Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
                EngineWatcher& watcher)
     : io_(io),
@@ -62,7 +66,7 @@ void Engine::phase(const Task& t, Phase p) {
 base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                                           std::shared_ptr<sched::TaskListener> listener) {
   auto accepted = [&]() -> base::Result<base::TaskId> {
-    if (stopping_ != Stopping::no) return fail(Code::unavailable, "the daemon is stopping");
+    if (stopping_ != Stopping::no) return fail(Code::unavailable, "the daemon is stopping", "Connect anew when it is back.", kStartMs);
     base::TemplateId tmpl_id = 0;
     const pool::TemplateSpec* tmpl = registry_.find(spec.template_name, &tmpl_id);
     if (tmpl == nullptr)
@@ -70,7 +74,7 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                   "there is no template '" + base::printable(spec.template_name, 80) + "'",
                   "`mayfly templates` lists them.");
     MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
-    MAYFLY_CHECK(registry_.accepts(tmpl_id));
+    MAYFLY_CHECK(registry_.accepts(tmpl_id, monotonicNs()));
     MAYFLY_CHECK(ledger_.accepts(spec.owner));
     uint64_t held_bytes = sched::heldBytes(spec);
     if (input_held_bytes_ + held_bytes > options_.input_held_bytes_max)
@@ -78,7 +82,7 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                   "the daemon holds " + base::humanBytes(input_held_bytes_) +
                       " of input for waiting tasks and may hold " +
                       base::humanBytes(options_.input_held_bytes_max),
-                  "Try again later.");
+                  "Try again later.", base::kRetryMs);
     base::TaskId id = next_task_;
     MAYFLY_CHECK(admission_.enqueue(
         id, spec.owner, tmpl_id,
@@ -120,10 +124,11 @@ base::Status Engine::writeStdin(base::TaskId id, std::string data) {
   if (data.size() > t->input_left_bytes)
     return fail(Code::resourceExhausted,
                 "standard input goes beyond the task's input cap of " +
-                    base::humanBytes(t->machine.limits().input_bytes));
+                    base::humanBytes(t->machine.limits().input_bytes),
+                "Give the task a larger cap `input`.");
   if (input_held_bytes_ + data.size() > options_.input_held_bytes_max)
     return fail(Code::resourceExhausted, "the daemon holds too much input of waiting tasks",
-                "Try again later.");
+                "Try again later.", base::kRetryMs);
   t->input_left_bytes -= data.size();
   t->input_held_bytes += data.size();
   input_held_bytes_ += data.size();
@@ -337,7 +342,7 @@ void Engine::queueAgain(const TaskPtr& t) {
   armTimer(t);
   if (t->spec.owner == kOwn)
     return act(t, t->machine.stop(Cause::internal, "its box was lost", monotonicNs()));
-  if (auto accepted = registry_.accepts(t->tmpl); !accepted)
+  if (auto accepted = registry_.accepts(t->tmpl, monotonicNs()); !accepted)
     return act(t, t->machine.stop(Cause::internal, accepted.error().message, monotonicNs()));
   dispatch();
 }

@@ -30,7 +30,7 @@ void put(schema::Error::Builder out, const base::Error& error) {
   out.setCode(static_cast<schema::ErrorCode>(error.code));
   out.setMessage(text(error.message));
   out.setAdvice(text(error.advice));
-  out.setRetryable(error.code == Code::resourceExhausted || error.code == Code::unavailable);
+  out.setRetryable(error.retryable());
   out.setRetryAfterMs(error.retry_after_ms);
 }
 

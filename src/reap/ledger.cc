@@ -7,6 +7,10 @@
 
 namespace mayfly::reap {
 
+namespace {
+constexpr uint32_t kProofMs = 1'000;  // what is missing may be proven about then
+}
+
 void Ledger::opened(base::BoxId box, uint64_t now_ns) {
   boxes_[box] = Entry{0, 0, now_ns, 0, false};
 }
@@ -105,13 +109,13 @@ base::Status Ledger::accepts(sched::OwnerId owner) const {
     return base::fail(base::Code::unavailable,
                       "the host is not ready: " + std::to_string(quarantined_) +
                           " boxes are in quarantine, their receipts incomplete",
-                      "The daemon's log says what is missing.");
+                      "The daemon's log says what is missing.", kProofMs);
   auto of = quarantined_of_.find(owner);
   if (of != quarantined_of_.end() && of->second >= bounds_.boxes_per_owner_max)
     return base::fail(base::Code::resourceExhausted,
                       std::to_string(of->second) +
                           " boxes of this client are in quarantine, their receipts incomplete",
-                      "Try again when they are gone.");
+                      "Try again when they are gone.", kProofMs);
   return base::Unit{};
 }
 

@@ -16,8 +16,7 @@
 
 namespace mayfly::rpc {
 
-// A bound that all connections share was met: when it may be another's turn.
-inline constexpr uint32_t kRetryMs = 100;
+using base::kRetryMs;
 
 // A call that has not returned.
 class Call {

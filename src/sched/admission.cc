@@ -29,13 +29,13 @@ base::Status Admission::enqueue(base::TaskId task, OwnerId owner, base::Template
   if (queued_ >= budget_.queue_tasks_max)
     return base::fail(base::Code::resourceExhausted,
                       "the queue is full: " + std::to_string(queued_) + " tasks wait",
-                      "Try again later.");
+                      "Try again later.", base::kRetryMs);
   auto& line = lines_[owner];
   if (line.size() >= budget_.queue_tasks_per_owner_max)
     return base::fail(base::Code::resourceExhausted,
                       "this client has " + std::to_string(line.size()) +
                           " tasks waiting, as many as one may have",
-                      "Wait for some of them to end.");
+                      "Wait for some of them to end.", base::kRetryMs);
   if (line.empty()) ring_.push_back(owner);
   line.push_back(Waiting{task, tmpl, demand});
   owner_of_[task] = owner;

@@ -302,7 +302,7 @@ TEST(TemplateRegistry, TemplateWithoutImageIsRefusedWithAdvice) {
   EXPECT_EQ(r.state(*id), "missingImage");
   EXPECT_TRUE(r.due(1).empty());
   EXPECT_TRUE(r.settled());
-  auto refused = r.accepts(*id);
+  auto refused = r.accepts(*id, 1);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, base::Code::failedPrecondition);
   EXPECT_NE(refused.error().advice.find("mayfly image build python"), std::string::npos);
@@ -319,9 +319,14 @@ TEST(TemplateRegistry, BrokenTemplateLeavesTheOthersAlone) {
     r.onDied(a, now += 1, "crash");
     for (const Order& o : r.due(r.nextDue_ns())) EXPECT_EQ(o.id, a);
   }
-  EXPECT_FALSE(r.accepts(a) && r.state(a) == "ready");
+  // The last round was the try after the pause; it fails too.
+  r.onDied(a, now += 1, "crash");
+  auto refused = r.accepts(a, now);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, base::Code::unavailable);
+  EXPECT_EQ(refused.error().retry_after_ms, kProbeAfter_ns / 1'000'000);
   EXPECT_TRUE(r.ready(b));
-  EXPECT_TRUE(r.accepts(b));
+  EXPECT_TRUE(r.accepts(b, now));
   EXPECT_TRUE(r.settled());
 }
 
