@@ -448,14 +448,27 @@ def attempt(daemon):
 @pytest.mark.parametrize("parked_max", [0, 64])
 @pytest.mark.parametrize("word", ["/usr/lib/mayfly/zygote.py", "mayfly-maker maker", "mayfly-maker pid1"])
 def test_tasks_whose_box_was_in_the_making_lose_only_time(daemons, word, parked_max):
-    """Killed in the middle of a crowd, twice: every task that did not run yet gets another box."""
+    """Killed while a crowd's boxes are held in their making, and amid it: who did not run yet gets another box."""
     daemon = daemons(templates=("python",), config=f"parked_max = {parked_max}\n")
-    for _ in range(2):
+    for held in (True, False):
         await_that(lambda: attempt(daemon), "the template is ready")
         victim = template_process(daemon, word.split()[0], number_1="pid1" in word)
+        makers = hold([template_process(daemon, name) for name in ("/usr/lib/mayfly/zygote.py", "mayfly-maker")])
+        if held:
+            for _, fd in makers:
+                signal.pidfd_send_signal(fd, signal.SIGSTOP)
         crowd = [daemon.cli.start("run", "--json", "-c", "print(6*7)") for _ in range(12)]
-        await_that(lambda: tasks(daemon), "the crowd is coming")
+        if held and not parked_max:
+            await_that(lambda: any(t["state"] == "making" for t in tasks(daemon)), "a box is in the making")
+        else:
+            await_that(lambda: tasks(daemon) or any(c.poll() is not None for c in crowd), "the crowd is there")
         os.kill(victim, signal.SIGKILL)
+        for _, fd in makers:
+            try:
+                signal.pidfd_send_signal(fd, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+            os.close(fd)
         for task in crowd:
             result = json.loads(task.communicate(timeout=SECONDS_MAX)[0])
             shown = json.dumps(result) + daemon.said()
