@@ -318,8 +318,10 @@ Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const Cgroup
 
 bool isServing(const Template& t) {
   if (t.retiring || !t.pid1 || !t.maker || !t.zygote) return false;
-  pollfd ended[] = {{t.pid1.get(), POLLIN, 0}, {t.maker.get(), POLLIN, 0}, {t.zygote.get(), POLLIN, 0}};
-  return ::poll(ended, 3, 0) == 0;
+  // A process that dies closes its channel before its pidfd tells its end.
+  pollfd ended[] = {{t.pid1.get(), POLLIN, 0}, {t.maker.get(), POLLIN, 0}, {t.zygote.get(), POLLIN, 0},
+                    {t.maker_channel.get(), 0, 0}, {t.zygote_channel.get(), 0, 0}};
+  return ::poll(ended, std::size(ended), 0) == 0;
 }
 
 void killTemplate(Template& t, bool pid1) {
