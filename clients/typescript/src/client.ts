@@ -4,12 +4,13 @@ import { connect as connectSocket } from "node:net";
 import type { Socket } from "node:net";
 
 import { call, settled } from "./calls.js";
+import type { Answer } from "./calls.js";
 import { blobInfoFrom, serverInfoFrom, taskInfoFrom, templateInfoFrom } from "./convert.js";
 import { withDeadline, within } from "./deadline.js";
 import type { CallOptions } from "./deadline.js";
 import { InvalidArgumentError, PermissionDeniedError, UnavailableError } from "./errors.js";
 import { sha256Of } from "./files.js";
-import type { BlobRef } from "./files.js";
+import type { BlobRef, UploadSource } from "./files.js";
 import { messageBytesMax, protocolVersion } from "./generated/constants.js";
 import * as schema from "./generated/mayfly.js";
 import { OutputStream, Sink } from "./output.js";
@@ -18,11 +19,10 @@ import { prepare } from "./prepare.js";
 import { TaskResult } from "./result.js";
 import type { BlobInfo, OutFile, ServerInfo, TaskInfo, TemplateInfo } from "./result.js";
 import { RpcConnection, RpcError } from "./rpc.js";
-import { checkSize, put } from "./spec.js";
+import { checkSize, put } from "./request.js";
 import type { TaskSpec } from "./spec.js";
 import { Task } from "./task.js";
 import { upload } from "./upload.js";
-import type { UploadSource } from "./upload.js";
 
 export const DEFAULT_SOCKET = "/run/mayfly/default.sock";
 
@@ -44,8 +44,8 @@ export interface SubmitOptions extends CallOptions, OutputHandlers {
 export interface RunOptions extends CallOptions, OutputHandlers {
   /** Throw TaskFailedError unless the verdict is `succeeded`. */
   check?: boolean | undefined;
-  /** Save what the task leaves in /task/out below this folder, instead of bringing its bytes. */
-  saveTo?: string | undefined;
+  /** Save what the task leaves in /task/out below this folder; see `Task.saveFiles`. */
+  out?: string | undefined;
 }
 
 /** Connects to the daemon. */
@@ -75,15 +75,14 @@ export class Client implements AsyncDisposable {
       const rpc = new RpcConnection(socket, messageBytesMax, over);
       try {
         const mayfly = rpc.bootstrap(schema.Mayfly);
-        const hello = await call(
-          "connect",
+        const hello = () =>
           mayfly.hello((params) => {
             params.client = options.clientName ?? "typescript";
             params.protocol = protocolVersion;
-          }),
-          { signal },
-        );
-        return new Client(rpc, mayfly, serverInfoFrom(hello.info), callTimeoutMs, closed);
+          });
+        const server = serverInfoFrom((await call("connect", hello(), { signal })).info);
+        keepAlive(server.bounds.connectionIdleMs, hello, closed);
+        return new Client(rpc, mayfly, server, callTimeoutMs, closed);
       } catch (error) {
         rpc.end(new RpcError("disconnected", "this client gave up"));
         throw error;
@@ -109,7 +108,7 @@ export class Client implements AsyncDisposable {
   /** Runs a task and gives its result. With `collect`, the files in it have their bytes. */
   async run(spec: TaskSpec, options: RunOptions = {}): Promise<TaskResult> {
     return withDeadline("run", options, async (signal) => {
-      const collect = spec.collect === true || options.saveTo !== undefined;
+      const collect = spec.collect === true || options.out !== undefined;
       const task = await this.submit(
         { ...spec, collect },
         { signal, onOutput: options.onOutput, onStarted: options.onStarted },
@@ -117,15 +116,13 @@ export class Client implements AsyncDisposable {
       let result: TaskResult;
       try {
         result = await task.wait({ signal });
-        if (options.saveTo !== undefined)
+        if (collect)
           result = new TaskResult({
             ...result,
-            saved: await task.saveFiles(options.saveTo, { signal }),
-          });
-        else if (collect)
-          result = new TaskResult({
-            ...result,
-            files: await readAll(task, result.files, signal),
+            outFiles:
+              options.out === undefined
+                ? await readAll(task, result.outFiles, signal)
+                : await task.saveFiles(options.out, { signal }),
           });
       } finally {
         // Not waited for: a daemon that hangs would hide what is thrown here.
@@ -141,7 +138,9 @@ export class Client implements AsyncDisposable {
     const live = checkOutput(spec, options);
     return withDeadline("submit", options, async (signal) => {
       const [prepared, later] = await prepare(spec, (file) =>
-        this.upload(file.local === undefined ? (file.data ?? "") : { path: file.local }, { signal }),
+        this.upload(file.local === undefined ? (file.data ?? "") : { path: file.local }, {
+          signal,
+        }),
       );
       const bytes = checkSize(prepared);
       signal.throwIfAborted();
@@ -183,7 +182,10 @@ export class Client implements AsyncDisposable {
    * A detached task of this user, by the key it was submitted with, or by its id. Closing it
    * forgets it for everybody.
    */
-  async find(by: { key: string } | { id: number | bigint }, options: CallOptions = {}): Promise<Task> {
+  async find(
+    by: { key: string } | { id: number | bigint },
+    options: CallOptions = {},
+  ): Promise<Task> {
     const answer = await call(
       "find",
       this.mayfly.find((params) => {
@@ -218,7 +220,11 @@ export class Client implements AsyncDisposable {
   /** Ends any task, of any client, as `cancelled`. Returns when the end is decided. */
   async kill(id: number | bigint, options: CallOptions = {}): Promise<void> {
     const wanted = BigInt(id);
-    await call("kill", this.mayfly.kill((params) => (params.id = wanted)), this.patience(options));
+    await call(
+      "kill",
+      this.mayfly.kill((params) => (params.id = wanted)),
+      this.patience(options),
+    );
   }
 
   /**
@@ -269,7 +275,9 @@ export class Client implements AsyncDisposable {
 function checkOutput(spec: TaskSpec, options: SubmitOptions): boolean {
   const stream = options.stream === true;
   if (stream && options.onOutput !== undefined)
-    throw new InvalidArgumentError("submit: the output goes to `stream` or to `onOutput`, not both");
+    throw new InvalidArgumentError(
+      "submit: the output goes to `stream` or to `onOutput`, not both",
+    );
   const live = stream || options.onOutput !== undefined;
   if (options.onStarted !== undefined && !live)
     throw new InvalidArgumentError("submit: `onStarted` comes with live output", {
@@ -291,6 +299,21 @@ async function readAll(
   for (const file of files)
     all.push(file.skipped === "" ? { ...file, data: await task.readFile(file, { signal }) } : file);
   return all;
+}
+
+// The daemon closes a connection on which nothing happens; an open client stays usable. This alone
+// does not keep the process alive.
+function keepAlive(idleMs: number, say: () => Answer<unknown>, closed: Promise<void>): void {
+  if (idleMs === 0) return;
+  const timer = setInterval(
+    () =>
+      void say()
+        .promise()
+        .catch(() => {}),
+    idleMs / 3,
+  );
+  timer.unref();
+  void closed.then(() => clearInterval(timer));
 }
 
 function openSocket(path: string, signal: AbortSignal): Promise<Socket> {

@@ -3,22 +3,44 @@
 import type * as schema from "./generated/mayfly.js";
 import { TaskResult } from "./result.js";
 import type {
-  BlobInfo, Limits, OutFile, Phases, Receipt, ServerInfo, TaskInfo, TemplateInfo, Usage, Verdict,
+  BlobInfo,
+  Limits,
+  OutFile,
+  Phases,
+  Receipt,
+  ServerInfo,
+  TaskInfo,
+  TemplateInfo,
+  Usage,
+  Verdict,
 } from "./result.js";
 
 // In the schema's order.
 const VERDICTS: readonly Verdict[] = [
-  "succeeded", "failed", "signaled", "wallTime", "cpuTime", "memory", "processes", "output", "disk",
-  "cancelled", "clientGone", "daemonStopping", "internal",
+  "succeeded",
+  "failed",
+  "signaled",
+  "wallTime",
+  "cpuTime",
+  "memory",
+  "processes",
+  "output",
+  "disk",
+  "cancelled",
+  "clientGone",
+  "daemonStopping",
+  "internal",
 ];
 
-/** Bytes fit to be printed: control characters, and all beyond ASCII in what is not UTF-8, as \xNN. */
+/** Bytes fit to be printed: control characters, and what is no UTF-8, as \xNN. */
 export function printable(bytes: Uint8Array): string {
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
-    return Array.from(bytes, (b) => (b < 0x20 || b > 0x7e ? hexByte(b) : String.fromCharCode(b))).join("");
+    return Array.from(bytes, (b) =>
+      b < 0x20 || b > 0x7e ? hexByte(b) : String.fromCharCode(b),
+    ).join("");
   }
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (char) =>
     Array.from(new TextEncoder().encode(char), hexByte).join(""),
@@ -122,9 +144,8 @@ export function resultFrom(r: schema.TaskResult): TaskResult {
     stderrBytes: copy(r.stderr),
     stdoutTruncated: r.stdoutTruncated,
     stderrTruncated: r.stderrTruncated,
-    files: r.outFiles.toArray().map(fileFrom),
-    filesNote: r.outFilesNote,
-    saved: [],
+    outFiles: r.outFiles.toArray().map(fileFrom),
+    outFilesNote: r.outFilesNote,
   });
 }
 
@@ -152,6 +173,7 @@ export function templateInfoFrom(t: schema.TemplateInfo): TemplateInfo {
     defaults: limitsFrom(t.defaults),
     maximum: limitsFrom(t.maximum),
     boxes: t.boxes,
+    parked: t.parked,
   };
 }
 
@@ -187,6 +209,9 @@ export function serverInfoFrom(s: schema.ServerInfo): ServerInfo {
       blobTtlMs: b.blobTtlMs,
       connectionIdleMs: b.connectionIdleMs,
       messageMsMax: b.messageMsMax,
+      inFlightBytesMax: Number(b.inFlightBytesMax),
+      outputHeldBytesMax: Number(b.outputHeldBytesMax),
+      handlesPerConnectionMax: b.handlesPerConnectionMax,
     },
   };
 }

@@ -12,7 +12,7 @@ export interface CallOptions {
 
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
-// One listener a signal, whatever the number of calls that it may abort: Node warns of more than 10.
+// One listener a signal, however many calls it may abort: Node warns of more than 10.
 const waiting = new WeakMap<AbortSignal, Set<() => void>>();
 
 // Calls `then` when the signal is aborted, until the function that it gives is called.

@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 import { printable } from "./convert.js";
 import { InvalidArgumentError, MayflyError } from "./errors.js";
 import type { OutFile } from "./result.js";
-import { checkBytes } from "./spec.js";
+import { checkBytes, checkText } from "./request.js";
 
 /** Bytes that the daemon keeps for this user's tasks: what `Client.upload` gives. */
 export interface BlobRef {
@@ -20,6 +20,9 @@ export interface BlobRef {
   readonly sha256: string;
   readonly sizeBytes: number;
 }
+
+/** What can be uploaded: text, bytes, or a local file. */
+export type UploadSource = string | Uint8Array | URL | { path: string | URL };
 
 /** Where an input file comes from. `mode`: permission bits; else the local file's, or 0644. */
 export type FileSource =
@@ -53,15 +56,22 @@ export async function planFiles(
 ): Promise<PlannedFile[]> {
   if (Array.isArray(files))
     return Promise.all(
-      (files as (string | URL)[]).map((path) => planLocal(basename(localPath(path)), path, undefined)),
+      (files as (string | URL)[]).map((path) =>
+        planLocal(basename(localPath(path)), path, undefined),
+      ),
     );
-  return Promise.all(Object.entries(files).map(([path, source]) => planFile(path, source)));
+  return Promise.all(
+    Object.entries(files).map(([path, source]) =>
+      planFile(checkText("files: a path", path), source),
+    ),
+  );
 }
 
 async function planFile(path: string, source: FileSource): Promise<PlannedFile> {
   if (source instanceof URL) return planLocal(path, source, undefined);
   if (typeof source === "string" || source instanceof Uint8Array)
     return planData(path, source, undefined);
+  if (typeof source !== "object" || source === null) throw unknownSource(path);
   if ("path" in source) return planLocal(path, source.path, source.mode);
   if ("blob" in source) {
     const { blob } = source;
@@ -73,8 +83,11 @@ async function planFile(path: string, source: FileSource): Promise<PlannedFile> 
     };
   }
   if ("data" in source) return planData(path, source.data, source.mode);
-  throw new InvalidArgumentError(`files: '${path}' is neither text, bytes, a path nor a blob`);
+  throw unknownSource(path);
 }
+
+const unknownSource = (path: string): InvalidArgumentError =>
+  new InvalidArgumentError(`files: '${path}' is neither text, bytes, a path nor a blob`);
 
 function planData(path: string, data: string | Uint8Array, mode: number | undefined): PlannedFile {
   const bytes = checkBytes(`files: '${path}'`, data);
@@ -132,14 +145,6 @@ export async function readPlanned(local: string, sizeBytes: number): Promise<Uin
 }
 
 // --- out -----------------------------------------------------------------------------------
-
-/** What became of one file of the result's `files`, at the same index. */
-export interface SavedFile {
-  /** Where it lies now; empty where it was not saved. */
-  readonly path: string;
-  /** Why it was not saved; empty where it was. */
-  readonly whyNot: string;
-}
 
 const DEPTH_MAX = 32;
 const PATH_BYTES_MAX = 4000;
@@ -229,22 +234,23 @@ export async function saveAll(
   dir: string,
   files: readonly OutFile[],
   read: (file: OutFile) => AsyncIterable<Uint8Array>,
-): Promise<SavedFile[]> {
+  signal: AbortSignal | undefined,
+): Promise<OutFile[]> {
   await mkdir(dir, { recursive: true });
   const top = await open(dir, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
-    const all: SavedFile[] = [];
+    const all: OutFile[] = [];
     for (const file of files) {
       if (file.skipped !== "") {
-        all.push({ path: "", whyNot: file.skipped });
+        all.push({ ...file, notSaved: file.skipped });
         continue;
       }
       try {
         await writeBelow(top, file.path, file.mode, read(file));
-        all.push({ path: join(dir, file.name), whyNot: "" });
+        all.push({ ...file, saved: join(dir, file.name) });
       } catch (error) {
-        if (error instanceof MayflyError) throw error;
-        all.push({ path: "", whyNot: error instanceof Error ? error.message : String(error) });
+        if (error instanceof MayflyError || error === signal?.reason) throw error;
+        all.push({ ...file, notSaved: error instanceof Error ? error.message : String(error) });
       }
     }
     return all;

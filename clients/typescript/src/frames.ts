@@ -11,21 +11,20 @@ export class FrameReader {
 
   constructor(private readonly messageBytesMax: number) {}
 
-  /** Takes what was read; gives the messages that are whole now. Throws at a broken or large one. */
+  /** Takes what was read; gives the messages that are whole now. Throws at one too large. */
   *push(chunk: Uint8Array): Generator<Uint8Array> {
     this.chunks.push(chunk);
     this.bytes += chunk.byteLength;
     while (this.bytes >= this.needed) {
       const all = this.joined();
-      const total = sizeOf(all, this.messageBytesMax);
-      if (total.bytes > all.byteLength) {
-        this.needed = total.bytes;
-        continue;
-      }
-      this.chunks = [all.subarray(total.bytes)];
-      this.bytes = all.byteLength - total.bytes;
+      this.needed = sizeOf(all, this.messageBytesMax);
+      if (this.needed > all.byteLength) continue;
+      const message = all.subarray(0, this.needed);
+      const rest = all.subarray(this.needed);
+      this.chunks = rest.byteLength > 0 ? [rest] : [];
+      this.bytes = rest.byteLength;
       this.needed = 8;
-      yield all.subarray(0, total.bytes);
+      yield message;
     }
   }
 
@@ -44,14 +43,14 @@ export class FrameReader {
 }
 
 // What `start` tells: the whole message's size, or the table's where that is not all there.
-function sizeOf(start: Uint8Array, messageBytesMax: number): { bytes: number } {
+function sizeOf(start: Uint8Array, messageBytesMax: number): number {
   const view = new DataView(start.buffer, start.byteOffset, start.byteLength);
   const segments = view.getUint32(0, true) + 1;
   if (segments > SEGMENTS_MAX) throw new Error(`a message of ${segments} segments`);
   const table = (4 + 4 * segments + 7) & ~7;
-  if (start.byteLength < table) return { bytes: table };
+  if (start.byteLength < table) return table;
   let bytes = table;
   for (let i = 0; i < segments; ++i) bytes += 8 * view.getUint32(4 + 4 * i, true);
   if (bytes > messageBytesMax + table) throw new Error(`a message of ${bytes} bytes`);
-  return { bytes };
+  return bytes;
 }

@@ -8,7 +8,7 @@ export { Client, connect, DEFAULT_SOCKET } from "./client.js";
 export type { ConnectOptions, RunOptions, SubmitOptions } from "./client.js";
 export type { CallOptions } from "./deadline.js";
 export * from "./errors.js";
-export type { BlobRef, FileSource, SavedFile } from "./files.js";
+export type { BlobRef, FileSource, UploadSource } from "./files.js";
 export { OutputStream } from "./output.js";
 export type { OutputChunk, OutputHandlers, StreamName } from "./output.js";
 export { TaskResult } from "./result.js";
@@ -28,4 +28,3 @@ export type {
 export type { Code, Detach, LimitWishes, Script, StdinSource, TaskSpec } from "./spec.js";
 export { Task } from "./task.js";
 export type { Cores, Duration, Size } from "./units.js";
-export type { UploadSource } from "./upload.js";

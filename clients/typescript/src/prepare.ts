@@ -8,8 +8,17 @@ import { InvalidArgumentError } from "./errors.js";
 import { localPath, planFiles, readPlanned, sha256Of } from "./files.js";
 import type { BlobRef, PlannedFile } from "./files.js";
 import { chunkBytesMax, messageBytesMax } from "./generated/constants.js";
-import { bareBytes, checkBytes, fileBytes, limitsFrom, prepareWords, seedFrom } from "./spec.js";
-import type { Prepared, StdinSource, TaskSpec } from "./spec.js";
+import {
+  bareBytes,
+  checkBytes,
+  checkText,
+  fileBytes,
+  limitsFrom,
+  prepareWords,
+  seedFrom,
+} from "./request.js";
+import type { Prepared } from "./request.js";
+import type { StdinSource, TaskSpec } from "./spec.js";
 import { parseMs } from "./units.js";
 
 const NOTHING = new Uint8Array(0);
@@ -27,7 +36,7 @@ export async function prepare(
   const detach = spec.detach;
   const [stdinData, later] = splitStdin(spec);
   const bare: Omit<Prepared, "files"> = {
-    template: spec.template ?? "python",
+    template: checkText("template", spec.template ?? "python"),
     ...(await codeOf(spec)),
     ...prepareWords(spec),
     stdinData,
@@ -36,7 +45,7 @@ export async function prepare(
     seed: seedFrom(spec.seed),
     collect: spec.collect ?? false,
     leaseMs: detach === undefined ? 0 : Number(parseMs("detach.lease", detach.lease, 32n)),
-    key: detach?.key ?? "",
+    key: checkText("detach.key", detach?.key ?? ""),
   };
   if (detach !== undefined && bare.leaseMs === 0)
     throw new InvalidArgumentError("detach.lease is 0: the result would be kept for no time");
@@ -46,18 +55,18 @@ export async function prepare(
 }
 
 async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | "code">> {
-  const named = (["code", "script", "program", "command"] as const).filter(
-    (name) => spec[name] !== undefined,
-  );
+  const named = (["code", "script", "command"] as const).filter((name) => spec[name] !== undefined);
   if (named.length !== 1)
     throw new InvalidArgumentError(
       `the task names ${named.length === 0 ? "nothing to run" : named.join(" and ")}`,
-      { advice: "Name one of code, script, program and command." },
+      { advice: "Name one of code, script and command." },
     );
-  if (spec.code !== undefined)
-    return { kind: "string", name: "", code: checkBytes("code", spec.code) };
-  if (spec.program !== undefined)
-    return { kind: "stdin", name: "", code: checkBytes("program", spec.program) };
+  if (spec.code !== undefined) {
+    const { via = "string" } = spec;
+    if (via !== "string" && via !== "stdin")
+      throw new InvalidArgumentError(`via: '${String(via)}' is neither "string" nor "stdin"`);
+    return { kind: via, name: "", code: checkBytes("code", spec.code) };
+  }
   if (spec.command !== undefined) return { kind: "command", name: "", code: NOTHING };
   const script = spec.script;
   if (typeof script === "string" || script instanceof URL) {
@@ -67,7 +76,11 @@ async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | 
       throw new InvalidArgumentError(`script: '${path}' has ${size} bytes`);
     return { kind: "file", name: basename(path), code: await readFile(path) };
   }
-  return { kind: "file", name: String(script?.name), code: checkBytes("script.text", script?.text) };
+  return {
+    kind: "file",
+    name: checkText("script.name", script?.name),
+    code: checkBytes("script.text", script?.text),
+  };
 }
 
 // What is short, or of a detached task, comes with the request; the rest is fed as it is taken.
@@ -76,6 +89,10 @@ function splitStdin(spec: TaskSpec): [Uint8Array, Later] {
   const { stdin } = spec;
   if (stdin === undefined) return [NOTHING, { stdin: undefined, keepOpen }];
   const whole = typeof stdin === "string" || stdin instanceof Uint8Array;
+  const fed =
+    typeof stdin === "object" && (Symbol.asyncIterator in stdin || Symbol.iterator in stdin);
+  if (!whole && !fed)
+    throw new InvalidArgumentError("stdin is neither text, bytes nor a source of them");
   if (spec.detach !== undefined && !whole)
     throw new InvalidArgumentError("the stdin of a detached task must be a string or bytes", {
       advice: "It goes with the request: nobody may be there to feed it later.",
@@ -105,6 +122,7 @@ async function fit(
     if (largest === undefined) break; // the names alone are too many: the size check says so
     bytes -= largest.sizeBytes;
     largest.blob = sha256Of(await uploadFile(largest));
+    delete largest.data;
   }
   for (const file of inline)
     if (file.local !== undefined) file.data = await readPlanned(file.local, file.sizeBytes);

@@ -5,7 +5,6 @@
 // the host's monotonic clock in ns passes 2^53 after 104 days of uptime. 0n means "did not happen".
 
 import { TaskFailedError } from "./errors.js";
-import type { SavedFile } from "./files.js";
 
 /** How a task ended. The kernel says it; nothing that runs in the box can forge it. */
 export type Verdict =
@@ -26,7 +25,12 @@ export type Verdict =
   | "unknown";
 
 const CAPS: ReadonlySet<Verdict> = new Set<Verdict>([
-  "wallTime", "cpuTime", "memory", "processes", "output", "disk",
+  "wallTime",
+  "cpuTime",
+  "memory",
+  "processes",
+  "output",
+  "disk",
 ]);
 
 /** Caps that were in force, or a template's defaults and maxima. */
@@ -99,8 +103,12 @@ export interface OutFile {
   readonly mode: number;
   /** Why the daemon did not collect it ("symbolic link"...); empty when it did. */
   readonly skipped: string;
-  /** Its bytes, where `run` collected it. */
+  /** Its bytes, where `run` brought them. */
   readonly data?: Uint8Array;
+  /** Where it was saved. */
+  readonly saved?: string;
+  /** Why it was not saved, though that was asked for. */
+  readonly notSaved?: string;
 }
 
 export interface TaskInfo {
@@ -114,7 +122,7 @@ export interface TaskInfo {
   readonly nowNs: bigint;
   /** Of the box's init; 0 where there is none. */
   readonly pidHost: number;
-  /** Of this connection. */
+  /** Of this connection, or detached and of this user. */
   readonly yours: boolean;
 }
 
@@ -132,6 +140,8 @@ export interface TemplateInfo {
   readonly maximum: Limits;
   /** Boxes alive now. */
   readonly boxes: number;
+  /** Of them: with a clone that is ready for a task. */
+  readonly parked: number;
 }
 
 export interface BlobInfo {
@@ -161,6 +171,11 @@ export interface Bounds {
   readonly blobTtlMs: number;
   readonly connectionIdleMs: number;
   readonly messageMsMax: number;
+  /** Of all connections' requests. */
+  readonly inFlightBytesMax: number;
+  /** Of all tasks that are not closed. */
+  readonly outputHeldBytesMax: number;
+  readonly handlesPerConnectionMax: number;
 }
 
 export interface ServerInfo {
@@ -194,11 +209,9 @@ export class TaskResult {
   /** More came than was captured. */
   declare readonly stdoutTruncated: boolean;
   declare readonly stderrTruncated: boolean;
-  declare readonly files: readonly OutFile[];
+  declare readonly outFiles: readonly OutFile[];
   /** Why the collection of files is not whole; empty when it is. */
-  declare readonly filesNote: string;
-  /** Where `run` saved the files, or why it did not; by `files`' order. */
-  declare readonly saved: readonly SavedFile[];
+  declare readonly outFilesNote: string;
 
   /** @internal */
   constructor(fields: ResultFields) {
@@ -232,13 +245,13 @@ export class TaskResult {
 
   /** For JSON.stringify: bigints as numbers, output as text, files without their bytes. */
   toJSON(): Record<string, unknown> {
-    const { stdoutBytes: _out, stderrBytes: _err, files, ...plain } = this;
-    const listed = files.map(({ path: _path, data: _data, ...file }) => file);
+    const { stdoutBytes: _out, stderrBytes: _err, outFiles, ...plain } = this;
+    const listed = outFiles.map(({ path: _path, data: _data, ...file }) => file);
     return numbered({
       ...plain,
       stdout: this.stdout,
       stderr: this.stderr,
-      files: listed,
+      outFiles: listed,
     }) as Record<string, unknown>;
   }
 }

@@ -13,11 +13,13 @@
 //   Finish         of a call of ours released exports by a wrong number: it releases none
 //   unknown calls  are answered in a way that ends the connection: they get an exception
 //   rejections     of promises that nobody holds end the process: they are marked as seen
-//   older structs  in results have fields missing, and reading those throws: they are grown
+//   older structs  in results have fields missing, or there is none, and reading throws: they grow
+//                  (and `resize`, which does that, turns capabilities into nothing: put back)
+//   copies         of a whole message at each growth: `reserve` makes room before
 //
 // It works on capnp-es's internals, so package.json names its version exactly.
 
-import { Conn, Message, Registry, utils } from "capnp-es";
+import { Conn, Message, ObjectSize, PointerType, Registry, utils } from "capnp-es";
 import type { Client as Capability, Method, Struct } from "capnp-es";
 import {
   Exception_Type as ExceptionType,
@@ -123,7 +125,9 @@ export class RpcConnection extends Conn {
   }
 
   override shutdown(error?: Error): void {
-    this.end(error instanceof RpcError ? error : new RpcError("disconnected", error?.message ?? ""));
+    this.end(
+      error instanceof RpcError ? error : new RpcError("disconnected", error?.message ?? ""),
+    );
   }
 
   override newQuestion<P extends Struct, R extends Struct>(
@@ -171,7 +175,10 @@ export class RpcConnection extends Conn {
         keep = true;
         this.populateMessageCapTable(answer.results);
         const { content } = answer.results;
-        if (question.method !== undefined) grow(new question.method.ResultsClass(content.segment, content.byteOffset));
+        if (question.method !== undefined) {
+          const { ResultsClass } = question.method;
+          grow(new ResultsClass(content.segment, content.byteOffset), ResultsClass._capnp.size);
+        }
         question.fulfill(content);
         break;
       }
@@ -223,21 +230,31 @@ export class RpcConnection extends Conn {
   }
 }
 
-function settle(
-  question: { state: number; reject(error: Error): void },
-  reason: RpcError,
-): void {
+function settle(question: { state: number; reject(error: Error): void }, reason: RpcError): void {
   const IN_PROGRESS = 0;
   if (question.state === IN_PROGRESS) question.reject(reason);
 }
 
-// What an older daemon sends lacks the newer fields: room for their defaults is made.
-function grow(struct: Struct): void {
-  if (utils.isNull(struct)) return;
-  const want = (struct.constructor as typeof Struct & { _capnp: { size: { dataByteLength: number; pointerLength: number } } })._capnp.size;
+// What an older daemon sends lacks the newer fields, and an answer that says nothing is null: room
+// for the defaults is made.
+function grow(struct: Struct, want: ObjectSize): void {
   const have = utils.getTargetStructSize(struct);
-  if (have.dataByteLength < want.dataByteLength || have.pointerLength < want.pointerLength)
-    utils.resize(want as Parameters<typeof utils.resize>[0], struct);
+  if (have.dataByteLength >= want.dataByteLength && have.pointerLength >= want.pointerLength)
+    return;
+  const capabilities: [index: number, id: number][] = [];
+  for (let i = 0; i < have.pointerLength; ++i) {
+    const pointer = utils.getPointer(i, struct);
+    if (utils.getPointerType(pointer) === PointerType.OTHER)
+      capabilities.push([i, utils.getCapabilityId(pointer)]);
+  }
+  utils.resize(
+    new ObjectSize(
+      Math.max(have.dataByteLength, want.dataByteLength),
+      Math.max(have.pointerLength, want.pointerLength),
+    ),
+    struct,
+  );
+  for (const [i, id] of capabilities) utils.setInterfacePointer(id, utils.getPointer(i, struct));
 }
 
 /**

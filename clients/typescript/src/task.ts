@@ -1,20 +1,31 @@
 // One task: a handle on it, and on what it leaves.
 
+import { Readable } from "node:stream";
+
 import { call, settled, translated } from "./calls.js";
 import { resultFrom, taskInfoFrom } from "./convert.js";
 import { within } from "./deadline.js";
 import type { CallOptions } from "./deadline.js";
-import { CancelledError, FailedPreconditionError } from "./errors.js";
+import { DisconnectedError, FailedPreconditionError } from "./errors.js";
 import { saveAll } from "./files.js";
-import type { SavedFile } from "./files.js";
 import { chunkBytesMax } from "./generated/constants.js";
 import type * as schema from "./generated/mayfly.js";
 import type { OutputStream } from "./output.js";
 import type { OutFile, TaskInfo, TaskResult } from "./result.js";
-import { checkBytes } from "./spec.js";
+import { checkBytes } from "./request.js";
 import type { StdinSource } from "./spec.js";
 
 const STDIN_PIECE_BYTES = 256 << 10;
+
+type Pieces = AsyncIterator<string | Uint8Array> | Iterator<string | Uint8Array>;
+
+function iteratorOf(source: StdinSource): Pieces {
+  if (typeof source === "string" || source instanceof Uint8Array)
+    return [source][Symbol.iterator]();
+  return Symbol.asyncIterator in source
+    ? source[Symbol.asyncIterator]()
+    : source[Symbol.iterator]();
+}
 
 /** @internal */
 export interface TaskParts {
@@ -91,7 +102,11 @@ export class Task implements AsyncDisposable {
    */
   async writeStdin(data: string | Uint8Array, options: CallOptions = {}): Promise<void> {
     const bytes = checkBytes("stdin", data);
-    await within("writeStdin", this.inTurn(() => this.sendStdin(bytes)), options);
+    await within(
+      "writeStdin",
+      this.inTurn(() => this.sendStdin(bytes)),
+      options,
+    );
   }
 
   /** The task reads end-of-file after what was written. */
@@ -104,12 +119,12 @@ export class Task implements AsyncDisposable {
   }
 
   /** The bytes of a collected file, piece by piece. After `wait`. */
-  async *readPieces(
+  async *readChunks(
     file: OutFile | number,
     options: CallOptions = {},
   ): AsyncGenerator<Uint8Array, void, undefined> {
     const index = typeof file === "number" ? file : file.index;
-    for (let offset = 0n; ; ) {
+    for (let offset = 0n; ;) {
       const answer = await call(
         "readFile",
         this.remote("readFile").readFile((params) => {
@@ -131,7 +146,7 @@ export class Task implements AsyncDisposable {
   /** All bytes of a collected file. After `wait`. */
   async readFile(file: OutFile | number, options: CallOptions = {}): Promise<Uint8Array> {
     const pieces: Uint8Array[] = [];
-    for await (const piece of this.readPieces(file, options)) pieces.push(piece);
+    for await (const piece of this.readChunks(file, options)) pieces.push(piece);
     return Buffer.concat(pieces);
   }
 
@@ -139,9 +154,9 @@ export class Task implements AsyncDisposable {
    * Waits for the end, then saves the collected files below `dir`. The task has chosen their names:
    * they are written below `dir` only, never through a link, never over a link's target.
    */
-  async saveFiles(dir: string, options: CallOptions = {}): Promise<SavedFile[]> {
-    const { files } = await this.wait(options);
-    return saveAll(dir, files, (file) => this.readPieces(file, options));
+  async saveFiles(dir: string, options: CallOptions = {}): Promise<OutFile[]> {
+    const { outFiles } = await this.wait(options);
+    return saveAll(dir, outFiles, (file) => this.readChunks(file, options), options.signal);
   }
 
   /**
@@ -153,11 +168,13 @@ export class Task implements AsyncDisposable {
     if (remote === undefined) return;
     const answer = remote.close();
     this.release();
-    await within("close", answer.promise(), { timeoutMs: this.callTimeoutMs }).catch(
-      (error: unknown) => {
-        throw translated("close", error);
-      },
-    );
+    try {
+      await within("close", answer.promise(), { timeoutMs: this.callTimeoutMs });
+    } catch (error) {
+      // The end of the connection is the end of its tasks.
+      const why = translated("close", error);
+      if (!(why instanceof DisconnectedError) || this.detached) throw why;
+    }
   }
 
   /** Lets go of the handle. A detached task goes on; another one is closed. */
@@ -180,25 +197,30 @@ export class Task implements AsyncDisposable {
 
   /** Feeds stdin from a source, and closes it. @internal */
   async pump(source: StdinSource, keepOpen: boolean): Promise<void> {
+    const pieces = iteratorOf(source);
+    let over = false;
+    const stop = (): void => {
+      over = true;
+      // A stream's iterator would wait for the read that is under way.
+      if (source instanceof Readable) source.destroy();
+      Promise.resolve(pieces.return?.()).catch(() => {});
+    };
+    // A source that gives nothing must learn, too, that nobody wants it any more.
+    this.begin().then(stop, stop);
     try {
-      for await (const piece of typeof source === "string" ? [source] : source) {
-        const bytes = checkBytes("stdin", piece);
-        if (!(await this.taken(() => this.writeStdin(bytes)))) return;
+      for (;;) {
+        const next = await pieces.next();
+        if (over) return;
+        if (next.done === true) break;
+        await this.writeStdin(next.value);
       }
-      if (!keepOpen) await this.taken(() => this.closeStdin());
+      if (!keepOpen) await this.closeStdin();
     } catch (error) {
-      this.fail(error);
-    }
-  }
-
-  // false: the task reads no more, which is its own affair.
-  private async taken(write: () => Promise<void>): Promise<boolean> {
-    try {
-      await write();
-      return true;
-    } catch (error) {
-      if (error instanceof FailedPreconditionError || error instanceof CancelledError) return false;
-      throw error;
+      if (over) return;
+      stop();
+      // A task that reads no more, or is gone, is no fault of the source's.
+      if (!(error instanceof FailedPreconditionError || error instanceof DisconnectedError))
+        this.fail(error);
     }
   }
 

@@ -7,13 +7,10 @@ import { open } from "node:fs/promises";
 import { call } from "./calls.js";
 import type { CallOptions } from "./deadline.js";
 import { localPath } from "./files.js";
-import type { BlobRef } from "./files.js";
+import type { BlobRef, UploadSource } from "./files.js";
 import { chunkBytesMax } from "./generated/constants.js";
 import type * as schema from "./generated/mayfly.js";
-import { checkBytes } from "./spec.js";
-
-/** Text, bytes, or a local file. */
-export type UploadSource = string | Uint8Array | URL | { path: string | URL };
+import { checkBytes } from "./request.js";
 
 // Bytes that can be read twice: for the hash, and to be sent.
 interface Source {
@@ -58,8 +55,11 @@ async function sourceOf(from: UploadSource): Promise<Source> {
 const isPath = (from: UploadSource): from is { path: string | URL } =>
   typeof from === "object" && !(from instanceof Uint8Array) && "path" in from;
 
-async function* pieces(source: Source, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
-  for (let at = 0; at < source.sizeBytes; ) {
+async function* pieces(
+  source: Source,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < source.sizeBytes;) {
     signal?.throwIfAborted();
     const piece = await source.read(at, Math.min(chunkBytesMax, source.sizeBytes - at));
     if (piece.byteLength === 0) return; // it got shorter meanwhile: the daemon will say so
@@ -99,7 +99,10 @@ export async function upload(
       await call("upload", remote.finish(), options);
     } finally {
       // A finished one is not given up by this.
-      remote.close().promise().catch(() => {});
+      remote
+        .close()
+        .promise()
+        .catch(() => {});
       remote.client.close();
     }
     return blob;

@@ -1,0 +1,197 @@
+// A request for a task: checked values, and how they go into a message.
+
+import { InvalidArgumentError } from "./errors.js";
+import type { PlannedFile } from "./files.js";
+import { messageBytesMax } from "./generated/constants.js";
+import type * as schema from "./generated/mayfly.js";
+import { reserve } from "./rpc.js";
+import type { LimitWishes, TaskSpec } from "./spec.js";
+import { parseBytes, parseCoresMilli, parseCount, parseMs } from "./units.js";
+
+/** A TaskSpec, checked and in bytes. Files that are to be uploaded have their blob by then. */
+export interface Prepared {
+  template: string;
+  kind: "command" | "file" | "string" | "stdin";
+  name: string;
+  code: Uint8Array;
+  args: readonly string[];
+  env: readonly (readonly [string, string])[];
+  files: readonly PlannedFile[];
+  stdinData: Uint8Array;
+  stdinOpen: boolean;
+  limits: WireLimits;
+  seed: bigint | undefined;
+  collect: boolean;
+  leaseMs: number;
+  key: string;
+}
+
+interface WireLimits {
+  cpuMilli?: number;
+  cpuTimeMs?: bigint;
+  wallTimeMs?: bigint;
+  memoryBytes?: bigint;
+  processes?: number;
+  openFiles?: number;
+  fileSizeBytes?: bigint;
+  diskBytes?: bigint;
+  diskInodes?: bigint;
+  outputBytes?: bigint;
+  inputBytes?: bigint;
+  outFilesBytes?: bigint;
+  outFiles?: number;
+}
+
+export const bytesOf = (data: string | Uint8Array): Uint8Array =>
+  typeof data === "string" ? Buffer.from(data, "utf8") : data;
+
+/** Throws where it is neither text nor bytes: what comes from plain JavaScript is not checked. */
+export function checkBytes(name: string, data: unknown): Uint8Array {
+  if (typeof data === "string" || data instanceof Uint8Array) return bytesOf(data);
+  throw new InvalidArgumentError(`${name} is neither a string nor a Uint8Array`);
+}
+
+/** Text that UTF-8 can hold. */
+export function checkText(name: string, text: unknown): string {
+  if (typeof text !== "string") throw new InvalidArgumentError(`${name} is no string`);
+  if (/\p{Surrogate}/u.test(text))
+    throw new InvalidArgumentError(`${name} is no valid Unicode text`);
+  return text;
+}
+
+function words(name: string, list: unknown): readonly string[] {
+  if (!Array.isArray(list)) throw new InvalidArgumentError(`${name} is no list of strings`);
+  return list.map((word, i) => checkText(`${name}[${i}]`, word));
+}
+
+export function limitsFrom(wishes: LimitWishes): WireLimits {
+  const out: WireLimits = {};
+  const known: Record<keyof LimitWishes, (name: string, value: unknown) => void> = {
+    cpu: (n, v) => (out.cpuMilli = parseCoresMilli(n, v)),
+    cpuTime: (n, v) => (out.cpuTimeMs = parseMs(n, v)),
+    wallTime: (n, v) => (out.wallTimeMs = parseMs(n, v)),
+    memory: (n, v) => (out.memoryBytes = parseBytes(n, v)),
+    processes: (n, v) => (out.processes = Number(parseCount(n, v, 32n))),
+    openFiles: (n, v) => (out.openFiles = Number(parseCount(n, v, 32n))),
+    fileSize: (n, v) => (out.fileSizeBytes = parseBytes(n, v)),
+    disk: (n, v) => (out.diskBytes = parseBytes(n, v)),
+    diskInodes: (n, v) => (out.diskInodes = parseCount(n, v, 64n)),
+    output: (n, v) => (out.outputBytes = parseBytes(n, v)),
+    input: (n, v) => (out.inputBytes = parseBytes(n, v)),
+    outFilesSize: (n, v) => (out.outFilesBytes = parseBytes(n, v)),
+    outFiles: (n, v) => (out.outFiles = Number(parseCount(n, v, 32n))),
+  };
+  for (const [name, value] of Object.entries(wishes)) {
+    if (value === undefined) continue;
+    if (!Object.hasOwn(known, name))
+      throw new InvalidArgumentError(`limits.${name} is no cap`, {
+        advice: `There are ${Object.keys(known).join(", ")}.`,
+      });
+    known[name as keyof LimitWishes](`limits.${name}`, value);
+  }
+  return out;
+}
+
+export function seedFrom(seed: number | bigint | undefined): bigint | undefined {
+  if (seed === undefined) return undefined;
+  const whole = typeof seed === "bigint" || Number.isSafeInteger(seed) ? BigInt(seed) : -1n;
+  if (whole < 0n || whole >= 1n << 64n)
+    throw new InvalidArgumentError(`seed: ${seed} is not a whole number of 64 bits`);
+  return whole;
+}
+
+export function prepareWords(spec: TaskSpec): Pick<Prepared, "args" | "env"> {
+  const args = words("args", spec.args ?? []);
+  if (spec.command !== undefined && args.length > 0)
+    throw new InvalidArgumentError("args stand in `command` itself", {
+      advice: "Add them to its list.",
+    });
+  const env = Object.entries(spec.env ?? {});
+  for (const [name, value] of env) {
+    checkText("env: a name", name);
+    checkText(`env: the value of '${name}'`, value);
+  }
+  return { args: spec.command === undefined ? args : words("command", spec.command), env };
+}
+
+const TEXT_EXTRA = 24; // a text's pointer, its NUL and its padding
+const FILE_EXTRA = 96;
+
+const textBytes = (text: string): number => Buffer.byteLength(text) + TEXT_EXTRA;
+
+/** At least what the request takes without the files. */
+export function bareBytes(p: Omit<Prepared, "files">): number {
+  let bytes = 1024 + p.code.byteLength + p.stdinData.byteLength;
+  bytes += textBytes(p.template) + textBytes(p.name) + textBytes(p.key);
+  for (const arg of p.args) bytes += textBytes(arg);
+  for (const [name, value] of p.env) bytes += textBytes(name) + textBytes(value) + 16;
+  return bytes;
+}
+
+/** The same of one file, `data` bytes of it in the request. */
+export const fileBytes = (path: string, data: number): number =>
+  textBytes(path) + FILE_EXTRA + data;
+
+/** Puts it into a request; throws where a message cannot hold it. */
+export function checkSize(p: Prepared): number {
+  let bytes = bareBytes(p);
+  for (const file of p.files) bytes += fileBytes(file.path, file.data?.byteLength ?? 0);
+  if (bytes > messageBytesMax)
+    throw new InvalidArgumentError(
+      `the task with its code, arguments and small files has ${bytes} bytes; a request holds at ` +
+        `most ${messageBytesMax}`,
+      { advice: "Give large data as few large files, or on stdin: both go in pieces." },
+    );
+  return bytes;
+}
+
+export function put(params: schema.Mayfly_Submit$Params, p: Prepared, bytes: number): void {
+  reserve(params, bytes);
+  const spec = params._initSpec();
+  spec.template = p.template;
+  const code = spec.code;
+  switch (p.kind) {
+    case "command":
+      code.command = true;
+      break;
+    case "file": {
+      const file = code._initFile();
+      file.name = p.name;
+      file._initText(p.code.byteLength).copyBuffer(p.code);
+      break;
+    }
+    case "string":
+      code._initString(p.code.byteLength).copyBuffer(p.code);
+      break;
+    case "stdin":
+      code._initStdin(p.code.byteLength).copyBuffer(p.code);
+      break;
+  }
+  const args = spec._initArgs(p.args.length);
+  p.args.forEach((arg, i) => args.set(i, arg));
+  const env = spec._initEnv(p.env.length);
+  p.env.forEach(([name, value], i) => {
+    const entry = env.get(i);
+    entry.name = name;
+    entry.value = value;
+  });
+  const files = spec._initFiles(p.files.length);
+  p.files.forEach((from, i) => {
+    const file = files.get(i);
+    file.path = from.path;
+    file.mode = from.mode;
+    if (from.blob !== undefined) file._initBlob(from.blob.byteLength).copyBuffer(from.blob);
+    else if (from.data !== undefined) file._initData(from.data.byteLength).copyBuffer(from.data);
+  });
+  if (p.stdinData.byteLength > 0)
+    spec._initStdinData(p.stdinData.byteLength).copyBuffer(p.stdinData);
+  spec.stdinOpen = p.stdinOpen;
+  Object.assign(spec._initLimits(), p.limits);
+  if (p.seed !== undefined) spec.seed.value = p.seed;
+  spec.collectOutFiles = p.collect;
+  if (p.leaseMs > 0) {
+    const detach = spec._initDetach();
+    detach.leaseMs = p.leaseMs;
+    detach.key = p.key;
+  }
+}
