@@ -111,7 +111,8 @@ int main(int argc, char** argv) {
   uint64_t word = 0;
   if (::getrandom(&word, sizeof word, 0) == sizeof word)
     ::setenv("MAYFLY_CANARY", fmt::format("MAYFLY-CANARY-{:016x}", word).c_str(), 1);
-  if (s.template_dirs.empty()) s.template_dirs = config::defaultTemplateDirs(options.executable_dir);
+  s.base_dirs = config::defaultTemplateDirs(options.executable_dir);
+  if (s.template_dirs.empty()) s.template_dirs = s.base_dirs;
   spdlog::set_level(spdlog::level::from_str(s.log_level));
   auto code = app::run(std::move(options));
   return code ? *code : failed(code.error());

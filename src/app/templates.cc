@@ -19,7 +19,8 @@ const std::pair<const char*, const char*> kTaskEnvironment[] = {
 
 base::Result<Served> load(const config::Daemon& settings, const std::string& name,
                           std::string_view runtime_key) {
-  MAYFLY_TRY(config::Manifest manifest, config::findManifest(settings.template_dirs, name));
+  MAYFLY_TRY(config::Manifest manifest,
+             config::findManifest(settings.template_dirs, name, settings.base_dirs));
   Served s;
   s.spec = toSpec(manifest);
   auto found = image::findImage(settings.state_dir, name);
@@ -35,7 +36,8 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
   }
   if (!manifest.zygote.trial.empty()) {
     MAYFLY_TRY(s.spec.trial_code,
-               base::readSmallFile(base::FdView(AT_FDCWD), manifest.folder + "/" + manifest.zygote.trial,
+               base::readSmallFile(base::FdView(AT_FDCWD),
+                                   manifest.zygote.trial_folder + "/" + manifest.zygote.trial,
                                    pool::kTrialCodeBytesMax));
   }
   MAYFLY_TRY(s.seccomp, box::buildSeccomp({manifest.seccomp_allow, manifest.loopback}));

@@ -25,6 +25,7 @@ struct Daemon {
   std::string cache_dir = "/var/cache/mayfly";  // root trees that images are packed from
   std::string run_dir = "/run/mayfly";          // locks and sockets
   std::vector<std::string> template_dirs;       // empty: defaultTemplateDirs()
+  std::vector<std::string> base_dirs;           // where bases are looked for besides; no setting
   std::vector<std::string> templates;           // to serve; empty: every one whose image is built
   uint32_t boxes_max = 0;                       // alive at once; 0: derived from the host's limits
   uint32_t queue_max = 1'024;                   // accepted tasks that wait

@@ -4,13 +4,16 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/fd.h"
 #include "base/text.h"
 #include "config/limits.h"
+#include "config/packages.h"
 #include "config/reader.h"
 #include "config/units.h"
 
@@ -26,6 +29,7 @@ constexpr size_t kPreloadMax = 500;
 constexpr size_t kEnvMax = 64;
 constexpr size_t kSyscallsMax = 200;
 constexpr size_t kTemplatesMax = 64;
+constexpr size_t kBasesMax = 4;  // templates that stand upon each other
 
 bool all(std::string_view text, std::string_view allowed) {
   return text.find_first_not_of(allowed) == std::string_view::npos;
@@ -34,10 +38,6 @@ constexpr std::string_view kLower = "abcdefghijklmnopqrstuvwxyz";
 constexpr std::string_view kWord =
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
 
-bool isPackage(std::string_view s) {  // as Debian policy names them
-  return s.size() >= 2 && s.size() <= 100 && s.front() != '-' && s.front() != '.' &&
-         all(s, "abcdefghijklmnopqrstuvwxyz0123456789+-.");
-}
 // "a.b" as Python's, "A::B" as Perl's.
 bool isModule(std::string_view s) {
   return !s.empty() && s.size() <= 200 && s.front() != '.' && s.front() != ':' && s.back() != '.' &&
@@ -60,20 +60,40 @@ bool isPlainPath(std::string_view path, bool absolute) {
   }
 }
 
-void readImage(Reader::Table t, ImageRecipe& out) {
-  if (!t.present()) return;
-  t.string("suite", out.suite);
-  if (out.suite.empty() || !all(out.suite, kLower))
-    t.complain("suite", "must be the code name of a Debian release, e.g. \"trixie\"");
-  t.strings("packages", kPackagesMax, out.packages);
-  for (const std::string& p : out.packages) {
-    if (!isPackage(p))
-      t.complain("packages",
-                 fmt::format("holds '{}', which is no package name", base::printable(p, 60)));
+void readPackages(Reader::Table& t, std::string_view key, Packages kind,
+                  std::vector<std::string>& out) {
+  std::vector<std::string> wishes;
+  t.strings(key, kPackagesMax, wishes);
+  for (const std::string& wish : wishes) {
+    if (isRequirement(kind, wish)) continue;
+    t.complain(key, fmt::format("holds '{}', which names no package; write {}",
+                                base::printable(wish, 60), example(kind)));
   }
-  std::sort(out.packages.begin(), out.packages.end());
-  out.packages.erase(std::unique(out.packages.begin(), out.packages.end()), out.packages.end());
-  t.strings("run", kRunMax, out.run);
+  out = mergePackages(kind, out, wishes);
+}
+
+// Requirements for an index, and wheels that lie in the template's folder.
+void readPip(Reader::Table& t, ImageRecipe& out) {
+  std::vector<std::string> all, wishes;
+  t.strings("pip", kPackagesMax, all);
+  for (const std::string& one : all) {
+    if (one.size() > 4 && one.substr(one.size() - 4) == ".whl") {
+      if (!isPlainPath(one, false))
+        t.complain("pip", fmt::format("'{}' is no path inside the template's folder",
+                                      base::printable(one, 80)));
+      out.wheels.push_back({one, {}});
+    } else if (isRequirement(Packages::pip, one)) {
+      wishes.push_back(one);
+    } else {
+      t.complain("pip", fmt::format("holds '{}', which names no package; write {}, or the path of "
+                                    "a .whl file in the template's folder",
+                                    base::printable(one, 60), example(Packages::pip)));
+    }
+  }
+  out.pip = mergePackages(Packages::pip, out.pip, wishes);
+}
+
+void readFiles(Reader::Table& t, std::vector<ImageFile>& out) {
   std::vector<std::pair<std::string, std::string>> files;
   t.stringTable("files", kFilesMax, files);
   for (auto& [target, source] : files) {
@@ -83,19 +103,63 @@ void readImage(Reader::Table t, ImageRecipe& out) {
     if (!isPlainPath(source, false))
       t.complain("files", fmt::format("'{}' is no path inside the template's folder",
                                       base::printable(source, 80)));
-    out.files.push_back({std::move(source), std::move(target)});
+    auto same = std::find_if(out.begin(), out.end(),
+                             [&, to = target](const ImageFile& f) { return f.target == to; });
+    if (same != out.end()) out.erase(same);
+    out.push_back({std::move(source), std::move(target)});
   }
+  std::sort(out.begin(), out.end(),
+            [](const ImageFile& a, const ImageFile& b) { return a.target < b.target; });
+}
+
+void readImage(Reader::Table t, bool has_base, ImageRecipe& out) {
+  if (!t.present()) return;
+  const std::string base_suite = out.suite;
+  t.string("suite", out.suite);
+  if (out.suite.empty() || !all(out.suite, kLower)) {
+    t.complain("suite", "must be the code name of a Debian release, e.g. \"trixie\"");
+  } else if (has_base && out.suite != base_suite) {
+    t.complain("suite",
+               fmt::format("is '{}', but the base's is '{}': leave it out", out.suite, base_suite));
+  }
+  readPackages(t, "packages", Packages::debian, out.packages);
+  readPip(t, out);
+  readPackages(t, "npm", Packages::npm, out.npm);
+  readPackages(t, "npm_without_scripts", Packages::npm, out.npm_without_scripts);
+  for (const std::string& name : out.npm_without_scripts) {
+    if (!versionOf(Packages::npm, name).empty())
+      t.complain("npm_without_scripts", fmt::format("holds '{}': give the name alone", name));
+  }
+  std::vector<std::string> run;
+  t.strings("run", kRunMax, run);
+  out.run.insert(out.run.end(), run.begin(), run.end());
+  readFiles(t, out.files);
+  // What only Debian's packages are needed for goes into the tree that templates share.
+  if (!has_base && !out.hasLanguagePackages()) out.early_run = std::move(out.run);
+  if (!has_base && !out.hasLanguagePackages()) out.run.clear();
   t.finish();
 }
 
 void readEnv(Reader::Table& t, std::vector<std::pair<std::string, std::string>>& out) {
-  t.stringTable("env", kEnvMax, out);
-  for (const auto& [name, value] : out) {
+  std::vector<std::pair<std::string, std::string>> own;
+  t.stringTable("env", kEnvMax, own);
+  for (auto& [name, value] : own) {
     if (!isEnvName(name)) {
       t.complain("env", fmt::format("'{}' is no name of an environment variable",
                                     base::printable(name, 60)));
     }
+    out.erase(std::remove_if(out.begin(), out.end(),
+                             [&, same = name](const auto& e) { return e.first == same; }),
+              out.end());
+    out.emplace_back(std::move(name), std::move(value));
   }
+  std::sort(out.begin(), out.end());
+}
+
+// What the base has already stays where it is.
+void addTo(std::vector<std::string>& out, const std::vector<std::string>& more) {
+  for (const std::string& one : more)
+    if (std::find(out.begin(), out.end(), one) == out.end()) out.push_back(one);
 }
 
 void readZygote(Reader::Table t, ZygoteSpec& out) {
@@ -112,14 +176,17 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
     }
   }
   t.string("trial", out.trial);
+  if (t.has("trial")) out.trial_folder.clear();
   if (!out.trial.empty() && !isPlainPath(out.trial, false))
     t.complain("trial", "must be a plain path in the template's folder");
-  t.strings("preload", kPreloadMax, out.preload);
-  for (const std::string& module : out.preload) {
+  std::vector<std::string> preload;
+  t.strings("preload", kPreloadMax, preload);
+  for (const std::string& module : preload) {
     if (!isModule(module))
       t.complain("preload",
                  fmt::format("holds '{}', which is no module name", base::printable(module, 60)));
   }
+  addTo(out.preload, preload);
   readEnv(t, out.env);
   t.quantity("memory", 16ull << 20, 64ull << 30, parseBytes, formatBytes, out.memory_bytes);
   t.quantity("start_time", 100, 600'000, parseDurationMs, formatDurationMs, out.start_ms_max);
@@ -148,9 +215,26 @@ bool isTemplateName(std::string_view s) {
          all(s, "abcdefghijklmnopqrstuvwxyz0123456789-");
 }
 
-base::Result<Manifest> parseManifest(std::string_view text, std::string_view file) {
+base::Result<std::string> parseBase(std::string_view text, std::string_view file) {
+  Reader reader(text, file);
+  std::string base;
+  Reader::Table root = reader.root();
+  root.string("base", base);
+  if (root.has("base") && !isTemplateName(base))
+    root.complain("base", "must be the name of another template, e.g. \"python\"");
+  if (reader.failed()) return tl::unexpected<base::Error>(reader.takeError());
+  return base;
+}
+
+base::Result<Manifest> parseManifest(std::string_view text, std::string_view file,
+                                     const Manifest* base) {
   Reader reader(text, file);
   Manifest m;
+  if (base) m = *base;
+  m.name.clear();
+  m.description.clear();
+  m.base.clear();
+  m.folder.clear();
   Reader::Table root = reader.root();
   root.string("name", m.name);
   if (!isTemplateName(m.name)) {
@@ -161,19 +245,31 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   if (m.description.empty() || m.description.size() > 200) {
     root.complain("description", "is required: one line of at most 200 bytes");
   }
+  root.string("base", m.base);
   std::string mechanism;
   root.string("mechanism", mechanism);
+  if (base && mechanism.empty() && !root.has("mechanism")) {
+    mechanism = config::name(base->mechanism);
+  } else if (base && mechanism != config::name(base->mechanism) &&
+             !root.table("zygote").has("argv")) {
+    root.complain("mechanism", fmt::format("is not that of the base, \"{}\": leave it out, or give "
+                                           "'zygote.argv' too",
+                                           config::name(base->mechanism)));
+  }
   if (mechanism == "exec") {
     m.mechanism = Mechanism::exec;
+  } else if (mechanism == "fork") {
+    m.mechanism = Mechanism::fork;
   } else if (mechanism == "restore") {
     root.complain("mechanism",
                   "'restore' is not available in this version; use \"fork\" or \"exec\"");
-  } else if (mechanism != "fork") {
+  } else {
     root.complain("mechanism", "is required: \"fork\" or \"exec\"");
   }
   Reader::Table image = root.table("image");
-  if (!image.present()) root.complain("image", "is required: a table with the image's recipe");
-  readImage(image, m.image);
+  if (!image.present() && !base)
+    root.complain("image", "is required: a table with the image's recipe");
+  readImage(image, base != nullptr, m.image);
   readZygote(root.table("zygote"), m.zygote);
   Reader::Table task = root.table("task");
   readEnv(task, m.task_env);
@@ -187,8 +283,10 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   network.boolean("loopback", m.loopback);
   network.finish();
   Reader::Table seccomp = root.table("seccomp");
-  seccomp.strings("allow", kSyscallsMax, m.seccomp_allow);
-  for (const std::string& call : m.seccomp_allow) {
+  std::vector<std::string> calls;
+  seccomp.strings("allow", kSyscallsMax, calls);
+  addTo(m.seccomp_allow, calls);
+  for (const std::string& call : calls) {
     if (call.empty() || call.size() > 40 || !all(call, kWord)) {
       seccomp.complain("allow", fmt::format("holds '{}', which is no name of a system call",
                                             base::printable(call, 60)));
@@ -197,7 +295,7 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   seccomp.finish();
   Reader::Table limits = root.table("limits");
   readLimits(limits.table("default"), m.defaults);
-  m.maximum = m.defaults;
+  if (!base) m.maximum = m.defaults;
   Reader::Table maximum = limits.table("maximum");
   readLimits(maximum, m.maximum);
   for (const LimitField& field : limitFields()) {
@@ -207,41 +305,100 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
                                field.format(field.get(m.defaults))));
   }
   limits.finish();
+  Reader::Table check = root.table("check");
+  check.string("wait", m.check_wait);
+  check.finish();
   root.finish();
   if (reader.failed()) return tl::unexpected<base::Error>(reader.takeError());
   return m;
 }
 
-base::Result<Manifest> loadManifest(const std::string& folder) {
+namespace {
+
+struct Search {
+  const std::vector<std::string>&dirs, &base_dirs;
+  std::vector<std::string> chain;  // whose bases are being looked for
+};
+
+base::Result<Manifest> find(Search& search, std::string_view name);
+
+base::Result<Manifest> load(Search& search, const std::string& folder) {
   const std::string file = folder + "/manifest.toml";
   MAYFLY_TRY(std::string text,
              base::readSmallFile(base::FdView(AT_FDCWD), file, kManifestBytesMax));
-  MAYFLY_TRY(Manifest m, parseManifest(text, file));
-  const std::string base_name = folder.substr(folder.find_last_of('/') + 1);
-  if (m.name != base_name) {
+  MAYFLY_TRY(std::string base_name, parseBase(text, file));
+  std::optional<Manifest> base_manifest;
+  if (!base_name.empty()) {
+    auto& chain = search.chain;
+    if (std::find(chain.begin(), chain.end(), base_name) != chain.end()) {
+      return base::fail(Code::invalidArgument,
+                        fmt::format("{}: 'base' goes in a circle: {} -> {}", file,
+                                    fmt::join(chain, " -> "), base_name),
+                        "A template cannot add to itself.");
+    }
+    if (chain.size() >= kBasesMax) {
+      return base::fail(Code::invalidArgument,
+                        fmt::format("{}: more than {} templates stand upon each other: {} -> {}",
+                                    file, kBasesMax, fmt::join(chain, " -> "), base_name));
+    }
+    auto found = find(search, base_name);
+    if (!found) {
+      if (found.error().code != Code::notFound) return found;
+      return base::fail(
+          Code::notFound,
+          fmt::format("{}: 'base' is '{}': {}", file, base_name, found.error().message),
+          found.error().advice);
+    }
+    base_manifest = std::move(*found);
+  }
+  MAYFLY_TRY(Manifest m, parseManifest(text, file, base_manifest ? &*base_manifest : nullptr));
+  const std::string bears = folder.substr(folder.find_last_of('/') + 1);
+  if (m.name != bears) {
     return base::fail(Code::invalidArgument,
                       fmt::format("{}: 'name' is '{}', but the folder is '{}'", file, m.name,
-                                  base::printable(base_name, 60)),
+                                  base::printable(bears, 60)),
                       "Give both the same name.");
   }
   m.folder = folder;
+  if (m.zygote.trial_folder.empty()) m.zygote.trial_folder = folder;
+  for (auto* files : {&m.image.files, &m.image.wheels})
+    for (ImageFile& f : *files)
+      if (f.folder.empty()) f.folder = folder;
   return m;
 }
 
+base::Result<Manifest> find(Search& search, std::string_view name) {
+  std::vector<std::string> looked;
+  const bool is_base = !search.chain.empty();
+  for (const auto* dirs : {&search.dirs, is_base ? &search.base_dirs : nullptr}) {
+    for (const std::string& dir : dirs ? *dirs : std::vector<std::string>{}) {
+      const std::string folder = dir + "/" + std::string(name);
+      struct stat st;
+      if (::stat((folder + "/manifest.toml").c_str(), &st) == 0) {
+        search.chain.emplace_back(name);
+        return load(search, folder);
+      }
+      if (std::find(looked.begin(), looked.end(), dir) == looked.end()) looked.push_back(dir);
+    }
+  }
+  auto names = listTemplates(search.dirs);
+  if (is_base) addTo(names, listTemplates(search.base_dirs));
+  return base::fail(
+      Code::notFound, fmt::format("there is no template '{}' in {}", name, fmt::join(looked, ", ")),
+      names.empty() ? std::string() : fmt::format("There are: {}.", fmt::join(names, ", ")));
+}
+
+}  // namespace
+
 base::Result<Manifest> findManifest(const std::vector<std::string>& template_dirs,
-                                    std::string_view name) {
+                                    std::string_view name,
+                                    const std::vector<std::string>& base_dirs) {
   if (!isTemplateName(name)) {
     return base::fail(Code::invalidArgument,
                       fmt::format("'{}' is no template name", base::printable(name, 60)));
   }
-  std::string looked;
-  for (const std::string& dir : template_dirs) {
-    const std::string folder = dir + "/" + std::string(name);
-    struct stat st;
-    if (::stat((folder + "/manifest.toml").c_str(), &st) == 0) return loadManifest(folder);
-    looked += (looked.empty() ? "" : ", ") + dir;
-  }
-  return base::fail(Code::notFound, fmt::format("there is no template '{}' in {}", name, looked));
+  Search search{template_dirs, base_dirs, {}};
+  return find(search, name);
 }
 
 std::vector<std::string> listTemplates(const std::vector<std::string>& template_dirs) {

@@ -1,9 +1,10 @@
 // A template's manifest: templates/<name>/manifest.toml as values.
 //
 // Every key is documented in docs/templates.md. What the file does not say takes
-// the defaults below; what it should not say is an error with file, line and key.
+// the defaults below, or what the template's base says; what it should not say is
+// an error with file, line and key.
 //
-// Layer: config. Pure but for loadManifest(), which reads one file.
+// Layer: config. Pure but for findManifest() and listTemplates(), which read files.
 #pragma once
 
 #include <cstdint>
@@ -25,20 +26,30 @@ enum class Mechanism : uint8_t { fork, exec };
 std::string_view name(Mechanism mechanism);
 
 struct ImageFile {
-  std::string source;  // in the template's folder
-  std::string target;  // absolute, in the image
+  std::string source;       // in `folder`
+  std::string target;       // absolute, in the image; of a wheel: empty
+  std::string folder = {};  // of the template that brings it; empty when parsed from text
 };
 
+// In the order in which it is done: Debian's packages, early_run, pip's, npm's, run.
 struct ImageRecipe {
   std::string suite = "trixie";
-  std::vector<std::string> packages;  // sorted, without duplicates
-  std::vector<std::string> run;       // shell commands in the image's root, at build time
-  std::vector<ImageFile> files;       // sorted by target
+  std::vector<std::string> packages;   // Debian's; sorted, one per name
+  std::vector<std::string> early_run;  // commands of a root template without pip and npm packages
+  std::vector<std::string> pip;        // requirements for an index; sorted, one per name
+  std::vector<ImageFile> wheels;       // pip's, from a template's folder
+  std::vector<std::string> npm;        // sorted, one per name
+  std::vector<std::string> npm_without_scripts;  // packages whose install scripts may be left out
+  std::vector<std::string> run;  // shell commands in the image's root, at build time
+  std::vector<ImageFile> files;  // sorted by target
+
+  bool hasLanguagePackages() const { return !pip.empty() || !wheels.empty() || !npm.empty(); }
 };
 
 struct ZygoteSpec {
   std::vector<std::string> argv;  // [0] is a path in the image
-  std::string trial;  // a file of the template's folder; empty: none
+  std::string trial;              // a file of `trial_folder`; empty: none
+  std::string trial_folder;       // of the template that brings it; empty when parsed from text
   std::vector<std::string> preload;
   std::vector<std::pair<std::string, std::string>> env;  // sorted by name
   uint64_t memory_bytes = 512ull << 20;
@@ -47,6 +58,7 @@ struct ZygoteSpec {
 
 struct Manifest {
   std::string name, description;
+  std::string base;  // the template that this one adds to; empty: none
   Mechanism mechanism = Mechanism::fork;
   ImageRecipe image;
   ZygoteSpec zygote;
@@ -55,18 +67,23 @@ struct Manifest {
   bool loopback = true;
   std::vector<std::string> seccomp_allow;  // system calls beyond the common list
   base::Limits defaults, maximum;
-  std::string folder;  // where it was loaded from; empty when parsed from text
+  std::string check_wait;  // a program of the runtime that reads its stdin to the end; may be empty
+  std::string folder;      // where it was loaded from; empty when parsed from text
 };
 
 bool isTemplateName(std::string_view name);  // [a-z][a-z0-9-]{0,31}
 
-// `file` is used in messages only.
-base::Result<Manifest> parseManifest(std::string_view text, std::string_view file);
-// Reads <folder>/manifest.toml; the folder's name must be the template's.
-base::Result<Manifest> loadManifest(const std::string& folder);
-// The folder of template `name` in the first of `template_dirs` that has one.
+// The template that the manifest names as its base; empty: none.
+base::Result<std::string> parseBase(std::string_view text, std::string_view file);
+// `file` is used in messages only. With a base, what the text does not say is the
+// base's, and what it lists is added to what the base lists.
+base::Result<Manifest> parseManifest(std::string_view text, std::string_view file,
+                                     const Manifest* base = nullptr);
+// Template `name` of the first of `template_dirs` that has one; its folder must bear
+// its name. Its base is looked for there too, and then in `base_dirs`.
 base::Result<Manifest> findManifest(const std::vector<std::string>& template_dirs,
-                                    std::string_view name);
+                                    std::string_view name,
+                                    const std::vector<std::string>& base_dirs = {});
 // Names of all templates found in `template_dirs`, sorted; the first folder wins.
 std::vector<std::string> listTemplates(const std::vector<std::string>& template_dirs);
 

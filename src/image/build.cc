@@ -10,9 +10,12 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "image/command.h"
+#include "image/apt.h"
 #include "image/hash.h"
-#include "image/tree.h"
+#include "image/lock.h"
+#include "image/npm.h"
+#include "image/pip.h"
+#include "image/workshop.h"
 
 namespace mayfly::image {
 namespace {
@@ -36,7 +39,7 @@ base::Result<std::vector<Laid>> filesToLay(const config::Manifest& manifest,
   std::vector<Laid> files;
   for (const RuntimeFile& f : options.runtime) files.push_back({f.source, f.target, {}, f.mode});
   for (const config::ImageFile& f : manifest.image.files) {
-    const std::string source = manifest.folder + "/" + f.source;
+    const std::string source = f.folder + "/" + f.source;
     struct stat st;
     if (::stat(source.c_str(), &st) != 0) {
       return base::fail(Code::notFound,
@@ -54,11 +57,12 @@ base::Result<std::vector<Laid>> filesToLay(const config::Manifest& manifest,
   return files;
 }
 
-base::Result<std::string> inputsKey(const config::Manifest& manifest,
+base::Result<std::string> inputsKey(const config::Manifest& manifest, const Lock* lock,
                                     const std::vector<Laid>& files) {
   Hash hash;
-  hash.field("mayfly image 1");
-  hash.field(treeKey(manifest.image));
+  hash.field("mayfly image 2");
+  hash.field(recipeKey(manifest.image));
+  hash.field(lock ? lockText(*lock) : "");
   for (const Laid& f : files) {
     hash.field(f.target);
     hash.field(std::to_string(f.mode));
@@ -72,35 +76,66 @@ base::Result<std::string> inputsKey(const config::Manifest& manifest,
   return hash.hex();
 }
 
-base::Status lay(const std::string& stage, const Laid& file) {
+// Looks up what the lock does not hold as the manifest wishes.
+base::Result<Lock> renewLock(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe, Lock lock,
+                             const std::vector<Section>& sections, Fresh fresh) {
+  const auto among = [&](Section s) {
+    return std::find(sections.begin(), sections.end(), s) != sections.end();
+  };
+  if (among(Section::debian)) {
+    lock.suite = recipe.suite;
+    MAYFLY_TRY(lock.architecture, hostArchitecture());
+    lock.debian_wishes = recipe.packages;
+    MAYFLY_TRY(lock.debian, apt.resolve(recipe.packages, fresh));
+  }
+  const bool pip = among(Section::pip), npm = among(Section::npm);
+  if (!pip && !npm) return lock;
+  MAYFLY_TRY(Tree tree,
+             makeDebianTree(shop, apt, recipe.suite, lock.debian, recipe.early_run, Fresh::no));
+  if (pip) MAYFLY_CHECK(resolvePip(shop, apt, recipe, tree.path, fresh, lock));
+  if (npm)
+    MAYFLY_CHECK(resolveNpm(
+        shop, [&] { return makeNpmTree(shop, apt, recipe.suite); }, recipe, tree.path, lock));
+  return lock;
+}
+
+base::Error lockMisfit(const config::Manifest& manifest, bool missing) {
+  return {Code::failedPrecondition,
+          fmt::format("'{}/{}' {}", manifest.folder, kLockFile,
+                      missing ? "does not exist" : "is not what the manifest asks for"),
+          fmt::format("Make it with: mayfly template build {}.", manifest.name), 0, 0};
+}
+
+base::Status lay(Workshop& shop, const std::string& stage, const Laid& file) {
   const std::string path = stage + file.target;
   MAYFLY_CHECK(makeFolders(path.substr(0, path.find_last_of('/'))));
   // The staged tree shares its files with the cached one: never write into one.
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) return base::failSys(errno, "unlink", path);
   if (!file.source.empty()) {
-    MAYFLY_CHECK(runCommand({"cp", "--dereference", "--no-preserve=all", file.source, path},
-                            kPackSecondsMax));
+    Command copy;
+    copy.argv = {"cp", "--dereference", "--no-preserve=all", file.source, path};
+    MAYFLY_CHECK(shop.run(copy));
   } else {
-    MAYFLY_TRY(base::Fd fd,
-               base::openAt(base::FdView(AT_FDCWD), path, O_WRONLY | O_CREAT | O_EXCL, 0644));
-    if (::write(fd.get(), file.text.data(), file.text.size()) !=
-        static_cast<ssize_t>(file.text.size())) {
-      return base::failSys(errno, "write", path);
-    }
+    MAYFLY_CHECK(writeText(path, file.text));
   }
   if (::chmod(path.c_str(), file.mode) != 0) return base::failSys(errno, "chmod", path);
   return base::Unit{};
 }
 
-base::Status pack(const std::string& stage, const std::vector<Laid>& files, const std::string& tree,
+base::Status pack(Workshop& shop, const std::vector<Laid>& files, const std::string& tree,
                   const std::string& packed) {
-  MAYFLY_CHECK(removeTree(stage));
-  MAYFLY_CHECK(runCommand({"cp", "-al", tree, stage}, kPackSecondsMax));
-  for (const Laid& file : files) MAYFLY_CHECK(lay(stage, file));
+  MAYFLY_TRY(std::string folder, shop.scratch());
+  const std::string stage = folder + "/stage";
+  Command copy;
+  copy.argv = {"cp", "-al", tree, stage};
+  copy.seconds_max = kPackSecondsMax;
+  MAYFLY_CHECK(shop.run(copy));
+  for (const Laid& file : files) MAYFLY_CHECK(lay(shop, stage, file));
   // No times, no owners, no attributes: the same files give the same image.
-  MAYFLY_CHECK(
-      runCommand({"mkfs.erofs", "--quiet", "-T0", "-x-1", "--all-root", "-U", kUuid, packed, stage},
-                 kPackSecondsMax));
+  Command make;
+  make.argv = {"mkfs.erofs", "--quiet", "-T0", "-x-1", "--all-root", "-U", kUuid, packed, stage};
+  make.seconds_max = kPackSecondsMax;
+  MAYFLY_CHECK(shop.run(make));
   MAYFLY_TRY(base::Fd fd, base::openAt(base::FdView(AT_FDCWD), packed, O_RDONLY));
   if (::fchmod(fd.get(), 0644) != 0 || ::fsync(fd.get()) != 0)
     return base::failSys(errno, "fsync", packed);
@@ -138,57 +173,118 @@ std::string templateJson(const config::Manifest& manifest) {
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
-base::Result<BuildResult> buildImage(const config::Manifest& manifest,
-                                     const BuildOptions& options) {
-  const auto say = [&](std::string_view text) {
-    if (options.progress) options.progress(fmt::format("{}: {}", manifest.name, text));
-  };
+std::string buildLogPath(const std::string& state_dir, std::string_view template_name) {
+  return fmt::format("{}/logs/build-{}.log", state_dir, template_name);
+}
+
+namespace {
+
+base::Result<BuildResult> build(const config::Manifest& manifest, const BuildOptions& options,
+                                Workshop& shop) {
   const std::string folder = options.state_dir + "/images";
   MAYFLY_CHECK(makeFolders(folder));
+  const config::ImageRecipe& recipe = manifest.image;
   MAYFLY_TRY(std::vector<Laid> files, filesToLay(manifest, options));
-  MAYFLY_TRY(std::string key, inputsKey(manifest, files));
   MAYFLY_TRY(std::string runtime, runtimeKey(options.runtime));
+  MAYFLY_TRY(std::optional<Lock> lock, readLock(manifest.folder));
+  const bool locking = options.locking != Locking::asNeeded || lock || !manifest.base.empty() ||
+                       recipe.hasLanguagePackages();
+  std::vector<Section> sections;
+  if (locking) {
+    MAYFLY_TRY(std::string architecture, hostArchitecture());
+    const bool missing = !lock;
+    if (missing || options.locking == Locking::update) lock = Lock{};
+    MAYFLY_TRY(sections, stale(*lock, recipe, architecture));
+    if (!sections.empty() && options.locking == Locking::frozen)
+      return base::fail(lockMisfit(manifest, missing));
+  }
+  BuildResult result;
+  const auto finished = [&](const ImageInfo& image) {
+    result.image = image;
+    if (lock) {
+      result.debian_packages = lock->debian.size();
+      result.pip_packages = lock->pip.size();
+      result.npm_packages = lock->npm.size();
+    }
+    return result;
+  };
+  std::string key;
   const auto current = [&]() -> std::optional<ImageInfo> {
     auto image = findImage(options.state_dir, manifest.name);
-    if (options.fresh == Fresh::yes || !image || image->inputs_key != key ||
+    if (options.fresh == Fresh::yes || !sections.empty() || !image || image->inputs_key != key ||
         image->runtime_key != runtime)
       return std::nullopt;
     return *image;
   };
-  if (auto image = current()) return BuildResult{std::move(*image), false};
+  MAYFLY_TRY(key, inputsKey(manifest, lock ? &*lock : nullptr, files));
+  if (auto image = current()) return finished(*image);
   if (::geteuid() != 0) {
     return base::fail(Code::permissionDenied,
                       fmt::format("building the image of '{}' needs root", manifest.name));
   }
-  MAYFLY_TRY(base::Fd lock, lockFile(options.state_dir + "/build.lock", kLockSecondsMax));
-  // Another build may have made it while this one waited.
-  if (auto image = current()) return BuildResult{std::move(*image), false};
-  MAYFLY_TRY(Tree tree, makeTree(manifest, options));
-  say("packing");
-  const std::string stage = tree.path + ".stage",
-                    packed = fmt::format("{}/.new-{}", folder, ::getpid());
-  auto status = pack(stage, files, tree.path, packed);
-  (void)removeTree(stage);
-  if (!status) {
-    ::unlink(packed.c_str());
-    return tl::unexpected<base::Error>(std::move(status).error().in(
-        fmt::format("cannot pack the image of template '{}'", manifest.name)));
+  MAYFLY_TRY(base::Fd build_lock, lockFile(options.state_dir + "/build.lock", kLockSecondsMax));
+  sweepTrees(options.cache_dir);
+  Apt apt(shop, recipe.suite);
+  if (!sections.empty()) {
+    const Fresh anew = options.locking == Locking::update ? Fresh::yes : Fresh::no;
+    MAYFLY_TRY(lock, renewLock(shop, apt, recipe, std::move(*lock), sections, anew));
+    MAYFLY_CHECK(writeLock(manifest.folder, *lock));
+    result.locked_anew = true;
+    sections.clear();
+    MAYFLY_TRY(key, inputsKey(manifest, &*lock, files));
   }
-  BuildResult result;
-  result.rebuilt = true;
-  MAYFLY_TRY(result.image.digest, hashFile(packed));
-  const std::string path = imagePath(options.state_dir, result.image.digest);
+  // Another build may have made it while this one waited, or the newest is what there was.
+  if (auto image = current()) return finished(*image);
+  std::vector<Deb> debs;
+  if (lock) {
+    debs = lock->debian;
+  } else {
+    MAYFLY_TRY(debs, apt.resolve(recipe.packages, options.fresh));
+  }
+  MAYFLY_TRY(Tree below,
+             makeDebianTree(shop, apt, recipe.suite, debs, recipe.early_run, options.fresh));
+  MAYFLY_TRY(Tree tree, makeFullTree(shop, apt, recipe, lock ? *lock : Lock{}, std::move(below),
+                                     options.fresh));
+  shop.say("packing");
+  const std::string packed = fmt::format("{}/.new-{}", folder, ::getpid());
+  if (auto status = pack(shop, files, tree.path, packed); !status) {
+    ::unlink(packed.c_str());
+    return base::fail(std::move(status).error());
+  }
+  ImageInfo info;
+  MAYFLY_TRY(info.digest, hashFile(packed));
+  const std::string path = imagePath(options.state_dir, info.digest);
   if (::rename(packed.c_str(), path.c_str()) != 0) return base::failSys(errno, "rename", path);
   struct stat st;
   if (::stat(path.c_str(), &st) != 0) return base::failSys(errno, "stat", path);
-  result.image.template_name = manifest.name;
-  result.image.inputs_key = key;
-  result.image.runtime_key = runtime;
-  result.image.bytes = static_cast<uint64_t>(st.st_size);
-  result.image.built_unix_s = static_cast<uint64_t>(::time(nullptr));
-  MAYFLY_CHECK(publishImage(options.state_dir, result.image));
+  info.template_name = manifest.name;
+  info.inputs_key = key;
+  info.runtime_key = runtime;
+  info.bytes = static_cast<uint64_t>(st.st_size);
+  info.built_unix_s = static_cast<uint64_t>(::time(nullptr));
+  MAYFLY_CHECK(publishImage(options.state_dir, info));
   MAYFLY_CHECK(sweepImages(options.state_dir));
-  return result;
+  result.rebuilt = true;
+  return finished(info);
+}
+
+}  // namespace
+
+base::Result<BuildResult> buildImage(const config::Manifest& manifest,
+                                     const BuildOptions& options) {
+  Workshop shop(options.cache_dir, buildLogPath(options.state_dir, manifest.name),
+                [&](std::string_view text) {
+                  if (options.progress)
+                    options.progress(fmt::format("{}: {}", manifest.name, text));
+                });
+  auto result = build(manifest, options, shop);
+  if (result) return result;
+  base::Error error =
+      std::move(result).error().in(fmt::format("cannot build template '{}'", manifest.name));
+  if (shop.logged())
+    error.advice +=
+        fmt::format("{}The build's log: {}", error.advice.empty() ? "" : "\n", shop.logPath());
+  return base::fail(std::move(error));
 }
 
 }  // namespace mayfly::image

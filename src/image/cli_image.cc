@@ -37,7 +37,11 @@ std::string executableDir() {
 
 void complain(const base::Error& e) {
   fmt::print(stderr, "mayfly image: {}\n", e.message);
-  if (!e.advice.empty()) fmt::print(stderr, "  {}\n", e.advice);
+  for (size_t at = 0; at < e.advice.size();) {
+    const size_t end = std::min(e.advice.find('\n', at), e.advice.size());
+    fmt::print(stderr, "  {}\n", e.advice.substr(at, end - at));
+    at = end + 1;
+  }
 }
 
 base::Result<Arguments> parse(const std::vector<std::string>& args) {
@@ -80,8 +84,8 @@ base::Result<Arguments> parse(const std::vector<std::string>& args) {
 }
 
 int build(const Arguments& a) {
-  std::vector<std::string> dirs = a.template_dirs;
-  if (dirs.empty()) dirs = config::defaultTemplateDirs(executableDir());
+  const std::vector<std::string> base_dirs = config::defaultTemplateDirs(executableDir());
+  const std::vector<std::string> dirs = a.template_dirs.empty() ? base_dirs : a.template_dirs;
   std::vector<std::string> names = a.names.empty() ? config::listTemplates(dirs) : a.names;
   if (names.empty()) {
     fmt::print(stderr, "mayfly image: there are no templates in {}\n",
@@ -100,7 +104,7 @@ int build(const Arguments& a) {
   };
   int code = 0;
   for (const std::string& name : names) {
-    auto manifest = config::findManifest(dirs, name);
+    auto manifest = config::findManifest(dirs, name, base_dirs);
     auto result = manifest
                       ? buildImage(*manifest, options)
                       : base::Result<BuildResult>(tl::unexpected<base::Error>(manifest.error()));

@@ -71,11 +71,14 @@ class Lines {
 
 }  // namespace
 
-base::Status runCommand(const std::vector<std::string>& command, uint32_t seconds_max,
-                        const LineSink& on_line) {
+base::Status runCommand(const Command& what) {
+  const std::vector<std::string>& command = what.argv;
+  const uint32_t seconds_max = what.seconds_max;
   MAYFLY_TRY(base::Pipe pipe, base::makePipe());
   MAYFLY_TRY(base::Fd null, base::openAt(base::FdView(AT_FDCWD), "/dev/null", O_RDONLY));
-  std::vector<std::string> arguments = command, environment = childEnvironment();
+  std::vector<std::string> arguments = command, environment = what.environment.empty()
+                                                                  ? childEnvironment()
+                                                                  : what.environment;
   std::vector<char*> argv = pointers(arguments), envp = pointers(environment);
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
@@ -86,12 +89,13 @@ base::Status runCommand(const std::vector<std::string>& command, uint32_t second
     ::dup2(null.get(), 0);
     ::dup2(pipe.write.get(), 1);
     ::dup2(pipe.write.get(), 2);
+    if (what.enter) what.enter();
     ::environ = envp.data();
     ::execvp(argv[0], argv.data());
     ::_exit(127);
   }
   pipe.write.reset();
-  Lines lines(on_line);
+  Lines lines(what.on_line);
   const uint64_t deadline_ns = base::monotonicNs() + uint64_t{seconds_max} * 1'000'000'000u;
   bool late = false;
   for (;;) {
@@ -128,6 +132,11 @@ base::Status runCommand(const std::vector<std::string>& command, uint32_t second
                                             : fmt::format("signal {}", WTERMSIG(status));
   return base::fail(Code::internal,
                     fmt::format("{} failed with {}; it said:{}", command[0], how, lines.tail()));
+}
+
+base::Status runCommand(const std::vector<std::string>& argv, uint32_t seconds_max,
+                        const LineSink& on_line) {
+  return runCommand(Command{argv, seconds_max, on_line, {}, {}});
 }
 
 base::Result<std::string> commandOutput(const std::vector<std::string>& argv,

@@ -15,10 +15,19 @@ namespace mayfly::image {
 
 using LineSink = std::function<void(std::string_view)>;
 
-// argv[0] is looked up in the system's own folders; stdin is empty; the
-// environment is a fixed PATH and locale plus the caller's proxy settings. Each
-// line of stdout and stderr goes to `on_line`. Another exit code than 0 is an
-// error that quotes the last lines. If we die, it gets SIGTERM.
+struct Command {
+  std::vector<std::string> argv;  // [0] is looked up in the system's own folders
+  uint32_t seconds_max = 60;
+  LineSink on_line;                      // each line of stdout and stderr
+  std::vector<std::string> environment;  // all of it; empty: a fixed PATH and locale, and the
+                                         // caller's proxy settings
+  // In the child, just before its exec: where it runs. Exits by itself where that fails.
+  std::function<void()> enter;
+};
+
+// stdin is empty. Another exit code than 0 is an error that quotes the last lines.
+// If we die, it gets SIGTERM.
+base::Status runCommand(const Command& command);
 base::Status runCommand(const std::vector<std::string>& argv, uint32_t seconds_max,
                         const LineSink& on_line = {});
 // The same, and gives its stdout and stderr, at most 1 MiB of it.

@@ -11,19 +11,27 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <set>
+
+#include "base/clock.h"
 #include "base/text.h"
-#include "image/command.h"
+#include "image/explain.h"
 #include "image/hash.h"
-#include "image/sources.h"
+#include "image/npm.h"
+#include "image/pip.h"
+#include "image/sandbox.h"
+#include "image/store.h"
 
 namespace mayfly::image {
 namespace {
 
 constexpr uint32_t kBootstrapSecondsMax = 1'500;
 constexpr uint32_t kShortSecondsMax = 300;
+constexpr uint32_t kRunSecondsMax = 1'500;
 constexpr uint32_t kLockSecondsMax = 1'800;
 constexpr time_t kUnusedTreeSecondsMax = 14 * 86'400;
-constexpr const char* kArchiveKeys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+constexpr time_t kLeftoverSecondsMax = 86'400;
+constexpr const char* kPath = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 
 // Takes out of a fresh tree all that tells of the machine it was made on, of the
 // time, and what a task can do nothing with. Runs inside the tree, so that no
@@ -56,131 +64,257 @@ echo 'task:x:1000:' >> /etc/group
 find / -xdev -perm /6000 ! -type l -exec chmod ug-s {} +
 )sh";
 
-// 'it'"'"'s' for a shell.
-std::string quoted(std::string_view text) {
-  std::string out = "'";
-  for (char c : text) {
-    if (c == '\'') {
-      out += "'\"'\"'";
-    } else {
-      out += c;
-    }
+// A folder as a Debian archive that apt can install from without network. apt checks
+// every package against the hash that is locked.
+base::Status makeArchive(Workshop& shop, const std::string& folder, const std::string& suite,
+                         const std::vector<Deb>& debs) {
+  for (const Deb& deb : debs) {
+    const std::string named = fmt::format("{}/{}.deb", folder, deb.sha256);
+    if (::link(shop.artifact(deb.sha256).c_str(), named.c_str()) != 0)
+      return base::failSys(errno, "link", named);
   }
-  return out + "'";
+  Command list;
+  list.argv = {"/bin/sh", "-euc", R"sh(
+cd "$1"
+for deb in *.deb; do
+  dpkg-deb -f "$deb"
+  printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$deb" "$(stat -c %s "$deb")" "${deb%.deb}"
+done > Packages)sh",
+               "sh", folder};
+  list.seconds_max = kShortSecondsMax;
+  MAYFLY_CHECK(shop.run(list));
+  MAYFLY_TRY(std::string digest, hashFile(folder + "/Packages"));
+  struct stat st;
+  if (::stat((folder + "/Packages").c_str(), &st) != 0)
+    return base::failSys(errno, "stat", folder + "/Packages");
+  return writeText(folder + "/Release",
+                   fmt::format("Suite: {0}\nCodename: {0}\nDate: Thu, 01 Jan 2026 00:00:00 UTC\n"
+                               "SHA256:\n {1} {2} Packages\n",
+                               suite, digest, st.st_size));
 }
 
-base::Result<std::vector<std::string>> bootstrapCommand(const config::ImageRecipe& recipe,
-                                                        const std::string& path) {
-  MAYFLY_TRY(std::string os_release,
-             base::readSmallFile(base::FdView(AT_FDCWD), "/etc/os-release"));
-  MAYFLY_TRY(std::string targets, commandOutput({"apt-get", "indextargets", "--format",
-                                                 kIndexTargetsFormat, "Created-By: Packages"},
-                                                kShortSecondsMax));
-  MAYFLY_TRY(std::string apt_config, commandOutput({"apt-config", "dump"}, kShortSecondsMax));
-  MAYFLY_TRY(std::vector<std::string> sources,
-             sourcesFor(recipe.suite, targets, codename(os_release)));
-
-  std::vector<std::string> argv = {"mmdebstrap", "--variant=essential", "--format=directory",
-                                   "--aptopt=Acquire::Languages \"none\""};
-  for (const std::string& option : fetchOptions(apt_config)) argv.push_back("--aptopt=" + option);
-  if (::access(kArchiveKeys, R_OK) == 0) argv.push_back(fmt::format("--keyring={}", kArchiveKeys));
+base::Status bootstrap(Workshop& shop, const std::string& suite, const std::vector<Deb>& debs,
+                       const std::string& path) {
+  MAYFLY_TRY(std::string archive, shop.scratch());
+  MAYFLY_CHECK(makeArchive(shop, archive, suite, debs));
+  // apt reads it in a child without root's reach.
+  if (::chmod(archive.c_str(), 0755) != 0) return base::failSys(errno, "chmod", archive);
+  Command command;
+  command.argv = {"mmdebstrap", "--mode=root", "--variant=essential", "--format=directory",
+                  "--aptopt=Acquire::Languages \"none\""};
   for (const char* pattern :
        {"/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/doc/*"}) {
-    argv.push_back(fmt::format("--dpkgopt=path-exclude={}", pattern));
+    command.argv.push_back(fmt::format("--dpkgopt=path-exclude={}", pattern));
   }
-  argv.push_back("--dpkgopt=path-include=/usr/share/doc/*/copyright");
-  if (!recipe.packages.empty())
-    argv.push_back(fmt::format("--include={}", fmt::join(recipe.packages, ",")));
-  for (const std::string& command : recipe.run) {
-    argv.push_back(
-        fmt::format("--customize-hook=chroot \"$1\" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "
-                    "LC_ALL=C.UTF-8 HOME=/root SOURCE_DATE_EPOCH=0 PYTHONHASHSEED=0 /bin/sh -ec {}",
-                    quoted(command)));
-  }
-  argv.push_back(recipe.suite);
-  argv.push_back(path);
-  argv.insert(argv.end(), sources.begin(), sources.end());
-  return argv;
+  command.argv.push_back("--dpkgopt=path-include=/usr/share/doc/*/copyright");
+  std::string names;
+  for (const Deb& deb : debs) names += (names.empty() ? "" : ",") + deb.name;
+  command.argv.push_back("--include=" + names);
+  command.argv.insert(command.argv.end(),
+                      {suite, path, fmt::format("deb [trusted=yes] copy:{} ./", archive)});
+  command.seconds_max = kBootstrapSecondsMax;
+  command.enter = leaveNetwork();
+  command.on_line = [&](std::string_view line) {
+    for (const char* step : {"extracting", "installing"})
+      if (line.substr(0, 3) == "I: " && line.substr(3).rfind(step, 0) == 0)
+        shop.say(base::printable(line.substr(3), 100));
+  };
+  return shop.run(command);
 }
 
-// What a killed build left, and trees that no one used for two weeks.
-void sweepTrees(const std::string& folder) {
+base::Status runInTree(Workshop& shop, const std::string& tree,
+                       const std::vector<std::string>& commands) {
+  for (const std::string& text : commands) {
+    shop.say(fmt::format("running: {}",
+                         base::printable(text.substr(text.find_first_not_of(" \n")), 60)));
+    Command command;
+    command.argv = {"/bin/sh", "-ec", text};
+    command.seconds_max = kRunSecondsMax;
+    command.environment = sandboxEnvironment({"HOME=/root"});
+    command.enter = enterSandbox({tree, Inside::install, {}});
+    auto status = shop.run(command);
+    if (status) continue;
+    return base::fail(std::move(status).error().in("a command of 'image.run'"));
+  }
+  return base::Unit{};
+}
+
+base::Status neutralise(Workshop& shop, const std::string& tree) {
+  Command command;
+  command.argv = {"chroot", tree,      "/usr/bin/env", "-i",
+                  kPath,    "/bin/sh", "-c",           std::string(kNeutralise)};
+  command.seconds_max = kShortSecondsMax;
+  return shop.run(command);
+}
+
+// The tree where it is made already, its lock shared; else its lock alone, exclusive.
+base::Result<Tree> openTree(Workshop& shop, const std::string& key, Fresh fresh) {
+  const std::string folder = shop.cacheDir() + "/trees";
+  MAYFLY_CHECK(makeFolders(folder));
+  Tree tree{key, folder + "/" + key, {}};
+  MAYFLY_TRY(tree.lock,
+             base::openAt(base::FdView(AT_FDCWD), tree.path + ".lock", O_RDWR | O_CREAT, 0644));
+  const uint64_t deadline_ns = base::monotonicNs() + uint64_t{kLockSecondsMax} * 1'000'000'000;
+  for (;;) {
+    const bool there = ::access(tree.path.c_str(), F_OK) == 0;
+    const int how = there && fresh == Fresh::no ? LOCK_SH : LOCK_EX;
+    if (::flock(tree.lock.get(), how | LOCK_NB) == 0) {
+      ::futimens(tree.lock.get(), nullptr);
+      const bool still = ::access(tree.path.c_str(), F_OK) == 0;
+      if (how == LOCK_EX || still) break;
+      ::flock(tree.lock.get(), LOCK_UN);
+    } else if (errno != EWOULDBLOCK && errno != EINTR) {
+      return base::failSys(errno, "flock", tree.path);
+    }
+    if (base::monotonicNs() > deadline_ns)
+      return base::fail(
+          base::Code::deadlineExceeded,
+          fmt::format("'{}' was held by another build for {} s", tree.path, kLockSecondsMax));
+    ::usleep(100'000);
+  }
+  if (fresh == Fresh::yes) MAYFLY_CHECK(removeTree(tree.path));
+  if (::access((tree.path + ".new").c_str(), F_OK) == 0)
+    MAYFLY_CHECK(removeTree(tree.path + ".new"));
+  return tree;
+}
+
+bool isMade(const Tree& tree) { return ::access(tree.path.c_str(), F_OK) == 0; }
+
+// `made` becomes the tree, or goes.
+base::Result<Tree> finishTree(base::Status status, Tree tree) {
+  const std::string made = tree.path + ".new";
+  if (!status) {
+    (void)removeTree(made);
+    return base::fail(std::move(status).error());
+  }
+  if (::rename(made.c_str(), tree.path.c_str()) != 0)
+    return base::failSys(errno, "rename", tree.path);
+  ::flock(tree.lock.get(), LOCK_SH);
+  return tree;
+}
+
+std::string machineName() {
+  utsname machine{};
+  ::uname(&machine);
+  return machine.machine;
+}
+
+void sweepFolder(const std::string& folder, const std::function<void(const std::string&)>& visit) {
   DIR* dir = ::opendir(folder.c_str());
   if (!dir) return;
   std::vector<std::string> names;
-  while (dirent* entry = ::readdir(dir)) names.emplace_back(entry->d_name);
+  while (dirent* entry = ::readdir(dir))
+    if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
   ::closedir(dir);
-  for (const std::string& name : names) {
-    if (name.size() < 69 || !isDigest(name.substr(0, 64)) || name.substr(64) != ".lock") continue;
-    const std::string tree = folder + "/" + name.substr(0, 64), lock = folder + "/" + name;
-    auto fd = base::openAt(base::FdView(AT_FDCWD), lock, O_RDWR);
-    struct stat st;
-    if (!fd || ::flock(fd->get(), LOCK_EX | LOCK_NB) != 0 || ::fstat(fd->get(), &st) != 0) continue;
-    if (::access((tree + ".new").c_str(), F_OK) == 0) (void)removeTree(tree + ".new");
-    if (::access((tree + ".stage").c_str(), F_OK) == 0) (void)removeTree(tree + ".stage");
-    if (st.st_mtime + kUnusedTreeSecondsMax > ::time(nullptr)) continue;
-    (void)removeTree(tree);
-    ::unlink(lock.c_str());
-  }
+  for (const std::string& name : names) visit(name);
 }
 
 }  // namespace
 
-std::string treeKey(const config::ImageRecipe& recipe) {
-  utsname machine{};
-  ::uname(&machine);
+std::string recipeKey(const config::ImageRecipe& recipe) {
   Hash hash;
-  hash.field("mayfly tree 1");
-  hash.field(machine.machine);
+  hash.field("mayfly recipe 2");
+  hash.field(machineName());
   hash.field(recipe.suite);
-  for (const std::string& package : recipe.packages) hash.field(package);
-  hash.field("run");
-  for (const std::string& command : recipe.run) hash.field(command);
+  for (const auto* list :
+       {&recipe.packages, &recipe.early_run, &recipe.pip, &recipe.npm, &recipe.run}) {
+    hash.field("list");
+    for (const std::string& one : *list) hash.field(one);
+  }
   hash.field(kNeutralise);
   return hash.hex();
 }
 
-base::Status removeTree(const std::string& path) {
-  return runCommand({"rm", "-rf", "--one-file-system", path}, kShortSecondsMax);
+std::string debianKey(const std::string& suite, const std::vector<Deb>& debs,
+                      const std::vector<std::string>& run) {
+  Hash hash;
+  hash.field("mayfly tree 2");
+  hash.field(machineName());
+  hash.field(suite);
+  for (const Deb& deb : debs) hash.field(deb.sha256);
+  hash.field("run");
+  for (const std::string& command : run) hash.field(command);
+  hash.field(kNeutralise);
+  return hash.hex();
 }
 
-base::Result<Tree> makeTree(const config::Manifest& manifest, const BuildOptions& options) {
-  const auto say = [&](std::string_view text) {
-    if (options.progress) options.progress(fmt::format("{}: {}", manifest.name, text));
+base::Result<Tree> makeDebianTree(Workshop& shop, Apt& apt, const std::string& suite,
+                                  const std::vector<Deb>& debs, const std::vector<std::string>& run,
+                                  Fresh fresh) {
+  MAYFLY_TRY(Tree tree, openTree(shop, debianKey(suite, debs, run), fresh));
+  if (isMade(tree)) return tree;
+  const auto make = [&]() -> base::Status {
+    MAYFLY_CHECK(apt.fetch(debs));
+    const std::string made = tree.path + ".new";
+    shop.say(fmt::format("installing {} packages of Debian {}", debs.size(), suite));
+    MAYFLY_CHECK(bootstrap(shop, suite, debs, made));
+    MAYFLY_CHECK(runInTree(shop, made, run));
+    return neutralise(shop, made);
   };
-  const std::string folder = options.cache_dir + "/trees";
-  MAYFLY_CHECK(makeFolders(folder));
-  sweepTrees(folder);
-  const std::string path = folder + "/" + treeKey(manifest.image);
-  MAYFLY_TRY(base::Fd lock, lockFile(path + ".lock", kLockSecondsMax));
-  ::futimens(lock.get(), nullptr);
-  if (options.fresh == Fresh::yes) MAYFLY_CHECK(removeTree(path));
-  if (::access(path.c_str(), F_OK) == 0) return Tree{path, std::move(lock)};
+  auto status = make();
+  return finishTree(std::move(status), std::move(tree));
+}
 
-  const std::string made = path + ".new";
-  MAYFLY_CHECK(removeTree(made));
-  say(fmt::format("installing Debian {} with {} packages and what they need", manifest.image.suite,
-                  manifest.image.packages.size()));
-  MAYFLY_TRY(std::vector<std::string> argv, bootstrapCommand(manifest.image, made));
-  auto status = runCommand(argv, kBootstrapSecondsMax, [&](std::string_view line) {
-    if (line.rfind("I: running --customize-hook", 0) == 0) {
-      say("running a command of the recipe");
-    } else if (line.rfind("I: ", 0) == 0) {
-      say(base::printable(line.substr(3), 100));
-    }
+base::Result<std::string> makeNpmTree(Workshop& shop, Apt& apt, const std::string& suite) {
+  MAYFLY_TRY(std::vector<Deb> debs, apt.resolve({"npm"}, Fresh::no));
+  MAYFLY_TRY(Tree tree, makeDebianTree(shop, apt, suite, debs, {}, Fresh::no));
+  return tree.path;  // its time is new: nobody sweeps it
+}
+
+base::Result<Tree> makeFullTree(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe,
+                                const Lock& lock, Tree below, Fresh fresh) {
+  if (!recipe.hasLanguagePackages() && recipe.run.empty()) return below;
+  Hash hash;
+  hash.field("mayfly full tree 1");
+  hash.field(below.key);
+  for (const Deb& deb : lock.tools) hash.field(deb.sha256);
+  for (const Wheel& w : lock.pip) hash.field(w.name + " " + w.version + " " + w.sha256);
+  for (const NpmPackage& n : lock.npm) {
+    hash.field(n.path + " " + n.sha256 + (n.wished ? " wished" : ""));
+    for (const auto& [command, file] : n.bin) hash.field(command + " " + file);
+  }
+  hash.field("run");
+  for (const std::string& command : recipe.run) hash.field(command);
+  MAYFLY_TRY(Tree tree, openTree(shop, hash.hex(), fresh));
+  if (isMade(tree)) return tree;
+  const auto make = [&]() -> base::Status {
+    const std::string made = tree.path + ".new";
+    MAYFLY_CHECK(runCommand({"cp", "-a", "--reflink=auto", below.path, made}, kShortSecondsMax));
+    MAYFLY_CHECK(installPip(shop, apt, recipe, below.path, made, lock));
+    MAYFLY_CHECK(installNpm(
+        shop, [&] { return makeNpmTree(shop, apt, recipe.suite); }, made, lock));
+    MAYFLY_CHECK(runInTree(shop, made, recipe.run));
+    return neutralise(shop, made);
+  };
+  auto status = make();
+  return finishTree(std::move(status), std::move(tree));
+}
+
+void sweepTrees(const std::string& cache_dir) {
+  const std::string folder = cache_dir + "/trees";
+  sweepFolder(folder, [&](const std::string& name) {
+    if (name.size() < 69 || !isDigest(name.substr(0, 64)) || name.substr(64) != ".lock") return;
+    const std::string tree = folder + "/" + name.substr(0, 64), lock = folder + "/" + name;
+    auto fd = base::openAt(base::FdView(AT_FDCWD), lock, O_RDWR);
+    struct stat st;
+    if (!fd || ::flock(fd->get(), LOCK_EX | LOCK_NB) != 0 || ::fstat(fd->get(), &st) != 0) return;
+    if (::access((tree + ".new").c_str(), F_OK) == 0) (void)removeTree(tree + ".new");
+    if (st.st_mtime + kUnusedTreeSecondsMax > ::time(nullptr)) return;
+    (void)removeTree(tree);
+    ::unlink(lock.c_str());
   });
-  if (status) {
-    status = runCommand({"chroot", made, "/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-                         "/bin/sh", "-c", std::string(kNeutralise)},
-                        kShortSecondsMax);
-  }
-  if (!status) {
-    (void)removeTree(made);
-    return tl::unexpected<base::Error>(std::move(status).error().in(
-        fmt::format("cannot make the root of template '{}'", manifest.name)));
-  }
-  if (::rename(made.c_str(), path.c_str()) != 0) return base::failSys(errno, "rename", path);
-  return Tree{path, std::move(lock)};
+  const auto sweepOld = [&](const char* name, time_t seconds_max) {
+    const std::string old = cache_dir + "/" + name;
+    sweepFolder(old, [&](const std::string& entry) {
+      struct stat st;
+      if (::lstat((old + "/" + entry).c_str(), &st) == 0 &&
+          st.st_mtime + seconds_max < ::time(nullptr))
+        (void)removeTree(old + "/" + entry);
+    });
+  };
+  sweepOld("scratch", kLeftoverSecondsMax);
+  sweepOld("resolved", kUnusedTreeSecondsMax);
+  sweepArtifacts(cache_dir);
 }
 
 }  // namespace mayfly::image

@@ -8,6 +8,7 @@
 #include "config/daemon.h"
 #include "config/limits.h"
 #include "config/manifest.h"
+#include "config/packages.h"
 #include "config/units.h"
 
 namespace mayfly::config {
@@ -134,7 +135,8 @@ TEST(Manifest, MaximumFollowsTheDefaultWhereItSaysNothing) {
 
 TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
   EXPECT_EQ(errorOf(with(kSmall, "packages", "pakages")),
-            "m.toml:5: unknown key 'image.pakages'; allowed here: suite, packages, run, files");
+            "m.toml:5: unknown key 'image.pakages'; allowed here: suite, packages, "
+            "pip, npm, npm_without_scripts, run, files");
   EXPECT_EQ(
       errorOf(with(kSmall, "\"fork\"", "\"restore\"")),
       "m.toml:3: 'mechanism' 'restore' is not available in this version; use \"fork\" or \"exec\"");
@@ -181,13 +183,247 @@ TEST(Manifest, EveryShippedTemplateParses) {
 TEST(Manifest, FolderMustBearTheTemplatesName) {
   char folder[] = "/tmp/mayfly-config-XXXXXX";
   ASSERT_NE(::mkdtemp(folder), nullptr);
-  std::ofstream(std::string(folder) + "/manifest.toml") << kSmall;
-  auto m = loadManifest(folder);
+  std::filesystem::create_directory(std::string(folder) + "/other");
+  std::ofstream(std::string(folder) + "/other/manifest.toml") << kSmall;
+  auto m = findManifest({folder}, "other");
   ASSERT_FALSE(m);
   EXPECT_NE(m.error().message.find("but the folder is"), std::string::npos) << m.error().message;
   std::filesystem::remove_all(folder);
   EXPECT_EQ(findManifest({folder}, "tiny").error().code, base::Code::notFound);
   EXPECT_EQ(findManifest({folder}, "../tiny").error().code, base::Code::invalidArgument);
+}
+
+TEST(Requirements, AreNamesWithVersionsAndNothingElse) {
+  using enum Packages;
+  for (const char* good : {"jq", "libgeos-c1t64", "g++", "python3=3.13.5-1", "jq=1:1.7~rc1+dfsg-2"})
+    EXPECT_TRUE(isRequirement(debian, good)) << good;
+  for (const char* bad : {"", "a", "-o", "--option", "JQ", "jq ", "jq=", "jq=-1", "a/b", "jq:amd64",
+                          "?essential", "jq=1;x", "jq=1 2"})
+    EXPECT_FALSE(isRequirement(debian, bad)) << bad;
+  for (const char* good :
+       {"requests", "PyYAML", "zope.interface", "requests[socks,use_chardet]", "numpy==2.1.*",
+        "a>=1,<2", "a >= 1.0, != 1.5", "a~=1.4", "a==1+local.1", "a===1.0"})
+    EXPECT_TRUE(isRequirement(pip, good)) << good;
+  for (const char* bad :
+       {"", "-r x", "--index-url=x", "a @ https://x.example/a.whl", "git+https://x.example/a",
+        "./a", "../a.whl", "a==", "a=1", "a==1,", "a;python_version<'3'", "a[", "a[]", "a b",
+        "a\nb", "a==1 2", "a<>1", "_a"})
+    EXPECT_FALSE(isRequirement(pip, bad)) << bad;
+  for (const char* good : {"lodash", "lodash@4.17.21", "lodash@^4", "lodash@>=4 <5", "@types/node",
+                           "@types/node@20.x", "a@latest", "a@1 || 2"})
+    EXPECT_TRUE(isRequirement(npm, good)) << good;
+  for (const char* bad :
+       {"", "@", "@a", "@a/", "@/a", "a@", "a@npm:b", "a@file:../b", "a@git+ssh://x", "user/repo",
+        "./a", "--registry", "a@-x", "A b", "a@http://x.example/a.tgz"})
+    EXPECT_FALSE(isRequirement(npm, bad)) << bad;
+}
+
+TEST(Requirements, CompareByTheNameThatTheirIndexKnows) {
+  EXPECT_EQ(packageOf(Packages::pip, "Zope.Interface[test] >= 5"), "zope-interface");
+  EXPECT_EQ(packageOf(Packages::pip, "a__b--c==1"), "a-b-c");
+  EXPECT_EQ(packageOf(Packages::npm, "@types/node@20"), "@types/node");
+  EXPECT_EQ(packageOf(Packages::debian, "jq=1.7"), "jq");
+  EXPECT_EQ(versionOf(Packages::pip, "a>=1,<2"), ">=1,<2");
+  EXPECT_EQ(versionOf(Packages::npm, "@types/node@20"), "20");
+  EXPECT_EQ(versionOf(Packages::npm, "@types/node"), "");
+  EXPECT_EQ(mergePackages(Packages::pip, {"PyYAML==6.0", "attrs"}, {"pyyaml>=6.1", "requests"}),
+            (std::vector<std::string>{"attrs", "pyyaml>=6.1", "requests"}));
+}
+
+// Templates in a folder that goes with the test.
+class Bases : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/mayfly-bases-XXXXXX";
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    dir_ = name;
+    put("root", R"(name = "root"
+description = "the base of this test"
+mechanism = "fork"
+[image]
+packages = ["python3", "tzdata"]
+run = ["first"]
+[image.files]
+"/usr/lib/zygote.py" = "zygote.py"
+[zygote]
+argv = ["/usr/bin/python3", "/usr/lib/zygote.py"]
+preload = ["json", "re"]
+memory = "100MiB"
+[zygote.env]
+A = "1"
+B = "2"
+[task.env]
+T = "base"
+[seccomp]
+allow = ["personality"]
+[limits.default]
+memory = "256MiB"
+[limits.maximum]
+memory = "1GiB"
+[check]
+wait = "wait"
+)");
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  void put(const std::string& name, const std::string& text) {
+    std::filesystem::create_directories(dir_ + "/" + name);
+    std::ofstream(dir_ + "/" + name + "/manifest.toml") << text;
+  }
+  void derive(const std::string& rest, const std::string& base = "root") {
+    put("own", "name = \"own\"\ndescription = \"d\"\nbase = \"" + base + "\"\n" + rest);
+  }
+  base::Result<Manifest> own() { return findManifest({dir_}, "own"); }
+  std::string refusal() {
+    auto m = own();
+    if (m) return "(none)";
+    std::string text = m.error().message;
+    for (size_t at; (at = text.find(dir_)) != std::string::npos;)
+      text.replace(at, dir_.size(), "DIR");
+    return text;
+  }
+
+  std::string dir_;
+};
+
+TEST_F(Bases, WhatATemplateDoesNotSayItsBaseSays) {
+  derive("");
+  auto m = own();
+  ASSERT_TRUE(m) << m.error().message;
+  EXPECT_EQ(m->name, "own");
+  EXPECT_EQ(m->base, "root");
+  EXPECT_EQ(m->image.packages, (std::vector<std::string>{"python3", "tzdata"}));
+  EXPECT_EQ(m->image.early_run, std::vector<std::string>{"first"});
+  EXPECT_TRUE(m->image.run.empty());
+  EXPECT_EQ(m->zygote.argv.back(), "/usr/lib/zygote.py");
+  EXPECT_EQ(m->zygote.memory_bytes, 100ull << 20);
+  EXPECT_EQ(m->maximum.memory_bytes, 1ull << 30);
+  EXPECT_EQ(m->check_wait, "wait");
+  ASSERT_EQ(m->image.files.size(), 1u);
+  EXPECT_EQ(m->image.files[0].folder, dir_ + "/root") << "a base's file lies in the base's folder";
+}
+
+TEST_F(Bases, ListsAreAddedAndSettingsReplaced) {
+  derive(R"([image]
+packages = ["jq", "python3=3.13.5-1"]
+pip = ["humanize", "own-1.0-py3-none-any.whl"]
+npm = ["lodash"]
+run = ["second"]
+[image.files]
+"/usr/lib/data" = "data"
+"/usr/lib/zygote.py" = "mine.py"
+[zygote]
+preload = ["re", "humanize"]
+memory = "200MiB"
+[zygote.env]
+B = "3"
+[task.env]
+T = "own"
+U = "new"
+[seccomp]
+allow = ["ptrace"]
+[limits.default]
+memory = "512MiB"
+)");
+  auto m = own();
+  ASSERT_TRUE(m) << m.error().message;
+  EXPECT_EQ(m->image.packages, (std::vector<std::string>{"jq", "python3=3.13.5-1", "tzdata"}));
+  EXPECT_EQ(m->image.pip, std::vector<std::string>{"humanize"});
+  ASSERT_EQ(m->image.wheels.size(), 1u);
+  EXPECT_EQ(m->image.wheels[0].folder, dir_ + "/own");
+  EXPECT_EQ(m->image.early_run, std::vector<std::string>{"first"});
+  EXPECT_EQ(m->image.run, std::vector<std::string>{"second"});
+  ASSERT_EQ(m->image.files.size(), 2u);
+  EXPECT_EQ(m->image.files[1].source, "mine.py");
+  EXPECT_EQ(m->zygote.preload, (std::vector<std::string>{"json", "re", "humanize"}));
+  EXPECT_EQ(m->zygote.memory_bytes, 200ull << 20);
+  EXPECT_EQ(m->zygote.env,
+            (std::vector<std::pair<std::string, std::string>>{{"A", "1"}, {"B", "3"}}));
+  EXPECT_EQ(m->task_env,
+            (std::vector<std::pair<std::string, std::string>>{{"T", "own"}, {"U", "new"}}));
+  EXPECT_EQ(m->seccomp_allow, (std::vector<std::string>{"personality", "ptrace"}));
+  EXPECT_EQ(m->defaults.memory_bytes, 512ull << 20);
+  EXPECT_EQ(m->maximum.memory_bytes, 1ull << 30);
+}
+
+TEST_F(Bases, ABaseMayHaveOne) {
+  put("middle",
+      "name = \"middle\"\ndescription = \"d\"\nbase = \"root\"\n[image]\npip = [\"attrs==1\"]\nrun "
+      "= [\"m\"]\n");
+  derive("[image]\npip = [\"Attrs==2\"]\nrun = [\"o\"]\n", "middle");
+  auto m = own();
+  ASSERT_TRUE(m) << m.error().message;
+  EXPECT_EQ(m->image.pip, std::vector<std::string>{"Attrs==2"});
+  EXPECT_EQ(m->image.early_run, std::vector<std::string>{"first"});
+  EXPECT_EQ(m->image.run, (std::vector<std::string>{"m", "o"}));
+}
+
+TEST_F(Bases, ABaseElsewhereIsFoundForTemplatesThatAddToIt) {
+  char other[] = "/tmp/mayfly-bases-XXXXXX";
+  ASSERT_NE(::mkdtemp(other), nullptr);
+  const std::string folder = std::string(other) + "/apart";
+  std::filesystem::create_directory(folder);
+  std::ofstream(folder + "/manifest.toml")
+      << "name = \"apart\"\ndescription = \"d\"\nbase = \"root\"\n";
+  EXPECT_FALSE(findManifest({other}, "apart"));
+  EXPECT_TRUE(findManifest({other}, "apart", {dir_}));
+  EXPECT_FALSE(findManifest({other}, "root", {dir_})) << "it is no template of the first folder";
+  std::filesystem::remove_all(other);
+}
+
+TEST_F(Bases, ErrorsNameFileKeyAndWhatToDo) {
+  derive("", "rot");
+  EXPECT_EQ(refusal(), "DIR/own/manifest.toml: 'base' is 'rot': there is no template 'rot' in DIR");
+  EXPECT_EQ(own().error().advice, "There are: own, root.");
+  derive("", "../root");
+  EXPECT_EQ(
+      refusal(),
+      "DIR/own/manifest.toml:3: 'base' must be the name of another template, e.g. \"python\"");
+  derive("", "own");
+  EXPECT_EQ(refusal(), "DIR/own/manifest.toml: 'base' goes in a circle: own -> own");
+  derive("[image]\nsuite = \"bookworm\"\n");
+  EXPECT_EQ(refusal(),
+            "DIR/own/manifest.toml:5: 'image.suite' is 'bookworm', but the base's is 'trixie': "
+            "leave it out");
+  derive("[image]\npip = [\"-r x\"]\n");
+  EXPECT_EQ(
+      refusal(),
+      "DIR/own/manifest.toml:5: 'image.pip' holds '-r x', which names no package; write "
+      "\"requests\", "
+      "\"requests==2.32.3\" or \"requests[socks]>=2.31,<3\", or the path of a .whl file in the "
+      "template's folder");
+  derive("[image]\npip = [\"../x.whl\"]\n");
+  EXPECT_EQ(
+      refusal(),
+      "DIR/own/manifest.toml:5: 'image.pip' '../x.whl' is no path inside the template's folder");
+  derive("[image]\nnpm_without_scripts = [\"esbuild@1\"]\n");
+  EXPECT_EQ(refusal(),
+            "DIR/own/manifest.toml:5: 'image.npm_without_scripts' holds 'esbuild@1': give the name "
+            "alone");
+  derive("mechanism = \"exec\"\n");
+  EXPECT_EQ(refusal(),
+            "DIR/own/manifest.toml:4: 'mechanism' is not that of the base, \"fork\": leave it out, "
+            "or give "
+            "'zygote.argv' too");
+  derive("[limits.default]\nmemory = \"2GiB\"\n");
+  EXPECT_EQ(refusal(),
+            "DIR/own/manifest.toml: 'limits.maximum.memory' is 1GiB, below the default of 2GiB");
+}
+
+TEST_F(Bases, AChainOfBasesHasAnEnd) {
+  std::string below = "root";
+  for (const char* name : {"a", "b", "c", "d"}) {
+    put(name,
+        "name = \"" + std::string(name) + "\"\ndescription = \"d\"\nbase = \"" + below + "\"\n");
+    below = name;
+  }
+  derive("", "c");
+  EXPECT_NE(
+      refusal().find("more than 4 templates stand upon each other: own -> c -> b -> a -> root"),
+      std::string::npos)
+      << refusal();
+  derive("", "b");
+  EXPECT_EQ(refusal(), "(none)");
 }
 
 TEST(Daemon, NeedsNoFile) {

@@ -91,8 +91,8 @@ TEST(Keys, DependOnEveryPartOfTheRecipe) {
   config::ImageRecipe recipe;
   recipe.packages = {"a", "bc"};
   recipe.run = {"true"};
-  const std::string key = treeKey(recipe);
-  EXPECT_EQ(key, treeKey(recipe));
+  const std::string key = recipeKey(recipe);
+  EXPECT_EQ(key, recipeKey(recipe));
   for (auto change :
        std::vector<std::function<void(config::ImageRecipe&)>>{[](auto& r) { r.suite = "bookworm"; },
                                                               [](auto& r) {
@@ -105,14 +105,14 @@ TEST(Keys, DependOnEveryPartOfTheRecipe) {
                                                               [](auto& r) { r.run = {"false"}; }}) {
     config::ImageRecipe other = recipe;
     change(other);
-    EXPECT_NE(treeKey(other), key);
+    EXPECT_NE(recipeKey(other), key);
   }
 }
 
 TEST(Keys, FilesOfATemplateDoNotTouchItsTree) {
   config::ImageRecipe recipe, other;
   other.files = {{"zygote.py", "/usr/lib/mayfly/zygote.py"}};
-  EXPECT_EQ(treeKey(recipe), treeKey(other));
+  EXPECT_EQ(recipeKey(recipe), recipeKey(other));
 }
 
 TEST(TemplateJson, HoldsWhatAZygoteProgramNeeds) {

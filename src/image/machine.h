@@ -1,0 +1,40 @@
+// Where pip and npm get their packages from: the machine's own configuration, made
+// ready for a look-up inside a root tree. None of it goes into an image or a lock.
+//
+// Layer: image, internal to it. Pure but for prepareLookUp().
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "image/sandbox.h"
+#include "image/workshop.h"
+
+namespace mayfly::image {
+
+// Keys of a pip.conf ("index-url"), sections left out: a later one wins.
+std::map<std::string, std::string> parsePipConfig(std::string_view text);
+// The lines of an npmrc that say where packages are and how to get there.
+std::string filterNpmrc(std::string_view text);
+// "${NPM_TOKEN}" -> NPM_TOKEN
+std::vector<std::string> variablesIn(std::string_view npmrc);
+
+// A tree to look packages up in: its /etc, a home and an output folder of nobody's own.
+struct LookUp {
+  Sandbox sandbox;
+  std::vector<std::string> environment;
+  std::string out;  // on the host; kOutFolder inside
+};
+inline constexpr const char* kOutFolder = "/run/build/out";
+
+// The tree's /etc as a new folder `etc`, with the host's way to find hosts and to trust them.
+base::Status makeEtc(const std::string& tree, const std::string& etc);
+
+enum class Tool : uint8_t { pip, npm };
+base::Result<LookUp> prepareLookUp(Workshop& shop, const std::string& tree, Tool tool);
+
+}  // namespace mayfly::image

@@ -1,0 +1,36 @@
+// npm's packages: looked up by npm itself in a tree of its own, downloaded as
+// tarballs, unpacked by hash. No script of a package runs.
+//
+// They lie in /node_modules, where programs below /task find them.
+//
+// Layer: image, internal to it. Blocks.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "config/manifest.h"
+#include "image/lock.h"
+#include "image/workshop.h"
+
+namespace mayfly::image {
+
+// The path of a root tree that has npm in it; made when it is asked for.
+using NpmTree = std::function<base::Result<std::string>()>;
+
+// The packages of a package-lock.json that this machine takes. Pure.
+base::Result<std::vector<NpmPackage>> readPackageLock(std::string_view text,
+                                                      const config::ImageRecipe& recipe,
+                                                      std::string_view architecture);
+
+// Fills lock.npm_wishes and lock.npm; all files are artifacts then.
+base::Status resolveNpm(Workshop& shop, const NpmTree& npm_tree, const config::ImageRecipe& recipe,
+                        const std::string& tree, Lock& lock);
+// Unpacks what is locked into `tree`.
+base::Status installNpm(Workshop& shop, const NpmTree& npm_tree, const std::string& tree,
+                        const Lock& lock);
+
+}  // namespace mayfly::image

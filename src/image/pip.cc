@@ -1,0 +1,273 @@
+// Layer: image. See pip.h.
+#include "image/pip.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <glob.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/text.h"
+#include "config/packages.h"
+#include "image/explain.h"
+#include "image/machine.h"
+#include "image/sandbox.h"
+#include "image/store.h"
+
+namespace mayfly::image {
+namespace {
+
+using base::Code;
+using Json = nlohmann::json;
+
+constexpr uint32_t kShortSecondsMax = 300;
+constexpr uint32_t kLookUpSecondsMax = 1'200;
+constexpr size_t kReportBytesMax = 64u << 20;
+constexpr const char* kPip = "/run/build/pip.whl";
+constexpr const char* kWheels = "/run/build/wheels";
+constexpr const char* kRequirements = "/run/build/requirements.txt";
+
+std::string baseName(std::string_view path) {
+  return std::string(path.substr(path.find_last_of('/') + 1));
+}
+
+// The host's path of the wheel that pip itself is, unpacked once from its Debian package.
+base::Result<std::string> unpackPip(Workshop& shop, Apt& apt, const std::vector<Deb>& tools) {
+  if (tools.empty()) return base::fail(Code::internal, "the lock names no pip");
+  const std::string folder = shop.cacheDir() + "/tools/" + tools[0].sha256;
+  if (::access(folder.c_str(), F_OK) != 0) {
+    MAYFLY_CHECK(apt.fetch(tools));
+    const std::string made = fmt::format("{}.new-{}", folder, ::getpid());
+    MAYFLY_CHECK(makeFolders(shop.cacheDir() + "/tools"));
+    Command unpack;
+    unpack.argv = {"dpkg-deb", "-x", shop.artifact(tools[0].sha256), made};
+    MAYFLY_CHECK(shop.run(unpack));
+    // Another build may have been faster: its folder is the same.
+    if (::rename(made.c_str(), folder.c_str()) != 0) MAYFLY_CHECK(removeTree(made));
+  }
+  glob_t found{};
+  const int r = ::glob((folder + "/usr/share/python-wheels/pip-*.whl").c_str(), 0, nullptr, &found);
+  std::string path = r == 0 && found.gl_pathc > 0 ? found.gl_pathv[0] : "";
+  ::globfree(&found);
+  if (path.empty()) return base::fail(Code::internal, "Debian's pip package holds no pip");
+  return path;
+}
+
+std::vector<std::string> pipCommand(const char* verb) {
+  return {"/usr/bin/python3", "-I", std::string(kPip) + "/pip", verb};
+}
+
+base::Status lookUp(Workshop& shop, const LookUp& place, std::vector<std::string> argv,
+                    std::string* output) {
+  Command command;
+  command.argv = std::move(argv);
+  command.seconds_max = kLookUpSecondsMax;
+  command.environment = place.environment;
+  command.enter = enterSandbox(place.sandbox);
+  return shop.run(std::move(command), output);
+}
+
+std::string requirementsText(const std::vector<Wheel>& wheels) {
+  std::string text;
+  for (const Wheel& w : wheels)
+    text += fmt::format("{}=={} --hash=sha256:{}\n", w.name, w.version, w.sha256);
+  return text;
+}
+
+base::Result<std::vector<Wheel>> readReport(const std::string& path,
+                                            const config::ImageRecipe& recipe, Workshop& shop) {
+  MAYFLY_TRY(std::string text, base::readSmallFile(base::FdView(AT_FDCWD), path, kReportBytesMax));
+  const Json report = Json::parse(text, nullptr, false);
+  std::vector<Wheel> wheels;
+  for (const Json& one :
+       report.is_object() ? report.value("install", Json::array()) : Json::array()) {
+    const Json metadata = one.value("metadata", Json::object()),
+               download = one.value("download_info", Json::object());
+    Wheel w;
+    w.name = config::packageOf(config::Packages::pip, metadata.value("name", ""));
+    w.version = metadata.value("version", "");
+    std::string url = download.value("url", "");
+    w.file = baseName(url.substr(0, url.find('#')));
+    for (size_t at; (at = w.file.find("%2B")) != std::string::npos;) w.file.replace(at, 3, "+");
+    for (const config::ImageFile& own : recipe.wheels) {
+      if (baseName(own.source) != w.file) continue;
+      w.own = true;
+      MAYFLY_TRY(w.sha256, shop.keepArtifact(own.folder + "/" + own.source));
+    }
+    if (!w.own && download.contains("archive_info"))
+      w.sha256 = download["archive_info"].value("hashes", Json::object()).value("sha256", "");
+    if (w.name.empty() || w.version.empty() || !isDigest(w.sha256) || w.file.size() < 4 ||
+        w.file.substr(w.file.size() - 4) != ".whl") {
+      return base::fail(Code::failedPrecondition,
+                        fmt::format("pip's index names no sha256 of '{}' {}",
+                                    base::printable(w.name), base::printable(w.version)),
+                        "Only wheels with a sha256 can be locked.");
+    }
+    wheels.push_back(std::move(w));
+  }
+  std::sort(wheels.begin(), wheels.end(),
+            [](const Wheel& a, const Wheel& b) { return a.name < b.name; });
+  return wheels;
+}
+
+base::Status keepDownloads(Workshop& shop, const std::string& folder) {
+  DIR* dir = ::opendir(folder.c_str());
+  if (!dir) return base::failSys(errno, "opendir", folder);
+  base::Status status;
+  while (dirent* entry = ::readdir(dir)) {
+    if (entry->d_name[0] == '.' || !status) continue;
+    if (auto kept = shop.keepArtifact(folder + "/" + entry->d_name); !kept)
+      status = base::fail(std::move(kept).error());
+  }
+  ::closedir(dir);
+  return status;
+}
+
+// Every locked wheel becomes an artifact.
+base::Status fetchPip(Workshop& shop, const config::ImageRecipe& recipe, const std::string& tree,
+                      const std::string& pip, const std::vector<Wheel>& wheels) {
+  std::vector<Wheel> missing;
+  for (const Wheel& w : wheels) {
+    if (shop.hasArtifact(w.sha256)) continue;
+    bool own = false;
+    for (const config::ImageFile& file : recipe.wheels) {
+      if (!w.own || baseName(file.source) != w.file) continue;
+      MAYFLY_CHECK(shop.keepArtifact(file.folder + "/" + file.source, w.sha256));
+      own = true;
+    }
+    if (!own) missing.push_back(w);
+  }
+  if (missing.empty()) return base::Unit{};
+  shop.say(fmt::format("downloading {} wheels", missing.size()));
+  MAYFLY_TRY(LookUp place, prepareLookUp(shop, tree, Tool::pip));
+  MAYFLY_CHECK(writeText(place.out + "/locked.txt", requirementsText(missing)));
+  place.sandbox.binds.push_back({pip, kPip, false});
+  std::vector<std::string> argv = pipCommand("download");
+  argv.insert(argv.end(),
+              {"--no-deps", "--only-binary=:all:", "--require-hashes", "-r",
+               std::string(kOutFolder) + "/locked.txt", "-d", std::string(kOutFolder) + "/wheels"});
+  std::string output;
+  if (auto status = lookUp(shop, place, std::move(argv), &output); !status) {
+    if (auto gone = findNoWheel(output)) {
+      return base::fail(Code::notFound,
+                        fmt::format("pip's index does not have '{}' any more", gone->requirement),
+                        "Take what it has with --update.");
+    }
+    return base::fail(explainPip(output, std::move(status).error()));
+  }
+  MAYFLY_CHECK(keepDownloads(shop, place.out + "/wheels"));
+  for (const Wheel& w : missing) {
+    if (!shop.hasArtifact(w.sha256))
+      return base::fail(Code::failedPrecondition,
+                        fmt::format("pip's index gave no file for {} {}", w.name, w.version));
+  }
+  return base::Unit{};
+}
+
+// Why pip found no wheel: there may be a source only, or the index was not reached,
+// which pip tells when it is asked to tell much.
+base::Error explainMissing(Workshop& shop, const LookUp& place, const NoWheel& missing) {
+  std::vector<std::string> argv = pipCommand("index");
+  argv.insert(argv.end(), {"versions", "-vv", "--no-binary=:all:", "--pre",
+                           config::packageOf(config::Packages::pip, missing.requirement)});
+  std::string output;
+  (void)lookUp(shop, place, std::move(argv), &output);
+  base::Error error = explainPip(output, base::Error{});
+  if (error.code == Code::unavailable) return error;
+  return explainNoWheel(missing, availableVersions(output));
+}
+
+}  // namespace
+
+base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe,
+                        const std::string& tree, Fresh fresh, Lock& lock) {
+  lock.pip.clear();
+  lock.tools.clear();
+  MAYFLY_TRY(lock.pip_wishes, pipWishes(recipe));
+  if (lock.pip_wishes.empty()) return base::Unit{};
+  if (::access((tree + "/usr/bin/python3").c_str(), X_OK) != 0) {
+    return base::fail(
+        Code::failedPrecondition, "the image has pip packages, but no Python",
+        "Add 'python3' to 'image.packages' of the manifest, or take base = \"python\".");
+  }
+  shop.say(fmt::format("looking up {} pip packages and what they need", lock.pip_wishes.size()));
+  MAYFLY_TRY(lock.tools, apt.candidates({"python3-pip-whl"}, fresh));
+  MAYFLY_TRY(std::string pip, unpackPip(shop, apt, lock.tools));
+  MAYFLY_TRY(LookUp place, prepareLookUp(shop, tree, Tool::pip));
+  place.sandbox.binds.push_back({pip, kPip, false});
+  const std::string report = "/report.json";
+  std::vector<std::string> argv = pipCommand("install");
+  // What Debian's packages satisfy already stays theirs.
+  argv.insert(argv.end(), {"--dry-run", "--report", kOutFolder + report,
+                           "--only-binary=:all:", "--break-system-packages"});
+  argv.insert(argv.end(), recipe.pip.begin(), recipe.pip.end());
+  for (const config::ImageFile& wheel : recipe.wheels) {
+    const std::string inside = std::string(kWheels) + "/" + baseName(wheel.source);
+    place.sandbox.binds.push_back({wheel.folder + "/" + wheel.source, inside, false});
+    argv.push_back(inside);
+  }
+  std::string output;
+  if (auto status = lookUp(shop, place, std::move(argv), &output); !status) {
+    base::Error error = explainPip(output, std::move(status).error());
+    const auto missing = findNoWheel(output);
+    if (missing && error.code == Code::internal) error = explainMissing(shop, place, *missing);
+    return base::fail(std::move(error));
+  }
+  MAYFLY_TRY(lock.pip, readReport(place.out + report, recipe, shop));
+  return fetchPip(shop, recipe, tree, pip, lock.pip);
+}
+
+base::Status installPip(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe,
+                        const std::string& look_up_tree, const std::string& tree,
+                        const Lock& lock) {
+  if (lock.pip.empty()) return base::Unit{};
+  MAYFLY_TRY(std::string pip, unpackPip(shop, apt, lock.tools));
+  MAYFLY_CHECK(fetchPip(shop, recipe, look_up_tree, pip, lock.pip));
+  shop.say(fmt::format("installing {} wheels", lock.pip.size()));
+  MAYFLY_TRY(std::string folder, shop.scratch());
+  const std::string wheels = folder + "/wheels", requirements = folder + "/requirements.txt";
+  MAYFLY_CHECK(makeFolders(wheels));
+  for (const Wheel& w : lock.pip) {
+    const std::string named = wheels + "/" + w.file;
+    if (::link(shop.artifact(w.sha256).c_str(), named.c_str()) != 0)
+      return base::failSys(errno, "link", named);
+  }
+  MAYFLY_CHECK(writeText(requirements, requirementsText(lock.pip)));
+  MAYFLY_CHECK(makeEtc(tree, folder + "/etc"));  // pip does not even start without certificates
+  Command install;
+  install.argv = pipCommand("install");
+  install.argv.insert(
+      install.argv.end(),
+      {"--no-index", "--find-links", kWheels, "--require-hashes", "--no-deps",
+       "--only-binary=:all:", "--no-compile", "--ignore-installed", "--break-system-packages",
+       "--root-user-action=ignore", "-r", kRequirements});
+  install.seconds_max = kLookUpSecondsMax;
+  install.environment =
+      sandboxEnvironment({"HOME=/nonexistent", "PIP_CONFIG_FILE=/dev/null", "PIP_NO_CACHE_DIR=1",
+                          "PIP_NO_INPUT=1", "PIP_DISABLE_PIP_VERSION_CHECK=1"});
+  install.enter = enterSandbox({tree,
+                                Inside::install,
+                                {{folder + "/etc", "/etc", false},
+                                 {pip, kPip, false},
+                                 {wheels, kWheels, false},
+                                 {requirements, kRequirements, false}}});
+  std::string output;
+  if (auto status = shop.run(install, &output); !status)
+    return base::fail(explainPip(output, std::move(status).error()));
+  // As the image's own: no time stamps, all times are 0. Some packages ship files
+  // that are no Python of this version.
+  Command compile;
+  compile.argv = {"/bin/sh", "-c",
+                  "python3 -I -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "
+                  "/usr/local/lib/python3*/dist-packages || true"};
+  compile.seconds_max = kLookUpSecondsMax;
+  compile.environment = sandboxEnvironment({"HOME=/nonexistent"});
+  compile.enter = enterSandbox({tree, Inside::install, {}});
+  return shop.run(compile);
+}
+
+}  // namespace mayfly::image

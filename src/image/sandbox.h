@@ -1,0 +1,47 @@
+// Where the steps of a build run: inside a root tree, apart from the host.
+//
+// Own mounts, processes, IPC and host name; no file of the host's but what is bound
+// in; no network unless packages are to be looked up, and then no rights at all and
+// a read-only tree. It is no box for hostile code: the walls of a task are others.
+//
+// Layer: image. Needs root.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace mayfly::image {
+
+struct Bind {
+  std::string from;  // on the host
+  std::string to;    // in the tree: exists there, or lies below kBindFolder
+  bool writable = false;
+};
+
+// Below it mount points are made as needed; it is gone with the step.
+inline constexpr const char* kBindFolder = "/run/build";
+
+enum class Inside : uint8_t {
+  install,  // root over a writable tree, without network
+  lookUp,   // nobody, with the host's network; the tree is read-only
+};
+
+struct Sandbox {
+  std::string tree;
+  Inside inside = Inside::install;
+  std::vector<Bind> binds;
+};
+
+// For Command::enter. Two processes: the inner one goes on to the exec as pid 1 of
+// its own namespace and dies with the outer one.
+std::function<void()> enterSandbox(Sandbox sandbox);
+// The command runs where it would, but without any network.
+std::function<void()> leaveNetwork();
+
+// What a step finds in its environment, but for `more`.
+std::vector<std::string> sandboxEnvironment(const std::vector<std::string>& more = {});
+
+inline constexpr unsigned kNobody = 65534;
+
+}  // namespace mayfly::image

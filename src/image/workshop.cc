@@ -1,0 +1,152 @@
+// Layer: image. See workshop.h.
+#include "image/workshop.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/text.h"
+#include "image/hash.h"
+#include "image/store.h"
+
+namespace mayfly::image {
+namespace {
+
+using base::Code;
+
+constexpr uint32_t kShortSecondsMax = 300;
+constexpr size_t kOutputBytesMax = 4u << 20;
+constexpr uint64_t kLogBytesMax = 64u << 20;
+constexpr time_t kUnusedArtifactSecondsMax = 30 * 86'400;
+
+}  // namespace
+
+Workshop::Workshop(std::string cache_dir, std::string log_path,
+                   std::function<void(std::string_view)> progress)
+    : cache_dir_(std::move(cache_dir)),
+      log_path_(std::move(log_path)),
+      progress_(std::move(progress)) {}
+
+Workshop::~Workshop() {
+  for (const std::string& folder : scratch_) (void)removeTree(folder);
+}
+
+void Workshop::log(std::string_view line) {
+  if (log_path_.empty() || log_bytes_ > kLogBytesMax) return;
+  if (!log_) {
+    (void)makeFolders(log_path_.substr(0, log_path_.find_last_of('/')));
+    // A log may show what a proxy or an index answered: for root only.
+    auto fd = base::openAt(base::FdView(AT_FDCWD), log_path_, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (!fd) {
+      log_path_.clear();
+      return;
+    }
+    log_ = std::move(*fd);
+  }
+  const std::string text = base::printable(line, 4'000) + "\n";
+  log_bytes_ += text.size();
+  if (::write(log_.get(), text.data(), text.size()) < 0) log_bytes_ = kLogBytesMax + 1;
+}
+
+void Workshop::say(std::string_view text) {
+  if (progress_) progress_(text);
+  log(fmt::format("== {}", text));
+}
+
+base::Status Workshop::run(Command command, std::string* output) {
+  std::string shown;
+  for (const std::string& word : command.argv)
+    shown += (shown.empty() ? "" : " ") + shellWord(word);
+  log("$ " + shown);
+  LineSink also = std::move(command.on_line);
+  command.on_line = [&](std::string_view line) {
+    log(line);
+    if (output && output->size() + line.size() < kOutputBytesMax) output->append(line) += '\n';
+    if (also) also(line);
+  };
+  return runCommand(command);
+}
+
+base::Result<std::string> Workshop::scratch() {
+  const std::string folder = cache_dir_ + "/scratch";
+  MAYFLY_CHECK(makeFolders(folder));
+  std::string name = folder + "/XXXXXX";
+  if (::mkdtemp(name.data()) == nullptr) return base::failSys(errno, "mkdtemp", name);
+  scratch_.push_back(name);
+  return name;
+}
+
+std::string Workshop::artifact(std::string_view sha256) const {
+  return fmt::format("{}/artifacts/{}", cache_dir_, sha256);
+}
+
+bool Workshop::hasArtifact(std::string_view sha256) const {
+  return isDigest(sha256) && ::utimensat(AT_FDCWD, artifact(sha256).c_str(), nullptr, 0) == 0;
+}
+
+base::Result<std::string> Workshop::keepArtifact(const std::string& file, std::string_view sha256) {
+  MAYFLY_TRY(std::string digest, hashFile(file));
+  if (!sha256.empty() && sha256 != digest) {
+    return base::fail(
+        Code::failedPrecondition,
+        fmt::format("'{}' has sha256 {}, not {}",
+                    base::printable(file.substr(file.find_last_of('/') + 1)), digest, sha256));
+  }
+  MAYFLY_CHECK(makeFolders(cache_dir_ + "/artifacts"));
+  const std::string path = artifact(digest), made = fmt::format("{}.new-{}", path, ::getpid());
+  MAYFLY_CHECK(
+      runCommand({"cp", "--dereference", "--no-preserve=all", file, made}, kShortSecondsMax));
+  if (::rename(made.c_str(), path.c_str()) != 0) return base::failSys(errno, "rename", path);
+  return digest;
+}
+
+void sweepArtifacts(const std::string& cache_dir) {
+  const std::string folder = cache_dir + "/artifacts";
+  DIR* dir = ::opendir(folder.c_str());
+  if (!dir) return;
+  const time_t oldest = ::time(nullptr) - kUnusedArtifactSecondsMax;
+  while (dirent* entry = ::readdir(dir)) {
+    struct stat st;
+    if (::fstatat(::dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    if (S_ISREG(st.st_mode) && st.st_mtime < oldest) ::unlinkat(::dirfd(dir), entry->d_name, 0);
+  }
+  ::closedir(dir);
+}
+
+std::string shellWord(std::string_view text) {
+  constexpr std::string_view plain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=:+,@%";
+  if (!text.empty() && text.find_first_not_of(plain) == std::string_view::npos)
+    return std::string(text);
+  std::string out = "'";
+  for (char c : text) {
+    if (c == '\'') {
+      out += "'\"'\"'";
+    } else {
+      out += c;
+    }
+  }
+  return out + "'";
+}
+
+base::Status writeText(const std::string& path, std::string_view text, unsigned mode) {
+  MAYFLY_TRY(base::Fd fd, base::openAt(base::FdView(AT_FDCWD), path, O_WRONLY | O_CREAT | O_TRUNC,
+                                       static_cast<mode_t>(mode)));
+  while (!text.empty()) {
+    const ssize_t n = ::write(fd.get(), text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return base::failSys(errno, "write", path);
+    text.remove_prefix(static_cast<size_t>(n));
+  }
+  return base::Unit{};
+}
+
+base::Status removeTree(const std::string& path) {
+  return runCommand({"rm", "-rf", "--one-file-system", path}, kShortSecondsMax);
+}
+
+}  // namespace mayfly::image
