@@ -1,7 +1,7 @@
 """Fixtures that all tests against a real daemon share.
 
 A daemon is taken from MAYFLY_SOCKET (`./dev with-daemon` sets it); without one
-the tests skip and say so.
+the tests skip and say so. What is marked slow is left to `./dev check`.
 """
 
 import os
@@ -9,6 +9,10 @@ import os
 import pytest
 
 from support import Mayfly
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: too slow for every change; `./dev check` runs it")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@
 #include "cli/pool_replay.h"
 #include "cli/report.h"
 #include "cli/run.h"
+#include "cli/template.h"
 #include "image/cli_image.h"
 
 namespace mayfly::cli {
@@ -125,6 +126,7 @@ int main(const std::vector<std::string>& args) {
   if (auto* it = std::get_if<KillOptions>(&options.verb)) return kill(options.socket, *it);
   if (auto* it = std::get_if<DoctorOptions>(&options.verb)) return doctor(*it);
   if (auto* it = std::get_if<ImageOptions>(&options.verb)) return image::imageMain(it->args);
+  if (auto* it = std::get_if<TemplateOptions>(&options.verb)) return templateMain(it->args);
   if (auto* it = std::get_if<PoolOptions>(&options.verb)) return poolMain(it->args);
   return version(options.socket, std::get<VersionOptions>(options.verb));
 }

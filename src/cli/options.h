@@ -55,6 +55,9 @@ struct ImageOptions {
 struct PoolOptions {
   std::vector<std::string> args;  // poolMain reads them
 };
+struct TemplateOptions {
+  std::vector<std::string> args;  // templateMain reads them
+};
 // Help was asked for, or the use was wrong: `text` goes to stdout or stderr.
 struct SayAndExit {
   std::string text;
@@ -64,7 +67,7 @@ struct SayAndExit {
 struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
-               VersionOptions, ImageOptions, PoolOptions>
+               VersionOptions, ImageOptions, TemplateOptions, PoolOptions>
       verb;
 };
 

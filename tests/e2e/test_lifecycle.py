@@ -74,7 +74,8 @@ def slow():
 class Daemon:
     """One mayflyd of its own, seen from outside."""
 
-    def __init__(self, folder, instance=None, config="", templates=("python", "shell"), state_dir=STATE_DIR, **popen):
+    def __init__(self, folder, instance=None, config="", templates=("python", "shell"), state_dir=STATE_DIR,
+                 template_dirs=(TOP / "templates",), **popen):
         self.instance = instance or "t-" + uuid.uuid4().hex[:12]
         self.run_dir = pathlib.Path(folder)
         self.socket = str(self.run_dir / (self.instance + ".sock"))
@@ -83,6 +84,7 @@ class Daemon:
         self.config.write_text(config)
         self.templates = templates
         self.state_dir = state_dir
+        self.template_dirs = template_dirs
         self.popen = popen
         self.process = None
         self.cli = Mayfly(self.socket)
@@ -90,7 +92,9 @@ class Daemon:
     def spawn(self, ready_fd, pass_fds=()):
         command = [str(BINARIES / "mayflyd"), "--config", str(self.config), "--instance", self.instance,
                    "--socket", self.socket, "--run-dir", str(self.run_dir), "--state-dir", self.state_dir,
-                   "--templates", str(TOP / "templates"), "--ready-fd", str(ready_fd)]
+                   "--ready-fd", str(ready_fd)]
+        for folder in self.template_dirs:
+            command += ["--templates", str(folder)]
         for template in self.templates:
             command += ["--template", template]
         options = dict(self.popen)

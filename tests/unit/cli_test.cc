@@ -12,6 +12,8 @@
 #include "cli/files.h"
 #include "cli/options.h"
 #include "cli/report.h"
+#include "cli/template.h"
+#include "cli/template_check.h"
 #include "config/daemon.h"
 
 namespace mayfly::cli {
@@ -346,6 +348,73 @@ TEST_F(Folder, APipeThatIsLargeIsSpooledWhole) {
     }
     EXPECT_TRUE(got == text) << bytes;
   }
+}
+
+TEST(TemplateVerb, ANewManifestParsesAsItIsForEveryBase) {
+  for (const char* base_name : {"python", "shell"}) {
+    auto base = config::findManifest({MAYFLY_SOURCE_DIR "/templates"}, base_name);
+    ASSERT_TRUE(base) << base.error().message;
+    const std::string text = newManifest("mine", *base);
+    auto m = config::parseManifest(text, "m.toml", &*base);
+    ASSERT_TRUE(m) << m.error().message << "\n" << text;
+    EXPECT_EQ(m->name, "mine");
+    EXPECT_EQ(m->base, base_name);
+    EXPECT_EQ(m->image.pip.empty(), std::string_view(base_name) == "shell");
+  }
+}
+
+TEST(TemplateVerb, APathNamesItsFolderAndANameIsLookedForWhereItIsSaid) {
+  TemplateArgs args;
+  EXPECT_EQ(placeOf(args, "/a/b/").dirs, std::vector<std::string>{"/a"});
+  EXPECT_EQ(placeOf(args, "/a/b/").name, "b");
+  EXPECT_EQ(placeOf(args, "/b").dirs, std::vector<std::string>{"/"});
+  args.template_dirs = {"/x", "/y"};
+  EXPECT_EQ(placeOf(args, "b").dirs, args.template_dirs);
+  EXPECT_EQ(placeOf(args, "/a/b").dirs, std::vector<std::string>{"/a"}) << "a path is exact";
+}
+
+TEST(TemplateCheck, ReadsWhatTheZygoteLibrarySays) {
+  const char* log =
+      "x info zygote of 'other' says: preloaded 9 in 1.0 ms; a 1.0 ms\n"
+      "x info zygote of 'mine' says: preloaded 1 in 2.5 ms; old 2.5 ms\n"
+      "x info zygote of 'mine' says: preloaded 80 in 277.6 ms; asyncio 90.9 ms, http.client 25.0 "
+      "ms\n"
+      "x info more\n";
+  auto report = parsePreloads(log, "mine");
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->count, 80u);
+  EXPECT_DOUBLE_EQ(report->ms, 277.6);
+  EXPECT_EQ(report->longest, (std::vector<std::pair<std::string, double>>{{"asyncio", 90.9},
+                                                                          {"http.client", 25.0}}));
+  EXPECT_FALSE(parsePreloads(log, "third"));
+  EXPECT_FALSE(parsePreloads("zygote of 'mine' says: preloaded x", "mine"));
+}
+
+TEST(TemplateCheck, UniqueMemoryIsThePrivatePages) {
+  EXPECT_EQ(
+      uniqueBytes(
+          "00400000-7ff rollup\nRss: 100 kB\nShared_Clean: 5 kB\nPrivate_Clean:        12 kB\n"
+          "Private_Dirty:      1000 kB\n"),
+      std::optional<uint64_t>(1012u << 10));
+  EXPECT_EQ(uniqueBytes("Rss: 100 kB\n"), std::nullopt);
+}
+
+TEST(TemplateCheck, TheReportSaysWhyATemplateIsRefused) {
+  CheckReport report;
+  report.name = "mine";
+  report.image.digest = std::string(64, 'a');
+  report.clone_ns = {1'000'000, 2'000'000, 9'000'000};
+  EXPECT_NE(checkText(report).find("clone      2.00 ms, median of 3 (1.00 ms to 9.00 ms)"),
+            std::string::npos)
+      << checkText(report);
+  EXPECT_NE(checkText(report).find("fit        yes"), std::string::npos);
+  report.refused = "preload 'x' started a thread";
+  EXPECT_NE(checkText(report).find("refused    preload 'x' started a thread"), std::string::npos);
+  auto json = nlohmann::json::parse(checkJson(report));
+  EXPECT_EQ(json["fit"], false);
+  EXPECT_EQ(json["refused"], "preload 'x' started a thread");
+  EXPECT_EQ(json["cloneNs"]["median"], 2'000'000);
+  EXPECT_TRUE(json["uniqueBytes"].is_null());
 }
 
 }  // namespace
