@@ -112,6 +112,19 @@ void Spawner::shutDown() {
     if (auto it = boxes_.find(id); it != boxes_.end() && !it->second->ending) beginEnd(*it->second);
 }
 
+// Nobody is told any more. Boxes that are stuck are left to the next start's sweep.
+void Spawner::retireAll() {
+  std::vector<uint32_t> keys;
+  for (const auto& [key, t] : templates_)
+    if (t->end_deadline_ns == 0) keys.push_back(key);
+  for (uint32_t key : keys) {
+    Template& t = *templates_.at(key);
+    t.retiring = t.told_gone = true;
+    t.boxes = 0;
+    tryFinishTemplate(key);
+  }
+}
+
 // --- the loop ----------------------------------------------------------------
 
 int Spawner::msUntilNextTimer() const {
@@ -121,8 +134,10 @@ int Spawner::msUntilNextTimer() const {
     if (box.next_try_ns != 0) next = std::min(next, box.next_try_ns);
     if (box.stage != Stage::stuck) next = std::min(next, box.deadline_ns);
   }
-  if (next == UINT64_MAX) return -1;
   uint64_t now = monotonicNs();
+  for (const auto& [key, t] : templates_)
+    if (t->end_deadline_ns != 0) next = std::min(next, now + kMsNs);
+  if (next == UINT64_MAX) return -1;
   return next <= now ? 0 : static_cast<int>(std::min<uint64_t>((next - now + kMsNs - 1) / kMsNs, 1'000));
 }
 
@@ -167,6 +182,10 @@ void Spawner::runTimers() {
       default: break;
     }
   }
+  std::vector<uint32_t> ended;
+  for (const auto& [key, t] : templates_)
+    if (t->end_deadline_ns != 0) ended.push_back(key);
+  for (uint32_t key : ended) tryFinishTemplate(key);
 }
 
 void Spawner::dispatch(Source source, uint64_t id, uint32_t) {
@@ -223,20 +242,17 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
 
 int Spawner::run() {
   epoll_event events[kEventsMax];
-  while (!stopping_ || !boxes_.empty()) {
+  while (!stopping_ || !boxes_.empty() || !templates_.empty()) {
     int n = ::epoll_wait(epoll_.get(), events, kEventsMax, requests_.empty() ? msUntilNextTimer() : 0);
     if (n < 0 && errno != EINTR) return 1;
     for (int i = 0; i < n; ++i)
       dispatch(static_cast<Source>(events[i].data.u64 >> 56), events[i].data.u64 & ((1ull << 56) - 1), events[i].events);
     if (!requests_.empty()) doOneRequest();
     runTimers();
-    if (stopping_ && monotonicNs() > stop_deadline_ns_) break;
-  }
-  while (!templates_.empty()) {
-    Template& t = *templates_.begin()->second;
-    t.retiring = t.told_gone = true;
-    t.boxes = 0;
-    tryFinishTemplate(t.key);
+    if (!stopping_) continue;
+    const bool late = monotonicNs() > stop_deadline_ns_;
+    if (boxes_.empty() || late) retireAll();
+    if (late) break;
   }
   tree_.remove();
   return 0;

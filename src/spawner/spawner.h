@@ -101,7 +101,9 @@ class Spawner {
   void onMakerMessage(Template& t);
   void onZygoteMessage(Template& t);
   void onTemplateDeath(Template& t, const char* who);
+  void loseAnswers(const Template& t, const char* who, const std::string& why);
   void tryFinishTemplate(uint32_t key);
+  void retireAll();
 
   // --- a box's way ---
   base::Status prepareBox(Box& box);

@@ -1,6 +1,9 @@
 // The spawner's part for templates: publish, retire, and what their helpers say.
+#include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
+
+#include <algorithm>
 
 #include "base/clock.h"
 #include "spawner/child.h"
@@ -49,15 +52,33 @@ void Spawner::publish(const Request& request, base::Received& fds) {
 }
 
 void Spawner::retire(base::TemplateId id) {
-  for (auto& [key, t] : templates_) {
-    if (t->id != id || t->retiring) continue;
-    t->retiring = true;
-    t->ready = false;
-    for (auto& [box_id, box] : boxes_)
-      if (box->owner == t.get()) signalKill(box->init);
-    killTemplate(*t, true);
-    return tryFinishTemplate(key);
-  }
+  auto it = std::find_if(templates_.begin(), templates_.end(),
+                         [id](const auto& each) { return each.second->id == id && !each.second->retiring; });
+  if (it == templates_.end()) return;
+  Template& t = *it->second;
+  t.retiring = true;
+  t.ready = false;
+  for (auto& [box_id, box] : boxes_)
+    if (box->owner == &t) signalKill(box->init);
+  killTemplate(t, true);
+  const uint32_t key = t.key;
+  loseAnswers(t, "template", "the template is being retired");
+  tryFinishTemplate(key);
+}
+
+// Boxes in the making wait for an answer that will not come.
+void Spawner::loseAnswers(const Template& t, const char* who, const std::string& why) {
+  std::vector<BoxId> waiting;
+  for (auto& [id, box] : boxes_)
+    if (box->owner == &t && (box->init_asked || box->clone_asked)) waiting.push_back(id);
+  for (BoxId id : waiting)
+    if (auto it = boxes_.find(id); it != boxes_.end()) {
+      Box& box = *it->second;
+      box.init_asked = box.clone_asked = false;
+      box.answer_lost = true;
+      if (box.ending) tryFinishReaping(box);
+      else failBox(box, who, base::Error{Code::unavailable, why, {}, 0});
+    }
 }
 
 // A process that dies closes its channel first: its pidfd will tell how it ended.
@@ -159,28 +180,28 @@ void Spawner::onTemplateDeath(Template& t, const char* who) {
   t.told_gone = t.told_gone || !t.retiring;
   t.retiring = true;
   t.ready = false;
-  // Boxes in the making wait for an answer that will not come.
-  std::vector<BoxId> waiting;
-  for (auto& [id, box] : boxes_)
-    if (box->owner == &t && (box->init_asked || box->clone_asked)) waiting.push_back(id);
-  for (BoxId id : waiting)
-    if (auto it = boxes_.find(id); it != boxes_.end()) {
-      Box& box = *it->second;
-      box.init_asked = box.clone_asked = false;
-      box.answer_lost = true;
-      if (box.ending) tryFinishReaping(box);
-      else failBox(box, who, base::Error{Code::unavailable, fmt::format("the template's {} {}", who, how), {}, 0});
-    }
-  tryFinishTemplate(t.key);
+  const uint32_t key = t.key;
+  loseAnswers(t, who, fmt::format("the template's {} {}", who, how));
+  tryFinishTemplate(key);
 }
 
+// The kernel ends pid 1 after all others of its namespace are reaped, strays too:
+// the timer calls again until then, and nobody else's box waits for it.
 void Spawner::tryFinishTemplate(uint32_t key) {
   auto it = templates_.find(key);
   if (it == templates_.end() || !it->second->retiring || it->second->boxes != 0) return;
   Template& t = *it->second;
-  for (const Fd* fd : {&t.pid1, &t.maker, &t.zygote, &t.maker_channel, &t.zygote_channel}) unwatch(*fd);
-  killTemplate(t, true);
+  if (t.end_deadline_ns == 0) {
+    for (const Fd* fd : {&t.pid1, &t.maker, &t.zygote, &t.maker_channel, &t.zygote_channel}) unwatch(*fd);
+    killTemplate(t, true);
+    t.end_deadline_ns = monotonicNs() + kReapMsMax * kMsNs;
+  }
+  reapStrays();
+  if (t.pid1) (void)reap(t.pid1);
+  const bool late = monotonicNs() > t.end_deadline_ns;
+  if (t.pid1 && !late) return;
   auto removed = removeTemplate(t);
+  if (!removed && removed.error().sys == EBUSY && !late) return;
   if (!t.told_gone) {
     Event event;
     event.kind = Kind::templateGone;

@@ -312,7 +312,12 @@ Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const Cgroup
   }
   if (made) return t;
   killTemplate(*t, true);
-  (void)removeTemplate(*t);
+  killAndReap(t->pid1);
+  // A cgroup stays busy for a moment after its last process was reaped.
+  for (int ms = 0; ms < kRemoveMsMax; ++ms) {
+    if (auto removed = removeTemplate(*t); removed || removed.error().sys != EBUSY) break;
+    ::poll(nullptr, 0, 1);
+  }
   return base::fail(std::move(made).error());
 }
 
@@ -335,21 +340,11 @@ void killTemplate(Template& t, bool pid1) {
 }
 
 Status removeTemplate(Template& t) {
-  killAndReap(t.pid1);
   t.pid1_channel.reset();
   (void)::umount2(t.imagePath().c_str(), MNT_DETACH);
-  // A cgroup stays busy for a moment after its last process was reaped.
-  Status removed;
-  for (int ms = 0; ms < kRemoveMsMax; ++ms) {
-    removed = [&]() -> Status {
-      MAYFLY_CHECK(t.zygote_cgroup.remove());
-      MAYFLY_CHECK(t.maker_cgroup.remove());
-      return t.cgroup.remove();
-    }();
-    if (removed || removed.error().sys != EBUSY) break;
-    ::poll(nullptr, 0, 1);
-  }
-  return removed;
+  MAYFLY_CHECK(t.zygote_cgroup.remove());
+  MAYFLY_CHECK(t.maker_cgroup.remove());
+  return t.cgroup.remove();
 }
 
 }  // namespace mayfly::spawner

@@ -49,6 +49,7 @@ struct Template {
   bool told_gone = false;
   UidPairs uids;
   uint32_t boxes = 0;     // that still hold something of it
+  uint64_t end_deadline_ns = 0;  // not 0: no box is left, and its own end is awaited
 
   std::string imagePath() const { return "/img/" + std::to_string(slot); }
 };
@@ -64,7 +65,8 @@ base::Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const 
 void killTemplate(Template& t, bool pid1);
 // Whether it can make boxes: none of its processes has ended.
 bool isServing(const Template& t);
-// After the last box is reaped: reaps pid 1, unmounts the image, removes the cgroups.
+// Once pid 1 is reaped: unmounts the image, removes the cgroups. A cgroup stays busy
+// for a moment after its last process was reaped: EBUSY then, and to be tried again.
 base::Status removeTemplate(Template& t);
 
 }  // namespace mayfly::spawner

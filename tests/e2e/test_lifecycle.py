@@ -365,6 +365,48 @@ def test_sigterm_ends_running_tasks_with_a_receipt(daemons):
     assert daemon.processes_by_uid() == [] and daemon.cgroups() == []
 
 
+def starting(daemons):
+    """A daemon whose template is asked for its trial clones now."""
+    daemon = Daemon(daemons.folder, templates=("python", "python-data", "perl", "shell"))
+    daemons.made.append(daemon)
+    with open(os.devnull, "wb") as null:
+        daemon.process = daemon.spawn(null.fileno())
+    daemon.pid = daemon.process.pid
+    return daemon
+
+
+def ends_at_once(daemon):
+    held = hold(family(daemon.pid))
+    daemon.process.terminate()
+    assert daemon.process.wait(SECONDS_MAX) == 0, daemon.said()
+    await_ends(held, time.monotonic())
+    assert "quarantine" not in daemon.said() and "has not ended" not in daemon.said(), daemon.said()
+    assert daemon.processes_by_uid() == [] and daemon.cgroups() == []
+
+
+@pytest.mark.parametrize("word", ["/usr/lib/mayfly/zygote.py", "mayfly-maker"])
+def test_sigterm_amid_a_templates_start_ends_it_at_once(daemons, word):
+    """Boxes that its maker or zygote is making, and never will, hold nothing up."""
+    daemon = starting(daemons)
+    if "zygote" in word:  # it stops within its trial, wherever that is
+        await_that(daemon.box_cgroups, "the trial clones are asked for")
+    else:
+        await_that(lambda: [p for p in family(daemon.pid) if word in read(f"/proc/{p}/cmdline")
+                            and pids_inside(p)[1:] not in ([], ["1"])], "the maker is there")
+    os.kill(template_process(daemon, word), signal.SIGSTOP)
+    await_that(daemon.box_cgroups, "the trial clones are asked for")
+    ends_at_once(daemon)
+
+
+def test_sigterm_at_any_moment_of_a_templates_start_ends_it_at_once(daemons):
+    """Of a box in the making a process may be forked and nobody told yet: it is reaped like all others."""
+    for ms in range(0, 36, 3):
+        daemon = starting(daemons)
+        await_that(lambda: "zygote of 'python' says" in daemon.said(), "the trial clones are asked for")
+        time.sleep(ms / 1000)  # no event tells of these moments
+        ends_at_once(daemon)
+
+
 def test_second_daemon_of_an_instance_is_refused(daemons):
     daemon = daemons()
     task = begin(daemon, WAITING, "--stdin")
@@ -601,7 +643,17 @@ def test_nothing_of_the_daemon_reaches_its_descendants(daemons):
     assert result["stdout"] == "True True []\n"
 
 
+def links_to(pid, word):
+    try:
+        return [fd for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir() if word in os.readlink(fd)]
+    except OSError:  # it ended
+        return []
+
+
 def look_at_descendants(daemon, canary):
+    """The zygote holds cgroups only while it makes a box: the pool is at rest before the look."""
+    await_that(lambda: not any(links_to(pid, "/cgroup") for pid in family(daemon.pid)
+                               if comm(pid) not in ("mayflyd", "mayfly-spawner")), "no box is in the making")
     spawner = daemon.spawner
     seen = 0
     for pid in family(daemon.pid):

@@ -10,8 +10,8 @@ import time
 import guest_host
 import guest_probes
 from guest_base import kernel, read, wait_until
-from guest_daemon import (CGROUP, LOG, SECONDS_MAX, Daemon, box_cgroups, expect, mayfly,
-                          python, result_of, run, running_task, start_run)
+from guest_daemon import (CGROUP, HELD, LOG, SECONDS_MAX, Daemon, box_cgroups, expect, held_boxes,
+                          mayfly, parked, python, result_of, run, running_task, start_run)
 
 MIB = 1 << 20
 KILLED_SECONDS_MAX = 20  # a second on a machine; emulation is slower
@@ -150,12 +150,11 @@ def cancelled():
 @with_daemon
 def client_gone():
     before = read(LOG)
-    process = start_run("-t", "python", "-c", "import time; time.sleep(600)")
-    running_task()
-    assert len(box_cgroups()) == 1, box_cgroups()
+    process = start_run("-t", "python", "-c", HELD + "import time; time.sleep(600)")
+    wait_until("the task's box", held_boxes)
     process.kill()
     process.communicate()
-    wait_until("no box is left", lambda: not box_cgroups())
+    wait_until("the task's box is gone", lambda: not held_boxes())
     wait_until("the log's line of the verdict",
                lambda: "'python' ended: clientGone" in read(LOG)[len(before):])
 
@@ -170,14 +169,14 @@ def a_command_runs_in_an_exec_template():
 
 @with_daemon
 def a_daemonised_child_dies_with_its_task():
-    code = ("import os, signal, time\n"
+    code = (HELD + "import os, signal, time\n"
             "for s in (1, 2, 13, 15): signal.signal(s, signal.SIG_IGN)\n"
             "if os.fork() == 0:\n"
             "    os.setsid()\n"
             "    if os.fork() == 0: time.sleep(600)\n"
             "    os._exit(0)\n")
     result = expect(python(code), "succeeded")
-    assert not box_cgroups(), box_cgroups()
+    assert not held_boxes(), held_boxes()
     assert result["phases"]["receiptNs"] - result["phases"]["exitedNs"] < 60e9, result["phases"]
 
 
@@ -192,10 +191,10 @@ def a_task_sees_no_cgroup_file_and_only_its_own_root():
 @with_daemon
 def the_limits_stand_in_the_box_cgroup():
     process = start_run("-t", "python", "--memory", "96MiB", "--pids", "17", "--cpus", "0.5",
-                        "-c", "import time; time.sleep(600)")
+                        "-c", HELD + "import time; time.sleep(600)")
     task = running_task()
     try:
-        [box] = box_cgroups()
+        [box] = wait_until("the task's box", held_boxes)
         found = {name: "?" for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max")}
         for place in [CGROUP / box, *(CGROUP / box).glob("**/")]:
             for name in found:
@@ -233,7 +232,7 @@ def a_crash_in_a_box_never_reaches_the_hosts_collector():
 
 @with_daemon
 def nothing_is_left_of_all_these_tasks():
-    assert not box_cgroups(), box_cgroups()
+    wait_until("the only boxes are those that are parked", lambda: len(box_cgroups()) == parked())
     assert json.loads(mayfly("ps", "--json").stdout)["tasks"] == []
 
 
@@ -249,6 +248,11 @@ def daemon_stopping():
 
 def mayfly_cgroups():
     return sorted(str(p.relative_to(CGROUP)) for p in CGROUP.glob("mayfly/*/"))
+
+
+def box_identities():
+    """Of the folders: a later box may bear a former one's name."""
+    return {(CGROUP / box).stat().st_ino for box in box_cgroups()}
 
 
 def processes_of_boxes():
@@ -270,13 +274,14 @@ def a_killed_daemon_leaves_no_process_and_the_next_sweeps():
     client = start_run("-t", "python", "-c", "import time; time.sleep(600)")
     running_task()
     assert processes_of_boxes()
+    before = box_identities()
     began = time.monotonic()
     daemon.stop(signal.SIGKILL)
     wait_until("no process is left", lambda: not processes_of_boxes(), KILLED_SECONDS_MAX)
     gone = time.monotonic() - began
     client.communicate(timeout=SECONDS_MAX)
     daemon = ready_daemon()
-    assert not box_cgroups(), box_cgroups()
+    assert before.isdisjoint(box_identities()), box_cgroups()
     expect(python("print(1)"), "succeeded")
     return f"all gone after {gone:.2f} s"
 

@@ -256,7 +256,8 @@ def test_a_program_that_forgets_to_close_ends_well(daemon, what):
 
 
 def test_control_c_ends_a_run(daemon):
-    text = ("import mayfly, sys\n"
+    text = ("import mayfly, signal\n"  # a shell's background job has it ignored
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "with mayfly.connect() as c:\n"
             "  try: c.run('python', \"import time; print('up', flush=True); time.sleep(600)\")\n"
             "  except KeyboardInterrupt: print('interrupted', c.run('python', 'print(1)').ok)\n")
