@@ -390,10 +390,8 @@ def test_sigterm_amid_a_templates_start_ends_it_at_once(daemons, word):
     daemon = starting(daemons)
     if "zygote" in word:  # it stops within its trial, wherever that is
         await_that(daemon.box_cgroups, "the trial clones are asked for")
-    else:
-        await_that(lambda: [p for p in family(daemon.pid) if word in read(f"/proc/{p}/cmdline")
-                            and pids_inside(p)[1:] not in ([], ["1"])], "the maker is there")
-    os.kill(template_process(daemon, word), signal.SIGSTOP)
+    helper = await_that(lambda: helpers(daemon, word), "it is there")[0]
+    os.kill(helper, signal.SIGSTOP)
     await_that(daemon.box_cgroups, "the trial clones are asked for")
     ends_at_once(daemon)
 
@@ -461,10 +459,15 @@ def pids_inside(pid):
     return found[1].split() if found else []
 
 
+def helpers(daemon, word, number_1=False):
+    """Of a template, by a word of their command lines: its pid 1, or what has another number."""
+    return [p for p in family(daemon.pid) if word in read(f"/proc/{p}/cmdline")
+            and len(pids_inside(p)) == 2 and (pids_inside(p)[1] == "1") == number_1]
+
+
 def template_process(daemon, word, number_1=False):
     """The template's own process whose command line has `word`; its pid 1 or another."""
-    [pid] = [p for p in family(daemon.pid) if word in read(f"/proc/{p}/cmdline")
-             and len(pids_inside(p)) == 2 and (pids_inside(p)[1] == "1") == number_1]
+    [pid] = helpers(daemon, word, number_1)
     return pid
 
 

@@ -99,16 +99,16 @@ def box_cgroups():
 
 
 # First in a task's code: its box is found by this name among those that are parked.
-HELD = "open('/proc/self/comm', 'w').write('held')\n"
+HELD = "import ctypes; ctypes.CDLL(None).prctl(15, b'held', 0, 0, 0)\n"  # PR_SET_NAME
 
 
 def held_boxes():
     """Cgroups of boxes in which a process bears the name."""
     found = []
     for box in box_cgroups():
-        for procs in (CGROUP / box).glob("**/cgroup.procs"):
+        for folder, _, _ in os.walk(CGROUP / box):  # one that goes meanwhile is passed over
             try:
-                pids = procs.read_text().split()
+                pids = pathlib.Path(folder, "cgroup.procs").read_text().split()
                 if any(pathlib.Path(f"/proc/{pid}/comm").read_text() == "held\n" for pid in pids):
                     found.append(box)
             except OSError:  # it ended
