@@ -6,6 +6,7 @@
 
 #include "app/log.h"
 #include "box/seccomp.h"
+#include "image/within.h"
 #include "pool/trial.h"
 
 namespace mayfly::app {
@@ -35,10 +36,10 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
     return s;
   }
   if (!manifest.zygote.trial.empty()) {
+    MAYFLY_TRY(std::string trial,
+               image::sourceFile(manifest.zygote.trial_folder, manifest.zygote.trial));
     MAYFLY_TRY(s.spec.trial_code,
-               base::readSmallFile(base::FdView(AT_FDCWD),
-                                   manifest.zygote.trial_folder + "/" + manifest.zygote.trial,
-                                   pool::kTrialCodeBytesMax));
+               base::readSmallFile(base::FdView(AT_FDCWD), trial, pool::kTrialCodeBytesMax));
   }
   MAYFLY_TRY(s.seccomp, box::buildSeccomp({manifest.seccomp_allow, manifest.loopback}));
   MAYFLY_TRY(image::Lease lease, image::Lease::take(settings.state_dir, found->digest));

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <pwd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -49,7 +50,6 @@ std::string configText(const std::string& folder, const std::string& architectur
       "APT::Architecture \"{1}\";\n"
       "APT::Architectures {{ \"{1}\"; }};\n"
       "APT::Install-Recommends \"false\";\n"
-      "APT::Sandbox::User \"root\";\n"
       "APT::Update::Error-Mode \"any\";\n"
       "Acquire::Languages \"none\";\n",
       folder, architecture, kArchiveKeys);
@@ -220,6 +220,12 @@ base::Status Apt::fetch(const std::vector<Deb>& debs) {
   shop_.say(fmt::format("downloading {} Debian packages", argv.size()));
   MAYFLY_CHECK(update());
   MAYFLY_TRY(std::string folder, shop_.scratch());
+  // apt downloads as this user where the folder is theirs; else as root, with a warning.
+  if (const passwd* user = ::getpwnam("_apt");
+      user && ::chown(folder.c_str(), user->pw_uid, 0) != 0)
+    return base::failSys(errno, "chown", folder);
+  if (::chmod((shop_.cacheDir() + "/scratch").c_str(), 0711) != 0)
+    return base::failSys(errno, "chmod", "scratch");
   argv.insert(argv.begin(), {"env", "-C", folder, "apt-get", "download", "-q"});
   std::string output;
   MAYFLY_CHECK(run(std::move(argv), kDownloadSecondsMax, &output));

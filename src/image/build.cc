@@ -15,6 +15,7 @@
 #include "image/lock.h"
 #include "image/npm.h"
 #include "image/pip.h"
+#include "image/within.h"
 #include "image/workshop.h"
 
 namespace mayfly::image {
@@ -39,21 +40,24 @@ base::Result<std::vector<Laid>> filesToLay(const config::Manifest& manifest,
   std::vector<Laid> files;
   for (const RuntimeFile& f : options.runtime) files.push_back({f.source, f.target, {}, f.mode});
   for (const config::ImageFile& f : manifest.image.files) {
-    const std::string source = f.folder + "/" + f.source;
+    auto source = sourceFile(f.folder, f.source);
+    if (!source) {
+      base::Error error = std::move(source).error().in("[image.files] of the manifest");
+      return base::fail(std::move(error));
+    }
     struct stat st;
-    if (::stat(source.c_str(), &st) != 0) {
-      return base::fail(Code::notFound,
-                        fmt::format("'{}' of template '{}' does not exist", source, manifest.name),
-                        "The manifest's [image.files] names it.");
-    }
-    if (!S_ISREG(st.st_mode)) {
-      return base::fail(Code::invalidArgument, fmt::format("'{}' is no regular file", source));
-    }
-    files.push_back({source, f.target, {}, (st.st_mode & 0111) ? 0755u : 0644u});
+    if (::stat(source->c_str(), &st) != 0) return base::failSys(errno, "stat", *source);
+    files.push_back({*source, f.target, {}, (st.st_mode & 0111) ? 0755u : 0644u});
   }
   files.push_back({{}, std::string(kFolder) + "/template.json", templateJson(manifest), 0644});
   std::sort(files.begin(), files.end(),
             [](const Laid& a, const Laid& b) { return a.target < b.target; });
+  for (size_t i = 1; i < files.size(); ++i) {
+    if (files[i].target != files[i - 1].target) continue;
+    return base::fail(Code::invalidArgument,
+                      fmt::format("'{}' of the image is Mayfly's own", files[i].target),
+                      "[image.files] of the manifest must put its file elsewhere.");
+  }
   return files;
 }
 
@@ -106,22 +110,6 @@ base::Error lockMisfit(const config::Manifest& manifest, bool missing) {
           fmt::format("Make it with: mayfly template build {}.", manifest.name), 0, 0};
 }
 
-base::Status lay(Workshop& shop, const std::string& stage, const Laid& file) {
-  const std::string path = stage + file.target;
-  MAYFLY_CHECK(makeFolders(path.substr(0, path.find_last_of('/'))));
-  // The staged tree shares its files with the cached one: never write into one.
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return base::failSys(errno, "unlink", path);
-  if (!file.source.empty()) {
-    Command copy;
-    copy.argv = {"cp", "--dereference", "--no-preserve=all", file.source, path};
-    MAYFLY_CHECK(shop.run(copy));
-  } else {
-    MAYFLY_CHECK(writeText(path, file.text));
-  }
-  if (::chmod(path.c_str(), file.mode) != 0) return base::failSys(errno, "chmod", path);
-  return base::Unit{};
-}
-
 base::Status pack(Workshop& shop, const std::vector<Laid>& files, const std::string& tree,
                   const std::string& packed) {
   MAYFLY_TRY(std::string folder, shop.scratch());
@@ -130,7 +118,9 @@ base::Status pack(Workshop& shop, const std::vector<Laid>& files, const std::str
   copy.argv = {"cp", "-al", tree, stage};
   copy.seconds_max = kPackSecondsMax;
   MAYFLY_CHECK(shop.run(copy));
-  for (const Laid& file : files) MAYFLY_CHECK(lay(shop, stage, file));
+  for (const Laid& f : files)
+    MAYFLY_CHECK(f.source.empty() ? putText(stage, f.target, f.text, f.mode)
+                                  : putCopy(stage, f.target, f.source, f.mode));
   // No times, no owners, no attributes: the same files give the same image.
   Command make;
   make.argv = {"mkfs.erofs", "--quiet", "-T0", "-x-1", "--all-root", "-U", kUuid, packed, stage};

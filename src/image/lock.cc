@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "image/hash.h"
 #include "image/store.h"
+#include "image/within.h"
 #include "image/workshop.h"
 
 namespace mayfly::image {
@@ -217,6 +218,15 @@ std::string lockText(const Lock& lock) {
   return dump(json);
 }
 
+base::Status checkLock(Lock lock, std::string_view whose) {
+  for (NpmPackage& n : lock.npm)
+    if (n.sha256.empty()) n.sha256 = std::string(64, '0');  // not downloaded yet
+  auto same = parseLock(lockText(lock), whose);
+  if (same) return base::Unit{};
+  return base::fail(Code::failedPrecondition, same.error().message,
+                    "Names, versions and paths of packages must be plain.");
+}
+
 base::Result<std::optional<Lock>> readLock(const std::string& folder) {
   const std::string file = folder + "/" + kLockFile;
   auto text = base::readSmallFile(base::FdView(AT_FDCWD), file, kLockBytesMax);
@@ -230,6 +240,7 @@ base::Result<std::optional<Lock>> readLock(const std::string& folder) {
 
 base::Status writeLock(const std::string& folder, const Lock& lock) {
   const std::string file = folder + "/" + kLockFile, made = file + ".new";
+  ::unlink(made.c_str());
   auto status = writeText(made, lockText(lock));
   if (status && ::rename(made.c_str(), file.c_str()) != 0)
     status = base::failSys(errno, "rename", file);
@@ -243,13 +254,10 @@ base::Status writeLock(const std::string& folder, const Lock& lock) {
 base::Result<std::vector<std::string>> pipWishes(const config::ImageRecipe& recipe) {
   std::vector<std::string> wishes = recipe.pip;
   for (const config::ImageFile& wheel : recipe.wheels) {
-    const std::string path = wheel.folder + "/" + wheel.source;
-    auto digest = hashFile(path);
-    if (!digest) {
-      return base::fail(Code::notFound, digest.error().message,
-                        "The manifest's 'image.pip' names this wheel.");
-    }
-    wishes.push_back(fmt::format("{} sha256:{}", wheel.source, *digest));
+    auto path = sourceFile(wheel.folder, wheel.source);
+    if (!path) return base::fail(std::move(path).error().in("'image.pip' of the manifest"));
+    MAYFLY_TRY(std::string digest, hashFile(*path));
+    wishes.push_back(fmt::format("{} sha256:{}", wheel.source, digest));
   }
   return wishes;
 }

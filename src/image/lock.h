@@ -50,6 +50,9 @@ inline constexpr const char* kLockFile = "manifest.lock";
 // `file` is used in messages only.
 base::Result<Lock> parseLock(std::string_view text, std::string_view file);
 std::string lockText(const Lock& lock);
+// Whether parseLock() would take it: what an index answered is no more to be trusted
+// than a file. Tarballs may lack their sha256.
+base::Status checkLock(Lock lock, std::string_view whose);
 // Nothing where there is no file.
 base::Result<std::optional<Lock>> readLock(const std::string& folder);
 base::Status writeLock(const std::string& folder, const Lock& lock);

@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "image/store.h"
+#include "image/within.h"
 
 namespace mayfly::image {
 namespace {
@@ -218,20 +219,15 @@ std::vector<std::string> variablesIn(std::string_view npmrc) {
 
 base::Status makeEtc(const std::string& tree, const std::string& etc) {
   MAYFLY_CHECK(runCommand({"cp", "-a", tree + "/etc", etc}, kShortSecondsMax));
-  for (const char* name : {"resolv.conf", "hosts"}) {
-    ::unlink((etc + "/" + name).c_str());
-    MAYFLY_CHECK(writeText(etc + "/" + name, textOf(std::string("/etc/") + name)));
-  }
-  MAYFLY_CHECK(writeText(etc + "/nsswitch.conf", "hosts: files dns\n"));
+  for (const char* name : {"/resolv.conf", "/hosts"})
+    MAYFLY_CHECK(putText(etc, name, textOf(std::string("/etc") + name), 0644));
+  MAYFLY_CHECK(putText(etc, "/nsswitch.conf", "hosts: files dns\n", 0644));
   if (!exists(kCertificates)) {
     return base::fail(base::Code::failedPrecondition,
                       fmt::format("this machine has no '{}'", kCertificates),
                       "pip and npm check their servers with it: install Debian's ca-certificates.");
   }
-  MAYFLY_CHECK(makeFolders(etc + "/ssl/certs"));
-  return runCommand({"cp", "--dereference", "--no-preserve=all", kCertificates,
-                     etc + "/ssl/certs/ca-certificates.crt"},
-                    kShortSecondsMax);
+  return putCopy(etc, "/ssl/certs/ca-certificates.crt", kCertificates, 0644);
 }
 
 base::Result<LookUp> prepareLookUp(Workshop& shop, const std::string& tree, Tool tool) {

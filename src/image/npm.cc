@@ -18,6 +18,7 @@
 #include "image/machine.h"
 #include "image/sandbox.h"
 #include "image/store.h"
+#include "image/within.h"
 
 namespace mayfly::image {
 namespace {
@@ -111,7 +112,8 @@ base::Status fetchNpm(Workshop& shop, const NpmTree& npm_tree, std::vector<NpmPa
   if (!dir) return base::failSys(errno, "opendir", place.out);
   std::vector<std::string> files;
   while (dirent* entry = ::readdir(dir))
-    if (entry->d_name[0] != '.') files.push_back(place.out + "/" + entry->d_name);
+    if (entry->d_name[0] != '.')
+      if (auto file = sourceFile(place.out, entry->d_name)) files.push_back(*file);
   ::closedir(dir);
   for (const std::string& file : files) {
     for (NpmPackage* n : missing) {
@@ -216,10 +218,11 @@ base::Status resolveNpm(Workshop& shop, const NpmTree& npm_tree, const config::I
                       {"npm", "install", "--package-lock-only", "--ignore-scripts", "--no-audit",
                        "--no-fund", "--no-update-notifier", "--loglevel=error"},
                       &output));
+  MAYFLY_TRY(std::string written, sourceFile(place.out, "package-lock.json"));
   MAYFLY_TRY(std::string text,
-             base::readSmallFile(base::FdView(AT_FDCWD), place.out + "/package-lock.json",
-                                 kPackageLockBytesMax));
+             base::readSmallFile(base::FdView(AT_FDCWD), written, kPackageLockBytesMax));
   MAYFLY_TRY(lock.npm, readPackageLock(text, recipe, lock.architecture));
+  MAYFLY_CHECK(checkLock(lock, "what npm's registry says"));
   return fetchNpm(shop, npm_tree, lock.npm);
 }
 
@@ -248,9 +251,11 @@ base::Status installNpm(Workshop& shop, const NpmTree& npm_tree, const std::stri
     if (::link(shop.artifact(n.sha256).c_str(), named.c_str()) != 0 && errno != EEXIST)
       return base::failSys(errno, "link", named);
     const std::string path = "/" + n.path;
-    script +=
-        fmt::format("mkdir -p {0}\ntar -xzf {1}/{2} --strip-components=1 --no-same-owner -C {0}\n",
-                    shellWord(path), kTarballs, n.sha256);
+    script += fmt::format(
+        "mkdir -p {0}\ntar -xzf {1}/{2} --strip-components=1 --no-same-owner -C {0}\n"
+        // As npm: a package has no links, and none leads those astray that follow.
+        "find {0} -type l -delete\n",
+        shellWord(path), kTarballs, n.sha256);
     for (const auto& [command, file] : n.bin) {
       if (!n.wished) continue;
       script += fmt::format("chmod +x {0}\n[ -e {1} ] || ln -s {0} {1}\n",

@@ -17,6 +17,7 @@
 #include "image/machine.h"
 #include "image/sandbox.h"
 #include "image/store.h"
+#include "image/within.h"
 
 namespace mayfly::image {
 namespace {
@@ -96,7 +97,8 @@ base::Result<std::vector<Wheel>> readReport(const std::string& path,
     for (const config::ImageFile& own : recipe.wheels) {
       if (baseName(own.source) != w.file) continue;
       w.own = true;
-      MAYFLY_TRY(w.sha256, shop.keepArtifact(own.folder + "/" + own.source));
+      MAYFLY_TRY(std::string wheel, sourceFile(own.folder, own.source));
+      MAYFLY_TRY(w.sha256, shop.keepArtifact(wheel));
     }
     if (!w.own && download.contains("archive_info"))
       w.sha256 = download["archive_info"].value("hashes", Json::object()).value("sha256", "");
@@ -136,7 +138,8 @@ base::Status fetchPip(Workshop& shop, const config::ImageRecipe& recipe, const s
     bool own = false;
     for (const config::ImageFile& file : recipe.wheels) {
       if (!w.own || baseName(file.source) != w.file) continue;
-      MAYFLY_CHECK(shop.keepArtifact(file.folder + "/" + file.source, w.sha256));
+      MAYFLY_TRY(std::string path, sourceFile(file.folder, file.source));
+      MAYFLY_CHECK(shop.keepArtifact(path, w.sha256));
       own = true;
     }
     if (!own) missing.push_back(w);
@@ -199,15 +202,16 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
   MAYFLY_TRY(std::string pip, unpackPip(shop, apt, lock.tools));
   MAYFLY_TRY(LookUp place, prepareLookUp(shop, tree, Tool::pip));
   place.sandbox.binds.push_back({pip, kPip, false});
-  const std::string report = "/report.json";
+  const std::string report = "report.json";
   std::vector<std::string> argv = pipCommand("install");
   // What Debian's packages satisfy already stays theirs.
-  argv.insert(argv.end(), {"--dry-run", "--report", kOutFolder + report,
+  argv.insert(argv.end(), {"--dry-run", "--report", std::string(kOutFolder) + "/" + report,
                            "--only-binary=:all:", "--break-system-packages"});
   argv.insert(argv.end(), recipe.pip.begin(), recipe.pip.end());
   for (const config::ImageFile& wheel : recipe.wheels) {
     const std::string inside = std::string(kWheels) + "/" + baseName(wheel.source);
-    place.sandbox.binds.push_back({wheel.folder + "/" + wheel.source, inside, false});
+    MAYFLY_TRY(std::string path, sourceFile(wheel.folder, wheel.source));
+    place.sandbox.binds.push_back({path, inside, false});
     argv.push_back(inside);
   }
   std::string output;
@@ -217,7 +221,9 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
     if (missing && error.code == Code::internal) error = explainMissing(shop, place, *missing);
     return base::fail(std::move(error));
   }
-  MAYFLY_TRY(lock.pip, readReport(place.out + report, recipe, shop));
+  MAYFLY_TRY(std::string written, sourceFile(place.out, report));
+  MAYFLY_TRY(lock.pip, readReport(written, recipe, shop));
+  MAYFLY_CHECK(checkLock(lock, "what pip's index says"));
   return fetchPip(shop, recipe, tree, pip, lock.pip);
 }
 

@@ -5,9 +5,11 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <sched.h>
+#include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -15,7 +17,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <span>
 
 namespace mayfly::image {
 namespace {
@@ -23,6 +27,65 @@ namespace {
 // What installing needs; not one of them leads out of the tree.
 constexpr int kInstallCapabilities[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID,
                                         CAP_KILL,  CAP_SETGID,       CAP_SETUID, CAP_SETFCAP};
+// And what mmdebstrap needs besides. CAP_SYS_ADMIN is no wall.
+constexpr int kBootstrapCapabilities[] = {CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_MKNOD};
+
+// What no installation needs, and most ways out of namespaces begin with. A name that
+// this libseccomp does not know is one that the kernel's table has later.
+constexpr const char* kRefusedCalls[] = {"acct",
+                                         "add_key",
+                                         "adjtimex",
+                                         "bpf",
+                                         "chroot",
+                                         "clock_adjtime",
+                                         "clock_settime",
+                                         "delete_module",
+                                         "finit_module",
+                                         "fsconfig",
+                                         "fsmount",
+                                         "fsopen",
+                                         "fspick",
+                                         "init_module",
+                                         "io_uring_enter",
+                                         "io_uring_register",
+                                         "io_uring_setup",
+                                         "ioperm",
+                                         "iopl",
+                                         "kcmp",
+                                         "kexec_file_load",
+                                         "kexec_load",
+                                         "keyctl",
+                                         "lookup_dcookie",
+                                         "mount",
+                                         "mount_setattr",
+                                         "move_mount",
+                                         "move_pages",
+                                         "name_to_handle_at",
+                                         "open_by_handle_at",
+                                         "open_tree",
+                                         "perf_event_open",
+                                         "pidfd_getfd",
+                                         "pivot_root",
+                                         "process_madvise",
+                                         "process_vm_readv",
+                                         "process_vm_writev",
+                                         "ptrace",
+                                         "quotactl",
+                                         "quotactl_fd",
+                                         "reboot",
+                                         "request_key",
+                                         "setns",
+                                         "settimeofday",
+                                         "swapoff",
+                                         "swapon",
+                                         "syslog",
+                                         "umount",
+                                         "umount2",
+                                         "unshare",
+                                         "userfaultfd",
+                                         "vhangup"};
+constexpr unsigned long kNamespaces = CLONE_NEWCGROUP | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWNS |
+                                      CLONE_NEWPID | CLONE_NEWUSER | CLONE_NEWUTS;
 
 void must(const char* step, const std::string& object, long result) {
   if (result >= 0) return;
@@ -71,9 +134,8 @@ void makeDevices(const std::string& dev) {
     must("symlink", name, ::symlink(target, (dev + "/" + name).c_str()));
 }
 
-void makeMounts(const Sandbox& s) {
-  must("make private", "/", ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
-  must("bind", s.tree, ::mount(s.tree.c_str(), s.tree.c_str(), nullptr, MS_BIND, nullptr));
+// What a step needs and the tree must not have: devices, a /proc, scratch space.
+void coverTree(const Sandbox& s) {
   // Read-only: its /proc/sys is the host's, and a step may be uid 0.
   must("proc", s.tree,
        ::mount("proc", (s.tree + "/proc").c_str(), "proc",
@@ -85,50 +147,88 @@ void makeMounts(const Sandbox& s) {
     if (b.to.rfind(std::string(kBindFolder) + "/", 0) == 0) makeMountPoint(s.tree, b.to, b.from);
     bindMount(b.from, s.tree + b.to, b.writable);
   }
-  if (s.inside == Inside::lookUp)
-    must("remount", s.tree,
-         ::mount(nullptr, s.tree.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY, nullptr));
+}
+
+void makeMounts(const Sandbox& s) {
+  must("make private", "/", ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+  must("bind", s.tree, ::mount(s.tree.c_str(), s.tree.c_str(), nullptr, MS_BIND, nullptr));
+  if (s.inside != Inside::finish) coverTree(s);
+  const unsigned long tree_flags = MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV |
+                                   (s.inside == Inside::lookUp ? 0ul + MS_RDONLY : 0ul);
+  must("remount", s.tree, ::mount(nullptr, s.tree.c_str(), nullptr, tree_flags, nullptr));
   must("chdir", s.tree, ::chdir(s.tree.c_str()));
   must("pivot_root", s.tree, ::syscall(SYS_pivot_root, ".", "."));
   must("detach", "the old root", ::umount2(".", MNT_DETACH));
   must("chdir", "/", ::chdir("/"));
 }
 
-bool isKept(int capability) {
-  for (int kept : kInstallCapabilities)
-    if (kept == capability) return true;
-  return false;
+bool isAmong(int capability, std::span<const int> kept) {
+  return std::find(kept.begin(), kept.end(), capability) != kept.end();
+}
+
+void keepCapabilities(std::span<const int> kept, std::span<const int> more = {}) {
+  for (int c = 0; c < 64; ++c)
+    if (!isAmong(c, kept) && !isAmong(c, more)) ::prctl(PR_CAPBSET_DROP, c, 0, 0, 0);
+}
+
+// Last, as it refuses what came before it.
+void refuseCalls() {
+  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+  if (!filter) must("seccomp", "filter", -1);
+  const auto add = [&](int result) {
+    errno = -result;
+    must("seccomp", "rule", result);
+  };
+  // clone3's flags lie in memory, where no filter looks: libc does without it.
+  add(seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0));
+  add(seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
+                       SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, TIOCSTI)));
+  for (unsigned long bit = 1; bit <= kNamespaces; bit <<= 1)
+    if (kNamespaces & bit)
+      add(seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
+                           SCMP_A0(SCMP_CMP_MASKED_EQ, bit, bit)));
+  for (const char* name : kRefusedCalls) {
+    const int call = seccomp_syscall_resolve_name(name);
+    if (call != __NR_SCMP_ERROR) add(seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), call, 0));
+  }
+  add(seccomp_load(filter));
+  seccomp_release(filter);
 }
 
 void dropRights(Inside inside) {
-  for (int c = 0; c < 64; ++c)
-    if (inside == Inside::lookUp || !isKept(c)) ::prctl(PR_CAPBSET_DROP, c, 0, 0, 0);
+  keepCapabilities(inside == Inside::lookUp ? std::span<const int>()
+                                            : std::span<const int>(kInstallCapabilities));
   must("no new privileges", "", ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
   must("setgroups", "", ::setgroups(0, nullptr));
-  if (inside == Inside::install) return;
-  must("setgid", "", ::setresgid(kNobody, kNobody, kNobody));
-  must("setuid", "", ::setresuid(kNobody, kNobody, kNobody));
+  if (inside == Inside::lookUp) {
+    must("setgid", "", ::setresgid(kNobody, kNobody, kNobody));
+    must("setuid", "", ::setresuid(kNobody, kNobody, kNobody));
+  }
+  refuseCalls();
+}
+
+// We stay outside as the parent of a new pid namespace's first process, and end as it does.
+void enterNamespaces(int more) {
+  must("unshare", "", ::unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | more));
+  const pid_t inner = ::fork();
+  must("fork", "", inner);
+  if (inner > 0) {
+    int status = 0;
+    while (::waitpid(inner, &status, 0) < 0 && errno == EINTR) {
+    }
+    ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+  }
+  must("parent-death signal", "", ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
+  ::setsid();
+  ::umask(022);
+  must("host name", "", ::sethostname("mayfly", 6));
 }
 
 }  // namespace
 
 std::function<void()> enterSandbox(Sandbox sandbox) {
   return [s = std::move(sandbox)] {
-    const int network = s.inside == Inside::install ? CLONE_NEWNET : 0;
-    must("unshare", "",
-         ::unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | network));
-    const pid_t inner = ::fork();
-    must("fork", "", inner);
-    if (inner > 0) {
-      int status = 0;
-      while (::waitpid(inner, &status, 0) < 0 && errno == EINTR) {
-      }
-      ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
-    }
-    must("parent-death signal", "", ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
-    ::setsid();
-    ::umask(022);
-    must("host name", "", ::sethostname("mayfly", 6));
+    enterNamespaces(s.inside == Inside::lookUp ? 0 : CLONE_NEWNET);
     makeMounts(s);
     dropRights(s.inside);
     // setuid cleared it.
@@ -136,8 +236,15 @@ std::function<void()> enterSandbox(Sandbox sandbox) {
   };
 }
 
-std::function<void()> leaveNetwork() {
-  return [] { must("unshare", "the network", ::unshare(CLONE_NEWNET)); };
+std::function<void()> leaveHost() {
+  return [] {
+    enterNamespaces(CLONE_NEWNET);
+    must("make private", "/", ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+    must("proc", "/proc",
+         ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
+    keepCapabilities(kInstallCapabilities, kBootstrapCapabilities);
+    must("setgroups", "", ::setgroups(0, nullptr));
+  };
 }
 
 std::vector<std::string> sandboxEnvironment(const std::vector<std::string>& more) {

@@ -1,8 +1,9 @@
 // Where the steps of a build run: inside a root tree, apart from the host.
 //
 // Own mounts, processes, IPC and host name; no file of the host's but what is bound
-// in; no network unless packages are to be looked up, and then no rights at all and
-// a read-only tree. It is no box for hostile code: the walls of a task are others.
+// in; few capabilities and fewer system calls; no network unless packages are to be
+// looked up, and then no rights at all and a read-only tree. It is no box for hostile
+// code: uid 0 is the host's, and memory and processes are not bounded.
 //
 // Layer: image. Needs root.
 #pragma once
@@ -24,6 +25,7 @@ inline constexpr const char* kBindFolder = "/run/build";
 
 enum class Inside : uint8_t {
   install,  // root over a writable tree, without network
+  finish,   // the same, and no mount covers any part of the tree
   lookUp,   // nobody, with the host's network; the tree is read-only
 };
 
@@ -36,8 +38,9 @@ struct Sandbox {
 // For Command::enter. Two processes: the inner one goes on to the exec as pid 1 of
 // its own namespace and dies with the outer one.
 std::function<void()> enterSandbox(Sandbox sandbox);
-// The command runs where it would, but without any network.
-std::function<void()> leaveNetwork();
+// For a command that makes a tree itself: it sees the host's files, but has no network,
+// processes and IPC of its own, and of root's rights what making mounts and owners needs.
+std::function<void()> leaveHost();
 
 // What a step finds in its environment, but for `more`.
 std::vector<std::string> sandboxEnvironment(const std::vector<std::string>& more = {});

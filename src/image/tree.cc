@@ -43,7 +43,7 @@ rm -rf /etc/apt /etc/resolv.conf /etc/machine-id /etc/mtab /etc/.pwd.lock /etc/f
   /etc/passwd- /etc/group- /etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/subuid /etc/subgid /etc/subuid- /etc/subgid- \
   /var/lib/apt /var/lib/dbus /var/lib/systemd /var/lib/dpkg/*-old /var/lib/dpkg/lock* /var/lib/dpkg/triggers/Lock \
   /var/cache/apt /var/cache/debconf /var/cache/ldconfig /var/lib/misc /usr/share/bug /usr/share/lintian
-find /usr/share/man /usr/share/info /usr/share/locale -mindepth 1 -delete 2>/dev/null || true
+find /usr/share/man /usr/share/info /usr/share/locale -mindepth 1 -delete || true
 find /usr/share/doc -type f ! -name copyright -delete
 find /usr/share/doc -type l ! -name copyright -delete
 find /usr/share/doc -mindepth 1 -type d -empty -delete
@@ -113,7 +113,7 @@ base::Status bootstrap(Workshop& shop, const std::string& suite, const std::vect
   command.argv.insert(command.argv.end(),
                       {suite, path, fmt::format("deb [trusted=yes] copy:{} ./", archive)});
   command.seconds_max = kBootstrapSecondsMax;
-  command.enter = leaveNetwork();
+  command.enter = leaveHost();
   command.on_line = [&](std::string_view line) {
     for (const char* step : {"extracting", "installing"})
       if (line.substr(0, 3) == "I: " && line.substr(3).rfind(step, 0) == 0)
@@ -141,9 +141,10 @@ base::Status runInTree(Workshop& shop, const std::string& tree,
 
 base::Status neutralise(Workshop& shop, const std::string& tree) {
   Command command;
-  command.argv = {"chroot", tree,      "/usr/bin/env", "-i",
-                  kPath,    "/bin/sh", "-c",           std::string(kNeutralise)};
+  command.argv = {"/bin/sh", "-c", std::string(kNeutralise)};
   command.seconds_max = kShortSecondsMax;
+  command.environment = {kPath};
+  command.enter = enterSandbox({tree, Inside::finish, {}});  // the tree's shell is its packages'
   return shop.run(command);
 }
 
@@ -151,6 +152,8 @@ base::Status neutralise(Workshop& shop, const std::string& tree) {
 base::Result<Tree> openTree(Workshop& shop, const std::string& key, Fresh fresh) {
   const std::string folder = shop.cacheDir() + "/trees";
   MAYFLY_CHECK(makeFolders(folder));
+  // Until it is finished, a tree may hold set-user-id programs: nobody else comes near.
+  if (::chmod(folder.c_str(), 0700) != 0) return base::failSys(errno, "chmod", folder);
   Tree tree{key, folder + "/" + key, {}};
   MAYFLY_TRY(tree.lock,
              base::openAt(base::FdView(AT_FDCWD), tree.path + ".lock", O_RDWR | O_CREAT, 0644));

@@ -89,17 +89,32 @@ bool Workshop::hasArtifact(std::string_view sha256) const {
 }
 
 base::Result<std::string> Workshop::keepArtifact(const std::string& file, std::string_view sha256) {
-  MAYFLY_TRY(std::string digest, hashFile(file));
+  const std::string folder = cache_dir_ + "/artifacts";
+  MAYFLY_CHECK(makeFolders(folder));
+  // Packages may be private, and a file's name is public: its hash.
+  if (::chmod(folder.c_str(), 0700) != 0) return base::failSys(errno, "chmod", folder);
+  // The copy is what is hashed: nobody else can write to it.
+  const std::string made = fmt::format("{}/.new-{}", folder, ::getpid());
+  ::unlink(made.c_str());
+  struct Remove {
+    const std::string& path;
+    ~Remove() { ::unlink(path.c_str()); }
+  } remove{made};
+  struct stat st;
+  if (::lstat(file.c_str(), &st) != 0) return base::failSys(errno, "stat", file);
+  if (!S_ISREG(st.st_mode))
+    return base::fail(Code::failedPrecondition,
+                      fmt::format("'{}' is no regular file", base::printable(file)));
+  MAYFLY_CHECK(
+      runCommand({"cp", "--no-dereference", "--no-preserve=all", file, made}, kShortSecondsMax));
+  MAYFLY_TRY(std::string digest, hashFile(made));
   if (!sha256.empty() && sha256 != digest) {
     return base::fail(
         Code::failedPrecondition,
         fmt::format("'{}' has sha256 {}, not {}",
                     base::printable(file.substr(file.find_last_of('/') + 1)), digest, sha256));
   }
-  MAYFLY_CHECK(makeFolders(cache_dir_ + "/artifacts"));
-  const std::string path = artifact(digest), made = fmt::format("{}.new-{}", path, ::getpid());
-  MAYFLY_CHECK(
-      runCommand({"cp", "--dereference", "--no-preserve=all", file, made}, kShortSecondsMax));
+  const std::string path = artifact(digest);
   if (::rename(made.c_str(), path.c_str()) != 0) return base::failSys(errno, "rename", path);
   return digest;
 }
@@ -134,8 +149,9 @@ std::string shellWord(std::string_view text) {
 }
 
 base::Status writeText(const std::string& path, std::string_view text, unsigned mode) {
-  MAYFLY_TRY(base::Fd fd, base::openAt(base::FdView(AT_FDCWD), path, O_WRONLY | O_CREAT | O_TRUNC,
-                                       static_cast<mode_t>(mode)));
+  MAYFLY_TRY(base::Fd fd,
+             base::openAt(base::FdView(AT_FDCWD), path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW,
+                          static_cast<mode_t>(mode)));
   while (!text.empty()) {
     const ssize_t n = ::write(fd.get(), text.data(), text.size());
     if (n < 0 && errno == EINTR) continue;

@@ -13,6 +13,7 @@ import re
 import secrets
 import socket
 import subprocess
+import tempfile
 import zipfile
 
 import pytest
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="building an image ne
               pytest.mark.usefixtures("registries")]
 
 RUNTIME = BINARIES
+CACHE = pathlib.Path("/var/cache/mayfly")
 SECONDS_MAX = 900  # of a build that has to bootstrap first
 SITE = "/usr/local/lib/python3.13/dist-packages"
 
@@ -334,6 +336,22 @@ def test_a_file_that_is_not_the_locked_one_is_refused(place):
     assert "manifest.lock: is damaged" in place.refusal("forged")
 
 
+def test_a_download_that_was_changed_since_is_refused(place, tmp_path):
+    text = '[image]\npip = ["iniconfig==2.0.0"]\n'
+    place.put("changed", text)
+    place.build("changed")
+    digest = place.lock("changed")["pip"]["packages"][0]["sha256"]
+    cache = tmp_path / "cache"
+    (cache / "artifacts").mkdir(parents=True)
+    for name in ("apt", "resolved", "tools", "trees"):
+        (cache / name).symlink_to(CACHE / name)
+    (cache / "artifacts" / digest).write_bytes((CACHE / "artifacts" / digest).read_bytes() + b"more")
+    # A command more: the wheel is installed again.
+    place.put("changed", text + f'run = ["true {secrets.token_hex(8)}"]\n')
+    said = place.refusal("changed", "--cache-dir", cache)
+    assert "is not the one that is locked" in said, said
+
+
 # --- errors -----------------------------------------------------------------------------
 
 ERRORS = {
@@ -355,7 +373,10 @@ ERRORS = {
     "npm_script": ('[image]\npackages = ["nodejs"]\nnpm = ["bcrypt@5.1.0"]\n', "shell",
                    ["'bcrypt' 5.1.0 runs a script", "npm_without_scripts"]),
     "npm_without_node": ('[image]\nnpm = ["is-odd"]\n', "shell", ["no Node.js", "nodejs"]),
-    "file": ('[image.files]\n"/x" = "nothing"\n', "python", ["nothing' of template", "does not exist"]),
+    "file": ('[image.files]\n"/x" = "nothing"\n', "python", ["nothing' does not exist", "[image.files]"]),
+    "link": ('[image.files]\n"/x" = "leads-out"\n', "python", ["leads-out' is a link that leads out", "[image.files]"]),
+    "wheel_link": ('[image]\npip = ["leads_out-1-py3-none-any.whl"]\n', "python", ["is a link that leads out", "'image.pip'"]),
+    "own": ('[image.files]\n"/usr/lib/mayfly/mayfly-maker" = "manifest.toml"\n', "python", ["is Mayfly's own"]),
     "command": ('[image]\nrun = ["echo it breaks; exit 7"]\n', "python", ["a command of 'image.run'", "exit code 7", "it breaks"]),
     "base": ("", "pyhton", ["'base' is 'pyhton'", "There are: "]),
     "key": ('[image]\npackges = ["bc"]\n', "python", ["manifest.toml:5", "unknown key 'image.packges'", "allowed here"]),
@@ -363,14 +384,16 @@ ERRORS = {
 
 
 # One of each kind is asked for with every change.
-QUICK = ("pip_conflict", "pip_without_python", "apt_unknown", "npm_unknown", "npm_script", "file", "base", "key")
+QUICK = ("pip_conflict", "pip_without_python", "apt_unknown", "npm_unknown", "npm_script", "file", "link", "wheel_link", "own", "base", "key")
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ERRORS])
 def test_an_error_names_what_is_wrong_and_what_to_do(place, name):
     text, base, words = ERRORS[name]
     template = name.replace("_", "-")
-    place.put(template, text, base=base)
+    folder = place.put(template, text, base=base)
+    for link in ("leads-out", "leads_out-1-py3-none-any.whl"):
+        (folder / link).symlink_to("/etc/shadow")
     said = place.refusal(template)
     for word in words:
         assert word in said, said
@@ -400,8 +423,8 @@ def test_no_network_is_said_so(place, name):
 # --- where the steps of a build run --------------------------------------------------------
 
 PROBE = r"""
-import glob, json, os, socket
-see = {"environment": dict(os.environ), "uid": os.getuid(), "host": socket.gethostname(), "marker": os.path.exists(MARKER),
+import json, os, socket, sys
+see = {"mark": MARKER, "environment": dict(os.environ), "uid": os.getuid(), "host": socket.gethostname(), "marker": os.path.exists(MARKER),
        "processes": len([n for n in os.listdir("/proc") if n.isdigit()]), "top": sorted(os.listdir("/")),
        "interfaces": [n for _, n in socket.if_nameindex()]}
 def can(name, action):
@@ -412,33 +435,53 @@ def can(name, action):
 can("connect", lambda: socket.create_connection(ADDRESS, 2))
 can("abstract", lambda: socket.socket(socket.AF_UNIX).connect("\0" + ABSTRACT))
 can("device", lambda: os.mknod("/tmp/mem", 0o20600, os.makedev(1, 1)))
-can("mount", lambda: os.system("mount -t tmpfs x /mnt") and (_ for _ in ()).throw(OSError()))
+can("mount", lambda: os.spawnv(os.P_WAIT, "/usr/bin/mount", ["mount", "-t", "tmpfs", "x", "/mnt"]) and os.stat(""))
 can("chroot", lambda: os.chroot("/tmp"))
+can("user_namespace", lambda: os.unshare(os.CLONE_NEWUSER))
 can("kill", lambda: os.kill(HOST_PID, 0))
 can("sysctl", lambda: open("/proc/sys/kernel/core_pattern", "w").close())
 can("proc_root", lambda: open(f"/proc/1/root{MARKER}"))
 can("write", lambda: open("/usr/local/share/written", "w").close())
 can("chown", lambda: os.chown("/usr/local/share/written", 1000, 1000))
-open("/usr/local/share/probe.json", "w").write(json.dumps(see))
+open(sys.argv[1], "w").write(json.dumps(see))
+"""
+
+
+# What a command leaves behind is not trusted either: the tree's shell does the last step.
+EVIL_SHELL = f"""#!/usr/bin/python3
+import os, subprocess, sys
+subprocess.run([sys.executable, "{SITE}/probe_it.py", "/usr/local/share/shell.json"])
+os.execv("/usr/bin/dash.real", ["sh", *sys.argv[1:]])
 """
 
 
 def test_a_command_of_a_build_is_apart_from_the_host(place, tmp_path):
     marker = tmp_path / "marker"
     marker.write_text("x")
-    with listeners() as (address, abstract):
+    with listeners() as (address, abstract), tempfile.TemporaryDirectory(prefix="mayfly-test-", dir="/opt") as outside:
         probe = f"MARKER, ADDRESS, ABSTRACT, HOST_PID = {str(marker)!r}, {address!r}, {abstract!r}, {os.getpid()}\n" + PROBE
         wheel = "probe_it-1.0-py3-none-any.whl"
-        place.put("apart", f'[image]\npip = ["{wheel}"]\nrun = ["python3 {SITE}/probe_it.py"]\n')
-        make_wheel(place.dir / "apart" / wheel, "probe_it", "1.0", {"probe_it.py": probe})
+        run = [f"python3 {SITE}/probe_it.py /usr/local/share/run.json", f"mkdir {outside}; ln -s {outside} /usr/local/share/leads-out",
+               f"mv /usr/bin/dash /usr/bin/dash.real; cp -a {SITE}/evil_shell.py /usr/bin/dash; chmod +x /usr/bin/dash"]
+        place.put("apart", f'[image]\npip = ["{wheel}"]\nrun = {json.dumps(run)}\n[image.files]\n'
+                  '"/usr/local/share/leads-out/file" = "manifest.toml"\n')
+        make_wheel(place.dir / "apart" / wheel, "probe_it", "1.0", {"probe_it.py": probe, "evil_shell.py": EVIL_SHELL})
         place.build("apart", env={**os.environ, "MFSECRET": "of-the-host"})
+        assert os.listdir(outside) == [], "a link in the tree leads nowhere outside of it"
+    # Its root tree is of use to nobody else.
+    for tree in CACHE.glob("trees/*/usr/local/share/run.json"):
+        if str(marker) in tree.read_text():
+            subprocess.run(["rm", "-rf", str(tree.parents[3])], check=True)
     root = place.root("apart", tmp_path / "root")
-    see = json.loads((root / "usr/local/share/probe.json").read_text())
+    see = json.loads((root / "usr/local/share/run.json").read_text())
     assert "of-the-host" not in json.dumps(see["environment"])
-    assert set(see["environment"]) <= {"PATH", "LC_ALL", "HOME", "SOURCE_DATE_EPOCH", "PYTHONHASHSEED", "PWD", "_", "SHLVL", "OLDPWD"}, see
+    assert set(see["environment"]) <= {"PATH", "LC_ALL", "HOME", "LC_CTYPE", "SOURCE_DATE_EPOCH", "PYTHONHASHSEED", "PWD", "_", "SHLVL", "OLDPWD"}, see
     assert see["uid"] == 0 and see["write"] and see["chown"], "it may do in its tree what installing needs"
-    for what in ("marker", "connect", "abstract", "device", "mount", "chroot", "kill", "sysctl", "proc_root"):
-        assert see[what] is False, (what, see)
+    shell = json.loads((root / "usr/local/share/shell.json").read_text())
+    for what in ("marker", "connect", "abstract", "device", "mount", "chroot", "user_namespace", "kill", "sysctl", "proc_root"):
+        assert see[what] is False and shell[what] is False, (what, see, shell)
+    assert shell["processes"] == 0 and shell["interfaces"] == ["lo"] and "of-the-host" not in json.dumps(shell), shell
+    assert (root / outside[1:] / "file").is_file()
     assert see["processes"] <= 3 and see["interfaces"] == ["lo"] and see["host"] == "mayfly", see
     subprocess.run(["rm", "-rf", str(root)], check=True)
 

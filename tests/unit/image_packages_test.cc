@@ -1,6 +1,9 @@
 // Own packages in an image: locks, what the tools' failures mean, whose settings are taken.
 // That packages are really installed is proven by tests/e2e/test_templates.py.
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -11,7 +14,9 @@
 #include "image/lock.h"
 #include "image/machine.h"
 #include "image/npm.h"
+#include "image/store.h"
 #include "image/tree.h"
+#include "image/within.h"
 #include "image/workshop.h"
 
 namespace mayfly::image {
@@ -20,6 +25,22 @@ namespace {
 using base::Code;
 
 const std::string kDigest(64, 'a');
+
+struct TempDir {
+  TempDir() {
+    char name[] = "/tmp/mayfly-packages-XXXXXX";
+    if (::mkdtemp(name)) path = name;
+  }
+  TempDir(const TempDir&) = delete;
+  ~TempDir() { std::filesystem::remove_all(path); }
+  std::string path = "/nonexistent";
+};
+
+std::string textOf(const std::string& path) {
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
 
 Lock someLock() {
   Lock lock;
@@ -339,6 +360,78 @@ TEST(Workshop, KeepsAnArtifactByItsHashAndNoOther) {
   EXPECT_TRUE(std::filesystem::is_empty(folder + "/cache/scratch"))
       << "scratch folders go with the workshop";
   std::filesystem::remove_all(folder);
+}
+
+TEST(Workshop, KeepsRegularFilesOnly) {
+  const TempDir dir;
+  const std::string secret = dir.path + "/secret", link = dir.path + "/link.whl";
+  ASSERT_TRUE(writeText(secret, "of the host"));
+  ASSERT_EQ(::symlink(secret.c_str(), link.c_str()), 0);
+  Workshop shop(dir.path + "/cache", "", {});
+  const auto kept = shop.keepArtifact(link);
+  ASSERT_FALSE(kept);
+  EXPECT_NE(kept.error().message.find("no regular file"), std::string::npos);
+  EXPECT_FALSE(writeText(link, "x")) << "a link is not written through";
+  EXPECT_EQ(textOf(secret), "of the host");
+}
+
+TEST(Within, ASourceLiesInItsFolder) {
+  const TempDir dir;
+  const std::string folder = dir.path + "/folder";
+  ASSERT_TRUE(makeFolders(folder + "/sub"));
+  ASSERT_TRUE(writeText(dir.path + "/outside", "x"));
+  ASSERT_TRUE(writeText(folder + "/sub/file", "x"));
+  ASSERT_EQ(::symlink("sub/file", (folder + "/inward").c_str()), 0);
+  ASSERT_EQ(::symlink("../outside", (folder + "/upward").c_str()), 0);
+  ASSERT_EQ(::symlink("/etc/passwd", (folder + "/absolute").c_str()), 0);
+  ASSERT_EQ(::symlink("/etc", (folder + "/etc").c_str()), 0);
+  ASSERT_TRUE(makeFolders(dir.path + "/beside"));
+  ASSERT_TRUE(writeText(dir.path + "/beside/file", "x"));
+  ASSERT_EQ(::symlink("../beside/file", (folder + "/sideward").c_str()), 0);
+  EXPECT_FALSE(sourceFile(folder, "sideward")) << "no template's folder";
+  ASSERT_TRUE(writeText(dir.path + "/beside/manifest.toml", ""));
+  EXPECT_EQ(*sourceFile(folder, "sideward"), *sourceFile(dir.path + "/beside", "file"));
+  ASSERT_EQ(::mkfifo((folder + "/pipe").c_str(), 0600), 0);
+  EXPECT_EQ(*sourceFile(folder, "sub/file"), *sourceFile(folder, "inward"));
+  for (const char* path : {"upward", "absolute", "etc/passwd", "../outside", "pipe", "sub", "none"})
+    EXPECT_FALSE(sourceFile(folder, path)) << path;
+}
+
+TEST(Within, ATargetLiesInItsTree) {
+  const TempDir dir;
+  const std::string tree = dir.path + "/tree", outside = dir.path + "/outside";
+  ASSERT_TRUE(makeFolders(tree + "/usr/lib"));
+  ASSERT_TRUE(makeFolders(outside));
+  ASSERT_TRUE(writeText(outside + "/file", "of the host"));
+  ASSERT_EQ(::symlink("usr/lib", (tree + "/lib").c_str()), 0);
+  ASSERT_EQ(::symlink(outside.c_str(), (tree + "/absolute").c_str()), 0);
+  ASSERT_EQ(::symlink("../../../..", (tree + "/usr/upward").c_str()), 0);
+  ASSERT_EQ(::symlink((outside + "/file").c_str(), (tree + "/file").c_str()), 0);
+  ASSERT_TRUE(putText(tree, "/lib/made/text", "inside", 0644));
+  EXPECT_EQ(textOf(tree + "/usr/lib/made/text"), "inside");
+  ASSERT_TRUE(putText(tree, "/usr/upward/text", "inside", 0600));
+  EXPECT_EQ(textOf(tree + "/text"), "inside");
+  ASSERT_TRUE(putCopy(tree, "/file", outside + "/file", 0755));
+  struct stat st;
+  ASSERT_EQ(::lstat((tree + "/file").c_str(), &st), 0);
+  EXPECT_TRUE(S_ISREG(st.st_mode) && (st.st_mode & 07777) == 0755);
+  EXPECT_FALSE(putText(tree, "/absolute/file", "changed", 0644)) << "it leads nowhere in the tree";
+  EXPECT_EQ(textOf(outside + "/file"), "of the host");
+}
+
+TEST(LockFile, WhatAnIndexSaysIsCheckedAsAFileIs) {
+  Lock lock = someLock();
+  lock.npm.at(0).sha256.clear();
+  EXPECT_TRUE(checkLock(lock, "npm's registry"));
+  Lock bin = lock, path = lock, name = lock;
+  bin.npm.at(0).bin = {{"../../etc/profile", "a.js"}};
+  path.npm.at(0).path = "node_modules/../../etc";
+  name.pip.at(0).name = "a --index-url=x";
+  for (const Lock& bad : {bin, path, name}) {
+    const auto status = checkLock(bad, "npm's registry");
+    ASSERT_FALSE(status);
+    EXPECT_NE(status.error().message.find("npm's registry"), std::string::npos);
+  }
 }
 
 TEST(Workshop, WordsOfAShellAreQuoted) {
