@@ -251,7 +251,7 @@ def test_a_lock_names_every_package_by_version_and_hash_and_no_host(shop):
     assert (counts["pip"], counts["npm"]) == (3, 0) and counts["debian"] > 50
 
 
-@pytest.mark.parametrize("name", ["pips", "nodes"])
+@pytest.mark.parametrize("name", ["pips", pytest.param("nodes", marks=pytest.mark.slow)])
 def test_neither_host_nor_credential_of_the_machine_is_in_the_image(shop, tmp_path, name):
     root = shop.root(name, tmp_path / "root")
     hosts = hosts_of_this_machine()
@@ -279,7 +279,7 @@ def test_a_second_build_uses_the_lock_and_changes_nothing(shop):
     assert (shop.dir / "pips/manifest.lock").read_bytes() == shop.locks["pips"]
 
 
-@pytest.mark.parametrize("name", ["pips", "nodes"])
+@pytest.mark.parametrize("name", ["pips", pytest.param("nodes", marks=pytest.mark.slow)])
 def test_with_the_lock_it_is_built_without_network_and_gives_the_same_image(shop, tmp_path, name):
     elsewhere = Place(tmp_path)
     for one in ("pips", "nodes"):
@@ -323,33 +323,28 @@ def test_update_takes_what_is_newest_now(place):
     assert place.lock("ages")["pip"] == json.loads(newest)["pip"]
 
 
-def test_a_file_that_is_not_the_locked_one_is_refused(place):
-    place.put("forged", '[image]\npip = ["iniconfig==2.0.0"]\n')
+def test_a_file_that_is_not_the_locked_one_is_refused(place, tmp_path):
+    text = '[image]\npip = ["iniconfig==2.0.0"]\n'
+    place.put("forged", text)
     place.build("forged")
     lock = place.dir / "forged/manifest.lock"
     good = lock.read_text()
     digest = json.loads(good)["pip"]["packages"][0]["sha256"]
-    lock.write_text(good.replace(digest, hashlib.sha256(b"another").hexdigest()))
-    said = place.refusal("forged")
-    assert "is not the one that is locked" in said and "build-forged.log" in said, said
-    lock.write_text(good[:-40])
-    assert "manifest.lock: is damaged" in place.refusal("forged")
-
-
-def test_a_download_that_was_changed_since_is_refused(place, tmp_path):
-    text = '[image]\npip = ["iniconfig==2.0.0"]\n'
-    place.put("changed", text)
-    place.build("changed")
-    digest = place.lock("changed")["pip"]["packages"][0]["sha256"]
+    # One that was right when it was downloaded, and is installed again for a new command.
     cache = tmp_path / "cache"
     (cache / "artifacts").mkdir(parents=True)
     for name in ("apt", "resolved", "tools", "trees"):
         (cache / name).symlink_to(CACHE / name)
     (cache / "artifacts" / digest).write_bytes((CACHE / "artifacts" / digest).read_bytes() + b"more")
-    # A command more: the wheel is installed again.
-    place.put("changed", text + f'run = ["true {secrets.token_hex(8)}"]\n')
-    said = place.refusal("changed", "--cache-dir", cache)
-    assert "is not the one that is locked" in said, said
+    place.put("forged", text + f'run = ["true {secrets.token_hex(8)}"]\n')
+    assert "is not the one that is locked" in place.refusal("forged", "--cache-dir", cache)
+    # One that the index has under a name whose hash is locked otherwise.
+    place.put("forged", text)
+    lock.write_text(good.replace(digest, hashlib.sha256(b"another").hexdigest()))
+    said = place.refusal("forged")
+    assert "is not the one that is locked" in said and "build-forged.log" in said, said
+    lock.write_text(good[:-40])
+    assert "manifest.lock: is damaged" in place.refusal("forged")
 
 
 # --- errors -----------------------------------------------------------------------------
@@ -555,6 +550,7 @@ preload = ["harmless", "culprit", "calendar"]
     assert report["refused"].startswith(f"preload 'culprit' {fault}"), report
 
 
+@pytest.mark.slow
 def test_the_word_refused_and_the_reason_are_in_the_text_too(place):
     place.put("bad", f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n',
               culprit__py=CULPRITS["thread"][0])
