@@ -1,0 +1,133 @@
+// A core without boxes that checks a task as the real one does and ends it at once.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pool/template_spec.h"
+#include "sched/core.h"
+#include "sched/validate.h"
+
+namespace mayfly::fuzz {
+
+inline base::Limits limits(uint64_t of) {
+  base::Limits l;
+  l.cpu_milli = static_cast<uint32_t>(1'000 * of);
+  l.cpu_time_ms = l.wall_time_ms = 1'000 * of;
+  l.memory_bytes = (64ull << 20) * of;
+  l.processes = l.open_files = static_cast<uint32_t>(64 * of);
+  l.file_size_bytes = l.disk_bytes = l.output_bytes = l.input_bytes = l.out_files_bytes =
+      (8ull << 20) * of;
+  l.disk_inodes = 1'000 * of;
+  l.out_files = static_cast<uint32_t>(100 * of);
+  return l;
+}
+
+inline pool::TemplateSpec templateSpec() {
+  pool::TemplateSpec t;
+  t.name = "python";
+  t.runs_code = true;
+  t.runs_commands = true;
+  t.defaults = limits(1);
+  t.maximum = limits(4);
+  return t;
+}
+
+class CheckingCore final : public sched::Core {
+ public:
+  explicit CheckingCore(boost::asio::io_context& io) : io_(io), template_(templateSpec()) {}
+
+  base::Result<base::TaskId> submit(sched::TaskSpec spec,
+                                    std::shared_ptr<sched::TaskListener> listener) override {
+    if (spec.template_name != template_.name)
+      return base::fail(base::Code::notFound, "there is no such template");
+    MAYFLY_TRY(base::Limits in_force, sched::checkSpec(spec, template_));
+    base::TaskId id = next_++;
+    Task& task = tasks_[id];
+    task.spec = std::move(spec);
+    task.listener = std::move(listener);
+    task.limits = in_force;
+    // One whose stdin stays open runs until the client ends it.
+    if (!task.spec.stdin_open) boost::asio::post(io_, [this, id] { end(id, base::Verdict::succeeded); });
+    return id;
+  }
+  base::Status writeStdin(base::TaskId id, std::string data) override {
+    auto at = tasks_.find(id);
+    if (at == tasks_.end()) return base::fail(base::Code::notFound, "no such task");
+    at->second.listener->onStdinAccepted(data.size());
+    return base::Unit{};
+  }
+  base::Status closeStdin(base::TaskId id) override {
+    boost::asio::post(io_, [this, id] { end(id, base::Verdict::failed); });
+    return base::Unit{};
+  }
+  void acknowledgeOutput(base::TaskId, sched::Stream, uint64_t) override {}
+  base::Status cancel(base::TaskId id) override {
+    if (!tasks_.contains(id)) return base::fail(base::Code::notFound, "no such task");
+    end(id, base::Verdict::cancelled);
+    return base::Unit{};
+  }
+  void ownerGone(sched::OwnerId owner) override {
+    std::vector<base::TaskId> its;
+    for (auto& [id, task] : tasks_)
+      if (task.spec.owner == owner) its.push_back(id);
+    for (base::TaskId id : its) end(id, base::Verdict::clientGone);
+  }
+  std::vector<sched::TaskInfo> tasks() const override {
+    std::vector<sched::TaskInfo> all;
+    for (auto& [id, task] : tasks_)
+      all.push_back({id, task.spec.template_name, "running", 1, 2, 3, task.spec.owner});
+    return all;
+  }
+  std::optional<sched::TaskInfo> info(base::TaskId id) const override {
+    for (auto& each : tasks())
+      if (each.task == id) return each;
+    return std::nullopt;
+  }
+  std::vector<sched::TemplateInfo> templates() const override {
+    sched::TemplateInfo t;
+    t.name = template_.name;
+    t.state = "ready";
+    t.defaults = template_.defaults;
+    t.maximum = template_.maximum;
+    return {t};
+  }
+
+ private:
+  struct Task {
+    sched::TaskSpec spec;
+    std::shared_ptr<sched::TaskListener> listener;
+    base::Limits limits;
+  };
+
+  void end(base::TaskId id, base::Verdict verdict) {
+    auto at = tasks_.find(id);
+    if (at == tasks_.end()) return;
+    Task task = std::move(at->second);
+    tasks_.erase(at);
+    task.listener->onStarted();
+    if (task.spec.live_output)
+      task.listener->onOutput(sched::Stream::out, std::string(5'000, 'o'));
+    sched::TaskResult result;
+    result.task = id;
+    result.template_name = task.spec.template_name;
+    result.verdict = verdict;
+    result.limits = task.limits;
+    if (!task.spec.live_output) result.captured[0] = std::string(5'000, 'o');
+    if (task.spec.collect_out_files) result.out_files = {{"a", 5, 0644, 0, "not kept"}};
+    task.listener->onResult(result);
+  }
+
+  boost::asio::io_context& io_;
+  pool::TemplateSpec template_;
+  base::TaskId next_ = 1;
+  std::map<base::TaskId, Task> tasks_;
+};
+
+}  // namespace mayfly::fuzz

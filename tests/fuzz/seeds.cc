@@ -1,0 +1,198 @@
+// fuzz_seeds FOLDER: what the fuzzers begin with, whole sessions and whole specs, in
+// FOLDER/request and FOLDER/spec.
+#include <capnp/serialize.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <functional>
+#include <string>
+
+#include "edge/convert.h"
+#include "hostile/raw.h"
+
+namespace {
+
+using namespace mayfly;
+using hostile::Raw;
+using M = schema::Mayfly;
+using T = schema::Task;
+using U = schema::Upload;
+using Spec = schema::TaskSpec::Builder;
+
+void small(Spec spec) {
+  spec.setTemplate("python");
+  spec.getCode().setString(edge::data("print(1)"));
+}
+
+void full(Spec spec) {
+  spec.setTemplate("python");
+  auto script = spec.getCode().initFile();
+  script.setName("dir/script.py");
+  script.setText(edge::data("import sys"));
+  auto args = spec.initArgs(2);
+  args.set(0, "-v");
+  args.set(1, "x y");
+  auto env = spec.initEnv(2);
+  env[0].setName("A");
+  env[0].setValue("1");
+  env[1].setName("B_2");
+  auto files = spec.initFiles(2);
+  files[0].setPath("in/a.txt");
+  files[0].setData(edge::data("bytes"));
+  files[1].setPath("in/b");
+  files[1].setMode(0700);
+  spec.setStdinData(edge::data("stdin"));
+  auto limits = spec.initLimits();
+  limits.setCpuMilli(500);
+  limits.setWallTimeMs(900);
+  limits.setMemoryBytes(32 << 20);
+  spec.getSeed().setValue(7);
+  spec.setCollectOutFiles(true);
+}
+
+void command(Spec spec) {
+  spec.setTemplate("python");
+  spec.getCode().setCommand();
+  spec.initArgs(1).set(0, "true");
+}
+
+void detached(Spec spec) {
+  small(spec);
+  spec.initDetach().setLeaseMs(1'000);
+  spec.getDetach().setKey("key");
+}
+
+void open(Spec spec) {
+  small(spec);
+  spec.setStdinOpen(true);
+}
+
+void withBlob(Spec spec) {
+  small(spec);
+  auto file = spec.initFiles(1)[0];
+  file.setPath("blob");
+  file.initBlob(32);
+}
+
+constexpr std::pair<const char*, void (*)(Spec)> kSpecs[] = {
+    {"small", small}, {"full", full}, {"command", command},
+    {"detached", detached}, {"open", open}, {"blob", withBlob}};
+
+struct Session {
+  Session() : raw("") {
+    capnp::MallocMessageBuilder message;
+    message.initRoot<capnp::rpc::Message>().initBootstrap().setQuestionId(0);
+    bytes = hostile::bytesOf(message);
+  }
+  template <class Interface, class Params, class Fill>
+  uint32_t call(uint32_t on, uint16_t method, Fill fill) {
+    uint32_t question = raw.next();
+    bytes += raw.callBytes<Params>(question, on, capnp::typeId<Interface>(), method, fill);
+    return question;
+  }
+  void root(std::function<void(capnp::rpc::Message::Builder)> fill) {
+    capnp::MallocMessageBuilder message;
+    fill(message.initRoot<capnp::rpc::Message>());
+    bytes += hostile::bytesOf(message);
+  }
+  Raw raw;
+  std::string bytes;
+};
+
+void write(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  std::string folder = argv[1];
+  for (const char* each : {"", "/request", "/spec"}) ::mkdir((folder + each).c_str(), 0755);
+  for (const auto& [name, fill] : kSpecs) {
+    capnp::MallocMessageBuilder message;
+    fill(message.initRoot<schema::TaskSpec>());
+    write(folder + "/spec/" + name, hostile::bytesOf(message));
+
+    Session session;
+    session.call<M, M::HelloParams>(0, 0, [](M::HelloParams::Builder p) {
+      p.setClient("seed");
+      p.setProtocol(2);
+    });
+    uint32_t task = session.call<M, M::SubmitParams>(
+        0, 2, [fill = fill](M::SubmitParams::Builder p) { fill(p.initSpec()); });
+    session.call<T, T::WaitParams>(task, 0, [](auto) {});
+    session.call<T, T::InfoParams>(task, 6, [](auto) {});
+    session.call<T, T::WriteStdinParams>(task, 2, [](T::WriteStdinParams::Builder p) {
+      p.setData(edge::data("line\n"));
+    });
+    session.call<T, T::CloseStdinParams>(task, 3, [](auto) {});
+    session.call<T, T::ReadFileParams>(task, 4, [](T::ReadFileParams::Builder p) {
+      p.setBytesMax(100);
+    });
+    session.call<T, T::CancelParams>(task, 1, [](auto) {});
+    session.call<T, T::CloseParams>(task, 5, [](auto) {});
+    write(folder + "/request/task-" + name, session.bytes);
+  }
+  {
+    Session live;
+    uint32_t question = live.raw.next();
+    live.bytes += Raw::submitLiveBytes(question, small, [](capnp::rpc::CapDescriptor::Builder cap) {
+      cap.setSenderHosted(5);
+    });
+    live.call<T, T::WaitParams>(question, 0, [](auto) {});
+    // The daemon's calls of the sink have the questions 0 and 1.
+    for (uint32_t i = 0; i < 2; ++i)
+      live.root([i](capnp::rpc::Message::Builder m) {
+        m.initReturn().setAnswerId(i);
+        m.getReturn().initResults();
+      });
+    live.root([&](capnp::rpc::Message::Builder m) { m.initFinish().setQuestionId(question); });
+    write(folder + "/request/live", live.bytes);
+  }
+  {
+    Session lists;
+    lists.call<M, M::TemplatesParams>(0, 1, [](auto) {});
+    lists.call<M, M::TasksParams>(0, 3, [](auto) {});
+    lists.call<M, M::KillParams>(0, 4, [](M::KillParams::Builder p) { p.setId(1); });
+    lists.call<M, M::FindParams>(0, 8, [](M::FindParams::Builder p) { p.setKey("key"); });
+    lists.call<M, M::BlobsParams>(0, 6, [](auto) {});
+    lists.call<M, M::RemoveBlobParams>(0, 7, [](M::RemoveBlobParams::Builder p) {
+      p.initSha256(32);
+    });
+    write(folder + "/request/lists", lists.bytes);
+  }
+  {
+    Session upload;
+    uint32_t to = upload.call<M, M::UploadParams>(0, 5, [](M::UploadParams::Builder p) {
+      p.initSha256(32);
+      p.setSizeBytes(4);
+    });
+    upload.call<U, U::WriteParams>(to, 0, [](U::WriteParams::Builder p) {
+      p.setData(edge::data("blob"));
+    });
+    upload.call<U, U::FinishParams>(to, 1, [](auto) {});
+    upload.call<U, U::CloseParams>(to, 2, [](auto) {});
+    write(folder + "/request/upload", upload.bytes);
+  }
+  {
+    Session rest;
+    rest.root([](capnp::rpc::Message::Builder m) {
+      auto resolve = m.initResolve();
+      resolve.setPromiseId(3);
+      resolve.initCap().setSenderHosted(4);
+    });
+    rest.root([](capnp::rpc::Message::Builder m) {
+      m.initRelease().setId(0);
+      m.getRelease().setReferenceCount(1);
+    });
+    rest.root([](capnp::rpc::Message::Builder m) {
+      auto loop = m.initDisembargo();
+      loop.initTarget().setImportedCap(0);
+      loop.getContext().setSenderLoopback(1);
+    });
+    rest.root([](capnp::rpc::Message::Builder m) { m.initAbort().setReason("enough"); });
+    write(folder + "/request/rest", rest.bytes);
+  }
+  return 0;
+}
