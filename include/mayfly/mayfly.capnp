@@ -93,7 +93,8 @@ interface Mayfly {
   # that task, nothing runs a second time.
   # error: invalidArgument, notFound (the template, a blob), alreadyExists (the key belongs
   # to a task with another spec), unavailable (the template is not ready, the daemon stops),
-  # resourceExhausted (a queue or this connection is full).
+  # resourceExhausted (a queue or this connection is full, or tasks that are not closed hold
+  # too much).
 
   tasks @3 () -> (tasks :List(TaskInfo), error :Error);
   # All tasks that are queued, running or ending, of every client (at most 10,000).
@@ -153,9 +154,10 @@ interface Task {
   # Returns when the task's stdin has taken all of it: back-pressure. Calls keep their
   # order and may overlap up to `chunkBytesMax` of untaken data.
   # Refused data is left out; what was written before still arrives.
-  # error: invalidArgument (more than `chunkBytesMax`), resourceExhausted (more than that
-  # is untaken, or more than the task's `inputBytes`), failedPrecondition (the task was not
-  # submitted with `stdinOpen`, stdin was closed, or the task has ended).
+  # error: invalidArgument (more than `chunkBytesMax`, or more than the task's `inputBytes`),
+  # resourceExhausted (more than `chunkBytesMax` is untaken, or the daemon holds too much
+  # input), failedPrecondition (the task was not submitted with `stdinOpen`, stdin was closed,
+  # or the task has ended).
 
   closeStdin @3 () -> (error :Error);
   # The task reads end-of-file after what was written.
@@ -205,7 +207,8 @@ enum ErrorCode {
   invalidArgument @1;     # the request can never succeed as it is
   notFound @2;            # the named template, task, file... does not exist
   alreadyExists @3;
-  resourceExhausted @4;   # a bound was met; retryable
+  resourceExhausted @4;   # a bound on what others, or earlier calls, hold was met; retryable.
+                          # What can never fit is an invalidArgument
   unavailable @5;         # not now: starting, stopping, template not ready; retryable
   failedPrecondition @6;  # the object is not in the state that the call needs
   permissionDenied @7;
@@ -439,6 +442,8 @@ struct Bounds {
   inFlightBytesMax @17 :UInt64;       # of all connections; each always has a share of its own
   outputHeldBytesMax @18 :UInt64;     # of tasks that are not closed: what they left, or may come to
   handlesPerConnectionMax @19 :UInt32;  # Task and Upload objects that are not released
+  outFilesHeldBytesMax @20 :UInt64;   # collected output files of tasks that are not closed; of one
+                                      # connection or user, half of it
 }
 
 struct BlobInfo {

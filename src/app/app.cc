@@ -137,6 +137,7 @@ base::Status App::makeEngine(const box::HostReport& report) {
   e.parked_memory_bytes_max = s.parked_memory_bytes;
   e.bounds.receipt_ns = (s.receipt_ms_max + s.collect_ms_max) * 1'000'000;
   e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
+  e.out_files_held_bytes_max = deriveOutFilesHeld(report.budget, s);
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
   spdlog::info("at most {} boxes, {} of their memory, {} processes, {} tasks in the queue",
                e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
@@ -190,6 +191,7 @@ base::Result<int> App::run() {
   edge.message_ms_max = static_cast<uint32_t>(s.message_ms_max);
   edge.in_flight_bytes_max = s.in_flight_bytes_max;
   edge.output_held_bytes_max = s.output_held_bytes_max;
+  edge.out_files_held_bytes_max = deriveOutFilesHeld(report.budget, s);
   MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_.get_executor(), std::move(listener), edge));
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),

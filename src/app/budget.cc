@@ -28,6 +28,10 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
   return b;
 }
 
+uint64_t deriveOutFilesHeld(const box::HostBudget& host, const config::Daemon& settings) {
+  return std::min(settings.out_files_held_bytes_max, host.memory_total_bytes / kOutFilesMemoryShare);
+}
+
 rpc::BlobBounds deriveBlobBounds(const box::HostBudget& host, const config::Daemon& settings) {
   rpc::BlobBounds b;
   b.store_bytes_max =

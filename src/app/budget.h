@@ -13,10 +13,13 @@ namespace mayfly::app {
 inline constexpr uint32_t kBoxesMax = 4'096;
 inline constexpr uint32_t kMemoryPercentOfHost = 90;  // the sum of all boxes' memory caps
 inline constexpr uint32_t kBlobMemoryShare = 8;       // at most one of so many parts of the host's
+inline constexpr uint32_t kOutFilesMemoryShare = 8;   // the same, of collected output files
 inline constexpr uint32_t kBlobFdsShare = 8;          // the same, of our descriptors
 
 // The sums are hard: a runaway costs one task and never the host.
 sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings);
+// What collected output files may take of the host.
+uint64_t deriveOutFilesHeld(const box::HostBudget& host, const config::Daemon& settings);
 // What the blobs may take of the host.
 rpc::BlobBounds deriveBlobBounds(const box::HostBudget& host, const config::Daemon& settings);
 

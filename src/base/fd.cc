@@ -51,7 +51,7 @@ Result<std::string> readSmallFile(FdView dir, const std::string& path, size_t by
     if (n < 0) return failSys(errno, "read", path);
     if (n == 0) return text;
     if (text.size() + static_cast<size_t>(n) > bytes_max)
-      return fail(Code::resourceExhausted,
+      return fail(Code::invalidArgument,
                   "read '" + path + "': longer than " + std::to_string(bytes_max) + " bytes");
     text.append(buffer, static_cast<size_t>(n));
   }

@@ -20,7 +20,8 @@ enum class Code : uint16_t {
   invalidArgument = 1,    // the request can never succeed as it is
   notFound = 2,           // the named template, task, file... does not exist
   alreadyExists = 3,      //
-  resourceExhausted = 4,  // a bound was met: queue, connections, bytes; try later
+  resourceExhausted = 4,  // a bound on what others hold was met: queue, connections, bytes; try
+                          // later. What can never fit is an invalidArgument
   unavailable = 5,        // not now: starting, stopping, template not ready; try later
   failedPrecondition = 6, // the object is not in the state that the call needs
   permissionDenied = 7,   //

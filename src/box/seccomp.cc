@@ -304,7 +304,7 @@ base::Result<base::Fd> buildSeccomp(const SeccompSpec& spec) {
   MAYFLY_TRY(Program tree, numbers(spec));
   MAYFLY_TRY(Program program, join(tree, guards(spec.loopback)));
   if (program.size() > kSeccompInstructionsMax)
-    return fail(Code::resourceExhausted, "the seccomp program has " + std::to_string(program.size()) +
+    return fail(Code::internal, "the seccomp program has " + std::to_string(program.size()) +
                                              " instructions; the kernel takes " +
                                              std::to_string(kSeccompInstructionsMax));
   MAYFLY_TRY(Fd file, base::makeMemfd("mayfly-seccomp"));

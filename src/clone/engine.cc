@@ -41,6 +41,7 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observe
              .boxes_max = options_.budget.parked_max}),
       admission_(options_.budget),
       ledger_(options_.quarantine),
+      spools_(options_.out_files_held_bytes_max),
       template_timer_(io),
       stop_timer_(io) {}
 
@@ -76,6 +77,7 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
     MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
     MAYFLY_CHECK(registry_.accepts(tmpl_id, monotonicNs()));
     MAYFLY_CHECK(ledger_.accepts(spec.owner));
+    if (spec.collect_out_files) MAYFLY_CHECK(spools_.accepts(spec.owner));
     uint64_t held_bytes = sched::heldBytes(spec);
     if (input_held_bytes_ + held_bytes > options_.input_held_bytes_max)
       return fail(Code::resourceExhausted,
@@ -86,7 +88,8 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
     base::TaskId id = next_task_;
     MAYFLY_CHECK(admission_.enqueue(
         id, spec.owner, tmpl_id,
-        {limits.memory_bytes, kFdsPerBox, limits.processes + kPidsPerBox}));
+        {limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
+         limits.processes + kPidsPerBox}));
     ++next_task_;
     sched::Bounds bounds = options_.bounds;
     bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
@@ -122,7 +125,7 @@ base::Status Engine::writeStdin(base::TaskId id, std::string data) {
   if (!t) return fail(Code::notFound, "there is no task " + std::to_string(id));
   if (t->stdin_closed) return fail(Code::failedPrecondition, "the task's stdin is closed");
   if (data.size() > t->input_left_bytes)
-    return fail(Code::resourceExhausted,
+    return fail(Code::invalidArgument,
                 "standard input goes beyond the task's input cap of " +
                     base::humanBytes(t->machine.limits().input_bytes),
                 "Give the task a larger cap `input`.");
@@ -387,7 +390,7 @@ void Engine::end(const TaskPtr& t) {
   link_.send(r, std::move(fds));
 }
 
-void Engine::collectFiles(Task& t, sched::TaskResult* r) const {
+void Engine::collectFiles(Task& t, sched::TaskResult* r) {
   r->out_files_note = t.collect_text;
   if (!t.spool) return;
   if (t.collect == spawner::CollectState::timedOut)
@@ -411,10 +414,12 @@ void Engine::collectFiles(Task& t, sched::TaskResult* r) const {
     return true;
   });
   r->out_files = std::move(*files);
-  r->spool = t.spool;
+  // Where it left nothing, nothing is kept.
+  if (!r->out_files.empty()) r->spool = spools_.hold(std::move(t.spool), t.spec.owner);
+  t.spool.reset();
 }
 
-sched::TaskResult Engine::result(Task& t) const {
+sched::TaskResult Engine::result(Task& t) {
   sched::TaskResult r;
   sched::Judgement j = t.machine.judgement();
   r.task = t.id;

@@ -20,6 +20,7 @@
 #include "clone/blob.h"
 #include "clone/log_pump.h"
 #include "clone/spawner_link.h"
+#include "clone/spool_budget.h"
 #include "clone/task_io.h"
 #include "pool/clone_pool.h"
 #include "pool/plan.h"
@@ -42,6 +43,7 @@ struct EngineOptions {
   uint32_t making_max = 4;       // boxes of one template that are made at a time
   uint64_t parked_memory_bytes_max = 512ull << 20;  // of all parked clones
   uint64_t input_held_bytes_max = 1ull << 30;     // code, files and stdin of all tasks, in memory
+  uint64_t out_files_held_bytes_max = 2ull << 30;  // collected, of tasks that are not forgotten
   uint64_t stop_tasks_ns_max = 5'000'000'000;     // tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
 };
@@ -129,8 +131,8 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void end(const TaskPtr& t);
   void finish(const TaskPtr& t);
   void armTimer(const TaskPtr& t);
-  sched::TaskResult result(Task& t) const;
-  void collectFiles(Task& t, sched::TaskResult* r) const;
+  sched::TaskResult result(Task& t);
+  void collectFiles(Task& t, sched::TaskResult* r);
   void dropInput(Task& t, uint64_t bytes);
   void phase(const Task& t, base::Phase p);
 
@@ -175,6 +177,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   std::vector<Template> templates_;  // index = id - 1
   sched::Admission admission_;
   reap::Ledger ledger_;
+  SpoolBudget spools_;
   std::unordered_map<base::TaskId, TaskPtr> tasks_;
   std::unordered_map<base::BoxId, BoxPtr> boxes_;
   uint32_t claims_under_way_ = 0;  // tasks that have a clone and did not start yet

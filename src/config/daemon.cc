@@ -88,6 +88,8 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
              d.in_flight_bytes_max);
   t.quantity("output_held_max", 16 * kMiB, kMiB * kMiB, parseBytes, formatBytes,
              d.output_held_bytes_max);
+  t.quantity("out_files_held_max", 16 * kMiB, kMiB * kMiB, parseBytes, formatBytes,
+             d.out_files_held_bytes_max);
   t.quantity("receipt_time", 10, 60'000, parseDurationMs, formatDurationMs, d.receipt_ms_max);
   t.quantity("collect_time", 10, 600'000, parseDurationMs, formatDurationMs, d.collect_ms_max);
   t.quantity("blob_user_max", 1, 1ull << 40, parseBytes, formatBytes, d.blob_user_bytes_max);

@@ -41,6 +41,8 @@ struct Daemon {
   uint64_t message_ms_max = 30'000;            // from a message's first byte to its last
   uint64_t in_flight_bytes_max = 512ull << 20; // of requests, over all connections
   uint64_t output_held_bytes_max = 2ull << 30; // of tasks that are not closed
+  uint64_t out_files_held_bytes_max = 2ull << 30;  // the same, of their output files; at most an
+                                                   // eighth of the host's memory
   uint64_t receipt_ms_max = 2'000;  // before a receipt counts as incomplete
   uint64_t collect_ms_max = 5'000;  // collecting one task's output files
   uint64_t blob_user_bytes_max = 512ull << 20;  // blobs and uploads of one user; also of one blob

@@ -59,6 +59,7 @@ void putBounds(schema::Bounds::Builder out, const Options& options) {
   out.setMessageMsMax(options.message_ms_max);
   out.setInFlightBytesMax(options.in_flight_bytes_max);
   out.setOutputHeldBytesMax(options.output_held_bytes_max);
+  out.setOutFilesHeldBytesMax(options.out_files_held_bytes_max);
   out.setHandlesPerConnectionMax(options.handles_per_connection_max);
   out.setDetachedPerUserMax(options.detached_per_user_max);
   out.setDetachLeaseMsMax(options.detach_lease_ms_max);

@@ -43,6 +43,7 @@ struct Options {
   uint32_t result_lease_ms = 600'000;      // of an ended task that is not closed
   uint32_t connection_idle_ms = 600'000;   // nothing happens, and it has no task
   uint64_t output_held_bytes_max = 2ull << 30;  // of tasks that are not closed: what they print
+  uint64_t out_files_held_bytes_max = 2ull << 30;  // the core's, told to clients
   uint32_t answers_per_connection_max = 262'144;  // that the client has not finished
   uint32_t answers_max = 1'048'576;               // the same, of all connections together
   uint64_t unsent_bytes_per_connection_max = 16u << 20;  // answers that the client does not read

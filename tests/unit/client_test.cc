@@ -266,7 +266,8 @@ TEST_F(ClientTest, StdinBeyondTheInputCapIsRefusedWithTheCoresError) {
   auto task = hold(*client, s);
   auto status = task->writeStdin("12345678901");
   ASSERT_FALSE(status);
-  EXPECT_EQ(status.error().code, base::Code::resourceExhausted);
+  EXPECT_EQ(status.error().code, base::Code::invalidArgument);
+  EXPECT_FALSE(status.error().retryable());
 }
 
 TEST_F(ClientTest, AWriteToATaskThatEndsReturns) {

@@ -5,6 +5,7 @@
 
 #include "clone/blob.h"
 #include "clone/spool.h"
+#include "clone/spool_budget.h"
 #include "spawner/spool.h"
 #include "zygote/wire.h"
 
@@ -238,6 +239,40 @@ TEST(Spool, MoreThanTheCapsAllowIsRefused) {
   l = {};
   l.out_files_bytes = 3;
   EXPECT_FALSE(parse(makeSpool({{"a", "1234", ""}}), l));
+}
+
+std::shared_ptr<base::Fd> fileOf(size_t bytes) {
+  auto memfd = base::makeMemfd("out");
+  EXPECT_TRUE(memfd);
+  std::string all(bytes, 'x');
+  EXPECT_EQ(::write(memfd->get(), all.data(), all.size()), ssize_t(all.size()));
+  return std::make_shared<base::Fd>(std::move(*memfd));
+}
+
+TEST(SpoolBudget, OneOwnerHasHalfAndAllHaveTheWhole) {
+  SpoolBudget budget(1 << 20);
+  auto a = budget.hold(fileOf(512 << 10), 1);
+  EXPECT_EQ(budget.accepts(1).error().code, base::Code::resourceExhausted);
+  EXPECT_TRUE(budget.accepts(2));
+  auto b = budget.hold(fileOf(256 << 10), 2), c = budget.hold(fileOf(256 << 10), 3);
+  EXPECT_EQ(budget.heldBytes(), 1u << 20);
+  EXPECT_EQ(budget.accepts(4).error().code, base::Code::resourceExhausted);
+  auto copy = a;
+  a.reset();
+  EXPECT_FALSE(budget.accepts(4));  // somebody still has it
+  copy.reset();
+  EXPECT_TRUE(budget.accepts(4));
+  EXPECT_TRUE(budget.accepts(1));
+}
+
+TEST(SpoolBudget, AHoldMayOutliveTheBudget) {
+  std::shared_ptr<base::Fd> kept;
+  {
+    SpoolBudget budget(1 << 20);
+    kept = budget.hold(fileOf(4096), 1);
+  }
+  char byte = 0;
+  EXPECT_EQ(::pread(kept->get(), &byte, 1, 0), 1);
 }
 
 }  // namespace

@@ -596,7 +596,7 @@ TEST_F(Fixture, StdinBeyondTheInputCapIsRefused) {
   s.limits.input_bytes = 100;
   base::TaskId id = submit(std::move(s));
   EXPECT_EQ(engine->writeStdin(id, std::string(100, 'x')).error().code,
-            base::Code::resourceExhausted);
+            base::Code::invalidArgument);
   EXPECT_TRUE(engine->writeStdin(id, std::string(92, 'x')));  // "print(1)" counts too
 }
 
@@ -778,6 +778,43 @@ TEST_F(Fixture, OutputFilesAreReadFromTheSpool) {
   ASSERT_EQ(::pread(listener->result.spool->get(), text, 3,
                     off_t(listener->result.out_files[0].offset)), 3);
   EXPECT_EQ(std::string(text, 3), "abc");
+}
+
+TEST_F(Fixture, OutputFilesThatAreKeptAreBounded) {
+  options.out_files_held_bytes_max = 64u << 10;
+  start();
+  sched::TaskSpec s = spec();
+  s.collect_out_files = true;
+  submit(s);
+  FakeBox b = running();
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);
+  spawner::SpoolHeader h;
+  h.count = 1;
+  h.index_offset = sizeof h + (60u << 10);
+  spawner::SpoolEntry entry;
+  entry.offset = sizeof h;
+  entry.size = 60u << 10;
+  entry.path_bytes = 1;
+  h.index_bytes = sizeof entry + 1;
+  std::string spool(reinterpret_cast<char*>(&h), sizeof h);
+  spool.append(60u << 10, 'x').append(reinterpret_cast<char*>(&entry), sizeof entry).append("f");
+  ASSERT_EQ(::pwrite(request_fds[0].get(), spool.data(), spool.size(), 0), ssize_t(spool.size()));
+  reaped(b);
+  Event e = goneEvent(b.id);
+  e.collect = spawner::CollectState::done;
+  tell(e);
+  result();
+  ASSERT_NE(listener->result.spool, nullptr);
+  // As long as somebody has the result, no further task may bring files; others may run.
+  auto refused = engine->submit(s, listener);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);
+  EXPECT_TRUE(refused.error().retryable());
+  EXPECT_GT(refused.error().retry_after_ms, 0u);
+  EXPECT_TRUE(engine->submit(spec(), std::make_shared<Listener>()));
+  listener->result = {};
+  EXPECT_TRUE(engine->submit(s, std::make_shared<Listener>()));
 }
 
 TEST_F(Fixture, LostSpawnerEndsEveryTaskAndIsFatal) {

@@ -72,7 +72,7 @@ class FakeCore final : public sched::Core {
   base::Status writeStdin(base::TaskId id, std::string data) override {
     FakeTask& t = tasks_.at(id);
     if (t.stdin_bytes.size() + data.size() > stdin_bytes_max)
-      return base::fail(Code::resourceExhausted, "stdin is longer than the input cap");
+      return base::fail(Code::invalidArgument, "stdin is longer than the input cap");
     t.stdin_bytes += data;
     changed();
     return base::Unit{};

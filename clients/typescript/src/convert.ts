@@ -212,6 +212,7 @@ export function serverInfoFrom(s: schema.ServerInfo): ServerInfo {
       inFlightBytesMax: Number(b.inFlightBytesMax),
       outputHeldBytesMax: Number(b.outputHeldBytesMax),
       handlesPerConnectionMax: b.handlesPerConnectionMax,
+      outFilesHeldBytesMax: Number(b.outFilesHeldBytesMax),
     },
   };
 }

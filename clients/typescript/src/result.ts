@@ -176,6 +176,8 @@ export interface Bounds {
   /** Of all tasks that are not closed. */
   readonly outputHeldBytesMax: number;
   readonly handlesPerConnectionMax: number;
+  /** Collected output files of all tasks that are not closed; one connection or user: half of it. */
+  readonly outFilesHeldBytesMax: number;
 }
 
 export interface ServerInfo {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { Readable } from "node:stream";
 
-import { FailedPreconditionError, ResourceExhaustedError } from "mayfly";
+import { FailedPreconditionError, InvalidArgumentError } from "mayfly";
 import type { OutputChunk } from "mayfly";
 import { ENDLESS, MIB, client, later, running, test } from "./support.js";
 
@@ -255,7 +255,7 @@ test("more stdin than the task's input cap is a typed error", async (t) => {
       stdin: Readable.from(Array.from({ length: 40 }, () => Buffer.alloc(65536))),
       limits: { input: "1MiB" },
     }),
-    (error) => error instanceof ResourceExhaustedError && /input|stdin/i.test(error.message),
+    (error) => error instanceof InvalidArgumentError && !error.retryable && /input|stdin/i.test(error.message),
   );
 });
 

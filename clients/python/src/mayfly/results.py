@@ -238,6 +238,7 @@ class Bounds:
     in_flight_bytes_max: int
     output_held_bytes_max: int
     handles_per_connection_max: int
+    out_files_held_bytes_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
