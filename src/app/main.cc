@@ -2,6 +2,7 @@
 //
 // Layer: app. Wiring only.
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -59,6 +60,9 @@ int failed(const base::Error& error) {
 int main(int argc, char** argv) {
   fillStandardDescriptors();
   ::umask(022);
+  // A large message's memory goes back to the system with it. Fixed, for malloc would raise this
+  // to the size of the largest one that it ever freed.
+  ::mallopt(M_MMAP_THRESHOLD, 256 << 10);
   ::signal(SIGPIPE, SIG_IGN);  // a closed stdin of a task is an errno, not our end
 
   std::string config_file;

@@ -18,6 +18,11 @@ namespace mayfly::rpc {
 
 using base::kRetryMs;
 
+// What a connection always has, whatever the others hold.
+inline constexpr uint32_t kOwnCallsMax = 64;
+inline constexpr uint32_t kOwnHandlesMax = 64;
+inline constexpr uint32_t kOwnTasksMax = 4;
+
 // A call that has not returned.
 class Call {
  public:
@@ -101,7 +106,7 @@ inline std::optional<base::Error> overloaded(const ConnectionState& state) {
     return base::Error{base::Code::resourceExhausted,
                        fmt::format("{} calls of this connection have not returned", state.calls),
                        "Wait for earlier calls.", 0};
-  if (state.hub.calls >= options.calls_max)
+  if (state.calls >= kOwnCallsMax && state.hub.calls >= options.calls_max)
     return base::Error{base::Code::resourceExhausted,
                        fmt::format("{} calls of all connections have not returned", state.hub.calls),
                        "Try again later.", 0, kRetryMs};
@@ -117,7 +122,7 @@ inline std::optional<base::Error> tooManyHandles(const ConnectionState& state) {
         fmt::format("this connection was given {} tasks and uploads that it has not released",
                     state.handles),
         "Release them, or connect anew.", 0};
-  if (state.hub.handles >= options.handles_max)
+  if (state.handles >= kOwnHandlesMax && state.hub.handles >= options.handles_max)
     return base::Error{
         base::Code::resourceExhausted,
         fmt::format("{} tasks and uploads of all connections are not released", state.hub.handles),

@@ -20,7 +20,7 @@ namespace {
 
 constexpr uint32_t kTasksListedMax = 10'000;
 constexpr size_t kClientNameBytesMax = 100;
-constexpr size_t kUnsentOverheadBytes = 512;  // of an answer, beside its words
+constexpr size_t kUnsentOverheadBytes = 2'048;  // of an answer, beside its words: its objects
 constexpr auto kLastWordsTime = 1 * kj::SECONDS;  // to send what is queued when reading has ended
 
 void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
@@ -107,6 +107,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   kj::Promise<void> templates(TemplatesContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
+    MAYFLY_ALLOW_CANCELLATION(context);
     return inTurn(*state_, [&hub = hub_, context, call = Call(*state_)]() mutable {
       return ask<std::vector<sched::TemplateInfo>>(
                  hub.link, [](sched::Core& core) { return core.templates(); })
@@ -132,7 +133,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
                             true);
       }
     }
-    if (auto error = full()) return refuse(context, *error);
+    if (auto error = full(detach.getLeaseMs() > 0)) return refuse(context, *error);
     auto spec = specFrom(params.getSpec(), [this](const edge::Sha256& blob) {
       return hub_.blobs.use(state_->uid, blob);
     });
@@ -173,6 +174,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   kj::Promise<void> tasks(TasksContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
+    MAYFLY_ALLOW_CANCELLATION(context);
     return inTurn(*state_, [state = kj::addRef(*state_), context, call = Call(*state_)]() mutable {
       return ask<std::vector<sched::TaskInfo>>(state->hub.link,
                                                [](sched::Core& core) { return core.tasks(); })
@@ -209,6 +211,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   kj::Promise<void> blobs(BlobsContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
+    MAYFLY_ALLOW_CANCELLATION(context);
     return inTurn(*state_, [this, context, call = Call(*state_)]() mutable {
       hub_.blobs.list(state_->uid, context.getResults());
       return kj::Promise<void>(kj::READY_NOW);
@@ -229,8 +232,9 @@ class MayflyImpl final : public schema::Mayfly::Server {
                  "Close tasks whose results were read.", 0, retry_after_ms};
   }
   // Why no task can be taken on.
-  std::optional<Error> full() const {
+  std::optional<Error> full(bool detached) const {
     const Options& options = hub_.options;
+    if (!detached && state_->tasks < kOwnTasksMax) return tooManyHandles(*state_);
     if (hub_.tasks.by_key.size() >= options.tasks_max)
       return tooMany("tasks of all connections", hub_.tasks.by_key.size(), kRetryMs);
     if (hub_.tasks.held_bytes >= options.output_held_bytes_max)

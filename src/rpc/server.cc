@@ -1,6 +1,8 @@
 #include "rpc/server.h"
 
+#include <malloc.h>
 #include <spdlog/spdlog.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -22,7 +24,24 @@ namespace {
 
 constexpr auto kAcceptRetryTime = 100 * kj::MILLISECONDS;
 constexpr auto kRefusedTime = 5 * kj::SECONDS;   // a refused client has so long to read why
+constexpr auto kRefusalSayTime = 1 * kj::SECONDS;
+constexpr auto kTrimTime = 1 * kj::SECONDS;     // between two looks at what malloc keeps
+constexpr size_t kKeptFreeBytesMax = 32u << 20;  // and of code and stacks; more goes back
 constexpr uint32_t kRefusedConnectionsMax = 16;  // beyond: closed without a word
+
+size_t residentBytes() {
+  size_t pages = 0, resident_pages = 0;
+  if (FILE* file = ::fopen("/proc/self/statm", "re")) {
+    if (::fscanf(file, "%zu %zu", &pages, &resident_pages) != 2) resident_pages = 0;
+    ::fclose(file);
+  }
+  return resident_pages * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+size_t inUseBytes() {
+  auto info = ::mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
 
 // Accepts and holds the connections. RPC thread.
 class Acceptor final : kj::TaskSet::ErrorHandler {
@@ -70,13 +89,26 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     return std::nullopt;
   }
 
+  // Whoever connects in a loop does not fill the log.
+  void sayRefused(const ucred& peer, const Error& refusal) {
+    if (timer_.now() < refusal_said_ + kRefusalSayTime) {
+      ++refusals_unsaid_;
+      return;
+    }
+    spdlog::warn("rpc: pid {}, uid {} refused: {}{}", peer.pid, peer.uid, refusal.message,
+                 refusals_unsaid_ > 0 ? fmt::format("; {} more since the last time", refusals_unsaid_)
+                                      : "");
+    refusal_said_ = timer_.now();
+    refusals_unsaid_ = 0;
+  }
+
   void admit(kj::Own<kj::AsyncIoStream> stream) {
     ucred peer{};
     kj::uint length = sizeof peer;
     stream->getsockopt(SOL_SOCKET, SO_PEERCRED, &peer, &length);
     auto refusal = refusalOf(peer);
     if (refusal) {
-      spdlog::warn("rpc: pid {}, uid {} refused: {}", peer.pid, peer.uid, refusal->message);
+      sayRefused(peer, *refusal);
       if (refused_ >= kRefusedConnectionsMax) return;
       ++refused_;
     }
@@ -91,7 +123,18 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
       return kj::evalLater([this, owner, was_refused] {
         connections_.erase(owner);
         if (was_refused) --refused_;
+        trimSoon();
       });
+    }));
+  }
+
+  // What a client made the daemon hold was many small pieces; freed, malloc would keep their pages.
+  void trimSoon() {
+    if (trim_waits_) return;
+    trim_waits_ = true;
+    tasks_.add(timer_.afterDelay(kTrimTime).then([this] {
+      trim_waits_ = false;
+      if (residentBytes() > inUseBytes() + kKeptFreeBytesMax) ::malloc_trim(0);
     }));
   }
 
@@ -99,6 +142,9 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
   kj::Timer& timer_;
   kj::Own<kj::ConnectionReceiver> listener_;
   uint32_t refused_ = 0;  // of connections_
+  kj::TimePoint refusal_said_ = kj::origin<kj::TimePoint>();
+  uint64_t refusals_unsaid_ = 0;
+  bool trim_waits_ = false;
   std::unordered_map<sched::OwnerId, kj::Own<Connection>> connections_;
   kj::TaskSet tasks_;
 };

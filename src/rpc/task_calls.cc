@@ -133,6 +133,7 @@ class TaskImpl final : public schema::Task::Server {
 
   static base::Result<Piece> read(TaskState& state, uint32_t index, uint64_t offset,
                                   uint32_t bytes_max) {
+    if (bytes_max == 0) return fail(Code::invalidArgument, "readFile: bytesMax is 0");
     MAYFLY_CHECK(state.kept("readFile"));
     state.renew();
     const sched::TaskResult* result = state.result();
@@ -142,7 +143,6 @@ class TaskImpl final : public schema::Task::Server {
     if (index >= result->out_files.size())
       return fail(Code::notFound, fmt::format("readFile: no file {}; the task left {}", index,
                                               result->out_files.size()));
-    if (bytes_max == 0) return fail(Code::invalidArgument, "readFile: bytesMax is 0");
     const base::OutFile& file = result->out_files[index];
     if (!file.skipped.empty() || result->spool == nullptr)
       return fail(Code::failedPrecondition,

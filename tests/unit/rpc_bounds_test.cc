@@ -2,6 +2,7 @@
 // messages that Mayfly's protocol has no use for, memory that many hold together.
 #include "edge/byte_budget.h"
 #include "edge/message_stream.h"
+#include "rpc/calls.h"
 #include "rpc/task.h"
 #include "rpc_peer.h"
 
@@ -196,22 +197,49 @@ TEST_F(BoundsTest, TasksThatAreClosedAndNotReleasedAreBounded) {
   }));
 }
 
-TEST_F(BoundsTest, OutputThatMayBeHeldIsBoundedOverAllConnections) {
-  options.output_held_bytes_max = 3 * rpc::kCapturedHeldBytes;
+TEST_F(BoundsTest, OutputThatMayBeHeldIsBoundedOverAllConnectionsButForAFewTasksOfEach) {
+  constexpr uint32_t kMax = rpc::kOwnTasksMax + 1;
+  options.output_held_bytes_max = kMax * rpc::kCapturedHeldBytes;
   start();
   Peer peer(socket_path);
   std::vector<schema::Task::Client> tasks;
-  for (int i = 0; i < 3; ++i)
+  for (uint32_t i = 0; i < kMax; ++i)
     tasks.push_back(peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask());
-  auto fourth = peer.submitRequest("hold").send().wait(peer.io.waitScope);
-  EXPECT_EQ(fourth.getError().getCode(), ErrorCode::RESOURCE_EXHAUSTED);
-  EXPECT_TRUE(fourth.getError().getRetryable());
-  EXPECT_GT(fourth.getError().getRetryAfterMs(), 0u);
-  // An end without output gives nearly all of it back.
-  onCore([](FakeCore& c) { c.end(c.task(1), base::Verdict::succeeded); });
-  tasks[0].waitRequest().send().wait(peer.io.waitScope);
+  auto next = peer.submitRequest("hold").send().wait(peer.io.waitScope);
+  EXPECT_EQ(next.getError().getCode(), ErrorCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(next.getError().getRetryable());
+  EXPECT_GT(next.getError().getRetryAfterMs(), 0u);
+  // Another connection has its own few, and then is refused as well.
+  std::thread([&] {
+    Peer other(socket_path);
+    std::vector<schema::Task::Client> its;
+    for (uint32_t i = 0; i <= rpc::kOwnTasksMax; ++i) {
+      auto answer = other.submitRequest("hold").send().wait(other.io.waitScope);
+      EXPECT_EQ(answer.getError().getCode(),
+                i < rpc::kOwnTasksMax ? ErrorCode::OK : ErrorCode::RESOURCE_EXHAUSTED);
+      its.push_back(answer.getTask());
+    }
+  }).join();
+  for (auto& task : tasks) task.closeRequest().send().wait(peer.io.waitScope);
   EXPECT_EQ(peer.submitRequest("hold").send().wait(peer.io.waitScope).getError().getCode(),
             ErrorCode::OK);
+}
+
+TEST_F(BoundsTest, CallsOfAllAreBoundedButForAFewOfEachConnection) {
+  options.calls_max = 10;
+  start();
+  Peer peer(socket_path);
+  std::vector<schema::Task::Client> tasks;
+  std::vector<kj::Promise<capnp::Response<schema::Task::WaitResults>>> waits;
+  for (uint32_t i = 0; i < rpc::kOwnCallsMax / rpc::kWaitsPerTaskMax; ++i) {
+    tasks.push_back(peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask());
+    for (uint32_t k = 0; k < rpc::kWaitsPerTaskMax; ++k)
+      waits.push_back(tasks.back().waitRequest().send());
+  }
+  auto refused = peer.mayfly.templatesRequest().send().wait(peer.io.waitScope);
+  EXPECT_EQ(refused.getError().getCode(), ErrorCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(refused.getError().getRetryable());
+  std::thread([&] { EXPECT_TRUE(othersAreServed()); }).join();
 }
 
 // Large calls on a promise that is not kept yet: Cap'n Proto holds their messages.
