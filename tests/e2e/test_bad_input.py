@@ -1,8 +1,9 @@
-"""Bad input against the real daemon: docs/bad_input.md, row by row.
+"""Bad input against the real daemon: the table "Bad input" of docs/SPECIFICATION.md, row by row.
 
-Each attack is made by tests/e2e/hostile (a client that keeps to no rules). While it
-goes on another client's tasks must succeed and the daemon's memory stay within the
-bound that the row states; afterwards the daemon must live and hold nothing more.
+Each attack is made by tests/e2e/hostile (a client that keeps to no rules). While it goes
+on, another client's tasks (good_neighbour, one connection; the command line, one each) lose
+nothing, and the daemon's memory stays within the bound that the row states; afterwards the
+daemon lives and has given the memory back. MAYFLY_HEAVY (./dev check) makes it last longer.
 """
 
 import json
@@ -12,7 +13,6 @@ import re
 import select
 import subprocess
 import threading
-import time
 
 import pytest
 
@@ -20,15 +20,23 @@ from support import CLI
 from test_lifecycle import Daemon, await_that, read
 
 HOSTILE = pathlib.Path(CLI).parent / "hostile_client"
+NEIGHBOUR = pathlib.Path(CLI).parent / "good_neighbour"
+HEAVY = bool(os.environ.get("MAYFLY_HEAVY"))
 MIB = 1 << 20
 ATTACK_SECONDS_MAX = 240
 CONNECTIONS_MAX = 256
-# Short times, so that what waits for them does not take long; all else is as installed.
-SETTINGS = """
+TASK_HOLDS_MAX = 2 * (256 + 64) << 10  # of output, per task that nobody reads
+IN_FLIGHT_MAX = 512 * MIB  # of requests
+UNSENT_MAX = 256 * MIB  # of answers
+REST = 64 * MIB  # tables, connections, what malloc adds
+OUT_FILES_MAX = 64 * MIB
+# Short times, so that what waits for them does not take long; the bounds are as installed, but
+# for the one on output files.
+SETTINGS = f"""
 message_time = "2s"
 connection_idle = "30s"
-result_lease = "20s"
-queue_max = 512
+result_lease = "60s"
+out_files_held_max = "{OUT_FILES_MAX >> 20}MiB"
 """
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
@@ -40,7 +48,10 @@ def daemon(tmp_path_factory):
     os.chmod(folder, 0o755)
     daemon = Daemon(folder, config=SETTINGS)
     try:
-        yield daemon.start()
+        daemon.start()
+        assert daemon.cli.run("-c", "print(1)")["verdict"] == "succeeded"
+        daemon.fresh_bytes = memory_bytes(daemon.pid)
+        yield daemon
         assert daemon.process.poll() is None, daemon.said()
     finally:
         daemon.end()
@@ -51,54 +62,76 @@ def memory_bytes(pid):
     return int(re.search(r"^VmRSS:\s+(\d+) kB", read(f"/proc/{pid}/status"), re.M)[1]) << 10
 
 
+def memfd_bytes(pid, name):
+    """What the memfds of this name that the process holds take."""
+    total = 0
+    for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if f"memfd:{name}" in os.readlink(fd):
+                total += os.stat(fd).st_blocks * 512
+        except OSError:
+            pass  # closed since
+    return total
+
+
+def tasks_of(daemon):
+    return json.loads(daemon.cli("ps", "--json").stdout)["tasks"]
+
+
 class Watch:
     """The daemon's memory and another client's tasks, while something bad goes on."""
 
     def __init__(self, daemon, memory_growth_max):
         self.daemon, self.memory_growth_max = daemon, memory_growth_max
         self.over = threading.Event()
-        self.peak = self.tasks = 0
-        self.failed = None
+        self.peak = 0
 
     def __enter__(self):
-        self.before = memory_bytes(self.daemon.pid)
-        self.threads = [threading.Thread(target=each) for each in (self.watch_memory, self.run_tasks)]
-        for each in self.threads:
-            each.start()
+        self.neighbour = subprocess.Popen([str(NEIGHBOUR), self.daemon.socket], stdin=subprocess.PIPE,
+                                          stdout=subprocess.PIPE, text=True)
+        assert self.neighbour.stdout.readline() == "connected\n"
+        self.thread = threading.Thread(target=self.watch_memory)
+        self.thread.start()
         return self
+
+    def growth(self):
+        return memory_bytes(self.daemon.pid) - self.daemon.fresh_bytes
 
     def watch_memory(self):
         while not self.over.wait(0.02):
-            self.peak = max(self.peak, memory_bytes(self.daemon.pid))
+            self.peak = max(self.peak, self.growth())
 
-    def run_tasks(self):
-        while not self.over.is_set() and self.failed is None:
-            result = self.daemon.cli.run("--template", "python", "-c", "print('fine')")
-            # Where all connections are taken the next one is refused in words, and may come again.
-            error = result.get("error", {})
-            if error.get("code") == "resourceExhausted" and error["retryable"]:
-                self.over.wait(0.2)
-            elif result.get("verdict") != "succeeded" or result["stdout"] != "fine\n":
-                self.failed = result
-            else:
-                self.tasks += 1
+    def new_client(self, *args):
+        """One that comes now is served, as soon as there is room for it."""
+        def served():
+            result = self.daemon.cli.run("--template", "python", *args)
+            error = result.get("error")
+            assert error is None or error["retryable"], error
+            return result if error is None else None
+        result = await_that(served, "another client's task")
+        assert result["verdict"] == "succeeded", result
 
-    def await_task(self):
-        """Another client's task that began after now has succeeded."""
-        seen = self.tasks
-        await_that(lambda: self.tasks > seen + 1 or self.failed, "another client's task")
+    def settled(self):
+        """The daemon's memory does not change any more."""
+        seen = []
+        def same():
+            seen.append(self.growth())
+            return len(seen) > 5 and max(seen[-5:]) - min(seen[-5:]) < MIB or select.select([], [], [], 0.2)[0]
+        await_that(same, "the memory settles")
+
+    def memory_back(self, bytes_max=REST):
+        await_that(lambda: self.growth() < bytes_max, "the memory comes back")
 
     def __exit__(self, kind, *_):
         self.over.set()
-        for each in self.threads:
-            each.join()
+        self.thread.join()
+        said, _ = self.neighbour.communicate(timeout=ATTACK_SECONDS_MAX)
         if kind is None:
-            assert self.failed is None, self.failed
             assert self.daemon.process.poll() is None, self.daemon.said()
-            growth = self.peak - self.before
-            print(f"memory: {self.before / MIB:.0f} MiB before, {growth / MIB:+.0f} at the peak; "
-                  f"another client's tasks: {self.tasks}")
-            assert growth <= self.memory_growth_max, f"the daemon grew by {growth / MIB:.0f} MiB"
+            neighbour = json.loads(said)
+            print(f"memory: {self.peak / MIB:+.0f} MiB at the peak, {self.growth() / MIB:+.0f} now; neighbour: {said}")
+            assert neighbour["fault"] == "" and neighbour["tasks"] > 0, neighbour
+            assert self.peak <= self.memory_growth_max, f"the daemon grew by {self.peak / MIB:.0f} MiB"
 
 
 class Attack:
@@ -106,18 +139,26 @@ class Attack:
 
     def __init__(self, daemon, *args):
         self.process = subprocess.Popen([str(HOSTILE), daemon.socket, *map(str, args)],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.unread = b""
 
     def line(self):
-        ready, _, _ = select.select([self.process.stdout], [], [], ATTACK_SECONDS_MAX)
-        assert ready, "the hostile client hangs"
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else None
+        """The next that it says; None at its end."""
+        out = self.process.stdout.fileno()
+        while b"\n" not in self.unread:
+            assert select.select([out], [], [], ATTACK_SECONDS_MAX)[0], "the hostile client hangs"
+            read_now = os.read(out, 1 << 16)
+            if not read_now:
+                return None
+            self.unread += read_now
+        line, _, self.unread = self.unread.partition(b"\n")
+        return json.loads(line)
 
     def end(self):
-        said, _ = self.process.communicate(timeout=ATTACK_SECONDS_MAX)
-        assert self.process.returncode == 0, self.process.returncode
-        return [json.loads(line) for line in said.splitlines()]
+        self.process.stdin.close()
+        said = list(iter(self.line, None))
+        assert self.process.wait(ATTACK_SECONDS_MAX) == 0, self.process.returncode
+        return said
 
     def __enter__(self):
         return self
@@ -176,7 +217,7 @@ ANSWERS = {
 
 
 def test_wrong_requests_are_answered_in_words_and_the_connection_goes_on(daemon):
-    with Watch(daemon, 64 * MIB):
+    with Watch(daemon, REST):
         said = run(daemon, "submissions")
     assert said.pop("a task that closes its streams: exit code")["value"] == 7
     assert len(said) > 130
@@ -207,16 +248,18 @@ SURVIVORS = {
     "amplification: 2^29 variables of no size": {"exception", "invalidArgument"},
     "amplification: 2^29 things of no size where the spec is hashed": {"exception", "ok"},
     "a text that does not end": {"exception"},
+    # Nothing is ever asked of the third party: the vine stands for it.
+    "capabilities: third party": {"ok"},
     # A sink is called when there is output; one that cannot be called cancels its task.
     "a sink that is the daemon itself": {"ok"},
-    "a sink that is no capability": {"ok"},
+    "a sink that is no capability": {"exception"},
     "a sink that is promised for ever": {"ok"},
     "a sink that is the task's own answer": {"ok"},
 }
 
 
 def test_malformed_messages_end_at_most_their_own_connection(daemon):
-    with Watch(daemon, 96 * MIB):
+    with Watch(daemon, REST):
         said = run(daemon, "wire")
     assert len(said) > 35
     wrong = {name: (each["code"], each["text"]) for name, each in said.items()
@@ -226,23 +269,24 @@ def test_malformed_messages_end_at_most_their_own_connection(daemon):
 
 
 def test_half_messages_and_then_silence_hold_little_and_not_for_long(daemon):
-    # Each would hold 8 MiB; all together hold the shared budget at most.
-    with Watch(daemon, 600 * MIB) as watch, Attack(daemon, "half-messages", CONNECTIONS_MAX - 16) as attack:
+    # Each would hold 8 MiB.
+    with Watch(daemon, IN_FLIGHT_MAX + REST) as watch, Attack(daemon, "half-messages", CONNECTIONS_MAX - 16) as attack:
         assert attack.line()["value"] > 64 * MIB
-        watch.await_task()
+        watch.new_client("-c", "print('fine')")
         # message_time has ended them all, though they never hung up.
-        await_that(lambda: memory_bytes(daemon.pid) < watch.before + 64 * MIB, "the memory comes back")
+        watch.memory_back()
         attack.end()
 
 
-def test_requests_that_are_never_taken_hold_little_and_not_for_long(daemon):
-    with Watch(daemon, 600 * MIB) as watch, Attack(daemon, "promises", 64) as attack:
+def test_requests_that_are_never_taken_hold_little_and_not_for_long(daemon, tmp_path):
+    large = tmp_path / "large.py"
+    large.write_text("pass" + " " * 3_500_000)
+    with Watch(daemon, IN_FLIGHT_MAX + REST) as watch, Attack(daemon, "promises", 64) as attack:
         assert attack.line()["value"] > 64 * MIB
         # A large request of another client is served: who holds the memory is ended.
-        large = daemon.cli.run("--template", "python", "-c", "pass" + " " * 3_500_000)
-        assert large["verdict"] == "succeeded", large
-        watch.await_task()
+        watch.new_client(large)
         attack.end()
+        watch.memory_back()
     assert re.search(r"it keeps .* of requests from the others", read(daemon.log))
 
 
@@ -251,7 +295,7 @@ def test_requests_that_are_never_taken_hold_little_and_not_for_long(daemon):
 def test_a_hundred_thousand_calls_at_once(daemon):
     with Watch(daemon, 256 * MIB) as watch:
         said = run(daemon, "calls", 100_000)
-        watch.await_task()
+        watch.new_client("-c", "print('fine')")
     assert said.pop("after")["code"] == "ok"
     counts = {name: each["value"] for name, each in said.items()}
     assert sum(counts.values()) == 100_000
@@ -259,22 +303,25 @@ def test_a_hundred_thousand_calls_at_once(daemon):
 
 
 def test_answers_that_are_never_finished(daemon):
-    with Watch(daemon, 128 * MIB) as watch:
+    with Watch(daemon, 256 * MIB) as watch:
         said = run(daemon, "bootstraps", 300_000)
-        watch.await_task()
+        watch.new_client("-c", "print('fine')")
+        watch.memory_back()
     assert said["bootstraps: ended"]["value"] == 1
     assert said["bootstraps: sent"]["value"] >= 262_144
 
 
 def test_ten_thousand_connections(daemon):
+    log_bytes = daemon.log.stat().st_size
     with Watch(daemon, 128 * MIB) as watch, Attack(daemon, "connections", 10_000) as attack:
         counts = {each["name"]: each["value"] for each in iter_lines(attack, "connections: ok")}
         assert counts["connections: opened"] > 9_000
         assert 0 < counts["connections: ok"] <= CONNECTIONS_MAX
-        refused = daemon.cli("templates", "--json")
-        assert refused.returncode != 0 and b"connections are open" in refused.stdout + refused.stderr
+        refused = daemon.cli.run("-c", "print('refused')")["error"]
+        assert refused["retryable"] and refused["code"] in ("resourceExhausted", "unavailable"), refused
         attack.end()
-        watch.await_task()
+        watch.new_client("-c", "print('fine')")
+    assert daemon.log.stat().st_size - log_bytes < 64 << 10  # nor does the log grow with them
 
 
 def iter_lines(attack, last):
@@ -287,38 +334,66 @@ def iter_lines(attack, last):
 
 def test_two_hundred_clients_that_never_read_while_their_tasks_print(daemon):
     clients, tasks = 200, 2
-    with Watch(daemon, 512 * MIB) as watch, Attack(daemon, "unread", clients, tasks) as attack:
+    with Watch(daemon, clients * tasks * TASK_HOLDS_MAX + REST) as watch, \
+            Attack(daemon, "unread", clients, tasks) as attack:
         assert attack.line()["value"] == clients
-        watch.await_task()
+        running = lambda: sum(t["state"] == "running" for t in tasks_of(daemon))
+        await_that(lambda: running() >= clients, "they run")
+        watch.new_client("-c", "print('fine')")
+        watch.settled()
+        assert running() >= clients / 2  # still, for nobody takes what they print
         attack.end()
-    await_that(lambda: not json.loads(daemon.cli("ps", "--json").stdout)["tasks"], "their tasks end")
+        await_that(lambda: len(tasks_of(daemon)) < 3, "their tasks end")
+        watch.memory_back()
 
 
 def test_large_answers_that_nobody_reads(daemon):
-    with Watch(daemon, 512 * MIB) as watch, Attack(daemon, "unread-answers", 200, 20_000) as attack:
+    with Watch(daemon, IN_FLIGHT_MAX + UNSENT_MAX + REST) as watch, \
+            Attack(daemon, "unread-answers", 200, 20_000) as attack:
         # The daemon stops reading long before all calls are made.
         assert attack.line()["value"] < 200 * 20_000 * 100
-        watch.await_task()
+        watch.new_client("-c", "print('fine')")
         attack.end()
+        watch.memory_back()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_output_files_that_nobody_closes(daemon, tmp_path):
+    with Watch(daemon, REST) as watch, Attack(daemon, "spools", 100) as attack:
+        kept, refused = attack.line(), attack.line()
+        # One client has half of it; the others' tasks still bring their files.
+        assert OUT_FILES_MAX / 2 <= kept["value"] * 8 * MIB <= OUT_FILES_MAX / 2 + 8 * MIB
+        assert refused["code"] == "resourceExhausted" and refused["retryable"], refused
+        assert refused["retryAfterMs"] > 0, refused
+        assert memfd_bytes(daemon.pid, "out") <= OUT_FILES_MAX + 16 * MIB
+        watch.new_client("--out", tmp_path, "-c", "open('out/f', 'w').write('fine')")
+        assert (tmp_path / "f").read_text() == "fine"
+        [after] = attack.end()
+        assert after["code"] == "ok", after
+        await_that(lambda: memfd_bytes(daemon.pid, "out") < MIB, "their memory comes back")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3] if HEAVY else [1])
 def test_a_client_that_cancels_everything_at_random(daemon, seed):
     with Watch(daemon, 128 * MIB) as watch:
-        said = run(daemon, "cancels", seed, 6_000)
-        watch.await_task()
+        said = run(daemon, "cancels", seed, 20_000 if HEAVY else 5_000)
+        watch.new_client("-c", "print('fine')")
     assert said["cancels: actions"]["value"] > 1_000
     assert said["cancels: connections dropped"]["value"] > 10
-    await_that(lambda: not json.loads(daemon.cli("ps", "--json").stdout)["tasks"], "its tasks end")
+    await_that(lambda: not tasks_of(daemon), "its tasks end")
 
 
 def test_afterwards_the_daemon_holds_nothing_of_it(daemon):
     """The last test of this file: what all before it left."""
-    await_that(lambda: not daemon.box_cgroups(), "all boxes are gone")
-    sockets = lambda: sum("socket:" in os.readlink(fd) for fd in fds() if fd.is_symlink())
+    def boxes_without_a_clone():
+        templates = json.loads(daemon.cli("templates", "--json").stdout)["templates"]
+        return sum(each["boxes"] - each["parked"] for each in templates)
+    await_that(lambda: not tasks_of(daemon), "no task is left")
+    await_that(lambda: boxes_without_a_clone() == 0, "all their boxes are gone")
     fds = lambda: list(pathlib.Path(f"/proc/{daemon.pid}/fd").iterdir())
-    await_that(lambda: sockets() < 20, "their connections are closed")
+    parked = lambda: sum(each["parked"] for each in json.loads(daemon.cli("templates", "--json").stdout)["templates"])
+    # Beside a few of its own: a control socket of each clone that is parked.
+    sockets = lambda: sum("socket:" in os.readlink(fd) for fd in fds() if fd.is_symlink())
+    await_that(lambda: sockets() < 20 + parked(), "their connections are closed")
+    assert memory_bytes(daemon.pid) - daemon.fresh_bytes < REST
     assert "internal" not in read(daemon.log)
-    started = time.monotonic()
-    assert daemon.cli.run("--template", "python", "-c", "print(1)")["verdict"] == "succeeded"
-    assert time.monotonic() - started < 20
+    assert daemon.cli.run("-c", "print(1)")["verdict"] == "succeeded"

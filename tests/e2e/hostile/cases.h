@@ -25,6 +25,7 @@ int unread(const std::string& socket, uint32_t clients, uint32_t tasks);
 int unread_answers(const std::string& socket, uint32_t clients, uint32_t calls);
 int half_messages(const std::string& socket, uint32_t clients);
 int promises(const std::string& socket, uint32_t clients);
+int spools(const std::string& socket, uint32_t count);
 int cancels(const std::string& socket, uint32_t seed, uint32_t ms);
 
 }  // namespace mayfly::hostile

@@ -41,6 +41,30 @@ void shell(Spec spec, const char* command) {
   args.set(2, command);
 }
 
+// Sends each its bytes, as far as the daemon takes them: until none of it takes more for a while.
+uint64_t pushAll(std::vector<Raw>& all, const std::vector<std::string>& bytes) {
+  constexpr int kQuietMs = 700;
+  std::vector<std::string_view> rests(bytes.begin(), bytes.end());
+  uint64_t taken_bytes = 0;
+  for (bool more = true; more;) {
+    std::vector<pollfd> waits;
+    std::vector<size_t> whose;
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (rests[i].empty() || !all[i].alive()) continue;
+      waits.push_back({all[i].fd(), POLLOUT, 0});
+      whose.push_back(i);
+    }
+    if (waits.empty() || ::poll(waits.data(), waits.size(), kQuietMs) <= 0) break;
+    for (size_t k = 0; k < waits.size(); ++k) {
+      if (waits[k].revents == 0) continue;
+      size_t taken = all[whose[k]].sendSome(rests[whose[k]], 0);
+      rests[whose[k]].remove_prefix(taken);
+      taken_bytes += taken;
+    }
+  }
+  return taken_bytes;
+}
+
 std::string templatesCall(Raw& raw, Question question) {
   return raw.callBytes<M::TemplatesParams>(question, 0, capnp::typeId<M>(), 1, [](auto) {});
 }
@@ -76,15 +100,21 @@ int calls(const std::string& socket, uint32_t count) {
 
 int bootstraps(const std::string& socket, uint32_t count) {
   Raw raw(socket);
-  uint32_t sent = 0;
-  for (; sent < count && raw.alive(); ++sent) {
+  std::string bytes;
+  for (uint32_t i = 0; i < count; ++i) {
     capnp::MallocMessageBuilder message;
-    message.initRoot<wire::Message>().initBootstrap().setQuestionId(sent);
-    raw.send(bytesOf(message));
-    raw.read(0);
+    message.initRoot<wire::Message>().initBootstrap().setQuestionId(i);
+    bytes += bytesOf(message);
+  }
+  const size_t each_bytes = bytes.size() / count;
+  std::string_view rest = bytes;
+  // Reads what comes, so that nothing but its own calls fills the daemon.
+  while (raw.alive() && !rest.empty()) {
+    rest.remove_prefix(raw.sendSome(rest, 0));
+    raw.read(rest.empty() ? 0 : 1);
     raw.forgetAnswers();
   }
-  say("bootstraps: sent", "value", sent);
+  say("bootstraps: sent", "value", (bytes.size() - rest.size()) / each_bytes);
   say("bootstraps: ended", "value", raw.ends(kAnswerMs) ? 1 : 0);
   return 0;
 }
@@ -120,6 +150,7 @@ int unread(const std::string& socket, uint32_t clients, uint32_t tasks) {
       all.back().submitLive([](Spec spec) {
         shell(spec, "exec tr '\\0' x </dev/zero");
         spec.initLimits().setMemoryBytes(16 << 20);
+        spec.getLimits().setWallTimeMs(20'000);
       });
   }
   say("unread: clients", "value", all.size());
@@ -131,21 +162,13 @@ int unread(const std::string& socket, uint32_t clients, uint32_t tasks) {
 int unread_answers(const std::string& socket, uint32_t clients, uint32_t calls_each) {
   raiseOpenFiles();
   std::vector<Raw> all;
-  uint64_t taken_bytes = 0;
+  std::vector<std::string> bytes(clients);
   for (uint32_t i = 0; i < clients; ++i) {
     all.emplace_back(socket);
-    Raw& raw = all.back();
-    raw.bootstrap();
-    std::string bytes;
-    for (uint32_t k = 0; k < calls_each; ++k) bytes += templatesCall(raw, raw.next());
-    for (std::string_view rest = bytes; !rest.empty();) {
-      size_t taken = raw.sendSome(rest, 200);
-      if (taken == 0) break;
-      rest.remove_prefix(taken);
-      taken_bytes += taken;
-    }
+    all.back().bootstrap();
+    for (uint32_t k = 0; k < calls_each; ++k) bytes[i] += templatesCall(all.back(), all.back().next());
   }
-  say("unread answers: bytes of calls taken", "value", taken_bytes);
+  say("unread answers: bytes of calls taken", "value", pushAll(all, bytes));
   awaitTest();
   return 0;
 }
@@ -153,19 +176,14 @@ int unread_answers(const std::string& socket, uint32_t clients, uint32_t calls_e
 int half_messages(const std::string& socket, uint32_t clients) {
   raiseOpenFiles();
   std::vector<Raw> all;
-  uint64_t taken_bytes = 0;
   std::string message((8u << 20) - 8, '\0');
   uint32_t words = (8u << 20) / 8;
   memcpy(message.data() + 4, &words, 4);
-  for (uint32_t i = 0; i < clients; ++i) {
-    all.emplace_back(socket);
-    for (std::string_view rest = message; !rest.empty();) {
-      size_t taken = all.back().sendSome(rest, 200);
-      if (taken == 0) break;
-      rest.remove_prefix(taken);
-      taken_bytes += taken;
-    }
-  }
+  for (uint32_t i = 0; i < clients; ++i) all.emplace_back(socket);
+  uint64_t taken_bytes = 0;
+  for (Raw& raw : all) taken_bytes += raw.sendSome(message.substr(0, 1 << 10), kAnswerMs);
+  std::string_view rest = std::string_view(message).substr(1 << 10);
+  taken_bytes += pushAll(all, std::vector<std::string>(clients, std::string(rest)));
   say("half messages: bytes taken", "value", taken_bytes);
   awaitTest();
   return 0;
@@ -175,27 +193,47 @@ int half_messages(const std::string& socket, uint32_t clients) {
 int promises(const std::string& socket, uint32_t clients) {
   raiseOpenFiles();
   std::vector<Raw> all;
-  uint64_t taken_bytes = 0;
+  std::vector<std::string> bytes(clients);
   for (uint32_t i = 0; i < clients; ++i) {
     all.emplace_back(socket);
     Raw& raw = all.back();
     raw.bootstrap();
     Question task = raw.submit([](Spec spec) { shell(spec, "exec sleep 600"); });
     Question waits = raw.wait(task);
-    for (int k = 0; k < 4; ++k) {
-      std::string call = raw.callBytes<T::WriteStdinParams>(
+    for (int k = 0; k < 4; ++k)
+      bytes[i] += raw.callBytes<T::WriteStdinParams>(
           raw.next(), waits, capnp::typeId<T>(), 2,
           [](T::WriteStdinParams::Builder p) { p.initData(6'000'000); });
-      for (std::string_view rest = call; !rest.empty();) {
-        size_t taken = raw.sendSome(rest, 200);
-        if (taken == 0) break;
-        rest.remove_prefix(taken);
-        taken_bytes += taken;
-      }
-    }
   }
-  say("promises: bytes taken", "value", taken_bytes);
+  say("promises: bytes taken", "value", pushAll(all, bytes));
   awaitTest();
+  return 0;
+}
+
+// Results with files that nobody closes, until the daemon refuses the next.
+int spools(const std::string& socket, uint32_t count) {
+  Raw raw(socket);
+  raw.bootstrap();
+  std::vector<Question> kept;
+  Answer refused;
+  while (kept.size() < count) {
+    Question task = raw.submit([](Spec spec) {
+      python(spec, "open('out/f', 'wb').write(bytes(8 << 20))");
+      spec.setCollectOutFiles(true);
+    });
+    refused = raw.answer(task, 1);
+    if (refused.code != "ok") break;
+    kept.push_back(task);
+    raw.answer(raw.wait(task), 1);
+  }
+  say("spools: kept", "value", kept.size());
+  say("spools: the next", refused);
+  awaitTest();
+  for (Question each : kept) raw.answer(raw.close(each), 1);
+  say("spools: after", raw.answer(raw.submit([](Spec spec) {
+        python(spec, "");
+        spec.setCollectOutFiles(true);
+      }), 1));
   return 0;
 }
 

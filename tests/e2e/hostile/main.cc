@@ -1,5 +1,5 @@
 // hostile_client SOCKET ATTACK [NUMBERS]: what no client of ours would do. See
-// tests/e2e/test_bad_input.py and docs/bad_input.md.
+// tests/e2e/test_bad_input.py and docs/SPECIFICATION.md.
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -56,6 +56,7 @@ int main(int argc, char** argv) {
   if (attack == "unread-answers") return unread_answers(socket, number(0), number(1));
   if (attack == "half-messages") return half_messages(socket, number(0));
   if (attack == "promises") return promises(socket, number(0));
+  if (attack == "spools") return spools(socket, number(0));
   if (attack == "cancels") return cancels(socket, number(0), number(1));
   return 2;
 }
