@@ -42,9 +42,9 @@ void shell(Spec spec, const char* command) {
 }
 
 // Sends each its bytes, as far as the daemon takes them: until none of it takes more for a while.
-uint64_t pushAll(std::vector<Raw>& all, const std::vector<std::string>& bytes) {
+uint64_t pushAll(std::vector<Raw>& all, const std::vector<std::string_view>& bytes) {
   constexpr int kQuietMs = 700;
-  std::vector<std::string_view> rests(bytes.begin(), bytes.end());
+  std::vector<std::string_view> rests = bytes;
   uint64_t taken_bytes = 0;
   for (bool more = true; more;) {
     std::vector<pollfd> waits;
@@ -168,7 +168,7 @@ int unread_answers(const std::string& socket, uint32_t clients, uint32_t calls_e
     all.back().bootstrap();
     for (uint32_t k = 0; k < calls_each; ++k) bytes[i] += templatesCall(all.back(), all.back().next());
   }
-  say("unread answers: bytes of calls taken", "value", pushAll(all, bytes));
+  say("unread answers: bytes of calls taken", "value", pushAll(all, {bytes.begin(), bytes.end()}));
   awaitTest();
   return 0;
 }
@@ -183,7 +183,7 @@ int half_messages(const std::string& socket, uint32_t clients) {
   uint64_t taken_bytes = 0;
   for (Raw& raw : all) taken_bytes += raw.sendSome(message.substr(0, 1 << 10), kAnswerMs);
   std::string_view rest = std::string_view(message).substr(1 << 10);
-  taken_bytes += pushAll(all, std::vector<std::string>(clients, std::string(rest)));
+  taken_bytes += pushAll(all, std::vector<std::string_view>(clients, rest));
   say("half messages: bytes taken", "value", taken_bytes);
   awaitTest();
   return 0;
@@ -205,7 +205,7 @@ int promises(const std::string& socket, uint32_t clients) {
           raw.next(), waits, capnp::typeId<T>(), 2,
           [](T::WriteStdinParams::Builder p) { p.initData(6'000'000); });
   }
-  say("promises: bytes taken", "value", pushAll(all, bytes));
+  say("promises: bytes taken", "value", pushAll(all, {bytes.begin(), bytes.end()}));
   awaitTest();
   return 0;
 }
