@@ -18,7 +18,9 @@
 // tasks' files as you like.
 //
 // Dropping a Task that still runs cancels it; dropping the Client ends all of
-// its tasks as `clientGone`.
+// its tasks as `clientGone`. A task with `detach` is the user's instead: dropping it
+// leaves it alone, any Client of that user can find() it, and a submit that repeats its
+// key gives the same task instead of a second run.
 //
 // Layer: client. Link mayfly_client.
 #pragma once
@@ -73,6 +75,12 @@ struct LimitWishes {
   std::optional<uint32_t> out_files;
 };
 
+// Lets a task outlive its connection. Its output is captured, all of its stdin goes with the spec.
+struct Detach {
+  uint32_t lease_ms = 3'600'000;  // its result is kept so long after its end and the last call on it
+  std::string key;                // optional, at most 128 bytes: the user's own name for this very run
+};
+
 struct TaskSpec {
   std::string template_name;
   CodeKind kind = CodeKind::command;
@@ -86,6 +94,7 @@ struct TaskSpec {
   LimitWishes limits;
   std::optional<uint64_t> seed;
   bool collect_out_files = false;
+  std::optional<Detach> detach;
 };
 
 struct OutFile {
@@ -149,6 +158,7 @@ struct ServerInfo {
   uint64_t blob_bytes_max = 0, blob_store_bytes_max = 0;
   uint32_t blobs_per_user_max = 0, uploads_per_connection_max = 0;
   uint32_t blob_ttl_ms = 0, upload_idle_ms = 0;
+  uint32_t detached_per_user_max = 0, detach_lease_ms_max = 0;
 };
 
 struct ConnectOptions {
@@ -170,9 +180,13 @@ class Task {
   explicit Task(std::shared_ptr<State> state) : state_(std::move(state)) {}
   Task(Task&&) noexcept = default;
   Task& operator=(Task&&) noexcept;
-  ~Task();  // close()
+  ~Task();  // close(), or release() of a detached one
 
   uint64_t id() const;
+  // An earlier submit with the same key made it: nothing runs a second time.
+  bool existing() const;
+  // Where it stands, without waiting; state "done" once wait() would return at once.
+  base::Result<TaskInfo> info(TimeoutMs timeout_ms = {});
   // The result, when nothing of the task is left. After its deadline the task runs on.
   base::Result<TaskResult> wait(TimeoutMs timeout_ms = {});
   std::shared_future<base::Result<TaskResult>> waitAsync() const;
@@ -182,8 +196,11 @@ class Task {
   base::Status closeStdin(TimeoutMs timeout_ms = {});
   // At most 1 MiB of out_files[index], from `offset`; empty at its end. After wait.
   base::Result<std::string> readFile(uint32_t index, uint64_t offset, TimeoutMs timeout_ms = {});
-  // The daemon forgets the task; one that runs is cancelled. Idempotent; does not wait.
+  // The daemon forgets the task, also a detached one, for everybody; one that runs is cancelled.
+  // Idempotent; does not wait.
   void close();
+  // Lets go of a detached task and leaves it to the daemon; close() of any other.
+  void release();
 
  private:
   std::shared_ptr<State> state_;
@@ -202,11 +219,17 @@ class Client {
   base::Result<Task> submit(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
   std::future<base::Result<Task>> submitAsync(TaskSpec spec, Callbacks callbacks = {},
                                               TimeoutMs timeout_ms = {});
-  // submit, wait and close in one; the cheapest way to a result. Its deadline, which is not the
+  // submit, wait and close (of a detached one: release) in one; the cheapest way to a result. Its deadline, which is not the
   // task's wall time, is treated as submit's.
   base::Result<TaskResult> run(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
   std::future<base::Result<TaskResult>> runAsync(TaskSpec spec, Callbacks callbacks = {},
                                                  TimeoutMs timeout_ms = {});
+  // A detached task of this user, by its key or its id. Its wait() gives the result, however long
+  // ago it ended. notFound: there is none, or its lease is over.
+  base::Result<Task> find(std::string key, TimeoutMs timeout_ms = {});
+  base::Result<Task> find(uint64_t id, TimeoutMs timeout_ms = {});
+  std::future<base::Result<Task>> findAsync(std::string key, TimeoutMs timeout_ms = {});
+  std::future<base::Result<Task>> findAsync(uint64_t id, TimeoutMs timeout_ms = {});
   base::Result<std::vector<TemplateInfo>> templates(TimeoutMs timeout_ms = {});
   base::Result<std::vector<TaskInfo>> tasks(TimeoutMs timeout_ms = {});
   base::Status kill(uint64_t id, TimeoutMs timeout_ms = {});
@@ -224,6 +247,7 @@ class Client {
 
  private:
   explicit Client(std::shared_ptr<Connection> connection);
+  std::future<base::Result<Task>> findAny(uint64_t id, std::string key, TimeoutMs timeout_ms);
   std::shared_ptr<Connection> connection_;
 };
 

@@ -14,6 +14,7 @@
 #include "cli/pool_replay.h"
 #include "cli/report.h"
 #include "cli/run.h"
+#include "cli/task.h"
 #include "cli/template.h"
 #include "image/cli_image.h"
 
@@ -120,6 +121,7 @@ int main(const std::vector<std::string>& args) {
     return it->code;
   }
   if (auto* it = std::get_if<RunOptions>(&options.verb)) return runTask(options.socket, *it);
+  if (auto* it = std::get_if<TaskOptions>(&options.verb)) return taskMain(options.socket, *it);
   if (auto* it = std::get_if<PsOptions>(&options.verb)) return ps(options.socket, *it);
   if (auto* it = std::get_if<TemplatesOptions>(&options.verb))
     return templates(options.socket, *it);

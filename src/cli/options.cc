@@ -45,7 +45,8 @@ Examples:
   mayfly run -t python-data --file sales.xlsx --out results report.py --all
   cat big.csv | mayfly run --stdin --memory 1G --timeout 2m crunch.py
   mayfly run -t shell --cpus 0.5 -- bash -c 'echo $((6*7))'
-  mayfly run --json -c 'import sys; sys.exit(3)' | jq .verdict)";
+  mayfly run --json -c 'import sys; sys.exit(3)' | jq .verdict
+  mayfly run --detach --key nightly long.py && mayfly task wait --key nightly)";
 
 constexpr const char* kFooter = R"(Start:
   mayfly doctor                    what this host offers, and what is missing
@@ -62,6 +63,11 @@ struct Usage {
 constexpr Usage kUsages[] = {
     {"run", "mayfly run [OPTIONS] SCRIPT|-|-c CODE [ARG...]\n"
             "       mayfly run -t TEMPLATE [OPTIONS] -- COMMAND [ARG...]"},
+    {"task", "mayfly task info|wait|cancel|close ID|--key KEY [OPTIONS]"},
+    {"info", "mayfly task info ID|--key KEY [--json]"},
+    {"wait", "mayfly task wait ID|--key KEY [--out DIR] [--json] [-q]"},
+    {"cancel", "mayfly task cancel ID|--key KEY"},
+    {"close", "mayfly task close ID|--key KEY"},
     {"ps", "mayfly ps [--json]"},
     {"kill", "mayfly kill ID..."},
     {"templates", "mayfly templates [--json]"},
@@ -172,6 +178,28 @@ void finishRun(RunOptions& run, const std::string& code, bool has_code, RunArgs 
                                       "for the task: give the program as a file or with -c");
 }
 
+void finishDetach(RunOptions& run, bool detach, std::string key, const std::string& lease) {
+  if (!detach) {
+    if (!key.empty() || !lease.empty() || run.collect)
+      throw CLI::ValidationError("run", "--key, --lease and --collect go with --detach");
+    return;
+  }
+  if (run.forward_stdin)
+    throw CLI::ValidationError("run", "--detach and --stdin exclude each other: nobody may be "
+                                      "there to write; give the input by --file");
+  if (!run.out_dir.empty())
+    throw CLI::ValidationError("run", "--detach and --out exclude each other: give --collect, and "
+                                      "--out to `mayfly task wait`");
+  run.detach.emplace();
+  run.detach->key = std::move(key);
+  if (lease.empty()) return;
+  auto value = config::parseDurationMs(lease);
+  if (!value) throw CLI::ValidationError("--lease", value.error().message);
+  if (*value == 0 || *value > UINT32_MAX)
+    throw CLI::ValidationError("--lease", "'" + base::printable(lease) + "' is out of range");
+  run.detach->lease_ms = static_cast<uint32_t>(*value);
+}
+
 }  // namespace
 
 Options parseCommandLine(const std::vector<std::string>& args, const std::string& socket_default) {
@@ -213,12 +241,51 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
              },
              "Seed the runtime's reproducible generators")
       ->type_name("N");
+  bool detach = false;
+  std::string key, lease;
+  run_app->add_flag("--detach", detach,
+                    "Print its id and leave; see `mayfly task`");
+  run_app->add_option("--key", key,
+                      "Your name for it: a repeated one runs nothing")
+      ->type_name("KEY");
+  run_app->add_option("--lease", lease, "How long its result is kept [1h]")
+      ->type_name("TIME");
+  for (const char* each : {"--key", "--lease"}) run_app->get_option(each)->group("With --detach");
+  run_app->add_flag("--collect", run.collect,
+                    "Keep the files of /task/out for `task wait`")
+      ->group("With --detach");
   run_app->add_flag("--json", run.json, "Print one JSON object and nothing else");
   run_app->add_flag("-q,--quiet", run.quiet, "No verdict line on stderr when the task succeeded");
 
   PsOptions ps;
   auto* ps_app = app.add_subcommand("ps", "List the tasks that are queued, running or ending");
   ps_app->add_flag("--json", ps.json, "Print JSON");
+  TaskOptions task;
+  auto* task_app = app.add_subcommand("task", "Detached tasks: where they stand, their results");
+  task_app->require_subcommand(1);
+  task_app->footer("A task of `mayfly run --detach` belongs to its user: any call of the same user\n"
+                   "finds it, until it is closed or its lease is over. `wait` exits as `mayfly run`\n"
+                   "does.");
+  const std::tuple<TaskVerb, const char*, const char*> task_verbs[] = {
+      {TaskVerb::info, "info", "Show where it stands"},
+      {TaskVerb::wait, "wait", "Wait for its end; print what it printed, bring its files"},
+      {TaskVerb::cancel, "cancel", "End it, as `cancelled`; its result is kept"},
+      {TaskVerb::close, "close", "End it and forget its result"},
+  };
+  for (const auto& [verb, name, about] : task_verbs) {
+    auto* each = task_app->add_subcommand(name, about);
+    each->callback([&task, verb = verb] { task.verb = verb; });
+    auto* id = each->add_option("ID", task.id, "Its number, as `mayfly run --detach` prints it");
+    auto* by_key = each->add_option("--key", task.key, "The key that it was submitted with");
+    by_key->type_name("KEY")->excludes(id);
+    if (verb == TaskVerb::wait) {
+      each->add_option("--out", task.out_dir, "Bring the files of /task/out into this folder")
+          ->type_name("DIR");
+      each->add_flag("-q,--quiet", task.quiet, "No verdict line on stderr when it succeeded");
+    }
+    if (verb == TaskVerb::wait || verb == TaskVerb::info)
+      each->add_flag("--json", task.json, "Print JSON");
+  }
   KillOptions kill;
   auto* kill_app = app.add_subcommand("kill", "End tasks, as `cancelled`");
   kill_app->add_option("ID", kill.ids, "A task's number, as `mayfly ps` shows it")->required();
@@ -278,7 +345,12 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
         run.env.emplace_back(each.substr(0, equals), each.substr(equals + 1));
       }
       finishRun(run, code, code_option->count() > 0, std::move(parts));
+      finishDetach(run, detach, std::move(key), lease);
       out.verb = std::move(run);
+    } else if (task_app->parsed()) {
+      if (!task.id && task.key.empty())
+        throw CLI::ValidationError("task", "which one? Give its ID or --key KEY");
+      out.verb = std::move(task);
     } else if (ps_app->parsed()) {
       out.verb = ps;
     } else if (kill_app->parsed()) {
@@ -293,6 +365,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   } catch (const CLI::CallForHelp&) {
     const CLI::App* shown = &app;
     for (const CLI::App* sub : app.get_subcommands()) shown = sub;
+    for (const CLI::App* sub : shown->get_subcommands()) shown = sub;
     out.verb = SayAndExit{helpOf(*shown), 0};
   } catch (const CLI::ParseError& e) {
     out.verb = SayAndExit{fmt::format("mayfly: {}\n  `mayfly --help` and `mayfly run --help` tell "

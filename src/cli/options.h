@@ -33,6 +33,17 @@ struct RunOptions {
   LimitWishes limits;
   std::optional<uint64_t> seed;
   bool forward_stdin = false, json = false, quiet = false;
+  std::optional<Detach> detach;
+  bool collect = false;  // with detach: keep output files for `mayfly task wait --out`
+};
+enum class TaskVerb : uint8_t { info, wait, cancel, close };
+// A detached task, by its id or its key.
+struct TaskOptions {
+  TaskVerb verb = TaskVerb::info;
+  std::optional<uint64_t> id;
+  std::string key;
+  std::string out_dir;
+  bool json = false, quiet = false;
 };
 struct PsOptions {
   bool json = false;
@@ -67,7 +78,7 @@ struct SayAndExit {
 struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
-               VersionOptions, ImageOptions, TemplateOptions, PoolOptions>
+               VersionOptions, TaskOptions, ImageOptions, TemplateOptions, PoolOptions>
       verb;
 };
 

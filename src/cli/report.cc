@@ -49,6 +49,17 @@ std::string dump(const Json& json) {
   return json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
 }
 
+Json infoJson(const TaskInfo& t) {
+  return {{"id", t.id},
+          {"template", t.template_name},
+          {"state", t.state},
+          {"queuedNs", t.queued_ns},
+          {"startedNs", t.started_ns},
+          {"nowNs", t.now_ns},
+          {"pidHost", t.pid_host},
+          {"yours", t.yours}};
+}
+
 std::string signalName(int number) {
   const char* abbreviation = ::sigabbrev_np(number);
   return abbreviation != nullptr ? fmt::format("SIG{}", abbreviation)
@@ -202,16 +213,15 @@ std::string tasksTable(const std::vector<TaskInfo>& tasks) {
   return table(rows);
 }
 
+std::string taskJson(const TaskInfo& task) { return dump(infoJson(task)); }
+
+std::string detachedJson(uint64_t id, bool existing) {
+  return dump({{"id", id}, {"existing", existing}});
+}
+
 std::string tasksJson(const std::vector<TaskInfo>& tasks) {
   Json list = Json::array();
-  for (const TaskInfo& t : tasks)
-    list.push_back({{"id", t.id},
-                    {"template", t.template_name},
-                    {"state", t.state},
-                    {"queuedNs", t.queued_ns},
-                    {"startedNs", t.started_ns},
-                    {"nowNs", t.now_ns},
-                    {"pidHost", t.pid_host}});
+  for (const TaskInfo& t : tasks) list.push_back(infoJson(t));
   return dump({{"tasks", list}});
 }
 

@@ -28,6 +28,8 @@ std::string errorJson(const base::Error& error);
 std::string resultJson(const TaskResult& result, std::string_view out, std::string_view err,
                        const std::vector<Written>& written);
 std::string tasksTable(const std::vector<TaskInfo>& tasks);
+std::string taskJson(const TaskInfo& task);
+std::string detachedJson(uint64_t id, bool existing);
 std::string tasksJson(const std::vector<TaskInfo>& tasks);
 std::string templatesTable(const std::vector<TemplateInfo>& templates);
 std::string templatesJson(const std::vector<TemplateInfo>& templates);

@@ -28,10 +28,6 @@ using base::Result;
 using base::Status;
 using base::Unit;
 
-namespace {
-
-enum class Wrote : uint8_t { all, nobodyReads };
-
 Wrote writeAll(int fd, std::string_view bytes) {
   while (!bytes.empty()) {
     ssize_t n = ::write(fd, bytes.data(), bytes.size());
@@ -53,6 +49,8 @@ int sayError(const base::Error& error, bool json) {
   return kExitMayfly;
 }
 
+namespace {
+
 void wake(FdView event) {
   uint64_t one = 1;
   if (::write(event.get(), &one, sizeof one) < 0) return;  // full: it is awake
@@ -65,7 +63,8 @@ Result<TaskSpec> specFrom(const RunOptions& options, std::vector<Input>* inputs)
   spec.env = options.env;
   spec.limits = options.limits;
   spec.seed = options.seed;
-  spec.collect_out_files = !options.out_dir.empty();
+  spec.collect_out_files = !options.out_dir.empty() || options.collect;
+  spec.detach = options.detach;
   spec.stdin_open = options.forward_stdin;
   if (options.command) {
     spec.kind = CodeKind::command;
@@ -189,7 +188,32 @@ void sayFiles(const TaskResult& result, const std::vector<Written>& written) {
                                         base::printable(result.out_files_note, 1000)));
 }
 
+// The id on stdout: all that a script needs to come back.
+int runDetached(Client& client, TaskSpec spec, const RunOptions& options) {
+  auto task = client.submit(std::move(spec));
+  if (!task) return sayError(task.error(), options.json);
+  writeAll(STDOUT_FILENO, options.json ? detachedJson(task->id(), task->existing())
+                                       : fmt::format("{}\n", task->id()));
+  if (task->existing() && !options.json && !options.quiet)
+    writeAll(STDERR_FILENO, "mayfly: the task of an earlier run with this key\n");
+  return 0;
+}
+
 }  // namespace
+
+int tellEnd(Task& task, const TaskResult& result, std::string_view out, std::string_view err,
+            const Telling& how) {
+  std::vector<Written> written;
+  if (how.out_dir) written = writeOutFiles(how.out_dir, task, result.out_files);
+  if (how.json) {
+    writeAll(STDOUT_FILENO, resultJson(result, out, err, written));
+  } else {
+    sayFiles(result, written);
+    if (!how.quiet || result.verdict != base::Verdict::succeeded)
+      writeAll(STDERR_FILENO, "mayfly: " + verdictLine(result) + "\n");
+  }
+  return exitCode(result);
+}
 
 int runTask(const std::string& socket, const RunOptions& options) {
   // Before any thread is made, so that all have the same mask.
@@ -217,6 +241,8 @@ int runTask(const std::string& socket, const RunOptions& options) {
   if (auto brought = bring(**client, std::move(inputs), &*spec); !brought)
     return sayError(brought.error(), options.json);
 
+  if (spec->detach) return runDetached(**client, std::move(*spec), options);
+
   std::string kept[2];
   std::atomic<bool> unread = false;
   Callbacks callbacks;
@@ -241,18 +267,10 @@ int runTask(const std::string& socket, const RunOptions& options) {
   watch.over(nullptr);
   if (!result) return sayError(result.error(), options.json);
 
-  std::vector<Written> written;
-  if (out_dir) written = writeOutFiles(out_dir.view(), *task, result->out_files);
+  int code = tellEnd(*task, *result, kept[0], kept[1],
+                     {options.json, options.quiet, out_dir.view()});
   task->close();
-  if (options.json) {
-    writeAll(STDOUT_FILENO, resultJson(*result, kept[0], kept[1], written));
-  } else {
-    sayFiles(*result, written);
-    if (!options.quiet || result->verdict != base::Verdict::succeeded)
-      writeAll(STDERR_FILENO, "mayfly: " + verdictLine(*result) + "\n");
-  }
-  if (unread) return kExitPipe;
-  return exitCode(*result);
+  return unread ? kExitPipe : code;
 }
 
 }  // namespace mayfly::cli

@@ -21,7 +21,9 @@ namespace {
 // can be the last to let go of the connection, which waits for the loop.
 struct Remote {
   std::atomic<bool> closed = false;
-  kj::Maybe<schema::Task::Client> task;  // loop's thread; null once closed
+  // Loop's thread; null once closed.
+  kj::Maybe<schema::Task::Client> task;
+  kj::Own<kj::PromiseFulfiller<void>> let_go;  // of a detached task: ends its `wait` here
 };
 
 }  // namespace
@@ -29,6 +31,7 @@ struct Remote {
 struct Task::State {
   std::shared_ptr<Client::Connection> connection;
   uint64_t id = 0;
+  bool detached = false, existing = false;
   std::shared_future<Result<TaskResult>> result;
   std::shared_ptr<Remote> remote = std::make_shared<Remote>();
 };
@@ -95,13 +98,48 @@ void closeRemote(Wire& wire, Remote& remote) {
   }
 }
 
+// The daemon keeps the task, and hears nothing more of it from here.
+void releaseRemote(Remote& remote) {
+  remote.task = nullptr;
+  if (remote.let_go.get() != nullptr) remote.let_go->fulfill();
+}
+
+// Ends `waiting` once the task is let go of.
+kj::Promise<void> untilLetGo(kj::Promise<void> waiting, Remote& remote,
+                             std::shared_ptr<ResultSlot> slot) {
+  auto paf = kj::newPromiseAndFulfiller<void>();
+  remote.let_go = kj::mv(paf.fulfiller);
+  return waiting.exclusiveJoin(
+      paf.promise.catch_([](kj::Exception&&) -> kj::Promise<void> { return kj::NEVER_DONE; })
+          .then([slot] {
+            slot->set(fail(Code::cancelled, "wait: the task was let go of",
+                           "Find it again by its id or its key."));
+          }));
+}
+
+struct Submitted {
+  uint64_t id = 0;
+  bool existing = false;
+};
+
 enum class Deadline : uint8_t { ofSubmit, ofRun };
+
+kj::Promise<void> waitFor(capnp::RemotePromise<schema::Task::WaitResults> waiting,
+                          std::shared_ptr<ResultSlot> slot) {
+  return waiting.then(
+      [slot](auto&& response) {
+        auto ended = edge::get(response.getError());
+        if (ended) slot->set(get(response.getResult()));
+        else slot->set(fail(ended.error()));
+      },
+      [slot](kj::Exception&& e) { slot->set(fail(edge::errorOf(e))); });
+}
 
 // Sends submit and, without waiting for its answer, wait. `submitted` hears of the first, `slot` of
 // the second. What is not answered in time is given up, and with it the task.
 template <class OnSubmitted>
-void begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot, Deadline deadline,
-           TimeoutMs timeout_ms, OnSubmitted submitted) {
+kj::Promise<void> begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot,
+                        Deadline deadline, TimeoutMs timeout_ms, OnSubmitted submitted) {
   auto request = wire.mayfly.submitRequest(sizeHint(spec));
   put(request.initSpec(), spec);
   if (slot->callbacks->on_output) request.setOutput(kj::heap<SinkImpl>(slot->callbacks));
@@ -111,15 +149,15 @@ void begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot, D
       [submitted](auto&& response) -> Status {
         auto status = edge::get(response.getError());
         if (status)
-          submitted(Result<uint64_t>(response.getId()),
+          submitted(Result<Submitted>(Submitted{response.getId(), response.getExisting()}),
                     kj::Maybe<schema::Task::Client>(response.getTask()));
         else
-          submitted(Result<uint64_t>(fail(status.error())), nullptr);
+          submitted(Result<Submitted>(fail(status.error())), nullptr);
         return status;
       },
       [submitted](kj::Exception&& e) -> Status {
         auto error = edge::errorOf(e);
-        submitted(Result<uint64_t>(fail(error)), nullptr);
+        submitted(Result<Submitted>(fail(error)), nullptr);
         return fail(error);
       });
   auto late = [&wire, timeout_ms](const char* what) {
@@ -128,7 +166,7 @@ void begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot, D
   };
   if (timeout_ms && deadline == Deadline::ofSubmit)
     sent = sent.exclusiveJoin(late("submit").then([submitted](Error&& error) -> Status {
-      submitted(Result<uint64_t>(fail(error)), nullptr);
+      submitted(Result<Submitted>(fail(error)), nullptr);
       return fail(error);
     }));
   kj::Promise<void> done =
@@ -137,18 +175,12 @@ void begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot, D
           slot->set(fail(status.error()));
           return kj::READY_NOW;
         }
-        return waiting.then(
-            [slot](auto&& response) {
-              auto ended = edge::get(response.getError());
-              if (ended) slot->set(get(response.getResult()));
-              else slot->set(fail(ended.error()));
-            },
-            [slot](kj::Exception&& e) { slot->set(fail(edge::errorOf(e))); });
+        return waitFor(kj::mv(waiting), slot);
       });
   if (timeout_ms && deadline == Deadline::ofRun)
     done = done.exclusiveJoin(
         late("run").then([slot](Error&& error) { slot->set(fail(std::move(error))); }));
-  wire.calls.add(kj::mv(done));
+  return done;
 }
 
 Result<Unit> taskClosed(const char* what) {
@@ -183,16 +215,17 @@ namespace {
 
 // Where submit's answer goes, once, also where the loop ends first.
 struct TaskSlot {
-  TaskSlot() = default;
+  explicit TaskSlot(const char* call = "submit") : what(call) {}
   TaskSlot(const TaskSlot&) = delete;
   ~TaskSlot() {
-    if (!done) set(fail(Client::Connection::closed("submit")));
+    if (!done) set(fail(Client::Connection::closed(what)));
   }
   void set(Result<Task> task) {
-    done = true;
+    if (std::exchange(done, true)) return;
     promise.set_value(std::move(task));
   }
   std::promise<Result<Task>> promise;
+  const char* what;
   bool done = false;
 };
 
@@ -210,24 +243,30 @@ std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks
   }
   auto remote = std::make_shared<Remote>();
   auto submitted = [wire = connection_->wire.get(), answer, remote,
+                    detached = spec.detach.has_value(),
                     result = slot->promise.get_future().share(),
                     weak = std::weak_ptr<Connection>(connection_)](
-                       Result<uint64_t> id, kj::Maybe<schema::Task::Client> task) {
-    if (!id) return answer->set(fail(std::move(id).error()));
+                       Result<Submitted> got, kj::Maybe<schema::Task::Client> task) {
+    if (!got) return answer->set(fail(std::move(got).error()));
     remote->task = kj::mv(task);
     auto state = std::make_shared<TaskState>();
     state->connection = weak.lock();
-    if (state->connection == nullptr) return closeRemote(*wire, *remote);  // the client is gone
-    state->id = *id;
+    if (state->connection == nullptr)  // the client is gone
+      return detached ? releaseRemote(*remote) : closeRemote(*wire, *remote);
+    state->id = got->id;
+    state->existing = got->existing;
+    state->detached = detached;
     state->result = result;
     state->remote = remote;
     answer->set(Task(std::move(state)));
   };
   // A job that is dropped lets go of both slots, which then say so.
   connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
-                           slot = std::move(slot), submitted = std::move(submitted),
+                           slot = std::move(slot), submitted = std::move(submitted), remote,
                            timeout = connection_->timeoutMs(timeout_ms)]() mutable {
-    mayfly::begin(*wire, spec, std::move(slot), Deadline::ofSubmit, timeout, std::move(submitted));
+    auto done = mayfly::begin(*wire, spec, slot, Deadline::ofSubmit, timeout, std::move(submitted));
+    if (spec.detach) done = untilLetGo(kj::mv(done), *remote, slot);
+    wire->calls.add(kj::mv(done));
   });
   return future;
 }
@@ -249,8 +288,8 @@ std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callba
   connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
                            slot = std::move(slot), timeout_ms]() mutable {
     // The daemon's object is released with submit's answer, when wait has returned.
-    mayfly::begin(*wire, spec, std::move(slot), Deadline::ofRun, timeout_ms,
-                  [](Result<uint64_t>, kj::Maybe<schema::Task::Client>) {});
+    wire->calls.add(mayfly::begin(*wire, spec, std::move(slot), Deadline::ofRun, timeout_ms,
+                                  [](Result<Submitted>, kj::Maybe<schema::Task::Client>) {}));
   });
   return future;
 }
@@ -258,6 +297,62 @@ std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callba
 Result<TaskResult> Client::run(TaskSpec spec, Callbacks callbacks, TimeoutMs timeout_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("run"));
   return runAsync(std::move(spec), std::move(callbacks), timeout_ms).get();
+}
+
+std::future<Result<Task>> Client::findAny(uint64_t id, std::string key, TimeoutMs timeout_ms) {
+  auto answer = std::make_shared<TaskSlot>("find");
+  auto future = answer->promise.get_future();
+  connection_->loop->post([wire = connection_->wire.get(), id, key = std::move(key),
+                           timeout = connection_->timeoutMs(timeout_ms), answer,
+                           slot = std::make_shared<ResultSlot>(Callbacks{}),
+                           weak = std::weak_ptr<Connection>(connection_)]() mutable {
+    auto request = wire->mayfly.findRequest(capnp::MessageSize{key.size() / 8 + 16, 0});
+    request.setId(id);
+    request.setKey(edge::text(key));
+    kj::Promise<void> found = request.send().then(
+        [wire, answer, slot, weak](auto&& response) {
+          if (auto status = edge::get(response.getError()); !status)
+            return answer->set(fail(status.error()));
+          auto state = std::make_shared<TaskState>();
+          state->connection = weak.lock();
+          if (state->connection == nullptr) return;
+          state->id = response.getId();
+          state->detached = state->existing = true;
+          state->remote->task = response.getTask();
+          state->result = slot->promise.get_future().share();
+          wire->calls.add(untilLetGo(waitFor(response.getTask().waitRequest().send(), slot),
+                                     *state->remote, slot));
+          answer->set(Task(std::move(state)));
+        },
+        [answer](kj::Exception&& e) { answer->set(fail(edge::errorOf(e))); });
+    wire->calls.add(found.exclusiveJoin(
+        wire->timer.afterDelay(timeout * kj::MILLISECONDS).then([answer, timeout] {
+          answer->set(fail(Connection::late("find", timeout)));
+        })));
+  });
+  return future;
+}
+
+std::future<Result<Task>> Client::findAsync(std::string key, TimeoutMs timeout_ms) {
+  if (!key.empty()) return findAny(0, std::move(key), timeout_ms);
+  TaskSlot empty;  // an empty key would ask for a task by its id
+  auto future = empty.promise.get_future();
+  empty.set(fail(Code::invalidArgument, "find: the key is empty"));
+  return future;
+}
+
+std::future<Result<Task>> Client::findAsync(uint64_t id, TimeoutMs timeout_ms) {
+  return findAny(id, {}, timeout_ms);
+}
+
+Result<Task> Client::find(std::string key, TimeoutMs timeout_ms) {
+  if (connection_->loop->onThread()) return fail(Connection::onOwnThread("find"));
+  return findAsync(std::move(key), timeout_ms).get();
+}
+
+Result<Task> Client::find(uint64_t id, TimeoutMs timeout_ms) {
+  if (connection_->loop->onThread()) return fail(Connection::onOwnThread("find"));
+  return findAsync(id, timeout_ms).get();
 }
 
 Result<std::vector<TemplateInfo>> Client::templates(TimeoutMs timeout_ms) {
@@ -299,15 +394,31 @@ Status Client::kill(uint64_t id, TimeoutMs timeout_ms) {
 
 Task& Task::operator=(Task&& other) noexcept {
   if (this != &other) {
-    close();
+    release();
     state_ = std::move(other.state_);
   }
   return *this;
 }
 
-Task::~Task() { close(); }
+Task::~Task() { release(); }
 
 uint64_t Task::id() const { return state_->id; }
+
+bool Task::existing() const { return state_->existing; }
+
+Result<TaskInfo> Task::info(TimeoutMs timeout_ms) {
+  return state_->connection->call<TaskInfo>(
+      "info", state_->connection->timeoutMs(timeout_ms),
+      [remote = state_->remote](Wire&) -> kj::Promise<Result<TaskInfo>> {
+        KJ_IF_MAYBE (task, remote->task) {
+          return task->infoRequest().send().then([](auto&& response) -> Result<TaskInfo> {
+            MAYFLY_CHECK(edge::get(response.getError()));
+            return get(response.getInfo());
+          });
+        }
+        return Result<TaskInfo>(fail(taskClosed("info").error()));
+      });
+}
 
 Result<TaskResult> Task::wait(TimeoutMs timeout_ms) {
   if (state_->connection->loop->onThread()) return fail(Client::Connection::onOwnThread("wait"));
@@ -369,6 +480,12 @@ void Task::close() {
       [wire = state_->connection->wire.get(), remote = state_->remote] {
         closeRemote(*wire, *remote);
       });
+}
+
+void Task::release() {
+  if (state_ == nullptr || !state_->detached) return close();
+  if (state_->remote->closed.exchange(true)) return;
+  state_->connection->loop->post([remote = state_->remote] { releaseRemote(*remote); });
 }
 
 }  // namespace mayfly

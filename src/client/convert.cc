@@ -68,10 +68,16 @@ void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
   if (spec.seed) out.getSeed().setValue(*spec.seed);
   else out.getSeed().setNone();
   out.setCollectOutFiles(spec.collect_out_files);
+  if (spec.detach) {
+    auto detach = out.initDetach();
+    detach.setLeaseMs(spec.detach->lease_ms);
+    detach.setKey(text(spec.detach->key));
+  }
 }
 
 capnp::MessageSize sizeHint(const TaskSpec& spec) {
   uint64_t bytes = 512 + spec.code.size() + spec.stdin_data.size();
+  if (spec.detach) bytes += 32 + spec.detach->key.size();
   for (const auto& arg : spec.args) bytes += 16 + arg.size();
   for (const auto& var : spec.env) bytes += 48 + var.first.size() + var.second.size();
   for (const auto& file : spec.files) bytes += 96 + file.path.size() + file.data.size();
@@ -147,6 +153,8 @@ ServerInfo get(schema::ServerInfo::Reader in) {
   out.uploads_per_connection_max = bounds.getUploadsPerConnectionMax();
   out.blob_ttl_ms = bounds.getBlobTtlMs();
   out.upload_idle_ms = bounds.getUploadIdleMs();
+  out.detached_per_user_max = bounds.getDetachedPerUserMax();
+  out.detach_lease_ms_max = bounds.getDetachLeaseMsMax();
   return out;
 }
 

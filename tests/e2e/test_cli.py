@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -452,3 +453,35 @@ def test_the_kernels_thread_name_of_a_task_stays_in_its_box(mayfly, mark):
         assert not RAW.search(mayfly(*args).stdout)
     client.send_signal(signal.SIGINT)
     client.communicate(timeout=SECONDS_MAX)
+
+
+def test_a_detached_task_is_left_found_waited_for_and_closed(mayfly, tmp_path):
+    key = f"key-{os.getpid()}-{time.monotonic_ns()}"
+    program = "import sys; print('said'); print('err', file=sys.stderr); open('out/f', 'w').write('kept'); sys.exit(3)"
+    submit = ("run", "--detach", "--key", key, "--collect", "-c", program)
+    first = mayfly(*submit)
+    assert first.returncode == 0 and first.stdout.strip().isdigit(), first
+    task = first.stdout.decode().strip()
+    again = json.loads(mayfly("run", "--json", *submit[1:]).stdout)
+    assert again == {"id": int(task), "existing": True}
+    info = json.loads(mayfly("task", "info", task, "--json").stdout)
+    assert info["id"] == int(task) and info["yours"] and info["state"] in ("queued", "making", "running", "ending", "done")
+    for name in (task,), ("--key", key):  # its result is there for everyone who asks
+        waited = mayfly("task", "wait", *name, "--out", tmp_path)
+        assert waited.returncode == 3
+        assert waited.stdout == b"said\n" and waited.stderr.startswith(b"err\nmayfly: failed: exit code 3")
+        assert (tmp_path / "f").read_text() == "kept"
+    assert b"done" in mayfly("task", "info", task).stdout
+    result = json.loads(mayfly("task", "wait", "--key", key, "--json").stdout)
+    assert (result["verdict"], result["stdout"], result["exitCode"]) == ("failed", "said\n", 3)
+    assert mayfly("task", "close", task).returncode == 0
+    gone = mayfly("task", "wait", "--json", "--key", key)
+    assert gone.returncode == 125 and json.loads(gone.stdout)["error"]["code"] == "notFound"
+
+
+def test_a_detached_task_is_cancelled(mayfly):
+    task = mayfly("run", "--detach", "-c", "import time; time.sleep(600)").stdout.decode().strip()
+    assert mayfly("task", "cancel", task).returncode == 0
+    waited = mayfly("task", "wait", task)
+    assert waited.returncode == 130 and b"cancelled" in waited.stderr
+    assert mayfly("task", "close", task).returncode == 0

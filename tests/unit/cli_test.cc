@@ -135,6 +135,44 @@ TEST(Words, HelpFitsEightyColumnsAndNamesEveryFlag) {
                            "124", "137", "125", "mayfly run -t TEMPLATE"})
     EXPECT_NE(help.find(flag), std::string::npos) << flag;
 }
+TaskOptions taskOf(const Words& words) {
+  Options options = parseCommandLine(words, "/default");
+  auto* task = std::get_if<TaskOptions>(&options.verb);
+  EXPECT_NE(task, nullptr);
+  return task != nullptr ? *task : TaskOptions{};
+}
+
+TEST(Words, ADetachedTaskIsSubmittedAndFoundAgain) {
+  auto plain = runOf({"run", "--detach", "-c", "1"});
+  ASSERT_TRUE(plain.detach);
+  EXPECT_EQ(plain.detach->lease_ms, 3'600'000u);
+  EXPECT_TRUE(plain.detach->key.empty());
+  auto all = runOf({"run", "--detach", "--key", "k", "--lease", "90s", "--collect", "a.py", "--key"});
+  EXPECT_EQ(all.detach->key, "k");
+  EXPECT_EQ(all.detach->lease_ms, 90'000u);
+  EXPECT_TRUE(all.collect);
+  EXPECT_EQ(all.args, Words{"--key"});
+  auto wait = taskOf({"task", "wait", "7", "--out", "d", "--json"});
+  EXPECT_EQ(wait.verb, TaskVerb::wait);
+  EXPECT_EQ(wait.id, 7u);
+  EXPECT_EQ(wait.out_dir, "d");
+  EXPECT_TRUE(wait.json);
+  auto cancel = taskOf({"task", "cancel", "--key", "k"});
+  EXPECT_EQ(cancel.verb, TaskVerb::cancel);
+  EXPECT_EQ(cancel.key, "k");
+  EXPECT_FALSE(cancel.id);
+  for (const Words& wrong :
+       {Words{"run", "--key", "k", "-c", "1"}, {"run", "--lease", "1m", "-c", "1"},
+        {"run", "--collect", "-c", "1"}, {"run", "--detach", "--stdin", "-c", "1"},
+        {"run", "--detach", "--out", "d", "-c", "1"}, {"run", "--detach", "--lease", "0s", "-c", "1"},
+        {"run", "--detach", "--lease", "60d", "-c", "1"}})
+    EXPECT_EQ(saidOf(wrong).code, kExitMayfly) << wrong[1];
+  for (const Words& wrong :
+       {Words{"task"}, {"task", "info"}, {"task", "wait", "x"},
+        {"task", "wait", "1", "--key", "k"}, {"task", "cancel", "1", "--json"}})
+    EXPECT_EQ(saidOf(wrong).code, 2);
+}
+
 TEST(Words, TheOtherVerbs) {
   EXPECT_EQ(std::get<KillOptions>(parseCommandLine({"kill", "3", "4"}, "").verb).ids,
             (std::vector<uint64_t>{3, 4}));
