@@ -6,6 +6,7 @@
 // Layer: config. Pure.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>

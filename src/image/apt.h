@@ -9,6 +9,7 @@
 // Layer: image, internal to it. Blocks; needs the network where files are missing.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -8,6 +8,7 @@
 // Layer: image. Blocks for minutes. Needs root. Safe between processes.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>

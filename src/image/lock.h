@@ -7,6 +7,7 @@
 // Layer: image. Pure but for readLock() and writeLock().
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>

@@ -4,6 +4,7 @@
 // Layer: image, internal to it. Pure but for prepareLookUp().
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>

@@ -8,6 +8,7 @@
 // Layer: image. Needs root.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>

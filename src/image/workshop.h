@@ -5,6 +5,7 @@
 // Layer: image, internal to it. One thread.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
