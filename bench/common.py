@@ -1,0 +1,148 @@
+# What the benchmarks share: the environment's stamp, a template's image as a folder, a
+# throw-away daemon with pools of a chosen size, and the engines' reports.
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+TOP = pathlib.Path(__file__).resolve().parents[1]
+STATE_DIR = os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")
+READY_SECONDS_MAX = 60
+STOP_SECONDS_MAX = 60
+ENGINE_SECONDS_MAX = 600
+
+
+def output(*argv):
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def environment(build):
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo")
+                if line.startswith("model name")), "?")
+    version = subprocess.run(["git", "-C", TOP, "describe", "--always", "--dirty"],
+                             capture_output=True, text=True).stdout.strip() or "no git"
+    build_type = next((line.split("=")[1].strip() for line in open(build / "CMakeCache.txt")
+                       if line.startswith("CMAKE_BUILD_TYPE")), "?")
+    release = dict(line.rstrip().split("=", 1) for line in open("/etc/os-release") if "=" in line)
+    return {
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "mayfly": version, "build": build_type, "kernel": platform.release(),
+        "system": release.get("PRETTY_NAME", "?").strip('"'), "cpu": cpu, "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "bwrap": output("bwrap", "--version").strip(),
+        "cgroups": "v2" if pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists() else "hybrid",
+    }
+
+
+def in_private_mounts():
+    """Starts the program anew where its mounts do not outlive it, whatever happens."""
+    if "MAYFLY_BENCH_MOUNTS" not in os.environ:
+        os.environ["MAYFLY_BENCH_MOUNTS"] = "private"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
+
+
+@contextlib.contextmanager
+def image_root(build, template):
+    """The template's image, mounted read-only."""
+    listed = json.loads(output(str(build / "bin/mayfly"), "image", "list", "--json", "--state-dir", STATE_DIR))
+    found = [image["path"] for image in listed["images"] if image["template"] == template]
+    if not found:
+        raise SystemExit(f"bench: template '{template}' has no image; run ./dev setup")
+    with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as folder:
+        subprocess.run(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev", found[0], folder], check=True)
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+class Daemon:
+    """mayflyd with its defaults, but for the templates that it serves, the size of their pools,
+    and settings. `with` ends it."""
+
+    def __init__(self, build, templates, pool=None, loopback=True, settings=""):
+        self.build, self.templates, self.pool = build, templates, pool
+        self.loopback, self.settings = loopback, settings
+
+    def __enter__(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mayfly-bench-", dir="/run"))
+        self.folder.chmod(0o755)
+        self.instance = f"bench-{os.getpid()}"
+        self.socket = str(self.folder / "mayfly.sock")
+        shutil.copytree(TOP / "templates", self.folder / "templates")
+        for name in self.templates:
+            self._change(self.folder / "templates" / name / "manifest.toml")
+        (self.folder / "mayflyd.toml").write_text(self.settings)
+        self.log = self.folder / "log"
+        read, write = os.pipe()
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [self.build / "bin/mayflyd", "--config", self.folder / "mayflyd.toml",
+                 "--instance", self.instance, "--socket", self.socket, "--run-dir", self.folder,
+                 "--state-dir", STATE_DIR, "--templates", self.folder / "templates",
+                 "--ready-fd", str(write), *[f"--template={name}" for name in self.templates]],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(write,))
+        os.close(write)
+        with open(read, "rb", buffering=0) as ready:
+            if ready.read(6) != b"ready\n":  # its end closes the pipe
+                said = self.log.read_text(errors="replace")
+                self.__exit__()
+                raise SystemExit(f"bench: mayflyd did not get ready:\n{said[-2000:]}")
+        return self
+
+    def _change(self, manifest):
+        text = manifest.read_text()
+        if self.pool is not None:
+            text = re.sub(r"(?ms)^\[pool\]\n.*?(?=^\[|\Z)", "", text)
+            text += f"\n[pool]\nmin = {self.pool}\nmax = {self.pool}\n"
+        if not self.loopback:
+            text, count = re.subn(r"(?m)^loopback = true", "loopback = false", text)
+            assert count == 1, manifest
+        manifest.write_text(text)
+
+    def __exit__(self, *unused):
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            print("bench: mayflyd did not stop", file=sys.stderr)
+        shutil.rmtree(self.folder)
+
+    def load(self, *flags):
+        return engine(self.build, "load", "--socket", self.socket, *flags)
+
+    def parked_memory_bytes(self):
+        """Of each box that stands: what its cgroup is charged with, the kernel's part included."""
+        tops = [line.split()[4] for line in open("/proc/self/mountinfo") if " - cgroup" in line]
+        found = []
+        for top in tops:
+            for name in ("memory.usage_in_bytes", "memory.current"):
+                found += pathlib.Path(top).glob(f"mayfly/{self.instance}/t*/b*/{name}")
+        return sorted(int(each.read_text()) for each in found)
+
+
+def engine(build, name, *flags):
+    """A run of mayfly-bench-NAME: its report."""
+    done = subprocess.run([build / f"bin/mayfly-bench-{name}", *map(str, flags)], capture_output=True,
+                          text=True, timeout=ENGINE_SECONDS_MAX)
+    if done.returncode != 0:
+        raise SystemExit(f"bench: mayfly-bench-{name} {' '.join(map(str, flags))} ended with "
+                         f"{done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def written(build, name, content):
+    where = build / "bench"
+    where.mkdir(exist_ok=True)
+    path = where / f"{name}.json"
+    path.write_text(json.dumps({"environment": environment(build), **content}, indent=1) + "\n")
+    return path
