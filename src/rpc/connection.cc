@@ -299,6 +299,9 @@ kj::Promise<void> Connection::onEnd() {
   // After a refused message the RPC system still says why, as far as the client reads.
   auto read_end = messages_.onReadEnd().then(
       [&timer = state_->hub.timer] { return timer.afterDelay(kLastWordsTime); });
+  // Whoever is gone is noticed also while nothing more is read of it; what it sent is read first.
+  auto left = stream_->whenWriteDisconnected().then(
+      [&timer = state_->hub.timer] { return timer.afterDelay(kLastWordsTime); });
   auto stuck = memory_->onStuck().then([this] {
     spdlog::warn("rpc: connection {} ends: it keeps {} of requests from the others, and none of "
                  "its calls goes on",
@@ -306,6 +309,7 @@ kj::Promise<void> Connection::onEnd() {
   });
   return network_.onDisconnect()
       .exclusiveJoin(kj::mv(read_end))
+      .exclusiveJoin(kj::mv(left))
       .exclusiveJoin(kj::mv(stuck))
       .exclusiveJoin(onIdle());
 }

@@ -3,6 +3,8 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
@@ -39,6 +41,8 @@ inline pool::TemplateSpec templateSpec() {
   return t;
 }
 
+inline constexpr std::chrono::milliseconds kWallTime{500};
+
 class CheckingCore final : public sched::Core {
  public:
   explicit CheckingCore(boost::asio::io_context& io) : io_(io), template_(templateSpec()) {}
@@ -53,8 +57,13 @@ class CheckingCore final : public sched::Core {
     task.spec = std::move(spec);
     task.listener = std::move(listener);
     task.limits = in_force;
-    // One whose stdin stays open runs until the client ends it.
-    if (!task.spec.stdin_open) boost::asio::post(io_, [this, id] { end(id, base::Verdict::succeeded); });
+    // One whose stdin stays open runs until the client ends it, or its wall time is over.
+    if (!task.spec.stdin_open) {
+      boost::asio::post(io_, [this, id] { end(id, base::Verdict::succeeded); });
+    } else {
+      auto timer = std::make_shared<boost::asio::steady_timer>(io_, kWallTime);
+      timer->async_wait([this, id, timer](auto) { end(id, base::Verdict::wallTime); });
+    }
     return id;
   }
   base::Status writeStdin(base::TaskId id, std::string data) override {

@@ -87,7 +87,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   socket_path.copy(address.sun_path, sizeof address.sun_path - 1);
-  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) abort();
+  while (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+    if (errno != EINTR) abort();
   ::fcntl(fd.get(), F_SETFL, O_NONBLOCK);
   static char buffer[64 << 10];
   bool writing = true;
@@ -97,7 +98,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       ::shutdown(fd.get(), SHUT_WR);
     }
     pollfd p{fd.get(), static_cast<short>(writing ? POLLIN | POLLOUT : POLLIN), 0};
-    if (::poll(&p, 1, kEndMs) <= 0) abort();
+    int ready = ::poll(&p, 1, kEndMs);
+    if (ready < 0 && errno == EINTR) continue;  // the fuzzer's own alarm
+    if (ready <= 0) abort();
     if (writing && (p.revents & POLLOUT) != 0) {
       ssize_t n = ::send(fd.get(), data, size, MSG_NOSIGNAL);
       if (n > 0) {

@@ -254,13 +254,8 @@ std::string largeCallOn(uint32_t question, uint32_t promised, size_t bytes) {
   });
 }
 
-TEST_F(BoundsTest, WhoKeepsTheSharedMemoryOfRequestsFromOthersIsEnded) {
-  options.in_flight_bytes_max = 4u << 20;
-  options.in_flight_own_bytes = 64u << 10;
-  options.message_ms_max = 200;
-  start();
-  // A wait that does not return, and a large call that waits for what it may bring.
-  base::Fd hog = rawConnect(socket_path);
+// A task that runs on, and a wait for it as question 2.
+std::string aWaitThatDoesNotReturn() {
   std::string bytes = bootstrap(0) + call(1, [](capnp::rpc::Call::Builder c) {
                         c.setMethodId(2);
                         auto params =
@@ -275,6 +270,16 @@ TEST_F(BoundsTest, WhoKeepsTheSharedMemoryOfRequestsFromOthersIsEnded) {
     c.setMethodId(0);
     c.getParams().getContent().initAs<schema::Task::WaitParams>();
   });
+  return bytes;
+}
+
+TEST_F(BoundsTest, WhoKeepsTheSharedMemoryOfRequestsFromOthersIsEnded) {
+  options.in_flight_bytes_max = 4u << 20;
+  options.in_flight_own_bytes = 64u << 10;
+  options.message_ms_max = 200;
+  start();
+  base::Fd hog = rawConnect(socket_path);
+  std::string bytes = aWaitThatDoesNotReturn();
   write(hog, bytes);
   std::thread writer([&] {
     std::string large = largeCallOn(3, 2, 3u << 20);
@@ -291,6 +296,20 @@ TEST_F(BoundsTest, WhoKeepsTheSharedMemoryOfRequestsFromOthersIsEnded) {
   auto large = peer.submitRequest("echo", std::string(3u << 20, 'x')).send();
   EXPECT_EQ(large.wait(peer.io.waitScope).getError().getCode(), ErrorCode::OK);
   EXPECT_TRUE(isEnded(hog.view()));
+}
+
+TEST_F(BoundsTest, WhoeverLeavesIsNoticedThoughNothingMoreIsReadOfIt) {
+  options.in_flight_bytes_per_connection_max = 64u << 10;
+  start();
+  {
+    base::Fd client = rawConnect(socket_path);
+    write(client, aWaitThatDoesNotReturn());
+    // Does not fit beside the wait, which does not return.
+    write(client, largeCallOn(3, 2, 64u << 10));
+    ASSERT_TRUE(eventually("submitted", [](FakeCore& c) { return c.count() == 1; }));
+  }
+  EXPECT_TRUE(eventually("its owner is gone", [](FakeCore& c) { return !c.owners_gone.empty(); }));
+  EXPECT_TRUE(onCore([](FakeCore& c) { return c.task(1).verdict == base::Verdict::clientGone; }));
 }
 
 // --- the budget ----------------------------------------------------------------------
