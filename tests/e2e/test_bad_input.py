@@ -17,7 +17,7 @@ import threading
 import pytest
 
 from support import CLI
-from test_lifecycle import Daemon, await_that, read
+from test_lifecycle import Daemon, await_that, read, slow
 
 HOSTILE = pathlib.Path(CLI).parent / "hostile_client"
 NEIGHBOUR = pathlib.Path(CLI).parent / "good_neighbour"
@@ -133,6 +133,8 @@ class Watch:
             neighbour = json.loads(said)
             print(f"memory: {self.peak / MIB:+.0f} MiB at the peak, {self.growth() / MIB:+.0f} now; neighbour: {said}")
             assert neighbour["fault"] == "" and neighbour["tasks"] > 0, neighbour
+            # A host whose cores are all at work for others may take longer over a proof than its bound.
+            assert neighbour["incompleteReceipts"] == 0 or slow() > 3, neighbour
             assert not MEASURED or self.peak <= self.memory_growth_max, f"the daemon grew by {self.peak / MIB:.0f} MiB"
 
 

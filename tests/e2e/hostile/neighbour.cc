@@ -16,7 +16,7 @@ using namespace mayfly;
 using Clock = std::chrono::steady_clock;
 constexpr size_t kOutputBytes = 300'000;  // more than the daemon holds of a stream
 
-std::string faultOf(Client& client, const std::string& word) {
+std::string faultOf(Client& client, const std::string& word, uint64_t* incomplete) {
   TaskSpec spec;
   spec.template_name = "python";
   spec.kind = CodeKind::string;
@@ -36,7 +36,7 @@ std::string faultOf(Client& client, const std::string& word) {
   if (result->verdict != base::Verdict::succeeded)
     return std::string(base::name(result->verdict)) + ": " + result->reason;
   if (printed != word + std::string(kOutputBytes, 'x')) return "its output is not what it printed";
-  if (!result->receipt.complete) return "receipt: " + result->receipt.missing;
+  if (!result->receipt.complete) ++*incomplete;
   auto file = task->readFile(0, 0);
   if (!file) return "file: " + file.error().message;
   if (file->size() != word.size() * 1'000) return "its file is not whole";
@@ -54,19 +54,20 @@ int main(int argc, char** argv) {
   if (argc != 2) return 2;
   auto client = mayfly::Client::connect(argv[1]);
   std::string fault = client ? "" : client.error().message;
-  uint64_t tasks = 0;
+  uint64_t tasks = 0, incomplete = 0;
   int64_t slowest_ms = 0;
   puts("connected");
   fflush(stdout);
   while (fault.empty() && (tasks == 0 || !stdinClosed())) {
     auto began = Clock::now();
-    fault = faultOf(**client, "word " + std::to_string(tasks) + "\n");
+    fault = faultOf(**client, "word " + std::to_string(tasks) + "\n", &incomplete);
     slowest_ms = std::max<int64_t>(
         slowest_ms,
         std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - began).count());
     ++tasks;
   }
-  nlohmann::ordered_json said{{"tasks", tasks}, {"slowestMs", slowest_ms}, {"fault", fault}};
+  nlohmann::ordered_json said{{"tasks", tasks}, {"slowestMs", slowest_ms},
+                              {"incompleteReceipts", incomplete}, {"fault", fault}};
   puts(said.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace).c_str());
   return fault.empty() ? 0 : 1;
 }
