@@ -229,15 +229,26 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::readOne(
       });
 }
 
+void MessageStream::toBeSent(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+  KJ_IF_MAYBE (guard, guard_) {
+    capnp::SegmentArrayMessageReader message(segments);
+    guard->sent(message);
+  }
+}
+
 kj::Promise<void> MessageStream::writeMessage(
     kj::ArrayPtr<const int> fds, kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+  toBeSent(segments);
   return out_.writeMessage(fds, segments).then([this, bytes = sizeOf(segments)] { written(bytes); });
 }
 
 kj::Promise<void> MessageStream::writeMessages(
     kj::ArrayPtr<kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>> messages) {
   size_t bytes = 0;
-  for (auto& message : messages) bytes += sizeOf(message);
+  for (auto& message : messages) {
+    toBeSent(message);
+    bytes += sizeOf(message);
+  }
   return out_.writeMessages(messages).then([this, bytes] { written(bytes); });
 }
 

@@ -64,6 +64,7 @@ class MessageStream final : public capnp::MessageStream {
     kj::Duration message_time_max;  // from a message's first byte to its last; pauses do not count
     kj::Own<ByteBudget::Account> account;
     kj::Function<void(capnp::MessageReader&)> inspect;  // throws to refuse the message
+    kj::Function<void(capnp::MessageReader&)> sent;     // sees each before it is written
   };
   void guard(Guard guard);
 
@@ -99,6 +100,7 @@ class MessageStream final : public capnp::MessageStream {
                                            kj::Array<uint32_t> sizes, size_t words);
   kj::Promise<kj::Own<capnp::MessageReader>> readBody(kj::Own<Message> message);
   bool full(size_t queued_bytes, size_t queued_bytes_max);
+  void toBeSent(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments);
   void written(size_t bytes);
 
   kj::AsyncIoStream& stream_;

@@ -284,7 +284,8 @@ Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, uint32_t uid
                        hub.options.unsent_bytes_per_connection_max, hub.answers_unread);
   messages_.guard({hub.timer, hub.options.message_ms_max * kj::MILLISECONDS,
                    kj::addRef(*memory_),
-                   [this](capnp::MessageReader& message) { peer_.inspect(message); }});
+                   [this](capnp::MessageReader& message) { peer_.inspect(message); },
+                   [this](capnp::MessageReader& message) { peer_.sent(message); }});
   state_->room = [this] { return messages_.whenRoom(); };
 }
 

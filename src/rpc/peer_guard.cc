@@ -10,14 +10,14 @@ void PeerGuard::inspect(capnp::MessageReader& reader) {
   auto message = reader.getRoot<wire::Message>();
   switch (message.which()) {
     case wire::Message::BOOTSTRAP:
-      return begin();
+      return begin(message.getBootstrap().getQuestionId());
     case wire::Message::CALL:
       checkCall(message.getCall());
-      return begin();
+      return begin(message.getCall().getQuestionId());
     case wire::Message::RETURN:
       return checkReturn(message.getReturn());
     case wire::Message::FINISH:
-      return finish();
+      return finish(message.getFinish().getQuestionId());
     case wire::Message::DISEMBARGO:
       return checkTarget(message.getDisembargo().getTarget());
     case wire::Message::RESOLVE:
@@ -64,18 +64,33 @@ void PeerGuard::checkReturn(wire::Return::Reader answer) {
   }
 }
 
-void PeerGuard::begin() {
-  KJ_REQUIRE(answers_ < bounds_.per_connection_max &&
-                 (answers_ < kOwnAnswersMax || bounds_.all < bounds_.all_max),
-             "message refused: too many calls were answered and not finished", answers_);
-  ++answers_;
+void PeerGuard::begin(uint32_t question) {
+  KJ_REQUIRE(answers_.size() < bounds_.per_connection_max &&
+                 (answers_.size() < kOwnAnswersMax || bounds_.all < bounds_.all_max),
+             "message refused: too many calls were answered and not finished", answers_.size());
+  // Cap'n Proto 1.x finds it too, and gives up the first call's answer on the way.
+  KJ_REQUIRE(answers_.insert(question).second, "message refused: its question is asked already",
+             question);
   ++bounds_.all;
 }
 
-void PeerGuard::finish() {
-  KJ_REQUIRE(answers_ > 0, "message refused: it finishes a call that was not made");
-  --answers_;
-  --bounds_.all;
+void PeerGuard::finish(uint32_t question) {
+  bool known = answers_.erase(question) == 1;
+  // 1.x ignores it: it may have crossed an answer that needed none.
+  KJ_REQUIRE(known || kAnswersMayNeedNoFinish,
+             "message refused: it finishes a call that was not made");
+  if (known) --bounds_.all;
+}
+
+void PeerGuard::sent(capnp::MessageReader& reader) {
+#if CAPNP_VERSION >= 1000000
+  auto message = reader.getRoot<wire::Message>();
+  if (message.isReturn() && message.getReturn().getNoFinishNeeded() &&
+      answers_.erase(message.getReturn().getAnswerId()) == 1)
+    --bounds_.all;
+#else
+  static_cast<void>(reader);
+#endif
 }
 
 }  // namespace mayfly::rpc

@@ -11,11 +11,13 @@
 #include <capnp/rpc.capnp.h>
 
 #include <cstdint>
+#include <unordered_set>
 
 namespace mayfly::rpc {
 
 inline constexpr uint32_t kCapsPerMessageMax = 16;   // submit brings one
 inline constexpr uint32_t kPipelineOpsMax = 16;      // `task` of submit's results is one
+inline constexpr bool kAnswersMayNeedNoFinish = CAPNP_VERSION >= 1000000;
 // A client that has no more unfinished answers is not ended for what others have.
 inline constexpr uint32_t kOwnAnswersMax = 4'096;
 
@@ -29,22 +31,24 @@ struct AnswerBounds {
 class PeerGuard {
  public:
   explicit PeerGuard(AnswerBounds& answers) : bounds_(answers) {}
-  ~PeerGuard() { bounds_.all -= answers_; }
+  ~PeerGuard() { bounds_.all -= static_cast<uint32_t>(answers_.size()); }
   PeerGuard(const PeerGuard&) = delete;
 
   // Throws where the message is refused; the connection ends then.
   void inspect(capnp::MessageReader& message);
+  // Cap'n Proto 1.x forgets an answer without capabilities as it sends it.
+  void sent(capnp::MessageReader& message);
 
  private:
   void checkCall(capnp::rpc::Call::Reader call);
   void checkTarget(capnp::rpc::MessageTarget::Reader target);
   void checkPayload(capnp::rpc::Payload::Reader payload);
   void checkReturn(capnp::rpc::Return::Reader answer);
-  void begin();
-  void finish();
+  void begin(uint32_t question);
+  void finish(uint32_t question);
 
   AnswerBounds& bounds_;
-  uint32_t answers_ = 0;
+  std::unordered_set<uint32_t> answers_;  // by their questions' ids
 };
 
 }  // namespace mayfly::rpc

@@ -126,10 +126,6 @@ TEST_F(BoundsTest, MessagesThatHaveNoUseHereEndTheirConnectionOnly) {
       {"a deep target", call(1, [](capnp::rpc::Call::Builder c) {
          c.getTarget().getPromisedAnswer().initTransform(100'000);
        })},
-      {"a finish of nothing", root([](capnp::rpc::Message::Builder m) {
-         m.initFinish().setQuestionId(77);
-         m.getFinish().setQuestionId(77);
-       }) + root([](capnp::rpc::Message::Builder m) { m.initFinish().setQuestionId(78); })},
       {"provide", root([](capnp::rpc::Message::Builder m) { m.initProvide().setQuestionId(5); })},
       {"accept", root([](capnp::rpc::Message::Builder m) { m.initAccept().setQuestionId(5); })},
       {"join", root([](capnp::rpc::Message::Builder m) { m.initJoin().setQuestionId(5); })},
@@ -150,6 +146,11 @@ TEST_F(BoundsTest, MessagesThatHaveNoUseHereEndTheirConnectionOnly) {
          m.initDisembargo().getContext().setReceiverLoopback(3);
        })},
   };
+  // By 1.x it is ignored: it may have crossed an answer that needed none.
+  if (!rpc::kAnswersMayNeedNoFinish)
+    bad.emplace_back("a finish of nothing", root([](capnp::rpc::Message::Builder m) {
+                       m.initFinish().setQuestionId(77);
+                     }));
   for (auto& [what, bytes] : bad) {
     base::Fd fd = rawConnect(socket_path);
     write(fd, bootstrap(0) + bytes);
@@ -162,21 +163,31 @@ TEST_F(BoundsTest, AnswersThatAreNotFinishedAreBounded) {
   options.answers_per_connection_max = 1'000;
   start();
   base::Fd fd = rawConnect(socket_path);
-  std::string bytes = bootstrap(0);
-  for (uint32_t i = 1; i <= 999; ++i) bytes += call(i, [](auto) {});
+  // Answers with a capability: they always want to be finished.
+  std::string bytes;
+  for (uint32_t i = 0; i <= 999; ++i) bytes += bootstrap(i);
   std::thread writer([&] { write(fd, bytes); });
   size_t got = 0;
   char buffer[65'536];
   // All are answered: more than one byte each.
-  while (got < 999 * 100) {
+  while (got < 1'000 * 64) {
     ssize_t n = ::read(fd.get(), buffer, sizeof buffer);
     ASSERT_GT(n, 0);
     got += static_cast<size_t>(n);
   }
   writer.join();
-  write(fd, call(1'000, [](auto) {}));
+  write(fd, bootstrap(1'000));
   EXPECT_TRUE(isEnded(fd.view()));
   EXPECT_TRUE(othersAreServed());
+}
+
+TEST_F(BoundsTest, AClientThatFinishesWhatItAskedMayAskForEver) {
+  options.answers_per_connection_max = 50;
+  start();
+  Peer peer(socket_path);
+  for (int i = 0; i < 200; ++i)
+    ASSERT_EQ(peer.mayfly.templatesRequest().send().wait(peer.io.waitScope).getError().getCode(),
+              ErrorCode::OK);
 }
 
 TEST_F(BoundsTest, TasksThatAreClosedAndNotReleasedAreBounded) {
