@@ -68,6 +68,8 @@ class ClonePool {
   std::vector<base::BoxId> drop();
 
   std::vector<base::TaskId> waitingTasks() const { return {waiting_.begin(), waiting_.end()}; }
+  // Whoever waits for the clone after `making()` others; 0: nobody.
+  base::TaskId waitingTask(uint32_t at) const { return at < waiting_.size() ? waiting_[at] : 0; }
   uint32_t target() const { return target_; }
   uint32_t making() const { return making_; }
   uint32_t parked() const { return static_cast<uint32_t>(ready_.size()); }

@@ -26,8 +26,16 @@ using spawner::Event;
 using spawner::Kind;
 
 namespace {
+
 constexpr uint32_t kStartMs = 1'000;  // a daemon that is started anew answers about then
+
+// The caps that the spawner keeps; the clone sets the others by itself.
+bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
+  return a.cpu_milli == b.cpu_milli && a.memory_bytes == b.memory_bytes && a.processes == b.processes &&
+         a.disk_bytes == b.disk_bytes && a.disk_inodes == b.disk_inodes;
 }
+
+}  // namespace
 
 Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
                EngineWatcher& watcher)
@@ -317,10 +325,14 @@ void Engine::claim(const TaskPtr& t) {
   c.file_size_bytes = l.file_size_bytes;
   c.cpu_time_s = l.cpu_time_ms / 1000 + 2;  // the backstop; sampling is first
   uint64_t now_ns = monotonicNs();
+  BoxPtr box = findBox(t->box);
+  const bool stand = box && sameBoxCaps(box->caps, l);
+  c.caps_stand = stand ? 1 : 0;
   spawner::Request r;
   r.op = spawner::Op::claim;
   r.box = t->box;
   r.limits = l;
+  if (stand) r.flags |= spawner::kCapsStand;
   link_.send(r);
   auto sent = t->io->claim(c, fds);
   t->machine.claimed(now_ns);

@@ -140,7 +140,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   BoxPtr findBox(base::BoxId id) const;
   TaskPtr taskOf(base::BoxId id) const;
   uint32_t pidOf(base::BoxId id) const;
-  void askBox(base::TemplateId tmpl, pool::ClonePool::Rehearsed rehearsed);
+  void askBox(base::TemplateId tmpl, pool::ClonePool::Rehearsed rehearsed, const base::Limits& caps);
   void refill(base::TemplateId tmpl);
   void refillAll();
   void resizePools();

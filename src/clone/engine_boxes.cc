@@ -67,8 +67,9 @@ uint32_t Engine::pidOf(base::BoxId id) const {
 
 // --- making, parking, claiming ------------------------------------------------------
 
-void Engine::askBox(base::TemplateId tmpl, ClonePool::Rehearsed rehearsed) {
+void Engine::askBox(base::TemplateId tmpl, ClonePool::Rehearsed rehearsed, const base::Limits& caps) {
   auto box = std::make_shared<Box>();
+  box->caps = caps;
   box->id = next_box_++;
   box->tmpl = tmpl;
   boxes_[box->id] = box;
@@ -79,7 +80,7 @@ void Engine::askBox(base::TemplateId tmpl, ClonePool::Rehearsed rehearsed) {
   r.op = spawner::Op::make;
   r.box = box->id;
   r.template_id = tmpl;
-  r.limits = registry_.get(tmpl)->maximum;
+  r.limits = caps;
   if (rehearsed == ClonePool::Rehearsed::yes) r.flags |= spawner::kRehearse;
   link_.send(r);
 }
@@ -95,8 +96,13 @@ void Engine::refill(base::TemplateId tmpl) {
                               going && checked && quiet, monotonicNs());
   for (base::BoxId id : work.end)
     if (BoxPtr box = findBox(id)) endBox(*box);
-  for (uint32_t i = 0; i < work.make_for_tasks; ++i) askBox(tmpl, ClonePool::Rehearsed::no);
-  for (uint32_t i = 0; i < work.make_to_park; ++i) askBox(tmpl, ClonePool::Rehearsed::yes);
+  const base::Limits& maximum = registry_.get(tmpl)->maximum;
+  for (uint32_t i = 0; i < work.make_for_tasks; ++i) {
+    // Most likely for this one; where its caps stand already, the claim need not be awaited.
+    TaskPtr waits = find(pool.waitingTask(pool.making()));
+    askBox(tmpl, ClonePool::Rehearsed::no, waits ? waits->machine.limits() : maximum);
+  }
+  for (uint32_t i = 0; i < work.make_to_park; ++i) askBox(tmpl, ClonePool::Rehearsed::yes, maximum);
 }
 
 void Engine::refillAll() {

@@ -60,6 +60,7 @@ struct Engine::Box {
   base::BoxId id = 0;
   base::TemplateId tmpl = 0;
   base::TaskId task = 0;   // that claimed it; 0: making or parked, or ending without
+  base::Limits caps;       // that it was made with
   std::shared_ptr<TaskIo> io;
   uint64_t asked_ns = 0;
   uint64_t stands_ns = 0;  // the init's word

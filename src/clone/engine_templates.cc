@@ -199,8 +199,9 @@ void Engine::startTrials(base::TemplateId id) {
   templates_[id - 1].checking = true;
   templates_[id - 1].trials.clear();
   templates_[id - 1].fault.clear();
-  askBox(id, pool::ClonePool::Rehearsed::yes);
-  askBox(id, pool::ClonePool::Rehearsed::no);
+  const base::Limits& maximum = registry_.get(id)->maximum;
+  askBox(id, pool::ClonePool::Rehearsed::yes, maximum);
+  askBox(id, pool::ClonePool::Rehearsed::no, maximum);
   uint64_t now_ns = monotonicNs();
   for (int i = 0; i < 2; ++i) {
     base::TaskId task = next_task_++;

@@ -191,7 +191,9 @@ void Spawner::claim(const Request& request) {
   if (found == boxes_.end()) return;
   Box& box = *found->second;
   if (box.ending || box.stage != Stage::made || !box.go) return;
+  const bool stand = (request.flags & kCapsStand) != 0;
   auto ready = [&]() -> Status {
+    if (stand) return Unit{};
     MAYFLY_CHECK(box.cgroups.changeCaps(box.limits, request.limits));
     if (box.limits.disk_bytes != request.limits.disk_bytes || box.limits.disk_inodes != request.limits.disk_inodes)
       MAYFLY_CHECK(resizeDisk(box.disk.view(), request.limits));
@@ -201,6 +203,7 @@ void Spawner::claim(const Request& request) {
     return Unit{};
   }();
   box.go.reset();
+  if (stand) box.cgroups.restartPeak();
   box.cgroups.restartCpu();
   if (!ready) sendBoxDied(box, "has no task: its caps can't be set: " + ready.error().message);
 }

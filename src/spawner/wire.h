@@ -46,6 +46,7 @@ enum class Op : uint16_t {
 enum RequestFlags : uint32_t {
   kLoopback = 1,  // publish: boxes get a network namespace with loopback up
   kCollect = 2,   // end: collect /task/out
+  kCapsStand = 8, // claim: the box has the task's caps since it was made, and nothing awaits our byte
   kRehearse = 4,  // make: the clone rehearses before it says that it is ready
 };
 

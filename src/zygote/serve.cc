@@ -38,6 +38,7 @@ struct Server {
 // The clone's, until the task starts.
 int control_fd = -1;
 int go_fd = -1;  // a byte comes when the task may start
+bool caps_stand = false;  // no byte comes: nothing has to be done before
 
 // libc keeps the thread's id in its thread block, at an offset that it does not
 // tell; a raw fork would leave the zygote's there. The spawner gives the zygote a
@@ -177,6 +178,7 @@ Step takeTask(mayfly_task* task) {
   if (n != sizeof claim || claim.magic != kMagic || claim.kind != 4 ||
       claim.blob_fds > kBlobFdsMax || count != 1 + static_cast<int>(claim.blob_fds))
     return {"claim", -EBADMSG};
+  caps_stand = claim.caps_stand == 1;
   const char* step = "claim";
   int r = readTask(fds, count, claim.block_bytes, task, &step);
   closeAll(fds, count);
@@ -297,7 +299,7 @@ extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task
 
 extern "C" int mayfly_zygote_started(void) {
   if (control_fd < 0) return -EBADF;
-  if (awaitGo(go_fd) != 0) _exit(0);
+  if (!caps_stand && awaitGo(go_fd) != 0) _exit(0);
   close(go_fd);
   Started started;
   started.at_ns = nowNs();

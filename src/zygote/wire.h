@@ -83,7 +83,7 @@ struct Claim {
   uint32_t magic = kMagic;
   uint32_t kind = 4;
   uint32_t blob_fds = 0;
-  uint32_t reserved = 0;
+  uint32_t caps_stand = 0;   // 1: the box was made with the task's own caps; no byte says so
   uint64_t block_bytes = 0;  // of the TaskBlob
   uint64_t open_files = 0, file_size_bytes = 0, cpu_time_s = 0;  // rlimits, both soft and hard
 };
