@@ -18,6 +18,14 @@ struct Plan::Ask {
   uint64_t bytes_each;
 };
 
+// What the budget still holds.
+struct Plan::Left {
+  uint64_t bytes;
+  uint32_t boxes, parked;
+
+  uint32_t& of(const Ask& ask) { return ask.what == &Target::parked ? parked : boxes; }
+};
+
 void Plan::add(base::TemplateId id, const DemandOptions& options, uint64_t now_ns) {
   remove(id);
   auto at = std::find_if(entries_.begin(), entries_.end(), [&](auto& e) { return e.id > id; });
@@ -107,8 +115,7 @@ uint64_t Plan::nextDue_ns() const {
 
 void Plan::cut() {
   targets_.clear();
-  uint64_t bytes_left = o_.memory_bytes_max;
-  uint32_t boxes_left = o_.boxes_max;
+  Left left{o_.memory_bytes_max, o_.boxes_max, std::min(o_.parked_max, o_.boxes_max)};
   std::vector<Ask> parked_min, stocked_min, parked, stocked;
   for (size_t i = 0; i < entries_.size(); ++i) {
     Entry& e = entries_[i];
@@ -127,7 +134,7 @@ void Plan::cut() {
     parked.push_back({i, &Target::parked, t.parked_wanted - parked_first, clone});
     stocked.push_back({i, &Target::stocked, 0, box});
   }
-  for (auto* asks : {&parked_min, &stocked_min, &parked}) grant(*asks, bytes_left, boxes_left);
+  for (auto* asks : {&parked_min, &stocked_min, &parked}) grant(*asks, left);
   // A clone that the budget cut may still get its box.
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Target& t = targets_[i];
@@ -135,7 +142,7 @@ void Plan::cut() {
         std::min(entries_[i].wanted.reach - t.parked, entries_[i].demand.options().stocked_max);
     stocked[i].count = wanted > t.stocked ? wanted - t.stocked : 0;
   }
-  grant(stocked, bytes_left, boxes_left);
+  grant(stocked, left);
   tight_ = std::any_of(targets_.begin(), targets_.end(), [](const Target& t) {
     return t.parked < t.parked_wanted || t.stocked < t.stocked_wanted;
   });
@@ -143,21 +150,22 @@ void Plan::cut() {
 
 // Where not all asks fit: by the misses that a byte saves, a template's own next few together where
 // only they together save much.
-void Plan::grant(const std::vector<Ask>& asks, uint64_t& bytes_left, uint32_t& boxes_left) {
+void Plan::grant(const std::vector<Ask>& asks, Left& left) {
   auto give = [&](const Ask& ask, uint32_t count) {
-    count = std::min(count, boxes_left);
+    count = std::min({count, left.boxes, left.of(ask)});
     if (ask.bytes_each > 0)
-      count = static_cast<uint32_t>(std::min<uint64_t>(count, bytes_left / ask.bytes_each));
+      count = static_cast<uint32_t>(std::min<uint64_t>(count, left.bytes / ask.bytes_each));
     targets_[ask.who].*ask.what += count;
-    bytes_left -= count * ask.bytes_each;
-    boxes_left -= count;
+    left.bytes -= count * ask.bytes_each;
+    left.boxes -= count;
+    if (ask.what == &Target::parked) left.parked -= count;
   };
   uint64_t bytes = 0, boxes = 0;
   for (const Ask& ask : asks) {
     bytes += ask.count * ask.bytes_each;
     boxes += ask.count;
   }
-  if (bytes <= bytes_left && boxes <= boxes_left) {
+  if (bytes <= left.bytes && boxes <= left.boxes && (asks.empty() || boxes <= left.of(asks[0]))) {
     for (const Ask& ask : asks) give(ask, ask.count);
     return;
   }

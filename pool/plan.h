@@ -20,6 +20,7 @@ struct PlanOptions {
   double makers = 4;                       // clones that are made at the same time
   uint64_t memory_bytes_max = UINT64_MAX;  // of all parked clones and stocked boxes
   uint32_t boxes_max = kHeld_max;          // parked and stocked
+  uint32_t parked_max = kHeld_max;         // of them
   uint64_t box_bytes = 512 << 10;          // a box without its clone
   uint64_t clone_first_bytes = 2 << 20;    // of a clone, until one is measured
 };
@@ -68,7 +69,8 @@ class Plan {
 
   Entry* find(base::TemplateId id);
   void cut();
-  void grant(const std::vector<Ask>& asks, uint64_t& bytes_left, uint32_t& boxes_left);
+  struct Left;
+  void grant(const std::vector<Ask>& asks, Left& left);
 
   PlanOptions o_;
   std::vector<Entry> entries_;           // by id

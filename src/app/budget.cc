@@ -15,13 +15,15 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
   b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
   if (settings.boxes_max != 0) b.boxes_max = std::min(b.boxes_max, settings.boxes_max);
   b.boxes_max = std::max(b.boxes_max, 1u);
-  b.parked_max = std::min(settings.parked_max, b.boxes_max * 3 / 4);
-  b.boxes_max -= b.parked_max;
+  const uint32_t ahead_max = b.boxes_max * 3 / 4;
+  b.parked_max = std::min(settings.parked_max, ahead_max);
+  b.stocked_max = std::min(settings.stocked_max, ahead_max - b.parked_max);
+  b.boxes_max -= b.parked_max + b.stocked_max;
   b.fds_max = static_cast<uint32_t>(
       std::clamp<uint64_t>(fds, clone::kFdsPerBox, uint64_t{b.boxes_max} * clone::kFdsPerBox));
   b.pids_max = static_cast<uint32_t>(std::min<uint64_t>(pids, UINT32_MAX));
   b.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
-  if (b.parked_max > 0) b.memory_bytes_max -= std::min(b.memory_bytes_max / 2, settings.parked_memory_bytes);
+  if (b.parked_max + b.stocked_max > 0) b.memory_bytes_max -= std::min(b.memory_bytes_max / 2, settings.parked_memory_bytes);
   b.queue_tasks_max = settings.queue_max;
   // One client cannot fill the queue alone, unless it is very short.
   b.queue_tasks_per_owner_max = std::max(settings.queue_max - settings.queue_max / 8, 1u);

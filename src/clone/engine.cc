@@ -46,12 +46,14 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observe
       link_(io, *this),
       plan_({.makers = static_cast<double>(options_.making_max),
              .memory_bytes_max = options_.parked_memory_bytes_max,
-             .boxes_max = options_.budget.parked_max}),
+             .boxes_max = options_.budget.parked_max + options_.budget.stocked_max,
+             .parked_max = options_.budget.parked_max}),
       admission_(options_.budget),
       ledger_(options_.quarantine),
       spools_(options_.out_files_held_bytes_max),
       template_timer_(io),
-      stop_timer_(io) {}
+      stop_timer_(io),
+      stock_timer_(io) {}
 
 Engine::~Engine() {
   for (auto& [id, box] : boxes_)

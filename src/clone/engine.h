@@ -9,6 +9,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -99,6 +100,9 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
     SpawnerLink::SharedFd seccomp;
     std::shared_ptr<LogPump> log;
     pool::ClonePool pool;
+    std::deque<base::BoxId> stock;  // boxes that stand without a clone, oldest first
+    uint32_t stocking = 0, stock_target = 0;
+    uint64_t stock_after_ns = 0;    // a pause after one that failed
     bool published = false;  // publish was asked for, and its end was not told
     bool checking = false;   // its zygote serves, but is not trusted with tasks yet
     std::vector<std::string> trials;  // what the trial clones printed so far
@@ -143,6 +147,11 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void askBox(base::TemplateId tmpl, pool::ClonePool::Rehearsed rehearsed, const base::Limits& caps);
   void refill(base::TemplateId tmpl);
   void refillAll();
+  BoxPtr newBox(base::TemplateId tmpl);
+  BoxPtr takeStocked(base::TemplateId tmpl);
+  void stockSoon();
+  void stockUp(base::TemplateId tmpl);
+  void stockLost(const Box& box);
   void resizePools();
   void obtain(const TaskPtr& t);
   void bind(const TaskPtr& t, const BoxPtr& box);
@@ -184,7 +193,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   base::TaskId next_task_ = 1;
   base::BoxId next_box_ = 1;
   uint64_t input_held_bytes_ = 0;
-  boost::asio::steady_timer template_timer_, stop_timer_;
+  boost::asio::steady_timer template_timer_, stop_timer_, stock_timer_;
   bool spawner_ready_ = false, settled_ = false, dispatching_ = false;
   enum class Stopping : uint8_t { no, tasks, templates, done } stopping_ = Stopping::no;
   std::function<void()> on_stopped_;

@@ -39,6 +39,9 @@ sched::Counters toCounters(const spawner::Counters& c) {
   return out;
 }
 
+constexpr uint64_t kStockQuiet_ns = 5'000'000;
+constexpr uint64_t kStockPause_ns = 1'000'000'000;  // after a box that could not be stocked
+
 std::string stepFailed(std::string_view what, std::string_view step, int error,
                        std::string_view text) {
   std::string why(what);
@@ -67,17 +70,23 @@ uint32_t Engine::pidOf(base::BoxId id) const {
 
 // --- making, parking, claiming ------------------------------------------------------
 
-void Engine::askBox(base::TemplateId tmpl, ClonePool::Rehearsed rehearsed, const base::Limits& caps) {
+Engine::BoxPtr Engine::newBox(base::TemplateId tmpl) {
   auto box = std::make_shared<Box>();
-  box->caps = caps;
   box->id = next_box_++;
   box->tmpl = tmpl;
   boxes_[box->id] = box;
-  box->asked_ns = monotonicNs();
-  ledger_.opened(box->id, box->asked_ns);
-  templates_[tmpl - 1].pool.asked(box->id, rehearsed);
+  ledger_.opened(box->id, monotonicNs());
+  return box;
+}
+
+void Engine::askBox(base::TemplateId tmpl, ClonePool::Rehearsed rehearsed, const base::Limits& caps) {
+  BoxPtr box = takeStocked(tmpl);
   spawner::Request r;
-  r.op = spawner::Op::make;
+  r.op = box ? spawner::Op::clone : spawner::Op::make;
+  if (!box) box = newBox(tmpl);
+  box->caps = caps;
+  box->asked_ns = monotonicNs();
+  templates_[tmpl - 1].pool.asked(box->id, rehearsed);
   r.box = box->id;
   r.template_id = tmpl;
   r.limits = caps;
@@ -103,6 +112,66 @@ void Engine::refill(base::TemplateId tmpl) {
     askBox(tmpl, ClonePool::Rehearsed::no, waits ? waits->machine.limits() : maximum);
   }
   for (uint32_t i = 0; i < work.make_to_park; ++i) askBox(tmpl, ClonePool::Rehearsed::yes, maximum);
+  stockSoon();
+}
+
+// --- boxes ahead of their clones ------------------------------------------------------
+
+// The walls are most of what a task would wait for where no clone is parked. They come last:
+// once nothing was claimed, made or ended for a while.
+void Engine::stockSoon() {
+  if (stopping_ != Stopping::no) return;
+  uint64_t due_ns = UINT64_MAX;
+  for (const Template& t : templates_)
+    if (t.stock.size() + t.stocking != t.stock_target) due_ns = std::min(due_ns, t.stock_after_ns);
+  if (due_ns == UINT64_MAX) return;
+  stock_timer_.expires_at(timePoint(std::max(due_ns, monotonicNs() + kStockQuiet_ns)));
+  stock_timer_.async_wait([this](boost::system::error_code failed) {
+    if (failed || !spawner_ready_ || stopping_ != Stopping::no) return;
+    for (base::TemplateId id = 1; id <= templates_.size(); ++id) stockUp(id);
+  });
+}
+
+void Engine::stockUp(base::TemplateId tmpl) {
+  Template& t = templates_[tmpl - 1];
+  while (t.stock.size() > t.stock_target) {
+    if (BoxPtr box = findBox(t.stock.front())) endBox(*box);
+    t.stock.pop_front();
+  }
+  if (!registry_.ready(tmpl) || claims_under_way_ != 0 || t.stocking != 0 || t.stock.size() >= t.stock_target || t.pool.waiting() != 0 ||
+      t.pool.making() != 0 || monotonicNs() < t.stock_after_ns)
+    return;
+  BoxPtr box = newBox(tmpl);
+  box->stock = Box::Stock::making;
+  box->was_stocked = true;
+  ++t.stocking;
+  spawner::Request r;
+  r.op = spawner::Op::make;
+  r.flags = spawner::kStock;
+  r.box = box->id;
+  r.template_id = tmpl;
+  r.limits = registry_.get(tmpl)->defaults;  // most tasks' own
+  link_.send(r);
+}
+
+Engine::BoxPtr Engine::takeStocked(base::TemplateId tmpl) {
+  Template& t = templates_[tmpl - 1];
+  while (!t.stock.empty()) {
+    BoxPtr box = findBox(t.stock.front());
+    t.stock.pop_front();
+    if (!box || box->ending) continue;
+    box->stock = Box::Stock::no;
+    return box;
+  }
+  return nullptr;
+}
+
+void Engine::stockLost(const Box& box) {
+  Template& t = templates_[box.tmpl - 1];
+  if (box.stock == Box::Stock::making) --t.stocking;
+  std::erase(t.stock, box.id);
+  t.stock_after_ns = monotonicNs() + kStockPause_ns;
+  stockSoon();
 }
 
 void Engine::refillAll() {
@@ -114,8 +183,10 @@ void Engine::resizePools() {
   if (!spawner_ready_) return;
   for (const pool::Target& target : plan_.plan(monotonicNs())) {
     ClonePool& pool = templates_[target.id - 1].pool;
-    if (pool.target() == target.parked) continue;
+    uint32_t& stocked = templates_[target.id - 1].stock_target;
+    if (pool.target() == target.parked && stocked == target.stocked) continue;
     pool.setTarget(target.parked);
+    stocked = target.stocked;
     refill(target.id);
   }
   armTemplateTimer();
@@ -180,7 +251,7 @@ void Engine::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
     return boxLost(box, stepFailed("the clone failed", ready.step, ready.error, {}), Again::no);
   }
   box->ready_ns = ready.at_ns;
-  plan_.onMade(box->tmpl, monotonicNs() - box->asked_ns, monotonicNs());
+  if (!box->was_stocked) plan_.onMade(box->tmpl, monotonicNs() - box->asked_ns, monotonicNs());
   ClonePool::Handed handed = templates_[box->tmpl - 1].pool.ready(id);
   TaskPtr t = handed.task != 0 ? find(handed.task) : nullptr;
   if (t)
@@ -293,9 +364,20 @@ void Engine::boxEvent(const BoxPtr& box, const Event& e, std::span<base::Fd> fds
       box->io->pollControl();
       return;
     }
+    case Kind::boxStocked:
+      if (box->stock != Box::Stock::making) return;
+      --templates_[box->tmpl - 1].stocking;
+      box->stock = Box::Stock::stands;
+      if (box->ending) return;
+      templates_[box->tmpl - 1].stock.push_back(box->id);
+      return refill(box->tmpl);
     case Kind::boxFailed:
       ledger_.neverMade(e.box, monotonicNs());
       boxes_.erase(e.box);
+      if (box->stock != Box::Stock::no) {
+        stockLost(*box);
+        return checkStopped();
+      }
       boxLost(box, stepFailed("the box could not be made", e.step, e.sys, e.text),
               e.again != 0 ? Again::yes : Again::no);
       return checkStopped();
@@ -369,13 +451,18 @@ void Engine::boxGone(const Event& e) {
   }
   admission_.release(closed->task);
   if (closed->when == reap::Closed::When::late) watcher_.onReceiptCompleted(closed->receipt);
+  stockSoon();
   dispatch();
   checkStopped();
 }
 
 void Engine::onSpawnerLost(base::Error why) {
   spawner_ready_ = false;
-  for (Template& t : templates_) t.pool.drop();
+  for (Template& t : templates_) {
+    t.pool.drop();
+    t.stock.clear();
+    t.stocking = 0;
+  }
   std::vector<TaskPtr> all;
   for (const auto& [id, t] : tasks_) all.push_back(t);
   for (const TaskPtr& t : all) {

@@ -67,6 +67,9 @@ struct Engine::Box {
   uint64_t ready_ns = 0;   // the clone's
   uint32_t pid_host = 0;
   bool ending = false;     // its end was asked for, without a task
+  // Without a clone, and of no pool: its walls are being made, or stand.
+  enum class Stock : uint8_t { no, making, stands } stock = Stock::no;
+  bool was_stocked = false;
 };
 
 }  // namespace mayfly::clone

@@ -20,6 +20,8 @@ using pool::ZygoteFsm;
 using spawner::Event;
 using spawner::Kind;
 
+constexpr uint32_t kStockedOfTemplateMax = 4;
+
 // Hears how a trial ended.
 class Engine::Trial final : public sched::TaskListener {
  public:
@@ -49,10 +51,13 @@ base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base
                                                std::to_string(sizeof r.zygote[0] - 1) + " bytes");
   }
   MAYFLY_TRY(base::TemplateId id, registry_.add(std::move(spec)));
-  templates_.push_back(Template{std::make_shared<base::Fd>(std::move(seccomp)), nullptr,
-                                pool::ClonePool(options_.making_max), false});
+  templates_.push_back(Template{.seccomp = std::make_shared<base::Fd>(std::move(seccomp)),
+                                .pool = pool::ClonePool(options_.making_max)});
   const pool::TemplateSpec& added = *registry_.get(id);
-  plan_.add(id, {.parked_min = added.parked_min, .parked_max = added.parked_max, .stocked_max = 0},
+  const uint32_t stocked_max = std::min(kStockedOfTemplateMax, options_.budget.stocked_max);
+  plan_.add(id,
+            {.parked_min = added.parked_min, .parked_max = std::min(added.parked_max, options_.budget.parked_max),
+             .stocked_min = std::min(1u, stocked_max), .stocked_max = stocked_max},
             monotonicNs());
   return id;
 }
@@ -166,6 +171,7 @@ void Engine::templateEvent(const Event& e) {
   t.checking = false;
   // Its clones are the old zygote's: none of them gets a task.
   t.pool.newGeneration();
+  t.stock.clear();  // those boxes end with it
   if (t.log) {
     t.log->close();  // its last lines are shown before the reason
     t.log.reset();
@@ -263,11 +269,15 @@ void Engine::stop(std::function<void()> done) {
   stopping_ = Stopping::tasks;
   on_stopped_ = std::move(done);
   template_timer_.cancel();
+  stock_timer_.cancel();
   std::vector<TaskPtr> all;
   for (const auto& [id, t] : tasks_) all.push_back(t);
   for (Template& t : templates_)
     for (base::BoxId id : t.pool.drop())
       if (BoxPtr box = findBox(id)) endBox(*box);
+  for (Template& t : templates_) t.stock.clear();
+  for (const auto& [id, box] : boxes_)
+    if (box->stock != Box::Stock::no) endBox(*box);
   stop_timer_.expires_at(timePoint(monotonicNs() + options_.stop_tasks_ns_max));
   stop_timer_.async_wait([this](boost::system::error_code failed) {
     if (!failed && stopping_ == Stopping::tasks) stopTasksDone();

@@ -73,6 +73,7 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
   t.count("boxes_max", 0, 10'000, d.boxes_max);
   t.count("queue_max", 0, 1'000'000, d.queue_max);
   t.count("parked_max", 0, 4'096, d.parked_max);
+  t.count("stocked_max", 0, 4'096, d.stocked_max);
   t.quantity("parked_memory", 0, 1ull << 40, parseBytes, formatBytes, d.parked_memory_bytes);
   t.count("connections_max", 1, 10'000, d.connections_max);
   constexpr uint64_t kDayMs = 86'400'000, kMiB = 1u << 20;

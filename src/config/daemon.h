@@ -30,7 +30,8 @@ struct Daemon {
   uint32_t boxes_max = 0;                       // alive at once; 0: derived from the host's limits
   uint32_t queue_max = 1'024;                   // accepted tasks that wait
   uint32_t parked_max = 64;                     // clones parked ahead, of all templates; 0: none
-  uint64_t parked_memory_bytes = 512ull << 20;  // what they may hold together
+  uint32_t stocked_max = 16;                    // boxes ahead of their clones, of all templates; 0: none
+  uint64_t parked_memory_bytes = 512ull << 20;  // what both may hold together
   uint32_t connections_max = 256;
   // What clients may make the daemon hold; the words are ServerInfo.bounds'.
   uint32_t tasks_max = 4'096;                  // not closed, of all connections

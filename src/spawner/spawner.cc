@@ -93,6 +93,7 @@ void Spawner::doOneRequest() {
     case Op::publish: return publish(request, fds);
     case Op::retire: return retire(request.template_id);
     case Op::make: return make(request);
+    case Op::clone: return clone(request);
     case Op::end: return end(request, fds);
     case Op::sample: return sample(request.box);
     case Op::claim: return;

@@ -43,7 +43,7 @@ class Spawner {
                                 initStatus, init, clone, memoryCap, processCap, collector };
   static constexpr size_t kOutboxMax = 65'536;  // events that mayflyd has not read yet
 
-  enum class Stage : uint8_t { waitingInit, waitingClone, made, reaping, collecting, removing, stuck };
+  enum class Stage : uint8_t { waitingInit, stocked, waitingClone, made, reaping, collecting, removing, stuck };
   struct Box {
     base::BoxId id = 0;
     Template* owner = nullptr;
@@ -58,6 +58,7 @@ class Spawner {
     base::Fd collector, spool;
     bool init_asked = false, clone_asked = false;  // an answer with a pidfd is still to come
     bool answer_lost = false;     // it never will: maker or zygote died with it
+    bool stock = false;           // no clone is asked for yet
     bool rehearse = false;
     bool ready = false;           // the init said that the box stands
     bool ending = false, end_asked = false;  // end_asked: mayflyd knows the box and wants its end
@@ -92,6 +93,7 @@ class Spawner {
   void publish(const Request& request, base::Received& fds);
   void retire(base::TemplateId id);
   void make(const Request& request);
+  void clone(const Request& request);
   void claim(const Request& request);
   void end(const Request& request, base::Received& fds);
   void sample(base::BoxId id);
@@ -112,6 +114,8 @@ class Spawner {
   void onInitStatus(Box& box);
   base::Status askClone(Box& box);
   void tryMade(Box& box);
+  void tryStocked(Box& box);
+  base::Status changeCaps(Box& box, const base::Limits& limits);
   void failBox(Box& box, const std::string& step, const base::Error& error);
   void beginEnd(Box& box);
   void onInitExit(Box& box);

@@ -54,6 +54,7 @@ void Spawner::make(const Request& request) {
   box->owner = owner;
   box->limits = request.limits;
   box->rehearse = (request.flags & kRehearse) != 0;
+  box->stock = (request.flags & kStock) != 0;
   box->deadline_ns = 0;
   if (!owner->uids.take(&box->uid_first)) return refuse("uids", "every uid of the template is in use");
   ++owner->boxes;
@@ -131,12 +132,11 @@ void Spawner::onInitStatus(Box& box) {
     return failBox(box, fmt::format("box: {}", ready.step), base::sysError(ready.error, ready.step, "the box"));
   box.ready = true;
   box.box_ready_ns = monotonicNs();
-  tryMade(box);
+  box.stock ? tryStocked(box) : tryMade(box);
 }
 
 // Once the init is known: the clone is forked while the init sets its box up.
 Status Spawner::askClone(Box& box) {
-  if (!box.init) return base::fail(Code::internal, "the maker sent no init");
   Template& t = *box.owner;
   if (t.retiring) return base::fail(Code::unavailable, "the template is being retired");
   MAYFLY_TRY(auto tasks, box.cgroups.openTasks());
@@ -151,6 +151,7 @@ Status Spawner::askClone(Box& box) {
   fds.push_back(box.go_theirs.get());
   for (const Fd& fd : tasks) fds.push_back(fd.get());
   MAYFLY_CHECK(base::sendMessage(t.zygote_channel.view(), base::bytesOf(make), fds));
+  box.pid_host = pidOf(box.init);  // while the zygote forks
   box.clone_asked = true;
   box.stage = Stage::waitingClone;
   for (Fd& fd : box.their_fds) fd.reset();
@@ -174,6 +175,38 @@ void Spawner::tryMade(Box& box) {
   for (Fd& fd : box.our_fds) fd.reset();
 }
 
+void Spawner::tryStocked(Box& box) {
+  if (!box.ready || !box.init || box.stage != Stage::waitingInit) return;
+  box.stage = Stage::stocked;
+  Event event;
+  event.kind = Kind::boxStocked;
+  event.box = box.id;
+  event.template_id = box.owner->id;
+  event.at_ns = monotonicNs();
+  send(event);
+}
+
+// A box that ended meanwhile has told so, or will.
+void Spawner::clone(const Request& request) {
+  auto found = boxes_.find(request.box);
+  if (found == boxes_.end()) return;
+  Box& box = *found->second;
+  if (box.ending || box.stage != Stage::stocked) return;
+  box.stock = false;
+  box.rehearse = (request.flags & kRehearse) != 0;
+  if (auto asked = askClone(box); !asked) return failBox(box, "ask clone", asked.error());
+  if (auto set = changeCaps(box, request.limits); !set) failBox(box, "caps", set.error());
+}
+
+// Of cgroups and disk; the task has not started.
+Status Spawner::changeCaps(Box& box, const base::Limits& limits) {
+  MAYFLY_CHECK(box.cgroups.changeCaps(box.limits, limits));
+  if (box.limits.disk_bytes != limits.disk_bytes || box.limits.disk_inodes != limits.disk_inodes)
+    MAYFLY_CHECK(resizeDisk(box.disk.view(), limits));
+  box.limits = limits;
+  return Unit{};
+}
+
 // Nothing of a box that could not be made stays; mayflyd hears of it at the end.
 void Spawner::failBox(Box& box, const std::string& step, const base::Error& error) {
   if (box.ending) return;
@@ -194,10 +227,7 @@ void Spawner::claim(const Request& request) {
   const bool stand = (request.flags & kCapsStand) != 0;
   auto ready = [&]() -> Status {
     if (stand) return Unit{};
-    MAYFLY_CHECK(box.cgroups.changeCaps(box.limits, request.limits));
-    if (box.limits.disk_bytes != request.limits.disk_bytes || box.limits.disk_inodes != request.limits.disk_inodes)
-      MAYFLY_CHECK(resizeDisk(box.disk.view(), request.limits));
-    box.limits = request.limits;
+    MAYFLY_CHECK(changeCaps(box, request.limits));
     box.cgroups.restartPeak();
     if (::write(box.go.get(), "g", 1) != 1) return failSys(errno, "write", "the clone's pipe");
     return Unit{};

@@ -108,8 +108,9 @@ void Spawner::onMakerMessage(Template& t) {
   }
   if (made.error != 0)
     return failBox(box, fmt::format("init: {}", made.step), base::sysError(made.error, made.step, "the box's init"));
-  if (auto asked = askClone(box); !asked) return failBox(box, "ask clone", asked.error());
-  box.pid_host = pidOf(box.init);  // while the zygote forks
+  if (!box.init) return failBox(box, "init", base::Error{Code::internal, "the maker sent no init", {}, 0});
+  if (box.stock) return tryStocked(box);
+  if (auto asked = askClone(box); !asked) failBox(box, "ask clone", asked.error());
 }
 
 void Spawner::onZygoteMessage(Template& t) {

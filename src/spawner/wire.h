@@ -15,7 +15,7 @@
 namespace mayfly::spawner {
 
 inline constexpr uint32_t kMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kVersion = 3;
+inline constexpr uint16_t kVersion = 4;
 inline constexpr uint32_t kTemplatesMax = 64;    // ids 1..64, one uid range each
 inline constexpr uint32_t kUidsPerTemplate = 65'536;
 inline constexpr uint32_t kZygoteArgsMax = 8;
@@ -30,7 +30,11 @@ enum class Op : uint16_t {
   // Makes a box with `limits` and a clone parked in it. Answer: boxMade (fds:
   // [0] control socket to the clone, [1] stdin, [2] stdout, [3] stderr, our
   // ends) or boxFailed (nothing of it is left then, boxGone does not follow).
+  // With flag `stock` the box waits without a clone; answer: boxStocked or boxFailed.
   make = 3,
+  // Parks a clone in a box that was made with `stock`, whose caps become `limits`.
+  // Answer as make's.
+  clone = 7,
   // Gives a box, made before, to a task: its caps become `limits`, its counters begin
   // anew, and its clone, which has the task from mayflyd by now or soon, may start. No
   // answer; boxDied where that can't be done. Overtakes every other request.
@@ -47,7 +51,8 @@ enum RequestFlags : uint32_t {
   kLoopback = 1,  // publish: boxes get a network namespace with loopback up
   kCollect = 2,   // end: collect /task/out
   kCapsStand = 8, // claim: the box has the task's caps since it was made, and nothing awaits our byte
-  kRehearse = 4,  // make: the clone rehearses before it says that it is ready
+  kStock = 16,    // make: no clone yet
+  kRehearse = 4,  // make, clone: the clone rehearses before it says that it is ready
 };
 
 struct Request {
@@ -76,6 +81,7 @@ enum class Kind : uint16_t {
   sampled = 10,
   boxReaped = 11,      // usage, counters and exit status are final
   boxGone = 12,        // receipt
+  boxStocked = 13,     // its walls stand
 };
 
 enum class Cap : uint16_t { none = 0, memory = 1, processes = 2 };

@@ -471,6 +471,24 @@ def template_process(daemon, word, number_1=False):
     return pid
 
 
+def test_a_stocked_box_found_dead_costs_a_task_nothing(daemons):
+    daemon = daemons(templates=("python",), config="parked_max = 0\nstocked_max = 1\n")
+
+    def inits():
+        """Of boxes that stand without a clone."""
+        return [p for p in family(daemon.pid) if pids_inside(p)[2:] == ["1"]]
+
+    [init] = await_that(inits, "a box is stocked")
+    os.kill(init, signal.SIGKILL)
+    result = daemon.cli.run("-c", "print(6*7)")
+    assert result["stdout"] == "42\n" and result["receipt"]["complete"]
+    await_that(inits, "another is stocked")
+    boxes = daemon.box_inodes()
+    result = daemon.cli.run("-c", "print(6*7)")
+    assert result["stdout"] == "42\n" and result["receipt"]["complete"]
+    await_that(lambda: inits() and boxes.isdisjoint(daemon.box_inodes()), "that one is gone, and a third is stocked")
+
+
 def test_killed_zygote_spares_running_tasks_and_is_replaced(daemons):
     daemon = daemons(templates=("python",))
     task = begin(daemon, WAITING, "--stdin")

@@ -75,19 +75,20 @@ TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
   host.boxes_by_namespaces = 9'999;
   config::Daemon settings;
   sched::Budget b = deriveBudget(host, settings);
-  EXPECT_EQ(b.boxes_max + b.parked_max, 1'218u);
+  EXPECT_EQ(b.boxes_max + b.parked_max + b.stocked_max, 1'218u);
   EXPECT_EQ(b.parked_max, 64u);
+  EXPECT_EQ(b.stocked_max, 16u);
   EXPECT_EQ(b.memory_bytes_max, (100ull << 30) / 100 * 90 - settings.parked_memory_bytes);
   EXPECT_LT(b.pids_max, 32'768u);
   EXPECT_LE(b.fds_max, 20'000u);
   EXPECT_LT(b.queue_tasks_per_owner_max, b.queue_tasks_max);
   settings.boxes_max = 10;
   b = deriveBudget(host, settings);
-  EXPECT_EQ(b.boxes_max + b.parked_max, 10u);
+  EXPECT_EQ(b.boxes_max + b.parked_max + b.stocked_max, 10u);
   EXPECT_GE(b.boxes_max, 1u);
   settings.boxes_max = 1;
   EXPECT_EQ(deriveBudget(host, settings).boxes_max, 1u);
-  settings.parked_max = 0;
+  settings.parked_max = settings.stocked_max = 0;
   settings.boxes_max = 5'000;
   EXPECT_EQ(deriveBudget(host, settings).boxes_max, 1'218u);
 }

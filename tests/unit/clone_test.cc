@@ -157,8 +157,8 @@ struct Fixture : testing::Test {
     return id ? *id : 0;
   }
 
-  FakeBox made(uint32_t flags = 0) {
-    Request r = expect(Op::make);
+  FakeBox made(uint32_t flags = 0, Op op = Op::make) {
+    Request r = expect(op);
     EXPECT_EQ(r.flags & spawner::kRehearse, flags);
     FakeBox b;
     b.id = r.box;
@@ -184,8 +184,10 @@ struct Fixture : testing::Test {
     ASSERT_TRUE(base::sendMessage(b.control.view(), base::bytesOf(r), {}));
   }
   std::vector<base::Fd> claimed_blobs;  // of the last claim
+  bool caps_stood = false;
   std::string takeClaim(FakeBox& b) {
-    EXPECT_EQ(expect(Op::claim).box, b.id);
+    Request r = expect(Op::claim);
+    EXPECT_EQ(r.box, b.id);
     std::string blob;
     zygote::Claim c;
     until([&] {
@@ -198,6 +200,8 @@ struct Fixture : testing::Test {
       EXPECT_EQ(::pread(m->fd[0].get(), blob.data(), blob.size(), 0), ssize_t(blob.size()));
       return true;
     });
+    caps_stood = c.caps_stand == 1;
+    EXPECT_EQ(caps_stood, (r.flags & spawner::kCapsStand) != 0);  // both are told the same
     return blob;
   }
   void sayStarted(FakeBox& b) {
@@ -416,30 +420,103 @@ TEST_F(Fixture, LostBoxOfACancelledTaskIsNotReplaced) {
 TEST_F(Fixture, ParkedCloneIsClaimedAtOnceAndReplaced) {
   options.budget.parked_max = parked = 2;
   start();
-  std::vector<FakeBox> parked;
+  std::vector<FakeBox> clones;
   for (int i = 0; i < 2; ++i) {
-    parked.push_back(made(spawner::kRehearse));
-    cloneReady(parked.back());
+    clones.push_back(made(spawner::kRehearse));
+    cloneReady(clones.back());
   }
   settle();
   EXPECT_TRUE(nothingAsked());
   EXPECT_EQ(engine->templates()[0].parked, 2u);
   submit(spec());
-  takeClaim(parked[0]);  // the oldest
+  takeClaim(clones[0]);  // the oldest
   EXPECT_EQ(engine->templates()[0].parked, 1u);
   EXPECT_TRUE(nothingAsked());  // refill waits until the task is under way
-  sayStarted(parked[0]);
+  sayStarted(clones[0]);
   until([&] { return listener->started == 1; });
   FakeBox next = made(spawner::kRehearse);
   cloneReady(next);
-  exits(parked[0].id, CLD_EXITED, 0);
-  EXPECT_EQ(expect(Op::end).box, parked[0].id);
-  reaped(parked[0]);
-  tell(goneEvent(parked[0].id));
+  exits(clones[0].id, CLD_EXITED, 0);
+  EXPECT_EQ(expect(Op::end).box, clones[0].id);
+  reaped(clones[0]);
+  tell(goneEvent(clones[0].id));
   result();
   EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
-  EXPECT_EQ(listener->result.receipt.box, parked[0].id);
+  EXPECT_EQ(listener->result.receipt.box, clones[0].id);
   EXPECT_EQ(engine->ledger().alive(), 2u);
+}
+
+TEST_F(Fixture, TaskWhoseCapsItsBoxWasMadeWithWaitsForNobodysByte) {
+  start();
+  sched::TaskSpec own = spec();
+  own.limits.memory_bytes = 64 << 20;
+  submit(std::move(own));
+  FakeBox b = made();
+  cloneReady(b);
+  takeClaim(b);
+  EXPECT_TRUE(caps_stood);
+}
+
+TEST_F(Fixture, TaskWithOtherCapsThanItsClonesWaitsForThem) {
+  options.budget.parked_max = parked = 1;
+  start();
+  FakeBox b = made(spawner::kRehearse);
+  cloneReady(b);
+  settle();
+  sched::TaskSpec own = spec();
+  own.limits.memory_bytes = 64 << 20;
+  submit(std::move(own));
+  takeClaim(b);
+  EXPECT_FALSE(caps_stood);
+}
+
+TEST_F(Fixture, TaskGetsAStockedBoxAndAnotherIsStocked) {
+  options.budget.stocked_max = 1;
+  start();
+  Request stock = expect(Op::make);
+  EXPECT_EQ(stock.flags, spawner::kStock + 0u);
+  tell(Kind::boxStocked, stock.box);
+  settle();
+  EXPECT_TRUE(nothingAsked());
+  EXPECT_EQ(engine->templates()[0].boxes, 1u);
+  submit(spec());
+  FakeBox b = made(0, Op::clone);
+  EXPECT_EQ(b.id, stock.box);
+  cloneReady(b);
+  takeClaim(b);
+  sayStarted(b);
+  until([&] { return listener->started == 1; });
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_TRUE(listener->result.receipt.complete);
+  Request next = expect(Op::make);
+  EXPECT_EQ(next.flags, spawner::kStock + 0u);
+  EXPECT_NE(next.box, stock.box);
+}
+
+TEST_F(Fixture, StockedBoxThatFailedIsGivenToNobody) {
+  options.budget.stocked_max = 1;
+  start();
+  Request stock = expect(Op::make);
+  tell(Kind::boxStocked, stock.box);
+  settle();
+  tell(Kind::boxFailed, stock.box);
+  until([&] { return engine->ledger().alive() == 0; });
+  submit(spec());
+  EXPECT_NE(expect(Op::make).box, stock.box);
+}
+
+TEST_F(Fixture, StockedBoxesEndWithTheDaemon) {
+  options.budget.stocked_max = 1;
+  start();
+  Request stock = expect(Op::make);
+  tell(Kind::boxStocked, stock.box);
+  settle();
+  engine->stop([] {});
+  EXPECT_EQ(expect(Op::end).box, stock.box);
 }
 
 TEST_F(Fixture, ParkedCloneFoundDeadCostsATaskNothing) {
