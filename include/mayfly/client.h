@@ -134,6 +134,7 @@ struct TemplateInfo {
   base::Limits defaults, maximum;
   uint32_t boxes = 0;   // alive now
   uint32_t parked = 0;  // of them: with a clone that is ready for a task
+  uint32_t stocked = 0;  // of them: walls that wait for a clone
 };
 
 struct TaskInfo {

@@ -463,6 +463,7 @@ struct TemplateInfo {
   maximum @7 :Limits;
   boxes @8 :UInt32;        # alive now
   parked @9 :UInt32;       # of them: with a clone that is ready for a task
+  stocked @10 :UInt32;     # of them: walls that wait for a clone
 }
 
 struct TaskInfo {

@@ -252,7 +252,9 @@ std::string templatesJson(const std::vector<TemplateInfo>& templates) {
                     {"imageDigest", t.image_digest},
                     {"defaults", limitsJson(t.defaults)},
                     {"maximum", limitsJson(t.maximum)},
-                    {"boxes", t.boxes}, {"parked", t.parked}});
+                    {"boxes", t.boxes},
+                    {"parked", t.parked},
+                    {"stocked", t.stocked}});
   return dump({{"templates", list}});
 }
 

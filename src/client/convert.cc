@@ -120,6 +120,7 @@ TemplateInfo get(schema::TemplateInfo::Reader in) {
   out.maximum = edge::get(in.getMaximum());
   out.boxes = in.getBoxes();
   out.parked = in.getParked();
+  out.stocked = in.getStocked();
   return out;
 }
 

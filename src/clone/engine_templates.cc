@@ -76,6 +76,7 @@ std::vector<sched::TemplateInfo> Engine::templates() const {
     for (const auto& [box_id, box] : boxes_)
       if (box->tmpl == id) ++info.boxes;
     info.parked = templates_[id - 1].pool.parked();
+    info.stocked = static_cast<uint32_t>(templates_[id - 1].stock.size()) + templates_[id - 1].stocking;
     list.push_back(std::move(info));
   }
   return list;

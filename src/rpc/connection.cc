@@ -37,6 +37,7 @@ void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
     edge::put(list[i].initMaximum(), all[i].maximum);
     list[i].setBoxes(all[i].boxes);
     list[i].setParked(all[i].parked);
+    list[i].setStocked(all[i].stocked);
   }
 }
 

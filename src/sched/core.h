@@ -113,7 +113,7 @@ struct TemplateInfo {
   std::string name, description, mechanism, state, state_text;  // state: starting, ready, unhealthy, missingImage
   std::string image_digest;
   base::Limits defaults, maximum;
-  uint32_t boxes = 0, parked = 0;
+  uint32_t boxes = 0, parked = 0, stocked = 0;
 };
 
 struct TaskInfo {

@@ -115,6 +115,7 @@ class Spawner {
   base::Status askClone(Box& box);
   void tryMade(Box& box);
   void tryStocked(Box& box);
+  void failAsk(Box& box, const base::Error& error);
   base::Status changeCaps(Box& box, const base::Limits& limits);
   void failBox(Box& box, const std::string& step, const base::Error& error);
   void beginEnd(Box& box);

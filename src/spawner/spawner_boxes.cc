@@ -1,6 +1,7 @@
 // The spawner's part for boxes: their making, their caps, their end and its proof.
 #include <errno.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/vfs.h>
@@ -24,6 +25,7 @@ using base::Unit;
 
 namespace {
 
+constexpr int kZygoteEndMsMax = 20;         // from the end of its channel to its own
 constexpr uint64_t kRemoveMsMax = 2'000;  // removal of cgroups, before the box is told as stuck
 
 }  // namespace
@@ -194,7 +196,7 @@ void Spawner::clone(const Request& request) {
   if (box.ending || box.stage != Stage::stocked) return;
   box.stock = false;
   box.rehearse = (request.flags & kRehearse) != 0;
-  if (auto asked = askClone(box); !asked) return failBox(box, "ask clone", asked.error());
+  if (auto asked = askClone(box); !asked) return failAsk(box, asked.error());
   if (auto set = changeCaps(box, request.limits); !set) failBox(box, "caps", set.error());
 }
 
@@ -205,6 +207,18 @@ Status Spawner::changeCaps(Box& box, const base::Limits& limits) {
     MAYFLY_CHECK(resizeDisk(box.disk.view(), limits));
   box.limits = limits;
   return Unit{};
+}
+
+// A zygote that dies closes its channel first. mayflyd hears that the template is gone before
+// it asks for the next box in vain.
+void Spawner::failAsk(Box& box, const base::Error& error) {
+  Template& t = *box.owner;
+  const uint32_t key = t.key;
+  failBox(box, "ask clone", error);
+  if (templates_.count(key) == 0 || t.retiring || isServing(t)) return;
+  pollfd ended{t.zygote.get(), POLLIN, 0};
+  (void)::poll(&ended, 1, kZygoteEndMsMax);
+  onTemplateDeath(t, "zygote");
 }
 
 // Nothing of a box that could not be made stays; mayflyd hears of it at the end.

@@ -110,7 +110,7 @@ void Spawner::onMakerMessage(Template& t) {
     return failBox(box, fmt::format("init: {}", made.step), base::sysError(made.error, made.step, "the box's init"));
   if (!box.init) return failBox(box, "init", base::Error{Code::internal, "the maker sent no init", {}, 0});
   if (box.stock) return tryStocked(box);
-  if (auto asked = askClone(box); !asked) failBox(box, "ask clone", asked.error());
+  if (auto asked = askClone(box); !asked) failAsk(box, asked.error());
 }
 
 void Spawner::onZygoteMessage(Template& t) {

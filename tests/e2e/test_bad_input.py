@@ -390,7 +390,7 @@ def test_afterwards_the_daemon_holds_nothing_of_it(daemon):
     """The last test of this file: what all before it left."""
     def boxes_without_a_clone():
         templates = json.loads(daemon.cli("templates", "--json").stdout)["templates"]
-        return sum(each["boxes"] - each["parked"] for each in templates)
+        return sum(each["boxes"] - each["parked"] - each["stocked"] for each in templates)
     await_that(lambda: not tasks_of(daemon), "no task is left")
     await_that(lambda: boxes_without_a_clone() == 0, "all their boxes are gone")
     fds = lambda: list(pathlib.Path(f"/proc/{daemon.pid}/fd").iterdir())

@@ -372,12 +372,13 @@ def test_a_cap_above_the_maximum_is_refused_and_both_are_named(mayfly, flag):
 
 
 def test_refusals_are_typed_and_touch_no_box(mayfly):
+    refusals = 40  # more than boxes are ever stocked and parked meanwhile
     first = python(mayfly, "")["receipt"]["box"]
-    for flags in (["--memory", "100TiB"], ["--pids", "1000000"], ["--env", "A=1", "--env", "A=2"]):
+    for flags in (("--memory", "100TiB"),) * refusals + (["--memory", "100TiB"], ["--pids", "1000000"], ["--env", "A=1", "--env", "A=2"]):
         done = mayfly("run", "--json", "-t", "python", *flags, "-c", "1")
         error = json.loads(done.stdout)["error"]
         assert done.returncode == 125 and error["code"] == "invalidArgument" and error["message"]
-    assert python(mayfly, "")["receipt"]["box"] == first + 1
+    assert python(mayfly, "")["receipt"]["box"] < first + refusals
 
 
 def test_a_box_that_cannot_be_prepared_is_never_the_tasks_failure(mayfly, tmp_path):

@@ -116,9 +116,9 @@ def held_boxes():
     return found
 
 
-def parked():
+def standing():
     listing = json.loads(mayfly("templates", "--json").stdout)["templates"]
-    return sum(t["parked"] for t in listing)
+    return sum(t["boxes"] for t in listing)
 
 
 def running_task():

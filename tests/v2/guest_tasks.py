@@ -11,7 +11,8 @@ import guest_host
 import guest_probes
 from guest_base import kernel, read, wait_until
 from guest_daemon import (CGROUP, HELD, LOG, SECONDS_MAX, Daemon, box_cgroups, expect, held_boxes,
-                          mayfly, parked, python, result_of, run, running_task, start_run)
+                          mayfly, python, result_of, run, running_task, standing,
+                          start_run)
 
 MIB = 1 << 20
 KILLED_SECONDS_MAX = 20  # a second on a machine; emulation is slower
@@ -232,7 +233,7 @@ def a_crash_in_a_box_never_reaches_the_hosts_collector():
 
 @with_daemon
 def nothing_is_left_of_all_these_tasks():
-    wait_until("the only boxes are those that are parked", lambda: len(box_cgroups()) == parked())
+    wait_until("no box has a task", lambda: len(box_cgroups()) == standing())
     assert json.loads(mayfly("ps", "--json").stdout)["tasks"] == []
 
 

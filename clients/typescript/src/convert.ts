@@ -174,6 +174,7 @@ export function templateInfoFrom(t: schema.TemplateInfo): TemplateInfo {
     maximum: limitsFrom(t.maximum),
     boxes: t.boxes,
     parked: t.parked,
+    stocked: t.stocked,
   };
 }
 

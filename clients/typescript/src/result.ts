@@ -142,6 +142,8 @@ export interface TemplateInfo {
   readonly boxes: number;
   /** Of them: with a clone that is ready for a task. */
   readonly parked: number;
+  /** Of them: walls that wait for a clone. */
+  readonly stocked: number;
 }
 
 export interface BlobInfo {

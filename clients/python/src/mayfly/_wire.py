@@ -113,7 +113,8 @@ def template_info(reader: Any) -> results.TemplateInfo:
     return results.TemplateInfo(
         name=reader.name, description=reader.description, mechanism=reader.mechanism,
         state=reader.state, state_text=reader.stateText, image_digest=reader.imageDigest,
-        defaults=limits(reader.defaults), maximum=limits(reader.maximum), boxes=reader.boxes)
+        defaults=limits(reader.defaults), maximum=limits(reader.maximum), boxes=reader.boxes,
+        parked=reader.parked, stocked=reader.stocked)
 
 
 def server_info(reader: Any) -> results.ServerInfo:

@@ -211,7 +211,9 @@ class TemplateInfo:
     image_digest: str
     defaults: Limits = field(repr=False)
     maximum: Limits = field(repr=False)
-    boxes: int
+    boxes: int    # alive now
+    parked: int   # of them: with a clone that is ready for a task
+    stocked: int  # of them: walls that wait for a clone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
