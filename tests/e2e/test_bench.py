@@ -1,4 +1,4 @@
-"""The benchmarks work: what they measure is not looked at here."""
+"""The benchmarks work, and what they are made of: what they measure is not looked at here."""
 import json
 import os
 import pathlib
@@ -28,3 +28,13 @@ def test_goals_are_measured_and_told():
 def test_an_unknown_goal_is_named():
     done = subprocess.run([sys.executable, TOP / "bench/goals", "speed"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "no goal 'speed'; there are hit, miss" in done.stderr
+
+
+@pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-load").exists(), reason="this build has no benchmarks")
+@pytest.mark.parametrize("output", [[], ["--captured"]], ids=["live", "captured"])
+def test_500_tasks_of_one_cpp_client_are_in_flight(output):
+    done = subprocess.run([BUILD / "bin/mayfly-bench-load", "--burst", "500", "--outstanding", "500", *output],
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    report = json.loads(done.stdout)
+    assert (report["sent"], report["succeeded"], report["errors"]) == (500, 500, {})
