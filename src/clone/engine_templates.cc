@@ -20,7 +20,7 @@ using pool::ZygoteFsm;
 using spawner::Event;
 using spawner::Kind;
 
-constexpr uint32_t kStockedOfTemplateMax = 4;
+constexpr uint32_t kStockedOfTemplateMax = 1;  // bursts are what parked clones are for
 
 // Hears how a trial ended.
 class Engine::Trial final : public sched::TaskListener {
