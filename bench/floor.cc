@@ -159,7 +159,7 @@ void Floor::start() {
   if (receive(nullptr).kind != Kind::hello) die("the spawner did not start");
   spawner::Request r;
   r.op = Op::publish;
-  r.template_id = kTemplate;
+  r.zygote_id = kTemplate;
   r.flags = t.loopback ? spawner::kLoopback : 0u;
   r.limits = t.maximum;
   r.limits.memory_bytes = t.zygote_memory_bytes;
@@ -192,7 +192,7 @@ void Floor::make(const load::Ticket& ticket) {
   spawner::Request r;
   r.op = Op::make;
   r.box = id;
-  r.template_id = kTemplate;
+  r.zygote_id = kTemplate;
   r.limits = served_[0].spec.maximum;
   r.flags = o_.rehearse ? spawner::kRehearse : 0u;
   send(r);

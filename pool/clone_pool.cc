@@ -8,8 +8,13 @@ using base::BoxId;
 using base::TaskId;
 
 void ClonePool::erase(std::unordered_map<BoxId, Clone>::iterator it) {
-  if (it->second.state == CloneState::ready) ready_.erase(it->second.at);
-  else --making_;
+  const Clone& clone = it->second;
+  if (clone.state == CloneState::ready) {
+    ready_.erase(clone.at);
+    if (clone.zygote != zygote_) --old_parked_;
+  } else {
+    --making_;
+  }
   boxes_.erase(it);
 }
 
@@ -29,8 +34,26 @@ void ClonePool::withdraw(TaskId task) {
 }
 
 void ClonePool::asked(BoxId box, Rehearsed rehearsed) {
-  boxes_[box] = Clone{CloneState::making, rehearsed, generation_, {}};
+  boxes_[box] = Clone{CloneState::making, rehearsed, zygote_, false, {}};
   ++making_;
+}
+
+void ClonePool::setZygote(base::ZygoteId zygote) {
+  zygote_ = zygote;
+  old_parked_ = static_cast<uint32_t>(
+      std::count_if(ready_.begin(), ready_.end(), [&](BoxId box) { return boxes_.at(box).zygote != zygote; }));
+}
+
+std::vector<BoxId> ClonePool::endZygote(base::ZygoteId zygote) {
+  std::vector<BoxId> parked;
+  for (auto& [box, clone] : boxes_) {
+    if (clone.zygote != zygote) continue;
+    clone.stale = true;
+    if (clone.state == CloneState::ready) parked.push_back(box);
+  }
+  std::sort(parked.begin(), parked.end());
+  for (BoxId box : parked) erase(boxes_.find(box));
+  return parked;
 }
 
 ClonePool::Handed ClonePool::ready(BoxId box) {
@@ -38,15 +61,15 @@ ClonePool::Handed ClonePool::ready(BoxId box) {
   if (it == boxes_.end() || it->second.state != CloneState::making) return {0, true};
   Clone& clone = it->second;
   pause_ns_ = 0;
-  bool stale = clone.generation != generation_;
-  if (!stale && !waiting_.empty()) {
+  if (!clone.stale && !waiting_.empty()) {
     TaskId task = waiting_.front();
     waiting_.pop_front();
     erase(it);
     return {task, false};
   }
   // What was made in a hurry is not as good as what is parked.
-  if (stale || clone.rehearsed == Rehearsed::no || ready_.size() >= target_) {
+  if (clone.stale || clone.zygote != zygote_ || clone.rehearsed == Rehearsed::no ||
+      parkedOfPresent() >= target_) {
     erase(it);
     return {0, true};
   }
@@ -73,24 +96,17 @@ std::optional<TaskId> ClonePool::lost(BoxId box, uint64_t now_ns) {
 
 Work ClonePool::work(bool may_make, bool park, uint64_t now_ns) {
   Work work;
-  for (auto it = ready_.begin(); it != ready_.end();) {
-    BoxId box = *it++;
-    if (boxes_.at(box).generation != generation_) work.end.push_back(box);
+  while (parked() > target_) {
+    work.end.push_back(ready_.front());
+    erase(boxes_.find(ready_.front()));
   }
-  uint32_t kept = parked() - static_cast<uint32_t>(work.end.size());
-  for (auto it = ready_.begin(); it != ready_.end() && kept > target_; ++it)
-    if (boxes_.at(*it).generation == generation_) {
-      work.end.push_back(*it);
-      --kept;
-    }
-  for (BoxId box : work.end) erase(boxes_.find(box));
   if (!may_make) return work;
   uint32_t room = making_ < making_max_ ? making_max_ - making_ : 0;
   uint32_t wanted = waiting() > making_ ? waiting() - making_ : 0;
   work.make_for_tasks = std::min(room, wanted);
   room -= work.make_for_tasks;
   uint32_t coming = making_ + work.make_for_tasks, used = std::min(waiting(), coming);
-  uint32_t held = parked() + coming - used;
+  uint32_t held = parkedOfPresent() + coming - used;
   if (pause_ns_ != 0 && now_ns < park_after_ns_) park = false;
   if (park && waiting() <= coming && held < target_) work.make_to_park = std::min(room, target_ - held);
   return work;
@@ -102,7 +118,7 @@ std::vector<BoxId> ClonePool::drop() {
   std::sort(all.begin(), all.end());
   boxes_.clear();
   ready_.clear();
-  making_ = 0;
+  making_ = old_parked_ = 0;
   return all;
 }
 

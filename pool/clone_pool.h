@@ -1,10 +1,13 @@
-// The clones of one template that have no task yet, and the tasks that wait for one.
+// The clones of one lane that have no task yet, and the tasks that wait for one.
 //
 //   making -> ready -> claimed        a clone; each arrow once
 //
 // A task gets the oldest ready clone at once; else the next one that becomes
 // ready, in the order of asking. A clone is claimed at most once, and a claimed
 // one never comes back.
+//
+// Where a new zygote takes the old one's place, the old one's parked clones serve on, and
+// each ends when a new one is parked. A dead zygote's clones end at once.
 //
 // Layer: pool. Pure. Core thread.
 #pragma once
@@ -43,6 +46,7 @@ class ClonePool {
 
   // --- boxes ---
   enum class Rehearsed : uint8_t { no, yes };
+  // Of the present zygote.
   void asked(base::BoxId box, Rehearsed rehearsed);
   // Its clone is ready: the task that has it now, or 0: it is parked, unless `end` says
   // that nobody wants it.
@@ -58,8 +62,12 @@ class ClonePool {
 
   // --- size ---
   void setTarget(uint32_t parked) { target_ = parked; }
-  // What was made before is stale: a ready clone is ended, one in the making when it is ready.
-  void newGeneration() { ++generation_; }
+  // --- zygotes ---
+  // From here on clones are this one's.
+  void setZygote(base::ZygoteId zygote);
+  // None of its clones gets a task: the parked ones, to be ended, are the pool's no more; one
+  // in the making is ended when it is ready.
+  std::vector<base::BoxId> endZygote(base::ZygoteId zygote);
   // `may_make`: whether the template's zygote serves. `park`: whether refill is welcome now.
   Work work(bool may_make, bool park, uint64_t now_ns);
   // When parking goes on after failures to make; 0: nothing is planned.
@@ -73,13 +81,15 @@ class ClonePool {
   uint32_t target() const { return target_; }
   uint32_t making() const { return making_; }
   uint32_t parked() const { return static_cast<uint32_t>(ready_.size()); }
+  uint32_t parkedOfPresent() const { return parked() - old_parked_; }
   uint32_t waiting() const { return static_cast<uint32_t>(waiting_.size()); }
 
  private:
   struct Clone {
     CloneState state = CloneState::making;
     Rehearsed rehearsed = Rehearsed::no;
-    uint64_t generation = 0;
+    base::ZygoteId zygote = 0;
+    bool stale = false;
     std::list<base::BoxId>::iterator at;  // in ready_
   };
   void erase(std::unordered_map<base::BoxId, Clone>::iterator it);
@@ -88,7 +98,8 @@ class ClonePool {
   uint64_t park_after_ns_ = 0, pause_ns_ = 0;
   uint32_t target_ = 0;
   uint32_t making_ = 0;
-  uint64_t generation_ = 0;
+  base::ZygoteId zygote_ = 0;
+  uint32_t old_parked_ = 0;  // of ready_, not the present zygote's
   std::unordered_map<base::BoxId, Clone> boxes_;
   std::list<base::BoxId> ready_;  // oldest first
   std::deque<base::TaskId> waiting_;

@@ -26,7 +26,7 @@ struct Plan::Left {
   uint32_t& of(const Ask& ask) { return ask.what == &Target::parked ? parked : boxes; }
 };
 
-void Plan::add(base::TemplateId id, const DemandOptions& options, uint64_t now_ns) {
+void Plan::add(base::LaneId id, const DemandOptions& options, uint64_t now_ns) {
   remove(id);
   auto at = std::find_if(entries_.begin(), entries_.end(), [&](auto& e) { return e.id > id; });
   entries_.insert(
@@ -36,7 +36,7 @@ void Plan::add(base::TemplateId id, const DemandOptions& options, uint64_t now_n
   cut_due_ = true;
 }
 
-void Plan::remove(base::TemplateId id) {
+void Plan::remove(base::LaneId id) {
   if (std::erase_if(entries_, [&](const Entry& e) { return e.id == id; }) > 0) cut_due_ = true;
 }
 
@@ -47,33 +47,33 @@ void Plan::setBudget(uint64_t memory_bytes_max, uint32_t boxes_max) {
   cut_due_ = true;
 }
 
-Plan::Entry* Plan::find(base::TemplateId id) {
+Plan::Entry* Plan::find(base::LaneId id) {
   for (Entry& e : entries_)
     if (e.id == id) return &e;
   return nullptr;
 }
 
-const Demand* Plan::demand(base::TemplateId id) const {
+const Demand* Plan::demand(base::LaneId id) const {
   for (const Entry& e : entries_)
     if (e.id == id) return &e.demand;
   return nullptr;
 }
 
-void Plan::onArrival(base::TemplateId id, uint64_t now_ns) {
+void Plan::onArrival(base::LaneId id, uint64_t now_ns) {
   if (Entry* e = find(id)) {
     e->demand.arrival(now_ns);
     e->changed = true;
   }
 }
 
-void Plan::onMade(base::TemplateId id, uint64_t make_ns, uint64_t) {
+void Plan::onMade(base::LaneId id, uint64_t make_ns, uint64_t) {
   if (Entry* e = find(id)) {
     e->demand.made(make_ns);
     e->changed = true;
   }
 }
 
-void Plan::onMeasured(base::TemplateId id, uint64_t clone_bytes) {
+void Plan::onMeasured(base::LaneId id, uint64_t clone_bytes) {
   if (Entry* e = find(id)) {
     e->clone_bytes.add(clone_bytes);
     const uint64_t value = e->clone_bytes.value(), was = e->cut_bytes;

@@ -27,7 +27,7 @@ struct PlanOptions {
 
 // What to hold of a template: at most so many, the surplus may go at once.
 struct Target {
-  base::TemplateId id = 0;
+  base::LaneId id = 0;
   uint32_t parked = 0;                             // clones that wait for a task
   uint32_t stocked = 0;                            // boxes without a clone
   uint32_t parked_wanted = 0, stocked_wanted = 0;  // before the budget's cut
@@ -38,26 +38,26 @@ class Plan {
   explicit Plan(const PlanOptions& options) : o_(options) {}
 
   // A new template counts as used: it gets its minimum without a first task.
-  void add(base::TemplateId id, const DemandOptions& options, uint64_t now_ns);
-  void remove(base::TemplateId id);
+  void add(base::LaneId id, const DemandOptions& options, uint64_t now_ns);
+  void remove(base::LaneId id);
   void setBudget(uint64_t memory_bytes_max, uint32_t boxes_max);
 
-  void onArrival(base::TemplateId id, uint64_t now_ns);
+  void onArrival(base::LaneId id, uint64_t now_ns);
   // make_ns: from the start of the making to ready, box and clone, without waiting for a maker.
-  void onMade(base::TemplateId id, uint64_t make_ns, uint64_t now_ns);
+  void onMade(base::LaneId id, uint64_t make_ns, uint64_t now_ns);
   // Unique memory of a parked clone, without the box's constant.
-  void onMeasured(base::TemplateId id, uint64_t clone_bytes);
+  void onMeasured(base::LaneId id, uint64_t clone_bytes);
 
   // One entry a template, by id; valid until the next call. Cheap where nothing changed.
   const std::vector<Target>& plan(uint64_t now_ns);
   // When plan() may answer less without another event; 0: never.
   uint64_t nextDue_ns() const;
 
-  const Demand* demand(base::TemplateId id) const;
+  const Demand* demand(base::LaneId id) const;
 
  private:
   struct Entry {
-    base::TemplateId id;
+    base::LaneId id;
     Demand demand;
     RobustMean clone_bytes;
     uint64_t cut_bytes;  // what the last cut took for clone_bytes
@@ -67,7 +67,7 @@ class Plan {
   };
   struct Ask;
 
-  Entry* find(base::TemplateId id);
+  Entry* find(base::LaneId id);
   void cut();
   struct Left;
   void grant(const std::vector<Ask>& asks, Left& left);

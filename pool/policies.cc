@@ -8,7 +8,7 @@ namespace mayfly::pool {
 DemandSizing::DemandSizing(const PlanOptions& plan, const DemandOptions& each,
                            std::span<const uint64_t> clone_bytes)
     : plan_(plan) {
-  base::TemplateId id = 0;
+  base::LaneId id = 0;
   for (uint64_t bytes : clone_bytes) {
     plan_.add(++id, each, 0);
     plan_.onMeasured(id, bytes);

@@ -1,13 +1,21 @@
-// The templates that the daemon serves, and the state each is in.
+// The templates that the daemon serves, the lanes of each, and the state they are in.
 //
-// Decides which zygote to start when; the engine acts. Clones are made on demand;
-// a pool of parked clones will stand behind the same interface.
+// A lane is a zygote with its pool. Most templates have one lane for all tasks. Where
+// tenants must not share a zygote, each has a lane of its own: the first task of a
+// tenant takes over the template's spare lane, which has served nobody, and another
+// spare is opened behind it. A tenant's lane that is not used for a while is closed,
+// and sooner where another tenant needs its place.
+//
+// Decides which zygote to start when; the engine acts.
 //
 // Layer: pool. Pure: time is an argument. Core thread.
 #pragma once
 
-#include <optional>
+#include <functional>
+#include <map>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -16,51 +24,79 @@
 
 namespace mayfly::pool {
 
-// Ids 1..63: the last uid range of a daemon's slot is the daemon's own.
-inline constexpr uint32_t kTemplatesMax = 63;
+inline constexpr uint32_t kTemplatesMax = 63;  // as many uid ranges has a daemon beside its own
+// Of all templates. Some ranges are left for successors, and for zygotes whose last boxes end.
+inline constexpr uint32_t kTenantLanesMax = 40;
+inline constexpr uint64_t kTenantIdle_ns = 600'000'000'000;  // then a tenant's lane is closed
 
 struct Order {
-  base::TemplateId id = 0;
-  ZygoteFsm::Do act = ZygoteFsm::Do::nothing;
+  enum class Act : uint8_t { publish, retire };
+  base::LaneId lane = 0;
+  Act act = Act::publish;
+};
+
+struct Lane {
+  base::TemplateId tmpl = 0;
+  std::string tenant;      // empty: everybody's, or the spare one
+  bool spare = false;
+  uint32_t tasks = 0;      // not ended
+  uint64_t used_ns = 0;    // since when there is none
+  ZygoteFsm fsm;
 };
 
 class TemplateRegistry {
  public:
-  base::Result<base::TemplateId> add(TemplateSpec spec);
+  // Opens the template's first lane: openedLanes() names it.
+  base::Result<base::TemplateId> add(TemplateSpec spec, uint64_t now_ns);
 
-  size_t size() const { return entries_.size(); }
+  // --- templates ---
+  size_t size() const { return templates_.size(); }
   const TemplateSpec* find(std::string_view name, base::TemplateId* id = nullptr) const;
   const TemplateSpec* get(base::TemplateId id) const;
-
   std::string_view state(base::TemplateId id) const;  // starting, ready, unhealthy, missingImage
   std::string_view stateText(base::TemplateId id) const;
-  bool ready(base::TemplateId id) const;
-  // Whether a task may be queued for it; the typed refusal if not.
-  base::Status accepts(base::TemplateId id, uint64_t now_ns) const;
+  uint32_t renewals(base::TemplateId id) const;       // of the lanes that are open
   // Every template has been ready or has failed at least once.
   bool settled() const;
 
-  // What is due now; call again at nextDue_ns() (0: nothing is planned).
-  std::vector<Order> due(uint64_t now_ns);
+  // --- lanes ---
+  // The lane for the tenant's task, or the typed refusal. May open lanes and close one.
+  base::Result<base::LaneId> laneFor(base::TemplateId id, std::string_view tenant, uint64_t now_ns);
+  std::vector<base::LaneId> takeOpened() { return std::exchange(opened_, {}); }
+  std::vector<base::LaneId> takeClosed() { return std::exchange(closed_, {}); }
+  const Lane* lane(base::LaneId id) const;
+  const TemplateSpec& specOf(base::LaneId id) const;  // of an open lane
+  bool ready(base::LaneId id) const;
+  base::Status accepts(base::LaneId id, uint64_t now_ns) const;
+  void taskBegan(base::LaneId id);
+  void taskEnded(base::LaneId id, uint64_t now_ns);
+
+  // What is due now; call again at nextDue_ns() (0: nothing is planned). `may_renew`: whether
+  // the lane may have one more zygote now.
+  std::vector<Order> due(uint64_t now_ns, const std::function<bool(base::LaneId)>& may_renew);
   uint64_t nextDue_ns() const;
 
-  void onReady(base::TemplateId id, uint64_t now_ns);
-  ZygoteFsm::Do onDied(base::TemplateId id, uint64_t now_ns, std::string why);
-  void onRetired(base::TemplateId id);
+  void onReady(base::LaneId id, uint64_t now_ns);  // its zygote serves, or its successor does
+  bool onClone(base::LaneId id, uint64_t now_ns);  // whether nextDue_ns() may have changed
+  ZygoteFsm::Do onDied(base::LaneId id, uint64_t now_ns, std::string why);
+  void onSuccessorDied(base::LaneId id, uint64_t now_ns, std::string why);
 
  private:
-  struct Entry {
+  struct Template {
     TemplateSpec spec;
-    ZygoteFsm fsm;
     bool settled = false;
   };
-  const Entry* entry(base::TemplateId id) const {
-    return id >= 1 && id <= entries_.size() ? &entries_[id - 1] : nullptr;
-  }
-  Entry* entry(base::TemplateId id) {
-    return id >= 1 && id <= entries_.size() ? &entries_[id - 1] : nullptr;
-  }
-  std::vector<Entry> entries_;  // index = id - 1
+  base::LaneId open(base::TemplateId id, bool spare, uint64_t now_ns);
+  void close(base::LaneId id);
+  base::Status accepts(const Lane& lane, uint64_t now_ns) const;
+  base::Result<base::LaneId> laneOfTenant(base::TemplateId id, std::string_view tenant, uint64_t now_ns);
+  Lane* find(base::LaneId id);
+  const Lane* shown(base::TemplateId id) const;
+
+  std::vector<Template> templates_;  // index = id - 1
+  std::map<base::LaneId, Lane> lanes_;
+  base::LaneId next_lane_ = 1;
+  std::vector<base::LaneId> opened_, closed_;
 };
 
 }  // namespace mayfly::pool

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/task.h"
+#include "pool/zygote_fsm.h"
 
 namespace mayfly::pool {
 
@@ -26,6 +27,8 @@ struct TemplateSpec {
   uint32_t parked_min = 1, parked_max = 64;  // clones parked ahead while the template is in use
   uint64_t zygote_memory_bytes = 1ull << 30;
   uint64_t start_ns_max = 60'000'000'000;  // publish -> ready
+  Renewal renewal;
+  uint32_t tenants_max = 0;  // not 0: each tenant's tasks have a zygote of their own, so many at a time
   base::Limits defaults, maximum;
 };
 

@@ -19,27 +19,60 @@ ZygoteFsm::Do ZygoteFsm::tick(uint64_t now_ns) {
       due_ns_ = 0;  // its end arrives as died()
       return Do::retire;
     case ZygoteState::ready:
-    case ZygoteState::retired:
-      break;
+      if (renewing_) {
+        due_ns_ = 0;  // its end arrives as successorDied()
+        return Do::retire;
+      }
+      renewing_ = true;
+      due_ns_ = now_ns + start_ns_max_;
+      ++starts_;
+      return Do::publish;
   }
   due_ns_ = 0;
   return Do::nothing;
 }
 
-void ZygoteFsm::ready(uint64_t) {
-  if (state_ != ZygoteState::starting) return;
+void ZygoteFsm::ready(uint64_t now_ns) {
+  if (state_ != ZygoteState::starting && !renewing_) return;
+  if (state_ == ZygoteState::ready) ++renewals_;
   state_ = ZygoteState::ready;
   due_ns_ = 0;
-  probing_ = false;
+  probing_ = renewing_ = false;
+  ready_ns_ = now_ns;
+  clones_ = 0;
+  renewal_pause_ns_ = renewal_after_ns_ = 0;
   text_.clear();
 }
 
+void ZygoteFsm::cloned(uint64_t now_ns) {
+  ++clones_;
+  planRenewal(now_ns);
+}
+
+void ZygoteFsm::planRenewal(uint64_t now_ns) {
+  if (state_ != ZygoteState::ready || renewing_ || clones_ == 0) return;
+  if (due_ns_ != 0 && due_ns_ <= now_ns && renewal_after_ns_ <= now_ns) return;  // it is due
+  uint64_t due_ns = renewal_.after_ns != 0 ? ready_ns_ + renewal_.after_ns : UINT64_MAX;
+  if (renewal_.clones != 0 && clones_ >= renewal_.clones) due_ns = std::min(due_ns, now_ns);
+  due_ns_ = due_ns == UINT64_MAX ? 0 : std::max(due_ns, renewal_after_ns_);
+}
+
+void ZygoteFsm::postponeRenewal(uint64_t now_ns) {
+  renewal_after_ns_ = now_ns + kRenewalPauseFirst_ns;
+  planRenewal(now_ns);
+}
+
 ZygoteFsm::Do ZygoteFsm::died(uint64_t now_ns, std::string why) {
-  if (state_ == ZygoteState::retired) return Do::nothing;
   if (deaths_ > 0 && now_ns - death_ns_[(deaths_ - 1) % kDeathsMax] > kDeathWindow_ns)
     backoff_ns_ = kBackoffFirst_ns;
   death_ns_[deaths_ % kDeathsMax] = now_ns;
   ++deaths_;
+  if (renewing_) {  // its successor, under way already, is its next start
+    renewing_ = false;
+    state_ = ZygoteState::starting;
+    text_ = "its zygote is replaced: " + why;
+    return Do::nothing;
+  }
   // The ring holds the last kDeathsMax deaths; the oldest of them is at the next index.
   bool breaker =
       deaths_ >= kDeathsMax && now_ns - death_ns_[deaths_ % kDeathsMax] <= kDeathWindow_ns;
@@ -60,9 +93,14 @@ ZygoteFsm::Do ZygoteFsm::died(uint64_t now_ns, std::string why) {
   return Do::nothing;
 }
 
-void ZygoteFsm::retired() {
-  state_ = ZygoteState::retired;
-  due_ns_ = 0;
+void ZygoteFsm::successorDied(uint64_t now_ns, std::string why) {
+  if (!renewing_) return;
+  renewing_ = false;
+  renewal_pause_ns_ = renewal_pause_ns_ == 0 ? kRenewalPauseFirst_ns
+                                             : std::min(2 * renewal_pause_ns_, kRenewalPauseMax_ns);
+  renewal_after_ns_ = now_ns + renewal_pause_ns_;
+  text_ = "its zygote serves on, as a new one failed: " + why;
+  planRenewal(now_ns);
 }
 
 }  // namespace mayfly::pool

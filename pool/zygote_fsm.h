@@ -1,9 +1,12 @@
-// When a template's zygote is started, restarted and given up: one state machine
-// per template.
+// When a zygote is started, restarted, renewed and given up: one state machine
+// per lane.
 //
 // A zygote that dies is respawned with a growing pause. The fourth death within a
-// minute opens the breaker: the template is unhealthy, and is tried again only
-// after a long pause, so that a broken template costs no core.
+// minute opens the breaker: the lane is unhealthy, and is tried again only after a
+// long pause, so that a broken template costs no core.
+//
+// One that served for long enough is renewed: a successor is started beside it, which
+// takes its place when it serves. A renewal that fails costs nothing but a pause.
 //
 // Layer: pool. Pure: time is an argument. Core thread.
 #pragma once
@@ -19,35 +22,57 @@ inline constexpr uint64_t kDeathWindow_ns = 60'000'000'000;
 inline constexpr uint32_t kDeathsMax = 4;  // this many within the window open the breaker
 inline constexpr uint64_t kBackoffFirst_ns = 100'000'000;
 inline constexpr uint64_t kBackoffMax_ns = 10'000'000'000;
-inline constexpr uint64_t kProbeAfter_ns = 300'000'000'000;  // an unhealthy template is tried again
+inline constexpr uint64_t kProbeAfter_ns = 300'000'000'000;  // an unhealthy one is tried again
+inline constexpr uint64_t kRenewalPauseFirst_ns = 10'000'000'000;  // after one that failed; doubles
+inline constexpr uint64_t kRenewalPauseMax_ns = 600'000'000'000;
 
-enum class ZygoteState : uint8_t { waiting, starting, ready, unhealthy, retired };
+enum class ZygoteState : uint8_t { waiting, starting, ready, unhealthy };
+
+// After so many clones or so long, whichever is first; 0: that does not count. A zygote
+// without a clone is not renewed: nobody has seen its address layout.
+struct Renewal {
+  uint32_t clones = 0;
+  uint64_t after_ns = 0;
+};
 
 class ZygoteFsm {
  public:
-  // What the driver must do after an event.
+  // What the driver must do after an event. While the state is `ready`, publish and retire
+  // concern the successor.
   enum class Do : uint8_t { nothing, publish, retire, failQueue };
 
-  explicit ZygoteFsm(uint64_t start_ns_max) : start_ns_max_(start_ns_max) {}
+  explicit ZygoteFsm(uint64_t start_ns_max, Renewal renewal = {})
+      : start_ns_max_(start_ns_max), renewal_(renewal) {}
 
   ZygoteState state() const { return state_; }
-  std::string_view text() const { return text_; }  // why it is waiting or unhealthy
+  std::string_view text() const { return text_; }  // why it is waiting or unhealthy, or not renewed
   uint32_t starts() const { return starts_; }
+  uint32_t renewals() const { return renewals_; }
+  bool renewing() const { return renewing_; }  // a successor is being started
   // When tick() wants to be called; 0: never.
   uint64_t due_ns() const { return due_ns_; }
 
   Do tick(uint64_t now_ns);                    // publish, or retire a start that takes too long
-  void ready(uint64_t now_ns);                 // the zygote serves
+  void ready(uint64_t now_ns);                 // the zygote serves, or its successor in its place
+  void cloned(uint64_t now_ns);                // the serving zygote is asked for one more clone
+  void postponeRenewal(uint64_t now_ns);       // there is no room for a second zygote now
   Do died(uint64_t now_ns, std::string why);   // failed to start, or ended unasked
-  void retired();                              // asked to end: nothing follows
+  void successorDied(uint64_t now_ns, std::string why);
 
  private:
+  void planRenewal(uint64_t now_ns);
+
   uint64_t start_ns_max_;  // publish -> ready
+  Renewal renewal_;
   ZygoteState state_ = ZygoteState::waiting;
   uint64_t due_ns_ = 1;  // at once
-  uint32_t starts_ = 0;
+  uint32_t starts_ = 0, renewals_ = 0;
   uint64_t backoff_ns_ = kBackoffFirst_ns;
   bool probing_ = false;  // one try after the breaker opened
+  bool renewing_ = false;
+  uint64_t ready_ns_ = 0;
+  uint32_t clones_ = 0;  // of the serving zygote
+  uint64_t renewal_pause_ns_ = 0, renewal_after_ns_ = 0;
   uint32_t deaths_ = 0;   // ever
   std::array<uint64_t, kDeathsMax> death_ns_{};  // ring of the last deaths
   std::string text_;

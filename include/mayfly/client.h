@@ -95,6 +95,7 @@ struct TaskSpec {
   std::optional<uint64_t> seed;
   bool collect_out_files = false;
   std::optional<Detach> detach;
+  std::string tenant;  // at most 64 bytes, printable; see the schema
 };
 
 struct OutFile {
@@ -135,6 +136,12 @@ struct TemplateInfo {
   uint32_t boxes = 0;   // alive now
   uint32_t parked = 0;  // of them: with a clone that is ready for a task
   uint32_t stocked = 0;  // of them: walls that wait for a clone
+  uint32_t parked_target = 0, stocked_target = 0;  // what the pool holds, or is being filled to
+  uint32_t making = 0;                             // clones
+  uint32_t waiting = 0;   // tasks that have a box's place and no clone yet
+  uint32_t zygotes = 0;   // alive: serving, starting, and those whose last boxes end
+  uint32_t renewals = 0;  // zygotes that a younger one followed, since the daemon's start
+  uint64_t hits = 0, misses = 0;  // tasks that found a clone parked, and that did not
 };
 
 struct TaskInfo {

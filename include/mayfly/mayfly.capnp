@@ -265,6 +265,11 @@ struct TaskSpec {
   detach @15 :Detach;
   # Let the task outlive this connection. Its output is captured: `output` must be null,
   # `stdinOpen` false.
+
+  tenant @16 :Text;
+  # Whom it is for, where one user's client serves several: at most 64 bytes, printable. Where a
+  # template has a zygote for each tenant (zygote.tenants_max in its manifest), tasks of
+  # different users or tenants never share one; elsewhere it says nothing.
 }
 
 struct Detach {
@@ -464,6 +469,14 @@ struct TemplateInfo {
   boxes @8 :UInt32;        # alive now
   parked @9 :UInt32;       # of them: with a clone that is ready for a task
   stocked @10 :UInt32;     # of them: walls that wait for a clone
+  parkedTarget @11 :UInt32;   # what the pool holds, or is being filled to
+  stockedTarget @12 :UInt32;
+  making @13 :UInt32;      # clones
+  waiting @14 :UInt32;     # tasks that have a box's place and no clone yet
+  zygotes @15 :UInt32;     # alive: serving, starting, and those whose last boxes end
+  renewals @16 :UInt32;    # zygotes that a younger one followed, since the daemon's start
+  hits @17 :UInt64;        # tasks that found a clone parked, since the daemon's start
+  misses @18 :UInt64;      # tasks whose clone was made when they came
 }
 
 struct TaskInfo {

@@ -101,6 +101,9 @@ class App final : private clone::EngineWatcher {
                                       : spdlog::level::warn;
     spdlog::log(level, "template '{}' is {}{}{}", name, state, why.empty() ? "" : ": ", why);
   }
+  void onZygoteRenewed(std::string_view name) override {
+    spdlog::info("template '{}' has a new zygote; the old one ends with its last box", name);
+  }
   void onZygoteLine(std::string_view name, std::string_view line) override {
     spdlog::info("zygote of '{}' says: {}", name, line);
   }

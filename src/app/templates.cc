@@ -69,6 +69,8 @@ pool::TemplateSpec toSpec(const config::Manifest& m) {
   s.parked_max = m.parked_max;
   s.zygote_memory_bytes = m.zygote.memory_bytes;
   s.start_ns_max = m.zygote.start_ms_max * 1'000'000;
+  s.renewal = {.clones = m.zygote.renew_clones, .after_ns = m.zygote.renew_ms * 1'000'000};
+  s.tenants_max = m.zygote.tenants_max;
   s.defaults = m.defaults;
   s.maximum = m.maximum;
   return s;

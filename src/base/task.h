@@ -14,7 +14,9 @@ namespace mayfly::base {
 
 using BoxId = uint64_t;       // never reused while the daemon lives; 0 is none
 using TaskId = uint64_t;      // the same
-using TemplateId = uint32_t;  // index of a published template; 0 is none
+using TemplateId = uint32_t;  // one of those that the daemon serves; 0 is none
+using LaneId = uint32_t;      // a template's zygote and pool, for all of its tasks or one tenant's
+using ZygoteId = uint32_t;    // one zygote process and what stands around it; as boxes, never reused
 
 // A task's caps, all in force before its first instruction. What each does at
 // its ceiling is the table in docs/SPECIFICATION.md.

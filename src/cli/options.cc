@@ -241,6 +241,8 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
              },
              "Seed the runtime's reproducible generators")
       ->type_name("N");
+  run_app->add_option("--tenant", run.tenant, "Whom it is for: some templates serve tenants apart")
+      ->type_name("NAME");
   bool detach = false;
   std::string key, lease;
   run_app->add_flag("--detach", detach,

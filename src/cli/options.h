@@ -32,6 +32,7 @@ struct RunOptions {
   std::vector<std::pair<std::string, std::string>> env;
   LimitWishes limits;
   std::optional<uint64_t> seed;
+  std::string tenant;
   bool forward_stdin = false, json = false, quiet = false;
   std::optional<Detach> detach;
   bool collect = false;  // with detach: keep output files for `mayfly task wait --out`

@@ -228,14 +228,15 @@ std::string tasksJson(const std::vector<TaskInfo>& tasks) {
 std::string templatesTable(const std::vector<TemplateInfo>& templates) {
   if (templates.empty()) return "no templates\n";
   std::vector<std::vector<std::string>> rows{
-      {"NAME", "MECHANISM", "STATE", "MEMORY", "WALL TIME", "BOXES", "DESCRIPTION"}};
+      {"NAME", "MECHANISM", "STATE", "MEMORY", "WALL TIME", "BOXES", "PARKED", "STOCKED", "DESCRIPTION"}};
   std::string notes;
   for (const TemplateInfo& t : templates) {
     rows.push_back({printable(t.name), printable(t.mechanism), printable(t.state),
                     config::formatBytes(t.defaults.memory_bytes),
                     config::formatDurationMs(t.defaults.wall_time_ms), std::to_string(t.boxes),
-                    printable(t.description)});
-    if (t.state != "ready" && !t.state_text.empty())
+                    fmt::format("{}/{}", t.parked, t.parked_target),
+                    fmt::format("{}/{}", t.stocked, t.stocked_target), printable(t.description)});
+    if (!t.state_text.empty())
       notes += fmt::format("{}: {}\n", printable(t.name), printable(t.state_text, 1000));
   }
   return table(rows) + notes;
@@ -254,7 +255,15 @@ std::string templatesJson(const std::vector<TemplateInfo>& templates) {
                     {"maximum", limitsJson(t.maximum)},
                     {"boxes", t.boxes},
                     {"parked", t.parked},
-                    {"stocked", t.stocked}});
+                    {"stocked", t.stocked},
+                    {"parkedTarget", t.parked_target},
+                    {"stockedTarget", t.stocked_target},
+                    {"making", t.making},
+                    {"waiting", t.waiting},
+                    {"zygotes", t.zygotes},
+                    {"renewals", t.renewals},
+                    {"hits", t.hits},
+                    {"misses", t.misses}});
   return dump({{"templates", list}});
 }
 

@@ -68,6 +68,7 @@ void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
   if (spec.seed) out.getSeed().setValue(*spec.seed);
   else out.getSeed().setNone();
   out.setCollectOutFiles(spec.collect_out_files);
+  out.setTenant(text(spec.tenant));
   if (spec.detach) {
     auto detach = out.initDetach();
     detach.setLeaseMs(spec.detach->lease_ms);
@@ -76,7 +77,7 @@ void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
 }
 
 capnp::MessageSize sizeHint(const TaskSpec& spec) {
-  uint64_t bytes = 512 + spec.code.size() + spec.stdin_data.size();
+  uint64_t bytes = 512 + spec.tenant.size() + spec.code.size() + spec.stdin_data.size();
   if (spec.detach) bytes += 32 + spec.detach->key.size();
   for (const auto& arg : spec.args) bytes += 16 + arg.size();
   for (const auto& var : spec.env) bytes += 48 + var.first.size() + var.second.size();
@@ -121,6 +122,14 @@ TemplateInfo get(schema::TemplateInfo::Reader in) {
   out.boxes = in.getBoxes();
   out.parked = in.getParked();
   out.stocked = in.getStocked();
+  out.parked_target = in.getParkedTarget();
+  out.stocked_target = in.getStockedTarget();
+  out.making = in.getMaking();
+  out.waiting = in.getWaiting();
+  out.zygotes = in.getZygotes();
+  out.renewals = in.getRenewals();
+  out.hits = in.getHits();
+  out.misses = in.getMisses();
   return out;
 }
 

@@ -58,8 +58,8 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observe
 Engine::~Engine() {
   for (auto& [id, box] : boxes_)
     if (box->io) box->io->close();
-  for (Template& t : templates_)
-    if (t.log) t.log->close();
+  for (auto& [id, z] : zygotes_)
+    if (z.log) z.log->close();
 }
 
 Engine::TaskPtr Engine::find(base::TaskId id) const {
@@ -85,7 +85,6 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                   "there is no template '" + base::printable(spec.template_name, 80) + "'",
                   "`mayfly templates` lists them.");
     MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
-    MAYFLY_CHECK(registry_.accepts(tmpl_id, monotonicNs()));
     MAYFLY_CHECK(ledger_.accepts(spec.owner));
     if (spec.collect_out_files) MAYFLY_CHECK(spools_.accepts(spec.owner));
     uint64_t held_bytes = sched::heldBytes(spec);
@@ -95,9 +94,12 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                       " of input for waiting tasks and may hold " +
                       base::humanBytes(options_.input_held_bytes_max),
                   "Try again later.", base::kRetryMs);
+    auto lane = registry_.laneFor(tmpl_id, std::to_string(spec.user) + "/" + spec.tenant, monotonicNs());
+    syncLanes();
+    MAYFLY_CHECK(lane);
     base::TaskId id = next_task_;
     MAYFLY_CHECK(admission_.enqueue(
-        id, spec.owner, tmpl_id,
+        id, spec.owner, *lane,
         {limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
          limits.processes + kPidsPerBox}));
     ++next_task_;
@@ -105,6 +107,8 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
     bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
     auto t = std::make_shared<Task>(io_, id, limits, bounds, monotonicNs());
     t->tmpl = tmpl_id;
+    t->lane = *lane;
+    registry_.taskBegan(*lane);
     t->input_left_bytes = limits.input_bytes - sched::inputBytes(spec);
     t->input_held_bytes = held_bytes;
     t->stdin_closed = !spec.stdin_open;
@@ -112,7 +116,7 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
     t->listener = std::move(listener);
     input_held_bytes_ += held_bytes;
     tasks_[id] = t;
-    plan_.onArrival(tmpl_id, monotonicNs());
+    plan_.onArrival(*lane, monotonicNs());
     phase(*t, Phase::queued);
     return id;
   }();
@@ -209,7 +213,7 @@ std::vector<sched::TaskInfo> Engine::tasks() const {
 void Engine::dispatch() {
   if (dispatching_ || !spawner_ready_ || stopping_ != Stopping::no) return;
   dispatching_ = true;
-  while (auto id = admission_.next([this](base::TemplateId t) { return registry_.ready(t); })) {
+  while (auto id = admission_.next([this](base::LaneId lane) { return registry_.ready(lane); })) {
     TaskPtr t = find(*id);
     if (t)
       act(t, t->machine.admitted(monotonicNs()));
@@ -348,18 +352,18 @@ void Engine::claim(const TaskPtr& t) {
 
 // Its box was lost before the task started: no fault of the task's.
 void Engine::queueAgain(const TaskPtr& t) {
-  templates_[t->tmpl - 1].pool.withdraw(t->id);
+  if (Lane* lane = findLane(t->lane)) lane->pool.withdraw(t->id);
   t->io.reset();
   t->box = 0;
   t->claim_wanted = false;
   t->spool.reset();
   t->collect = spawner::CollectState::none;
   t->collect_text.clear();
-  admission_.putBack(t->id, t->spec.owner, t->tmpl);
+  admission_.putBack(t->id, t->spec.owner, t->lane);
   armTimer(t);
   if (t->spec.owner == kOwn)
     return act(t, t->machine.stop(Cause::internal, "its box was lost", monotonicNs()));
-  if (auto accepted = registry_.accepts(t->tmpl, monotonicNs()); !accepted)
+  if (auto accepted = registry_.accepts(t->lane, monotonicNs()); !accepted)
     return act(t, t->machine.stop(Cause::internal, accepted.error().message, monotonicNs()));
   dispatch();
 }
@@ -380,7 +384,7 @@ void Engine::end(const TaskPtr& t) {
   claimOver(*t);
   phase(*t, Phase::exited);
   if (t->box == 0) {  // it still waited for one
-    templates_[t->tmpl - 1].pool.withdraw(t->id);
+    if (Lane* lane = findLane(t->lane)) lane->pool.withdraw(t->id);
     return act(t, t->machine.boxFailed({}, sched::Again::no, monotonicNs()));
   }
   spawner::Request r;
@@ -467,6 +471,7 @@ void Engine::finish(const TaskPtr& t) {
   }
   admission_.withdraw(t->id);
   if (t->slot_free) admission_.release(t->id);
+  if (t->trial_of == 0) registry_.taskEnded(t->lane, monotonicNs());
   dropInput(*t, t->input_held_bytes);
   tasks_.erase(t->id);
   phase(*t, Phase::receipt);

@@ -11,6 +11,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -56,6 +57,7 @@ class EngineWatcher {
   virtual void onSpawnerReady(std::string_view /*in_force*/) {}
   virtual void onTemplate(std::string_view /*name*/, std::string_view /*state*/,
                           std::string_view /*why*/) {}
+  virtual void onZygoteRenewed(std::string_view /*template_name*/) {}
   virtual void onZygoteLine(std::string_view /*name*/, std::string_view /*line*/) {}
   virtual void onBoxLost(std::string_view /*template_name*/, std::string_view /*why*/) {}  // without a task
   virtual void onReceiptIncomplete(const base::Receipt&) {}
@@ -98,18 +100,32 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   using BoxPtr = std::shared_ptr<Box>;
   struct Template {
     SpawnerLink::SharedFd seccomp;
-    std::shared_ptr<LogPump> log;
+    uint64_t hits = 0, misses = 0;  // tasks that found a clone parked, and that did not
+    bool told = true;               // nothing of its pools changed since the observer was told
+  };
+  struct Lane {
+    Lane(base::TemplateId t, uint32_t making_max) : tmpl(t), pool(making_max) {}
+    base::TemplateId tmpl;
     pool::ClonePool pool;
-    std::deque<base::BoxId> stock;  // boxes that stand without a clone, oldest first
+    base::ZygoteId zygote = 0;      // that serves, or is being started; 0: none is
+    base::ZygoteId successor = 0;   // being started beside it
+    std::deque<base::BoxId> stock;  // boxes of `zygote` that stand without a clone, oldest first
     uint32_t stocking = 0, stock_target = 0;
     uint64_t stock_after_ns = 0;    // a pause after one that failed
-    bool published = false;  // publish was asked for, and its end was not told
-    bool checking = false;   // its zygote serves, but is not trusted with tasks yet
+  };
+  // From `publish` until its end is told.
+  struct Zygote {
+    base::TemplateId tmpl = 0;
+    base::LaneId lane = 0;
+    bool draining = false;      // it has been replaced, or its lane is closed: ends with its last box
+    std::shared_ptr<LogPump> log;
+    uint32_t boxes = 0;         // not proven gone
+    bool checking = false;      // it serves, but is not trusted with tasks yet
+    bool retiring = false;      // asked to end
     std::vector<std::string> trials;  // what the trial clones printed so far
-    std::string fault;       // why the zygote was refused
+    std::string fault;          // why it was refused
   };
   class Trial;
-
 
   // SpawnerLink::Handler
   void onSpawnerEvent(const spawner::Event& event, std::span<base::Fd> fds) override;
@@ -144,13 +160,18 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   BoxPtr findBox(base::BoxId id) const;
   TaskPtr taskOf(base::BoxId id) const;
   uint32_t pidOf(base::BoxId id) const;
-  void askBox(base::TemplateId tmpl, pool::ClonePool::Rehearsed rehearsed, const base::Limits& caps);
-  void refill(base::TemplateId tmpl);
+  Lane* findLane(base::LaneId id);
+  void askBox(base::LaneId id, Lane& lane, pool::ClonePool::Rehearsed rehearsed, const base::Limits& caps);
+  void askTrialBox(base::ZygoteId zygote, base::TaskId task, pool::ClonePool::Rehearsed rehearsed);
+  void sendMake(const Box& box, spawner::Op op, pool::ClonePool::Rehearsed rehearsed);
+  void refill(base::LaneId lane);
   void refillAll();
-  BoxPtr newBox(base::TemplateId tmpl);
-  BoxPtr takeStocked(base::TemplateId tmpl);
+  BoxPtr newBox(base::LaneId lane, base::ZygoteId zygote);
+  void dropBox(const BoxPtr& box);
+  BoxPtr takeStocked(Lane& lane);
+  void endStock(base::LaneId id, Lane& lane);
   void stockSoon();
-  void stockUp(base::TemplateId tmpl);
+  void stockUp(base::LaneId id, Lane& lane);
   void stockLost(const Box& box);
   void resizePools();
   void obtain(const TaskPtr& t);
@@ -162,16 +183,23 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void taskEvent(const TaskPtr& t, const spawner::Event& event);
   void boxGone(const spawner::Event& event);
 
-  // Templates and the end (engine_templates.cc)
-  void templateEvent(const spawner::Event& event);
+  // Templates, lanes and zygotes, and the end (engine_templates.cc)
+  void syncLanes();
+  void closeLane(base::LaneId id);
   void runTemplates();
   void armTemplateTimer();
-  void publish(base::TemplateId id);
-  void startTrials(base::TemplateId id);
-  void onTrial(base::TemplateId id, const sched::TaskResult& result);
-  void zygoteReady(base::TemplateId id);
+  void publish(base::LaneId id, Lane& lane);
+  void retire(base::ZygoteId id);
+  void drain(base::ZygoteId id);
+  void zygoteEvent(const spawner::Event& event);
+  void startTrials(base::ZygoteId id);
+  void onTrial(base::ZygoteId id, const sched::TaskResult& result);
+  void zygoteReady(base::ZygoteId id);
+  void zygoteGone(base::ZygoteId id, std::string why);
   void templateChanged(base::TemplateId id);
-  void failQueue(base::TemplateId id);
+  void poolChanged(base::TemplateId id);
+  base::PoolState poolState(base::TemplateId id) const;
+  void failQueue(base::LaneId id);
   void stopTasksDone();
   void checkStopped();
   void stopped();
@@ -184,6 +212,9 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   pool::TemplateRegistry registry_;
   pool::Plan plan_;
   std::vector<Template> templates_;  // index = id - 1
+  std::map<base::LaneId, Lane> lanes_;  // the registry's
+  std::map<base::ZygoteId, Zygote> zygotes_;
+  base::ZygoteId next_zygote_ = 1;
   sched::Admission admission_;
   reap::Ledger ledger_;
   SpoolBudget spools_;

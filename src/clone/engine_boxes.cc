@@ -70,48 +70,83 @@ uint32_t Engine::pidOf(base::BoxId id) const {
 
 // --- making, parking, claiming ------------------------------------------------------
 
-Engine::BoxPtr Engine::newBox(base::TemplateId tmpl) {
+Engine::Lane* Engine::findLane(base::LaneId id) {
+  auto at = lanes_.find(id);
+  return at != lanes_.end() ? &at->second : nullptr;
+}
+
+Engine::BoxPtr Engine::newBox(base::LaneId lane, base::ZygoteId zygote) {
   auto box = std::make_shared<Box>();
   box->id = next_box_++;
-  box->tmpl = tmpl;
+  box->lane = lane;
+  box->zygote = zygote;
+  Zygote& z = zygotes_.at(zygote);
+  box->tmpl = z.tmpl;
+  ++z.boxes;
   boxes_[box->id] = box;
   ledger_.opened(box->id, monotonicNs());
   return box;
 }
 
-void Engine::askBox(base::TemplateId tmpl, ClonePool::Rehearsed rehearsed, const base::Limits& caps) {
-  BoxPtr box = takeStocked(tmpl);
+// Proven gone, or never made.
+void Engine::dropBox(const BoxPtr& box) {
+  boxes_.erase(box->id);
+  auto z = zygotes_.find(box->zygote);
+  if (z == zygotes_.end()) return;
+  --z->second.boxes;
+  drain(box->zygote);
+}
+
+void Engine::sendMake(const Box& box, spawner::Op op, ClonePool::Rehearsed rehearsed) {
   spawner::Request r;
-  r.op = box ? spawner::Op::clone : spawner::Op::make;
-  if (!box) box = newBox(tmpl);
-  box->caps = caps;
-  box->asked_ns = monotonicNs();
-  templates_[tmpl - 1].pool.asked(box->id, rehearsed);
-  r.box = box->id;
-  r.template_id = tmpl;
-  r.limits = caps;
+  r.op = op;
+  r.box = box.id;
+  r.zygote_id = box.zygote;
+  r.limits = box.caps;
+  if (box.stock != Box::Stock::no) r.flags |= spawner::kStock;
   if (rehearsed == ClonePool::Rehearsed::yes) r.flags |= spawner::kRehearse;
   link_.send(r);
 }
 
+void Engine::askBox(base::LaneId id, Lane& lane, ClonePool::Rehearsed rehearsed, const base::Limits& caps) {
+  uint64_t now_ns = monotonicNs();
+  BoxPtr box = takeStocked(lane);
+  spawner::Op op = box ? spawner::Op::clone : spawner::Op::make;
+  if (!box) box = newBox(id, lane.zygote);
+  box->caps = caps;
+  box->asked_ns = now_ns;
+  lane.pool.asked(box->id, rehearsed);
+  sendMake(*box, op, rehearsed);
+  if (registry_.onClone(id, now_ns)) armTemplateTimer();
+}
+
+// For one task only, and none of the pool's: its zygote is not trusted yet.
+void Engine::askTrialBox(base::ZygoteId zygote, base::TaskId task, ClonePool::Rehearsed rehearsed) {
+  BoxPtr box = newBox(zygotes_.at(zygote).lane, zygote);
+  box->trial = task;
+  box->caps = registry_.get(box->tmpl)->defaults;
+  sendMake(*box, spawner::Op::make, rehearsed);
+}
+
 // Tasks that wait come first; parking goes on when no task is on its way into a clone.
-void Engine::refill(base::TemplateId tmpl) {
-  if (!spawner_ready_) return;
-  ClonePool& pool = templates_[tmpl - 1].pool;
-  bool going = stopping_ == Stopping::no;
+void Engine::refill(base::LaneId id) {
+  Lane* lane = findLane(id);
+  if (!spawner_ready_ || lane == nullptr) return;
+  ClonePool& pool = lane->pool;
   bool quiet = claims_under_way_ == 0 || 2 * pool.parked() < pool.target();
-  bool checked = registry_.ready(tmpl);
-  pool::Work work = pool.work(going && (checked || templates_[tmpl - 1].checking),
-                              going && checked && quiet, monotonicNs());
-  for (base::BoxId id : work.end)
-    if (BoxPtr box = findBox(id)) endBox(*box);
-  const base::Limits& maximum = registry_.get(tmpl)->maximum;
+  bool may_make = stopping_ == Stopping::no && registry_.ready(id);
+  pool::Work work = pool.work(may_make, quiet, monotonicNs());
+  for (base::BoxId box_id : work.end)
+    if (BoxPtr box = findBox(box_id)) endBox(*box);
+  // Most tasks' own caps: what is made with them starts without the spawner's byte.
+  const base::Limits& defaults = registry_.get(lane->tmpl)->defaults;
   for (uint32_t i = 0; i < work.make_for_tasks; ++i) {
-    // Most likely for this one; where its caps stand already, the claim need not be awaited.
+    // Most likely for this one.
     TaskPtr waits = find(pool.waitingTask(pool.making()));
-    askBox(tmpl, ClonePool::Rehearsed::no, waits ? waits->machine.limits() : maximum);
+    askBox(id, *lane, ClonePool::Rehearsed::no, waits ? waits->machine.limits() : defaults);
   }
-  for (uint32_t i = 0; i < work.make_to_park; ++i) askBox(tmpl, ClonePool::Rehearsed::yes, maximum);
+  for (uint32_t i = 0; i < work.make_to_park; ++i) askBox(id, *lane, ClonePool::Rehearsed::yes, defaults);
+  poolChanged(lane->tmpl);
   stockSoon();
 }
 
@@ -122,43 +157,37 @@ void Engine::refill(base::TemplateId tmpl) {
 void Engine::stockSoon() {
   if (stopping_ != Stopping::no) return;
   uint64_t due_ns = UINT64_MAX;
-  for (const Template& t : templates_)
-    if (t.stock.size() + t.stocking != t.stock_target) due_ns = std::min(due_ns, t.stock_after_ns);
+  for (const auto& [id, lane] : lanes_)
+    if (lane.stock.size() + lane.stocking != lane.stock_target) due_ns = std::min(due_ns, lane.stock_after_ns);
   if (due_ns == UINT64_MAX) return;
   stock_timer_.expires_at(timePoint(std::max(due_ns, monotonicNs() + kStockQuiet_ns)));
   stock_timer_.async_wait([this](boost::system::error_code failed) {
     if (failed || !spawner_ready_ || stopping_ != Stopping::no) return;
-    for (base::TemplateId id = 1; id <= templates_.size(); ++id) stockUp(id);
+    for (auto& [id, lane] : lanes_) stockUp(id, lane);
   });
 }
 
-void Engine::stockUp(base::TemplateId tmpl) {
-  Template& t = templates_[tmpl - 1];
-  while (t.stock.size() > t.stock_target) {
-    if (BoxPtr box = findBox(t.stock.front())) endBox(*box);
-    t.stock.pop_front();
+void Engine::stockUp(base::LaneId id, Lane& lane) {
+  while (lane.stock.size() > lane.stock_target) {
+    if (BoxPtr box = findBox(lane.stock.front())) endBox(*box);
+    lane.stock.pop_front();
   }
-  if (!registry_.ready(tmpl) || claims_under_way_ != 0 || t.stocking != 0 || t.stock.size() >= t.stock_target || t.pool.waiting() != 0 ||
-      t.pool.making() != 0 || monotonicNs() < t.stock_after_ns)
+  if (!registry_.ready(id) || claims_under_way_ != 0 || lane.stocking != 0 ||
+      lane.stock.size() >= lane.stock_target || lane.pool.waiting() != 0 || lane.pool.making() != 0 ||
+      monotonicNs() < lane.stock_after_ns)
     return;
-  BoxPtr box = newBox(tmpl);
+  BoxPtr box = newBox(id, lane.zygote);
   box->stock = Box::Stock::making;
   box->was_stocked = true;
-  ++t.stocking;
-  spawner::Request r;
-  r.op = spawner::Op::make;
-  r.flags = spawner::kStock;
-  r.box = box->id;
-  r.template_id = tmpl;
-  r.limits = registry_.get(tmpl)->defaults;  // most tasks' own
-  link_.send(r);
+  box->caps = registry_.get(lane.tmpl)->defaults;
+  ++lane.stocking;
+  sendMake(*box, spawner::Op::make, ClonePool::Rehearsed::no);
 }
 
-Engine::BoxPtr Engine::takeStocked(base::TemplateId tmpl) {
-  Template& t = templates_[tmpl - 1];
-  while (!t.stock.empty()) {
-    BoxPtr box = findBox(t.stock.front());
-    t.stock.pop_front();
+Engine::BoxPtr Engine::takeStocked(Lane& lane) {
+  while (!lane.stock.empty()) {
+    BoxPtr box = findBox(lane.stock.front());
+    lane.stock.pop_front();
     if (!box || box->ending) continue;
     box->stock = Box::Stock::no;
     return box;
@@ -166,36 +195,48 @@ Engine::BoxPtr Engine::takeStocked(base::TemplateId tmpl) {
   return nullptr;
 }
 
+// No clone of the lane's next zygote can enter them.
+void Engine::endStock(base::LaneId id, Lane& lane) {
+  lane.stock.clear();
+  lane.stocking = 0;
+  for (const auto& [box_id, box] : boxes_)
+    if (box->lane == id && box->stock != Box::Stock::no) endBox(*box);
+}
+
 void Engine::stockLost(const Box& box) {
-  Template& t = templates_[box.tmpl - 1];
-  if (box.stock == Box::Stock::making) --t.stocking;
-  std::erase(t.stock, box.id);
-  t.stock_after_ns = monotonicNs() + kStockPause_ns;
+  Lane* lane = findLane(box.lane);
+  if (lane == nullptr || lane->zygote != box.zygote) return;
+  if (box.stock == Box::Stock::making && !box.ending) --lane->stocking;
+  std::erase(lane->stock, box.id);
+  lane->stock_after_ns = monotonicNs() + kStockPause_ns;
   stockSoon();
 }
 
 void Engine::refillAll() {
-  for (base::TemplateId id = 1; id <= templates_.size(); ++id) refill(id);
+  for (const auto& [id, lane] : lanes_) refill(id);
 }
 
 // Follows what was learnt: arrivals, times to make a clone, memory.
 void Engine::resizePools() {
   if (!spawner_ready_) return;
   for (const pool::Target& target : plan_.plan(monotonicNs())) {
-    ClonePool& pool = templates_[target.id - 1].pool;
-    uint32_t& stocked = templates_[target.id - 1].stock_target;
-    if (pool.target() == target.parked && stocked == target.stocked) continue;
-    pool.setTarget(target.parked);
-    stocked = target.stocked;
+    Lane* lane = findLane(target.id);
+    if (lane == nullptr || (lane->pool.target() == target.parked && lane->stock_target == target.stocked)) continue;
+    lane->pool.setTarget(target.parked);
+    lane->stock_target = target.stocked;
     refill(target.id);
   }
   armTemplateTimer();
 }
 
 void Engine::obtain(const TaskPtr& t) {
-  auto parked = templates_[t->tmpl - 1].pool.claim(t->id);
+  Lane* lane = findLane(t->lane);
+  if (t->trial_of != 0 || lane == nullptr) return;  // its box is asked for; a closed lane has no task
+  auto parked = lane->pool.claim(t->id);
+  ++(parked ? templates_[t->tmpl - 1].hits : templates_[t->tmpl - 1].misses);
+  poolChanged(t->tmpl);
   if (parked) return bind(t, findBox(*parked));
-  refill(t->tmpl);
+  refill(t->lane);
 }
 
 // From here on the box is the task's, and no other's ever.
@@ -231,13 +272,18 @@ void Engine::endBox(Box& box) {
 
 // A box without a task came to nothing. The spawner knows, or is told.
 void Engine::boxLost(const BoxPtr& box, std::string why, Again again) {
-  if (!templates_[box->tmpl - 1].pool.holds(box->id)) return;
   uint64_t now_ns = monotonicNs();
-  auto waits = templates_[box->tmpl - 1].pool.lost(box->id, now_ns);
+  if (box->trial != 0) {
+    if (TaskPtr t = find(box->trial)) act(t, t->machine.boxFailed(std::move(why), again, now_ns));
+    return;
+  }
+  Lane* lane = findLane(box->lane);
+  if (lane == nullptr || !lane->pool.holds(box->id)) return;
+  auto waits = lane->pool.lost(box->id, now_ns);
   watcher_.onBoxLost(registry_.get(box->tmpl)->name, why);
   if (TaskPtr t = waits ? find(*waits) : nullptr)
     act(t, t->machine.boxFailed(std::move(why), again, now_ns));
-  refill(box->tmpl);
+  refill(box->lane);
   armTemplateTimer();
 }
 
@@ -251,8 +297,18 @@ void Engine::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
     return boxLost(box, stepFailed("the clone failed", ready.step, ready.error, {}), Again::no);
   }
   box->ready_ns = ready.at_ns;
-  if (!box->was_stocked) plan_.onMade(box->tmpl, monotonicNs() - box->asked_ns, monotonicNs());
-  ClonePool::Handed handed = templates_[box->tmpl - 1].pool.ready(id);
+  if (box->trial != 0) {
+    TaskPtr t = find(box->trial);
+    return t && t->box == 0 ? bind(t, box) : endBox(*box);
+  }
+  Lane* lane = findLane(box->lane);
+  if (lane == nullptr) return endBox(*box);
+  if (!box->was_stocked) {
+    uint64_t now_ns = monotonicNs();
+    plan_.onMade(box->lane, now_ns - box->asked_ns, now_ns);
+    observer_.cloneMade(registry_.get(box->tmpl)->name, now_ns - box->asked_ns);
+  }
+  ClonePool::Handed handed = lane->pool.ready(id);
   TaskPtr t = handed.task != 0 ? find(handed.task) : nullptr;
   if (t)
     bind(t, box);
@@ -260,7 +316,7 @@ void Engine::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
     endBox(*box);
   else
     measure(*box);
-  refill(box->tmpl);
+  refill(box->lane);
 }
 
 void Engine::onCloneStarted(base::BoxId id, const zygote::Started& started) {
@@ -334,7 +390,7 @@ void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
     case Kind::templateReady:
     case Kind::templateFailed:
     case Kind::templateGone:
-      return templateEvent(event);
+      return zygoteEvent(event);
     case Kind::boxGone:
       return boxGone(event);
     default:
@@ -364,16 +420,17 @@ void Engine::boxEvent(const BoxPtr& box, const Event& e, std::span<base::Fd> fds
       box->io->pollControl();
       return;
     }
-    case Kind::boxStocked:
-      if (box->stock != Box::Stock::making) return;
-      --templates_[box->tmpl - 1].stocking;
+    case Kind::boxStocked: {
+      Lane* lane = findLane(box->lane);
+      if (box->stock != Box::Stock::making || box->ending || lane == nullptr) return;
+      --lane->stocking;
       box->stock = Box::Stock::stands;
-      if (box->ending) return;
-      templates_[box->tmpl - 1].stock.push_back(box->id);
-      return refill(box->tmpl);
+      lane->stock.push_back(box->id);
+      return refill(box->lane);
+    }
     case Kind::boxFailed:
       ledger_.neverMade(e.box, monotonicNs());
-      boxes_.erase(e.box);
+      dropBox(box);
       if (box->stock != Box::Stock::no) {
         stockLost(*box);
         return checkStopped();
@@ -385,6 +442,7 @@ void Engine::boxEvent(const BoxPtr& box, const Event& e, std::span<base::Fd> fds
     case Kind::boxDied:
     case Kind::capHit:
       if (box->ending) return;
+      if (box->stock != Box::Stock::no) stockLost(*box);
       endBox(*box);
       return boxLost(box,
                      e.kind == Kind::boxDied  ? base::printable(e.text)
@@ -392,7 +450,7 @@ void Engine::boxEvent(const BoxPtr& box, const Event& e, std::span<base::Fd> fds
                                               : "a clone ended without a task",
                      e.kind == Kind::capHit ? Again::no : Again::yes);
     case Kind::sampled:
-      plan_.onMeasured(box->tmpl, e.counters.memory_peak_bytes);
+      plan_.onMeasured(box->lane, e.counters.memory_peak_bytes);
       return resizePools();
     case Kind::boxReaped:
       ledger_.reaped(e);
@@ -436,7 +494,7 @@ void Engine::boxGone(const Event& e) {
   auto closed = ledger_.gone(e, monotonicNs());
   if (!closed) return;
   bool free = closed->slot == reap::Closed::Slot::free;
-  if (free) boxes_.erase(e.box);
+  if (free && box) dropBox(box);
   if (t) {
     t->receipt = closed->receipt;
     t->slot_free = free;
@@ -458,10 +516,10 @@ void Engine::boxGone(const Event& e) {
 
 void Engine::onSpawnerLost(base::Error why) {
   spawner_ready_ = false;
-  for (Template& t : templates_) {
-    t.pool.drop();
-    t.stock.clear();
-    t.stocking = 0;
+  for (auto& [id, lane] : lanes_) {
+    lane.pool.drop();
+    lane.stock.clear();
+    lane.stocking = 0;
   }
   std::vector<TaskPtr> all;
   for (const auto& [id, t] : tasks_) all.push_back(t);

@@ -30,6 +30,8 @@ struct Engine::Task {
 
   base::TaskId id;
   base::TemplateId tmpl = 0;
+  base::LaneId lane = 0;
+  base::ZygoteId trial_of = 0;  // not 0: a trial of that zygote, with a box made for it alone
   base::BoxId box = 0;  // the one that it claimed; 0: none yet
   sched::TaskSpec spec;  // its contents are dropped once the clone has them
   std::shared_ptr<sched::TaskListener> listener;
@@ -59,7 +61,10 @@ struct Engine::Task {
 struct Engine::Box {
   base::BoxId id = 0;
   base::TemplateId tmpl = 0;
+  base::LaneId lane = 0;
+  base::ZygoteId zygote = 0;
   base::TaskId task = 0;   // that claimed it; 0: making or parked, or ending without
+  base::TaskId trial = 0;  // not 0: made for this task, in no pool
   base::Limits caps;       // that it was made with
   std::shared_ptr<TaskIo> io;
   uint64_t asked_ns = 0;

@@ -190,6 +190,9 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
   readEnv(t, out.env);
   t.quantity("memory", 16ull << 20, 64ull << 30, parseBytes, formatBytes, out.memory_bytes);
   t.quantity("start_time", 100, 600'000, parseDurationMs, formatDurationMs, out.start_ms_max);
+  t.count("renew_clones", 0, 1'000'000'000, out.renew_clones);
+  t.quantity("renew_after", 0, 2'592'000'000, parseDurationMs, formatDurationMs, out.renew_ms);
+  t.count("tenants_max", 0, 32, out.tenants_max);
   t.finish();
 }
 

@@ -54,6 +54,10 @@ struct ZygoteSpec {
   std::vector<std::pair<std::string, std::string>> env;  // sorted by name
   uint64_t memory_bytes = 512ull << 20;
   uint64_t start_ms_max = 60'000;
+  // A successor follows after so many clones or so long, whichever is first; 0: that does not count.
+  uint32_t renew_clones = 10'000;
+  uint64_t renew_ms = 900'000;
+  uint32_t tenants_max = 0;  // not 0: each tenant's tasks have a zygote of their own, so many at a time
 };
 
 struct Manifest {

@@ -36,8 +36,17 @@ void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
     edge::put(list[i].initDefaults(), all[i].defaults);
     edge::put(list[i].initMaximum(), all[i].maximum);
     list[i].setBoxes(all[i].boxes);
-    list[i].setParked(all[i].parked);
-    list[i].setStocked(all[i].stocked);
+    const base::PoolState& pool = all[i].pool;
+    list[i].setParked(pool.parked);
+    list[i].setParkedTarget(pool.parked_target);
+    list[i].setStocked(pool.stocked);
+    list[i].setStockedTarget(pool.stocked_target);
+    list[i].setMaking(pool.making);
+    list[i].setWaiting(pool.waiting);
+    list[i].setZygotes(pool.zygotes);
+    list[i].setRenewals(pool.renewals);
+    list[i].setHits(pool.hits);
+    list[i].setMisses(pool.misses);
   }
 }
 
@@ -140,6 +149,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
     });
     if (!spec) return refuse(context, spec.error());
     spec->live_output = params.hasOutput();
+    spec->user = state_->uid;
     if (detach.getLeaseMs() > 0) {
       auto found = hub_.users.submit(state_->uid, detach, hash, std::move(*spec));
       context.releaseParams();

@@ -417,6 +417,7 @@ base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBl
   spec.limits = wishesFrom(in.getLimits());
   if (in.getSeed().isValue()) spec.seed = in.getSeed().getValue();
   spec.collect_out_files = in.getCollectOutFiles();
+  spec.tenant = edge::str(in.getTenant());
   return spec;
 }
 

@@ -16,7 +16,7 @@ bool Admission::couldEverFit(const Demand& d) const {
          d.fds <= budget_.fds_max && d.pids <= budget_.pids_max;
 }
 
-base::Status Admission::enqueue(base::TaskId task, OwnerId owner, base::TemplateId tmpl,
+base::Status Admission::enqueue(base::TaskId task, OwnerId owner, base::LaneId lane,
                                 Demand demand) {
   if (!couldEverFit(demand))
     return base::fail(base::Code::invalidArgument,
@@ -37,16 +37,16 @@ base::Status Admission::enqueue(base::TaskId task, OwnerId owner, base::Template
                           " tasks waiting, as many as one may have",
                       "Wait for some of them to end.", base::kRetryMs);
   if (line.empty()) ring_.push_back(owner);
-  line.push_back(Waiting{task, tmpl, demand});
+  line.push_back(Waiting{task, lane, demand});
   owner_of_[task] = owner;
   ++queued_;
   return base::Unit{};
 }
 
-std::optional<base::TaskId> Admission::next(const std::function<bool(base::TemplateId)>& ready) {
+std::optional<base::TaskId> Admission::next(const std::function<bool(base::LaneId)>& ready) {
   for (auto at = ring_.begin(); at != ring_.end(); ++at) {
     auto& line = lines_[*at];
-    auto w = std::find_if(line.begin(), line.end(), [&](const Waiting& x) { return ready(x.tmpl); });
+    auto w = std::find_if(line.begin(), line.end(), [&](const Waiting& x) { return ready(x.lane); });
     if (w == line.end()) continue;
     if (!fits(w->demand)) return std::nullopt;
     Waiting chosen = *w;
@@ -91,7 +91,7 @@ void Admission::release(base::TaskId task) {
   held_.erase(h);
 }
 
-void Admission::putBack(base::TaskId task, OwnerId owner, base::TemplateId tmpl) {
+void Admission::putBack(base::TaskId task, OwnerId owner, base::LaneId lane) {
   auto h = held_.find(task);
   if (h == held_.end()) return;
   Demand demand = h->second;
@@ -99,16 +99,16 @@ void Admission::putBack(base::TaskId task, OwnerId owner, base::TemplateId tmpl)
   auto& line = lines_[owner];
   if (!line.empty()) ring_.remove(owner);
   ring_.push_front(owner);
-  line.push_front(Waiting{task, tmpl, demand});
+  line.push_front(Waiting{task, lane, demand});
   owner_of_[task] = owner;
   ++queued_;
 }
 
-std::vector<base::TaskId> Admission::queuedFor(base::TemplateId tmpl) const {
+std::vector<base::TaskId> Admission::queuedFor(base::LaneId lane) const {
   std::vector<base::TaskId> tasks;
   for (const auto& [owner, line] : lines_)
     for (const Waiting& w : line)
-      if (w.tmpl == tmpl) tasks.push_back(w.task);
+      if (w.lane == lane) tasks.push_back(w.task);
   return tasks;
 }
 

@@ -46,15 +46,15 @@ class Admission {
 
   // resourceExhausted at once where the queue is full; invalidArgument where the
   // demand can never be met.
-  base::Status enqueue(base::TaskId task, OwnerId owner, base::TemplateId tmpl, Demand demand);
+  base::Status enqueue(base::TaskId task, OwnerId owner, base::LaneId lane, Demand demand);
   // The next task that may have a box now; it holds a slot until release().
-  std::optional<base::TaskId> next(const std::function<bool(base::TemplateId)>& ready);
+  std::optional<base::TaskId> next(const std::function<bool(base::LaneId)>& ready);
   void withdraw(base::TaskId task);  // leaves the queue; nothing if it is not in it
   void release(base::TaskId task);   // gives its slot back; nothing if it holds none
   // A task that holds a slot gives it back and is its owner's next, and the owner the next.
-  void putBack(base::TaskId task, OwnerId owner, base::TemplateId tmpl);
+  void putBack(base::TaskId task, OwnerId owner, base::LaneId lane);
 
-  std::vector<base::TaskId> queuedFor(base::TemplateId tmpl) const;
+  std::vector<base::TaskId> queuedFor(base::LaneId lane) const;
   size_t queued() const { return queued_; }
   size_t held() const { return held_.size(); }
   const Budget& budget() const { return budget_; }
@@ -62,7 +62,7 @@ class Admission {
  private:
   struct Waiting {
     base::TaskId task;
-    base::TemplateId tmpl;
+    base::LaneId lane;
     Demand demand;
   };
   bool fits(const Demand& demand) const;

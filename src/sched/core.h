@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/observer.h"
 #include "base/result.h"
 #include "base/task.h"
 
@@ -34,6 +35,7 @@ inline constexpr size_t kFilesMax = 1'000;
 inline constexpr size_t kBlobsMax = 64;  // different ones of one task
 inline constexpr size_t kPathBytesMax = 1'024;
 inline constexpr size_t kPathDepthMax = 32;
+inline constexpr size_t kTenantBytesMax = 64;
 inline constexpr size_t kCodeBytesMax = 4u << 20;
 inline constexpr size_t kCaptureBytesMax = 1u << 20;   // per stream, where output is not live
 inline constexpr size_t kOutputWindowBytes = 256u << 10;  // unacknowledged live output per stream
@@ -74,6 +76,8 @@ struct TaskSpec {
   bool collect_out_files = false;
   bool live_output = false;       // true: TaskListener::onOutput; false: captured into the result
   OwnerId owner = 0;
+  uint32_t user = 0;       // of the host, whose connection it came by
+  std::string tenant;      // of that user's: see the schema
 };
 
 struct TaskResult {
@@ -113,7 +117,8 @@ struct TemplateInfo {
   std::string name, description, mechanism, state, state_text;  // state: starting, ready, unhealthy, missingImage
   std::string image_digest;
   base::Limits defaults, maximum;
-  uint32_t boxes = 0, parked = 0, stocked = 0;
+  uint32_t boxes = 0;  // not proven gone
+  base::PoolState pool;
 };
 
 struct TaskInfo {

@@ -91,7 +91,7 @@ void Spawner::doOneRequest() {
   requests_.pop_front();
   switch (request.op) {
     case Op::publish: return publish(request, fds);
-    case Op::retire: return retire(request.template_id);
+    case Op::retire: return retire(request.zygote_id);
     case Op::make: return make(request);
     case Op::clone: return clone(request);
     case Op::end: return end(request, fds);

@@ -91,7 +91,7 @@ class Spawner {
   bool readRequests();
   void doOneRequest();
   void publish(const Request& request, base::Received& fds);
-  void retire(base::TemplateId id);
+  void retire(base::ZygoteId id);
   void make(const Request& request);
   void clone(const Request& request);
   void claim(const Request& request);

@@ -36,7 +36,7 @@ void Spawner::make(const Request& request) {
   Event failed;
   failed.kind = Kind::boxFailed;
   failed.box = request.box;
-  failed.template_id = request.template_id;
+  failed.zygote_id = request.zygote_id;
   auto refuse = [&](const char* step, const std::string& text) {
     setText(failed, step, text);
     failed.at_ns = monotonicNs();
@@ -44,7 +44,7 @@ void Spawner::make(const Request& request) {
   };
   Template* owner = nullptr;
   for (auto& [key, t] : templates_)
-    if (t->id == request.template_id && t->ready && !t->retiring) owner = t.get();
+    if (t->id == request.zygote_id && t->ready && !t->retiring) owner = t.get();
   if (owner == nullptr) {
     failed.again = 1;
     return refuse("template", "the template is not ready");
@@ -167,7 +167,7 @@ void Spawner::tryMade(Box& box) {
   Event event;
   event.kind = Kind::boxMade;
   event.box = box.id;
-  event.template_id = box.owner->id;
+  event.zygote_id = box.owner->id;
   event.at_ns = monotonicNs();
   event.box_ready_ns = box.box_ready_ns;
   event.pid_host = box.pid_host;
@@ -183,7 +183,7 @@ void Spawner::tryStocked(Box& box) {
   Event event;
   event.kind = Kind::boxStocked;
   event.box = box.id;
-  event.template_id = box.owner->id;
+  event.zygote_id = box.owner->id;
   event.at_ns = monotonicNs();
   send(event);
 }
@@ -263,6 +263,9 @@ void Spawner::end(const Request& request, base::Received& fds) {
   if ((request.flags & kCollect) != 0 && fds.fds == 1) {
     box.spool = std::move(fds.fd[0]);
     box.collect_ms_max = request.collect_ms_max;
+    // The clone's box may have been made for another task with the same caps otherwise.
+    box.limits.out_files = request.limits.out_files;
+    box.limits.out_files_bytes = request.limits.out_files_bytes;
   }
   beginEnd(box);
 }
@@ -463,7 +466,7 @@ void Spawner::tryRemove(Box& box) {
   if (event.kind == Kind::boxFailed) event.again = isServing(*box.owner) ? 0 : 1;
   event.cgroups_gone_ns = event.at_ns = monotonicNs();
   event.box = box.id;
-  event.template_id = box.owner->id;
+  event.zygote_id = box.owner->id;
   event.collect = box.collect_state;
   event.complete = 1;
   if (event.kind != Kind::boxFailed) {

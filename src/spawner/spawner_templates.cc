@@ -18,7 +18,7 @@ using base::monotonicNs;
 void Spawner::publish(const Request& request, base::Received& fds) {
   Event failed;
   failed.kind = Kind::templateFailed;
-  failed.template_id = request.template_id;
+  failed.zygote_id = request.zygote_id;
   auto refuse = [&](const std::string& step, const std::string& text, int sys = 0) {
     failed.sys = sys;
     setText(failed, step, text);
@@ -30,7 +30,7 @@ void Spawner::publish(const Request& request, base::Received& fds) {
   if (request.zygote[0][0] != '/') return refuse("request", "the zygote's program must be an absolute path");
   if (fds.fds != 2) return refuse("request", "publish takes two descriptors");
   for (const auto& [key, t] : templates_)
-    if (t->id == request.template_id && !t->retiring) return refuse("request", "the template is published already");
+    if (t->id == request.zygote_id && !t->retiring) return refuse("request", "the zygote is published already");
   uint32_t slot = 0;
   while (slot + 1 < kTemplatesMax && slots_used_[slot]) ++slot;
   // The last range of a slot is the daemon's own.
@@ -51,7 +51,7 @@ void Spawner::publish(const Request& request, base::Received& fds) {
   templates_[t.key] = std::move(*made);
 }
 
-void Spawner::retire(base::TemplateId id) {
+void Spawner::retire(base::ZygoteId id) {
   auto it = std::find_if(templates_.begin(), templates_.end(),
                          [id](const auto& each) { return each.second->id == id && !each.second->retiring; });
   if (it == templates_.end()) return;
@@ -123,7 +123,7 @@ void Spawner::onZygoteMessage(Template& t) {
   if (made.box == 0) {
     Event event;
     event.kind = made.error == 0 ? Kind::templateReady : Kind::templateFailed;
-    event.template_id = t.id;
+    event.zygote_id = t.id;
     event.sys = made.error == zygote::kRefused ? 0 : made.error;
     event.at_ns = monotonicNs();
     if (made.error == 0) {
@@ -173,7 +173,7 @@ void Spawner::onTemplateDeath(Template& t, const char* who) {
   if (!t.retiring && !told) {
     Event event;
     event.kind = Kind::templateGone;
-    event.template_id = t.id;
+    event.zygote_id = t.id;
     event.at_ns = monotonicNs();
     setText(event, who, fmt::format("the template's {} {}", who, how));
     send(event);
@@ -206,7 +206,7 @@ void Spawner::tryFinishTemplate(uint32_t key) {
   if (!t.told_gone) {
     Event event;
     event.kind = Kind::templateGone;
-    event.template_id = t.id;
+    event.zygote_id = t.id;
     event.at_ns = monotonicNs();
     setText(event, "", removed ? "retired" : removed.error().message);
     send(event);

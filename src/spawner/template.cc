@@ -296,7 +296,7 @@ Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const Cgroup
                                                   uint32_t key, uint32_t slot, uint32_t uid_base, FdView seccomp, FdView log,
                                                   std::string* step) {
   auto t = std::make_unique<Template>();
-  t->id = request.template_id;
+  t->id = request.zygote_id;
   t->key = key;
   t->slot = slot;
   t->uid_base = uid_base;

@@ -35,7 +35,7 @@ class UidPairs {
 };
 
 struct Template {
-  base::TemplateId id = 0;  // mayflyd's; may be published anew while this one drains
+  base::ZygoteId id = 0;  // mayflyd's
   uint32_t key = 0;         // ours; never used twice
   uint32_t slot = 0;  // of its uid range and its image's mount point
   uint32_t uid_base = 0;

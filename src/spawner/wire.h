@@ -15,8 +15,8 @@
 namespace mayfly::spawner {
 
 inline constexpr uint32_t kMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kVersion = 4;
-inline constexpr uint32_t kTemplatesMax = 64;    // ids 1..64, one uid range each
+inline constexpr uint16_t kVersion = 5;
+inline constexpr uint32_t kTemplatesMax = 64;    // published at a time, one uid range each
 inline constexpr uint32_t kUidsPerTemplate = 65'536;
 inline constexpr uint32_t kZygoteArgsMax = 8;
 
@@ -60,9 +60,9 @@ struct Request {
   uint16_t version = kVersion;
   Op op{};
   base::BoxId box = 0;
-  base::TemplateId template_id = 0;
+  base::ZygoteId zygote_id = 0;  // publish: a new one; of one template several may live
   uint32_t flags = 0;
-  base::Limits limits{};               // make: the box's; publish: memory_bytes caps the zygote
+  base::Limits limits{};               // make, clone, claim: the box's; publish: memory_bytes caps the zygote; end: what may be collected
   uint32_t collect_ms_max = 0;         // end: how long the collection may take
   char digest[65] = {};                // publish: the image, 64 hex digits
   char zygote[kZygoteArgsMax][64] = {};// publish: argv of the zygote, [0] a path in the image
@@ -105,7 +105,7 @@ struct Event {
   uint16_t version = kVersion;
   Kind kind{};
   base::BoxId box = 0;
-  base::TemplateId template_id = 0;
+  base::ZygoteId zygote_id = 0;
   Cap cap{};
   CollectState collect{};
   int32_t exit_code = 0;   // cloneExited, boxReaped: si_code (CLD_EXITED, CLD_KILLED, CLD_DUMPED); 0: not reaped by itself

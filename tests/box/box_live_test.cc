@@ -97,7 +97,7 @@ class Live {
   Event publish(base::TemplateId id) {
     Request r;
     r.op = Op::publish;
-    r.template_id = id;
+    r.zygote_id = id;
     r.flags = kLoopback;
     r.limits.memory_bytes = 64 << 20;
     std::string(64, 'a').copy(r.digest, 64);
@@ -195,7 +195,8 @@ class Box : public ::testing::Test {
     Request r;
     r.op = Op::make;
     r.box = box_ = ++boxes_;
-    r.template_id = template_;
+    r.zygote_id = template_;
+    limits_ = limits;
     // Parked at a template's maximum; the claim brings the task's own.
     r.limits.memory_bytes = 1ull << 30;
     r.limits.processes = 512;
@@ -262,6 +263,7 @@ class Box : public ::testing::Test {
     r.box = box_;
     r.flags = kCollect;
     r.collect_ms_max = 5'000;
+    r.limits = limits_;
     auto spool = base::makeMemfd("spool");
     ASSERT_TRUE(live_->send(r, {spool->get()}));
     ended->spool = std::move(*spool);
@@ -324,6 +326,7 @@ class Box : public ::testing::Test {
   std::vector<int> blobs_;
   int start_error_ = 0;
   base::BoxId box_ = 0;
+  base::Limits limits_;  // its task's
   Fd control_, stdin_, stdout_, stderr_;
 };
 
@@ -506,7 +509,7 @@ TEST_F(Box, EndInTheMiddleOfMakingLeavesNothing) {
   Request r;
   r.op = Op::make;
   r.box = ++boxes_;
-  r.template_id = template_;
+  r.zygote_id = template_;
   ASSERT_TRUE(live_->send(r));
   Request end;
   end.op = Op::end;
@@ -527,7 +530,7 @@ TEST_F(Box, UnknownTemplateIsRefused) {
   Request r;
   r.op = Op::make;
   r.box = ++boxes_;
-  r.template_id = 9;
+  r.zygote_id = 9;
   ASSERT_TRUE(live_->send(r));
   Event e = next();
   EXPECT_EQ(e.kind, Kind::boxFailed);
@@ -562,7 +565,7 @@ TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
   Request r;
   r.op = Op::make;
   r.box = 1;
-  r.template_id = 1;
+  r.zygote_id = 1;
   ASSERT_TRUE(mine.send(r));
   ASSERT_EQ(mine.next().kind, Kind::boxMade);
   std::vector<Process> all = childrenOf(mine.pid_);

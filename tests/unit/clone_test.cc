@@ -61,6 +61,8 @@ struct Fixture : testing::Test {
   Watcher watcher;
   EngineOptions options;
   uint32_t parked = 0;
+  pool::Renewal renewal;
+  uint32_t tenants_max = 0;
   std::unique_ptr<Engine> engine;
   base::Fd spawner;
   std::vector<base::Fd> request_fds;
@@ -115,6 +117,13 @@ struct Fixture : testing::Test {
     tell(e);
   }
 
+  void tellZygote(Kind kind, base::ZygoteId zygote) {
+    Event e;
+    e.kind = kind;
+    e.zygote_id = zygote;
+    tell(e);
+  }
+
   void start(bool ready = true) {
     engine = std::make_unique<Engine>(io, options, observer, watcher);
     pool::TemplateSpec t;
@@ -124,6 +133,8 @@ struct Fixture : testing::Test {
     t.runs_code = true;
     t.parked_min = t.parked_max = parked;
     t.env = {{"HOME", "/task"}};
+    t.renewal = renewal;
+    t.tenants_max = tenants_max;
     ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
     auto pair = base::makeSeqpacketPair();
     spawner = std::move(pair->theirs);
@@ -131,14 +142,11 @@ struct Fixture : testing::Test {
     ASSERT_TRUE(engine->start(std::move(pair->ours)));
     tell(Kind::hello, 0);
     Request r = expect(Op::publish);
-    EXPECT_EQ(r.template_id, 1u);
+    EXPECT_EQ(r.zygote_id, 1u);
     EXPECT_STREQ(r.zygote[2], "zygote");
     EXPECT_EQ(request_fds.size(), 2u);
     if (!ready) return;
-    Event e;
-    e.kind = Kind::templateReady;
-    e.template_id = 1;
-    tell(e);
+    tellZygote(Kind::templateReady, 1);
     until([&] { return watcher.settled == 1; });
   }
 
@@ -157,8 +165,9 @@ struct Fixture : testing::Test {
     return id ? *id : 0;
   }
 
+  Request made_by;  // of the last box
   FakeBox made(uint32_t flags = 0, Op op = Op::make) {
-    Request r = expect(op);
+    Request r = made_by = expect(op);
     EXPECT_EQ(r.flags & spawner::kRehearse, flags);
     FakeBox b;
     b.id = r.box;
@@ -427,10 +436,10 @@ TEST_F(Fixture, ParkedCloneIsClaimedAtOnceAndReplaced) {
   }
   settle();
   EXPECT_TRUE(nothingAsked());
-  EXPECT_EQ(engine->templates()[0].parked, 2u);
+  EXPECT_EQ(engine->templates()[0].pool.parked, 2u);
   submit(spec());
   takeClaim(clones[0]);  // the oldest
-  EXPECT_EQ(engine->templates()[0].parked, 1u);
+  EXPECT_EQ(engine->templates()[0].pool.parked, 1u);
   EXPECT_TRUE(nothingAsked());  // refill waits until the task is under way
   sayStarted(clones[0]);
   until([&] { return listener->started == 1; });
@@ -542,11 +551,108 @@ TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
   FakeBox old = made(spawner::kRehearse);
   cloneReady(old);
   settle();
-  Event e;
-  e.kind = Kind::templateGone;
-  e.template_id = 1;
-  tell(e);
+  tellZygote(Kind::templateGone, 1);
   EXPECT_EQ(expect(Op::end).box, old.id);
+}
+
+TEST_F(Fixture, RenewedZygoteDrainsWhileItsSuccessorServes) {
+  options.budget.parked_max = parked = 1;
+  renewal.clones = 2;
+  start();
+  FakeBox first = made(spawner::kRehearse);
+  cloneReady(first);
+  settle();
+  submit(spec());
+  takeClaim(first);
+  sayStarted(first);
+  until([&] { return listener->started == 1; });
+  FakeBox second = made(spawner::kRehearse);  // its second clone: a successor is due
+  cloneReady(second);
+  EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
+  EXPECT_EQ(engine->templates()[0].state, "ready");
+  EXPECT_EQ(engine->templates()[0].pool.zygotes, 2u);
+  tellZygote(Kind::templateReady, 2);
+  FakeBox fresh = made(spawner::kRehearse);  // the successor's
+  EXPECT_EQ(made_by.zygote_id, 2u);
+  EXPECT_EQ(engine->templates()[0].pool.parked, 1u);  // the old one's clone serves until then
+  EXPECT_TRUE(nothingAsked());
+  cloneReady(fresh);
+  EXPECT_EQ(expect(Op::end).box, second.id);
+  EXPECT_EQ(engine->templates()[0].pool.parked, 1u);
+  reaped(second);
+  tell(goneEvent(second.id));
+  EXPECT_TRUE(nothingAsked());  // a task of the old one runs still
+  exits(first.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(first);
+  tell(goneEvent(first.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
+  EXPECT_EQ(expect(Op::retire).zygote_id, 1u);
+  tellZygote(Kind::templateGone, 1);
+  settle();
+  EXPECT_EQ(engine->templates()[0].pool.zygotes, 1u);
+  EXPECT_EQ(engine->templates()[0].pool.renewals, 1u);
+  EXPECT_EQ(engine->templates()[0].state, "ready");
+}
+
+TEST_F(Fixture, SuccessorThatFailsLeavesTheOldZygoteServing) {
+  options.budget.parked_max = parked = 1;
+  renewal.clones = 1;
+  start();
+  FakeBox clone = made(spawner::kRehearse);
+  cloneReady(clone);
+  EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
+  tellZygote(Kind::templateFailed, 2);
+  settle();
+  EXPECT_EQ(engine->templates()[0].state, "ready");
+  EXPECT_NE(engine->templates()[0].state_text.find("serves on"), std::string::npos);
+  submit(spec());
+  takeClaim(clone);
+}
+
+TEST_F(Fixture, ZygoteThatDiesWhileItsSuccessorStartsIsFollowedByIt) {
+  options.budget.parked_max = parked = 1;
+  renewal.clones = 1;
+  start();
+  FakeBox clone = made(spawner::kRehearse);
+  cloneReady(clone);
+  EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
+  tellZygote(Kind::templateGone, 1);
+  EXPECT_EQ(expect(Op::end).box, clone.id);
+  EXPECT_EQ(engine->templates()[0].state, "starting");
+  submit(spec());
+  EXPECT_TRUE(nothingAsked());
+  tellZygote(Kind::templateReady, 2);
+  made();
+  EXPECT_EQ(made_by.zygote_id, 2u);
+}
+
+TEST_F(Fixture, TenantsShareNoZygote) {
+  tenants_max = 2;
+  start();
+  std::vector<FakeBox> held;
+  sched::TaskSpec s = spec();
+  s.user = 7;
+  s.tenant = "a";
+  submit(s);
+  EXPECT_EQ(expect(Op::publish).zygote_id, 2u);  // the spare one behind it
+  held.push_back(made());
+  EXPECT_EQ(made_by.zygote_id, 1u);
+  submit(s);
+  held.push_back(made());
+  EXPECT_EQ(made_by.zygote_id, 1u);
+  s.tenant = "b";
+  submit(s);
+  EXPECT_EQ(expect(Op::publish).zygote_id, 3u);
+  EXPECT_TRUE(nothingAsked());  // b's zygote is not ready yet
+  tellZygote(Kind::templateReady, 2);
+  held.push_back(made());
+  EXPECT_EQ(made_by.zygote_id, 2u);
+  s.user = 8;  // of the same name, and another user's
+  auto refused = engine->submit(s, listener);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);
 }
 
 TEST_F(Fixture, OutputBeyondTheCapEndsTheTaskAndIsCutAtTheCap) {
@@ -928,11 +1034,13 @@ TEST_F(Fixture, MessageOfAnotherVersionIsFatal) {
 TEST_F(Fixture, FourDeadZygotesFailTheQueueOfThatTemplate) {
   start(false);
   submit(spec());
-  for (int i = 0; i < 4; ++i) {
-    if (i > 0) expect(Op::publish);
+  for (uint32_t i = 0; i < 4; ++i) {
+    if (i > 0) {
+      EXPECT_EQ(expect(Op::publish).zygote_id, i + 1);
+    }
     Event e;
     e.kind = Kind::templateFailed;
-    e.template_id = 1;
+    e.zygote_id = i + 1;
     strcpy(e.step, "zygote");
     strcpy(e.text, "exited with 1");
     tell(e);
@@ -966,10 +1074,7 @@ TEST_F(Fixture, StopEndsTasksThenTemplatesThenItself) {
   EXPECT_TRUE(listener->result.receipt.complete);
   expect(Op::retire);
   EXPECT_FALSE(done);
-  Event e;
-  e.kind = Kind::templateGone;
-  e.template_id = 1;
-  tell(e);
+  tellZygote(Kind::templateGone, 1);
   until([&] { return done; });
 }
 

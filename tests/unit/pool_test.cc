@@ -79,10 +79,29 @@ TEST(ClonePool, StaleCloneIsNeverClaimed) {
   ClonePool p(4);
   p.setTarget(2);
   p.asked(1, Rehearsed::yes), p.ready(1), p.asked(2, Rehearsed::yes);
-  p.newGeneration();
-  EXPECT_EQ(p.work(false, true, 1).end, std::vector<base::BoxId>{1});
-  EXPECT_TRUE(p.ready(2).end);
+  EXPECT_EQ(p.endZygote(0), std::vector<base::BoxId>{1});
   EXPECT_EQ(p.claim(10), std::nullopt);
+  EXPECT_TRUE(p.ready(2).end);
+  EXPECT_EQ(p.waiting(), 1u);
+}
+
+TEST(ClonePool, OldZygotesClonesServeUntilTheNewOnesAreParked) {
+  ClonePool p(4);
+  p.setZygote(1);
+  p.setTarget(2);
+  for (base::BoxId b : {1, 2}) p.asked(b, Rehearsed::yes), p.ready(b);
+  p.asked(3, Rehearsed::yes);
+  p.setZygote(2);
+  EXPECT_TRUE(p.ready(3).end);  // one more of the old is not parked
+  EXPECT_EQ(p.work(true, true, 1).make_to_park, 2u);
+  p.asked(4, Rehearsed::yes), p.asked(5, Rehearsed::yes);
+  EXPECT_EQ(p.claim(10), 1u);
+  EXPECT_EQ(p.ready(4).end, false);
+  EXPECT_TRUE(p.work(true, true, 1).end.empty());
+  EXPECT_EQ(p.ready(5).end, false);
+  EXPECT_EQ(p.work(true, true, 1).end, std::vector<base::BoxId>{2});
+  EXPECT_EQ(p.parked(), 2u);
+  EXPECT_EQ(p.claim(11), 4u);
 }
 
 TEST(ClonePool, SmallerTargetEndsTheOldest) {
@@ -108,10 +127,14 @@ TEST(ClonePool, RandomInterleavingsKeepItsWord) {
     base::BoxId next_box = 1;
     base::TaskId next_task = 1;
     uint64_t now = 1;
+    base::ZygoteId zygote = 0;
+    std::map<base::BoxId, base::ZygoteId> zygote_of;
+    std::set<base::ZygoteId> dead_zygotes;
     auto serve = [&](base::BoxId box, base::TaskId task) {
       ASSERT_TRUE(claimed.emplace(box, task).second) << "a clone was claimed twice";
       ASSERT_TRUE(served.insert(task).second) << "a task has two clones";
       ASSERT_FALSE(dead.count(box)) << "a dead clone was claimed";
+      ASSERT_FALSE(dead_zygotes.count(zygote_of[box])) << "a dead zygote's clone was claimed";
     };
     auto pick = [&](const std::set<base::BoxId>& from) { return *std::next(from.begin(), below(static_cast<uint32_t>(from.size()))); };
     auto work = [&](bool may_make) {
@@ -119,6 +142,7 @@ TEST(ClonePool, RandomInterleavingsKeepItsWord) {
       for (base::BoxId b : w.end) ASSERT_TRUE(parked.erase(b)) << "ends what is not parked";
       for (uint32_t i = 0; i < w.make_for_tasks + w.make_to_park; ++i) {
         p.asked(next_box, i < w.make_for_tasks ? Rehearsed::no : Rehearsed::yes);
+        zygote_of[next_box] = zygote;
         making.insert(next_box++);
       }
       ASSERT_LE(making.size(), making_max);
@@ -153,7 +177,9 @@ TEST(ClonePool, RandomInterleavingsKeepItsWord) {
           if (!making.empty()) {
             base::BoxId box = pick(making);
             making.erase(box), dead.insert(box);
-            if (auto task = p.lost(box, now)) ASSERT_EQ(waiting.erase(*task), 1u);
+            if (auto task = p.lost(box, now)) {
+              ASSERT_EQ(waiting.erase(*task), 1u);
+            }
           }
           break;
         case 5:
@@ -171,7 +197,15 @@ TEST(ClonePool, RandomInterleavingsKeepItsWord) {
           break;
         case 7:
           p.setTarget(below(6));
-          if (below(10) == 0) p.newGeneration();
+          if (below(5) == 0) p.setZygote(++zygote);
+          if (below(10) == 0) {
+            base::ZygoteId gone = below(zygote + 1);
+            dead_zygotes.insert(gone);
+            for (base::BoxId b : p.endZygote(gone)) {
+              ASSERT_TRUE(parked.erase(b)) << "ends what is not parked";
+            }
+            if (gone == zygote) p.setZygote(++zygote);
+          }
           break;
         default:
           work(below(5) != 0);
@@ -278,6 +312,69 @@ TEST(ZygoteFsm, UnhealthyTemplateIsTriedOnceAndOneFailureSuffices) {
   EXPECT_EQ(f.died(now + 2 * kS, "crash"), Do::nothing);  // healthy again: counts anew
 }
 
+TEST(ZygoteFsm, ZygoteIsRenewedAfterSoManyClonesOrSoLong) {
+  ZygoteFsm f(kStart_ns, {.clones = 3, .after_ns = 600 * kS});
+  f.tick(kS);
+  f.ready(2 * kS);
+  EXPECT_EQ(f.due_ns(), 0u);  // nobody has seen its memory yet
+  f.cloned(3 * kS);
+  EXPECT_EQ(f.due_ns(), 602 * kS);
+  f.cloned(4 * kS), f.cloned(5 * kS);
+  EXPECT_EQ(f.tick(5 * kS), Do::publish);
+  EXPECT_EQ(f.state(), ZygoteState::ready);
+  EXPECT_TRUE(f.renewing());
+  f.cloned(6 * kS);  // by the old one, which serves meanwhile
+  f.ready(7 * kS);
+  EXPECT_EQ(f.renewals(), 1u);
+  EXPECT_EQ(f.due_ns(), 0u);
+  f.cloned(8 * kS);
+  EXPECT_EQ(f.tick(607 * kS), Do::publish);
+}
+
+TEST(ZygoteFsm, RenewalThatFailsIsTriedAgainAfterAGrowingPause) {
+  ZygoteFsm f(kStart_ns, {.clones = 1});
+  f.tick(kS);
+  f.ready(kS);
+  f.cloned(kS);
+  uint64_t now = kS, last = 0;
+  for (int i = 0; i < 12; ++i) {
+    EXPECT_EQ(f.tick(now), Do::publish) << i;
+    f.successorDied(now, "crash");
+    EXPECT_EQ(f.state(), ZygoteState::ready);
+    f.cloned(now);
+    EXPECT_GE(f.due_ns() - now, last);
+    last = f.due_ns() - now;
+    EXPECT_LE(last, kRenewalPauseMax_ns);
+    now = f.due_ns();
+  }
+  EXPECT_NE(f.text().find("crash"), std::string::npos);
+}
+
+TEST(ZygoteFsm, SuccessorThatTakesTooLongIsRetired) {
+  ZygoteFsm f(kStart_ns, {.clones = 1});
+  f.tick(kS);
+  f.ready(kS);
+  f.cloned(kS);
+  f.tick(kS);
+  EXPECT_EQ(f.tick(kS + kStart_ns), Do::retire);
+  f.successorDied(kS + kStart_ns, "retired");
+  EXPECT_EQ(f.state(), ZygoteState::ready);
+}
+
+TEST(ZygoteFsm, SuccessorTakesTheStartOfAZygoteThatDied) {
+  ZygoteFsm f(kStart_ns, {.clones = 1});
+  f.tick(kS);
+  f.ready(kS);
+  f.cloned(kS);
+  f.tick(kS);
+  EXPECT_EQ(f.died(2 * kS, "crash"), Do::nothing);
+  EXPECT_EQ(f.state(), ZygoteState::starting);
+  EXPECT_EQ(f.tick(3 * kS), Do::nothing);  // no third one
+  f.ready(4 * kS);
+  EXPECT_EQ(f.state(), ZygoteState::ready);
+  EXPECT_EQ(f.renewals(), 0u);
+}
+
 TEST(ZygoteFsm, StartThatTakesTooLongIsRetired) {
   ZygoteFsm f(kStart_ns);
   f.tick(kS);
@@ -295,14 +392,16 @@ TemplateSpec spec(std::string name, std::string digest = std::string(64, 'a')) {
   return s;
 }
 
+constexpr auto kMayRenew = [](base::LaneId) { return true; };
+
 TEST(TemplateRegistry, TemplateWithoutImageIsRefusedWithAdvice) {
   TemplateRegistry r;
-  auto id = r.add(spec("python", ""));
+  auto id = r.add(spec("python", ""), 1);
   ASSERT_TRUE(id);
   EXPECT_EQ(r.state(*id), "missingImage");
-  EXPECT_TRUE(r.due(1).empty());
+  EXPECT_TRUE(r.due(1, kMayRenew).empty());
   EXPECT_TRUE(r.settled());
-  auto refused = r.accepts(*id, 1);
+  auto refused = r.laneFor(*id, "", 1);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, base::Code::failedPrecondition);
   EXPECT_NE(refused.error().advice.find("mayfly image build python"), std::string::npos);
@@ -310,32 +409,101 @@ TEST(TemplateRegistry, TemplateWithoutImageIsRefusedWithAdvice) {
 
 TEST(TemplateRegistry, BrokenTemplateLeavesTheOthersAlone) {
   TemplateRegistry r;
-  auto a = *r.add(spec("a")), b = *r.add(spec("b"));
-  EXPECT_EQ(r.due(1).size(), 2u);
-  r.onReady(b, 2);
+  auto a = *r.add(spec("a"), 1), b = *r.add(spec("b"), 1);
+  auto of_a = *r.laneFor(a, "", 1), of_b = *r.laneFor(b, "", 1);
+  EXPECT_EQ(r.takeOpened(), (std::vector<base::LaneId>{of_a, of_b}));
+  EXPECT_EQ(r.due(1, kMayRenew).size(), 2u);
+  r.onReady(of_b, 2);
   EXPECT_FALSE(r.settled());
   uint64_t now = 2;
   for (int i = 0; i < 4; ++i) {
-    r.onDied(a, now += 1, "crash");
-    for (const Order& o : r.due(r.nextDue_ns())) EXPECT_EQ(o.id, a);
+    r.onDied(of_a, now += 1, "crash");
+    for (const Order& o : r.due(r.nextDue_ns(), kMayRenew)) EXPECT_EQ(o.lane, of_a);
   }
   // The last round was the try after the pause; it fails too.
-  r.onDied(a, now += 1, "crash");
-  auto refused = r.accepts(a, now);
+  r.onDied(of_a, now += 1, "crash");
+  auto refused = r.laneFor(a, "", now);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, base::Code::unavailable);
   EXPECT_EQ(refused.error().retry_after_ms, kProbeAfter_ns / 1'000'000);
-  EXPECT_TRUE(r.ready(b));
-  EXPECT_TRUE(r.accepts(b, now));
+  EXPECT_TRUE(r.ready(of_b));
+  EXPECT_TRUE(r.laneFor(b, "", now));
   EXPECT_TRUE(r.settled());
 }
 
 TEST(TemplateRegistry, NamesAreUniqueAndTheNumberIsBounded) {
   TemplateRegistry r;
-  ASSERT_TRUE(r.add(spec("t")));
-  EXPECT_EQ(r.add(spec("t")).error().code, base::Code::alreadyExists);
-  for (uint32_t i = 1; i < kTemplatesMax; ++i) ASSERT_TRUE(r.add(spec("t" + std::to_string(i))));
-  EXPECT_EQ(r.add(spec("last")).error().code, base::Code::resourceExhausted);
+  ASSERT_TRUE(r.add(spec("t"), 1));
+  EXPECT_EQ(r.add(spec("t"), 1).error().code, base::Code::alreadyExists);
+  for (uint32_t i = 1; i < kTemplatesMax; ++i) ASSERT_TRUE(r.add(spec("t" + std::to_string(i)), 1));
+  EXPECT_EQ(r.add(spec("last"), 1).error().code, base::Code::resourceExhausted);
+}
+
+TEST(TemplateRegistry, RenewalWaitsForRoom) {
+  TemplateRegistry r;
+  TemplateSpec s = spec("t");
+  s.renewal.clones = 1;
+  auto lane = *r.laneFor(*r.add(s, 1), "", 1);
+  r.due(1, kMayRenew);
+  r.onReady(lane, 2);
+  EXPECT_TRUE(r.onClone(lane, 3));
+  EXPECT_TRUE(r.due(3, [](base::LaneId) { return false; }).empty());
+  EXPECT_GT(r.nextDue_ns(), 3u);
+  EXPECT_EQ(r.due(r.nextDue_ns(), kMayRenew).size(), 1u);
+}
+
+TemplateSpec tenantSpec(uint32_t tenants_max) {
+  TemplateSpec s = spec("t");
+  s.tenants_max = tenants_max;
+  return s;
+}
+
+TEST(TemplateRegistry, EachTenantHasALaneOfItsOwnAndASpareOneWaits) {
+  TemplateRegistry r;
+  auto id = *r.add(tenantSpec(4), 1);
+  auto spare = r.takeOpened();
+  ASSERT_EQ(spare.size(), 1u);
+  auto a = *r.laneFor(id, "a", 2);
+  EXPECT_EQ(a, spare[0]);  // it has served nobody
+  EXPECT_EQ(r.takeOpened().size(), 1u);
+  EXPECT_EQ(*r.laneFor(id, "a", 3), a);
+  EXPECT_NE(*r.laneFor(id, "b", 3), a);
+  EXPECT_EQ(r.takeOpened().size(), 1u);
+  EXPECT_TRUE(r.takeClosed().empty());
+}
+
+TEST(TemplateRegistry, TenantTakesThePlaceOfTheOneThatIsIdleLongest) {
+  TemplateRegistry r;
+  auto id = *r.add(tenantSpec(2), 1);
+  auto a = *r.laneFor(id, "a", 2), b = *r.laneFor(id, "b", 3);
+  r.taskBegan(a), r.taskBegan(b);
+  auto refused = r.laneFor(id, "c", 4);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);
+  EXPECT_GT(refused.error().retry_after_ms, 0u);
+  r.taskEnded(b, 5), r.taskEnded(a, 6);
+  auto c = *r.laneFor(id, "c", 7);
+  EXPECT_EQ(r.takeClosed(), std::vector<base::LaneId>{b});
+  EXPECT_EQ(*r.laneFor(id, "a", 8), a);
+  r.taskBegan(a);
+  auto again = *r.laneFor(id, "b", 9);  // takes c's place, and never c's lane or its own old one
+  EXPECT_EQ(r.takeClosed(), std::vector<base::LaneId>{c});
+  EXPECT_NE(again, b);
+  EXPECT_NE(again, c);
+}
+
+TEST(TemplateRegistry, UnusedTenantsLaneIsClosedAndNoOther) {
+  TemplateRegistry r;
+  auto id = *r.add(tenantSpec(2), 1);
+  auto a = *r.laneFor(id, "a", 2), b = *r.laneFor(id, "b", 2);
+  r.taskBegan(a), r.taskBegan(b);
+  r.taskEnded(a, 10);
+  r.due(10, kMayRenew);
+  EXPECT_TRUE(r.takeClosed().empty());
+  EXPECT_LE(r.nextDue_ns(), 10 + kTenantIdle_ns);
+  r.due(10 + kTenantIdle_ns, kMayRenew);
+  EXPECT_EQ(r.takeClosed(), std::vector<base::LaneId>{a});
+  EXPECT_EQ(*r.laneFor(id, "b", 11 + kTenantIdle_ns), b);
 }
 
 }  // namespace

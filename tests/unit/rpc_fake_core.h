@@ -122,7 +122,7 @@ class FakeCore final : public sched::Core {
       t.state = "ready";
       t.description = std::string(300, 'd');
       t.boxes = 5;
-      t.parked = 3;
+      t.pool.parked = 3;
     }
     return all;
   }

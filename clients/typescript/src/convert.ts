@@ -175,6 +175,14 @@ export function templateInfoFrom(t: schema.TemplateInfo): TemplateInfo {
     boxes: t.boxes,
     parked: t.parked,
     stocked: t.stocked,
+    parkedTarget: t.parkedTarget,
+    stockedTarget: t.stockedTarget,
+    making: t.making,
+    waiting: t.waiting,
+    zygotes: t.zygotes,
+    renewals: t.renewals,
+    hits: t.hits,
+    misses: t.misses,
   };
 }
 

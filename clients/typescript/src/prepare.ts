@@ -46,6 +46,7 @@ export async function prepare(
     collect: spec.collect ?? false,
     leaseMs: detach === undefined ? 0 : Number(parseMs("detach.lease", detach.lease, 32n)),
     key: checkText("detach.key", detach?.key ?? ""),
+    tenant: checkText("tenant", spec.tenant ?? ""),
   };
   if (detach !== undefined && bare.leaseMs === 0)
     throw new InvalidArgumentError("detach.lease is 0: the result would be kept for no time");

@@ -24,6 +24,7 @@ export interface Prepared {
   collect: boolean;
   leaseMs: number;
   key: string;
+  tenant: string;
 }
 
 interface WireLimits {
@@ -122,7 +123,7 @@ const textBytes = (text: string): number => Buffer.byteLength(text) + TEXT_EXTRA
 /** At least what the request takes without the files. */
 export function bareBytes(p: Omit<Prepared, "files">): number {
   let bytes = 1024 + p.code.byteLength + p.stdinData.byteLength;
-  bytes += textBytes(p.template) + textBytes(p.name) + textBytes(p.key);
+  bytes += textBytes(p.template) + textBytes(p.name) + textBytes(p.key) + textBytes(p.tenant);
   for (const arg of p.args) bytes += textBytes(arg);
   for (const [name, value] of p.env) bytes += textBytes(name) + textBytes(value) + 16;
   return bytes;
@@ -189,6 +190,7 @@ export function put(params: schema.Mayfly_Submit$Params, p: Prepared, bytes: num
   Object.assign(spec._initLimits(), p.limits);
   if (p.seed !== undefined) spec.seed.value = p.seed;
   spec.collectOutFiles = p.collect;
+  spec.tenant = p.tenant;
   if (p.leaseMs > 0) {
     const detach = spec._initDetach();
     detach.leaseMs = p.leaseMs;

@@ -144,6 +144,21 @@ export interface TemplateInfo {
   readonly parked: number;
   /** Of them: walls that wait for a clone. */
   readonly stocked: number;
+  /** What the pool holds, or is being filled to. */
+  readonly parkedTarget: number;
+  readonly stockedTarget: number;
+  /** Clones. */
+  readonly making: number;
+  /** Tasks that have a box's place and no clone yet. */
+  readonly waiting: number;
+  /** Alive: serving, starting, and those whose last boxes end. */
+  readonly zygotes: number;
+  /** Zygotes that a younger one followed, since the daemon's start. */
+  readonly renewals: number;
+  /** Tasks that found a clone parked, since the daemon's start. */
+  readonly hits: bigint;
+  /** Tasks whose clone was made when they came. */
+  readonly misses: bigint;
 }
 
 export interface BlobInfo {

@@ -89,6 +89,11 @@ export type TaskSpec = Code & {
   seed?: number | bigint | undefined;
   /** Keep what the task leaves in /task/out. `run` brings it, a Task has readFile and saveFiles. */
   collect?: boolean | undefined;
+  /**
+   * Whom it is for, where this client serves several: at most 64 bytes, printable. Where a template
+   * has a zygote for each tenant, tasks of different ones never share it.
+   */
+  tenant?: string | undefined;
   /** Let the task outlive this connection; see `Client.find`. */
   detach?: Detach | undefined;
 };

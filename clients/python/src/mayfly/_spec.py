@@ -156,6 +156,7 @@ class TaskSpec:
     stream: bool = False
     detach_ms: int = 0
     key: str = ""
+    tenant: str = ""
 
 
 _CAPS = {
@@ -169,7 +170,7 @@ _CAPS = {
 }
 _U32 = frozenset(("cpuMilli", "processes", "openFiles", "outFiles"))
 _TASK_OPTIONS = frozenset(("command", "script", "via", "args", "env", "files", "stdin", "seed",
-                           "collect", "stream", "detach", "key"))
+                           "collect", "stream", "detach", "key", "tenant"))
 
 
 def text(value: object, what: str) -> str:
@@ -312,6 +313,7 @@ def build(template: str, code: str | bytes | None, given: Mapping[str, Any]) -> 
     if spec.seed is not None and not 0 <= spec.seed <= U64_MAX:
         raise InvalidArgument(f"seed: {spec.seed} is not between 0 and 2**64 - 1")
     spec.collect, spec.stream = bool(options.get("collect")), bool(options.get("stream"))
+    spec.tenant = text(options.get("tenant", ""), "tenant")
     _detach(spec, options)
     return spec
 

@@ -114,7 +114,9 @@ def template_info(reader: Any) -> results.TemplateInfo:
         name=reader.name, description=reader.description, mechanism=reader.mechanism,
         state=reader.state, state_text=reader.stateText, image_digest=reader.imageDigest,
         defaults=limits(reader.defaults), maximum=limits(reader.maximum), boxes=reader.boxes,
-        parked=reader.parked, stocked=reader.stocked)
+        parked=reader.parked, stocked=reader.stocked, parked_target=reader.parkedTarget,
+        stocked_target=reader.stockedTarget, making=reader.making, waiting=reader.waiting,
+        zygotes=reader.zygotes, renewals=reader.renewals, hits=reader.hits, misses=reader.misses)
 
 
 def server_info(reader: Any) -> results.ServerInfo:
@@ -155,6 +157,7 @@ def put_spec(to: Any, spec: TaskSpec) -> None:
     if spec.seed is not None:
         to.seed.value = spec.seed
     to.collectOutFiles = spec.collect
+    to.tenant = spec.tenant
     if spec.detach_ms:
         to.detach.leaseMs, to.detach.key = spec.detach_ms, spec.key
 

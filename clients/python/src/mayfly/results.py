@@ -214,6 +214,14 @@ class TemplateInfo:
     boxes: int    # alive now
     parked: int   # of them: with a clone that is ready for a task
     stocked: int  # of them: walls that wait for a clone
+    parked_target: int   # what the pool holds, or is being filled to
+    stocked_target: int
+    making: int    # clones
+    waiting: int   # tasks that have a box's place and no clone yet
+    zygotes: int   # alive: serving, starting, and those whose last boxes end
+    renewals: int  # zygotes that a younger one followed, since the daemon's start
+    hits: int      # tasks that found a clone parked, since the daemon's start
+    misses: int    # tasks whose clone was made when they came
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

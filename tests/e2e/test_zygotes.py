@@ -1,0 +1,132 @@
+"""Zygotes that are followed by younger ones, and those that serve one tenant each."""
+
+import json
+import os
+import re
+import shutil
+import signal
+
+import pytest
+
+from test_lifecycle import SECONDS_MAX, TOP, await_that, comm, daemons, family, read  # noqa: F401
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
+
+# The zygote's address layout, as each of its clones sees it.
+LAYOUT = "import json\nprint(json.dumps([id(json), id(len)]))"
+
+
+def with_keys(daemons, table, keys, **options):
+    """A daemon whose template `python` has these keys in a table of its manifest."""
+    folder = daemons.folder / "templates"
+    shutil.copytree(TOP / "templates/python", folder / "python")
+    manifest = folder / "python/manifest.toml"
+    text = manifest.read_text()
+    if f"[{table}]" not in text:
+        text += f"\n[{table}]\n"
+    manifest.write_text(text.replace(f"[{table}]\n", f"[{table}]\n{keys}\n", 1))
+    return daemons(templates=("python",), template_dirs=(folder,), **options)
+
+
+def info(daemon):
+    return json.loads(daemon.cli("templates", "--json").stdout)["templates"][0]
+
+
+def zygotes(daemon):
+    return [pid for pid in family(daemon.pid) if b"/usr/lib/mayfly/zygote.py" in
+            read(f"/proc/{pid}/cmdline").encode() and read(f"/proc/{pid}/status").count("NSpid") and
+            len(re.search(r"NSpid:(.*)", read(f"/proc/{pid}/status"))[1].split()) == 2]
+
+
+def layout(daemon, *flags):
+    task = daemon.cli.run("-t", "python", *flags, "-c", LAYOUT)
+    assert task["verdict"] == "succeeded", task
+    return task["stdout"]
+
+
+def test_a_zygote_is_followed_by_a_younger_one_and_no_task_is_lost(daemons):
+    daemon = with_keys(daemons, "zygote", "renew_clones = 8")
+    [old] = zygotes(daemon)
+    long = daemon.cli.start("run", "-t", "python", "-c", "print(1, flush=True)\nprint(input())", "--stdin")
+    assert long.stdout.readline() == b"1\n"
+    layouts = set()
+    while info(daemon)["renewals"] < 2:
+        layouts.add(layout(daemon))
+    layouts.add(layout(daemon))
+    assert len(layouts) >= 2, "the address layout is still the first zygote's"
+    assert old in zygotes(daemon), "its task runs still"
+    out, err = long.communicate(b"done\n", timeout=SECONDS_MAX)
+    assert (long.returncode, out) == (0, b"done\n"), err
+    await_that(lambda: old not in zygotes(daemon), "the end of the first zygote")
+    # Those in between have no box left; what serves now may itself be about to be followed.
+    await_that(lambda: len(zygotes(daemon)) <= 2, "the end of the others")
+    assert "unhealthy" not in daemon.said()
+
+
+def test_a_zygote_that_nobody_used_stays(daemons):
+    daemon = with_keys(daemons, "zygote", 'renew_after = "100ms"', config="parked_max = 0\nstocked_max = 0\n")
+    before = zygotes(daemon)
+    assert len(before) == 1
+    layout(daemon)  # its first clone
+    await_that(lambda: info(daemon)["renewals"] >= 1, "the renewal")
+    await_that(lambda: before[0] not in zygotes(daemon), "the end of the first zygote")
+    [unused] = await_that(lambda: len(zygotes(daemon)) == 1 and zygotes(daemon), "one zygote")
+    renewals = info(daemon)["renewals"]
+    for _ in range(20):
+        assert info(daemon)["renewals"] == renewals
+    assert zygotes(daemon) == [unused]
+
+
+def test_a_successor_that_fails_costs_nothing_but_a_word(daemons):
+    daemon = with_keys(daemons, "zygote", "renew_clones = 4")
+    [serving] = zygotes(daemon)
+    # Successors are killed as they come.
+    renewed = 0
+    for _ in range(40):
+        layout(daemon)
+        for pid in zygotes(daemon):
+            if pid != serving:
+                os.kill(pid, signal.SIGKILL)
+                renewed += 1
+        if renewed and info(daemon)["stateText"]:
+            break
+    assert "serves on" in info(daemon)["stateText"]
+    assert info(daemon)["state"] == "ready"
+    assert zygotes(daemon) == [serving]
+    layout(daemon)
+
+
+def test_tenants_have_zygotes_of_their_own(daemons):
+    daemon = with_keys(daemons, "zygote", "tenants_max = 2")
+    a, b = layout(daemon, "--tenant", "a"), layout(daemon, "--tenant", "b")
+    assert a != b
+    assert layout(daemon, "--tenant", "a") == a, "a's next task is served by a's zygote"
+    await_that(lambda: len(zygotes(daemon)) == 3, "a spare zygote")
+    holding = [daemon.cli.start("run", "-t", "python", "--stdin", "--tenant", tenant, "-c",
+                                "print(1, flush=True)\ninput()") for tenant in "ab"]
+    for each in holding:
+        assert each.stdout.readline() == b"1\n"
+    refused = daemon.cli("run", "-t", "python", "--tenant", "c", "-c", "1")
+    assert refused.returncode == 125
+    assert b"tenants" in refused.stderr and b"tenants_max" in refused.stderr
+    for each in holding:
+        each.communicate(b"\n", timeout=SECONDS_MAX)
+    c = layout(daemon, "--tenant", "c")  # takes the place of the one that is idle longest
+    assert c not in (a, b)
+    await_that(lambda: len(zygotes(daemon)) == 3, "the end of that one's zygote")
+    too_long = daemon.cli("run", "-t", "python", "--tenant", "x" * 65, "-c", "1")
+    assert too_long.returncode == 125 and b"tenant" in too_long.stderr
+    unprintable = daemon.cli("run", "-t", "python", "--tenant", "a\nb", "-c", "1")
+    assert unprintable.returncode == 125 and b"printable" in unprintable.stderr
+
+
+def test_the_state_of_the_pool_is_told(daemons):
+    daemon = with_keys(daemons, "pool", "min = 3\nmax = 3")
+    await_that(lambda: info(daemon)["parked"] == 3 and info(daemon)["stocked"] == 1, "a full pool")
+    before = info(daemon)
+    assert (before["parkedTarget"], before["stockedTarget"], before["zygotes"]) == (3, 1, 1)
+    layout(daemon)
+    assert info(daemon)["hits"] == before["hits"] + 1
+    assert info(daemon)["misses"] == before["misses"]
+    table = daemon.cli("templates").stdout.decode()
+    assert "PARKED" in table and "/3" in table
