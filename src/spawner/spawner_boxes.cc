@@ -128,8 +128,10 @@ void Spawner::onInitStatus(Box& box) {
   if (!got && got.error().sys == EAGAIN) return;
   unwatch(box.init_status);
   if (box.ending || box.ready) return;  // the init's end is told by its pidfd
-  if (!got || got->bytes != sizeof ready || ready.magic != zygote::kMagic)
+  if (!got || got->bytes != sizeof ready || ready.magic != zygote::kMagic) {
+    box.result.again = 1;
     return failBox(box, "init", base::Error{Code::internal, "the init ended before its box stood", {}, 0});
+  }
   if (ready.error != 0)
     return failBox(box, fmt::format("box: {}", ready.step), base::sysError(ready.error, ready.step, "the box"));
   box.ready = true;
@@ -294,8 +296,10 @@ void Spawner::onInitExit(Box& box) {
   Exit exit = reap(box.init);
   if (exit.code == 0) return;
   if (box.ending) return tryFinishReaping(box);
-  if (box.stage != Stage::made)
+  if (box.stage != Stage::made) {
+    box.result.again = exit.code == CLD_KILLED ? 1 : 0;
     return failBox(box, "init", base::Error{Code::internal, "the box's init " + describe(exit), {}, 0});
+  }
   sendBoxDied(box, describe(exit));
 }
 
@@ -318,8 +322,10 @@ void Spawner::onCloneExit(Box& box) {
   // A clone gives up when its init does: the init's own word names the step.
   if (!box.ready && box.init_status) onInitStatus(box);
   if (box.ending) return;
-  if (box.stage != Stage::made)
+  if (box.stage != Stage::made) {
+    box.result.again = exit.code == CLD_KILLED ? 1 : 0;
     return failBox(box, "clone", base::Error{Code::internal, "the clone " + describe(exit), {}, 0});
+  }
   // An init that is killed takes the box along, its processes first: that end is not the task's.
   if (exit.code == CLD_KILLED && exit.status == SIGKILL && isDying(box.pid_host)) return sendBoxDied(box, "was killed");
   Event event;
@@ -463,7 +469,7 @@ void Spawner::tryRemove(Box& box) {
     return;
   }
   Event& event = box.result;
-  if (event.kind == Kind::boxFailed) event.again = isServing(*box.owner) ? 0 : 1;
+  if (event.kind == Kind::boxFailed && !isServing(*box.owner)) event.again = 1;
   event.cgroups_gone_ns = event.at_ns = monotonicNs();
   event.box = box.id;
   event.zygote_id = box.owner->id;

@@ -150,8 +150,10 @@ void Spawner::onZygoteMessage(Template& t) {
     signalKill(box.clone);
     return tryFinishReaping(box);
   }
-  if (made.error != 0 || !box.clone)
+  if (made.error != 0 || !box.clone) {
+    box.result.again = isDying(box.pid_host) ? 1 : 0;  // nothing can be forked beside an init that was killed
     return failBox(box, fmt::format("clone: {}", made.step), base::sysError(made.error, "fork", "the clone"));
+  }
   tryMade(box);
 }
 

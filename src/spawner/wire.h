@@ -118,7 +118,7 @@ struct Event {
   uint64_t clone_exited_ns = 0;  // boxReaped
   uint64_t unpopulated_ns = 0, fds_closed_ns = 0, cgroups_gone_ns = 0, reaped_ns = 0;  // boxGone
   uint32_t complete = 0;         // boxGone: 1 if every point is proven
-  uint32_t again = 0;            // boxFailed: 1 if the template ended, so that another try may do better
+  uint32_t again = 0;            // boxFailed: 1 if its init or clone or the template was ended: another try may do better
   char step[32] = {};            // *Failed: the step of the box or template that failed
   char text[200] = {};           // for people
 };
