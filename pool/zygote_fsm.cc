@@ -62,7 +62,13 @@ void ZygoteFsm::postponeRenewal(uint64_t now_ns) {
   planRenewal(now_ns);
 }
 
+// Of a zygote that was retired because its start took too long, how it ended says nothing.
+void ZygoteFsm::nameDelay(std::string* why) const {
+  if (due_ns_ == 0) *why = "it did not serve within " + std::to_string(start_ns_max_ / 1'000'000) + " ms";
+}
+
 ZygoteFsm::Do ZygoteFsm::died(uint64_t now_ns, std::string why) {
+  if (state_ == ZygoteState::starting) nameDelay(&why);
   if (deaths_ > 0 && now_ns - death_ns_[(deaths_ - 1) % kDeathsMax] > kDeathWindow_ns)
     backoff_ns_ = kBackoffFirst_ns;
   death_ns_[deaths_ % kDeathsMax] = now_ns;
@@ -95,6 +101,7 @@ ZygoteFsm::Do ZygoteFsm::died(uint64_t now_ns, std::string why) {
 
 void ZygoteFsm::successorDied(uint64_t now_ns, std::string why) {
   if (!renewing_) return;
+  nameDelay(&why);
   renewing_ = false;
   renewal_pause_ns_ = renewal_pause_ns_ == 0 ? kRenewalPauseFirst_ns
                                              : std::min(2 * renewal_pause_ns_, kRenewalPauseMax_ns);

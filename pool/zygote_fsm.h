@@ -60,6 +60,7 @@ class ZygoteFsm {
   void successorDied(uint64_t now_ns, std::string why);
 
  private:
+  void nameDelay(std::string* why) const;
   void planRenewal(uint64_t now_ns);
 
   uint64_t start_ns_max_;  // publish -> ready

@@ -235,6 +235,11 @@ Result<std::string> CgroupSet::read(Of which, const char* file) const {
   return base::readSmallFile(find(which).dir.view(), name_ + "/" + file);
 }
 
+uint64_t CgroupSet::oomKills() const {
+  auto events = read(Of::memory, isV2(Of::memory) ? "memory.events" : "memory.oom_control");
+  return events ? valueOf(*events, "oom_kill") : 0;
+}
+
 Status CgroupSet::write(Of which, const char* file, std::string_view text) {
   if (removed()) return base::failSys(ENOENT, "write", file);
   return base::writeSmallFile(find(which).dir.view(), name_ + "/" + file, text);
@@ -388,8 +393,7 @@ void BoxCgroups::read(Counters* c) const {
   } else {
     c->memory_peak_bytes = numberIn(capped().read(Of::memory, v2 ? "memory.peak" : "memory.max_usage_in_bytes"));
   }
-  if (auto events = capped().read(Of::memory, v2 ? "memory.events" : "memory.oom_control"))
-    c->oom_kills = valueOf(*events, "oom_kill");
+  c->oom_kills = capped().oomKills();
   if (auto events = capped().read(Of::pids, "pids.events")) c->forks_refused = valueOf(*events, "max");
   c->processes_peak = static_cast<uint32_t>(numberIn(capped().read(Of::pids, "pids.peak")));
 }

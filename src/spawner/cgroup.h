@@ -68,6 +68,7 @@ class CgroupSet {
   // Opens the v1 `tasks` files; whoever holds them may join by writing "0".
   base::Result<std::vector<base::Fd>> openTasks() const;
   base::Result<base::Fd> openV2() const;  // the v2 folder
+  uint64_t oomKills() const;  // processes that the kernel ended for the memory cap
 
   // A controller's file, wherever the controller is; V2 files are those of the core.
   enum class Of : uint8_t { v2, cpu, memory, pids };

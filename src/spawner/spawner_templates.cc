@@ -15,6 +15,13 @@ using base::BoxId;
 using base::Code;
 using base::monotonicNs;
 
+namespace {
+
+// A helper that dies with a request unread resets its channel.
+bool isEnd(const base::Result<base::Received>& got) { return got ? got->bytes == 0 : got.error().sys == ECONNRESET; }
+
+}  // namespace
+
 void Spawner::publish(const Request& request, base::Received& fds) {
   Event failed;
   failed.kind = Kind::templateFailed;
@@ -91,7 +98,7 @@ void Spawner::onMakerMessage(Template& t) {
   zygote::InitMade made;
   auto got = base::receiveMessage(t.maker_channel.view(), base::writableBytesOf(made));
   if (!got && got.error().sys == EAGAIN) return;
-  if (got && got->bytes == 0) return onChannelEnd(t.maker_channel, t.maker);
+  if (isEnd(got)) return onChannelEnd(t.maker_channel, t.maker);
   if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic) return onTemplateDeath(t, "maker");
   auto found = boxes_.find(made.box);
   if (found == boxes_.end() || found->second->owner != &t || !found->second->init_asked)
@@ -117,7 +124,7 @@ void Spawner::onZygoteMessage(Template& t) {
   zygote::CloneMade made;
   auto got = base::receiveMessage(t.zygote_channel.view(), base::writableBytesOf(made));
   if (!got && got.error().sys == EAGAIN) return;
-  if (got && got->bytes == 0) return onChannelEnd(t.zygote_channel, t.zygote);
+  if (isEnd(got)) return onChannelEnd(t.zygote_channel, t.zygote);
   if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic) return onTemplateDeath(t, "zygote");
   made.step[sizeof made.step - 1] = '\0';  // a template's own code may have written it
   if (made.box == 0) {
@@ -170,6 +177,7 @@ void Spawner::onTemplateDeath(Template& t, const char* who) {
   look(t.zygote, "zygote");
   look(t.maker, "maker");
   look(t.pid1, "pid 1");
+  if (strcmp(who, "zygote") == 0 && t.zygote_cgroup.oomKills() > 0) how += " at the memory cap of its zygote";
   killTemplate(t, strcmp(who, "pid 1") == 0);
   bool told = t.told_gone;
   if (!t.retiring && !told) {

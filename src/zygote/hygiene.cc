@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "zygote/raw.h"
@@ -67,6 +68,25 @@ int findChild(char* fault) {
   return -ECHILD;
 }
 
+// It would end the zygote, or run its code, at a time of its own.
+int findTimer(char* fault) {
+  bool found = false;
+  constexpr __itimer_which kIntervalTimers[] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
+  for (auto which : kIntervalTimers) {
+    itimerval timer{};
+    if (getitimer(which, &timer) != 0) return -errno;
+    found = found || timer.it_value.tv_sec != 0 || timer.it_value.tv_usec != 0;
+  }
+  if (int fd = open("/proc/self/timers", O_RDONLY | O_CLOEXEC); fd >= 0) {  // absent in some kernels
+    char byte;
+    found = found || read(fd, &byte, 1) == 1;
+    close(fd);
+  }
+  if (!found) return 0;
+  copyText(fault, kFaultBytes, "set a timer");
+  return -EBUSY;
+}
+
 int judgeDescriptor(int fd, char* fault) {
   if (fd <= kSeccompFd || (have_baseline && fd < kDescriptorsMax && own[fd])) return 0;
   struct stat st;
@@ -115,6 +135,7 @@ int findFault(char* fault) {
   fault[0] = '\0';
   int r = findThread(fault);
   if (r == 0) r = findChild(fault);
+  if (r == 0) r = findTimer(fault);
   if (r == 0) r = eachDescriptor([fault](int fd) { return judgeDescriptor(fd, fault); });
   if (r == 0) r = findSharedMemory(fault);
   return r;

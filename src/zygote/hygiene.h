@@ -1,5 +1,5 @@
 // What a zygote must not have when it is forked: a second thread, a child, a
-// socket, a descriptor or writable shared memory that a preload left behind.
+// timer, a socket, a descriptor or writable shared memory that a preload left behind.
 //
 // Layer: zygote. Single-threaded; the zygote only.
 #pragma once
@@ -14,7 +14,7 @@ inline constexpr size_t kFaultBytes = 96;
 void takeBaseline();
 
 // 0, or a negative errno and in `fault` what is wrong, as the end of a sentence:
-// "started a thread". Without a baseline only threads, children and sockets count.
+// "started a thread". Without a baseline only threads, children, timers and sockets count.
 int findFault(char fault[kFaultBytes]);
 
 // Notes how long the preload `name` took: since the one before, or the baseline.
