@@ -53,7 +53,8 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observe
       spools_(options_.out_files_held_bytes_max),
       template_timer_(io),
       stop_timer_(io),
-      stock_timer_(io) {}
+      stock_timer_(io),
+      refill_timer_(io) {}
 
 Engine::~Engine() {
   for (auto& [id, box] : boxes_)
@@ -345,6 +346,7 @@ void Engine::claim(const TaskPtr& t) {
   phase(*t, Phase::claimed);
   t->under_way = true;
   ++claims_under_way_;
+  claimed_ns_ = now_ns;
   if (!sent)
     act(t, t->machine.controlBroken(std::move(sent).error().in("cannot claim").message,
                                     sched::Again::yes, now_ns));

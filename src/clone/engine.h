@@ -166,6 +166,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void sendMake(const Box& box, spawner::Op op, pool::ClonePool::Rehearsed rehearsed);
   void refill(base::LaneId lane);
   void refillAll();
+  bool mayPark(const pool::ClonePool& pool, uint64_t now_ns);
   BoxPtr newBox(base::LaneId lane, base::ZygoteId zygote);
   void dropBox(const BoxPtr& box);
   BoxPtr takeStocked(Lane& lane);
@@ -221,10 +222,11 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   std::unordered_map<base::TaskId, TaskPtr> tasks_;
   std::unordered_map<base::BoxId, BoxPtr> boxes_;
   uint32_t claims_under_way_ = 0;  // tasks that have a clone and did not start yet
+  uint64_t claimed_ns_ = 0;        // the last one
   base::TaskId next_task_ = 1;
   base::BoxId next_box_ = 1;
   uint64_t input_held_bytes_ = 0;
-  boost::asio::steady_timer template_timer_, stop_timer_, stock_timer_;
+  boost::asio::steady_timer template_timer_, stop_timer_, stock_timer_, refill_timer_;
   bool spawner_ready_ = false, settled_ = false, dispatching_ = false;
   enum class Stopping : uint8_t { no, tasks, templates, done } stopping_ = Stopping::no;
   std::function<void()> on_stopped_;

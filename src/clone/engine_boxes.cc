@@ -39,6 +39,7 @@ sched::Counters toCounters(const spawner::Counters& c) {
   return out;
 }
 
+constexpr uint64_t kRefillQuiet_ns = 5'000'000;
 constexpr uint64_t kStockQuiet_ns = 5'000'000;
 constexpr uint64_t kStockPause_ns = 1'000'000'000;  // after a box that could not be stocked
 
@@ -128,14 +129,28 @@ void Engine::askTrialBox(base::ZygoteId zygote, base::TaskId task, ClonePool::Re
   sendMake(*box, spawner::Op::make, rehearsed);
 }
 
-// Tasks that wait come first; parking goes on when no task is on its way into a clone.
+// A clone that is made costs both cores some milliseconds. While more than half of the pool is
+// there, they belong to the tasks that were claimed last.
+bool Engine::mayPark(const ClonePool& pool, uint64_t now_ns) {
+  if (2 * pool.parked() < pool.target()) return true;
+  if (pool.parkedOfPresent() >= pool.target()) return false;
+  uint64_t due_ns = claimed_ns_ + kRefillQuiet_ns;
+  if (claims_under_way_ == 0 && now_ns >= due_ns) return true;
+  refill_timer_.expires_at(timePoint(std::max(due_ns, now_ns + 1)));
+  refill_timer_.async_wait([this](boost::system::error_code failed) {
+    if (!failed) refillAll();
+  });
+  return false;
+}
+
+// Tasks that wait come first.
 void Engine::refill(base::LaneId id) {
   Lane* lane = findLane(id);
   if (!spawner_ready_ || lane == nullptr) return;
   ClonePool& pool = lane->pool;
-  bool quiet = claims_under_way_ == 0 || 2 * pool.parked() < pool.target();
+  uint64_t now_ns = monotonicNs();
   bool may_make = stopping_ == Stopping::no && registry_.ready(id);
-  pool::Work work = pool.work(may_make, quiet, monotonicNs());
+  pool::Work work = pool.work(may_make, mayPark(pool, now_ns), now_ns);
   for (base::BoxId box_id : work.end)
     if (BoxPtr box = findBox(box_id)) endBox(*box);
   // Most tasks' own caps: what is made with them starts without the spawner's byte.

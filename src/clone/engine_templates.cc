@@ -378,6 +378,7 @@ void Engine::stop(std::function<void()> done) {
   on_stopped_ = std::move(done);
   template_timer_.cancel();
   stock_timer_.cancel();
+  refill_timer_.cancel();
   std::vector<TaskPtr> all;
   for (const auto& [id, t] : tasks_) all.push_back(t);
   for (auto& [id, lane] : lanes_) {
