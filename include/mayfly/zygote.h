@@ -74,6 +74,12 @@ __attribute__((visibility("default"))) int mayfly_zygote_preloaded(const char *n
 /* Tells the daemon in a few words why this zygote cannot serve; then exit. */
 __attribute__((visibility("default"))) void mayfly_zygote_refuse(const char *why);
 
+/* Makes forks of this process, and the ends of its clones, as cheap as if it held only
+ * what they touch. To be called last before mayfly_zygote_serve(), by a single-threaded
+ * runtime that never gives back a part of its memory with MADV_DONTNEED and counts on
+ * zeros there. 0, or a negative errno: then the process is not fit to go on. */
+__attribute__((visibility("default"))) int mayfly_zygote_share_memory(void);
+
 /* Serves until the daemon goes, then exits the zygote. Returns in a clone: 0 and
  * *task filled. A negative errno means that the process is no zygote of Mayfly's
  * (no channel on descriptor 3) or has what mayfly_zygote_preloaded() refuses. */

@@ -243,6 +243,9 @@ def serve(lib):
     task = Task()
     sys.stdout.flush()
     sys.stderr.flush()
+    result = lib.mayfly_zygote_share_memory()
+    if result != 0:
+        sys.exit(f"zygote: cannot share its memory: {os.strerror(-result)}")
     result = lib.mayfly_zygote_serve(ctypes.byref(hooks), ctypes.byref(task))
     if result != 0:
         sys.exit(f"zygote: cannot serve: {os.strerror(-result)}")

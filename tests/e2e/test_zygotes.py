@@ -120,6 +120,31 @@ def test_tenants_have_zygotes_of_their_own(daemons):
     assert unprintable.returncode == 125 and b"printable" in unprintable.stderr
 
 
+def test_what_a_zygote_shares_is_sealed_and_private(daemons):
+    """Its memory is a file's, which no clone can reach or write to."""
+    daemon = daemons(templates=("python",))
+    code = """
+import ctypes, glob, json, os
+lines = [line for line in open('/proc/self/maps') if 'memfd:zygote' in line]
+assert lines and all(line.split()[1] == 'rw-p' for line in lines), lines
+assert not [fd for fd in os.listdir('/proc/self/fd') if 'zygote' in (os.path.exists('/proc/self/fd/' + fd) and os.readlink('/proc/self/fd/' + fd) or '')]
+for line in lines:
+    try:
+        os.open('/proc/self/map_files/' + line.split()[0], os.O_RDWR)
+        raise SystemExit('opened ' + line)
+    except OSError:
+        pass
+import decimal
+print(decimal.MAX_EMAX, json.__doc__ == 'written')
+json.__doc__ = 'written'
+"""
+    for _ in range(3):
+        task = daemon.cli.run("-t", "python", "-c", code)
+        assert task["stdout"].split()[1:] == ["False"], task
+    [zygote] = zygotes(daemon)
+    assert not [fd for fd in os.listdir(f"/proc/{zygote}/fd") if "memfd:zygote" in os.readlink(f"/proc/{zygote}/fd/{fd}")]
+
+
 def test_the_state_of_the_pool_is_told(daemons):
     daemon = with_keys(daemons, "pool", "min = 3\nmax = 3")
     await_that(lambda: info(daemon)["parked"] == 3 and info(daemon)["stocked"] == 1, "a full pool")
