@@ -1,5 +1,6 @@
 # What the benchmarks share: the environment's stamp, a template's image as a folder, a
 # throw-away daemon with pools of a chosen size, and the engines' reports.
+import concurrent.futures
 import contextlib
 import datetime
 import json
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 TOP = pathlib.Path(__file__).resolve().parents[1]
 STATE_DIR = os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")
@@ -64,8 +66,8 @@ def image_root(build, template):
 
 
 class Daemon:
-    """mayflyd with its defaults, but for the templates that it serves, the size of their pools,
-    and settings. `with` ends it."""
+    """mayflyd with its defaults, but for the templates that it serves, the size of their pools (one for
+    all, or by template), and settings. `with` ends it."""
 
     def __init__(self, build, templates, pool=None, loopback=True, settings=""):
         self.build, self.templates, self.pool = build, templates, pool
@@ -78,7 +80,8 @@ class Daemon:
         self.socket = str(self.folder / "mayfly.sock")
         shutil.copytree(TOP / "templates", self.folder / "templates")
         for name in self.templates:
-            self._change(self.folder / "templates" / name / "manifest.toml")
+            pool = self.pool.get(name) if isinstance(self.pool, dict) else self.pool
+            self._change(self.folder / "templates" / name / "manifest.toml", pool)
         (self.folder / "mayflyd.toml").write_text(self.settings)
         self.log = self.folder / "log"
         read, write = os.pipe()
@@ -97,11 +100,11 @@ class Daemon:
                 raise SystemExit(f"bench: mayflyd did not get ready:\n{said[-2000:]}")
         return self
 
-    def _change(self, manifest):
+    def _change(self, manifest, pool):
         text = manifest.read_text()
-        if self.pool is not None:
+        if pool is not None:
             text = re.sub(r"(?ms)^\[pool\]\n.*?(?=^\[|\Z)", "", text)
-            text += f"\n[pool]\nmin = {self.pool}\nmax = {self.pool}\n"
+            text += f"\n[pool]\nmin = {pool}\nmax = {pool}\n"
         if not self.loopback:
             text, count = re.subn(r"(?m)^loopback = true", "loopback = false", text)
             assert count == 1, manifest
@@ -119,6 +122,23 @@ class Daemon:
 
     def load(self, *flags):
         return engine(self.build, "load", "--socket", self.socket, *flags)
+
+    @contextlib.contextmanager
+    def beside(self, *flags):
+        """The same load over and over, as long as the block runs."""
+        over, reports = threading.Event(), []
+
+        def run():
+            while not over.is_set():
+                reports.append(self.load(*flags))
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            running = pool.submit(run)
+            try:
+                yield reports
+            finally:
+                over.set()
+            running.result()
 
     def parked_memory_bytes(self):
         """Of each box that stands: what its cgroup is charged with, the kernel's part included."""

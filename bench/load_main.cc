@@ -35,7 +35,7 @@ struct Options {
   std::string template_name = "python", code = "print(6*7)", expected = "42\n";
   std::string bwrap_root;
   double rate_per_s = 0, seconds = 0;
-  bool poisson = false, captured = false;
+  bool poisson = false, captured = false, collect = false;
   uint64_t seed = 1, count = 0, burst = 0, warm_up = 0;
   uint32_t outstanding = 1;
   std::optional<uint32_t> pool;
@@ -98,6 +98,7 @@ int main(int argc, char** argv) {
   cli.add_option("--template", o.template_name, "of the tasks")->capture_default_str();
   cli.add_option("--code", o.code, "what each runs")->capture_default_str();
   cli.add_option("--expect", o.expected, "what each must print");
+  cli.add_flag("--collect", o.collect, "collect what the tasks leave in /task/out");
   cli.add_flag("--captured", o.captured, "take the output with the result: no first byte is seen");
   cli.add_option("--bwrap", o.bwrap_root, "no tasks: bwrap and python3 in this root folder");
   cli.add_option("--rate", o.rate_per_s, "open loop: requests a second, at constant gaps");
@@ -126,6 +127,7 @@ int main(int argc, char** argv) {
     task.spec.code = o.code;
     task.expected = o.expected;
     task.live = !o.captured;
+    task.spec.collect_out_files = o.collect;
     target = std::make_unique<load::ClientTarget>(*client, std::move(task));
     if (o.pool) awaitPool(*client, o.template_name, *o.pool);
   } else {
