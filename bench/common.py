@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 TOP = pathlib.Path(__file__).resolve().parents[1]
 STATE_DIR = os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")
@@ -148,6 +149,24 @@ class Daemon:
             for name in ("memory.usage_in_bytes", "memory.current"):
                 found += pathlib.Path(top).glob(f"mayfly/{self.instance}/t*/b*/{name}")
         return sorted(int(each.read_text()) for each in found)
+
+
+@contextlib.contextmanager
+def instant(build):
+    """A daemon without boxes: the socket on which every task succeeds at once."""
+    with tempfile.TemporaryDirectory(prefix="mayfly-bench-", dir="/run") as folder:
+        path = pathlib.Path(folder) / "instant.sock"
+        process = subprocess.Popen([build / "bin/mayfly-bench-instant", path], stdin=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + READY_SECONDS_MAX
+            while not path.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit("bench: mayfly-bench-instant did not get ready")
+                time.sleep(0.01)
+            yield path
+        finally:
+            process.terminate()
+            process.wait(STOP_SECONDS_MAX)
 
 
 def engine(build, name, *flags):

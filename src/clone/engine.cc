@@ -339,9 +339,11 @@ void Engine::claim(const TaskPtr& t) {
   r.op = spawner::Op::claim;
   r.box = t->box;
   r.limits = l;
+  // Whom the task waits for is woken first.
   if (stand) r.flags |= spawner::kCapsStand;
-  link_.send(r);
+  else link_.send(r);
   auto sent = t->io->claim(c, fds);
+  if (stand) link_.send(r);
   t->machine.claimed(now_ns);
   phase(*t, Phase::claimed);
   t->under_way = true;
