@@ -15,7 +15,7 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
   b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
   if (settings.boxes_max != 0) b.boxes_max = std::min(b.boxes_max, settings.boxes_max);
   b.boxes_max = std::max(b.boxes_max, 1u);
-  const uint32_t ahead_max = b.boxes_max * 3 / 4;
+  const uint32_t ahead_max = b.boxes_max - std::min((b.boxes_max + 3) / 4, kTaskBoxesKept);
   b.parked_max = std::min(settings.parked_max, ahead_max);
   b.stocked_max = std::min(settings.stocked_max, ahead_max - b.parked_max);
   b.boxes_max -= b.parked_max + b.stocked_max;

@@ -143,6 +143,7 @@ void Spawner::onInitStatus(Box& box) {
 Status Spawner::askClone(Box& box) {
   Template& t = *box.owner;
   if (t.retiring) return base::fail(Code::unavailable, "the template is being retired");
+  MAYFLY_CHECK(fitZygoteCap(t));
   MAYFLY_TRY(auto tasks, box.cgroups.openTasks());
   zygote::MakeClone make;
   make.box = box.id;

@@ -36,6 +36,8 @@ namespace {
 constexpr int kStartMsMax = 10'000;  // pid 1 or maker, until its exec
 constexpr int kReapMsMax = 5'000;
 constexpr int kRemoveMsMax = 1'000;
+constexpr uint64_t kForkBytesMax = 512 << 10;  // of the kernel's memory, for one clone
+constexpr uint32_t kCapBoxesStep = 64;         // the zygote's cap is seldom written
 constexpr uint32_t kHelperProcessesMax = 4'096;  // on v1 each box counts here until it is moved
 constexpr char kMakerPath[] = "/usr/lib/mayfly/mayfly-maker";
 // The zygote's pid in its template: large, so that its value is found exactly
@@ -215,7 +217,8 @@ Status makeCgroups(const CgroupTree& tree, const Request& request, Template& t) 
   MAYFLY_TRY(t.zygote_cgroup, CgroupSet::create(tree, name + "/zygote"));
   MAYFLY_CHECK(t.maker_cgroup.setProcesses(kHelperProcessesMax));
   MAYFLY_CHECK(t.zygote_cgroup.setProcesses(kHelperProcessesMax));
-  return t.zygote_cgroup.setMemory(request.limits.memory_bytes);
+  t.zygote_memory_bytes = request.limits.memory_bytes;
+  return t.zygote_cgroup.setMemory(t.zygote_memory_bytes);
 }
 
 Status startProcesses(const Room& room, const Request& request, FdView seccomp, FdView log, Template& t, std::string* step) {
@@ -327,6 +330,14 @@ bool isServing(const Template& t) {
   pollfd ended[] = {{t.pid1.get(), POLLIN, 0}, {t.maker.get(), POLLIN, 0}, {t.zygote.get(), POLLIN, 0},
                     {t.maker_channel.get(), 0, 0}, {t.zygote_channel.get(), 0, 0}};
   return ::poll(ended, std::size(ended), 0) == 0;
+}
+
+Status fitZygoteCap(Template& t) {
+  if (t.boxes <= t.cap_boxes) return Unit{};
+  const uint32_t boxes = t.boxes + kCapBoxesStep - t.boxes % kCapBoxesStep;
+  MAYFLY_CHECK(t.zygote_cgroup.setMemory(t.zygote_memory_bytes + boxes * kForkBytesMax));
+  t.cap_boxes = boxes;
+  return Unit{};
 }
 
 void killTemplate(Template& t, bool pid1) {

@@ -47,6 +47,8 @@ struct Template {
   bool ready = false;     // the zygote said hello
   bool retiring = false;  // no new boxes; mayflyd knows, or is told at the end
   bool told_gone = false;
+  uint64_t zygote_memory_bytes = 0;
+  uint32_t cap_boxes = 0;  // so many boxes its zygote's memory cap is made for
   UidPairs uids;
   uint32_t boxes = 0;     // that still hold something of it
   uint64_t end_deadline_ns = 0;  // not 0: no box is left, and its own end is awaited
@@ -63,6 +65,9 @@ base::Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const 
 // Kills and reaps maker and zygote (bounded); with `pid1` also sends pid 1 its
 // end, and so every box. Its own reaping waits for theirs.
 void killTemplate(Template& t, bool pid1);
+// A fork's part of the kernel's memory (page tables, the process itself) is charged to who
+// forks: the cap of the zygote's own grows with the boxes that live.
+base::Status fitZygoteCap(Template& t);
 // Whether it can make boxes: none of its processes has ended.
 bool isServing(const Template& t);
 // Once pid 1 is reaped: unmounts the image, removes the cgroups. A cgroup stays busy

@@ -24,6 +24,8 @@ def with_keys(daemons, table, keys, **options):
     text = manifest.read_text()
     if f"[{table}]" not in text:
         text += f"\n[{table}]\n"
+    for key in re.findall(r"^\w+", keys, re.M):
+        text = re.sub(rf"(?m)(?<=^\[{table}\]\n)((?:(?!\[).*\n)*?){key} = .*\n", r"\1", text)
     manifest.write_text(text.replace(f"[{table}]\n", f"[{table}]\n{keys}\n", 1))
     return daemons(templates=("python",), template_dirs=(folder,), **options)
 
@@ -143,6 +145,17 @@ json.__doc__ = 'written'
         assert task["stdout"].split()[1:] == ["False"], task
     [zygote] = zygotes(daemon)
     assert not [fd for fd in os.listdir(f"/proc/{zygote}/fd") if "memfd:zygote" in os.readlink(f"/proc/{zygote}/fd/{fd}")]
+
+
+def test_the_zygotes_memory_cap_is_not_used_up_by_its_clones(daemons):
+    """The kernel charges a fork's page tables to who forks."""
+    daemon = with_keys(daemons, "zygote", 'memory = "80MiB"', config="parked_max = 256\n")
+    manifest = daemons.folder / "templates/python/manifest.toml"
+    daemon.end()
+    manifest.write_text(manifest.read_text() + "\n[pool]\nmin = 256\nmax = 256\n")
+    daemon.start()
+    await_that(lambda: info(daemon)["parked"] == 256, "256 parked clones")
+    assert "memory cap" not in daemon.said()
 
 
 def test_the_state_of_the_pool_is_told(daemons):

@@ -82,6 +82,11 @@ TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
   EXPECT_LT(b.pids_max, 32'768u);
   EXPECT_LE(b.fds_max, 20'000u);
   EXPECT_LT(b.queue_tasks_per_owner_max, b.queue_tasks_max);
+  host.boxes_by_fds = 2'436;
+  settings.parked_max = 4'096;
+  EXPECT_EQ(deriveBudget(host, settings).parked_max, 2'180u);
+  host.boxes_by_fds = 1'218;
+  settings.parked_max = 64;
   settings.boxes_max = 10;
   b = deriveBudget(host, settings);
   EXPECT_EQ(b.boxes_max + b.parked_max + b.stocked_max, 10u);
