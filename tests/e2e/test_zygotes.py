@@ -149,13 +149,13 @@ json.__doc__ = 'written'
 
 def test_the_zygotes_memory_cap_is_not_used_up_by_its_clones(daemons):
     """The kernel charges a fork's page tables to who forks."""
-    daemon = with_keys(daemons, "zygote", 'memory = "80MiB"', config="parked_max = 256\n")
+    daemon = with_keys(daemons, "zygote", 'memory = "80MiB"', config="parked_max = 256\nparked_memory = \"2GiB\"\n")
     manifest = daemons.folder / "templates/python/manifest.toml"
     daemon.end()
     manifest.write_text(manifest.read_text() + "\n[pool]\nmin = 256\nmax = 256\n")
     daemon.start()
     await_that(lambda: info(daemon)["parked"] == 256, "256 parked clones")
-    assert "memory cap" not in daemon.said()
+    assert "memory cap" not in daemon.said(), daemon.said()
 
 
 def test_the_state_of_the_pool_is_told(daemons):
