@@ -199,7 +199,7 @@ base::Result<Fd> startCollector(FdView disk_root, FdView spool, uint32_t uid, co
   long pid = ::syscall(SYS_clone3, &args, sizeof args);
   if (pid < 0) return base::failSys(errno, "clone3", "the collector");
   if (pid > 0) return Fd(pidfd);
-  int root = ::fcntl(disk_root.get(), F_DUPFD, 1'000), out = ::fcntl(spool.get(), F_DUPFD, 1'000);
+  int root = ::fcntl(disk_root.get(), F_DUPFD, 5), out = ::fcntl(spool.get(), F_DUPFD, 5);
   if (root < 0 || out < 0 || ::dup2(root, 3) != 3 || ::dup2(out, 4) != 4) ::_exit(2);
   ::syscall(SYS_close_range, 5u, ~0u, 0u);
   if (!becomeUser(uid)) ::_exit(3);
