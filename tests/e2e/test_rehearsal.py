@@ -1,0 +1,120 @@
+"""P5: what a clone rehearsed, no task can see: a rehearsed box against one that was not."""
+
+import json
+import os
+
+import pytest
+
+from test_lifecycle import STATE_DIR, await_that, daemons  # noqa: F401
+from test_same_start import CHANGING_STATUS, LISTING, normalise_mountinfo
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
+
+# What the common listing leaves out, of the runtime's own state and of counters.
+MORE = r"""
+import atexit, gc, linecache, locale, logging, multiprocessing, random, signal, threading, warnings
+more = {}
+more['warning registries'] = sorted(name for name, module in list(sys.modules.items())
+                                    if getattr(module, '__warningregistry__', None))
+more['warnings.filters'] = [repr(each) for each in warnings.filters]
+more['once and default warnings'] = [len(warnings.onceregistry), str(warnings.defaultaction)]
+more['exit handlers'] = atexit._ncallbacks()
+more['threads'] = sorted(str(t.name) + str(t.daemon) for t in threading.enumerate())
+more['signals'] = {int(s): str(signal.getsignal(s)).split(' at 0x')[0] for s in signal.valid_signals()}
+more['pending'] = [sorted(signal.sigpending()), sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))]
+more['gc'] = [gc.isenabled(), gc.get_threshold(), len(gc.garbage), len(gc.callbacks)]
+more['collections'] = [stats['collections'] for stats in gc.get_stats()]
+more['linecache'] = sorted(linecache.cache)
+more['locale'] = [locale.setlocale(locale.LC_ALL), sys.getdefaultencoding(), sys.getfilesystemencoding()]
+more['logging'] = [len(logging.root.handlers), sorted(logging.root.manager.loggerDict)]
+more['children'] = len(multiprocessing.active_children())
+more['hooks'] = [str(sys.excepthook is sys.__excepthook__), str(sys.displayhook is sys.__displayhook__),
+                 str(sys.gettrace()), str(sys.getprofile()), len(sys.meta_path), len(sys.path_hooks)]
+more['importer cache'] = sorted(sys.path_importer_cache)
+more['main'] = sorted(n for n in vars(sys.modules['__main__']) if n.startswith('__'))
+more['orig_argv'] = sys.orig_argv
+more['last error'] = [hasattr(sys, n) for n in ('last_exc', 'last_type', 'last_value', 'last_traceback')]
+more['recursion'] = [sys.getrecursionlimit(), sys.getswitchinterval()]
+more['streams'] = [[f.encoding, f.errors, f.line_buffering, f.name, f.mode] for f in (sys.stdin, sys.stdout, sys.stderr)]
+more['written'] = sys.stdout.buffer.raw.closed
+inodes = {}
+for folder in ('/tmp', '/task', '/run', '/dev/shm'):
+    path = folder + '/probe'
+    with open(path, 'x') as f:
+        inodes[folder] = os.fstat(f.fileno()).st_ino
+    os.unlink(path)
+more['inodes of new files'] = inodes
+fd = os.open('/dev/null', os.O_RDONLY); os.close(fd)
+more['next descriptor'] = fd
+more['children so far'] = [resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, os.times().children_user]
+child = os.fork()
+if child == 0: os._exit(0)
+more['next pid'] = child
+os.waitpid(child, 0)
+for name in ('numpy', 'pandas', 'matplotlib'):
+    module = sys.modules.get(name)
+    if name == 'numpy' and module: more[name] = [str(module.geterr()), module.get_printoptions()['precision']]
+    if name == 'pandas' and module: more[name] = [module.get_option('display.max_rows'), module.get_option('mode.chained_assignment')]
+    if name == 'matplotlib' and module:
+        plt = sys.modules['matplotlib.pyplot']
+        more[name] = [plt.get_fignums(), module.get_backend(), module.rcParams['figure.figsize'], module.rcParams['font.size']]
+print(json.dumps(more))
+"""
+
+# What may differ, and why; nothing else may.
+MAY_DIFFER = {
+    "collections": "how often the collector ran: a rehearsal that makes garbage sets it off",
+}
+# Of the result: what the kernel counts begins anew at the claim.
+CPU_MS_MAX = 250       # of an empty task on a busy machine; a rehearsed python-data clone used more before its claim
+MEMORY_MORE_MAX = 1 << 20  # the peak of a rehearsed clone over that of a fresh one, beside its rehearsal's own pages
+
+
+def started(daemons, name, parked):  # noqa: F811
+    """A daemon whose clones are all rehearsed, or none."""
+    config = f"parked_max = {parked}\nstocked_max = 0\n"
+    daemon = daemons(config=config, templates=(name,))
+    if parked:
+        await_that(lambda: told(daemon)["parked"] > 0, "a parked clone")
+    return daemon
+
+
+def told(daemon):
+    return json.loads(daemon.cli("templates", "--json").stdout)["templates"][0]
+
+
+def seen(daemon, name):
+    result = daemon.cli.run("-t", name, "-c", f"CHANGING = {sorted(CHANGING_STATUS)!r}\n{LISTING}\n{MORE}")
+    assert result["verdict"] == "succeeded", result
+    see, more = map(json.loads, result["stdout"].splitlines())
+    see["mountinfo"] = normalise_mountinfo(see["mountinfo"])
+    return {**see, **more}, result
+
+
+@pytest.mark.parametrize("name", ["python", "python-data"])
+def test_a_rehearsal_leaves_no_visible_trace(daemons, name):  # noqa: F811
+    if not os.path.exists(f"{STATE_DIR}/index/{name}.json"):
+        pytest.skip(f"no image of {name}")
+    plain, rehearsed = started(daemons, name, 0), started(daemons, name, 2)
+    (one, _), (other, result) = seen(plain, name), seen(rehearsed, name)
+    assert (told(plain)["hits"], told(plain)["misses"]) == (0, 1)
+    assert (told(rehearsed)["hits"], told(rehearsed)["misses"]) == (1, 0)
+    assert one.keys() == other.keys()
+    differ = {key: (one[key], other[key]) for key in one if one[key] != other[key]}
+    assert differ.keys() <= MAY_DIFFER.keys(), {key: differ[key] for key in differ.keys() - MAY_DIFFER.keys()}
+    # The listing's own warnings are __main__'s.
+    assert set(other["warning registries"]) <= {"__main__", "__mp_main__"}
+
+
+@pytest.mark.parametrize("name", ["python", "python-data"])
+def test_what_the_kernel_counts_begins_anew_with_the_task(daemons, name):  # noqa: F811
+    """A clone's making and rehearsal are no usage of its task's."""
+    if not os.path.exists(f"{STATE_DIR}/index/{name}.json"):
+        pytest.skip(f"no image of {name}")
+    rehearsed = started(daemons, name, 2)
+    usage = rehearsed.cli.run("-t", name, "-c", "pass")["usage"]
+    assert told(rehearsed)["hits"] == 1
+    assert usage["userCpuNs"] + usage["systemCpuNs"] < CPU_MS_MAX * 1e6, usage
+    assert usage["processesPeak"] == 1, usage
+    peak = rehearsed.cli.run("-t", name, "-c", "x = b'x' * (64 << 20)")["usage"]["memoryPeakBytes"]
+    assert peak - usage["memoryPeakBytes"] > (64 << 20) - MEMORY_MORE_MAX, (peak, usage)
