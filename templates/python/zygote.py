@@ -7,6 +7,7 @@ would and exits. One thread; PyDLL keeps the interpreter's lock throughout.
 
 import atexit
 import builtins
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -22,8 +23,10 @@ import threading
 import time
 import traceback
 import types
-import weakref
 
+import memory
+
+del sys.modules["memory"]
 HERE = "/usr/lib/mayfly"
 ABI = 2
 COMMAND, FILE, STRING, STDIN = range(4)
@@ -148,63 +151,22 @@ def reseed():
         return 1
 
 
-def immortal_count(word):
-    """What marks an object as immortal (PEP 683), or None where it is not as in CPython 3.12 and 3.13.
-
-    There, and in the builds for which this is written, a count's low half that has this one value is neither
-    raised nor lowered.
-    """
-    known = sys.implementation.name == "cpython" and sys.version_info[:2] in ((3, 12), (3, 13))
-    if not known or sys.abiflags or sys.maxsize < 2**32 or sys.byteorder != "little":
-        return None
-    probe, count = object(), word.from_address(id(None)).value
-    if word.from_address(id(probe)).value != sys.getrefcount(probe) - 1:
-        return None
-    word.from_address(id(probe)).value = count
-    many = [probe] * 1000
-    raised = word.from_address(id(probe)).value != count
-    many.clear()
-    return None if raised or word.from_address(id(probe)).value != count else count
+@contextlib.contextmanager
+def streams_on_null():
+    held = [os.dup(fd) for fd in range(3)]
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+    try:
+        yield
+    finally:
+        for fd in range(3):
+            os.dup2(held[fd], fd)
+            os.close(held[fd])
 
 
-def make_immortal():
-    """Takes what is loaded out of reference counting; returns what there is to say of it.
-
-    A clone that merely looks at an object writes to its count, and gets its page copied for it. What is loaded
-    lives until its clone ends, counted or not, as long as no task deletes it. What does something at its end
-    stays mortal: objects with a finalizer, those for whose end a weak reference's callback waits, views of
-    buffers. Frames are in use.
-    """
-    word = ctypes.c_uint32
-    count = immortal_count(word)
-    if count is None:
-        return f"reference counts are written: {sys.implementation.name} {sys.version.split()[0]} is not known"
-    mortal_kinds = (types.FrameType, types.TracebackType, memoryview)
-    ends = {}  # type -> whether its objects do something at their end
-    mortal = 0
-    todo = gc.get_objects()
-    seen = set(map(id, todo))
-    seen |= {id(seen), id(todo), id(ends)}
-    own = (todo, seen, ends)
-    while todo:
-        each = todo.pop()
-        kind = type(each)
-        if kind not in ends:
-            ends[kind] = issubclass(kind, mortal_kinds) or hasattr(kind, "__del__")
-        if any(each is one for one in own):
-            continue
-        if ends[kind] or any(ref.__callback__ is not None for ref in weakref.getweakrefs(each)):
-            mortal += 1
-            continue
-        word.from_address(id(each)).value = count
-        for other in gc.get_referents(each):
-            if id(other) not in seen:
-                seen.add(id(other))
-                todo.append(other)
-    return f"{len(seen) - mortal} objects are immortal, {mortal} are not"
-
-
-def settle():
+def settle(lib):
     """What every clone would have to do is done once, here."""
     modules = sys.modules
     if "ssl" in modules:
@@ -218,8 +180,16 @@ def settle():
     last_preloaded = next(reversed(modules))
     # What is loaded now lives as long as the clone: no collection looks at it again.
     gc.collect()
-    os.write(2, make_immortal().encode() + b"\n")
+    with streams_on_null():
+        if rehearse(lib) != 0:
+            sys.exit("zygote: its rehearsal failed")
+    gc.collect()
+    memory.plug_holes()
+    os.write(2, memory.make_immortal().encode() + b"\n")
     gc.freeze()
+    memory.plug_holes()
+    gc.collect()  # empties the free lists
+    memory.plug_holes()
 
 
 def serve(lib):
@@ -379,6 +349,9 @@ def rehearse(lib):
         exec(compile(REHEARSAL, name, "exec", dont_inherit=True), space)
         for code in rehearsals:
             exec(code, dict(space))
+        if rehearsals:  # a chart's cycles, and what they took of the heap
+            gc.collect(1)
+            memory.trim()
         sys.stdout.flush()
         clear_module(space)
         sys.argv, sys.orig_argv, sys.path[:], sys.modules["__main__"] = argv, orig_argv, path, main
@@ -428,7 +401,7 @@ def main():
     lib = ctypes.PyDLL(os.path.join(HERE, "libmayfly-zygote.so"))
     preload(lib, template)
     environment.update(os.environb)
-    settle()
+    settle(lib)
     run(lib, serve(lib))
 
 
