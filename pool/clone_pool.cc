@@ -25,6 +25,7 @@ std::optional<BoxId> ClonePool::claim(TaskId task) {
   }
   BoxId box = ready_.front();
   erase(boxes_.find(box));
+  park_after_ns_ = pause_ns_ = 0;
   return box;
 }
 
@@ -56,15 +57,15 @@ std::vector<BoxId> ClonePool::endZygote(base::ZygoteId zygote) {
   return parked;
 }
 
-ClonePool::Handed ClonePool::ready(BoxId box) {
+ClonePool::Handed ClonePool::ready(BoxId box, uint64_t now_ns) {
   auto it = boxes_.find(box);
   if (it == boxes_.end() || it->second.state != CloneState::making) return {0, true};
   Clone& clone = it->second;
-  pause_ns_ = 0;
   if (!clone.stale && !waiting_.empty()) {
     TaskId task = waiting_.front();
     waiting_.pop_front();
     erase(it);
+    park_after_ns_ = pause_ns_ = 0;
     return {task, false};
   }
   // What was made in a hurry is not as good as what is parked.
@@ -74,6 +75,7 @@ ClonePool::Handed ClonePool::ready(BoxId box) {
     return {0, true};
   }
   clone.state = CloneState::ready;
+  clone.ready_ns = now_ns;
   --making_;
   clone.at = ready_.insert(ready_.end(), box);
   return {};
@@ -83,9 +85,12 @@ std::optional<TaskId> ClonePool::lost(BoxId box, uint64_t now_ns) {
   auto it = boxes_.find(box);
   if (it == boxes_.end()) return std::nullopt;
   bool was_making = it->second.state == CloneState::making;
+  bool early = was_making || now_ns - it->second.ready_ns < kEarlyDeath_ns;
   erase(it);
-  if (was_making) {
-    pause_ns_ = pause_ns_ == 0 ? kParkPauseFirst_ns : std::min(2 * pause_ns_, kParkPauseMax_ns);
+  if (early) {
+    bool again = pause_ns_ != 0 && now_ns - failed_ns_ < kParkPauseForget_ns;
+    pause_ns_ = again ? std::min(2 * pause_ns_, kParkPauseMax_ns) : kParkPauseFirst_ns;
+    failed_ns_ = now_ns;
     park_after_ns_ = now_ns + pause_ns_;
   }
   if (!was_making || waiting_.size() <= making_) return std::nullopt;
@@ -96,6 +101,7 @@ std::optional<TaskId> ClonePool::lost(BoxId box, uint64_t now_ns) {
 
 Work ClonePool::work(bool may_make, bool park, uint64_t now_ns) {
   Work work;
+  if (now_ns >= park_after_ns_) park_after_ns_ = 0;
   while (parked() > target_) {
     work.end.push_back(ready_.front());
     erase(boxes_.find(ready_.front()));
@@ -107,8 +113,7 @@ Work ClonePool::work(bool may_make, bool park, uint64_t now_ns) {
   room -= work.make_for_tasks;
   uint32_t coming = making_ + work.make_for_tasks, used = std::min(waiting(), coming);
   uint32_t held = parkedOfPresent() + coming - used;
-  if (pause_ns_ != 0 && now_ns < park_after_ns_) park = false;
-  if (park && waiting() <= coming && held < target_) work.make_to_park = std::min(room, target_ - held);
+  if (park && park_after_ns_ == 0 && waiting() <= coming && held < target_) work.make_to_park = std::min(room, target_ - held);
   return work;
 }
 
@@ -119,6 +124,7 @@ std::vector<BoxId> ClonePool::drop() {
   boxes_.clear();
   ready_.clear();
   making_ = old_parked_ = 0;
+  park_after_ns_ = pause_ns_ = 0;
   return all;
 }
 

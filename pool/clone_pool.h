@@ -23,8 +23,10 @@
 
 namespace mayfly::pool {
 
-inline constexpr uint64_t kParkPauseFirst_ns = 100'000'000;  // after a failure to make; doubles
+inline constexpr uint64_t kParkPauseFirst_ns = 100'000'000;  // after a failure; doubles
 inline constexpr uint64_t kParkPauseMax_ns = 10'000'000'000;
+inline constexpr uint64_t kParkPauseForget_ns = 60'000'000'000;  // without a failure
+inline constexpr uint64_t kEarlyDeath_ns = 1'000'000'000;  // of a parked clone: as one that could not be made
 
 enum class CloneState : uint8_t { making, ready };
 
@@ -54,7 +56,7 @@ class ClonePool {
     base::TaskId task = 0;
     bool end = false;
   };
-  Handed ready(base::BoxId box);
+  Handed ready(base::BoxId box, uint64_t now_ns);
   // It will not be, or is not any more. If a task waits and no other box is in the making
   // for it, that task: it has to hear of it; it waits no more then.
   std::optional<base::TaskId> lost(base::BoxId box, uint64_t now_ns);
@@ -70,8 +72,8 @@ class ClonePool {
   std::vector<base::BoxId> endZygote(base::ZygoteId zygote);
   // `may_make`: whether the template's zygote serves. `park`: whether refill is welcome now.
   Work work(bool may_make, bool park, uint64_t now_ns);
-  // When parking goes on after failures to make; 0: nothing is planned.
-  uint64_t due_ns() const { return pause_ns_ == 0 ? 0 : park_after_ns_; }
+  // When parking goes on after failures, until `work` is asked then; 0: nothing is planned.
+  uint64_t due_ns() const { return park_after_ns_; }
   // All that it holds; empty afterwards. Tasks that wait go on waiting.
   std::vector<base::BoxId> drop();
 
@@ -90,12 +92,14 @@ class ClonePool {
     Rehearsed rehearsed = Rehearsed::no;
     base::ZygoteId zygote = 0;
     bool stale = false;
+    uint64_t ready_ns = 0;
     std::list<base::BoxId>::iterator at;  // in ready_
   };
   void erase(std::unordered_map<base::BoxId, Clone>::iterator it);
 
   uint32_t making_max_;
-  uint64_t park_after_ns_ = 0, pause_ns_ = 0;
+  uint64_t park_after_ns_ = 0;  // 0: parking is not held
+  uint64_t pause_ns_ = 0, failed_ns_ = 0;  // the last failure's
   uint32_t target_ = 0;
   uint32_t making_ = 0;
   base::ZygoteId zygote_ = 0;

@@ -40,6 +40,7 @@ sched::Counters toCounters(const spawner::Counters& c) {
 }
 
 constexpr uint64_t kRefillQuiet_ns = 5'000'000;
+constexpr uint64_t kClaimQuietMax_ns = 20'000'000;  // a claim that takes longer holds nobody up
 constexpr uint64_t kStockQuiet_ns = 5'000'000;
 constexpr uint64_t kStockPause_ns = 1'000'000'000;  // after a box that could not be stocked
 
@@ -134,9 +135,9 @@ void Engine::askTrialBox(base::ZygoteId zygote, base::TaskId task, ClonePool::Re
 bool Engine::mayPark(const ClonePool& pool, uint64_t now_ns) {
   if (2 * pool.parked() < pool.target()) return true;
   if (pool.parkedOfPresent() >= pool.target()) return false;
-  uint64_t due_ns = claimed_ns_ + kRefillQuiet_ns;
-  if (claims_under_way_ == 0 && now_ns >= due_ns) return true;
-  refill_timer_.expires_at(timePoint(std::max(due_ns, now_ns + 1)));
+  uint64_t due_ns = claimed_ns_ + (claims_under_way_ == 0 ? kRefillQuiet_ns : kClaimQuietMax_ns);
+  if (now_ns >= due_ns) return true;
+  refill_timer_.expires_at(timePoint(due_ns));
   refill_timer_.async_wait([this](boost::system::error_code failed) {
     if (!failed) refillAll();
   });
@@ -183,13 +184,14 @@ void Engine::stockSoon() {
 }
 
 void Engine::stockUp(base::LaneId id, Lane& lane) {
+  uint64_t now_ns = monotonicNs();
   while (lane.stock.size() > lane.stock_target) {
     if (BoxPtr box = findBox(lane.stock.front())) endBox(*box);
     lane.stock.pop_front();
   }
-  if (!registry_.ready(id) || claims_under_way_ != 0 || lane.stocking != 0 ||
-      lane.stock.size() >= lane.stock_target || lane.pool.waiting() != 0 || lane.pool.making() != 0 ||
-      monotonicNs() < lane.stock_after_ns)
+  bool claiming = claims_under_way_ != 0 && now_ns < claimed_ns_ + kClaimQuietMax_ns;
+  if (!registry_.ready(id) || claiming || lane.stocking != 0 || lane.stock.size() >= lane.stock_target ||
+      lane.pool.waiting() != 0 || lane.pool.making() != 0 || now_ns < lane.stock_after_ns)
     return;
   BoxPtr box = newBox(id, lane.zygote);
   box->stock = Box::Stock::making;
@@ -323,7 +325,7 @@ void Engine::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
     plan_.onMade(box->lane, now_ns - box->asked_ns, now_ns);
     observer_.cloneMade(registry_.get(box->tmpl)->name, now_ns - box->asked_ns);
   }
-  ClonePool::Handed handed = lane->pool.ready(id);
+  ClonePool::Handed handed = lane->pool.ready(id, monotonicNs());
   TaskPtr t = handed.task != 0 ? find(handed.task) : nullptr;
   if (t)
     bind(t, box);

@@ -23,13 +23,13 @@ TEST(ClonePool, TaskGetsTheOldestReadyCloneAndNobodyElseDoes) {
   p.setTarget(2);
   for (base::BoxId b : {1, 2}) {
     p.asked(b, Rehearsed::yes);
-    EXPECT_EQ(p.ready(b).task, 0u);
+    EXPECT_EQ(p.ready(b, 0).task, 0u);
   }
   EXPECT_EQ(p.claim(10), 1u);
   EXPECT_EQ(p.claim(11), 2u);
   EXPECT_EQ(p.claim(12), std::nullopt);
   EXPECT_FALSE(p.holds(1));
-  EXPECT_TRUE(p.ready(1).end);  // a second word of the same clone's
+  EXPECT_TRUE(p.ready(1, 0).end);  // a second word of the same clone's
 }
 
 TEST(ClonePool, EmptyPoolServesInTheOrderOfAskingBeforeAnyRefill) {
@@ -41,9 +41,9 @@ TEST(ClonePool, EmptyPoolServesInTheOrderOfAskingBeforeAnyRefill) {
   EXPECT_EQ(w.make_for_tasks, 2u);
   EXPECT_EQ(w.make_to_park, 2u);  // making_max
   p.asked(1, Rehearsed::no), p.asked(2, Rehearsed::no), p.asked(3, Rehearsed::yes);
-  EXPECT_EQ(p.ready(3).task, 10u);
-  EXPECT_EQ(p.ready(1).task, 11u);
-  EXPECT_TRUE(p.ready(2).end);  // made in a hurry and not wanted: never parked
+  EXPECT_EQ(p.ready(3, 0).task, 10u);
+  EXPECT_EQ(p.ready(1, 0).task, 11u);
+  EXPECT_TRUE(p.ready(2, 0).end);  // made in a hurry and not wanted: never parked
 }
 
 TEST(ClonePool, FailureIsToldToATaskOnlyWhereNoOtherBoxIsOnItsWay) {
@@ -75,13 +75,46 @@ TEST(ClonePool, ParkingPausesLongerAfterEachFailureAndTasksDoNot) {
   EXPECT_EQ(p.work(true, true, now).make_for_tasks, 1u);
 }
 
+TEST(ClonePool, PauseThatIsOverIsNotDueAgain) {
+  for (bool may_make : {true, false}) {
+    ClonePool p(4);
+    p.setTarget(may_make ? 0 : 1);  // nothing is made either way
+    p.asked(1, Rehearsed::yes);
+    p.lost(1, 5);
+    uint64_t due_ns = p.due_ns();
+    ASSERT_GT(due_ns, 5u);
+    EXPECT_EQ(p.work(may_make, true, due_ns).make_to_park, 0u);
+    EXPECT_EQ(p.due_ns(), 0u) << "a timer would fire for ever";
+  }
+}
+
+TEST(ClonePool, CloneThatDiesOnceParkedIsReplacedAfterAPauseUnlessItLivedLong) {
+  ClonePool p(4);
+  p.setTarget(1);
+  uint64_t now = 1, last = 0;
+  for (base::BoxId b = 1; b < 10; ++b) {
+    p.asked(b, Rehearsed::yes);
+    ASSERT_FALSE(p.ready(b, now).end);
+    p.lost(b, now + kEarlyDeath_ns - 1);
+    ASSERT_EQ(p.work(true, true, now + kEarlyDeath_ns - 1).make_to_park, 0u);
+    EXPECT_GE(p.due_ns() - now, last);
+    last = p.due_ns() - now;
+    now = p.due_ns();
+    ASSERT_EQ(p.work(true, true, now).make_to_park, 1u);
+  }
+  p.asked(20, Rehearsed::yes);
+  ASSERT_FALSE(p.ready(20, now).end);
+  p.lost(20, now + kEarlyDeath_ns);
+  EXPECT_EQ(p.work(true, true, now + kEarlyDeath_ns).make_to_park, 1u);
+}
+
 TEST(ClonePool, StaleCloneIsNeverClaimed) {
   ClonePool p(4);
   p.setTarget(2);
-  p.asked(1, Rehearsed::yes), p.ready(1), p.asked(2, Rehearsed::yes);
+  p.asked(1, Rehearsed::yes), p.ready(1, 0), p.asked(2, Rehearsed::yes);
   EXPECT_EQ(p.endZygote(0), std::vector<base::BoxId>{1});
   EXPECT_EQ(p.claim(10), std::nullopt);
-  EXPECT_TRUE(p.ready(2).end);
+  EXPECT_TRUE(p.ready(2, 0).end);
   EXPECT_EQ(p.waiting(), 1u);
 }
 
@@ -89,16 +122,16 @@ TEST(ClonePool, OldZygotesClonesServeUntilTheNewOnesAreParked) {
   ClonePool p(4);
   p.setZygote(1);
   p.setTarget(2);
-  for (base::BoxId b : {1, 2}) p.asked(b, Rehearsed::yes), p.ready(b);
+  for (base::BoxId b : {1, 2}) p.asked(b, Rehearsed::yes), p.ready(b, 0);
   p.asked(3, Rehearsed::yes);
   p.setZygote(2);
-  EXPECT_TRUE(p.ready(3).end);  // one more of the old is not parked
+  EXPECT_TRUE(p.ready(3, 0).end);  // one more of the old is not parked
   EXPECT_EQ(p.work(true, true, 1).make_to_park, 2u);
   p.asked(4, Rehearsed::yes), p.asked(5, Rehearsed::yes);
   EXPECT_EQ(p.claim(10), 1u);
-  EXPECT_EQ(p.ready(4).end, false);
+  EXPECT_EQ(p.ready(4, 0).end, false);
   EXPECT_TRUE(p.work(true, true, 1).end.empty());
-  EXPECT_EQ(p.ready(5).end, false);
+  EXPECT_EQ(p.ready(5, 0).end, false);
   EXPECT_EQ(p.work(true, true, 1).end, std::vector<base::BoxId>{2});
   EXPECT_EQ(p.parked(), 2u);
   EXPECT_EQ(p.claim(11), 4u);
@@ -107,7 +140,7 @@ TEST(ClonePool, OldZygotesClonesServeUntilTheNewOnesAreParked) {
 TEST(ClonePool, SmallerTargetEndsTheOldest) {
   ClonePool p(4);
   p.setTarget(3);
-  for (base::BoxId b : {1, 2, 3}) p.asked(b, Rehearsed::yes), p.ready(b);
+  for (base::BoxId b : {1, 2, 3}) p.asked(b, Rehearsed::yes), p.ready(b, 0);
   p.setTarget(1);
   EXPECT_EQ(p.work(true, true, 1).end, (std::vector<base::BoxId>{1, 2}));
   EXPECT_EQ(p.parked(), 1u);
@@ -149,7 +182,7 @@ TEST(ClonePool, RandomInterleavingsKeepItsWord) {
     };
     auto ready = [&](base::BoxId box) {
       making.erase(box);
-      auto handed = p.ready(box);
+      auto handed = p.ready(box, now);
       if (handed.task != 0) {
         ASSERT_EQ(waiting.erase(handed.task), 1u);
         serve(box, handed.task);

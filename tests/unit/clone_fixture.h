@@ -1,0 +1,269 @@
+// The engine against a double of the spawner that speaks spawner/wire.h over a real
+// socket, with real pipes for the streams. Events are awaited, never time.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <deque>
+
+#include "base/clock.h"
+#include "clone/engine.h"
+#include "spawner/spool.h"
+
+namespace mayfly::clone {
+
+using base::Phase;
+using base::Verdict;
+using sched::Stream;
+using spawner::Event;
+using spawner::Kind;
+using spawner::Op;
+using spawner::Request;
+
+constexpr auto kPatience = std::chrono::seconds(20);  // a bound, never a wait
+
+struct Listener : sched::TaskListener {
+  int started = 0, results = 0;
+  std::string out[2];
+  uint64_t stdin_bytes = 0;
+  sched::TaskResult result;
+  void onStarted() override { ++started; }
+  void onOutput(Stream s, std::string_view bytes) override { out[size_t(s)] += bytes; }
+  void onStdinAccepted(uint64_t bytes) override { stdin_bytes += bytes; }
+  void onResult(const sched::TaskResult& r) override {
+    ++results;
+    result = r;
+  }
+};
+
+struct Watcher : EngineWatcher {
+  int settled = 0, incomplete = 0, completed = 0;
+  std::string fatal, lines;
+  void onSettled() override { ++settled; }
+  void onReceiptIncomplete(const base::Receipt&) override { ++incomplete; }
+  void onReceiptCompleted(const base::Receipt&) override { ++completed; }
+  void onFatal(base::Error e) override { fatal = e.message; }
+  void onZygoteLine(std::string_view, std::string_view line) override { lines += line; }
+};
+
+// What the spawner and the clone hold of one box.
+struct FakeBox {
+  base::BoxId id = 0;
+  base::Fd control, in, out, err;
+};
+
+struct Fixture : testing::Test {
+  boost::asio::io_context io;
+  base::Observer observer;
+  Watcher watcher;
+  EngineOptions options;
+  uint32_t parked = 0;
+  pool::Renewal renewal;
+  uint32_t tenants_max = 0;
+  std::unique_ptr<Engine> engine;
+  base::Fd spawner;
+  std::vector<base::Fd> request_fds;
+
+  void SetUp() override { ::signal(SIGPIPE, SIG_IGN); }
+
+  template <class P>
+  void until(P done) {
+    auto give_up = std::chrono::steady_clock::now() + kPatience;
+    while (!done()) {
+      ASSERT_LT(std::chrono::steady_clock::now(), give_up) << "the awaited event did not come";
+      io.restart();
+      io.run_one_for(std::chrono::milliseconds(100));
+    }
+  }
+  void settle() {  // everything that is ready now
+    io.restart();
+    io.poll();
+  }
+
+  Request expect(Op op) {
+    Request r;
+    bool got = false;
+    until([&] {
+      auto m = base::receiveMessage(spawner.view(), base::writableBytesOf(r));
+      if (!m) return false;
+      EXPECT_EQ(m->bytes, sizeof r);
+      if (r.op == Op::sample && op != Op::sample) return false;  // of a clone that just parked
+      request_fds.clear();
+      for (size_t i = 0; i < m->fds; ++i) request_fds.push_back(std::move(m->fd[i]));
+      return got = true;
+    });
+    EXPECT_TRUE(got);
+    EXPECT_EQ(static_cast<int>(r.op), static_cast<int>(op));
+    return r;
+  }
+  bool nothingAsked() {
+    settle();
+    Request r;
+    while (base::receiveMessage(spawner.view(), base::writableBytesOf(r)))
+      if (r.op != Op::sample) return false;
+    return true;
+  }
+  void tell(Event e, std::vector<int> fds = {}) {
+    if (e.at_ns == 0) e.at_ns = base::monotonicNs();
+    ASSERT_TRUE(base::sendMessage(spawner.view(), base::bytesOf(e), fds));
+  }
+  void tell(Kind kind, base::BoxId box) {
+    Event e;
+    e.kind = kind;
+    e.box = box;
+    tell(e);
+  }
+
+  void tellZygote(Kind kind, base::ZygoteId zygote) {
+    Event e;
+    e.kind = kind;
+    e.zygote_id = zygote;
+    tell(e);
+  }
+
+  void start(bool ready = true) {
+    engine = std::make_unique<Engine>(io, options, observer, watcher);
+    pool::TemplateSpec t;
+    t.name = "python";
+    t.image_digest = std::string(64, 'a');
+    t.zygote = {"/usr/bin/python3", "-m", "zygote"};
+    t.runs_code = true;
+    t.parked_min = t.parked_max = parked;
+    t.env = {{"HOME", "/task"}};
+    t.renewal = renewal;
+    t.tenants_max = tenants_max;
+    ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
+    auto pair = base::makeSeqpacketPair();
+    spawner = std::move(pair->theirs);
+    ASSERT_TRUE(base::setNonblocking(spawner.view()));
+    ASSERT_TRUE(engine->start(std::move(pair->ours)));
+    tell(Kind::hello, 0);
+    Request r = expect(Op::publish);
+    EXPECT_EQ(r.zygote_id, 1u);
+    EXPECT_STREQ(r.zygote[2], "zygote");
+    EXPECT_EQ(request_fds.size(), 2u);
+    if (!ready) return;
+    tellZygote(Kind::templateReady, 1);
+    until([&] { return watcher.settled == 1; });
+  }
+
+  sched::TaskSpec spec() {
+    sched::TaskSpec s;
+    s.template_name = "python";
+    s.kind = sched::CodeKind::string;
+    s.code = "print(1)";
+    s.owner = 1;
+    return s;
+  }
+  std::shared_ptr<Listener> listener = std::make_shared<Listener>();
+  base::TaskId submit(sched::TaskSpec s) {
+    auto id = engine->submit(std::move(s), listener);
+    EXPECT_TRUE(id) << id.error().message;
+    return id ? *id : 0;
+  }
+
+  Request made_by;  // of the last box
+  FakeBox made(uint32_t flags = 0, Op op = Op::make) {
+    Request r = made_by = expect(op);
+    EXPECT_EQ(r.flags & spawner::kRehearse, flags);
+    FakeBox b;
+    b.id = r.box;
+    auto control = base::makeSeqpacketPair();
+    auto in = base::makePipe(), out = base::makePipe(), err = base::makePipe();
+    Event e;
+    e.kind = Kind::boxMade;
+    e.box = r.box;
+    e.box_ready_ns = base::monotonicNs();
+    tell(e, {control->ours.get(), in->write.get(), out->read.get(), err->read.get()});
+    b.control = std::move(control->theirs);
+    b.in = std::move(in->read);
+    b.out = std::move(out->write);
+    b.err = std::move(err->write);
+    EXPECT_TRUE(base::setNonblocking(b.control.view()));
+    EXPECT_TRUE(base::setNonblocking(b.in.view()));
+    EXPECT_TRUE(base::setNonblocking(b.out.view()));
+    return b;
+  }
+  void cloneReady(FakeBox& b) {
+    zygote::CloneReady r;
+    r.at_ns = base::monotonicNs();
+    ASSERT_TRUE(base::sendMessage(b.control.view(), base::bytesOf(r), {}));
+  }
+  std::vector<base::Fd> claimed_blobs;  // of the last claim
+  bool caps_stood = false;
+  std::string takeClaim(FakeBox& b) {
+    Request r = expect(Op::claim);
+    EXPECT_EQ(r.box, b.id);
+    std::string blob;
+    zygote::Claim c;
+    until([&] {
+      auto m = base::receiveMessage(b.control.view(), base::writableBytesOf(c));
+      if (!m) return false;
+      EXPECT_EQ(m->fds, 1u + c.blob_fds);
+      claimed_blobs.clear();
+      for (size_t i = 1; i < m->fds; ++i) claimed_blobs.push_back(std::move(m->fd[i]));
+      blob.resize(c.block_bytes);
+      EXPECT_EQ(::pread(m->fd[0].get(), blob.data(), blob.size(), 0), ssize_t(blob.size()));
+      return true;
+    });
+    caps_stood = c.caps_stand == 1;
+    EXPECT_EQ(caps_stood, (r.flags & spawner::kCapsStand) != 0);  // both are told the same
+    return blob;
+  }
+  void sayStarted(FakeBox& b) {
+    zygote::Started s;
+    s.at_ns = base::monotonicNs();
+    ASSERT_TRUE(base::sendMessage(b.control.view(), base::bytesOf(s), {}));
+    b.control.reset();
+  }
+  FakeBox running() {
+    FakeBox b = made();
+    cloneReady(b);
+    takeClaim(b);
+    sayStarted(b);
+    until([&] { return listener->started == 1; });
+    return b;
+  }
+  void exits(base::BoxId box, int code, int status) {
+    Event e;
+    e.kind = Kind::cloneExited;
+    e.box = box;
+    e.exit_code = code;
+    e.exit_status = status;
+    tell(e);
+  }
+  // The box's processes are dead: the fake's ends go with them.
+  void reaped(FakeBox& b, Event e = {}) {
+    b.in.reset(), b.out.reset(), b.err.reset(), b.control.reset();
+    e.kind = Kind::boxReaped;
+    e.box = b.id;
+    tell(e);
+  }
+  Event goneEvent(base::BoxId box) {
+    Event e;
+    e.kind = Kind::boxGone;
+    e.box = box;
+    e.complete = 1;
+    e.at_ns = e.reaped_ns = e.unpopulated_ns = e.fds_closed_ns = e.cgroups_gone_ns =
+        base::monotonicNs();
+    return e;
+  }
+  void result() {
+    until([&] { return listener->results > 0; });
+    EXPECT_EQ(listener->results, 1);
+  }
+  size_t openFds() {
+    request_fds.clear();
+    settle();
+    size_t n = 0;
+    for (int fd = 0; fd < 256; ++fd)
+      if (::fcntl(fd, F_GETFD) >= 0) ++n;
+    return n;
+  }
+};
+
+}  // namespace mayfly::clone
