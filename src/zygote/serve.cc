@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,9 +110,16 @@ int awaitGo(int fd) {
   return n == 1 ? 0 : -ESRCH;  // the box ends
 }
 
+// An init that was killed lets nobody in, some time before the kernel takes the clone along:
+// that end is the box's, and no failure of this step.
 int enterBox(int init_pidfd) {
-  if (setns(init_pidfd, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) != 0)
-    return -errno;
+  constexpr int kTakenAlongMsMax = 1'000;
+  if (setns(init_pidfd, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) != 0) {
+    int error = -errno;
+    pollfd init{init_pidfd, POLLIN, 0};
+    (void)poll(&init, 1, kTakenAlongMsMax);
+    return error;
+  }
   return unshare(CLONE_NEWCGROUP) == 0 ? 0 : -errno;
 }
 

@@ -82,6 +82,24 @@ def warm_up(path):
     gc.collect()  # what it let go closes its files
 
 
+def tell_trace():
+    """For the zygote's log, if the template left as much whole as that takes."""
+    with contextlib.suppress(BaseException):
+        traceback.print_exc()
+        sys.stderr.flush()
+
+
+def step(lib, name, do, what):
+    """One that fails is the template's fault, and named."""
+    try:
+        do(what)
+    except BaseException as error:
+        why = f"{name} failed: {type(error).__name__}: {error}"
+        lib.mayfly_zygote_refuse(why.encode("utf-8", "replace"))
+        tell_trace()
+        sys.exit(2)
+
+
 def preload(lib, template):
     """Each on its own, so that the one that breaks the zygote is named."""
     rehearsal = os.path.join(HERE, "rehearsal.py")
@@ -92,15 +110,8 @@ def preload(lib, template):
     steps = [(name, importlib.import_module, name) for name in template.get("preload", [])]
     if os.path.exists(f"{HERE}/warm.py"):
         steps.append(("warm.py", warm_up, f"{HERE}/warm.py"))
-    for name, step, what in steps:
-        try:
-            step(what)
-        except BaseException as error:
-            traceback.print_exc()
-            sys.stderr.flush()
-            why = f"preload '{name}' failed: {type(error).__name__}: {error}"
-            lib.mayfly_zygote_refuse(why.encode("utf-8", "replace"))
-            sys.exit(2)
+    for name, do, what in steps:
+        step(lib, f"preload '{name}'", do, what)
         if lib.mayfly_zygote_preloaded(name.encode()) != 0:
             sys.exit(2)
 
@@ -147,7 +158,7 @@ def reseed():
         sys.modules["numpy"].random.seed()
         return 0
     except Exception:
-        traceback.print_exc()
+        tell_trace()
         return 1
 
 
@@ -180,9 +191,7 @@ def settle(lib):
     last_preloaded = next(reversed(modules))
     # What is loaded now lives as long as the clone: no collection looks at it again.
     gc.collect()
-    with streams_on_null():
-        if rehearse(lib) != 0:
-            sys.exit("zygote: its rehearsal failed")
+    step(lib, "the rehearsal", streams_on_null()(rehearse), lib)
     gc.collect()
     memory.plug_holes()
     os.write(2, memory.make_immortal().encode() + b"\n")
@@ -200,7 +209,7 @@ def serve(lib):
 
     # A call from C costs a clone some hundred pages; most templates need none.
     callback = ctypes.PYFUNCTYPE(ctypes.c_int)(reseed) if "numpy.random" in sys.modules else None
-    rehearsal = ctypes.PYFUNCTYPE(ctypes.c_int)(lambda: rehearse(lib))
+    rehearsal = ctypes.PYFUNCTYPE(ctypes.c_int)(lambda: rehearse_in_clone(lib))
     hooks = Hooks(
         ABI,
         0,
@@ -336,31 +345,35 @@ def rehearse(lib):
 
     What a task could see of it is taken back: modules, paths, arguments, warnings.
     """
-    try:
-        argv, path, main = sys.argv, sys.path[:], sys.modules["__main__"]
-        orig_argv, loaded = sys.orig_argv, len(sys.modules)
-        lib.mayfly_zygote_abi()
-        strings = ctypes.create_string_buffer(b"\0".join([b"-c", *(b"=".join(e) for e in environment.items()), b""]))
-        words = ctypes.string_at(ctypes.addressof(strings), len(strings) - 1).split(b"\0")
-        sys.argv = [os.fsdecode(text) for text in words[:1]]
-        sys.orig_argv = ["python3", *sys.argv]
-        set_environment(words[1:-1])
-        space, name = prepare_main(STRING, "-c", REHEARSAL)
-        exec(compile(REHEARSAL, name, "exec", dont_inherit=True), space)
-        for code in rehearsals:
-            exec(code, dict(space))
-        if rehearsals:  # a chart's cycles, and what they took of the heap
-            gc.collect(1)
-            memory.trim()
-        sys.stdout.flush()
-        clear_module(space)
-        sys.argv, sys.orig_argv, sys.path[:], sys.modules["__main__"] = argv, orig_argv, path, main
-        del linecache.cache[name]
-        return 0 if len(sys.modules) == loaded else 1
-    except BaseException:
-        import traceback
+    argv, path, main = sys.argv, sys.path[:], sys.modules["__main__"]
+    orig_argv, loaded = sys.orig_argv, len(sys.modules)
+    lib.mayfly_zygote_abi()
+    strings = ctypes.create_string_buffer(b"\0".join([b"-c", *(b"=".join(e) for e in environment.items()), b""]))
+    words = ctypes.string_at(ctypes.addressof(strings), len(strings) - 1).split(b"\0")
+    sys.argv = [os.fsdecode(text) for text in words[:1]]
+    sys.orig_argv = ["python3", *sys.argv]
+    set_environment(words[1:-1])
+    space, name = prepare_main(STRING, "-c", REHEARSAL)
+    exec(compile(REHEARSAL, name, "exec", dont_inherit=True), space)
+    for code in rehearsals:
+        exec(code, dict(space))
+    if rehearsals:  # a chart's cycles, and what they took of the heap
+        gc.collect(1)
+        memory.trim()
+    sys.stdout.flush()
+    clear_module(space)
+    sys.argv, sys.orig_argv, sys.path[:], sys.modules["__main__"] = argv, orig_argv, path, main
+    del linecache.cache[name]
+    if len(sys.modules) != loaded:
+        raise RuntimeError("it loaded " + ", ".join(list(sys.modules)[loaded:]))
 
-        traceback.print_exc()
+
+def rehearse_in_clone(lib):
+    try:
+        rehearse(lib)
+        return 0
+    except BaseException:
+        tell_trace()
         return 1
 
 

@@ -25,6 +25,8 @@ START_SECONDS_MAX = 120  # all of them, each four times
 QUICK = '[zygote]\nstart_time = "1s"\n'
 SMALL = '[zygote]\nmemory = "96MiB"\n'
 
+NO = "import builtins, ctypes\ndef no(*words, **more): raise OSError('no')\n"
+
 # kind: (what the preload does, what must be in the template's state text, more of the manifest)
 FAULTS = {
     "hang": ("import time; time.sleep(600)", "did not serve within", QUICK),
@@ -52,8 +54,9 @@ FAULTS = {
                 "unfit: two clones differ in sys.path", ""),
     "alike": ("import random\nos.register_at_fork(after_in_child=lambda: random.seed(1))",
               "unfit: two clones have the same random.random", ""),
-    "rehearsal": ("import builtins\ndef broken(*words, **more): raise OSError('no')\nbuiltins.compile = broken",
-                  "step 'rehearsal'", ""),
+    "rehearsal": (NO + "builtins.compile = no", "the rehearsal failed: OSError: no", ""),
+    "rehearsal-clone": (NO + "os.register_at_fork(after_in_child=lambda: setattr(ctypes, 'create_string_buffer', no))",
+                        "step 'rehearsal'", ""),
 }
 # Serves, and dies by its memory cap some clones later.
 LEAKS = "keep = []\nos.register_at_fork(before=lambda: keep.append(bytearray(os.urandom(1 << 20)) * 16))"
