@@ -95,14 +95,15 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                       " of input for waiting tasks and may hold " +
                       base::humanBytes(options_.input_held_bytes_max),
                   "Try again later.", base::kRetryMs);
+    const sched::Demand demand{limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0),
+                               kFdsPerBox, limits.processes + kPidsPerBox};
+    // What is refused takes no tenant's zygote away.
+    MAYFLY_CHECK(admission_.accepts(spec.owner, demand));
     auto lane = registry_.laneFor(tmpl_id, std::to_string(spec.user) + "/" + spec.tenant, monotonicNs());
     syncLanes();
     MAYFLY_CHECK(lane);
     base::TaskId id = next_task_;
-    MAYFLY_CHECK(admission_.enqueue(
-        id, spec.owner, *lane,
-        {limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
-         limits.processes + kPidsPerBox}));
+    MAYFLY_CHECK(admission_.enqueue(id, spec.owner, *lane, demand));
     ++next_task_;
     sched::Bounds bounds = options_.bounds;
     bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
@@ -339,6 +340,7 @@ void Engine::claim(const TaskPtr& t) {
   r.op = spawner::Op::claim;
   r.box = t->box;
   r.limits = l;
+  r.claimed_ns = now_ns;
   // Whom the task waits for is woken first.
   if (stand) r.flags |= spawner::kCapsStand;
   else link_.send(r);

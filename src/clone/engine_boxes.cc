@@ -490,6 +490,8 @@ void Engine::taskEvent(const TaskPtr& t, const Event& e) {
       return act(t, t->machine.capHit(
                         e.cap == spawner::Cap::memory ? Cause::memory : Cause::processes, now_ns));
     case Kind::sampled:
+      // What was read of a parked clone is of its making.
+      if (e.at_ns < t->machine.phases()[static_cast<size_t>(Phase::claimed)]) return;
       return act(t, t->machine.sampled(toCounters(e.counters), now_ns));
     case Kind::boxReaped:
       ledger_.reaped(e);

@@ -363,7 +363,21 @@ void BoxCgroups::restartPeak() {
   }
 }
 
-void BoxCgroups::restartCpu() { readCpu(&user_base_ns_, &system_base_ns_); }
+void BoxCgroups::restartCpu() {
+  before_ = base_;
+  readCpu(&base_.user_ns, &base_.system_ns);
+}
+
+void BoxCgroups::undoRestartCpu() { base_ = before_; }
+
+void BoxCgroups::restartCpuBefore(uint64_t used_ns_max) {
+  Cpu now;
+  readCpu(&now.user_ns, &now.system_ns);
+  const uint64_t of_user_ns = std::min(now.user_ns, used_ns_max);
+  now.user_ns -= of_user_ns;
+  now.system_ns -= std::min(now.system_ns, used_ns_max - of_user_ns);
+  base_ = {std::max(base_.user_ns, now.user_ns), std::max(base_.system_ns, now.system_ns)};
+}
 
 Status BoxCgroups::kill() { return box_.write(CgroupSet::Of::v2, "cgroup.kill", "1"); }
 
@@ -383,8 +397,8 @@ void BoxCgroups::read(Counters* c) const {
   using Of = CgroupSet::Of;
   readCpu(&c->user_cpu_ns, &c->system_cpu_ns);
   // The kernel scales both to the total: one of them may go back a little.
-  c->user_cpu_ns -= std::min(c->user_cpu_ns, user_base_ns_);
-  c->system_cpu_ns -= std::min(c->system_cpu_ns, system_base_ns_);
+  c->user_cpu_ns -= std::min(c->user_cpu_ns, base_.user_ns);
+  c->system_cpu_ns -= std::min(c->system_cpu_ns, base_.system_ns);
   bool v2 = capped().isV2(Of::memory);
   if (char text[32]; peak_) {
     ssize_t n = ::pread(peak_.get(), text, sizeof text - 1, 0);

@@ -102,8 +102,11 @@ class BoxCgroups {
   // The memory's peak begins anew at what is held now. Other peaks and counts of a
   // parked clone are 0 or 1: it forks nothing, and one that hit a cap gets no task.
   void restartPeak();
-  // The cpu time of read() begins at 0 now.
+  // The cpu time of read() begins at 0 now; undo: as it began before; before: at some moment
+  // since which at most so much was used.
   void restartCpu();
+  void undoRestartCpu();
+  void restartCpuBefore(uint64_t used_ns_max);
   base::Result<base::Fd> openInitDir() const { return (split_ ? init_ : box_).openV2(); }
   base::Result<base::Fd> openTaskDir() const { return (split_ ? task_ : box_).openV2(); }
   base::Result<std::vector<base::Fd>> openTasks() const { return box_.openTasks(); }
@@ -124,7 +127,10 @@ class BoxCgroups {
   void readCpu(uint64_t* user_ns, uint64_t* system_ns) const;
   CgroupSet box_, init_, task_;
   bool split_ = false;
-  uint64_t user_base_ns_ = 0, system_base_ns_ = 0;
+  struct Cpu {
+    uint64_t user_ns = 0, system_ns = 0;
+  };
+  Cpu base_, before_;
   // v2 resets a peak for the descriptor that asked; kernels before 6.12 not at all.
   base::Fd peak_;
 };

@@ -22,6 +22,8 @@ namespace mayfly::spawner {
 using base::Fd;
 
 inline constexpr uint64_t kMsNs = 1'000'000;
+inline constexpr uint64_t kFreeBytesMax = 16 << 20;  // of a disk that the spawner frees itself: some milliseconds
+inline constexpr uint64_t kFreeMsMax = 10'000;       // that a child frees a larger one, before it is told as stuck
 inline constexpr uint64_t kReapMsMax = 5'000;  // kill to reaped, before a box is told as stuck
 
 inline void setText(Event& event, const std::string& step, const std::string& text) {

@@ -178,6 +178,17 @@ class Collector {
   bool full_ = false;
 };
 
+// Its pidfd; none in the child.
+base::Result<Fd> forkHelper(const char* what) {
+  int pidfd = -1;
+  clone_args args{};
+  args.flags = CLONE_PIDFD;
+  args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
+  long pid = ::syscall(SYS_clone3, &args, sizeof args);
+  if (pid < 0) return base::failSys(errno, "clone3", what);
+  return Fd(pid > 0 ? pidfd : -1);
+}
+
 // From the spawner's child to the box's user, with nothing but two descriptors.
 bool becomeUser(uint32_t uid) {
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return false;
@@ -192,18 +203,21 @@ bool becomeUser(uint32_t uid) {
 }  // namespace
 
 base::Result<Fd> startCollector(FdView disk_root, FdView spool, uint32_t uid, const base::Limits& limits) {
-  int pidfd = -1;
-  clone_args args{};
-  args.flags = CLONE_PIDFD;
-  args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
-  long pid = ::syscall(SYS_clone3, &args, sizeof args);
-  if (pid < 0) return base::failSys(errno, "clone3", "the collector");
-  if (pid > 0) return Fd(pidfd);
+  MAYFLY_TRY(Fd child, forkHelper("the collector"));
+  if (child) return child;
   int root = ::fcntl(disk_root.get(), F_DUPFD, 5), out = ::fcntl(spool.get(), F_DUPFD, 5);
   if (root < 0 || out < 0 || ::dup2(root, 3) != 3 || ::dup2(out, 4) != 4) ::_exit(2);
   ::syscall(SYS_close_range, 5u, ~0u, 0u);
   if (!becomeUser(uid)) ::_exit(3);
   ::_exit(Collector(FdView(4), limits).run(FdView(3)) ? 0 : 1);
+}
+
+base::Result<Fd> startCloser(FdView disk_root) {
+  MAYFLY_TRY(Fd child, forkHelper("the closer of a disk"));
+  if (child) return child;
+  if (disk_root.get() > 0) ::syscall(SYS_close_range, 0u, static_cast<unsigned>(disk_root.get() - 1), 0u);
+  ::syscall(SYS_close_range, static_cast<unsigned>(disk_root.get() + 1), ~0u, 0u);
+  ::_exit(0);
 }
 
 }  // namespace mayfly::spawner

@@ -19,4 +19,7 @@ inline constexpr uint32_t kCollectNamesMax = 4'000;  // entries looked at, colle
 // Starts the child; its pidfd. Exit code 0: the spool is whole.
 base::Result<base::Fd> startCollector(base::FdView disk_root, base::FdView spool, uint32_t uid, const base::Limits& limits);
 
+// Starts a child that holds the disk until it ends, at once; its pidfd.
+base::Result<base::Fd> startCloser(base::FdView disk_root);
+
 }  // namespace mayfly::spawner

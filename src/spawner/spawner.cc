@@ -169,6 +169,10 @@ void Spawner::runTimers() {
         box.deadline_ns = now + kReapMsMax * kMsNs;
         signalKill(box.collector);
         break;
+      case Stage::freeing:
+        reportStuck(box, "its disk is not freed yet");
+        box.deadline_ns = UINT64_MAX;
+        break;
       case Stage::removing:
         if (late) {
           reportStuck(box, "a cgroup of the box is busy");

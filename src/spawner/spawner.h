@@ -7,6 +7,9 @@
 // Layer: spawner.
 #pragma once
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
@@ -43,7 +46,7 @@ class Spawner {
                                 initStatus, init, clone, memoryCap, processCap, collector };
   static constexpr size_t kOutboxMax = 65'536;  // events that mayflyd has not read yet
 
-  enum class Stage : uint8_t { waitingInit, stocked, waitingClone, made, reaping, collecting, removing, stuck };
+  enum class Stage : uint8_t { waitingInit, stocked, waitingClone, made, reaping, collecting, freeing, removing, stuck };
   struct Box {
     base::BoxId id = 0;
     Template* owner = nullptr;
@@ -55,7 +58,8 @@ class Spawner {
     base::Fd init_status;         // our end of the init's socket; its close ends the init
     base::Fd disk;                // root of the box's disk
     base::Fd memory_watch, process_watch;
-    base::Fd collector, spool;
+    base::Fd collector;           // or who frees the disk
+    base::Fd spool;
     bool init_asked = false, clone_asked = false;  // an answer with a pidfd is still to come
     bool answer_lost = false;     // it never will: maker or zygote died with it
     bool stock = false;           // no clone is asked for yet
@@ -69,7 +73,7 @@ class Spawner {
     uint64_t next_try_ns = 0;     // of a removal that was busy
     uint32_t tries = 0;
     Event result;                 // boxReaped, then boxGone, as it grows
-    uint64_t box_ready_ns = 0;
+    uint64_t box_ready_ns = 0, restarted_ns = 0;  // the latter of the counters
     base::Fd go, go_theirs;       // pipe to the clone: a byte of the init's (the box stands), one of ours (its task may start)
     base::Fd their_fds[4];        // control, stdin, stdout, stderr: the clone's ends
     base::Fd our_fds[4];
@@ -124,10 +128,13 @@ class Spawner {
   void sendBoxDied(const Box& box, const std::string& how);
   void onCapEvent(Box& box, Cap cap);
   void readDisk(const Box& box, Counters* counters) const;
+  void restartCounters(Box& box);
   void tryFinishReaping(Box& box);
   void reapStrays();
   bool isKnown(uint32_t pid) const;
   void afterReaped(Box& box);
+  void freeDisk(Box& box);
+  void awaitChild(Box& box, base::Fd child, Stage stage, uint64_t ms_max);
   void onCollectorExit(Box& box);
   void beginRemove(Box& box);
   void tryRemove(Box& box);
@@ -137,6 +144,7 @@ class Spawner {
 
   Options options_;
   base::Fd daemon_, epoll_;
+  const uint64_t cores_ = static_cast<uint64_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   Room room_;
   CgroupTree tree_;
   struct Outgoing {

@@ -178,6 +178,15 @@ void Spawner::tryMade(Box& box) {
   for (const Fd& fd : box.our_fds) fds.push_back(fd.get());
   send(event, fds);
   for (Fd& fd : box.our_fds) fd.reset();
+  // It may have its task before it is measured while it is parked.
+  restartCounters(box);
+}
+
+// What the box's making cost is not its task's.
+void Spawner::restartCounters(Box& box) {
+  box.cgroups.restartPeak();
+  box.cgroups.restartCpu();
+  box.restarted_ns = monotonicNs();
 }
 
 void Spawner::tryStocked(Box& box) {
@@ -241,17 +250,19 @@ void Spawner::claim(const Request& request) {
   if (found == boxes_.end()) return;
   Box& box = *found->second;
   if (box.ending || box.stage != Stage::made || !box.go) return;
-  const bool stand = (request.flags & kCapsStand) != 0;
   auto ready = [&]() -> Status {
-    if (stand) return Unit{};
+    if ((request.flags & kCapsStand) != 0) {  // it may run already, and may have when we looked last
+      if (box.restarted_ns > request.claimed_ns) box.cgroups.undoRestartCpu();
+      uint64_t now_ns = monotonicNs();
+      box.cgroups.restartCpuBefore((now_ns - std::min(now_ns, request.claimed_ns)) * cores_);
+      return Unit{};
+    }
     MAYFLY_CHECK(changeCaps(box, request.limits));
-    box.cgroups.restartPeak();
+    restartCounters(box);
     if (::write(box.go.get(), "g", 1) != 1) return failSys(errno, "write", "the clone's pipe");
     return Unit{};
   }();
   box.go.reset();
-  if (stand) box.cgroups.restartPeak();
-  box.cgroups.restartCpu();
   if (!ready) sendBoxDied(box, "has no task: its caps can't be set: " + ready.error().message);
 }
 
@@ -363,13 +374,15 @@ void Spawner::onCapEvent(Box& box, Cap cap) {
 void Spawner::sample(BoxId id) {
   auto found = boxes_.find(id);
   if (found == boxes_.end() || found->second->ending) return;
+  Box& box = *found->second;
   Event event;
   event.kind = Kind::sampled;
   event.box = id;
-  found->second->cgroups.read(&event.counters);
-  readDisk(*found->second, &event.counters);
+  box.cgroups.read(&event.counters);
+  readDisk(box, &event.counters);
   event.at_ns = monotonicNs();
   send(event);
+  if (box.stage == Stage::made && box.go) restartCounters(box);  // parked
 }
 
 void Spawner::readDisk(const Box& box, Counters* c) const {
@@ -431,22 +444,37 @@ void Spawner::afterReaped(Box& box) {
   box.result.box = box.id;
   box.result.at_ns = box.result.reaped_ns;
   send(box.result);
-  if (!box.spool || !box.disk) return beginRemove(box);
+  if (!box.spool || !box.disk) return freeDisk(box);
   auto collector = startCollector(box.disk.view(), box.spool.view(), box.owner->uid_base + box.uid_first, box.limits);
   if (!collector) {
     box.collect_state = CollectState::failed;
-    return beginRemove(box);
+    return freeDisk(box);
   }
-  box.collector = std::move(*collector);
+  box.disk.reset();  // the collector's is the last
+  awaitChild(box, std::move(*collector), Stage::collecting, box.collect_ms_max);
+}
+
+// Where much lies on the disk, the last to close it frees it for many milliseconds.
+void Spawner::freeDisk(Box& box) {
+  if (box.disk && box.result.counters.disk_bytes > kFreeBytesMax)
+    if (auto closer = startCloser(box.disk.view())) {
+      box.disk.reset();
+      return awaitChild(box, std::move(*closer), Stage::freeing, kFreeMsMax);
+    }
+  beginRemove(box);
+}
+
+void Spawner::awaitChild(Box& box, Fd child, Stage stage, uint64_t ms_max) {
+  box.collector = std::move(child);
   watch(box.collector.get(), EPOLLIN, Source::collector, box.id);
-  box.stage = Stage::collecting;
-  box.deadline_ns = monotonicNs() + box.collect_ms_max * kMsNs;
+  box.stage = stage;
+  box.deadline_ns = monotonicNs() + ms_max * kMsNs;
 }
 
 void Spawner::onCollectorExit(Box& box) {
   Exit exit = reap(box.collector);
   if (exit.code == 0) return;
-  if (box.collect_state == CollectState::none)
+  if (box.stage == Stage::collecting && box.collect_state == CollectState::none)
     box.collect_state = exit.code == CLD_EXITED && exit.status == 0 ? CollectState::done : CollectState::failed;
   beginRemove(box);
 }

@@ -196,7 +196,7 @@ void Spawner::onTemplateDeath(Template& t, const char* who) {
   tryFinishTemplate(key);
 }
 
-// The kernel ends pid 1 after all others of its namespace are reaped, strays too:
+// The kernel ends pid 1 after all others of its namespace are reaped, maker, zygote and strays:
 // the timer calls again until then, and nobody else's box waits for it.
 void Spawner::tryFinishTemplate(uint32_t key) {
   auto it = templates_.find(key);
@@ -207,10 +207,12 @@ void Spawner::tryFinishTemplate(uint32_t key) {
     killTemplate(t, true);
     t.end_deadline_ns = monotonicNs() + kReapMsMax * kMsNs;
   }
+  for (Fd* process : {&t.zygote, &t.maker})
+    if (*process) (void)reap(*process);
   reapStrays();
   if (t.pid1) (void)reap(t.pid1);
   const bool late = monotonicNs() > t.end_deadline_ns;
-  if (t.pid1 && !late) return;
+  if ((t.zygote || t.maker || t.pid1) && !late) return;
   auto removed = removeTemplate(t);
   if (!removed && removed.error().sys == EBUSY && !late) return;
   if (!t.told_gone) {

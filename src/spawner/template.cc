@@ -19,6 +19,7 @@
 
 #include <functional>
 
+#include "spawner/child.h"
 #include "zygote/wire.h"
 
 namespace mayfly::spawner {
@@ -315,6 +316,8 @@ Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const Cgroup
   }
   if (made) return t;
   killTemplate(*t, true);
+  killAndReap(t->zygote);
+  killAndReap(t->maker);
   killAndReap(t->pid1);
   // A cgroup stays busy for a moment after its last process was reaped.
   for (int ms = 0; ms < kRemoveMsMax; ++ms) {
@@ -341,11 +344,9 @@ Status fitZygoteCap(Template& t) {
 }
 
 void killTemplate(Template& t, bool pid1) {
-  // Maker and zygote live in pid 1's namespace but are our children: the kernel
-  // waits with pid 1's end until somebody has reaped them.
-  if (pid1 && t.pid1) ::syscall(SYS_pidfd_send_signal, t.pid1.get(), SIGKILL, nullptr, 0);
-  killAndReap(t.zygote);
-  killAndReap(t.maker);
+  if (pid1) signalKill(t.pid1);
+  signalKill(t.zygote);
+  signalKill(t.maker);
   t.zygote_channel.reset();
   t.maker_channel.reset();
 }

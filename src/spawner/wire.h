@@ -15,7 +15,7 @@
 namespace mayfly::spawner {
 
 inline constexpr uint32_t kMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kVersion = 5;
+inline constexpr uint16_t kVersion = 6;
 inline constexpr uint32_t kTemplatesMax = 64;    // published at a time, one uid range each
 inline constexpr uint32_t kUidsPerTemplate = 65'536;
 inline constexpr uint32_t kZygoteArgsMax = 8;
@@ -64,6 +64,7 @@ struct Request {
   uint32_t flags = 0;
   base::Limits limits{};               // make, clone, claim: the box's; publish: memory_bytes caps the zygote; end: what may be collected
   uint32_t collect_ms_max = 0;         // end: how long the collection may take
+  uint64_t claimed_ns = 0;             // claim: when; the clone may run its task from then on
   char digest[65] = {};                // publish: the image, 64 hex digits
   char zygote[kZygoteArgsMax][64] = {};// publish: argv of the zygote, [0] a path in the image
 };

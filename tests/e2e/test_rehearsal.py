@@ -5,7 +5,9 @@ import os
 
 import pytest
 
-from test_lifecycle import STATE_DIR, await_that, daemons  # noqa: F401
+from pool_view import boxes
+from test_lifecycle import STATE_DIR, await_that, daemons, read  # noqa: F401
+from test_pool_kills import stopped
 from test_same_start import CHANGING_STATUS, LISTING, normalise_mountinfo
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
@@ -118,3 +120,21 @@ def test_what_the_kernel_counts_begins_anew_with_the_task(daemons, name):  # noq
     assert usage["processesPeak"] == 1, usage
     peak = rehearsed.cli.run("-t", name, "-c", "x = b'x' * (64 << 20)")["usage"]["memoryPeakBytes"]
     assert peak - usage["memoryPeakBytes"] > (64 << 20) - MEMORY_MORE_MAX, (peak, usage)
+
+
+def test_what_a_task_uses_while_the_spawner_is_held_up_is_its_own(daemons):  # noqa: F811
+    """A parked clone starts without the spawner, which looks at its counters later."""
+    daemon = started(daemons, "python", 2)
+    with stopped([daemon.spawner]):
+        client = daemon.cli.start("run", "--json", "-t", "python", "-c",
+                                  "import time\nwhile time.process_time() < 0.6: pass\nprint(42)")
+        # Its clone has used so much already when the spawner hears of the claim.
+        await_that(lambda: any(cpu_s(box.clone) > 0.4 for box in boxes(daemon).values()), "the task has run")
+    usage = json.loads(client.communicate(timeout=60)[0])["usage"]
+    assert told(daemon)["hits"] == 1
+    assert usage["userCpuNs"] + usage["systemCpuNs"] > 0.5e9, usage
+
+
+def cpu_s(pid):
+    fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if len(fields) > 12 else 0
