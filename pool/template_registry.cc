@@ -172,14 +172,15 @@ base::Result<LaneId> TemplateRegistry::laneOfTenant(TemplateId id, std::string_v
       MAYFLY_CHECK(accepts(lane, now_ns));
       return lane_id;
     }
-    if (lane.tasks == 0 && (idle == 0 || lane.used_ns < lanes_.at(idle).used_ns)) idle = lane_id;
+    const bool may_go = lane.tasks == 0 && now_ns >= lane.used_ns + kTenantKept_ns;
+    if (may_go && (idle == 0 || lane.used_ns < lanes_.at(idle).used_ns)) idle = lane_id;
   }
   const bool full = taken >= spec.tenants_max || taken_of_all >= kTenantLanesMax;
   if (full && idle == 0)
     return fail(Code::resourceExhausted,
                 "template '" + spec.name + "' has tasks of " + std::to_string(taken) +
                     " tenants, each with a zygote of its own, and may have no more",
-                "Try again when a tenant's tasks have ended, or raise zygote.tenants_max.",
+                "Try again a second after a tenant's tasks have ended, or raise zygote.tenants_max.",
                 base::kRetryMs);
   if (spare == 0) spare = open(id, true, now_ns);
   MAYFLY_CHECK(accepts(lanes_.at(spare), now_ns));

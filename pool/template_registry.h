@@ -27,6 +27,7 @@ namespace mayfly::pool {
 inline constexpr uint32_t kTemplatesMax = 63;  // as many uid ranges has a daemon beside its own
 // Of all templates. Some ranges are left for successors, and for zygotes whose last boxes end.
 inline constexpr uint32_t kTenantLanesMax = 40;
+inline constexpr uint64_t kTenantKept_ns = 1'000'000'000;  // before another may take its lane's place
 inline constexpr uint64_t kTenantIdle_ns = 600'000'000'000;  // then a tenant's lane is closed
 
 struct Order {

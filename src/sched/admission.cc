@@ -16,8 +16,7 @@ bool Admission::couldEverFit(const Demand& d) const {
          d.fds <= budget_.fds_max && d.pids <= budget_.pids_max;
 }
 
-base::Status Admission::enqueue(base::TaskId task, OwnerId owner, base::LaneId lane,
-                                Demand demand) {
+base::Status Admission::accepts(OwnerId owner, const Demand& demand) const {
   if (!couldEverFit(demand))
     return base::fail(base::Code::invalidArgument,
                       "the task asks for more than the whole budget of the host: " +
@@ -30,12 +29,19 @@ base::Status Admission::enqueue(base::TaskId task, OwnerId owner, base::LaneId l
     return base::fail(base::Code::resourceExhausted,
                       "the queue is full: " + std::to_string(queued_) + " tasks wait",
                       "Try again later.", base::kRetryMs);
-  auto& line = lines_[owner];
-  if (line.size() >= budget_.queue_tasks_per_owner_max)
+  auto line = lines_.find(owner);
+  if (line != lines_.end() && line->second.size() >= budget_.queue_tasks_per_owner_max)
     return base::fail(base::Code::resourceExhausted,
-                      "this client has " + std::to_string(line.size()) +
+                      "this client has " + std::to_string(line->second.size()) +
                           " tasks waiting, as many as one may have",
                       "Wait for some of them to end.", base::kRetryMs);
+  return base::Unit{};
+}
+
+base::Status Admission::enqueue(base::TaskId task, OwnerId owner, base::LaneId lane,
+                                Demand demand) {
+  MAYFLY_CHECK(accepts(owner, demand));
+  auto& line = lines_[owner];
   if (line.empty()) ring_.push_back(owner);
   line.push_back(Waiting{task, lane, demand});
   owner_of_[task] = owner;

@@ -46,6 +46,7 @@ class Admission {
 
   // resourceExhausted at once where the queue is full; invalidArgument where the
   // demand can never be met.
+  base::Status accepts(OwnerId owner, const Demand& demand) const;
   base::Status enqueue(base::TaskId task, OwnerId owner, base::LaneId lane, Demand demand);
   // The next task that may have a box now; it holds a slot until release().
   std::optional<base::TaskId> next(const std::function<bool(base::LaneId)>& ready);

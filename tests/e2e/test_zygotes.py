@@ -113,8 +113,9 @@ def test_tenants_have_zygotes_of_their_own(daemons):
     assert b"tenants" in refused.stderr and b"tenants_max" in refused.stderr
     for each in holding:
         each.communicate(b"\n", timeout=SECONDS_MAX)
-    c = layout(daemon, "--tenant", "c")  # takes the place of the one that is idle longest
-    assert c not in (a, b)
+    # A second later it takes the place of the one that is idle longest.
+    await_that(lambda: daemon.cli("run", "-t", "python", "--tenant", "c", "-c", "1").returncode == 0, "a place for c")
+    assert layout(daemon, "--tenant", "c") not in (a, b)
     await_that(lambda: len(zygotes(daemon)) == 3, "the end of that one's zygote")
     too_long = daemon.cli("run", "-t", "python", "--tenant", "x" * 65, "-c", "1")
     assert too_long.returncode == 125 and b"tenant" in too_long.stderr

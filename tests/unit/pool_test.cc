@@ -515,11 +515,12 @@ TEST(TemplateRegistry, TenantTakesThePlaceOfTheOneThatIsIdleLongest) {
   EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);
   EXPECT_GT(refused.error().retry_after_ms, 0u);
   r.taskEnded(b, 5), r.taskEnded(a, 6);
-  auto c = *r.laneFor(id, "c", 7);
+  EXPECT_FALSE(r.laneFor(id, "c", 4 + kTenantKept_ns)) << "tenants' names alone start zygote after zygote";
+  auto c = *r.laneFor(id, "c", 5 + kTenantKept_ns);
   EXPECT_EQ(r.takeClosed(), std::vector<base::LaneId>{b});
-  EXPECT_EQ(*r.laneFor(id, "a", 8), a);
+  EXPECT_EQ(*r.laneFor(id, "a", 8 + kTenantKept_ns), a);
   r.taskBegan(a);
-  auto again = *r.laneFor(id, "b", 9);  // takes c's place, and never c's lane or its own old one
+  auto again = *r.laneFor(id, "b", 9 + 2 * kTenantKept_ns);  // takes c's place, and never c's lane or its own old one
   EXPECT_EQ(r.takeClosed(), std::vector<base::LaneId>{c});
   EXPECT_NE(again, b);
   EXPECT_NE(again, c);
