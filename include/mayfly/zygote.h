@@ -76,9 +76,19 @@ __attribute__((visibility("default"))) void mayfly_zygote_refuse(const char *why
 
 /* Makes forks of this process, and the ends of its clones, as cheap as if it held only
  * what they touch. To be called last before mayfly_zygote_serve(), by a single-threaded
- * runtime that never gives back a part of its memory with MADV_DONTNEED and counts on
- * zeros there. 0, or a negative errno: then the process is not fit to go on. */
+ * runtime. Takes the memory that mayfly_zygote_mark_memory() marked, libc's heap and the
+ * arenas below: none may be given back with MADV_DONTNEED by one who counts on zeros
+ * there. 0, or a negative errno: then the process is not fit to go on. */
 __attribute__((visibility("default"))) int mayfly_zygote_share_memory(void);
+
+/* Marks all anonymous memory that there is for mayfly_zygote_share_memory(): to be called
+ * while nothing is loaded but the runtime itself. 0, or a negative errno. */
+__attribute__((visibility("default"))) int mayfly_zygote_mark_memory(void);
+
+/* Memory for the runtime's own allocator, whole pages of zeros, which may be shared so;
+ * NULL where there is none. The first argument is not looked at. */
+__attribute__((visibility("default"))) void *mayfly_zygote_arena_alloc(void *context, size_t size);
+__attribute__((visibility("default"))) void mayfly_zygote_arena_free(void *context, void *arena, size_t size);
 
 /* Serves until the daemon goes, then exits the zygote. Returns in a clone: 0 and
  * *task filled. A negative errno means that the process is no zygote of Mayfly's

@@ -6,10 +6,15 @@
 // complete goes to a sealed memfd, mapped privately over the very addresses: clones see
 // the same bytes, write to copies of their own, and nobody can write to the file.
 //
+// Such memory is not zero after MADV_DONTNEED, and some allocators count on that. Only what
+// is known to come from others is shared: what the runtime held before it loaded anything,
+// its arenas, libc's heap. The kernel keeps the mark on them, and loses it with the mapping.
+//
 // Layer: zygote, in the runtime's process. Allocates nothing: a write to what is being
 // copied would be lost.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "mayfly/zygote.h"
 #include "zygote/raw.h"
@@ -22,6 +27,14 @@ constexpr uintptr_t kRunPagesMin = 16;  // shorter runs stay: each mapping costs
 constexpr uintptr_t kGapPagesMax = 16;  // of pages that were never touched, inside a run
 constexpr int kRunsMax = 512;
 constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL, of kernels from 6.3 on
+
+bool shared = false;
+
+// Two flags that mean nothing to memory like this, and that nobody else sets together.
+int mark(uintptr_t start, size_t size) {
+  void* at = reinterpret_cast<void*>(start);
+  return madvise(at, size, MADV_DONTDUMP) == 0 && madvise(at, size, MADV_RANDOM) == 0 ? 0 : -errno;
+}
 
 struct Run {
   uintptr_t start, end;
@@ -43,21 +56,57 @@ uintptr_t readHex(const char** text) {
   }
 }
 
-// "START-END rw-p OFFSET DEV INODE   NAME": the anonymous ones and the heap.
-bool isOwnMemory(const char* line, Run* found) {
+enum class Memory { other, anonymous, heap };
+
+// "START-END rw-p OFFSET DEV INODE   NAME", the first line of a mapping in smaps.
+Memory kindOf(const char* line, Run* found) {
   found->start = readHex(&line);
-  if (*line++ != '-') return false;
+  if (*line++ != '-') return Memory::other;
   found->end = readHex(&line);
-  if (strncmp(line, " rw-p ", 6) != 0) return false;
+  if (strncmp(line, " rw-p ", 6) != 0) return Memory::other;
   line += 6;
   for (int field = 0; field < 2; ++field) {  // offset, device
     while (*line != ' ' && *line != '\0') ++line;
     while (*line == ' ') ++line;
   }
-  if (line[0] != '0' || (line[1] != ' ' && line[1] != '\0')) return false;  // a file's
+  if (line[0] != '0' || (line[1] != ' ' && line[1] != '\0')) return Memory::other;  // a file's
   line += 1;
   while (*line == ' ') ++line;
-  return *line == '\0' || strcmp(line, "[heap]") == 0;
+  return *line == '\0' ? Memory::anonymous : strcmp(line, "[heap]") == 0 ? Memory::heap : Memory::other;
+}
+
+bool isFirstLine(const char* line) {
+  readHex(&line);
+  return *line == '-';
+}
+
+// visit(mapping, kind, whether it is marked) for each; 0 or -errno.
+template <class Visit>
+int eachMapping(Visit visit) {
+  int maps = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+  if (maps < 0) return -errno;
+  int r = 0;
+  char line[512], buffer[4096];
+  size_t length = 0;
+  ssize_t n = 0;
+  Run mapping{};
+  Memory kind = Memory::other;
+  while (r == 0 && (n = read(maps, buffer, sizeof buffer)) > 0)
+    for (ssize_t i = 0; r == 0 && i < n; ++i) {
+      if (buffer[i] != '\n') {
+        if (length + 1 < sizeof line) line[length++] = buffer[i];
+        continue;
+      }
+      line[length] = '\0';
+      length = 0;
+      constexpr char kFlags[] = "VmFlags:";
+      if (isFirstLine(line)) kind = kindOf(line, &mapping);
+      else if (strncmp(line, kFlags, sizeof kFlags - 1) == 0 && kind != Memory::other)
+        r = visit(mapping, kind, strstr(line, " dd") != nullptr && strstr(line, " rr") != nullptr);
+    }
+  if (r == 0 && n < 0) r = -errno;
+  close(maps);
+  return r;
 }
 
 // The touched pages of a mapping, as runs.
@@ -88,25 +137,9 @@ int addRuns(int pagemap, Run mapping, Runs* runs) {
 int findRuns(Runs* runs) {
   int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   if (pagemap < 0) return -errno;
-  int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-  int r = maps < 0 ? -errno : 0;
-  char line[512];
-  size_t length = 0;
-  char buffer[4096];
-  ssize_t n = 0;
-  while (r == 0 && (n = read(maps, buffer, sizeof buffer)) > 0)
-    for (ssize_t i = 0; r == 0 && i < n; ++i) {
-      if (buffer[i] != '\n') {
-        if (length + 1 < sizeof line) line[length++] = buffer[i];
-        continue;
-      }
-      line[length] = '\0';
-      length = 0;
-      Run mapping;
-      if (isOwnMemory(line, &mapping)) r = addRuns(pagemap, mapping, runs);
-    }
-  if (r == 0 && n < 0) r = -errno;
-  if (maps >= 0) close(maps);
+  int r = eachMapping([&](Run mapping, Memory kind, bool marked) {
+    return kind == Memory::heap || marked ? addRuns(pagemap, mapping, runs) : 0;
+  });
   close(pagemap);
   return r;
 }
@@ -124,24 +157,51 @@ int share(int file, Run run, off_t offset) {
   return map != MAP_FAILED ? 0 : -errno;
 }
 
+// Each page has one more mapping than clones can see: whether others touched it shows in none.
+int hold(int file, off_t bytes) {
+  if (bytes == 0) return 0;
+  auto size = static_cast<size_t>(bytes);
+  void* all = mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
+  if (all == MAP_FAILED) return -errno;
+  return madvise(all, size, MADV_DONTFORK) == 0 ? 0 : -errno;
+}
+
 }  // namespace
 }  // namespace mayfly::zygote
 
 using namespace mayfly::zygote;
 
+extern "C" int mayfly_zygote_mark_memory(void) {
+  return eachMapping([](Run mapping, Memory kind, bool) {
+    return kind == Memory::anonymous ? mark(mapping.start, mapping.end - mapping.start) : 0;
+  });
+}
+
+extern "C" void* mayfly_zygote_arena_alloc(void*, size_t size) {
+  void* arena = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (arena == MAP_FAILED) return nullptr;
+  // Where the mark does not hold the arena is forked as any other.
+  if (!shared) (void)mark(reinterpret_cast<uintptr_t>(arena), size);
+  return arena;
+}
+
+extern "C" void mayfly_zygote_arena_free(void*, void* arena, size_t size) { munmap(arena, size); }
+
 extern "C" int mayfly_zygote_share_memory(void) {
   Runs runs;
   if (int r = findRuns(&runs); r != 0) return r;
+  shared = true;
   int file = memfd_create("zygote", MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExecSeal);
   if (file < 0) file = memfd_create("zygote", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (file < 0) return -errno;
-  int r = 0;
+  int r = fchmod(file, 0) == 0 ? 0 : -errno;
   off_t offset = 0;
   for (int i = 0; r == 0 && i < runs.count; ++i) {
     r = share(file, runs.at[i], offset);
     offset += static_cast<off_t>(runs.at[i].end - runs.at[i].start);
   }
   if (r == 0 && fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0) r = -errno;
+  if (r == 0) r = hold(file, offset);
   close(file);
   return r;
 }

@@ -117,7 +117,7 @@ def plug_holes():
         sizes.append(sizes[-1] * 5 // 4)
     for size in reversed(sizes):
         at = libc.malloc(size)
-        while at < top:
+        while 0 < at < top:
             at = libc.malloc(size)
         libc.free(at)
     libc.malloc_trim(0)

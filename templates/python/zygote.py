@@ -75,6 +75,16 @@ class Hooks(ctypes.Structure):
     ]
 
 
+class ArenaAllocator(ctypes.Structure):
+    """PyObjectArenaAllocator of CPython."""
+
+    _fields_ = [("context", ctypes.c_void_p), ("alloc", ctypes.c_void_p), ("free", ctypes.c_void_p)]
+
+
+def address(function):
+    return ctypes.cast(function, ctypes.c_void_p).value
+
+
 def warm_up(path):
     """What imports alone do not warm: a template's own few lines."""
     with open(path, "rb") as file:
@@ -106,6 +116,11 @@ def preload(lib, template):
     if os.path.exists(rehearsal):
         with open(rehearsal, "rb") as file:
             rehearsals.append(compile(file.read(), rehearsal, "exec", dont_inherit=True))
+    # Of what preloads allocate, the interpreter's own arenas are shared with the clones.
+    arenas = ArenaAllocator(None, address(lib.mayfly_zygote_arena_alloc), address(lib.mayfly_zygote_arena_free))
+    ctypes.pythonapi.PyObject_SetArenaAllocator(ctypes.byref(arenas))
+    if lib.mayfly_zygote_mark_memory() != 0:
+        sys.exit("zygote: cannot mark its memory")
     lib.mayfly_zygote_preloaded(None)
     steps = [(name, importlib.import_module, name) for name in template.get("preload", [])]
     if os.path.exists(f"{HERE}/warm.py"):
@@ -203,10 +218,6 @@ def settle(lib):
 
 def serve(lib):
     api = ctypes.pythonapi
-
-    def address(function):
-        return ctypes.cast(function, ctypes.c_void_p).value
-
     # A call from C costs a clone some hundred pages; most templates need none.
     callback = ctypes.PYFUNCTYPE(ctypes.c_int)(reseed) if "numpy.random" in sys.modules else None
     rehearsal = ctypes.PYFUNCTYPE(ctypes.c_int)(lambda: rehearse_in_clone(lib))

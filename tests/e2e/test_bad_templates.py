@@ -58,6 +58,8 @@ FAULTS = {
     "rehearsal-clone": (NO + "os.register_at_fork(after_in_child=lambda: setattr(ctypes, 'create_string_buffer', no))",
                         "step 'rehearsal'", ""),
 }
+# Serves: an allocator of its own, which counts on zeros after MADV_DONTNEED.
+OWN_MEMORY = "import mmap\nkeep = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\nkeep[:] = b'x' * len(keep)"
 # Serves, and dies by its memory cap some clones later.
 LEAKS = "keep = []\nos.register_at_fork(before=lambda: keep.append(bytearray(os.urandom(1 << 20)) * 16))"
 
@@ -66,7 +68,8 @@ LEAKS = "keep = []\nos.register_at_fork(before=lambda: keep.append(bytearray(os.
 def image(tmp_path_factory):
     """One image for all; its manifest, beside which the others stand."""
     folder = tmp_path_factory.mktemp("bad")
-    culprit = "import os, sys\nDO = {}\n".format({**{k: f[0] for k, f in FAULTS.items()}, "leaks": LEAKS})
+    culprit = "import os, sys\nDO = {}\n".format({**{k: f[0] for k, f in FAULTS.items()}, "leaks": LEAKS,
+                                            "own-memory": OWN_MEMORY})
     culprit += "exec(DO.get(sys.argv[1] if len(sys.argv) > 1 else '', ''))\n"
     bad = folder / "templates/bad"
     bad.mkdir(parents=True)
@@ -203,5 +206,29 @@ def test_a_zygote_that_leaks_with_every_clone_costs_its_own_tasks_only(image, ru
         listed = templates(daemon)["leaks"]
         assert listed["state"] == "unhealthy" and "memory cap of its zygote" in listed["stateText"], listed
         print(f"{len(verdicts)} tasks before the breaker opened, {neighbour.done} of the neighbour")
+    finally:
+        daemon.end()
+
+
+SHARED = """
+import culprit, mmap, sys
+assert culprit.keep[:] == b'x' * len(culprit.keep)
+culprit.keep.madvise(mmap.MADV_DONTNEED)
+assert not any(culprit.keep[:])
+# The interpreter's arenas, libc's heap and what was there before anything was loaded.
+shared = [[int(end, 16) for end in line.split()[0].split('-')] for line in open('/proc/self/maps') if 'memfd:zygote' in line]
+for each in (sys, culprit, culprit.DO, sys.modules['json'].loads.__code__):
+    assert any(begin <= id(each) < end for begin, end in shared), each
+print('shared')
+"""
+
+
+def test_a_librarys_own_memory_is_zero_where_it_counts_on_that(image, run_dir):
+    """What a zygote shares with its clones is never memory that somebody else manages."""
+    daemon = serve(image, run_dir, ["own-memory"], {})
+    try:
+        daemon.start()
+        result = daemon.cli.run("-t", "own-memory", "-c", SHARED)
+        assert result["stdout"] == "shared\n", result
     finally:
         daemon.end()
