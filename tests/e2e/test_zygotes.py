@@ -148,6 +148,27 @@ json.__doc__ = 'written'
     assert not [fd for fd in os.listdir(f"/proc/{zygote}/fd") if "memfd:zygote" in os.readlink(f"/proc/{zygote}/fd/{fd}")]
 
 
+def test_no_clone_sees_which_pages_others_touched(daemons):
+    """Of what it shares, no page is only its own, though no other clone lives."""
+    daemon = daemons(templates=("python",), config="parked_max = 0\nstocked_max = 0\n")
+    task = daemon.cli.run("-t", "python", "-c", """
+import ctypes
+PRESENT, OF_A_FILE, ALONE = 1 << 63, 1 << 61, 1 << 56
+shared = alone = 0
+with open('/proc/self/pagemap', 'rb', 0) as pagemap:
+    for line in [line for line in open('/proc/self/maps') if 'memfd:zygote' in line]:
+        begin, end = (int(part, 16) for part in line.split()[0].split('-'))
+        for at in range(begin, end, 4096):
+            ctypes.string_at(at, 1)
+        pagemap.seek(begin // 4096 * 8)
+        for each in memoryview(pagemap.read((end - begin) // 4096 * 8)).cast('Q'):
+            shared += each & (PRESENT | OF_A_FILE) == PRESENT | OF_A_FILE
+            alone += each & (OF_A_FILE | ALONE) == OF_A_FILE | ALONE
+print(shared > 1000, alone)
+""")
+    assert task["stdout"] == "True 0\n", task
+
+
 def test_the_zygotes_memory_cap_is_not_used_up_by_its_clones(daemons):
     """The kernel charges a fork's page tables to who forks."""
     daemon = with_keys(daemons, "zygote", 'memory = "80MiB"', config="parked_max = 256\nparked_memory = \"2GiB\"\n")
