@@ -179,6 +179,7 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
   if (t.has("trial")) out.trial_folder.clear();
   if (!out.trial.empty() && !isPlainPath(out.trial, false))
     t.complain("trial", "must be a plain path in the template's folder");
+  t.boolean("without_trial", out.without_trial);
   std::vector<std::string> preload;
   t.strings("preload", kPreloadMax, preload);
   for (const std::string& module : preload) {
@@ -273,7 +274,12 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   if (!image.present() && !base)
     root.complain("image", "is required: a table with the image's recipe");
   readImage(image, base != nullptr, m.image);
-  readZygote(root.table("zygote"), m.zygote);
+  Reader::Table zygote = root.table("zygote");
+  readZygote(zygote, m.zygote);
+  if (m.mechanism == Mechanism::fork && m.zygote.trial.empty() && !m.zygote.without_trial) {
+    zygote.complain("trial", "is required where clones are forked: a program that two of them run before tasks are "
+                             "served; `without_trial = true` gives that check up");
+  }
   Reader::Table task = root.table("task");
   readEnv(task, m.task_env);
   task.finish();

@@ -49,6 +49,7 @@ struct ImageRecipe {
 struct ZygoteSpec {
   std::vector<std::string> argv;  // [0] is a path in the image
   std::string trial;              // a file of `trial_folder`; empty: none
+  bool without_trial = false;     // forked clones are served unchecked
   std::string trial_folder;       // of the template that brings it; empty when parsed from text
   std::vector<std::string> preload;
   std::vector<std::pair<std::string, std::string>> env;  // sorted by name

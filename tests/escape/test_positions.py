@@ -68,6 +68,7 @@ packages = ["python3", "tzdata"]
 argv = ["/usr/bin/python3", "-I", "/usr/lib/mayfly/probes/as_zygote.py"]
 memory = "512MiB"
 start_time = "60s"
+without_trial = true
 """
 
 

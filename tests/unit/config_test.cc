@@ -21,6 +21,7 @@ mechanism = "fork"
 packages = ["python3", "bash", "python3"]
 [zygote]
 argv = ["/usr/bin/python3"]
+trial = "trial.py"
 )";
 
 std::string errorOf(const std::string& text) {
@@ -133,6 +134,13 @@ TEST(Manifest, MaximumFollowsTheDefaultWhereItSaysNothing) {
   EXPECT_EQ(m->maximum.cpu_milli, 2'500u);
 }
 
+TEST(Manifest, ForkedClonesAreTriedUnlessTheManifestGivesThatUp) {
+  const std::string none = with(kSmall, "trial = \"trial.py\"\n", "");
+  EXPECT_NE(errorOf(none).find("'zygote.trial' is required where clones are forked"), std::string::npos) << errorOf(none);
+  EXPECT_TRUE(parseManifest(with(kSmall, "trial = \"trial.py\"", "without_trial = true"), "m.toml"));
+  EXPECT_TRUE(parseManifest(with(none, "\"fork\"", "\"exec\""), "m.toml"));
+}
+
 TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
   EXPECT_EQ(errorOf(with(kSmall, "packages", "pakages")),
             "m.toml:5: unknown key 'image.pakages'; allowed here: suite, packages, "
@@ -141,11 +149,11 @@ TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
       errorOf(with(kSmall, "\"fork\"", "\"restore\"")),
       "m.toml:3: 'mechanism' 'restore' is not available in this version; use \"fork\" or \"exec\"");
   EXPECT_EQ(errorOf(kSmall + "[limits.default]\nmemory = \"1KiB\"\n"),
-            "m.toml:9: 'limits.default.memory' is 1KiB; allowed are 16MiB to 1TiB");
+            "m.toml:10: 'limits.default.memory' is 1KiB; allowed are 16MiB to 1TiB");
   EXPECT_EQ(errorOf(kSmall + "[limits.default]\ncpu = 2\n[limits.maximum]\ncpu = 1\n"),
-            "m.toml:11: 'limits.maximum.cpu' is 1, below the default of 2");
+            "m.toml:12: 'limits.maximum.cpu' is 1, below the default of 2");
   EXPECT_EQ(errorOf(kSmall + "[network]\nloopback = \"yes\"\n"),
-            "m.toml:9: 'network.loopback' must be true or false");
+            "m.toml:10: 'network.loopback' must be true or false");
   EXPECT_NE(errorOf("name = \n").find("m.toml:1: not valid TOML"), std::string::npos);
 }
 
@@ -247,6 +255,7 @@ run = ["first"]
 "/usr/lib/zygote.py" = "zygote.py"
 [zygote]
 argv = ["/usr/bin/python3", "/usr/lib/zygote.py"]
+trial = "trial.py"
 preload = ["json", "re"]
 memory = "100MiB"
 [zygote.env]
