@@ -5,14 +5,17 @@ changes what a program means. All of it knows CPython 3.12 and 3.13 on 64 bits a
 One thread. The module is gone from sys.modules before the zygote serves.
 """
 
+import array
 import bisect
 import ctypes
 import gc
+import os
 import sys
 import types
 import weakref
 
 word = ctypes.c_uint32
+TRACKED = 1 << 14  # of a type's flags
 MORTAL_KINDS = (types.FrameType, types.TracebackType, memoryview)
 CODE_PARTS = ("co_consts", "co_names", "co_filename", "co_name", "co_qualname", "co_linetable", "co_exceptiontable")
 BLOCK_BYTES_MAX = 512  # of the interpreter's own allocator
@@ -60,27 +63,105 @@ def make_immortal():
     count = immortal_count()
     if count is None:
         return f"reference counts are written: {sys.implementation.name} {sys.version.split()[0]} is not known"
-    ends = {}  # type -> whether its objects do something at their end
+    kinds = {}  # type -> whether its objects do something at their end, may be watched, and how to look into them
     mortal = 0
+    gc.unfreeze()
     todo = gc.get_objects()
+    gc.freeze()  # no collection on the way
     seen = set(map(id, todo))
-    own = (todo, seen, ends)
+    own = {id(todo), id(seen), id(kinds)}
     while todo:
         each = todo.pop()
         kind = type(each)
-        if kind not in ends:
-            ends[kind] = issubclass(kind, MORTAL_KINDS) or hasattr(kind, "__del__")
-        if any(each is one for one in own):
+        if kind not in kinds:
+            is_class = issubclass(kind, type)
+            inside = gc.get_referents if kind.__flags__ & TRACKED else None
+            kinds[kind] = (
+                issubclass(kind, MORTAL_KINDS) or hasattr(kind, "__del__"),
+                kind.__weakrefoffset__ != 0,
+                referents if is_class or kind is types.CodeType else inside,
+            )
+        ends, may_be_watched, inside = kinds[kind]
+        if id(each) in own:
             continue
-        if ends[kind] or any(ref.__callback__ is not None for ref in weakref.getweakrefs(each)):
+        if ends or may_be_watched and any(ref.__callback__ is not None for ref in weakref.getweakrefs(each)):
             mortal += 1
             continue
         word.from_address(id(each)).value = count
-        for other in referents(each):
+        if inside is None:
+            continue
+        for other in inside(each):
             if id(other) not in seen:
                 seen.add(id(other))
                 todo.append(other)
     return f"{len(seen) - mortal} objects are immortal, {mortal} are not"
+
+
+def executed(run):
+    """Where the code lies that a run executes, found out in a child: what watches it ends there."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            seen = set()
+            monitoring, events = sys.monitoring, sys.monitoring.events
+            monitoring.use_tool_id(monitoring.PROFILER_ID, "mayfly")
+            for event in (events.PY_START, events.PY_RESUME):
+                monitoring.register_callback(monitoring.PROFILER_ID, event, lambda code, offset: seen.add(id(code)))
+            monitoring.set_events(monitoring.PROFILER_ID, events.PY_START | events.PY_RESUME)
+            run()
+            monitoring.set_events(monitoring.PROFILER_ID, 0)
+            with open(write, "wb") as file:
+                file.write(array.array("Q", seen).tobytes())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write)
+    with open(read, "rb") as file:
+        found = array.array("Q", file.read())
+    return set(found) if os.waitpid(child, 0)[1] == 0 else set()
+
+
+def gather_code(run):
+    """Lays the code together that a run executes; returns what there is to say of it.
+
+    The interpreter counts and caches in the code that it executes. Where that lies among all that was loaded, a
+    clone copies a page for nearly each function. Copies of it are allocated one after the other, and the functions
+    take them as any program may give a function its code. A code that holds a copied one is made anew, too.
+    """
+    if immortal_count() is None:
+        return "code stays where it is"
+    functions = [each for each in gc.get_objects() if type(each) is types.FunctionType]
+    known = {}  # id -> code, the inner ones before the outer
+
+    def add(code):
+        if id(code) not in known:
+            for const in code.co_consts:
+                if type(const) is types.CodeType:
+                    add(const)
+            known[id(code)] = code
+
+    for each in functions:
+        add(each.__code__)
+    hot = executed(run) & known.keys()
+    for at in hot:  # what replace() would make and keep between the copies
+        code = known[at]
+        code.co_code, code.co_varnames, code.co_cellvars, code.co_freevars
+    plug_holes()
+    copies = {}
+    for pick in (hot, known):
+        for at, code in known.items():
+            holds_copy = any(id(const) in copies for const in code.co_consts)
+            if at in pick and at not in copies and (at in hot or holds_copy):
+                consts = code.co_consts
+                if holds_copy:
+                    consts = tuple(copies.get(id(const), const) for const in consts)
+                copies[at] = code.replace(co_consts=consts)
+    for each in functions:
+        if id(each.__code__) in copies:
+            each.__code__ = copies[id(each.__code__)]
+    return f"{len(hot)} of {len(known)} codes lie together"
 
 
 class MallocInfo(ctypes.Structure):
@@ -90,40 +171,71 @@ class MallocInfo(ctypes.Structure):
         "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
 
 
+class Heap:
+    """The allocators' functions, looked up once: each look-up by ctypes leaves names behind."""
+
+    def __init__(self):
+        libc = ctypes.PyDLL(None)
+        self.known = immortal_count() is not None and hasattr(libc, "mallinfo2")
+        if self.known:
+            size = ctypes.c_size_t
+            libc.PyObject_Malloc.argtypes, libc.PyObject_Malloc.restype = [size], size
+            libc.malloc.argtypes, libc.malloc.restype, libc.free.argtypes = [size], size, [size]
+            libc.sbrk.argtypes, libc.sbrk.restype, libc.mallinfo2.restype = [ctypes.c_ssize_t], size, MallocInfo
+            self.malloc, self.free, self.sbrk, self.info = libc.malloc, libc.free, libc.sbrk, libc.mallinfo2
+            self.block, self.trim = libc.PyObject_Malloc, libc.malloc_trim
+
+
+heap = Heap()
+kept = []  # until the clone's end
+
+
 def plug_holes():
     """Takes what is free between what is loaded, and keeps it.
 
     A clone then allocates from pages side by side that hold nothing else, instead of copying a page of the
     zygote's for each hole that it fills.
     """
-    libc = ctypes.PyDLL(None)
-    if immortal_count() is None or not hasattr(libc, "mallinfo2"):
+    if not heap.known:
         return
-    libc.PyObject_Malloc.argtypes, libc.PyObject_Malloc.restype = [ctypes.c_size_t], ctypes.c_size_t
-    libc.malloc.argtypes, libc.malloc.restype, libc.free.argtypes = [ctypes.c_size_t], ctypes.c_size_t, [ctypes.c_size_t]
-    libc.sbrk.argtypes, libc.sbrk.restype, libc.mallinfo2.restype = [ctypes.c_ssize_t], ctypes.c_size_t, MallocInfo
+    begins, ends = array.array("Q"), array.array("Q")
     with open("/proc/self/maps") as maps:
-        spans = [tuple(int(part, 16) for part in line.split()[0].split("-")) for line in maps]
-    begins = [begin for begin, _ in spans]
+        for line in maps:
+            begin, end = line.split()[0].split("-")
+            begins.append(int(begin, 16))
+            ends.append(int(end, 16))
+    gc.collect()  # empties the free lists
     # The largest first: it takes the free pools of all sizes. What is not mapped yet begins a new arena.
     for size in range(BLOCK_BYTES_MAX, 0, -16):
         at = begins[0]
-        while begins[0] <= at < spans[bisect.bisect_right(begins, at) - 1][1]:
-            at = libc.PyObject_Malloc(size)
-    libc.malloc_trim(0)
-    top = libc.sbrk(0) - libc.mallinfo2().keepcost
+        while begins[0] <= at < ends[bisect.bisect_right(begins, at) - 1]:
+            at = heap.block(size)
+    heap.trim(0)
+    top = heap.sbrk(0) - heap.info().keepcost
     sizes = [24 + 16 * index for index in range(64)]
     while sizes[-1] < CHUNK_BYTES_MAX:
         sizes.append(sizes[-1] * 5 // 4)
     for size in reversed(sizes):
-        at = libc.malloc(size)
+        at = heap.malloc(size)
         while 0 < at < top:
-            at = libc.malloc(size)
-        libc.free(at)
-    libc.malloc_trim(0)
+            at = heap.malloc(size)
+        heap.free(at)
+    heap.trim(0)
+
+
+def empty_caches():
+    """Takes what caches of allocations hold, wherever it lies: names in the interpreter's of attributes, and in
+    numpy's up to seven blocks of each size that small arrays leave behind."""
+    if immortal_count() is None:
+        return
+    sys._clear_type_cache()
+    if numpy := sys.modules.get("numpy"):
+        for _ in range(7):
+            kept.extend(numpy.empty(size, numpy.uint8) for size in (*range(64), *range(64, 1024, 8)))
+            kept.extend(numpy.empty((0,) * dimensions) for dimensions in range(2, 8))
 
 
 def trim():
     """Gives back what is free at the heap's end."""
-    if hasattr(ctypes.pythonapi, "malloc_trim"):
-        ctypes.pythonapi.malloc_trim(0)
+    if heap.known:
+        heap.trim(0)

@@ -39,6 +39,8 @@ def add(a, b):
     return a + b
 print(add(6, 7), [n for n in range(3)], {"a": "b"}, f"{1.5:.2f}")
 """
+# A class counts its first thirty instances, code its branches: by then it is no longer written.
+REHEARSALS = 30
 rehearsals = []
 environment = {}  # the zygote's, as a clone inherits it
 last_preloaded = ""  # name of the youngest module that the zygote loaded
@@ -192,6 +194,10 @@ def streams_on_null():
             os.close(held[fd])
 
 
+def say(words):
+    os.write(2, words.encode() + b"\n")
+
+
 def settle(lib):
     """What every clone would have to do is done once, here."""
     modules = sys.modules
@@ -206,14 +212,18 @@ def settle(lib):
     last_preloaded = next(reversed(modules))
     # What is loaded now lives as long as the clone: no collection looks at it again.
     gc.collect()
-    step(lib, "the rehearsal", streams_on_null()(rehearse), lib)
-    gc.collect()
-    memory.plug_holes()
-    os.write(2, memory.make_immortal().encode() + b"\n")
+    rehearsal = streams_on_null()(rehearse)
+    step(lib, "the rehearsal", rehearsal, lib)
+    say(memory.gather_code(lambda: rehearsal(lib)))
     gc.freeze()
+    for _ in range(REHEARSALS):
+        step(lib, "the rehearsal", rehearsal, lib)
+    if rehearsals:
+        memory.empty_caches()
     memory.plug_holes()
-    gc.collect()  # empties the free lists
+    say(memory.make_immortal())
     memory.plug_holes()
+    memory.plug_holes()  # what the first one left
 
 
 def serve(lib):
