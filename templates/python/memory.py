@@ -14,8 +14,10 @@ import sys
 import types
 import weakref
 
-word = ctypes.c_uint32
-TRACKED = 1 << 14  # of a type's flags
+word, wide = ctypes.c_uint32, ctypes.c_uint64
+HEAP_TYPE, TRACKED = 1 << 9, 1 << 14  # of a type's flags
+SHARED_KEYS = type.__basicsize__ - 48  # ht_cached_keys of a class
+DICT_KEYS = 32  # ma_keys of a dictionary
 MORTAL_KINDS = (types.FrameType, types.TracebackType, memoryview)
 CODE_PARTS = ("co_consts", "co_names", "co_filename", "co_name", "co_qualname", "co_linetable", "co_exceptiontable")
 BLOCK_BYTES_MAX = 512  # of the interpreter's own allocator
@@ -41,6 +43,27 @@ def immortal_count():
     return None if raised or word.from_address(id(probe)).value != count else count
 
 
+def shared_keys(each):
+    """Where the count of the key table is that a class's instances share, or 0."""
+    if not isinstance(each, type) or not each.__flags__ & HEAP_TYPE:
+        return 0
+    return wide.from_address(id(each) + SHARED_KEYS).value
+
+
+def shared_keys_are_known(count):
+    """Whether key tables lie where CPython 3.13 has them, and their counts behave as an object's does."""
+    if sys.version_info[:2] != (3, 13):
+        return False
+    probe_class = type("Probe", (), {})
+    probe, other = probe_class(), probe_class()
+    probe.one = other.one = 1
+    table = wide.from_address(id(probe.__dict__) + DICT_KEYS).value
+    if shared_keys(probe_class) != table or wide.from_address(table).value != 2:  # the class's and the instance's
+        return False
+    word.from_address(table).value = count
+    return other.__dict__ == {"one": 1} and wide.from_address(table).value == count
+
+
 def referents(each):
     """What an object holds, also where the collector does not ask: in code, and in types that are not allocated."""
     if type(each) is types.CodeType:
@@ -58,11 +81,12 @@ def make_immortal():
     A clone that merely looks at an object writes to its count, and gets its page copied for it. What is loaded
     lives until its clone ends, counted or not, as long as no task deletes it. What does something at its end
     stays mortal: objects with a finalizer, those for whose end a weak reference's callback waits, views of
-    buffers. Frames are in use.
+    buffers. Frames are in use. A class does not end before what is loaded: its own `__mro__` holds it.
     """
     count = immortal_count()
     if count is None:
         return f"reference counts are written: {sys.implementation.name} {sys.version.split()[0]} is not known"
+    with_keys = shared_keys_are_known(count)
     kinds = {}  # type -> whether its objects do something at their end, may be watched, and how to look into them
     mortal = 0
     gc.unfreeze()
@@ -78,7 +102,7 @@ def make_immortal():
             inside = gc.get_referents if kind.__flags__ & TRACKED else None
             kinds[kind] = (
                 issubclass(kind, MORTAL_KINDS) or hasattr(kind, "__del__"),
-                kind.__weakrefoffset__ != 0,
+                kind.__weakrefoffset__ != 0 and not is_class,
                 referents if is_class or kind is types.CodeType else inside,
             )
         ends, may_be_watched, inside = kinds[kind]
@@ -90,11 +114,14 @@ def make_immortal():
         word.from_address(id(each)).value = count
         if inside is None:
             continue
+        if with_keys and inside is referents and shared_keys(each):
+            word.from_address(shared_keys(each)).value = count
         for other in inside(each):
             if id(other) not in seen:
                 seen.add(id(other))
                 todo.append(other)
-    return f"{len(seen) - mortal} objects are immortal, {mortal} are not"
+    keys = "" if with_keys else "; counts of classes' key tables are written"
+    return f"{len(seen) - mortal} objects are immortal, {mortal} are not{keys}"
 
 
 def executed(run):
