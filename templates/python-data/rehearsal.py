@@ -9,8 +9,7 @@ import pandas as pd
 table = pd.DataFrame({"kind": ["a", "b", "a", "b"], "value": [1.0, 2.0, 3.0, None]})
 table.groupby("kind")["value"].agg(["mean", "count"]).to_string()
 figure, axes = plt.subplots(figsize=(0.8, 0.6))
-axes.plot(table["value"], label="value")
-axes.legend()
+axes.plot(table["value"])
 figure.savefig(io.BytesIO(), format="png")
 plt.close("all")
 del figure, axes, table
