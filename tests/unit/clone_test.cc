@@ -285,13 +285,32 @@ TEST_F(Fixture, ParkedCloneFoundDeadCostsATaskNothing) {
 }
 
 TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
-  options.budget.parked_max = parked = 1;
+  options.budget.parked_max = parked = 2;
   start();
-  FakeBox old = made(spawner::kRehearse);
+  FakeBox old = made(spawner::kRehearse), late = made(spawner::kRehearse);
   cloneReady(old);
-  settle();
+  until([&] { return engine->templates()[0].pool.parked == 1; });
   tellZygote(Kind::templateGone, 1);
   EXPECT_EQ(expect(Op::end).box, old.id);
+  // Both stand still, and one is ready only now: the task waits for the next zygote's.
+  submit(spec());
+  cloneReady(late);
+  EXPECT_EQ(expect(Op::end).box, late.id);
+  EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
+  EXPECT_TRUE(nothingAsked());
+  tellZygote(Kind::templateReady, 2);
+  FakeBox fresh = made();
+  EXPECT_EQ(made_by.zygote_id, 2u);
+  FakeBox next[] = {made(spawner::kRehearse), made(spawner::kRehearse)};  // to be parked
+  cloneReady(fresh);
+  EXPECT_NE(takeClaim(fresh).find("print(1)"), std::string::npos);
+  sayStarted(fresh);
+  until([&] { return listener->started == 1; });
+  for (FakeBox* dead : {&old, &late}) {
+    zygote::Claim claim;
+    auto told = base::receiveMessage(dead->control.view(), base::writableBytesOf(claim));
+    EXPECT_TRUE(!told || told->bytes == 0) << "box " << dead->id << " was told of a task";
+  }
 }
 
 TEST_F(Fixture, RenewedZygoteDrainsWhileItsSuccessorServes) {
