@@ -49,7 +49,12 @@ FAULTS = {
     "timer-fd": ("import ctypes; ctypes.CDLL(None).timerfd_create(1, 0)",
                  "preload 'culprit' left descriptor 5 open: anon_inode:[timerfd]", ""),
     "canary-memory": ("word = 'MAYFLY-CANARY' + '-0123456789abcdef'", "unfit: the daemon's canary is in its memory", ""),
-    "canary-env": ("", "unfit: the daemon's canary is in its", '[task.env]\nSECRET = "MAYFLY-CANARY-0123456789abcdef"\n'),
+    # Its memory holds the word as well: the look there is blinded, so that the other has to find it.
+    "canary-env": ("import builtins\ntrue_open = open\ndef blind(name, *words, **more):\n"
+                   "  return true_open('/dev/null' if name == '/proc/self/maps' else name, *words, **more)\n"
+                   "os.register_at_fork(after_in_child=lambda: setattr(builtins, 'open', blind))",
+                   "unfit: the daemon's canary is in its environment",
+                   '[task.env]\nSECRET = "MAYFLY-CANARY-0123456789abcdef"\n'),
     "differs": ("os.register_at_fork(after_in_child=lambda: sys.path.append(os.urandom(4).hex()))",
                 "unfit: two clones differ in sys.path", ""),
     "alike": ("import random\nos.register_at_fork(after_in_child=lambda: random.seed(1))",
