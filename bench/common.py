@@ -26,22 +26,56 @@ def output(*argv):
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-def environment(build):
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo")
-                if line.startswith("model name")), "?")
-    version = subprocess.run(["git", "-C", TOP, "describe", "--always", "--dirty"],
-                             capture_output=True, text=True).stdout.strip() or "no git"
-    build_type = next((line.split("=")[1].strip() for line in open(build / "CMakeCache.txt")
-                       if line.startswith("CMAKE_BUILD_TYPE")), "?")
-    release = dict(line.rstrip().split("=", 1) for line in open("/etc/os-release") if "=" in line)
-    return {
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "mayfly": version, "build": build_type, "kernel": platform.release(),
-        "system": release.get("PRETTY_NAME", "?").strip('"'), "cpu": cpu, "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "bwrap": output("bwrap", "--version").strip(),
-        "cgroups": "v2" if pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists() else "hybrid",
-    }
+def cpu_ticks():
+    """(all, those that the hypervisor gave to others)"""
+    with open("/proc/stat") as stat:
+        ticks = [int(word) for word in stat.readline().split()[1:9]]
+    return sum(ticks), ticks[7]
+
+
+def compiler(build):
+    """Of the build whose programs are measured, with its flags."""
+    said = "".join(path.read_text() for path in build.glob("CMakeFiles/*/CMakeCXXCompiler.cmake"))
+    found = dict(re.findall(r'set\(CMAKE_CXX_COMPILER_(ID|VERSION) "([^"]*)"\)', said))
+    cache = dict(re.findall(r"(?m)^(CMAKE_[A-Z_]+):\w+=(.*)$", (build / "CMakeCache.txt").read_text()))
+    kind = cache.get("CMAKE_BUILD_TYPE", "?")
+    flags = f"{cache.get('CMAKE_CXX_FLAGS', '')} {cache.get(f'CMAKE_CXX_FLAGS_{kind.upper()}', '')}".strip()
+    return {"compiler": f"{found.get('ID', '?')} {found.get('VERSION', '?')}", "build": kind, "flags": flags}
+
+
+def cgroup_mode():
+    with open("/proc/self/mountinfo") as mounts:
+        kinds = {line.split(" - ")[1].split()[0] for line in mounts if " - cgroup" in line}
+    return {frozenset(["cgroup2"]): "v2", frozenset(["cgroup"]): "v1"}.get(frozenset(kinds), "hybrid")
+
+
+class Environment:
+    """What a report is stamped with. Made before the measuring; `stamp` is asked after it."""
+
+    def __init__(self, build):
+        git = lambda *words: subprocess.run(["git", "-C", TOP, *words], capture_output=True, text=True)  # noqa: E731
+        cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo")
+                    if line.startswith("model name")), "?")
+        release = dict(line.rstrip().split("=", 1) for line in open("/etc/os-release") if "=" in line)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        self.began = {
+            "time": self.now(), "commit": git("rev-parse", "HEAD").stdout.strip() or "no git",
+            "dirty": changed.returncode != 0 or changed.stdout != "", **compiler(build),
+            "kernel": platform.release(), "system": release.get("PRETTY_NAME", "?").strip('"'), "cpu": cpu,
+            "cores": os.cpu_count(), "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            "cgroups": cgroup_mode(), "bwrap": output("bwrap", "--version").strip(),
+            "load_before": os.getloadavg(),
+        }
+        self.ticks = cpu_ticks()
+
+    @staticmethod
+    def now():
+        return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+    def stamp(self):
+        ticks, stolen = (now - then for now, then in zip(cpu_ticks(), self.ticks))
+        return {**self.began, "ended": self.now(), "load_after": os.getloadavg(),
+                "stolen_share": round(stolen / max(1, ticks), 4)}
 
 
 def in_private_mounts():
@@ -68,10 +102,11 @@ def image_root(build, template):
 
 class Daemon:
     """mayflyd with its defaults, but for the templates that it serves, the size of their pools (one for
-    all, or by template), and settings. `with` ends it."""
+    all, or by template), how soon their zygotes are renewed, by template, and settings. `with` ends it."""
 
-    def __init__(self, build, templates, pool=None, loopback=True, settings=""):
+    def __init__(self, build, templates, pool=None, loopback=True, settings="", renew_after=None):
         self.build, self.templates, self.pool = build, templates, pool
+        self.renew_after = renew_after or {}
         self.loopback, self.settings = loopback, settings
 
     def __enter__(self):
@@ -82,7 +117,7 @@ class Daemon:
         shutil.copytree(TOP / "templates", self.folder / "templates")
         for name in self.templates:
             pool = self.pool.get(name) if isinstance(self.pool, dict) else self.pool
-            self._change(self.folder / "templates" / name / "manifest.toml", pool)
+            self._change(self.folder / "templates" / name / "manifest.toml", pool, self.renew_after.get(name))
         (self.folder / "mayflyd.toml").write_text(self.settings)
         self.log = self.folder / "log"
         read, write = os.pipe()
@@ -101,11 +136,14 @@ class Daemon:
                 raise SystemExit(f"bench: mayflyd did not get ready:\n{said[-2000:]}")
         return self
 
-    def _change(self, manifest, pool):
+    def _change(self, manifest, pool, renew_after):
         text = manifest.read_text()
         if pool is not None:
             text = re.sub(r"(?ms)^\[pool\]\n.*?(?=^\[|\Z)", "", text)
             text += f"\n[pool]\nmin = {pool}\nmax = {pool}\n"
+        if renew_after is not None:
+            text, count = re.subn(r"(?m)^\[zygote\]$", f"[zygote]\nrenew_after = \"{renew_after}\"", text)
+            assert count == 1, manifest
         if not self.loopback:
             text, count = re.subn(r"(?m)^loopback = true", "loopback = false", text)
             assert count == 1, manifest
@@ -124,22 +162,28 @@ class Daemon:
     def load(self, *flags):
         return engine(self.build, "load", "--socket", self.socket, *flags)
 
+    def template(self, name):
+        """What the daemon tells of it."""
+        told = output(str(self.build / "bin/mayfly"), "--socket", self.socket, "templates", "--json")
+        return next(each for each in json.loads(told)["templates"] if each["name"] == name)
+
     @contextlib.contextmanager
-    def beside(self, *flags):
-        """The same load over and over, as long as the block runs."""
-        over, reports = threading.Event(), []
+    def beside(self, *loads):
+        """Each load over and over, as long as the block runs; their reports, by load."""
+        over, reports = threading.Event(), [[] for _ in loads]
 
-        def run():
+        def run(flags, to):
             while not over.is_set():
-                reports.append(self.load(*flags))
+                to.append(self.load(*flags))
 
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            running = pool.submit(run)
+        with concurrent.futures.ThreadPoolExecutor(len(loads)) as pool:
+            running = [pool.submit(run, *each) for each in zip(loads, reports)]
             try:
                 yield reports
             finally:
                 over.set()
-            running.result()
+            for each in running:
+                each.result()
 
     def parked_memory_bytes(self):
         """Of each box that stands: what its cgroup is charged with, the kernel's part included."""
@@ -179,9 +223,21 @@ def engine(build, name, *flags):
     return json.loads(done.stdout)
 
 
-def written(build, name, content):
-    where = build / "bench"
-    where.mkdir(exist_ok=True)
-    path = where / f"{name}.json"
-    path.write_text(json.dumps({"environment": environment(build), **content}, indent=1) + "\n")
+def aligned(rows, right=()):
+    """Rows of text as a table; the columns in `right` are flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "".join("  ".join(f"{text:{'>' if i in right else '<'}{width}}"
+                             for i, (text, width) in enumerate(zip(row, widths))).rstrip() + "\n" for row in rows)
+
+
+def written(folder, name, environment, content, table):
+    """NAME.json, with the environment stamped, and NAME.txt; the former's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    stamp = environment.stamp()
+    path.write_text(json.dumps({"environment": stamp, **content}, indent=1) + "\n")
+    head = (f"{stamp['time']}, commit {stamp['commit'][:12]}{', dirty' if stamp['dirty'] else ''}, {stamp['build']} by "
+            f"{stamp['compiler']}\n{stamp['cores']} cores, {stamp['cpu']}, kernel {stamp['kernel']}, cgroups "
+            f"{stamp['cgroups']}, load {stamp['load_before'][0]:.1f} before and {stamp['load_after'][0]:.1f} after\n")
+    (folder / f"{name}.txt").write_text(head + "\n" + table)
     return path

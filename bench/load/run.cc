@@ -76,11 +76,18 @@ void Run::record(const Ticket& ticket, const Outcome& outcome) {
     before_ns = std::max(before_ns, at_ns);
   }
   if (any) report_.steps["answer"].record(since(before_ns, outcome.ended_ns));
-  // The daemon does not let a phase lie before the one that it follows: the times of a clone
-  // that was ready before its task asked for one fall together.
-  uint64_t asked_ns = outcome.phases[static_cast<size_t>(base::Phase::box)];
-  if (asked_ns != 0 && outcome.phases[static_cast<size_t>(base::Phase::clone)] == asked_ns)
-    ++report_.parked;
+  auto at = [&](base::Phase p) { return outcome.phases[static_cast<size_t>(p)]; };
+  auto between = [&](base::Phase from, base::Phase to, Histogram& histogram) {
+    if (at(from) != 0 && at(to) != 0) histogram.record(since(at(from), at(to)));
+  };
+  between(base::Phase::queued, base::Phase::claimed, report_.claim);
+  between(base::Phase::started, base::Phase::exited, report_.run);
+  // The daemon does not let a phase lie before the one that it follows: the times of a clone,
+  // or box, that was ready before its task asked for one fall together.
+  uint64_t asked_ns = at(base::Phase::box);
+  if (asked_ns == 0) return;
+  if (at(base::Phase::clone) == asked_ns) ++report_.parked;
+  else if (at(base::Phase::boxReady) == asked_ns) ++report_.stocked;
 }
 
 void add(Report& to, const Report& other) {
@@ -88,11 +95,14 @@ void add(Report& to, const Report& other) {
   to.first_byte.add(other.first_byte);
   to.service.add(other.service);
   to.send_lag.add(other.send_lag);
+  to.claim.add(other.claim);
+  to.run.add(other.run);
   for (const auto& [step, histogram] : other.steps) to.steps[step].add(histogram);
   for (const auto& [kind, count] : other.errors) to.errors[kind] += count;
   to.sent += other.sent;
   to.succeeded += other.succeeded;
   to.parked += other.parked;
+  to.stocked += other.stocked;
   to.recorded += other.recorded;
   for (size_t i = 0; i < base::kPhases; ++i) to.last[i] = std::max(to.last[i], other.last[i]);
   to.began_ns = to.began_ns == 0 ? other.began_ns : std::min(to.began_ns, other.began_ns);
@@ -101,12 +111,14 @@ void add(Report& to, const Report& other) {
 
 nlohmann::ordered_json toJson(const Report& r) {
   nlohmann::ordered_json out = {{"sent", r.sent}, {"succeeded", r.succeeded}, {"errors", r.errors},
-                                {"recorded", r.recorded}, {"parked", r.parked}, {"per_s", r.per_s()},
-                                {"began_ns", r.began_ns}, {"ended_ns", r.ended_ns}};
+                                {"recorded", r.recorded}, {"parked", r.parked}, {"stocked", r.stocked},
+                                {"per_s", r.per_s()}, {"began_ns", r.began_ns}, {"ended_ns", r.ended_ns}};
   out["latency"] = toJson(r.latency);
   out["first_byte"] = toJson(r.first_byte);
   out["service"] = toJson(r.service);
   out["send_lag"] = toJson(r.send_lag);
+  if (r.claim.count() != 0) out["claim"] = toJson(r.claim);
+  if (r.run.count() != 0) out["run"] = toJson(r.run);
   auto& steps = out["steps"] = nlohmann::ordered_json::object();
   for (size_t i = 0; i <= base::kPhases; ++i) {
     std::string name = i < base::kPhases ? std::string(base::name(static_cast<base::Phase>(i))) : "answer";

@@ -52,9 +52,12 @@ struct Report {
   // Each phase of the daemon's, from the one reached before it: "claimed" is clone -> claimed.
   // "queued" is from the sending, "answer" from the last phase to the end as the client sees it.
   std::map<std::string, Histogram> steps;
+  Histogram claim;       // queued -> claimed
+  Histogram run;         // started -> exited
   std::map<std::string, uint64_t> errors;  // by kind, warm-up included
   uint64_t sent = 0, succeeded = 0;        // warm-up included
   uint64_t parked = 0;                     // recorded ones whose clone was ready before them
+  uint64_t stocked = 0;                    // others, whose box stood before them
   uint64_t began_ns = 0, ended_ns = 0;     // what `per_s` is over
   uint64_t recorded = 0;
   base::Phases last{};  // when each phase was reached last, by any

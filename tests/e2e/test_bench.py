@@ -2,27 +2,65 @@
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(TOP / "bench")]
+
+import common  # noqa: E402
+
 BUILD = pathlib.Path(os.environ.get("MAYFLY_CLI", TOP / "build/bin/mayfly")).parents[1]
 
 
 @pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-load").exists(), reason="this build has no benchmarks")
-def test_goals_are_measured_and_told():
-    done = subprocess.run([sys.executable, TOP / "bench/goals", "--quick", "--build", BUILD, "hit", "memory"],
-                          capture_output=True, text=True, timeout=300)
+def test_goals_are_measured_and_told(tmp_path):
+    done = subprocess.run([sys.executable, TOP / "bench/goals", "--quick", "--build", BUILD, "--out", tmp_path,
+                           "memory", "hit", "miss", "beside"], capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    written = json.loads((BUILD / "bench/goals.json").read_text())
-    assert len(written["goals"]) == 5 and written["environment"]["kernel"] == os.uname().release
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"goals-hit-miss-memory-beside-quick.{kind}"
+                                                                for kind in ("json", "txt")]
+    report = tmp_path / "goals-hit-miss-memory-beside-quick.json"
+    written, table = json.loads(report.read_text()), report.with_suffix(".txt").read_text()
+    assert len(written["goals"]) == 7
     assert done.returncode == (0 if all(goal["met"] for goal in written["goals"]) else 1)
     for goal in written["goals"]:
+        end = "met" if goal["met"] else "SHORT: no figure" if goal["void"] else "SHORT"
+        [row] = [line for line in table.splitlines() if line.startswith(goal["name"] + "  ")]
+        assert goal["measured"] in row and row.endswith(end) and row in done.stdout
         assert ("met  " if goal["met"] else "SHORT") + "  " + goal["name"] in done.stdout
-    [hit] = written["reports"]["hit"]
+        assert goal["steps_ns"] or goal["name"].startswith("memory")
+        assert not (goal["met"] and goal["void"]) and all(f"NO FIGURE: {why}" in done.stdout for why in goal["void"])
+    [hit], [miss] = written["reports"]["hit"], written["reports"]["miss"]
     assert hit["errors"] == {} and hit["recorded"] == 20 and hit["first_byte"]["p50_ns"] > 0
+    assert hit["claim"]["count"] == 20 and hit["steps"]["claimed"]["p50_ns"] > 0
+    assert hit["parked"] + hit["stocked"] <= 20 and miss["parked"] == 0 and miss["stocked"] > 0
+
+
+def test_a_report_is_stamped():
+    now = common.Environment(BUILD).stamp()
+    commit = subprocess.run(["git", "-C", TOP, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert now["commit"] == (commit or "no git") and now["dirty"] in (True, False)
+    assert now["kernel"] == os.uname().release and now["cores"] == os.cpu_count() and now["cgroups"] in ("v1", "v2", "hybrid")
+    assert now["time"] <= now["ended"] and len(now["load_before"]) == len(now["load_after"]) == 3
+    assert "?" not in now["compiler"] and now["build"] in ("Release", "Debug", "RelWithDebInfo")
+
+
+def test_a_figure_of_other_tasks_is_none(capsys):
+    """hit's tasks must have been parked, but for one in a hundred."""
+    goals = runpy.run_path(str(TOP / "bench/goals"), run_name="goals")
+    bench = goals["Bench"](BUILD, 1, True)
+    for parked, good in ((200, True), (198, True), (197, False)):
+        bench.reports = {"hit": [{"recorded": 200, "parked": parked}]}
+        said, void = bench.otherwise("hit", "parked", "found no parked clone")
+        assert said == f"{200 - parked} of 200 tasks found no parked clone" and (void is None) == good
+        bench.goal("speed", "1 ms", "2 ms", True, void=[void])
+    assert [line["met"] for line in bench.lines] == [True, True, False]
+    assert "NO FIGURE: 3 of 200 tasks" in capsys.readouterr().out
+    assert [line.split()[-1] for line in bench.table().splitlines()[1:]] == ["met", "met", "figure"]
 
 
 def test_an_unknown_goal_is_named():

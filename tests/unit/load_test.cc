@@ -306,7 +306,7 @@ TEST(LoadRun, KindsOfErrorsAreBounded) {
 }
 
 TEST(LoadRun, EveryPhaseIsATimeOfItsOwn) {
-  load::Run run({.count_max = 2, .outstanding_max = 1});
+  load::Run run({.count_max = 3, .outstanding_max = 1});
   auto at = [](base::Phases& p, base::Phase phase, uint64_t offset_ns) {
     p[static_cast<size_t>(phase)] = kS + offset_ns;
   };
@@ -334,8 +334,20 @@ TEST(LoadRun, EveryPhaseIsATimeOfItsOwn) {
   Outcome hit = made;
   at(hit.phases, base::Phase::boxReady, 30'000);
   at(hit.phases, base::Phase::clone, 30'000);
+  at(hit.phases, base::Phase::claimed, 50'000);
+  at(hit.phases, base::Phase::started, 90'000);
   run.ended(run.next(kS).ticket, hit);
   EXPECT_EQ(run.report().parked, 1u);
+  EXPECT_EQ(run.report().stocked, 0u);
+  EXPECT_EQ(run.report().claim.max_ns(), 40'000u);
+  EXPECT_EQ(run.report().run.max_ns(), 610'000u);
+  // One whose box stood, and whose clone was forked into it.
+  Outcome stocked = made;
+  at(stocked.phases, base::Phase::boxReady, 30'000);
+  run.ended(run.next(kS).ticket, stocked);
+  EXPECT_EQ(run.report().parked, 1u);
+  EXPECT_EQ(run.report().stocked, 1u);
+  EXPECT_EQ(run.report().claim.count(), 1u);  // the others were not claimed
 }
 
 // --- for real -----------------------------------------------------------------------
