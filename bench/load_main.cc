@@ -39,6 +39,7 @@ struct Options {
   uint64_t seed = 1, count = 0, burst = 0, warm_up = 0;
   uint32_t outstanding = 1;
   std::optional<uint32_t> pool;
+  std::optional<uint64_t> memory_mib, disk_mib;
 };
 
 [[noreturn]] void die(const std::string& text) {
@@ -99,6 +100,8 @@ int main(int argc, char** argv) {
   cli.add_option("--code", o.code, "what each runs")->capture_default_str();
   cli.add_option("--expect", o.expected, "what each must print");
   cli.add_flag("--collect", o.collect, "collect what the tasks leave in /task/out");
+  cli.add_option("--memory-mib", o.memory_mib, "each task's cap on memory");
+  cli.add_option("--disk-mib", o.disk_mib, "each task's cap on the disk, and on one file");
   cli.add_flag("--captured", o.captured, "take the output with the result: no first byte is seen");
   cli.add_option("--bwrap", o.bwrap_root, "no tasks: bwrap and python3 in this root folder");
   cli.add_option("--rate", o.rate_per_s, "open loop: requests a second, at constant gaps");
@@ -128,6 +131,9 @@ int main(int argc, char** argv) {
     task.expected = o.expected;
     task.live = !o.captured;
     task.spec.collect_out_files = o.collect;
+    auto bytes = [](uint64_t mib) { return mib << 20; };
+    if (o.memory_mib) task.spec.limits.memory_bytes = bytes(*o.memory_mib);
+    if (o.disk_mib) task.spec.limits.disk_bytes = task.spec.limits.file_size_bytes = bytes(*o.disk_mib);
     target = std::make_unique<load::ClientTarget>(*client, std::move(task));
     if (o.pool) awaitPool(*client, o.template_name, *o.pool);
   } else {

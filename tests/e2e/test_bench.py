@@ -25,7 +25,7 @@ def test_goals_are_measured_and_told(tmp_path):
                                                                 for kind in ("json", "txt")]
     report = tmp_path / "goals-hit-miss-memory-beside-quick.json"
     written, table = json.loads(report.read_text()), report.with_suffix(".txt").read_text()
-    assert len(written["goals"]) == 7
+    assert len(written["goals"]) == 8
     assert done.returncode == (0 if all(goal["met"] for goal in written["goals"]) else 1)
     for goal in written["goals"]:
         end = "met" if goal["met"] else "SHORT: no figure" if goal["void"] else "SHORT"
@@ -38,6 +38,9 @@ def test_goals_are_measured_and_told(tmp_path):
     assert hit["errors"] == {} and hit["recorded"] == 20 and hit["first_byte"]["p50_ns"] > 0
     assert hit["claim"]["count"] == 20 and hit["steps"]["claimed"]["p50_ns"] > 0
     assert hit["parked"] + hit["stocked"] <= 20 and miss["parked"] == 0 and miss["stocked"] > 0
+    [renewals], fills = written["reports"]["neighbour's renewals"], written["reports"]["filler"]
+    assert renewals > 0 or any("never renewed" in why for goal in written["goals"] for why in goal["void"])
+    assert fills and all(fill["errors"] == {} for fill in fills)
 
 
 def test_a_report_is_stamped():
