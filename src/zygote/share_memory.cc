@@ -3,8 +3,8 @@
 // A fork enters every page of anonymous memory into the new process, and the end of that
 // process takes each out again, touched or not. Pages of a private mapping of a file are
 // entered when they are touched, sixteen at a time. So what the zygote holds once it is
-// complete goes to a sealed memfd, mapped privately over the very addresses: clones see
-// the same bytes, write to copies of their own, and nobody can write to the file.
+// complete goes to a file that no descriptor leads to, mapped privately over the very
+// addresses: clones see the same bytes, and write to copies of their own.
 //
 // Such memory is not zero after MADV_DONTNEED, and some allocators count on that. Only what
 // is known to come from others is shared: what the runtime held before it loaded anything,
@@ -13,6 +13,7 @@
 // Layer: zygote, in the runtime's process. Allocates nothing: a write to what is being
 // copied would be lost.
 #include <fcntl.h>
+#include <linux/mount.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -157,6 +158,33 @@ int share(int file, Run run, off_t offset) {
   return map != MAP_FAILED ? 0 : -errno;
 }
 
+// A file without a name on a tmpfs of its own, where its pages are large: the kernel enters and
+// takes out many at a time.
+int createLarge() {
+  int config = static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC));
+  if (config < 0) return -errno;
+  auto set = [&](unsigned command, const char* key, const char* value) {
+    return syscall(SYS_fsconfig, config, command, key, value, 0) == 0;
+  };
+  int folder = -1, file = -1;
+  if (set(FSCONFIG_SET_STRING, "huge", "always") && set(FSCONFIG_SET_STRING, "mode", "0700") &&
+      set(FSCONFIG_CMD_CREATE, nullptr, nullptr))
+    folder = static_cast<int>(syscall(SYS_fsmount, config, FSMOUNT_CLOEXEC, 0));
+  if (folder >= 0) file = openat(folder, "zygote", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0);
+  int r = file >= 0 && unlinkat(folder, "zygote", 0) == 0 ? file : -errno;
+  if (r < 0 && file >= 0) close(file);
+  if (folder >= 0) close(folder);
+  close(config);
+  return r;
+}
+
+int create() {
+  int file = createLarge();
+  if (file < 0) file = memfd_create("zygote", MFD_CLOEXEC | kNoExecSeal);
+  if (file < 0) file = memfd_create("zygote", MFD_CLOEXEC);
+  return file < 0 ? -errno : file;
+}
+
 // Each page has one more mapping than clones can see: whether others touched it shows in none.
 int hold(int file, off_t bytes) {
   if (bytes == 0) return 0;
@@ -191,16 +219,14 @@ extern "C" int mayfly_zygote_share_memory(void) {
   Runs runs;
   if (int r = findRuns(&runs); r != 0) return r;
   shared = true;
-  int file = memfd_create("zygote", MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExecSeal);
-  if (file < 0) file = memfd_create("zygote", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (file < 0) return -errno;
+  int file = create();
+  if (file < 0) return file;
   int r = fchmod(file, 0) == 0 ? 0 : -errno;
   off_t offset = 0;
   for (int i = 0; r == 0 && i < runs.count; ++i) {
     r = share(file, runs.at[i], offset);
     offset += static_cast<off_t>(runs.at[i].end - runs.at[i].start);
   }
-  if (r == 0 && fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0) r = -errno;
   if (r == 0) r = hold(file, offset);
   close(file);
   return r;

@@ -221,7 +221,7 @@ assert culprit.keep[:] == b'x' * len(culprit.keep)
 culprit.keep.madvise(mmap.MADV_DONTNEED)
 assert not any(culprit.keep[:])
 # The interpreter's arenas, libc's heap and what was there before anything was loaded.
-shared = [[int(end, 16) for end in line.split()[0].split('-')] for line in open('/proc/self/maps') if 'memfd:zygote' in line]
+shared = [[int(end, 16) for end in line.split()[0].split('-')] for line in open('/proc/self/maps') if 'zygote (deleted)' in line]
 for each in (sys, culprit, culprit.DO, sys.modules['json'].loads.__code__):
     assert any(begin <= id(each) < end for begin, end in shared), each
 print('shared')
