@@ -81,6 +81,11 @@ __attribute__((visibility("default"))) void mayfly_zygote_refuse(const char *why
  * there. 0, or a negative errno: then the process is not fit to go on. */
 __attribute__((visibility("default"))) int mayfly_zygote_share_memory(void);
 
+/* Each clone begins with fresh bytes from the kernel there, before after_fork_child: for
+ * generators whose state is random bytes and nothing else, at most 8 of them. 0, or a
+ * negative errno. */
+__attribute__((visibility("default"))) int mayfly_zygote_random_memory(void *at, size_t bytes);
+
 /* Marks all anonymous memory that there is for mayfly_zygote_share_memory(): to be called
  * while nothing is loaded but the runtime itself. 0, or a negative errno. */
 __attribute__((visibility("default"))) int mayfly_zygote_mark_memory(void);

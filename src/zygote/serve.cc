@@ -95,8 +95,29 @@ struct Step {
   int error;  // 0 or -errno
 };
 
+// What mayfly_zygote_random_memory() named.
+struct Region {
+  char* at;
+  size_t bytes;
+};
+constexpr size_t kRegionsMax = 8;
+Region regions[kRegionsMax];
+size_t regions_count = 0;
+
+// By the system call: a libc's own pool is a copy of the zygote's.
+int fillRegions() {
+  for (size_t i = 0; i < regions_count; ++i)
+    for (size_t done = 0; done < regions[i].bytes;) {
+      long n = syscall(SYS_getrandom, regions[i].at + done, regions[i].bytes - done, 0);
+      if (n < 0 && errno != EINTR) return -errno;
+      if (n > 0) done += static_cast<size_t>(n);
+    }
+  return 0;
+}
+
 // The runtime's own part, while the init still sets up the box on another core.
 int prepareRuntime(const mayfly_zygote_hooks& hooks) {
+  if (int r = fillRegions(); r != 0) return r;
   if (hooks.after_fork_child != nullptr) hooks.after_fork_child();
   return hooks.reseed == nullptr || hooks.reseed() == 0 ? 0 : -EIO;
 }
@@ -263,6 +284,13 @@ extern "C" int mayfly_zygote_preloaded(const char* name) {
   snprintf(why, sizeof why, "preload '%.60s' %s", name, fault);
   mayfly_zygote_refuse(why);
   return r;
+}
+
+extern "C" int mayfly_zygote_random_memory(void* at, size_t bytes) {
+  if (at == nullptr || bytes == 0) return -EINVAL;
+  if (regions_count == kRegionsMax) return -ENOSPC;
+  regions[regions_count++] = {static_cast<char*>(at), bytes};
+  return 0;
 }
 
 extern "C" void mayfly_zygote_refuse(const char* why) {

@@ -165,12 +165,42 @@ def make_stdio():
     return files
 
 
-def reseed():
-    """In a new clone: the generators whose state the zygote's memory holds.
+class MersenneTwister(ctypes.Structure):
+    """mt19937_state of numpy: a position at its end means that all words were used."""
 
-    Those of the standard library need nothing here: `random` has its own at-fork
-    hook, OpenSSL notices the new pid, the others ask the kernel each time.
+    _fields_ = [("words", ctypes.c_uint32 * 624), ("position", ctypes.c_int)]
+
+
+def numpy_state():
+    """Where the state of numpy's common generator lies, or None where it is not as known."""
+    generator = sys.modules["numpy.random"].mtrand._rand._bit_generator
+    if type(generator).__name__ != "MT19937":
+        return None
+    told = generator.state["state"]
+    state = MersenneTwister.from_address(generator.ctypes.state_address)
+    return state if list(state.words) == told["key"].tolist() and state.position == told["pos"] else None
+
+
+def reseed_numpy(lib):
+    """Has each clone seed numpy's common generator; a callback for that where it takes one, or None.
+
+    Those of the standard library need nothing: `random` has its own at-fork hook, OpenSSL notices the new pid,
+    the others ask the kernel each time.
     """
+    if "numpy.random" not in sys.modules:
+        return None
+    sys.modules["numpy.random"].seed()
+    state = numpy_state()
+    if state is None:  # a call from C costs a clone some hundred pages
+        return ctypes.PYFUNCTYPE(ctypes.c_int)(reseed)
+    state.position = len(state.words)
+    if lib.mayfly_zygote_random_memory(state.words, ctypes.sizeof(state.words)) != 0:
+        sys.exit("zygote: cannot have numpy's generator seeded")
+    return None
+
+
+def reseed():
+    """In a new clone, where its generator is not one that is known."""
     try:
         sys.modules["numpy"].random.seed()
         return 0
@@ -228,8 +258,7 @@ def settle(lib):
 
 def serve(lib):
     api = ctypes.pythonapi
-    # A call from C costs a clone some hundred pages; most templates need none.
-    callback = ctypes.PYFUNCTYPE(ctypes.c_int)(reseed) if "numpy.random" in sys.modules else None
+    callback = reseed_numpy(lib)
     rehearsal = ctypes.PYFUNCTYPE(ctypes.c_int)(lambda: rehearse_in_clone(lib))
     hooks = Hooks(
         ABI,
