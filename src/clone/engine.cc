@@ -367,8 +367,12 @@ void Engine::queueAgain(const TaskPtr& t) {
   t->collect_text.clear();
   admission_.putBack(t->id, t->spec.owner, t->lane);
   armTimer(t);
-  if (t->spec.owner == kOwn)
-    return act(t, t->machine.stop(Cause::internal, "its box was lost", monotonicNs()));
+  if (t->spec.owner == kOwn) {
+    if (stopping_ != Stopping::no || zygotes_.count(t->trial_of) == 0)
+      return act(t, t->machine.stop(Cause::internal, "its box was lost", monotonicNs()));
+    askTrialBox(t->trial_of, t->id, t->rehearsed);
+    return act(t, t->machine.admitted(monotonicNs()));
+  }
   if (auto accepted = registry_.accepts(t->lane, monotonicNs()); !accepted)
     return act(t, t->machine.stop(Cause::internal, accepted.error().message, monotonicNs()));
   dispatch();

@@ -32,6 +32,7 @@ struct Engine::Task {
   base::TemplateId tmpl = 0;
   base::LaneId lane = 0;
   base::ZygoteId trial_of = 0;  // not 0: a trial of that zygote, with a box made for it alone
+  pool::ClonePool::Rehearsed rehearsed = pool::ClonePool::Rehearsed::no;  // a trial: how
   base::BoxId box = 0;  // the one that it claimed; 0: none yet
   sched::TaskSpec spec;  // its contents are dropped once the clone has them
   std::shared_ptr<sched::TaskListener> listener;

@@ -271,6 +271,7 @@ void Engine::startTrials(base::ZygoteId id) {
     t->tmpl = z.tmpl;
     t->lane = z.lane;
     t->trial_of = id;
+    t->rehearsed = rehearsed;
     t->spec.template_name = s.name;
     t->spec.kind = sched::CodeKind::string;
     t->spec.code = s.trial_code;

@@ -212,11 +212,18 @@ base::Result<Fd> startCollector(FdView disk_root, FdView spool, uint32_t uid, co
   ::_exit(Collector(FdView(4), limits).run(FdView(3)) ? 0 : 1);
 }
 
-base::Result<Fd> startCloser(FdView disk_root) {
+base::Result<Fd> startCloser(Fd disk_root) {
+  MAYFLY_TRY(base::Pipe closed, base::makePipe());
   MAYFLY_TRY(Fd child, forkHelper("the closer of a disk"));
-  if (child) return child;
-  if (disk_root.get() > 0) ::syscall(SYS_close_range, 0u, static_cast<unsigned>(disk_root.get() - 1), 0u);
-  ::syscall(SYS_close_range, static_cast<unsigned>(disk_root.get() + 1), ~0u, 0u);
+  if (child) {
+    disk_root.reset();
+    return child;
+  }
+  int root = ::fcntl(disk_root.get(), F_DUPFD, 5), told = ::fcntl(closed.read.get(), F_DUPFD, 5);
+  if (root < 0 || told < 0 || ::dup2(root, 3) != 3 || ::dup2(told, 4) != 4) ::_exit(2);
+  ::syscall(SYS_close_range, 5u, ~0u, 0u);
+  char none;
+  (void)!::read(4, &none, 1);
   ::_exit(0);
 }
 

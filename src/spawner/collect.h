@@ -19,7 +19,8 @@ inline constexpr uint32_t kCollectNamesMax = 4'000;  // entries looked at, colle
 // Starts the child; its pidfd. Exit code 0: the spool is whole.
 base::Result<base::Fd> startCollector(base::FdView disk_root, base::FdView spool, uint32_t uid, const base::Limits& limits);
 
-// Starts a child that holds the disk until it ends, at once; its pidfd.
-base::Result<base::Fd> startCloser(base::FdView disk_root);
+// Closes the disk, after it a child that ends at once: it is the last, and what lies there is
+// freed in its time. The child's pidfd.
+base::Result<base::Fd> startCloser(base::Fd disk_root);
 
 }  // namespace mayfly::spawner

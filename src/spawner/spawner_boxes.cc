@@ -457,10 +457,8 @@ void Spawner::afterReaped(Box& box) {
 // Where much lies on the disk, the last to close it frees it for many milliseconds.
 void Spawner::freeDisk(Box& box) {
   if (box.disk && box.result.counters.disk_bytes > kFreeBytesMax)
-    if (auto closer = startCloser(box.disk.view())) {
-      box.disk.reset();
+    if (auto closer = startCloser(std::move(box.disk)))
       return awaitChild(box, std::move(*closer), Stage::freeing, kFreeMsMax);
-    }
   beginRemove(box);
 }
 

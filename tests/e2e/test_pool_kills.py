@@ -15,7 +15,7 @@ import time
 import pytest
 
 from pool_view import Rest, boxes, collectors, helper, idle, make_templates, tasks, templates
-from test_lifecycle import SECONDS_MAX, WAITING, await_ends, await_that, daemons, hold, read  # noqa: F401
+from test_lifecycle import Daemon, SECONDS_MAX, WAITING, await_ends, await_that, daemons, hold, read  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
 
@@ -76,6 +76,28 @@ def stopped(pids):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, signal.SIGCONT)
             os.close(fd)
+
+
+# --- trials ---------------------------------------------------------------------------
+
+def test_a_trial_whose_box_is_lost_before_it_starts_is_given_another(daemons, tmp_path):  # noqa: F811
+    """The zygote is not to blame: it serves, and is the first one."""
+    daemon = Daemon(daemons.folder, config="parked_max = 0\nstocked_max = 0\n", **make_templates(tmp_path, {"pooled": ""}))
+    daemons.made.append(daemon)
+    with open(os.devnull, "wb") as null:
+        daemon.process = daemon.spawn(null.fileno())
+    daemon.pid = daemon.process.pid
+    with contextlib.ExitStack() as zygote:
+        with stopped([helper(daemon, "maker")]):
+            await_that(daemon.box_cgroups, "the trials' boxes are asked for")
+            zygote.enter_context(stopped([helper(daemon, "zygote")]))
+        made = await_that(lambda: len(b := boxes(daemon)) == 2 and b, "two boxes wait for a trial's clone")
+        assert not any(box.clone for box in made.values())
+        for box in made.values():
+            kill(box.init)
+    await_that(lambda: "template 'pooled' is ready" in daemon.said(), "the template is ready")
+    assert "unfit" not in daemon.said() and "died" not in daemon.said(), daemon.said()
+    check(daemon.cli.run(*RUN, "-c", "print(6*7)"))
 
 
 # --- parked and stocked ---------------------------------------------------------------
