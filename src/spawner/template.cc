@@ -35,7 +35,6 @@ using base::Unit;
 namespace {
 
 constexpr int kStartMsMax = 10'000;  // pid 1 or maker, until its exec
-constexpr int kReapMsMax = 5'000;
 constexpr int kRemoveMsMax = 1'000;
 constexpr uint64_t kForkBytesMax = 512 << 10;  // of the kernel's memory, for one clone
 constexpr uint32_t kCapBoxesStep = 64;         // the zygote's cap is seldom written
@@ -271,10 +270,10 @@ Status startProcesses(const Room& room, const Request& request, FdView seccomp, 
 
 void killAndReap(Fd& pidfd) {
   if (!pidfd) return;
-  ::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0);
+  signalKill(pidfd);
   pollfd p{pidfd.get(), POLLIN, 0};
   int n;
-  do n = ::poll(&p, 1, kReapMsMax);
+  do n = ::poll(&p, 1, static_cast<int>(kReapMsMax));
   while (n < 0 && errno == EINTR);
   siginfo_t info;
   ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG | __WALL);
