@@ -15,7 +15,8 @@ import re
 
 HERE = pathlib.Path(__file__).parent
 IN_FLIGHT = 4
-PLAIN_ROW_MAX = 60  # programs of one plain task: short rows spread over the cores
+PLAIN_ROW_MAX = {"python": 60, "python-data": 10, "perl": 60}  # programs of one plain task
+PLAIN_SECONDS_MAX = 600
 RUNNERS = {"python": "plain_runner.py", "python-data": "plain_runner.py", "perl": "plain_runner.pl"}
 SCRIPTS = {"python": "script.py", "python-data": "script.py", "perl": "script.pl"}
 
@@ -32,9 +33,15 @@ class Case:
     files: tuple = ()  # of (name below /task, content)
     template: str = "python"
     options: tuple = ()  # of `mayfly run`
+    script: str = ""  # its file's name, where that matters
+    masks: tuple = ()  # of (pattern, words): what differs between two plain runs
 
     def __str__(self):
         return self.name
+
+    @property
+    def file(self):
+        return self.script or SCRIPTS[self.template]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +65,11 @@ VOLATILE = ((re.compile(r"0x[0-9a-fA-F]{6,}|(?<=\bstarted )\d{9,}|(?<=\{)\d{12,}
 RANDOM_FILES = ("-journal", "-wal", "-shm")
 
 
-def outcome(code, stdout, stderr, files):
+def outcome(case, code, stdout, stderr, files):
     def text(content):
         content = content if isinstance(content, str) else content.decode("utf-8", "backslashreplace")
-        for pattern, word in VOLATILE:
-            content = pattern.sub(word, content)
+        for pattern, word in (*VOLATILE, *case.masks):
+            content = re.sub(pattern, word, content)
         return content
 
     known = {text(name): len(content) if name.endswith(RANDOM_FILES) else text(content) for name, content in files.items()}
@@ -77,14 +84,14 @@ def stream(result, name):
 def words(case, folder):
     """The end of the command line: what runs, and its arguments."""
     if case.kind == "file":
-        return [folder / SCRIPTS[case.template], *case.args]
+        return [folder / case.file, *case.args]
     return ["-c", case.source, *case.args] if case.kind == "string" else ["-", *case.args]
 
 
 def run_as_task(mayfly, case, folder):
     """The program as a task of its own; what Mayfly itself refuses is the outcome's code."""
     folder.mkdir(parents=True)
-    (folder / SCRIPTS[case.template]).write_bytes(case.source)
+    (folder / case.file).write_bytes(case.source)
     options = ["--json", "-t", case.template, "--out", folder / "out", *case.options]
     for entry in case.env:
         options += ["--env", entry]
@@ -97,13 +104,13 @@ def run_as_task(mayfly, case, folder):
     try:
         result = json.loads(done.stdout)
     except ValueError:
-        return outcome("refused", b"", done.stderr, {})
+        return outcome(case, "refused", b"", done.stderr, {})
     code = -result["signal"] if result["verdict"] == "signaled" else result["exitCode"]
     if result["verdict"] not in ("succeeded", "failed", "signaled"):
         code = result["verdict"]
     out = folder / "out"
     files = {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-    return outcome(code, stream(result, "stdout"), stream(result, "stderr"), files)
+    return outcome(case, code, stream(result, "stdout"), stream(result, "stderr"), files)
 
 
 def encoded(content):
@@ -113,18 +120,18 @@ def encoded(content):
 def run_plain(mayfly, cases, folder):
     """A row of programs under the bare interpreter, all of one template; a list of outcomes."""
     folder.mkdir(parents=True)
-    row = [{"kind": case.kind, "source": encoded(case.source), "args": list(case.args), "env": list(case.env),
+    row = [{"kind": case.kind, "script": case.file, "source": encoded(case.source), "args": list(case.args), "env": list(case.env),
             "files": [[name, encoded(content)] for name, content in case.files]} for case in cases]
     (folder / "row.json").write_text(json.dumps(row))
     template = cases[0].template
     result = mayfly.run("-t", template, "--file", folder / "row.json", "--timeout", "10m", "--cpu-time", "10m",
-                        "--output", "64MiB", *cases[0].options, HERE / RUNNERS[template])
+                        "--output", "64MiB", *cases[0].options, HERE / RUNNERS[template], timeout=PLAIN_SECONDS_MAX)
     assert result["verdict"] == "succeeded", result
     found = [json.loads(line) for line in stream(result, "stdout").splitlines()]
     assert len(found) == len(cases), result
-    return [outcome(each["code"], *(base64.b64decode(each[name]) for name in ("stdout", "stderr")),
+    return [outcome(case, each["code"], *(base64.b64decode(each[name]) for name in ("stdout", "stderr")),
                     {name: base64.b64decode(content) for name, content in sorted(each["files"].items())})
-            for each in found]
+            for case, each in zip(cases, found, strict=True)]
 
 
 def rows(cases):
@@ -132,8 +139,9 @@ def rows(cases):
     key = lambda case: (case.template, case.options)
     for _, group in itertools.groupby(sorted(cases, key=key), key):
         group = list(group)
-        for begin in range(0, len(group), PLAIN_ROW_MAX):
-            yield group[begin : begin + PLAIN_ROW_MAX]
+        size = PLAIN_ROW_MAX[group[0].template]
+        for begin in range(0, len(group), size):
+            yield group[begin : begin + size]
 
 
 def run_both(mayfly, cases, folder):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 
-SECONDS_MAX = 10
+SECONDS_MAX = 60
 with open("/task/row.json") as file:
     ROW = json.load(file)
 
@@ -30,11 +30,11 @@ def prepare(case):
     for folder in ("/task", "/tmp"):
         empty(folder)
     os.mkdir("/task/out")
-    for name, content in [("script.py", case["source"]) if case["kind"] == "file" else ("", ""), *case["files"]]:
-        if name:
-            os.makedirs(os.path.dirname(f"/task/{name}"), exist_ok=True)
-            with open(f"/task/{name}", "wb") as file:
-                file.write(base64.b64decode(content))
+    script = [(case["script"], case["source"])] if case["kind"] == "file" else []
+    for name, content in script + case["files"]:
+        os.makedirs(os.path.dirname(f"/task/{name}"), exist_ok=True)
+        with open(f"/task/{name}", "wb") as file:
+            file.write(base64.b64decode(content))
 
 
 def read_out():
@@ -51,7 +51,7 @@ def read_out():
 def run(case):
     prepare(case)
     source = base64.b64decode(case["source"])
-    what = {"file": ["script.py"], "string": ["-c", source], "stdin": ["-"]}[case["kind"]]
+    what = {"file": [case["script"]], "string": ["-c", source], "stdin": ["-"]}[case["kind"]]
     environment = dict(os.environ) | dict(entry.split("=", 1) for entry in case["env"])
     # "python3" is the name that a task has in sys.orig_argv.
     child = subprocess.Popen(["python3", *what, *case["args"]], executable=sys.executable, cwd="/task", env=environment,

