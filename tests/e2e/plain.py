@@ -92,7 +92,7 @@ def run_as_task(mayfly, case, folder):
     """The program as a task of its own; what Mayfly itself refuses is the outcome's code."""
     folder.mkdir(parents=True)
     (folder / case.file).write_bytes(case.source)
-    options = ["--json", "-t", case.template, "--out", folder / "out", *case.options]
+    options = ["--json", "-t", case.template, "--output", "64MiB", "--out", folder / "out", *case.options]
     for entry in case.env:
         options += ["--env", entry]
     for number, (name, content) in enumerate(case.files):
