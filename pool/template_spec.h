@@ -21,6 +21,7 @@ struct TemplateSpec {
   std::vector<std::string> zygote;                        // argv; [0] a path in the image
   std::string trial_code;                                 // run in two clones before it is served; may be empty
   std::vector<std::pair<std::string, std::string>> env;   // what its tasks find set
+  std::vector<std::string> cpus_env;                      // variables that hold their number of processors
   bool runs_commands = false;                             // CodeKind::command
   bool runs_code = false;                                 // CodeKind::file, string, stdinText
   bool loopback = true;

@@ -25,6 +25,11 @@ class Mayfly:
         kwargs.setdefault("env", self.environment)
         return subprocess.run(self.command(*args), capture_output=True, **kwargs)
 
+    def raw(self, words, given):
+        """A command whose words may be bytes, with its standard input."""
+        return subprocess.run([CLI, *words], input=given, capture_output=True, env=self.environment,
+                              timeout=COMMAND_SECONDS_MAX)
+
     def start(self, *args, **kwargs):
         kwargs.setdefault("env", self.environment)
         return subprocess.Popen(self.command(*args), stdin=subprocess.PIPE, stdout=subprocess.PIPE,

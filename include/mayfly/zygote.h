@@ -105,6 +105,11 @@ __attribute__((visibility("default"))) int mayfly_zygote_serve(const mayfly_zygo
  * nothing that the process says is believed. mayfly_zygote_exec() calls it. */
 __attribute__((visibility("default"))) int mayfly_zygote_started(void);
 
+/* For a task that this zygote's runtime cannot run as a new one would: started, and told so,
+ * then execve of `program` with task->argv and task->envp in the clone's place. Does not
+ * return: where that fails it says so on stderr and exits with 126. */
+__attribute__((visibility("default"))) void mayfly_zygote_execute(const char *program, const mayfly_task *task);
+
 /* The ABI of this library. */
 __attribute__((visibility("default"))) unsigned mayfly_zygote_abi(void);
 

@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 
-#include <algorithm>
-
 #include "app/log.h"
 #include "box/seccomp.h"
 #include "image/within.h"
@@ -11,12 +9,6 @@
 
 namespace mayfly::app {
 namespace {
-
-// The same in every box, whatever the host has.
-const std::pair<const char*, const char*> kTaskEnvironment[] = {
-    {"HOME", "/task"}, {"LANG", "C.UTF-8"}, {"LOGNAME", "task"},
-    {"PATH", "/usr/local/bin:/usr/bin:/bin"}, {"TZ", "UTC"}, {"USER", "task"},
-};
 
 base::Result<Served> load(const config::Daemon& settings, const std::string& name,
                           std::string_view runtime_key) {
@@ -57,11 +49,8 @@ pool::TemplateSpec toSpec(const config::Manifest& m) {
   s.description = m.description;
   s.mechanism = config::name(m.mechanism);
   s.zygote = m.zygote.argv;
-  for (const auto& [name, value] : kTaskEnvironment)
-    if (std::none_of(m.task_env.begin(), m.task_env.end(),
-                     [&, own = name](const auto& var) { return var.first == own; }))
-      s.env.emplace_back(name, value);
-  s.env.insert(s.env.end(), m.task_env.begin(), m.task_env.end());
+  s.env = config::taskEnvironment(m);
+  s.cpus_env = m.cpus_env;
   s.runs_commands = m.mechanism == config::Mechanism::exec;
   s.runs_code = !s.runs_commands;
   s.loopback = m.loopback;

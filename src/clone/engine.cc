@@ -295,7 +295,11 @@ void Engine::make(const TaskPtr& t) {
   phase(*t, Phase::box);
   if (t->blob) return obtain(t);  // of an earlier box, lost before the task started
   t->blob_bytes = sched::heldBytes(t->spec) - t->spec.stdin_data.size();
-  auto blob = BlobWriter::create(t->spec, registry_.get(t->tmpl)->env);
+  const pool::TemplateSpec& spec = *registry_.get(t->tmpl);
+  auto env = spec.env;
+  const uint32_t cpus = (t->machine.limits().cpu_milli + 999) / 1'000;
+  for (const std::string& name : spec.cpus_env) env.emplace_back(name, std::to_string(cpus));
+  auto blob = BlobWriter::create(t->spec, env);
   if (!blob) {
     act(t, t->machine.stop(Cause::internal, std::move(blob).error().message, now_ns));
     return;

@@ -189,6 +189,15 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
   }
   addTo(out.preload, preload);
   readEnv(t, out.env);
+  std::vector<std::string> fresh;
+  t.strings("fresh_env", kEnvMax, fresh);
+  for (const std::string& name : fresh) {
+    const bool open = !name.empty() && name.back() == '*';
+    if (!isEnvName(open ? name.substr(0, name.size() - 1) : name))
+      t.complain("fresh_env", fmt::format("holds '{}', which is no name of a variable, nor the "
+                                          "beginning of one and '*'", base::printable(name, 60)));
+  }
+  addTo(out.fresh_env, fresh);
   t.quantity("memory", 16ull << 20, 64ull << 30, parseBytes, formatBytes, out.memory_bytes);
   t.quantity("start_time", 100, 600'000, parseDurationMs, formatDurationMs, out.start_ms_max);
   t.count("renew_clones", 0, 1'000'000'000, out.renew_clones);
@@ -282,6 +291,13 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   }
   Reader::Table task = root.table("task");
   readEnv(task, m.task_env);
+  std::vector<std::string> cpus;
+  task.strings("cpus_env", kEnvMax, cpus);
+  for (const std::string& name : cpus)
+    if (!isEnvName(name))
+      task.complain("cpus_env", fmt::format("holds '{}', which is no name of an environment variable",
+                                            base::printable(name, 60)));
+  addTo(m.cpus_env, cpus);
   task.finish();
   Reader::Table parked = root.table("pool");
   parked.count("min", 0, 4'096, m.parked_min);
@@ -408,6 +424,21 @@ base::Result<Manifest> findManifest(const std::vector<std::string>& template_dir
   }
   Search search{template_dirs, base_dirs, {}};
   return find(search, name);
+}
+
+std::vector<std::pair<std::string, std::string>> taskEnvironment(const Manifest& manifest) {
+  // The same in every box, whatever the host has.
+  static constexpr std::pair<std::string_view, std::string_view> kEvery[] = {
+      {"HOME", "/task"}, {"LANG", "C.UTF-8"}, {"LOGNAME", "task"},
+      {"PATH", "/usr/local/bin:/usr/bin:/bin"}, {"TZ", "UTC"}, {"USER", "task"},
+  };
+  auto all = manifest.task_env;
+  for (const auto& [name, value] : kEvery)
+    if (std::none_of(all.begin(), all.end(),
+                     [&, same = name](const auto& own) { return own.first == same; }))
+      all.emplace_back(name, value);
+  std::sort(all.begin(), all.end());
+  return all;
 }
 
 std::vector<std::string> listTemplates(const std::vector<std::string>& template_dirs) {

@@ -53,6 +53,7 @@ struct ZygoteSpec {
   std::string trial_folder;       // of the template that brings it; empty when parsed from text
   std::vector<std::string> preload;
   std::vector<std::pair<std::string, std::string>> env;  // sorted by name
+  std::vector<std::string> fresh_env;  // variables, "X*" too, that only a new runtime takes
   uint64_t memory_bytes = 512ull << 20;
   uint64_t start_ms_max = 60'000;
   // A successor follows after so many clones or so long, whichever is first; 0: that does not count.
@@ -68,6 +69,7 @@ struct Manifest {
   ImageRecipe image;
   ZygoteSpec zygote;
   std::vector<std::pair<std::string, std::string>> task_env;  // what its tasks find set; sorted
+  std::vector<std::string> cpus_env;  // variables that hold a task's number of processors
   uint32_t parked_min = 1, parked_max = 64;  // clones parked ahead while the template is in use
   bool loopback = true;
   std::vector<std::string> seccomp_allow;  // system calls beyond the common list
@@ -75,6 +77,9 @@ struct Manifest {
   std::string check_wait;  // a program of the runtime that reads its stdin to the end; may be empty
   std::string folder;      // where it was loaded from; empty when parsed from text
 };
+
+// All that a task of the template finds set that names nothing else, but for `cpus_env`.
+std::vector<std::pair<std::string, std::string>> taskEnvironment(const Manifest& manifest);
 
 bool isTemplateName(std::string_view name);  // [a-z][a-z0-9-]{0,31}
 

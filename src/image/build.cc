@@ -139,7 +139,8 @@ std::vector<RuntimeFile> defaultRuntime(const std::string& executable_dir) {
   const std::string in = kFolder;
   return {{executable_dir + "/mayfly-maker", in + "/mayfly-maker", 0755},
           {executable_dir + "/mayfly-exec-zygote", in + "/mayfly-exec-zygote", 0755},
-          {up + "/lib/libmayfly-zygote.so", in + "/libmayfly-zygote.so", 0644}};
+          {up + "/lib/libmayfly-zygote.so", in + "/libmayfly-zygote.so", 0644},
+          {up + "/lib/libmayfly-python.so", in + "/libmayfly-python.so", 0644}};
 }
 
 base::Result<std::string> runtimeKey(const std::vector<RuntimeFile>& runtime) {
@@ -160,6 +161,11 @@ std::string templateJson(const config::Manifest& manifest) {
   json["mechanism"] = std::string(config::name(manifest.mechanism));
   json["preload"] = manifest.zygote.preload;
   json["env"] = env;
+  nlohmann::ordered_json task_env = nlohmann::ordered_json::object();
+  for (const auto& [name, value] : config::taskEnvironment(manifest)) task_env[name] = value;
+  json["task_env"] = task_env;
+  json["cpus_env"] = manifest.cpus_env;
+  json["fresh_env"] = manifest.zygote.fresh_env;
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 

@@ -333,16 +333,26 @@ extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task
   }
 }
 
-extern "C" int mayfly_zygote_started(void) {
+static int sayStarted(uint32_t fresh) {
   if (control_fd < 0) return -EBADF;
   if (!caps_stand && awaitGo(go_fd) != 0) _exit(0);
   close(go_fd);
   Started started;
   started.at_ns = nowNs();
+  started.fresh = fresh;
   int r = sendRaw(control_fd, &started, sizeof started, nullptr, 0);
   close(control_fd);
   control_fd = -1;
   return r;
+}
+
+extern "C" int mayfly_zygote_started(void) { return sayStarted(0); }
+
+extern "C" void mayfly_zygote_execute(const char* program, const mayfly_task* task) {
+  if (sayStarted(1) != 0) _exit(121);
+  execve(program, task->argv, task->envp);
+  dprintf(2, "mayfly: cannot run '%s': %s\n", program, strerror(errno));
+  _exit(126);
 }
 
 extern "C" void mayfly_zygote_exec(const mayfly_task* task) {

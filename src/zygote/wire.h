@@ -75,6 +75,7 @@ struct CloneReady {
   int32_t error = 0;
   char step[28] = {};
   uint64_t at_ns = 0;
+  uint64_t reserved = 0;
 };
 // mayflyd -> clone. fds: [0] a sealed memfd that holds a TaskBlob, [1..blob_fds] sealed memfds
 // that other boxes may be given as well: contents of input files. The clone copies what it needs
@@ -94,6 +95,8 @@ struct Started {
   int32_t error = 0;
   char step[28] = {};
   uint64_t at_ns = 0;
+  uint32_t fresh = 0;  // 1: the runtime starts anew for this task, without what was preloaded
+  uint32_t reserved = 0;
 };
 
 // The task, as one block: this header, then `argc` + `envc` NUL-terminated

@@ -1,36 +1,34 @@
-"""The Python zygote: a thin program over libmayfly-zygote.
+"""The Python zygote: a thin program over libmayfly-zygote and libmayfly-python.
 
-It loads what template.json lists, then serves. In the zygote serve() does not
-return; it returns in each clone, which runs its one task as `python script.py`
-would and exits. One thread; PyDLL keeps the interpreter's lock throughout.
+It loads what template.json lists and ends. libmayfly-python takes over, serves, and in
+each clone has the interpreter's own main function run the one task (docs/decisions/0012).
+Before that, prepare() gives the clone what is its task's: environment, arguments, state.
+One thread; PyDLL keeps the interpreter's lock throughout.
 """
 
-import atexit
-import builtins
+import sys
+
+AT_START = frozenset(sys.modules)  # what each interpreter loads before its program
+
 import contextlib
 import ctypes
 import gc
 import importlib
-import importlib.machinery
 import io
 import json
-import linecache
 import os
-import random
-import signal
-import sys
-import threading
-import time
 import traceback
 import types
 
-import memory
-
-del sys.modules["memory"]
 HERE = "/usr/lib/mayfly"
-ABI = 2
-COMMAND, FILE, STRING, STDIN = range(4)
 
+import memory
+import task
+
+sys.path.remove(HERE)
+sys.path_importer_cache.pop(HERE, None)
+del sys.modules["memory"], sys.modules["task"]
+ABI = 2
 
 # The empty task of a rehearsal, and the template's own ones: what its tasks are likely to do.
 REHEARSAL = b"""\
@@ -42,25 +40,6 @@ print(add(6, 7), [n for n in range(3)], {"a": "b"}, f"{1.5:.2f}")
 # A class counts its first thirty instances, code its branches: by then it is no longer written.
 REHEARSALS = 30
 rehearsals = []
-environment = {}  # the zygote's, as a clone inherits it
-last_preloaded = ""  # name of the youngest module that the zygote loaded
-
-
-class Task(ctypes.Structure):
-    """mayfly_task of mayfly/zygote.h."""
-
-    _fields_ = [
-        ("kind", ctypes.c_uint32),
-        ("has_seed", ctypes.c_uint32),
-        ("seed", ctypes.c_uint64),
-        ("argc", ctypes.c_int),
-        ("argv", ctypes.POINTER(ctypes.c_char_p)),
-        ("envp", ctypes.POINTER(ctypes.c_char_p)),
-        ("code", ctypes.c_void_p),
-        ("code_bytes", ctypes.c_size_t),
-        ("strings", ctypes.c_void_p),
-        ("strings_bytes", ctypes.c_size_t),
-    ]
 
 
 class Hooks(ctypes.Structure):
@@ -74,6 +53,23 @@ class Hooks(ctypes.Structure):
         ("after_fork_child", ctypes.c_void_p),
         ("reseed", ctypes.c_void_p),
         ("rehearse", ctypes.c_void_p),
+    ]
+
+
+class Python(ctypes.Structure):
+    """mayfly_python of mayfly/python.h."""
+
+    _fields_ = [
+        ("settle", ctypes.py_object),
+        ("prepare", ctypes.py_object),
+        ("serve", ctypes.c_void_p),
+        ("started", ctypes.c_void_p),
+        ("hooks", ctypes.POINTER(Hooks)),
+        ("task", ctypes.POINTER(task.Task)),
+        ("last", ctypes.c_void_p),
+        ("command", ctypes.c_char_p),
+        ("file", ctypes.c_char_p),
+        ("cpu_count", ctypes.c_int),
     ]
 
 
@@ -112,6 +108,13 @@ def step(lib, name, do, what):
         sys.exit(2)
 
 
+def keep_openssl():
+    """OpenSSL gives its memory back at the process's end, page by page: it need not."""
+    with contextlib.suppress(OSError):
+        no_exit_function = 0x80000
+        ctypes.PyDLL("libcrypto.so.3").OPENSSL_init_crypto(ctypes.c_uint64(no_exit_function), None)
+
+
 def preload(lib, template):
     """Each on its own, so that the one that breaks the zygote is named."""
     rehearsal = os.path.join(HERE, "rehearsal.py")
@@ -123,6 +126,7 @@ def preload(lib, template):
     ctypes.pythonapi.PyObject_SetArenaAllocator(ctypes.byref(arenas))
     if lib.mayfly_zygote_mark_memory() != 0:
         sys.exit("zygote: cannot mark its memory")
+    keep_openssl()
     lib.mayfly_zygote_preloaded(None)
     steps = [(name, importlib.import_module, name) for name in template.get("preload", [])]
     if os.path.exists(f"{HERE}/warm.py"):
@@ -228,7 +232,7 @@ def say(words):
     os.write(2, words.encode() + b"\n")
 
 
-def settle(lib):
+def settle(clones):
     """What every clone would have to do is done once, here."""
     modules = sys.modules
     if "ssl" in modules:
@@ -238,16 +242,15 @@ def settle(lib):
     if "uuid" in modules:
         modules["uuid"]._node = modules["uuid"]._last_timestamp = None
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = make_stdio()
-    global last_preloaded
-    last_preloaded = next(reversed(modules))
+    clones.settle()
     # What is loaded now lives as long as the clone: no collection looks at it again.
     gc.collect()
     rehearsal = streams_on_null()(rehearse)
-    step(lib, "the rehearsal", rehearsal, lib)
-    say(memory.gather_code(lambda: rehearsal(lib)))
+    step(clones.lib, "the rehearsal", rehearsal, clones)
+    say(memory.gather_code(lambda: rehearsal(clones)))
     gc.freeze()
     for _ in range(REHEARSALS):
-        step(lib, "the rehearsal", rehearsal, lib)
+        step(clones.lib, "the rehearsal", rehearsal, clones)
     if rehearsals:
         memory.empty_caches()
     memory.plug_holes()
@@ -256,155 +259,28 @@ def settle(lib):
     memory.plug_holes()  # what the first one left
 
 
-def serve(lib):
-    api = ctypes.pythonapi
-    callback = reseed_numpy(lib)
-    rehearsal = ctypes.PYFUNCTYPE(ctypes.c_int)(lambda: rehearse_in_clone(lib))
-    hooks = Hooks(
-        ABI,
-        0,
-        address(api.PyOS_BeforeFork),
-        address(api.PyOS_AfterFork_Parent),
-        address(api.PyOS_AfterFork_Child),
-        address(callback) if callback else None,
-        address(rehearsal),
-    )
-    task = Task()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    result = lib.mayfly_zygote_share_memory()
-    if result != 0:
-        sys.exit(f"zygote: cannot share its memory: {os.strerror(-result)}")
-    result = lib.mayfly_zygote_serve(ctypes.byref(hooks), ctypes.byref(task))
-    if result != 0:
-        sys.exit(f"zygote: cannot serve: {os.strerror(-result)}")
-    return task
-
-
-def set_environment(entries):
-    """The task's variables and no others. Only what differs is touched."""
-    wanted = dict(entry.split(b"=", 1) for entry in entries)
-    if wanted == environment:
-        return
-    for name in environment.keys() - wanted.keys():
-        del os.environb[name]
-    for name, value in wanted.items():
-        if environment.get(name) != value:
-            os.environb[name] = value
-    if wanted.get(b"TZ") != environment.get(b"TZ"):
-        time.tzset()
-
-
-def seed_generators(seed):
-    random.seed(seed)
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)
-
-
-def prepare_main(kind, script, source):
-    """A fresh __main__ as the interpreter would make it, and its code's name."""
-    main = types.ModuleType("__main__")
-    space = main.__dict__
-    space["__builtins__"] = builtins
-    space["__annotations__"] = {}
-    if kind == FILE:
-        name = os.path.abspath(script)
-        sys.path.insert(0, os.path.dirname(os.path.realpath(name)))
-        space["__file__"] = name
-        space["__cached__"] = None
-        space["__loader__"] = importlib.machinery.SourceFileLoader("__main__", name)
-    else:
-        name = "<string>" if kind == STRING else "<stdin>"
-        sys.path.insert(0, "")
-        space["__loader__"] = importlib.machinery.BuiltinImporter
-        text = source.decode("utf-8", "replace")
-        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
-    if os.environ.get("PYTHONPATH"):
-        sys.path[1:1] = os.environ["PYTHONPATH"].split(":")
-    sys.modules["__main__"] = main
-    return space, name
-
-
-def exit_code(stop):
-    """The process's exit code for a SystemExit, as the interpreter has it."""
-    if stop.code is None:
-        return 0
-    if isinstance(stop.code, int):
-        return stop.code & 0xFF
-    print(stop.code, file=sys.stderr)
-    return 1
-
-
-def report(error):
-    """The traceback, without the zygote's own frame."""
-    trace = error.__traceback__.tb_next if error.__traceback__ else None
-    error.__traceback__ = trace
-    sys.last_exc, sys.last_type, sys.last_value, sys.last_traceback = error, type(error), error, trace
-    try:
-        sys.excepthook(type(error), error, trace)
-    except SystemExit as stop:
-        return exit_code(stop)
-    except BaseException as second:
-        print("Error in sys.excepthook:", file=sys.stderr)
-        second.__context__ = None
-        second.__traceback__ = second.__traceback__.tb_next
-        sys.__excepthook__(type(second), second, second.__traceback__)
-        print("\nOriginal exception was:", file=sys.stderr)
-        sys.__excepthook__(type(error), error, trace)
-    return 1
-
-
 def clear_module(space):
     for pick in (lambda n: n[0:1] == "_" and n[1:2] != "_", lambda n: n != "__builtins__"):
         for name in [n for n in space if isinstance(n, str) and pick(n)]:
             space[name] = None
 
 
-def finish(code, space):
-    """What the interpreter does at its end, without tearing down what was preloaded."""
-    try:
-        threading._shutdown()
-    except BaseException as error:
-        sys.__excepthook__(type(error), error, error.__traceback__)
-    atexit._run_exitfuncs()
-    # Open files and other objects of the task's own modules end with them.
-    clear_module(space)
-    for name in reversed(sys.modules):
-        if name == last_preloaded:
-            break  # a look at what came before would copy its pages
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith("/task/"):
-            clear_module(sys.modules[name].__dict__)
-    gc.collect()
-    for file in (sys.stdout, sys.stderr):
-        try:
-            file.flush()
-        except (AttributeError, ValueError):
-            pass  # closed or replaced by the task
-        except OSError:
-            code = 120
-    for file in (sys.__stdout__, sys.__stderr__):
-        try:
-            file.flush()  # where the task replaced it, it would end with the interpreter
-        except (AttributeError, ValueError, OSError):
-            pass
-    os._exit(code)
-
-
-def rehearse(lib):
+def rehearse(clones):
     """Runs an empty task's way, so that what it writes to is this clone's own memory.
 
     What a task could see of it is taken back: modules, paths, arguments, warnings.
     """
-    argv, path, main = sys.argv, sys.path[:], sys.modules["__main__"]
-    orig_argv, loaded = sys.orig_argv, len(sys.modules)
-    lib.mayfly_zygote_abi()
-    strings = ctypes.create_string_buffer(b"\0".join([b"-c", *(b"=".join(e) for e in environment.items()), b""]))
-    words = ctypes.string_at(ctypes.addressof(strings), len(strings) - 1).split(b"\0")
-    sys.argv = [os.fsdecode(text) for text in words[:1]]
-    sys.orig_argv = ["python3", *sys.argv]
-    set_environment(words[1:-1])
-    space, name = prepare_main(STRING, "-c", REHEARSAL)
-    exec(compile(REHEARSAL, name, "exec", dont_inherit=True), space)
+    argv, orig_argv, path, main = sys.argv, sys.orig_argv, sys.path[:], sys.modules["__main__"]
+    loaded = len(sys.modules)
+    clones.lib.mayfly_zygote_abi()
+    strings = [b"-c", *(b"=".join(entry) for entry in clones.environment.items()), b""]
+    text = ctypes.create_string_buffer(b"\0".join(strings))
+    words = ctypes.string_at(ctypes.addressof(text), len(text) - 1).split(b"\0")
+    wanted = dict(entry.split(b"=", 1) for entry in words[1:-1])
+    clones.why_fresh(task.STRING, words[0], wanted)
+    clones.set_environment(wanted)
+    space = task.begin(words[:1], REHEARSAL)
+    exec(compile(REHEARSAL, "<string>", "exec", dont_inherit=True), space)
     for code in rehearsals:
         exec(code, dict(space))
     if rehearsals:  # a chart's cycles, and what they took of the heap
@@ -413,59 +289,93 @@ def rehearse(lib):
     sys.stdout.flush()
     clear_module(space)
     sys.argv, sys.orig_argv, sys.path[:], sys.modules["__main__"] = argv, orig_argv, path, main
-    del linecache.cache[name]
     if len(sys.modules) != loaded:
         raise RuntimeError("it loaded " + ", ".join(list(sys.modules)[loaded:]))
 
 
-def rehearse_in_clone(lib):
+def rehearse_in_clone(clones):
     try:
-        rehearse(lib)
+        rehearse(clones)
         return 0
     except BaseException:
         tell_trace()
         return 1
 
 
-def run(lib, task):
-    strings = ctypes.string_at(task.strings, task.strings_bytes).split(b"\0")
-    argv = [os.fsdecode(text) for text in strings[: task.argc]]
-    set_environment(strings[task.argc : -1])
-    if task.has_seed:
-        seed_generators(task.seed)
-    source = ctypes.string_at(task.code, task.code_bytes) if task.code_bytes else b""
-    sys.argv = argv
-    sys.orig_argv = ["python3", *argv]
-    space, name = prepare_main(task.kind, argv[0], source)
-    if task.kind == FILE:
-        with open(name, "rb") as file:
-            source = file.read()
-    if lib.mayfly_zygote_started() != 0:
-        os._exit(121)
-    code = 0
-    try:
-        exec(compile(source, name, "exec", dont_inherit=True), space)
-    except SystemExit as stop:
-        code = exit_code(stop)
-    except KeyboardInterrupt as error:
-        report(error)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    except BaseException as error:
-        code = report(error)
-    finish(code, space)
+class Served(BaseException):
+    """Ends this program: the interpreter hands over to libmayfly-python."""
+
+
+def hand_over(clones):
+    """Has libmayfly-python serve, once no frame of this program is left."""
+    lib, api = clones.lib, ctypes.pythonapi
+    helper = ctypes.PyDLL(f"{HERE}/libmayfly-python.so")
+    reseeds = reseed_numpy(lib)
+    rehearses = ctypes.PYFUNCTYPE(ctypes.c_int)(lambda: rehearse_in_clone(clones))
+    hooks = Hooks(
+        ABI,
+        0,
+        address(api.PyOS_BeforeFork),
+        address(api.PyOS_AfterFork_Parent),
+        address(api.PyOS_AfterFork_Child),
+        address(reseeds) if reseeds else None,
+        address(rehearses),
+    )
+
+    def last_step():
+        sys.excepthook = sys.__excepthook__
+        sys.stdout.flush()
+        sys.stderr.flush()
+        old = sys.__interactivehook__  # no task has use for it: a new one, which is counted
+        new = types.FunctionType(old.__code__, old.__globals__, old.__name__, old.__defaults__, old.__closure__)
+        new.__qualname__ = old.__qualname__
+        sys.__interactivehook__, python.last = new, id(new)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(new))  # the one that libmayfly-python gives up
+        gc.collect()
+        result = lib.mayfly_zygote_share_memory()
+        if result != 0:
+            say(f"zygote: cannot share its memory: {os.strerror(-result)}")
+            os._exit(2)
+
+    def prepare():
+        python.command, file, python.cpu_count = clones.take()
+        python.file = file
+
+    python = Python(
+        last_step,
+        prepare,
+        address(lib.mayfly_zygote_serve),
+        address(lib.mayfly_zygote_started),
+        ctypes.pointer(hooks),
+        ctypes.pointer(clones.task),
+    )
+    result = helper.mayfly_python_init(ctypes.byref(python), ctypes.c_wchar_p(__file__), ctypes.c_wchar_p(HERE))
+    if result < 0:
+        sys.exit(f"zygote: cannot use this interpreter: {os.strerror(-result)}")
+    if result > 0:
+        say("a task's end takes long: the interpreter is not as known")
+    hook = helper.mayfly_python_main
+    hook.argtypes, hook.restype = [ctypes.py_object] * 3, ctypes.c_void_p
+    kept.extend((python, hooks, reseeds, rehearses, helper))
+    sys.excepthook = hook
+
+
+kept = []  # until the clone's end
 
 
 def main():
-    with open(os.path.join(HERE, "template.json"), encoding="utf-8") as file:
+    with open(f"{HERE}/template.json", encoding="utf-8") as file:
         template = json.load(file)
-    os.environ.update(template.get("env", {}))
-    sys.path.pop(0)  # this program's folder
-    lib = ctypes.PyDLL(os.path.join(HERE, "libmayfly-zygote.so"))
+    wanted = {**os.environ, **template["env"]}
+    if wanted != dict(os.environ):  # the interpreter reads some at its start only
+        os.execve(sys.executable, sys.orig_argv, wanted)
+    os.chdir(task.FOLDER)
+    lib = ctypes.PyDLL(f"{HERE}/libmayfly-zygote.so")
+    clones = task.Clones(lib, template, AT_START)
     preload(lib, template)
-    environment.update(os.environb)
-    settle(lib)
-    run(lib, serve(lib))
+    settle(clones)
+    hand_over(clones)
 
 
 main()
+raise Served

@@ -1,0 +1,198 @@
+"""What a clone does before its task runs: it takes over what is the task's.
+
+The interpreter's main function then runs the task as it would run `python3 script.py` (or
+-c, or -). What only a new interpreter can take, a new one gets: see why_fresh().
+The module is gone from sys.modules before the zygote serves. One thread.
+"""
+
+import builtins
+import ctypes
+import fnmatch
+import importlib.machinery
+import os
+import random
+import sys
+import time
+import types
+
+COMMAND, FILE, STRING, STDIN = range(4)
+PROGRAM = "/usr/bin/python3"
+FOLDER = "/task"
+ARGUMENT_BYTES_MAX = 131_071  # of one, as the kernel has it; without its NUL
+NOT_RUN = 126  # as a shell's: found, and cannot be executed
+# Variables that an interpreter, the C library or a loader look at when they start.
+AT_START_ONLY = ("PYTHON*", "LANG", "LANGUAGE", "LC_*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "OPENSSL_*")
+# Of these, some are applied to a clone.
+APPLIED = {"PYTHONPATH"}
+
+
+class Task(ctypes.Structure):
+    """mayfly_task of mayfly/zygote.h."""
+
+    _fields_ = [
+        ("kind", ctypes.c_uint32),
+        ("has_seed", ctypes.c_uint32),
+        ("seed", ctypes.c_uint64),
+        ("argc", ctypes.c_int),
+        ("argv", ctypes.POINTER(ctypes.c_char_p)),
+        ("envp", ctypes.POINTER(ctypes.c_char_p)),
+        ("code", ctypes.c_void_p),
+        ("code_bytes", ctypes.c_size_t),
+        ("strings", ctypes.c_void_p),
+        ("strings_bytes", ctypes.c_size_t),
+    ]
+
+
+class Clones:
+    """What the zygote knows of its clones, and each clone of itself."""
+
+    def __init__(self, lib, template, at_start):
+        self.lib = lib
+        self.task = Task()
+        self.at_start = at_start  # names of modules that each interpreter loads before its program
+        # What a task finds set that names nothing else.
+        self.expected = {os.fsencode(name): os.fsencode(value) for name, value in template["task_env"].items()}
+        self.counts = frozenset(template["cpus_env"])
+        self.fresh = (*AT_START_ONLY, *template["fresh_env"])
+        self.environment = {}  # the zygote's, as a clone inherits it
+        self.shadowable = frozenset()  # top-level names that a file beside the script may take
+        self.set_threads = None  # of a library that was loaded for one
+
+    def settle(self):
+        """Once, when all is loaded."""
+        self.environment.update(os.environb)
+        tops = {name.partition(".")[0] for name in sys.modules}
+        own = set(sys.builtin_module_names) | self.at_start
+        self.shadowable = frozenset(top for top in tops - own if not frozen(top))
+
+    def set_environment(self, wanted):
+        """The task's variables and no others. Only what differs is touched."""
+        if wanted == self.environment:
+            return
+        for name in self.environment.keys() - wanted.keys():
+            del os.environb[name]
+        for name, value in wanted.items():
+            if self.environment.get(name) != value:
+                os.environb[name] = value
+        if wanted.get(b"TZ") != self.environment.get(b"TZ"):
+            time.tzset()
+
+    def why_fresh(self, kind, script, wanted):
+        """What keeps this task from running in what was preloaded, or None."""
+        for name, value in wanted.items():
+            if self.expected.get(name) == value:
+                continue
+            name = os.fsdecode(name)
+            if name in self.counts:
+                if not value.isdigit() or int(value) < 1:
+                    return name
+            elif name not in APPLIED and any(fnmatch.fnmatchcase(name, each) for each in self.fresh):
+                return name
+        folders = [os.path.dirname(os.path.realpath(os.fsdecode(script))) if kind == FILE else FOLDER]
+        folders += paths_of(wanted)
+        for folder in folders:
+            for shadow in self.shadows(folder):
+                return os.path.join(folder, shadow)
+        if os.path.isdir(FOLDER + "/.local/lib"):
+            return FOLDER + "/.local/lib"  # site looks there for packages of the user's
+        return None
+
+    def shadows(self, folder):
+        """What in the folder would be imported instead of something preloaded."""
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            return  # a zip file's names are not known here
+        for name in names:
+            top, dot, _ = name.partition(".")
+            if top not in self.shadowable:
+                continue
+            path = os.path.join(folder, name)
+            if dot and name[len(top):] in importlib.machinery.all_suffixes() and os.path.isfile(path):
+                yield name
+            elif not dot and any(os.path.isfile(f"{path}/__init__{end}") for end in importlib.machinery.all_suffixes()):
+                yield name
+
+    def execute(self, kind, argv, code, why):
+        """Runs the task in an interpreter of its own, in this box and process."""
+        if kind == STRING:
+            if len(code) > ARGUMENT_BYTES_MAX:
+                refuse(f"the program has {len(code)} bytes, and '{why}' needs a new interpreter, which takes "
+                       f"{ARGUMENT_BYTES_MAX} at most: put the program into a file")
+            argv = [b"-c", code, *argv[1:]]
+        elif kind == STDIN:
+            fd = os.memfd_create("program")
+            with open(fd, "wb", closefd=False) as file:
+                file.write(code)
+            os.lseek(fd, 0, os.SEEK_SET)
+            os.dup2(fd, 0)
+        arguments = [b"python3", *argv]
+        task = self.task
+        task.argv = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
+        self.lib.mayfly_zygote_execute(os.fsencode(PROGRAM), ctypes.byref(task))
+
+    def take(self):
+        """In a clone: the task's command line, as libmayfly-python wants it."""
+        task = self.task
+        strings = ctypes.string_at(task.strings, task.strings_bytes).split(b"\0")
+        argv = strings[: task.argc]
+        wanted = dict(entry.split(b"=", 1) for entry in strings[task.argc : -1])
+        code = ctypes.string_at(task.code, task.code_bytes) if task.code_bytes else b""
+        why = self.why_fresh(task.kind, argv[0], wanted)
+        if why is not None:
+            self.execute(task.kind, argv, code, why)
+        self.set_environment(wanted)
+        begin(argv, code if task.kind == STRING else None)
+        if paths := paths_of(wanted):
+            sys.path[:] = dict.fromkeys(paths + sys.path)  # the script's own folder will stand before them
+        refresh()
+        if task.has_seed:
+            seed_generators(task.seed)
+        if self.set_threads:
+            self.set_threads(int(wanted.get(b"OPENBLAS_NUM_THREADS", b"1")))
+        return (code + b"\n", os.path.abspath(argv[0]), int(wanted.get(b"PYTHON_CPU_COUNT", b"0")))
+
+
+def refuse(words):
+    os.write(2, f"mayfly: {words}\n".encode())
+    os._exit(NOT_RUN)
+
+
+def frozen(name):
+    return importlib.machinery.FrozenImporter.find_spec(name) is not None
+
+
+def paths_of(wanted):
+    """PYTHONPATH's folders as the interpreter has them in sys.path."""
+    value = wanted.get(b"PYTHONPATH")
+    return [os.path.abspath(os.fsdecode(part)) for part in value.split(b":")] if value else []
+
+
+def begin(argv, command):
+    """Arguments and a __main__ as the interpreter has them when it starts."""
+    sys.argv = [os.fsdecode(text) for text in argv]
+    sys.orig_argv = ["python3", *sys.argv]
+    if command is not None:
+        sys.orig_argv.insert(2, os.fsdecode(command))
+    main = types.ModuleType("__main__")
+    space = main.__dict__
+    space["__annotations__"] = {}
+    space["__builtins__"] = builtins
+    space["__loader__"] = importlib.machinery.BuiltinImporter
+    sys.modules["__main__"] = main
+    return space
+
+
+def refresh():
+    """What modules computed when they were loaded and is each process's own."""
+    modules = sys.modules
+    if logging := modules.get("logging"):
+        logging._startTime = time.time_ns()
+    if process := modules.get("multiprocessing.process"):
+        process._current_process._config["authkey"] = process.AuthenticationString(os.urandom(32))
+
+
+def seed_generators(seed):
+    random.seed(seed)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)

@@ -1,0 +1,161 @@
+"""Runs programs as tasks and plain, and tells what each run showed.
+
+Plain is the bare interpreter of the same image, in a box of the same template: one task
+starts a row of programs there one after another (`plain_runner.py`, `plain_runner.pl`),
+each with what a task of its own finds: arguments, environment, pipes, files in /task.
+"""
+
+import base64
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+
+HERE = pathlib.Path(__file__).parent
+IN_FLIGHT = 4
+PLAIN_ROW_MAX = {"python": 60, "python-data": 10, "perl": 60}  # programs of one plain task
+PLAIN_SECONDS_MAX = 600
+RUNNERS = {"python": "plain_runner.py", "python-data": "plain_runner.py", "perl": "plain_runner.pl"}
+SCRIPTS = {"python": "script.py", "python-data": "script.py", "perl": "script.pl"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A program and how it is started; `kind` is one of file, string, stdin."""
+
+    name: str
+    source: bytes
+    kind: str = "file"
+    args: tuple = ("one", "two words")
+    env: tuple = ()  # of NAME=VALUE
+    files: tuple = ()  # of (name below /task, content)
+    template: str = "python"
+    options: tuple = ()  # of `mayfly run`
+    script: str = ""  # its file's name, where that matters
+    masks: tuple = ()  # of (pattern, words): what differs between two plain runs
+
+    def __str__(self):
+        return self.name
+
+    @property
+    def file(self):
+        return self.script or SCRIPTS[self.template]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run showed. `code` is minus the signal where one ended it."""
+
+    code: object
+    stdout: str
+    stderr: str
+    files: dict
+
+    def __str__(self):
+        files = "".join(f"\n{name}: {content!r}" for name, content in self.files.items())
+        return f"code: {self.code}\nstdout:\n{self.stdout}\nstderr:\n{self.stderr}{files}"
+
+
+# What differs between two runs of one program: addresses, threads, processes, names of temporary files.
+VOLATILE = ((re.compile(r"0x[0-9a-fA-F]{6,}|(?<=\bstarted )\d{9,}|(?<=\{)\d{12,}(?=:)"), "0x"), (re.compile(r"pid=\d+"), "pid=N"),
+            (re.compile(r"\btmp[a-z0-9_]{8}\b"), "tmp-name"))
+# A journal of SQLite begins with random bytes.
+RANDOM_FILES = ("-journal", "-wal", "-shm")
+
+
+def outcome(case, code, stdout, stderr, files):
+    def text(content):
+        content = content if isinstance(content, str) else content.decode("utf-8", "backslashreplace")
+        for pattern, word in (*VOLATILE, *case.masks):
+            content = re.sub(pattern, word, content)
+        return content
+
+    known = {text(name): len(content) if name.endswith(RANDOM_FILES) else text(content) for name, content in files.items()}
+    return Outcome(code, text(stdout), text(stderr), known)
+
+
+def stream(result, name):
+    value = result[name]
+    return base64.b64decode(value) if result[name + "Base64"] else value.encode()
+
+
+def words(case, folder):
+    """The end of the command line: what runs, and its arguments."""
+    if case.kind == "file":
+        return [folder / case.file, *case.args]
+    return ["-c", case.source, *case.args] if case.kind == "string" else ["-", *case.args]
+
+
+def run_as_task(mayfly, case, folder):
+    """The program as a task of its own; what Mayfly itself refuses is the outcome's code."""
+    folder.mkdir(parents=True)
+    (folder / case.file).write_bytes(case.source)
+    options = ["--json", "-t", case.template, "--output", "64MiB", "--out", folder / "out", *case.options]
+    for entry in case.env:
+        options += ["--env", entry]
+    for number, (name, content) in enumerate(case.files):
+        (folder / f"input-{number}").write_bytes(content)
+        options += ["--file", f"{folder}/input-{number}:{name}"]
+    given = case.source if case.kind == "stdin" else b""
+    command = [word if isinstance(word, bytes) else str(word) for word in ("run", *options, *words(case, folder))]
+    done = mayfly.raw(command, given)
+    try:
+        result = json.loads(done.stdout)
+    except ValueError:
+        return outcome(case, "refused", b"", done.stderr, {})
+    code = -result["signal"] if result["verdict"] == "signaled" else result["exitCode"]
+    if result["verdict"] not in ("succeeded", "failed", "signaled"):
+        code = result["verdict"]
+    out = folder / "out"
+    files = {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    return outcome(case, code, stream(result, "stdout"), stream(result, "stderr"), files)
+
+
+def encoded(content):
+    return base64.b64encode(content).decode()
+
+
+def run_plain(mayfly, cases, folder):
+    """A row of programs under the bare interpreter, all of one template; a list of outcomes."""
+    folder.mkdir(parents=True)
+    row = [{"kind": case.kind, "script": case.file, "source": encoded(case.source), "args": list(case.args), "env": list(case.env),
+            "files": [[name, encoded(content)] for name, content in case.files]} for case in cases]
+    (folder / "row.json").write_text(json.dumps(row))
+    template = cases[0].template
+    result = mayfly.run("-t", template, "--file", folder / "row.json", "--timeout", "10m", "--cpu-time", "10m",
+                        "--output", "64MiB", *cases[0].options, HERE / RUNNERS[template], timeout=PLAIN_SECONDS_MAX)
+    assert result["verdict"] == "succeeded", result
+    found = [json.loads(line) for line in stream(result, "stdout").splitlines()]
+    assert len(found) == len(cases), result
+    return [outcome(case, each["code"], *(base64.b64decode(each[name]) for name in ("stdout", "stderr")),
+                    {name: base64.b64decode(content) for name, content in sorted(each["files"].items())})
+            for case, each in zip(cases, found, strict=True)]
+
+
+def rows(cases):
+    """Cases that one plain task may run: of one template, with the same options."""
+    key = lambda case: (case.template, case.options)
+    for _, group in itertools.groupby(sorted(cases, key=key), key):
+        group = list(group)
+        size = PLAIN_ROW_MAX[group[0].template]
+        for begin in range(0, len(group), size):
+            yield group[begin : begin + size]
+
+
+def run_both(mayfly, cases, folder):
+    """Each case's name -> (outcome as a task, outcome plain)."""
+    with concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
+        plain = [(row, pool.submit(run_plain, mayfly, row, folder / f"plain-{number}"))
+                 for number, row in enumerate(rows(cases))]
+        tasks = {case.name: pool.submit(run_as_task, mayfly, case, folder / f"task-{number}")
+                 for number, case in enumerate(cases)}
+        expected = {case.name: each for row, future in plain for case, each in zip(row, future.result(), strict=True)}
+        return {case.name: (tasks[case.name].result(), expected[case.name]) for case in cases}
+
+
+def selected(request, name):
+    """The cases that this run of pytest asks for: one alone does not wait for all."""
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    return [item.callspec.params[name] for item in items if name in item.callspec.params]
