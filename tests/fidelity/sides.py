@@ -2,7 +2,7 @@
 
 The plain one is a fresh `python3` under bubblewrap on the very image of the box: user, folders, variables and
 streams are as in a box, but nothing is walled, capped or preloaded, and the image lies on a file system that can
-be written to, though not by this user. Its variables are asked of a box.
+be written to, though not by this user. Its variables are asked of a box, but for the one that tells the cap.
 """
 
 import contextlib
@@ -138,9 +138,11 @@ def both(folder):
                     template_dirs=[folder / "templates", TOP / "templates"])
     try:
         cli = daemon.start().cli
-        asked = cli.run("-t", TEMPLATE, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
+        asked = cli.run("-t", TEMPLATE, *CAPS, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
+        environment = json.loads(asked["stdout"])
+        environment.pop("PYTHON_CPU_COUNT", None)
         with mounted(image) as root:
-            yield Box(cli), Plain(root, json.loads(asked["stdout"]))
+            yield Box(cli), Plain(root, environment)
     finally:
         daemon.end()
         shutil.rmtree(run_dir)
