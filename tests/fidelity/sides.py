@@ -9,13 +9,10 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import uuid
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP / "tests/e2e"), str(TOP / "tests")]
@@ -77,9 +74,11 @@ class Plain:
                 program = program.name
             for path in (pathlib.Path(folder), task, *task.iterdir()):
                 os.chown(path, TASK, TASK)
-            command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--hostname", "mayfly",
-                       "--bind", self.root, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm",
-                       "--tmpfs", "/tmp", "--tmpfs", "/run", "--bind", task, "/task", "--chdir", "/task", "--clearenv"]
+            # Whoever runs this may ignore an interrupt, as a shell has it in the background; a box does not.
+            command = ["env", "--default-signal", "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
+                       "--hostname", "mayfly", "--bind", self.root, "/", "--proc", "/proc", "--dev", "/dev",
+                       "--tmpfs", "/dev/shm", "--tmpfs", "/tmp", "--tmpfs", "/run", "--bind", task, "/task",
+                       "--chdir", "/task", "--clearenv"]
             for name, value in self.environment.items():
                 command += ["--setenv", name, value]
             command += ["/usr/bin/python3", program, *args]
