@@ -113,6 +113,7 @@ def mounted(image):
         mount("tmpfs", "tmpfs", "nosuid,nodev", "new")
         for folder in ("upper", "work"):
             (pathlib.Path(top) / "new" / folder).mkdir()
+        (pathlib.Path(top) / "new/used").write_text("no disk is empty")  # `df` of the root is this file system's
         mount("overlay", "overlay", f"lowerdir={top}/image,upperdir={top}/new/upper,workdir={top}/new/work", "root")
         yield f"{top}/root"
 
