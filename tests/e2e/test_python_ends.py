@@ -5,9 +5,10 @@ code or signal, and the files in /task/out are equal, addresses aside. The table
 the ways to end (`programs/exits.py`), who holds data (`programs/holders.py`) and how it was
 written (`programs/streams.py`), and of whole programs (`programs/ends.py`).
 
-One thing differs and is promised: lines on a task's standard output are seen live, where
-plain keeps a block. So a program that ends without the interpreter's end loses less as a
-task; such programs here leave no whole line.
+Two things differ and are no faults. Lines on a task's standard output are seen live, where
+plain keeps a block: a program that ends without the interpreter's end loses less as a task,
+so such programs here leave no whole line. And what is preloaded has its own end (threading's,
+logging's), also where the program did not import it: programs that break it import it.
 """
 
 import textwrap
