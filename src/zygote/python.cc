@@ -19,6 +19,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <initializer_list>
 #include <sys/uio.h>
 #include <wchar.h>
 
@@ -79,6 +80,8 @@ PyObject* PyDict_GetItem(PyObject* dict, PyObject* key);
 [[gnu::weak]] int PyDict_Unwatch(int watcher, PyObject* dict);  // since 3.12
 PyObject* PyUnicode_InternFromString(const char* text);
 int Py_IsFinalizing();
+[[gnu::weak]] void PyUnstable_GC_VisitObjects(int (*visit)(PyObject*, void*), void*);  // since 3.12
+void* PyType_GetSlot(PyObject* type, int slot);
 extern char _PyRuntime;
 extern PyObject _Py_NoneStruct;
 extern PyObject PyModule_Type, PyDict_Type;
@@ -149,7 +152,9 @@ bool findConfig(const wchar_t* program, const wchar_t* folder) {
 
 PyObject** interned = nullptr;      // where the interpreter keeps its table of interned strings
 unsigned* arenas_count = nullptr;   // of the allocator's table of arenas
-PyObject* get_objects = nullptr;    // gc.get_objects
+PyObject* freeze = nullptr;         // gc.freeze
+PyObject* sys_dict = nullptr;
+PyObject* first_frozen = nullptr;   // the first object of those that the collector leaves alone
 int watcher = -1;
 
 struct Module {
@@ -271,14 +276,106 @@ void leaveMemory(PyObject*) {
   if (arenas_count != nullptr) *arenas_count = 0;
 }
 
-// What is alive here is held by what was preloaded, and would have gone with it. The youngest
-// first: what writes to another object was made after it.
+// An object that the collector knows and that was made since the zygote froze what it had.
+struct Young {
+  PyObject* object;  // owned
+  size_t order;      // the collector's, which puts what holds another object before it
+  ssize_t outside;   // references that no young object holds
+  bool held, later;  // reached from outside; from what the interpreter drops later
+};
+
+struct Survivors {
+  Young* at = nullptr;
+  size_t count = 0, room = 0;
+  bool whole = true;
+  bool Young::*mark = nullptr;  // what is being reached
+  size_t* todo = nullptr;       // reached, their own referents not yet looked at
+  size_t todo_count = 0;
+
+  Young* find(PyObject* object) const {
+    return static_cast<Young*>(bsearch(&object, at, count, sizeof *at, [](const void* key, const void* one) {
+      return compare(*static_cast<PyObject* const*>(key), static_cast<const Young*>(one)->object);
+    }));
+  }
+  static int compare(const void* a, const void* b) { return a < b ? -1 : a > b ? 1 : 0; }
+};
+
+using Visit = int (*)(PyObject*, void*);
+void visitReferents(PyObject* object, Visit visit, Survivors* all) {
+  constexpr int kTraverseSlot = 71;  // Py_tp_traverse
+  auto traverse = reinterpret_cast<int (*)(PyObject*, Visit, void*)>(
+      PyType_GetSlot(reinterpret_cast<PyObjectHead*>(object)->type, kTraverseSlot));
+  if (traverse != nullptr) traverse(object, visit, all);
+}
+
+int addYoung(PyObject* object, void* to) {
+  auto* all = static_cast<Survivors*>(to);
+  if (object == first_frozen) return 0;
+  if (all->count == all->room) {
+    all->room = all->room == 0 ? 1'024 : 2 * all->room;
+    auto* grown = static_cast<Young*>(realloc(all->at, all->room * sizeof *all->at));
+    if (grown == nullptr) return all->whole = false;
+    all->at = grown;
+  }
+  all->at[all->count] = {object, all->count, reinterpret_cast<PyObjectHead*>(object)->references - 1, false, false};
+  ++all->count;  // the reference of the visit itself does not count
+  Py_IncRef(object);
+  return 1;
+}
+
+int keepFirst(PyObject* object, void*) {
+  first_frozen = object;
+  return 0;
+}
+
+int countInside(PyObject* object, void* to) {
+  if (Young* one = static_cast<Survivors*>(to)->find(object); one != nullptr) --one->outside;
+  return 0;
+}
+
+int reach(PyObject* object, void* to) {
+  auto* all = static_cast<Survivors*>(to);
+  Young* one = all->find(object);
+  if (one == nullptr || one->*all->mark) return 0;
+  one->*all->mark = true;
+  all->todo[all->todo_count++] = static_cast<size_t>(one - all->at);
+  return 0;
+}
+
+void reachOn(Survivors* all) {
+  while (all->todo_count > 0) visitReferents(all->at[all->todo[--all->todo_count]].object, reach, all);
+}
+
+// What was preloaded holds some of what is alive here, which would have gone with it. What only sys
+// and builtins hold is left to the interpreter, whose next step that is; and so is garbage.
 void finalizeSurvivors(PyObject*) {
-  PyObject* list = PyObject_CallObject(get_objects, nullptr);
-  if (list == nullptr) return PyErr_Clear();
-  for (ssize_t i = PyList_Size(list); i-- > 0;) PyObject_CallFinalizer(PyList_GetItem(list, i));
+  Survivors all;
+  PyUnstable_GC_VisitObjects(addYoung, &all);
+  all.todo = static_cast<size_t*>(malloc((all.count + 1) * sizeof(size_t)));
+  auto sort = [&](int (*by)(const void*, const void*)) { qsort(all.at, all.count, sizeof *all.at, by); };
+  if (all.whole && all.todo != nullptr && all.count > 0) {
+    sort([](const void* a, const void* b) {
+      return Survivors::compare(static_cast<const Young*>(a)->object, static_cast<const Young*>(b)->object);
+    });
+    for (size_t i = 0; i < all.count; ++i) visitReferents(all.at[i].object, countInside, &all);
+    all.mark = &Young::later;
+    for (PyObject* root : {sys_dict, PyEval_GetBuiltins()}) visitReferents(root, reach, &all);
+    reachOn(&all);
+    all.mark = &Young::held;
+    for (size_t i = 0; i < all.count; ++i)
+      if (all.at[i].outside > 0) reach(all.at[i].object, &all);
+    reachOn(&all);
+    sort([](const void* a, const void* b) {
+      const size_t x = static_cast<const Young*>(a)->order, y = static_cast<const Young*>(b)->order;
+      return x < y ? -1 : x > y ? 1 : 0;
+    });
+    for (size_t i = 0; i < all.count; ++i)
+      if (all.at[i].held && !all.at[i].later) PyObject_CallFinalizer(all.at[i].object);
+  }
+  for (size_t i = 0; i < all.count; ++i) Py_DecRef(all.at[i].object);
+  free(all.at);
+  free(all.todo);
   PyErr_Clear();
-  Py_DecRef(list);
   // No program names an entry whose key is no string, and the interpreter empties it last.
   PyObject* capsule = PyCapsule_New(&modules, nullptr, leaveMemory);
   if (capsule == nullptr || PyDict_SetItem(PyEval_GetBuiltins(), capsule, &_Py_NoneStruct) != 0) PyErr_Clear();
@@ -364,9 +461,11 @@ extern "C" int mayfly_python_init(mayfly_python* one, const wchar_t* program, co
   python = one;
   if (!findConfig(program, folder)) return -ENXIO;
   findInterned();
-  PyObject* gc = PyImport_ImportModule("gc");
-  if (gc != nullptr) get_objects = PyObject_GetAttrString(gc, "get_objects");
-  if (get_objects == nullptr) PyErr_Clear();
+  PyObject *gc = PyImport_ImportModule("gc"), *sys = PyImport_ImportModule("sys");
+  if (gc == nullptr || sys == nullptr) return -ENXIO;
+  freeze = PyObject_GetAttrString(gc, "freeze");
+  sys_dict = PyModule_GetDict(sys);
+  if (freeze == nullptr) return -ENXIO;
   watchModules();
   if (PyObject* probe = PyList_New(0); probe != nullptr) {
     findArenas(probe);
@@ -386,7 +485,10 @@ extern "C" void* mayfly_python_main(void*, void*, void*) {
     _exit(2);
   }
   Py_DecRef(result);
-  if (watcher >= 0 && get_objects != nullptr && python->last != nullptr) {
+  // Nothing is young then: the first object that is visited is the first frozen one.
+  Py_DecRef(PyObject_CallObject(freeze, nullptr));
+  if (PyUnstable_GC_VisitObjects != nullptr) PyUnstable_GC_VisitObjects(keepFirst, nullptr);
+  if (watcher >= 0 && first_frozen != nullptr && python->last != nullptr) {
     PyObject* capsule = PyCapsule_New(&modules, nullptr, leavePreloaded);
     if (capsule == nullptr || PyObject_SetAttrString(static_cast<PyObject*>(python->last), "mayfly", capsule) != 0)
       PyErr_Clear();

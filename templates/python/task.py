@@ -176,8 +176,8 @@ def begin(argv, command):
         sys.orig_argv.insert(2, os.fsdecode(command))
     main = types.ModuleType("__main__")
     space = main.__dict__
-    space["__builtins__"] = builtins
     space["__annotations__"] = {}
+    space["__builtins__"] = builtins
     space["__loader__"] = importlib.machinery.BuiltinImporter
     sys.modules["__main__"] = main
     return space

@@ -332,7 +332,6 @@ def hand_over(clones):
         sys.__interactivehook__, python.last = new, id(new)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(new))  # the one that libmayfly-python gives up
         gc.collect()
-        gc.freeze()
         result = lib.mayfly_zygote_share_memory()
         if result != 0:
             say(f"zygote: cannot share its memory: {os.strerror(-result)}")
