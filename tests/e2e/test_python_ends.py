@@ -11,6 +11,7 @@ so such programs here leave no whole line. And what is preloaded has its own end
 logging's), also where the program did not import it: programs that break it import it.
 """
 
+import dataclasses
 import textwrap
 
 import pytest
@@ -56,7 +57,17 @@ def results(mayfly, request, tmp_path_factory):
     return plain.run_both(mayfly, plain.selected(request, "case"), tmp_path_factory.mktemp("ends"))
 
 
+# Where the interpreter never ends what holds a buffer: threads that do not run again, references that nobody gives
+# back. Plain loses the buffer; a task may keep it, and all else is equal.
+LOST_BY_PLAIN = {"daemon_thread", "timer_thread", "reference_never_given_back", "sqlite_function", "daemon_thread_is_busy",
+                 "daemon_thread_holds_stdout", "excepthook_exits", "finalized_by_hand"}
+
+
 @pytest.mark.parametrize("case", TABLE, ids=str)
 def test_a_program_ends_as_under_the_interpreter(results, case):
     task, expected = results[case.name]
+    if LOST_BY_PLAIN.intersection(case.name.split("-")):
+        assert task.files.keys() == expected.files.keys()
+        assert all(task.files[name].startswith(content) for name, content in expected.files.items()), case.source.decode()
+        task = dataclasses.replace(task, files=expected.files)
     assert str(task) == str(expected), case.source.decode()
