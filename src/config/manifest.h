@@ -53,7 +53,8 @@ struct ZygoteSpec {
   std::string trial_folder;       // of the template that brings it; empty when parsed from text
   std::vector<std::string> preload;
   std::vector<std::pair<std::string, std::string>> env;  // sorted by name
-  std::vector<std::string> fresh_env;  // variables, "X*" too, that only a new runtime takes
+  // What only a new runtime takes: variables, "X*" too, and files of the task's folder.
+  std::vector<std::string> fresh_env, fresh_files;
   uint64_t memory_bytes = 512ull << 20;
   uint64_t start_ms_max = 60'000;
   // A successor follows after so many clones or so long, whichever is first; 0: that does not count.
