@@ -314,6 +314,9 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   Reader::Table network = root.table("network");
   network.boolean("loopback", m.loopback);
   network.finish();
+  Reader::Table terminal = root.table("terminal");
+  terminal.count("ptys", 0, kPtysMax, m.ptys);
+  terminal.finish();
   Reader::Table seccomp = root.table("seccomp");
   std::vector<std::string> calls;
   seccomp.strings("allow", kSyscallsMax, calls);
