@@ -166,6 +166,7 @@ std::string templateJson(const config::Manifest& manifest) {
   json["task_env"] = task_env;
   json["cpus_env"] = manifest.cpus_env;
   json["fresh_env"] = manifest.zygote.fresh_env;
+  json["fresh_files"] = manifest.zygote.fresh_files;
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 

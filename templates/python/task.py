@@ -24,6 +24,8 @@ NOT_RUN = 126  # as a shell's: found, and cannot be executed
 AT_START_ONLY = ("PYTHON*", "LANG", "LANGUAGE", "LC_*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "OPENSSL_*")
 # Of these, some are applied to a clone.
 APPLIED = {"PYTHONPATH"}
+# Where site looks for packages of the user's, when an interpreter starts.
+FILES_AT_START = (".local/lib",)
 
 
 class Task(ctypes.Structure):
@@ -54,6 +56,7 @@ class Clones:
         self.expected = {os.fsencode(name): os.fsencode(value) for name, value in template["task_env"].items()}
         self.counts = frozenset(template["cpus_env"])
         self.fresh = (*AT_START_ONLY, *template["fresh_env"])
+        self.fresh_files = (*FILES_AT_START, *template["fresh_files"])
         self.environment = {}  # the zygote's, as a clone inherits it
         self.shadowable = frozenset()  # top-level names that a file beside the script may take
         self.set_threads = None  # of a library that was loaded for one
@@ -88,13 +91,18 @@ class Clones:
                     return name
             elif name not in APPLIED and any(fnmatch.fnmatchcase(name, each) for each in self.fresh):
                 return name
-        folders = [os.path.dirname(os.path.realpath(os.fsdecode(script))) if kind == FILE else FOLDER]
-        folders += paths_of(wanted)
-        for folder in folders:
+        folders = paths_of(wanted)
+        if kind == FILE:
+            folders.insert(0, os.path.dirname(os.path.realpath(os.fsdecode(script))))
+        if os.listdir(FOLDER) != ["out"]:
+            for name in self.fresh_files:
+                if os.path.lexists(os.path.join(FOLDER, name)):
+                    return name
+            # Whatever folder of its own the program will put into sys.path.
+            folders += (folder for folder, _, names in os.walk(FOLDER) if "__init__.py" not in names)
+        for folder in dict.fromkeys(folders):
             for shadow in self.shadows(folder):
                 return os.path.join(folder, shadow)
-        if os.path.isdir(FOLDER + "/.local/lib"):
-            return FOLDER + "/.local/lib"  # site looks there for packages of the user's
         return None
 
     def shadows(self, folder):

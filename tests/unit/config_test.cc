@@ -125,6 +125,20 @@ TEST(Manifest, SmallestOneTakesTheDefaults) {
   EXPECT_EQ(m->defaults.memory_bytes, base::Limits{}.memory_bytes);
 }
 
+TEST(Manifest, TerminalsAreEightOrTheBasesUnlessTheManifestSaysOtherwise) {
+  auto base = parseManifest(kSmall, "m.toml");
+  ASSERT_TRUE(base);
+  EXPECT_EQ(base->ptys, 8u);
+  auto none = parseManifest(kSmall + "[terminal]\nptys = 0\n", "m.toml");
+  ASSERT_TRUE(none) << none.error().message;
+  EXPECT_EQ(none->ptys, 0u);
+  const std::string added = "name = \"own\"\ndescription = \"d\"\nbase = \"tiny\"\n";
+  auto same = parseManifest(added, "m.toml", &*none), other = parseManifest(added + "[terminal]\nptys = 3\n", "m.toml", &*none);
+  ASSERT_TRUE(same && other);
+  EXPECT_EQ(same->ptys, 0u);
+  EXPECT_EQ(other->ptys, 3u);
+}
+
 TEST(Manifest, MaximumFollowsTheDefaultWhereItSaysNothing) {
   auto m = parseManifest(
       kSmall + "[limits.default]\nmemory = \"1GiB\"\n[limits.maximum]\ncpu = 2.5\n", "m.toml");
@@ -154,6 +168,9 @@ TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
             "m.toml:12: 'limits.maximum.cpu' is 1, below the default of 2");
   EXPECT_EQ(errorOf(kSmall + "[network]\nloopback = \"yes\"\n"),
             "m.toml:10: 'network.loopback' must be true or false");
+  EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = 65\n"), "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
+  EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = false\n"), "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
+  EXPECT_EQ(errorOf(kSmall + "[terminal]\nmax = 1\n"), "m.toml:10: unknown key 'terminal.max'; allowed here: ptys");
   EXPECT_NE(errorOf("name = \n").find("m.toml:1: not valid TOML"), std::string::npos);
 }
 

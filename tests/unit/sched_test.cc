@@ -286,6 +286,19 @@ TEST(Admission, LargeTaskAtTheHeadIsNotStarvedBySmallOnes) {
   EXPECT_EQ(a.next(anyReady), 3u);
 }
 
+TEST(Admission, TasksTogetherHaveNoMorePseudoTerminalsThanTheHostGrants) {
+  Admission a({.ptys_max = 20});
+  ASSERT_TRUE(a.enqueue(1, 1, 1, {.ptys = 8}));
+  ASSERT_TRUE(a.enqueue(2, 2, 1, {.ptys = 8}));
+  ASSERT_TRUE(a.enqueue(3, 3, 1, {.ptys = 8}));
+  EXPECT_EQ(a.next(anyReady), 1u);
+  EXPECT_EQ(a.next(anyReady), 2u);
+  EXPECT_EQ(a.next(anyReady), std::nullopt);
+  a.release(1);
+  EXPECT_EQ(a.next(anyReady), 3u);
+  EXPECT_EQ(a.enqueue(4, 1, 1, {.ptys = 21}).error().code, Code::invalidArgument);
+}
+
 TEST(Admission, DemandBeyondTheWholeHostIsRefused) {
   Admission a({.memory_bytes_max = 100, .pids_max = 10});
   EXPECT_EQ(a.enqueue(1, 1, 1, {101, 0, 0}).error().code, Code::invalidArgument);
