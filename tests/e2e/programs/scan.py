@@ -88,5 +88,7 @@ for name, module in sorted(sys.modules.items()):
                 continue  # imported: its own module tells it
             walk(f"{name}.{attribute}", value, DEPTH_MAX)
 
+attributes = sorted(f"{name}.{attribute}" for name, module in sys.modules.items() if isinstance(module, types.ModuleType)
+                    for attribute in vars(module) if name != "__main__")
 ended = {name: clock() for name, clock in CLOCKS.items()}
-print(json.dumps({"values": values, "began": began, "ended": ended, "pid": os.getpid(), "thread": threading.get_ident()}))
+print(json.dumps({"values": values, "attributes": attributes, "began": began, "ended": ended, "pid": os.getpid(), "thread": threading.get_ident()}))
