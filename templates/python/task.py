@@ -21,7 +21,7 @@ FOLDER = "/task"
 ARGUMENT_BYTES_MAX = 131_071  # of one, as the kernel has it; without its NUL
 NOT_RUN = 126  # as a shell's: found, and cannot be executed
 # Variables that an interpreter, the C library or a loader look at when they start.
-AT_START_ONLY = ("PYTHON*", "LANG", "LANGUAGE", "LC_*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "OPENSSL_*")
+AT_START_ONLY = ("PYTHON*", "HOME", "LANG", "LANGUAGE", "LC_*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "OPENSSL_*")
 # Of these, some are applied to a clone.
 APPLIED = {"PYTHONPATH"}
 # Where site looks for packages of the user's, when an interpreter starts.
@@ -92,6 +92,10 @@ class Clones:
             elif name not in APPLIED and any(fnmatch.fnmatchcase(name, each) for each in self.fresh):
                 return name
         folders = paths_of(wanted)
+        for folder in folders:
+            for name in ("sitecustomize", "usercustomize"):
+                if os.path.lexists(f"{folder}/{name}.py") or os.path.lexists(f"{folder}/{name}"):
+                    return f"{folder}/{name}"
         if kind == FILE:
             folders.insert(0, os.path.dirname(os.path.realpath(os.fsdecode(script))))
         if os.listdir(FOLDER) != ["out"]:
@@ -188,6 +192,8 @@ def begin(argv, command):
     space["__builtins__"] = builtins
     space["__loader__"] = importlib.machinery.BuiltinImporter
     sys.modules["__main__"] = main
+    if "__mp_main__" in sys.modules:  # as multiprocessing has it when it is imported
+        sys.modules["__mp_main__"] = main
     return space
 
 
