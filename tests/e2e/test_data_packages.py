@@ -222,12 +222,21 @@ def test_numpy_computes_by_openblas_in_one_thread(mayfly):
     assert json.loads(result["stdout"]) == ["OpenBLAS", True, 1, 1], result
 
 
-def test_with_two_threads_the_results_are_the_same(mayfly):
+@pytest.mark.parametrize("how", ["clone", "child"])
+def test_with_two_processors_the_results_are_the_same(mayfly, how):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("OpenBLAS starts no more threads than there are processors, and here is one")
-    fresh = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BLAS!r}], check=True)"
-    result = mayfly.run("-t", "python-data", "--cpus", "2", "--env", "OPENBLAS_NUM_THREADS=2", "-c", fresh)
+    child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BLAS!r}], check=True)"
+    result = mayfly.run("-t", "python-data", "--cpus", "2", "-c", BLAS if how == "clone" else child)
+    assert not result["usage"]["freshRuntime"]
     assert json.loads(result["stdout"]) == ["OpenBLAS", True, 2, 2], result
+
+
+def test_threads_are_those_that_the_environment_names(mayfly):
+    say = "import ctypes; print(ctypes.PyDLL('libblas.so.3').openblas_get_num_threads())"
+    for options, threads in (((), 1), (("--cpus", "0.5"), 1), (("--cpus", "2", "--env", "OPENBLAS_NUM_THREADS=1"), 1)):
+        result = mayfly.run("-t", "python-data", *options, "-c", say)
+        assert result["stdout"] == f"{threads}\n", result
 
 
 # Functions of BLAS and LAPACK that numpy calls. Each of them, made to return at once, must be found.
