@@ -62,6 +62,7 @@ echo 'task:x:1000:1000:task:/task:/bin/sh' >> /etc/passwd
 echo 'task:x:1000:' >> /etc/group
 [ -e /etc/localtime ] || [ ! -e /usr/share/zoneinfo/Etc/UTC ] || ln -s /usr/share/zoneinfo/Etc/UTC /etc/localtime
 find / -xdev -perm /6000 ! -type l -exec chmod ug-s {} +
+find / -xdev -exec touch -h -d "@$1" {} +
 )sh";
 
 // A folder as a Debian archive that apt can install from without network. apt checks
@@ -141,11 +142,18 @@ base::Status runInTree(Workshop& shop, const std::string& tree,
 
 base::Status neutralise(Workshop& shop, const std::string& tree) {
   Command command;
-  command.argv = {"/bin/sh", "-c", std::string(kNeutralise)};
+  command.argv = {"/bin/sh", "-c", std::string(kNeutralise), "sh",
+                  std::to_string(kImageUnixSeconds)};
   command.seconds_max = kShortSecondsMax;
   command.environment = {kPath};
   command.enter = enterSandbox({tree, Inside::finish, {}});  // the tree's shell is its packages'
   return shop.run(command);
+}
+
+// What each tree's steps do besides its commands, for its key.
+void addStepsTo(Hash& hash) {
+  hash.field(std::to_string(kImageUnixSeconds));  // commands see it as SOURCE_DATE_EPOCH
+  hash.field(kNeutralise);
 }
 
 // The tree where it is made already, its lock shared; else its lock alone, exclusive.
@@ -216,7 +224,7 @@ void sweepFolder(const std::string& folder, const std::function<void(const std::
 
 std::string recipeKey(const config::ImageRecipe& recipe) {
   Hash hash;
-  hash.field("mayfly recipe 2");
+  hash.field("mayfly recipe 3");
   hash.field(machineName());
   hash.field(recipe.suite);
   for (const auto* list :
@@ -224,20 +232,20 @@ std::string recipeKey(const config::ImageRecipe& recipe) {
     hash.field("list");
     for (const std::string& one : *list) hash.field(one);
   }
-  hash.field(kNeutralise);
+  addStepsTo(hash);
   return hash.hex();
 }
 
 std::string debianKey(const std::string& suite, const std::vector<Deb>& debs,
                       const std::vector<std::string>& run) {
   Hash hash;
-  hash.field("mayfly tree 2");
+  hash.field("mayfly tree 3");
   hash.field(machineName());
   hash.field(suite);
   for (const Deb& deb : debs) hash.field(deb.sha256);
   hash.field("run");
   for (const std::string& command : run) hash.field(command);
-  hash.field(kNeutralise);
+  addStepsTo(hash);
   return hash.hex();
 }
 
@@ -268,7 +276,7 @@ base::Result<Tree> makeFullTree(Workshop& shop, Apt& apt, const config::ImageRec
                                 const Lock& lock, Tree below, Fresh fresh) {
   if (!recipe.hasLanguagePackages() && recipe.run.empty()) return below;
   Hash hash;
-  hash.field("mayfly full tree 1");
+  hash.field("mayfly full tree 2");
   hash.field(below.key);
   for (const Deb& deb : lock.tools) hash.field(deb.sha256);
   for (const Wheel& w : lock.pip) hash.field(w.name + " " + w.version + " " + w.sha256);
@@ -278,6 +286,7 @@ base::Result<Tree> makeFullTree(Workshop& shop, Apt& apt, const config::ImageRec
   }
   hash.field("run");
   for (const std::string& command : recipe.run) hash.field(command);
+  addStepsTo(hash);
   MAYFLY_TRY(Tree tree, openTree(shop, hash.hex(), fresh));
   if (isMade(tree)) return tree;
   const auto make = [&]() -> base::Status {
