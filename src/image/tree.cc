@@ -19,6 +19,7 @@
 #include "image/hash.h"
 #include "image/npm.h"
 #include "image/pip.h"
+#include "image/pyc.h"
 #include "image/sandbox.h"
 #include "image/store.h"
 
@@ -150,9 +151,19 @@ base::Status neutralise(Workshop& shop, const std::string& tree) {
   return shop.run(command);
 }
 
-// What each tree's steps do besides its commands, for its key.
+// What each tree ends with, once its packages are in. Commands may change modules, so
+// these are compiled after them.
+base::Status finishSteps(Workshop& shop, const std::string& tree,
+                         const std::vector<std::string>& commands) {
+  MAYFLY_CHECK(runInTree(shop, tree, commands));
+  MAYFLY_CHECK(compilePython(shop, tree));
+  return neutralise(shop, tree);
+}
+
+// What these steps do besides the commands, for the key of a tree.
 void addStepsTo(Hash& hash) {
   hash.field(std::to_string(kImageUnixSeconds));  // commands see it as SOURCE_DATE_EPOCH
+  hash.field(pycProgram());
   hash.field(kNeutralise);
 }
 
@@ -259,8 +270,7 @@ base::Result<Tree> makeDebianTree(Workshop& shop, Apt& apt, const std::string& s
     const std::string made = tree.path + ".new";
     shop.say(fmt::format("installing {} packages of Debian {}", debs.size(), suite));
     MAYFLY_CHECK(bootstrap(shop, suite, debs, made));
-    MAYFLY_CHECK(runInTree(shop, made, run));
-    return neutralise(shop, made);
+    return finishSteps(shop, made, run);
   };
   auto status = make();
   return finishTree(std::move(status), std::move(tree));
@@ -295,8 +305,7 @@ base::Result<Tree> makeFullTree(Workshop& shop, Apt& apt, const config::ImageRec
     MAYFLY_CHECK(installPip(shop, apt, recipe, below.path, made, lock));
     MAYFLY_CHECK(installNpm(
         shop, [&] { return makeNpmTree(shop, apt, recipe.suite); }, made, lock));
-    MAYFLY_CHECK(runInTree(shop, made, recipe.run));
-    return neutralise(shop, made);
+    return finishSteps(shop, made, recipe.run);
   };
   auto status = make();
   return finishTree(std::move(status), std::move(tree));
