@@ -116,6 +116,32 @@ find old -newer /etc/passwd; find new -newer /etc/passwd
     assert (result["stdout"], result["stderr"]) == ("etc/passwd\n2024-01-01 00:00\n2024-01-01 00:00\nnew\n", ""), result
 
 
+def test_every_name_of_a_time_zone_is_there(root):
+    # tzdata.zi names them all: Debian's tzdata holds those of places, tzdata-legacy the others.
+    zones = root / "usr/share/zoneinfo"
+    words = [line.split() for line in (zones / "tzdata.zi").read_text().splitlines()]
+    names = {w[1] for w in words if w[0] == "Z"} | {w[2] for w in words if w[0] == "L"}
+    assert len(names) > 500 and {"US/Eastern", "Japan", "EST", "Asia/Calcutta", "GB"} <= names
+    assert [name for name in sorted(names) if not (zones / name).is_file()] == []
+
+
+@pytest.mark.parametrize("template,code", [
+    ("python", "import datetime, zoneinfo; print(datetime.datetime.fromtimestamp(0, zoneinfo.ZoneInfo('US/Eastern')).strftime('%T'))"),
+    ("python", "import os, time; os.environ['TZ'] = 'US/Eastern'; time.tzset(); print(time.strftime('%T', time.localtime(0)))"),
+    ("perl", "use POSIX; $ENV{TZ} = 'US/Eastern'; tzset(); print strftime('%T', localtime 0), qq{\n}"),
+])
+def test_a_task_finds_a_time_zone_by_its_old_name(mayfly, template, code):
+    assert mayfly.run("-t", template, "-c", code)["stdout"] == "19:00:00\n"
+
+
+@pytest.mark.parametrize("template,code", [
+    ("python", "import time; print(time.strftime('%T', time.localtime(0)))"),
+    ("perl", "use POSIX; print strftime('%T', localtime 0), qq{\n}"),
+])
+def test_the_caller_names_a_time_zone_by_its_old_name(mayfly, template, code):
+    assert mayfly.run("-t", template, "--env", "TZ=Japan", "-c", code)["stdout"] == "09:00:00\n"
+
+
 def test_pyc_files_hold_no_time(root):
     # A pyc that python took for stale would be compiled again in every zygote.
     compiled = [p for p in (root / "usr/lib").glob("python3*/**/*.pyc")] if (root / "usr/lib").is_dir() else []
