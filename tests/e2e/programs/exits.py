@@ -336,7 +336,11 @@ atexit.register(os._exit, 16)
 
 ### at_exit_starts_a_thread
 import atexit, threading
-atexit.register(lambda: threading.Thread(target=print, args=('late',)).start())
+def late():
+    thread = threading.Thread(target=print, args=('late',))
+    thread.start()
+    thread.join()
+atexit.register(late)
 
 ### at_exit_forks
 import atexit, os
