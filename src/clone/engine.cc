@@ -463,6 +463,7 @@ sched::TaskResult Engine::result(Task& t) {
   r.cap_value = j.cap_value;
   r.limits = t.machine.limits();
   r.usage = t.machine.usage(t.io ? t.io->bytes(Stream::out) : 0, t.io ? t.io->bytes(Stream::err) : 0);
+  r.usage.fresh_runtime = t.fresh_runtime;
   r.phases = t.machine.phases();
   r.receipt = t.receipt;
   for (size_t s = 0; s < 2; ++s) {
