@@ -390,7 +390,8 @@ def results(mayfly, request, tmp_path_factory):
     return plain.run_both(mayfly, plain.selected(request, "case"), tmp_path_factory.mktemp("starts"))
 
 
-@pytest.mark.parametrize("case", TABLE, ids=str)
+@pytest.mark.parametrize("case", [pytest.param(case, id=str(case), marks=pytest.mark.slow if case.template == "python-data" else ())
+                                  for case in TABLE])
 def test_a_program_starts_as_under_the_interpreter(results, case):
     task, expected = results[case.name]
     assert str(task) == str(expected), case.source.decode("utf-8", "backslashreplace")
@@ -813,7 +814,8 @@ def results(mayfly, request, tmp_path_factory):
     return plain.run_both(mayfly, plain.selected(request, "case"), tmp_path_factory.mktemp("starts"))
 
 
-@pytest.mark.parametrize("case", TABLE, ids=str)
+@pytest.mark.parametrize("case", [pytest.param(case, id=str(case), marks=pytest.mark.slow if case.template == "python-data" else ())
+                                  for case in TABLE])
 def test_a_program_starts_as_under_the_interpreter(results, case):
     task, expected = results[case.name]
     assert str(task) == str(expected), case.source.decode("utf-8", "backslashreplace")
