@@ -81,6 +81,8 @@ def of_the_zygote(value):
 
 
 for name in loaded:
+    if name in ("__main__", "__mp_main__"):
+        continue  # this program
     held = getattr(sys.modules[name], "__dict__", {})
     for attribute, value in list(held.items()):
         own = getattr(value, "__dict__", {}) if not isinstance(value, (type, type(sys))) else {}
