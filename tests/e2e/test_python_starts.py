@@ -190,6 +190,7 @@ DATA_VARIABLES = {
     **{name: [(value, "import PIL.Image\nprint(PIL.Image.core.get_alignment(), PIL.Image.core.get_block_size(), PIL.Image.core.get_blocks_max())\n")]
        for name, value in (("PILLOW_ALIGNMENT", "64"), ("PILLOW_BLOCK_SIZE", "32k"), ("PILLOW_BLOCKS_MAX", "9"))},
     "PYPARSINGENABLEALLWARNINGS": [("1", "import pyparsing\nprint(pyparsing.core.__diag__.warn_on_match_first_with_lshift_operator)\n")],
+    "PY_SAX_PARSER": [("nosuch", "import xml.sax\nprint(xml.sax.default_parser_list)\n")],
     "XDG_DATA_HOME": [("/task/data", "import matplotlib.font_manager as fonts\nprint(fonts.X11FontDirectories[-1], fonts.fontManager is not None)\n")],
     "NPY_DISABLE_CPU_FEATURES": [("AVX2 AVX512F", FEATURES)],
     "PYTHONWARNINGS": [("error", WARN + "import numpy, pandas\nprint(pandas.Series([1]).sum())\n")],
@@ -614,6 +615,7 @@ DATA_VARIABLES = {
     **{name: [(value, "import PIL.Image\nprint(PIL.Image.core.get_alignment(), PIL.Image.core.get_block_size(), PIL.Image.core.get_blocks_max())\n")]
        for name, value in (("PILLOW_ALIGNMENT", "64"), ("PILLOW_BLOCK_SIZE", "32k"), ("PILLOW_BLOCKS_MAX", "9"))},
     "PYPARSINGENABLEALLWARNINGS": [("1", "import pyparsing\nprint(pyparsing.core.__diag__.warn_on_match_first_with_lshift_operator)\n")],
+    "PY_SAX_PARSER": [("nosuch", "import xml.sax\nprint(xml.sax.default_parser_list)\n")],
     "XDG_DATA_HOME": [("/task/data", "import matplotlib.font_manager as fonts\nprint(fonts.X11FontDirectories[-1], fonts.fontManager is not None)\n")],
     "NPY_DISABLE_CPU_FEATURES": [("AVX2 AVX512F", FEATURES)],
     "PYTHONWARNINGS": [("error", WARN + "import numpy, pandas\nprint(pandas.Series([1]).sum())\n")],
