@@ -161,6 +161,7 @@ void Floor::start() {
   r.op = Op::publish;
   r.zygote_id = kTemplate;
   r.flags = t.loopback ? spawner::kLoopback : 0u;
+  r.ptys = t.ptys;
   r.limits = t.maximum;
   r.limits.memory_bytes = t.zygote_memory_bytes;
   t.image_digest.copy(r.digest, sizeof r.digest - 1);

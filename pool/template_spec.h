@@ -25,6 +25,7 @@ struct TemplateSpec {
   bool runs_commands = false;                             // CodeKind::command
   bool runs_code = false;                                 // CodeKind::file, string, stdinText
   bool loopback = true;
+  uint32_t ptys = 0;  // pseudo-terminals that a task may have open at once
   uint32_t parked_min = 1, parked_max = 64;  // clones parked ahead while the template is in use
   uint64_t zygote_memory_bytes = 1ull << 30;
   uint64_t start_ns_max = 60'000'000'000;  // publish -> ready

@@ -380,6 +380,8 @@ struct Usage {
   stderrBytes @6 :UInt64;
   diskBytes @7 :UInt64;       # held at death
   diskInodes @8 :UInt64;      # held at death
+  freshRuntime @9 :Bool;      # its runtime started anew for it, without what the template preloads:
+                              # its environment or files ask for what only a new runtime can do
 }
 
 struct Phases {

@@ -142,12 +142,20 @@ base::Status App::makeEngine(const box::HostReport& report) {
   e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   e.out_files_held_bytes_max = deriveOutFilesHeld(report.budget, s);
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
-  spdlog::info("at most {} boxes, {} of their memory, {} processes, {} tasks in the queue",
+  spdlog::info("at most {} boxes, {} of their memory, {} processes, {} pseudo-terminals, "
+               "{} tasks in the queue",
                e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
-               e.budget.queue_tasks_max);
+               e.budget.ptys_max, e.budget.queue_tasks_max);
   engine_ = std::make_unique<clone::Engine>(io_, e, observer_,
                                             static_cast<clone::EngineWatcher&>(*this));
-  for (Served& t : served_) MAYFLY_CHECK(engine_->addTemplate(t.spec, std::move(t.seccomp)));
+  for (Served& t : served_) {
+    const uint32_t wished = std::exchange(t.spec.ptys, grantPtys(e.budget, t.spec.ptys));
+    if (t.spec.ptys < wished)
+      spdlog::warn("a task of template '{}' has at most {} pseudo-terminals, not {}: all tasks "
+                   "share {}; raise the host's kernel.pty.max (sysctl) or the setting ptys_max",
+                   t.spec.name, t.spec.ptys, wished, e.budget.ptys_max);
+    MAYFLY_CHECK(engine_->addTemplate(t.spec, std::move(t.seccomp)));
+  }
   return base::Unit{};
 }
 

@@ -22,12 +22,18 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
   b.fds_max = static_cast<uint32_t>(
       std::clamp<uint64_t>(fds, clone::kFdsPerBox, uint64_t{b.boxes_max} * clone::kFdsPerBox));
   b.pids_max = static_cast<uint32_t>(std::min<uint64_t>(pids, UINT32_MAX));
+  b.ptys_max = static_cast<uint32_t>(std::min<uint64_t>(host.ptys_max, UINT32_MAX));
+  if (settings.ptys_max != 0) b.ptys_max = std::min(b.ptys_max, settings.ptys_max);
   b.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
   if (b.parked_max + b.stocked_max > 0) b.memory_bytes_max -= std::min(b.memory_bytes_max / 2, settings.parked_memory_bytes);
   b.queue_tasks_max = settings.queue_max;
   // One client cannot fill the queue alone, unless it is very short.
   b.queue_tasks_per_owner_max = std::max(settings.queue_max - settings.queue_max / 8, 1u);
   return b;
+}
+
+uint32_t grantPtys(const sched::Budget& budget, uint32_t wished) {
+  return std::min(wished, budget.ptys_max / std::min(budget.boxes_max, kPtyTasksLeast));
 }
 
 uint64_t deriveOutFilesHeld(const box::HostBudget& host, const config::Daemon& settings) {

@@ -15,10 +15,14 @@ inline constexpr uint32_t kTaskBoxesKept = 256;       // a quarter of all boxes,
 inline constexpr uint32_t kMemoryPercentOfHost = 90;  // the sum of all boxes' memory caps
 inline constexpr uint32_t kBlobMemoryShare = 8;       // at most one of so many parts of the host's
 inline constexpr uint32_t kOutFilesMemoryShare = 8;   // the same, of collected output files
+inline constexpr uint32_t kPtyTasksLeast = 16;        // so many at once have pseudo-terminals
 inline constexpr uint32_t kBlobFdsShare = 8;          // the same, of our descriptors
 
 // The sums are hard: a runaway costs one task and never the host.
 sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings);
+// How many pseudo-terminals a task gets of the `wished` ones, so that kPtyTasksLeast, or as many as
+// there can be boxes, fit at once.
+uint32_t grantPtys(const sched::Budget& budget, uint32_t wished);
 // What collected output files may take of the host.
 uint64_t deriveOutFilesHeld(const box::HostBudget& host, const config::Daemon& settings);
 // What the blobs may take of the host.

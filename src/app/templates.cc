@@ -54,6 +54,7 @@ pool::TemplateSpec toSpec(const config::Manifest& m) {
   s.runs_commands = m.mechanism == config::Mechanism::exec;
   s.runs_code = !s.runs_commands;
   s.loopback = m.loopback;
+  s.ptys = m.ptys;
   s.parked_min = m.parked_min;
   s.parked_max = m.parked_max;
   s.zygote_memory_bytes = m.zygote.memory_bytes;

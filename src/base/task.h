@@ -65,6 +65,7 @@ struct Usage {
   uint64_t stderr_bytes = 0;
   uint64_t disk_bytes = 0;   // held at death
   uint64_t disk_inodes = 0;  // held at death
+  bool fresh_runtime = false;  // its runtime started anew for it, without what the template preloads
 };
 
 // When each step of a task's life was reached, in ns of the monotonic clock.

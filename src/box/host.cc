@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 #include <sstream>
 
@@ -75,6 +76,7 @@ struct Probe {
   KernelVersion kernel;
   bool root = ::geteuid() == 0;
   std::string group;
+  bool terminals = false;  // a box can have some
 
   HostLine& line(std::string what, std::string value) {
     return report.lines.emplace_back(HostLine{group, std::move(what), std::move(value), HostVerdict::ok, "", ""});
@@ -202,6 +204,18 @@ void Probe::namespaces() {
     unknown("proc", "Run the doctor as root to try it.");
   else
     missing("proc", why(error), "isolation", "Kernel 5.8 is the least for proc with subset=pid.");
+
+  error = inChild([&] {
+    if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return errno;
+    if (int e = mapSelf(uid, gid)) return e;
+    return errnoOf(::mount("devpts", "/proc", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,max=1"));
+  });
+  terminals = error == 0;
+  if (terminals)
+    ok("terminals", "a devpts of its own for each box");
+  else
+    degraded("terminals", why(error), "Boxes have no pseudo-terminals: script, pexpect, os.openpty fail in them. "
+             "The kernel needs CONFIG_UNIX98_PTYS.");
 }
 
 // Files of a throw-away cgroup, made and removed: what the controller offers here.
@@ -405,6 +419,16 @@ void Probe::neighbours() {
     degraded("hyperthreads", "on", "Two tenants may share a core: turn SMT off where they are enemies.");
   else
     ok("hyperthreads", "off");
+  std::string mask = readText("/sys/devices/virtual/workqueue/cpumask");  // hexadecimal words
+  long workers = 0, cores = ::sysconf(_SC_NPROCESSORS_ONLN);
+  for (char digit : mask)
+    if (digit != ',') workers += std::popcount(static_cast<unsigned>(::strtoul(std::string(1, digit).c_str(), nullptr, 16)));
+  if (!terminals || (!mask.empty() && workers < cores))
+    ok("terminals' work", terminals ? fmt::format("in kernel workers on {} of {} cores", workers, cores) : "none");
+  else
+    degraded("terminals' work", "in kernel workers on every core",
+             "It is outside a task's cpu caps: where tenants are enemies, set terminal.ptys to 0, or write fewer cores to "
+             "/sys/devices/virtual/workqueue/cpumask.");
   std::string vulnerable;
   for (const char* name : {"spectre_v1", "spectre_v2", "meltdown", "spec_store_bypass", "l1tf", "mds", "tsx_async_abort",
                            "mmio_stale_data", "retbleed", "srbds", "gather_data_sampling", "reg_file_data_sampling",
@@ -447,6 +471,9 @@ void Probe::budget() {
     if (key == "MemTotal:") b.memory_total_bytes = value << 10;
     if (key == "MemAvailable:") b.memory_available_bytes = value << 10;
   }
+  if (terminals)
+    b.ptys_max = boxesPtys(readNumber("/proc/sys/kernel/pty/max"), readNumber("/proc/sys/kernel/pty/reserve"),
+                           readNumber("/proc/sys/kernel/pty/nr"));
   deriveBudget(b, base::Limits{});
 }
 

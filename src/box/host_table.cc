@@ -108,7 +108,13 @@ KernelVersion parseKernelVersion(std::string_view release) {
 }
 
 uint32_t HostBudget::boxes() const {
-  return std::min({boxes_by_fds, boxes_by_pids, boxes_by_namespaces, boxes_by_memory});
+  return std::min({boxes_by_fds, boxes_by_pids, boxes_by_namespaces, boxes_by_memory, boxes_by_ptys});
+}
+
+uint64_t boxesPtys(uint64_t limit, uint64_t reserve, uint64_t used) {
+  // The kernel refuses the one that would make the sum reach `limit` - `reserve`.
+  const uint64_t pool = limit > reserve ? limit - reserve - 1 : 0;
+  return std::min(pool * kPtyPercent / 100, pool - std::min(pool, used));
 }
 
 void deriveBudget(HostBudget& b, const base::Limits& per_box) {
@@ -117,6 +123,8 @@ void deriveBudget(HostBudget& b, const base::Limits& per_box) {
   // A box's processes, and its init.
   b.boxes_by_pids = clamp32(left(b.pids_max, kPidsReserved) / (uint64_t{per_box.processes} + 1));
   b.boxes_by_namespaces = clamp32(left(b.user_namespaces_max, 64));
+  // Where there are none, boxes have no terminals: that makes them no fewer.
+  b.boxes_by_ptys = clamp32(b.ptys_max == 0 ? ~0ull : b.ptys_max / kPtysPerBox);
   // A tenth, at least 512 MiB, stays for the host, the daemon and the zygotes.
   uint64_t reserved = std::max<uint64_t>(b.memory_total_bytes / 10, 512ull << 20);
   b.boxes_by_memory = clamp32(left(b.memory_available_bytes, reserved) / std::max<uint64_t>(per_box.memory_bytes, 1));
@@ -172,6 +180,9 @@ std::string renderTable(const HostReport& report, size_t width) {
   row({budget, "memory", fmt::format("{} of {} free: {} boxes at the default cap",
                                      base::humanBytes(b.memory_available_bytes),
                                      base::humanBytes(b.memory_total_bytes), b.boxes_by_memory)});
+  row({budget, "terminals", b.ptys_max == 0 ? "none: boxes have no pseudo-terminals"
+                                            : fmt::format("{} of kernel.pty.max: {} boxes at the default of {}",
+                                                          b.ptys_max, b.boxes_by_ptys, kPtysPerBox)});
   auto lost = report.lostPromises();
   if (lost.empty()) {
     out += "\nThis host can keep every promise.\n";

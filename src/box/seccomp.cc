@@ -35,6 +35,8 @@ using Program = std::vector<sock_filter>;
 constexpr uint32_t kPrSchedCore = 62, kPrSetMemoryMerge = 67;
 constexpr uint32_t kFNotify = 1026;  // F_NOTIFY
 constexpr uint32_t kTcpUlp = 31;
+// Without the size that their numbers carry.
+constexpr uint32_t kTcsetsf2 = 0x542d, kTiocsig = 0x5436, kTiocvhangup = 0x5437;
 
 constexpr uint32_t kAllow = SECCOMP_RET_ALLOW;
 constexpr uint32_t error(int number) { return SECCOMP_RET_ERRNO | static_cast<uint32_t>(number); }
@@ -98,7 +100,16 @@ std::vector<Guard> guards(bool loopback) {
                                       CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_PARENT,
                                   kEperm);
   guard("clone3", error(ENOSYS));
-  guard("ioctl").load(1).on(TIOCSTI, kEperm).on(TIOCLINUX, kEperm).on(TIOCSETD, kEperm);
+  // Of the terminals' commands (0x54..) only those that a pseudo-terminal knows. The refused ones
+  // type for others (TIOCSTI), reach consoles and serial lines, or load line disciplines (TIOCSETD).
+  guard("ioctl").load(1).mask(0xffff)
+      .over(0x545f, kAllow).over(0x5452, kEperm)             // FIOQSIZE...; ..TIOCMIWAIT..
+      .over(0x544f, kAllow).over(TIOCGPTPEER, kEperm)        // FIOCLEX..FIOASYNC; TIOCGISO7816..
+      .over(kTiocvhangup, kAllow).over(kTiocsig, kEperm)     // TIOCGPKT..TIOCGPTPEER; TIOCVHANGUP
+      .over(TIOCSRS485, kAllow).over(kTcsetsf2, kEperm)      // TIOCGPTN..TIOCSIG; TIOCGRS485..
+      .over(TIOCSETD, kAllow).over(TIOCNOTTY, kEperm)      // TIOCGETD..TCSETSF2; TIOCSETD
+      .over(TIOCSSERIAL, kAllow).over(FIONREAD, kEperm)      // TIOCPKT..TIOCNOTTY; TIOCLINUX..
+      .on(TIOCSTI, kEperm);
   // Directory events would show the neighbours' use of the shared image.
   guard("fcntl").load(1).on(kFNotify, kEperm);
   // Merged pages tell tenants about each other; a core cookie idles the neighbours' hyperthread.

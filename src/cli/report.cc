@@ -119,6 +119,7 @@ std::string verdictLine(const TaskResult& r) {
     line += fmt::format(" | {}, cpu {}, peak {}", base::humanNanos(r.usage.wall_ns),
                         base::humanNanos(r.usage.user_cpu_ns + r.usage.system_cpu_ns),
                         base::humanBytes(r.usage.memory_peak_bytes));
+  if (r.usage.fresh_runtime) line += " | new runtime";
   if (r.receipt.box != 0)
     line += r.receipt.complete
                 ? fmt::format(" | box {} is gone", r.receipt.box)
@@ -167,7 +168,8 @@ std::string resultJson(const TaskResult& r, std::string_view out, std::string_vi
                    {"stdoutBytes", r.usage.stdout_bytes},
                    {"stderrBytes", r.usage.stderr_bytes},
                    {"diskBytes", r.usage.disk_bytes},
-                   {"diskInodes", r.usage.disk_inodes}};
+                   {"diskInodes", r.usage.disk_inodes},
+                   {"freshRuntime", r.usage.fresh_runtime}};
   Json phases = Json::object();
   for (size_t i = 0; i < base::kPhases; ++i)
     phases[std::string(base::name(static_cast<base::Phase>(i))) + "Ns"] = r.phases[i];

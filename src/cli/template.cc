@@ -203,6 +203,10 @@ packages = []
 # [task.env]
 # DATA = "/usr/local/share/{0}"
 
+# Pseudo-terminals that a task may have open at once; 0: none.
+# [terminal]
+# ptys = {8}
+
 # Caps of a task that names none, and what it may ask for at most.
 # [limits.default]
 # memory = "{6}MiB"
@@ -218,7 +222,7 @@ packages = []
                 "zygote itself\n",
                 python ? "" : "# ", preload)
           : std::string(),
-      base.defaults.memory_bytes >> 20, base.maximum.memory_bytes >> 20);
+      base.defaults.memory_bytes >> 20, base.maximum.memory_bytes >> 20, base.ptys);
 }
 
 int templateMain(const std::vector<std::string>& words) {

@@ -96,7 +96,7 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                       base::humanBytes(options_.input_held_bytes_max),
                   "Try again later.", base::kRetryMs);
     const sched::Demand demand{limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0),
-                               kFdsPerBox, limits.processes + kPidsPerBox};
+                               kFdsPerBox, limits.processes + kPidsPerBox, tmpl->ptys};
     // What is refused takes no tenant's zygote away.
     MAYFLY_CHECK(admission_.accepts(spec.owner, demand));
     auto lane = registry_.laneFor(tmpl_id, std::to_string(spec.user) + "/" + spec.tenant, monotonicNs());
@@ -463,6 +463,7 @@ sched::TaskResult Engine::result(Task& t) {
   r.cap_value = j.cap_value;
   r.limits = t.machine.limits();
   r.usage = t.machine.usage(t.io ? t.io->bytes(Stream::out) : 0, t.io ? t.io->bytes(Stream::err) : 0);
+  r.usage.fresh_runtime = t.fresh_runtime;
   r.phases = t.machine.phases();
   r.receipt = t.receipt;
   for (size_t s = 0; s < 2; ++s) {

@@ -353,8 +353,10 @@ void Engine::onCloneStarted(base::BoxId id, const zygote::Started& started) {
   else if (t->machine.state() == sched::TaskState::claiming &&
            t->machine.phases()[static_cast<size_t>(Phase::claimed)] == 0)
     act(t, t->machine.controlBroken("the clone started before it had a task", Again::no, now_ns));
-  else
+  else {
+    t->fresh_runtime = started.fresh != 0;
     act(t, t->machine.started(started.at_ns, now_ns));
+  }
 }
 
 void Engine::onControlBroken(base::BoxId id, std::string why) {

@@ -44,6 +44,7 @@ struct Engine::Task {
   uint64_t blob_bytes = 0;  // of input_held_bytes, what the blob holds
   bool blob_written = false, claim_wanted = false;
   bool under_way = false;  // claimed, not started
+  bool fresh_runtime = false;  // the clone's word
   std::shared_ptr<TaskIo> io;  // the box's
   uint64_t input_left_bytes = 0;  // what writeStdin may still bring
   uint64_t input_held_bytes = 0;  // of the engine's budget

@@ -215,6 +215,7 @@ void Engine::publish(base::LaneId id, Lane& lane) {
   r.op = spawner::Op::publish;
   r.zygote_id = zygote;
   r.flags = s.loopback ? spawner::kLoopback : 0u;
+  r.ptys = s.ptys;
   r.limits = s.maximum;
   r.limits.memory_bytes = s.zygote_memory_bytes;
   memcpy(r.digest, s.image_digest.data(), std::min(s.image_digest.size(), sizeof r.digest - 1));

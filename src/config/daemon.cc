@@ -71,6 +71,7 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
                  fmt::format("holds '{}', which is no template name", base::printable(name, 60)));
   }
   t.count("boxes_max", 0, 10'000, d.boxes_max);
+  t.count("ptys_max", 0, 1'000'000, d.ptys_max);
   t.count("queue_max", 0, 1'000'000, d.queue_max);
   t.count("parked_max", 0, 4'096, d.parked_max);
   t.count("stocked_max", 0, 4'096, d.stocked_max);

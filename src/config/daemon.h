@@ -28,6 +28,7 @@ struct Daemon {
   std::vector<std::string> base_dirs;           // where bases are looked for besides; no setting
   std::vector<std::string> templates;           // to serve; empty: every one whose image is built
   uint32_t boxes_max = 0;                       // alive at once; 0: derived from the host's limits
+  uint32_t ptys_max = 0;                        // pseudo-terminals of all tasks; 0: derived the same way
   uint32_t queue_max = 1'024;                   // accepted tasks that wait
   uint32_t parked_max = 64;                     // clones parked ahead, of all templates; 0: none
   uint32_t stocked_max = 16;                    // boxes ahead of their clones, of all templates; 0: none

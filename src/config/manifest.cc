@@ -198,6 +198,13 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
                                           "beginning of one and '*'", base::printable(name, 60)));
   }
   addTo(out.fresh_env, fresh);
+  std::vector<std::string> files;
+  t.strings("fresh_files", kEnvMax, files);
+  for (const std::string& path : files)
+    if (!isPlainPath(path, false))
+      t.complain("fresh_files", fmt::format("holds '{}', which is no plain path in the task's folder",
+                                            base::printable(path, 60)));
+  addTo(out.fresh_files, files);
   t.quantity("memory", 16ull << 20, 64ull << 30, parseBytes, formatBytes, out.memory_bytes);
   t.quantity("start_time", 100, 600'000, parseDurationMs, formatDurationMs, out.start_ms_max);
   t.count("renew_clones", 0, 1'000'000'000, out.renew_clones);
@@ -307,6 +314,9 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   Reader::Table network = root.table("network");
   network.boolean("loopback", m.loopback);
   network.finish();
+  Reader::Table terminal = root.table("terminal");
+  terminal.count("ptys", 0, kPtysMax, m.ptys);
+  terminal.finish();
   Reader::Table seccomp = root.table("seccomp");
   std::vector<std::string> calls;
   seccomp.strings("allow", kSyscallsMax, calls);

@@ -20,6 +20,7 @@ namespace mayfly::config {
 
 inline constexpr size_t kManifestBytesMax = 256u << 10;
 inline constexpr size_t kZygoteArgsMax = 8;       // as the spawner's wire
+inline constexpr uint32_t kPtysMax = 64;
 inline constexpr size_t kZygoteArgBytesMax = 63;  // the same, without its NUL
 
 enum class Mechanism : uint8_t { fork, exec };
@@ -53,7 +54,8 @@ struct ZygoteSpec {
   std::string trial_folder;       // of the template that brings it; empty when parsed from text
   std::vector<std::string> preload;
   std::vector<std::pair<std::string, std::string>> env;  // sorted by name
-  std::vector<std::string> fresh_env;  // variables, "X*" too, that only a new runtime takes
+  // What only a new runtime takes: variables, "X*" too, and files of the task's folder.
+  std::vector<std::string> fresh_env, fresh_files;
   uint64_t memory_bytes = 512ull << 20;
   uint64_t start_ms_max = 60'000;
   // A successor follows after so many clones or so long, whichever is first; 0: that does not count.
@@ -72,6 +74,7 @@ struct Manifest {
   std::vector<std::string> cpus_env;  // variables that hold a task's number of processors
   uint32_t parked_min = 1, parked_max = 64;  // clones parked ahead while the template is in use
   bool loopback = true;
+  uint32_t ptys = 8;  // pseudo-terminals that a task may have open at once; 0: none
   std::vector<std::string> seccomp_allow;  // system calls beyond the common list
   base::Limits defaults, maximum;
   std::string check_wait;  // a program of the runtime that reads its stdin to the end; may be empty

@@ -87,6 +87,7 @@ void put(schema::Usage::Builder out, const base::Usage& usage) {
   out.setStderrBytes(usage.stderr_bytes);
   out.setDiskBytes(usage.disk_bytes);
   out.setDiskInodes(usage.disk_inodes);
+  out.setFreshRuntime(usage.fresh_runtime);
 }
 
 base::Usage get(schema::Usage::Reader in) {
@@ -100,6 +101,7 @@ base::Usage get(schema::Usage::Reader in) {
   usage.stderr_bytes = in.getStderrBytes();
   usage.disk_bytes = in.getDiskBytes();
   usage.disk_inodes = in.getDiskInodes();
+  usage.fresh_runtime = in.getFreshRuntime();
   return usage;
 }
 

@@ -64,7 +64,7 @@ base::Result<std::vector<Laid>> filesToLay(const config::Manifest& manifest,
 base::Result<std::string> inputsKey(const config::Manifest& manifest, const Lock* lock,
                                     const std::vector<Laid>& files) {
   Hash hash;
-  hash.field("mayfly image 2");
+  hash.field("mayfly image 3");
   hash.field(recipeKey(manifest.image));
   hash.field(lock ? lockText(*lock) : "");
   for (const Laid& f : files) {
@@ -121,9 +121,11 @@ base::Status pack(Workshop& shop, const std::vector<Laid>& files, const std::str
   for (const Laid& f : files)
     MAYFLY_CHECK(f.source.empty() ? putText(stage, f.target, f.text, f.mode)
                                   : putCopy(stage, f.target, f.source, f.mode));
-  // No times, no owners, no attributes: the same files give the same image.
+  // One time, no owners, no attributes: the same files give the same image. Some versions
+  // of mkfs.erofs leave an older time as it is; the tree has none.
+  const std::string time = fmt::format("-T{}", kImageUnixSeconds);
   Command make;
-  make.argv = {"mkfs.erofs", "--quiet", "-T0", "-x-1", "--all-root", "-U", kUuid, packed, stage};
+  make.argv = {"mkfs.erofs", "--quiet", time, "-x-1", "--all-root", "-U", kUuid, packed, stage};
   make.seconds_max = kPackSecondsMax;
   MAYFLY_CHECK(shop.run(make));
   MAYFLY_TRY(base::Fd fd, base::openAt(base::FdView(AT_FDCWD), packed, O_RDONLY));
@@ -166,6 +168,7 @@ std::string templateJson(const config::Manifest& manifest) {
   json["task_env"] = task_env;
   json["cpus_env"] = manifest.cpus_env;
   json["fresh_env"] = manifest.zygote.fresh_env;
+  json["fresh_files"] = manifest.zygote.fresh_files;
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 

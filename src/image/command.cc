@@ -26,7 +26,8 @@ constexpr size_t kOutputBytesMax = 1u << 20;
 
 std::vector<std::string> childEnvironment() {
   std::vector<std::string> env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8",
-                                  "HOME=/nonexistent", "SOURCE_DATE_EPOCH=0",
+                                  "HOME=/nonexistent",
+                                  fmt::format("SOURCE_DATE_EPOCH={}", kImageUnixSeconds),
                                   "DEBIAN_FRONTEND=noninteractive"};
   for (const char* name : {"http_proxy", "https_proxy", "no_proxy"}) {
     if (const char* value = ::getenv(name)) env.push_back(std::string(name) + "=" + value);

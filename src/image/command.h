@@ -13,6 +13,11 @@
 
 namespace mayfly::image {
 
+// The time of every file of an image, and SOURCE_DATE_EPOCH of all that is run to make
+// one: 2024-01-01 00:00:00 UTC. zip archives hold no time before 1980, in any time zone;
+// and a file that a task makes must be newer than the image's.
+inline constexpr uint32_t kImageUnixSeconds = 1'704'067'200;
+
 using LineSink = std::function<void(std::string_view)>;
 
 struct Command {

@@ -264,16 +264,7 @@ base::Status installPip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
   std::string output;
   if (auto status = shop.run(install, &output); !status)
     return base::fail(explainPip(output, std::move(status).error()));
-  // As the image's own: no time stamps, all times are 0. Some packages ship files
-  // that are no Python of this version.
-  Command compile;
-  compile.argv = {"/bin/sh", "-c",
-                  "python3 -I -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "
-                  "/usr/local/lib/python3*/dist-packages || true"};
-  compile.seconds_max = kLookUpSecondsMax;
-  compile.environment = sandboxEnvironment({"HOME=/nonexistent"});
-  compile.enter = enterSandbox({tree, Inside::install, {}});
-  return shop.run(compile);
+  return base::Unit{};
 }
 
 }  // namespace mayfly::image

@@ -2,6 +2,7 @@
 #include "image/sandbox.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <sched.h>
@@ -20,6 +21,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <span>
+
+#include "image/command.h"
 
 namespace mayfly::image {
 namespace {
@@ -250,7 +253,7 @@ std::function<void()> leaveHost() {
 std::vector<std::string> sandboxEnvironment(const std::vector<std::string>& more) {
   std::vector<std::string> all = {
       "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8",
-      "SOURCE_DATE_EPOCH=0", "PYTHONHASHSEED=0"};
+      fmt::format("SOURCE_DATE_EPOCH={}", kImageUnixSeconds), "PYTHONHASHSEED=0"};
   all.insert(all.end(), more.begin(), more.end());
   return all;
 }

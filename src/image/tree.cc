@@ -19,6 +19,7 @@
 #include "image/hash.h"
 #include "image/npm.h"
 #include "image/pip.h"
+#include "image/pyc.h"
 #include "image/sandbox.h"
 #include "image/store.h"
 
@@ -62,6 +63,7 @@ echo 'task:x:1000:1000:task:/task:/bin/sh' >> /etc/passwd
 echo 'task:x:1000:' >> /etc/group
 [ -e /etc/localtime ] || [ ! -e /usr/share/zoneinfo/Etc/UTC ] || ln -s /usr/share/zoneinfo/Etc/UTC /etc/localtime
 find / -xdev -perm /6000 ! -type l -exec chmod ug-s {} +
+find / -xdev -exec touch -h -d "@$1" {} +
 )sh";
 
 // A folder as a Debian archive that apt can install from without network. apt checks
@@ -141,11 +143,28 @@ base::Status runInTree(Workshop& shop, const std::string& tree,
 
 base::Status neutralise(Workshop& shop, const std::string& tree) {
   Command command;
-  command.argv = {"/bin/sh", "-c", std::string(kNeutralise)};
+  command.argv = {"/bin/sh", "-c", std::string(kNeutralise), "sh",
+                  std::to_string(kImageUnixSeconds)};
   command.seconds_max = kShortSecondsMax;
   command.environment = {kPath};
   command.enter = enterSandbox({tree, Inside::finish, {}});  // the tree's shell is its packages'
   return shop.run(command);
+}
+
+// What each tree ends with, once its packages are in. Commands may change modules, so
+// these are compiled after them.
+base::Status finishSteps(Workshop& shop, const std::string& tree,
+                         const std::vector<std::string>& commands) {
+  MAYFLY_CHECK(runInTree(shop, tree, commands));
+  MAYFLY_CHECK(compilePython(shop, tree));
+  return neutralise(shop, tree);
+}
+
+// What these steps do besides the commands, for the key of a tree.
+void addStepsTo(Hash& hash) {
+  hash.field(std::to_string(kImageUnixSeconds));  // commands see it as SOURCE_DATE_EPOCH
+  hash.field(pycProgram());
+  hash.field(kNeutralise);
 }
 
 // The tree where it is made already, its lock shared; else its lock alone, exclusive.
@@ -216,7 +235,7 @@ void sweepFolder(const std::string& folder, const std::function<void(const std::
 
 std::string recipeKey(const config::ImageRecipe& recipe) {
   Hash hash;
-  hash.field("mayfly recipe 2");
+  hash.field("mayfly recipe 3");
   hash.field(machineName());
   hash.field(recipe.suite);
   for (const auto* list :
@@ -224,20 +243,20 @@ std::string recipeKey(const config::ImageRecipe& recipe) {
     hash.field("list");
     for (const std::string& one : *list) hash.field(one);
   }
-  hash.field(kNeutralise);
+  addStepsTo(hash);
   return hash.hex();
 }
 
 std::string debianKey(const std::string& suite, const std::vector<Deb>& debs,
                       const std::vector<std::string>& run) {
   Hash hash;
-  hash.field("mayfly tree 2");
+  hash.field("mayfly tree 3");
   hash.field(machineName());
   hash.field(suite);
   for (const Deb& deb : debs) hash.field(deb.sha256);
   hash.field("run");
   for (const std::string& command : run) hash.field(command);
-  hash.field(kNeutralise);
+  addStepsTo(hash);
   return hash.hex();
 }
 
@@ -251,8 +270,7 @@ base::Result<Tree> makeDebianTree(Workshop& shop, Apt& apt, const std::string& s
     const std::string made = tree.path + ".new";
     shop.say(fmt::format("installing {} packages of Debian {}", debs.size(), suite));
     MAYFLY_CHECK(bootstrap(shop, suite, debs, made));
-    MAYFLY_CHECK(runInTree(shop, made, run));
-    return neutralise(shop, made);
+    return finishSteps(shop, made, run);
   };
   auto status = make();
   return finishTree(std::move(status), std::move(tree));
@@ -268,7 +286,7 @@ base::Result<Tree> makeFullTree(Workshop& shop, Apt& apt, const config::ImageRec
                                 const Lock& lock, Tree below, Fresh fresh) {
   if (!recipe.hasLanguagePackages() && recipe.run.empty()) return below;
   Hash hash;
-  hash.field("mayfly full tree 1");
+  hash.field("mayfly full tree 2");
   hash.field(below.key);
   for (const Deb& deb : lock.tools) hash.field(deb.sha256);
   for (const Wheel& w : lock.pip) hash.field(w.name + " " + w.version + " " + w.sha256);
@@ -278,6 +296,7 @@ base::Result<Tree> makeFullTree(Workshop& shop, Apt& apt, const config::ImageRec
   }
   hash.field("run");
   for (const std::string& command : recipe.run) hash.field(command);
+  addStepsTo(hash);
   MAYFLY_TRY(Tree tree, openTree(shop, hash.hex(), fresh));
   if (isMade(tree)) return tree;
   const auto make = [&]() -> base::Status {
@@ -286,8 +305,7 @@ base::Result<Tree> makeFullTree(Workshop& shop, Apt& apt, const config::ImageRec
     MAYFLY_CHECK(installPip(shop, apt, recipe, below.path, made, lock));
     MAYFLY_CHECK(installNpm(
         shop, [&] { return makeNpmTree(shop, apt, recipe.suite); }, made, lock));
-    MAYFLY_CHECK(runInTree(shop, made, recipe.run));
-    return neutralise(shop, made);
+    return finishSteps(shop, made, recipe.run);
   };
   auto status = make();
   return finishTree(std::move(status), std::move(tree));

@@ -8,12 +8,13 @@ namespace mayfly::sched {
 bool Admission::fits(const Demand& d) const {
   return held_.size() < budget_.boxes_max &&
          used_.memory_bytes + d.memory_bytes <= budget_.memory_bytes_max &&
-         used_.fds + d.fds <= budget_.fds_max && used_.pids + d.pids <= budget_.pids_max;
+         used_.fds + d.fds <= budget_.fds_max && used_.pids + d.pids <= budget_.pids_max &&
+         used_.ptys + d.ptys <= budget_.ptys_max;
 }
 
 bool Admission::couldEverFit(const Demand& d) const {
   return budget_.boxes_max > 0 && d.memory_bytes <= budget_.memory_bytes_max &&
-         d.fds <= budget_.fds_max && d.pids <= budget_.pids_max;
+         d.fds <= budget_.fds_max && d.pids <= budget_.pids_max && d.ptys <= budget_.ptys_max;
 }
 
 base::Status Admission::accepts(OwnerId owner, const Demand& demand) const {
@@ -23,7 +24,8 @@ base::Status Admission::accepts(OwnerId owner, const Demand& demand) const {
                           std::to_string(demand.memory_bytes) + " of " +
                           std::to_string(budget_.memory_bytes_max) + " bytes, " +
                           std::to_string(demand.pids) + " of " + std::to_string(budget_.pids_max) +
-                          " processes",
+                          " processes, " + std::to_string(demand.ptys) + " of " +
+                          std::to_string(budget_.ptys_max) + " pseudo-terminals",
                       "Ask for less, or raise the daemon's budget.");
   if (queued_ >= budget_.queue_tasks_max)
     return base::fail(base::Code::resourceExhausted,
@@ -69,6 +71,7 @@ std::optional<base::TaskId> Admission::next(const std::function<bool(base::LaneI
     used_.memory_bytes += chosen.demand.memory_bytes;
     used_.fds += chosen.demand.fds;
     used_.pids += chosen.demand.pids;
+    used_.ptys += chosen.demand.ptys;
     return chosen.task;
   }
   return std::nullopt;
@@ -94,6 +97,7 @@ void Admission::release(base::TaskId task) {
   used_.memory_bytes -= h->second.memory_bytes;
   used_.fds -= h->second.fds;
   used_.pids -= h->second.pids;
+  used_.ptys -= h->second.ptys;
   held_.erase(h);
 }
 

@@ -27,6 +27,7 @@ struct Demand {
   uint64_t memory_bytes = 0;
   uint32_t fds = 0;   // of the daemon
   uint32_t pids = 0;
+  uint32_t ptys = 0;  // pseudo-terminals, of one pool of the kernel's
 };
 
 struct Budget {
@@ -38,6 +39,7 @@ struct Budget {
   uint64_t memory_bytes_max = 16ull << 30;
   uint32_t fds_max = 4'096;
   uint32_t pids_max = 16'384;
+  uint32_t ptys_max = 1'024;
 };
 
 class Admission {

@@ -105,6 +105,9 @@ base::Status checkCode(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
     if (!spec.code.empty())
       return fail(Code::invalidArgument, "a command brings no code of its own");
   }
+  if (spec.kind == CodeKind::string && spec.code.find('\0') != std::string::npos)
+    return fail(Code::invalidArgument, "the code has a NUL byte, which no command line can hold",
+                "Give it as a file or on standard input.");
   if (spec.code.size() > kCodeBytesMax)
     return fail(Code::invalidArgument, "the code has " + num(spec.code.size()) +
                                            " bytes; at most " + num(kCodeBytesMax));

@@ -31,10 +31,13 @@ constexpr char kRoot[] = "/tmp";  // covered by our own file system, in our name
 #define DO(call, object, expr) \
   if ((expr) < 0) return failSys(errno, call, object)
 
-Status makeDevices(const std::string& dev) {
+enum class Terminals : uint8_t { none, some };
+
+Status makeDevices(const std::string& dev, Terminals terminals) {
   DO("mount tmpfs", dev, ::mount("dev", dev.c_str(), "tmpfs", MS_NOSUID | MS_NOEXEC | MS_NOATIME, "mode=0755,size=64k,nr_inodes=32"));
   struct Node { const char* name; unsigned major, minor; };
-  for (Node n : {Node{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}}) {
+  for (Node n : {Node{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}) {
+    if (n.major == 5 && terminals == Terminals::none) continue;
     std::string path = dev + "/" + n.name;
     DO("mknod", path, ::mknod(path.c_str(), S_IFCHR | 0666, makedev(n.major, n.minor)));
     DO("chmod", path, ::chmod(path.c_str(), 0666));
@@ -43,6 +46,11 @@ Status makeDevices(const std::string& dev) {
   for (Link l : {Link{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
                  {"stderr", "/proc/self/fd/2"}})
     DO("symlink", l.name, ::symlink(l.to, (dev + "/" + l.name).c_str()));
+  if (terminals == Terminals::some) {
+    // Each box mounts terminals of its own upon `pts`; the link leads to what makes them there.
+    DO("mkdir", "pts", ::mkdir((dev + "/pts").c_str(), 0755));
+    DO("symlink", "ptmx", ::symlink("pts/ptmx", (dev + "/ptmx").c_str()));
+  }
   DO("mkdir", "shm", ::mkdir((dev + "/shm").c_str(), 0755));
   DO("mount read-only", dev, ::mount(nullptr, dev.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC | MS_NOATIME, nullptr));
   return Unit{};
@@ -108,10 +116,11 @@ Result<Room> enterRoom(const std::string& images_dir) {
   DO("mount private", "/", ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
   DO("mount tmpfs", kRoot, ::mount("room", kRoot, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=1m"));
   std::string root = kRoot;
-  for (const char* folder : {"/proc", "/dev", "/img", "/src"})
+  for (const char* folder : {"/proc", kDevices, kDevicesWithoutTerminals, "/img", "/src"})
     DO("mkdir", folder, ::mkdir((root + folder).c_str(), 0755));
   DO("mount proc", root + "/proc", ::mount("proc", (root + "/proc").c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
-  MAYFLY_CHECK(makeDevices(root + "/dev"));
+  MAYFLY_CHECK(makeDevices(root + kDevices, Terminals::some));
+  MAYFLY_CHECK(makeDevices(root + kDevicesWithoutTerminals, Terminals::none));
   DO("chdir", root, ::chdir(kRoot));
   DO("pivot_root", root, ::syscall(SYS_pivot_root, ".", "."));
   DO("umount", "the host's root", ::umount2(".", MNT_DETACH));

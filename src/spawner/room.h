@@ -3,6 +3,7 @@
 //
 //   /proc   the host's processes, whole: id maps are written through it
 //   /dev    the few safe device nodes, one file system shared read-only by all boxes
+//   /dev-without-terminals  the same for boxes that have no terminals
 //   /img/N  the image of template slot N
 //   /src    where an image's source is named, so that no host path shows in mountinfo
 //
@@ -16,6 +17,9 @@
 #include "base/task.h"
 
 namespace mayfly::spawner {
+
+inline constexpr char kDevices[] = "/dev";
+inline constexpr char kDevicesWithoutTerminals[] = "/dev-without-terminals";
 
 // Descriptors of the host that the room keeps.
 struct Room {

@@ -90,6 +90,7 @@ Status Spawner::askInit(Box& box) {
   make.uid_user = box.uid_first;
   make.uid_root = box.uid_first + 1;
   make.loopback = t.loopback ? 1 : 0;
+  make.ptys = t.ptys;
   MAYFLY_TRY(box.disk, makeDisk(box.limits, t.uid_base + make.uid_root));
   MAYFLY_TRY(base::Pipe go, base::makePipe());
   box.go_theirs = std::move(go.read);

@@ -177,7 +177,7 @@ Result<Child> startChild(const ChildPlan& plan, const char* who, std::string* st
 
 // In pid 1's place: the image becomes the root, with /dev and a whole /proc of
 // its own (a box may mount a /proc only where one is fully visible).
-int enterImage(const std::string& image, const char** step) {
+int enterImage(const std::string& image, const char* devices, const char** step) {
 #define DO(name, expr) \
   *step = name;        \
   if ((expr) != 0) return errno
@@ -185,7 +185,7 @@ int enterImage(const std::string& image, const char** step) {
   DO("ids", ::setresgid(0, 0, 0));
   DO("ids", ::setresuid(0, 0, 0));
   DO("bind image", ::mount(image.c_str(), image.c_str(), nullptr, MS_BIND | MS_REC, nullptr));
-  DO("bind dev", ::mount("/dev", dev.c_str(), nullptr, MS_BIND | MS_REC, nullptr));
+  DO("bind dev", ::mount(devices, dev.c_str(), nullptr, MS_BIND | MS_REC, nullptr));
   DO("mount proc", ::mount("proc", proc.c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
   DO("chdir image", ::chdir(image.c_str()));
   DO("pivot_root", static_cast<int>(::syscall(SYS_pivot_root, ".", ".")));
@@ -234,7 +234,8 @@ Status startProcesses(const Room& room, const Request& request, FdView seccomp, 
   pid1.argv = {kMakerPath, "pid1", nullptr};
   pid1.map_uid_base = t.uid_base;
   std::string image = t.imagePath();
-  pid1.enter = [&](const char** s) { return enterImage(image, s); };
+  const char* devices = t.ptys != 0 ? kDevices : kDevicesWithoutTerminals;
+  pid1.enter = [&](const char** s) { return enterImage(image, devices, s); };
   MAYFLY_TRY(Child p, startChild(pid1, "pid 1", step));
   t.pid1 = std::move(p.pidfd);
   t.pid1_channel = std::move(p.channel);
@@ -304,6 +305,7 @@ Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const Cgroup
   t->slot = slot;
   t->uid_base = uid_base;
   t->loopback = (request.flags & kLoopback) != 0;
+  t->ptys = request.ptys;
   *step = "image";
   (void)::mkdir(t->imagePath().c_str(), 0755);
   MAYFLY_TRY(t->image_mount, mountImage(room, std::string(request.digest, strnlen(request.digest, 64)), t->imagePath()));

@@ -40,6 +40,7 @@ struct Template {
   uint32_t slot = 0;  // of its uid range and its image's mount point
   uint32_t uid_base = 0;
   bool loopback = true;
+  uint32_t ptys = 0;  // of each box
   ImageMount image_mount = ImageMount::file;
   CgroupSet cgroup, maker_cgroup, zygote_cgroup;
   base::Fd pid1, maker, zygote;  // pidfds; empty once reaped

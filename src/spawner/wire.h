@@ -15,7 +15,7 @@
 namespace mayfly::spawner {
 
 inline constexpr uint32_t kMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kVersion = 6;
+inline constexpr uint16_t kVersion = 7;
 inline constexpr uint32_t kTemplatesMax = 64;    // published at a time, one uid range each
 inline constexpr uint32_t kUidsPerTemplate = 65'536;
 inline constexpr uint32_t kZygoteArgsMax = 8;
@@ -62,6 +62,7 @@ struct Request {
   base::BoxId box = 0;
   base::ZygoteId zygote_id = 0;  // publish: a new one; of one template several may live
   uint32_t flags = 0;
+  uint32_t ptys = 0;             // publish: pseudo-terminals that each box may have open at once
   base::Limits limits{};               // make, clone, claim: the box's; publish: memory_bytes caps the zygote; end: what may be collected
   uint32_t collect_ms_max = 0;         // end: how long the collection may take
   uint64_t claimed_ns = 0;             // claim: when; the clone may run its task from then on

@@ -7,6 +7,7 @@
 #include <linux/seccomp.h>
 #include <net/if.h>
 #include <poll.h>
+#include <stdio.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -59,6 +60,14 @@ int bindFolder(const char* from, const char* to) {
   return mount(from, to, nullptr, MS_BIND, nullptr);
 }
 
+// A file system of the box's own: no other's terminals are in it. Without `uid` and `gid` a
+// terminal belongs to who opens it; `gid` would show the host's number in mountinfo.
+int mountTerminals(uint32_t ptys) {
+  char options[64];
+  snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620,max=%u", ptys);
+  return mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options);
+}
+
 // The walls of a box, one line a step.
 Failure setUp(const MakeInit& make, int disk_fd) {
   STEP("setgroups", setgroups(0, nullptr));
@@ -82,6 +91,7 @@ Failure setUp(const MakeInit& make, int disk_fd) {
   STEP("bind /task", bindFolder("/mnt/task", "/task"));
   STEP("bind /run", bindFolder("/mnt/run", "/run"));
   STEP("bind /dev/shm", bindFolder("/mnt/shm", "/dev/shm"));
+  if (make.ptys != 0) STEP("terminals", mountTerminals(make.ptys));
   STEP("detach disk", umount2("/mnt", MNT_DETACH));
   if (make.loopback != 0) STEP("loopback", raiseLoopback());
   rlimit core{1, 1};

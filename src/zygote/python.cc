@@ -73,7 +73,6 @@ void PyDict_Clear(PyObject*);
 int PyDict_Next(PyObject* dict, ssize_t* position, PyObject** key, PyObject** value);
 int PyDict_SetItem(PyObject* dict, PyObject* key, PyObject* value);
 int PyDict_SetItemString(PyObject* dict, const char* key, PyObject* value);
-ssize_t PyDict_Size(PyObject*);
 PyObject* PyDict_GetItem(PyObject* dict, PyObject* key);
 [[gnu::weak]] int PyDict_AddWatcher(PyDict_WatchCallback);  // since 3.12
 [[gnu::weak]] int PyDict_Watch(int watcher, PyObject* dict);  // since 3.12
@@ -89,11 +88,6 @@ extern PyObject PyModule_Type, PyDict_Type;
 
 namespace mayfly::zygote {
 namespace {
-
-struct WideList {  // PyWideStringList
-  ssize_t length;
-  wchar_t** items;
-};
 
 // Fields of the interpreter's configuration. Their places are looked up, see findConfig().
 struct Config {
@@ -116,6 +110,17 @@ bool isExactly(PyObject* object, const PyObject& type) {
 bool peek(const void* at, void* to, size_t bytes) {
   iovec local{to, bytes}, remote{const_cast<void*>(at), bytes};
   return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
+}
+
+// Calls visit(address, words) for each address of a word from `begin` on, whose `kWords` words are readable.
+template <size_t kWords, class Visit>
+void eachWord(uintptr_t begin, size_t bytes, Visit visit) {
+  constexpr size_t kPageBytes = 4'096;
+  uintptr_t words[kPageBytes / sizeof(uintptr_t) + kWords];
+  for (uintptr_t page = begin; page < begin + bytes; page += kPageBytes) {
+    if (!peek(reinterpret_cast<void*>(page), words, sizeof words)) continue;
+    for (size_t i = 0; i < kPageBytes / sizeof(uintptr_t); ++i) visit(page + i * sizeof(uintptr_t), words + i);
+  }
 }
 
 bool isText(const wchar_t* at, const wchar_t* text) {
@@ -214,24 +219,31 @@ void findInterned() {
   PyObject* probe = PyUnicode_InternFromString("mayfly's interned probe");
   constexpr size_t kInterpreterBytes = 512u << 10;  // looked through
   constexpr ssize_t kInternedMin = 1'000;
-  auto* words = reinterpret_cast<PyObject**>(PyInterpreterState_Get());
   unsigned found = 0;
-  for (size_t i = 0; i < kInterpreterBytes / sizeof *words; ++i) {
-    PyObject* word;
+  eachWord<1>(reinterpret_cast<uintptr_t>(PyInterpreterState_Get()), kInterpreterBytes,
+              [&](uintptr_t at, const uintptr_t* word) {
     struct {
       PyObjectHead head;
       ssize_t entries;
     } dict;
-    if (!peek(words + i, &word, sizeof word)) break;
+    auto* object = reinterpret_cast<PyObject*>(*word);
     // Those that wait to be used again have no references, and a table that is not theirs.
-    if (word == nullptr || reinterpret_cast<uintptr_t>(word) % alignof(PyObjectHead) != 0 ||
-        !peek(word, &dict, sizeof dict) || dict.head.type != &PyDict_Type || dict.head.references <= 0 ||
-        dict.entries < kInternedMin || PyDict_GetItem(word, probe) != probe)
-      continue;
+    if (object == nullptr || *word % alignof(PyObjectHead) != 0 || !peek(object, &dict, sizeof dict) ||
+        dict.head.type != &PyDict_Type || dict.head.references <= 0 || dict.entries < kInternedMin ||
+        PyDict_GetItem(object, probe) != probe)
+      return;
     ++found;
-    interned = words + i;
-  }
+    interned = reinterpret_cast<PyObject**>(at);
+  });
   if (found != 1) interned = nullptr;
+}
+
+// As what was preloaded (memory.py): a clone that only looks one up does not write to its count.
+void keepInterned() {
+  uint32_t forever;  // a count's low half, where it is neither raised nor lowered
+  memcpy(&forever, &_Py_NoneStruct, sizeof forever);
+  PyObject *text, *same;
+  for (ssize_t at = 0; PyDict_Next(*interned, &at, &text, &same);) memcpy(text, &forever, sizeof forever);
 }
 
 // The allocator's table is the one, of a power of two of rows, that has a row for the arena of `object`.
@@ -245,26 +257,21 @@ void findArenas(const PyObject* object) {
   constexpr unsigned kRowsMin = 16, kRowsMax = 1u << 14;
   const auto at = reinterpret_cast<uintptr_t>(object), middle = reinterpret_cast<uintptr_t>(&_PyRuntime);
   unsigned found = 0;
-  struct Table {
-    const Row* rows;
-    unsigned count;
-  };
-  for (uintptr_t word = middle - kReach; word < middle + kReach; word += sizeof(void*)) {
-    Table table;
-    if (!peek(reinterpret_cast<void*>(word), &table, sizeof table)) continue;
-    const unsigned count = table.count;
-    if (count < kRowsMin || count > kRowsMax || (count & (count - 1)) != 0 || table.rows == nullptr) continue;
+  eachWord<2>(middle - kReach, 2 * kReach, [&](uintptr_t word, const uintptr_t* table) {
+    const auto* rows = reinterpret_cast<const Row*>(table[0]);
+    const auto count = static_cast<unsigned>(table[1]);  // padding stands behind it
+    if (count < kRowsMin || count > kRowsMax || (count & (count - 1)) != 0 || rows == nullptr) return;
     bool holds = false;
     for (unsigned i = 0; i < count && !holds; ++i) {
       Row row;
-      if (!peek(table.rows + i, &row, sizeof row)) break;
+      if (!peek(rows + i, &row, sizeof row)) break;
       holds = row.address <= at && at < row.address + kArenaBytes && row.pools > row.address &&
               row.pools <= row.address + kArenaBytes && row.free_pools <= row.all_pools;
     }
-    if (!holds) continue;
+    if (!holds) return;
     ++found;
-    arenas_count = reinterpret_cast<unsigned*>(word + offsetof(Table, count));
-  }
+    arenas_count = reinterpret_cast<unsigned*>(word + sizeof(void*));
+  });
   if (found != 1) arenas_count = nullptr;
 }
 
@@ -461,6 +468,7 @@ extern "C" int mayfly_python_init(mayfly_python* one, const wchar_t* program, co
   python = one;
   if (!findConfig(program, folder)) return -ENXIO;
   findInterned();
+  if (interned != nullptr) keepInterned();
   PyObject *gc = PyImport_ImportModule("gc"), *sys = PyImport_ImportModule("sys");
   if (gc == nullptr || sys == nullptr) return -ENXIO;
   freeze = PyObject_GetAttrString(gc, "freeze");

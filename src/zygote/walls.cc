@@ -40,6 +40,12 @@ int allow(int ruleset, const char* path, uint64_t access) {
   return r;
 }
 
+// As allow(); a box without terminals has no such place.
+int allowIfThere(int ruleset, const char* path, uint64_t access) {
+  int r = allow(ruleset, path, access);
+  return r == -ENOENT ? 0 : r;
+}
+
 int limit(int what, uint64_t value) {
   rlimit now;
   if (getrlimit(static_cast<__rlimit_resource>(what), &now) != 0) return -errno;
@@ -89,12 +95,16 @@ int confineFiles(int abi) {
   if (ruleset < 0) return -errno;
   uint64_t own = attr.handled_access_fs & ~(kMakeChar | kMakeBlock | kIoctlDev);
   uint64_t device = (kReadFile | kReadDir | kWriteFile | kTruncate) & attr.handled_access_fs;
+  // `/dev/tty` is whichever terminal controls the caller: one of the box's own, or none.
+  uint64_t terminal = (kReadFile | kWriteFile | kIoctlDev) & attr.handled_access_fs;
   int r = allow(ruleset, "/", kExecute | kReadFile | kReadDir);
   if (r == 0) r = allow(ruleset, "/tmp", own);
   if (r == 0) r = allow(ruleset, "/task", own);
   if (r == 0) r = allow(ruleset, "/run", own);
   if (r == 0) r = allow(ruleset, "/dev", device);
   if (r == 0) r = allow(ruleset, "/dev/shm", own);
+  if (r == 0) r = allowIfThere(ruleset, "/dev/pts", terminal);
+  if (r == 0) r = allowIfThere(ruleset, "/dev/tty", terminal);
   if (r == 0 && syscall(kRestrictSelf, ruleset, 0) != 0) r = -errno;
   close(ruleset);
   return r;

@@ -13,8 +13,8 @@ namespace mayfly::zygote {
 // The ABI version of the kernel's Landlock, 0 where it has none.
 int landlockAbi();
 
-// Read and execute everywhere, write only in the box's own folders and its
-// device nodes; no abstract sockets and no signals out of the box.
+// Read and execute everywhere, write only in the box's own folders and its device
+// nodes, device commands only on its terminals; no abstract sockets and no signals out of the box.
 int confineFiles(int abi);
 
 // Identity of the task: no groups, kBoxUser, a session and a keyring of its own.

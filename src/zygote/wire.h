@@ -30,7 +30,7 @@ struct MakeInit {
   uint64_t box = 0;
   uint32_t uid_user = 0, uid_root = 0;  // ids in the template's user namespace
   uint32_t loopback = 0;
-  uint32_t reserved = 0;
+  uint32_t ptys = 0;  // pseudo-terminals that the box may have open at once; 0: no devpts
 };
 // fds: [0] pidfd of the init.
 struct InitMade {

@@ -4,17 +4,21 @@ use strict;
 use warnings;
 
 use FFI::Platypus ();
+use Filter::Util::Call ();
 use JSON::PP ();
 use POSIX ();
 
 use constant HERE => '/usr/lib/mayfly';
-use constant { ABI => 1, TASK_FILE => 1, TASK_STRING => 2, O_CLOEXEC => 02000000, MFD_CLOEXEC => 1 };
+use constant { ABI => 1, TASK_FILE => 1, TASK_STRING => 2, TASK_STDIN => 3, O_CLOEXEC => 02000000, MFD_CLOEXEC => 1 };
+use constant { FOLDER => '/task', ARGUMENT_BYTES_MAX => 131_071, NOT_RUN => 126 };
+# Variables that perl, the C library or a loader look at when they start; PERL5LIB is applied.
+use constant AT_START_ONLY => qr/^(?:PERL(?!5LIB$).*|LANG|LANGUAGE|LC_.*|LD_.*|GLIBC_TUNABLES|MALLOC_.*)$/;
 use constant HOOKS_BYTES => 6 * 8;
 # mayfly_task of mayfly/zygote.h.
 use constant TASK => 'L L Q l x4 Q Q Q Q Q Q';
 use constant TASK_BYTES => length pack TASK, (0) x 10;
 
-my ($ffi, %call, %environment, $seeded, $program_fd, $program_name);
+my ($ffi, %call, %environment, %expected, $seeded, $program_fd, $program_name);
 my $abort_hook = \&on_abort;
 
 sub address { unpack 'Q', pack 'P', $_[0] }
@@ -27,6 +31,7 @@ sub attach {
     mayfly_zygote_refuse => [['string'] => 'void'],
     mayfly_zygote_serve => [['opaque', 'opaque'] => 'int'],
     mayfly_zygote_started => [[] => 'int'],
+    mayfly_zygote_execute => [['string', 'opaque'] => 'void'],
     memfd_create => [['string', 'uint'] => 'int'],
     dup3 => [['int', 'int', 'int'] => 'int'],
     pthread_getspecific => [['uint'] => 'opaque'],
@@ -82,16 +87,27 @@ sub find_program {
   refuse("'$file' is open on no descriptor");
 }
 
-# perl reads the task's program where it would have read the rest of zygote.pl.
-sub become {
-  my ($name, $source) = @_;
-  # perl knows the program's first line by this; "#!" works from it on.
-  my $text = '#line 1 "' . ($name =~ tr/"\n/?/r) . "\"\n$source";
+sub memory_file {
+  my ($text) = @_;
   my $fd = $call{memfd_create}->call('program', MFD_CLOEXEC);
   for (my $at = 0; $at < length $text;) {
     $at += POSIX::write($fd, substr($text, $at), length($text) - $at) // POSIX::_exit(121);
   }
   POSIX::lseek($fd, 0, POSIX::SEEK_SET());
+  return $fd;
+}
+
+# perl reads the task's program where it would have read the rest of zygote.pl.
+sub become {
+  my ($name, $source) = @_;
+  # perl knows the program's first line by this, which comes from nowhere: DATA's offsets are the program's own.
+  my $line = '#line 1 "' . ($name =~ tr/"\n/?/r) . "\"\n";
+  Filter::Util::Call::filter_add(sub {
+    $_ = $line;
+    Filter::Util::Call::filter_del();
+    return 1;
+  });
+  my $fd = memory_file($source);
   return if $fd == $program_fd;
   $call{dup3}->call($fd, $program_fd, O_CLOEXEC) == $program_fd or POSIX::_exit(121);
   POSIX::close($fd);
@@ -104,6 +120,57 @@ sub read_file {
   return readline $file;
 }
 
+# Whether a file of the task's folder, or of one in PERL5LIB, would be loaded instead of what is.
+sub shadows {
+  my %names = map { s{.*/}{}r => 1 } keys %INC;
+  my @folders = (FOLDER, @_);
+  while (defined(my $folder = shift @folders)) {
+    opendir my $dir, $folder or next;
+    for my $name (grep !/^\.\.?$/, readdir $dir) {
+      my $path = "$folder/$name";
+      if (!-l $path && -d _) { push @folders, $path }
+      elsif ($names{$name}) {
+        for (grep { s{.*/}{}r eq $name } keys %INC) {
+          return $path if "/$_" eq substr $path, -1 - length;
+        }
+      }
+    }
+  }
+  return;
+}
+
+# What keeps this task from running in what was loaded, if anything does.
+sub why_fresh {
+  my ($wanted) = @_;
+  for (sort keys %$wanted) {
+    return $_ if $_ =~ AT_START_ONLY && ($expected{$_} // "\0") ne $wanted->{$_};
+  }
+  return shadows(split /:/, $wanted->{PERL5LIB} // '');
+}
+
+# Runs the task in a perl of its own, in this box and process.
+sub execute {
+  my ($task, $kind, $source, $why, $name, @arguments) = @_;
+  my @argv = ('perl', $name, @arguments);
+  if ($kind == TASK_STRING) {
+    if (length $source > ARGUMENT_BYTES_MAX) {
+      $call{mayfly_zygote_started}->call;
+      print STDERR "mayfly: the program has ", length $source, " bytes, and '$why' needs a new perl, which takes ",
+        ARGUMENT_BYTES_MAX, " at most: put the program into a file\n";
+      POSIX::_exit(NOT_RUN);
+    }
+    @argv = ('perl', '-e', $source, @arguments);
+  } elsif ($kind == TASK_STDIN) {
+    my $fd = memory_file($source);
+    POSIX::dup2($fd, 0);
+  }
+  my $strings = pack 'Q*', map({ address($_) } @argv), 0;
+  my @fields = unpack TASK, $task;
+  $fields[4] = address($strings);
+  my $changed = pack TASK, @fields;
+  $call{mayfly_zygote_execute}->call($^X, address($changed));
+}
+
 sub take_task {
   my ($kind, $has_seed, $seed, $argc, undef, undef, $code, $code_bytes, $strings, $strings_bytes) =
     unpack TASK, $_[0];
@@ -111,6 +178,8 @@ sub take_task {
   pop @strings;  # behind the last NUL
   my @argv = splice @strings, 0, $argc;
   my %wanted = map { split /=/, $_, 2 } @strings;
+  my $why = why_fresh(\%wanted);
+  execute($_[0], $kind, bytes_at($code, $code_bytes), $why, @argv) if defined $why;
   # Only what differs is touched.
   delete $ENV{$_} for grep { !exists $wanted{$_} } keys %ENV;
   for (keys %wanted) {
@@ -136,6 +205,7 @@ sub take_task {
   if ($has_seed) { srand $seed }
   elsif ($seeded) { srand }
   become($name, $source);
+  $! = 0;  # perl ends with it when a program does not compile
 }
 
 # perl names the file that it was started with when a program does not compile.
@@ -165,6 +235,7 @@ sub run {
   $program_fd = find_program($file);
   $SIG{__DIE__} = $abort_hook;
   %environment = %ENV;
+  %expected = %{ $template->{task_env} };
   # Lines are seen live: a pipe would be block-buffered.
   my $key = unpack 'L', bytes_at($ffi->find_symbol('PL_thr_key'), 4);
   my $perl = $call{pthread_getspecific}->call($key);

@@ -8,6 +8,11 @@ import matplotlib.pyplot as plt
 import openpyxl.writer.excel  # noqa: F401
 import pandas as pd
 
+with open("/usr/lib/mayfly/check_blas.py") as file:
+    space = {}
+    exec(compile(file.read(), file.name, "exec"), space)
+space["refuse_wrong_results"]()
+
 table = pd.read_excel("/usr/lib/mayfly/warm.xlsx")
 table["day"] = pd.to_datetime(table["day"].astype(str), errors="coerce")
 table["value"] = pd.to_numeric(table["value"], errors="coerce").interpolate()
@@ -30,4 +35,4 @@ figure.tight_layout()
 figure.savefig(io.BytesIO(), format="png")
 plt.close("all")
 matplotlib.font_manager._get_font.cache_clear()  # each holds its file open; clones clear it anyway
-del table, monthly, figure, axes
+del table, monthly, figure, axes, space, file

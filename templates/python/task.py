@@ -19,11 +19,14 @@ COMMAND, FILE, STRING, STDIN = range(4)
 PROGRAM = "/usr/bin/python3"
 FOLDER = "/task"
 ARGUMENT_BYTES_MAX = 131_071  # of one, as the kernel has it; without its NUL
+BLAS_THREADS_MAX = 128  # that Debian builds OpenBLAS for
 NOT_RUN = 126  # as a shell's: found, and cannot be executed
 # Variables that an interpreter, the C library or a loader look at when they start.
-AT_START_ONLY = ("PYTHON*", "LANG", "LANGUAGE", "LC_*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "OPENSSL_*")
+AT_START_ONLY = ("PYTHON*", "HOME", "LANG", "LANGUAGE", "LC_*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "OPENSSL_*")
 # Of these, some are applied to a clone.
 APPLIED = {"PYTHONPATH"}
+# Where site looks for packages of the user's, when an interpreter starts.
+FILES_AT_START = (".local/lib",)
 
 
 class Task(ctypes.Structure):
@@ -54,9 +57,10 @@ class Clones:
         self.expected = {os.fsencode(name): os.fsencode(value) for name, value in template["task_env"].items()}
         self.counts = frozenset(template["cpus_env"])
         self.fresh = (*AT_START_ONLY, *template["fresh_env"])
+        self.fresh_files = (*FILES_AT_START, *template["fresh_files"])
         self.environment = {}  # the zygote's, as a clone inherits it
         self.shadowable = frozenset()  # top-level names that a file beside the script may take
-        self.set_threads = None  # of a library that was loaded for one
+        self.threads = None
 
     def settle(self):
         """Once, when all is loaded."""
@@ -64,6 +68,7 @@ class Clones:
         tops = {name.partition(".")[0] for name in sys.modules}
         own = set(sys.builtin_module_names) | self.at_start
         self.shadowable = frozenset(top for top in tops - own if not frozen(top))
+        self.threads = Threads()
 
     def set_environment(self, wanted):
         """The task's variables and no others. Only what differs is touched."""
@@ -88,13 +93,22 @@ class Clones:
                     return name
             elif name not in APPLIED and any(fnmatch.fnmatchcase(name, each) for each in self.fresh):
                 return name
-        folders = [os.path.dirname(os.path.realpath(os.fsdecode(script))) if kind == FILE else FOLDER]
-        folders += paths_of(wanted)
+        folders = paths_of(wanted)
         for folder in folders:
+            for name in ("sitecustomize", "usercustomize"):
+                if os.path.lexists(f"{folder}/{name}.py") or os.path.lexists(f"{folder}/{name}"):
+                    return f"{folder}/{name}"
+        if kind == FILE:
+            folders.insert(0, os.path.dirname(os.path.realpath(os.fsdecode(script))))
+        if os.listdir(FOLDER) != ["out"]:
+            for name in self.fresh_files:
+                if os.path.lexists(os.path.join(FOLDER, name)):
+                    return name
+            # Whatever folder of its own the program will put into sys.path.
+            folders += (folder for folder, _, names in os.walk(FOLDER) if "__init__.py" not in names)
+        for folder in dict.fromkeys(folders):
             for shadow in self.shadows(folder):
                 return os.path.join(folder, shadow)
-        if os.path.isdir(FOLDER + "/.local/lib"):
-            return FOLDER + "/.local/lib"  # site looks there for packages of the user's
         return None
 
     def shadows(self, folder):
@@ -148,9 +162,40 @@ class Clones:
         refresh()
         if task.has_seed:
             seed_generators(task.seed)
-        if self.set_threads:
-            self.set_threads(int(wanted.get(b"OPENBLAS_NUM_THREADS", b"1")))
+        self.threads.set(wanted)
         return (code + b"\n", os.path.abspath(argv[0]), int(wanted.get(b"PYTHON_CPU_COUNT", b"0")))
+
+
+class Threads:
+    """Libraries that were loaded for one thread, and are told of more: they start them when they need them."""
+
+    def __init__(self):
+        self.blas = loaded_library("libblas.so.3")
+        self.openmp = loaded_library("libgomp.so.1")
+        self.words = []
+        if self.blas and hasattr(self.blas, "blas_thread_shutdown_"):
+            try:
+                self.words = [ctypes.c_int.in_dll(self.blas, name) for name in ("blas_num_threads", "blas_cpu_number")]
+            except ValueError:
+                pass  # of another make
+
+    def set(self, wanted):
+        openmp = wanted.get(b"OMP_NUM_THREADS", b"1")
+        blas = wanted.get(b"OPENBLAS_NUM_THREADS", openmp)
+        if openmp != b"1" and self.openmp:
+            self.openmp.omp_set_num_threads(int(openmp))
+        count = min(int(blas), len(os.sched_getaffinity(0)), BLAS_THREADS_MAX)
+        if count > 1 and self.words:
+            self.blas.blas_thread_shutdown_()  # the next call that is worth threads starts them anew
+            for word in self.words:
+                word.value = count
+
+
+def loaded_library(name):
+    try:
+        return ctypes.PyDLL(name, os.RTLD_NOLOAD)
+    except OSError:
+        return None
 
 
 def refuse(words):
@@ -180,6 +225,8 @@ def begin(argv, command):
     space["__builtins__"] = builtins
     space["__loader__"] = importlib.machinery.BuiltinImporter
     sys.modules["__main__"] = main
+    if "__mp_main__" in sys.modules:  # as multiprocessing has it when it is imported
+        sys.modules["__mp_main__"] = main
     return space
 
 

@@ -12,6 +12,7 @@ import stat
 import sys
 import tempfile
 import threading
+import time
 import uuid
 import warnings
 
@@ -33,6 +34,8 @@ differ = {
 }
 if "ssl" in sys.modules:
     differ["ssl.RAND_bytes"] = sys.modules["ssl"].RAND_bytes(16).hex()
+if "multiprocessing.process" in sys.modules:
+    differ["multiprocessing.authkey"] = bytes(sys.modules["multiprocessing.process"].current_process().authkey).hex()
 if "numpy" in sys.modules:
     numpy = sys.modules["numpy"]
     differ["numpy.random.random"] = numpy.random.random()
@@ -59,6 +62,33 @@ equal = {
 }
 
 faults = []
+# A module that computed a time or a pid when it was loaded has the zygote's.
+ZYGOTE_PID = 23129  # Mayfly's spawner gives it to every zygote
+with open("/proc/self/stat") as file:
+    ticks = int(file.read().rpartition(")")[2].split()[19])
+begun = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def of_the_zygote(value):
+    if type(value) not in (int, float):
+        return None
+    if value == ZYGOTE_PID:
+        return "the zygote's pid"
+    for unit in (1, 1e3, 1e6, 1e9):
+        if begun - 86_400 < value / unit < begun - 1:
+            return "a time before its process began"
+    return None
+
+
+for name in loaded:
+    if name in ("__main__", "__mp_main__"):
+        continue  # this program
+    held = getattr(sys.modules[name], "__dict__", {})
+    for attribute, value in list(held.items()):
+        own = getattr(value, "__dict__", {}) if not isinstance(value, (type, type(sys))) else {}
+        for path, each in ((attribute, value), *((f"{attribute}.{k}", v) for k, v in list(own.items()))):
+            if what := of_the_zygote(each):
+                faults.append(f"{name}.{path} is {what}: {each}")
 if threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1:
     faults.append("it has more than one thread: " + ", ".join(t.name for t in threading.enumerate()))
 for fd in os.listdir("/proc/self/fd"):

@@ -271,6 +271,7 @@ def rehearse(clones):
     What a task could see of it is taken back: modules, paths, arguments, warnings.
     """
     argv, orig_argv, path, main = sys.argv, sys.orig_argv, sys.path[:], sys.modules["__main__"]
+    mp_main = sys.modules.get("__mp_main__")
     loaded = len(sys.modules)
     clones.lib.mayfly_zygote_abi()
     strings = [b"-c", *(b"=".join(entry) for entry in clones.environment.items()), b""]
@@ -289,6 +290,8 @@ def rehearse(clones):
     sys.stdout.flush()
     clear_module(space)
     sys.argv, sys.orig_argv, sys.path[:], sys.modules["__main__"] = argv, orig_argv, path, main
+    if mp_main:
+        sys.modules["__mp_main__"] = mp_main
     if len(sys.modules) != loaded:
         raise RuntimeError("it loaded " + ", ".join(list(sys.modules)[loaded:]))
 

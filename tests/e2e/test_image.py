@@ -11,6 +11,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 MAYFLY = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
 TEMPLATES = ["perl", "python", "python-data", "shell"]
 SECONDS_MAX = 300
+IMAGE_TIME = 1_704_067_200  # 2024-01-01 00:00:00 UTC
 
 
 def run(*argv, check=True):
@@ -76,6 +77,69 @@ def test_the_task_has_a_user_and_mayfly_its_programs(root):
     for name in ("mayfly-maker", "mayfly-exec-zygote", "libmayfly-zygote.so", "template.json"):
         assert (root / "usr/lib/mayfly" / name).is_file()
     assert "preload" in json.loads((root / "usr/lib/mayfly/template.json").read_text())
+
+
+def test_every_file_has_the_time_of_the_image(root):
+    assert {os.lstat(path).st_mtime for path in [root, *files(root)]} == {IMAGE_TIME}
+
+
+ARCHIVES = r"""
+import shutil, tarfile, zipfile, os
+for format, suffix in (("zip", ".zip"), ("tar", ".tar"), ("gztar", ".tar.gz"), ("xztar", ".tar.xz")):
+    for name, folder in (("etc", "/etc/alternatives"), ("json", "/usr/lib/python3.13/json")):
+        shutil.unpack_archive(shutil.make_archive(name, format, folder), f"back-{format}-{name}")
+with zipfile.ZipFile("one.zip", "w") as file:
+    file.write("/etc/passwd")
+    print(file.getinfo("etc/passwd").date_time)
+print(int(tarfile.open("etc.tar").getmember("./awk").mtime))
+print(open("back-zip-json/decoder.py").read() == open("/usr/lib/python3.13/json/decoder.py").read())
+print(os.stat("back-xztar-json/decoder.py").st_mtime)
+"""
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Etc/GMT+12"])
+def test_python_puts_files_of_its_image_into_archives(mayfly, zone):
+    # zip knows no time before 1980, and takes the time of day where it is.
+    result = mayfly.run("-t", "python", "--env", f"TZ={zone}", "-c", ARCHIVES)
+    date = {"UTC": (2024, 1, 1, 0, 0, 0), "Etc/GMT+12": (2023, 12, 31, 12, 0, 0)}[zone]
+    assert result["stdout"].split("\n") == [str(date), str(IMAGE_TIME), "True", f"{IMAGE_TIME}.0", ""], result
+
+
+def test_commands_put_files_of_their_image_into_archives(mayfly):
+    result = mayfly.run("-t", "shell", "--", "bash", "-euc", """
+zip -q a.zip /etc/passwd && unzip -Z1 a.zip && unzip -l a.zip | grep -o '2024-01-01 00:00'
+tar czf b.tgz -C /etc passwd && tar tvf b.tgz | grep -o '2024-01-01 00:00'
+cp -p /etc/passwd old; touch new
+find / -xdev \\( -newermt 2024-01-01T00:00:01 -o ! -newermt 2023-12-31T23:59:59 \\) ! -type d 2>/dev/null | head -n 3
+find old -newer /etc/passwd; find new -newer /etc/passwd
+""")
+    assert (result["stdout"], result["stderr"]) == ("etc/passwd\n2024-01-01 00:00\n2024-01-01 00:00\nnew\n", ""), result
+
+
+def test_every_name_of_a_time_zone_is_there(root):
+    # tzdata.zi names them all: Debian's tzdata holds those of places, tzdata-legacy the others.
+    zones = root / "usr/share/zoneinfo"
+    words = [line.split() for line in (zones / "tzdata.zi").read_text().splitlines()]
+    names = {w[1] for w in words if w[0] == "Z"} | {w[2] for w in words if w[0] == "L"}
+    assert len(names) > 500 and {"US/Eastern", "Japan", "EST", "Asia/Calcutta", "GB"} <= names
+    assert [name for name in sorted(names) if not (zones / name).is_file()] == []
+
+
+@pytest.mark.parametrize("template,code", [
+    ("python", "import datetime, zoneinfo; print(datetime.datetime.fromtimestamp(0, zoneinfo.ZoneInfo('US/Eastern')).strftime('%T'))"),
+    ("python", "import os, time; os.environ['TZ'] = 'US/Eastern'; time.tzset(); print(time.strftime('%T', time.localtime(0)))"),
+    ("perl", "use POSIX; $ENV{TZ} = 'US/Eastern'; tzset(); print strftime('%T', localtime 0), qq{\n}"),
+])
+def test_a_task_finds_a_time_zone_by_its_old_name(mayfly, template, code):
+    assert mayfly.run("-t", template, "-c", code)["stdout"] == "19:00:00\n"
+
+
+@pytest.mark.parametrize("template,code", [
+    ("python", "import time; print(time.strftime('%T', time.localtime(0)))"),
+    ("perl", "use POSIX; print strftime('%T', localtime 0), qq{\n}"),
+])
+def test_the_caller_names_a_time_zone_by_its_old_name(mayfly, template, code):
+    assert mayfly.run("-t", template, "--env", "TZ=Japan", "-c", code)["stdout"] == "09:00:00\n"
 
 
 def test_pyc_files_hold_no_time(root):

@@ -68,6 +68,9 @@ MIX = [  # (name, arguments of `mayfly run`, the verdict that must come)
     ("many sockets and files", python(
         "import socket\nk=[]\ntry:\n  while True: k.append(socket.socketpair())\n"
         "except OSError: pass\nprint(len(k))", "--files", "256"), "succeeded"),
+    ("pseudo-terminals", python(
+        "import os\nk=[]\ntry:\n  while True: k.append(os.openpty())\nexcept OSError: pass\n"
+        "if os.fork() == 0:\n  os.login_tty(k[0][1])\n  os.read(0, 1)\nprint(len(k))"), "succeeded"),
     ("exec", ["-t", "shell", "--", "sh", "-c", "sleep 600 & echo $((6*7))"], "succeeded"),
     ("unknown template", ["-t", "no-such-template", "-c", "1"], None),
     ("cap above the maximum", python("1", "--memory", "1024GiB"), None),
@@ -252,6 +255,10 @@ def v1_dying():
     return 0
 
 
+def ptys_used():
+    return int(read("/proc/sys/kernel/pty/nr") or 0)
+
+
 def settled(read_now, good):
     """Reads until it is good, or for SETTLE_SECONDS_MAX; returns the last reading."""
     deadline = time.monotonic() + SETTLE_SECONDS_MAX
@@ -279,7 +286,7 @@ class Leaks(unittest.TestCase):
         quiet = lambda: sum(n for _, n in instance.snapshot()["cgroups"])  # noqa: E731
         least = quiet()
         settled(quiet, lambda n: n <= least)
-        before, memory, v1 = instance.snapshot(), instance.memory(), v1_dying()
+        before, memory, v1, ptys = instance.snapshot(), instance.memory(), v1_dying(), ptys_used()
         began = time.monotonic()
         do_many(TASKS)
         seconds = time.monotonic() - began
@@ -295,6 +302,9 @@ class Leaks(unittest.TestCase):
         # Other instances on this host make cgroups too, so this one is a bound, not an equality.
         left = settled(v1_dying, lambda now: now - v1 <= TASKS // 20) - v1
         self.assertLessEqual(left, TASKS // 20, "dying cgroups of the v1 memory hierarchy")
+        # The pool is the host's: others have some of it, too.
+        left_ptys = settled(ptys_used, lambda now: now - ptys <= TASKS // 20) - ptys
+        self.assertLessEqual(left_ptys, TASKS // 20, "pseudo-terminals of the host's pool")
         print(f"{TASKS} mixed tasks in {seconds:.1f} s; memory now "
               f"{ {k: v >> 10 for k, v in instance.memory().items()} } KiB, was "
               f"{ {k: v >> 10 for k, v in memory.items()} }; v1 dying cgroups {left:+d}", file=sys.stderr)

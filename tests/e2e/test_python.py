@@ -482,6 +482,34 @@ def test_keyboard_interrupt_ends_by_its_signal(mayfly):
     assert result["stderr"].strip().endswith("KeyboardInterrupt")
 
 
+@pytest.mark.parametrize("options,fresh", [
+    ((), False),
+    (("--env", "PYTHONPATH=/task/lib"), False),
+    (("--env", "PYTHON_CPU_COUNT=3"), False),
+    (("--env", "COLOUR=blue", "--env", "TZ=Asia/Tokyo"), False),
+    (("--env", "PYTHONHASHSEED=0"), False),  # as the template sets it
+    (("--env", "PYTHONHASHSEED=1"), True),
+    (("--env", "PYTHONOPTIMIZE=1"), True),
+    (("--env", "LC_ALL=C"), True),
+    (("--env", "LD_LIBRARY_PATH=/task"), True),
+])
+def test_usage_tells_of_a_new_interpreter(mayfly, options, fresh):
+    result = mayfly.run("-t", "python", *options, "-c", "import sys; print('argparse' in sys.modules)")
+    assert (result["stdout"], result["usage"]["freshRuntime"]) == (f"{not fresh}\n", fresh), result
+
+
+def test_a_file_of_a_preloaded_modules_name_gets_a_new_interpreter(mayfly, tmp_path):
+    (tmp_path / "queue.py").write_text("mine = True\n")
+    result = mayfly.run("-t", "python", "--file", str(tmp_path / "queue.py"), "-c", "import queue; print(queue.mine)")
+    assert (result["stdout"], result["usage"]["freshRuntime"]) == ("True\n", True), result
+
+
+def test_a_long_program_from_standard_input_gets_to_a_new_interpreter(mayfly):
+    code = "print(len('" + "x" * 131_072 + "'))"
+    result = mayfly.run("-t", "python", "--env", "PYTHONOPTIMIZE=1", "-", input=code.encode())
+    assert (result["stdout"], result["usage"]["freshRuntime"]) == ("131072\n", True), result
+
+
 def test_program_from_standard_input(mayfly):
     result = mayfly.run("-t", "python", "-", "a", input=b"import sys\nprint(sys.argv, __name__)\n")
     assert result["stdout"] == "['-', 'a'] __main__\n", result

@@ -5,11 +5,13 @@ code or signal, and the files in /task/out are equal, addresses aside. The table
 the ways to end (`programs/exits.py`), who holds data (`programs/holders.py`) and how it was
 written (`programs/streams.py`), and of whole programs (`programs/ends.py`).
 
-One thing differs and is promised: lines on a task's standard output are seen live, where
-plain keeps a block. So a program that ends without the interpreter's end loses less as a
-task; such programs here leave no whole line.
+Two things differ and are no faults. Lines on a task's standard output are seen live, where
+plain keeps a block: a program that ends without the interpreter's end loses less as a task,
+so such programs here leave no whole line. And what is preloaded has its own end (threading's,
+logging's), also where the program did not import it: programs that break it import it.
 """
 
+import dataclasses
 import textwrap
 
 import pytest
@@ -55,7 +57,24 @@ def results(mayfly, request, tmp_path_factory):
     return plain.run_both(mayfly, plain.selected(request, "case"), tmp_path_factory.mktemp("ends"))
 
 
-@pytest.mark.parametrize("case", TABLE, ids=str)
+# Where the interpreter never ends what holds a buffer: threads that do not run again, references that nobody gives
+# back. Plain loses the buffer; a task may keep it, and all else is equal.
+LOST_BY_PLAIN = {"daemon_thread", "timer_thread", "reference_never_given_back", "sqlite_function", "daemon_thread_is_busy",
+                 "daemon_thread_holds_stdout", "excepthook_exits", "finalized_by_hand"}
+
+
+def runs_always(case):
+    """Of the product, a quarter is enough for every change; `./dev check` runs all."""
+    exit, _, rest = case.name.partition("-")
+    return not rest or rest == "local-text" or exit == "raise"
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=str(case), marks=() if runs_always(case) else pytest.mark.slow)
+                                  for case in TABLE])
 def test_a_program_ends_as_under_the_interpreter(results, case):
     task, expected = results[case.name]
+    if LOST_BY_PLAIN.intersection(case.name.split("-")):
+        assert task.files.keys() == expected.files.keys()
+        assert all(task.files[name].startswith(content) for name, content in expected.files.items()), case.source.decode()
+        task = dataclasses.replace(task, files=expected.files)
     assert str(task) == str(expected), case.source.decode()

@@ -157,6 +157,11 @@ VARIABLES = {
     "PYTHON_BASIC_REPL": [("1", NOT_READ)],
     "PYTHONDUMPREFS": [("1", NOT_READ)],
     "PYTHONTZPATH": [("/task/zones", "import zoneinfo\nprint(zoneinfo.TZPATH)\nzoneinfo.ZoneInfo('Asia/Tokyo')\n")],
+    "DEB_PYTHON_INSTALL_LAYOUT": [("deb", "import sysconfig\nprint(sysconfig.get_default_scheme(), sysconfig.get_paths()['purelib'])\n")],
+    "_PYTHON_PROJECT_BASE": [("/tmp", "import sysconfig\nprint(sysconfig._PROJECT_BASE)\n")],
+    "_PYTHON_SUBPROCESS_USE_POSIX_SPAWN": [("0", "import subprocess\nprint(subprocess._USE_POSIX_SPAWN)\n")],
+    "_PYTHON_SYSCONFIGDATA_NAME": [("nosuch", "import sysconfig\nprint(sysconfig.get_config_var('prefix'))\n")],
+    "_PYTHON_SYSCONFIGDATA_PATH": [("/nosuch", "import sysconfig\nprint(sysconfig.get_config_var('prefix'))\n")],
     "NO_COLOR": [("1", TRACE)],
     "FORCE_COLOR": [("1", TRACE)],
     "LC_ALL": [("C", LOCALE), ("POSIX", LOCALE), ("xx_YY.UTF-8", LOCALE), ("C.UTF-8", LOCALE)],
@@ -175,6 +180,18 @@ DATA_VARIABLES = {
     "MATPLOTLIBRC": [("/task/charts/matplotlibrc", CHARTS)],
     "OPENBLAS_NUM_THREADS": [("2", THREADS), ("1", THREADS)],
     "OMP_NUM_THREADS": [("2", THREADS)],
+    "OPENBLAS_MAIN_FREE": [("0", THREADS)],
+    "GOTOBLAS_MAIN_FREE": [("0", THREADS)],
+    "NPY_PROMOTION_STATE": [("legacy", "import numpy\nprint(numpy._get_promotion_state() if hasattr(numpy, '_get_promotion_state') else None)\n")],
+    "NUMPY_MADVISE_HUGEPAGE": [("0", "import numpy\nprint(numpy._core.multiarray._get_madvise_hugepage())\n")],
+    "OPENPYXL_LXML": [("False", "import openpyxl\nprint(openpyxl.LXML)\n")],
+    "PANDAS_COPY_ON_WRITE": [("1", "import pandas\nprint(pandas.options.mode.copy_on_write)\n")],
+    "PANDAS_DATA_MANAGER": [("array", "import pandas\nprint(pandas.options.mode.data_manager)\n")],
+    **{name: [(value, "import PIL.Image\nprint(PIL.Image.core.get_alignment(), PIL.Image.core.get_block_size(), PIL.Image.core.get_blocks_max())\n")]
+       for name, value in (("PILLOW_ALIGNMENT", "64"), ("PILLOW_BLOCK_SIZE", "32k"), ("PILLOW_BLOCKS_MAX", "9"))},
+    "PYPARSINGENABLEALLWARNINGS": [("1", "import pyparsing\nprint(pyparsing.core.__diag__.warn_on_match_first_with_lshift_operator)\n")],
+    "PY_SAX_PARSER": [("nosuch", "import xml.sax\nprint(xml.sax.default_parser_list)\n")],
+    "XDG_DATA_HOME": [("/task/data", "import matplotlib.font_manager as fonts\nprint(fonts.X11FontDirectories[-1], fonts.fontManager is not None)\n")],
     "NPY_DISABLE_CPU_FEATURES": [("AVX2 AVX512F", FEATURES)],
     "PYTHONWARNINGS": [("error", WARN + "import numpy, pandas\nprint(pandas.Series([1]).sum())\n")],
     "PYTHONHASHSEED": [("7", "import pandas\nprint({'a', 'b', 'c', 'd'})\n")],
@@ -187,6 +204,7 @@ def only(words):
 
 
 MASKS = {
+    "MPLCONFIGDIR": ((re.compile(r"Matplotlib is building the font cache; this may take a moment.\n"), ""),),  # if it takes 5 s
     "PYTHONMALLOC": (only("Small block threshold|unknown allocator"),),
     "PYTHONMALLOCSTATS": (only("Small block threshold"),),
     "PYTHONPROFILEIMPORTTIME": (only("import time: self"),),
@@ -199,17 +217,16 @@ ENVIRONMENT_FILES = (
     ("site/sitecustomize.py", b"print('sitecustomize')\n"),
     ("startup.py", b"print('startup')\n"),
     ("data.bin", b"h\xc3\xa9 \xff"),
-    ("base/lib/python3.13/site-packages/mine.py", b""),
-    (".local/lib/python3.13/site-packages/mine.py", b""),
     ("charts/matplotlibrc", b"font.size: 7\nsavefig.format: pdf\n"),
 )
+USER_FILES = (("base/lib/python3.13/site-packages/mine.py", b""), (".local/lib/python3.13/site-packages/mine.py", b""))
 
 
 def variables(template, table):
     for name, uses in table.items():
         for number, (value, program) in enumerate(uses):
             yield plain.Case(f"{name}={value}-{number}" + ("-data" if template == "python-data" else ""), program.encode(),
-                             env=(f"{name}={value}",), files=ENVIRONMENT_FILES, template=template, masks=MASKS.get(name, ()))
+                             env=(f"{name}={value}",), files=ENVIRONMENT_FILES + (USER_FILES if program == USER else ()), template=template, masks=MASKS.get(name, ()))
 
 
 def together():
@@ -374,7 +391,8 @@ def results(mayfly, request, tmp_path_factory):
     return plain.run_both(mayfly, plain.selected(request, "case"), tmp_path_factory.mktemp("starts"))
 
 
-@pytest.mark.parametrize("case", TABLE, ids=str)
+@pytest.mark.parametrize("case", [pytest.param(case, id=str(case), marks=pytest.mark.slow if case.template == "python-data" else ())
+                                  for case in TABLE])
 def test_a_program_starts_as_under_the_interpreter(results, case):
     task, expected = results[case.name]
     assert str(task) == str(expected), case.source.decode("utf-8", "backslashreplace")
@@ -384,3 +402,177 @@ def test_the_table_knows_every_variable_of_the_interpreter(mayfly):
     told = mayfly.run("-t", "python", "-c", "import subprocess, sys; subprocess.run([sys.executable, '--help-env'])")
     names = set(re.findall(r"^(PYTHON\w*)\s*:", told["stdout"], re.MULTILINE))
     assert len(names) > 20 and names <= VARIABLES.keys(), names - VARIABLES.keys()
+
+
+# --- what modules hold ---------------------------------------------------------------
+
+SCAN = (pathlib.Path(__file__).parent / "programs/scan.py").read_bytes()
+# Where a value of a clone may be another than after a fresh import.
+SAME_MEANING = {
+    r"__mp_main__\.(?!__(file|spec|name)__)": "this program's own",
+    r"sys\.path_importer_cache\[": "filled by what was imported from where",
+    r"matplotlib\.dates\._epoch$": "found out at its first use",
+    r"matplotlib\.pyplot\._REPL_DISPLAYHOOK\.": "found out at its first use",
+    r"matplotlib\.transforms\.": "functions that are alike are told at the first place where they are found",
+    r"PIL\.Image\._initialized$": "found out at its first use",
+    r"pyparsing\.": "a grammar names its parts when it is first used",
+    r"pandas\.core\.computation\.\w+\..*unsupported_nodes\[": "a set's order, by addresses",
+    r"mpl_toolkits\.__(loader__\._path|path__)\.": "a namespace's memory of sys.path, renewed at its next use",
+}
+UNITS = (1, 10**3, 10**6, 10**9)
+ADDRESSES = range(1 << 43, 1 << 48)
+# A clock's value that is rounded, and the test's own reading of it, may be this much apart.
+CLOCK_SLACK_S = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    values: dict
+    attributes: list
+    began: dict
+    ended: dict
+    pid: int
+    thread: int
+
+    def kind(self, path):
+        """What a value is that two plain runs do not share: (clock, unit), pid, thread, address or random."""
+        name, told = self.values[path]
+        if name not in ("int", "float") or not re.fullmatch(r"-?[\d.]+", told):
+            return "random"
+        value = float(told)
+        if name == "int" and int(told) in (self.pid, self.thread):
+            return "pid" if int(told) == self.pid else "thread"
+        for clock in self.began:
+            for unit in UNITS:
+                # The interpreter itself began a little earlier.
+                if (self.began[clock] - 60) * unit <= value <= (self.ended[clock] + CLOCK_SLACK_S) * unit and value > 1000 * unit:
+                    return clock, unit
+        return "address" if name == "int" and int(told) in ADDRESSES else "random"
+
+
+@pytest.fixture(scope="module", params=["python", "python-data"])
+def scans(mayfly, request, tmp_path_factory):
+    """Three plain runs, then two clones, and the clocks in between."""
+    template = request.param
+    manifest = tomllib.loads((TOP / f"templates/{template}/manifest.toml").read_text())
+    case = plain.Case("scan", SCAN, args=tuple(manifest["zygote"]["preload"]), template=template)
+    folder = tmp_path_factory.mktemp("scan")
+    runs = plain.run_plain(mayfly, [case] * 3, folder / "plain")
+    now = {"wall": time.time(), "monotonic": time.monotonic()}
+    runs += [plain.run_as_task(mayfly, case, folder / f"task-{number}") for number in range(2)]
+    assert all(run.code == 0 for run in runs), [run.stderr for run in runs]
+    found = [Scan(**json.loads(run.stdout)) for run in runs]
+    return found[:3], found[3:], now
+
+
+def excused(path):
+    return any(re.match(pattern, path) for pattern in SAME_MEANING)
+
+
+def volatile(runs):
+    """Paths of values that the plain runs do not agree on."""
+    common = set.intersection(*(set(run.values) for run in runs))
+    return {path for path in common if any(run.values[path] != runs[0].values[path] for run in runs)}
+
+
+def test_what_an_import_computes_is_the_task_s(scans):
+    """Times are not older than the task, processes and threads are its own, random values are in no other clone."""
+    runs, clones, now = scans
+    stale = []
+    seen = set()
+    for path in sorted(volatile(runs)):
+        kinds = {run.kind(path) for run in runs}
+        if excused(path) or kinds == {"address"} or any(path not in clone.values for clone in clones):
+            continue
+        assert len(kinds) == 1, f"{path} is of several kinds: {kinds}"
+        kind = kinds.pop()
+        seen.add(kind if isinstance(kind, str) else "time")
+        told = [clone.values[path][1] for clone in clones]
+        if kind == "random":
+            fresh = told[0] != told[1]
+        elif kind in ("pid", "thread"):
+            fresh = all(int(value) == getattr(clone, kind) for value, clone in zip(told, clones))
+        else:
+            clock, unit = kind
+            fresh = all(float(value) >= (now[clock] - CLOCK_SLACK_S) * unit for value in told)
+        if not fresh:
+            stale.append(f"{path} ({kind}): {told}, plain {[run.values[path][1] for run in runs]}")
+    # logging's start, the main thread, random's state: the scan finds what is known to be there.
+    assert seen == {"time", "pid", "thread", "random"}, seen
+    assert not stale, "\n".join(stale)
+
+
+def test_what_modules_hold_is_as_after_a_fresh_import(scans):
+    runs, clones, _ = scans
+    same = set.intersection(*(set(run.values) for run in runs)) - volatile(runs)
+    assert len(same) > 30_000
+    other = [f"{path}: {clone.values[path]}, plain {runs[0].values[path]}" for clone in clones for path in sorted(same)
+             if path in clone.values and clone.values[path] != runs[0].values[path] and not excused(path)]
+    gone = [name for clone in clones for name in runs[0].attributes if name not in set(clone.attributes) and not excused(name)]
+    assert not other and not gone, "\n".join([*other, "not there: " + ", ".join(gone)])
+
+
+# What the interpreter and the modules read from the environment when they are imported and that a task may set to
+# whatever it likes without a difference: the reason.
+READ_IN_VAIN = {
+    "__PYVENV_LAUNCHER__": "macOS",
+}
+READS = """
+import os, sys
+names = set()
+class Recorder(os._Environ):
+    def __getitem__(self, name):
+        names.add(name if isinstance(name, str) else os.fsdecode(name))
+        return super().__getitem__(name)
+os.environ.__class__ = Recorder
+import importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print('\\n'.join(sorted(names)))
+"""
+
+
+@pytest.mark.parametrize("template", ["python", "python-data"])
+def test_the_table_knows_every_variable_that_an_import_reads(mayfly, tmp_path, template):
+    manifest = tomllib.loads((TOP / f"templates/{template}/manifest.toml").read_text())
+    case = plain.Case("reads", READS.encode(), args=tuple(manifest["zygote"]["preload"]), template=template)
+    [found] = plain.run_plain(mayfly, [case], tmp_path / "plain")
+    assert found.code == 0, found
+    names = set(found.stdout.split())
+    known = VARIABLES.keys() | (DATA_VARIABLES.keys() if template == "python-data" else set())
+    assert "PYTHONTZPATH" in names and names <= known, names - known
+
+
+# --- cores ---------------------------------------------------------------------------
+
+CORES = """
+import concurrent.futures, json, multiprocessing, os, subprocess, sys
+child = 'import os; print(os.cpu_count(), os.process_cpu_count())'
+told = {
+    'os.cpu_count': os.cpu_count(), 'os.process_cpu_count': os.process_cpu_count(), 'multiprocessing.cpu_count': multiprocessing.cpu_count(),
+    'threads': concurrent.futures.ThreadPoolExecutor()._max_workers - 4,
+    'processes': concurrent.futures.ProcessPoolExecutor()._max_workers,
+    'child': subprocess.run([sys.executable, '-c', child], capture_output=True, text=True).stdout.split(),
+}
+if __name__ == '__main__':
+    with multiprocessing.Pool() as pool:
+        told['pool'] = pool._processes
+        told['work'] = pool.map(abs, range(-3, 0))
+    print(json.dumps(told))
+"""
+
+
+@pytest.mark.parametrize("cpus", [None, 0.5, 1, 1.5, 3])
+@pytest.mark.parametrize("template", ["python", "python-data"])
+def test_cores_are_counted_by_the_share_that_the_task_has(mayfly, template, cpus):
+    result = mayfly.run("-t", template, *(("--cpus", cpus) if cpus else ()), "-c", CORES)
+    assert result["verdict"] == "succeeded", result
+    cores = math.ceil(cpus or 1)
+    assert json.loads(result["stdout"]) == {
+        **dict.fromkeys(("os.cpu_count", "os.process_cpu_count", "multiprocessing.cpu_count", "threads", "processes", "pool"), cores),
+        "child": [str(cores)] * 2, "work": [3, 2, 1]}
+
+
+def test_a_task_may_say_how_many_cores_there_are(mayfly):
+    result = mayfly.run("--cpus", 1, "--env", "PYTHON_CPU_COUNT=5", "-c", "import os; print(os.cpu_count())")
+    assert result["stdout"] == "5\n", result

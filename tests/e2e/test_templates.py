@@ -415,6 +415,80 @@ def test_no_network_is_said_so(place, name):
     assert f"{what} cannot be reached from this machine" in said, said
 
 
+# --- pyc files ----------------------------------------------------------------------------
+
+LONG = "l" * 250  # with .py a file name; with .cpython-313.pyc it is none
+NO_PYTHON = {  # each a file of a wheel, and what the log says of it
+    "bad_one.py": ("def f(:\n", "SyntaxError: invalid syntax (line 1)"),
+    "odd 'näme'\x7f.py": ("print 1\n", "SyntaxError: "),
+    "template-{{name}}.py": ("import {{name}}\n", "SyntaxError: "),
+    "half/utf-8.py": (b"x = '\xff'\n", "SyntaxError: (unicode error)"),
+    "half/nul.py": ("x = 1\0\n", "SyntaxError: source code string cannot contain null bytes"),
+    "half/deep.py": ("(" * 5_000 + ")" * 5_000, "SyntaxError: too many nested parentheses"),
+    f"half/{LONG}.py": ("x = 1\n", "OSError: [Errno 36] File name too long"),
+}
+
+
+def compiled(root, module):
+    """What the module's pyc holds; it is one that nobody checks."""
+    pycs = [*(root / module).parent.glob(f"__pycache__/{pathlib.Path(module).stem}.*")]
+    assert len(pycs) < 2
+    if not pycs:
+        return None
+    assert pycs[0].read_bytes()[4] == 1
+    return pycs[0].read_bytes()
+
+
+def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
+    wheel = "partly_bad-1.0-py3-none-any.whl"
+    site, stdlib = SITE[1:], "usr/lib/python3.13"
+    run = [f"sed -i s/of_the_wheel/of_the_command/ {SITE}/changed.py", f"echo 'x = (' >> /{stdlib}/antigravity.py",
+           f"sed -i 's/Hello world/of_the_command/' /{stdlib}/__hello__.py"]
+    folder = place.put("partly-bad", f'[image]\npip = ["{wheel}"]\nrun = {json.dumps(run)}\n')
+    make_wheel(folder / wheel, "partly_bad", "1.0",
+               {"good_one.py": "WORD = 'good'\n", "changed.py": "WORD = 'of_the_wheel'\n", "half/good.py": "x = 1\n",
+                **{name: text for name, (text, _) in NO_PYTHON.items()}})
+    said = place("build", "partly-bad", check=0)
+    count = len(NO_PYTHON) + 1
+    assert f"{count} Python files are not compiled: the log names each" in said.stdout + said.stderr
+    log = (place.state / "logs/build-partly-bad.log").read_text()
+    notes = [line for line in log.splitlines() if line.startswith("not compiled: ")]
+    assert len(notes) == count, notes
+    for name, (_, why) in NO_PYTHON.items():
+        assert any(line.startswith(f"not compiled: {ascii(f'{SITE}/{name}')}: {why}") for line in notes), (name, notes)
+    assert any(line.startswith(f"not compiled: '/{stdlib}/antigravity.py': SyntaxError: ") for line in notes), notes
+    root = place.root("partly-bad", tmp_path / "root")
+    assert b"good" in compiled(root, f"{site}/good_one.py")
+    assert compiled(root, f"{site}/half/good.py")
+    assert all(compiled(root, f"{site}/{name}") is None for name in NO_PYTHON)
+    # A command may change what a pyc was made of before, also below.
+    assert b"of_the_command" in compiled(root, f"{site}/changed.py")
+    assert b"of_the_command" in compiled(root, f"{stdlib}/__hello__.py")
+    assert compiled(root, f"{stdlib}/antigravity.py") is None
+    subprocess.run(["rm", "-rf", str(root)], check=True)
+
+
+@pytest.mark.slow
+def test_a_package_of_debian_may_hold_files_that_are_no_python(place, tmp_path):
+    place.put("suite", '[image]\npackages = ["libpython3.13-testsuite"]\n')
+    place.build("suite")
+    log = (place.state / "logs/build-suite.log").read_text()
+    assert "not compiled: '/usr/lib/python3.13/test/tokenizedata/badsyntax_3131.py': SyntaxError: " in log
+    root = place.root("suite", tmp_path / "root")
+    assert compiled(root, "usr/lib/python3.13/test/test_array.py")
+    subprocess.run(["rm", "-rf", str(root)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["python3", "python3-minimal"])
+def test_python_is_compiled_whatever_template_brings_it(place, tmp_path, package):
+    place.put("compiles", f'[image]\npackages = ["{package}"]\n', base="shell")
+    place.build("compiles")
+    root = place.root("compiles", tmp_path / "root")
+    assert compiled(root, "usr/lib/python3.13/os.py")
+    subprocess.run(["rm", "-rf", str(root)], check=True)
+
+
 # --- where the steps of a build run --------------------------------------------------------
 
 PROBE = r"""

@@ -60,7 +60,9 @@ WALLS = (
     Wall("kernel_surface", ("bpf", "perf_event_open", "io_uring_setup", "userfaultfd", "io_setup", "socket_filter",
                             "seccomp_listener"), apart=True),
     Wall("page_cache", ("mincore", "cachestat", "nowait", "merge")),
-    Wall("terminal", ("type", "TIOCSTI", "TIOCLINUX", "TIOCSETD")),
+    Wall("terminal", ("type", "TIOCSTI", "TIOCLINUX", "TIOCCONS", "TIOCSETD", "TIOCSSERIAL", "TIOCVHANGUP",
+                      "TIOCSLCKTRMIOS", "others", "by_number", "elsewhere_/dev/ptmx", "many", "grown"),
+         control_params={"seen": "/"}),
     Wall("foreign_calls", ("x32_getpid",), apart=True),
     Wall("priority", ("nice", "setpriority", "fifo", "rr", "deadline", "oom_order", "limit_of_init"), apart=True),
     Wall("shared_memory_inherited", ("shared",), control_params={"make_one": True}),
@@ -76,7 +78,7 @@ WALLS = (
 
 # Two boxes at once: one serves, the other reaches. The control is two processes outside.
 TWO_BOXES = ("abstract_socket", "unix_path", "tcp_port", "udp_port", "shm_segment", "semaphore", "message_queue",
-             "posix_shm", "posix_queue", "files", "process", "keyring", "timers", "watches", "pipe_pages")
+             "posix_shm", "posix_queue", "files", "process", "keyring", "timers", "watches", "pipe_pages", "terminals")
 # The boxes have one blob of the daemon's as an input file, each a copy of its own.
 SHARED_BLOB = ("blob_bytes", "blob_size", "blob_mode", "blob_lock", "blob_record_lock", "blob_memory")
 # The boxes of a template share the image's files. The server tells whether it saw anything.
@@ -132,6 +134,8 @@ BOMBS = (
     Bomb("timers", REFUSED + ("memory",), count_max=1100),
     Bomb("queued_signals", REFUSED + ("memory",), count_max=1100),
     Bomb("watches", REFUSED, count_max=0),
+    Bomb("terminals", REFUSED, count_max=8),
+    Bomb("terminals_anew", REFUSED + ("cpuTime", "wallTime"), units=20, count_max=2_000),
     Bomb("posix_queues", REFUSED, count_max=0),
     Bomb("shm_segments", ("memory",)),
     Bomb("messages", ("memory",)),

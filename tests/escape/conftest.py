@@ -82,8 +82,10 @@ def offer(folder):
         "host_port": listener.getsockname()[1],
         "abstract_name": name,
     }
+    terminal = os.openpty()
     leak = os.open("/dev/null", os.O_RDWR)
     yield Host(f"MFSECRET-{secrets.token_hex(16)}", params, leak)
-    os.close(leak)
+    for fd in (leak, *terminal):
+        os.close(fd)
     for s in (listener, abstract, datagram, by_path):
         s.close()

@@ -98,6 +98,30 @@ TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
   EXPECT_EQ(deriveBudget(host, settings).boxes_max, 1'218u);
 }
 
+TEST(Budget, TasksHaveFewerTerminalsRatherThanWaitForEachOther) {
+  box::HostBudget host;
+  host.fds_hard = 1'048'576;
+  host.pids_max = 4'194'304;
+  host.memory_total_bytes = 100ull << 30;
+  host.boxes_by_fds = host.boxes_by_namespaces = 4'096;
+  host.ptys_max = 2'303;
+  config::Daemon settings;
+  EXPECT_EQ(deriveBudget(host, settings).ptys_max, 2'303u);
+  EXPECT_EQ(grantPtys(deriveBudget(host, settings), 8), 8u);
+  EXPECT_EQ(grantPtys(deriveBudget(host, settings), 0), 0u);
+  settings.ptys_max = 100;
+  EXPECT_EQ(deriveBudget(host, settings).ptys_max, 100u);
+  EXPECT_EQ(grantPtys(deriveBudget(host, settings), 8), 6u);  // so that 16 tasks fit
+  settings.boxes_max = 5;
+  EXPECT_EQ(grantPtys(deriveBudget(host, settings), 64), 100 / deriveBudget(host, settings).boxes_max);
+  settings.boxes_max = 0;
+  settings.ptys_max = 5;
+  EXPECT_EQ(grantPtys(deriveBudget(host, settings), 8), 0u);
+  host.ptys_max = 0;  // the kernel has none
+  settings.ptys_max = 0;
+  EXPECT_EQ(grantPtys(deriveBudget(host, settings), 8), 0u);
+}
+
 TEST(Budget, BlobsTakeAShareOfTheHostAndNotMore) {
   box::HostBudget host;
   host.fds_hard = 1'048'576;

@@ -66,6 +66,24 @@ TEST(HostBudget, TheScarcestPartDecides) {
   EXPECT_EQ(b.boxes_by_memory, 12u);  // a tenth of 16 GiB stays for the host
   EXPECT_EQ(b.boxes(), 7u);
 }
+TEST(HostBudget, TerminalsAreThreeQuartersOfWhatTheKernelLeavesAndNeverTheReserve) {
+  EXPECT_EQ(boxesPtys(4'096, 1'024, 0), 2'303u);
+  EXPECT_EQ(boxesPtys(4'096, 1'024, 767), 2'303u);
+  EXPECT_EQ(boxesPtys(4'096, 1'024, 1'000), 2'071u);  // others have more than their quarter
+  EXPECT_EQ(boxesPtys(4'096, 1'024, 3'500), 0u);
+  EXPECT_EQ(boxesPtys(1'024, 1'024, 0), 0u);
+  EXPECT_EQ(boxesPtys(0, 1'024, 0), 0u);
+  HostBudget b;
+  b.fds_hard = b.pids_max = b.user_namespaces_max = 1'000'000;
+  b.memory_total_bytes = b.memory_available_bytes = 1ull << 50;
+  b.ptys_max = 2'303;
+  deriveBudget(b, {});
+  EXPECT_EQ(b.boxes_by_ptys, 287u);
+  EXPECT_EQ(b.boxes(), 287u);
+  b.ptys_max = 0;
+  deriveBudget(b, {});
+  EXPECT_GT(b.boxes(), 287u) << "boxes without terminals are no fewer";
+}
 TEST(HostBudget, TooSmallAHostFitsNoneInsteadOfWrapping) {
   HostBudget b;
   b.fds_hard = 100, b.pids_max = 100, b.memory_total_bytes = b.memory_available_bytes = 1 << 20;

@@ -149,6 +149,30 @@ TEST(Seccomp, CloneCannotMakeASiblingThatOnlyTheSpawnerCouldReap) {
   EXPECT_EQ(answer([] { return ::syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0); }), EPERM);
 }
 
+// What a terminal's command meets: the filter's EPERM, or the kernel, to which a pipe is no terminal.
+TEST(Seccomp, OfTheTerminalsCommandsOnlyThoseOfPseudoTerminalsPass) {
+  auto met = [](unsigned long request) {
+    return answer([&] {
+      int fds[2];
+      return ::pipe(fds) != 0 ? -1L : ::syscall(SYS_ioctl, fds[0], request, 0);
+    });
+  };
+  for (unsigned long request :
+       {0x5400ul | 0x1d /* TIOCCONS */, 0x541eul /* TIOCGSERIAL */, 0x541ful, 0x542eul /* TIOCGRS485 */,
+        0x542ful, 0x5437ul /* TIOCVHANGUP */, 0x5453ul, 0x5457ul /* TIOCSLCKTRMIOS */, 0x545cul /* TIOCMIWAIT */,
+        0x80285442ul /* TIOCGISO7816 */, 0xc0285443ul, 0x8004541dul, 0x40045423ul})
+    EXPECT_EQ(met(request), EPERM) << std::hex << request;
+  for (unsigned long request :
+       {TCGETS, TCSETS, TCSETSW, TCSETSF, TCSBRK, TCXONC, TCFLSH, TIOCEXCL, TIOCSCTTY, TIOCGPGRP, TIOCSPGRP,
+        TIOCGWINSZ, TIOCSWINSZ, TIOCMGET, TIOCPKT, TIOCNOTTY, TIOCGETD, TIOCGSID, 0x5409, 0x5425, 0x5427})
+    EXPECT_EQ(met(request), ENOTTY) << std::hex << request;
+  for (unsigned long request : {0x802c542aul /* TCGETS2 */, 0x402c542dul /* TCSETSF2 */, 0x80045430ul /* TIOCGPTN */,
+                                0x40045431ul /* TIOCSPTLCK */, 0x80045432ul /* TIOCGDEV */, 0x40045436ul /* TIOCSIG */,
+                                0x80045438ul /* TIOCGPKT */, 0x80045439ul, 0x80045440ul, 0x5441ul /* TIOCGPTPEER */})
+    EXPECT_EQ(met(request), ENOTTY) << std::hex << request;
+  for (unsigned long request : {0x5450ul /* FIONCLEX */, 0x5451ul}) EXPECT_EQ(met(request), 0) << std::hex << request;
+}
+
 TEST(Seccomp, TerminalInjectionIsRefusedWhateverTheHighHalfSays) {
   for (unsigned long request : {TIOCSTI, TIOCLINUX, TIOCSETD}) {
     EXPECT_EQ(answer([&] { return ::syscall(SYS_ioctl, 0, request, 0); }), EPERM);

@@ -125,6 +125,49 @@ TEST(Manifest, SmallestOneTakesTheDefaults) {
   EXPECT_EQ(m->defaults.memory_bytes, base::Limits{}.memory_bytes);
 }
 
+TEST(Manifest, WhatOnlyANewRuntimeTakesIsTheBasesAndTheTemplatesOwn) {
+  auto base = parseManifest(kSmall + "[task]\ncpus_env = [\"THREADS\"]\n", "m.toml");
+  ASSERT_TRUE(base) << base.error().message;
+  EXPECT_EQ(base->cpus_env, std::vector<std::string>{"THREADS"});
+  EXPECT_TRUE(base->zygote.fresh_env.empty() && base->zygote.fresh_files.empty());
+  auto own = parseManifest("name = \"own\"\ndescription = \"d\"\nbase = \"tiny\"\n"
+                           "[zygote]\nfresh_env = [\"MPL*\", \"A\"]\nfresh_files = [\".config/x\"]\n"
+                           "[task]\ncpus_env = [\"MORE\"]\n", "m.toml", &*base);
+  ASSERT_TRUE(own) << own.error().message;
+  EXPECT_EQ(own->cpus_env, (std::vector<std::string>{"THREADS", "MORE"}));
+  EXPECT_EQ(own->zygote.fresh_env, (std::vector<std::string>{"MPL*", "A"}));
+  EXPECT_EQ(own->zygote.fresh_files, std::vector<std::string>{".config/x"});
+}
+
+TEST(Manifest, ATasksEnvironmentIsTheCommonOneAndTheTemplatesOwn) {
+  Manifest m;
+  m.task_env = {{"A", "1"}, {"HOME", "/elsewhere"}};
+  const auto all = taskEnvironment(m);
+  const auto value = [&](std::string_view name) {
+    std::vector<std::string> found;
+    for (const auto& [n, v] : all)
+      if (n == name) found.push_back(v);
+    return found;
+  };
+  EXPECT_EQ(value("HOME"), std::vector<std::string>{"/elsewhere"});
+  EXPECT_EQ(value("A"), std::vector<std::string>{"1"});
+  EXPECT_EQ(value("TZ"), std::vector<std::string>{"UTC"});
+}
+
+TEST(Manifest, TerminalsAreEightOrTheBasesUnlessTheManifestSaysOtherwise) {
+  auto base = parseManifest(kSmall, "m.toml");
+  ASSERT_TRUE(base);
+  EXPECT_EQ(base->ptys, 8u);
+  auto none = parseManifest(kSmall + "[terminal]\nptys = 0\n", "m.toml");
+  ASSERT_TRUE(none) << none.error().message;
+  EXPECT_EQ(none->ptys, 0u);
+  const std::string added = "name = \"own\"\ndescription = \"d\"\nbase = \"tiny\"\n";
+  auto same = parseManifest(added, "m.toml", &*none), other = parseManifest(added + "[terminal]\nptys = 3\n", "m.toml", &*none);
+  ASSERT_TRUE(same && other);
+  EXPECT_EQ(same->ptys, 0u);
+  EXPECT_EQ(other->ptys, 3u);
+}
+
 TEST(Manifest, MaximumFollowsTheDefaultWhereItSaysNothing) {
   auto m = parseManifest(
       kSmall + "[limits.default]\nmemory = \"1GiB\"\n[limits.maximum]\ncpu = 2.5\n", "m.toml");
@@ -154,6 +197,11 @@ TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
             "m.toml:12: 'limits.maximum.cpu' is 1, below the default of 2");
   EXPECT_EQ(errorOf(kSmall + "[network]\nloopback = \"yes\"\n"),
             "m.toml:10: 'network.loopback' must be true or false");
+  EXPECT_NE(errorOf(kSmall + "[task]\ncpus_env = [\"A=B\"]\n").find("'A=B', which is no name of an environment variable"),
+            std::string::npos);
+  EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = 65\n"), "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
+  EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = false\n"), "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
+  EXPECT_EQ(errorOf(kSmall + "[terminal]\nmax = 1\n"), "m.toml:10: unknown key 'terminal.max'; allowed here: ptys");
   EXPECT_NE(errorOf("name = \n").find("m.toml:1: not valid TOML"), std::string::npos);
 }
 

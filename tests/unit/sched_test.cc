@@ -108,6 +108,10 @@ TEST(Validate, CountsAndSizesHaveBounds) {
   EXPECT_NE(refusal(s).find("the arguments take"), std::string::npos);
   s.args.assign(1, std::string("a\0b", 3));
   EXPECT_NE(refusal(s).find("NUL"), std::string::npos);
+  s = code(std::string("1\0", 2));
+  EXPECT_NE(refusal(s).find("NUL byte"), std::string::npos);
+  s.kind = CodeKind::stdinText;
+  EXPECT_EQ(refusal(s).find("NUL byte"), std::string::npos);
   s = code(std::string(kCodeBytesMax + 1, '#'));
   EXPECT_NE(refusal(s).find("the code has"), std::string::npos);
   s = code("1");
@@ -284,6 +288,19 @@ TEST(Admission, LargeTaskAtTheHeadIsNotStarvedBySmallOnes) {
   a.release(1);
   EXPECT_EQ(a.next(anyReady), 2u);
   EXPECT_EQ(a.next(anyReady), 3u);
+}
+
+TEST(Admission, TasksTogetherHaveNoMorePseudoTerminalsThanTheHostGrants) {
+  Admission a({.ptys_max = 20});
+  ASSERT_TRUE(a.enqueue(1, 1, 1, {.ptys = 8}));
+  ASSERT_TRUE(a.enqueue(2, 2, 1, {.ptys = 8}));
+  ASSERT_TRUE(a.enqueue(3, 3, 1, {.ptys = 8}));
+  EXPECT_EQ(a.next(anyReady), 1u);
+  EXPECT_EQ(a.next(anyReady), 2u);
+  EXPECT_EQ(a.next(anyReady), std::nullopt);
+  a.release(1);
+  EXPECT_EQ(a.next(anyReady), 3u);
+  EXPECT_EQ(a.enqueue(4, 1, 1, {.ptys = 21}).error().code, Code::invalidArgument);
 }
 
 TEST(Admission, DemandBeyondTheWholeHostIsRefused) {

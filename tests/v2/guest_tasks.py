@@ -166,6 +166,27 @@ def a_command_runs_in_an_exec_template():
     assert (result["stdout"], result["exitCode"]) == ("42\n", 5), result
 
 
+@with_daemon
+def terminals():
+    code = ("import os\n"
+            "held = []\n"
+            "try:\n"
+            "    while True: held.append(os.openpty())\n"
+            "except OSError as e: print(len(held), e.errno)\n"
+            "os.write(held[7][0], b'typed\\n')\n"
+            "print(os.read(held[7][1], 9), os.ttyname(held[7][1]), os.get_terminal_size(held[0][0]).columns)\n"
+            "print([l.split(' - ')[1] for l in open('/proc/self/mountinfo') if 'devpts' in l])\n"
+            "if os.fork() == 0:\n"
+            "    os.login_tty(held[0][1])\n"
+            "    os.write(os.open('/dev/tty', os.O_RDWR), os.ttyname(0).encode())\n"
+            "    os._exit(0)\n"
+            "os.wait()\n"
+            "print(os.read(held[0][0], 99))")
+    said = expect(python(code), "succeeded")["stdout"]
+    assert said == ("8 28\nb'typed\\n' /dev/pts/7 0\n"
+                    "['devpts devpts rw,mode=620,ptmxmode=666,max=8\\n']\nb'/dev/pts/0'\n"), said
+
+
 # --- caps, cgroups and dumps ---------------------------------------------------
 
 @with_daemon
@@ -291,7 +312,7 @@ def tests(mode):
     listed = [
         the_daemon_starts, doctor_says_that_v2_is_in_force,
         succeeded, failed, signaled, wall_time, cpu_time, memory, processes, output, disk, cancelled,
-        client_gone, a_crash_in_a_box_never_reaches_the_hosts_collector,
+        terminals, client_gone, a_crash_in_a_box_never_reaches_the_hosts_collector,
         a_daemonised_child_dies_with_its_task, a_task_sees_no_cgroup_file_and_only_its_own_root,
         the_limits_stand_in_the_box_cgroup]
     probes = [guest_probes.probes_of_cgroups_and_dumps_reach_nothing,

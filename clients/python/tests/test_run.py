@@ -29,6 +29,24 @@ async def test_phases_usage_limits_and_receipt_are_there(client):
     assert receipt.uid_free_ns >= phases.exited_ns
 
 
+async def test_a_new_runtime_is_told_of(client):
+    result = await client.run("python", "import sys; print(sys.flags.optimize)", env={"PYTHONOPTIMIZE": "1"})
+    assert (result.stdout, result.usage.fresh_runtime) == ("1\n", True)
+    assert not (await client.run("python", "pass")).usage.fresh_runtime
+
+
+async def test_code_too_long_for_a_new_runtime_is_refused_in_words(client):
+    code = "print(len('" + "x" * 131_072 + "'))"
+    assert (await client.run("python", code)).stdout == "131072\n"
+    result = await client.run("python", code, env={"PYTHONOPTIMIZE": "1"})
+    assert result.exit_code == 126 and "put the program into a file" in result.stderr
+
+
+async def test_code_with_a_nul_byte_is_refused(client):
+    with pytest.raises(mayfly.InvalidArgument, match="NUL byte"):
+        await client.run("python", "print(1)\0")
+
+
 async def test_code_through_stdin(client):
     result = await client.run("python", b"print(__name__, 6*7)", via="stdin")
     assert result.stdout == "__main__ 42\n"

@@ -83,6 +83,7 @@ function usageFrom(u: schema.Usage): Usage {
     stderrBytes: Number(u.stderrBytes),
     diskBytes: Number(u.diskBytes),
     diskInodes: Number(u.diskInodes),
+    freshRuntime: u.freshRuntime,
   };
 }
 

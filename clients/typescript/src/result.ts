@@ -63,6 +63,8 @@ export interface Usage {
   readonly diskBytes: number;
   /** Held at death. */
   readonly diskInodes: number;
+  /** Its runtime started anew for it, without what the template preloads. */
+  readonly freshRuntime: boolean;
 }
 
 /** When each step was reached, on the host's monotonic clock. */

@@ -22,7 +22,7 @@ sys.modules = None
 print(1)
 
 ### modules_values_none
-import sys
+import sys, threading
 for name in list(sys.modules):
     if name != '__main__':
         sys.modules[name] = None
@@ -91,14 +91,14 @@ builtins.print = None
 out(1)
 
 ### builtins_cleared
-import builtins
+import builtins, logging, threading
 f = open('/task/out/x', 'w')
 f.write('row')
 print(1)
 builtins.__dict__.clear()
 
 ### builtins_cleared_and_raise
-import builtins
+import builtins, logging, threading
 print(1)
 error = ValueError('gone wrong')
 builtins.__dict__.clear()
@@ -113,7 +113,7 @@ __builtins__ = {}
 1 / 0
 
 ### builtins_names_gone
-import builtins
+import builtins, logging, threading
 for name in ('isinstance', 'str', 'list', 'getattr', 'reversed', 'type', 'BaseException', 'open', 'len'):
     delattr(builtins, name)
 print(1)
@@ -507,7 +507,7 @@ write('row')
 ### tracing_left_on
 import sys
 def trace(frame, event, arg):
-    if not frame.f_code.co_filename.startswith(('/usr/lib/python3', '<frozen')):  # what is preloaded has its own exit functions
+    if not frame.f_code.co_filename.startswith(('/usr/lib/python3', '<frozen', '<string>')):  # what is preloaded has its own exit functions
         sys.stderr.write(f'{event} {frame.f_code.co_name} {frame.f_code.co_filename}\n')
     return trace
 def f():
@@ -518,7 +518,7 @@ f()
 ### tracing_left_on_and_raise
 import sys
 def trace(frame, event, arg):
-    if not frame.f_code.co_filename.startswith(('/usr/lib/python3', '<frozen')):
+    if not frame.f_code.co_filename.startswith(('/usr/lib/python3', '<frozen', '<string>')):
         sys.stderr.write(f'{event} {frame.f_code.co_name} {frame.f_code.co_filename}\n')
     return trace
 def f():
@@ -550,7 +550,7 @@ b = 2
 ### profiling_left_on
 import sys
 def profile(frame, event, arg):
-    if not frame.f_code.co_filename.startswith(('/usr/lib/python3', '<frozen')):
+    if not frame.f_code.co_filename.startswith(('/usr/lib/python3', '<frozen', '<string>')):
         sys.stderr.write(f'{event} {frame.f_code.co_name} {getattr(arg, "__name__", "")}\n')
 def f():
     return 1
@@ -563,7 +563,7 @@ monitoring = sys.monitoring
 monitoring.use_tool_id(1, 'tool')
 events = monitoring.events
 def tell(event, code):
-    if not code.co_filename.startswith(('/usr/lib/python3', '<frozen')):
+    if not code.co_filename.startswith(('/usr/lib/python3', '<frozen', '<string>')):
         print(event, code.co_name)
 for event in (events.PY_START, events.PY_RETURN, events.RAISE, events.PY_UNWIND):
     monitoring.register_callback(1, event, lambda code, *args, event=event: tell(event, code))

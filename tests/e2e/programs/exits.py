@@ -336,7 +336,11 @@ atexit.register(os._exit, 16)
 
 ### at_exit_starts_a_thread
 import atexit, threading
-atexit.register(lambda: threading.Thread(target=print, args=('late',)).start())
+def late():
+    thread = threading.Thread(target=print, args=('late',))
+    thread.start()
+    thread.join()
+atexit.register(late)
 
 ### at_exit_forks
 import atexit, os
@@ -702,7 +706,8 @@ async def work():
 asyncio.run(work())
 
 ### asyncio_exits
-import asyncio, sys
+import asyncio, gc, sys
+gc.collect()  # plain's import of asyncio may collect, and what was collected once ends in another order
 async def work():
     sys.exit(21)
 asyncio.run(work())

@@ -14,7 +14,8 @@ import types
 
 DEPTH_MAX = 4
 ITEMS_MAX = 3000
-TEXT_MAX = 300
+TEXT_MAX = 120
+SAME_EVERYWHERE = ("__builtins__", "__doc__")
 CLOCKS = {"wall": time.time, "monotonic": time.monotonic}
 began = {name: clock() for name, clock in CLOCKS.items()}
 
@@ -84,9 +85,13 @@ def walk(path, each, depth):
 for name, module in sorted(sys.modules.items()):
     if isinstance(module, types.ModuleType) and name != "__main__":
         for attribute, value in sorted(vars(module).items()):
+            if attribute in SAME_EVERYWHERE:
+                continue
             if isinstance(value, (types.ModuleType, type, types.FunctionType)) and getattr(value, "__module__", name) != name:
                 continue  # imported: its own module tells it
             walk(f"{name}.{attribute}", value, DEPTH_MAX)
 
+attributes = sorted(f"{name}.{attribute}" for name, module in sys.modules.items() if isinstance(module, types.ModuleType)
+                    for attribute in vars(module) if name != "__main__")
 ended = {name: clock() for name, clock in CLOCKS.items()}
-print(json.dumps({"values": values, "began": began, "ended": ended, "pid": os.getpid(), "thread": threading.get_ident()}))
+print(json.dumps({"values": values, "attributes": attributes, "began": began, "ended": ended, "pid": os.getpid(), "thread": threading.get_ident()}))

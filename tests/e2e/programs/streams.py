@@ -269,8 +269,8 @@ import ctypes
 f = ctypes.CDLL(None)
 f.fopen.restype = ctypes.c_void_p
 file = ctypes.c_void_p(f.fopen(b'/task/out/x', b'w'))
-f.keep = ctypes.create_string_buffer(1 << 16)
-f.setvbuf(file, f.keep, 0, 1 << 16)
+f.malloc.restype = ctypes.c_void_p
+f.setvbuf(file, ctypes.c_void_p(f.malloc(1 << 16)), 0, 1 << 16)
 f.fputs(b'row\n' * 1000, file)
 return f
 

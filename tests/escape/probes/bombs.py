@@ -256,6 +256,28 @@ def queued_signals(n):
         raise OSError(ctypes.get_errno(), "sigqueue")
 
 
+def terminals(_):
+    """Both ways full: what the kernel keeps for a terminal is in no cap."""
+    pair = os.openpty()
+    held.append(pair)
+    for fd in pair:
+        os.set_blocking(fd, False)
+        try:
+            while True:
+                os.write(fd, b"x" * 4096)
+        except BlockingIOError:
+            pass
+
+
+def terminals_anew(n):
+    """What is freed later piles up."""
+    terminals(0)
+    for fd in held.pop():
+        os.close(fd)
+    if n >= 1_999:
+        raise OSError(0, "enough")
+
+
 def watches(_):
     held.append(syscall("inotify_init1", 0))
 

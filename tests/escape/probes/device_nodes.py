@@ -6,6 +6,7 @@ from escapekit import Probe
 
 probe = Probe("device_nodes")
 SAFE = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)}  # null zero full random urandom tty
+OWN_TERMINALS = "/dev/pts/ptmx"  # of the box's own file system: terminal.py
 NODES = {"mem": (0o020000, 1, 1), "kmsg": (0o020000, 1, 11), "null": (0o020000, 1, 3), "console": (0o020000, 5, 1),
          "ptmx": (0o020000, 5, 2), "loop0": (0o060000, 7, 0), "sda": (0o060000, 8, 0), "vda": (0o060000, 254, 0),
          "fuse": (0o020000, 10, 229), "kvm": (0o020000, 10, 232), "tun": (0o020000, 10, 200),
@@ -29,7 +30,7 @@ def others():
             path = os.path.join(folder, name)
             info = os.lstat(path)
             if stat.S_ISBLK(info.st_mode) or stat.S_ISCHR(info.st_mode) and \
-                    (os.major(info.st_rdev), os.minor(info.st_rdev)) not in SAFE:
+                    (os.major(info.st_rdev), os.minor(info.st_rdev)) not in SAFE and path != OWN_TERMINALS:
                 found.append(path)
     return found or None
 

@@ -77,6 +77,7 @@ class Usage:
     stderr_bytes: int
     disk_bytes: int
     disk_inodes: int
+    fresh_runtime: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
