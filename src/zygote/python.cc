@@ -238,6 +238,14 @@ void findInterned() {
   if (found != 1) interned = nullptr;
 }
 
+// As what was preloaded (memory.py): a clone that only looks one up does not write to its count.
+void keepInterned() {
+  uint32_t forever;  // a count's low half, where it is neither raised nor lowered
+  memcpy(&forever, &_Py_NoneStruct, sizeof forever);
+  PyObject *text, *same;
+  for (ssize_t at = 0; PyDict_Next(*interned, &at, &text, &same);) memcpy(text, &forever, sizeof forever);
+}
+
 // The allocator's table is the one, of a power of two of rows, that has a row for the arena of `object`.
 void findArenas(const PyObject* object) {
   struct Row {  // arena_object
@@ -460,6 +468,7 @@ extern "C" int mayfly_python_init(mayfly_python* one, const wchar_t* program, co
   python = one;
   if (!findConfig(program, folder)) return -ENXIO;
   findInterned();
+  if (interned != nullptr) keepInterned();
   PyObject *gc = PyImport_ImportModule("gc"), *sys = PyImport_ImportModule("sys");
   if (gc == nullptr || sys == nullptr) return -ENXIO;
   freeze = PyObject_GetAttrString(gc, "freeze");

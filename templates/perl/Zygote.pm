@@ -4,6 +4,7 @@ use strict;
 use warnings;
 
 use FFI::Platypus ();
+use Filter::Util::Call ();
 use JSON::PP ();
 use POSIX ();
 
@@ -99,9 +100,14 @@ sub memory_file {
 # perl reads the task's program where it would have read the rest of zygote.pl.
 sub become {
   my ($name, $source) = @_;
-  # perl knows the program's first line by this; "#!" works from it on.
-  my $text = '#line 1 "' . ($name =~ tr/"\n/?/r) . "\"\n$source";
-  my $fd = memory_file($text);
+  # perl knows the program's first line by this, which comes from nowhere: DATA's offsets are the program's own.
+  my $line = '#line 1 "' . ($name =~ tr/"\n/?/r) . "\"\n";
+  Filter::Util::Call::filter_add(sub {
+    $_ = $line;
+    Filter::Util::Call::filter_del();
+    return 1;
+  });
+  my $fd = memory_file($source);
   return if $fd == $program_fd;
   $call{dup3}->call($fd, $program_fd, O_CLOEXEC) == $program_fd or POSIX::_exit(121);
   POSIX::close($fd);

@@ -63,7 +63,14 @@ LOST_BY_PLAIN = {"daemon_thread", "timer_thread", "reference_never_given_back", 
                  "daemon_thread_holds_stdout", "excepthook_exits", "finalized_by_hand"}
 
 
-@pytest.mark.parametrize("case", TABLE, ids=str)
+def runs_always(case):
+    """Of the product, a quarter is enough for every change; `./dev check` runs all."""
+    exit, _, rest = case.name.partition("-")
+    return not rest or rest == "local-text" or exit == "raise"
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=str(case), marks=() if runs_always(case) else pytest.mark.slow)
+                                  for case in TABLE])
 def test_a_program_ends_as_under_the_interpreter(results, case):
     task, expected = results[case.name]
     if LOST_BY_PLAIN.intersection(case.name.split("-")):

@@ -40,8 +40,7 @@ def file_of(test):
 
 
 def full_name(file, test):
-    module = file if file.startswith("test.") else f"test.{file}"
-    return f"{file}::{'' if test == file else test.removeprefix(module + '.')}"
+    return f"{file}::{'' if test == file else test.removeprefix('test.').removeprefix(file.removeprefix('test.') + '.')}"
 
 
 def steady(text):

@@ -2,20 +2,17 @@
 
 The plain one is a fresh `python3` under bubblewrap on the very image of the box: user, folders, variables and
 streams are as in a box, but nothing is walled, capped or preloaded, and the image lies on a file system that can
-be written to, though not by this user. Its variables are asked of a box.
+be written to, though not by this user. Its variables are asked of a box, but for the one that tells the cap.
 """
 
 import contextlib
 import json
 import os
 import pathlib
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import uuid
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP / "tests/e2e"), str(TOP / "tests")]
@@ -77,9 +74,11 @@ class Plain:
                 program = program.name
             for path in (pathlib.Path(folder), task, *task.iterdir()):
                 os.chown(path, TASK, TASK)
-            command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--hostname", "mayfly",
-                       "--bind", self.root, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm",
-                       "--tmpfs", "/tmp", "--tmpfs", "/run", "--bind", task, "/task", "--chdir", "/task", "--clearenv"]
+            # Whoever runs this may ignore an interrupt, as a shell has it in the background; a box does not.
+            command = ["env", "--default-signal", "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
+                       "--hostname", "mayfly", "--bind", self.root, "/", "--proc", "/proc", "--dev", "/dev",
+                       "--tmpfs", "/dev/shm", "--tmpfs", "/tmp", "--tmpfs", "/run", "--bind", task, "/task",
+                       "--chdir", "/task", "--clearenv"]
             for name, value in self.environment.items():
                 command += ["--setenv", name, value]
             command += ["/usr/bin/python3", program, *args]
@@ -138,9 +137,11 @@ def both(folder):
                     template_dirs=[folder / "templates", TOP / "templates"])
     try:
         cli = daemon.start().cli
-        asked = cli.run("-t", TEMPLATE, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
+        asked = cli.run("-t", TEMPLATE, *CAPS, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
+        environment = json.loads(asked["stdout"])
+        environment.pop("PYTHON_CPU_COUNT", None)
         with mounted(image) as root:
-            yield Box(cli), Plain(root, json.loads(asked["stdout"]))
+            yield Box(cli), Plain(root, environment)
     finally:
         daemon.end()
         shutil.rmtree(run_dir)

@@ -134,6 +134,7 @@ struct Fixture : testing::Test {
     t.runs_code = true;
     t.parked_min = t.parked_max = parked;
     t.env = {{"HOME", "/task"}};
+    t.cpus_env = {"THREADS"};
     t.renewal = renewal;
     t.tenants_max = tenants_max;
     ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
@@ -214,8 +215,9 @@ struct Fixture : testing::Test {
     EXPECT_EQ(caps_stood, (r.flags & spawner::kCapsStand) != 0);  // both are told the same
     return blob;
   }
-  void sayStarted(FakeBox& b) {
+  void sayStarted(FakeBox& b, uint32_t fresh = 0) {
     zygote::Started s;
+    s.fresh = fresh;
     s.at_ns = base::monotonicNs();
     ASSERT_TRUE(base::sendMessage(b.control.view(), base::bytesOf(s), {}));
     b.control.reset();

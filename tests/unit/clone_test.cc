@@ -44,6 +44,48 @@ TEST_F(Fixture, TaskRunsFromSubmitToReceipt) {
   EXPECT_EQ(openFds(), fds);
 }
 
+TEST_F(Fixture, UsageTellsThatTheRuntimeStartedAnew) {
+  start();
+  for (uint32_t fresh : {1u, 0u}) {
+    listener = std::make_shared<Listener>();
+    submit(spec());
+    FakeBox b = made();
+    cloneReady(b);
+    takeClaim(b);
+    sayStarted(b, fresh);
+    until([&] { return listener->started == 1; });
+    exits(b.id, CLD_EXITED, 0);
+    expect(Op::end);
+    reaped(b);
+    tell(goneEvent(b.id));
+    result();
+    EXPECT_EQ(listener->result.usage.fresh_runtime, fresh == 1);
+  }
+}
+
+TEST_F(Fixture, VariablesHoldTheTasksProcessorsRoundedUpUnlessItSetsThem) {
+  start();
+  sched::TaskSpec half = spec(), own = spec();
+  half.limits.cpu_milli = 1'001;
+  own.env = {{"THREADS", "7"}};
+  for (const auto& [task, expected] : {std::pair{spec(), "THREADS=1"}, {half, "THREADS=2"}, {own, "THREADS=7"}}) {
+    listener = std::make_shared<Listener>();
+    submit(task);
+    FakeBox b = made();
+    cloneReady(b);
+    const std::string blob = takeClaim(b);
+    EXPECT_NE(blob.find(std::string(expected) + '\0'), std::string::npos) << expected;
+    EXPECT_EQ(blob.find("THREADS="), blob.rfind("THREADS="));
+    sayStarted(b);
+    until([&] { return listener->started == 1; });
+    exits(b.id, CLD_EXITED, 0);
+    expect(Op::end);
+    reaped(b);
+    tell(goneEvent(b.id));
+    result();
+  }
+}
+
 TEST_F(Fixture, ExitThatOvertakesStartedIsStillTheTasksOwn) {
   start();
   submit(spec());

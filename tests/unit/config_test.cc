@@ -125,6 +125,35 @@ TEST(Manifest, SmallestOneTakesTheDefaults) {
   EXPECT_EQ(m->defaults.memory_bytes, base::Limits{}.memory_bytes);
 }
 
+TEST(Manifest, WhatOnlyANewRuntimeTakesIsTheBasesAndTheTemplatesOwn) {
+  auto base = parseManifest(kSmall + "[task]\ncpus_env = [\"THREADS\"]\n", "m.toml");
+  ASSERT_TRUE(base) << base.error().message;
+  EXPECT_EQ(base->cpus_env, std::vector<std::string>{"THREADS"});
+  EXPECT_TRUE(base->zygote.fresh_env.empty() && base->zygote.fresh_files.empty());
+  auto own = parseManifest("name = \"own\"\ndescription = \"d\"\nbase = \"tiny\"\n"
+                           "[zygote]\nfresh_env = [\"MPL*\", \"A\"]\nfresh_files = [\".config/x\"]\n"
+                           "[task]\ncpus_env = [\"MORE\"]\n", "m.toml", &*base);
+  ASSERT_TRUE(own) << own.error().message;
+  EXPECT_EQ(own->cpus_env, (std::vector<std::string>{"THREADS", "MORE"}));
+  EXPECT_EQ(own->zygote.fresh_env, (std::vector<std::string>{"MPL*", "A"}));
+  EXPECT_EQ(own->zygote.fresh_files, std::vector<std::string>{".config/x"});
+}
+
+TEST(Manifest, ATasksEnvironmentIsTheCommonOneAndTheTemplatesOwn) {
+  Manifest m;
+  m.task_env = {{"A", "1"}, {"HOME", "/elsewhere"}};
+  const auto all = taskEnvironment(m);
+  const auto value = [&](std::string_view name) {
+    std::vector<std::string> found;
+    for (const auto& [n, v] : all)
+      if (n == name) found.push_back(v);
+    return found;
+  };
+  EXPECT_EQ(value("HOME"), std::vector<std::string>{"/elsewhere"});
+  EXPECT_EQ(value("A"), std::vector<std::string>{"1"});
+  EXPECT_EQ(value("TZ"), std::vector<std::string>{"UTC"});
+}
+
 TEST(Manifest, TerminalsAreEightOrTheBasesUnlessTheManifestSaysOtherwise) {
   auto base = parseManifest(kSmall, "m.toml");
   ASSERT_TRUE(base);
@@ -168,6 +197,8 @@ TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
             "m.toml:12: 'limits.maximum.cpu' is 1, below the default of 2");
   EXPECT_EQ(errorOf(kSmall + "[network]\nloopback = \"yes\"\n"),
             "m.toml:10: 'network.loopback' must be true or false");
+  EXPECT_NE(errorOf(kSmall + "[task]\ncpus_env = [\"A=B\"]\n").find("'A=B', which is no name of an environment variable"),
+            std::string::npos);
   EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = 65\n"), "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
   EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = false\n"), "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
   EXPECT_EQ(errorOf(kSmall + "[terminal]\nmax = 1\n"), "m.toml:10: unknown key 'terminal.max'; allowed here: ptys");

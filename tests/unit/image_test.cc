@@ -119,12 +119,19 @@ TEST(TemplateJson, HoldsWhatAZygoteProgramNeeds) {
   config::Manifest m;
   m.name = "t";
   m.zygote.preload = {"json", "re"};
+  m.zygote.fresh_env = {"MPL*"};
+  m.zygote.fresh_files = {".rc"};
+  m.cpus_env = {"THREADS"};
   m.zygote.env = {{"A", "1"}, {"B", "x \"y\""}};
   const auto json = nlohmann::json::parse(templateJson(m));
   EXPECT_EQ(json["name"], "t");
   EXPECT_EQ(json["mechanism"], "fork");
   EXPECT_EQ(json["preload"], (std::vector<std::string>{"json", "re"}));
   EXPECT_EQ(json["env"]["B"], "x \"y\"");
+  EXPECT_EQ(json["task_env"]["HOME"], "/task");
+  EXPECT_EQ(json["cpus_env"], std::vector<std::string>{"THREADS"});
+  EXPECT_EQ(json["fresh_env"], std::vector<std::string>{"MPL*"});
+  EXPECT_EQ(json["fresh_files"], std::vector<std::string>{".rc"});
 }
 
 TEST(Command, QuotesTheLastLinesOfAFailure) {

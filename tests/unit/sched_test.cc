@@ -108,6 +108,10 @@ TEST(Validate, CountsAndSizesHaveBounds) {
   EXPECT_NE(refusal(s).find("the arguments take"), std::string::npos);
   s.args.assign(1, std::string("a\0b", 3));
   EXPECT_NE(refusal(s).find("NUL"), std::string::npos);
+  s = code(std::string("1\0", 2));
+  EXPECT_NE(refusal(s).find("NUL byte"), std::string::npos);
+  s.kind = CodeKind::stdinText;
+  EXPECT_EQ(refusal(s).find("NUL byte"), std::string::npos);
   s = code(std::string(kCodeBytesMax + 1, '#'));
   EXPECT_NE(refusal(s).find("the code has"), std::string::npos);
   s = code("1");

@@ -706,7 +706,8 @@ async def work():
 asyncio.run(work())
 
 ### asyncio_exits
-import asyncio, sys
+import asyncio, gc, sys
+gc.collect()  # plain's import of asyncio may collect, and what was collected once ends in another order
 async def work():
     sys.exit(21)
 asyncio.run(work())

@@ -228,7 +228,7 @@ print defined caller(0) ? 'frame' : 'none', "\n"; sub f { my @c = caller(0); pri
 print __FILE__, ' ', __LINE__, ' ', __PACKAGE__, " $0 @ARGV\n"; print "$^X $^V $^O ", $^T > 1e9, " ${^TAINT} $^W $;", "\n";
 
 ### data
-print scalar <DATA>; print tell(DATA), ' ', eof(DATA), "\n"; print <DATA>;
+print scalar <DATA>; print eof(DATA), "\n"; print <DATA>;
 __DATA__
 one
 two
