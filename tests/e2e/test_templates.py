@@ -439,14 +439,19 @@ def compiled(root, module):
     return pycs[0].read_bytes()
 
 
+TREES = pathlib.Path("/var/cache/mayfly/trees")
+
+
 def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
     wheel = "partly_bad-1.0-py3-none-any.whl"
     site, stdlib = SITE[1:], "usr/lib/python3.13"
+    word = os.urandom(16).hex()
     run = [f"sed -i s/of_the_wheel/of_the_command/ {SITE}/changed.py", f"echo 'x = (' >> /{stdlib}/antigravity.py",
            f"sed -i 's/Hello world/of_the_command/' /{stdlib}/__hello__.py"]
     folder = place.put("partly-bad", f'[image]\npip = ["{wheel}"]\nrun = {json.dumps(run)}\n')
     make_wheel(folder / wheel, "partly_bad", "1.0",
-               {"good_one.py": "WORD = 'good'\n", "changed.py": "WORD = 'of_the_wheel'\n", "half/good.py": "x = 1\n",
+               # Another wheel each time: a tree that an earlier run made would be taken as it is.
+               {"good_one.py": f"WORD = 'good'  # {word}\n", "changed.py": "WORD = 'of_the_wheel'\n", "half/good.py": "x = 1\n",
                 **{name: text for name, (text, _) in NO_PYTHON.items()}})
     said = place("build", "partly-bad", check=0)
     count = len(NO_PYTHON) + 1
@@ -466,6 +471,10 @@ def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
     assert b"of_the_command" in compiled(root, f"{stdlib}/__hello__.py")
     assert compiled(root, f"{stdlib}/antigravity.py") is None
     subprocess.run(["rm", "-rf", str(root)], check=True)
+    own = [tree for tree in TREES.iterdir() if (tree / site / "good_one.py").is_file()
+           and word in (tree / site / "good_one.py").read_text()]
+    assert len(own) == 1
+    subprocess.run(["rm", "-rf", "--one-file-system", str(own[0]), f"{own[0]}.lock"], check=True)
 
 
 @pytest.mark.slow
