@@ -439,9 +439,6 @@ def compiled(root, module):
     return pycs[0].read_bytes()
 
 
-TREES = pathlib.Path("/var/cache/mayfly/trees")
-
-
 def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
     wheel = "partly_bad-1.0-py3-none-any.whl"
     site, stdlib = SITE[1:], "usr/lib/python3.13"
@@ -471,7 +468,7 @@ def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
     assert b"of_the_command" in compiled(root, f"{stdlib}/__hello__.py")
     assert compiled(root, f"{stdlib}/antigravity.py") is None
     subprocess.run(["rm", "-rf", str(root)], check=True)
-    own = [tree for tree in TREES.iterdir() if (tree / site / "good_one.py").is_file()
+    own = [tree for tree in (CACHE / "trees").iterdir() if (tree / site / "good_one.py").is_file()
            and word in (tree / site / "good_one.py").read_text()]
     assert len(own) == 1
     subprocess.run(["rm", "-rf", "--one-file-system", str(own[0]), f"{own[0]}.lock"], check=True)
