@@ -131,8 +131,8 @@ class Clones:
         """Runs the task in an interpreter of its own, in this box and process."""
         if kind == STRING:
             if len(code) > ARGUMENT_BYTES_MAX:
-                refuse(f"the program has {len(code)} bytes, and '{why}' needs a new interpreter, which takes "
-                       f"{ARGUMENT_BYTES_MAX} at most: put the program into a file")
+                self.refuse(f"the program has {len(code)} bytes, and '{why}' needs a new interpreter, which takes "
+                            f"{ARGUMENT_BYTES_MAX} at most: put the program into a file")
             argv = [b"-c", code, *argv[1:]]
         elif kind == STDIN:
             fd = os.memfd_create("program")
@@ -144,6 +144,12 @@ class Clones:
         task = self.task
         task.argv = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
         self.lib.mayfly_zygote_execute(os.fsencode(PROGRAM), ctypes.byref(task))
+
+    def refuse(self, words):
+        """As the task's own end: nothing else could run it either."""
+        self.lib.mayfly_zygote_started()
+        os.write(2, f"mayfly: {words}\n".encode())
+        os._exit(NOT_RUN)
 
     def take(self):
         """In a clone: the task's command line, as libmayfly-python wants it."""
@@ -196,11 +202,6 @@ def loaded_library(name):
         return ctypes.PyDLL(name, os.RTLD_NOLOAD)
     except OSError:
         return None
-
-
-def refuse(words):
-    os.write(2, f"mayfly: {words}\n".encode())
-    os._exit(NOT_RUN)
 
 
 def frozen(name):

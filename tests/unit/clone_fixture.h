@@ -135,6 +135,7 @@ struct Fixture : testing::Test {
     t.parked_min = t.parked_max = parked;
     t.env = {{"HOME", "/task"}};
     t.cpus_env = {"THREADS"};
+    t.maximum.cpu_milli = 2'000;
     t.renewal = renewal;
     t.tenants_max = tenants_max;
     ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
