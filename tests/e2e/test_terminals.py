@@ -132,9 +132,10 @@ def child():
     os.tcsetpgrp(0, os.getpgrp())
     os.write(1, b'<%d %d>' % (end, os.waitpid(back, os.WNOHANG)[0]))
     os.kill(back, signal.SIGKILL)
-    signal.signal(signal.SIGINT, lambda *_: os._exit(5))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it may come before it is waited for
     os.write(1, b'again!')
-    signal.pause()
+    signal.sigwait({signal.SIGINT})
+    os._exit(5)
 """ + FORKED + """
 until(outer, b'ready!')
 os.write(outer, b'\\x03')
@@ -188,9 +189,10 @@ def test_a_changed_window_is_signalled(mayfly):
     see = found(mayfly, """
 import fcntl, struct
 def child():
-    signal.signal(signal.SIGWINCH, lambda *_: os.write(1, b'<%d>' % os.get_terminal_size(0).columns))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})  # it may come before it is waited for
     os.write(1, b'ready!')
-    signal.pause()
+    signal.sigwait({signal.SIGWINCH})
+    os.write(1, b'<%d>' % os.get_terminal_size(0).columns)
     os._exit(0)
 """ + FORKED + """
 until(outer, b'ready!')
