@@ -1,5 +1,7 @@
 #include "pool/zygote_fsm.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace mayfly::pool {
@@ -38,6 +40,7 @@ void ZygoteFsm::ready(uint64_t now_ns) {
   state_ = ZygoteState::ready;
   due_ns_ = 0;
   probing_ = renewing_ = false;
+  failed_starts_ = 0;
   ready_ns_ = now_ns;
   clones_ = 0;
   renewal_pause_ns_ = renewal_after_ns_ = 0;
@@ -64,11 +67,15 @@ void ZygoteFsm::postponeRenewal(uint64_t now_ns) {
 
 // Of a zygote that was retired because its start took too long, how it ended says nothing.
 void ZygoteFsm::nameDelay(std::string* why) const {
-  if (due_ns_ == 0) *why = "it did not serve within " + std::to_string(start_ns_max_ / 1'000'000) + " ms";
+  if (due_ns_ == 0)
+    *why = "it did not serve within " + std::to_string(start_ns_max_ / 1'000'000) + " ms";
 }
 
 ZygoteFsm::Do ZygoteFsm::died(uint64_t now_ns, std::string why) {
-  if (state_ == ZygoteState::starting) nameDelay(&why);
+  if (state_ == ZygoteState::starting) {
+    nameDelay(&why);
+    ++failed_starts_;
+  }
   if (deaths_ > 0 && now_ns - death_ns_[(deaths_ - 1) % kDeathsMax] > kDeathWindow_ns)
     backoff_ns_ = kBackoffFirst_ns;
   death_ns_[deaths_ % kDeathsMax] = now_ns;
@@ -80,16 +87,17 @@ ZygoteFsm::Do ZygoteFsm::died(uint64_t now_ns, std::string why) {
     return Do::nothing;
   }
   // The ring holds the last kDeathsMax deaths; the oldest of them is at the next index.
-  bool breaker =
-      deaths_ >= kDeathsMax && now_ns - death_ns_[deaths_ % kDeathsMax] <= kDeathWindow_ns;
-  if (breaker || probing_) {
+  bool often = deaths_ >= kDeathsMax && now_ns - death_ns_[deaths_ % kDeathsMax] <= kDeathWindow_ns;
+  if (probing_ || often || failed_starts_ >= kDeathsMax) {
+    text_ = probing_
+                ? "it was tried again and failed: "
+                : fmt::format("its zygote died {} times {}; last: ", kDeathsMax,
+                              often ? fmt::format("within {} s", kDeathWindow_ns / 1'000'000'000)
+                                    : "before it served");
+    text_ += why;
     state_ = ZygoteState::unhealthy;
     probing_ = false;
     due_ns_ = now_ns + kProbeAfter_ns;
-    text_ = (breaker ? "its zygote died " + std::to_string(kDeathsMax) + " times within " +
-                           std::to_string(kDeathWindow_ns / 1'000'000'000) + " s; last: "
-                     : std::string("it was tried again and failed: ")) +
-            why;
     return Do::failQueue;
   }
   state_ = ZygoteState::waiting;

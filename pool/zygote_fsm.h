@@ -2,8 +2,9 @@
 // per lane.
 //
 // A zygote that dies is respawned with a growing pause. The fourth death within a
-// minute opens the breaker: the lane is unhealthy, and is tried again only after a
-// long pause, so that a broken template costs no core.
+// minute, or the fourth in a row that never served (however long each took), opens the
+// breaker: the lane is unhealthy, and is tried again only after a long pause, so that a
+// broken template costs no core.
 //
 // One that served for long enough is renewed: a successor is started beside it, which
 // takes its place when it serves. A renewal that fails costs nothing but a pause.
@@ -19,7 +20,7 @@
 namespace mayfly::pool {
 
 inline constexpr uint64_t kDeathWindow_ns = 60'000'000'000;
-inline constexpr uint32_t kDeathsMax = 4;  // this many within the window open the breaker
+inline constexpr uint32_t kDeathsMax = 4;  // within the window or before one serves
 inline constexpr uint64_t kBackoffFirst_ns = 100'000'000;
 inline constexpr uint64_t kBackoffMax_ns = 10'000'000'000;
 inline constexpr uint64_t kProbeAfter_ns = 300'000'000'000;  // an unhealthy one is tried again
@@ -52,11 +53,11 @@ class ZygoteFsm {
   // When tick() wants to be called; 0: never.
   uint64_t due_ns() const { return due_ns_; }
 
-  Do tick(uint64_t now_ns);                    // publish, or retire a start that takes too long
-  void ready(uint64_t now_ns);                 // the zygote serves, or its successor in its place
-  void cloned(uint64_t now_ns);                // the serving zygote is asked for one more clone
-  void postponeRenewal(uint64_t now_ns);       // there is no room for a second zygote now
-  Do died(uint64_t now_ns, std::string why);   // failed to start, or ended unasked
+  Do tick(uint64_t now_ns);                   // publish, or retire a start that takes too long
+  void ready(uint64_t now_ns);                // the zygote serves, or its successor in its place
+  void cloned(uint64_t now_ns);               // the serving zygote is asked for one more clone
+  void postponeRenewal(uint64_t now_ns);      // there is no room for a second zygote now
+  Do died(uint64_t now_ns, std::string why);  // failed to start, or ended unasked
   void successorDied(uint64_t now_ns, std::string why);
 
  private:
@@ -74,7 +75,8 @@ class ZygoteFsm {
   uint64_t ready_ns_ = 0;
   uint32_t clones_ = 0;  // of the serving zygote
   uint64_t renewal_pause_ns_ = 0, renewal_after_ns_ = 0;
-  uint32_t deaths_ = 0;   // ever
+  uint32_t deaths_ = 0;                          // ever
+  uint32_t failed_starts_ = 0;                   // since one served
   std::array<uint64_t, kDeathsMax> death_ns_{};  // ring of the last deaths
   std::string text_;
 };

@@ -44,8 +44,10 @@ Wrote writeAll(int fd, std::string_view bytes) {
 }
 
 int sayError(const base::Error& error, bool json) {
-  if (json) writeAll(STDOUT_FILENO, errorJson(error));
-  else writeAll(STDERR_FILENO, errorText(error));
+  if (json)
+    writeAll(STDOUT_FILENO, errorJson(error));
+  else
+    writeAll(STDERR_FILENO, errorText(error));
   return kExitMayfly;
 }
 
@@ -94,7 +96,8 @@ Status bring(Client& client, std::vector<Input> inputs, TaskSpec* spec) {
     if (input.large) {
       auto blob = client.upload(input.large.view());
       if (!blob)
-        return fail(std::move(blob).error().in("--file '" + base::printable(input.file.path) + "'"));
+        return fail(
+            std::move(blob).error().in("--file '" + base::printable(input.file.path) + "'"));
       input.file.blob = *blob;
       input.large.reset();
     }
@@ -103,7 +106,7 @@ Status bring(Client& client, std::vector<Input> inputs, TaskSpec* spec) {
   return Unit{};
 }
 
-// Ctrl-C cancels the task, a second one (or one before there is a task) leaves at once.
+// Ctrl-C cancels the task, a second one (or one before a task was asked for) leaves at once.
 class Watch {
  public:
   explicit Watch(const sigset_t& set)
@@ -114,15 +117,21 @@ class Watch {
     wake(stop_event_.view());
     thread_.join();
   }
+  // A task is asked for: it may run, and its output be seen, before over() says which it is.
+  void asked() {
+    std::lock_guard lock(mutex_);
+    asked_ = true;
+  }
   // `task` must outlive this, or be taken away by nullptr.
   void over(Task* task) {
     std::lock_guard lock(mutex_);
     task_ = task;
+    asked_ = task != nullptr;
+    if (task_ != nullptr && cancelled_) cancel();
   }
 
  private:
   void main() {
-    bool cancelled = false;
     for (;;) {
       pollfd waits[2] = {{signals_.get(), POLLIN, 0}, {stop_event_.get(), POLLIN, 0}};
       if (::poll(waits, 2, -1) < 0) continue;
@@ -130,16 +139,20 @@ class Watch {
       signalfd_siginfo info;
       if (::read(signals_.get(), &info, sizeof info) != sizeof info) continue;
       std::lock_guard lock(mutex_);
-      if (cancelled || task_ == nullptr) ::_exit(kExitCancelled);
-      cancelled = true;
-      auto status = task_->cancel();
-      if (!status) writeAll(STDERR_FILENO, errorText(status.error()));
+      if (cancelled_ || !asked_) ::_exit(kExitCancelled);
+      cancelled_ = true;
+      if (task_ != nullptr) cancel();
     }
+  }
+  void cancel() {
+    auto status = task_->cancel();
+    if (!status) writeAll(STDERR_FILENO, errorText(status.error()));
   }
 
   Fd signals_, stop_event_;
   std::mutex mutex_;
   Task* task_ = nullptr;
+  bool asked_ = false, cancelled_ = false;
   std::thread thread_;
 };
 
@@ -147,7 +160,8 @@ class Watch {
 class StdinPump {
  public:
   explicit StdinPump(Task& task)
-      : stop_event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), thread_([this, &task] { main(task); }) {}
+      : stop_event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+        thread_([this, &task] { main(task); }) {}
   ~StdinPump() {
     wake(stop_event_.view());
     thread_.join();
@@ -180,10 +194,9 @@ class StdinPump {
 void sayFiles(const TaskResult& result, const std::vector<Written>& written) {
   for (size_t i = 0; i < written.size(); ++i)
     if (!written[i].written)
-      writeAll(STDERR_FILENO,
-               fmt::format("mayfly: output file '{}' is not brought: {}\n",
-                           base::printable(result.out_files[i].path),
-                           base::printable(written[i].why_not)));
+      writeAll(STDERR_FILENO, fmt::format("mayfly: output file '{}' is not brought: {}\n",
+                                          base::printable(result.out_files[i].path),
+                                          base::printable(written[i].why_not)));
   if (!result.out_files_note.empty())
     writeAll(STDERR_FILENO, fmt::format("mayfly: output files: {}\n",
                                         base::printable(result.out_files_note, 1000)));
@@ -257,6 +270,7 @@ int runTask(const std::string& socket, const RunOptions& options) {
     unread = true;
     ::kill(::getpid(), SIGTERM);  // to Watch, for this thread may make no calls
   };
+  watch.asked();
   auto task = (*client)->submit(std::move(*spec), callbacks);
   if (!task) return sayError(task.error(), options.json);
 
@@ -268,8 +282,8 @@ int runTask(const std::string& socket, const RunOptions& options) {
   watch.over(nullptr);
   if (!result) return sayError(result.error(), options.json);
 
-  int code = tellEnd(*task, *result, kept[0], kept[1],
-                     {options.json, options.quiet, out_dir.view()});
+  int code =
+      tellEnd(*task, *result, kept[0], kept[1], {options.json, options.quiet, out_dir.view()});
   task->close();
   return unread ? kExitPipe : code;
 }

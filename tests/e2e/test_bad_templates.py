@@ -147,9 +147,10 @@ def served(image, run_dir):
         began = time.monotonic()
         with open(ready, "rb", buffering=0) as pipe:  # all others are given up
             told = select.select([pipe], [], [], START_SECONDS_MAX)[0]
-            shown = {name: (t["state"], t["stateText"]) for name, t in templates(daemon).items()}
+            left = [name for name, t in templates(daemon).items() if t["state"] != ("ready" if name == "good" else "unhealthy")]
             neighbour.end()
-            assert told and pipe.read(16) == b"ready\n", shown
+            said = [line for line in read(daemon.log).splitlines() if any(f"'{name}'" in line for name in left)]
+            assert told and pipe.read(16) == b"ready\n" and not left, "\n".join([str(left), *said])
         print(f"{len(FAULTS)} templates given up in {time.monotonic() - began:.1f} s, "
               f"{neighbour.done} tasks of the neighbour meanwhile")
         yield daemon
@@ -163,7 +164,7 @@ def test_a_broken_template_is_refused_and_its_fault_named(served, kind):
     assert listed["state"] == "unhealthy", listed
     text = listed["stateText"]
     assert FAULTS[kind][1] in text, text
-    assert "died 4 times within 60 s" in text, text
+    assert "died 4 times " in text, text  # within 60 s, or, on a slow machine, before it served
     assert f"template '{kind}' is unhealthy" in read(served.log)
     assert listed["boxes"] == listed["parked"] == listed["stocked"] == 0
     # The breaker is open: a client hears so at once, with the fault and with when to come again.

@@ -169,7 +169,9 @@ TEST(ClonePool, RandomInterleavingsKeepItsWord) {
       ASSERT_FALSE(dead.count(box)) << "a dead clone was claimed";
       ASSERT_FALSE(dead_zygotes.count(zygote_of[box])) << "a dead zygote's clone was claimed";
     };
-    auto pick = [&](const std::set<base::BoxId>& from) { return *std::next(from.begin(), below(static_cast<uint32_t>(from.size()))); };
+    auto pick = [&](const std::set<base::BoxId>& from) {
+      return *std::next(from.begin(), below(static_cast<uint32_t>(from.size())));
+    };
     auto work = [&](bool may_make) {
       Work w = p.work(may_make, below(2) == 0, now);
       for (base::BoxId b : w.end) ASSERT_TRUE(parked.erase(b)) << "ends what is not parked";
@@ -193,7 +195,8 @@ TEST(ClonePool, RandomInterleavingsKeepItsWord) {
     for (int step = 0; step < 400; ++step) {
       now += below(50'000'000);
       switch (below(9)) {
-        case 0: case 1: {
+        case 0:
+        case 1: {
           base::TaskId task = next_task++;
           if (auto box = p.claim(task)) {
             ASSERT_EQ(parked.erase(*box), 1u) << "claimed what was not parked";
@@ -203,7 +206,8 @@ TEST(ClonePool, RandomInterleavingsKeepItsWord) {
           }
           break;
         }
-        case 2: case 3:
+        case 2:
+        case 3:
           if (!making.empty()) ready(pick(making));
           break;
         case 4:
@@ -318,6 +322,19 @@ TEST(ZygoteFsm, FourthDeathInAMinuteRetiresTheTemplate) {
   EXPECT_EQ(f.state(), ZygoteState::unhealthy);
   EXPECT_NE(f.text().find("crash"), std::string::npos);
   EXPECT_EQ(f.tick(now + kProbeAfter_ns - 1), Do::nothing);
+}
+
+TEST(ZygoteFsm, FourthStartInARowThatFailsRetiresTheTemplateHoweverLongEachTakes) {
+  ZygoteFsm f(kStart_ns);
+  uint64_t now = 100 * kS;
+  f.tick(f.due_ns());
+  f.ready(now);  // what failed before it served does not count
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(f.died(now += 100 * kS, "slow crash"), Do::nothing) << i;
+    f.tick(f.due_ns());
+  }
+  EXPECT_EQ(f.died(now += 100 * kS, "slow crash"), Do::failQueue);
+  EXPECT_EQ(f.text(), "its zygote died 4 times before it served; last: slow crash");
 }
 
 TEST(ZygoteFsm, FourDeathsSpreadOverMoreThanAMinuteDoNot) {
@@ -515,12 +532,14 @@ TEST(TemplateRegistry, TenantTakesThePlaceOfTheOneThatIsIdleLongest) {
   EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);
   EXPECT_GT(refused.error().retry_after_ms, 0u);
   r.taskEnded(b, 5), r.taskEnded(a, 6);
-  EXPECT_FALSE(r.laneFor(id, "c", 4 + kTenantKept_ns)) << "tenants' names alone start zygote after zygote";
+  EXPECT_FALSE(r.laneFor(id, "c", 4 + kTenantKept_ns))
+      << "tenants' names alone start zygote after zygote";
   auto c = *r.laneFor(id, "c", 5 + kTenantKept_ns);
   EXPECT_EQ(r.takeClosed(), std::vector<base::LaneId>{b});
   EXPECT_EQ(*r.laneFor(id, "a", 8 + kTenantKept_ns), a);
   r.taskBegan(a);
-  auto again = *r.laneFor(id, "b", 9 + 2 * kTenantKept_ns);  // takes c's place, and never c's lane or its own old one
+  auto again = *r.laneFor(
+      id, "b", 9 + 2 * kTenantKept_ns);  // takes c's place, and never c's lane or its own old one
   EXPECT_EQ(r.takeClosed(), std::vector<base::LaneId>{c});
   EXPECT_NE(again, b);
   EXPECT_NE(again, c);
