@@ -141,7 +141,7 @@ def served(image, run_dir):
     os.close(theirs)
     daemon.pid = daemon.process.pid
     try:
-        await_that(lambda: "template 'good' is ready" in read(daemon.log), "the one that is right is ready")
+        await_that(lambda: "template 'good' is ready" in read(daemon.log), "the one that is right is ready", START_SECONDS_MAX)
         neighbour = Neighbour(daemon)
         neighbour.start()
         began = time.monotonic()

@@ -17,7 +17,8 @@ BUILD = pathlib.Path(os.environ.get("MAYFLY_CLI", TOP / "build/bin/mayfly")).par
 
 
 @pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-load").exists(), reason="this build has no benchmarks")
-@pytest.mark.parametrize("goals, lines", [("hit miss memory", 6), pytest.param("beside", 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("goals, lines", [("hit miss memory", 6), ("beside", 2)])
 def test_goals_are_measured_and_told(tmp_path, goals, lines):
     done = subprocess.run([sys.executable, TOP / "bench/goals", "--quick", "--build", BUILD, "--out", tmp_path,
                            *goals.split()], capture_output=True, text=True, timeout=300)

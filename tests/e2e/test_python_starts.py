@@ -452,7 +452,7 @@ class Scan:
         return "address" if name == "int" and int(told) in ADDRESSES else "random"
 
 
-@pytest.fixture(scope="module", params=["python", "python-data"])
+@pytest.fixture(scope="module", params=["python", pytest.param("python-data", marks=pytest.mark.slow)])
 def scans(mayfly, request, tmp_path_factory):
     """Three plain runs, then two clones, and the clocks in between."""
     template = request.param

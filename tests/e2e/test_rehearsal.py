@@ -93,7 +93,7 @@ def seen(daemon, name):
     return {**see, **more}, result
 
 
-@pytest.mark.parametrize("name", ["python", "python-data"])
+@pytest.mark.parametrize("name", ["python", pytest.param("python-data", marks=pytest.mark.slow)])
 def test_a_rehearsal_leaves_no_visible_trace(daemons, name):  # noqa: F811
     if not os.path.exists(f"{STATE_DIR}/index/{name}.json"):
         pytest.skip(f"no image of {name}")
@@ -108,7 +108,7 @@ def test_a_rehearsal_leaves_no_visible_trace(daemons, name):  # noqa: F811
     assert set(other["warning registries"]) <= {"__main__", "__mp_main__"}
 
 
-@pytest.mark.parametrize("name", ["python", "python-data"])
+@pytest.mark.parametrize("name", ["python", pytest.param("python-data", marks=pytest.mark.slow)])
 def test_what_the_kernel_counts_begins_anew_with_the_task(daemons, name):  # noqa: F811
     """A clone's making and rehearsal are no usage of its task's."""
     if not os.path.exists(f"{STATE_DIR}/index/{name}.json"):

@@ -10,9 +10,14 @@ import subprocess
 import pytest
 
 
+# Only then is a command in the background what `ps` and the like look for.
+IS_SLEEP = 'until read -r name </proc/$!/comm && [ "$name" = sleep ]; do :; done; '
+
+
 @pytest.fixture
 def shell(mayfly, tmp_path):
     def run(script, *flags):
+        script = re.sub(r"^sleep \d\d+ & ", lambda begun: begun[0] + IS_SLEEP, script)
         (tmp_path / "script").write_text(script)
         return mayfly.run("-t", "shell", "--file", tmp_path / "script", *flags, "--", "bash", "script")
     return run
