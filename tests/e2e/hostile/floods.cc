@@ -43,7 +43,7 @@ void shell(Spec spec, const char* command) {
 
 // Sends each its bytes, as far as the daemon takes them: until none of it takes more for a while.
 uint64_t pushAll(std::vector<Raw>& all, const std::vector<std::string_view>& bytes) {
-  constexpr int kQuietMs = 700;
+  constexpr int kQuietMs = 3000;  // longer than a busy machine keeps the daemon waiting
   std::vector<std::string_view> rests = bytes;
   uint64_t taken_bytes = 0;
   for (bool more = true; more;) {
