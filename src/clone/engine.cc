@@ -53,7 +53,6 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observe
       spools_(options_.out_files_held_bytes_max),
       template_timer_(io),
       stop_timer_(io),
-      stock_timer_(io),
       refill_timer_(io) {}
 
 Engine::~Engine() {
@@ -352,9 +351,10 @@ void Engine::claim(const TaskPtr& t) {
   if (stand) link_.send(r);
   t->machine.claimed(now_ns);
   phase(*t, Phase::claimed);
-  t->under_way = true;
-  ++claims_under_way_;
-  claimed_ns_ = now_ns;
+  if (Lane* lane = findLane(t->lane)) {
+    t->under_way = true;
+    lane->refill.claimBegan(now_ns);
+  }
   if (!sent)
     act(t, t->machine.controlBroken(std::move(sent).error().in("cannot claim").message,
                                     sched::Again::yes, now_ns));
@@ -362,7 +362,7 @@ void Engine::claim(const TaskPtr& t) {
 
 // Its box was lost before the task started: no fault of the task's.
 void Engine::queueAgain(const TaskPtr& t) {
-  if (Lane* lane = findLane(t->lane)) lane->pool.withdraw(t->id);
+  if (Lane* lane = findLane(t->lane)) lane->refill.withdraw(t->id);
   t->io.reset();
   t->box = 0;
   t->claim_wanted = false;
@@ -391,14 +391,17 @@ void Engine::dropInput(Task& t, uint64_t bytes) {
 // It started, or never will: parking may go on.
 void Engine::claimOver(Task& t) {
   if (!std::exchange(t.under_way, false)) return;
-  if (--claims_under_way_ == 0) boost::asio::post(io_, [this] { refillAll(); });
+  Lane* lane = findLane(t.lane);
+  if (lane == nullptr) return;
+  lane->refill.claimOver();
+  boost::asio::post(io_, [this, id = t.lane] { refill(id); });
 }
 
 void Engine::end(const TaskPtr& t) {
   claimOver(*t);
   phase(*t, Phase::exited);
   if (t->box == 0) {  // it still waited for one
-    if (Lane* lane = findLane(t->lane)) lane->pool.withdraw(t->id);
+    if (Lane* lane = findLane(t->lane)) lane->refill.withdraw(t->id);
     return act(t, t->machine.boxFailed({}, sched::Again::no, monotonicNs()));
   }
   spawner::Request r;
@@ -419,6 +422,7 @@ void Engine::end(const TaskPtr& t) {
       t->collect_text = std::move(spool).error().message;
     }
   }
+  if (BoxPtr box = findBox(t->box)) box->machine.on(pool::BoxEvent::end);
   link_.send(r, std::move(fds));
 }
 

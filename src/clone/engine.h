@@ -9,7 +9,6 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -24,8 +23,9 @@
 #include "clone/spawner_link.h"
 #include "clone/spool_budget.h"
 #include "clone/task_io.h"
-#include "pool/clone_pool.h"
+#include "pool/box_machine.h"
 #include "pool/plan.h"
+#include "pool/refill.h"
 #include "pool/template_registry.h"
 #include "reap/ledger.h"
 #include "sched/admission.h"
@@ -104,14 +104,11 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
     bool told = true;               // nothing of its pools changed since the observer was told
   };
   struct Lane {
-    Lane(base::TemplateId t, uint32_t making_max) : tmpl(t), pool(making_max) {}
+    Lane(base::TemplateId t, uint32_t making_max) : tmpl(t), refill(making_max) {}
     base::TemplateId tmpl;
-    pool::ClonePool pool;
-    base::ZygoteId zygote = 0;      // that serves, or is being started; 0: none is
-    base::ZygoteId successor = 0;   // being started beside it
-    std::deque<base::BoxId> stock;  // boxes of `zygote` that stand without a clone, oldest first
-    uint32_t stocking = 0, stock_target = 0;
-    uint64_t stock_after_ns = 0;    // a pause after one that failed
+    pool::Refill refill;
+    base::ZygoteId zygote = 0;     // that serves, or is being started; 0: none is
+    base::ZygoteId successor = 0;  // being started beside it
   };
   // From `publish` until its end is told.
   struct Zygote {
@@ -161,24 +158,21 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   TaskPtr taskOf(base::BoxId id) const;
   uint32_t pidOf(base::BoxId id) const;
   Lane* findLane(base::LaneId id);
-  void askBox(base::LaneId id, Lane& lane, pool::ClonePool::Rehearsed rehearsed, const base::Limits& caps);
+  void askBox(base::LaneId id, Lane& lane, const pool::Refill::Make& make);
   void askTrialBox(base::ZygoteId zygote, base::TaskId task, pool::ClonePool::Rehearsed rehearsed);
   void sendMake(const Box& box, spawner::Op op, pool::ClonePool::Rehearsed rehearsed);
   void refill(base::LaneId lane);
-  void refillAll();
-  bool mayPark(const pool::ClonePool& pool, uint64_t now_ns);
-  BoxPtr newBox(base::LaneId lane, base::ZygoteId zygote);
+  void armRefill();
+  BoxPtr newBox(base::LaneId lane, base::ZygoteId zygote, pool::BoxMachine::First first);
   void dropBox(const BoxPtr& box);
-  BoxPtr takeStocked(Lane& lane);
-  void endStock(base::LaneId id, Lane& lane);
-  void stockSoon();
-  void stockUp(base::LaneId id, Lane& lane);
-  void stockLost(const Box& box);
   void resizePools();
   void obtain(const TaskPtr& t);
   void bind(const TaskPtr& t, const BoxPtr& box);
   void measure(const Box& box);
+  bool step(const BoxPtr& box, pool::BoxEvent event, std::string why, sched::Again again);
   void endBox(Box& box);
+  void endBoxes(const std::vector<base::BoxId>& boxes);
+  void sendEnd(const Box& box);
   void boxLost(const BoxPtr& box, std::string why, sched::Again again);
   void boxEvent(const BoxPtr& box, const spawner::Event& event, std::span<base::Fd> fds);
   void taskEvent(const TaskPtr& t, const spawner::Event& event);
@@ -221,12 +215,11 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   SpoolBudget spools_;
   std::unordered_map<base::TaskId, TaskPtr> tasks_;
   std::unordered_map<base::BoxId, BoxPtr> boxes_;
-  uint32_t claims_under_way_ = 0;  // tasks that have a clone and did not start yet
-  uint64_t claimed_ns_ = 0;        // the last one
   base::TaskId next_task_ = 1;
   base::BoxId next_box_ = 1;
   uint64_t input_held_bytes_ = 0;
-  boost::asio::steady_timer template_timer_, stop_timer_, stock_timer_, refill_timer_;
+  boost::asio::steady_timer template_timer_, stop_timer_, refill_timer_;
+  uint64_t refill_due_ns_ = 0;  // what refill_timer_ waits for; 0: nothing
   bool spawner_ready_ = false, settled_ = false, dispatching_ = false;
   enum class Stopping : uint8_t { no, tasks, templates, done } stopping_ = Stopping::no;
   std::function<void()> on_stopped_;

@@ -15,7 +15,11 @@ namespace mayfly::clone {
 
 using base::monotonicNs;
 using base::Phase;
+using pool::BoxEvent;
+using pool::BoxMachine;
+using pool::BoxStep;
 using pool::ClonePool;
+using pool::Refill;
 using sched::Again;
 using sched::Cause;
 using sched::Stream;
@@ -38,11 +42,6 @@ sched::Counters toCounters(const spawner::Counters& c) {
   out.disk_inodes_max = c.disk_inodes_max;
   return out;
 }
-
-constexpr uint64_t kRefillQuiet_ns = 5'000'000;
-constexpr uint64_t kClaimQuietMax_ns = 20'000'000;  // a claim that takes longer holds nobody up
-constexpr uint64_t kStockQuiet_ns = 5'000'000;
-constexpr uint64_t kStockPause_ns = 1'000'000'000;  // after a box that could not be stocked
 
 std::string stepFailed(std::string_view what, std::string_view step, int error,
                        std::string_view text) {
@@ -77,9 +76,8 @@ Engine::Lane* Engine::findLane(base::LaneId id) {
   return at != lanes_.end() ? &at->second : nullptr;
 }
 
-Engine::BoxPtr Engine::newBox(base::LaneId lane, base::ZygoteId zygote) {
-  auto box = std::make_shared<Box>();
-  box->id = next_box_++;
+Engine::BoxPtr Engine::newBox(base::LaneId lane, base::ZygoteId zygote, BoxMachine::First first) {
+  auto box = std::make_shared<Box>(next_box_++, first);
   box->lane = lane;
   box->zygote = zygote;
   Zygote& z = zygotes_.at(zygote);
@@ -92,6 +90,7 @@ Engine::BoxPtr Engine::newBox(base::LaneId lane, base::ZygoteId zygote) {
 
 // Proven gone, or never made.
 void Engine::dropBox(const BoxPtr& box) {
+  box->machine.on(BoxEvent::gone);
   boxes_.erase(box->id);
   auto z = zygotes_.find(box->zygote);
   if (z == zygotes_.end()) return;
@@ -105,132 +104,60 @@ void Engine::sendMake(const Box& box, spawner::Op op, ClonePool::Rehearsed rehea
   r.box = box.id;
   r.zygote_id = box.zygote;
   r.limits = box.caps;
-  if (box.stock != Box::Stock::no) r.flags |= spawner::kStock;
+  if (box.machine.stock()) r.flags |= spawner::kStock;
   if (rehearsed == ClonePool::Rehearsed::yes) r.flags |= spawner::kRehearse;
   link_.send(r);
 }
 
-void Engine::askBox(base::LaneId id, Lane& lane, ClonePool::Rehearsed rehearsed, const base::Limits& caps) {
-  uint64_t now_ns = monotonicNs();
-  BoxPtr box = takeStocked(lane);
-  spawner::Op op = box ? spawner::Op::clone : spawner::Op::make;
-  if (!box) box = newBox(id, lane.zygote);
-  box->caps = caps;
-  box->asked_ns = now_ns;
-  lane.pool.asked(box->id, rehearsed);
-  sendMake(*box, op, rehearsed);
-  if (registry_.onClone(id, now_ns)) armTemplateTimer();
+void Engine::askBox(base::LaneId id, Lane& lane, const Refill::Make& make) {
+  const bool stock = make.what == Refill::Make::What::stock;
+  BoxPtr box = make.in != 0 ? findBox(make.in) : nullptr;
+  if (box) box->machine.on(BoxEvent::clone);
+  else box = newBox(id, lane.zygote, stock ? BoxMachine::First::stocking : BoxMachine::First::making);
+  // Most tasks' caps are the template's own: what is made with them starts without the spawner's byte.
+  TaskPtr waits = make.task != 0 ? find(make.task) : nullptr;
+  box->caps = waits ? waits->machine.limits() : registry_.get(lane.tmpl)->defaults;
+  box->asked_ns = monotonicNs();
+  lane.refill.asked(make, box->id);
+  sendMake(*box, make.in != 0 ? spawner::Op::clone : spawner::Op::make, make.rehearsed());
+  if (!stock && registry_.onClone(id, box->asked_ns)) armTemplateTimer();
 }
 
 // For one task only, and none of the pool's: its zygote is not trusted yet.
 void Engine::askTrialBox(base::ZygoteId zygote, base::TaskId task, ClonePool::Rehearsed rehearsed) {
-  BoxPtr box = newBox(zygotes_.at(zygote).lane, zygote);
+  BoxPtr box = newBox(zygotes_.at(zygote).lane, zygote, BoxMachine::First::making);
   box->trial = task;
   box->caps = registry_.get(box->tmpl)->defaults;
   sendMake(*box, spawner::Op::make, rehearsed);
 }
 
-// A clone that is made costs both cores some milliseconds. While more than half of the pool is
-// there, they belong to the tasks that were claimed last.
-bool Engine::mayPark(const ClonePool& pool, uint64_t now_ns) {
-  if (2 * pool.parked() < pool.target()) return true;
-  if (pool.parkedOfPresent() >= pool.target()) return false;
-  uint64_t due_ns = claimed_ns_ + (claims_under_way_ == 0 ? kRefillQuiet_ns : kClaimQuietMax_ns);
-  if (now_ns >= due_ns) return true;
-  refill_timer_.expires_at(timePoint(due_ns));
-  refill_timer_.async_wait([this](boost::system::error_code failed) {
-    if (!failed) refillAll();
-  });
-  return false;
-}
-
-// Tasks that wait come first.
 void Engine::refill(base::LaneId id) {
   Lane* lane = findLane(id);
   if (!spawner_ready_ || lane == nullptr) return;
-  ClonePool& pool = lane->pool;
-  uint64_t now_ns = monotonicNs();
-  bool may_make = stopping_ == Stopping::no && registry_.ready(id);
-  pool::Work work = pool.work(may_make, mayPark(pool, now_ns), now_ns);
-  for (base::BoxId box_id : work.end)
-    if (BoxPtr box = findBox(box_id)) endBox(*box);
-  // Most tasks' own caps: what is made with them starts without the spawner's byte.
-  const base::Limits& defaults = registry_.get(lane->tmpl)->defaults;
-  for (uint32_t i = 0; i < work.make_for_tasks; ++i) {
-    // Most likely for this one.
-    TaskPtr waits = find(pool.waitingTask(pool.making()));
-    askBox(id, *lane, ClonePool::Rehearsed::no, waits ? waits->machine.limits() : defaults);
-  }
-  for (uint32_t i = 0; i < work.make_to_park; ++i) askBox(id, *lane, ClonePool::Rehearsed::yes, defaults);
+  const bool serves = stopping_ == Stopping::no && registry_.ready(id);
+  Refill::Work work = lane->refill.work(serves, monotonicNs());
+  endBoxes(work.end);
+  for (const Refill::Make& make : work.make) askBox(id, *lane, make);
   poolChanged(lane->tmpl);
-  stockSoon();
+  armRefill();
 }
 
-// --- boxes ahead of their clones ------------------------------------------------------
-
-// The walls are most of what a task would wait for where no clone is parked. They come last:
-// once nothing was claimed, made or ended for a while.
-void Engine::stockSoon() {
-  if (stopping_ != Stopping::no) return;
-  uint64_t due_ns = UINT64_MAX;
+void Engine::armRefill() {
+  uint64_t due_ns = 0;
   for (const auto& [id, lane] : lanes_)
-    if (lane.stock.size() + lane.stocking != lane.stock_target) due_ns = std::min(due_ns, lane.stock_after_ns);
-  if (due_ns == UINT64_MAX) return;
-  stock_timer_.expires_at(timePoint(std::max(due_ns, monotonicNs() + kStockQuiet_ns)));
-  stock_timer_.async_wait([this](boost::system::error_code failed) {
-    if (failed || !spawner_ready_ || stopping_ != Stopping::no) return;
-    for (auto& [id, lane] : lanes_) stockUp(id, lane);
+    if (uint64_t its = lane.refill.due_ns(); its != 0 && (due_ns == 0 || its < due_ns)) due_ns = its;
+  // A timer that fires too early asks anew.
+  if (stopping_ != Stopping::no || due_ns == 0 || (refill_due_ns_ != 0 && refill_due_ns_ <= due_ns)) return;
+  refill_due_ns_ = due_ns;
+  refill_timer_.expires_at(timePoint(due_ns));
+  refill_timer_.async_wait([this](boost::system::error_code failed) {
+    if (failed) return;
+    refill_due_ns_ = 0;
+    uint64_t now_ns = monotonicNs();
+    for (const auto& [id, lane] : lanes_)
+      if (uint64_t its = lane.refill.due_ns(); its != 0 && its <= now_ns) refill(id);
+    armRefill();
   });
-}
-
-void Engine::stockUp(base::LaneId id, Lane& lane) {
-  uint64_t now_ns = monotonicNs();
-  while (lane.stock.size() > lane.stock_target) {
-    if (BoxPtr box = findBox(lane.stock.front())) endBox(*box);
-    lane.stock.pop_front();
-  }
-  bool claiming = claims_under_way_ != 0 && now_ns < claimed_ns_ + kClaimQuietMax_ns;
-  if (!registry_.ready(id) || claiming || lane.stocking != 0 || lane.stock.size() >= lane.stock_target ||
-      lane.pool.waiting() != 0 || lane.pool.making() != 0 || now_ns < lane.stock_after_ns)
-    return;
-  BoxPtr box = newBox(id, lane.zygote);
-  box->stock = Box::Stock::making;
-  box->was_stocked = true;
-  box->caps = registry_.get(lane.tmpl)->defaults;
-  ++lane.stocking;
-  sendMake(*box, spawner::Op::make, ClonePool::Rehearsed::no);
-}
-
-Engine::BoxPtr Engine::takeStocked(Lane& lane) {
-  while (!lane.stock.empty()) {
-    BoxPtr box = findBox(lane.stock.front());
-    lane.stock.pop_front();
-    if (!box || box->ending) continue;
-    box->stock = Box::Stock::no;
-    return box;
-  }
-  return nullptr;
-}
-
-// No clone of the lane's next zygote can enter them.
-void Engine::endStock(base::LaneId id, Lane& lane) {
-  lane.stock.clear();
-  lane.stocking = 0;
-  for (const auto& [box_id, box] : boxes_)
-    if (box->lane == id && box->stock != Box::Stock::no) endBox(*box);
-}
-
-void Engine::stockLost(const Box& box) {
-  Lane* lane = findLane(box.lane);
-  if (lane == nullptr || lane->zygote != box.zygote) return;
-  if (box.stock == Box::Stock::making && !box.ending) --lane->stocking;
-  std::erase(lane->stock, box.id);
-  lane->stock_after_ns = monotonicNs() + kStockPause_ns;
-  stockSoon();
-}
-
-void Engine::refillAll() {
-  for (const auto& [id, lane] : lanes_) refill(id);
 }
 
 // Follows what was learnt: arrivals, times to make a clone, memory.
@@ -238,9 +165,8 @@ void Engine::resizePools() {
   if (!spawner_ready_) return;
   for (const pool::Target& target : plan_.plan(monotonicNs())) {
     Lane* lane = findLane(target.id);
-    if (lane == nullptr || (lane->pool.target() == target.parked && lane->stock_target == target.stocked)) continue;
-    lane->pool.setTarget(target.parked);
-    lane->stock_target = target.stocked;
+    if (lane == nullptr || lane->refill.hasTarget(target.parked, target.stocked)) continue;
+    lane->refill.setTarget(target.parked, target.stocked);
     refill(target.id);
   }
   armTemplateTimer();
@@ -249,7 +175,7 @@ void Engine::resizePools() {
 void Engine::obtain(const TaskPtr& t) {
   Lane* lane = findLane(t->lane);
   if (t->trial_of != 0 || lane == nullptr) return;  // its box is asked for; a closed lane has no task
-  auto parked = lane->pool.claim(t->id);
+  auto parked = lane->refill.claim(t->id);
   ++(parked ? templates_[t->tmpl - 1].hits : templates_[t->tmpl - 1].misses);
   poolChanged(t->tmpl);
   if (parked) return bind(t, findBox(*parked));
@@ -259,6 +185,8 @@ void Engine::obtain(const TaskPtr& t) {
 // From here on the box is the task's, and no other's ever.
 void Engine::bind(const TaskPtr& t, const BoxPtr& box) {
   uint64_t now_ns = monotonicNs();
+  if (box->machine.on(BoxEvent::claim) != BoxStep::next)
+    return act(t, t->machine.boxFailed("box " + std::to_string(box->id) + " had no clone to give", Again::yes, now_ns));
   box->task = t->id;
   t->box = box->id;
   t->io = box->io;
@@ -278,8 +206,26 @@ void Engine::measure(const Box& box) {
   link_.send(r);
 }
 
+// Whether the event was in its place. If the box has to end for it, it is lost for `why`.
+bool Engine::step(const BoxPtr& box, BoxEvent event, std::string why, Again again) {
+  const BoxStep step = box->machine.on(event);
+  if (step == BoxStep::end) {
+    sendEnd(*box);
+    boxLost(box, std::move(why), again);
+  }
+  return step == BoxStep::next;
+}
+
 void Engine::endBox(Box& box) {
-  if (std::exchange(box.ending, true)) return;
+  if (box.machine.on(BoxEvent::end) == BoxStep::next) sendEnd(box);
+}
+
+void Engine::endBoxes(const std::vector<base::BoxId>& boxes) {
+  for (base::BoxId id : boxes)
+    if (BoxPtr box = findBox(id)) endBox(*box);
+}
+
+void Engine::sendEnd(const Box& box) {
   if (box.io) box.io->close();
   spawner::Request r;
   r.op = spawner::Op::end;
@@ -295,24 +241,24 @@ void Engine::boxLost(const BoxPtr& box, std::string why, Again again) {
     return;
   }
   Lane* lane = findLane(box->lane);
-  if (lane == nullptr || !lane->pool.holds(box->id)) return;
-  auto waits = lane->pool.lost(box->id, now_ns);
-  watcher_.onBoxLost(registry_.get(box->tmpl)->name, why);
-  if (TaskPtr t = waits ? find(*waits) : nullptr)
+  if (lane == nullptr) return;
+  const Refill::Lost lost = lane->refill.lost(box->id, now_ns);
+  if (lost.clone) watcher_.onBoxLost(registry_.get(box->tmpl)->name, why);
+  if (TaskPtr t = lost.task != 0 ? find(lost.task) : nullptr)
     act(t, t->machine.boxFailed(std::move(why), again, now_ns));
   refill(box->lane);
-  armTemplateTimer();
 }
 
 // --- what clones and streams say ----------------------------------------------------
 
 void Engine::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
   BoxPtr box = findBox(id);
-  if (!box || box->task != 0 || box->ending) return;
+  if (!box) return;
   if (ready.error != 0) {
-    endBox(*box);
-    return boxLost(box, stepFailed("the clone failed", ready.step, ready.error, {}), Again::no);
+    step(box, BoxEvent::lost, stepFailed("the clone failed", ready.step, ready.error, {}), Again::no);
+    return;
   }
+  if (!step(box, BoxEvent::ready, "the clone said twice that it is ready", Again::no)) return;
   box->ready_ns = ready.at_ns;
   if (box->trial != 0) {
     TaskPtr t = find(box->trial);
@@ -320,12 +266,12 @@ void Engine::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
   }
   Lane* lane = findLane(box->lane);
   if (lane == nullptr) return endBox(*box);
-  if (!box->was_stocked) {
+  if (!box->machine.wasStocked()) {
     uint64_t now_ns = monotonicNs();
     plan_.onMade(box->lane, now_ns - box->asked_ns, now_ns);
     observer_.cloneMade(registry_.get(box->tmpl)->name, now_ns - box->asked_ns);
   }
-  ClonePool::Handed handed = lane->pool.ready(id, monotonicNs());
+  ClonePool::Handed handed = lane->refill.ready(id, monotonicNs());
   TaskPtr t = handed.task != 0 ? find(handed.task) : nullptr;
   if (t)
     bind(t, box);
@@ -340,10 +286,8 @@ void Engine::onCloneStarted(base::BoxId id, const zygote::Started& started) {
   uint64_t now_ns = monotonicNs();
   TaskPtr t = taskOf(id);
   if (!t) {
-    if (BoxPtr box = findBox(id); box && box->task == 0 && !box->ending) {
-      endBox(*box);
-      boxLost(box, "the clone started before it had a task", Again::no);
-    }
+    if (BoxPtr box = findBox(id); box && box->task == 0)
+      step(box, BoxEvent::lost, "the clone started before it had a task", Again::no);
     return;
   }
   if (started.error != 0)
@@ -362,10 +306,7 @@ void Engine::onCloneStarted(base::BoxId id, const zygote::Started& started) {
 void Engine::onControlBroken(base::BoxId id, std::string why) {
   if (TaskPtr t = taskOf(id))
     return act(t, t->machine.controlBroken(std::move(why), Again::yes, monotonicNs()));
-  BoxPtr box = findBox(id);
-  if (!box || box->task != 0 || box->ending) return;
-  endBox(*box);
-  boxLost(box, std::move(why), Again::yes);
+  if (BoxPtr box = findBox(id)) step(box, BoxEvent::lost, std::move(why), Again::yes);
 }
 
 void Engine::onTaskOutput(base::BoxId id, Stream stream, std::string_view bytes) {
@@ -428,46 +369,40 @@ void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
 void Engine::boxEvent(const BoxPtr& box, const Event& e, std::span<base::Fd> fds) {
   switch (e.kind) {
     case Kind::boxMade: {
-      if (box->io || box->ending) return;  // it ends: drop the descriptors
+      // Of a box that ends the descriptors are dropped.
+      if (!step(box, BoxEvent::made, "the spawner told out of place of a clone", Again::no)) return;
       box->pid_host = e.pid_host;
       box->stands_ns = e.box_ready_ns;
       box->io = std::make_shared<TaskIo>(io_, static_cast<TaskIo::Sink&>(*this), box->id);
       if (auto opened = box->io->open(fds); !opened) {
-        endBox(*box);
-        return boxLost(box, std::move(opened).error().message, Again::no);
+        step(box, BoxEvent::lost, std::move(opened).error().message, Again::no);
+        return;
       }
       box->io->pollControl();
       return;
     }
     case Kind::boxStocked: {
       Lane* lane = findLane(box->lane);
-      if (box->stock != Box::Stock::making || box->ending || lane == nullptr) return;
-      --lane->stocking;
-      box->stock = Box::Stock::stands;
-      lane->stock.push_back(box->id);
+      if (!step(box, BoxEvent::stocked, "the spawner told out of place of a stocked box", Again::no)) return;
+      if (lane == nullptr) return;
+      lane->refill.stocked(box->id, monotonicNs());
       return refill(box->lane);
     }
     case Kind::boxFailed:
       ledger_.neverMade(e.box, monotonicNs());
       dropBox(box);
-      if (box->stock != Box::Stock::no) {
-        stockLost(*box);
-        return checkStopped();
-      }
       boxLost(box, stepFailed("the box could not be made", e.step, e.sys, e.text),
               e.again != 0 ? Again::yes : Again::no);
       return checkStopped();
     case Kind::cloneExited:
     case Kind::boxDied:
     case Kind::capHit:
-      if (box->ending) return;
-      if (box->stock != Box::Stock::no) stockLost(*box);
-      endBox(*box);
-      return boxLost(box,
-                     e.kind == Kind::boxDied  ? base::printable(e.text)
-                     : e.kind == Kind::capHit ? "a clone without a task hit a cap of its template"
-                                              : "a clone ended without a task",
-                     e.kind == Kind::capHit ? Again::no : Again::yes);
+      step(box, BoxEvent::lost,
+           e.kind == Kind::boxDied  ? base::printable(e.text)
+           : e.kind == Kind::capHit ? "a clone without a task hit a cap of its template"
+                                    : "a clone ended without a task",
+           e.kind == Kind::capHit ? Again::no : Again::yes);
+      return;
     case Kind::sampled:
       plan_.onMeasured(box->lane, e.counters.memory_peak_bytes);
       return resizePools();
@@ -515,6 +450,7 @@ void Engine::boxGone(const Event& e) {
   auto closed = ledger_.gone(e, monotonicNs());
   if (!closed) return;
   bool free = closed->slot == reap::Closed::Slot::free;
+  if (box && !t) step(box, BoxEvent::lost, "it ended unasked", Again::yes);
   if (free && box) dropBox(box);
   if (t) {
     t->receipt = closed->receipt;
@@ -530,7 +466,8 @@ void Engine::boxGone(const Event& e) {
   }
   admission_.release(closed->task);
   if (closed->when == reap::Closed::When::late) watcher_.onReceiptCompleted(closed->receipt);
-  stockSoon();
+  if (box)
+    if (Lane* lane = findLane(box->lane)) lane->refill.happened(monotonicNs());
   dispatch();
   checkStopped();
 }
@@ -538,9 +475,7 @@ void Engine::boxGone(const Event& e) {
 void Engine::onSpawnerLost(base::Error why) {
   spawner_ready_ = false;
   for (auto& [id, lane] : lanes_) {
-    lane.pool.drop();
-    lane.stock.clear();
-    lane.stocking = 0;
+    lane.refill.drop();
   }
   std::vector<TaskPtr> all;
   for (const auto& [id, t] : tasks_) all.push_back(t);

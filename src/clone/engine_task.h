@@ -61,6 +61,8 @@ struct Engine::Task {
 
 // A box from its asking to its receipt.
 struct Engine::Box {
+  Box(base::BoxId box, pool::BoxMachine::First first) : id(box), machine(first) {}
+
   base::BoxId id = 0;
   base::TemplateId tmpl = 0;
   base::LaneId lane = 0;
@@ -69,14 +71,11 @@ struct Engine::Box {
   base::TaskId trial = 0;  // not 0: made for this task, in no pool
   base::Limits caps;       // that it was made with
   std::shared_ptr<TaskIo> io;
-  uint64_t asked_ns = 0;
+  pool::BoxMachine machine;
+  uint64_t asked_ns = 0;   // its clone was asked for
   uint64_t stands_ns = 0;  // the init's word
   uint64_t ready_ns = 0;   // the clone's
   uint32_t pid_host = 0;
-  bool ending = false;     // its end was asked for, without a task
-  // Without a clone, and of no pool: its walls are being made, or stand.
-  enum class Stock : uint8_t { no, making, stands } stock = Stock::no;
-  bool was_stocked = false;
 };
 
 }  // namespace mayfly::clone

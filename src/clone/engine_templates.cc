@@ -70,12 +70,12 @@ base::PoolState Engine::poolState(base::TemplateId id) const {
   base::PoolState s{.renewals = registry_.renewals(id), .hits = t.hits, .misses = t.misses};
   for (const auto& [lane_id, lane] : lanes_) {
     if (lane.tmpl != id) continue;
-    s.parked += lane.pool.parked();
-    s.parked_target += lane.pool.target();
-    s.stocked += static_cast<uint32_t>(lane.stock.size());
-    s.stocked_target += lane.stock_target;
-    s.making += lane.pool.making();
-    s.waiting += lane.pool.waiting();
+    s.parked += lane.refill.parked();
+    s.parked_target += lane.refill.parkedTarget();
+    s.stocked += lane.refill.stocked();
+    s.stocked_target += lane.refill.stockedTarget();
+    s.making += lane.refill.making();
+    s.waiting += lane.refill.waiting();
   }
   for (const auto& [zygote_id, zygote] : zygotes_)
     if (zygote.tmpl == id) ++s.zygotes;
@@ -143,9 +143,7 @@ void Engine::closeLane(base::LaneId id) {
   Lane lane = std::move(at->second);
   lanes_.erase(at);
   plan_.remove(id);
-  for (base::BoxId box_id : lane.pool.drop())
-    if (BoxPtr box = findBox(box_id)) endBox(*box);
-  endStock(id, lane);
+  endBoxes(lane.refill.drop());
   for (base::ZygoteId zygote : {lane.zygote, lane.successor})
     if (auto z = zygotes_.find(zygote); z != zygotes_.end()) {
       z->second.draining = true;
@@ -177,8 +175,6 @@ void Engine::runTemplates() {
 
 void Engine::armTemplateTimer() {
   uint64_t next = registry_.nextDue_ns();
-  for (const auto& [id, lane] : lanes_)
-    if (uint64_t due = lane.pool.due_ns(); due != 0 && (next == 0 || due < next)) next = due;
   if (uint64_t due = plan_.nextDue_ns(); due != 0 && (next == 0 || due < next)) next = due;
   if (next == 0) {
     template_timer_.cancel();
@@ -189,7 +185,6 @@ void Engine::armTemplateTimer() {
     if (failed) return;
     runTemplates();
     resizePools();
-    refillAll();
   });
 }
 
@@ -310,12 +305,11 @@ void Engine::zygoteReady(base::ZygoteId id) {
   Lane& lane = lanes_.at(lane_id);
   if (lane.successor == id) {
     base::ZygoteId old = std::exchange(lane.zygote, std::exchange(lane.successor, 0));
-    endStock(lane_id, lane);
     zygotes_.at(old).draining = true;
     drain(old);
     watcher_.onZygoteRenewed(registry_.get(lane.tmpl)->name);
   }
-  lane.pool.setZygote(id);
+  endBoxes(lane.refill.setZygote(id));
   const bool was_ready = registry_.ready(lane_id);
   registry_.onReady(lane_id, monotonicNs());
   if (was_ready) poolChanged(lane.tmpl);
@@ -341,18 +335,16 @@ void Engine::zygoteGone(base::ZygoteId id, std::string why) {
   uint64_t now_ns = monotonicNs();
   bool given_up = false;
   if (Lane* lane = findLane(z.lane)) {
-    for (base::BoxId box_id : lane->pool.endZygote(id))
-      if (BoxPtr box = findBox(box_id)) endBox(*box);
+    endBoxes(lane->refill.endZygote(id));
     if (z.draining) {
       refill(z.lane);
     } else if (lane->successor == id) {
       lane->successor = 0;
       registry_.onSuccessorDied(z.lane, now_ns, std::move(why));
     } else {
-      endStock(z.lane, *lane);
       lane->zygote = std::exchange(lane->successor, 0);
       given_up = registry_.onDied(z.lane, now_ns, std::move(why)) == ZygoteFsm::Do::failQueue;
-      for (base::TaskId task : lane->pool.waitingTasks())
+      for (base::TaskId task : lane->refill.waitingTasks())
         if (TaskPtr t = find(task)) wait.push_back(t);
     }
     if (!z.draining) templateChanged(z.tmpl);
@@ -379,15 +371,10 @@ void Engine::stop(std::function<void()> done) {
   stopping_ = Stopping::tasks;
   on_stopped_ = std::move(done);
   template_timer_.cancel();
-  stock_timer_.cancel();
   refill_timer_.cancel();
   std::vector<TaskPtr> all;
   for (const auto& [id, t] : tasks_) all.push_back(t);
-  for (auto& [id, lane] : lanes_) {
-    for (base::BoxId box_id : lane.pool.drop())
-      if (BoxPtr box = findBox(box_id)) endBox(*box);
-    endStock(id, lane);
-  }
+  for (auto& [id, lane] : lanes_) endBoxes(lane.refill.drop());
   stop_timer_.expires_at(timePoint(monotonicNs() + options_.stop_tasks_ns_max));
   stop_timer_.async_wait([this](boost::system::error_code failed) {
     if (!failed && stopping_ == Stopping::tasks) stopTasksDone();

@@ -326,6 +326,37 @@ TEST_F(Fixture, ParkedCloneFoundDeadCostsATaskNothing) {
   takeClaim(alive);
 }
 
+TEST_F(Fixture, ParkedCloneThatSpeaksOutOfPlaceGetsNoTask) {
+  options.budget.parked_max = parked = 1;
+  start();
+  FakeBox odd = made(spawner::kRehearse);
+  cloneReady(odd);
+  settle();
+  cloneReady(odd);
+  EXPECT_EQ(expect(Op::end).box, odd.id);
+  FakeBox next = made(spawner::kRehearse);
+  cloneReady(next);
+  settle();
+  submit(spec());
+  takeClaim(next);
+}
+
+TEST_F(Fixture, ParkedBoxThatIsGoneUnaskedGetsNoTask) {
+  options.budget.parked_max = parked = 1;
+  start();
+  FakeBox odd = made(spawner::kRehearse);
+  cloneReady(odd);
+  settle();
+  tell(goneEvent(odd.id));
+  EXPECT_EQ(expect(Op::end).box, odd.id);
+  FakeBox next = made(spawner::kRehearse);
+  cloneReady(next);
+  settle();
+  EXPECT_EQ(engine->templates()[0].pool.parked, 1u);
+  submit(spec());
+  takeClaim(next);
+}
+
 TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
   options.budget.parked_max = parked = 2;
   start();
