@@ -62,13 +62,26 @@ Json viaMayfly(Client& client) {
     uint64_t at = result->phases[i];
     phases[std::string(base::name(static_cast<base::Phase>(i)))] = at > began ? at - began : 0;
   }
-  return {{"receipt_ns", ended - began}, {"first_byte_ns", first_byte_ns - began}, {"phases", phases}};
+  return {
+      {"receipt_ns", ended - began}, {"first_byte_ns", first_byte_ns - began}, {"phases", phases}};
 }
 
 uint64_t viaBwrap(const std::string& root) {
-  std::vector<std::string> words = {"bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", root, "/",
-                                    "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
-                                    "python3", "-c", kCode};
+  std::vector<std::string> words = {"bwrap",
+                                    "--unshare-all",
+                                    "--die-with-parent",
+                                    "--ro-bind",
+                                    root,
+                                    "/",
+                                    "--proc",
+                                    "/proc",
+                                    "--dev",
+                                    "/dev",
+                                    "--tmpfs",
+                                    "/tmp",
+                                    "python3",
+                                    "-c",
+                                    kCode};
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);

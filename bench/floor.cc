@@ -152,10 +152,10 @@ void Floor::start() {
   const pool::TemplateSpec& t = served_.at(0).spec;
   if (t.image_digest.empty()) die(t.missing_image_text);
   slot_ = must(app::takeUidSlot(app::kSlotsDir));
-  spawner_ = must(app::startSpawner({dir + "/mayfly-spawner", "--instance", "floor-" + std::to_string(::getpid()),
-                                     "--images", o_.state_dir + "/images", "--uid-slot",
-                                     std::to_string(slot_.number)},
-                                    {slot_.lock.view()}));
+  spawner_ = must(app::startSpawner(
+      {dir + "/mayfly-spawner", "--instance", "floor-" + std::to_string(::getpid()), "--images",
+       o_.state_dir + "/images", "--uid-slot", std::to_string(slot_.number)},
+      {slot_.lock.view()}));
   if (receive(nullptr).kind != Kind::hello) die("the spawner did not start");
   spawner::Request r;
   r.op = Op::publish;
@@ -243,7 +243,8 @@ void Floor::onControl(base::BoxId id) {
   zygote::CloneReady word;  // Started has the same shape
   auto got = base::receiveMessage(box.control.view(), base::writableBytesOf(word));
   if (!got || got->bytes != sizeof word || word.error != 0)
-    die("a clone did not get ready" + (got && got->bytes == sizeof word ? std::string(": ") + word.step : std::string()));
+    die("a clone did not get ready" +
+        (got && got->bytes == sizeof word ? std::string(": ") + word.step : std::string()));
   if (word.kind == zygote::Started{}.kind) {
     phase(box, Phase::started) = word.at_ns;
     box.control.reset();
@@ -259,7 +260,8 @@ void Floor::onControl(base::BoxId id) {
 
 void Floor::onEvent(const spawner::Event& e, base::Received& fds) {
   auto at = boxes_.find(e.box);
-  if (at == boxes_.end()) die("an event of no box: " + std::to_string(static_cast<int>(e.kind)) + " " + e.text);
+  if (at == boxes_.end())
+    die("an event of no box: " + std::to_string(static_cast<int>(e.kind)) + " " + e.text);
   Box& box = at->second;
   switch (e.kind) {
     case Kind::boxMade:
@@ -334,8 +336,10 @@ load::Report Floor::measure() {
   for (;;) {
     load::Run::Act act = run_->next(monotonicNs());
     if (act.kind == load::Run::Act::Kind::over) break;
-    if (act.kind == load::Run::Act::Kind::send) make(act.ticket);
-    else turn();
+    if (act.kind == load::Run::Act::Kind::send)
+      make(act.ticket);
+    else
+      turn();
   }
   if (o_.mode == Mode::park)
     for (auto& [id, box] : boxes_) {
@@ -355,15 +359,16 @@ int main(int argc, char** argv) {
   cli.add_option("--templates", o.template_dir, "folder of templates")->required();
   cli.add_option("--template", o.template_name, "whose boxes")->capture_default_str();
   cli.add_option("--mode", o.mode, "cycle, make or park")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Mode>{{"cycle", Mode::cycle}, {"make", Mode::make}, {"park", Mode::park}}));
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Mode>{
+          {"cycle", Mode::cycle}, {"make", Mode::make}, {"park", Mode::park}}));
   cli.add_option("--code", o.code, "what each task runs")->capture_default_str();
   cli.add_option("--expect", o.expected, "what each must print");
   cli.add_option("--count", o.count, "boxes, warm-up included");
   cli.add_option("--seconds", o.seconds, "no box is begun later");
   cli.add_option("--warm-up", o.warm_up, "first boxes that are not recorded");
   cli.add_option("--outstanding", o.outstanding, "boxes under way at a time; park: in the making")
-      ->check(CLI::Range(1, 1'000))->capture_default_str();
+      ->check(CLI::Range(1, 1'000))
+      ->capture_default_str();
   cli.add_flag("--rehearse", o.rehearse, "clones rehearse before they are ready");
   CLI11_PARSE(cli, argc, argv);
   if (o.count == 0 && o.seconds <= 0) die("give --count or --seconds");

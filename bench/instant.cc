@@ -32,7 +32,8 @@ class InstantCore final : public sched::Core {
  public:
   explicit InstantCore(boost::asio::io_context& io) : io_(io) {}
 
-  base::Result<base::TaskId> submit(sched::TaskSpec spec, std::shared_ptr<sched::TaskListener> listener) override {
+  base::Result<base::TaskId> submit(sched::TaskSpec spec,
+                                    std::shared_ptr<sched::TaskListener> listener) override {
     base::TaskId id = next_++;
     boost::asio::post(io_, [id, spec = std::move(spec), listener = std::move(listener)] {
       sched::TaskResult r;
@@ -42,8 +43,10 @@ class InstantCore final : public sched::Core {
       r.receipt.complete = true;
       r.phases[static_cast<size_t>(base::Phase::queued)] = base::monotonicNs();
       listener->onStarted();
-      if (spec.live_output) listener->onOutput(sched::Stream::out, "42\n");
-      else r.captured[0] = "42\n";
+      if (spec.live_output)
+        listener->onOutput(sched::Stream::out, "42\n");
+      else
+        r.captured[0] = "42\n";
       listener->onResult(r);
     });
     return id;
@@ -73,10 +76,12 @@ int main(int argc, char** argv) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::string path = argc == 2 ? argv[1] : "";
-  if (path.empty() || path.size() >= sizeof address.sun_path) return failed("usage: mayfly-bench-instant SOCKET");
+  if (path.empty() || path.size() >= sizeof address.sun_path)
+    return failed("usage: mayfly-bench-instant SOCKET");
   path.copy(address.sun_path, path.size());
   base::Fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!listener || ::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+  if (!listener ||
+      ::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
       ::listen(listener.get(), 16) != 0)
     return failed("can't listen there");
   boost::asio::io_context io{1};

@@ -50,7 +50,10 @@ struct Options {
 uint64_t ownCpuNs() {
   rusage used;
   ::getrusage(RUSAGE_SELF, &used);
-  auto ns = [](const timeval& t) { return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(t.tv_usec) * 1'000u; };
+  auto ns = [](const timeval& t) {
+    return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000u +
+           static_cast<uint64_t>(t.tv_usec) * 1'000u;
+  };
   return ns(used.ru_utime) + ns(used.ru_stime);
 }
 
@@ -68,21 +71,37 @@ uint64_t awaitPool(Client& client, const std::string& name, uint32_t wanted) {
     timespec pause{0, kPoolPollNs};
     ::nanosleep(&pause, nullptr);
   }
-  die("only " + std::to_string(parked) + " of " + std::to_string(wanted) + " clones were parked after " +
-      std::to_string(kPoolWaitMsMax / 1'000) + " s");
+  die("only " + std::to_string(parked) + " of " + std::to_string(wanted) +
+      " clones were parked after " + std::to_string(kPoolWaitMsMax / 1'000) + " s");
 }
 
 std::vector<std::string> bwrapCommand(const Options& o) {
-  return {"bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", o.bwrap_root, "/", "--proc", "/proc",
-          "--dev", "/dev", "--tmpfs", "/tmp", "python3", "-c", o.code};
+  return {"bwrap",
+          "--unshare-all",
+          "--die-with-parent",
+          "--ro-bind",
+          o.bwrap_root,
+          "/",
+          "--proc",
+          "/proc",
+          "--dev",
+          "/dev",
+          "--tmpfs",
+          "/tmp",
+          "python3",
+          "-c",
+          o.code};
 }
 
 load::Plan planOf(const Options& o) {
   load::Plan plan;
   uint64_t count = o.count != 0 ? o.count : UINT64_MAX;
-  if (o.burst != 0) plan.arrivals = load::burstArrivals(o.burst);
-  else if (o.rate_per_s > 0 && o.poisson) plan.arrivals = load::poissonArrivals(o.rate_per_s, count, o.seed);
-  else if (o.rate_per_s > 0) plan.arrivals = load::constantArrivals(o.rate_per_s, count);
+  if (o.burst != 0)
+    plan.arrivals = load::burstArrivals(o.burst);
+  else if (o.rate_per_s > 0 && o.poisson)
+    plan.arrivals = load::poissonArrivals(o.rate_per_s, count, o.seed);
+  else if (o.rate_per_s > 0)
+    plan.arrivals = load::constantArrivals(o.rate_per_s, count);
   plan.count_max = o.count;
   plan.duration_ns_max = static_cast<uint64_t>(o.seconds * 1e9);
   plan.warm_up = o.warm_up;
@@ -112,8 +131,10 @@ int main(int argc, char** argv) {
   cli.add_option("--seconds", o.seconds, "no request starts later");
   cli.add_option("--warm-up", o.warm_up, "first requests that are not recorded");
   cli.add_option("--outstanding", o.outstanding, "requests under way, at most")
-      ->check(CLI::Range(1, 1'000'000))->capture_default_str();
-  cli.add_option("--pool", o.pool, "wait for so many parked clones before, and measure how long after");
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  cli.add_option("--pool", o.pool,
+                 "wait for so many parked clones before, and measure how long after");
   CLI11_PARSE(cli, argc, argv);
   if (o.count == 0 && o.seconds <= 0 && o.burst == 0) die("give --count, --seconds or --burst");
   if (!o.bwrap_root.empty() && o.pool) die("--pool is for tasks of a daemon");
@@ -133,7 +154,8 @@ int main(int argc, char** argv) {
     task.spec.collect_out_files = o.collect;
     auto bytes = [](uint64_t mib) { return mib << 20; };
     if (o.memory_mib) task.spec.limits.memory_bytes = bytes(*o.memory_mib);
-    if (o.disk_mib) task.spec.limits.disk_bytes = task.spec.limits.file_size_bytes = bytes(*o.disk_mib);
+    if (o.disk_mib)
+      task.spec.limits.disk_bytes = task.spec.limits.file_size_bytes = bytes(*o.disk_mib);
     target = std::make_unique<load::ClientTarget>(*client, std::move(task));
     if (o.pool) awaitPool(*client, o.template_name, *o.pool);
   } else {

@@ -35,8 +35,8 @@ constexpr std::array<Row, kBoxStates> kTable = {{
 }  // namespace
 
 std::string_view name(BoxState state) {
-  constexpr std::string_view kNames[kBoxStates] = {"making", "stocking", "stocked", "cloning", "made",
-                                                   "ready",  "claimed",  "ending",  "gone"};
+  constexpr std::string_view kNames[kBoxStates] = {
+      "making", "stocking", "stocked", "cloning", "made", "ready", "claimed", "ending", "gone"};
   return kNames[static_cast<size_t>(state)];
 }
 

@@ -41,8 +41,8 @@ void ClonePool::asked(BoxId box, Rehearsed rehearsed) {
 
 void ClonePool::setZygote(base::ZygoteId zygote) {
   zygote_ = zygote;
-  old_parked_ = static_cast<uint32_t>(
-      std::count_if(ready_.begin(), ready_.end(), [&](BoxId box) { return boxes_.at(box).zygote != zygote; }));
+  old_parked_ = static_cast<uint32_t>(std::count_if(
+      ready_.begin(), ready_.end(), [&](BoxId box) { return boxes_.at(box).zygote != zygote; }));
 }
 
 std::vector<BoxId> ClonePool::endZygote(base::ZygoteId zygote) {
@@ -113,7 +113,8 @@ Work ClonePool::work(bool may_make, bool park, uint64_t now_ns) {
   room -= work.make_for_tasks;
   uint32_t coming = making_ + work.make_for_tasks, used = std::min(waiting(), coming);
   uint32_t held = parkedOfPresent() + coming - used;
-  if (park && park_after_ns_ == 0 && waiting() <= coming && held < target_) work.make_to_park = std::min(room, target_ - held);
+  if (park && park_after_ns_ == 0 && waiting() <= coming && held < target_)
+    work.make_to_park = std::min(room, target_ - held);
   return work;
 }
 

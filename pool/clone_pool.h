@@ -26,7 +26,8 @@ namespace mayfly::pool {
 inline constexpr uint64_t kParkPauseFirst_ns = 100'000'000;  // after a failure; doubles
 inline constexpr uint64_t kParkPauseMax_ns = 10'000'000'000;
 inline constexpr uint64_t kParkPauseForget_ns = 60'000'000'000;  // without a failure
-inline constexpr uint64_t kEarlyDeath_ns = 1'000'000'000;  // of a parked clone: as one that could not be made
+inline constexpr uint64_t kEarlyDeath_ns =
+    1'000'000'000;  // of a parked clone: as one that could not be made
 
 enum class CloneState : uint8_t { making, ready };
 
@@ -98,7 +99,7 @@ class ClonePool {
   void erase(std::unordered_map<base::BoxId, Clone>::iterator it);
 
   uint32_t making_max_;
-  uint64_t park_after_ns_ = 0;  // 0: parking is not held
+  uint64_t park_after_ns_ = 0;             // 0: parking is not held
   uint64_t pause_ns_ = 0, failed_ns_ = 0;  // the last failure's
   uint32_t target_ = 0;
   uint32_t making_ = 0;

@@ -86,7 +86,8 @@ uint32_t TemplateRegistry::renewals(TemplateId id) const {
 }
 
 bool TemplateRegistry::settled() const {
-  return std::all_of(templates_.begin(), templates_.end(), [](const Template& t) { return t.settled; });
+  return std::all_of(templates_.begin(), templates_.end(),
+                     [](const Template& t) { return t.settled; });
 }
 
 // --- lanes ---
@@ -94,7 +95,11 @@ bool TemplateRegistry::settled() const {
 LaneId TemplateRegistry::open(TemplateId id, bool spare, uint64_t now_ns) {
   const TemplateSpec& spec = templates_[id - 1].spec;
   LaneId lane = next_lane_++;
-  lanes_.emplace(lane, Lane{.tmpl = id, .tenant = {}, .spare = spare, .tasks = 0, .used_ns = now_ns,
+  lanes_.emplace(lane, Lane{.tmpl = id,
+                            .tenant = {},
+                            .spare = spare,
+                            .tasks = 0,
+                            .used_ns = now_ns,
                             .fsm = ZygoteFsm(spec.start_ns_max, spec.renewal)});
   opened_.push_back(lane);
   return lane;
@@ -126,7 +131,8 @@ bool TemplateRegistry::ready(LaneId id) const {
 
 base::Status TemplateRegistry::accepts(LaneId id, uint64_t now_ns) const {
   const Lane* l = lane(id);
-  if (l == nullptr) return fail(Code::unavailable, "its zygote has ended", "Submit it again.", base::kRetryMs);
+  if (l == nullptr)
+    return fail(Code::unavailable, "its zygote has ended", "Submit it again.", base::kRetryMs);
   return accepts(*l, now_ns);
 }
 
@@ -145,12 +151,14 @@ base::Result<LaneId> TemplateRegistry::laneFor(TemplateId id, std::string_view t
   const TemplateSpec* spec = get(id);
   if (spec == nullptr) return fail(Code::notFound, "there is no such template");
   if (spec->image_digest.empty())
-    return fail(Code::failedPrecondition,
-                spec->missing_image_text.empty() ? "template '" + spec->name + "' has no image"
-                                                 : spec->missing_image_text,
-                "Build it with `mayfly image build " + spec->name + "` and start the daemon again.");
+    return fail(
+        Code::failedPrecondition,
+        spec->missing_image_text.empty() ? "template '" + spec->name + "' has no image"
+                                         : spec->missing_image_text,
+        "Build it with `mayfly image build " + spec->name + "` and start the daemon again.");
   if (spec->tenants_max != 0) return laneOfTenant(id, tenant, now_ns);
-  auto at = std::find_if(lanes_.begin(), lanes_.end(), [id](const auto& l) { return l.second.tmpl == id; });
+  auto at = std::find_if(lanes_.begin(), lanes_.end(),
+                         [id](const auto& l) { return l.second.tmpl == id; });
   MAYFLY_CHECK(accepts(at->second, now_ns));
   return at->first;
 }
@@ -177,11 +185,12 @@ base::Result<LaneId> TemplateRegistry::laneOfTenant(TemplateId id, std::string_v
   }
   const bool full = taken >= spec.tenants_max || taken_of_all >= kTenantLanesMax;
   if (full && idle == 0)
-    return fail(Code::resourceExhausted,
-                "template '" + spec.name + "' has tasks of " + std::to_string(taken) +
-                    " tenants, each with a zygote of its own, and may have no more",
-                "Try again a second after a tenant's tasks have ended, or raise zygote.tenants_max.",
-                base::kRetryMs);
+    return fail(
+        Code::resourceExhausted,
+        "template '" + spec.name + "' has tasks of " + std::to_string(taken) +
+            " tenants, each with a zygote of its own, and may have no more",
+        "Try again a second after a tenant's tasks have ended, or raise zygote.tenants_max.",
+        base::kRetryMs);
   if (spare == 0) spare = open(id, true, now_ns);
   MAYFLY_CHECK(accepts(lanes_.at(spare), now_ns));
   if (full) close(idle);

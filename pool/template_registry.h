@@ -27,7 +27,8 @@ namespace mayfly::pool {
 inline constexpr uint32_t kTemplatesMax = 63;  // as many uid ranges has a daemon beside its own
 // Of all templates. Some ranges are left for successors, and for zygotes whose last boxes end.
 inline constexpr uint32_t kTenantLanesMax = 40;
-inline constexpr uint64_t kTenantKept_ns = 1'000'000'000;  // before another may take its lane's place
+inline constexpr uint64_t kTenantKept_ns =
+    1'000'000'000;  // before another may take its lane's place
 inline constexpr uint64_t kTenantIdle_ns = 600'000'000'000;  // then a tenant's lane is closed
 
 struct Order {
@@ -38,10 +39,10 @@ struct Order {
 
 struct Lane {
   base::TemplateId tmpl = 0;
-  std::string tenant;      // empty: everybody's, or the spare one
+  std::string tenant;  // empty: everybody's, or the spare one
   bool spare = false;
-  uint32_t tasks = 0;      // not ended
-  uint64_t used_ns = 0;    // since when there is none
+  uint32_t tasks = 0;    // not ended
+  uint64_t used_ns = 0;  // since when there is none
   ZygoteFsm fsm;
 };
 
@@ -56,7 +57,7 @@ class TemplateRegistry {
   const TemplateSpec* get(base::TemplateId id) const;
   std::string_view state(base::TemplateId id) const;  // starting, ready, unhealthy, missingImage
   std::string_view stateText(base::TemplateId id) const;
-  uint32_t renewals(base::TemplateId id) const;       // of the lanes that are open
+  uint32_t renewals(base::TemplateId id) const;  // of the lanes that are open
   // Every template has been ready or has failed at least once.
   bool settled() const;
 
@@ -90,7 +91,8 @@ class TemplateRegistry {
   base::LaneId open(base::TemplateId id, bool spare, uint64_t now_ns);
   void close(base::LaneId id);
   base::Status accepts(const Lane& lane, uint64_t now_ns) const;
-  base::Result<base::LaneId> laneOfTenant(base::TemplateId id, std::string_view tenant, uint64_t now_ns);
+  base::Result<base::LaneId> laneOfTenant(base::TemplateId id, std::string_view tenant,
+                                          uint64_t now_ns);
   Lane* find(base::LaneId id);
   const Lane* shown(base::TemplateId id) const;
 

@@ -16,21 +16,22 @@ namespace mayfly::pool {
 
 struct TemplateSpec {
   std::string name, description, mechanism;
-  std::string image_digest;                               // 64 hex digits; empty: no image is built
-  std::string missing_image_text;                         // why image_digest is empty
-  std::vector<std::string> zygote;                        // argv; [0] a path in the image
-  std::string trial_code;                                 // run in two clones before it is served; may be empty
-  std::vector<std::pair<std::string, std::string>> env;   // what its tasks find set
-  std::vector<std::string> cpus_env;                      // variables that hold their number of processors
-  bool runs_commands = false;                             // CodeKind::command
-  bool runs_code = false;                                 // CodeKind::file, string, stdinText
+  std::string image_digest;         // 64 hex digits; empty: no image is built
+  std::string missing_image_text;   // why image_digest is empty
+  std::vector<std::string> zygote;  // argv; [0] a path in the image
+  std::string trial_code;           // run in two clones before it is served; may be empty
+  std::vector<std::pair<std::string, std::string>> env;  // what its tasks find set
+  std::vector<std::string> cpus_env;  // variables that hold their number of processors
+  bool runs_commands = false;         // CodeKind::command
+  bool runs_code = false;             // CodeKind::file, string, stdinText
   bool loopback = true;
-  uint32_t ptys = 0;  // pseudo-terminals that a task may have open at once
+  uint32_t ptys = 0;                         // pseudo-terminals that a task may have open at once
   uint32_t parked_min = 1, parked_max = 64;  // clones parked ahead while the template is in use
   uint64_t zygote_memory_bytes = 1ull << 30;
   uint64_t start_ns_max = 60'000'000'000;  // publish -> ready
   Renewal renewal;
-  uint32_t tenants_max = 0;  // not 0: each tenant's tasks have a zygote of their own, so many at a time
+  uint32_t tenants_max =
+      0;  // not 0: each tenant's tasks have a zygote of their own, so many at a time
   base::Limits defaults, maximum;
 };
 

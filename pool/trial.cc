@@ -57,8 +57,8 @@ std::optional<std::string> findFault(std::string_view one, std::string_view othe
     auto found = b.equal.find(name);
     if (found == b.equal.end()) return "only one of two clones has " + base::printable(name, 80);
     if (found->second != value)
-      return "two clones differ in " + base::printable(name, 80) + ": '" + base::printable(value, 80) +
-             "' and '" + base::printable(found->second, 80) + "'";
+      return "two clones differ in " + base::printable(name, 80) + ": '" +
+             base::printable(value, 80) + "' and '" + base::printable(found->second, 80) + "'";
   }
   if (a.differ.size() != b.differ.size() || a.equal.size() != b.equal.size())
     return "two clones do not find the same things";

@@ -15,9 +15,12 @@ Outcome judge(const base::Result<TaskResult>& result, const std::string& said,
     return outcome;
   }
   outcome.phases = result->phases;
-  if (result->verdict != base::Verdict::succeeded) outcome.error = base::name(result->verdict);
-  else if (!result->receipt.complete) outcome.error = "incompleteReceipt";
-  else if (said != expected) outcome.error = "wrongOutput";
+  if (result->verdict != base::Verdict::succeeded)
+    outcome.error = base::name(result->verdict);
+  else if (!result->receipt.complete)
+    outcome.error = "incompleteReceipt";
+  else if (said != expected)
+    outcome.error = "wrongOutput";
   return outcome;
 }
 
@@ -33,7 +36,8 @@ void ClientTarget::begin(const Ticket&, Done done) {
       if (seen->first_byte_ns == 0) seen->first_byte_ns = base::monotonicNs();
       if (stream == Stream::out) seen->said += bytes;
     };
-  callbacks.on_result = [this, seen, done = std::move(done)](const base::Result<TaskResult>& result) {
+  callbacks.on_result = [this, seen,
+                         done = std::move(done)](const base::Result<TaskResult>& result) {
     uint64_t now_ns = base::monotonicNs();
     bool captured = result && !load_.live;
     Outcome outcome = judge(result, captured ? result->captured[0] : seen->said, load_.expected);

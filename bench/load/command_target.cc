@@ -56,7 +56,8 @@ Outcome CommandTarget::runOnce() const {
   ::posix_spawn_file_actions_init(&actions);
   if (pipe) ::posix_spawn_file_actions_adddup2(&actions, pipe->write.get(), STDOUT_FILENO);
   pid_t pid = -1;
-  int failed = pipe ? ::posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ) : EMFILE;
+  int failed =
+      pipe ? ::posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ) : EMFILE;
   ::posix_spawn_file_actions_destroy(&actions);
   if (failed != 0) {
     outcome.error = "notStarted";
@@ -74,8 +75,10 @@ Outcome CommandTarget::runOnce() const {
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
   outcome.ended_ns = base::monotonicNs();
-  if (status != 0) outcome.error = "failed";
-  else if (said != expected_) outcome.error = "wrongOutput";
+  if (status != 0)
+    outcome.error = "failed";
+  else if (said != expected_)
+    outcome.error = "wrongOutput";
   return outcome;
 }
 

@@ -28,7 +28,8 @@ struct Answers {
 
 void sleepUntil(uint64_t until_ns, uint64_t spin_ns_max) {
   uint64_t timer_ns = until_ns - std::min(until_ns, spin_ns_max);
-  timespec at{static_cast<time_t>(timer_ns / 1'000'000'000), static_cast<long>(timer_ns % 1'000'000'000)};
+  timespec at{static_cast<time_t>(timer_ns / 1'000'000'000),
+              static_cast<long>(timer_ns % 1'000'000'000)};
   if (monotonicNs() < timer_ns)
     while (::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, nullptr) == EINTR) {
     }

@@ -49,7 +49,8 @@ uint64_t Histogram::percentile_ns(double percent) const {
   if (count_ == 0) return 0;
   double share = std::clamp(percent, 0.0, 100.0) / 100 * static_cast<double>(count_);
   // What rounding adds to a whole number must not move the rank.
-  auto rank = std::clamp<uint64_t>(static_cast<uint64_t>(std::ceil(share - 1e-9 * share)), 1, count_);
+  auto rank =
+      std::clamp<uint64_t>(static_cast<uint64_t>(std::ceil(share - 1e-9 * share)), 1, count_);
   if (rank == count_) return max_ns_;
   uint64_t below = 0;
   for (size_t bin = 0; bin < bins_.size(); ++bin) {
@@ -73,7 +74,8 @@ std::vector<Histogram::Point> Histogram::distribution() const {
 }
 
 nlohmann::ordered_json toJson(const Histogram& h) {
-  nlohmann::ordered_json out = {{"count", h.count()}, {"mean_ns", h.mean_ns()}, {"min_ns", h.min_ns()}};
+  nlohmann::ordered_json out = {
+      {"count", h.count()}, {"mean_ns", h.mean_ns()}, {"min_ns", h.min_ns()}};
   for (auto [name, percent] : {std::pair("p50_ns", 50.0), std::pair("p90_ns", 90.0),
                                std::pair("p99_ns", 99.0), std::pair("p99.9_ns", 99.9)})
     out[name] = h.percentile_ns(percent);

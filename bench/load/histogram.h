@@ -16,7 +16,7 @@ namespace mayfly::load {
 class Histogram {
  public:
   static constexpr double kBinGrowth = 1.002;
-  static constexpr uint64_t kFirst_ns = 100;  // below: one bin
+  static constexpr uint64_t kFirst_ns = 100;               // below: one bin
   static constexpr uint64_t kLast_ns = 3'600'000'000'000;  // from here on: one bin
 
   void record(uint64_t value_ns);

@@ -60,7 +60,9 @@ void Run::ended(const Ticket& ticket, const Outcome& outcome) {
 }
 
 void Run::record(const Ticket& ticket, const Outcome& outcome) {
-  auto since = [](uint64_t from_ns, uint64_t to_ns) { return to_ns > from_ns ? to_ns - from_ns : 0; };
+  auto since = [](uint64_t from_ns, uint64_t to_ns) {
+    return to_ns > from_ns ? to_ns - from_ns : 0;
+  };
   report_.latency.record(since(ticket.intended_ns, outcome.ended_ns));
   report_.service.record(since(ticket.sent_ns, outcome.ended_ns));
   report_.send_lag.record(since(ticket.intended_ns, ticket.sent_ns));
@@ -72,7 +74,8 @@ void Run::record(const Ticket& ticket, const Outcome& outcome) {
     uint64_t at_ns = outcome.phases[i];
     if (at_ns == 0) continue;
     any = true;
-    report_.steps[std::string(base::name(static_cast<base::Phase>(i)))].record(since(before_ns, at_ns));
+    report_.steps[std::string(base::name(static_cast<base::Phase>(i)))].record(
+        since(before_ns, at_ns));
     before_ns = std::max(before_ns, at_ns);
   }
   if (any) report_.steps["answer"].record(since(before_ns, outcome.ended_ns));
@@ -86,8 +89,10 @@ void Run::record(const Ticket& ticket, const Outcome& outcome) {
   // or box, that was ready before its task asked for one fall together.
   uint64_t asked_ns = at(base::Phase::box);
   if (asked_ns == 0) return;
-  if (at(base::Phase::clone) == asked_ns) ++report_.parked;
-  else if (at(base::Phase::boxReady) == asked_ns) ++report_.stocked;
+  if (at(base::Phase::clone) == asked_ns)
+    ++report_.parked;
+  else if (at(base::Phase::boxReady) == asked_ns)
+    ++report_.stocked;
 }
 
 void add(Report& to, const Report& other) {
@@ -110,9 +115,10 @@ void add(Report& to, const Report& other) {
 }
 
 nlohmann::ordered_json toJson(const Report& r) {
-  nlohmann::ordered_json out = {{"sent", r.sent}, {"succeeded", r.succeeded}, {"errors", r.errors},
-                                {"recorded", r.recorded}, {"parked", r.parked}, {"stocked", r.stocked},
-                                {"per_s", r.per_s()}, {"began_ns", r.began_ns}, {"ended_ns", r.ended_ns}};
+  nlohmann::ordered_json out = {
+      {"sent", r.sent},         {"succeeded", r.succeeded}, {"errors", r.errors},
+      {"recorded", r.recorded}, {"parked", r.parked},       {"stocked", r.stocked},
+      {"per_s", r.per_s()},     {"began_ns", r.began_ns},   {"ended_ns", r.ended_ns}};
   out["latency"] = toJson(r.latency);
   out["first_byte"] = toJson(r.first_byte);
   out["service"] = toJson(r.service);
@@ -121,7 +127,8 @@ nlohmann::ordered_json toJson(const Report& r) {
   if (r.run.count() != 0) out["run"] = toJson(r.run);
   auto& steps = out["steps"] = nlohmann::ordered_json::object();
   for (size_t i = 0; i <= base::kPhases; ++i) {
-    std::string name = i < base::kPhases ? std::string(base::name(static_cast<base::Phase>(i))) : "answer";
+    std::string name =
+        i < base::kPhases ? std::string(base::name(static_cast<base::Phase>(i))) : "answer";
     if (auto at = r.steps.find(name); at != r.steps.end()) steps[name] = toJson(at->second);
   }
   return out;

@@ -37,7 +37,7 @@ struct Ticket {
 
 // How a request ended.
 struct Outcome {
-  std::string error;           // its kind in a word; empty: all was as it should be
+  std::string error;  // its kind in a word; empty: all was as it should be
   uint64_t ended_ns = 0;
   uint64_t first_byte_ns = 0;  // 0: none came
   base::Phases phases{};       // the daemon's; 0: not reached
@@ -52,8 +52,8 @@ struct Report {
   // Each phase of the daemon's, from the one reached before it: "claimed" is clone -> claimed.
   // "queued" is from the sending, "answer" from the last phase to the end as the client sees it.
   std::map<std::string, Histogram> steps;
-  Histogram claim;       // queued -> claimed
-  Histogram run;         // started -> exited
+  Histogram claim;                         // queued -> claimed
+  Histogram run;                           // started -> exited
   std::map<std::string, uint64_t> errors;  // by kind, warm-up included
   uint64_t sent = 0, succeeded = 0;        // warm-up included
   uint64_t parked = 0;                     // recorded ones whose clone was ready before them

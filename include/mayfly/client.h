@@ -77,8 +77,9 @@ struct LimitWishes {
 
 // Lets a task outlive its connection. Its output is captured, all of its stdin goes with the spec.
 struct Detach {
-  uint32_t lease_ms = 3'600'000;  // its result is kept so long after its end and the last call on it
-  std::string key;                // optional, at most 128 bytes: the user's own name for this very run
+  uint32_t lease_ms =
+      3'600'000;    // its result is kept so long after its end and the last call on it
+  std::string key;  // optional, at most 128 bytes: the user's own name for this very run
 };
 
 struct TaskSpec {
@@ -99,10 +100,10 @@ struct TaskSpec {
 };
 
 struct OutFile {
-  std::string path;         // relative to /task/out; bytes as the task chose them: never trust them
+  std::string path;  // relative to /task/out; bytes as the task chose them: never trust them
   uint64_t size_bytes = 0;
   uint32_t mode = 0;
-  std::string skipped;      // why it was not collected; empty when it was
+  std::string skipped;  // why it was not collected; empty when it was
 };
 
 struct TaskResult {
@@ -117,7 +118,7 @@ struct TaskResult {
   base::Usage usage;
   base::Phases phases{};
   base::Receipt receipt;
-  std::string captured[2];    // by Stream, where no on_output was given: the first 1 MiB
+  std::string captured[2];  // by Stream, where no on_output was given: the first 1 MiB
   bool truncated[2] = {};
   std::vector<OutFile> out_files;
   std::string out_files_note;
@@ -133,14 +134,14 @@ struct Callbacks {
 struct TemplateInfo {
   std::string name, description, mechanism, state, state_text, image_digest;
   base::Limits defaults, maximum;
-  uint32_t boxes = 0;   // alive now
-  uint32_t parked = 0;  // of them: with a clone that is ready for a task
-  uint32_t stocked = 0;  // of them: walls that wait for a clone
+  uint32_t boxes = 0;                              // alive now
+  uint32_t parked = 0;                             // of them: with a clone that is ready for a task
+  uint32_t stocked = 0;                            // of them: walls that wait for a clone
   uint32_t parked_target = 0, stocked_target = 0;  // what the pool holds, or is being filled to
   uint32_t making = 0;                             // clones
-  uint32_t waiting = 0;   // tasks that have a box's place and no clone yet
-  uint32_t zygotes = 0;   // alive: serving, starting, and those whose last boxes end
-  uint32_t renewals = 0;  // zygotes that a younger one followed, since the daemon's start
+  uint32_t waiting = 0;                            // tasks that have a box's place and no clone yet
+  uint32_t zygotes = 0;           // alive: serving, starting, and those whose last boxes end
+  uint32_t renewals = 0;          // zygotes that a younger one followed, since the daemon's start
   uint64_t hits = 0, misses = 0;  // tasks that found a clone parked, and that did not
 };
 
@@ -227,8 +228,8 @@ class Client {
   base::Result<Task> submit(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
   std::future<base::Result<Task>> submitAsync(TaskSpec spec, Callbacks callbacks = {},
                                               TimeoutMs timeout_ms = {});
-  // submit, wait and close (of a detached one: release) in one; the cheapest way to a result. Its deadline, which is not the
-  // task's wall time, is treated as submit's.
+  // submit, wait and close (of a detached one: release) in one; the cheapest way to a result. Its
+  // deadline, which is not the task's wall time, is treated as submit's.
   base::Result<TaskResult> run(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
   std::future<base::Result<TaskResult>> runAsync(TaskSpec spec, Callbacks callbacks = {},
                                                  TimeoutMs timeout_ms = {});

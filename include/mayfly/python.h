@@ -17,28 +17,31 @@ extern "C" {
 #endif
 
 typedef struct mayfly_python {
-  void *settle;   /* callable: the zygote's last step, when no frame of its program is left */
-  void *prepare;  /* callable, in a clone: takes `task`, sets what follows */
-  int (*serve)(const mayfly_zygote_hooks *, mayfly_task *);
+  void* settle;  /* callable: the zygote's last step, when no frame of its program is left */
+  void* prepare; /* callable, in a clone: takes `task`, sets what follows */
+  int (*serve)(const mayfly_zygote_hooks*, mayfly_task*);
   int (*started)(void);
-  const mayfly_zygote_hooks *hooks;
-  mayfly_task *task;
-  void *last;     /* set by `settle`: an object that the interpreter drops when it begins to take
-                     its modules down, and one reference to it; may be NULL */
+  const mayfly_zygote_hooks* hooks;
+  mayfly_task* task;
+  void* last; /* set by `settle`: an object that the interpreter drops when it begins to take
+                 its modules down, and one reference to it; may be NULL */
   /* Set by `prepare`. */
-  const char *command;  /* MAYFLY_TASK_STRING: the program, as the command line has it, and a newline */
-  const char *file;     /* MAYFLY_TASK_FILE: the script's absolute path */
-  int cpu_count;        /* what os.cpu_count() says; 0: as the kernel says */
+  const char*
+      command;      /* MAYFLY_TASK_STRING: the program, as the command line has it, and a newline */
+  const char* file; /* MAYFLY_TASK_FILE: the script's absolute path */
+  int cpu_count;    /* what os.cpu_count() says; 0: as the kernel says */
 } mayfly_python;
 
 /* Looks up what it needs of the interpreter, whose program is the file `program` in `folder`.
  * 0; 1 where a clone's end will be slow, because the interpreter is not as known; or a
  * negative errno where it cannot be used at all. `python` stays the caller's. */
-__attribute__((visibility("default"))) int mayfly_python_init(mayfly_python *python, const wchar_t *program,
-                                                              const wchar_t *folder);
+__attribute__((visibility("default"))) int mayfly_python_init(mayfly_python* python,
+                                                              const wchar_t* program,
+                                                              const wchar_t* folder);
 
 /* To be called by the interpreter as sys.excepthook. Does not return. */
-__attribute__((visibility("default"))) void *mayfly_python_main(void *type, void *value, void *trace);
+__attribute__((visibility("default"))) void* mayfly_python_main(void* type, void* value,
+                                                                void* trace);
 
 #ifdef __cplusplus
 }

@@ -37,25 +37,25 @@ enum mayfly_task_kind {
  * already has the task's stdin, stdout and stderr, limits, working folder
  * (/task), umask and input files. */
 typedef struct mayfly_task {
-  uint32_t kind;      /* enum mayfly_task_kind */
-  uint32_t has_seed;  /* 1: seed the runtime's reproducible generators with `seed` */
+  uint32_t kind;     /* enum mayfly_task_kind */
+  uint32_t has_seed; /* 1: seed the runtime's reproducible generators with `seed` */
   uint64_t seed;
   int argc;
-  char **argv;
-  char **envp;        /* "NAME=value" */
-  const char *code;   /* MAYFLY_TASK_STRING, _STDIN; else NULL */
+  char** argv;
+  char** envp;      /* "NAME=value" */
+  const char* code; /* MAYFLY_TASK_STRING, _STDIN; else NULL */
   size_t code_bytes;
-  const char *strings; /* what argv and envp point to, back to back in that order */
+  const char* strings; /* what argv and envp point to, back to back in that order */
   size_t strings_bytes;
 } mayfly_task;
 
 /* What the runtime must have called around a fork. Each may be NULL. */
 typedef struct mayfly_zygote_hooks {
-  uint32_t abi;                      /* MAYFLY_ZYGOTE_ABI; 1 has no `rehearse` */
+  uint32_t abi; /* MAYFLY_ZYGOTE_ABI; 1 has no `rehearse` */
   uint32_t reserved;
-  void (*before_fork)(void);         /* zygote */
-  void (*after_fork_parent)(void);   /* zygote */
-  void (*after_fork_child)(void);    /* clone, before it enters its box */
+  void (*before_fork)(void);       /* zygote */
+  void (*after_fork_parent)(void); /* zygote */
+  void (*after_fork_child)(void);  /* clone, before it enters its box */
   /* Clone, after after_fork_child, its stdio not yet the task's: reseed every
    * generator that after_fork_child did not. Non-zero: the clone is thrown away. */
   int (*reseed)(void);
@@ -69,10 +69,10 @@ typedef struct mayfly_zygote_hooks {
  * with each one's name after it. Non-zero, a negative errno: the preload started a
  * thread, or left a child, a socket, an open descriptor or writable shared memory,
  * and no clone can be made. The daemon has been told so by its name; exit. */
-__attribute__((visibility("default"))) int mayfly_zygote_preloaded(const char *name);
+__attribute__((visibility("default"))) int mayfly_zygote_preloaded(const char* name);
 
 /* Tells the daemon in a few words why this zygote cannot serve; then exit. */
-__attribute__((visibility("default"))) void mayfly_zygote_refuse(const char *why);
+__attribute__((visibility("default"))) void mayfly_zygote_refuse(const char* why);
 
 /* Makes forks of this process, and the ends of its clones, as cheap as if it held only
  * what they touch. To be called last before mayfly_zygote_serve(), by a single-threaded
@@ -84,7 +84,7 @@ __attribute__((visibility("default"))) int mayfly_zygote_share_memory(void);
 /* Each clone begins with fresh bytes from the kernel there, before after_fork_child: for
  * generators whose state is random bytes and nothing else, at most 8 of them. 0, or a
  * negative errno. */
-__attribute__((visibility("default"))) int mayfly_zygote_random_memory(void *at, size_t bytes);
+__attribute__((visibility("default"))) int mayfly_zygote_random_memory(void* at, size_t bytes);
 
 /* Marks all anonymous memory that there is for mayfly_zygote_share_memory(): to be called
  * while nothing is loaded but the runtime itself. 0, or a negative errno. */
@@ -92,23 +92,27 @@ __attribute__((visibility("default"))) int mayfly_zygote_mark_memory(void);
 
 /* Memory for the runtime's own allocator, whole pages of zeros, which may be shared so;
  * NULL where there is none. The first argument is not looked at. */
-__attribute__((visibility("default"))) void *mayfly_zygote_arena_alloc(void *context, size_t size);
-__attribute__((visibility("default"))) void mayfly_zygote_arena_free(void *context, void *arena, size_t size);
+__attribute__((visibility("default"))) void* mayfly_zygote_arena_alloc(void* context, size_t size);
+__attribute__((visibility("default"))) void mayfly_zygote_arena_free(void* context, void* arena,
+                                                                     size_t size);
 
 /* Serves until the daemon goes, then exits the zygote. Returns in a clone: 0 and
  * *task filled. A negative errno means that the process is no zygote of Mayfly's
  * (no channel on descriptor 3) or has what mayfly_zygote_preloaded() refuses. */
-__attribute__((visibility("default"))) int mayfly_zygote_serve(const mayfly_zygote_hooks *hooks, mayfly_task *task);
+__attribute__((visibility("default"))) int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks,
+                                                               mayfly_task* task);
 
 /* Waits until the task's caps are in force, gives the clone's last word to the daemon
- * and closes its channel; to be called when the runtime is ready to run the task's first instruction. From here on
- * nothing that the process says is believed. mayfly_zygote_exec() calls it. */
+ * and closes its channel; to be called when the runtime is ready to run the task's first
+ * instruction. From here on nothing that the process says is believed. mayfly_zygote_exec() calls
+ * it. */
 __attribute__((visibility("default"))) int mayfly_zygote_started(void);
 
 /* For a task that this zygote's runtime cannot run as a new one would: started, and told so,
  * then execve of `program` with task->argv and task->envp in the clone's place. Does not
  * return: where that fails it says so on stderr and exits with 126. */
-__attribute__((visibility("default"))) void mayfly_zygote_execute(const char *program, const mayfly_task *task);
+__attribute__((visibility("default"))) void mayfly_zygote_execute(const char* program,
+                                                                  const mayfly_task* task);
 
 /* The ABI of this library. */
 __attribute__((visibility("default"))) unsigned mayfly_zygote_abi(void);
@@ -116,7 +120,7 @@ __attribute__((visibility("default"))) unsigned mayfly_zygote_abi(void);
 /* For templates whose mechanism is `exec`: started, then execvpe of task->argv by
  * task->envp. Does not return: where the command cannot be run it says so on
  * stderr and exits with 127 (not found) or 126. */
-__attribute__((visibility("default"))) void mayfly_zygote_exec(const mayfly_task *task);
+__attribute__((visibility("default"))) void mayfly_zygote_exec(const mayfly_task* task);
 
 #ifdef __cplusplus
 }

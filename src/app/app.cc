@@ -61,9 +61,9 @@ base::Result<base::Fd> listenAt(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
-    return base::fail(base::Code::invalidArgument,
-                      "the path of the socket has more than " +
-                          std::to_string(sizeof address.sun_path - 1) + " bytes: '" + path + "'");
+    return base::fail(base::Code::invalidArgument, "the path of the socket has more than " +
+                                                       std::to_string(sizeof address.sun_path - 1) +
+                                                       " bytes: '" + path + "'");
   memcpy(address.sun_path, path.data(), path.size());
   if (size_t slash = path.find_last_of('/'); slash != std::string::npos && slash > 0)
     MAYFLY_CHECK(makeFolders(path.substr(0, slash)));
@@ -142,18 +142,20 @@ base::Status App::makeEngine(const box::HostReport& report) {
   e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   e.out_files_held_bytes_max = deriveOutFilesHeld(report.budget, s);
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
-  spdlog::info("at most {} boxes, {} of their memory, {} processes, {} pseudo-terminals, "
-               "{} tasks in the queue",
-               e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
-               e.budget.ptys_max, e.budget.queue_tasks_max);
-  engine_ = std::make_unique<clone::Engine>(io_, e, observer_,
-                                            static_cast<clone::EngineWatcher&>(*this));
+  spdlog::info(
+      "at most {} boxes, {} of their memory, {} processes, {} pseudo-terminals, "
+      "{} tasks in the queue",
+      e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
+      e.budget.ptys_max, e.budget.queue_tasks_max);
+  engine_ =
+      std::make_unique<clone::Engine>(io_, e, observer_, static_cast<clone::EngineWatcher&>(*this));
   for (Served& t : served_) {
     const uint32_t wished = std::exchange(t.spec.ptys, grantPtys(e.budget, t.spec.ptys));
     if (t.spec.ptys < wished)
-      spdlog::warn("a task of template '{}' has at most {} pseudo-terminals, not {}: all tasks "
-                   "share {}; raise the host's kernel.pty.max (sysctl) or the setting ptys_max",
-                   t.spec.name, t.spec.ptys, wished, e.budget.ptys_max);
+      spdlog::warn(
+          "a task of template '{}' has at most {} pseudo-terminals, not {}: all tasks "
+          "share {}; raise the host's kernel.pty.max (sysctl) or the setting ptys_max",
+          t.spec.name, t.spec.ptys, wished, e.budget.ptys_max);
     MAYFLY_CHECK(engine_->addTemplate(t.spec, std::move(t.seccomp)));
   }
   return base::Unit{};
@@ -170,17 +172,18 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(raiseOpenFiles());
   std::string images = s.state_dir + "/images";
   MAYFLY_CHECK(makeFolders(images));
-  MAYFLY_TRY(std::string runtime, image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
+  MAYFLY_TRY(std::string runtime,
+             image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
   MAYFLY_TRY(served_, loadTemplates(s, runtime));
   if (served_.empty()) spdlog::warn("no template is found, ignoring");
   // A spawner that is killed leaves its dead to us: without a parent that reaps
   // them at once, the namespaces' first processes could not end.
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
     return base::failSys(errno, "prctl(PR_SET_CHILD_SUBREAPER)", "the daemon");
-  MAYFLY_TRY(spawner_, startSpawner({options_.executable_dir + "/mayfly-spawner", "--instance",
-                                     s.instance, "--images", images, "--uid-slot",
-                                     std::to_string(slot_.number)},
-                                    {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_TRY(spawner_,
+             startSpawner({options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
+                           "--images", images, "--uid-slot", std::to_string(slot_.number)},
+                          {instance_lock_.view(), slot_.lock.view()}));
   MAYFLY_TRY(base::Fd listener, listenAt(s.socketPath()));
   MAYFLY_CHECK(dropRoot(daemonUid(slot_.number)));
 
@@ -277,8 +280,8 @@ void App::awaitSpawner() {
   if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(spawner_.pidfd.get()), &info,
                WEXITED) == 0 &&
       (info.si_code != CLD_EXITED || info.si_status != 0))
-    spdlog::error("the spawner ended with {} {}", info.si_code == CLD_EXITED ? "exit code" : "signal",
-                  info.si_status);
+    spdlog::error("the spawner ended with {} {}",
+                  info.si_code == CLD_EXITED ? "exit code" : "signal", info.si_status);
   for (int ms = 0; ms < kOrphansMsMax; ++ms) {
     int status;
     pid_t pid;

@@ -25,7 +25,8 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
   b.ptys_max = static_cast<uint32_t>(std::min<uint64_t>(host.ptys_max, UINT32_MAX));
   if (settings.ptys_max != 0) b.ptys_max = std::min(b.ptys_max, settings.ptys_max);
   b.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
-  if (b.parked_max + b.stocked_max > 0) b.memory_bytes_max -= std::min(b.memory_bytes_max / 2, settings.parked_memory_bytes);
+  if (b.parked_max + b.stocked_max > 0)
+    b.memory_bytes_max -= std::min(b.memory_bytes_max / 2, settings.parked_memory_bytes);
   b.queue_tasks_max = settings.queue_max;
   // One client cannot fill the queue alone, unless it is very short.
   b.queue_tasks_per_owner_max = std::max(settings.queue_max - settings.queue_max / 8, 1u);
@@ -37,7 +38,8 @@ uint32_t grantPtys(const sched::Budget& budget, uint32_t wished) {
 }
 
 uint64_t deriveOutFilesHeld(const box::HostBudget& host, const config::Daemon& settings) {
-  return std::min(settings.out_files_held_bytes_max, host.memory_total_bytes / kOutFilesMemoryShare);
+  return std::min(settings.out_files_held_bytes_max,
+                  host.memory_total_bytes / kOutFilesMemoryShare);
 }
 
 rpc::BlobBounds deriveBlobBounds(const box::HostBudget& host, const config::Daemon& settings) {
@@ -45,8 +47,8 @@ rpc::BlobBounds deriveBlobBounds(const box::HostBudget& host, const config::Daem
   b.store_bytes_max =
       std::min(settings.blob_store_bytes_max, host.memory_total_bytes / kBlobMemoryShare);
   b.user_bytes_max = std::min(settings.blob_user_bytes_max, b.store_bytes_max);
-  b.store_blobs_max = static_cast<uint32_t>(
-      std::min<uint64_t>(b.store_blobs_max, host.fds_hard / kBlobFdsShare));
+  b.store_blobs_max =
+      static_cast<uint32_t>(std::min<uint64_t>(b.store_blobs_max, host.fds_hard / kBlobFdsShare));
   b.user_blobs_max = std::min(b.user_blobs_max, b.store_blobs_max);
   b.ttl_ms = settings.blob_ttl_ms;
   return b;

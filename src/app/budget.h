@@ -11,7 +11,8 @@
 namespace mayfly::app {
 
 inline constexpr uint32_t kBoxesMax = 4'096;
-inline constexpr uint32_t kTaskBoxesKept = 256;       // a quarter of all boxes, and at most so many, never stand ahead
+inline constexpr uint32_t kTaskBoxesKept =
+    256;  // a quarter of all boxes, and at most so many, never stand ahead
 inline constexpr uint32_t kMemoryPercentOfHost = 90;  // the sum of all boxes' memory caps
 inline constexpr uint32_t kBlobMemoryShare = 8;       // at most one of so many parts of the host's
 inline constexpr uint32_t kOutFilesMemoryShare = 8;   // the same, of collected output files

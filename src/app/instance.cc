@@ -53,12 +53,12 @@ base::Result<base::Fd> lockInstance(const std::string& run_dir, const std::strin
     if (errno != EWOULDBLOCK && errno != EINTR) return base::failSys(errno, "flock", path);
     bool lives = ownerLives(lock.view());
     if (lives || base::monotonicNs() > give_up_ns)
-      return base::fail(base::Code::alreadyExists,
-                        lives ? "instance '" + instance + "' is in use: another mayflyd holds '" +
-                                    path + "'"
-                              : "instance '" + instance + "': the spawner of a daemon that died " +
-                                    "still holds '" + path + "'",
-                        "Stop it, or choose another name with --instance.");
+      return base::fail(
+          base::Code::alreadyExists,
+          lives ? "instance '" + instance + "' is in use: another mayflyd holds '" + path + "'"
+                : "instance '" + instance + "': the spawner of a daemon that died " +
+                      "still holds '" + path + "'",
+          "Stop it, or choose another name with --instance.");
     ::poll(nullptr, 0, 20);
   }
   MAYFLY_CHECK(writePid(lock.view()));

@@ -44,8 +44,7 @@ void fillStandardDescriptors() {
 base::Fd closeInherited(int kept) {
   constexpr int kFirst = 3;
   base::Fd copy(kept >= 0 ? ::fcntl(kept, F_DUPFD_CLOEXEC, kFirst) : -1);
-  if (copy && copy.get() > kFirst)
-    ::close_range(kFirst, static_cast<unsigned>(copy.get()) - 1, 0);
+  if (copy && copy.get() > kFirst) ::close_range(kFirst, static_cast<unsigned>(copy.get()) - 1, 0);
   ::close_range(copy ? static_cast<unsigned>(copy.get()) + 1 : kFirst, ~0u, 0);
   return copy;
 }
@@ -89,7 +88,8 @@ int main(int argc, char** argv) {
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
 
   if (ready_fd >= 0 && !options.ready)
-    return failed(base::Error{base::Code::invalidArgument, "--ready-fd is no open descriptor", {}, 0});
+    return failed(
+        base::Error{base::Code::invalidArgument, "--ready-fd is no open descriptor", {}, 0});
   if (!config_file.empty()) {
     auto loaded = config::loadDaemon(config_file);
     if (!loaded) return failed(loaded.error());
@@ -99,7 +99,8 @@ int main(int argc, char** argv) {
   if (instance) s.instance = *instance;
   if (!config::isInstanceName(s.instance))
     return failed(base::Error{base::Code::invalidArgument,
-                 "'" + s.instance + "' is no name of an instance", "Use [a-z0-9][a-z0-9-]{0,31}.", 0});
+                              "'" + s.instance + "' is no name of an instance",
+                              "Use [a-z0-9][a-z0-9-]{0,31}.", 0});
   if (socket) s.socket_path = *socket;
   if (state_dir) s.state_dir = *state_dir;
   if (run_dir) s.run_dir = *run_dir;
@@ -109,7 +110,8 @@ int main(int argc, char** argv) {
   for (std::string& promise : accept_lost) s.accept_lost_promises.push_back(std::move(promise));
   for (const std::string* path : {&s.state_dir, &s.run_dir})
     if (path->empty() || path->front() != '/')
-      return failed(base::Error{base::Code::invalidArgument, "'" + *path + "' is not an absolute path", {}, 0});
+      return failed(base::Error{
+          base::Code::invalidArgument, "'" + *path + "' is not an absolute path", {}, 0});
   options.executable_dir = executableDir();
   // What no zygote and no task may ever find: their trials look for it.
   uint64_t word = 0;

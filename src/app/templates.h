@@ -31,6 +31,7 @@ pool::TemplateSpec toSpec(const config::Manifest& manifest);
 // The templates that the settings name, or all that are found. A template that is
 // named and cannot be read is an error; one that is found is logged and left out.
 // `runtime_key`: of the programs that an image must hold to be served.
-base::Result<std::vector<Served>> loadTemplates(const config::Daemon& settings, std::string_view runtime_key);
+base::Result<std::vector<Served>> loadTemplates(const config::Daemon& settings,
+                                                std::string_view runtime_key);
 
 }  // namespace mayfly::app

@@ -57,8 +57,8 @@ struct Pair {
   Fd ours, theirs;
 };
 
-Result<Pipe> makePipe();          // O_CLOEXEC, blocking both ends
-Result<Pair> makeSeqpacketPair(); // AF_UNIX SOCK_SEQPACKET, O_CLOEXEC
+Result<Pipe> makePipe();           // O_CLOEXEC, blocking both ends
+Result<Pair> makeSeqpacketPair();  // AF_UNIX SOCK_SEQPACKET, O_CLOEXEC
 Status setNonblocking(FdView fd);
 Result<Fd> openAt(FdView dir, const std::string& path, int flags, unsigned mode = 0);
 Result<std::string> readSmallFile(FdView dir, const std::string& path, size_t bytes_max = 65536);

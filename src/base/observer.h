@@ -17,9 +17,9 @@ struct PoolState {
   uint32_t stocked = 0, stocked_target = 0;  // boxes whose walls wait for a clone
   uint32_t making = 0;                       // clones
   uint32_t waiting = 0;                      // tasks without a clone
-  uint32_t zygotes = 0;                      // alive: those that serve, start, and whose last boxes end
-  uint32_t renewals = 0;                     // zygotes replaced by a successor
-  uint64_t hits = 0, misses = 0;             // tasks that found a clone parked, and that did not
+  uint32_t zygotes = 0;           // alive: those that serve, start, and whose last boxes end
+  uint32_t renewals = 0;          // zygotes replaced by a successor
+  uint64_t hits = 0, misses = 0;  // tasks that found a clone parked, and that did not
 };
 
 class Observer {
@@ -28,7 +28,8 @@ class Observer {
   virtual void taskAccepted(std::string_view /*template_name*/) {}
   virtual void taskRefused(std::string_view /*template_name*/, std::string_view /*code*/) {}
   virtual void taskPhase(TaskId, Phase, uint64_t /*at_ns*/) {}
-  virtual void taskEnded(std::string_view /*template_name*/, Verdict, const Usage&, const Phases&) {}
+  virtual void taskEnded(std::string_view /*template_name*/, Verdict, const Usage&, const Phases&) {
+  }
   virtual void receipt(std::string_view /*template_name*/, const Receipt&) {}
   virtual void boxesAlive(uint32_t /*count*/) {}
   virtual void queueLength(uint32_t /*count*/) {}

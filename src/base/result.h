@@ -17,18 +17,18 @@ namespace mayfly::base {
 // What kind of failure it is: the same words in the schema, the command line
 // and the clients. Numbers are stable: they cross the wire.
 enum class Code : uint16_t {
-  invalidArgument = 1,    // the request can never succeed as it is
-  notFound = 2,           // the named template, task, file... does not exist
-  alreadyExists = 3,      //
-  resourceExhausted = 4,  // a bound on what others hold was met: queue, connections, bytes; try
-                          // later. What can never fit is an invalidArgument
-  unavailable = 5,        // not now: starting, stopping, template not ready; try later
-  failedPrecondition = 6, // the object is not in the state that the call needs
-  permissionDenied = 7,   //
-  cancelled = 8,          //
-  deadlineExceeded = 9,   //
-  hostUnfit = 10,         // the host lacks what a promise needs
-  internal = 11,          // a fault of Mayfly's own
+  invalidArgument = 1,     // the request can never succeed as it is
+  notFound = 2,            // the named template, task, file... does not exist
+  alreadyExists = 3,       //
+  resourceExhausted = 4,   // a bound on what others hold was met: queue, connections, bytes; try
+                           // later. What can never fit is an invalidArgument
+  unavailable = 5,         // not now: starting, stopping, template not ready; try later
+  failedPrecondition = 6,  // the object is not in the state that the call needs
+  permissionDenied = 7,    //
+  cancelled = 8,           //
+  deadlineExceeded = 9,    //
+  hostUnfit = 10,          // the host lacks what a promise needs
+  internal = 11,           // a fault of Mayfly's own
 };
 
 // A bound that all clients share was met: when it may be another's turn.
@@ -38,9 +38,9 @@ std::string_view name(Code code);  // "invalidArgument" ...
 
 struct Error {
   Code code = Code::internal;
-  std::string message;  // what, on which object, why
-  std::string advice;   // what to do; empty where nothing helps
-  int sys = 0;          // errno, where a system call failed
+  std::string message;          // what, on which object, why
+  std::string advice;           // what to do; empty where nothing helps
+  int sys = 0;                  // errno, where a system call failed
   uint32_t retry_after_ms = 0;  // not worth trying sooner; 0 where nothing is known
 
   // The same call can succeed later.
@@ -75,15 +75,14 @@ inline tl::unexpected<Error> failSys(int err, std::string_view call, std::string
 // Gives the value or returns the error from the calling function.
 #define MAYFLY_CONCAT_(a, b) a##b
 #define MAYFLY_CONCAT(a, b) MAYFLY_CONCAT_(a, b)
-#define MAYFLY_TRY(decl, expr)                                              \
-  auto MAYFLY_CONCAT(try_, __LINE__) = (expr);                              \
-  if (!MAYFLY_CONCAT(try_, __LINE__))                                       \
-    return tl::unexpected<::mayfly::base::Error>(                           \
-        std::move(MAYFLY_CONCAT(try_, __LINE__)).error());                  \
+#define MAYFLY_TRY(decl, expr)                             \
+  auto MAYFLY_CONCAT(try_, __LINE__) = (expr);             \
+  if (!MAYFLY_CONCAT(try_, __LINE__))                      \
+    return tl::unexpected<::mayfly::base::Error>(          \
+        std::move(MAYFLY_CONCAT(try_, __LINE__)).error()); \
   decl = std::move(*MAYFLY_CONCAT(try_, __LINE__))
-#define MAYFLY_CHECK(expr)                                                  \
-  do {                                                                      \
-    auto check_ = (expr);                                                   \
-    if (!check_)                                                            \
-      return tl::unexpected<::mayfly::base::Error>(std::move(check_).error()); \
+#define MAYFLY_CHECK(expr)                                                                \
+  do {                                                                                    \
+    auto check_ = (expr);                                                                 \
+    if (!check_) return tl::unexpected<::mayfly::base::Error>(std::move(check_).error()); \
   } while (0)

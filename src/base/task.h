@@ -16,31 +16,31 @@ using BoxId = uint64_t;       // never reused while the daemon lives; 0 is none
 using TaskId = uint64_t;      // the same
 using TemplateId = uint32_t;  // one of those that the daemon serves; 0 is none
 using LaneId = uint32_t;      // a template's zygote and pool, for all of its tasks or one tenant's
-using ZygoteId = uint32_t;    // one zygote process and what stands around it; as boxes, never reused
+using ZygoteId = uint32_t;  // one zygote process and what stands around it; as boxes, never reused
 
 // A task's caps, all in force before its first instruction. What each does at
 // its ceiling is the table in docs/SPECIFICATION.md.
 struct Limits {
-  uint32_t cpu_milli = 1000;                        // thousandths of one core: 1500 = 1.5 cores
-  uint64_t cpu_time_ms = 30'000;                    // user + system, whole box
-  uint64_t wall_time_ms = 60'000;                   // from `started`
-  uint64_t memory_bytes = 512ull << 20;             // all pages of the box, tmpfs and kernel's included
-  uint32_t processes = 64;                          // processes and threads in the task's cgroup
-  uint32_t open_files = 1024;                       // RLIMIT_NOFILE, per process
-  uint64_t file_size_bytes = 256ull << 20;          // RLIMIT_FSIZE
-  uint64_t disk_bytes = 256ull << 20;               // /tmp, /task, /run, /dev/shm together
-  uint64_t disk_inodes = 16'384;                    // the same
-  uint64_t output_bytes = 8ull << 20;               // stdout and stderr, each
-  uint64_t input_bytes = 64ull << 20;               // stdin and input files together
-  uint64_t out_files_bytes = 64ull << 20;           // files of /task/out that are collected
-  uint32_t out_files = 256;                         // their number
+  uint32_t cpu_milli = 1000;                // thousandths of one core: 1500 = 1.5 cores
+  uint64_t cpu_time_ms = 30'000;            // user + system, whole box
+  uint64_t wall_time_ms = 60'000;           // from `started`
+  uint64_t memory_bytes = 512ull << 20;     // all pages of the box, tmpfs and kernel's included
+  uint32_t processes = 64;                  // processes and threads in the task's cgroup
+  uint32_t open_files = 1024;               // RLIMIT_NOFILE, per process
+  uint64_t file_size_bytes = 256ull << 20;  // RLIMIT_FSIZE
+  uint64_t disk_bytes = 256ull << 20;       // /tmp, /task, /run, /dev/shm together
+  uint64_t disk_inodes = 16'384;            // the same
+  uint64_t output_bytes = 8ull << 20;       // stdout and stderr, each
+  uint64_t input_bytes = 64ull << 20;       // stdin and input files together
+  uint64_t out_files_bytes = 64ull << 20;   // files of /task/out that are collected
+  uint32_t out_files = 256;                 // their number
 };
 
 // How a task ended. The kernel says it; nothing in the box can forge it.
 enum class Verdict : uint8_t {
-  succeeded = 0,       // exit code 0
-  failed = 1,          // another exit code
-  signaled = 2,        // killed by a signal that no cap sent
+  succeeded = 0,  // exit code 0
+  failed = 1,     // another exit code
+  signaled = 2,   // killed by a signal that no cap sent
   wallTime = 3,
   cpuTime = 4,
   memory = 5,
@@ -50,7 +50,7 @@ enum class Verdict : uint8_t {
   cancelled = 9,
   clientGone = 10,
   daemonStopping = 11,
-  internal = 12,       // Mayfly's own failure; never the task's
+  internal = 12,  // Mayfly's own failure; never the task's
 };
 inline constexpr size_t kVerdicts = 13;
 std::string_view name(Verdict verdict);
@@ -65,7 +65,8 @@ struct Usage {
   uint64_t stderr_bytes = 0;
   uint64_t disk_bytes = 0;   // held at death
   uint64_t disk_inodes = 0;  // held at death
-  bool fresh_runtime = false;  // its runtime started anew for it, without what the template preloads
+  bool fresh_runtime =
+      false;  // its runtime started anew for it, without what the template preloads
 };
 
 // When each step of a task's life was reached, in ns of the monotonic clock.
@@ -90,21 +91,21 @@ using Phases = std::array<uint64_t, kPhases>;
 struct Receipt {
   BoxId box = 0;
   bool complete = false;
-  uint64_t reaped_ns = 0;         // init and clone reaped by their parent: the pid namespace is empty
-  uint64_t unpopulated_ns = 0;    // the kernel says `populated 0`
-  uint64_t fds_closed_ns = 0;     // no descriptor of ours on the box is open
-  uint64_t cgroups_gone_ns = 0;   // every cgroup of the box removed
-  uint64_t uid_free_ns = 0;       // its uid may serve another box
-  std::string missing;            // what is not proven, and why; empty when complete
+  uint64_t reaped_ns = 0;       // init and clone reaped by their parent: the pid namespace is empty
+  uint64_t unpopulated_ns = 0;  // the kernel says `populated 0`
+  uint64_t fds_closed_ns = 0;   // no descriptor of ours on the box is open
+  uint64_t cgroups_gone_ns = 0;  // every cgroup of the box removed
+  uint64_t uid_free_ns = 0;      // its uid may serve another box
+  std::string missing;           // what is not proven, and why; empty when complete
 };
 
 // A file that the task left in /task/out.
 struct OutFile {
-  std::string path;        // relative to /task/out; bytes as the task chose them
-  uint64_t size_bytes = 0; // apparent size
-  uint32_t mode = 0;       // permission bits; setuid, setgid and sticky dropped
-  uint64_t offset = 0;     // of its content in the spool
-  std::string skipped;     // why it was not collected ("symbolic link", ...); empty when it was
+  std::string path;         // relative to /task/out; bytes as the task chose them
+  uint64_t size_bytes = 0;  // apparent size
+  uint32_t mode = 0;        // permission bits; setuid, setgid and sticky dropped
+  uint64_t offset = 0;      // of its content in the spool
+  std::string skipped;      // why it was not collected ("symbolic link", ...); empty when it was
 };
 
 }  // namespace mayfly::base

@@ -14,8 +14,11 @@ size_t sequenceLength(std::string_view s, uint32_t* point) {
   auto byte = [&](size_t i) { return static_cast<unsigned char>(s[i]); };
   if (s.empty()) return 0;
   unsigned char first = byte(0);
-  size_t length = first < 0x80 ? 1 : first >= 0xc2 && first <= 0xdf ? 2
-                : (first & 0xf0) == 0xe0 ? 3 : first >= 0xf0 && first <= 0xf4 ? 4 : 0;
+  size_t length = first < 0x80                     ? 1
+                  : first >= 0xc2 && first <= 0xdf ? 2
+                  : (first & 0xf0) == 0xe0         ? 3
+                  : first >= 0xf0 && first <= 0xf4 ? 4
+                                                   : 0;
   if (length == 0 || s.size() < length) return 0;
   uint32_t value = length == 1 ? first : first & (0x7f >> length);
   for (size_t i = 1; i < length; ++i) {
@@ -39,27 +42,39 @@ bool harmful(uint32_t c) {
 
 std::string_view name(Code code) {
   switch (code) {
-    case Code::invalidArgument: return "invalidArgument";
-    case Code::notFound: return "notFound";
-    case Code::alreadyExists: return "alreadyExists";
-    case Code::resourceExhausted: return "resourceExhausted";
-    case Code::unavailable: return "unavailable";
-    case Code::failedPrecondition: return "failedPrecondition";
-    case Code::permissionDenied: return "permissionDenied";
-    case Code::cancelled: return "cancelled";
-    case Code::deadlineExceeded: return "deadlineExceeded";
-    case Code::hostUnfit: return "hostUnfit";
-    case Code::internal: return "internal";
+    case Code::invalidArgument:
+      return "invalidArgument";
+    case Code::notFound:
+      return "notFound";
+    case Code::alreadyExists:
+      return "alreadyExists";
+    case Code::resourceExhausted:
+      return "resourceExhausted";
+    case Code::unavailable:
+      return "unavailable";
+    case Code::failedPrecondition:
+      return "failedPrecondition";
+    case Code::permissionDenied:
+      return "permissionDenied";
+    case Code::cancelled:
+      return "cancelled";
+    case Code::deadlineExceeded:
+      return "deadlineExceeded";
+    case Code::hostUnfit:
+      return "hostUnfit";
+    case Code::internal:
+      return "internal";
   }
   return "internal";
 }
 
 Error sysError(int err, std::string_view call, std::string_view object) {
   char buffer[128];
-  return Error{Code::internal,
-               fmt::format("{} '{}': {}", call, printable(object), strerror_r(err, buffer, sizeof buffer)),
-               {},
-               err};
+  return Error{
+      Code::internal,
+      fmt::format("{} '{}': {}", call, printable(object), strerror_r(err, buffer, sizeof buffer)),
+      {},
+      err};
 }
 
 std::string printable(std::string_view text, size_t bytes_max) {

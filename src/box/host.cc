@@ -44,7 +44,9 @@ std::string readText(const std::string& path) {
   return std::move(*text);
 }
 
-uint64_t readNumber(const std::string& path) { return ::strtoull(readText(path).c_str(), nullptr, 10); }
+uint64_t readNumber(const std::string& path) {
+  return ::strtoull(readText(path).c_str(), nullptr, 10);
+}
 
 // Runs `probe` in a forked child: 0, or the errno that it met. ETIMEDOUT where it hangs.
 int inChild(const std::function<int()>& probe) {
@@ -79,7 +81,8 @@ struct Probe {
   bool terminals = false;  // a box can have some
 
   HostLine& line(std::string what, std::string value) {
-    return report.lines.emplace_back(HostLine{group, std::move(what), std::move(value), HostVerdict::ok, "", ""});
+    return report.lines.emplace_back(
+        HostLine{group, std::move(what), std::move(value), HostVerdict::ok, "", ""});
   }
   void ok(std::string what, std::string value) { line(std::move(what), std::move(value)); }
   void degraded(std::string what, std::string value, std::string note) {
@@ -111,26 +114,34 @@ void Probe::kernelAndRights() {
   kernel = parseKernelVersion(name.release);
   std::string value = fmt::format("{} {}", name.release, name.machine);
   if (kernel < KernelVersion{5, 14})
-    missing("version", value, "ephemeral", "5.14 is the least: cgroup.kill proves that nothing is left running.");
+    missing("version", value, "ephemeral",
+            "5.14 is the least: cgroup.kill proves that nothing is left running.");
   else
     ok("version", value);
 
   std::string status = readText("/proc/self/status");
   auto field = [&](const char* key) {
     size_t at = status.find(key);
-    return at == std::string::npos ? 0 : ::strtoull(status.c_str() + at + ::strlen(key), nullptr, 16);
+    return at == std::string::npos ? 0
+                                   : ::strtoull(status.c_str() + at + ::strlen(key), nullptr, 16);
   };
-  constexpr struct { int bit; const char* name; } kNeeded[] = {{21, "SYS_ADMIN"}, {7, "SETUID"}, {6, "SETGID"}, {0, "CHOWN"}};
+  constexpr struct {
+    int bit;
+    const char* name;
+  } kNeeded[] = {{21, "SYS_ADMIN"}, {7, "SETUID"}, {6, "SETGID"}, {0, "CHOWN"}};
   uint64_t effective = field("CapEff:");
   std::string lacking;
   for (const auto& cap : kNeeded)
-    if (!(effective >> cap.bit & 1)) lacking += (lacking.empty() ? "" : " ") + std::string(cap.name);
+    if (!(effective >> cap.bit & 1))
+      lacking += (lacking.empty() ? "" : " ") + std::string(cap.name);
   if (lacking.empty())
     ok("capabilities", "SYS_ADMIN SETUID SETGID CHOWN: all the spawner needs");
   else if (!root)
-    unknown("capabilities", "Run the doctor as root: what the daemon would get is not seen from here.");
+    unknown("capabilities",
+            "Run the doctor as root: what the daemon would get is not seen from here.");
   else
-    missing("capabilities", "no " + lacking, "isolation", "The spawner cannot build a box without them.");
+    missing("capabilities", "no " + lacking, "isolation",
+            "The spawner cannot build a box without them.");
 }
 
 // The maps of a namespace that this process just unshared: root of it, nothing else.
@@ -149,9 +160,12 @@ int mapSelf(unsigned uid, unsigned gid) {
 
 void Probe::namespaces() {
   group = "Walls";
-  constexpr struct { int flag; const char* name; } kKinds[] = {
-      {CLONE_NEWUSER, "user"}, {CLONE_NEWPID, "pid"}, {CLONE_NEWNS, "mnt"},      {CLONE_NEWNET, "net"},
-      {CLONE_NEWIPC, "ipc"},   {CLONE_NEWUTS, "uts"}, {CLONE_NEWCGROUP, "cgroup"}};
+  constexpr struct {
+    int flag;
+    const char* name;
+  } kKinds[] = {{CLONE_NEWUSER, "user"},    {CLONE_NEWPID, "pid"}, {CLONE_NEWNS, "mnt"},
+                {CLONE_NEWNET, "net"},      {CLONE_NEWIPC, "ipc"}, {CLONE_NEWUTS, "uts"},
+                {CLONE_NEWCGROUP, "cgroup"}};
   std::string have, lack;
   unsigned uid = ::geteuid(), gid = ::getegid();
   for (const auto& kind : kKinds) {
@@ -174,8 +188,8 @@ void Probe::namespaces() {
   int error = inChild([&] {
     if (::unshare(CLONE_NEWUSER) != 0) return errno;
     if (int e = mapSelf(uid, gid)) return e;
-    return errnoOf(::unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
-                             CLONE_NEWPID | CLONE_NEWCGROUP));
+    return errnoOf(::unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC |
+                             CLONE_NEWUTS | CLONE_NEWPID | CLONE_NEWCGROUP));
   });
   if (error == 0)
     ok("nested", "a box's namespaces below its template's");
@@ -208,18 +222,21 @@ void Probe::namespaces() {
   error = inChild([&] {
     if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return errno;
     if (int e = mapSelf(uid, gid)) return e;
-    return errnoOf(::mount("devpts", "/proc", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,max=1"));
+    return errnoOf(::mount("devpts", "/proc", "devpts", MS_NOSUID | MS_NOEXEC,
+                           "newinstance,ptmxmode=0666,mode=0620,max=1"));
   });
   terminals = error == 0;
   if (terminals)
     ok("terminals", "a devpts of its own for each box");
   else
-    degraded("terminals", why(error), "Boxes have no pseudo-terminals: script, pexpect, os.openpty fail in them. "
+    degraded("terminals", why(error),
+             "Boxes have no pseudo-terminals: script, pexpect, os.openpty fail in them. "
              "The kernel needs CONFIG_UNIX98_PTYS.");
 }
 
 // Files of a throw-away cgroup, made and removed: what the controller offers here.
-std::vector<std::string> filesOf(const std::string& hierarchy, const std::vector<std::string>& names, int* error) {
+std::vector<std::string> filesOf(const std::string& hierarchy,
+                                 const std::vector<std::string>& names, int* error) {
   std::string path = fmt::format("{}/mayfly-doctor-{}", hierarchy, ::getpid());
   std::vector<std::string> found;
   *error = ::mkdir(path.c_str(), 0755) == 0 ? 0 : errno;
@@ -252,16 +269,20 @@ void Probe::cgroups() {
 
   if (layout.v2_path.empty()) {
     missing("cgroup v2", "not mounted", "ephemeral",
-            "Mount it (mount -t cgroup2 none /sys/fs/cgroup/unified): every box is killed by cgroup.kill.");
+            "Mount it (mount -t cgroup2 none /sys/fs/cgroup/unified): every box is killed by "
+            "cgroup.kill.");
     return;
   }
   int error = 0;
-  auto files = filesOf(layout.v2_path, {"cgroup.kill", "cgroup.events", "memory.max", "memory.peak",
-                                        "memory.swap.max", "memory.oom.group", "pids.max", "pids.peak", "cpu.max"}, &error);
+  auto files = filesOf(layout.v2_path,
+                       {"cgroup.kill", "cgroup.events", "memory.max", "memory.peak",
+                        "memory.swap.max", "memory.oom.group", "pids.max", "pids.peak", "cpu.max"},
+                       &error);
   if (error != 0 && !root) {
     unknown("cgroup v2", "Run the doctor as root: it tries a throw-away cgroup.");
   } else if (error != 0) {
-    missing("cgroup v2", why(error), "ephemeral", "No cgroup can be made in " + layout.v2_path + ".");
+    missing("cgroup v2", why(error), "ephemeral",
+            "No cgroup can be made in " + layout.v2_path + ".");
   } else if (!has(files, "cgroup.kill") || !has(files, "cgroup.events")) {
     missing("cgroup v2", "no cgroup.kill", "ephemeral", "Kernel 5.14 is the least.");
   } else {
@@ -272,46 +293,59 @@ void Probe::cgroups() {
   if (error == 0 && layout.memory == CgroupPlace::v2) {
     if (!has(files, "memory.max"))
       degraded("memory files", "not enabled below the root",
-               "The spawner enables it: write +memory to " + layout.v2_path + "/cgroup.subtree_control.");
+               "The spawner enables it: write +memory to " + layout.v2_path +
+                   "/cgroup.subtree_control.");
     else if (!has(files, "memory.peak"))
-      degraded("memory files", "no memory.peak", "A task's peak memory is not known (kernel 5.19).");
+      degraded("memory files", "no memory.peak",
+               "A task's peak memory is not known (kernel 5.19).");
     else
       ok("memory files", "max, peak, oom.group");
   }
   std::vector<std::string> v1;
   int v1_error = 0;
   if (layout.memory == CgroupPlace::v1) {
-    v1 = filesOf(layout.memory_path, {"memory.memsw.limit_in_bytes", "memory.oom_control", "memory.max_usage_in_bytes",
-                                      "memory.kmem.tcp.limit_in_bytes"}, &v1_error);
+    v1 = filesOf(layout.memory_path,
+                 {"memory.memsw.limit_in_bytes", "memory.oom_control", "memory.max_usage_in_bytes",
+                  "memory.kmem.tcp.limit_in_bytes"},
+                 &v1_error);
     if (v1_error != 0 && !root)
       unknown("memory files", "Run the doctor as root: it tries a throw-away cgroup.");
     else if (v1_error != 0)
-      missing("memory files", why(v1_error), "caps", "No cgroup can be made in " + layout.memory_path + ".");
+      missing("memory files", why(v1_error), "caps",
+              "No cgroup can be made in " + layout.memory_path + ".");
     else if (!has(v1, "memory.oom_control"))
-      missing("memory files", "no memory.oom_control", "caps", "The memory cap cannot be told from a crash.");
+      missing("memory files", "no memory.oom_control", "caps",
+              "The memory cap cannot be told from a crash.");
     else
-      ok("memory files", has(v1, "memory.kmem.tcp.limit_in_bytes") ? "limit, peak, oom_control; TCP buffers capped apart"
-                                                                    : "limit, peak, oom_control");
+      ok("memory files", has(v1, "memory.kmem.tcp.limit_in_bytes")
+                             ? "limit, peak, oom_control; TCP buffers capped apart"
+                             : "limit, peak, oom_control");
   }
   std::vector<std::string> pids = files;
-  if (layout.pids == CgroupPlace::v1) pids = filesOf(layout.pids_path, {"pids.peak", "pids.events"}, &v1_error);
+  if (layout.pids == CgroupPlace::v1)
+    pids = filesOf(layout.pids_path, {"pids.peak", "pids.events"}, &v1_error);
   if (layout.pids != CgroupPlace::none && (root || error == 0)) {
     if (has(pids, "pids.peak"))
-      ok("process files", layout.pids == CgroupPlace::v1 ? "max, peak; the cap is seen by sampling" : "max, peak, events");
+      ok("process files", layout.pids == CgroupPlace::v1 ? "max, peak; the cap is seen by sampling"
+                                                         : "max, peak, events");
     else
-      degraded("process files", "no pids.peak", "A task's peak of processes is not known (kernel 6.1).");
+      degraded("process files", "no pids.peak",
+               "A task's peak of processes is not known (kernel 6.1).");
   }
 
   std::string meminfo = readText("/proc/meminfo");
   size_t at = meminfo.find("SwapTotal:");
-  uint64_t swap = at == std::string::npos ? 0 : ::strtoull(meminfo.c_str() + at + 10, nullptr, 10) << 10;
-  bool swap_capped = layout.memory == CgroupPlace::v2 ? has(files, "memory.swap.max") : has(v1, "memory.memsw.limit_in_bytes");
+  uint64_t swap =
+      at == std::string::npos ? 0 : ::strtoull(meminfo.c_str() + at + 10, nullptr, 10) << 10;
+  bool swap_capped = layout.memory == CgroupPlace::v2 ? has(files, "memory.swap.max")
+                                                      : has(v1, "memory.memsw.limit_in_bytes");
   if (swap == 0)
     ok("swap", "none");
   else if (swap_capped)
     ok("swap", base::humanBytes(swap) + ", forbidden to boxes");
   else if (!root)
-    unknown("swap", "Run the doctor as root: whether it can be forbidden to boxes is not seen from here.");
+    unknown("swap",
+            "Run the doctor as root: whether it can be forbidden to boxes is not seen from here.");
   else
     missing("swap", base::humanBytes(swap) + ", cannot be forbidden", "caps",
             "Turn it off, or boot with swapaccount=1: a box would use more than its memory cap.");
@@ -353,7 +387,8 @@ void Probe::filters() {
     size_t count = static_cast<size_t>(st.st_size) / sizeof(sock_filter);
     int error = inChild([&] {
       std::vector<sock_filter> code(count);
-      if (::pread(program->get(), code.data(), static_cast<size_t>(st.st_size), 0) != st.st_size) return EIO;
+      if (::pread(program->get(), code.data(), static_cast<size_t>(st.st_size), 0) != st.st_size)
+        return EIO;
       sock_fprog prog{static_cast<unsigned short>(count), code.data()};
       if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return errno;
       if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog) != 0) return errno;
@@ -366,10 +401,12 @@ void Probe::filters() {
   }
   long abi = ::syscall(kLandlockCreateRuleset, nullptr, 0, 1 /* version */);
   if (abi < 1)
-    missing("Landlock", errno == EOPNOTSUPP ? "built in, not enabled" : "not in this kernel", "landlock",
+    missing("Landlock", errno == EOPNOTSUPP ? "built in, not enabled" : "not in this kernel",
+            "landlock",
             "A second line behind the mounts is lost. Boot with lsm=landlock,... to have it.");
   else if (abi < 6)
-    degraded("Landlock", fmt::format("ABI {}", abi), "No scopes for abstract sockets and signals (ABI 6); namespaces hold those.");
+    degraded("Landlock", fmt::format("ABI {}", abi),
+             "No scopes for abstract sockets and signals (ABI 6); namespaces hold those.");
   else
     ok("Landlock", fmt::format("ABI {}: files, abstract sockets, signals", abi));
 }
@@ -377,7 +414,8 @@ void Probe::filters() {
 void Probe::files() {
   group = "Files";
   int error = inChild([] {
-    int fs = static_cast<int>(::syscall(SYS_fsopen, "erofs", 0));  // loads the module where it is one
+    int fs =
+        static_cast<int>(::syscall(SYS_fsopen, "erofs", 0));  // loads the module where it is one
     return errnoOf(fs);
   });
   std::string known = readText("/proc/filesystems");
@@ -385,13 +423,15 @@ void Probe::files() {
   if (!erofs && !root)
     unknown("images (erofs)", "Run the doctor as root: the module may not be loaded yet.");
   else if (!erofs)
-    missing("images (erofs)", "not in this kernel", "isolation", "Templates' images are erofs files.");
+    missing("images (erofs)", "not in this kernel", "isolation",
+            "Templates' images are erofs files.");
   else if (kernel >= KernelVersion{6, 12})
     ok("images (erofs)", "mounted straight from a file");
   else if (::access("/dev/loop-control", F_OK) == 0)
     ok("images (erofs)", "mounted through a loop device (kernel before 6.12)");
   else
-    missing("images (erofs)", "no loop devices", "isolation", "Load the module 'loop', or use kernel 6.12.");
+    missing("images (erofs)", "no loop devices", "isolation",
+            "Load the module 'loop', or use kernel 6.12.");
 
   auto memfd = base::makeMemfd("mayfly-doctor");
   if (memfd && base::sealMemfd(memfd->view()))
@@ -402,7 +442,8 @@ void Probe::files() {
   std::string pattern = readText("/proc/sys/kernel/core_pattern");
   if (!pattern.empty() && pattern[0] == '@')
     missing("core dumps", "'" + pattern + "'", "ephemeral",
-            "A socket as core pattern is handed a task's memory whatever its limits; use a file or a pipe.");
+            "A socket as core pattern is handed a task's memory whatever its limits; use a file or "
+            "a pipe.");
   else
     ok("core dumps", fmt::format("'{}': none is made of a box (limit 1)", pattern));
 }
@@ -411,47 +452,59 @@ void Probe::neighbours() {
   group = "Neighbours";
   std::string ksm = readText("/sys/kernel/mm/ksm/run");
   if (ksm == "1")
-    degraded("page merging", "on", "Boxes take no part (refused by seccomp), but other processes of the host do.");
+    degraded("page merging", "on",
+             "Boxes take no part (refused by seccomp), but other processes of the host do.");
   else
     ok("page merging", ksm.empty() ? "not in this kernel" : "off");
   std::string smt = readText("/sys/devices/system/cpu/smt/active");
   if (smt == "1")
-    degraded("hyperthreads", "on", "Two tenants may share a core: turn SMT off where they are enemies.");
+    degraded("hyperthreads", "on",
+             "Two tenants may share a core: turn SMT off where they are enemies.");
   else
     ok("hyperthreads", "off");
   std::string mask = readText("/sys/devices/virtual/workqueue/cpumask");  // hexadecimal words
   long workers = 0, cores = ::sysconf(_SC_NPROCESSORS_ONLN);
   for (char digit : mask)
-    if (digit != ',') workers += std::popcount(static_cast<unsigned>(::strtoul(std::string(1, digit).c_str(), nullptr, 16)));
+    if (digit != ',')
+      workers += std::popcount(
+          static_cast<unsigned>(::strtoul(std::string(1, digit).c_str(), nullptr, 16)));
   if (!terminals || (!mask.empty() && workers < cores))
-    ok("terminals' work", terminals ? fmt::format("in kernel workers on {} of {} cores", workers, cores) : "none");
+    ok("terminals' work",
+       terminals ? fmt::format("in kernel workers on {} of {} cores", workers, cores) : "none");
   else
     degraded("terminals' work", "in kernel workers on every core",
-             "It is outside a task's cpu caps: where tenants are enemies, set terminal.ptys to 0, or write fewer cores to "
+             "It is outside a task's cpu caps: where tenants are enemies, set terminal.ptys to 0, "
+             "or write fewer cores to "
              "/sys/devices/virtual/workqueue/cpumask.");
   std::string vulnerable;
-  for (const char* name : {"spectre_v1", "spectre_v2", "meltdown", "spec_store_bypass", "l1tf", "mds", "tsx_async_abort",
-                           "mmio_stale_data", "retbleed", "srbds", "gather_data_sampling", "reg_file_data_sampling",
-                           "spec_rstack_overflow", "indirect_target_selection", "tsa", "vmscape"}) {
+  for (const char* name : {"spectre_v1", "spectre_v2", "meltdown", "spec_store_bypass", "l1tf",
+                           "mds", "tsx_async_abort", "mmio_stale_data", "retbleed", "srbds",
+                           "gather_data_sampling", "reg_file_data_sampling", "spec_rstack_overflow",
+                           "indirect_target_selection", "tsa", "vmscape"}) {
     std::string state = readText(std::string("/sys/devices/system/cpu/vulnerabilities/") + name);
-    if (state.rfind("Vulnerable", 0) == 0) vulnerable += (vulnerable.empty() ? "" : " ") + std::string(name);
+    if (state.rfind("Vulnerable", 0) == 0)
+      vulnerable += (vulnerable.empty() ? "" : " ") + std::string(name);
   }
   if (vulnerable.empty())
     ok("cpu flaws", "none that the kernel knows and leaves open");
   else
-    degraded("cpu flaws", vulnerable, "Left open by this kernel or machine: a task may read memory that is not its own.");
+    degraded("cpu flaws", vulnerable,
+             "Left open by this kernel or machine: a task may read memory that is not its own.");
   std::string overcommit = readText("/proc/sys/vm/overcommit_memory");
   if (overcommit == "2")
-    degraded("overcommit", "strict", "Forks may fail long before any cap is met (vm.overcommit_memory is 2).");
+    degraded("overcommit", "strict",
+             "Forks may fail long before any cap is met (vm.overcommit_memory is 2).");
   else
     ok("overcommit", overcommit == "1" ? "always" : "heuristic");
   std::string thp = readText("/sys/kernel/mm/transparent_hugepage/enabled");
   size_t open = thp.find('['), close = thp.find(']');
   if (open != std::string::npos && close != std::string::npos)
-    ok("huge pages", fmt::format("transparent: {}; reserved: {}", thp.substr(open + 1, close - open - 1),
-                                 readNumber("/proc/sys/vm/nr_hugepages")));
+    ok("huge pages",
+       fmt::format("transparent: {}; reserved: {}", thp.substr(open + 1, close - open - 1),
+                   readNumber("/proc/sys/vm/nr_hugepages")));
   std::string yama = readText("/proc/sys/kernel/yama/ptrace_scope");
-  ok("ptrace", yama.empty() ? "no Yama; refused in boxes by seccomp" : "Yama " + yama + "; refused in boxes by seccomp");
+  ok("ptrace", yama.empty() ? "no Yama; refused in boxes by seccomp"
+                            : "Yama " + yama + "; refused in boxes by seccomp");
 }
 
 void Probe::budget() {
@@ -459,11 +512,12 @@ void Probe::budget() {
   rlimit files{};
   ::getrlimit(RLIMIT_NOFILE, &files);
   b.fds_hard = files.rlim_max;
-  b.pids_max = std::min(readNumber("/proc/sys/kernel/pid_max"), readNumber("/proc/sys/kernel/threads-max"));
+  b.pids_max =
+      std::min(readNumber("/proc/sys/kernel/pid_max"), readNumber("/proc/sys/kernel/threads-max"));
   b.user_namespaces_max = ~0ull;
   for (const char* kind : {"user", "pid", "mnt", "net", "ipc", "uts", "cgroup"})
-    b.user_namespaces_max = std::min(b.user_namespaces_max,
-                                     readNumber(fmt::format("/proc/sys/user/max_{}_namespaces", kind)));
+    b.user_namespaces_max = std::min(
+        b.user_namespaces_max, readNumber(fmt::format("/proc/sys/user/max_{}_namespaces", kind)));
   std::istringstream lines(readText("/proc/meminfo"));
   std::string key, unit;
   for (uint64_t value; lines >> key >> value;) {
@@ -472,7 +526,8 @@ void Probe::budget() {
     if (key == "MemAvailable:") b.memory_available_bytes = value << 10;
   }
   if (terminals)
-    b.ptys_max = boxesPtys(readNumber("/proc/sys/kernel/pty/max"), readNumber("/proc/sys/kernel/pty/reserve"),
+    b.ptys_max = boxesPtys(readNumber("/proc/sys/kernel/pty/max"),
+                           readNumber("/proc/sys/kernel/pty/reserve"),
                            readNumber("/proc/sys/kernel/pty/nr"));
   deriveBudget(b, base::Limits{});
 }

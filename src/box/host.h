@@ -52,20 +52,22 @@ KernelVersion parseKernelVersion(std::string_view release);  // 0.0 where it is 
 // What the boxes share out, and how many of them each part allows.
 struct HostBudget {
   uint64_t fds_hard = 0, pids_max = 0, user_namespaces_max = 0;
-  uint64_t ptys_max = 0;  // pseudo-terminals that the boxes may have of the kernel's one pool; 0: none
+  uint64_t ptys_max =
+      0;  // pseudo-terminals that the boxes may have of the kernel's one pool; 0: none
   uint64_t memory_total_bytes = 0, memory_available_bytes = 0;
-  uint32_t boxes_by_fds = 0;         // parked or running
-  uint32_t boxes_by_pids = 0;        // each at the default cap on processes
+  uint32_t boxes_by_fds = 0;   // parked or running
+  uint32_t boxes_by_pids = 0;  // each at the default cap on processes
   uint32_t boxes_by_namespaces = 0;
-  uint32_t boxes_by_memory = 0;      // each at the default cap on memory, all of it reserved
-  uint32_t boxes_by_ptys = 0;        // each with as many as a manifest gives by default
-  uint32_t boxes() const;            // the least of them
+  uint32_t boxes_by_memory = 0;  // each at the default cap on memory, all of it reserved
+  uint32_t boxes_by_ptys = 0;    // each with as many as a manifest gives by default
+  uint32_t boxes() const;        // the least of them
 };
-inline constexpr uint32_t kFdsPerBox = 8;       // the busiest of our processes: the spawner holds 6 of a parked box
-inline constexpr uint32_t kFdsReserved = 512;   // listeners, connections, templates
+inline constexpr uint32_t kFdsPerBox =
+    8;  // the busiest of our processes: the spawner holds 6 of a parked box
+inline constexpr uint32_t kFdsReserved = 512;  // listeners, connections, templates
 inline constexpr uint32_t kPidsReserved = 2'048;
 inline constexpr uint32_t kPtysPerBox = 8;
-inline constexpr uint32_t kPtyPercent = 75;     // of the pool; the rest is other containers'
+inline constexpr uint32_t kPtyPercent = 75;  // of the pool; the rest is other containers'
 // The part of the kernel's pool that is the boxes': `limit` and `reserve` are kernel.pty.max and
 // .reserve, `used` is kernel.pty.nr. The reserve is the host's own: no box can touch it.
 uint64_t boxesPtys(uint64_t limit, uint64_t reserve, uint64_t used);

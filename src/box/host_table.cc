@@ -13,7 +13,8 @@ namespace {
 
 bool hasWord(std::string_view list, std::string_view word, char separator) {
   while (!list.empty()) {
-    size_t end = list.find_first_of(separator == ' ' ? std::string_view(" \n") : std::string_view(","));
+    size_t end =
+        list.find_first_of(separator == ' ' ? std::string_view(" \n") : std::string_view(","));
     if (list.substr(0, end) == word) return true;
     if (end == std::string_view::npos) return false;
     list.remove_prefix(end + 1);
@@ -26,7 +27,8 @@ std::vector<std::string> wrap(std::string_view text, size_t width) {
   std::vector<std::string> lines(1);
   std::istringstream words{std::string(text)};
   for (std::string word; words >> word;) {
-    if (!lines.back().empty() && lines.back().size() + 1 + word.size() > width) lines.emplace_back();
+    if (!lines.back().empty() && lines.back().size() + 1 + word.size() > width)
+      lines.emplace_back();
     if (!lines.back().empty()) lines.back() += ' ';
     lines.back() += word;
     while (lines.back().size() > width) {
@@ -46,19 +48,26 @@ uint32_t clamp32(uint64_t value) {
 
 std::string_view name(HostVerdict verdict) {
   switch (verdict) {
-    case HostVerdict::ok: return "ok";
-    case HostVerdict::degraded: return "degraded";
-    case HostVerdict::missing: return "MISSING";
-    case HostVerdict::unknown: return "unknown";
+    case HostVerdict::ok:
+      return "ok";
+    case HostVerdict::degraded:
+      return "degraded";
+    case HostVerdict::missing:
+      return "MISSING";
+    case HostVerdict::unknown:
+      return "unknown";
   }
   return "?";
 }
 
 std::string_view name(CgroupPlace place) {
   switch (place) {
-    case CgroupPlace::none: return "none";
-    case CgroupPlace::v1: return "v1";
-    case CgroupPlace::v2: return "v2";
+    case CgroupPlace::none:
+      return "none";
+    case CgroupPlace::v1:
+      return "v1";
+    case CgroupPlace::v2:
+      return "v2";
   }
   return "?";
 }
@@ -108,7 +117,8 @@ KernelVersion parseKernelVersion(std::string_view release) {
 }
 
 uint32_t HostBudget::boxes() const {
-  return std::min({boxes_by_fds, boxes_by_pids, boxes_by_namespaces, boxes_by_memory, boxes_by_ptys});
+  return std::min(
+      {boxes_by_fds, boxes_by_pids, boxes_by_namespaces, boxes_by_memory, boxes_by_ptys});
 }
 
 uint64_t boxesPtys(uint64_t limit, uint64_t reserve, uint64_t used) {
@@ -127,7 +137,8 @@ void deriveBudget(HostBudget& b, const base::Limits& per_box) {
   b.boxes_by_ptys = clamp32(b.ptys_max == 0 ? ~0ull : b.ptys_max / kPtysPerBox);
   // A tenth, at least 512 MiB, stays for the host, the daemon and the zygotes.
   uint64_t reserved = std::max<uint64_t>(b.memory_total_bytes / 10, 512ull << 20);
-  b.boxes_by_memory = clamp32(left(b.memory_available_bytes, reserved) / std::max<uint64_t>(per_box.memory_bytes, 1));
+  b.boxes_by_memory = clamp32(left(b.memory_available_bytes, reserved) /
+                              std::max<uint64_t>(per_box.memory_bytes, 1));
 }
 
 std::vector<std::string> HostReport::lostPromises() const {
@@ -160,8 +171,8 @@ std::string renderTable(const HostReport& report, size_t width) {
     }
     auto value = wrap(base::printable(line.value), value_width);
     for (size_t i = 0; i < value.size(); ++i) {
-      std::string text = fmt::format("{:<{}} {:<{}} {}", i ? "" : "  " + line.what, kWhat, value[i], value_width,
-                                     i ? std::string_view() : name(line.verdict));
+      std::string text = fmt::format("{:<{}} {:<{}} {}", i ? "" : "  " + line.what, kWhat, value[i],
+                                     value_width, i ? std::string_view() : name(line.verdict));
       text.erase(text.find_last_not_of(' ') + 1);
       out += text + "\n";
     }
@@ -174,15 +185,20 @@ std::string renderTable(const HostReport& report, size_t width) {
   for (const HostLine& line : report.lines) row(line);
   const HostBudget& b = report.budget;
   const std::string budget = fmt::format("Budget of boxes ({} fit)", b.boxes());
-  row({budget, "descriptors", fmt::format("{} hard limit, {} a box: {} boxes", b.fds_hard, kFdsPerBox, b.boxes_by_fds)});
-  row({budget, "processes", fmt::format("{} on the host: {} boxes at the default cap", b.pids_max, b.boxes_by_pids)});
-  row({budget, "user namespaces", fmt::format("{}: {} boxes", b.user_namespaces_max, b.boxes_by_namespaces)});
-  row({budget, "memory", fmt::format("{} of {} free: {} boxes at the default cap",
-                                     base::humanBytes(b.memory_available_bytes),
-                                     base::humanBytes(b.memory_total_bytes), b.boxes_by_memory)});
-  row({budget, "terminals", b.ptys_max == 0 ? "none: boxes have no pseudo-terminals"
-                                            : fmt::format("{} of kernel.pty.max: {} boxes at the default of {}",
-                                                          b.ptys_max, b.boxes_by_ptys, kPtysPerBox)});
+  row({budget, "descriptors",
+       fmt::format("{} hard limit, {} a box: {} boxes", b.fds_hard, kFdsPerBox, b.boxes_by_fds)});
+  row({budget, "processes",
+       fmt::format("{} on the host: {} boxes at the default cap", b.pids_max, b.boxes_by_pids)});
+  row({budget, "user namespaces",
+       fmt::format("{}: {} boxes", b.user_namespaces_max, b.boxes_by_namespaces)});
+  row({budget, "memory",
+       fmt::format("{} of {} free: {} boxes at the default cap",
+                   base::humanBytes(b.memory_available_bytes),
+                   base::humanBytes(b.memory_total_bytes), b.boxes_by_memory)});
+  row({budget, "terminals",
+       b.ptys_max == 0 ? "none: boxes have no pseudo-terminals"
+                       : fmt::format("{} of kernel.pty.max: {} boxes at the default of {}",
+                                     b.ptys_max, b.boxes_by_ptys, kPtysPerBox)});
   auto lost = report.lostPromises();
   if (lost.empty()) {
     out += "\nThis host can keep every promise.\n";
@@ -192,7 +208,8 @@ std::string renderTable(const HostReport& report, size_t width) {
     out += "\n";
     for (const std::string& part :
          wrap("This host cannot keep: " + names +
-                  ". The daemon starts only where its setting accept_lost_promises names them.", width))
+                  ". The daemon starts only where its setting accept_lost_promises names them.",
+              width))
       out += part + "\n";
   }
   return out;

@@ -59,8 +59,8 @@ class Guard {
   Guard& loadHigh(unsigned argument) { return add(BPF_LD | BPF_W | BPF_ABS, low(argument) + 4); }
   Guard& mask(uint32_t bits) { return add(BPF_ALU | BPF_AND | BPF_K, bits); }
   Guard& shift(uint32_t bits) { return add(BPF_ALU | BPF_LSH | BPF_K, bits); }
-  Guard& keep() { return add(BPF_MISC | BPF_TAX, 0); }          // for the next join
-  Guard& join() { return add(BPF_ALU | BPF_OR | BPF_X, 0); }    // with what was kept
+  Guard& keep() { return add(BPF_MISC | BPF_TAX, 0); }        // for the next join
+  Guard& join() { return add(BPF_ALU | BPF_OR | BPF_X, 0); }  // with what was kept
   Guard& on(uint32_t value, uint32_t verdict) { return when(BPF_JEQ, value, verdict); }
   Guard& over(uint32_t value, uint32_t verdict) { return when(BPF_JGT, value, verdict); }
   Guard& onAnyBit(uint32_t bits, uint32_t verdict) { return when(BPF_JSET, bits, verdict); }
@@ -95,40 +95,63 @@ std::vector<Guard> guards(bool loopback) {
   };
 
   guard("mmap").load(3).onAnyBit(MAP_HUGETLB, kEperm);  // the host's huge pages are in no cap
-  // New namespaces; and CLONE_PARENT, whose child would be the spawner's and keep the box from dying.
+  // New namespaces; and CLONE_PARENT, whose child would be the spawner's and keep the box from
+  // dying.
   guard("clone").load(0).onAnyBit(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
                                       CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_PARENT,
                                   kEperm);
   guard("clone3", error(ENOSYS));
   // Of the terminals' commands (0x54..) only those that a pseudo-terminal knows. The refused ones
-  // type for others (TIOCSTI), reach consoles and serial lines, or load line disciplines (TIOCSETD).
-  guard("ioctl").load(1).mask(0xffff)
-      .over(0x545f, kAllow).over(0x5452, kEperm)             // FIOQSIZE...; ..TIOCMIWAIT..
-      .over(0x544f, kAllow).over(TIOCGPTPEER, kEperm)        // FIOCLEX..FIOASYNC; TIOCGISO7816..
-      .over(kTiocvhangup, kAllow).over(kTiocsig, kEperm)     // TIOCGPKT..TIOCGPTPEER; TIOCVHANGUP
-      .over(TIOCSRS485, kAllow).over(kTcsetsf2, kEperm)      // TIOCGPTN..TIOCSIG; TIOCGRS485..
-      .over(TIOCSETD, kAllow).over(TIOCNOTTY, kEperm)      // TIOCGETD..TCSETSF2; TIOCSETD
-      .over(TIOCSSERIAL, kAllow).over(FIONREAD, kEperm)      // TIOCPKT..TIOCNOTTY; TIOCLINUX..
+  // type for others (TIOCSTI), reach consoles and serial lines, or load line disciplines
+  // (TIOCSETD).
+  guard("ioctl")
+      .load(1)
+      .mask(0xffff)
+      .over(0x545f, kAllow)
+      .over(0x5452, kEperm)  // FIOQSIZE...; ..TIOCMIWAIT..
+      .over(0x544f, kAllow)
+      .over(TIOCGPTPEER, kEperm)  // FIOCLEX..FIOASYNC; TIOCGISO7816..
+      .over(kTiocvhangup, kAllow)
+      .over(kTiocsig, kEperm)  // TIOCGPKT..TIOCGPTPEER; TIOCVHANGUP
+      .over(TIOCSRS485, kAllow)
+      .over(kTcsetsf2, kEperm)  // TIOCGPTN..TIOCSIG; TIOCGRS485..
+      .over(TIOCSETD, kAllow)
+      .over(TIOCNOTTY, kEperm)  // TIOCGETD..TCSETSF2; TIOCSETD
+      .over(TIOCSSERIAL, kAllow)
+      .over(FIONREAD, kEperm)  // TIOCPKT..TIOCNOTTY; TIOCLINUX..
       .on(TIOCSTI, kEperm);
   // Directory events would show the neighbours' use of the shared image.
   guard("fcntl").load(1).on(kFNotify, kEperm);
   // Merged pages tell tenants about each other; a core cookie idles the neighbours' hyperthread.
-  guard("prctl").load(0).on(kPrSetMemoryMerge, kEperm).on(kPrSchedCore, kEperm).on(PR_SET_SECCOMP, kEperm);
+  guard("prctl")
+      .load(0)
+      .on(kPrSetMemoryMerge, kEperm)
+      .on(kPrSchedCore, kEperm)
+      .on(PR_SET_SECCOMP, kEperm);
   guard("madvise").load(2).on(MADV_MERGEABLE, kEperm);
   guard("memfd_create").load(1).onAnyBit(MFD_HUGETLB, kEperm);
   guard("personality", kEperm).load(0).on(0, kAllow).on(0xffff'ffff, kAllow);
-  // No filters inside: they are compiled into memory that no cap counts (4 MiB a process), out of one
-  // budget for the whole host (bpf_jit_limit), without which no further box could be filtered.
+  // No filters inside: they are compiled into memory that no cap counts (4 MiB a process), out of
+  // one budget for the whole host (bpf_jit_limit), without which no further box could be filtered.
   // Landlock, whose rules are charged, is there for a task that fences itself in.
-  guard("seccomp", kEperm).load(0).on(SECCOMP_SET_MODE_STRICT, kAllow).on(SECCOMP_GET_ACTION_AVAIL, kAllow);
+  guard("seccomp", kEperm)
+      .load(0)
+      .on(SECCOMP_SET_MODE_STRICT, kAllow)
+      .on(SECCOMP_GET_ACTION_AVAIL, kAllow);
   // Whether a page is cached is what RWF_NOWAIT tells: mincore by another name.
   guard("preadv2").load(5).onAnyBit(RWF_NOWAIT, error(EOPNOTSUPP));
   // Advice, quietly not taken: dropping pages of the image would slow the neighbours and time them.
   guard("fadvise64").load(3).on(POSIX_FADV_DONTNEED, error(0));
   // A core limit lowered from 1 to 0 would wake the host's piped collector: 1 stops it, 0 does not.
   guard("setrlimit").load(0).on(RLIMIT_CORE, kEperm);
-  guard("prlimit64").loadHigh(2).keep().load(2).join().on(0, kAllow)  // only reads
-      .load(1).on(RLIMIT_CORE, kEperm);
+  guard("prlimit64")
+      .loadHigh(2)
+      .keep()
+      .load(2)
+      .join()
+      .on(0, kAllow)  // only reads
+      .load(1)
+      .on(RLIMIT_CORE, kEperm);
   guard("sync", error(0));  // would flush the whole host; in a box all is in memory
 
   // Family, type and protocol as one word; SOCK_CLOEXEC and _NONBLOCK do not count.
@@ -143,15 +166,23 @@ std::vector<Guard> guards(bool loopback) {
       for (uint32_t protocol : {0, PF_UNIX}) g.on(key(AF_UNIX, type, protocol), kAllow);
     if (!loopback || name == std::string_view("socketpair")) continue;
     for (uint32_t family : {AF_INET, AF_INET6}) {
-      for (uint32_t protocol : {0, int{IPPROTO_TCP}}) g.on(key(family, SOCK_STREAM, protocol), kAllow);
-      for (uint32_t protocol : {0, int{IPPROTO_UDP}}) g.on(key(family, SOCK_DGRAM, protocol), kAllow);
+      for (uint32_t protocol : {0, int{IPPROTO_TCP}})
+        g.on(key(family, SOCK_STREAM, protocol), kAllow);
+      for (uint32_t protocol : {0, int{IPPROTO_UDP}})
+        g.on(key(family, SOCK_DGRAM, protocol), kAllow);
     }
   }
 
   // No filter programs and no TLS in the kernel: surface nobody needs.
   auto option = [](uint32_t level, uint32_t name) { return level << 16 | name; };
   guard("setsockopt")
-      .load(2).over(0xffff, kAllow).keep().load(1).over(0xffff, kAllow).shift(16).join()
+      .load(2)
+      .over(0xffff, kAllow)
+      .keep()
+      .load(1)
+      .over(0xffff, kAllow)
+      .shift(16)
+      .join()
       .on(option(SOL_SOCKET, SO_ATTACH_FILTER), kEperm)
       .on(option(SOL_SOCKET, SO_ATTACH_BPF), kEperm)
       .on(option(SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF), kEperm)
@@ -184,7 +215,8 @@ Result<std::vector<int>> extraNumbers(const SeccompSpec& spec) {
       return fail(Code::invalidArgument, "no system call is named '" + name + "'",
                   "See `man syscalls` for the names.");
     if (number < 0)
-      return fail(Code::invalidArgument, "the system call '" + name + "' does not exist on this architecture",
+      return fail(Code::invalidArgument,
+                  "the system call '" + name + "' does not exist on this architecture",
                   "Remove it from the template's list.");
     numbers.push_back(number);
   }
@@ -201,15 +233,26 @@ uint32_t verdictOf(const Program& program, uint32_t arch, uint32_t number) {
     const sock_filter& op = program[at];
     switch (op.code) {
       case BPF_LD | BPF_W | BPF_ABS:
-        if (op.k != offsetof(seccomp_data, arch) && op.k != offsetof(seccomp_data, nr)) return kUnclear;
+        if (op.k != offsetof(seccomp_data, arch) && op.k != offsetof(seccomp_data, nr))
+          return kUnclear;
         a = op.k == offsetof(seccomp_data, arch) ? arch : number;
         break;
-      case BPF_JMP | BPF_JA: at += op.k; break;
-      case BPF_JMP | BPF_JEQ | BPF_K: at += a == op.k ? op.jt : op.jf; break;
-      case BPF_JMP | BPF_JGE | BPF_K: at += a >= op.k ? op.jt : op.jf; break;
-      case BPF_JMP | BPF_JGT | BPF_K: at += a > op.k ? op.jt : op.jf; break;
-      case BPF_RET | BPF_K: return op.k;
-      default: return kUnclear;
+      case BPF_JMP | BPF_JA:
+        at += op.k;
+        break;
+      case BPF_JMP | BPF_JEQ | BPF_K:
+        at += a == op.k ? op.jt : op.jf;
+        break;
+      case BPF_JMP | BPF_JGE | BPF_K:
+        at += a >= op.k ? op.jt : op.jf;
+        break;
+      case BPF_JMP | BPF_JGT | BPF_K:
+        at += a > op.k ? op.jt : op.jf;
+        break;
+      case BPF_RET | BPF_K:
+        return op.k;
+      default:
+        return kUnclear;
     }
   }
   return kUnclear;
@@ -226,7 +269,8 @@ Program search(std::span<const Range> ranges) {
   Program low_half = search(ranges.first(middle)), high_half = search(ranges.subspan(middle)), out;
   auto skip = static_cast<uint32_t>(low_half.size());
   if (skip <= 255) {
-    out.push_back(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, ranges[middle].first, static_cast<uint8_t>(skip), 0));
+    out.push_back(
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, ranges[middle].first, static_cast<uint8_t>(skip), 0));
   } else {
     out.push_back(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, ranges[middle].first, 0, 1));
     out.push_back(BPF_STMT(BPF_JMP | BPF_JA, skip));
@@ -243,7 +287,9 @@ Result<Program> join(const Program& tree, const std::vector<Guard>& guarded) {
   const uint32_t native = seccomp_arch_native();
   std::vector<uint32_t> bounds{0};
   for (const Guard& guard : guarded)
-    if (guard.call() >= 0) bounds.insert(bounds.end(), {static_cast<uint32_t>(guard.call()), static_cast<uint32_t>(guard.call()) + 1});
+    if (guard.call() >= 0)
+      bounds.insert(bounds.end(),
+                    {static_cast<uint32_t>(guard.call()), static_cast<uint32_t>(guard.call()) + 1});
   for (const sock_filter& op : tree)
     if (BPF_CLASS(op.code) == BPF_JMP && BPF_OP(op.code) != BPF_JA) {
       bounds.push_back(op.k);
@@ -255,9 +301,11 @@ Result<Program> join(const Program& tree, const std::vector<Guard>& guarded) {
   for (uint32_t number : bounds) {
     uint32_t verdict = verdictOf(tree, native, number);
     if (verdict == kUnclear || verdictOf(tree, ~native, number) != foreign)
-      return fail(Code::internal, "libseccomp's program looks at more than architecture and number");
+      return fail(Code::internal,
+                  "libseccomp's program looks at more than architecture and number");
     for (size_t i = 0; i < guarded.size(); ++i)
-      if (static_cast<uint32_t>(guarded[i].call()) == number) verdict = kGuard + static_cast<uint32_t>(i);
+      if (static_cast<uint32_t>(guarded[i].call()) == number)
+        verdict = kGuard + static_cast<uint32_t>(i);
     if (ranges.empty() || ranges.back().verdict != verdict) ranges.push_back({number, verdict});
   }
   Program out{BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
@@ -271,8 +319,10 @@ Result<Program> join(const Program& tree, const std::vector<Guard>& guarded) {
     guard.emit(out);
   }
   for (size_t at = 0; at < starts.front(); ++at)
-    if (out[at].code == (BPF_RET | BPF_K) && out[at].k >= kGuard && out[at].k < kGuard + starts.size())
-      out[at] = BPF_STMT(BPF_JMP | BPF_JA, static_cast<uint32_t>(starts[out[at].k - kGuard] - at - 1));
+    if (out[at].code == (BPF_RET | BPF_K) && out[at].k >= kGuard &&
+        out[at].k < kGuard + starts.size())
+      out[at] =
+          BPF_STMT(BPF_JMP | BPF_JA, static_cast<uint32_t>(starts[out[at].k - kGuard] - at - 1));
   return out;
 }
 
@@ -296,7 +346,8 @@ Result<Program> numbers(const SeccompSpec& spec) {
                      "call " + std::to_string(number)));
   for (std::string_view name : neverCalls())
     if (int number = callNumber(name); number >= 0)
-      MAYFLY_CHECK(lib(seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), number, 0), "seccomp_rule_add", name));
+      MAYFLY_CHECK(
+          lib(seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), number, 0), "seccomp_rule_add", name));
 
   MAYFLY_TRY(Fd file, base::makeMemfd("mayfly-seccomp-numbers"));
   MAYFLY_CHECK(lib(seccomp_export_bpf(ctx, file.get()), "seccomp_export_bpf", "the allow-list"));
@@ -316,13 +367,14 @@ base::Result<base::Fd> buildSeccomp(const SeccompSpec& spec) {
   MAYFLY_TRY(Program program, join(tree, guards(spec.loopback)));
   if (program.size() > kSeccompInstructionsMax)
     return fail(Code::internal, "the seccomp program has " + std::to_string(program.size()) +
-                                             " instructions; the kernel takes " +
-                                             std::to_string(kSeccompInstructionsMax));
+                                    " instructions; the kernel takes " +
+                                    std::to_string(kSeccompInstructionsMax));
   MAYFLY_TRY(Fd file, base::makeMemfd("mayfly-seccomp"));
   auto bytes = std::as_bytes(std::span(program));
   if (::write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()))
     return base::failSys(errno, "write", "the seccomp program");
-  if (::lseek(file.get(), 0, SEEK_SET) != 0) return base::failSys(errno, "lseek", "the seccomp program");
+  if (::lseek(file.get(), 0, SEEK_SET) != 0)
+    return base::failSys(errno, "lseek", "the seccomp program");
   MAYFLY_CHECK(base::sealMemfd(file.view()));
   return file;
 }

@@ -35,10 +35,10 @@ Result<std::string> readAll(FdView fd, const std::string& name) {
     if (n == 0) return text;
     text.append(buffer, static_cast<size_t>(n));
     if (text.size() > kInputBytesMax)
-      return fail(Code::invalidArgument,
-                  fmt::format("'{}' has more than {}", printable(name),
-                              base::humanBytes(kInputBytesMax)),
-                  "Large data goes in with --file or --stdin.");
+      return fail(
+          Code::invalidArgument,
+          fmt::format("'{}' has more than {}", printable(name), base::humanBytes(kInputBytesMax)),
+          "Large data goes in with --file or --stdin.");
   }
 }
 
@@ -71,10 +71,10 @@ Result<Fd> spool(std::string begin, FdView rest, const std::string& name) {
   MAYFLY_TRY(Fd file, base::openAt(FdView(), folder, O_TMPFILE | O_RDWR, 0600));
   for (uint64_t bytes = begin.size(); !begin.empty(); bytes += begin.size()) {
     if (bytes > kSpooledBytesMax)
-      return fail(Code::invalidArgument,
-                  fmt::format("'{}' has more than {}", printable(name),
-                              base::humanBytes(kSpooledBytesMax)),
-                  "Large data goes in with --stdin.");
+      return fail(
+          Code::invalidArgument,
+          fmt::format("'{}' has more than {}", printable(name), base::humanBytes(kSpooledBytesMax)),
+          "Large data goes in with --stdin.");
     for (std::string_view left = begin; !left.empty();) {
       ssize_t n = ::write(file.get(), left.data(), left.size());
       if (n < 0 && errno == EINTR) continue;

@@ -17,7 +17,7 @@
 
 namespace mayfly::cli {
 
-inline constexpr size_t kInputBytesMax = 8u << 20;  // a request holds no more
+inline constexpr size_t kInputBytesMax = 8u << 20;        // a request holds no more
 inline constexpr size_t kInlineFileBytesMax = 1u << 20;   // larger ones are uploaded before
 inline constexpr size_t kInlineFilesBytesMax = 3u << 20;  // of all that go with the request
 inline constexpr uint64_t kSpooledBytesMax = 4ull << 30;  // of an input file that is a pipe

@@ -86,8 +86,7 @@ int doctor(const DoctorOptions& options) {
                       {"boxesByPids", report.budget.boxes_by_pids},
                       {"boxesByNamespaces", report.budget.boxes_by_namespaces},
                       {"boxesByMemory", report.budget.boxes_by_memory}};
-    fmt::print("{}\n",
-               json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   }
   return lost.empty() ? 0 : kFailed;
 }
@@ -112,9 +111,8 @@ int version(const std::string& socket, const VersionOptions& options) {
 
 int main(const std::vector<std::string>& args) {
   const char* from_environment = ::getenv("MAYFLY_SOCKET");
-  std::string socket = from_environment != nullptr && *from_environment != '\0'
-                           ? from_environment
-                           : kDefaultSocket;
+  std::string socket =
+      from_environment != nullptr && *from_environment != '\0' ? from_environment : kDefaultSocket;
   Options options = parseCommandLine(args, socket);
   if (auto* it = std::get_if<SayAndExit>(&options.verb)) {
     fmt::print(it->code == 0 ? stdout : stderr, "{}", it->text);

@@ -61,8 +61,9 @@ struct Usage {
   const char *verb, *line;
 };
 constexpr Usage kUsages[] = {
-    {"run", "mayfly run [OPTIONS] SCRIPT|-|-c CODE [ARG...]\n"
-            "       mayfly run -t TEMPLATE [OPTIONS] -- COMMAND [ARG...]"},
+    {"run",
+     "mayfly run [OPTIONS] SCRIPT|-|-c CODE [ARG...]\n"
+     "       mayfly run -t TEMPLATE [OPTIONS] -- COMMAND [ARG...]"},
     {"task", "mayfly task info|wait|cancel|close ID|--key KEY [OPTIONS]"},
     {"info", "mayfly task info ID|--key KEY [--json]"},
     {"wait", "mayfly task wait ID|--key KEY [--out DIR] [--json] [-q]"},
@@ -147,7 +148,8 @@ RunArgs part(const CLI::App& run, const std::vector<std::string>& words) {
     if (word == "-" || word.empty() || word[0] != '-') break;
     out.options.push_back(word);
     bool is_long = word.size() > 2 && word[1] == '-';
-    if (is_long ? word.find('=') != std::string::npos : word.size() > 2) continue;  // value attached
+    if (is_long ? word.find('=') != std::string::npos : word.size() > 2)
+      continue;  // value attached
     const CLI::Option* option = run.get_option_no_throw(word);
     if (option == nullptr && run.get_parent() != nullptr)
       option = run.get_parent()->get_option_no_throw(word);
@@ -161,21 +163,20 @@ RunArgs part(const CLI::App& run, const std::vector<std::string>& words) {
 void finishRun(RunOptions& run, const std::string& code, bool has_code, RunArgs parts) {
   if (has_code) run.code = code;
   if (parts.command) {
-    if (has_code)
-      throw CLI::ValidationError("run", "-c CODE and -- COMMAND exclude each other");
+    if (has_code) throw CLI::ValidationError("run", "-c CODE and -- COMMAND exclude each other");
     if (parts.rest.empty()) throw CLI::ValidationError("run", "no command stands after --");
     run.command = true;
   } else if (!has_code) {
     if (parts.rest.empty())
-      throw CLI::ValidationError("run",
-                                 "nothing to run: give SCRIPT, `-`, -c CODE or -- COMMAND");
+      throw CLI::ValidationError("run", "nothing to run: give SCRIPT, `-`, -c CODE or -- COMMAND");
     run.script = parts.rest.front();
     parts.rest.erase(parts.rest.begin());
   }
   run.args = std::move(parts.rest);
   if (run.script == "-" && run.forward_stdin)
-    throw CLI::ValidationError("run", "`-` reads the program from standard input; --stdin wants it "
-                                      "for the task: give the program as a file or with -c");
+    throw CLI::ValidationError("run",
+                               "`-` reads the program from standard input; --stdin wants it "
+                               "for the task: give the program as a file or with -c");
 }
 
 void finishDetach(RunOptions& run, bool detach, std::string key, const std::string& lease) {
@@ -185,11 +186,13 @@ void finishDetach(RunOptions& run, bool detach, std::string key, const std::stri
     return;
   }
   if (run.forward_stdin)
-    throw CLI::ValidationError("run", "--detach and --stdin exclude each other: nobody may be "
-                                      "there to write; give the input by --file");
+    throw CLI::ValidationError("run",
+                               "--detach and --stdin exclude each other: nobody may be "
+                               "there to write; give the input by --file");
   if (!run.out_dir.empty())
-    throw CLI::ValidationError("run", "--detach and --out exclude each other: give --collect, and "
-                                      "--out to `mayfly task wait`");
+    throw CLI::ValidationError("run",
+                               "--detach and --out exclude each other: give --collect, and "
+                               "--out to `mayfly task wait`");
   run.detach.emplace();
   run.detach->key = std::move(key);
   if (lease.empty()) return;
@@ -232,29 +235,26 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
   run_app->add_flag("--stdin", run.forward_stdin, "Give the task our standard input");
-  run_app->add_option_function<std::string>(
-             "--seed",
-             [&](const std::string& text) {
-               auto value = config::parseCount(text);
-               if (!value) throw CLI::ValidationError("--seed", value.error().message);
-               run.seed = *value;
-             },
-             "Seed the runtime's reproducible generators")
+  run_app
+      ->add_option_function<std::string>(
+          "--seed",
+          [&](const std::string& text) {
+            auto value = config::parseCount(text);
+            if (!value) throw CLI::ValidationError("--seed", value.error().message);
+            run.seed = *value;
+          },
+          "Seed the runtime's reproducible generators")
       ->type_name("N");
   run_app->add_option("--tenant", run.tenant, "Whom it is for: some templates serve tenants apart")
       ->type_name("NAME");
   bool detach = false;
   std::string key, lease;
-  run_app->add_flag("--detach", detach,
-                    "Print its id and leave; see `mayfly task`");
-  run_app->add_option("--key", key,
-                      "Your name for it: a repeated one runs nothing")
+  run_app->add_flag("--detach", detach, "Print its id and leave; see `mayfly task`");
+  run_app->add_option("--key", key, "Your name for it: a repeated one runs nothing")
       ->type_name("KEY");
-  run_app->add_option("--lease", lease, "How long its result is kept [1h]")
-      ->type_name("TIME");
+  run_app->add_option("--lease", lease, "How long its result is kept [1h]")->type_name("TIME");
   for (const char* each : {"--key", "--lease"}) run_app->get_option(each)->group("With --detach");
-  run_app->add_flag("--collect", run.collect,
-                    "Keep the files of /task/out for `task wait`")
+  run_app->add_flag("--collect", run.collect, "Keep the files of /task/out for `task wait`")
       ->group("With --detach");
   run_app->add_flag("--json", run.json, "Print one JSON object and nothing else");
   run_app->add_flag("-q,--quiet", run.quiet, "No verdict line on stderr when the task succeeded");
@@ -265,9 +265,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   TaskOptions task;
   auto* task_app = app.add_subcommand("task", "Detached tasks: where they stand, their results");
   task_app->require_subcommand(1);
-  task_app->footer("A task of `mayfly run --detach` belongs to its user: any call of the same user\n"
-                   "finds it, until it is closed or its lease is over. `wait` exits as `mayfly run`\n"
-                   "does.");
+  task_app->footer(
+      "A task of `mayfly run --detach` belongs to its user: any call of the same user\n"
+      "finds it, until it is closed or its lease is over. `wait` exits as `mayfly run`\n"
+      "does.");
   const std::tuple<TaskVerb, const char*, const char*> task_verbs[] = {
       {TaskVerb::info, "info", "Show where it stands"},
       {TaskVerb::wait, "wait", "Wait for its end; print what it printed, bring its files"},
@@ -295,10 +296,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   auto* templates_app = app.add_subcommand("templates", "List what tasks can be made from");
   templates_app->add_flag("--json", templates.json, "Print JSON, with every default and maximum");
   DoctorOptions doctor;
-  auto* doctor_app = app.add_subcommand(
-      "doctor", "Show what the host offers and what is missing");
-  doctor_app->footer("Exit code: 0 when every promise can be kept, else 1. Run it as root: others\n"
-                     "may not look at everything.");
+  auto* doctor_app = app.add_subcommand("doctor", "Show what the host offers and what is missing");
+  doctor_app->footer(
+      "Exit code: 0 when every promise can be kept, else 1. Run it as root: others\n"
+      "may not look at everything.");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
   app.add_subcommand("image", "Build, list and remove the boxes' images");
   app.add_subcommand("template", "Make, build and check templates of your own");

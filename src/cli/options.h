@@ -14,12 +14,12 @@
 namespace mayfly::cli {
 
 // Exit codes that are not the task's own.
-inline constexpr int kExitTime = 124;      // wall time or cpu time
-inline constexpr int kExitMayfly = 125;    // Mayfly's own errors, a wrong use, a daemon that is gone
+inline constexpr int kExitTime = 124;    // wall time or cpu time
+inline constexpr int kExitMayfly = 125;  // Mayfly's own errors, a wrong use, a daemon that is gone
 inline constexpr int kExitCancelled = 130;
-inline constexpr int kExitCap = 137;       // memory, processes, output, disk
-inline constexpr int kExitPipe = 141;      // nobody reads our stdout any more
-inline constexpr int kExitSignal = 128;    // plus the signal that ended the task
+inline constexpr int kExitCap = 137;     // memory, processes, output, disk
+inline constexpr int kExitPipe = 141;    // nobody reads our stdout any more
+inline constexpr int kExitSignal = 128;  // plus the signal that ended the task
 
 struct RunOptions {
   std::string template_name = "python";
@@ -27,8 +27,8 @@ struct RunOptions {
   bool command = false;             // `args` is a command line
   std::string script;               // a path, or "-"; empty with -c and commands
   std::vector<std::string> args;
-  std::vector<std::string> files;   // PATH[:NAME]
-  std::string out_dir;              // empty: output files are not collected
+  std::vector<std::string> files;  // PATH[:NAME]
+  std::string out_dir;             // empty: output files are not collected
   std::vector<std::pair<std::string, std::string>> env;
   LimitWishes limits;
   std::optional<uint64_t> seed;

@@ -35,12 +35,18 @@ void addBytes(Json& json, const std::string& name, std::string_view bytes) {
 }
 
 Json limitsJson(const base::Limits& l) {
-  return {{"cpuMilli", l.cpu_milli},          {"cpuTimeMs", l.cpu_time_ms},
-          {"wallTimeMs", l.wall_time_ms},     {"memoryBytes", l.memory_bytes},
-          {"processes", l.processes},         {"openFiles", l.open_files},
-          {"fileSizeBytes", l.file_size_bytes}, {"diskBytes", l.disk_bytes},
-          {"diskInodes", l.disk_inodes},      {"outputBytes", l.output_bytes},
-          {"inputBytes", l.input_bytes},      {"outFilesBytes", l.out_files_bytes},
+  return {{"cpuMilli", l.cpu_milli},
+          {"cpuTimeMs", l.cpu_time_ms},
+          {"wallTimeMs", l.wall_time_ms},
+          {"memoryBytes", l.memory_bytes},
+          {"processes", l.processes},
+          {"openFiles", l.open_files},
+          {"fileSizeBytes", l.file_size_bytes},
+          {"diskBytes", l.disk_bytes},
+          {"diskInodes", l.disk_inodes},
+          {"outputBytes", l.output_bytes},
+          {"inputBytes", l.input_bytes},
+          {"outFilesBytes", l.out_files_bytes},
           {"outFiles", l.out_files}};
 }
 
@@ -111,8 +117,10 @@ int exitCode(const TaskResult& result) {
 
 std::string verdictLine(const TaskResult& r) {
   std::string line(base::name(r.verdict));
-  if (r.verdict == Verdict::failed) line += fmt::format(": exit code {}", r.exit_code);
-  else if (r.verdict == Verdict::signaled) line += fmt::format(": {}", signalName(r.signal));
+  if (r.verdict == Verdict::failed)
+    line += fmt::format(": exit code {}", r.exit_code);
+  else if (r.verdict == Verdict::signaled)
+    line += fmt::format(": {}", signalName(r.signal));
   else if (r.verdict != Verdict::succeeded && !r.reason.empty())
     line += ": " + printable(r.reason);
   if (r.usage.wall_ns > 0)
@@ -121,10 +129,9 @@ std::string verdictLine(const TaskResult& r) {
                         base::humanBytes(r.usage.memory_peak_bytes));
   if (r.usage.fresh_runtime) line += " | new runtime";
   if (r.receipt.box != 0)
-    line += r.receipt.complete
-                ? fmt::format(" | box {} is gone", r.receipt.box)
-                : fmt::format(" | box {}: receipt incomplete: {}", r.receipt.box,
-                              printable(r.receipt.missing));
+    line += r.receipt.complete ? fmt::format(" | box {} is gone", r.receipt.box)
+                               : fmt::format(" | box {}: receipt incomplete: {}", r.receipt.box,
+                                             printable(r.receipt.missing));
   return line;
 }
 
@@ -206,7 +213,8 @@ std::string tasksTable(const std::vector<TaskInfo>& tasks) {
   std::vector<std::vector<std::string>> rows{{"ID", "TEMPLATE", "STATE", "AGE", "RUNS", "PID"}};
   for (const TaskInfo& t : tasks) {
     auto since = [&](uint64_t at_ns) {
-      return at_ns != 0 && at_ns <= t.now_ns ? base::humanNanos(t.now_ns - at_ns) : std::string("-");
+      return at_ns != 0 && at_ns <= t.now_ns ? base::humanNanos(t.now_ns - at_ns)
+                                             : std::string("-");
     };
     rows.push_back({std::to_string(t.id), printable(t.template_name), printable(t.state),
                     since(t.queued_ns), since(t.started_ns),
@@ -229,8 +237,8 @@ std::string tasksJson(const std::vector<TaskInfo>& tasks) {
 
 std::string templatesTable(const std::vector<TemplateInfo>& templates) {
   if (templates.empty()) return "no templates\n";
-  std::vector<std::vector<std::string>> rows{
-      {"NAME", "MECHANISM", "STATE", "MEMORY", "WALL TIME", "BOXES", "PARKED", "STOCKED", "DESCRIPTION"}};
+  std::vector<std::vector<std::string>> rows{{"NAME", "MECHANISM", "STATE", "MEMORY", "WALL TIME",
+                                              "BOXES", "PARKED", "STOCKED", "DESCRIPTION"}};
   std::string notes;
   for (const TemplateInfo& t : templates) {
     rows.push_back({printable(t.name), printable(t.mechanism), printable(t.state),

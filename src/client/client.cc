@@ -52,9 +52,8 @@ class SinkImpl final : public schema::OutputSink::Server {
   kj::Promise<void> write(WriteContext context) override {
     if (!callbacks_->on_output) return KJ_EXCEPTION(FAILED, "nobody listens any more");
     auto params = context.getParams();
-    callbacks_->on_output(
-        params.getStream() == schema::Stream::STDERR ? Stream::err : Stream::out,
-        edge::view(params.getData()));
+    callbacks_->on_output(params.getStream() == schema::Stream::STDERR ? Stream::err : Stream::out,
+                          edge::view(params.getData()));
     return kj::READY_NOW;
   }
 
@@ -129,8 +128,10 @@ kj::Promise<void> waitFor(capnp::RemotePromise<schema::Task::WaitResults> waitin
   return waiting.then(
       [slot](auto&& response) {
         auto ended = edge::get(response.getError());
-        if (ended) slot->set(get(response.getResult()));
-        else slot->set(fail(ended.error()));
+        if (ended)
+          slot->set(get(response.getResult()));
+        else
+          slot->set(fail(ended.error()));
       },
       [slot](kj::Exception&& e) { slot->set(fail(edge::errorOf(e))); });
 }
@@ -243,8 +244,7 @@ std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks
   }
   auto remote = std::make_shared<Remote>();
   auto submitted = [wire = connection_->wire.get(), answer, remote,
-                    detached = spec.detach.has_value(),
-                    result = slot->promise.get_future().share(),
+                    detached = spec.detach.has_value(), result = slot->promise.get_future().share(),
                     weak = std::weak_ptr<Connection>(connection_)](
                        Result<Submitted> got, kj::Maybe<schema::Task::Client> task) {
     if (!got) return answer->set(fail(std::move(got).error()));
@@ -422,8 +422,8 @@ Result<TaskInfo> Task::info(TimeoutMs timeout_ms) {
 
 Result<TaskResult> Task::wait(TimeoutMs timeout_ms) {
   if (state_->connection->loop->onThread()) return fail(Client::Connection::onOwnThread("wait"));
-  if (timeout_ms && state_->result.wait_for(std::chrono::milliseconds(*timeout_ms)) !=
-                        std::future_status::ready)
+  if (timeout_ms &&
+      state_->result.wait_for(std::chrono::milliseconds(*timeout_ms)) != std::future_status::ready)
     return fail(Client::Connection::late("wait", *timeout_ms));
   return state_->result.get();
 }
@@ -442,8 +442,8 @@ Status Task::writeStdin(std::string_view data, TimeoutMs timeout_ms) {
     data.remove_prefix(piece.size());
     MAYFLY_CHECK(simpleCall(*state_, "writeStdin", patience.left_ms(),
                             [piece = std::move(piece)](schema::Task::Client& remote) {
-                              auto request = remote.writeStdinRequest(capnp::MessageSize{
-                                  piece.size() / sizeof(capnp::word) + 16, 0});
+                              auto request = remote.writeStdinRequest(
+                                  capnp::MessageSize{piece.size() / sizeof(capnp::word) + 16, 0});
                               request.setData(edge::data(piece));
                               return request.send();
                             }));
@@ -476,10 +476,9 @@ Result<std::string> Task::readFile(uint32_t index, uint64_t offset, TimeoutMs ti
 
 void Task::close() {
   if (state_ == nullptr || state_->remote->closed.exchange(true)) return;
-  state_->connection->loop->post(
-      [wire = state_->connection->wire.get(), remote = state_->remote] {
-        closeRemote(*wire, *remote);
-      });
+  state_->connection->loop->post([wire = state_->connection->wire.get(), remote = state_->remote] {
+    closeRemote(*wire, *remote);
+  });
 }
 
 void Task::release() {

@@ -50,8 +50,9 @@ base::Result<base::Fd> connectTo(const std::string& path, uint64_t timeout_ms) {
   Error error = base::sysError(err, "cannot connect to the daemon: connect", path);
   if (err == ENOENT || err == ECONNREFUSED) {
     error.code = Code::unavailable;
-    error.advice = "No daemon answers there. Start mayflyd, or name its socket by MAYFLY_SOCKET "
-                   "or --socket.";
+    error.advice =
+        "No daemon answers there. Start mayflyd, or name its socket by MAYFLY_SOCKET "
+        "or --socket.";
   } else if (err == EACCES || err == EPERM) {
     error.code = Code::permissionDenied;
     error.advice = "Run it as root, as the daemon's user, or as a member of the socket's group.";
@@ -84,7 +85,8 @@ Error Client::Connection::closed(const char* what) {
 }
 
 Error Client::Connection::late(const char* what, uint64_t timeout_ms) {
-  return {Code::deadlineExceeded, fmt::format("{}: no answer within {} ms", what, timeout_ms), {}, 0};
+  return {
+      Code::deadlineExceeded, fmt::format("{}: no answer within {} ms", what, timeout_ms), {}, 0};
 }
 
 std::shared_ptr<Client::Connection> Client::Connection::make() {

@@ -60,7 +60,7 @@ struct Client::Connection {
   ~Connection();
   ConnectOptions options;
   ServerInfo server;
-  std::unique_ptr<Wire> wire;         // made and destroyed on the loop's thread
+  std::unique_ptr<Wire> wire;  // made and destroyed on the loop's thread
   std::unique_ptr<edge::Loop> loop;
 
   uint64_t timeoutMs(TimeoutMs own) const { return own.value_or(options.call_timeout_ms); }
@@ -72,12 +72,12 @@ struct Client::Connection {
     auto answer = std::make_shared<std::promise<base::Result<T>>>();
     auto future = answer->get_future();
     loop->post([this, answer = std::move(answer), start = std::move(start)]() mutable {
-      wire->calls.add(kj::evalNow([&] { return start(*wire); })
-                          .then([answer](base::Result<T> result) {
-                            answer->set_value(std::move(result));
-                          }, [answer](kj::Exception&& e) {
-                            answer->set_value(base::fail(edge::errorOf(e)));
-                          }));
+      wire->calls.add(
+          kj::evalNow([&] { return start(*wire); })
+              .then([answer](base::Result<T> result) { answer->set_value(std::move(result)); },
+                    [answer](kj::Exception&& e) {
+                      answer->set_value(base::fail(edge::errorOf(e)));
+                    }));
     });
     return future;
   }

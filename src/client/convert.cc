@@ -65,8 +65,10 @@ void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
   wish(limits, spec.limits.input_bytes, &L::setInputBytes);
   wish(limits, spec.limits.out_files_bytes, &L::setOutFilesBytes);
   wish(limits, spec.limits.out_files, &L::setOutFiles);
-  if (spec.seed) out.getSeed().setValue(*spec.seed);
-  else out.getSeed().setNone();
+  if (spec.seed)
+    out.getSeed().setValue(*spec.seed);
+  else
+    out.getSeed().setNone();
   out.setCollectOutFiles(spec.collect_out_files);
   out.setTenant(text(spec.tenant));
   if (spec.detach) {
@@ -103,8 +105,8 @@ TaskResult get(schema::TaskResult::Reader in) {
   out.truncated[0] = in.getStdoutTruncated();
   out.truncated[1] = in.getStderrTruncated();
   for (auto file : in.getOutFiles())
-    out.out_files.push_back(
-        {edge::str(file.getPath()), file.getSizeBytes(), file.getMode(), edge::str(file.getSkipped())});
+    out.out_files.push_back({edge::str(file.getPath()), file.getSizeBytes(), file.getMode(),
+                             edge::str(file.getSkipped())});
   out.out_files_note = edge::str(in.getOutFilesNote());
   return out;
 }

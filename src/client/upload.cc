@@ -49,9 +49,10 @@ class Uploading {
   Result<BlobRef> run(uint64_t size_bytes, const Source& source) {
     uint64_t bytes_max = connection_.server.blob_bytes_max;
     if (bytes_max != 0 && size_bytes > bytes_max)  // before all of it is read for its hash
-      return fail(Code::invalidArgument,
-                  fmt::format("upload: {} bytes; a blob may have at most {}", size_bytes, bytes_max),
-                  "Split it, or give it to the task on standard input.");
+      return fail(
+          Code::invalidArgument,
+          fmt::format("upload: {} bytes; a blob may have at most {}", size_bytes, bytes_max),
+          "Split it, or give it to the task on standard input.");
     BlobRef blob;
     blob.size_bytes = size_bytes;
     MAYFLY_TRY(blob.sha256, hashOf(size_bytes, source));
@@ -70,9 +71,8 @@ class Uploading {
     }
     for (auto& each : under_way) MAYFLY_CHECK(await(each));
     auto finished = connection_.begin<Unit>([remote = remote_](Wire&) {
-      return withUpload(*remote, [](schema::Upload::Client& upload) {
-        return upload.finishRequest().send();
-      });
+      return withUpload(
+          *remote, [](schema::Upload::Client& upload) { return upload.finishRequest().send(); });
     });
     MAYFLY_CHECK(await(finished));
     return blob;
@@ -111,8 +111,8 @@ class Uploading {
   std::future<Result<Unit>> write(std::string piece) {
     return connection_.begin<Unit>([remote = remote_, piece = std::move(piece)](Wire&) {
       return withUpload(*remote, [&](schema::Upload::Client& upload) {
-        auto request = upload.writeRequest(
-            capnp::MessageSize{piece.size() / sizeof(capnp::word) + 16, 0});
+        auto request =
+            upload.writeRequest(capnp::MessageSize{piece.size() / sizeof(capnp::word) + 16, 0});
         request.setData(edge::data(piece));
         return request.send();
       });

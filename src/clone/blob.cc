@@ -99,8 +99,7 @@ BlobLayout layoutBlob(const sched::TaskSpec& spec,
 }
 
 base::Result<BlobWriter> BlobWriter::create(
-    const sched::TaskSpec& spec,
-    const std::vector<std::pair<std::string, std::string>>& base_env) {
+    const sched::TaskSpec& spec, const std::vector<std::pair<std::string, std::string>>& base_env) {
   BlobWriter w;
   w.layout_ = layoutBlob(spec, base_env);
   MAYFLY_TRY(w.fd_, base::makeMemfd("task"));

@@ -27,9 +27,9 @@ struct BlobLayout {
     uint64_t offset = 0;
     std::string_view bytes;
   };
-  std::string head;         // lies at offset 0
-  std::vector<Part> parts;  // ascending, without overlap
-  uint64_t bytes = 0;       // of the whole block
+  std::string head;                                    // lies at offset 0
+  std::vector<Part> parts;                             // ascending, without overlap
+  uint64_t bytes = 0;                                  // of the whole block
   std::vector<std::shared_ptr<const base::Fd>> blobs;  // each once: descriptors 1... of the claim
 };
 
@@ -54,8 +54,8 @@ class BlobWriter {
  private:
   BlobLayout layout_;
   base::Fd fd_;
-  size_t part_ = 0;        // 0: the head; n: parts[n - 1]
-  size_t part_done_ = 0;   // bytes of it
+  size_t part_ = 0;       // 0: the head; n: parts[n - 1]
+  size_t part_done_ = 0;  // bytes of it
 };
 
 }  // namespace mayfly::clone

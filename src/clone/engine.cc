@@ -31,8 +31,9 @@ constexpr uint32_t kStartMs = 1'000;  // a daemon that is started anew answers a
 
 // The caps that the spawner keeps; the clone sets the others by itself.
 bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
-  return a.cpu_milli == b.cpu_milli && a.memory_bytes == b.memory_bytes && a.processes == b.processes &&
-         a.disk_bytes == b.disk_bytes && a.disk_inodes == b.disk_inodes;
+  return a.cpu_milli == b.cpu_milli && a.memory_bytes == b.memory_bytes &&
+         a.processes == b.processes && a.disk_bytes == b.disk_bytes &&
+         a.disk_inodes == b.disk_inodes;
 }
 
 }  // namespace
@@ -77,7 +78,9 @@ void Engine::phase(const Task& t, Phase p) {
 base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                                           std::shared_ptr<sched::TaskListener> listener) {
   auto accepted = [&]() -> base::Result<base::TaskId> {
-    if (stopping_ != Stopping::no) return fail(Code::unavailable, "the daemon is stopping", "Connect anew when it is back.", kStartMs);
+    if (stopping_ != Stopping::no)
+      return fail(Code::unavailable, "the daemon is stopping", "Connect anew when it is back.",
+                  kStartMs);
     base::TemplateId tmpl_id = 0;
     const pool::TemplateSpec* tmpl = registry_.find(spec.template_name, &tmpl_id);
     if (tmpl == nullptr)
@@ -94,11 +97,13 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                       " of input for waiting tasks and may hold " +
                       base::humanBytes(options_.input_held_bytes_max),
                   "Try again later.", base::kRetryMs);
-    const sched::Demand demand{limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0),
-                               kFdsPerBox, limits.processes + kPidsPerBox, tmpl->ptys};
+    const sched::Demand demand{
+        limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
+        limits.processes + kPidsPerBox, tmpl->ptys};
     // What is refused takes no tenant's zygote away.
     MAYFLY_CHECK(admission_.accepts(spec.owner, demand));
-    auto lane = registry_.laneFor(tmpl_id, std::to_string(spec.user) + "/" + spec.tenant, monotonicNs());
+    auto lane =
+        registry_.laneFor(tmpl_id, std::to_string(spec.user) + "/" + spec.tenant, monotonicNs());
     syncLanes();
     MAYFLY_CHECK(lane);
     base::TaskId id = next_task_;
@@ -174,7 +179,8 @@ void Engine::acknowledgeOutput(base::TaskId id, Stream stream, uint64_t bytes) {
 
 base::Status Engine::cancel(base::TaskId id) {
   TaskPtr t = find(id);
-  if (!t || t->spec.owner == kOwn) return fail(Code::notFound, "there is no task " + std::to_string(id));
+  if (!t || t->spec.owner == kOwn)
+    return fail(Code::notFound, "there is no task " + std::to_string(id));
   act(t, t->machine.stop(Cause::cancelled, {}, monotonicNs()));
   return base::Unit{};
 }
@@ -189,10 +195,13 @@ void Engine::ownerGone(sched::OwnerId owner) {
 sched::TaskInfo Engine::infoOf(const Task& t) const {
   const base::Phases& p = t.machine.phases();
   TaskState s = t.machine.state();
-  return {t.id, t.spec.template_name,
+  return {t.id,
+          t.spec.template_name,
           std::string(s == TaskState::claiming ? "making" : sched::name(s)),
-          p[static_cast<size_t>(Phase::queued)], p[static_cast<size_t>(Phase::started)],
-          pidOf(t.box), t.spec.owner};
+          p[static_cast<size_t>(Phase::queued)],
+          p[static_cast<size_t>(Phase::started)],
+          pidOf(t.box),
+          t.spec.owner};
 }
 
 std::optional<sched::TaskInfo> Engine::info(base::TaskId id) const {
@@ -345,8 +354,10 @@ void Engine::claim(const TaskPtr& t) {
   r.limits = l;
   r.claimed_ns = now_ns;
   // Whom the task waits for is woken first.
-  if (stand) r.flags |= spawner::kCapsStand;
-  else link_.send(r);
+  if (stand)
+    r.flags |= spawner::kCapsStand;
+  else
+    link_.send(r);
   auto sent = t->io->claim(c, fds);
   if (stand) link_.send(r);
   t->machine.claimed(now_ns);
@@ -466,7 +477,8 @@ sched::TaskResult Engine::result(Task& t) {
   r.reason = std::move(j.reason);
   r.cap_value = j.cap_value;
   r.limits = t.machine.limits();
-  r.usage = t.machine.usage(t.io ? t.io->bytes(Stream::out) : 0, t.io ? t.io->bytes(Stream::err) : 0);
+  r.usage =
+      t.machine.usage(t.io ? t.io->bytes(Stream::out) : 0, t.io ? t.io->bytes(Stream::err) : 0);
   r.usage.fresh_runtime = t.fresh_runtime;
   r.phases = t.machine.phases();
   r.receipt = t.receipt;

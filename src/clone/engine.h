@@ -34,7 +34,8 @@
 
 namespace mayfly::clone {
 
-inline constexpr uint32_t kFdsPerBox = 5;   // control, stdin, stdout, stderr; the task's memfd or spool
+inline constexpr uint32_t kFdsPerBox =
+    5;  // control, stdin, stdout, stderr; the task's memfd or spool
 inline constexpr uint32_t kPidsPerBox = 2;  // the init and the collector, beside the task's own
 
 struct EngineOptions {
@@ -42,11 +43,11 @@ struct EngineOptions {
   sched::Bounds bounds;
   reap::QuarantineBounds quarantine;
   uint32_t collect_ms_max = 5'000;
-  uint32_t making_max = 4;       // boxes of one template that are made at a time
+  uint32_t making_max = 4;                          // boxes of one template that are made at a time
   uint64_t parked_memory_bytes_max = 512ull << 20;  // of all parked clones
-  uint64_t input_held_bytes_max = 1ull << 30;     // code, files and stdin of all tasks, in memory
-  uint64_t out_files_held_bytes_max = 2ull << 30;  // collected, of tasks that are not forgotten
-  uint64_t stop_tasks_ns_max = 5'000'000'000;     // tasks to end and be proven gone
+  uint64_t input_held_bytes_max = 1ull << 30;       // code, files and stdin of all tasks, in memory
+  uint64_t out_files_held_bytes_max = 2ull << 30;   // collected, of tasks that are not forgotten
+  uint64_t stop_tasks_ns_max = 5'000'000'000;       // tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
 };
 
@@ -59,11 +60,12 @@ class EngineWatcher {
                           std::string_view /*why*/) {}
   virtual void onZygoteRenewed(std::string_view /*template_name*/) {}
   virtual void onZygoteLine(std::string_view /*name*/, std::string_view /*line*/) {}
-  virtual void onBoxLost(std::string_view /*template_name*/, std::string_view /*why*/) {}  // without a task
+  virtual void onBoxLost(std::string_view /*template_name*/, std::string_view /*why*/) {
+  }  // without a task
   virtual void onReceiptIncomplete(const base::Receipt&) {}
   virtual void onReceiptCompleted(const base::Receipt&) {}  // a late one: out of quarantine
-  virtual void onSettled() {}          // every template is ready, or was given up
-  virtual void onFatal(base::Error) {} // the spawner is gone
+  virtual void onSettled() {}           // every template is ready, or was given up
+  virtual void onFatal(base::Error) {}  // the spawner is gone
 };
 
 class Engine final : public sched::Core, private SpawnerLink::Handler, private TaskIo::Sink {
@@ -114,13 +116,13 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   struct Zygote {
     base::TemplateId tmpl = 0;
     base::LaneId lane = 0;
-    bool draining = false;      // it has been replaced, or its lane is closed: ends with its last box
+    bool draining = false;  // it has been replaced, or its lane is closed: ends with its last box
     std::shared_ptr<LogPump> log;
-    uint32_t boxes = 0;         // not proven gone
-    bool checking = false;      // it serves, but is not trusted with tasks yet
-    bool retiring = false;      // asked to end
+    uint32_t boxes = 0;               // not proven gone
+    bool checking = false;            // it serves, but is not trusted with tasks yet
+    bool retiring = false;            // asked to end
     std::vector<std::string> trials;  // what the trial clones printed so far
-    std::string fault;          // why it was refused
+    std::string fault;                // why it was refused
   };
   class Trial;
 
@@ -206,7 +208,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   SpawnerLink link_;
   pool::TemplateRegistry registry_;
   pool::Plan plan_;
-  std::vector<Template> templates_;  // index = id - 1
+  std::vector<Template> templates_;     // index = id - 1
   std::map<base::LaneId, Lane> lanes_;  // the registry's
   std::map<base::ZygoteId, Zygote> zygotes_;
   base::ZygoteId next_zygote_ = 1;

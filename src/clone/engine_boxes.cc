@@ -47,7 +47,8 @@ std::string stepFailed(std::string_view what, std::string_view step, int error,
                        std::string_view text) {
   std::string why(what);
   if (!step.empty()) why += " at step '" + base::printable(step) + "'";
-  if (error != 0) why += ": " + std::string(::strerrordesc_np(error) ? ::strerrordesc_np(error) : "?");
+  if (error != 0)
+    why += ": " + std::string(::strerrordesc_np(error) ? ::strerrordesc_np(error) : "?");
   if (!text.empty()) why += ": " + base::printable(text);
   return why;
 }
@@ -112,9 +113,12 @@ void Engine::sendMake(const Box& box, spawner::Op op, ClonePool::Rehearsed rehea
 void Engine::askBox(base::LaneId id, Lane& lane, const Refill::Make& make) {
   const bool stock = make.what == Refill::Make::What::stock;
   BoxPtr box = make.in != 0 ? findBox(make.in) : nullptr;
-  if (box) box->machine.on(BoxEvent::clone);
-  else box = newBox(id, lane.zygote, stock ? BoxMachine::First::stocking : BoxMachine::First::making);
-  // Most tasks' caps are the template's own: what is made with them starts without the spawner's byte.
+  if (box)
+    box->machine.on(BoxEvent::clone);
+  else
+    box = newBox(id, lane.zygote, stock ? BoxMachine::First::stocking : BoxMachine::First::making);
+  // Most tasks' caps are the template's own: what is made with them starts without the spawner's
+  // byte.
   TaskPtr waits = make.task != 0 ? find(make.task) : nullptr;
   box->caps = waits ? waits->machine.limits() : registry_.get(lane.tmpl)->defaults;
   box->asked_ns = monotonicNs();
@@ -145,9 +149,11 @@ void Engine::refill(base::LaneId id) {
 void Engine::armRefill() {
   uint64_t due_ns = 0;
   for (const auto& [id, lane] : lanes_)
-    if (uint64_t its = lane.refill.due_ns(); its != 0 && (due_ns == 0 || its < due_ns)) due_ns = its;
+    if (uint64_t its = lane.refill.due_ns(); its != 0 && (due_ns == 0 || its < due_ns))
+      due_ns = its;
   // A timer that fires too early asks anew.
-  if (stopping_ != Stopping::no || due_ns == 0 || (refill_due_ns_ != 0 && refill_due_ns_ <= due_ns)) return;
+  if (stopping_ != Stopping::no || due_ns == 0 || (refill_due_ns_ != 0 && refill_due_ns_ <= due_ns))
+    return;
   refill_due_ns_ = due_ns;
   refill_timer_.expires_at(timePoint(due_ns));
   refill_timer_.async_wait([this](boost::system::error_code failed) {
@@ -174,7 +180,8 @@ void Engine::resizePools() {
 
 void Engine::obtain(const TaskPtr& t) {
   Lane* lane = findLane(t->lane);
-  if (t->trial_of != 0 || lane == nullptr) return;  // its box is asked for; a closed lane has no task
+  if (t->trial_of != 0 || lane == nullptr)
+    return;  // its box is asked for; a closed lane has no task
   auto parked = lane->refill.claim(t->id);
   ++(parked ? templates_[t->tmpl - 1].hits : templates_[t->tmpl - 1].misses);
   poolChanged(t->tmpl);
@@ -186,7 +193,8 @@ void Engine::obtain(const TaskPtr& t) {
 void Engine::bind(const TaskPtr& t, const BoxPtr& box) {
   uint64_t now_ns = monotonicNs();
   if (box->machine.on(BoxEvent::claim) != BoxStep::next)
-    return act(t, t->machine.boxFailed("box " + std::to_string(box->id) + " had no clone to give", Again::yes, now_ns));
+    return act(t, t->machine.boxFailed("box " + std::to_string(box->id) + " had no clone to give",
+                                       Again::yes, now_ns));
   box->task = t->id;
   t->box = box->id;
   t->io = box->io;
@@ -255,7 +263,8 @@ void Engine::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
   BoxPtr box = findBox(id);
   if (!box) return;
   if (ready.error != 0) {
-    step(box, BoxEvent::lost, stepFailed("the clone failed", ready.step, ready.error, {}), Again::no);
+    step(box, BoxEvent::lost, stepFailed("the clone failed", ready.step, ready.error, {}),
+         Again::no);
     return;
   }
   if (!step(box, BoxEvent::ready, "the clone said twice that it is ready", Again::no)) return;
@@ -383,7 +392,9 @@ void Engine::boxEvent(const BoxPtr& box, const Event& e, std::span<base::Fd> fds
     }
     case Kind::boxStocked: {
       Lane* lane = findLane(box->lane);
-      if (!step(box, BoxEvent::stocked, "the spawner told out of place of a stocked box", Again::no)) return;
+      if (!step(box, BoxEvent::stocked, "the spawner told out of place of a stocked box",
+                Again::no))
+        return;
       if (lane == nullptr) return;
       lane->refill.stocked(box->id, monotonicNs());
       return refill(box->lane);

@@ -44,14 +44,13 @@ base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base
       return fail(Code::invalidArgument, who + ": the image's digest is not 64 hex digits");
     if (spec.zygote.empty() || spec.zygote.size() > spawner::kZygoteArgsMax)
       return fail(Code::invalidArgument, who + ": the zygote's command has " +
-                                             std::to_string(spec.zygote.size()) +
-                                             " words; 1 to " +
+                                             std::to_string(spec.zygote.size()) + " words; 1 to " +
                                              std::to_string(spawner::kZygoteArgsMax));
     for (const std::string& word : spec.zygote)
       if (word.empty() || word.size() >= sizeof r.zygote[0])
-        return fail(Code::invalidArgument, who + ": a word of the zygote's command is empty or has " +
-                                               "more than " +
-                                               std::to_string(sizeof r.zygote[0] - 1) + " bytes");
+        return fail(Code::invalidArgument,
+                    who + ": a word of the zygote's command is empty or has " + "more than " +
+                        std::to_string(sizeof r.zygote[0] - 1) + " bytes");
   }
   MAYFLY_TRY(base::TemplateId id, registry_.add(std::move(spec), monotonicNs()));
   templates_.push_back(Template{.seccomp = std::make_shared<base::Fd>(std::move(seccomp))});
@@ -86,9 +85,16 @@ std::vector<sched::TemplateInfo> Engine::templates() const {
   std::vector<sched::TemplateInfo> list;
   for (base::TemplateId id = 1; id <= registry_.size(); ++id) {
     const pool::TemplateSpec& s = *registry_.get(id);
-    sched::TemplateInfo info{s.name, s.description, s.mechanism, std::string(registry_.state(id)),
-                             std::string(registry_.stateText(id)), s.image_digest, s.defaults,
-                             s.maximum, 0, poolState(id)};
+    sched::TemplateInfo info{s.name,
+                             s.description,
+                             s.mechanism,
+                             std::string(registry_.state(id)),
+                             std::string(registry_.stateText(id)),
+                             s.image_digest,
+                             s.defaults,
+                             s.maximum,
+                             0,
+                             poolState(id)};
     for (const auto& [box_id, box] : boxes_)
       if (box->tmpl == id) ++info.boxes;
     list.push_back(std::move(info));
@@ -128,7 +134,8 @@ void Engine::syncLanes() {
     plan_.add(id,
               {.parked_min = std::min(s.parked_min, options_.budget.parked_max),
                .parked_max = std::min(s.parked_max, options_.budget.parked_max),
-               .stocked_min = std::min(1u, stocked_max), .stocked_max = stocked_max},
+               .stocked_min = std::min(1u, stocked_max),
+               .stocked_max = stocked_max},
               monotonicNs());
     opened = true;
   }
@@ -162,8 +169,10 @@ void Engine::runTemplates() {
   for (const pool::Order& order : registry_.due(monotonicNs(), may_renew)) {
     Lane* lane = findLane(order.lane);
     if (lane == nullptr) continue;
-    if (order.act == pool::Order::Act::publish) publish(order.lane, *lane);
-    else retire(lane->successor != 0 ? lane->successor : lane->zygote);
+    if (order.act == pool::Order::Act::publish)
+      publish(order.lane, *lane);
+    else
+      retire(lane->successor != 0 ? lane->successor : lane->zygote);
   }
   syncLanes();
   if (!settled_ && registry_.settled()) {
@@ -200,9 +209,8 @@ void Engine::publish(base::LaneId id, Lane& lane) {
   z.lane = id;
   auto pipe = base::makePipe();
   if (!pipe) return zygoteGone(zygote, std::move(pipe).error().message);
-  z.log = std::make_shared<LogPump>(io_, [this, name = s.name](std::string_view line) {
-    watcher_.onZygoteLine(name, line);
-  });
+  z.log = std::make_shared<LogPump>(
+      io_, [this, name = s.name](std::string_view line) { watcher_.onZygoteLine(name, line); });
   if (auto opened = z.log->open(std::move(pipe->read)); !opened)
     return zygoteGone(zygote, std::move(opened).error().message);
 
@@ -216,7 +224,8 @@ void Engine::publish(base::LaneId id, Lane& lane) {
   memcpy(r.digest, s.image_digest.data(), std::min(s.image_digest.size(), sizeof r.digest - 1));
   for (size_t i = 0; i < s.zygote.size(); ++i)
     memcpy(r.zygote[i], s.zygote[i].data(), std::min(s.zygote[i].size(), sizeof r.zygote[i] - 1));
-  link_.send(r, {templates_[lane.tmpl - 1].seccomp, std::make_shared<base::Fd>(std::move(pipe->write))});
+  link_.send(
+      r, {templates_[lane.tmpl - 1].seccomp, std::make_shared<base::Fd>(std::move(pipe->write))});
   if (lane.zygote == zygote) templateChanged(lane.tmpl);
 }
 
@@ -286,8 +295,8 @@ void Engine::onTrial(base::ZygoteId id, const sched::TaskResult& result) {
   Zygote& z = at->second;
   std::optional<std::string> fault;
   if (result.verdict != base::Verdict::succeeded)
-    fault = "its trial ended with " + std::string(base::name(result.verdict)) + ": " + result.reason +
-            " " + base::printable(result.captured[1], 400);
+    fault = "its trial ended with " + std::string(base::name(result.verdict)) + ": " +
+            result.reason + " " + base::printable(result.captured[1], 400);
   else if (z.trials.emplace_back(result.captured[0]); z.trials.size() == 2)
     fault = pool::findFault(z.trials[0], z.trials[1]);
   else
@@ -312,8 +321,10 @@ void Engine::zygoteReady(base::ZygoteId id) {
   endBoxes(lane.refill.setZygote(id));
   const bool was_ready = registry_.ready(lane_id);
   registry_.onReady(lane_id, monotonicNs());
-  if (was_ready) poolChanged(lane.tmpl);
-  else templateChanged(lane.tmpl);
+  if (was_ready)
+    poolChanged(lane.tmpl);
+  else
+    templateChanged(lane.tmpl);
   dispatch();  // tasks first
   resizePools();
   runTemplates();
@@ -360,8 +371,7 @@ void Engine::failQueue(base::LaneId id) {
   std::string why = "template '" + registry_.get(lane->tmpl)->name +
                     "' is unhealthy: " + std::string(lane->fsm.text());
   for (base::TaskId task : admission_.queuedFor(id))
-    if (TaskPtr t = find(task))
-      act(t, t->machine.stop(sched::Cause::internal, why, monotonicNs()));
+    if (TaskPtr t = find(task)) act(t, t->machine.stop(sched::Cause::internal, why, monotonicNs()));
 }
 
 // --- the end -----------------------------------------------------------------------
@@ -388,9 +398,7 @@ void Engine::checkStopped() {
   // Without the spawner no receipt can come any more.
   if (stopping_ == Stopping::tasks && tasks_.empty() && (ledger_.alive() == 0 || !link_.isOpen()))
     stopTasksDone();
-  if (stopping_ == Stopping::templates &&
-      (!link_.isOpen() || zygotes_.empty()))
-    stopped();
+  if (stopping_ == Stopping::templates && (!link_.isOpen() || zygotes_.empty())) stopped();
 }
 
 void Engine::stopTasksDone() {
@@ -410,7 +418,8 @@ void Engine::stopped() {
   for (const auto& [id, t] : tasks_) late.push_back(t);
   for (const TaskPtr& t : late) {
     if (t->box != 0) {
-      t->receipt = ledger_.overdue(t->box, "the daemon stopped before the spawner's receipt").receipt;
+      t->receipt =
+          ledger_.overdue(t->box, "the daemon stopped before the spawner's receipt").receipt;
       t->slot_free = false;
     }
     t->machine.boxGone(false, monotonicNs());

@@ -50,12 +50,13 @@ void SpawnerLink::receive() {
       if (got.error().code == base::Code::unavailable) break;
       return lost(std::move(got).error().in("the spawner's channel"));
     }
-    if (got->bytes == 0)
-      return lost(base::Error{base::Code::internal, "the spawner ended", {}, 0});
+    if (got->bytes == 0) return lost(base::Error{base::Code::internal, "the spawner ended", {}, 0});
     if (got->bytes != sizeof event || event.magic != spawner::kMagic ||
         event.version != spawner::kVersion)
       return lost(base::Error{base::Code::internal,
-                              "the spawner sent a message of another size, magic or version", {}, 0});
+                              "the spawner sent a message of another size, magic or version",
+                              {},
+                              0});
     event.step[sizeof event.step - 1] = '\0';
     event.text[sizeof event.text - 1] = '\0';
     handler_.onSpawnerEvent(event, std::span<base::Fd>(got->fd, got->fds));
@@ -73,7 +74,8 @@ void SpawnerLink::send(const spawner::Request& request, std::vector<SharedFd> fd
         lost(base::Error{base::Code::internal,
                          "the spawner does not answer: " + std::to_string(kOutboundMessagesMax) +
                              " messages wait for it",
-                         {}, 0});
+                         {},
+                         0});
     });
     return;
   }
@@ -93,11 +95,10 @@ void SpawnerLink::flush() {
       continue;
     }
     if (sent.error().code == base::Code::unavailable) break;
-    boost::asio::post(socket_.get_executor(),
-                      [this, alive = std::weak_ptr<char>(alive_),
-                       why = std::move(sent).error()]() mutable {
-                        if (!alive.expired()) lost(std::move(why).in("the spawner's channel"));
-                      });
+    boost::asio::post(socket_.get_executor(), [this, alive = std::weak_ptr<char>(alive_),
+                                               why = std::move(sent).error()]() mutable {
+      if (!alive.expired()) lost(std::move(why).in("the spawner's channel"));
+    });
     return;
   }
   if (out_.empty()) return;

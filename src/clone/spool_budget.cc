@@ -25,9 +25,8 @@ base::Status SpoolBudget::accepts(sched::OwnerId owner) const {
                     "Close tasks whose files were read, or try again later.", base::kRetryMs);
 }
 
-std::shared_ptr<base::Fd> SpoolBudget::hold(std::shared_ptr<base::Fd> spool,
-                                            sched::OwnerId owner) {
-  struct stat st{};
+std::shared_ptr<base::Fd> SpoolBudget::hold(std::shared_ptr<base::Fd> spool, sched::OwnerId owner) {
+  struct stat st {};
   if (::fstat(spool->get(), &st) != 0) return spool;
   auto bytes = static_cast<uint64_t>(st.st_blocks) * 512;
   {

@@ -25,11 +25,7 @@ static_assert(sizeof(zygote::CloneReady) == sizeof(zygote::Started));
 }  // namespace
 
 TaskIo::TaskIo(boost::asio::io_context& io, Sink& sink, base::BoxId box)
-    : sink_(sink),
-      box_(box),
-      control_(io),
-      stdin_(io),
-      outputs_{Output(io), Output(io)} {}
+    : sink_(sink), box_(box), control_(io), stdin_(io), outputs_{Output(io), Output(io)} {}
 
 base::Status TaskIo::adopt(Descriptor& to, base::Fd& fd) {
   MAYFLY_CHECK(base::setNonblocking(fd.view()));
@@ -77,13 +73,13 @@ void TaskIo::pollControl() {
   auto self = shared_from_this();
   while (!closed_ && control_.is_open()) {
     zygote::CloneReady word;  // Started has the same shape
-    auto got = base::receiveMessage(base::FdView(control_.native_handle()),
-                                    base::writableBytesOf(word));
+    auto got =
+        base::receiveMessage(base::FdView(control_.native_handle()), base::writableBytesOf(word));
     if (!got && got.error().code == base::Code::unavailable) return;
     if (!got || got->bytes == 0) {
       closeDescriptor(control_);
       sink_.onControlBroken(box_, got ? "the clone ended before the task started"
-                                       : std::move(got).error().in("the clone's channel").message);
+                                      : std::move(got).error().in("the clone's channel").message);
       return;
     }
     word.step[sizeof word.step - 1] = '\0';

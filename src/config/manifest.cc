@@ -195,15 +195,17 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
     const bool open = !name.empty() && name.back() == '*';
     if (!isEnvName(open ? name.substr(0, name.size() - 1) : name))
       t.complain("fresh_env", fmt::format("holds '{}', which is no name of a variable, nor the "
-                                          "beginning of one and '*'", base::printable(name, 60)));
+                                          "beginning of one and '*'",
+                                          base::printable(name, 60)));
   }
   addTo(out.fresh_env, fresh);
   std::vector<std::string> files;
   t.strings("fresh_files", kEnvMax, files);
   for (const std::string& path : files)
     if (!isPlainPath(path, false))
-      t.complain("fresh_files", fmt::format("holds '{}', which is no plain path in the task's folder",
-                                            base::printable(path, 60)));
+      t.complain("fresh_files",
+                 fmt::format("holds '{}', which is no plain path in the task's folder",
+                             base::printable(path, 60)));
   addTo(out.fresh_files, files);
   t.quantity("memory", 16ull << 20, 64ull << 30, parseBytes, formatBytes, out.memory_bytes);
   t.quantity("start_time", 100, 600'000, parseDurationMs, formatDurationMs, out.start_ms_max);
@@ -293,8 +295,10 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   Reader::Table zygote = root.table("zygote");
   readZygote(zygote, m.zygote);
   if (m.mechanism == Mechanism::fork && m.zygote.trial.empty() && !m.zygote.without_trial) {
-    zygote.complain("trial", "is required where clones are forked: a program that two of them run before tasks are "
-                             "served; `without_trial = true` gives that check up");
+    zygote.complain(
+        "trial",
+        "is required where clones are forked: a program that two of them run before tasks are "
+        "served; `without_trial = true` gives that check up");
   }
   Reader::Table task = root.table("task");
   readEnv(task, m.task_env);
@@ -302,8 +306,9 @@ base::Result<Manifest> parseManifest(std::string_view text, std::string_view fil
   task.strings("cpus_env", kEnvMax, cpus);
   for (const std::string& name : cpus)
     if (!isEnvName(name))
-      task.complain("cpus_env", fmt::format("holds '{}', which is no name of an environment variable",
-                                            base::printable(name, 60)));
+      task.complain("cpus_env",
+                    fmt::format("holds '{}', which is no name of an environment variable",
+                                base::printable(name, 60)));
   addTo(m.cpus_env, cpus);
   task.finish();
   Reader::Table parked = root.table("pool");
@@ -439,8 +444,9 @@ base::Result<Manifest> findManifest(const std::vector<std::string>& template_dir
 std::vector<std::pair<std::string, std::string>> taskEnvironment(const Manifest& manifest) {
   // The same in every box, whatever the host has.
   static constexpr std::pair<std::string_view, std::string_view> kEvery[] = {
-      {"HOME", "/task"}, {"LANG", "C.UTF-8"}, {"LOGNAME", "task"},
-      {"PATH", "/usr/local/bin:/usr/bin:/bin"}, {"TZ", "UTC"}, {"USER", "task"},
+      {"HOME", "/task"},   {"LANG", "C.UTF-8"},
+      {"LOGNAME", "task"}, {"PATH", "/usr/local/bin:/usr/bin:/bin"},
+      {"TZ", "UTC"},       {"USER", "task"},
   };
   auto all = manifest.task_env;
   for (const auto& [name, value] : kEvery)

@@ -19,7 +19,7 @@
 namespace mayfly::config {
 
 inline constexpr size_t kManifestBytesMax = 256u << 10;
-inline constexpr size_t kZygoteArgsMax = 8;       // as the spawner's wire
+inline constexpr size_t kZygoteArgsMax = 8;  // as the spawner's wire
 inline constexpr uint32_t kPtysMax = 64;
 inline constexpr size_t kZygoteArgBytesMax = 63;  // the same, without its NUL
 
@@ -58,10 +58,12 @@ struct ZygoteSpec {
   std::vector<std::string> fresh_env, fresh_files;
   uint64_t memory_bytes = 512ull << 20;
   uint64_t start_ms_max = 60'000;
-  // A successor follows after so many clones or so long, whichever is first; 0: that does not count.
+  // A successor follows after so many clones or so long, whichever is first; 0: that does not
+  // count.
   uint32_t renew_clones = 10'000;
   uint64_t renew_ms = 900'000;
-  uint32_t tenants_max = 0;  // not 0: each tenant's tasks have a zygote of their own, so many at a time
+  uint32_t tenants_max =
+      0;  // not 0: each tenant's tasks have a zygote of their own, so many at a time
 };
 
 struct Manifest {
@@ -71,7 +73,7 @@ struct Manifest {
   ImageRecipe image;
   ZygoteSpec zygote;
   std::vector<std::pair<std::string, std::string>> task_env;  // what its tasks find set; sorted
-  std::vector<std::string> cpus_env;  // variables that hold a task's number of processors
+  std::vector<std::string> cpus_env;         // variables that hold a task's number of processors
   uint32_t parked_min = 1, parked_max = 64;  // clones parked ahead while the template is in use
   bool loopback = true;
   uint32_t ptys = 8;  // pseudo-terminals that a task may have open at once; 0: none

@@ -64,7 +64,9 @@ kj::Maybe<ByteBudget::Hold> ByteBudget::Account::tryTake(uint64_t bytes) {
 }
 
 kj::Promise<ByteBudget::Hold> ByteBudget::Account::take(uint64_t bytes) {
-  KJ_IF_MAYBE (hold, tryTake(bytes)) { return kj::mv(*hold); }
+  KJ_IF_MAYBE (hold, tryTake(bytes)) {
+    return kj::mv(*hold);
+  }
   auto paf = kj::newPromiseAndFulfiller<Hold>();
   budget_.waiters_.push_back({this, bytes, budget_.timer_.now(), kj::mv(paf.fulfiller)});
   budget_.pump();

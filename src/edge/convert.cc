@@ -39,8 +39,8 @@ base::Status get(schema::Error::Reader in) {
   if (code == 0) return base::Unit{};
   // A newer daemon may know more codes than this side.
   if (code > static_cast<uint16_t>(Code::internal)) code = static_cast<uint16_t>(Code::internal);
-  return base::fail(base::Error{static_cast<Code>(code), str(in.getMessage()), str(in.getAdvice()), 0,
-                                in.getRetryAfterMs()});
+  return base::fail(base::Error{static_cast<Code>(code), str(in.getMessage()), str(in.getAdvice()),
+                                0, in.getRetryAfterMs()});
 }
 
 void put(schema::Limits::Builder out, const base::Limits& limits) {

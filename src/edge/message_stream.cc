@@ -85,7 +85,9 @@ kj::Promise<void> MessageStream::whenRoom() {
 }
 
 void MessageStream::written(size_t bytes) {
-  KJ_IF_MAYBE (guard, guard_) { last_activity_ = guard->timer.now(); }
+  KJ_IF_MAYBE (guard, guard_) {
+    last_activity_ = guard->timer.now();
+  }
   KJ_IF_MAYBE (queued, queued_bytes_) {
     // What was just written is still counted by Cap'n Proto 0.9, and not any more by 1.x.
     size_t now = (*queued)();
@@ -120,7 +122,9 @@ kj::Promise<bool> MessageStream::fill(size_t bytes, End at_end) {
         .then([this, bytes](size_t got) -> kj::Promise<bool> {
           if (got == 0) return false;
           end_ = got;
-          KJ_IF_MAYBE (guard, guard_) { message_since_ = guard->timer.now(); }
+          KJ_IF_MAYBE (guard, guard_) {
+            message_since_ = guard->timer.now();
+          }
           return fill(bytes, End::fault);
         });
   }
@@ -157,19 +161,20 @@ kj::Promise<kj::Own<MessageStream::Message>> MessageStream::readTable(
       });
 }
 
-kj::Promise<kj::Own<MessageStream::Message>> MessageStream::takeMemory(
-    capnp::ReaderOptions options, kj::Array<uint32_t> sizes, size_t words) {
+kj::Promise<kj::Own<MessageStream::Message>> MessageStream::takeMemory(capnp::ReaderOptions options,
+                                                                       kj::Array<uint32_t> sizes,
+                                                                       size_t words) {
   KJ_IF_MAYBE (guard, guard_) {
     uint64_t bytes = words * sizeof(capnp::word) + kMessageOverheadBytes;
     KJ_IF_MAYBE (hold, guard->account->tryTake(bytes)) {
       return kj::heap<Message>(options, kj::mv(sizes), words, kj::mv(*hold));
     }
     kj::TimePoint paused = guard->timer.now();
-    return guard->account->take(bytes).then(
-        [this, guard, options, sizes = kj::mv(sizes), words, paused](ByteBudget::Hold hold) mutable {
-          message_since_ += guard->timer.now() - paused;
-          return kj::heap<Message>(options, kj::mv(sizes), words, kj::mv(hold));
-        });
+    return guard->account->take(bytes).then([this, guard, options, sizes = kj::mv(sizes), words,
+                                             paused](ByteBudget::Hold hold) mutable {
+      message_since_ += guard->timer.now() - paused;
+      return kj::heap<Message>(options, kj::mv(sizes), words, kj::mv(hold));
+    });
   }
   return kj::heap<Message>(options, kj::mv(sizes), words, ByteBudget::Hold());
 }
@@ -212,7 +217,9 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::tryReadMessage
 
 kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::readOne(
     capnp::ReaderOptions options) {
-  KJ_IF_MAYBE (guard, guard_) { message_since_ = guard->timer.now(); }
+  KJ_IF_MAYBE (guard, guard_) {
+    message_since_ = guard->timer.now();
+  }
   return fill(8, End::allowed)
       .then([this, options](bool more) -> kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> {
         if (!more) return kj::Maybe<capnp::MessageReaderAndFds>(nullptr);
@@ -239,7 +246,9 @@ void MessageStream::toBeSent(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>
 kj::Promise<void> MessageStream::writeMessage(
     kj::ArrayPtr<const int> fds, kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
   toBeSent(segments);
-  return out_.writeMessage(fds, segments).then([this, bytes = sizeOf(segments)] { written(bytes); });
+  return out_.writeMessage(fds, segments).then([this, bytes = sizeOf(segments)] {
+    written(bytes);
+  });
 }
 
 kj::Promise<void> MessageStream::writeMessages(

@@ -96,8 +96,8 @@ class MessageStream final : public capnp::MessageStream {
   kj::Promise<size_t> read(void* to, size_t bytes_min, size_t bytes_max);
   kj::Promise<kj::Own<Message>> readTable(capnp::ReaderOptions options);
   // When there is memory for it.
-  kj::Promise<kj::Own<Message>> takeMemory(capnp::ReaderOptions options,
-                                           kj::Array<uint32_t> sizes, size_t words);
+  kj::Promise<kj::Own<Message>> takeMemory(capnp::ReaderOptions options, kj::Array<uint32_t> sizes,
+                                           size_t words);
   kj::Promise<kj::Own<capnp::MessageReader>> readBody(kj::Own<Message> message);
   bool full(size_t queued_bytes, size_t queued_bytes_max);
   void toBeSent(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments);

@@ -25,10 +25,9 @@ constexpr size_t kLineBytesMax = 4'096;
 constexpr size_t kOutputBytesMax = 1u << 20;
 
 std::vector<std::string> childEnvironment() {
-  std::vector<std::string> env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8",
-                                  "HOME=/nonexistent",
-                                  fmt::format("SOURCE_DATE_EPOCH={}", kImageUnixSeconds),
-                                  "DEBIAN_FRONTEND=noninteractive"};
+  std::vector<std::string> env = {
+      "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/nonexistent",
+      fmt::format("SOURCE_DATE_EPOCH={}", kImageUnixSeconds), "DEBIAN_FRONTEND=noninteractive"};
   for (const char* name : {"http_proxy", "https_proxy", "no_proxy"}) {
     if (const char* value = ::getenv(name)) env.push_back(std::string(name) + "=" + value);
   }

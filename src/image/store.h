@@ -24,7 +24,7 @@ struct ImageInfo {
   std::string inputs_key;     // hash of all that it was made of
   uint64_t bytes = 0;
   uint64_t built_unix_s = 0;
-  bool in_use = false;  // leased
+  bool in_use = false;      // leased
   std::string runtime_key;  // hash of Mayfly's own programs in it
 };
 

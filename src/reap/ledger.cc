@@ -67,8 +67,9 @@ std::optional<Closed> Ledger::gone(const spawner::Event& e, uint64_t our_fds_clo
   r.reaped_ns = e.reaped_ns;
   r.unpopulated_ns = e.unpopulated_ns;
   r.cgroups_gone_ns = e.cgroups_gone_ns;
-  r.fds_closed_ns =
-      e.fds_closed_ns != 0 && our_fds_closed_ns != 0 ? std::max(e.fds_closed_ns, our_fds_closed_ns) : 0;
+  r.fds_closed_ns = e.fds_closed_ns != 0 && our_fds_closed_ns != 0
+                        ? std::max(e.fds_closed_ns, our_fds_closed_ns)
+                        : 0;
 
   auto lacks = [&r](uint64_t at_ns, std::string_view what) {
     if (at_ns != 0) return;

@@ -68,36 +68,38 @@ std::optional<Error> BlobStore::full(uid_t uid, uint64_t bytes, uint64_t now_ns)
   bool of_user = true;
   Error error{Code::resourceExhausted, {}, {}, 0};
   if (share.blobs >= bounds_.user_blobs_max) {
-    error.message = fmt::format("you have {} blobs and uploads, as many as a user may", share.blobs);
+    error.message =
+        fmt::format("you have {} blobs and uploads, as many as a user may", share.blobs);
   } else if (share.bytes + bytes > bounds_.user_bytes_max) {
-    error.message = fmt::format("your blobs and uploads have {}; with {} more they are above the {} "
-                                "of a user",
-                                humanBytes(share.bytes), humanBytes(bytes),
-                                humanBytes(bounds_.user_bytes_max));
+    error.message = fmt::format(
+        "your blobs and uploads have {}; with {} more they are above the {} "
+        "of a user",
+        humanBytes(share.bytes), humanBytes(bytes), humanBytes(bounds_.user_bytes_max));
   } else if (all_.blobs >= bounds_.store_blobs_max) {
     of_user = false;
-    error.message = fmt::format("the store holds {} blobs and uploads, as many as it may", all_.blobs);
+    error.message =
+        fmt::format("the store holds {} blobs and uploads, as many as it may", all_.blobs);
   } else if (all_.bytes + bytes > bounds_.store_bytes_max) {
     of_user = false;
-    error.message = fmt::format("the store holds {} of all users; with {} more it is above its {}",
-                                humanBytes(all_.bytes), humanBytes(bytes),
-                                humanBytes(bounds_.store_bytes_max));
+    error.message =
+        fmt::format("the store holds {} of all users; with {} more it is above its {}",
+                    humanBytes(all_.bytes), humanBytes(bytes), humanBytes(bounds_.store_bytes_max));
   } else {
     return std::nullopt;
   }
-  error.advice = "Remove blobs that no task will name again, or wait until unused ones have expired.";
+  error.advice =
+      "Remove blobs that no task will name again, or wait until unused ones have expired.";
   uint64_t soonest_ns = UINT64_MAX;
   for (const auto& [key, entry] : entries_)
-    if (!of_user || key.first == uid)
-      soonest_ns = std::min(soonest_ns, entry.used_ns + ttl_ns());
+    if (!of_user || key.first == uid) soonest_ns = std::min(soonest_ns, entry.used_ns + ttl_ns());
   if (soonest_ns != UINT64_MAX)
-    error.retry_after_ms =
-        static_cast<uint32_t>(std::max<uint64_t>(soonest_ns - std::min(soonest_ns, now_ns), 1'000'000) /
-                              1'000'000);
+    error.retry_after_ms = static_cast<uint32_t>(
+        std::max<uint64_t>(soonest_ns - std::min(soonest_ns, now_ns), 1'000'000) / 1'000'000);
   return error;
 }
 
-base::Result<BlobStore::Reservation> BlobStore::reserve(uid_t uid, uint64_t bytes, uint64_t now_ns) {
+base::Result<BlobStore::Reservation> BlobStore::reserve(uid_t uid, uint64_t bytes,
+                                                        uint64_t now_ns) {
   if (bytes > bounds_.user_bytes_max || bytes > bounds_.store_bytes_max)
     return base::fail(Code::invalidArgument,
                       fmt::format("a blob of {} bytes; one may have at most {}", bytes,
@@ -122,7 +124,8 @@ void BlobStore::keep(Reservation reservation, const edge::Sha256& hash, Content 
   reservation.store_ = nullptr;
 }
 
-std::optional<BlobStore::Blob> BlobStore::use(uid_t uid, const edge::Sha256& hash, uint64_t now_ns) {
+std::optional<BlobStore::Blob> BlobStore::use(uid_t uid, const edge::Sha256& hash,
+                                              uint64_t now_ns) {
   auto at = find(uid, hash, now_ns);
   if (at == entries_.end() || at->second.removed) return std::nullopt;
   at->second.used_ns = now_ns;

@@ -121,17 +121,16 @@ class UploadCalls final : public schema::Upload::Server {
   Status finishNow() {
     MAYFLY_CHECK(open("finish"));
     if (written_bytes_ != reservation_.bytes()) {
-      auto error = fail(Code::invalidArgument,
-                        fmt::format("finish: {} bytes were told and {} written",
-                                    reservation_.bytes(), written_bytes_));
+      auto error =
+          fail(Code::invalidArgument, fmt::format("finish: {} bytes were told and {} written",
+                                                  reservation_.bytes(), written_bytes_));
       end(State::failed);
       return error;
     }
     if (edge::Sha256 hash = sum_.take(); hash != key_.second) {
       end(State::failed);
-      return fail(Code::invalidArgument,
-                  fmt::format("finish: the bytes have the hash {}, not {}", edge::hex(hash),
-                              edge::hex(key_.second)));
+      return fail(Code::invalidArgument, fmt::format("finish: the bytes have the hash {}, not {}",
+                                                     edge::hex(hash), edge::hex(key_.second)));
     }
     if (auto sealed = base::sealMemfd(memfd_.view()); !sealed) {
       end(State::failed);
@@ -177,8 +176,10 @@ kj::Promise<void> Blobs::watch() {
   uint64_t next = std::min(store_.sweep(now), now + uint64_t{options_.upload_idle_ms} * 1'000'000);
   std::vector<UploadCalls*> idle;
   for (UploadCalls* upload : uploads_) {
-    if (upload->idleEnd_ns() <= now) idle.push_back(upload);
-    else next = std::min(next, upload->idleEnd_ns());
+    if (upload->idleEnd_ns() <= now)
+      idle.push_back(upload);
+    else
+      next = std::min(next, upload->idleEnd_ns());
   }
   for (UploadCalls* upload : idle) upload->expire();
   return timer_.atTime(kj::origin<kj::TimePoint>() + static_cast<int64_t>(next) * kj::NANOSECONDS)
@@ -197,9 +198,9 @@ kj::Promise<Result<Blobs::Begun>> Blobs::attempt(kj::Own<ConnectionState> connec
                                                  uint64_t size_bytes, kj::TimePoint wait_until) {
   if (auto blob = store_.offered(key.first, key.second, now_ns())) {
     if (blob->size_bytes == size_bytes) return Result<Begun>(Begun{true, nullptr});
-    return Result<Begun>(fail(Code::invalidArgument,
-                              fmt::format("upload: the bytes of this hash are {}, not {}",
-                                          blob->size_bytes, size_bytes)));
+    return Result<Begun>(
+        fail(Code::invalidArgument, fmt::format("upload: the bytes of this hash are {}, not {}",
+                                                blob->size_bytes, size_bytes)));
   }
   auto under_way = under_way_.find(key);
   if (under_way == under_way_.end() || timer_.now() >= wait_until)
@@ -216,12 +217,13 @@ kj::Promise<Result<Blobs::Begun>> Blobs::attempt(kj::Own<ConnectionState> connec
       });
 }
 
-Result<Blobs::Begun> Blobs::make(kj::Own<ConnectionState> connection, Key key, uint64_t size_bytes) {
+Result<Blobs::Begun> Blobs::make(kj::Own<ConnectionState> connection, Key key,
+                                 uint64_t size_bytes) {
   if (connection->uploads >= options_.uploads_per_connection_max)
-    return fail(Code::resourceExhausted,
-                fmt::format("upload: {} uploads of this connection are not finished",
-                            connection->uploads),
-                "Finish or close some first.");
+    return fail(
+        Code::resourceExhausted,
+        fmt::format("upload: {} uploads of this connection are not finished", connection->uploads),
+        "Finish or close some first.");
   auto reservation = store_.reserve(key.first, size_bytes, now_ns());
   if (!reservation) return fail(std::move(reservation).error().in("upload"));
   MAYFLY_TRY(base::Fd memfd, base::makeMemfd("blob"));

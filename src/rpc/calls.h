@@ -79,10 +79,10 @@ void answer(Context& context, const base::Status& status) {
 // Runs `answer()` as the connection's one large answer of the moment; it gives a promise.
 template <class MakeAnswer>
 kj::Promise<void> inTurn(ConnectionState& state, MakeAnswer make_answer) {
-  return state.turn().then([make_answer = kj::mv(make_answer)](
-                               kj::Own<ConnectionState::Turn> turn) mutable {
-    return make_answer().attach(kj::mv(turn));
-  });
+  return state.turn().then(
+      [make_answer = kj::mv(make_answer)](kj::Own<ConnectionState::Turn> turn) mutable {
+        return make_answer().attach(kj::mv(turn));
+      });
 }
 
 // Asks the core; the answer comes back by the mailbox. The fulfiller is one for any thread, for
@@ -107,9 +107,10 @@ inline std::optional<base::Error> overloaded(const ConnectionState& state) {
                        fmt::format("{} calls of this connection have not returned", state.calls),
                        "Wait for earlier calls.", 0};
   if (state.calls >= kOwnCallsMax && state.hub.calls >= options.calls_max)
-    return base::Error{base::Code::resourceExhausted,
-                       fmt::format("{} calls of all connections have not returned", state.hub.calls),
-                       "Try again later.", 0, kRetryMs};
+    return base::Error{
+        base::Code::resourceExhausted,
+        fmt::format("{} calls of all connections have not returned", state.hub.calls),
+        "Try again later.", 0, kRetryMs};
   return std::nullopt;
 }
 

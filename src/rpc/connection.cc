@@ -20,7 +20,7 @@ namespace {
 
 constexpr uint32_t kTasksListedMax = 10'000;
 constexpr size_t kClientNameBytesMax = 100;
-constexpr size_t kUnsentOverheadBytes = 2'048;  // of an answer, beside its words: its objects
+constexpr size_t kUnsentOverheadBytes = 2'048;    // of an answer, beside its words: its objects
 constexpr auto kLastWordsTime = 1 * kj::SECONDS;  // to send what is queued when reading has ended
 
 void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
@@ -55,8 +55,7 @@ void putTasks(schema::Mayfly::TasksResults::Builder out, const std::vector<sched
   auto count = std::min<size_t>(all.size(), kTasksListedMax);
   auto list = out.initTasks(static_cast<unsigned>(count));
   for (unsigned i = 0; i < count; ++i)
-    put(list[i], all[i],
-        all[i].owner == asks.id || asks.hub.users.owns(asks.uid, all[i].owner));
+    put(list[i], all[i], all[i].owner == asks.id || asks.hub.users.owns(asks.uid, all[i].owner));
 }
 
 void putBounds(schema::Bounds::Builder out, const Options& options) {
@@ -288,13 +287,12 @@ Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, uint32_t uid
       memory_(hub.requests.open()),
       messages_(*stream_),
       network_(messages_, capnp::rpc::twoparty::Side::SERVER, edge::readerOptions()),
-      rpc_(capnp::makeRpcServer(
-          network_, kj::heap<MayflyImpl>(kj::addRef(*state_), std::move(refusal)))) {
+      rpc_(capnp::makeRpcServer(network_,
+                                kj::heap<MayflyImpl>(kj::addRef(*state_), std::move(refusal)))) {
   KJ_IF_MAYBE (fd, stream_->getFd()) state_->socket = *fd;
   messages_.pauseWhile([this] { return unsentBytes(); },
                        hub.options.unsent_bytes_per_connection_max, hub.answers_unread);
-  messages_.guard({hub.timer, hub.options.message_ms_max * kj::MILLISECONDS,
-                   kj::addRef(*memory_),
+  messages_.guard({hub.timer, hub.options.message_ms_max * kj::MILLISECONDS, kj::addRef(*memory_),
                    [this](capnp::MessageReader& message) { peer_.inspect(message); },
                    [this](capnp::MessageReader& message) { peer_.sent(message); }});
   state_->room = [this] { return messages_.whenRoom(); };
@@ -315,9 +313,10 @@ kj::Promise<void> Connection::onEnd() {
   auto left = stream_->whenWriteDisconnected().then(
       [&timer = state_->hub.timer] { return timer.afterDelay(kLastWordsTime); });
   auto stuck = memory_->onStuck().then([this] {
-    spdlog::warn("rpc: connection {} ends: it keeps {} of requests from the others, and none of "
-                 "its calls goes on",
-                 state_->id, base::humanBytes(memory_->heldBytes()));
+    spdlog::warn(
+        "rpc: connection {} ends: it keeps {} of requests from the others, and none of "
+        "its calls goes on",
+        state_->id, base::humanBytes(memory_->heldBytes()));
   });
   return network_.onDisconnect()
       .exclusiveJoin(kj::mv(read_end))

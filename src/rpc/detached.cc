@@ -103,11 +103,10 @@ Result<Users::Found> Users::submit(uint32_t uid, schema::Detach::Reader detach,
     return fail(Code::resourceExhausted,
                 fmt::format("{} detached tasks of this user are not closed", user->second->tasks),
                 "Close those whose results were read.");
-  if (user == users_.end())
-    user = users_.emplace(uid, kj::refcounted<UserTasks>(hub_, uid)).first;
+  if (user == users_.end()) user = users_.emplace(uid, kj::refcounted<UserTasks>(hub_, uid)).first;
   UserTasks& mine = *user->second;
-  auto task = kj::refcounted<TaskState>(kj::addRef(mine), nullptr,
-                                        detach.getLeaseMs() * kj::MILLISECONDS);
+  auto task =
+      kj::refcounted<TaskState>(kj::addRef(mine), nullptr, detach.getLeaseMs() * kj::MILLISECONDS);
   auto id = task->submit(std::move(spec)).fork();
   auto branch = id.addBranch();
   if (!key.empty()) mine.by_key.emplace(key, task->key());
@@ -120,7 +119,8 @@ Result<kj::Own<TaskState>> Users::find(uint32_t uid, TaskId id, const std::strin
   auto user = users_.find(uid);
   if (user != users_.end()) {
     for (auto& [number, entry] : user->second->entries) {
-      if (key.empty() ? entry.task->id() == 0 || entry.task->id() != id : entry.key != key) continue;
+      if (key.empty() ? entry.task->id() == 0 || entry.task->id() != id : entry.key != key)
+        continue;
       entry.task->renew();
       return kj::addRef(*entry.task);
     }

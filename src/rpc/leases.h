@@ -23,7 +23,7 @@ class Leases {
   // The key's lease ends so long from now, whatever it was before.
   void renew(uint64_t key, kj::Duration lease);
   void end(uint64_t key);  // nothing if it has none
-  void stop();              // before the loop ends
+  void stop();             // before the loop ends
 
  private:
   kj::Promise<void> watch();

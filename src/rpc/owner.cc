@@ -35,12 +35,13 @@ kj::Promise<kj::Own<ConnectionState::Turn>> ConnectionState::turn() {
   } else {
     turn = kj::heap<Turn>(*this);
   }
-  return turn.then([self = kj::addRef(*this)](kj::Own<Turn> mine) mutable -> kj::Promise<kj::Own<Turn>> {
-    KJ_IF_MAYBE (r, self->room) {
-      return (*r)().then([mine = kj::mv(mine)]() mutable { return kj::mv(mine); });
-    }
-    return kj::mv(mine);
-  });
+  return turn.then(
+      [self = kj::addRef(*this)](kj::Own<Turn> mine) mutable -> kj::Promise<kj::Own<Turn>> {
+        KJ_IF_MAYBE (r, self->room) {
+          return (*r)().then([mine = kj::mv(mine)]() mutable { return kj::mv(mine); });
+        }
+        return kj::mv(mine);
+      });
 }
 
 }  // namespace mayfly::rpc

@@ -38,11 +38,11 @@ struct ConnectionState final : Owner {
   bool gone() const override;
 
   uid_t uid;
-  int socket = -1;        // of the connection, while it stands
-  bool ended = false;     // the connection is gone; the core was told
-  uint32_t calls = 0;     // that have not returned
-  uint32_t uploads = 0;   // not finished
-  uint32_t handles = 0;   // Task and Upload objects not released
+  int socket = -1;       // of the connection, while it stands
+  bool ended = false;    // the connection is gone; the core was told
+  uint32_t calls = 0;    // that have not returned
+  uint32_t uploads = 0;  // not finished
+  uint32_t handles = 0;  // Task and Upload objects not released
 
   // Large answers are made one at a time, each when what was sent before is mostly read: else calls
   // of a few bytes could make the daemon hold megabytes for each. `room` says when that is.

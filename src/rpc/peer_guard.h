@@ -15,8 +15,8 @@
 
 namespace mayfly::rpc {
 
-inline constexpr uint32_t kCapsPerMessageMax = 16;   // submit brings one
-inline constexpr uint32_t kPipelineOpsMax = 16;      // `task` of submit's results is one
+inline constexpr uint32_t kCapsPerMessageMax = 16;  // submit brings one
+inline constexpr uint32_t kPipelineOpsMax = 16;     // `task` of submit's results is one
 inline constexpr bool kAnswersMayNeedNoFinish = CAPNP_VERSION >= 1000000;
 // A client that has no more unfinished answers is not ended for what others have.
 inline constexpr uint32_t kOwnAnswersMax = 4'096;

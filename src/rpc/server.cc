@@ -23,9 +23,9 @@ using base::Error;
 namespace {
 
 constexpr auto kAcceptRetryTime = 100 * kj::MILLISECONDS;
-constexpr auto kRefusedTime = 5 * kj::SECONDS;   // a refused client has so long to read why
+constexpr auto kRefusedTime = 5 * kj::SECONDS;  // a refused client has so long to read why
 constexpr auto kRefusalSayTime = 1 * kj::SECONDS;
-constexpr auto kTrimTime = 1 * kj::SECONDS;     // between two looks at what malloc keeps
+constexpr auto kTrimTime = 1 * kj::SECONDS;      // between two looks at what malloc keeps
 constexpr size_t kKeptFreeBytesMax = 32u << 20;  // and of code and stacks; more goes back
 constexpr uint32_t kRefusedConnectionsMax = 16;  // beyond: closed without a word
 
@@ -79,8 +79,7 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     const auto& allowed = hub_.options.uids_allowed;
     if (peer.uid != 0 && peer.uid != ::geteuid() &&
         std::find(allowed.begin(), allowed.end(), peer.uid) == allowed.end())
-      return Error{Code::permissionDenied,
-                   fmt::format("uid {} may not use this daemon", peer.uid),
+      return Error{Code::permissionDenied, fmt::format("uid {} may not use this daemon", peer.uid),
                    "Add the uid to `uids_allowed` in the daemon's configuration.", 0};
     if (connections_.size() - refused_ >= hub_.options.connections_max)
       return Error{Code::resourceExhausted,
@@ -95,9 +94,9 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
       ++refusals_unsaid_;
       return;
     }
-    spdlog::warn("rpc: pid {}, uid {} refused: {}{}", peer.pid, peer.uid, refusal.message,
-                 refusals_unsaid_ > 0 ? fmt::format("; {} more since the last time", refusals_unsaid_)
-                                      : "");
+    spdlog::warn(
+        "rpc: pid {}, uid {} refused: {}{}", peer.pid, peer.uid, refusal.message,
+        refusals_unsaid_ > 0 ? fmt::format("; {} more since the last time", refusals_unsaid_) : "");
     refusal_said_ = timer_.now();
     refusals_unsaid_ = 0;
   }

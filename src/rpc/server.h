@@ -34,18 +34,18 @@ struct Options {
   uint32_t calls_per_connection_max = 8'192;  // calls that have not returned
   uint32_t calls_max = 65'536;                // the same, of all connections together
   BlobBounds blobs;
-  uint32_t uploads_per_connection_max = 16;  // that are not finished
-  uint32_t upload_idle_ms = 60'000;          // since the last write
+  uint32_t uploads_per_connection_max = 16;      // that are not finished
+  uint32_t upload_idle_ms = 60'000;              // since the last write
   uint32_t handles_per_connection_max = 65'536;  // Task and Upload objects not released
   uint32_t handles_max = 524'288;                // the same, of all connections together
   uint32_t detached_per_user_max = 256;          // tasks that are not forgotten
   uint32_t detach_lease_ms_max = 24 * 3'600'000;
-  uint32_t result_lease_ms = 600'000;      // of an ended task that is not closed
-  uint32_t connection_idle_ms = 600'000;   // nothing happens, and it has no task
-  uint64_t output_held_bytes_max = 2ull << 30;  // of tasks that are not closed: what they print
+  uint32_t result_lease_ms = 600'000;              // of an ended task that is not closed
+  uint32_t connection_idle_ms = 600'000;           // nothing happens, and it has no task
+  uint64_t output_held_bytes_max = 2ull << 30;     // of tasks that are not closed: what they print
   uint64_t out_files_held_bytes_max = 2ull << 30;  // the core's, told to clients
-  uint32_t answers_per_connection_max = 262'144;  // that the client has not finished
-  uint32_t answers_max = 1'048'576;               // the same, of all connections together
+  uint32_t answers_per_connection_max = 262'144;   // that the client has not finished
+  uint32_t answers_max = 1'048'576;                // the same, of all connections together
   uint64_t unsent_bytes_per_connection_max = 16u << 20;  // answers that the client does not read
   uint64_t unsent_bytes_max = 256u << 20;                // the same, of all connections together
   // Of requests that are being worked on; beyond it nothing more is read. A connection always has

@@ -87,14 +87,15 @@ kj::Promise<base::Result<base::TaskId>> TaskState::submit(sched::TaskSpec spec) 
   auto paf = kj::newPromiseAndFulfiller<base::Result<base::TaskId>>();
   submitted_ = kj::mv(paf.fulfiller);
   stdin_open_ = spec.stdin_open;
-  if (!spec.stdin_data.empty()) 
-    stdin_writes_.push_back({0, spec.stdin_data.size(), nullptr});
+  if (!spec.stdin_data.empty()) stdin_writes_.push_back({0, spec.stdin_data.size(), nullptr});
   template_name_ = spec.template_name;
   spec.owner = owner_->id;
   toCore(owner_->hub.link, [task = core_task_, spec = std::move(spec)](sched::Core& core) mutable {
     auto id = core.submit(std::move(spec), task);
-    if (id) task->id = *id;
-    else task->ended = true;
+    if (id)
+      task->id = *id;
+    else
+      task->ended = true;
     task->tell([id](TaskState& t) { t.onSubmitted(id); });
   });
   return kj::mv(paf.promise);
@@ -182,7 +183,9 @@ void TaskState::onStdinRefused(uint64_t number, const Error& error) {
   for (auto it = stdin_writes_.begin(); it != stdin_writes_.end(); ++it) {
     if (it->number != number) continue;
     stdin_untaken_bytes_ -= it->bytes_left;
-    KJ_IF_MAYBE (done, it->done) { (*done)->fulfill(Status(fail(error))); }
+    KJ_IF_MAYBE (done, it->done) {
+      (*done)->fulfill(Status(fail(error)));
+    }
     stdin_writes_.erase(it);
     return;
   }
@@ -190,7 +193,9 @@ void TaskState::onStdinRefused(uint64_t number, const Error& error) {
 
 void TaskState::failStdin(const Error& error) {
   for (auto& write : stdin_writes_) {
-    KJ_IF_MAYBE (done, write.done) { (*done)->fulfill(Status(fail(error))); }
+    KJ_IF_MAYBE (done, write.done) {
+      (*done)->fulfill(Status(fail(error)));
+    }
   }
   stdin_writes_.clear();
   stdin_untaken_bytes_ = 0;
@@ -227,7 +232,8 @@ void TaskState::end(Kept why) {
     submitted_ = nullptr;
   }
   for (auto& wait : waits_)
-    wait->fulfill(Status(fail(over ? Code::notFound : Code::cancelled, fmt::format("wait: {}", how))));
+    wait->fulfill(
+        Status(fail(over ? Code::notFound : Code::cancelled, fmt::format("wait: {}", how))));
   waits_.clear();
   failStdin(Error{Code::failedPrecondition, fmt::format("writeStdin: {}", how), {}, 0});
   owner_->onClosed(*this);
@@ -237,7 +243,10 @@ void TaskState::onStarted() {
   KJ_IF_MAYBE (sink, sink_) {
     // Not waited for: Cap'n Proto keeps the order of calls to one object. A sink that cannot be
     // called shows with the first write.
-    deliveries_.add(sink->startedRequest(capnp::MessageSize{4, 0}).send().ignoreResult().catch_([](kj::Exception&&) {}));
+    deliveries_.add(sink->startedRequest(capnp::MessageSize{4, 0})
+                        .send()
+                        .ignoreResult()
+                        .catch_([](kj::Exception&&) {}));
   }
 }
 
@@ -266,8 +275,8 @@ kj::Promise<void> TaskState::deliverOne() {
     if (!chunks_.empty()) {
       Chunk chunk = std::move(chunks_.front());
       chunks_.pop_front();
-      auto request = sink->writeRequest(
-          capnp::MessageSize{chunk.bytes.size() / sizeof(capnp::word) + 16, 0});
+      auto request =
+          sink->writeRequest(capnp::MessageSize{chunk.bytes.size() / sizeof(capnp::word) + 16, 0});
       request.setStream(chunk.stream == Stream::out ? schema::Stream::STDOUT
                                                     : schema::Stream::STDERR);
       request.setData(edge::data(chunk.bytes));
@@ -426,7 +435,8 @@ size_t sizeOf(const sched::TaskResult& result) {
                  result.receipt.missing.size() + result.captured[0].size() +
                  result.captured[1].size() + result.out_files_note.size();
   size_t list_bytes = 0;
-  for (const auto& file : result.out_files) list_bytes += 64 + file.path.size() + file.skipped.size();
+  for (const auto& file : result.out_files)
+    list_bytes += 64 + file.path.size() + file.skipped.size();
   return bytes + std::min(list_bytes, kOutFilesListBytesMax);
 }
 

@@ -143,7 +143,7 @@ class TaskState final : public kj::Refcounted {
   uint64_t stdin_writes_made_ = 0;
   uint64_t stdin_untaken_bytes_ = 0;  // of writeStdin
   std::shared_ptr<const sched::TaskResult> result_;
-  bool done_ = false;    // result_ is set and everything was delivered
+  bool done_ = false;  // result_ is set and everything was delivered
   Kept kept_ = Kept::yes;
   std::vector<StatusFulfiller> waits_;
   Errors errors_;

@@ -61,8 +61,8 @@ class TaskImpl final : public schema::Task::Server {
     std::string data = edge::str(context.getParams().getData());
     context.releaseParams();
     return state_->writeStdin(std::move(data))
-        .then([context, state = kj::addRef(*state_), call = Call(*connection_)](
-                  Status status) mutable { answer(context, status); });
+        .then([context, state = kj::addRef(*state_),
+               call = Call(*connection_)](Status status) mutable { answer(context, status); });
   }
 
   kj::Promise<void> closeStdin(CloseStdinContext context) override {
@@ -98,8 +98,8 @@ class TaskImpl final : public schema::Task::Server {
     if (auto status = state_->kept("info"); !status) return refuse(context, status.error());
     state_->renew();
     base::TaskId id = state_->id();
-    return ask<std::optional<sched::TaskInfo>>(
-               connection_->hub.link, [id](sched::Core& core) { return core.info(id); })
+    return ask<std::optional<sched::TaskInfo>>(connection_->hub.link,
+                                               [id](sched::Core& core) { return core.info(id); })
         .then([context, id, state = kj::addRef(*state_),
                call = Call(*connection_)](std::optional<sched::TaskInfo> info) mutable {
           if (!info) {
@@ -145,9 +145,8 @@ class TaskImpl final : public schema::Task::Server {
                                               result->out_files.size()));
     const base::OutFile& file = result->out_files[index];
     if (!file.skipped.empty() || result->spool == nullptr)
-      return fail(Code::failedPrecondition,
-                  fmt::format("readFile: '{}' was not collected: {}", base::printable(file.path),
-                              file.skipped));
+      return fail(Code::failedPrecondition, fmt::format("readFile: '{}' was not collected: {}",
+                                                        base::printable(file.path), file.skipped));
     Piece piece;
     uint64_t left = offset < file.size_bytes ? file.size_bytes - offset : 0;
     size_t bytes = std::min<uint64_t>({left, bytes_max, schema::CHUNK_BYTES_MAX});

@@ -54,7 +54,8 @@ base::Status Admission::enqueue(base::TaskId task, OwnerId owner, base::LaneId l
 std::optional<base::TaskId> Admission::next(const std::function<bool(base::LaneId)>& ready) {
   for (auto at = ring_.begin(); at != ring_.end(); ++at) {
     auto& line = lines_[*at];
-    auto w = std::find_if(line.begin(), line.end(), [&](const Waiting& x) { return ready(x.lane); });
+    auto w =
+        std::find_if(line.begin(), line.end(), [&](const Waiting& x) { return ready(x.lane); });
     if (w == line.end()) continue;
     if (!fits(w->demand)) return std::nullopt;
     Waiting chosen = *w;
@@ -82,7 +83,8 @@ void Admission::withdraw(base::TaskId task) {
   if (who == owner_of_.end()) return;
   OwnerId owner = who->second;
   auto& line = lines_[owner];
-  line.erase(std::find_if(line.begin(), line.end(), [&](const Waiting& w) { return w.task == task; }));
+  line.erase(
+      std::find_if(line.begin(), line.end(), [&](const Waiting& w) { return w.task == task; }));
   if (line.empty()) {
     lines_.erase(owner);
     ring_.remove(owner);

@@ -25,7 +25,7 @@ namespace mayfly::sched {
 // What one box takes of the host.
 struct Demand {
   uint64_t memory_bytes = 0;
-  uint32_t fds = 0;   // of the daemon
+  uint32_t fds = 0;  // of the daemon
   uint32_t pids = 0;
   uint32_t ptys = 0;  // pseudo-terminals, of one pool of the kernel's
 };

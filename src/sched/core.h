@@ -37,7 +37,7 @@ inline constexpr size_t kPathBytesMax = 1'024;
 inline constexpr size_t kPathDepthMax = 32;
 inline constexpr size_t kTenantBytesMax = 64;
 inline constexpr size_t kCodeBytesMax = 4u << 20;
-inline constexpr size_t kCaptureBytesMax = 1u << 20;   // per stream, where output is not live
+inline constexpr size_t kCaptureBytesMax = 1u << 20;      // per stream, where output is not live
 inline constexpr size_t kOutputWindowBytes = 256u << 10;  // unacknowledged live output per stream
 
 struct InputFile {
@@ -69,34 +69,34 @@ struct TaskSpec {
   std::vector<std::string> args;  // command: the whole argv; else what follows the script
   std::vector<std::pair<std::string, std::string>> env;
   std::vector<InputFile> files;
-  bool stdin_open = false;        // true: writeStdin/closeStdin follow `stdin_data`
+  bool stdin_open = false;  // true: writeStdin/closeStdin follow `stdin_data`
   std::string stdin_data;
   LimitWishes limits;
   std::optional<uint64_t> seed;
   bool collect_out_files = false;
-  bool live_output = false;       // true: TaskListener::onOutput; false: captured into the result
+  bool live_output = false;  // true: TaskListener::onOutput; false: captured into the result
   OwnerId owner = 0;
-  uint32_t user = 0;       // of the host, whose connection it came by
-  std::string tenant;      // of that user's: see the schema
+  uint32_t user = 0;   // of the host, whose connection it came by
+  std::string tenant;  // of that user's: see the schema
 };
 
 struct TaskResult {
   base::TaskId task = 0;
   std::string template_name;
   base::Verdict verdict = base::Verdict::internal;
-  int exit_code = 0;         // succeeded, failed
-  int signal = 0;            // signaled
-  std::string reason;        // one line for people: which cap and its value, or what failed
-  uint64_t cap_value = 0;    // the cap that was hit, in its unit; 0 where none was
-  base::Limits limits;       // in force
+  int exit_code = 0;       // succeeded, failed
+  int signal = 0;          // signaled
+  std::string reason;      // one line for people: which cap and its value, or what failed
+  uint64_t cap_value = 0;  // the cap that was hit, in its unit; 0 where none was
+  base::Limits limits;     // in force
   base::Usage usage;
   base::Phases phases{};
   base::Receipt receipt;
-  std::string captured[2];   // by Stream, where output was not live
-  bool truncated[2] = {};    // more came than kCaptureBytesMax
+  std::string captured[2];  // by Stream, where output was not live
+  bool truncated[2] = {};   // more came than kCaptureBytesMax
   std::vector<base::OutFile> out_files;
-  std::string out_files_note;         // why the collection is not whole; empty when it is
-  std::shared_ptr<base::Fd> spool;    // the collected bytes; read with pread, never written
+  std::string out_files_note;       // why the collection is not whole; empty when it is
+  std::shared_ptr<base::Fd> spool;  // the collected bytes; read with pread, never written
 };
 
 // Callbacks of one task, on the core thread. The last is onResult, exactly once,
@@ -109,12 +109,14 @@ class TaskListener {
   // acknowledged by Core::acknowledgeOutput: back-pressure. Once the task's last process is
   // dead, what its pipes still hold follows at once.
   virtual void onOutput(Stream, std::string_view /*bytes*/) {}
-  virtual void onStdinAccepted(uint64_t /*bytes*/) {}  // of stdin_data, then of writeStdin: so many went into the pipe
+  virtual void onStdinAccepted(uint64_t /*bytes*/) {
+  }  // of stdin_data, then of writeStdin: so many went into the pipe
   virtual void onResult(const TaskResult&) = 0;
 };
 
 struct TemplateInfo {
-  std::string name, description, mechanism, state, state_text;  // state: starting, ready, unhealthy, missingImage
+  std::string name, description, mechanism, state,
+      state_text;  // state: starting, ready, unhealthy, missingImage
   std::string image_digest;
   base::Limits defaults, maximum;
   uint32_t boxes = 0;  // not proven gone
@@ -133,13 +135,14 @@ class Core {
  public:
   virtual ~Core() = default;
   // Checks everything before any box is touched; the task is queued when it returns.
-  virtual base::Result<base::TaskId> submit(TaskSpec spec, std::shared_ptr<TaskListener> listener) = 0;
+  virtual base::Result<base::TaskId> submit(TaskSpec spec,
+                                            std::shared_ptr<TaskListener> listener) = 0;
   // Data beyond the input cap, or after closeStdin: an error.
   virtual base::Status writeStdin(base::TaskId task, std::string data) = 0;
   virtual base::Status closeStdin(base::TaskId task) = 0;
   virtual void acknowledgeOutput(base::TaskId task, Stream stream, uint64_t bytes) = 0;
-  virtual base::Status cancel(base::TaskId task) = 0;       // onResult follows with `cancelled`
-  virtual void ownerGone(OwnerId owner) = 0;                // its tasks end with `clientGone`
+  virtual base::Status cancel(base::TaskId task) = 0;  // onResult follows with `cancelled`
+  virtual void ownerGone(OwnerId owner) = 0;           // its tasks end with `clientGone`
   virtual std::vector<TaskInfo> tasks() const = 0;
   virtual std::optional<TaskInfo> info(base::TaskId task) const = 0;  // none: unknown or ended
   virtual std::vector<TemplateInfo> templates() const = 0;

@@ -9,7 +9,8 @@ namespace mayfly::sched {
 using base::Phase;
 
 std::string_view name(TaskState state) {
-  constexpr std::string_view names[] = {"queued", "making", "claiming", "running", "ending", "done"};
+  constexpr std::string_view names[] = {"queued",  "making", "claiming",
+                                        "running", "ending", "done"};
   return names[static_cast<size_t>(state)];
 }
 
@@ -153,7 +154,8 @@ Acts TaskMachine::boxDied(std::string why, uint64_t now_ns) {
     end_.detail = std::move(why);
     return {};
   }
-  if (state_ == TaskState::making || state_ == TaskState::claiming) return lose(std::move(why), now_ns);
+  if (state_ == TaskState::making || state_ == TaskState::claiming)
+    return lose(std::move(why), now_ns);
   return endFor(Cause::boxDied, std::move(why), now_ns);
 }
 

@@ -28,13 +28,13 @@ std::string_view name(TaskState state);
 enum class Again : uint8_t { no, yes };
 
 struct Bounds {
-  uint64_t make_ns = 10'000'000'000;         // box asked for -> started
-  uint64_t receipt_ns = 15'000'000'000;      // end asked for -> receipt
-  uint64_t sample_min_ns = 10'000'000;       // never samples more often
-  uint64_t disk_sample_ns = 100'000'000;     // samples at least so often while running
-  uint64_t quota_period_ns = 100'000'000;    // of the cpu controller: a burst of one period
+  uint64_t make_ns = 10'000'000'000;       // box asked for -> started
+  uint64_t receipt_ns = 15'000'000'000;    // end asked for -> receipt
+  uint64_t sample_min_ns = 10'000'000;     // never samples more often
+  uint64_t disk_sample_ns = 100'000'000;   // samples at least so often while running
+  uint64_t quota_period_ns = 100'000'000;  // of the cpu controller: a burst of one period
   uint32_t host_cores = 1;
-  uint32_t boxes_max = 3;                    // boxes that a task may get before it is given up
+  uint32_t boxes_max = 3;  // boxes that a task may get before it is given up
 };
 
 // When the remaining cpu time could be used up at the earliest.
@@ -42,14 +42,14 @@ uint64_t nextCpuSample_ns(uint64_t now_ns, const Counters& used, const base::Lim
                           const Bounds& bounds);
 
 enum class Act : uint8_t {
-  make,     // ask for a box
-  claim,    // give the task to the clone
-  begin,    // the task runs: pump its streams, tell the listener
-  sample,   // ask for the counters
-  end,      // ask for the end of the box
-  drain,    // all writers are dead: read its streams to their end
-  queue,    // its box is gone and proven so, and it waits for another, first in its line
-  finish,   // make the result; nothing follows
+  make,    // ask for a box
+  claim,   // give the task to the clone
+  begin,   // the task runs: pump its streams, tell the listener
+  sample,  // ask for the counters
+  end,     // ask for the end of the box
+  drain,   // all writers are dead: read its streams to their end
+  queue,   // its box is gone and proven so, and it waits for another, first in its line
+  finish,  // make the result; nothing follows
 };
 
 // What to do now, in order.
@@ -86,14 +86,15 @@ class TaskMachine {
   uint64_t deadline_ns() const;
 
   Acts admitted(uint64_t now_ns);  // it has a slot
-  Acts templateGone();             // before it had a clone: it waits again, and that counts for nothing
+  Acts templateGone();  // before it had a clone: it waits again, and that counts for nothing
   // Times told by others are clamped to what can be true.
   Acts boxMade(uint64_t box_ready_ns, uint64_t now_ns);
   Acts boxFailed(std::string why, Again again, uint64_t now_ns);  // nothing of it is left
   Acts cloneReady(uint64_t at_ns, uint64_t now_ns);
-  void claimed(uint64_t now_ns);                     // the claim was sent
+  void claimed(uint64_t now_ns);  // the claim was sent
   Acts started(uint64_t at_ns, uint64_t now_ns);
-  Acts controlBroken(std::string why, Again again, uint64_t now_ns);  // error or EOF of the control socket
+  Acts controlBroken(std::string why, Again again,
+                     uint64_t now_ns);  // error or EOF of the control socket
   void firstByte(uint64_t now_ns);
   Acts outputOver(std::string_view stream, uint64_t now_ns);
   Acts cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns);

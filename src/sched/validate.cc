@@ -36,15 +36,15 @@ base::Status checkTenant(std::string_view tenant) {
     return fail(Code::invalidArgument, "the tenant's name has " + num(tenant.size()) +
                                            " bytes; at most " + num(kTenantBytesMax));
   if (printable(tenant, 4 * kTenantBytesMax) != tenant)
-    return fail(Code::invalidArgument, "the tenant's name " + quoted(tenant) +
-                                           " holds what is no printable character");
+    return fail(Code::invalidArgument,
+                "the tenant's name " + quoted(tenant) + " holds what is no printable character");
   return base::Unit{};
 }
 
 base::Status checkEnv(const TaskSpec& spec) {
   if (spec.env.size() > kEnvMax)
-    return fail(Code::invalidArgument, num(spec.env.size()) +
-                                           " environment variables; at most " + num(kEnvMax));
+    return fail(Code::invalidArgument,
+                num(spec.env.size()) + " environment variables; at most " + num(kEnvMax));
   std::set<std::string_view> seen;
   size_t bytes = 0;
   for (const auto& [name, value] : spec.env) {
@@ -68,8 +68,8 @@ base::Status checkEnv(const TaskSpec& spec) {
     bytes += name.size() + value.size() + 2;
   }
   if (bytes > kArgBytesMax)
-    return fail(Code::invalidArgument, "the environment takes " + num(bytes) +
-                                           " bytes; at most " + num(kArgBytesMax));
+    return fail(Code::invalidArgument,
+                "the environment takes " + num(bytes) + " bytes; at most " + num(kArgBytesMax));
   return base::Unit{};
 }
 
@@ -109,8 +109,8 @@ base::Status checkCode(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
     return fail(Code::invalidArgument, "the code has a NUL byte, which no command line can hold",
                 "Give it as a file or on standard input.");
   if (spec.code.size() > kCodeBytesMax)
-    return fail(Code::invalidArgument, "the code has " + num(spec.code.size()) +
-                                           " bytes; at most " + num(kCodeBytesMax));
+    return fail(Code::invalidArgument,
+                "the code has " + num(spec.code.size()) + " bytes; at most " + num(kCodeBytesMax));
   if (spec.kind == CodeKind::file) return checkPath("script name", spec.script_name);
   if (!spec.script_name.empty())
     return fail(Code::invalidArgument, "a script name without a script file");
@@ -141,8 +141,8 @@ base::Status checkFiles(const TaskSpec& spec, const base::Limits& limits) {
   for (const InputFile& file : spec.files) {
     MAYFLY_CHECK(checkPath("input file", file.path));
     if ((file.mode & ~0777u) != 0)
-      return fail(Code::invalidArgument, "input file " + quoted(file.path) +
-                                             ": its mode may hold permission bits only");
+      return fail(Code::invalidArgument,
+                  "input file " + quoted(file.path) + ": its mode may hold permission bits only");
     if (file.blob && !file.data.empty())
       return fail(Code::invalidArgument,
                   "input file " + quoted(file.path) + " has both a blob and data of its own");
@@ -150,8 +150,8 @@ base::Status checkFiles(const TaskSpec& spec, const base::Limits& limits) {
     MAYFLY_CHECK(add(file.path, file.bytes()));
   }
   if (blobs.size() > kBlobsMax)
-    return fail(Code::invalidArgument, num(blobs.size()) + " different blobs; at most " +
-                                           num(kBlobsMax),
+    return fail(Code::invalidArgument,
+                num(blobs.size()) + " different blobs; at most " + num(kBlobsMax),
                 "Join small files in an archive, or bring them as data.");
   for (std::string_view folder : folders)
     if (files.contains(folder))
@@ -163,10 +163,10 @@ base::Status checkFiles(const TaskSpec& spec, const base::Limits& limits) {
                                            " bytes of disk and leave nothing of the " +
                                            num(limits.disk_bytes) + " that the task may hold");
   if (files.size() + folders.size() + kInodesOfTheBox > limits.disk_inodes)
-    return fail(Code::invalidArgument,
-                "the input files take " + num(files.size() + folders.size()) +
-                    " inodes and the box " + num(kInodesOfTheBox) + "; the task may hold " +
-                    num(limits.disk_inodes));
+    return fail(Code::invalidArgument, "the input files take " +
+                                           num(files.size() + folders.size()) +
+                                           " inodes and the box " + num(kInodesOfTheBox) +
+                                           "; the task may hold " + num(limits.disk_inodes));
   if (pages_bytes > limits.memory_bytes / 2)
     return fail(Code::invalidArgument, "the input files take " + num(pages_bytes) +
                                            " bytes, more than half of the task's memory of " +
@@ -178,8 +178,8 @@ base::Status checkFiles(const TaskSpec& spec, const base::Limits& limits) {
 
 base::Status checkPath(std::string_view what, std::string_view path) {
   auto bad = [&](std::string_view why) {
-    return fail(Code::invalidArgument, std::string(what) + " " + quoted(path) + ": " +
-                                           std::string(why));
+    return fail(Code::invalidArgument,
+                std::string(what) + " " + quoted(path) + ": " + std::string(why));
   };
   if (path.empty()) return fail(Code::invalidArgument, std::string(what) + ": the path is empty");
   if (path.size() > kPathBytesMax)
@@ -270,9 +270,9 @@ base::Result<base::Limits> checkSpec(const TaskSpec& spec, const pool::TemplateS
   MAYFLY_CHECK(checkFiles(spec, limits));
   MAYFLY_CHECK(checkTenant(spec.tenant));
   if (uint64_t bytes = inputBytes(spec); bytes > limits.input_bytes)
-    return fail(Code::invalidArgument, "code, standard input and input files have " + num(bytes) +
-                                           " bytes; the task may bring " +
-                                           num(limits.input_bytes),
+    return fail(Code::invalidArgument,
+                "code, standard input and input files have " + num(bytes) +
+                    " bytes; the task may bring " + num(limits.input_bytes),
                 "Raise the cap 'input' (--input), up to the template's maximum.");
   return limits;
 }

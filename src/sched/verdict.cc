@@ -46,8 +46,8 @@ Judgement byCause(Cause cause, const End& e, const base::Limits& l) {
                  "killed at its output cap of " + base::humanBytes(l.output_bytes) +
                      (e.detail.empty() ? "" : " (" + e.detail + ")"));
     case Cause::disk: {
-      bool inodes = e.counters.disk_inodes_max != 0 &&
-                    e.counters.disk_inodes >= e.counters.disk_inodes_max;
+      bool inodes =
+          e.counters.disk_inodes_max != 0 && e.counters.disk_inodes >= e.counters.disk_inodes_max;
       return inodes ? cap(Verdict::disk, l.disk_inodes,
                           "killed at its disk cap of " + std::to_string(l.disk_inodes) + " inodes")
                     : cap(Verdict::disk, l.disk_bytes,

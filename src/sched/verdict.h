@@ -49,11 +49,11 @@ bool cpuTimeUsedUp(const Counters& c, const base::Limits& l);
 
 struct End {
   Cause first = Cause::none;
-  std::string detail;         // of the cause: what failed; empty where the cause says all
+  std::string detail;  // of the cause: what failed; empty where the cause says all
   ExitStatus exit;
   bool counters_final = false;
   Counters counters;
-  bool output_over = false;   // stdout or stderr passed its cap
+  bool output_over = false;  // stdout or stderr passed its cap
 };
 
 struct Judgement {

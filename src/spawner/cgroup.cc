@@ -99,9 +99,10 @@ Status sweepUntilGone(FdView parent, const std::string& name) {
     timespec pause{0, 5'000'000};
     ::nanosleep(&pause, nullptr);
   }
-  return base::fail(Code::failedPrecondition,
-                    fmt::format("the cgroup '{}' that an earlier daemon left can't be removed", name),
-                    "see which of its processes do not die (state D)");
+  return base::fail(
+      Code::failedPrecondition,
+      fmt::format("the cgroup '{}' that an earlier daemon left can't be removed", name),
+      "see which of its processes do not die (state D)");
 }
 
 // The number behind `key` in "key value" lines.
@@ -109,7 +110,8 @@ uint64_t valueOf(const std::string& lines, std::string_view key) {
   size_t at = 0;
   while (at < lines.size()) {
     size_t end = std::min(lines.find('\n', at), lines.size());
-    if (lines.compare(at, key.size(), key) == 0 && at + key.size() < end && lines[at + key.size()] == ' ')
+    if (lines.compare(at, key.size(), key) == 0 && at + key.size() < end &&
+        lines[at + key.size()] == ' ')
       return ::strtoull(lines.c_str() + at + key.size() + 1, nullptr, 10);
     at = end + 1;
   }
@@ -140,16 +142,20 @@ Result<CgroupTree> CgroupTree::open(const std::string& instance) {
       MAYFLY_CHECK(sweepUntilGone(top.view(), instance));
       auto made = makeFolder(top.view(), instance, false);
       // Another instance that ended just now may have removed the top folder.
-      if (!made && (made.error().sys != ENOENT || attempt == 10)) return base::fail(std::move(made).error());
+      if (!made && (made.error().sys != ENOENT || attempt == 10))
+        return base::fail(std::move(made).error());
       if (made) dir = std::move(*made);
     }
     if (mount.v2 && (cpu || memory || pids)) {
-      std::string names = fmt::format("{}{}{}", cpu ? "+cpu " : "", memory ? "+memory " : "", pids ? "+pids" : "");
+      std::string names =
+          fmt::format("{}{}{}", cpu ? "+cpu " : "", memory ? "+memory " : "", pids ? "+pids" : "");
       for (FdView level : {root.view(), top.view(), dir.view()})
         if (auto s = base::writeSmallFile(level, "cgroup.subtree_control", names); !s)
-          return base::fail(std::move(s).error().in("cannot delegate " + names + " below " + mount.path));
+          return base::fail(
+              std::move(s).error().in("cannot delegate " + names + " below " + mount.path));
     }
-    tree.all_.push_back({std::move(root), std::move(top), std::move(dir), mount.path + "/mayfly/" + instance, mount.v2, cpu, memory, pids});
+    tree.all_.push_back({std::move(root), std::move(top), std::move(dir),
+                         mount.path + "/mayfly/" + instance, mount.v2, cpu, memory, pids});
     return Unit{};
   };
   auto controllers = base::readSmallFile({}, v2->path + "/cgroup.controllers");
@@ -169,18 +175,20 @@ Result<CgroupTree> CgroupTree::open(const std::string& instance) {
     MAYFLY_CHECK(add(mount, cpu, memory, pids));
   }
   if (!have_cpu || !have_memory || !have_pids)
-    return base::fail(Code::hostUnfit,
-                      fmt::format("the host has no cgroup controller for{}{}{}", have_cpu ? "" : " cpu",
-                                  have_memory ? "" : " memory", have_pids ? "" : " pids"),
-                      "mount the v1 hierarchies or boot with cgroup v2");
+    return base::fail(
+        Code::hostUnfit,
+        fmt::format("the host has no cgroup controller for{}{}{}", have_cpu ? "" : " cpu",
+                    have_memory ? "" : " memory", have_pids ? "" : " pids"),
+        "mount the v1 hierarchies or boot with cgroup v2");
   return tree;
 }
 
 std::string CgroupTree::describe() const {
   std::string text;
   for (const Hierarchy& h : all_)
-    text += fmt::format("{}{}:{}{}{}{}", text.empty() ? "" : "; ", h.v2 ? "v2" : "v1", h.v2 ? " kill" : "",
-                        h.cpu ? " cpu" : "", h.memory ? " memory" : "", h.pids ? " pids" : "");
+    text += fmt::format("{}{}:{}{}{}{}", text.empty() ? "" : "; ", h.v2 ? "v2" : "v1",
+                        h.v2 ? " kill" : "", h.cpu ? " cpu" : "", h.memory ? " memory" : "",
+                        h.pids ? " pids" : "");
   return text;
 }
 
@@ -202,7 +210,8 @@ Result<CgroupSet> CgroupSet::createV2(const CgroupTree& tree, const std::string&
 }
 
 Status CgroupSet::add(const Hierarchy& h) {
-  if (::mkdirat(h.dir.get(), name_.c_str(), 0755) != 0) return base::failSys(errno, "mkdir", h.path + "/" + name_);
+  if (::mkdirat(h.dir.get(), name_.c_str(), 0755) != 0)
+    return base::failSys(errno, "mkdir", h.path + "/" + name_);
   ++made_;
   return Unit{};
 }
@@ -224,8 +233,8 @@ Result<CgroupSet> CgroupSet::create(const CgroupTree& tree, const std::string& n
 
 const Hierarchy& CgroupSet::find(Of which) const {
   for (const Hierarchy& h : tree_->hierarchies())
-    if ((which == Of::v2 && h.v2) || (which == Of::cpu && h.cpu) || (which == Of::memory && h.memory) ||
-        (which == Of::pids && h.pids))
+    if ((which == Of::v2 && h.v2) || (which == Of::cpu && h.cpu) ||
+        (which == Of::memory && h.memory) || (which == Of::pids && h.pids))
       return h;
   return tree_->v2();  // not reached: the tree has every controller
 }
@@ -264,7 +273,8 @@ Status CgroupSet::enableChildren() {
   const Hierarchy& h = tree_->v2();
   if (!h.cpu && !h.memory && !h.pids) return Unit{};
   return write(Of::v2, "cgroup.subtree_control",
-               fmt::format("{}{}{}", h.cpu ? "+cpu " : "", h.memory ? "+memory " : "", h.pids ? "+pids" : ""));
+               fmt::format("{}{}{}", h.cpu ? "+cpu " : "", h.memory ? "+memory " : "",
+                           h.pids ? "+pids" : ""));
 }
 
 Status CgroupSet::setMemory(uint64_t bytes) {
@@ -276,9 +286,12 @@ Status CgroupSet::setMemory(uint64_t bytes) {
     MAYFLY_CHECK(unlessAbsent(write(Of::memory, "memory.swap.max", "0")));
     return write(Of::memory, "memory.oom.group", "1");
   }
-  // The sum with swap is never below the limit: a lower one is set in this order, a higher one in the other.
+  // The sum with swap is never below the limit: a lower one is set in this order, a higher one in
+  // the other.
   auto limit = [&] { return write(Of::memory, "memory.limit_in_bytes", value); };
-  auto with_swap = [&] { return unlessAbsent(write(Of::memory, "memory.memsw.limit_in_bytes", value)); };
+  auto with_swap = [&] {
+    return unlessAbsent(write(Of::memory, "memory.memsw.limit_in_bytes", value));
+  };
   if (limit()) {
     MAYFLY_CHECK(with_swap());
   } else {
@@ -286,15 +299,19 @@ Status CgroupSet::setMemory(uint64_t bytes) {
     MAYFLY_CHECK(limit());
   }
   // v1 counts the buffers of TCP and UDP apart: what is granted here comes on top of the cap.
-  return unlessAbsent(write(Of::memory, "memory.kmem.tcp.limit_in_bytes", std::to_string(std::min(bytes / 4, kSocketBytesMax))));
+  return unlessAbsent(write(Of::memory, "memory.kmem.tcp.limit_in_bytes",
+                            std::to_string(std::min(bytes / 4, kSocketBytesMax))));
 }
 
-Status CgroupSet::setProcesses(uint32_t count) { return write(Of::pids, "pids.max", std::to_string(count)); }
+Status CgroupSet::setProcesses(uint32_t count) {
+  return write(Of::pids, "pids.max", std::to_string(count));
+}
 
 Status CgroupSet::setCpu(uint32_t milli) {
   uint64_t quota_us = std::max<uint64_t>(1'000, uint64_t{milli} * kCpuPeriodUs / 1'000);
   if (isV2(Of::cpu)) return write(Of::cpu, "cpu.max", fmt::format("{} {}", quota_us, kCpuPeriodUs));
-  return write(Of::cpu, "cpu.cfs_quota_us", std::to_string(quota_us));  // the period is 100 ms by default
+  return write(Of::cpu, "cpu.cfs_quota_us",
+               std::to_string(quota_us));  // the period is 100 ms by default
 }
 
 Result<std::vector<Fd>> CgroupSet::openTasks() const {
@@ -317,7 +334,8 @@ Status CgroupSet::remove() {
   return Unit{};
 }
 
-Result<BoxCgroups> BoxCgroups::create(const CgroupTree& tree, const std::string& name, uint32_t template_uid) {
+Result<BoxCgroups> BoxCgroups::create(const CgroupTree& tree, const std::string& name,
+                                      uint32_t template_uid) {
   BoxCgroups box;
   const Hierarchy& v2 = tree.v2();
   box.split_ = v2.cpu || v2.memory || v2.pids;
@@ -405,10 +423,12 @@ void BoxCgroups::read(Counters* c) const {
     text[n > 0 ? n : 0] = 0;
     c->memory_peak_bytes = ::strtoull(text, nullptr, 10);
   } else {
-    c->memory_peak_bytes = numberIn(capped().read(Of::memory, v2 ? "memory.peak" : "memory.max_usage_in_bytes"));
+    c->memory_peak_bytes =
+        numberIn(capped().read(Of::memory, v2 ? "memory.peak" : "memory.max_usage_in_bytes"));
   }
   c->oom_kills = capped().oomKills();
-  if (auto events = capped().read(Of::pids, "pids.events")) c->forks_refused = valueOf(*events, "max");
+  if (auto events = capped().read(Of::pids, "pids.events"))
+    c->forks_refused = valueOf(*events, "max");
   c->processes_peak = static_cast<uint32_t>(numberIn(capped().read(Of::pids, "pids.peak")));
 }
 
@@ -420,7 +440,8 @@ Result<Fd> BoxCgroups::watchMemory() const {
   MAYFLY_TRY(Fd control, capped().open(Of::memory, "memory.oom_control", O_RDONLY));
   MAYFLY_TRY(Fd registry, capped().open(Of::memory, "cgroup.event_control", O_WRONLY));
   std::string words = fmt::format("{} {}", event.get(), control.get());
-  if (::write(registry.get(), words.data(), words.size()) < 0) return base::failSys(errno, "write", "cgroup.event_control");
+  if (::write(registry.get(), words.data(), words.size()) < 0)
+    return base::failSys(errno, "write", "cgroup.event_control");
   return event;
 }
 

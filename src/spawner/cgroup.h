@@ -23,7 +23,7 @@ namespace mayfly::spawner {
 // One mounted hierarchy and our subtree in it.
 struct Hierarchy {
   base::Fd mount, top, dir;  // <mount>, <mount>/mayfly, <mount>/mayfly/<instance>
-  std::string path;  // of the same, for messages
+  std::string path;          // of the same, for messages
   bool v2 = false;
   bool cpu = false, memory = false, pids = false;  // the controllers we use here
 };
@@ -36,7 +36,7 @@ class CgroupTree {
 
   const std::vector<Hierarchy>& hierarchies() const { return all_; }
   const Hierarchy& v2() const { return all_.front(); }  // always there
-  std::string describe() const;  // "v2: kill; v1: cpu memory pids"
+  std::string describe() const;                         // "v2: kill; v1: cpu memory pids"
   // Removes the instance's folders; what is busy stays for the next start's sweep.
   void remove();
 
@@ -68,7 +68,7 @@ class CgroupSet {
   // Opens the v1 `tasks` files; whoever holds them may join by writing "0".
   base::Result<std::vector<base::Fd>> openTasks() const;
   base::Result<base::Fd> openV2() const;  // the v2 folder
-  uint64_t oomKills() const;  // processes that the kernel ended for the memory cap
+  uint64_t oomKills() const;              // processes that the kernel ended for the memory cap
 
   // A controller's file, wherever the controller is; V2 files are those of the core.
   enum class Of : uint8_t { v2, cpu, memory, pids };
@@ -95,7 +95,8 @@ class BoxCgroups {
  public:
   // The v2 folders, which is all that the init needs. setCaps() makes the rest: to
   // be called before the clone is asked for. On an error remove() takes all back.
-  static base::Result<BoxCgroups> create(const CgroupTree& tree, const std::string& name, uint32_t template_uid);
+  static base::Result<BoxCgroups> create(const CgroupTree& tree, const std::string& name,
+                                         uint32_t template_uid);
   base::Status setCaps(const base::Limits& limits);
   // From one set of caps to another, with processes inside.
   base::Status changeCaps(const base::Limits& from, const base::Limits& to);
@@ -110,9 +111,9 @@ class BoxCgroups {
   base::Result<base::Fd> openInitDir() const { return (split_ ? init_ : box_).openV2(); }
   base::Result<base::Fd> openTaskDir() const { return (split_ ? task_ : box_).openV2(); }
   base::Result<std::vector<base::Fd>> openTasks() const { return box_.openTasks(); }
-  base::Status kill();                     // idempotent; returns before they are dead
+  base::Status kill();  // idempotent; returns before they are dead
   base::Result<bool> populated() const;
-  void read(Counters* counters) const;     // what the kernel counted so far
+  void read(Counters* counters) const;  // what the kernel counted so far
   // An fd that polls when the memory cap killed something, and one for the
   // process cap; either may be absent on hosts that offer no event.
   base::Result<base::Fd> watchMemory() const;

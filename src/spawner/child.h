@@ -22,8 +22,10 @@ namespace mayfly::spawner {
 using base::Fd;
 
 inline constexpr uint64_t kMsNs = 1'000'000;
-inline constexpr uint64_t kFreeBytesMax = 16 << 20;  // of a disk that the spawner frees itself: some milliseconds
-inline constexpr uint64_t kFreeMsMax = 10'000;       // that a child frees a larger one, before it is told as stuck
+inline constexpr uint64_t kFreeBytesMax =
+    16 << 20;  // of a disk that the spawner frees itself: some milliseconds
+inline constexpr uint64_t kFreeMsMax =
+    10'000;  // that a child frees a larger one, before it is told as stuck
 inline constexpr uint64_t kReapMsMax = 5'000;  // kill to reaped, before a box is told as stuck
 
 inline void setText(Event& event, const std::string& step, const std::string& text) {
@@ -38,7 +40,8 @@ struct Exit {
 // Takes the exit status of our child from the kernel; empties the pidfd.
 inline Exit reap(Fd& pidfd) {
   siginfo_t info{};
-  if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG | __WALL) != 0 ||
+  if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info,
+               WEXITED | WNOHANG | __WALL) != 0 ||
       info.si_pid == 0)
     return {};
   pidfd.reset();
@@ -57,14 +60,15 @@ inline uint32_t pidOf(const Fd& process) {
 // Whether a child that is not reaped yet is dying or was sent a SIGKILL. Its pidfd
 // tells only when its end is over, which for a pid 1 is after that of its processes.
 inline bool isDying(uint32_t pid) {
-  constexpr size_t kFlagsField = 9, kSignalField = 31;      // of /proc/PID/stat, from 1
+  constexpr size_t kFlagsField = 9, kSignalField = 31;        // of /proc/PID/stat, from 1
   constexpr unsigned long kExiting = 0x4, kSignaled = 0x400;  // PF_EXITING, PF_SIGNALED
   auto text = base::readSmallFile({}, fmt::format("/proc/{}/stat", pid));
   size_t at = text ? text->rfind(')') : std::string::npos;
   if (at == std::string::npos) return true;
   unsigned long flags = 0, pending = 0;
   size_t field = 2;
-  for (at = text->find(' ', at); at != std::string::npos && field < kSignalField; at = text->find(' ', at + 1)) {
+  for (at = text->find(' ', at); at != std::string::npos && field < kSignalField;
+       at = text->find(' ', at + 1)) {
     ++field;
     if (field == kFlagsField) flags = ::strtoul(text->c_str() + at, nullptr, 10);
     if (field == kSignalField) pending = ::strtoul(text->c_str() + at, nullptr, 10);

@@ -42,8 +42,10 @@ class Collector {
     offset_ = sizeof(SpoolHeader);
     if (::lseek(spool_.get(), static_cast<off_t>(offset_), SEEK_SET) < 0) return false;
     Fd out = open(disk_root, "task/out", O_RDONLY | O_DIRECTORY);
-    if (out) walk(out.view(), "", 0);
-    else if (errno != ENOENT) note("", "the folder /task/out can't be opened: " + why());
+    if (out)
+      walk(out.view(), "", 0);
+    else if (errno != ENOENT)
+      note("", "the folder /task/out can't be opened: " + why());
     return finish();
   }
 
@@ -95,7 +97,8 @@ class Collector {
     collect(dir, path, name, st);
   }
 
-  void descend(FdView dir, const std::string& path, const std::string& name, const struct stat& st, uint32_t depth) {
+  void descend(FdView dir, const std::string& path, const std::string& name, const struct stat& st,
+               uint32_t depth) {
     if (depth + 1 >= kCollectDepthMax)
       return note(path, fmt::format("deeper than {} folders", kCollectDepthMax));
     if ((st.st_mode & 0500) != 0500) ::fchmodat(dir.get(), name.c_str(), 0700, 0);
@@ -110,16 +113,22 @@ class Collector {
       return note(path, fmt::format("more than {} files", limits_.out_files), mode);
     uint64_t left = limits_.out_files_bytes - bytes_;
     auto tooLarge = [&](uint64_t size) {
-      note(path, fmt::format("{} bytes are more than what is left of {} for all output files", size, limits_.out_files_bytes), mode);
+      note(path,
+           fmt::format("{} bytes are more than what is left of {} for all output files", size,
+                       limits_.out_files_bytes),
+           mode);
     };
-    if (static_cast<uint64_t>(st.st_size) > left) return tooLarge(static_cast<uint64_t>(st.st_size));
+    if (static_cast<uint64_t>(st.st_size) > left)
+      return tooLarge(static_cast<uint64_t>(st.st_size));
     if ((st.st_mode & 0400) == 0) ::fchmodat(dir.get(), name.c_str(), 0600, 0);
     Fd file = open(dir, name, O_RDONLY);
     if (!file) return note(path, "can't be opened: " + why(), mode);
-    if (::fstat(file.get(), &st) != 0 || !S_ISREG(st.st_mode)) return note(path, "not a regular file", mode);
+    if (::fstat(file.get(), &st) != 0 || !S_ISREG(st.st_mode))
+      return note(path, "not a regular file", mode);
     uint64_t size = 0, want = static_cast<uint64_t>(st.st_size);
     while (size < want) {
-      ssize_t n = ::sendfile(spool_.get(), file.get(), nullptr, std::min<uint64_t>(want - size, 1u << 30));
+      ssize_t n =
+          ::sendfile(spool_.get(), file.get(), nullptr, std::min<uint64_t>(want - size, 1u << 30));
       if (n < 0 && errno == EINTR) continue;
       if (n <= 0) return note(path, "can't be read: " + (n < 0 ? why() : "it ended early"), mode);
       size += static_cast<uint64_t>(n);
@@ -192,7 +201,9 @@ base::Result<Fd> forkHelper(const char* what) {
 // From the spawner's child to the box's user, with nothing but two descriptors.
 bool becomeUser(uint32_t uid) {
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return false;
-  if (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 || ::setresuid(uid, uid, uid) != 0) return false;
+  if (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 ||
+      ::setresuid(uid, uid, uid) != 0)
+    return false;
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct none[2] = {};
   if (::syscall(SYS_capset, &header, none) != 0) return false;
@@ -202,7 +213,8 @@ bool becomeUser(uint32_t uid) {
 
 }  // namespace
 
-base::Result<Fd> startCollector(FdView disk_root, FdView spool, uint32_t uid, const base::Limits& limits) {
+base::Result<Fd> startCollector(FdView disk_root, FdView spool, uint32_t uid,
+                                const base::Limits& limits) {
   MAYFLY_TRY(Fd child, forkHelper("the collector"));
   if (child) return child;
   int root = ::fcntl(disk_root.get(), F_DUPFD, 5), out = ::fcntl(spool.get(), F_DUPFD, 5);

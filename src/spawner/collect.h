@@ -17,7 +17,8 @@ inline constexpr uint32_t kCollectDepthMax = 16;
 inline constexpr uint32_t kCollectNamesMax = 4'000;  // entries looked at, collected or not
 
 // Starts the child; its pidfd. Exit code 0: the spool is whole.
-base::Result<base::Fd> startCollector(base::FdView disk_root, base::FdView spool, uint32_t uid, const base::Limits& limits);
+base::Result<base::Fd> startCollector(base::FdView disk_root, base::FdView spool, uint32_t uid,
+                                      const base::Limits& limits);
 
 // Closes the disk, after it a child that ends at once: it is the last, and what lies there is
 // freed in its time. The child's pidfd.

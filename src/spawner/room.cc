@@ -34,16 +34,30 @@ constexpr char kRoot[] = "/tmp";  // covered by our own file system, in our name
 enum class Terminals : uint8_t { none, some };
 
 Status makeDevices(const std::string& dev, Terminals terminals) {
-  DO("mount tmpfs", dev, ::mount("dev", dev.c_str(), "tmpfs", MS_NOSUID | MS_NOEXEC | MS_NOATIME, "mode=0755,size=64k,nr_inodes=32"));
-  struct Node { const char* name; unsigned major, minor; };
-  for (Node n : {Node{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}) {
+  DO("mount tmpfs", dev,
+     ::mount("dev", dev.c_str(), "tmpfs", MS_NOSUID | MS_NOEXEC | MS_NOATIME,
+             "mode=0755,size=64k,nr_inodes=32"));
+  struct Node {
+    const char* name;
+    unsigned major, minor;
+  };
+  for (Node n : {Node{"null", 1, 3},
+                 {"zero", 1, 5},
+                 {"full", 1, 7},
+                 {"random", 1, 8},
+                 {"urandom", 1, 9},
+                 {"tty", 5, 0}}) {
     if (n.major == 5 && terminals == Terminals::none) continue;
     std::string path = dev + "/" + n.name;
     DO("mknod", path, ::mknod(path.c_str(), S_IFCHR | 0666, makedev(n.major, n.minor)));
     DO("chmod", path, ::chmod(path.c_str(), 0666));
   }
-  struct Link { const char *name, *to; };
-  for (Link l : {Link{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
+  struct Link {
+    const char *name, *to;
+  };
+  for (Link l : {Link{"fd", "/proc/self/fd"},
+                 {"stdin", "/proc/self/fd/0"},
+                 {"stdout", "/proc/self/fd/1"},
                  {"stderr", "/proc/self/fd/2"}})
     DO("symlink", l.name, ::symlink(l.to, (dev + "/" + l.name).c_str()));
   if (terminals == Terminals::some) {
@@ -52,7 +66,9 @@ Status makeDevices(const std::string& dev, Terminals terminals) {
     DO("symlink", "ptmx", ::symlink("pts/ptmx", (dev + "/ptmx").c_str()));
   }
   DO("mkdir", "shm", ::mkdir((dev + "/shm").c_str(), 0755));
-  DO("mount read-only", dev, ::mount(nullptr, dev.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC | MS_NOATIME, nullptr));
+  DO("mount read-only", dev,
+     ::mount(nullptr, dev.c_str(), nullptr,
+             MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC | MS_NOATIME, nullptr));
   return Unit{};
 }
 
@@ -61,7 +77,8 @@ Result<Fd> attachLoop(const Room& room, int image_fd) {
   for (int attempt = 0; attempt < 16; ++attempt) {  // another program may take the free one first
     int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
     DO("ioctl(LOOP_CTL_GET_FREE)", "loop-control", number);
-    MAYFLY_TRY(Fd loop, base::openAt(room.host_devices.view(), fmt::format("loop{}", number), O_RDWR));
+    MAYFLY_TRY(Fd loop,
+               base::openAt(room.host_devices.view(), fmt::format("loop{}", number), O_RDWR));
     loop_config config{};
     config.fd = static_cast<uint32_t>(image_fd);
     config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
@@ -82,17 +99,23 @@ std::string contextLog(int fs) {
 // it is a link of a fixed name in our current folder.
 Status mountErofs(int source_fd, const std::string& target) {
   (void)::unlink("/src/image");
-  DO("symlink", "/src/image", ::symlink(fmt::format("/proc/self/fd/{}", source_fd).c_str(), "/src/image"));
+  DO("symlink", "/src/image",
+     ::symlink(fmt::format("/proc/self/fd/{}", source_fd).c_str(), "/src/image"));
   DO("chdir", "/src", ::chdir("/src"));
   Fd fs(static_cast<int>(::syscall(SYS_fsopen, "erofs", FSOPEN_CLOEXEC)));
   if (!fs) return failSys(errno, "fsopen", "erofs");
   auto mounted = [&]() -> Status {
-    DO("fsconfig(source)", "image", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, "source", "image", 0));
-    DO("fsconfig(ro)", "image", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0));
-    DO("fsconfig(create)", "image", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));
-    Fd mnt(static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)));
+    DO("fsconfig(source)", "image",
+       ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, "source", "image", 0));
+    DO("fsconfig(ro)", "image",
+       ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0));
+    DO("fsconfig(create)", "image",
+       ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));
+    Fd mnt(static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC,
+                                      MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)));
     if (!mnt) return failSys(errno, "fsmount", "image");
-    DO("move_mount", target, ::syscall(SYS_move_mount, mnt.get(), "", AT_FDCWD, target.c_str(), MOVE_MOUNT_F_EMPTY_PATH));
+    DO("move_mount", target,
+       ::syscall(SYS_move_mount, mnt.get(), "", AT_FDCWD, target.c_str(), MOVE_MOUNT_F_EMPTY_PATH));
     return Unit{};
   }();
   if (!mounted) {
@@ -114,11 +137,13 @@ Result<Room> enterRoom(const std::string& images_dir) {
   MAYFLY_TRY(room.own_pid_ns, base::openAt({}, "/proc/self/ns/pid", O_RDONLY));
   DO("unshare", "namespaces", ::unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC));
   DO("mount private", "/", ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
-  DO("mount tmpfs", kRoot, ::mount("room", kRoot, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=1m"));
+  DO("mount tmpfs", kRoot,
+     ::mount("room", kRoot, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=1m"));
   std::string root = kRoot;
   for (const char* folder : {"/proc", kDevices, kDevicesWithoutTerminals, "/img", "/src"})
     DO("mkdir", folder, ::mkdir((root + folder).c_str(), 0755));
-  DO("mount proc", root + "/proc", ::mount("proc", (root + "/proc").c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
+  DO("mount proc", root + "/proc",
+     ::mount("proc", (root + "/proc").c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
   MAYFLY_CHECK(makeDevices(root + kDevices, Terminals::some));
   MAYFLY_CHECK(makeDevices(root + kDevicesWithoutTerminals, Terminals::none));
   DO("chdir", root, ::chdir(kRoot));
@@ -151,10 +176,17 @@ std::string describeCapabilities() {
   auto status = base::readSmallFile({}, "/proc/self/status");
   if (!status) return "unknown";
   uint64_t set = 0;
-  if (size_t at = status->find("CapPrm:"); at != std::string::npos) set = ::strtoull(status->c_str() + at + 7, nullptr, 16);
-  struct Name { int cap; const char* name; };
+  if (size_t at = status->find("CapPrm:"); at != std::string::npos)
+    set = ::strtoull(status->c_str() + at + 7, nullptr, 16);
+  struct Name {
+    int cap;
+    const char* name;
+  };
   std::string text;
-  for (Name n : {Name{CAP_CHOWN, "CHOWN"}, {CAP_SETGID, "SETGID"}, {CAP_SETUID, "SETUID"}, {CAP_SYS_ADMIN, "SYS_ADMIN"}})
+  for (Name n : {Name{CAP_CHOWN, "CHOWN"},
+                 {CAP_SETGID, "SETGID"},
+                 {CAP_SETUID, "SETUID"},
+                 {CAP_SYS_ADMIN, "SYS_ADMIN"}})
     if (set & (1ull << n.cap)) {
       text += (text.empty() ? "" : " ") + std::string(n.name);
       set &= ~(1ull << n.cap);
@@ -162,7 +194,8 @@ std::string describeCapabilities() {
   return set == 0 ? text : fmt::format("{} and 0x{:x}", text, set);
 }
 
-Result<ImageMount> mountImage(const Room& room, const std::string& digest, const std::string& target) {
+Result<ImageMount> mountImage(const Room& room, const std::string& digest,
+                              const std::string& target) {
   if (digest.size() != 64 || digest.find_first_not_of("0123456789abcdef") != std::string::npos)
     return base::fail(Code::invalidArgument, "an image's digest is 64 hexadecimal digits");
   std::string file = digest + ".erofs";
@@ -170,8 +203,10 @@ Result<ImageMount> mountImage(const Room& room, const std::string& digest, const
   struct stat st;
   DO("fstat", file, ::fstat(image.get(), &st));
   if (!S_ISREG(st.st_mode) || st.st_uid != 0 || (st.st_mode & 022) != 0)
-    return base::fail(Code::permissionDenied, fmt::format("image '{}' is not a regular file that only root may write", file),
-                      "build it again: mayfly image build");
+    return base::fail(
+        Code::permissionDenied,
+        fmt::format("image '{}' is not a regular file that only root may write", file),
+        "build it again: mayfly image build");
   auto mounted = mountErofs(image.get(), target);
   if (mounted) return ImageMount::file;
   // Kernels before 6.12 read erofs from block devices only.
@@ -186,33 +221,44 @@ namespace {
 constexpr uint64_t kOwnFolders = 8;  // ours cost inodes; the task's cap is what it can add
 
 Status setDiskLimits(base::FdView fs, const base::Limits& limits) {
-  std::string size = std::to_string(limits.disk_bytes), inodes = std::to_string(limits.disk_inodes + kOwnFolders);
-  DO("fsconfig", "size", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, "size", size.c_str(), 0));
-  DO("fsconfig", "nr_inodes", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, "nr_inodes", inodes.c_str(), 0));
+  std::string size = std::to_string(limits.disk_bytes),
+              inodes = std::to_string(limits.disk_inodes + kOwnFolders);
+  DO("fsconfig", "size",
+     ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, "size", size.c_str(), 0));
+  DO("fsconfig", "nr_inodes",
+     ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, "nr_inodes", inodes.c_str(), 0));
   return Unit{};
 }
 
 }  // namespace
 
 Status resizeDisk(base::FdView disk, const base::Limits& limits) {
-  Fd fs(static_cast<int>(::syscall(SYS_fspick, disk.get(), "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)));
+  Fd fs(
+      static_cast<int>(::syscall(SYS_fspick, disk.get(), "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)));
   if (!fs) return failSys(errno, "fspick", "disk");
   MAYFLY_CHECK(setDiskLimits(fs.view(), limits));
-  DO("fsconfig(reconfigure)", "disk", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0));
+  DO("fsconfig(reconfigure)", "disk",
+     ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0));
   return Unit{};
 }
 
 Result<Fd> makeDisk(const base::Limits& limits, uint32_t uid) {
   Fd fs(static_cast<int>(::syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
   if (!fs) return failSys(errno, "fsopen", "tmpfs");
-  struct Option { const char *name; std::string value; };
+  struct Option {
+    const char* name;
+    std::string value;
+  };
   for (const Option& o : {Option{"source", "disk"}, {"mode", "0755"}})
-    DO("fsconfig", o.name, ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, o.name, o.value.c_str(), 0));
+    DO("fsconfig", o.name,
+       ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, o.name, o.value.c_str(), 0));
   MAYFLY_CHECK(setDiskLimits(fs.view(), limits));
   // Kernels before 6.4 have no such option; there the cgroup forbids the swap.
   (void)::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "noswap", nullptr, 0);
-  DO("fsconfig(create)", "disk", ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));
-  Fd disk(static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)));
+  DO("fsconfig(create)", "disk",
+     ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));
+  Fd disk(static_cast<int>(
+      ::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)));
   if (!disk) return failSys(errno, "fsmount", "disk");
   DO("chown", "disk", ::fchownat(disk.get(), "", uid, uid, AT_EMPTY_PATH));
   return disk;

@@ -37,7 +37,8 @@ std::string describeCapabilities();
 enum class ImageMount { file, loop };
 // Mounts images/<digest>.erofs read-only at `target`, named "image" and nothing
 // else. Refuses a file that anybody but root may write.
-base::Result<ImageMount> mountImage(const Room& room, const std::string& digest, const std::string& target);
+base::Result<ImageMount> mountImage(const Room& room, const std::string& digest,
+                                    const std::string& target);
 
 // A box's disk: a file system in memory with the task's caps, mounted nowhere
 // yet, its root folder owned by `uid`.

@@ -21,7 +21,7 @@ using base::Result;
 
 namespace {
 
-constexpr int kEventsMax = 64;  // epoll events taken at once
+constexpr int kEventsMax = 64;          // epoll events taken at once
 constexpr size_t kRequestsMax = 1'024;  // read ahead; more wait in the socket
 constexpr uint64_t kStopMsMax = 5'000;  // after mayflyd's end
 
@@ -79,9 +79,12 @@ bool Spawner::readRequests() {
     Request request;
     auto got = base::receiveMessage(daemon_.view(), base::writableBytesOf(request));
     if (!got) return got.error().sys == EAGAIN;
-    if (got->bytes != sizeof request || request.magic != kMagic || request.version != kVersion) return false;
-    if (request.op == Op::claim) claim(request);
-    else requests_.emplace_back(request, std::move(*got));
+    if (got->bytes != sizeof request || request.magic != kMagic || request.version != kVersion)
+      return false;
+    if (request.op == Op::claim)
+      claim(request);
+    else
+      requests_.emplace_back(request, std::move(*got));
   }
   return true;
 }
@@ -90,13 +93,20 @@ void Spawner::doOneRequest() {
   auto [request, fds] = std::move(requests_.front());
   requests_.pop_front();
   switch (request.op) {
-    case Op::publish: return publish(request, fds);
-    case Op::retire: return retire(request.zygote_id);
-    case Op::make: return make(request);
-    case Op::clone: return clone(request);
-    case Op::end: return end(request, fds);
-    case Op::sample: return sample(request.box);
-    case Op::claim: return;
+    case Op::publish:
+      return publish(request, fds);
+    case Op::retire:
+      return retire(request.zygote_id);
+    case Op::make:
+      return make(request);
+    case Op::clone:
+      return clone(request);
+    case Op::end:
+      return end(request, fds);
+    case Op::sample:
+      return sample(request.box);
+    case Op::claim:
+      return;
   }
 }
 
@@ -139,7 +149,9 @@ int Spawner::msUntilNextTimer() const {
   for (const auto& [key, t] : templates_)
     if (t->end_deadline_ns != 0) next = std::min(next, now + kMsNs);
   if (next == UINT64_MAX) return -1;
-  return next <= now ? 0 : static_cast<int>(std::min<uint64_t>((next - now + kMsNs - 1) / kMsNs, 1'000));
+  return next <= now
+             ? 0
+             : static_cast<int>(std::min<uint64_t>((next - now + kMsNs - 1) / kMsNs, 1'000));
 }
 
 void Spawner::runTimers() {
@@ -147,7 +159,8 @@ void Spawner::runTimers() {
   std::vector<BoxId> due;
   for (BoxId id : ending_) {
     const Box& box = *boxes_.at(id);
-    if ((box.next_try_ns != 0 && box.next_try_ns <= now) || (box.stage != Stage::stuck && box.deadline_ns <= now))
+    if ((box.next_try_ns != 0 && box.next_try_ns <= now) ||
+        (box.stage != Stage::stuck && box.deadline_ns <= now))
       due.push_back(id);
   }
   for (BoxId id : due) {
@@ -157,9 +170,10 @@ void Spawner::runTimers() {
     switch (box.stage) {
       case Stage::reaping:
         if (late) {
-          reportStuck(box, box.init_asked || box.clone_asked ? "the template's maker or zygote does not answer"
-                           : box.init || box.clone             ? "killed, but not reaped"
-                                                               : "reaped, but its cgroup is populated");
+          reportStuck(box, box.init_asked || box.clone_asked
+                               ? "the template's maker or zygote does not answer"
+                           : box.init || box.clone ? "killed, but not reaped"
+                                                   : "reaped, but its cgroup is populated");
           box.stage = Stage::stuck;
         }
         tryFinishReaping(box);
@@ -181,10 +195,13 @@ void Spawner::runTimers() {
         tryRemove(box);
         break;
       case Stage::stuck:
-        if (box.result.fds_closed_ns != 0) tryRemove(box);
-        else tryFinishReaping(box);
+        if (box.result.fds_closed_ns != 0)
+          tryRemove(box);
+        else
+          tryFinishReaping(box);
         break;
-      default: break;
+      default:
+        break;
     }
   }
   std::vector<uint32_t> ended;
@@ -204,24 +221,36 @@ void Spawner::dispatch(Source source, uint64_t id, uint32_t) {
     if (it == templates_.end()) return;
     Template& t = *it->second;
     switch (source) {
-      case Source::templatePid1: return onTemplateDeath(t, "pid 1");
-      case Source::maker: return onTemplateDeath(t, "maker");
-      case Source::zygote: return onTemplateDeath(t, "zygote");
-      case Source::makerChannel: return onMakerMessage(t);
-      default: return onZygoteMessage(t);
+      case Source::templatePid1:
+        return onTemplateDeath(t, "pid 1");
+      case Source::maker:
+        return onTemplateDeath(t, "maker");
+      case Source::zygote:
+        return onTemplateDeath(t, "zygote");
+      case Source::makerChannel:
+        return onMakerMessage(t);
+      default:
+        return onZygoteMessage(t);
     }
   }
   auto it = boxes_.find(id);
   if (it == boxes_.end()) return;
   Box& box = *it->second;
   switch (source) {
-    case Source::initStatus: return onInitStatus(box);
-    case Source::init: return onInitExit(box);
-    case Source::clone: return onCloneExit(box);
-    case Source::memoryCap: return onCapEvent(box, Cap::memory);
-    case Source::processCap: return onCapEvent(box, Cap::processes);
-    case Source::collector: return onCollectorExit(box);
-    default: return;
+    case Source::initStatus:
+      return onInitStatus(box);
+    case Source::init:
+      return onInitExit(box);
+    case Source::clone:
+      return onCloneExit(box);
+    case Source::memoryCap:
+      return onCapEvent(box, Cap::memory);
+    case Source::processCap:
+      return onCapEvent(box, Cap::processes);
+    case Source::collector:
+      return onCollectorExit(box);
+    default:
+      return;
   }
 }
 
@@ -240,7 +269,9 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
   Event hello;
   hello.kind = Kind::hello;
   hello.at_ns = monotonicNs();
-  setText(hello, "", fmt::format("capabilities: {}; cgroups: {}", describeCapabilities(), s->tree_.describe()));
+  setText(
+      hello, "",
+      fmt::format("capabilities: {}; cgroups: {}", describeCapabilities(), s->tree_.describe()));
   s->send(hello);
   return s;
 }
@@ -248,10 +279,12 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
 int Spawner::run() {
   epoll_event events[kEventsMax];
   while (!stopping_ || !boxes_.empty() || !templates_.empty()) {
-    int n = ::epoll_wait(epoll_.get(), events, kEventsMax, requests_.empty() ? msUntilNextTimer() : 0);
+    int n =
+        ::epoll_wait(epoll_.get(), events, kEventsMax, requests_.empty() ? msUntilNextTimer() : 0);
     if (n < 0 && errno != EINTR) return 1;
     for (int i = 0; i < n; ++i)
-      dispatch(static_cast<Source>(events[i].data.u64 >> 56), events[i].data.u64 & ((1ull << 56) - 1), events[i].events);
+      dispatch(static_cast<Source>(events[i].data.u64 >> 56),
+               events[i].data.u64 & ((1ull << 56) - 1), events[i].events);
     if (!requests_.empty()) doOneRequest();
     runTimers();
     if (!stopping_) continue;

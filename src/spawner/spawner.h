@@ -42,11 +42,33 @@ class Spawner {
 
  private:
   // What an epoll event is about; the box or template id rides along.
-  enum class Source : uint8_t { daemon, templatePid1, maker, makerChannel, zygote, zygoteChannel,
-                                initStatus, init, clone, memoryCap, processCap, collector };
+  enum class Source : uint8_t {
+    daemon,
+    templatePid1,
+    maker,
+    makerChannel,
+    zygote,
+    zygoteChannel,
+    initStatus,
+    init,
+    clone,
+    memoryCap,
+    processCap,
+    collector
+  };
   static constexpr size_t kOutboxMax = 65'536;  // events that mayflyd has not read yet
 
-  enum class Stage : uint8_t { waitingInit, stocked, waitingClone, made, reaping, collecting, freeing, removing, stuck };
+  enum class Stage : uint8_t {
+    waitingInit,
+    stocked,
+    waitingClone,
+    made,
+    reaping,
+    collecting,
+    freeing,
+    removing,
+    stuck
+  };
   struct Box {
     base::BoxId id = 0;
     Template* owner = nullptr;
@@ -54,28 +76,29 @@ class Spawner {
     base::Limits limits;
     uint32_t uid_first = 0;
     BoxCgroups cgroups;
-    base::Fd init, clone;         // pidfds; empty once reaped
-    base::Fd init_status;         // our end of the init's socket; its close ends the init
-    base::Fd disk;                // root of the box's disk
+    base::Fd init, clone;  // pidfds; empty once reaped
+    base::Fd init_status;  // our end of the init's socket; its close ends the init
+    base::Fd disk;         // root of the box's disk
     base::Fd memory_watch, process_watch;
-    base::Fd collector;           // or who frees the disk
+    base::Fd collector;  // or who frees the disk
     base::Fd spool;
     bool init_asked = false, clone_asked = false;  // an answer with a pidfd is still to come
-    bool answer_lost = false;     // it never will: maker or zygote died with it
-    bool stock = false;           // no clone is asked for yet
+    bool answer_lost = false;                      // it never will: maker or zygote died with it
+    bool stock = false;                            // no clone is asked for yet
     bool rehearse = false;
-    bool ready = false;           // the init said that the box stands
+    bool ready = false;                      // the init said that the box stands
     bool ending = false, end_asked = false;  // end_asked: mayflyd knows the box and wants its end
     bool watches_told[2] = {};
     uint32_t collect_ms_max = 0;
     CollectState collect_state = CollectState::none;
-    uint64_t deadline_ns = 0;     // of the present stage
-    uint64_t next_try_ns = 0;     // of a removal that was busy
+    uint64_t deadline_ns = 0;  // of the present stage
+    uint64_t next_try_ns = 0;  // of a removal that was busy
     uint32_t tries = 0;
-    Event result;                 // boxReaped, then boxGone, as it grows
+    Event result;                                 // boxReaped, then boxGone, as it grows
     uint64_t box_ready_ns = 0, restarted_ns = 0;  // the latter of the counters
-    base::Fd go, go_theirs;       // pipe to the clone: a byte of the init's (the box stands), one of ours (its task may start)
-    base::Fd their_fds[4];        // control, stdin, stdout, stderr: the clone's ends
+    base::Fd go, go_theirs;  // pipe to the clone: a byte of the init's (the box stands), one of
+                             // ours (its task may start)
+    base::Fd their_fds[4];   // control, stdin, stdout, stderr: the clone's ends
     base::Fd our_fds[4];
     uint32_t pid_host = 0;
   };
@@ -154,7 +177,7 @@ class Spawner {
   std::deque<Outgoing> outbox_;
   std::map<uint32_t, std::unique_ptr<Template>> templates_;  // by their keys
   std::unordered_map<base::BoxId, std::unique_ptr<Box>> boxes_;
-  std::set<base::BoxId> ending_;     // of boxes_: those that timers are for
+  std::set<base::BoxId> ending_;                             // of boxes_: those that timers are for
   std::deque<std::pair<Request, base::Received>> requests_;  // read, not done yet
   std::vector<bool> slots_used_ = std::vector<bool>(kTemplatesMax, false);
   bool stopping_ = false;

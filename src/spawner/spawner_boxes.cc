@@ -25,7 +25,7 @@ using base::Unit;
 
 namespace {
 
-constexpr int kZygoteEndMsMax = 20;         // from the end of its channel to its own
+constexpr int kZygoteEndMsMax = 20;       // from the end of its channel to its own
 constexpr uint64_t kRemoveMsMax = 2'000;  // removal of cgroups, before the box is told as stuck
 
 }  // namespace
@@ -58,7 +58,8 @@ void Spawner::make(const Request& request) {
   box->rehearse = (request.flags & kRehearse) != 0;
   box->stock = (request.flags & kStock) != 0;
   box->deadline_ns = 0;
-  if (!owner->uids.take(&box->uid_first)) return refuse("uids", "every uid of the template is in use");
+  if (!owner->uids.take(&box->uid_first))
+    return refuse("uids", "every uid of the template is in use");
   ++owner->boxes;
   Box& b = *box;
   boxes_[b.id] = std::move(box);
@@ -69,12 +70,14 @@ void Spawner::make(const Request& request) {
 // works: its answer is read after this.
 Status Spawner::prepareBox(Box& box) {
   Template& t = *box.owner;
-  MAYFLY_TRY(box.cgroups, BoxCgroups::create(tree_, fmt::format("t{}/b{}", t.key, box.id), t.uid_base));
+  MAYFLY_TRY(box.cgroups,
+             BoxCgroups::create(tree_, fmt::format("t{}/b{}", t.key, box.id), t.uid_base));
   MAYFLY_CHECK(askInit(box));
   MAYFLY_CHECK(box.cgroups.setCaps(box.limits));
   MAYFLY_TRY(box.memory_watch, box.cgroups.watchMemory());
   MAYFLY_TRY(box.process_watch, box.cgroups.watchProcesses());
-  watch(box.memory_watch.get(), box.cgroups.memoryWatchIsEventfd() ? EPOLLIN : EPOLLPRI, Source::memoryCap, box.id);
+  watch(box.memory_watch.get(), box.cgroups.memoryWatchIsEventfd() ? EPOLLIN : EPOLLPRI,
+        Source::memoryCap, box.id);
   if (box.process_watch) watch(box.process_watch.get(), EPOLLPRI, Source::processCap, box.id);
   return makeChannels(box);
 }
@@ -119,7 +122,8 @@ Status Spawner::makeChannels(Box& box) {
   // The task may open /dev/stdout again: the pipes are its own.
   uint32_t uid = box.owner->uid_base + box.uid_first;
   for (int i = 1; i <= 3; ++i)
-    if (::fchown(box.their_fds[i].get(), uid, uid) != 0) return failSys(errno, "fchown", "a pipe of the box");
+    if (::fchown(box.their_fds[i].get(), uid, uid) != 0)
+      return failSys(errno, "fchown", "a pipe of the box");
   return Unit{};
 }
 
@@ -131,10 +135,12 @@ void Spawner::onInitStatus(Box& box) {
   if (box.ending || box.ready) return;  // the init's end is told by its pidfd
   if (!got || got->bytes != sizeof ready || ready.magic != zygote::kMagic) {
     box.result.again = 1;
-    return failBox(box, "init", base::Error{Code::internal, "the init ended before its box stood", {}, 0});
+    return failBox(box, "init",
+                   base::Error{Code::internal, "the init ended before its box stood", {}, 0});
   }
   if (ready.error != 0)
-    return failBox(box, fmt::format("box: {}", ready.step), base::sysError(ready.error, ready.step, "the box"));
+    return failBox(box, fmt::format("box: {}", ready.step),
+                   base::sysError(ready.error, ready.step, "the box"));
   box.ready = true;
   box.box_ready_ns = monotonicNs();
   box.stock ? tryStocked(box) : tryMade(box);
@@ -252,7 +258,8 @@ void Spawner::claim(const Request& request) {
   Box& box = *found->second;
   if (box.ending || box.stage != Stage::made || !box.go) return;
   auto ready = [&]() -> Status {
-    if ((request.flags & kCapsStand) != 0) {  // it may run already, and may have when we looked last
+    if ((request.flags & kCapsStand) !=
+        0) {  // it may run already, and may have when we looked last
       if (box.restarted_ns > request.claimed_ns) box.cgroups.undoRestartCpu();
       uint64_t now_ns = monotonicNs();
       box.cgroups.restartCpuBefore((now_ns - std::min(now_ns, request.claimed_ns)) * cores_);
@@ -311,7 +318,8 @@ void Spawner::onInitExit(Box& box) {
   if (box.ending) return tryFinishReaping(box);
   if (box.stage != Stage::made) {
     box.result.again = exit.code == CLD_KILLED ? 1 : 0;
-    return failBox(box, "init", base::Error{Code::internal, "the box's init " + describe(exit), {}, 0});
+    return failBox(box, "init",
+                   base::Error{Code::internal, "the box's init " + describe(exit), {}, 0});
   }
   sendBoxDied(box, describe(exit));
 }
@@ -340,7 +348,8 @@ void Spawner::onCloneExit(Box& box) {
     return failBox(box, "clone", base::Error{Code::internal, "the clone " + describe(exit), {}, 0});
   }
   // An init that is killed takes the box along, its processes first: that end is not the task's.
-  if (exit.code == CLD_KILLED && exit.status == SIGKILL && isDying(box.pid_host)) return sendBoxDied(box, "was killed");
+  if (exit.code == CLD_KILLED && exit.status == SIGKILL && isDying(box.pid_host))
+    return sendBoxDied(box, "was killed");
   Event event;
   event.kind = Kind::cloneExited;
   event.box = box.id;
@@ -356,12 +365,14 @@ void Spawner::onCapEvent(Box& box, Cap cap) {
     (void)!::read(box.memory_watch.get(), &count, sizeof count);
   else {  // reading the file arms its next event
     char text[512];
-    (void)!::pread(cap == Cap::memory ? box.memory_watch.get() : box.process_watch.get(), text, sizeof text, 0);
+    (void)!::pread(cap == Cap::memory ? box.memory_watch.get() : box.process_watch.get(), text,
+                   sizeof text, 0);
   }
   if (box.ending || box.stage != Stage::made) return;
   Event event;
   box.cgroups.read(&event.counters);
-  bool hit = cap == Cap::memory ? event.counters.oom_kills > 0 || count > 0 : event.counters.forks_refused > 0;
+  bool hit = cap == Cap::memory ? event.counters.oom_kills > 0 || count > 0
+                                : event.counters.forks_refused > 0;
   bool& told = box.watches_told[cap == Cap::memory ? 0 : 1];
   if (!hit || told) return;
   told = true;
@@ -402,7 +413,8 @@ void Spawner::readDisk(const Box& box, Counters* c) const {
 void Spawner::reapStrays() {
   for (;;) {
     siginfo_t info{};
-    if (::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) != 0 || info.si_pid == 0) return;
+    if (::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) != 0 || info.si_pid == 0)
+      return;
     if (isKnown(static_cast<uint32_t>(info.si_pid))) return;  // its own event comes first
     ::waitid(P_PID, static_cast<id_t>(info.si_pid), &info, WEXITED | WNOHANG | __WALL);
   }
@@ -446,7 +458,8 @@ void Spawner::afterReaped(Box& box) {
   box.result.at_ns = box.result.reaped_ns;
   send(box.result);
   if (!box.spool || !box.disk) return freeDisk(box);
-  auto collector = startCollector(box.disk.view(), box.spool.view(), box.owner->uid_base + box.uid_first, box.limits);
+  auto collector = startCollector(box.disk.view(), box.spool.view(),
+                                  box.owner->uid_base + box.uid_first, box.limits);
   if (!collector) {
     box.collect_state = CollectState::failed;
     return freeDisk(box);
@@ -474,7 +487,8 @@ void Spawner::onCollectorExit(Box& box) {
   Exit exit = reap(box.collector);
   if (exit.code == 0) return;
   if (box.stage == Stage::collecting && box.collect_state == CollectState::none)
-    box.collect_state = exit.code == CLD_EXITED && exit.status == 0 ? CollectState::done : CollectState::failed;
+    box.collect_state =
+        exit.code == CLD_EXITED && exit.status == 0 ? CollectState::done : CollectState::failed;
   beginRemove(box);
 }
 
@@ -491,7 +505,8 @@ void Spawner::beginRemove(Box& box) {
 
 void Spawner::tryRemove(Box& box) {
   if (auto removed = box.cgroups.remove(); !removed) {
-    uint64_t pause_ms = box.stage == Stage::stuck ? 500 : std::min<uint64_t>(1ull << std::min(box.tries, 5u), 32);
+    uint64_t pause_ms =
+        box.stage == Stage::stuck ? 500 : std::min<uint64_t>(1ull << std::min(box.tries, 5u), 32);
     ++box.tries;
     box.next_try_ns = monotonicNs() + pause_ms * kMsNs;
     return;

@@ -18,7 +18,9 @@ using base::monotonicNs;
 namespace {
 
 // A helper that dies with a request unread resets its channel.
-bool isEnd(const base::Result<base::Received>& got) { return got ? got->bytes == 0 : got.error().sys == ECONNRESET; }
+bool isEnd(const base::Result<base::Received>& got) {
+  return got ? got->bytes == 0 : got.error().sys == ECONNRESET;
+}
 
 }  // namespace
 
@@ -33,19 +35,24 @@ void Spawner::publish(const Request& request, base::Received& fds) {
     send(failed);
   };
   for (const auto& arg : request.zygote)
-    if (::strnlen(arg, sizeof arg) == sizeof arg) return refuse("request", "a zygote argument is too long");
-  if (request.zygote[0][0] != '/') return refuse("request", "the zygote's program must be an absolute path");
+    if (::strnlen(arg, sizeof arg) == sizeof arg)
+      return refuse("request", "a zygote argument is too long");
+  if (request.zygote[0][0] != '/')
+    return refuse("request", "the zygote's program must be an absolute path");
   if (fds.fds != 2) return refuse("request", "publish takes two descriptors");
   for (const auto& [key, t] : templates_)
-    if (t->id == request.zygote_id && !t->retiring) return refuse("request", "the zygote is published already");
+    if (t->id == request.zygote_id && !t->retiring)
+      return refuse("request", "the zygote is published already");
   uint32_t slot = 0;
   while (slot + 1 < kTemplatesMax && slots_used_[slot]) ++slot;
   // The last range of a slot is the daemon's own.
-  if (slot + 1 >= kTemplatesMax) return refuse("request", fmt::format("{} templates are published", kTemplatesMax - 1));
+  if (slot + 1 >= kTemplatesMax)
+    return refuse("request", fmt::format("{} templates are published", kTemplatesMax - 1));
   uint32_t uid_base = kUidBase + options_.uid_slot * kUidsPerInstance + slot * kUidsPerTemplate;
   static uint32_t keys = 0;
   std::string step;
-  auto made = publishTemplate(room_, tree_, request, ++keys, slot, uid_base, fds.fd[0].view(), fds.fd[1].view(), &step);
+  auto made = publishTemplate(room_, tree_, request, ++keys, slot, uid_base, fds.fd[0].view(),
+                              fds.fd[1].view(), &step);
   if (!made) return refuse(step, made.error().message, made.error().sys);
   slots_used_[slot] = true;
   Template& t = **made;
@@ -59,8 +66,9 @@ void Spawner::publish(const Request& request, base::Received& fds) {
 }
 
 void Spawner::retire(base::ZygoteId id) {
-  auto it = std::find_if(templates_.begin(), templates_.end(),
-                         [id](const auto& each) { return each.second->id == id && !each.second->retiring; });
+  auto it = std::find_if(templates_.begin(), templates_.end(), [id](const auto& each) {
+    return each.second->id == id && !each.second->retiring;
+  });
   if (it == templates_.end()) return;
   Template& t = *it->second;
   t.retiring = true;
@@ -83,8 +91,10 @@ void Spawner::loseAnswers(const Template& t, const char* who, const std::string&
       Box& box = *it->second;
       box.init_asked = box.clone_asked = false;
       box.answer_lost = true;
-      if (box.ending) tryFinishReaping(box);
-      else failBox(box, who, base::Error{Code::unavailable, why, {}, 0});
+      if (box.ending)
+        tryFinishReaping(box);
+      else
+        failBox(box, who, base::Error{Code::unavailable, why, {}, 0});
     }
 }
 
@@ -99,7 +109,8 @@ void Spawner::onMakerMessage(Template& t) {
   auto got = base::receiveMessage(t.maker_channel.view(), base::writableBytesOf(made));
   if (!got && got.error().sys == EAGAIN) return;
   if (isEnd(got)) return onChannelEnd(t.maker_channel, t.maker);
-  if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic) return onTemplateDeath(t, "maker");
+  if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic)
+    return onTemplateDeath(t, "maker");
   auto found = boxes_.find(made.box);
   if (found == boxes_.end() || found->second->owner != &t || !found->second->init_asked)
     return onTemplateDeath(t, "maker");
@@ -114,8 +125,10 @@ void Spawner::onMakerMessage(Template& t) {
     return tryFinishReaping(box);
   }
   if (made.error != 0)
-    return failBox(box, fmt::format("init: {}", made.step), base::sysError(made.error, made.step, "the box's init"));
-  if (!box.init) return failBox(box, "init", base::Error{Code::internal, "the maker sent no init", {}, 0});
+    return failBox(box, fmt::format("init: {}", made.step),
+                   base::sysError(made.error, made.step, "the box's init"));
+  if (!box.init)
+    return failBox(box, "init", base::Error{Code::internal, "the maker sent no init", {}, 0});
   if (box.stock) return tryStocked(box);
   if (auto asked = askClone(box); !asked) failAsk(box, asked.error());
 }
@@ -125,7 +138,8 @@ void Spawner::onZygoteMessage(Template& t) {
   auto got = base::receiveMessage(t.zygote_channel.view(), base::writableBytesOf(made));
   if (!got && got.error().sys == EAGAIN) return;
   if (isEnd(got)) return onChannelEnd(t.zygote_channel, t.zygote);
-  if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic) return onTemplateDeath(t, "zygote");
+  if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic)
+    return onTemplateDeath(t, "zygote");
   made.step[sizeof made.step - 1] = '\0';  // a template's own code may have written it
   if (made.box == 0) {
     Event event;
@@ -135,7 +149,9 @@ void Spawner::onZygoteMessage(Template& t) {
     event.at_ns = monotonicNs();
     if (made.error == 0) {
       t.ready = true;
-      setText(event, "", t.image_mount == ImageMount::file ? "image mounted from its file" : "image mounted by a loop device");
+      setText(event, "",
+              t.image_mount == ImageMount::file ? "image mounted from its file"
+                                                : "image mounted by a loop device");
     } else {
       t.told_gone = true;
       setText(event, "zygote", fmt::format("the zygote can't serve: {}", made.step));
@@ -158,8 +174,10 @@ void Spawner::onZygoteMessage(Template& t) {
     return tryFinishReaping(box);
   }
   if (made.error != 0 || !box.clone) {
-    box.result.again = isDying(box.pid_host) ? 1 : 0;  // nothing can be forked beside an init that was killed
-    return failBox(box, fmt::format("clone: {}", made.step), base::sysError(made.error, "fork", "the clone"));
+    box.result.again =
+        isDying(box.pid_host) ? 1 : 0;  // nothing can be forked beside an init that was killed
+    return failBox(box, fmt::format("clone: {}", made.step),
+                   base::sysError(made.error, "fork", "the clone"));
   }
   tryMade(box);
 }
@@ -171,13 +189,20 @@ void Spawner::onTemplateDeath(Template& t, const char* who) {
   auto look = [&](Fd& pidfd, const char* name) {
     if (!pidfd) return;
     unwatch(pidfd);
-    if (Exit exit = reap(pidfd); exit.code != 0 && strcmp(name, who) == 0) how = describe(exit);
-    else if (pidfd) watch(pidfd.get(), EPOLLIN, name[0] == 'z' ? Source::zygote : name[0] == 'm' ? Source::maker : Source::templatePid1, t.key);
+    if (Exit exit = reap(pidfd); exit.code != 0 && strcmp(name, who) == 0)
+      how = describe(exit);
+    else if (pidfd)
+      watch(pidfd.get(), EPOLLIN,
+            name[0] == 'z'   ? Source::zygote
+            : name[0] == 'm' ? Source::maker
+                             : Source::templatePid1,
+            t.key);
   };
   look(t.zygote, "zygote");
   look(t.maker, "maker");
   look(t.pid1, "pid 1");
-  if (strcmp(who, "zygote") == 0 && t.zygote_cgroup.oomKills() > 0) how += " at the memory cap of its zygote";
+  if (strcmp(who, "zygote") == 0 && t.zygote_cgroup.oomKills() > 0)
+    how += " at the memory cap of its zygote";
   killTemplate(t, strcmp(who, "pid 1") == 0);
   bool told = t.told_gone;
   if (!t.retiring && !told) {
@@ -203,7 +228,8 @@ void Spawner::tryFinishTemplate(uint32_t key) {
   if (it == templates_.end() || !it->second->retiring || it->second->boxes != 0) return;
   Template& t = *it->second;
   if (t.end_deadline_ns == 0) {
-    for (const Fd* fd : {&t.pid1, &t.maker, &t.zygote, &t.maker_channel, &t.zygote_channel}) unwatch(*fd);
+    for (const Fd* fd : {&t.pid1, &t.maker, &t.zygote, &t.maker_channel, &t.zygote_channel})
+      unwatch(*fd);
     killTemplate(t, true);
     t.end_deadline_ns = monotonicNs() + kReapMsMax * kMsNs;
   }

@@ -15,8 +15,8 @@
 
 namespace mayfly::spawner {
 
-inline constexpr uint32_t kSpoolMagic = 0x4d46'4f46;       // "MFOF"
-inline constexpr uint32_t kSpoolEntriesMax = 4'096;        // files and skipped names together
+inline constexpr uint32_t kSpoolMagic = 0x4d46'4f46;  // "MFOF"
+inline constexpr uint32_t kSpoolEntriesMax = 4'096;   // files and skipped names together
 inline constexpr uint64_t kSpoolIndexBytesMax = 8u << 20;
 inline constexpr uint32_t kSpoolPathBytesMax = 4'096;
 inline constexpr uint32_t kSpoolSkippedBytesMax = 256;

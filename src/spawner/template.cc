@@ -36,8 +36,8 @@ namespace {
 
 constexpr int kStartMsMax = 10'000;  // pid 1 or maker, until its exec
 constexpr int kRemoveMsMax = 1'000;
-constexpr uint64_t kForkBytesMax = 512 << 10;  // of the kernel's memory, for one clone
-constexpr uint32_t kCapBoxesStep = 64;         // the zygote's cap is seldom written
+constexpr uint64_t kForkBytesMax = 512 << 10;    // of the kernel's memory, for one clone
+constexpr uint32_t kCapBoxesStep = 64;           // the zygote's cap is seldom written
 constexpr uint32_t kHelperProcessesMax = 4'096;  // on v1 each box counts here until it is moved
 constexpr char kMakerPath[] = "/usr/lib/mayfly/mayfly-maker";
 // The zygote's pid in its template: large, so that its value is found exactly
@@ -56,20 +56,21 @@ struct Child {
 };
 
 struct ChildPlan {
-  uint64_t flags = 0;          // namespaces
-  FdView cgroup;               // v2 folder, joined at birth
-  std::vector<int> tasks;      // v1 `tasks` files, joined first
-  pid_t pid = 0;               // chosen pid in its namespace, 0: any
-  FdView seccomp;              // becomes fd 4
-  FdView log;                  // becomes stdout and stderr
+  uint64_t flags = 0;      // namespaces
+  FdView cgroup;           // v2 folder, joined at birth
+  std::vector<int> tasks;  // v1 `tasks` files, joined first
+  pid_t pid = 0;           // chosen pid in its namespace, 0: any
+  FdView seccomp;          // becomes fd 4
+  FdView log;              // becomes stdout and stderr
   std::vector<const char*> argv;
-  uint32_t map_uid_base = 0;   // not 0: a new user namespace, mapped by us
+  uint32_t map_uid_base = 0;                    // not 0: a new user namespace, mapped by us
   std::function<int(const char** step)> enter;  // in the child: 0 or errno
 };
 
 // A task's own, so that a clone seldom has to change it.
-const char* const kEnvironment[] = {"HOME=/task", "LANG=C.UTF-8", "LOGNAME=task", "PATH=/usr/local/bin:/usr/bin:/bin",
-                                    "TZ=UTC", "USER=task", "PYTHONHASHSEED=0", nullptr};
+const char* const kEnvironment[] = {
+    "HOME=/task", "LANG=C.UTF-8", "LOGNAME=task",     "PATH=/usr/local/bin:/usr/bin:/bin",
+    "TZ=UTC",     "USER=task",    "PYTHONHASHSEED=0", nullptr};
 
 [[noreturn]] void runChild(const ChildPlan& plan, int channel, int sync, int report, int null_fd) {
   auto failed = [&](const char* step) {
@@ -87,15 +88,17 @@ const char* const kEnvironment[] = {"HOME=/task", "LANG=C.UTF-8", "LOGNAME=task"
     errno = e;
     failed(step);
   }
-  if (::setgroups(0, nullptr) != 0 || ::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0) failed("ids");
+  if (::setgroups(0, nullptr) != 0 || ::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0)
+    failed("ids");
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) failed("parent-death signal");
   if (::setsid() < 0) failed("setsid");
   rlimit core{1, 1};
   if (::setrlimit(RLIMIT_CORE, &core) != 0) failed("rlimit core");
   ::umask(022);
   // Lift all above the targets first, so that no dup2 overwrites a source.
-  int from[] = {null_fd, plan.log ? plan.log.get() : null_fd, plan.log ? plan.log.get() : null_fd, channel,
-                plan.seccomp ? plan.seccomp.get() : null_fd, report};
+  int from[] = {
+      null_fd, plan.log ? plan.log.get() : null_fd,         plan.log ? plan.log.get() : null_fd,
+      channel, plan.seccomp ? plan.seccomp.get() : null_fd, report};
   int high[6];
   for (int i = 0; i < 6; ++i)
     if ((high[i] = ::fcntl(from[i], F_DUPFD, 64)) < 0) failed("descriptors");
@@ -107,7 +110,8 @@ const char* const kEnvironment[] = {"HOME=/task", "LANG=C.UTF-8", "LOGNAME=task"
   // What the spawner ignores is its own affair.
   for (int signal = 1; signal < 32; ++signal) ::signal(signal, SIG_DFL);
   if (!plan.seccomp) ::close(4);
-  ::execve(plan.argv[0], const_cast<char* const*>(plan.argv.data()), const_cast<char* const*>(kEnvironment));
+  ::execve(plan.argv[0], const_cast<char* const*>(plan.argv.data()),
+           const_cast<char* const*>(kEnvironment));
   failed("exec");
   ::_exit(99);
 }
@@ -119,7 +123,9 @@ Status awaitExec(FdView report, const char* who, std::string* step) {
   int n;
   do n = ::poll(&p, 1, kStartMsMax);
   while (n < 0 && errno == EINTR);
-  if (n == 0) return base::fail(Code::deadlineExceeded, fmt::format("{} did not start within {} ms", who, kStartMsMax));
+  if (n == 0)
+    return base::fail(Code::deadlineExceeded,
+                      fmt::format("{} did not start within {} ms", who, kStartMsMax));
   Report r{};
   ssize_t got = ::read(report.get(), &r, sizeof r);
   if (got == 0) return Unit{};
@@ -148,7 +154,8 @@ Result<Child> startChild(const ChildPlan& plan, const char* who, std::string* st
     args.set_tid_size = 1;
   }
   long pid = ::syscall(SYS_clone3, &args, sizeof args);
-  if (pid == 0) runChild(plan, channel.theirs.get(), sync.read.get(), report.write.get(), null.get());
+  if (pid == 0)
+    runChild(plan, channel.theirs.get(), sync.read.get(), report.write.get(), null.get());
   if (pid < 0) {
     *step = fmt::format("{}: clone3", who);
     return failSys(errno, "clone3", who);
@@ -171,7 +178,8 @@ Result<Child> startChild(const ChildPlan& plan, const char* who, std::string* st
   }
   ::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, 0);
   siginfo_t info;
-  ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(child.pidfd.get()), &info, WEXITED | __WALL);
+  ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(child.pidfd.get()), &info,
+           WEXITED | __WALL);
   return base::fail(std::move(started).error());
 }
 
@@ -186,7 +194,8 @@ int enterImage(const std::string& image, const char* devices, const char** step)
   DO("ids", ::setresuid(0, 0, 0));
   DO("bind image", ::mount(image.c_str(), image.c_str(), nullptr, MS_BIND | MS_REC, nullptr));
   DO("bind dev", ::mount(devices, dev.c_str(), nullptr, MS_BIND | MS_REC, nullptr));
-  DO("mount proc", ::mount("proc", proc.c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
+  DO("mount proc",
+     ::mount("proc", proc.c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
   DO("chdir image", ::chdir(image.c_str()));
   DO("pivot_root", static_cast<int>(::syscall(SYS_pivot_root, ".", ".")));
   DO("detach old root", ::umount2(".", MNT_DETACH));
@@ -198,7 +207,8 @@ int enterImage(const std::string& image, const char* devices, const char** step)
 
 int enterTemplate(int pid1, const char** step) {
   *step = "setns";
-  if (::setns(pid1, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) != 0) return errno;
+  if (::setns(pid1, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) != 0)
+    return errno;
   return 0;
 }
 
@@ -221,11 +231,13 @@ Status makeCgroups(const CgroupTree& tree, const Request& request, Template& t) 
   return t.zygote_cgroup.setMemory(t.zygote_memory_bytes);
 }
 
-Status startProcesses(const Room& room, const Request& request, FdView seccomp, FdView log, Template& t, std::string* step) {
+Status startProcesses(const Room& room, const Request& request, FdView seccomp, FdView log,
+                      Template& t, std::string* step) {
   MAYFLY_TRY(auto maker_tasks, t.maker_cgroup.openTasks());
   MAYFLY_TRY(auto zygote_tasks, t.zygote_cgroup.openTasks());
   ChildPlan pid1;
-  pid1.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+  pid1.flags =
+      CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
   MAYFLY_TRY(Fd maker_dir, t.maker_cgroup.openV2());
   MAYFLY_TRY(Fd zygote_dir, t.zygote_cgroup.openV2());
   pid1.cgroup = maker_dir.view();
@@ -241,7 +253,8 @@ Status startProcesses(const Room& room, const Request& request, FdView seccomp, 
   t.pid1_channel = std::move(p.channel);
 
   // Children go into the template's pid namespace while this is set.
-  if (::setns(t.pid1.get(), CLONE_NEWPID) != 0) return failSys(errno, "setns", "the template's pid namespace");
+  if (::setns(t.pid1.get(), CLONE_NEWPID) != 0)
+    return failSys(errno, "setns", "the template's pid namespace");
   auto rest = [&]() -> Status {
     ChildPlan plan;
     plan.enter = [&](const char** s) { return enterTemplate(t.pid1.get(), s); };
@@ -265,7 +278,8 @@ Status startProcesses(const Room& room, const Request& request, FdView seccomp, 
     t.zygote_channel = std::move(z.channel);
     return Unit{};
   }();
-  if (::setns(room.own_pid_ns.get(), CLONE_NEWPID) != 0) ::abort();  // every later child would be misplaced
+  if (::setns(room.own_pid_ns.get(), CLONE_NEWPID) != 0)
+    ::abort();  // every later child would be misplaced
   return rest;
 }
 
@@ -277,14 +291,16 @@ void killAndReap(Fd& pidfd) {
   do n = ::poll(&p, 1, static_cast<int>(kReapMsMax));
   while (n < 0 && errno == EINTR);
   siginfo_t info;
-  ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info, WEXITED | WNOHANG | __WALL);
+  ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info,
+           WEXITED | WNOHANG | __WALL);
   pidfd.reset();
 }
 
 }  // namespace
 
 UidPairs::UidPairs() {
-  for (uint32_t id = 2; id + 1 < kUidsPerTemplate; id += 2) free_.push_back(id);  // 0 is the template's root
+  for (uint32_t id = 2; id + 1 < kUidsPerTemplate; id += 2)
+    free_.push_back(id);  // 0 is the template's root
 }
 
 bool UidPairs::take(uint32_t* first) {
@@ -296,9 +312,10 @@ bool UidPairs::take(uint32_t* first) {
 
 void UidPairs::give(uint32_t first) { free_.push_back(first); }
 
-Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const CgroupTree& tree, const Request& request,
-                                                  uint32_t key, uint32_t slot, uint32_t uid_base, FdView seccomp, FdView log,
-                                                  std::string* step) {
+Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const CgroupTree& tree,
+                                                  const Request& request, uint32_t key,
+                                                  uint32_t slot, uint32_t uid_base, FdView seccomp,
+                                                  FdView log, std::string* step) {
   auto t = std::make_unique<Template>();
   t->id = request.zygote_id;
   t->key = key;
@@ -308,7 +325,9 @@ Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const Cgroup
   t->ptys = request.ptys;
   *step = "image";
   (void)::mkdir(t->imagePath().c_str(), 0755);
-  MAYFLY_TRY(t->image_mount, mountImage(room, std::string(request.digest, strnlen(request.digest, 64)), t->imagePath()));
+  MAYFLY_TRY(
+      t->image_mount,
+      mountImage(room, std::string(request.digest, strnlen(request.digest, 64)), t->imagePath()));
   *step = "cgroups";
   auto made = makeCgroups(tree, request, *t);
   if (made) {
@@ -331,8 +350,11 @@ Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const Cgroup
 bool isServing(const Template& t) {
   if (t.retiring || !t.pid1 || !t.maker || !t.zygote) return false;
   // A process that dies closes its channel before its pidfd tells its end.
-  pollfd ended[] = {{t.pid1.get(), POLLIN, 0}, {t.maker.get(), POLLIN, 0}, {t.zygote.get(), POLLIN, 0},
-                    {t.maker_channel.get(), 0, 0}, {t.zygote_channel.get(), 0, 0}};
+  pollfd ended[] = {{t.pid1.get(), POLLIN, 0},
+                    {t.maker.get(), POLLIN, 0},
+                    {t.zygote.get(), POLLIN, 0},
+                    {t.maker_channel.get(), 0, 0},
+                    {t.zygote_channel.get(), 0, 0}};
   return ::poll(ended, std::size(ended), 0) == 0;
 }
 

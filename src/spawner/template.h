@@ -19,7 +19,8 @@
 
 namespace mayfly::spawner {
 
-inline constexpr uint32_t kUidBase = 1'879'048'192;  // above every range that Debian or systemd hand out
+inline constexpr uint32_t kUidBase =
+    1'879'048'192;  // above every range that Debian or systemd hand out
 inline constexpr uint32_t kUidsPerInstance = (kTemplatesMax)*kUidsPerTemplate;
 
 // The pairs of ids of a template's boxes: no living box shares one, and a freed
@@ -27,7 +28,8 @@ inline constexpr uint32_t kUidsPerInstance = (kTemplatesMax)*kUidsPerTemplate;
 class UidPairs {
  public:
   UidPairs();
-  bool take(uint32_t* first);  // ids first (the task) and first + 1 (its root), within the template's range
+  bool take(uint32_t* first);  // ids first (the task) and first + 1 (its root), within the
+                               // template's range
   void give(uint32_t first);
 
  private:
@@ -36,8 +38,8 @@ class UidPairs {
 
 struct Template {
   base::ZygoteId id = 0;  // mayflyd's
-  uint32_t key = 0;         // ours; never used twice
-  uint32_t slot = 0;  // of its uid range and its image's mount point
+  uint32_t key = 0;       // ours; never used twice
+  uint32_t slot = 0;      // of its uid range and its image's mount point
   uint32_t uid_base = 0;
   bool loopback = true;
   uint32_t ptys = 0;  // of each box
@@ -51,7 +53,7 @@ struct Template {
   uint64_t zygote_memory_bytes = 0;
   uint32_t cap_boxes = 0;  // so many boxes its zygote's memory cap is made for
   UidPairs uids;
-  uint32_t boxes = 0;     // that still hold something of it
+  uint32_t boxes = 0;            // that still hold something of it
   uint64_t end_deadline_ns = 0;  // not 0: no box is left, and its own end is awaited
 
   std::string imagePath() const { return "/img/" + std::to_string(slot); }
@@ -59,9 +61,11 @@ struct Template {
 
 // Mounts the image, makes the namespaces, starts pid 1, maker and zygote. On
 // failure nothing is left. `step` names what failed.
-base::Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const CgroupTree& tree, const Request& request,
-                                                        uint32_t key, uint32_t slot, uint32_t uid_base, base::FdView seccomp,
-                                                        base::FdView log, std::string* step);
+base::Result<std::unique_ptr<Template>> publishTemplate(const Room& room, const CgroupTree& tree,
+                                                        const Request& request, uint32_t key,
+                                                        uint32_t slot, uint32_t uid_base,
+                                                        base::FdView seccomp, base::FdView log,
+                                                        std::string* step);
 
 // Kills and reaps maker and zygote (bounded); with `pid1` also sends pid 1 its
 // end, and so every box. Its own reaping waits for theirs.

@@ -77,7 +77,8 @@ int findTimer(char* fault) {
     if (getitimer(which, &timer) != 0) return -errno;
     found = found || timer.it_value.tv_sec != 0 || timer.it_value.tv_usec != 0;
   }
-  if (int fd = open("/proc/self/timers", O_RDONLY | O_CLOEXEC); fd >= 0) {  // absent in some kernels
+  if (int fd = open("/proc/self/timers", O_RDONLY | O_CLOEXEC);
+      fd >= 0) {  // absent in some kernels
     char byte;
     found = found || read(fd, &byte, 1) == 1;
     close(fd);
@@ -111,7 +112,8 @@ int findSharedMemory(char* fault) {
   int result = 0;
   char line[kMapsLineBytes];
   while (result == 0 && fgets(line, sizeof line, maps) != nullptr) {
-    const char* rights = strchr(line, ' ');  // "rw-s"; a line's far end reads as another without harm
+    const char* rights =
+        strchr(line, ' ');  // "rw-s"; a line's far end reads as another without harm
     if (rights == nullptr || strlen(rights) < 5 || rights[2] != 'w' || rights[4] != 's') continue;
     copyText(fault, kFaultBytes, "left writable shared memory");
     result = -ETXTBSY;
@@ -160,8 +162,8 @@ void reportPreloads() {
   int n = snprintf(line, sizeof line, "preloaded %u in %.1f ms", preloads,
                    static_cast<double>(last_ns - first_ns) / 1e6);
   for (size_t i = 0; i < kLongest && longest[i].ns != 0; ++i)
-    n += snprintf(line + n, sizeof line - static_cast<size_t>(n), "%s %s %.1f ms", i == 0 ? ";" : ",",
-                  longest[i].name, static_cast<double>(longest[i].ns) / 1e6);
+    n += snprintf(line + n, sizeof line - static_cast<size_t>(n), "%s %s %.1f ms",
+                  i == 0 ? ";" : ",", longest[i].name, static_cast<double>(longest[i].ns) / 1e6);
   dprintf(2, "%s\n", line);
 }
 

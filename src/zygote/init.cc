@@ -26,8 +26,8 @@ struct Failure {
   const char* step = "";
 };
 
-#define STEP(name, expr)                     \
-  do {                                       \
+#define STEP(name, expr)                         \
+  do {                                           \
     if ((expr) < 0) return Failure{errno, name}; \
   } while (0)
 
@@ -114,7 +114,10 @@ int allowOnlyWaiting() {
       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      ALLOW(SYS_poll), ALLOW(SYS_ppoll), ALLOW(SYS_restart_syscall), ALLOW(SYS_exit_group),
+      ALLOW(SYS_poll),
+      ALLOW(SYS_ppoll),
+      ALLOW(SYS_restart_syscall),
+      ALLOW(SYS_exit_group),
       ALLOW(SYS_rt_sigreturn),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
   };

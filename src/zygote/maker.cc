@@ -109,7 +109,8 @@ int main(int argc, char** argv) {
   if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return 6;
   if (argc == 2 && strcmp(argv[1], "pid1") == 0) runPid1();
   if (argc == 2 && strcmp(argv[1], "maker") == 0) runMaker();
-  static const char usage[] = "mayfly-maker is started by mayfly-spawner; it is of no use by hand\n";
+  static const char usage[] =
+      "mayfly-maker is started by mayfly-spawner; it is of no use by hand\n";
   (void)!write(2, usage, sizeof usage - 1);
   return 2;
 }

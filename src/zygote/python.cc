@@ -74,8 +74,8 @@ int PyDict_Next(PyObject* dict, ssize_t* position, PyObject** key, PyObject** va
 int PyDict_SetItem(PyObject* dict, PyObject* key, PyObject* value);
 int PyDict_SetItemString(PyObject* dict, const char* key, PyObject* value);
 PyObject* PyDict_GetItem(PyObject* dict, PyObject* key);
-[[gnu::weak]] int PyDict_AddWatcher(PyDict_WatchCallback);  // since 3.12
-[[gnu::weak]] int PyDict_Watch(int watcher, PyObject* dict);  // since 3.12
+[[gnu::weak]] int PyDict_AddWatcher(PyDict_WatchCallback);      // since 3.12
+[[gnu::weak]] int PyDict_Watch(int watcher, PyObject* dict);    // since 3.12
 [[gnu::weak]] int PyDict_Unwatch(int watcher, PyObject* dict);  // since 3.12
 PyObject* PyUnicode_InternFromString(const char* text);
 int Py_IsFinalizing();
@@ -96,7 +96,8 @@ struct Config {
   int* cpu_count = nullptr;
 };
 Config config;
-constexpr size_t kConfigBytes = 1'024;  // looked through; those of a PyConfig and what follows in its interpreter
+constexpr size_t kConfigBytes =
+    1'024;  // looked through; those of a PyConfig and what follows in its interpreter
 
 struct PyObjectHead {
   ssize_t references;
@@ -112,14 +113,16 @@ bool peek(const void* at, void* to, size_t bytes) {
   return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
 }
 
-// Calls visit(address, words) for each address of a word from `begin` on, whose `kWords` words are readable.
+// Calls visit(address, words) for each address of a word from `begin` on, whose `kWords` words are
+// readable.
 template <size_t kWords, class Visit>
 void eachWord(uintptr_t begin, size_t bytes, Visit visit) {
   constexpr size_t kPageBytes = 4'096;
   uintptr_t words[kPageBytes / sizeof(uintptr_t) + kWords];
   for (uintptr_t page = begin; page < begin + bytes; page += kPageBytes) {
     if (!peek(reinterpret_cast<void*>(page), words, sizeof words)) continue;
-    for (size_t i = 0; i < kPageBytes / sizeof(uintptr_t); ++i) visit(page + i * sizeof(uintptr_t), words + i);
+    for (size_t i = 0; i < kPageBytes / sizeof(uintptr_t); ++i)
+      visit(page + i * sizeof(uintptr_t), words + i);
   }
 }
 
@@ -138,7 +141,8 @@ bool findConfig(const wchar_t* program, const wchar_t* folder) {
   unsigned files = 0, counts = 0;
   for (size_t i = 0; i + 4 * sizeof(void*) <= kConfigBytes; i += sizeof(void*)) {
     auto field = reinterpret_cast<wchar_t**>(static_cast<char*>(config.at) + i);
-    if (field[0] != nullptr || field[1] != nullptr || !isText(field[2], program) || !isText(field[3], folder))
+    if (field[0] != nullptr || field[1] != nullptr || !isText(field[2], program) ||
+        !isText(field[3], folder))
       continue;
     ++files;
     config.run_command = field;
@@ -155,11 +159,11 @@ bool findConfig(const wchar_t* program, const wchar_t* folder) {
 
 // --- what the end spares ----------------------------------------------------------------
 
-PyObject** interned = nullptr;      // where the interpreter keeps its table of interned strings
-unsigned* arenas_count = nullptr;   // of the allocator's table of arenas
-PyObject* freeze = nullptr;         // gc.freeze
+PyObject** interned = nullptr;     // where the interpreter keeps its table of interned strings
+unsigned* arenas_count = nullptr;  // of the allocator's table of arenas
+PyObject* freeze = nullptr;        // gc.freeze
 PyObject* sys_dict = nullptr;
-PyObject* first_frozen = nullptr;   // the first object of those that the collector leaves alone
+PyObject* first_frozen = nullptr;  // the first object of those that the collector leaves alone
 int watcher = -1;
 
 struct Module {
@@ -175,8 +179,10 @@ Module* findByDict(PyObject* dict) {
   size_t low = 0, high = modules_count;
   while (low < high) {
     const size_t middle = (low + high) / 2;
-    if (modules[middle].dict < dict) low = middle + 1;
-    else high = middle;
+    if (modules[middle].dict < dict)
+      low = middle + 1;
+    else
+      high = middle;
   }
   return low < modules_count && modules[low].dict == dict ? &modules[low] : nullptr;
 }
@@ -222,19 +228,21 @@ void findInterned() {
   unsigned found = 0;
   eachWord<1>(reinterpret_cast<uintptr_t>(PyInterpreterState_Get()), kInterpreterBytes,
               [&](uintptr_t at, const uintptr_t* word) {
-    struct {
-      PyObjectHead head;
-      ssize_t entries;
-    } dict;
-    auto* object = reinterpret_cast<PyObject*>(*word);
-    // Those that wait to be used again have no references, and a table that is not theirs.
-    if (object == nullptr || *word % alignof(PyObjectHead) != 0 || !peek(object, &dict, sizeof dict) ||
-        dict.head.type != &PyDict_Type || dict.head.references <= 0 || dict.entries < kInternedMin ||
-        PyDict_GetItem(object, probe) != probe)
-      return;
-    ++found;
-    interned = reinterpret_cast<PyObject**>(at);
-  });
+                struct {
+                  PyObjectHead head;
+                  ssize_t entries;
+                } dict;
+                auto* object = reinterpret_cast<PyObject*>(*word);
+                // Those that wait to be used again have no references, and a table that is not
+                // theirs.
+                if (object == nullptr || *word % alignof(PyObjectHead) != 0 ||
+                    !peek(object, &dict, sizeof dict) || dict.head.type != &PyDict_Type ||
+                    dict.head.references <= 0 || dict.entries < kInternedMin ||
+                    PyDict_GetItem(object, probe) != probe)
+                  return;
+                ++found;
+                interned = reinterpret_cast<PyObject**>(at);
+              });
   if (found != 1) interned = nullptr;
 }
 
@@ -243,10 +251,12 @@ void keepInterned() {
   uint32_t forever;  // a count's low half, where it is neither raised nor lowered
   memcpy(&forever, &_Py_NoneStruct, sizeof forever);
   PyObject *text, *same;
-  for (ssize_t at = 0; PyDict_Next(*interned, &at, &text, &same);) memcpy(text, &forever, sizeof forever);
+  for (ssize_t at = 0; PyDict_Next(*interned, &at, &text, &same);)
+    memcpy(text, &forever, sizeof forever);
 }
 
-// The allocator's table is the one, of a power of two of rows, that has a row for the arena of `object`.
+// The allocator's table is the one, of a power of two of rows, that has a row for the arena of
+// `object`.
 void findArenas(const PyObject* object) {
   struct Row {  // arena_object
     uintptr_t address, pools;
@@ -255,12 +265,14 @@ void findArenas(const PyObject* object) {
   };
   constexpr uintptr_t kReach = 1u << 20, kArenaBytes = 1u << 20;
   constexpr unsigned kRowsMin = 16, kRowsMax = 1u << 14;
-  const auto at = reinterpret_cast<uintptr_t>(object), middle = reinterpret_cast<uintptr_t>(&_PyRuntime);
+  const auto at = reinterpret_cast<uintptr_t>(object),
+             middle = reinterpret_cast<uintptr_t>(&_PyRuntime);
   unsigned found = 0;
   eachWord<2>(middle - kReach, 2 * kReach, [&](uintptr_t word, const uintptr_t* table) {
     const auto* rows = reinterpret_cast<const Row*>(table[0]);
     const auto count = static_cast<unsigned>(table[1]);  // padding stands behind it
-    if (count < kRowsMin || count > kRowsMax || (count & (count - 1)) != 0 || rows == nullptr) return;
+    if (count < kRowsMin || count > kRowsMax || (count & (count - 1)) != 0 || rows == nullptr)
+      return;
     bool holds = false;
     for (unsigned i = 0; i < count && !holds; ++i) {
       Row row;
@@ -300,9 +312,11 @@ struct Survivors {
   size_t todo_count = 0;
 
   Young* find(PyObject* object) const {
-    return static_cast<Young*>(bsearch(&object, at, count, sizeof *at, [](const void* key, const void* one) {
-      return compare(*static_cast<PyObject* const*>(key), static_cast<const Young*>(one)->object);
-    }));
+    return static_cast<Young*>(
+        bsearch(&object, at, count, sizeof *at, [](const void* key, const void* one) {
+          return compare(*static_cast<PyObject* const*>(key),
+                         static_cast<const Young*>(one)->object);
+        }));
   }
   static int compare(const void* a, const void* b) { return a < b ? -1 : a > b ? 1 : 0; }
 };
@@ -324,7 +338,8 @@ int addYoung(PyObject* object, void* to) {
     if (grown == nullptr) return all->whole = false;
     all->at = grown;
   }
-  all->at[all->count] = {object, all->count, reinterpret_cast<PyObjectHead*>(object)->references - 1, false, false};
+  all->at[all->count] = {object, all->count,
+                         reinterpret_cast<PyObjectHead*>(object)->references - 1, false, false};
   ++all->count;  // the reference of the visit itself does not count
   Py_IncRef(object);
   return 1;
@@ -350,7 +365,8 @@ int reach(PyObject* object, void* to) {
 }
 
 void reachOn(Survivors* all) {
-  while (all->todo_count > 0) visitReferents(all->at[all->todo[--all->todo_count]].object, reach, all);
+  while (all->todo_count > 0)
+    visitReferents(all->at[all->todo[--all->todo_count]].object, reach, all);
 }
 
 // What was preloaded holds some of what is alive here, which would have gone with it. What only sys
@@ -359,10 +375,13 @@ void finalizeSurvivors(PyObject*) {
   Survivors all;
   PyUnstable_GC_VisitObjects(addYoung, &all);
   all.todo = static_cast<size_t*>(malloc((all.count + 1) * sizeof(size_t)));
-  auto sort = [&](int (*by)(const void*, const void*)) { qsort(all.at, all.count, sizeof *all.at, by); };
+  auto sort = [&](int (*by)(const void*, const void*)) {
+    qsort(all.at, all.count, sizeof *all.at, by);
+  };
   if (all.whole && all.todo != nullptr && all.count > 0) {
     sort([](const void* a, const void* b) {
-      return Survivors::compare(static_cast<const Young*>(a)->object, static_cast<const Young*>(b)->object);
+      return Survivors::compare(static_cast<const Young*>(a)->object,
+                                static_cast<const Young*>(b)->object);
     });
     for (size_t i = 0; i < all.count; ++i) visitReferents(all.at[i].object, countInside, &all);
     all.mark = &Young::later;
@@ -385,7 +404,8 @@ void finalizeSurvivors(PyObject*) {
   PyErr_Clear();
   // No program names an entry whose key is no string, and the interpreter empties it last.
   PyObject* capsule = PyCapsule_New(&modules, nullptr, leaveMemory);
-  if (capsule == nullptr || PyDict_SetItem(PyEval_GetBuiltins(), capsule, &_Py_NoneStruct) != 0) PyErr_Clear();
+  if (capsule == nullptr || PyDict_SetItem(PyEval_GetBuiltins(), capsule, &_Py_NoneStruct) != 0)
+    PyErr_Clear();
   Py_DecRef(capsule);
 }
 
@@ -399,7 +419,8 @@ void leavePreloaded(PyObject*) {
   if (copy == nullptr) return PyErr_Clear();
   PyDict_Clear(all);
   // The first of them is emptied last.
-  PyObject *first = PyModule_New("mayfly"), *capsule = PyCapsule_New(&modules, nullptr, finalizeSurvivors);
+  PyObject *first = PyModule_New("mayfly"),
+           *capsule = PyCapsule_New(&modules, nullptr, finalizeSurvivors);
   if (first != nullptr && capsule != nullptr) {
     PyDict_SetItemString(PyModule_GetDict(first), "end", capsule);
     PyDict_SetItemString(all, "mayfly", first);  // kept: its reference stays
@@ -435,8 +456,9 @@ bool configure(const mayfly_task& task, const mayfly_python& python) {
       return ok && set(config.run_filename, nullptr) && set(config.run_command, python.command);
     default: {
       // No descriptor of the task's leads to its program.
-      FILE* program = task.code_bytes > 0 ? fmemopen(const_cast<char*>(task.code), task.code_bytes, "r")
-                                          : fopen("/dev/null", "re");
+      FILE* program = task.code_bytes > 0
+                          ? fmemopen(const_cast<char*>(task.code), task.code_bytes, "r")
+                          : fopen("/dev/null", "re");
       if (program != nullptr) stdin = program;
       return ok && program != nullptr && set(config.run_filename, nullptr);
     }
@@ -464,7 +486,8 @@ using namespace mayfly::zygote;
 
 static mayfly_python* python = nullptr;
 
-extern "C" int mayfly_python_init(mayfly_python* one, const wchar_t* program, const wchar_t* folder) {
+extern "C" int mayfly_python_init(mayfly_python* one, const wchar_t* program,
+                                  const wchar_t* folder) {
   python = one;
   if (!findConfig(program, folder)) return -ENXIO;
   findInterned();
@@ -498,7 +521,8 @@ extern "C" void* mayfly_python_main(void*, void*, void*) {
   if (PyUnstable_GC_VisitObjects != nullptr) PyUnstable_GC_VisitObjects(keepFirst, nullptr);
   if (watcher >= 0 && first_frozen != nullptr && python->last != nullptr) {
     PyObject* capsule = PyCapsule_New(&modules, nullptr, leavePreloaded);
-    if (capsule == nullptr || PyObject_SetAttrString(static_cast<PyObject*>(python->last), "mayfly", capsule) != 0)
+    if (capsule == nullptr ||
+        PyObject_SetAttrString(static_cast<PyObject*>(python->last), "mayfly", capsule) != 0)
       PyErr_Clear();
     Py_DecRef(capsule);
     Py_DecRef(static_cast<PyObject*>(python->last));  // it is the interpreter's alone

@@ -38,7 +38,7 @@ struct Server {
 
 // The clone's, until the task starts.
 int control_fd = -1;
-int go_fd = -1;  // a byte comes when the task may start
+int go_fd = -1;           // a byte comes when the task may start
 bool caps_stand = false;  // no byte comes: nothing has to be done before
 
 // libc keeps the thread's id in its thread block, at an offset that it does not
@@ -81,7 +81,8 @@ int prepare(Server* server, const mayfly_zygote_hooks* hooks, char fault[kFaultB
   if (server->own_pid_ns < 0) return -errno;
   server->thread_id = findCachedThreadId();
   if (server->thread_id == nullptr) return -ENXIO;
-  if (syscall(SYS_get_robust_list, 0, &server->robust_list, &server->robust_list_bytes) != 0) return -errno;
+  if (syscall(SYS_get_robust_list, 0, &server->robust_list, &server->robust_list_bytes) != 0)
+    return -errno;
   server->landlock_abi = landlockAbi();
   if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return -errno;
   return loadProgram(server);
@@ -135,7 +136,8 @@ int awaitGo(int fd) {
 // that end is the box's, and no failure of this step.
 int enterBox(int init_pidfd) {
   constexpr int kTakenAlongMsMax = 1'000;
-  if (setns(init_pidfd, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) != 0) {
+  if (setns(init_pidfd, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) !=
+      0) {
     int error = -errno;
     pollfd init{init_pidfd, POLLIN, 0};
     (void)poll(&init, 1, kTakenAlongMsMax);
@@ -191,7 +193,8 @@ Step putUpWalls(const Server& server, const int* fds, int tasks_count, bool rehe
   STEP("fixed limits", setFixedLimits());
   STEP("drop capabilities", dropCapabilities());
   STEP("landlock", confineFiles(server.landlock_abi));
-  STEP("seccomp", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &server.seccomp) == 0 ? 0 : -errno);
+  STEP("seccomp",
+       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &server.seccomp) == 0 ? 0 : -errno);
   if (rehearsing) STEP("rehearsal", rehearse(*server.hooks));
 #undef STEP
   return {"", 0};
@@ -216,7 +219,8 @@ Step takeTask(mayfly_task* task) {
   return {"task limits", r};
 }
 
-int runClone(const Server& server, const int* fds, int tasks_count, bool rehearsing, mayfly_task* task) {
+int runClone(const Server& server, const int* fds, int tasks_count, bool rehearsing,
+             mayfly_task* task) {
   syscall(SYS_set_robust_list, server.robust_list, server.robust_list_bytes);
   control_fd = fds[kControl];
   Step step = putUpWalls(server, fds, tasks_count, rehearsing);
@@ -239,7 +243,8 @@ int runClone(const Server& server, const int* fds, int tasks_count, bool rehears
 pid_t forkInto(const Server& server, const int* fds, int* pidfd) {
   if (setns(fds[kInit], CLONE_NEWPID) != 0) return -errno;
   clone_args args{};
-  args.flags = CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+  args.flags =
+      CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
   args.pidfd = reinterpret_cast<uint64_t>(pidfd);
   args.cgroup = static_cast<uint64_t>(fds[kCgroup]);
   args.child_tid = reinterpret_cast<uint64_t>(server.thread_id);

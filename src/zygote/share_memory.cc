@@ -73,7 +73,9 @@ Memory kindOf(const char* line, Run* found) {
   if (line[0] != '0' || (line[1] != ' ' && line[1] != '\0')) return Memory::other;  // a file's
   line += 1;
   while (*line == ' ') ++line;
-  return *line == '\0' ? Memory::anonymous : strcmp(line, "[heap]") == 0 ? Memory::heap : Memory::other;
+  return *line == '\0'                 ? Memory::anonymous
+         : strcmp(line, "[heap]") == 0 ? Memory::heap
+                                       : Memory::other;
 }
 
 bool isFirstLine(const char* line) {
@@ -101,7 +103,8 @@ int eachMapping(Visit visit) {
       line[length] = '\0';
       length = 0;
       constexpr char kFlags[] = "VmFlags:";
-      if (isFirstLine(line)) kind = kindOf(line, &mapping);
+      if (isFirstLine(line))
+        kind = kindOf(line, &mapping);
       else if (strncmp(line, kFlags, sizeof kFlags - 1) == 0 && kind != Memory::other)
         r = visit(mapping, kind, strstr(line, " dd") != nullptr && strstr(line, " rr") != nullptr);
     }
@@ -122,7 +125,8 @@ int addRuns(int pagemap, Run mapping, Runs* runs) {
   for (uintptr_t page = mapping.start; page < mapping.end;) {
     uintptr_t left = (mapping.end - page) / kPage;
     size_t count = left < 256 ? left : 256;
-    ssize_t n = pread(pagemap, entries, count * sizeof entries[0], static_cast<off_t>(page / kPage * sizeof entries[0]));
+    ssize_t n = pread(pagemap, entries, count * sizeof entries[0],
+                      static_cast<off_t>(page / kPage * sizeof entries[0]));
     if (n != static_cast<ssize_t>(count * sizeof entries[0])) return n < 0 ? -errno : -EIO;
     for (size_t i = 0; i < count; ++i, page += kPage) {
       if ((entries[i] >> 62) == 0) continue;  // neither present nor swapped

@@ -18,7 +18,9 @@ constexpr uint32_t kFilesMax = 10'000;
 struct View {
   const char* base;
   uint64_t size;
-  bool holds(uint64_t offset, uint64_t bytes) const { return offset <= size && bytes <= size - offset; }
+  bool holds(uint64_t offset, uint64_t bytes) const {
+    return offset <= size && bytes <= size - offset;
+  }
 };
 
 // `count` strings from *offset on, as an array that ends in NULL.

@@ -16,7 +16,7 @@ namespace mayfly::zygote {
 
 inline constexpr uint32_t kMagic = 0x4d465a59;  // "MFZY"
 inline constexpr int kChannelFd = 3;            // maker's, zygote's and pid 1's channel
-inline constexpr int kSeccompFd = 4;            // zygote: the template's program; read once, then closed
+inline constexpr int kSeccompFd = 4;  // zygote: the template's program; read once, then closed
 
 // Ids inside a box. The daemon gives each box two ids of the template's range.
 inline constexpr uint32_t kBoxRoot = 0;     // the init
@@ -117,7 +117,7 @@ struct FileEntry {
   uint64_t offset = 0, bytes = 0;  // content
   uint32_t fd = 0;                 // of the Claim's, that it lies in; 0 is this block
   uint32_t mode = 0644;
-  uint32_t path_bytes = 0;         // with its NUL; the next entry follows, unaligned
+  uint32_t path_bytes = 0;  // with its NUL; the next entry follows, unaligned
   uint32_t reserved = 0;
 };
 inline constexpr uint32_t kBlobFdsMax = 64;

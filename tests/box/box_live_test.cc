@@ -49,12 +49,14 @@ bool readable(int fd) {
 // A root file system of six folders and two programs.
 std::string buildImage(const fs::path& dir) {
   fs::path root = dir / "root";
-  for (const char* d : {"proc", "sys", "dev", "tmp", "task", "run", "mnt", "bin", "usr/lib/mayfly", "etc"})
+  for (const char* d :
+       {"proc", "sys", "dev", "tmp", "task", "run", "mnt", "bin", "usr/lib/mayfly", "etc"})
     fs::create_directories(root / d);
   fs::copy_file(binDir() + "/mayfly-maker", root / "usr/lib/mayfly/mayfly-maker");
   fs::copy_file(binDir() + "/mayfly-exec-zygote", root / "usr/lib/mayfly/mayfly-exec-zygote");
   fs::copy_file(binDir() + "/box-probe", root / "bin/probe");
-  std::string cmd = "mkfs.erofs -T0 " + (dir / "images/").string() + std::string(64, 'a') + ".erofs " + root.string() + " >/dev/null 2>&1";
+  std::string cmd = "mkfs.erofs -T0 " + (dir / "images/").string() + std::string(64, 'a') +
+                    ".erofs " + root.string() + " >/dev/null 2>&1";
   fs::create_directories(dir / "images");
   if (std::system(cmd.c_str()) != 0) return {};
   return dir / "images";
@@ -63,7 +65,8 @@ std::string buildImage(const fs::path& dir) {
 // One spawner of its own, driven as mayflyd drives it.
 class Live {
  public:
-  Live(const std::string& images, std::string instance, const char* uid_slot) : instance_(std::move(instance)) {
+  Live(const std::string& images, std::string instance, const char* uid_slot)
+      : instance_(std::move(instance)) {
     auto pair = base::makeSeqpacketPair();
     if (!pair) return;
     pid_ = ::fork();
@@ -73,7 +76,8 @@ class Live {
       ::dup2(high, 3);
       ::close(high);
       std::string bin = binDir() + "/mayfly-spawner";
-      ::execl(bin.c_str(), bin.c_str(), "--instance", instance_.c_str(), "--images", images.c_str(), "--uid-slot", uid_slot, nullptr);
+      ::execl(bin.c_str(), bin.c_str(), "--instance", instance_.c_str(), "--images", images.c_str(),
+              "--uid-slot", uid_slot, nullptr);
       ::_exit(1);
     }
     socket_ = std::move(pair->ours);
@@ -149,7 +153,8 @@ std::vector<Process> childrenOf(pid_t parent) {
     int ppid = 0;
     char state;
     if (::sscanf(stat.c_str() + end + 1, " %c %d", &state, &ppid) != 2 || ppid != parent) continue;
-    list.push_back({pid, stat.substr(open + 1, end - open - 1), Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)))});
+    list.push_back({pid, stat.substr(open + 1, end - open - 1),
+                    Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)))});
   }
   return list;
 }
@@ -163,7 +168,10 @@ class Box : public ::testing::Test {
     ASSERT_FALSE(images_.empty()) << "mkfs.erofs failed";
     live_ = std::make_unique<Live>(images_, "box-live-" + std::to_string(::getpid()), "62");
     ASSERT_EQ(live_->hello_.kind, Kind::hello);
-    EXPECT_EQ(std::string(live_->hello_.text).find("capabilities: CHOWN SETGID SETUID SYS_ADMIN; cgroups:"), 0u) << live_->hello_.text;
+    EXPECT_EQ(std::string(live_->hello_.text)
+                  .find("capabilities: CHOWN SETGID SETUID SYS_ADMIN; cgroups:"),
+              0u)
+        << live_->hello_.text;
     Event e = live_->publish(template_);
     ASSERT_EQ(e.kind, Kind::templateReady) << e.step << ": " << e.text;
   }
@@ -230,7 +238,8 @@ class Box : public ::testing::Test {
     }
     auto blob = base::makeMemfd("task");
     ASSERT_EQ(::write(blob->get(), &head, sizeof head), static_cast<ssize_t>(sizeof head));
-    ASSERT_EQ(::write(blob->get(), strings.data(), strings.size()), static_cast<ssize_t>(strings.size()));
+    ASSERT_EQ(::write(blob->get(), strings.data(), strings.size()),
+              static_cast<ssize_t>(strings.size()));
     ASSERT_TRUE(base::sealMemfd(blob->view()));
     zygote::Claim claim;
     claim.block_bytes = sizeof head + strings.size();
@@ -298,8 +307,10 @@ class Box : public ::testing::Test {
       }
     }
     char text[4096];
-    for (ssize_t n; (n = ::read(stdout_.get(), text, sizeof text)) > 0;) ended.out.append(text, static_cast<size_t>(n));
-    for (ssize_t n; (n = ::read(stderr_.get(), text, sizeof text)) > 0;) ended.out.append(text, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::read(stdout_.get(), text, sizeof text)) > 0;)
+      ended.out.append(text, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::read(stderr_.get(), text, sizeof text)) > 0;)
+      ended.out.append(text, static_cast<size_t>(n));
     EXPECT_EQ(ended.gone.complete, 1u) << ended.gone.text;
     EXPECT_GT(ended.gone.reaped_ns, 0u);
     EXPECT_GE(ended.gone.cgroups_gone_ns, ended.gone.fds_closed_ns);
@@ -420,8 +431,9 @@ TEST_F(Box, CgroupPathsAreTheirOwnRoots) {
 
 TEST_F(Box, NoCapabilityAndNoWayToOne) {
   std::string text = run({"/bin/probe", "show", "/proc/self/status"}).out;
-  for (const char* line : {"CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000",
-                           "CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"})
+  for (const char* line :
+       {"CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000",
+        "CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"})
     EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
 }
 
@@ -497,12 +509,13 @@ TEST_F(Box, OutputFilesAreRegularFilesOnly) {
     list += bytes.substr(at, entry.skipped_bytes) + "|" + std::to_string(entry.mode) + "\n";
     at += entry.skipped_bytes;
   }
-  EXPECT_EQ(list,
-            "bad\nname=|odd name: control bytes, invalid UTF-8 or a backslash|0\n"
-            "fifo=|fifo|0\n"
-            "link=|symbolic link|0\n"
-            "sparse=|1073741824 bytes are more than what is left of 1048576 for all output files|384\n"
-            "sub/a.txt=hello||0\n");
+  EXPECT_EQ(
+      list,
+      "bad\nname=|odd name: control bytes, invalid UTF-8 or a backslash|0\n"
+      "fifo=|fifo|0\n"
+      "link=|symbolic link|0\n"
+      "sparse=|1073741824 bytes are more than what is left of 1048576 for all output files|384\n"
+      "sub/a.txt=hello||0\n");
 }
 
 TEST_F(Box, EndInTheMiddleOfMakingLeavesNothing) {
@@ -542,7 +555,9 @@ TEST_F(Box, ADeadZygoteEndsNoRunningTaskAndTheTemplateCanBePublishedAnew) {
   std::vector<Process> all = childrenOf(live_->pid_);
   // The oldest of its name: a clone has it too until its exec.
   auto zygote = std::min_element(all.begin(), all.end(), [](const Process& a, const Process& b) {
-    auto rank = [](const Process& p) { return std::pair(p.name.rfind("mayfly-exec", 0) != 0, p.pid); };
+    auto rank = [](const Process& p) {
+      return std::pair(p.name.rfind("mayfly-exec", 0) != 0, p.pid);
+    };
     return rank(a) < rank(b);
   });
   ASSERT_NE(zygote, all.end());
@@ -558,7 +573,8 @@ TEST_F(Box, ADeadZygoteEndsNoRunningTaskAndTheTemplateCanBePublishedAnew) {
 }
 
 TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
-  ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1), 0);  // as mayflyd: what the spawner leaves comes to us
+  ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1),
+            0);  // as mayflyd: what the spawner leaves comes to us
   std::string name = "box-kill-" + std::to_string(::getpid());
   Live mine(images_, name, "61");
   ASSERT_EQ(mine.publish(1).kind, Kind::templateReady);
@@ -574,11 +590,14 @@ TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
   ::kill(mine.pid_, SIGKILL);
   mine.close();  // once it is reaped, its children are ours
   // Youngest first: the pid 1 of a namespace ends only when all in it are reaped.
-  std::sort(all.begin(), all.end(), [](const Process& a, const Process& b) { return a.pid > b.pid; });
+  std::sort(all.begin(), all.end(),
+            [](const Process& a, const Process& b) { return a.pid > b.pid; });
   for (const Process& p : all) {
     siginfo_t info{};
     ASSERT_TRUE(readable(p.fd.get())) << p.name << " outlived the spawner";
-    EXPECT_EQ(::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(p.fd.get()), &info, WEXITED | __WALL), 0);
+    EXPECT_EQ(::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(p.fd.get()), &info,
+                       WEXITED | __WALL),
+              0);
     EXPECT_LT(base::monotonicNs() - killed_ns, 1'000'000'000u) << p.name;
   }
   EXPECT_TRUE(mine.anyCgroup());  // nobody was left to remove them

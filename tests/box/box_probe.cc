@@ -24,8 +24,11 @@ int main(int argc, char** argv) {
   if (!strcmp(deed, "say")) return printf("%s\n", argv[2]), 0;
   if (!strcmp(deed, "exit")) return atoi(argv[2]);
   if (!strcmp(deed, "signal")) return raise(atoi(argv[2]));
-  if (!strcmp(deed, "spin")) for (;;) {}
-  if (!strcmp(deed, "sleep")) for (;;) pause();
+  if (!strcmp(deed, "spin"))
+    for (;;) {
+    }
+  if (!strcmp(deed, "sleep"))
+    for (;;) pause();
   if (!strcmp(deed, "show")) return showFile(argv[2]);
   if (!strcmp(deed, "fds")) {
     DIR* d = opendir("/proc/self/fd");
@@ -40,12 +43,14 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (!strcmp(deed, "ids")) {
-    printf("pid %d ppid %d uid %d gid %d sid %d\n", getpid(), getppid(), getuid(), getgid(), getsid(0));
+    printf("pid %d ppid %d uid %d gid %d sid %d\n", getpid(), getppid(), getuid(), getgid(),
+           getsid(0));
     return 0;
   }
   if (!strcmp(deed, "eat")) {
     for (;;) {
-      char* p = static_cast<char*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      char* p = static_cast<char*>(
+          mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
       if (p == MAP_FAILED) return 3;
       memset(p, 1, 1 << 20);
     }

@@ -30,8 +30,8 @@ using Json = nlohmann::json;
 std::string fromHex(const std::string& hex) {
   std::string bytes(hex.size() / 2, '\0');
   size_t size = 0;
-  sodium_hex2bin(reinterpret_cast<unsigned char*>(bytes.data()), bytes.size(), hex.data(), hex.size(),
-                 nullptr, &size, nullptr);
+  sodium_hex2bin(reinterpret_cast<unsigned char*>(bytes.data()), bytes.size(), hex.data(),
+                 hex.size(), nullptr, &size, nullptr);
   bytes.resize(size);
   return bytes;
 }
@@ -89,10 +89,13 @@ class Peer {
       int byte = 0;
       words >> number >> count >> byte;
       auto& upload = uploads_.at(number);
-      if (verb == "finish") return errorOf(upload.finishRequest().send().wait(io_.waitScope).getError());
-      if (verb == "close") return errorOf(upload.closeRequest().send().wait(io_.waitScope).getError());
+      if (verb == "finish")
+        return errorOf(upload.finishRequest().send().wait(io_.waitScope).getError());
+      if (verb == "close")
+        return errorOf(upload.closeRequest().send().wait(io_.waitScope).getError());
       while (count > 0) {
-        std::string chunk(std::min<uint64_t>(count, schema::CHUNK_BYTES_MAX), static_cast<char>(byte));
+        std::string chunk(std::min<uint64_t>(count, schema::CHUNK_BYTES_MAX),
+                          static_cast<char>(byte));
         count -= chunk.size();
         auto request = upload.writeRequest();
         request.setData(dataOf(chunk));

@@ -121,8 +121,7 @@ class CheckingCore final : public sched::Core {
     Task task = std::move(at->second);
     tasks_.erase(at);
     task.listener->onStarted();
-    if (task.spec.live_output)
-      task.listener->onOutput(sched::Stream::out, std::string(5'000, 'o'));
+    if (task.spec.live_output) task.listener->onOutput(sched::Stream::out, std::string(5'000, 'o'));
     sched::TaskResult result;
     result.task = id;
     result.template_name = task.spec.template_name;

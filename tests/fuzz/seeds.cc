@@ -75,7 +75,7 @@ void withBlob(Spec spec) {
 }
 
 constexpr std::pair<const char*, void (*)(Spec)> kSpecs[] = {
-    {"small", small}, {"full", full}, {"command", command},
+    {"small", small},       {"full", full}, {"command", command},
     {"detached", detached}, {"open", open}, {"blob", withBlob}};
 
 struct Session {
@@ -123,13 +123,11 @@ int main(int argc, char** argv) {
         0, 2, [fill = fill](M::SubmitParams::Builder p) { fill(p.initSpec()); });
     session.call<T, T::WaitParams>(task, 0, [](auto) {});
     session.call<T, T::InfoParams>(task, 6, [](auto) {});
-    session.call<T, T::WriteStdinParams>(task, 2, [](T::WriteStdinParams::Builder p) {
-      p.setData(edge::data("line\n"));
-    });
+    session.call<T, T::WriteStdinParams>(
+        task, 2, [](T::WriteStdinParams::Builder p) { p.setData(edge::data("line\n")); });
     session.call<T, T::CloseStdinParams>(task, 3, [](auto) {});
-    session.call<T, T::ReadFileParams>(task, 4, [](T::ReadFileParams::Builder p) {
-      p.setBytesMax(100);
-    });
+    session.call<T, T::ReadFileParams>(task, 4,
+                                       [](T::ReadFileParams::Builder p) { p.setBytesMax(100); });
     session.call<T, T::CancelParams>(task, 1, [](auto) {});
     session.call<T, T::CloseParams>(task, 5, [](auto) {});
     write(folder + "/request/task-" + name, session.bytes);
@@ -137,9 +135,8 @@ int main(int argc, char** argv) {
   {
     Session live;
     uint32_t question = live.raw.next();
-    live.bytes += Raw::submitLiveBytes(question, small, [](capnp::rpc::CapDescriptor::Builder cap) {
-      cap.setSenderHosted(5);
-    });
+    live.bytes += Raw::submitLiveBytes(
+        question, small, [](capnp::rpc::CapDescriptor::Builder cap) { cap.setSenderHosted(5); });
     live.call<T, T::WaitParams>(question, 0, [](auto) {});
     // The daemon's calls of the sink have the questions 0 and 1.
     for (uint32_t i = 0; i < 2; ++i)
@@ -157,9 +154,8 @@ int main(int argc, char** argv) {
     lists.call<M, M::KillParams>(0, 4, [](M::KillParams::Builder p) { p.setId(1); });
     lists.call<M, M::FindParams>(0, 8, [](M::FindParams::Builder p) { p.setKey("key"); });
     lists.call<M, M::BlobsParams>(0, 6, [](auto) {});
-    lists.call<M, M::RemoveBlobParams>(0, 7, [](M::RemoveBlobParams::Builder p) {
-      p.initSha256(32);
-    });
+    lists.call<M, M::RemoveBlobParams>(0, 7,
+                                       [](M::RemoveBlobParams::Builder p) { p.initSha256(32); });
     write(folder + "/request/lists", lists.bytes);
   }
   {
@@ -168,9 +164,8 @@ int main(int argc, char** argv) {
       p.initSha256(32);
       p.setSizeBytes(4);
     });
-    upload.call<U, U::WriteParams>(to, 0, [](U::WriteParams::Builder p) {
-      p.setData(edge::data("blob"));
-    });
+    upload.call<U, U::WriteParams>(
+        to, 0, [](U::WriteParams::Builder p) { p.setData(edge::data("blob")); });
     upload.call<U, U::FinishParams>(to, 1, [](auto) {});
     upload.call<U, U::CloseParams>(to, 2, [](auto) {});
     write(folder + "/request/upload", upload.bytes);

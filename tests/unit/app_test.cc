@@ -113,7 +113,8 @@ TEST(Budget, TasksHaveFewerTerminalsRatherThanWaitForEachOther) {
   EXPECT_EQ(deriveBudget(host, settings).ptys_max, 100u);
   EXPECT_EQ(grantPtys(deriveBudget(host, settings), 8), 6u);  // so that 16 tasks fit
   settings.boxes_max = 5;
-  EXPECT_EQ(grantPtys(deriveBudget(host, settings), 64), 100 / deriveBudget(host, settings).boxes_max);
+  EXPECT_EQ(grantPtys(deriveBudget(host, settings), 64),
+            100 / deriveBudget(host, settings).boxes_max);
   settings.boxes_max = 0;
   settings.ptys_max = 5;
   EXPECT_EQ(grantPtys(deriveBudget(host, settings), 8), 0u);

@@ -19,8 +19,11 @@ edge::Sha256 hash(uint8_t n) {
 BlobStore::Content content() { return std::make_shared<const base::Fd>(); }
 
 struct Store : testing::Test {
-  BlobBounds bounds{.user_bytes_max = 100, .store_bytes_max = 150, .user_blobs_max = 3,
-                    .store_blobs_max = 5, .ttl_ms = 1000};
+  BlobBounds bounds{.user_bytes_max = 100,
+                    .store_bytes_max = 150,
+                    .user_blobs_max = 3,
+                    .store_blobs_max = 5,
+                    .ttl_ms = 1000};
   std::unique_ptr<BlobStore> store;
   uint64_t now = 5'000 * kMs;
 

@@ -94,11 +94,13 @@ TEST(HostBudget, TooSmallAHostFitsNoneInsteadOfWrapping) {
 
 HostReport unfit() {
   HostReport report;
-  report.lines = {{"Walls", "namespaces", "user pid", HostVerdict::ok, "", ""},
-                  {"Caps", "memory", "no controller", HostVerdict::missing, "caps", "Boot with cgroup v2."},
-                  {"Caps", "cpu", "no controller", HostVerdict::missing, "caps", "Boot with cgroup v2."},
-                  {"Filters", "Landlock", "not in this kernel", HostVerdict::missing, "landlock", ""},
-                  {"Files", "x", std::string("evil\x1b[2J ") + std::string(300, 'y'), HostVerdict::degraded, "", "drawback"}};
+  report.lines = {
+      {"Walls", "namespaces", "user pid", HostVerdict::ok, "", ""},
+      {"Caps", "memory", "no controller", HostVerdict::missing, "caps", "Boot with cgroup v2."},
+      {"Caps", "cpu", "no controller", HostVerdict::missing, "caps", "Boot with cgroup v2."},
+      {"Filters", "Landlock", "not in this kernel", HostVerdict::missing, "landlock", ""},
+      {"Files", "x", std::string("evil\x1b[2J ") + std::string(300, 'y'), HostVerdict::degraded, "",
+       "drawback"}};
   return report;
 }
 TEST(HostReport, LostPromisesAreNamedOnce) {
@@ -122,9 +124,11 @@ TEST(HostReport, TableFitsTheTerminalAndShowsNoControlBytes) {
 }
 TEST(HostReport, ThisHostIsAskedWholeAndNothingOfTheAskingStays) {
   HostReport report = hostReport();
-  for (const char* what : {"version", "namespaces", "nested", "cpu", "memory", "processes", "cgroup v2", "seccomp",
-                           "Landlock", "images (erofs)", "core dumps", "swap"}) {
-    auto found = std::find_if(report.lines.begin(), report.lines.end(), [&](const HostLine& l) { return l.what == what; });
+  for (const char* what :
+       {"version", "namespaces", "nested", "cpu", "memory", "processes", "cgroup v2", "seccomp",
+        "Landlock", "images (erofs)", "core dumps", "swap"}) {
+    auto found = std::find_if(report.lines.begin(), report.lines.end(),
+                              [&](const HostLine& l) { return l.what == what; });
     ASSERT_NE(found, report.lines.end()) << what;
     EXPECT_FALSE(found->value.empty()) << what;
   }
@@ -135,7 +139,8 @@ TEST(HostReport, ThisHostIsAskedWholeAndNothingOfTheAskingStays) {
   EXPECT_GT(report.budget.memory_total_bytes, 0u);
   EXPECT_GT(report.budget.fds_hard, 0u);
   std::string own = "/mayfly-doctor-" + std::to_string(::getpid());
-  for (const char* hierarchy : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids"})
+  for (const char* hierarchy :
+       {"/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids"})
     EXPECT_NE(::access((hierarchy + own).c_str(), F_OK), 0);
 }
 

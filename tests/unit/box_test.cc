@@ -58,7 +58,8 @@ int under(const SeccompSpec& spec, const std::function<int()>& body) {
   }
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
-  EXPECT_FALSE(WIFEXITED(status) && WEXITSTATUS(status) == kNoLoad) << "the kernel refuses the program";
+  EXPECT_FALSE(WIFEXITED(status) && WEXITSTATUS(status) == kNoLoad)
+      << "the kernel refuses the program";
   return status;
 }
 
@@ -116,7 +117,8 @@ TEST(Seccomp, X32CallsAreKilled) {
   EXPECT_EQ(answer([] { return ::syscall(0x40000000 | SYS_getpid); }), -SIGSYS);
 }
 TEST(Seccomp, X32FormOfAGuardedCallIsKilled) {
-  EXPECT_EQ(answer([] { return ::syscall(0x40000000 | SYS_socket, AF_UNIX, SOCK_STREAM, 0); }), -SIGSYS);
+  EXPECT_EQ(answer([] { return ::syscall(0x40000000 | SYS_socket, AF_UNIX, SOCK_STREAM, 0); }),
+            -SIGSYS);
 }
 TEST(Seccomp, I386CallsAreKilledWhateverTheirNumber) {
   // 20 is getpid there; 41 and 359 (dup, socket) fall on numbers that the guards know.
@@ -139,17 +141,20 @@ TEST(Seccomp, CloneMakesProcessesButNoNamespaces) {
               return pid;
             }),
             0);
-  for (unsigned long flag : {CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
-                             CLONE_NEWPID, CLONE_NEWNET}) {
-    EXPECT_EQ(answer([&] { return ::syscall(SYS_clone, flag | SIGCHLD, 0, 0, 0, 0); }), EPERM) << flag;
-    EXPECT_EQ(answer([&] { return ::syscall(SYS_clone, kGarbage | flag | SIGCHLD, 0, 0, 0, 0); }), EPERM);
+  for (unsigned long flag : {CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC,
+                             CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET}) {
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_clone, flag | SIGCHLD, 0, 0, 0, 0); }), EPERM)
+        << flag;
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_clone, kGarbage | flag | SIGCHLD, 0, 0, 0, 0); }),
+              EPERM);
   }
 }
 TEST(Seccomp, CloneCannotMakeASiblingThatOnlyTheSpawnerCouldReap) {
   EXPECT_EQ(answer([] { return ::syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0); }), EPERM);
 }
 
-// What a terminal's command meets: the filter's EPERM, or the kernel, to which a pipe is no terminal.
+// What a terminal's command meets: the filter's EPERM, or the kernel, to which a pipe is no
+// terminal.
 TEST(Seccomp, OfTheTerminalsCommandsOnlyThoseOfPseudoTerminalsPass) {
   auto met = [](unsigned long request) {
     return answer([&] {
@@ -158,19 +163,23 @@ TEST(Seccomp, OfTheTerminalsCommandsOnlyThoseOfPseudoTerminalsPass) {
     });
   };
   for (unsigned long request :
-       {0x5400ul | 0x1d /* TIOCCONS */, 0x541eul /* TIOCGSERIAL */, 0x541ful, 0x542eul /* TIOCGRS485 */,
-        0x542ful, 0x5437ul /* TIOCVHANGUP */, 0x5453ul, 0x5457ul /* TIOCSLCKTRMIOS */, 0x545cul /* TIOCMIWAIT */,
-        0x80285442ul /* TIOCGISO7816 */, 0xc0285443ul, 0x8004541dul, 0x40045423ul})
+       {0x5400ul | 0x1d /* TIOCCONS */, 0x541eul /* TIOCGSERIAL */, 0x541ful,
+        0x542eul /* TIOCGRS485 */, 0x542ful, 0x5437ul /* TIOCVHANGUP */, 0x5453ul,
+        0x5457ul /* TIOCSLCKTRMIOS */, 0x545cul /* TIOCMIWAIT */, 0x80285442ul /* TIOCGISO7816 */,
+        0xc0285443ul, 0x8004541dul, 0x40045423ul})
     EXPECT_EQ(met(request), EPERM) << std::hex << request;
   for (unsigned long request :
-       {TCGETS, TCSETS, TCSETSW, TCSETSF, TCSBRK, TCXONC, TCFLSH, TIOCEXCL, TIOCSCTTY, TIOCGPGRP, TIOCSPGRP,
-        TIOCGWINSZ, TIOCSWINSZ, TIOCMGET, TIOCPKT, TIOCNOTTY, TIOCGETD, TIOCGSID, 0x5409, 0x5425, 0x5427})
+       {TCGETS,   TCSETS,    TCSETSW,   TCSETSF,   TCSBRK,     TCXONC,     TCFLSH,
+        TIOCEXCL, TIOCSCTTY, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ, TIOCSWINSZ, TIOCMGET,
+        TIOCPKT,  TIOCNOTTY, TIOCGETD,  TIOCGSID,  0x5409,     0x5425,     0x5427})
     EXPECT_EQ(met(request), ENOTTY) << std::hex << request;
-  for (unsigned long request : {0x802c542aul /* TCGETS2 */, 0x402c542dul /* TCSETSF2 */, 0x80045430ul /* TIOCGPTN */,
-                                0x40045431ul /* TIOCSPTLCK */, 0x80045432ul /* TIOCGDEV */, 0x40045436ul /* TIOCSIG */,
-                                0x80045438ul /* TIOCGPKT */, 0x80045439ul, 0x80045440ul, 0x5441ul /* TIOCGPTPEER */})
+  for (unsigned long request :
+       {0x802c542aul /* TCGETS2 */, 0x402c542dul /* TCSETSF2 */, 0x80045430ul /* TIOCGPTN */,
+        0x40045431ul /* TIOCSPTLCK */, 0x80045432ul /* TIOCGDEV */, 0x40045436ul /* TIOCSIG */,
+        0x80045438ul /* TIOCGPKT */, 0x80045439ul, 0x80045440ul, 0x5441ul /* TIOCGPTPEER */})
     EXPECT_EQ(met(request), ENOTTY) << std::hex << request;
-  for (unsigned long request : {0x5450ul /* FIONCLEX */, 0x5451ul}) EXPECT_EQ(met(request), 0) << std::hex << request;
+  for (unsigned long request : {0x5450ul /* FIONCLEX */, 0x5451ul})
+    EXPECT_EQ(met(request), 0) << std::hex << request;
 }
 
 TEST(Seccomp, TerminalInjectionIsRefusedWhateverTheHighHalfSays) {
@@ -207,8 +216,8 @@ TEST(Seccomp, SocketsAreUnixTcpAndUdpOnly) {
       {AF_INET, SOCK_STREAM, 262, EPERM, EPERM},  // MPTCP
       {AF_INET, SOCK_STREAM, 132, EPERM, EPERM},  // SCTP
       {AF_INET, SOCK_SEQPACKET, 132, EPERM, EPERM},
-      {AF_INET, 6, 0, EPERM, EPERM},              // DCCP
-      {AF_INET, 10, 0, EPERM, EPERM},             // SOCK_PACKET
+      {AF_INET, 6, 0, EPERM, EPERM},   // DCCP
+      {AF_INET, 10, 0, EPERM, EPERM},  // SOCK_PACKET
   };
   for (const SocketCase& c : cases) {
     auto call = [&] { return ::syscall(SYS_socket, c.family, c.type, c.protocol); };
@@ -217,15 +226,21 @@ TEST(Seccomp, SocketsAreUnixTcpAndUdpOnly) {
   }
   for (int family = 0; family < 64; ++family) {
     if (family == AF_UNIX || family == AF_INET || family == AF_INET6) continue;
-    EXPECT_EQ(answer([&] { return ::syscall(SYS_socket, family, SOCK_DGRAM, 0); }), EPERM) << family;
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_socket, family, SOCK_DGRAM, 0); }), EPERM)
+        << family;
     EXPECT_EQ(answer([&] { return ::syscall(SYS_socket, family, SOCK_RAW, 0); }), EPERM) << family;
   }
 }
 TEST(Seccomp, GarbageInTheHighHalvesCannotSmuggleASocketThrough) {
-  EXPECT_EQ(answer([] { return ::syscall(SYS_socket, kGarbage | AF_NETLINK, kGarbage | SOCK_RAW, 0); }), EPERM);
+  EXPECT_EQ(
+      answer([] { return ::syscall(SYS_socket, kGarbage | AF_NETLINK, kGarbage | SOCK_RAW, 0); }),
+      EPERM);
   EXPECT_EQ(answer([] { return ::syscall(SYS_socket, 0x100 | AF_UNIX, SOCK_STREAM, 0); }), EPERM);
   EXPECT_EQ(answer([] { return ::syscall(SYS_socket, AF_INET, SOCK_DGRAM, 0x10000); }), EPERM);
-  EXPECT_EQ(answer([] { return ::syscall(SYS_socket, kGarbage | AF_UNIX, kGarbage | SOCK_STREAM, kGarbage); }), 0);
+  EXPECT_EQ(answer([] {
+              return ::syscall(SYS_socket, kGarbage | AF_UNIX, kGarbage | SOCK_STREAM, kGarbage);
+            }),
+            0);
 }
 TEST(Seccomp, SocketpairsAreUnixOnly) {
   int fds[2];
@@ -239,12 +254,14 @@ TEST(Seccomp, SocketsTakeNoFilterPrograms) {
               int fd = ::socket(AF_INET, SOCK_DGRAM, 0);
               sock_filter ret = BPF_STMT(BPF_RET | BPF_K, 0);
               sock_fprog prog{1, &ret};
-              return ::syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog);
+              return ::syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog,
+                               sizeof prog);
             }),
             EPERM);
   EXPECT_EQ(answer([] {
               int fd = ::socket(AF_INET, SOCK_STREAM, 0), one = 1;
-              if (::setsockopt(fd, IPPROTO_TCP, 1 /* TCP_NODELAY */, &one, sizeof one) != 0) return -1L;
+              if (::setsockopt(fd, IPPROTO_TCP, 1 /* TCP_NODELAY */, &one, sizeof one) != 0)
+                return -1L;
               return ::syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
             }),
             0);
@@ -263,7 +280,8 @@ TEST(Seccomp, CoreLimitCannotBeLoweredToWakeTheHostsCollector) {
   rlimit none{0, 0};
   EXPECT_EQ(answer([&] { return ::syscall(SYS_setrlimit, RLIMIT_CORE, &none); }), EPERM);
   EXPECT_EQ(answer([&] { return ::syscall(SYS_setrlimit, kGarbage | RLIMIT_CORE, &none); }), EPERM);
-  EXPECT_EQ(answer([&] { return ::syscall(SYS_prlimit64, 0, RLIMIT_CORE, &none, nullptr); }), EPERM);
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_prlimit64, 0, RLIMIT_CORE, &none, nullptr); }),
+            EPERM);
   EXPECT_EQ(answer([&] { return ::syscall(SYS_prlimit64, 0, RLIMIT_CORE, nullptr, &none); }), 0);
   EXPECT_EQ(answer([&] { return ::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, &none); }), 0);
   rlimit few{8, 8};
@@ -283,7 +301,8 @@ TEST(Seccomp, HugePagesOutsideEveryCapAreRefused) {
 
 TEST(Seccomp, NothingTellsOfTheNeighboursThroughSharedPages) {
   EXPECT_EQ(answer([] { return ::syscall(SYS_madvise, 0, 4096, MADV_MERGEABLE); }), EPERM);
-  EXPECT_EQ(answer([] { return ::syscall(SYS_prctl, 67 /* PR_SET_MEMORY_MERGE */, 1, 0, 0, 0); }), EPERM);
+  EXPECT_EQ(answer([] { return ::syscall(SYS_prctl, 67 /* PR_SET_MEMORY_MERGE */, 1, 0, 0, 0); }),
+            EPERM);
   EXPECT_EQ(answer([] { return ::syscall(SYS_prctl, 62 /* PR_SCHED_CORE */, 1, 0, 0, 0); }), EPERM);
   EXPECT_EQ(answer([] { return ::syscall(SYS_fcntl, 0, 1026 /* F_NOTIFY */, 1); }), EPERM);
   EXPECT_EQ(answer([] { return ::syscall(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0); }), 0);
@@ -303,15 +322,23 @@ TEST(Seccomp, NothingTellsOfTheNeighboursThroughSharedPages) {
 TEST(Seccomp, TaskCannotPileUpFilters) {
   sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   sock_fprog prog{1, &allow};
-  for (unsigned long flags : {0ul, 1ul, static_cast<unsigned long>(SECCOMP_FILTER_FLAG_NEW_LISTENER), kGarbage})
-    EXPECT_EQ(answer([&] { return ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &prog); }), EPERM);
-  EXPECT_EQ(answer([&] { return ::syscall(SYS_seccomp, kGarbage | SECCOMP_SET_MODE_FILTER, 0, &prog); }), EPERM);
-  EXPECT_EQ(answer([&] { return ::syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog); }), EPERM);
+  for (unsigned long flags :
+       {0ul, 1ul, static_cast<unsigned long>(SECCOMP_FILTER_FLAG_NEW_LISTENER), kGarbage})
+    EXPECT_EQ(answer([&] { return ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &prog); }),
+              EPERM);
+  EXPECT_EQ(
+      answer([&] { return ::syscall(SYS_seccomp, kGarbage | SECCOMP_SET_MODE_FILTER, 0, &prog); }),
+      EPERM);
+  EXPECT_EQ(
+      answer([&] { return ::syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog); }),
+      EPERM);
   unsigned action = SECCOMP_RET_ERRNO;
-  EXPECT_EQ(answer([&] { return ::syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action); }), 0);
+  EXPECT_EQ(answer([&] { return ::syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action); }),
+            0);
 }
 TEST(Seccomp, TaskMayFenceItselfInByLandlock) {
-  EXPECT_NE(answer([] { return ::syscall(444 /* landlock_create_ruleset */, nullptr, 0, 1); }), EPERM);
+  EXPECT_NE(answer([] { return ::syscall(444 /* landlock_create_ruleset */, nullptr, 0, 1); }),
+            EPERM);
 }
 
 // An interpreter of its own: what the program says of a call whose arguments are all 0.
@@ -320,18 +347,41 @@ uint32_t verdict(const std::vector<sock_filter>& program, uint32_t arch, uint32_
   for (size_t at = 0; at < program.size(); ++at) {
     const sock_filter& op = program[at];
     switch (op.code) {
-      case BPF_LD | BPF_W | BPF_ABS: a = op.k == 0 ? nr : op.k == 4 ? arch : 0; break;
-      case BPF_ALU | BPF_AND | BPF_K: a &= op.k; break;
-      case BPF_ALU | BPF_LSH | BPF_K: a <<= op.k; break;
-      case BPF_ALU | BPF_OR | BPF_X: a |= x; break;
-      case BPF_MISC | BPF_TAX: x = a; break;
-      case BPF_JMP | BPF_JA: at += op.k; break;
-      case BPF_JMP | BPF_JEQ | BPF_K: at += a == op.k ? op.jt : op.jf; break;
-      case BPF_JMP | BPF_JGE | BPF_K: at += a >= op.k ? op.jt : op.jf; break;
-      case BPF_JMP | BPF_JGT | BPF_K: at += a > op.k ? op.jt : op.jf; break;
-      case BPF_JMP | BPF_JSET | BPF_K: at += a & op.k ? op.jt : op.jf; break;
-      case BPF_RET | BPF_K: return op.k;
-      default: ADD_FAILURE() << "instruction " << op.code; return 0;
+      case BPF_LD | BPF_W | BPF_ABS:
+        a = op.k == 0 ? nr : op.k == 4 ? arch : 0;
+        break;
+      case BPF_ALU | BPF_AND | BPF_K:
+        a &= op.k;
+        break;
+      case BPF_ALU | BPF_LSH | BPF_K:
+        a <<= op.k;
+        break;
+      case BPF_ALU | BPF_OR | BPF_X:
+        a |= x;
+        break;
+      case BPF_MISC | BPF_TAX:
+        x = a;
+        break;
+      case BPF_JMP | BPF_JA:
+        at += op.k;
+        break;
+      case BPF_JMP | BPF_JEQ | BPF_K:
+        at += a == op.k ? op.jt : op.jf;
+        break;
+      case BPF_JMP | BPF_JGE | BPF_K:
+        at += a >= op.k ? op.jt : op.jf;
+        break;
+      case BPF_JMP | BPF_JGT | BPF_K:
+        at += a > op.k ? op.jt : op.jf;
+        break;
+      case BPF_JMP | BPF_JSET | BPF_K:
+        at += a & op.k ? op.jt : op.jf;
+        break;
+      case BPF_RET | BPF_K:
+        return op.k;
+      default:
+        ADD_FAILURE() << "instruction " << op.code;
+        return 0;
     }
   }
   ADD_FAILURE() << "the program runs off its end";
@@ -371,9 +421,10 @@ TEST(Seccomp, ProgramIsSmallSealedAndOneForAll) {
   EXPECT_LT(a.size(), 600u);
   RecordProperty("instructions", static_cast<int>(a.size()));
   ASSERT_EQ(a.size(), b.size());
-  EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), [](const sock_filter& x, const sock_filter& y) {
-    return x.code == y.code && x.jt == y.jt && x.jf == y.jf && x.k == y.k;
-  }));
+  EXPECT_TRUE(
+      std::equal(a.begin(), a.end(), b.begin(), [](const sock_filter& x, const sock_filter& y) {
+        return x.code == y.code && x.jt == y.jt && x.jf == y.jf && x.k == y.k;
+      }));
   EXPECT_EQ(::write(one->get(), "x", 1), -1);
   EXPECT_EQ(::ftruncate(one->get(), 0), -1);
 }

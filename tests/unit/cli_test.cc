@@ -40,7 +40,8 @@ SayAndExit saidOf(const Words& words) {
 }
 
 TEST(Words, WhatFollowsTheScriptIsTheScripts) {
-  auto run = runOf({"run", "-t", "python", "--memory", "1G", "x.py", "--memory", "2", "-c", "--", "-"});
+  auto run =
+      runOf({"run", "-t", "python", "--memory", "1G", "x.py", "--memory", "2", "-c", "--", "-"});
   EXPECT_EQ(run.script, "x.py");
   EXPECT_EQ(run.args, (Words{"--memory", "2", "-c", "--", "-"}));
   EXPECT_EQ(run.limits.memory_bytes, 1u << 30);
@@ -65,10 +66,12 @@ TEST(Words, ACommandStandsBehindTwoDashes) {
   EXPECT_EQ(run.args, (Words{"sh", "-c", "echo"}));
 }
 TEST(Words, EveryCapHasItsFlag) {
-  auto l = runOf({"run", "--memory", "512M", "--cpus", "1.5", "--timeout", "30s", "--cpu-time", "1m",
-                  "--pids", "3", "--files", "4", "--file-size", "5", "--disk", "6KiB", "--inodes",
-                  "7", "--output", "8", "--input", "9", "--out-size", "10", "--out-files", "11", "x"})
-               .limits;
+  auto l =
+      runOf({"run",  "--memory",    "512M", "--cpus",   "1.5", "--timeout",   "30s", "--cpu-time",
+             "1m",   "--pids",      "3",    "--files",  "4",   "--file-size", "5",   "--disk",
+             "6KiB", "--inodes",    "7",    "--output", "8",   "--input",     "9",   "--out-size",
+             "10",   "--out-files", "11",   "x"})
+          .limits;
   EXPECT_EQ(l.memory_bytes, 512u << 20);
   EXPECT_EQ(l.cpu_milli, 1500u);
   EXPECT_EQ(l.wall_time_ms, 30'000u);
@@ -89,8 +92,8 @@ TEST(Words, NoCapIsNamedByDefault) {
   EXPECT_FALSE(l.memory_bytes || l.cpu_milli || l.wall_time_ms || l.processes || l.out_files);
 }
 TEST(Words, RepeatableOptionsKeepTheirOrder) {
-  auto run = runOf({"run", "--env", "A=1=2", "--file", "a:b", "--env", "B=", "--file", "[c]", "--seed",
-                    "0", "--out", "o", "--stdin", "--json", "-q", "x"});
+  auto run = runOf({"run", "--env", "A=1=2", "--file", "a:b", "--env", "B=", "--file", "[c]",
+                    "--seed", "0", "--out", "o", "--stdin", "--json", "-q", "x"});
   EXPECT_EQ(run.env, (std::vector<std::pair<std::string, std::string>>{{"A", "1=2"}, {"B", ""}}));
   EXPECT_EQ(run.files, (Words{"a:b", "[c]"}));
   EXPECT_EQ(run.seed, 0u);
@@ -122,12 +125,12 @@ TEST(Words, OtherWrongUsesAre2) {
   EXPECT_EQ(saidOf({"kill", "x"}).code, 2);
 }
 TEST(Words, HelpFitsEightyColumnsAndNamesEveryFlag) {
-  for (const Words& words : {Words{"--help"}, {"run", "--help"}, {"ps", "-h"}, {"doctor", "--help"}}) {
+  for (const Words& words :
+       {Words{"--help"}, {"run", "--help"}, {"ps", "-h"}, {"doctor", "--help"}}) {
     auto said = saidOf(words);
     EXPECT_EQ(said.code, 0);
     std::istringstream lines(said.text);
-    for (std::string line; std::getline(lines, line);)
-      EXPECT_LE(line.size(), 80u) << line;
+    for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 80u) << line;
   }
   auto help = saidOf({"run", "--help"}).text;
   for (const char* flag : {"--memory", "--cpus", "--timeout", "--cpu-time", "--pids", "--files",
@@ -147,7 +150,8 @@ TEST(Words, ADetachedTaskIsSubmittedAndFoundAgain) {
   ASSERT_TRUE(plain.detach);
   EXPECT_EQ(plain.detach->lease_ms, 3'600'000u);
   EXPECT_TRUE(plain.detach->key.empty());
-  auto all = runOf({"run", "--detach", "--key", "k", "--lease", "90s", "--collect", "a.py", "--key"});
+  auto all =
+      runOf({"run", "--detach", "--key", "k", "--lease", "90s", "--collect", "a.py", "--key"});
   EXPECT_EQ(all.detach->key, "k");
   EXPECT_EQ(all.detach->lease_ms, 90'000u);
   EXPECT_TRUE(all.collect);
@@ -161,15 +165,19 @@ TEST(Words, ADetachedTaskIsSubmittedAndFoundAgain) {
   EXPECT_EQ(cancel.verb, TaskVerb::cancel);
   EXPECT_EQ(cancel.key, "k");
   EXPECT_FALSE(cancel.id);
-  for (const Words& wrong :
-       {Words{"run", "--key", "k", "-c", "1"}, {"run", "--lease", "1m", "-c", "1"},
-        {"run", "--collect", "-c", "1"}, {"run", "--detach", "--stdin", "-c", "1"},
-        {"run", "--detach", "--out", "d", "-c", "1"}, {"run", "--detach", "--lease", "0s", "-c", "1"},
-        {"run", "--detach", "--lease", "60d", "-c", "1"}})
+  for (const Words& wrong : {Words{"run", "--key", "k", "-c", "1"},
+                             {"run", "--lease", "1m", "-c", "1"},
+                             {"run", "--collect", "-c", "1"},
+                             {"run", "--detach", "--stdin", "-c", "1"},
+                             {"run", "--detach", "--out", "d", "-c", "1"},
+                             {"run", "--detach", "--lease", "0s", "-c", "1"},
+                             {"run", "--detach", "--lease", "60d", "-c", "1"}})
     EXPECT_EQ(saidOf(wrong).code, kExitMayfly) << wrong[1];
-  for (const Words& wrong :
-       {Words{"task"}, {"task", "info"}, {"task", "wait", "x"},
-        {"task", "wait", "1", "--key", "k"}, {"task", "cancel", "1", "--json"}})
+  for (const Words& wrong : {Words{"task"},
+                             {"task", "info"},
+                             {"task", "wait", "x"},
+                             {"task", "wait", "1", "--key", "k"},
+                             {"task", "cancel", "1", "--json"}})
     EXPECT_EQ(saidOf(wrong).code, 2);
 }
 
@@ -208,17 +216,25 @@ TEST(ExitCode, IsTheTasksOwnOrTellsTheKindOfEnd) {
   auto killed = resultOf(signaled);
   killed.signal = 11;
   EXPECT_EQ(exitCode(killed), 139);
-  for (auto [verdict, code] : std::vector<std::pair<base::Verdict, int>>{
-           {succeeded, 0}, {wallTime, 124}, {cpuTime, 124}, {memory, 137}, {processes, 137},
-           {output, 137}, {disk, 137}, {cancelled, 130}, {clientGone, 125}, {daemonStopping, 125},
-           {internal, 125}})
+  for (auto [verdict, code] : std::vector<std::pair<base::Verdict, int>>{{succeeded, 0},
+                                                                         {wallTime, 124},
+                                                                         {cpuTime, 124},
+                                                                         {memory, 137},
+                                                                         {processes, 137},
+                                                                         {output, 137},
+                                                                         {disk, 137},
+                                                                         {cancelled, 130},
+                                                                         {clientGone, 125},
+                                                                         {daemonStopping, 125},
+                                                                         {internal, 125}})
     EXPECT_EQ(exitCode(resultOf(verdict)), code) << base::name(verdict);
 }
 TEST(VerdictLine, NamesTheEndTheCapAndTheReceipt) {
   auto r = resultOf(base::Verdict::memory);
   r.reason = "memory: the cap of 64 MiB \x1b[31m";
-  EXPECT_EQ(verdictLine(r),
-            "memory: memory: the cap of 64 MiB \\x1b[31m | 1.50 ms, cpu 0 ns, peak 0 B | box 7 is gone");
+  EXPECT_EQ(
+      verdictLine(r),
+      "memory: memory: the cap of 64 MiB \\x1b[31m | 1.50 ms, cpu 0 ns, peak 0 B | box 7 is gone");
   r = resultOf(base::Verdict::signaled);
   r.signal = 11;
   EXPECT_TRUE(verdictLine(r).starts_with("signaled: SIGSEGV | "));
@@ -231,7 +247,8 @@ TEST(Json, HoldsEverythingAndMarksWhatIsNotUtf8) {
   r.exit_code = 3;
   r.phases[0] = 5;
   r.out_files = {{"a\xff", 2, 0755, ""}, {"l", 0, 0, "symbolic link"}};
-  auto json = nlohmann::json::parse(resultJson(r, "h\xc3\xa9\n", "\xff\x00", {{true, ""}, {false, "no"}}));
+  auto json =
+      nlohmann::json::parse(resultJson(r, "h\xc3\xa9\n", "\xff\x00", {{true, ""}, {false, "no"}}));
   EXPECT_EQ(json["verdict"], "failed");
   EXPECT_EQ(json["exitCode"], 3);
   EXPECT_TRUE(json["signal"].is_null());
@@ -280,9 +297,10 @@ class Folder : public ::testing::Test {
     return {std::istreambuf_iterator<char>(in), {}};
   }
   base::Status write(const std::string& name, std::string content, unsigned mode = 0644) {
-    return writeBelow(dir.view(), name, mode, [content](uint64_t offset) -> base::Result<std::string> {
-      return offset < content.size() ? content.substr(offset, 3) : std::string();
-    });
+    return writeBelow(dir.view(), name, mode,
+                      [content](uint64_t offset) -> base::Result<std::string> {
+                        return offset < content.size() ? content.substr(offset, 3) : std::string();
+                      });
   }
   fs::path path;
   base::Fd dir;
@@ -363,13 +381,15 @@ TEST_F(Folder, ALargeInputFileIsOpenedAndNotRead) {
   EXPECT_TRUE(openInput(path / "small", &left)->large);
 }
 TEST_F(Folder, APipeThatIsLargeIsSpooledWhole) {
-  for (size_t bytes : {size_t{10}, kInlineFileBytesMax, kInlineFileBytesMax + 1, size_t{5'000'000}}) {
+  for (size_t bytes :
+       {size_t{10}, kInlineFileBytesMax, kInlineFileBytesMax + 1, size_t{5'000'000}}) {
     auto pipe = base::makePipe();
     std::string text(bytes, '\0');
     for (size_t i = 0; i < bytes; ++i) text[i] = static_cast<char>(i % 251);
     std::thread writer([&] {
       for (std::string_view rest = text; !rest.empty();)
-        rest.remove_prefix(static_cast<size_t>(::write(pipe->write.get(), rest.data(), rest.size())));
+        rest.remove_prefix(
+            static_cast<size_t>(::write(pipe->write.get(), rest.data(), rest.size())));
       pipe->write.reset();
     });
     size_t left = kInlineFilesBytesMax;

@@ -151,7 +151,8 @@ TEST_F(ClientBlobs, ManyThreadsThatUploadTheSameBytesStoreThemOnce) {
   std::vector<std::unique_ptr<Client>> clients;
   for (int i = 0; i < 8; ++i) clients.push_back(connect());
   for (auto& client : clients)
-    all.push_back(std::async(std::launch::async, [&, c = client.get()] { return c->upload(bytes); }));
+    all.push_back(
+        std::async(std::launch::async, [&, c = client.get()] { return c->upload(bytes); }));
   for (auto& each : all) {
     auto blob = each.get();
     EXPECT_TRUE(blob) << blob.error().message;
@@ -186,7 +187,8 @@ TEST_F(ClientBlobs, ATaskWhoseFutureIsDroppedIsCancelled) {
   start();
   auto client = connect();
   { auto dropped = client->submitAsync(spec("hold")); }
-  EXPECT_TRUE(eventually("cancelled", [](FakeCore& c) { return c.count() == 1 && c.task(1).ended; }));
+  EXPECT_TRUE(
+      eventually("cancelled", [](FakeCore& c) { return c.count() == 1 && c.task(1).ended; }));
 }
 
 TEST_F(ClientBlobs, FuturesOutliveTheClientAndSayThatItIsGone) {
@@ -227,7 +229,8 @@ TEST_F(ClientBlobs, ARunBeyondItsDeadlineIsGivenUpCancelledAndSilent) {
     ASSERT_FALSE(late);
     EXPECT_EQ(late.error().code, Code::deadlineExceeded);
   }
-  EXPECT_TRUE(eventually("cancelled", [](FakeCore& c) { return c.count() == 1 && c.task(1).ended; }));
+  EXPECT_TRUE(
+      eventually("cancelled", [](FakeCore& c) { return c.count() == 1 && c.task(1).ended; }));
   EXPECT_EQ(told, 0);
   EXPECT_TRUE(client->run(spec("echo"), {}, 20'000));
 }
@@ -278,7 +281,7 @@ TEST_F(ClientBlobs, ADaemonThatTakesNoConnectionIsADeadline) {
   ASSERT_EQ(::listen(listener.get(), 0), 0);
   ConnectOptions quick;
   quick.call_timeout_ms = 30;
-  EXPECT_EQ(Client::connect(path, quick).error().code, Code::deadlineExceeded);  // in the queue
+  EXPECT_EQ(Client::connect(path, quick).error().code, Code::deadlineExceeded);   // in the queue
   EXPECT_EQ(Client::connect(path, quick).error().code, Code::resourceExhausted);  // it is full
   ::unlink(path.c_str());
 }

@@ -123,8 +123,10 @@ TEST_F(ClientTest, ARefusalKeepsCodeMessageAndAdvice) {
   auto client = connect();
   for (bool whole : {false, true}) {
     base::Error error;
-    if (whole) error = client->run(spec("missing")).error();
-    else error = client->submit(spec("missing")).error();
+    if (whole)
+      error = client->run(spec("missing")).error();
+    else
+      error = client->submit(spec("missing")).error();
     EXPECT_EQ(error.code, base::Code::notFound);
     EXPECT_EQ(error.message, "no template 'missing'");
     EXPECT_EQ(error.advice, "See `mayfly templates`.");
@@ -241,7 +243,8 @@ TEST_F(ClientTest, StdinReturnsWhenItWasTakenAndKeepsItsOrder) {
   EXPECT_LT(onCore([&](FakeCore& c) { return c.task(id).stdin_bytes.size(); }), 4 + big.size());
   uint64_t taken = 104;
   while (taken < 4 + big.size()) {
-    ASSERT_TRUE(eventually("more", [&](FakeCore& c) { return c.task(id).stdin_bytes.size() > taken; }));
+    ASSERT_TRUE(
+        eventually("more", [&](FakeCore& c) { return c.task(id).stdin_bytes.size() > taken; }));
     onCore([&](FakeCore& c) {
       uint64_t more = c.task(id).stdin_bytes.size() - taken;
       taken += more;
@@ -327,7 +330,8 @@ TEST_F(ClientTest, FiveHundredTasksAreInFlightAtOnce) {
   onCore([&](FakeCore& c) {
     for (base::TaskId id = 500; id >= 1; --id) {
       auto& t = c.task(id);
-      c.end(t, base::Verdict::succeeded, [&](sched::TaskResult& r) { r.captured[0] = t.spec.code; });
+      c.end(t, base::Verdict::succeeded,
+            [&](sched::TaskResult& r) { r.captured[0] = t.spec.code; });
     }
   });
   for (int i = 0; i < 500; ++i) {

@@ -48,7 +48,8 @@ Decoded decode(const std::string& blob) {
 }
 
 std::string write(const sched::TaskSpec& spec,
-                  const std::vector<std::pair<std::string, std::string>>& env, int* steps = nullptr) {
+                  const std::vector<std::pair<std::string, std::string>>& env,
+                  int* steps = nullptr) {
   auto w = BlobWriter::create(spec, env);
   EXPECT_TRUE(w);
   for (int n = 1;; ++n) {

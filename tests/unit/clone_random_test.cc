@@ -39,13 +39,15 @@ struct RandomSpawner : Fixture {
           ASSERT_TRUE(starting.insert(r.zygote_id).second) << "a zygote's number was used twice";
           break;
         case Op::retire:
-          if (starting.erase(r.zygote_id) + serving.erase(r.zygote_id) > 0) tellZygote(Kind::templateGone, r.zygote_id);
+          if (starting.erase(r.zygote_id) + serving.erase(r.zygote_id) > 0)
+            tellZygote(Kind::templateGone, r.zygote_id);
           break;
         case Op::make:
         case Op::clone: {
           Seen& box = seen[r.box];
           ASSERT_EQ(box.claimed, false);
-          ASSERT_TRUE(r.op == Op::make ? box.zygote == 0 : box.stock) << "box " << r.box << " was asked for twice";
+          ASSERT_TRUE(r.op == Op::make ? box.zygote == 0 : box.stock)
+              << "box " << r.box << " was asked for twice";
           box.zygote = r.zygote_id;
           box.stock = (r.flags & spawner::kStock) != 0;
           box.at = At::asked;
@@ -104,8 +106,10 @@ struct RandomSpawner : Fixture {
     }
     Event e = goneEvent(id);
     e.complete = below(12) != 0;
-    if (e.complete == 0 && !box.gone_told) e.cgroups_gone_ns = 0;
-    else e.complete = 1;
+    if (e.complete == 0 && !box.gone_told)
+      e.cgroups_gone_ns = 0;
+    else
+      e.complete = 1;
     box.gone_told = true;
     tell(e);
     if (e.complete == 1) box.at = At::gone;
@@ -132,7 +136,8 @@ struct RandomSpawner : Fixture {
         box.at = At::ready;
         return;
       case At::ready:  // parked, or on its way to a task
-        if (below(10) == 0) below(2) == 0 ? tell(Kind::boxDied, id) : exits(id, CLD_KILLED, SIGKILL);
+        if (below(10) == 0)
+          below(2) == 0 ? tell(Kind::boxDied, id) : exits(id, CLD_KILLED, SIGKILL);
         return;
       case At::claimed:
         if (below(6) == 0) return box.fake.control.reset();
@@ -160,8 +165,10 @@ struct RandomSpawner : Fixture {
     if (below(4) == 0) s.limits.memory_bytes = 64 << 20;
     auto l = std::make_shared<Listener>();
     auto id = engine->submit(std::move(s), l);
-    if (id) listeners[*id] = l;
-    else EXPECT_TRUE(id.error().retry_after_ms > 0) << id.error().message;
+    if (id)
+      listeners[*id] = l;
+    else
+      EXPECT_TRUE(id.error().retry_after_ms > 0) << id.error().message;
   }
 
   void stepZygotes() {
@@ -188,30 +195,39 @@ struct RandomSpawner : Fixture {
       base::BoxId box = l->result.receipt.box;
       if (box == 0) continue;
       ASSERT_TRUE(served.insert(box).second) << "box " << box << " served two tasks";
-      ASSERT_TRUE(seen.at(box).gone_told || seen.at(box).at == At::gone) << "a result came before its receipt";
+      ASSERT_TRUE(seen.at(box).gone_told || seen.at(box).at == At::gone)
+          << "a result came before its receipt";
     }
     auto holds = [](const auto& each) { return each.second.claimed && each.second.at != At::gone; };
-    ASSERT_LE(std::count_if(seen.begin(), seen.end(), holds), kSlots) << "a slot was given before its box was gone";
+    ASSERT_LE(std::count_if(seen.begin(), seen.end(), holds), kSlots)
+        << "a slot was given before its box was gone";
   }
 
   // As many tasks as there are slots run at once.
   void allSlotsAreFree(std::chrono::steady_clock::time_point give_up) {
     auto unfinished = [](const auto& each) { return each.second->results == 0; };
-    auto running = [](const auto& each) { return each.second.at == At::running && !each.second.end_asked; };
+    auto running = [](const auto& each) {
+      return each.second.at == At::running && !each.second.end_asked;
+    };
     while (std::count_if(seen.begin(), seen.end(), running) < kSlots) {
       ASSERT_LT(std::chrono::steady_clock::now(), give_up) << "a slot leaked";
       io.restart();
       io.run_one_for(std::chrono::milliseconds(1));
       if (std::count_if(listeners.begin(), listeners.end(), unfinished) < kSlots) submitOne();
       readRequests();
-      for (base::ZygoteId id : std::exchange(starting, {})) serving.insert(id), tellZygote(Kind::templateReady, id);
+      for (base::ZygoteId id : std::exchange(starting, {}))
+        serving.insert(id), tellZygote(Kind::templateReady, id);
       for (auto& [id, box] : seen) {
         if (box.at == At::gone) continue;
         settle();  // the channel holds few messages
-        if (box.end_asked) endOf(id, box);
-        else if (box.at == At::asked && !box.stock) makeBox(id, box);
-        else if (box.at == At::made) cloneReady(box.fake), box.at = At::ready;
-        else if (box.at == At::claimed) startTask(box);
+        if (box.end_asked)
+          endOf(id, box);
+        else if (box.at == At::asked && !box.stock)
+          makeBox(id, box);
+        else if (box.at == At::made)
+          cloneReady(box.fake), box.at = At::ready;
+        else if (box.at == At::claimed)
+          startTask(box);
       }
       check();
       if (HasFatalFailure()) return;
@@ -242,12 +258,15 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
     for (int i = 0; i < kSteps; ++i) {
       readRequests();
       switch (below(10)) {
-        case 0: case 1:
+        case 0:
+        case 1:
           if (listeners.size() < 80) submitOne();
           break;
         case 2:
           if (!listeners.empty() && below(4) == 0)
-            (void)engine->cancel(std::next(listeners.begin(), below(static_cast<uint32_t>(listeners.size())))->first);
+            (void)engine->cancel(
+                std::next(listeners.begin(), below(static_cast<uint32_t>(listeners.size())))
+                    ->first);
           break;
         case 3:
           stepZygotes();
@@ -293,7 +312,8 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
     }
     EXPECT_EQ(engine->ledger().alive(), 0u) << "a slot leaked";
     auto ran = [](const auto& each) { return each.second->started == 1; };
-    EXPECT_GT(std::count_if(listeners.begin(), listeners.end(), ran), kSlots) << "hardly a task ran";
+    EXPECT_GT(std::count_if(listeners.begin(), listeners.end(), ran), kSlots)
+        << "hardly a task ran";
     EXPECT_TRUE(watcher.fatal.empty()) << watcher.fatal;
     engine.reset();
   }

@@ -68,7 +68,8 @@ TEST_F(Fixture, VariablesHoldTheTasksProcessorsRoundedUpUnlessItSetsThem) {
   sched::TaskSpec half = spec(), own = spec();
   half.limits.cpu_milli = 1'001;
   own.env = {{"THREADS", "7"}};
-  for (const auto& [task, expected] : {std::pair{spec(), "THREADS=1"}, {half, "THREADS=2"}, {own, "THREADS=7"}}) {
+  for (const auto& [task, expected] :
+       {std::pair{spec(), "THREADS=1"}, {half, "THREADS=2"}, {own, "THREADS=7"}}) {
     listener = std::make_shared<Listener>();
     submit(task);
     FakeBox b = made();
@@ -92,8 +93,8 @@ TEST_F(Fixture, ExitThatOvertakesStartedIsStillTheTasksOwn) {
   FakeBox b = made();
   cloneReady(b);
   takeClaim(b);
-  sayStarted(b);                   // on the clone's socket
-  exits(b.id, CLD_EXITED, 7);      // on the spawner's: both wait to be read
+  sayStarted(b);               // on the clone's socket
+  exits(b.id, CLD_EXITED, 7);  // on the spawner's: both wait to be read
   expect(Op::end);
   reaped(b);
   tell(goneEvent(b.id));
@@ -789,8 +790,9 @@ TEST_F(Fixture, OutputFilesAreReadFromTheSpool) {
   result();
   ASSERT_EQ(listener->result.out_files.size(), 1u) << listener->result.out_files_note;
   char text[3];
-  ASSERT_EQ(::pread(listener->result.spool->get(), text, 3,
-                    off_t(listener->result.out_files[0].offset)), 3);
+  ASSERT_EQ(
+      ::pread(listener->result.spool->get(), text, 3, off_t(listener->result.out_files[0].offset)),
+      3);
   EXPECT_EQ(std::string(text, 3), "abc");
 }
 

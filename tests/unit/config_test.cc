@@ -90,12 +90,15 @@ TEST(Limits, DocsTableSaysWhatTheCodeAllows) {
     const std::string start = "| `" + std::string(field.key) + "` | ";
     const std::string bounds = " | " + field.format(field.lowest) + " | " +
                                field.format(field.highest) + " | " + field.format(field.get({}));
-    EXPECT_EQ(1, std::count_if(lines.begin(), lines.end(), [&](const std::string& line) {
-                // After the default comes the row's end, or a word on what it counts.
-                const size_t at = line.find(bounds);
-                return line.starts_with(start) && at != std::string::npos &&
-                       (line[at + bounds.size()] == ' ' || line[at + bounds.size()] == ',');
-              }))
+    EXPECT_EQ(1, std::count_if(lines.begin(), lines.end(),
+                               [&](const std::string& line) {
+                                 // After the default comes the row's end, or a word on what it
+                                 // counts.
+                                 const size_t at = line.find(bounds);
+                                 return line.starts_with(start) && at != std::string::npos &&
+                                        (line[at + bounds.size()] == ' ' ||
+                                         line[at + bounds.size()] == ',');
+                               }))
         << start << "..." << bounds;
   }
 }
@@ -130,9 +133,11 @@ TEST(Manifest, WhatOnlyANewRuntimeTakesIsTheBasesAndTheTemplatesOwn) {
   ASSERT_TRUE(base) << base.error().message;
   EXPECT_EQ(base->cpus_env, std::vector<std::string>{"THREADS"});
   EXPECT_TRUE(base->zygote.fresh_env.empty() && base->zygote.fresh_files.empty());
-  auto own = parseManifest("name = \"own\"\ndescription = \"d\"\nbase = \"tiny\"\n"
-                           "[zygote]\nfresh_env = [\"MPL*\", \"A\"]\nfresh_files = [\".config/x\"]\n"
-                           "[task]\ncpus_env = [\"MORE\"]\n", "m.toml", &*base);
+  auto own = parseManifest(
+      "name = \"own\"\ndescription = \"d\"\nbase = \"tiny\"\n"
+      "[zygote]\nfresh_env = [\"MPL*\", \"A\"]\nfresh_files = [\".config/x\"]\n"
+      "[task]\ncpus_env = [\"MORE\"]\n",
+      "m.toml", &*base);
   ASSERT_TRUE(own) << own.error().message;
   EXPECT_EQ(own->cpus_env, (std::vector<std::string>{"THREADS", "MORE"}));
   EXPECT_EQ(own->zygote.fresh_env, (std::vector<std::string>{"MPL*", "A"}));
@@ -162,7 +167,8 @@ TEST(Manifest, TerminalsAreEightOrTheBasesUnlessTheManifestSaysOtherwise) {
   ASSERT_TRUE(none) << none.error().message;
   EXPECT_EQ(none->ptys, 0u);
   const std::string added = "name = \"own\"\ndescription = \"d\"\nbase = \"tiny\"\n";
-  auto same = parseManifest(added, "m.toml", &*none), other = parseManifest(added + "[terminal]\nptys = 3\n", "m.toml", &*none);
+  auto same = parseManifest(added, "m.toml", &*none),
+       other = parseManifest(added + "[terminal]\nptys = 3\n", "m.toml", &*none);
   ASSERT_TRUE(same && other);
   EXPECT_EQ(same->ptys, 0u);
   EXPECT_EQ(other->ptys, 3u);
@@ -179,8 +185,11 @@ TEST(Manifest, MaximumFollowsTheDefaultWhereItSaysNothing) {
 
 TEST(Manifest, ForkedClonesAreTriedUnlessTheManifestGivesThatUp) {
   const std::string none = with(kSmall, "trial = \"trial.py\"\n", "");
-  EXPECT_NE(errorOf(none).find("'zygote.trial' is required where clones are forked"), std::string::npos) << errorOf(none);
-  EXPECT_TRUE(parseManifest(with(kSmall, "trial = \"trial.py\"", "without_trial = true"), "m.toml"));
+  EXPECT_NE(errorOf(none).find("'zygote.trial' is required where clones are forked"),
+            std::string::npos)
+      << errorOf(none);
+  EXPECT_TRUE(
+      parseManifest(with(kSmall, "trial = \"trial.py\"", "without_trial = true"), "m.toml"));
   EXPECT_TRUE(parseManifest(with(none, "\"fork\"", "\"exec\""), "m.toml"));
 }
 
@@ -197,11 +206,15 @@ TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
             "m.toml:12: 'limits.maximum.cpu' is 1, below the default of 2");
   EXPECT_EQ(errorOf(kSmall + "[network]\nloopback = \"yes\"\n"),
             "m.toml:10: 'network.loopback' must be true or false");
-  EXPECT_NE(errorOf(kSmall + "[task]\ncpus_env = [\"A=B\"]\n").find("'A=B', which is no name of an environment variable"),
+  EXPECT_NE(errorOf(kSmall + "[task]\ncpus_env = [\"A=B\"]\n")
+                .find("'A=B', which is no name of an environment variable"),
             std::string::npos);
-  EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = 65\n"), "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
-  EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = false\n"), "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
-  EXPECT_EQ(errorOf(kSmall + "[terminal]\nmax = 1\n"), "m.toml:10: unknown key 'terminal.max'; allowed here: ptys");
+  EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = 65\n"),
+            "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
+  EXPECT_EQ(errorOf(kSmall + "[terminal]\nptys = false\n"),
+            "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
+  EXPECT_EQ(errorOf(kSmall + "[terminal]\nmax = 1\n"),
+            "m.toml:10: unknown key 'terminal.max'; allowed here: ptys");
   EXPECT_NE(errorOf("name = \n").find("m.toml:1: not valid TOML"), std::string::npos);
 }
 
@@ -492,8 +505,10 @@ TEST(Daemon, NeedsNoFile) {
 }
 
 TEST(Daemon, ReadsTheBoundsOfBlobs) {
-  auto d = parseDaemon("blob_user_max = \"2MiB\"\nblob_store_max = \"1GiB\"\n"
-                       "blob_ttl = \"1s\"\nupload_idle = \"500ms\"", "d.toml");
+  auto d = parseDaemon(
+      "blob_user_max = \"2MiB\"\nblob_store_max = \"1GiB\"\n"
+      "blob_ttl = \"1s\"\nupload_idle = \"500ms\"",
+      "d.toml");
   ASSERT_TRUE(d) << d.error().message;
   EXPECT_EQ(d->blob_user_bytes_max, 2u << 20);
   EXPECT_EQ(d->blob_store_bytes_max, 1u << 30);

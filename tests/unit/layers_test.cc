@@ -32,7 +32,8 @@ Rooms readTable(const std::string& text) {
     std::set<std::string>& may = rooms[(*m)[1]];
     std::string list = (*m)[2];
     std::regex word("[a-z]+");
-    for (std::sregex_iterator w(list.begin(), list.end(), word); w != end; ++w) may.insert(w->str());
+    for (std::sregex_iterator w(list.begin(), list.end(), word); w != end; ++w)
+      may.insert(w->str());
   }
   return rooms;
 }
@@ -65,7 +66,8 @@ std::vector<std::string> violations(const Rooms& rooms, const std::string& room,
 }
 
 TEST(Layers, ForbiddenIncludeIsFound) {
-  Rooms rooms = readTable("| room | may include |\n| base | |\n| sched | base |\n| app | sched |\n");
+  Rooms rooms =
+      readTable("| room | may include |\n| base | |\n| sched | base |\n| app | sched |\n");
   EXPECT_EQ(rooms.size(), 3u);
   EXPECT_EQ(violations(rooms, "base", "x.h", "#include \"sched/core.h\"\n").size(), 1u);
   EXPECT_EQ(violations(rooms, "app", "x.h", "#include \"base/fd.h\"\n").size(), 0u);

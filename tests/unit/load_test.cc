@@ -98,7 +98,8 @@ void expectNear(uint64_t got, double wanted) {
 TEST(LoadHistogram, PercentilesOfAUniformDistributionAreRightWithinTheBinWidth) {
   Histogram h;
   for (uint64_t us = 1; us <= 100'000; ++us) h.record(us * 1'000);
-  for (double percent : {1.0, 50.0, 90.0, 99.0, 99.9, 99.99}) expectNear(h.percentile_ns(percent), percent * 1e6);
+  for (double percent : {1.0, 50.0, 90.0, 99.0, 99.9, 99.99})
+    expectNear(h.percentile_ns(percent), percent * 1e6);
   EXPECT_EQ(h.percentile_ns(100), 100 * kMs);
   expectNear(h.percentile_ns(0), 1e3);
   EXPECT_EQ(h.count(), 100'000u);
@@ -110,7 +111,8 @@ TEST(LoadHistogram, PercentilesOfAnExponentialDistributionAreRight) {
   Histogram h;
   constexpr int n = 200'000;
   for (int i = 0; i < n; ++i) h.record(static_cast<uint64_t>(-std::log(1 - (i + 0.5) / n) * 1e6));
-  for (double percent : {50.0, 90.0, 99.0, 99.9}) expectNear(h.percentile_ns(percent), -std::log(1 - percent / 100) * 1e6);
+  for (double percent : {50.0, 90.0, 99.0, 99.9})
+    expectNear(h.percentile_ns(percent), -std::log(1 - percent / 100) * 1e6);
 }
 
 TEST(LoadHistogram, FewValuesGiveThemselves) {
@@ -211,7 +213,8 @@ TEST(LoadArrivals, ABurstComesAtOnceAndARecordingAsRecorded) {
 // --- runs ---------------------------------------------------------------------------
 
 TEST(LoadRun, AnIdleServerGivesItsServiceTime) {
-  Report r = simulate({.arrivals = constantArrivals(10, 100), .outstanding_max = 100}, {.service_ns = 3 * kMs});
+  Report r = simulate({.arrivals = constantArrivals(10, 100), .outstanding_max = 100},
+                      {.service_ns = 3 * kMs});
   EXPECT_EQ(r.latency.count(), 100u);
   EXPECT_EQ(r.latency.min_ns(), 3 * kMs);
   EXPECT_EQ(r.latency.max_ns(), 3 * kMs);
@@ -223,7 +226,8 @@ TEST(LoadRun, AnIdleServerGivesItsServiceTime) {
 // sends would see one slow request; here everyone who would have come in that second waits.
 TEST(LoadRun, AFrozenServerCostsEveryRequestThatWasMeantToStartMeanwhile) {
   Plan plan{.arrivals = constantArrivals(100, 1'000), .outstanding_max = 10'000};
-  Report r = simulate(std::move(plan), {.service_ns = kMs, .frozen_from_ns = 4 * kS, .frozen_to_ns = 5 * kS});
+  Report r = simulate(std::move(plan),
+                      {.service_ns = kMs, .frozen_from_ns = 4 * kS, .frozen_to_ns = 5 * kS});
   ASSERT_EQ(r.latency.count(), 1'000u);
   EXPECT_EQ(r.latency.max_ns(), kS + kMs);
   // A hundred waited, half a second on average, and a few more until the queue was empty.
@@ -236,7 +240,8 @@ TEST(LoadRun, AFrozenServerCostsEveryRequestThatWasMeantToStartMeanwhile) {
 TEST(LoadRun, TheWaitForAFullConnectionIsPartOfTheLatency) {
   for (uint32_t outstanding : {1u, 10'000u}) {
     Plan plan{.arrivals = constantArrivals(100, 1'000), .outstanding_max = outstanding};
-    Report r = simulate(std::move(plan), {.service_ns = kMs, .frozen_from_ns = 4 * kS, .frozen_to_ns = 5 * kS});
+    Report r = simulate(std::move(plan),
+                        {.service_ns = kMs, .frozen_from_ns = 4 * kS, .frozen_to_ns = 5 * kS});
     EXPECT_EQ(r.latency.max_ns(), kS + kMs);
     EXPECT_GT(r.latency.percentile_ns(95), 450 * kMs);
     if (outstanding == 1) {
@@ -256,7 +261,8 @@ TEST(LoadRun, PoissonArrivalsAtOneServerQueueAsTheoryHasIt) {
 TEST(LoadRun, AnOverloadedServerShowsTheBacklog) {
   Plan plan{.arrivals = constantArrivals(2'000, 4'000), .outstanding_max = 64};
   Report r = simulate(std::move(plan), {.service_ns = kMs});
-  EXPECT_NEAR(static_cast<double>(r.latency.max_ns()), 2e9, 5e6);  // 4000 took 4 s and were meant to take 2
+  EXPECT_NEAR(static_cast<double>(r.latency.max_ns()), 2e9,
+              5e6);  // 4000 took 4 s and were meant to take 2
   EXPECT_NEAR(r.per_s(), 1'000, 1);
 }
 
@@ -270,8 +276,9 @@ TEST(LoadRun, AClosedLoopKeepsSoManyUnderWay) {
 TEST(LoadRun, ADurationEndsBothKindsOfLoop) {
   Report closed = simulate({.duration_ns_max = kS, .outstanding_max = 2}, {.service_ns = kMs});
   EXPECT_NEAR(static_cast<double>(closed.sent), 1'001, 2);
-  Report open = simulate({.arrivals = constantArrivals(100, 100'000), .duration_ns_max = kS, .outstanding_max = 2},
-                         {.service_ns = kMs});
+  Report open = simulate(
+      {.arrivals = constantArrivals(100, 100'000), .duration_ns_max = kS, .outstanding_max = 2},
+      {.service_ns = kMs});
   EXPECT_EQ(open.sent, 101u);
 }
 
@@ -300,7 +307,8 @@ TEST(LoadRun, FailuresAreCountedByKindAndLeftOutOfTheLatencies) {
 
 TEST(LoadRun, KindsOfErrorsAreBounded) {
   load::Run run({.count_max = 1'000, .outstanding_max = 1});
-  for (int i = 0; i < 1'000; ++i) run.ended(run.next(kS).ticket, {.error = "e" + std::to_string(i), .ended_ns = kS});
+  for (int i = 0; i < 1'000; ++i)
+    run.ended(run.next(kS).ticket, {.error = "e" + std::to_string(i), .ended_ns = kS});
   EXPECT_EQ(run.report().errors.size(), kErrorKindsMax + 1);
   EXPECT_EQ(run.report().errors.at("other"), 1'000 - kErrorKindsMax);
 }
@@ -315,7 +323,8 @@ TEST(LoadRun, EveryPhaseIsATimeOfItsOwn) {
   at(made.phases, base::Phase::box, 30'000);
   at(made.phases, base::Phase::boxReady, 400'000);
   at(made.phases, base::Phase::clone, 600'000);
-  at(made.phases, base::Phase::exited, 700'000);  // not claimed, no output: those phases are no step
+  at(made.phases, base::Phase::exited,
+     700'000);  // not claimed, no output: those phases are no step
   at(made.phases, base::Phase::receipt, 900'000);
   run.ended(run.next(kS).ticket, made);
   const auto& steps = run.report().steps;
@@ -373,7 +382,9 @@ class EchoTarget final : public Target {
 TEST(LoadDrive, AnswersFromOtherThreadsAreAllCounted) {
   for (bool open : {false, true}) {
     EchoTarget target;
-    auto r = drive({.arrivals = open ? poissonArrivals(20'000, 300, 1) : Arrivals{}, .count_max = 300, .outstanding_max = 8},
+    auto r = drive({.arrivals = open ? poissonArrivals(20'000, 300, 1) : Arrivals{},
+                    .count_max = 300,
+                    .outstanding_max = 8},
                    target);
     ASSERT_TRUE(r);
     EXPECT_EQ(r->sent, 300u);
@@ -414,7 +425,8 @@ TEST(LoadClient, OnlyATaskThatDidItsWorkAndLeftNothingIsGood) {
   EXPECT_EQ(judge(r, "42\n", "42\n").error, "incompleteReceipt");
   r.verdict = base::Verdict::memory;
   EXPECT_EQ(judge(r, "42\n", "42\n").error, "memory");
-  EXPECT_EQ(judge(base::fail(base::Code::resourceExhausted, "full"), "", "").error, "resourceExhausted");
+  EXPECT_EQ(judge(base::fail(base::Code::resourceExhausted, "full"), "", "").error,
+            "resourceExhausted");
 }
 
 }  // namespace

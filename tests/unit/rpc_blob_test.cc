@@ -100,7 +100,8 @@ TEST_F(BlobRpc, WhatIsUploadedReachesTheCoreAsOneSealedFileForManyTasks) {
               ErrorCode::OK);
   EXPECT_EQ(peer.finish(upload), ErrorCode::OK);
   EXPECT_EQ(peer.blobs(), (std::vector<std::pair<std::string, uint64_t>>{{hash, bytes.size()}}));
-  EXPECT_GT(peer.expires_ms, options.blobs.ttl_ms - test::kEventTime / std::chrono::milliseconds(1));
+  EXPECT_GT(peer.expires_ms,
+            options.blobs.ttl_ms - test::kEventTime / std::chrono::milliseconds(1));
   EXPECT_LE(peer.expires_ms, options.blobs.ttl_ms);
   auto first = peer.wait(peer.submitRequest(hash).send());
   auto second = peer.wait(peer.submitRequest(hash).send());
@@ -254,10 +255,13 @@ TEST_F(BlobRpc, SecondUploadOfTheSameBytesWaitsForTheFirst) {
   Peer peer(socket_path), other(socket_path, peer);
   auto first = peer.begin(sha256("same"), 4);
   bool returned = false;
-  auto second = other.uploadRequest(sha256("same"), 4).send().then([&](auto&& response) {
-    returned = true;
-    EXPECT_TRUE(response.getKnown());
-  }).eagerlyEvaluate(nullptr);
+  auto second = other.uploadRequest(sha256("same"), 4)
+                    .send()
+                    .then([&](auto&& response) {
+                      returned = true;
+                      EXPECT_TRUE(response.getKnown());
+                    })
+                    .eagerlyEvaluate(nullptr);
   other.wait(other.mayfly.blobsRequest().send());  // the server has the call
   EXPECT_FALSE(returned);
   EXPECT_EQ(peer.write(first, "same"), ErrorCode::OK);
@@ -305,7 +309,8 @@ TEST_F(BlobRpc, ARemovedBlobStaysWithTheTasksThatNameIt) {
   start();
   Peer peer(socket_path);
   peer.put("kept");
-  ASSERT_EQ(peer.wait(peer.submitRequest(sha256("kept")).send()).getError().getCode(), ErrorCode::OK);
+  ASSERT_EQ(peer.wait(peer.submitRequest(sha256("kept")).send()).getError().getCode(),
+            ErrorCode::OK);
   EXPECT_EQ(peer.remove(sha256("kept")), ErrorCode::OK);
   EXPECT_EQ(peer.remove(sha256("kept")), ErrorCode::NOT_FOUND);
   EXPECT_TRUE(peer.blobs().empty());

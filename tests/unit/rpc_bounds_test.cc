@@ -116,31 +116,28 @@ TEST_F(BoundsTest, MessagesThatHaveNoUseHereEndTheirConnectionOnly) {
     return bytes;
   };
   std::vector<std::pair<const char*, std::string>> bad{
-      {"too many capabilities", call(1, [](capnp::rpc::Call::Builder c) {
-         auto caps = c.getParams().initCapTable(17);
-         for (uint32_t i = 0; i < 17; ++i) caps[i].setSenderHosted(i);
-       })},
-      {"results to yourself", call(1, [](capnp::rpc::Call::Builder c) {
-         c.getSendResultsTo().setYourself();
-       })},
-      {"a deep target", call(1, [](capnp::rpc::Call::Builder c) {
-         c.getTarget().getPromisedAnswer().initTransform(100'000);
-       })},
+      {"too many capabilities", call(1,
+                                     [](capnp::rpc::Call::Builder c) {
+                                       auto caps = c.getParams().initCapTable(17);
+                                       for (uint32_t i = 0; i < 17; ++i) caps[i].setSenderHosted(i);
+                                     })},
+      {"results to yourself",
+       call(1, [](capnp::rpc::Call::Builder c) { c.getSendResultsTo().setYourself(); })},
+      {"a deep target", call(1,
+                             [](capnp::rpc::Call::Builder c) {
+                               c.getTarget().getPromisedAnswer().initTransform(100'000);
+                             })},
       {"provide", root([](capnp::rpc::Message::Builder m) { m.initProvide().setQuestionId(5); })},
       {"accept", root([](capnp::rpc::Message::Builder m) { m.initAccept().setQuestionId(5); })},
       {"join", root([](capnp::rpc::Message::Builder m) { m.initJoin().setQuestionId(5); })},
-      {"a return of nothing", root([](capnp::rpc::Message::Builder m) {
-         m.initReturn().setAnswerId(9);
-       })},
-      {"a return from elsewhere", root([](capnp::rpc::Message::Builder m) {
-         m.initReturn().setTakeFromOtherQuestion(0);
-       })},
-      {"a release of nothing", root([](capnp::rpc::Message::Builder m) {
-         m.initRelease().setId(1'000);
-       })},
-      {"an unknown target", call(1, [](capnp::rpc::Call::Builder c) {
-         c.getTarget().setImportedCap(0xffffffff);
-       })},
+      {"a return of nothing",
+       root([](capnp::rpc::Message::Builder m) { m.initReturn().setAnswerId(9); })},
+      {"a return from elsewhere",
+       root([](capnp::rpc::Message::Builder m) { m.initReturn().setTakeFromOtherQuestion(0); })},
+      {"a release of nothing",
+       root([](capnp::rpc::Message::Builder m) { m.initRelease().setId(1'000); })},
+      {"an unknown target",
+       call(1, [](capnp::rpc::Call::Builder c) { c.getTarget().setImportedCap(0xffffffff); })},
       {"a question twice", call(1, [](auto) {}) + call(1, [](auto) {})},
       {"a disembargo of nothing", root([](capnp::rpc::Message::Builder m) {
          m.initDisembargo().getContext().setReceiverLoopback(3);

@@ -45,7 +45,8 @@ TEST_F(DetachedTest, ATaskOutlivesItsConnectionAndIsFoundByIdAndByKey) {
   ASSERT_TRUE(eventually("owner gone", [](FakeCore& c) { return c.owners_gone.size() == 1; }));
   EXPECT_FALSE(onCore([](FakeCore& c) { return c.task(1).ended; }));
   onCore([](FakeCore& c) {
-    c.end(c.task(1), base::Verdict::succeeded, [](sched::TaskResult& r) { r.captured[0] = "kept"; });
+    c.end(c.task(1), base::Verdict::succeeded,
+          [](sched::TaskResult& r) { r.captured[0] = "kept"; });
   });
   Peer peer(socket_path);
   for (int how = 0; how < 2; ++how) {
@@ -76,8 +77,9 @@ TEST_F(DetachedTest, TheSameKeyGivesTheSameTaskAndAnotherSpecIsRefused) {
   EXPECT_TRUE(again.getExisting());
   EXPECT_EQ(again.getId(), first.getId());
   EXPECT_EQ(onCore([](FakeCore& c) { return c.count(); }), 1u);
-  EXPECT_EQ(request(peer, "hold", "b", 60'000, "k").send().wait(peer.io.waitScope).getError().getCode(),
-            ErrorCode::ALREADY_EXISTS);
+  EXPECT_EQ(
+      request(peer, "hold", "b", 60'000, "k").send().wait(peer.io.waitScope).getError().getCode(),
+      ErrorCode::ALREADY_EXISTS);
   // Closed, the key is free again.
   again.getTask().closeRequest().send().wait(other.io.waitScope);
   auto next = request(peer, "hold", "b", 60'000, "k").send().wait(peer.io.waitScope);
@@ -89,8 +91,7 @@ TEST_F(DetachedTest, TwoSubmitsAtOnceWithOneKeyRunOnce) {
   start();
   Peer peer(socket_path);
   std::vector<capnp::RemotePromise<schema::Mayfly::SubmitResults>> submits;
-  for (int i = 0; i < 20; ++i)
-    submits.push_back(request(peer, "hold", "x", 60'000, "once").send());
+  for (int i = 0; i < 20; ++i) submits.push_back(request(peer, "hold", "x", 60'000, "once").send());
   uint32_t existing = 0;
   for (auto& each : submits) {
     auto answer = each.wait(peer.io.waitScope);
@@ -116,9 +117,7 @@ TEST_F(DetachedTest, BadWishesAreRefused) {
   options.detach_lease_ms_max = 1'000;
   start();
   Peer peer(socket_path);
-  auto code = [&](auto&& call) {
-    return call.send().wait(peer.io.waitScope).getError().getCode();
-  };
+  auto code = [&](auto&& call) { return call.send().wait(peer.io.waitScope).getError().getCode(); };
   EXPECT_EQ(code(request(peer, "hold", "", 1'001)), ErrorCode::INVALID_ARGUMENT);
   EXPECT_EQ(code(request(peer, "hold", "", 0, "key")), ErrorCode::INVALID_ARGUMENT);
   EXPECT_EQ(code(request(peer, "hold", "", 500, std::string(129, 'k').c_str())),
@@ -242,8 +241,12 @@ TEST_F(DetachedTest, TheServerStopsWithDetachedTasksKept) {
   start();
   Peer peer(socket_path);
   for (int i = 0; i < 4; ++i)
-    ASSERT_EQ(request(peer, i % 2 ? "hold" : "echo", "", 60'000).send().wait(peer.io.waitScope)
-                  .getError().getCode(), ErrorCode::OK);
+    ASSERT_EQ(request(peer, i % 2 ? "hold" : "echo", "", 60'000)
+                  .send()
+                  .wait(peer.io.waitScope)
+                  .getError()
+                  .getCode(),
+              ErrorCode::OK);
   stopServer();
 }
 

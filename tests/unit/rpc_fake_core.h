@@ -35,7 +35,8 @@ namespace mayfly::test {
 using base::Code;
 using sched::TaskListener;
 
-inline constexpr auto kEventTime = std::chrono::seconds(20);  // an event that does not come: a failure
+inline constexpr auto kEventTime =
+    std::chrono::seconds(20);  // an event that does not come: a failure
 
 struct FakeTask {
   base::TaskId id = 0;
@@ -52,7 +53,8 @@ struct FakeTask {
 class FakeCore final : public sched::Core {
  public:
   // --- sched::Core
-  base::Result<base::TaskId> submit(sched::TaskSpec spec, std::shared_ptr<TaskListener> l) override {
+  base::Result<base::TaskId> submit(sched::TaskSpec spec,
+                                    std::shared_ptr<TaskListener> l) override {
     if (spec.template_name == "missing")
       return base::fail(Code::notFound, "no template 'missing'", "See `mayfly templates`.");
     base::TaskId id = next_++;
@@ -178,7 +180,8 @@ class FakeCore final : public sched::Core {
       while (t.flood_left > 0 && t.sent[0] - t.acknowledged[0] < sched::kOutputWindowBytes) {
         uint64_t room = sched::kOutputWindowBytes - (t.sent[0] - t.acknowledged[0]);
         std::string bytes(std::min<uint64_t>({room, t.flood_left, 10'000}), 0);
-        for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>((t.sent[0] + i) % 251);
+        for (size_t i = 0; i < bytes.size(); ++i)
+          bytes[i] = static_cast<char>((t.sent[0] + i) % 251);
         t.flood_left -= bytes.size();
         output(t, sched::Stream::out, bytes);
       }
@@ -277,7 +280,8 @@ class RpcFixture : public ::testing::Test {
  private:
   std::string folder_;
   boost::asio::io_context io_;
-  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{io_.get_executor()};
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{
+      io_.get_executor()};
   std::unique_ptr<rpc::Server> server_;
   std::thread thread_;
 };

@@ -38,9 +38,8 @@ TEST_F(RpcTest, ASinkThatDoesNotReturnStopsTheFlowAtTheWindow) {
   auto waiting = submitted.getTask().waitRequest().send();
   ASSERT_TRUE(peer.until([&] { return log.writes == 1; }));
   // The task's window is full, and no second write comes before the first returned.
-  ASSERT_TRUE(eventually("a full window", [](FakeCore& c) {
-    return c.task(1).sent[0] == sched::kOutputWindowBytes;
-  }));
+  ASSERT_TRUE(eventually(
+      "a full window", [](FakeCore& c) { return c.task(1).sent[0] == sched::kOutputWindowBytes; }));
   for (int i = 0; i < 50; ++i) peer.mayfly.tasksRequest().send().wait(peer.io.waitScope);
   EXPECT_EQ(log.writes, 1u);
   EXPECT_EQ(onCore([](FakeCore& c) { return c.task(1).acknowledged[0]; }), 0u);
@@ -63,8 +62,11 @@ TEST_F(RpcTest, WaitReturnsOnlyAfterTheLastWriteReturned) {
   request.setOutput(kj::heap<Sink>(log));
   auto submitted = request.send().wait(peer.io.waitScope);
   bool returned = false;
-  auto waiting = submitted.getTask().waitRequest().send().then(
-      [&](auto&&) { returned = true; }).eagerlyEvaluate(nullptr);
+  auto waiting = submitted.getTask()
+                     .waitRequest()
+                     .send()
+                     .then([&](auto&&) { returned = true; })
+                     .eagerlyEvaluate(nullptr);
   ASSERT_TRUE(eventually("the end", [](FakeCore& c) { return c.task(1).ended; }));
   ASSERT_TRUE(peer.until([&] { return log.writes == 1; }));
   for (int i = 0; i < 50; ++i) peer.mayfly.tasksRequest().send().wait(peer.io.waitScope);
@@ -223,16 +225,17 @@ TEST_F(RpcTest, ATooLargeMessageIsRefusedOnItsSegmentTable) {
   start();
   Peer other(socket_path);
   for (std::vector<uint32_t> words : {
-           std::vector<uint32_t>{0, (8u << 20) / 8 + 1},             // one segment, a word too long
-           std::vector<uint32_t>{1, 0xffffffff, 0xffffffff, 0},      // a sum beyond 32 bits
-           std::vector<uint32_t>{512, 0},                            // 513 segments
-           std::vector<uint32_t>{0xffffffff, 0},                     // 2^32 segments
+           std::vector<uint32_t>{0, (8u << 20) / 8 + 1},         // one segment, a word too long
+           std::vector<uint32_t>{1, 0xffffffff, 0xffffffff, 0},  // a sum beyond 32 bits
+           std::vector<uint32_t>{512, 0},                        // 513 segments
+           std::vector<uint32_t>{0xffffffff, 0},                 // 2^32 segments
        }) {
     base::Fd fd = rawConnect(socket_path);
     ASSERT_EQ(::write(fd.get(), words.data(), words.size() * 4), ssize_t(words.size() * 4));
     EXPECT_TRUE(isEnded(fd.view()));
   }
-  EXPECT_EQ(other.mayfly.templatesRequest().send().wait(other.io.waitScope).getTemplates().size(), 1u);
+  EXPECT_EQ(other.mayfly.templatesRequest().send().wait(other.io.waitScope).getTemplates().size(),
+            1u);
 }
 
 TEST_F(RpcTest, HalfAMessageAndNonsenseEndTheirConnectionOnly) {
@@ -254,7 +257,8 @@ TEST_F(RpcTest, HalfAMessageAndNonsenseEndTheirConnectionOnly) {
     ::shutdown(fd.get(), SHUT_WR);
     EXPECT_TRUE(isEnded(fd.view()));
   }
-  EXPECT_EQ(other.mayfly.templatesRequest().send().wait(other.io.waitScope).getTemplates().size(), 1u);
+  EXPECT_EQ(other.mayfly.templatesRequest().send().wait(other.io.waitScope).getTemplates().size(),
+            1u);
 }
 
 TEST_F(RpcTest, AClientThatNeverReadsIsNotReadFrom) {
@@ -312,9 +316,9 @@ TEST(MessageStream, MessagesOfEverySizeAndSegmentationPassBothWays) {
   edge::MessageStream a(*pipe.ends[0]), b(*pipe.ends[1]);
   for (size_t bytes : {0u, 1u, 1000u, 32'760u, 32'768u, 40'000u, 3'000'000u}) {
     for (bool many : {false, true}) {
-      capnp::MallocMessageBuilder message(
-          many ? 16 : 1 << 16, many ? capnp::AllocationStrategy::FIXED_SIZE
-                                    : capnp::AllocationStrategy::GROW_HEURISTICALLY);
+      capnp::MallocMessageBuilder message(many ? 16 : 1 << 16,
+                                          many ? capnp::AllocationStrategy::FIXED_SIZE
+                                               : capnp::AllocationStrategy::GROW_HEURISTICALLY);
       auto spec = message.initRoot<schema::TaskSpec>();
       std::string text(bytes, 'q');
       spec.setTemplate("t");
@@ -343,8 +347,8 @@ TEST(MessageStream, ManyPointersToOneObjectAreBounded) {
   // A list of 1000 Data, each a pointer to the same 64 KiB: 8 KB + 64 KB on the wire, 64 MB read.
   std::vector<uint64_t> words{0, 0, 0};
   constexpr uint64_t kCount = 1'000, kDataWords = 8'192;
-  words[0] = (1 + kCount + kDataWords) << 32;                       // one segment
-  words[1] = 1 | (kCount << 35) | (6ull << 32);                     // root: a list of pointers
+  words[0] = (1 + kCount + kDataWords) << 32;    // one segment
+  words[1] = 1 | (kCount << 35) | (6ull << 32);  // root: a list of pointers
   words.resize(2);
   for (uint64_t i = 0; i < kCount; ++i) {
     uint64_t offset = kCount - 1 - i;

@@ -154,7 +154,8 @@ TEST(Validate, AFileHasABlobOrDataAndATaskHasAtMost64Blobs) {
   EXPECT_NE(refusal(s).find("'a' has both"), std::string::npos);
   s.files.clear();
   auto shared = someBlob();
-  for (size_t i = 0; i < 500; ++i) s.files.push_back({"s" + std::to_string(i), "", 0644, shared, 1});
+  for (size_t i = 0; i < 500; ++i)
+    s.files.push_back({"s" + std::to_string(i), "", 0644, shared, 1});
   for (size_t i = 1; i < kBlobsMax; ++i)
     s.files.push_back({"f" + std::to_string(i), "", 0644, someBlob(), 1});
   EXPECT_EQ(refusal(s), "accepted");

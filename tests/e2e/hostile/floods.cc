@@ -132,8 +132,7 @@ int connections(const std::string& socket, uint32_t count) {
   }
   say("connections: opened", "value", opened);
   std::map<std::string, uint64_t> by_code;
-  for (Raw& each : all)
-    ++by_code[each.alive() ? each.answer(1, 1).code : std::string("ended")];
+  for (Raw& each : all) ++by_code[each.alive() ? each.answer(1, 1).code : std::string("ended")];
   for (const auto& [code, number] : by_code) say("connections: " + code, "value", number);
   awaitTest();
   return 0;
@@ -166,7 +165,8 @@ int unread_answers(const std::string& socket, uint32_t clients, uint32_t calls_e
   for (uint32_t i = 0; i < clients; ++i) {
     all.emplace_back(socket);
     all.back().bootstrap();
-    for (uint32_t k = 0; k < calls_each; ++k) bytes[i] += templatesCall(all.back(), all.back().next());
+    for (uint32_t k = 0; k < calls_each; ++k)
+      bytes[i] += templatesCall(all.back(), all.back().next());
   }
   say("unread answers: bytes of calls taken", "value", pushAll(all, {bytes.begin(), bytes.end()}));
   awaitTest();
@@ -231,9 +231,10 @@ int spools(const std::string& socket, uint32_t count) {
   awaitTest();
   for (Question each : kept) raw.answer(raw.close(each), 1);
   say("spools: after", raw.answer(raw.submit([](Spec spec) {
-        python(spec, "");
-        spec.setCollectOutFiles(true);
-      }), 1));
+    python(spec, "");
+    spec.setCollectOutFiles(true);
+  }),
+                                  1));
   return 0;
 }
 
@@ -264,8 +265,11 @@ int cancels(const std::string& socket, uint32_t seed, uint32_t ms) {
     uint32_t what = below(100);
     if (what < 15 && peer->tasks.size() < 32) {
       auto fill = [&](Spec spec) {
-        static const char* const programs[] = {"", "print(1)", "import time; time.sleep(0.05)",
-                                               "print('x' * 300000)", "1/0",
+        static const char* const programs[] = {"",
+                                               "print(1)",
+                                               "import time; time.sleep(0.05)",
+                                               "print('x' * 300000)",
+                                               "1/0",
                                                "import sys; print(len(sys.stdin.read()))"};
         python(spec, programs[below(6)]);
         spec.setStdinOpen(below(2) == 0);
@@ -277,9 +281,9 @@ int cancels(const std::string& socket, uint32_t seed, uint32_t ms) {
     } else if (what < 40 && !peer->tasks.empty()) {
       ask(raw.call<T, T::CancelParams>(some(peer->tasks), 1, [](auto) {}));
     } else if (what < 50 && !peer->tasks.empty()) {
-      ask(raw.call<T, T::WriteStdinParams>(some(peer->tasks), 2, [&](T::WriteStdinParams::Builder p) {
-        p.initData(below(100'000));
-      }));
+      ask(raw.call<T, T::WriteStdinParams>(
+          some(peer->tasks), 2,
+          [&](T::WriteStdinParams::Builder p) { p.initData(below(100'000)); }));
     } else if (what < 55 && !peer->tasks.empty()) {
       ask(raw.call<T, T::CloseStdinParams>(some(peer->tasks), 3, [](auto) {}));
     } else if (what < 65 && !peer->tasks.empty()) {

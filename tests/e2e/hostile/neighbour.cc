@@ -20,8 +20,10 @@ std::string faultOf(Client& client, const std::string& word, uint64_t* incomplet
   TaskSpec spec;
   spec.template_name = "python";
   spec.kind = CodeKind::string;
-  spec.code = "import sys\nw = sys.stdin.read()\nopen('out/f', 'w').write(w * 1000)\n"
-              "print(w + 'x' * " + std::to_string(kOutputBytes) + ", end='')";
+  spec.code =
+      "import sys\nw = sys.stdin.read()\nopen('out/f', 'w').write(w * 1000)\n"
+      "print(w + 'x' * " +
+      std::to_string(kOutputBytes) + ", end='')";
   spec.stdin_open = true;
   spec.collect_out_files = true;
   std::string printed;
@@ -66,8 +68,10 @@ int main(int argc, char** argv) {
         std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - began).count());
     ++tasks;
   }
-  nlohmann::ordered_json said{{"tasks", tasks}, {"slowestMs", slowest_ms},
-                              {"incompleteReceipts", incomplete}, {"fault", fault}};
+  nlohmann::ordered_json said{{"tasks", tasks},
+                              {"slowestMs", slowest_ms},
+                              {"incompleteReceipts", incomplete},
+                              {"fault", fault}};
   puts(said.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace).c_str());
   return fault.empty() ? 0 : 1;
 }

@@ -140,8 +140,7 @@ Answer Raw::answer(Question question, unsigned error_at, int ms) {
   if (message.isException())
     return {"exception", edge::str(message.getException().getReason()), 0, false};
   if (!message.isResults()) return {"canceled", {}, 0, false};
-  auto pointers =
-      message.getResults().getContent().getAs<capnp::AnyStruct>().getPointerSection();
+  auto pointers = message.getResults().getContent().getAs<capnp::AnyStruct>().getPointerSection();
   if (error_at >= pointers.size()) return {"ok", {}, 0, false};
   auto error = pointers[error_at].getAs<schema::Error>();
   if (error.getCode() == schema::ErrorCode::OK) return {"ok", {}, 0, false};
@@ -150,7 +149,11 @@ Answer Raw::answer(Question question, unsigned error_at, int ms) {
 }
 
 capnp::AnyPointer::Reader Raw::results(Question question) {
-  return answers_.at(question).reader->getRoot<wire::Message>().getReturn().getResults().getContent();
+  return answers_.at(question)
+      .reader->getRoot<wire::Message>()
+      .getReturn()
+      .getResults()
+      .getContent();
 }
 
 bool Raw::ends(int ms) {

@@ -51,8 +51,8 @@ class Raw {
   size_t sendSome(std::string_view bytes, int ms);
 
   Question bootstrap();
-  // A call on pointer field 0 of `on`'s answer, or on its answer itself where it is the bootstrap's.
-  // `fill(params)` fills the parameters.
+  // A call on pointer field 0 of `on`'s answer, or on its answer itself where it is the
+  // bootstrap's. `fill(params)` fills the parameters.
   template <class Params, class Fill>
   std::string callBytes(Question question, Question on, uint64_t interface_id, uint16_t method,
                         Fill fill) {

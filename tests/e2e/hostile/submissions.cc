@@ -40,7 +40,8 @@ void addNames(std::vector<Case>& all) {
       {"overlong UTF-8", "a\xc0\xaf"},
       {"surrogate", "a\xed\xa0\x80"},
       {"7 MB", std::string(7'000'000, 'n')},
-      {"33 folders", [] {
+      {"33 folders",
+       [] {
          std::string deep;
          for (int i = 0; i < 33; ++i) deep += "d/";
          return deep + "f";
@@ -117,17 +118,15 @@ void addLimits(std::vector<Case>& all) {
       {"outFiles", [](Wishes w, uint64_t v) { w.setOutFiles(static_cast<uint32_t>(v)); }},
   };
   for (const auto& [name, set] : caps) {
-    all.push_back({std::string("cap of 0: ") + name,
-                   [set = set](Spec spec) { set(spec.initLimits(), 0); }});
+    all.push_back(
+        {std::string("cap of 0: ") + name, [set = set](Spec spec) { set(spec.initLimits(), 0); }});
     all.push_back({std::string("cap above the maximum: ") + name,
                    [set = set](Spec spec) { set(spec.initLimits(), 0xfffffffffffffffe); }});
   }
 }
 
 void addRest(std::vector<Case>& all) {
-  auto named = [](std::string name) {
-    return [name](Spec spec) { spec.setTemplate(text(name)); };
-  };
+  auto named = [](std::string name) { return [name](Spec spec) { spec.setTemplate(text(name)); }; };
   all.push_back({"template: unknown", named("nope")});
   all.push_back({"template: empty", named("")});
   all.push_back({"template: NUL", named(std::string("python\0", 7))});
@@ -136,9 +135,8 @@ void addRest(std::vector<Case>& all) {
   all.push_back({"template: not UTF-8", named("\xff\xff")});
   all.push_back({"code: empty", [](Spec spec) { spec.getCode().setString(nullptr); }});
   all.push_back({"code: an empty stdin", [](Spec spec) { spec.getCode().setStdin(nullptr); }});
-  all.push_back({"code: an empty file", [](Spec spec) {
-                   spec.getCode().initFile().setName("a.py");
-                 }});
+  all.push_back(
+      {"code: an empty file", [](Spec spec) { spec.getCode().initFile().setName("a.py"); }});
   all.push_back({"code: a command", [](Spec spec) { spec.getCode().setCommand(); }});
   all.push_back({"code: an empty command", [](Spec spec) {
                    spec.setTemplate("shell");
@@ -152,12 +150,10 @@ void addRest(std::vector<Case>& all) {
                    bytes[0] = 77;  // the union's tag
                  }});
   all.push_back({"args: 1,025", [](Spec spec) { spec.initArgs(1'025); }});
-  all.push_back({"args: 200 KB", [](Spec spec) {
-                   spec.initArgs(1).set(0, text(std::string(200'000, 'a')));
-                 }});
-  all.push_back({"args: NUL", [](Spec spec) {
-                   spec.initArgs(1).set(0, text(std::string("a\0b", 3)));
-                 }});
+  all.push_back({"args: 200 KB",
+                 [](Spec spec) { spec.initArgs(1).set(0, text(std::string(200'000, 'a'))); }});
+  all.push_back(
+      {"args: NUL", [](Spec spec) { spec.initArgs(1).set(0, text(std::string("a\0b", 3))); }});
   auto env = [](std::string name, std::string value, unsigned count) {
     return [=](Spec spec) {
       auto list = spec.initEnv(count);
@@ -175,10 +171,10 @@ void addRest(std::vector<Case>& all) {
   all.push_back({"env: NUL in the value", env("A", std::string("\0", 1), 1)});
   all.push_back({"env: 1 MB", env("A", std::string(1'000'000, 'v'), 1)});
   all.push_back({"env: not UTF-8 in the name", env("\xff", "1", 1)});
-  all.push_back({"detach: a key without a lease", [](Spec spec) { spec.initDetach().setKey("k"); }});
-  all.push_back({"detach: a lease of 25 h", [](Spec spec) {
-                   spec.initDetach().setLeaseMs(25 * 3'600'000);
-                 }});
+  all.push_back(
+      {"detach: a key without a lease", [](Spec spec) { spec.initDetach().setKey("k"); }});
+  all.push_back(
+      {"detach: a lease of 25 h", [](Spec spec) { spec.initDetach().setLeaseMs(25 * 3'600'000); }});
   all.push_back({"detach: a key of 129 bytes", [](Spec spec) {
                    spec.initDetach().setLeaseMs(1'000);
                    spec.getDetach().setKey(text(std::string(129, 'k')));
@@ -195,22 +191,23 @@ void otherCalls(Raw& raw) {
     say(name, raw.answer(question, error_at));
     raw.finish(question);
   };
-  answer("kill: unknown", raw.call<M, M::KillParams>(0, 4, [](M::KillParams::Builder p) {
-    p.setId(0xffffffffffff);
-  }), 0);
-  answer("find: unknown id", raw.call<M, M::FindParams>(0, 8, [](M::FindParams::Builder p) {
-    p.setId(0xffffffffffff);
-  }), 1);
+  answer(
+      "kill: unknown",
+      raw.call<M, M::KillParams>(0, 4, [](M::KillParams::Builder p) { p.setId(0xffffffffffff); }),
+      0);
+  answer(
+      "find: unknown id",
+      raw.call<M, M::FindParams>(0, 8, [](M::FindParams::Builder p) { p.setId(0xffffffffffff); }),
+      1);
   answer("find: nothing", raw.call<M, M::FindParams>(0, 8, [](auto) {}), 1);
-  answer("find: a key of 1 MB", raw.call<M, M::FindParams>(0, 8, [](M::FindParams::Builder p) {
-    p.setKey(text(std::string(1'000'000, 'k')));
-  }), 1);
-  answer("removeBlob: 3 bytes", raw.call<M, M::RemoveBlobParams>(0, 7, [](auto p) {
-    p.initSha256(3);
-  }), 0);
-  answer("removeBlob: unknown", raw.call<M, M::RemoveBlobParams>(0, 7, [](auto p) {
-    p.initSha256(32);
-  }), 0);
+  answer("find: a key of 1 MB",
+         raw.call<M, M::FindParams>(
+             0, 8, [](M::FindParams::Builder p) { p.setKey(text(std::string(1'000'000, 'k'))); }),
+         1);
+  answer("removeBlob: 3 bytes",
+         raw.call<M, M::RemoveBlobParams>(0, 7, [](auto p) { p.initSha256(3); }), 0);
+  answer("removeBlob: unknown",
+         raw.call<M, M::RemoveBlobParams>(0, 7, [](auto p) { p.initSha256(32); }), 0);
   auto upload = [&](uint64_t bytes, unsigned hash_bytes) {
     return raw.call<M, M::UploadParams>(0, 5, [&](M::UploadParams::Builder p) {
       p.initSha256(hash_bytes);
@@ -222,17 +219,15 @@ void otherCalls(Raw& raw) {
   answer("upload: a hash of 3 bytes", upload(10, 3), 1);
   using U = schema::Upload;
   auto write = [&](Question on, size_t bytes) {
-    return raw.call<U, U::WriteParams>(on, 0, [&](U::WriteParams::Builder p) {
-      p.initData(static_cast<unsigned>(bytes));
-    });
+    return raw.call<U, U::WriteParams>(
+        on, 0, [&](U::WriteParams::Builder p) { p.initData(static_cast<unsigned>(bytes)); });
   };
   Question lie = upload(10, 32);
   say("upload: begun", raw.answer(lie, 1));
   answer("upload: more than was told", write(lie, 11), 0);
   answer("upload: an empty chunk", write(lie, 0), 0);
   answer("upload: a chunk of 2 MB", write(lie, 2'000'000), 0);
-  answer("upload: less than was told",
-         raw.call<U, U::FinishParams>(lie, 1, [](auto) {}), 0);
+  answer("upload: less than was told", raw.call<U, U::FinishParams>(lie, 1, [](auto) {}), 0);
   Question other = upload(10, 32);
   say("upload: begun again", raw.answer(other, 1));
   say("upload: all bytes", raw.answer(write(other, 10), 0));
@@ -240,9 +235,8 @@ void otherCalls(Raw& raw) {
 
   using T = schema::Task;
   auto stdin_of = [&](Question task, size_t bytes) {
-    return raw.call<T, T::WriteStdinParams>(task, 2, [&](T::WriteStdinParams::Builder p) {
-      p.initData(static_cast<unsigned>(bytes));
-    });
+    return raw.call<T, T::WriteStdinParams>(
+        task, 2, [&](T::WriteStdinParams::Builder p) { p.initData(static_cast<unsigned>(bytes)); });
   };
   Question closed = raw.submit([](Spec spec) { good(spec); });
   say("stdin: the task has none", raw.answer(stdin_of(closed, 1), 0));
@@ -271,8 +265,9 @@ void otherCalls(Raw& raw) {
   // The task goes on, whatever it does with its streams.
   Question mute = raw.submit([](Spec spec) {
     good(spec);
-    spec.getCode().setString(edge::data("import os, time\nfor f in 0, 1, 2: os.close(f)\n"
-                                  "time.sleep(0.3)\nos._exit(7)"));
+    spec.getCode().setString(
+        edge::data("import os, time\nfor f in 0, 1, 2: os.close(f)\n"
+                   "time.sleep(0.3)\nos._exit(7)"));
     spec.setStdinOpen(true);
   });
   raw.answer(stdin_of(mute, 1'000'000), 0);  // taken, refused or dropped, but answered
@@ -285,10 +280,13 @@ void otherCalls(Raw& raw) {
   answer("unknown method", raw.call<M, M::HelloParams>(0, 99, [](auto) {}), 1);
   answer("unknown interface", raw.call<schema::OutputSink, M::HelloParams>(0, 0, [](auto) {}), 1);
   answer("hello: protocol 0", raw.call<M, M::HelloParams>(0, 0, [](auto) {}), 1);
-  answer("hello: protocol 999", raw.call<M, M::HelloParams>(0, 0, [](M::HelloParams::Builder p) {
-    p.setProtocol(999);
-    p.setClient(text(std::string(1'000'000, '\x1b')));
-  }), 1);
+  answer("hello: protocol 999",
+         raw.call<M, M::HelloParams>(0, 0,
+                                     [](M::HelloParams::Builder p) {
+                                       p.setProtocol(999);
+                                       p.setClient(text(std::string(1'000'000, '\x1b')));
+                                     }),
+         1);
 }
 
 }  // namespace

@@ -90,9 +90,11 @@ struct Attack {
 std::vector<Attack> segmentTables() {
   std::string noise(100'000, '\0');
   uint32_t state = 12'345;
-  for (char& each : noise) each = static_cast<char>((state = state * 1'664'525 + 1'013'904'223) >> 24);
+  for (char& each : noise)
+    each = static_cast<char>((state = state * 1'664'525 + 1'013'904'223) >> 24);
   return {
-      {"table: a message of 10 MB", words({10'000'000ull / 8 << 32}) + std::string(10'000'000, 'x')},
+      {"table: a message of 10 MB",
+       words({10'000'000ull / 8 << 32}) + std::string(10'000'000, 'x')},
       {"table: 8 MiB and a word", words({((8ull << 20) / 8 + 1) << 32})},
       {"table: 513 segments", words({512})},
       {"table: 2^32 segments", words({0xffffffff})},
@@ -137,9 +139,12 @@ std::vector<Attack> contents() {
   });
   add("nesting: lists in lists", [](Call, Spec spec) {
     auto at = fieldOf(spec, [&] { spec.initArgs(1); });
-    auto list = at.initAsAnyList(capnp::ElementSize::POINTER, 1).as<capnp::List<capnp::AnyPointer>>();
+    auto list =
+        at.initAsAnyList(capnp::ElementSize::POINTER, 1).as<capnp::List<capnp::AnyPointer>>();
     for (int i = 0; i < 10'000; ++i)
-      list = list[0].initAsAnyList(capnp::ElementSize::POINTER, 1).as<capnp::List<capnp::AnyPointer>>();
+      list = list[0]
+                 .initAsAnyList(capnp::ElementSize::POINTER, 1)
+                 .as<capnp::List<capnp::AnyPointer>>();
   });
   all.push_back({"amplification: 1,024 pointers to 200 KB", manyToOne()});
   add("amplification: 2^29 arguments of no size", [](Call, Spec spec) {
@@ -168,14 +173,13 @@ std::vector<Attack> contents() {
   add("capabilities: third party", [](Call call, Spec) {
     call.getParams().initCapTable(1)[0].initThirdPartyHosted().setVineId(3);
   });
-  add("results to a third party", [](Call call, Spec) { call.getSendResultsTo().initThirdParty(); });
+  add("results to a third party",
+      [](Call call, Spec) { call.getSendResultsTo().initThirdParty(); });
   add("results to yourself", [](Call call, Spec) { call.getSendResultsTo().setYourself(); });
-  add("a target that was never asked for", [](Call call, Spec) {
-    call.getTarget().getPromisedAnswer().setQuestionId(4'000'000'000);
-  });
-  add("a target that was never given", [](Call call, Spec) {
-    call.getTarget().setImportedCap(4'000'000'000);
-  });
+  add("a target that was never asked for",
+      [](Call call, Spec) { call.getTarget().getPromisedAnswer().setQuestionId(4'000'000'000); });
+  add("a target that was never given",
+      [](Call call, Spec) { call.getTarget().setImportedCap(4'000'000'000); });
   add("a target 100,000 fields deep", [](Call call, Spec) {
     auto ops = call.getTarget().getPromisedAnswer().initTransform(100'000);
     for (auto op : ops) op.setGetPointerField(0);
@@ -196,10 +200,13 @@ void ownSinks(const std::string& socket) {
   for (const auto& [name, fill] : sinks) {
     Raw raw(socket);
     raw.bootstrap();
-    raw.send(Raw::submitLiveBytes(1, [](schema::TaskSpec::Builder spec) {
-      spec.setTemplate("python");
-      spec.getCode().setString(edge::data("print('to whom?')"));
-    }, fill));
+    raw.send(Raw::submitLiveBytes(
+        1,
+        [](schema::TaskSpec::Builder spec) {
+          spec.setTemplate("python");
+          spec.getCode().setString(edge::data("print('to whom?')"));
+        },
+        fill));
     say(name, raw.answer(1, 1));
   }
 }
