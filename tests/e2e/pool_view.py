@@ -3,7 +3,6 @@ makes out of an image that is there already, in no time.
 """
 
 import json
-import os
 import pathlib
 import re
 

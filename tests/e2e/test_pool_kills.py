@@ -265,7 +265,6 @@ RUNNING = {"clone": "signaled", "init": "internal", "pid1": "internal", "zygote"
 @pytest.mark.parametrize("who", RUNNING)
 def test_who_is_killed_while_a_task_runs_decides_its_verdict(pool, who):
     daemon, rest = pool()
-    folder = daemon.run_dir / "mark"
     client = daemon.cli.start("run", "--json", *RUN, "--stdin", "-c", WAITING)
     [task] = await_that(lambda: [t for t in tasks(daemon) if t["state"] == "running"], "the task runs")
     [box] = [b for b in boxes(daemon).values() if b.init == task["pidHost"]]

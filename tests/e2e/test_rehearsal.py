@@ -98,7 +98,7 @@ def test_a_rehearsal_leaves_no_visible_trace(daemons, name):  # noqa: F811
     if not os.path.exists(f"{STATE_DIR}/index/{name}.json"):
         pytest.skip(f"no image of {name}")
     plain, rehearsed = started(daemons, name, 0), started(daemons, name, 2)
-    (one, _), (other, result) = seen(plain, name), seen(rehearsed, name)
+    (one, _), (other, _) = seen(plain, name), seen(rehearsed, name)
     assert (told(plain)["hits"], told(plain)["misses"]) == (0, 1)
     assert (told(rehearsed)["hits"], told(rehearsed)["misses"]) == (1, 0)
     assert one.keys() == other.keys()

@@ -9,7 +9,6 @@ moment it is known: what a test that crashes or hangs takes along is only itself
 """
 
 import json
-import os
 import posix
 import sys
 import traceback

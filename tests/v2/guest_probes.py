@@ -1,5 +1,4 @@
 # The hostile probes of tests/escape and the leak test, as they are, on this host.
-import os
 import re
 import subprocess
 

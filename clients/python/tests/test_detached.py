@@ -99,7 +99,7 @@ async def test_its_files_and_stdin(daemon, kind):
 async def test_its_lease_ends(daemons, kind):
     daemon = daemons()
     async with connect(kind, daemon.socket) as client:
-        async with await client.submit("python", "pass", detach="1ms", key="k") as task:
+        async with await client.submit("python", "pass", detach="1ms", key="k"):
             pass
         await eventually(lambda: forgotten(client), "it is forgotten")
 

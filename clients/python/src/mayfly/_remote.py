@@ -164,7 +164,7 @@ class Remote:
 
     async def _tell_closed(self, cap: Any) -> None:
         try:
-            await self.connection.call("close", lambda: cap.close(), lambda answer: None,
+            await self.connection.call("close", lambda: cap.close(), lambda answer: None,  # noqa: F821 (deleted below)
                                        self.connection.default_timeout)
         except errors.MayflyError:
             pass  # a connection that has ended has closed all of its tasks

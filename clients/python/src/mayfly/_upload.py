@@ -36,7 +36,7 @@ async def upload(connection: Connection, source: Source, timeout: float | None) 
 
 async def _give_up(connection: Connection, to: Any) -> None:
     try:
-        await connection.call("upload", lambda: to.close(), _nothing, connection.default_timeout)
+        await connection.call("upload", lambda: to.close(), _nothing, connection.default_timeout)  # noqa: F821 (deleted below)
     except errors.MayflyError:
         pass  # its lease ends it
     finally:
