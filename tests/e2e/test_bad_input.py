@@ -6,6 +6,7 @@ nothing, and the daemon's memory stays within the bound that the row states; aft
 daemon lives and has given the memory back. MAYFLY_HEAVY (./dev check) makes it last longer.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -44,11 +45,10 @@ out_files_held_max = "{OUT_FILES_MAX >> 20}MiB"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bad")
+@contextlib.contextmanager
+def serving(folder, settings):
     os.chmod(folder, 0o755)
-    daemon = Daemon(folder, config=SETTINGS)
+    daemon = Daemon(folder, config=settings)
     try:
         daemon.start()
         assert daemon.cli.run("-c", "print(1)")["verdict"] == "succeeded"
@@ -58,6 +58,19 @@ def daemon(tmp_path_factory):
     finally:
         daemon.end()
     assert daemon.process.returncode == 0, daemon.said()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("bad"), SETTINGS) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def patient_daemon(tmp_path_factory):
+    """No message is ended for the time that it takes."""
+    with serving(tmp_path_factory.mktemp("bad"), SETTINGS.replace('message_time = "2s"', 'message_time = "300s"')) as daemon:
+        yield daemon
 
 
 def memory_bytes(pid):
@@ -282,7 +295,8 @@ def test_half_messages_and_then_silence_hold_little_and_not_for_long(daemon):
         attack.end()
 
 
-def test_requests_that_are_never_taken_hold_little_and_not_for_long(daemon, tmp_path):
+def test_requests_that_are_never_taken_hold_little_and_not_for_long(patient_daemon, tmp_path):
+    daemon = patient_daemon
     large = tmp_path / "large.py"
     large.write_text("pass" + " " * 3_500_000)
     with Watch(daemon, IN_FLIGHT_MAX + REST) as watch, Attack(daemon, "promises", 64) as attack:
