@@ -68,8 +68,8 @@ def daemon(tmp_path_factory):
 
 @pytest.fixture
 def patient_daemon(tmp_path_factory):
-    """No message is ended for the time that it takes."""
-    with serving(tmp_path_factory.mktemp("bad"), SETTINGS.replace('message_time = "2s"', 'message_time = "300s"')) as daemon:
+    """Also on a busy machine a message arrives within its time."""
+    with serving(tmp_path_factory.mktemp("bad"), SETTINGS.replace('message_time = "2s"', 'message_time = "10s"')) as daemon:
         yield daemon
 
 
