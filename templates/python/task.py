@@ -9,6 +9,7 @@ import builtins
 import ctypes
 import fnmatch
 import importlib.machinery
+import io
 import os
 import random
 import sys
@@ -25,6 +26,9 @@ NOT_RUN = 126  # as a shell's: found, and cannot be executed
 AT_START_ONLY = ("PYTHON*", "HOME", "LANG", "LANGUAGE", "LC_*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "OPENSSL_*")
 # Of these, some are applied to a clone.
 APPLIED = {"PYTHONPATH"}
+# And some are switches, as long as their values say no more than on or off.
+SWITCHES = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+SWITCHED_ON, SWITCHED_OFF = b"1", (b"", b"0")
 # Where site looks for packages of the user's, when an interpreter starts.
 FILES_AT_START = (".local/lib",)
 
@@ -91,6 +95,8 @@ class Clones:
             if name in self.counts:
                 if not value.isdigit() or int(value) < 1:
                     return name
+            elif name in SWITCHES and can_switch(name, value):
+                continue
             elif name not in APPLIED and any(fnmatch.fnmatchcase(name, each) for each in self.fresh):
                 return name
         folders = paths_of(wanted)
@@ -163,6 +169,7 @@ class Clones:
             self.execute(task.kind, argv, code, why)
         self.set_environment(wanted)
         begin(argv, code if task.kind == STRING else None)
+        switch_on(wanted)
         if paths := paths_of(wanted):
             sys.path[:] = dict.fromkeys(paths + sys.path)  # the script's own folder will stand before them
         refresh()
@@ -229,6 +236,50 @@ def begin(argv, command):
     if "__mp_main__" in sys.modules:  # as multiprocessing has it when it is imported
         sys.modules["__mp_main__"] = main
     return space
+
+
+def is_on(switch):
+    return sys.stdout.write_through if switch == "PYTHONUNBUFFERED" else sys.dont_write_bytecode
+
+
+def can_switch(switch, value):
+    return value == SWITCHED_ON or value in SWITCHED_OFF and not is_on(switch)
+
+
+def switch_on(wanted):
+    """What the interpreter's switches do when it starts."""
+    on = [switch for switch in SWITCHES if wanted.get(os.fsencode(switch)) == SWITCHED_ON and not is_on(switch)]
+    if "PYTHONDONTWRITEBYTECODE" in on:
+        sys.dont_write_bytecode = True
+        sys.flags = flags_with("dont_write_bytecode")
+    if "PYTHONUNBUFFERED" in on:
+        unbuffer("stdout", 1)
+        unbuffer("stderr", 2)
+        libc = ctypes.CDLL(None)
+        for stream in ("stdin", "stdout", "stderr"):
+            libc.setvbuf(ctypes.c_void_p.in_dll(libc, stream), None, 2, 0)  # _IONBF
+
+
+def unbuffer(name, fd):
+    before = getattr(sys, name)
+    raw = io.FileIO(fd, "wb", closefd=False)
+    raw.name = f"<{name}>"
+    stream = io.TextIOWrapper(raw, before.encoding, before.errors, newline="\n", write_through=True)
+    stream.mode = "w"
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
+
+
+def flags_with(flag):
+    """sys.flags with this one set: of its type, which no program can make."""
+    kind, api = type(sys.flags), ctypes.pythonapi
+    api.PyStructSequence_New.restype = ctypes.py_object
+    made = api.PyStructSequence_New(ctypes.py_object(kind))
+    for at, (name, value) in enumerate(zip(kind.__match_args__, sys.flags, strict=True)):
+        value = ctypes.py_object(1 if name == flag else value)
+        api.Py_IncRef(value)  # SetItem takes one
+        api.PyStructSequence_SetItem(ctypes.py_object(made), ctypes.c_ssize_t(at), value)
+    return made
 
 
 def refresh():

@@ -488,6 +488,8 @@ def test_keyboard_interrupt_ends_by_its_signal(mayfly):
     (("--env", "PYTHON_CPU_COUNT=3"), False),
     (("--env", "COLOUR=blue", "--env", "TZ=Asia/Tokyo"), False),
     (("--env", "PYTHONHASHSEED=0"), False),  # as the template sets it
+    (("--env", "PYTHONUNBUFFERED=1", "--env", "PYTHONDONTWRITEBYTECODE=1"), False),
+    (("--env", "PYTHONUNBUFFERED=yes"), True),
     (("--env", "PYTHONHASHSEED=1"), True),
     (("--env", "PYTHONOPTIMIZE=1"), True),
     (("--env", "LC_ALL=C"), True),

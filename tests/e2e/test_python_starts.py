@@ -24,6 +24,15 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 # --- variables ----------------------------------------------------------------------
 
 FLAGS = "import sys\nprint(sys.flags, sys.warnoptions, sys._xoptions, sys.path)\n"
+UNBUFFERED = """
+import ctypes, os, subprocess
+print(type(sys.stdout.buffer), sys.stdout.buffer.name, sys.stdout.buffer.mode, sys.stdout is sys.__stdout__, sys.flags)
+subprocess.run([sys.executable, '-c', 'import sys; print(sys.flags)'])
+sys.stderr.write('no line')
+sys.stdout.write('not lost')
+ctypes.CDLL(None).printf(b'nor this')
+os._exit(3)
+"""
 STREAMS = """
 import sys
 for f in (sys.stdin, sys.stdout, sys.stderr):
@@ -131,7 +140,7 @@ VARIABLES = {
     "PYTHON_CPU_COUNT": [("3", CPUS), ("default", CPUS), ("0", NOT_READ), ("x", NOT_READ)],
     "PYTHONDEBUG": [("1", FLAGS)],
     "PYTHONDEVMODE": [("1", FLAGS + "import faulthandler\nprint(faulthandler.is_enabled())\n" + WARN)],
-    "PYTHONDONTWRITEBYTECODE": [("1", IMPORTS), ("", IMPORTS)],
+    "PYTHONDONTWRITEBYTECODE": [(value, FLAGS + IMPORTS) for value in ("1", "0", "", "yes")],
     "PYTHONFAULTHANDLER": [("1", "import faulthandler\nprint(faulthandler.is_enabled(), flush=True)\nimport ctypes\nctypes.string_at(0)\n")],
     "PYTHON_FROZEN_MODULES": [("off", "import os, sys\nprint(os.__spec__.origin, type(os.__loader__), sys._stdlib_dir)\n"), ("on", FLAGS)],
     "PYTHONINSPECT": [("1", FLAGS + "x = 5\n"), ("1", TRACE)],
@@ -146,7 +155,7 @@ VARIABLES = {
     "PYTHONPYCACHEPREFIX": [("/tmp/cache", IMPORTS)],
     "PYTHONSAFEPATH": [("1", IMPORTS)],
     "PYTHONTRACEMALLOC": [("1", "import tracemalloc\nprint(tracemalloc.is_tracing(), tracemalloc.get_traceback_limit())\n"), ("5", WARN), ("x", NOT_READ)],
-    "PYTHONUNBUFFERED": [("1", STREAMS + "import os\nsys.stdout.write('not lost')\nos._exit(3)\n")],
+    "PYTHONUNBUFFERED": [(value, FLAGS + STREAMS + UNBUFFERED) for value in ("1", "0", "", "yes")],
     "PYTHONUTF8": [("1", LOCALE), ("0", LOCALE), ("x", NOT_READ)],
     "PYTHONVERBOSE": [("1", FLAGS)],
     "PYTHONWARNDEFAULTENCODING": [("1", "open('/task/data.bin')\nimport sys\nprint(sys.flags.warn_default_encoding)\n")],
