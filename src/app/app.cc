@@ -1,5 +1,6 @@
 #include "app/app.h"
 
+#include <spdlog/spdlog.h>
 #include <utility>
 
 #include <boost/asio/io_context.hpp>
@@ -28,6 +29,7 @@
 #include "app/log.h"
 #include "app/privileges.h"
 #include "app/templates.h"
+#include "base/text.h"
 #include "box/host.h"
 #include "clone/engine.h"
 #include "image/build.h"
@@ -79,9 +81,9 @@ base::Result<base::Fd> listenAt(const std::string& path) {
   return fd;
 }
 
-class App final : private clone::EngineWatcher {
+class App final : private clone::EngineOwner {
  public:
-  explicit App(AppOptions options) : options_(std::move(options)) {}
+  explicit App(AppOptions options) : options_(std::move(options)) { observers_.add(log_); }
   base::Result<int> run();
 
  private:
@@ -91,28 +93,7 @@ class App final : private clone::EngineWatcher {
   void audit();
   void awaitSpawner();
 
-  // clone::EngineWatcher
-  void onSpawnerReady(std::string_view in_force) override {
-    spdlog::info("the spawner is ready: {}", in_force);
-  }
-  void onTemplate(std::string_view name, std::string_view state, std::string_view why) override {
-    auto level = state == "unhealthy" ? spdlog::level::err
-                 : why.empty()        ? spdlog::level::info
-                                      : spdlog::level::warn;
-    spdlog::log(level, "template '{}' is {}{}{}", name, state, why.empty() ? "" : ": ", why);
-  }
-  void onZygoteRenewed(std::string_view name) override {
-    spdlog::info("template '{}' has a new zygote; the old one ends with its last box", name);
-  }
-  void onZygoteLine(std::string_view name, std::string_view line) override {
-    spdlog::info("zygote of '{}' says: {}", name, line);
-  }
-  void onReceiptIncomplete(const base::Receipt& r) override {
-    spdlog::error("box {} is in quarantine, its receipt incomplete: {}", r.box, r.missing);
-  }
-  void onReceiptCompleted(const base::Receipt& r) override {
-    spdlog::info("box {} is proven gone and out of quarantine", r.box);
-  }
+  // clone::EngineOwner
   void onSettled() override;
   void onFatal(base::Error error) override;
 
@@ -122,7 +103,8 @@ class App final : private clone::EngineWatcher {
   boost::asio::steady_timer audit_timer_{io_};
   std::string cgroup_;
   std::unordered_set<base::BoxId> found_by_audit_;  // each is told once
-  LogObserver observer_;
+  LogObserver log_;
+  base::Observers observers_;  // the log, and whoever measures
   base::Fd instance_lock_;
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
@@ -148,7 +130,7 @@ base::Status App::makeEngine(const box::HostReport& report) {
       e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
       e.budget.ptys_max, e.budget.queue_tasks_max);
   engine_ =
-      std::make_unique<clone::Engine>(io_, e, observer_, static_cast<clone::EngineWatcher&>(*this));
+      std::make_unique<clone::Engine>(io_, e, observers_, static_cast<clone::EngineOwner&>(*this));
   for (Served& t : served_) {
     const uint32_t wished = std::exchange(t.spec.ptys, grantPtys(e.budget, t.spec.ptys));
     if (t.spec.ptys < wished)
@@ -225,10 +207,7 @@ base::Result<int> App::run() {
 void App::audit() {
   for (const reap::Finding& f : engine_->ledger().audit(boxesOnHost(cgroup_))) {
     if (!found_by_audit_.insert(f.box).second) continue;
-    if (f.kind == reap::Finding::Kind::stray)
-      spdlog::error("audit: box {} has a cgroup, and the ledger says that it is gone", f.box);
-    else
-      spdlog::warn("audit: box {} is in quarantine, and its cgroup is gone", f.box);
+    observers_.auditFound(f.box, f.kind == reap::Finding::Kind::stray);
   }
   audit_timer_.expires_after(std::chrono::milliseconds(kAuditPeriodMs));
   audit_timer_.async_wait([this](boost::system::error_code failed) {

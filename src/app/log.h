@@ -3,30 +3,32 @@
 // Layer: app. Core thread (and before it starts).
 #pragma once
 
-#include <spdlog/spdlog.h>
-
 #include <string>
 
 #include "base/observer.h"
 #include "base/result.h"
-#include "base/text.h"
 
 namespace mayfly::app {
 
-inline std::string oneLine(const base::Error& error) {
-  return base::printable(error.advice.empty() ? error.message : error.message + ". " + error.advice,
-                         2'000);
-}
+std::string oneLine(const base::Error& error);
 
-// Says at level debug how each task ended: what the clients of others, and those
-// that went away, can't be asked.
-class LogObserver : public base::Observer {
+// A task's end in one line of key=value: who, how, how long each step took, what it used. Never
+// what it read or printed. Times are in ms, a step that was not reached is left out.
+std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const base::Usage& usage,
+                     const base::Phases& phases);
+
+class LogObserver final : public base::Observer {
  public:
-  void taskEnded(std::string_view template_name, base::Verdict verdict, const base::Usage& usage,
-                 const base::Phases&) override {
-    spdlog::debug("a task of template '{}' ended: {}, {} after its start", template_name,
-                  base::name(verdict), base::humanNanos(usage.wall_ns));
-  }
+  void taskEnded(const base::TaskLabels& task, base::Verdict verdict, const base::Usage& usage,
+                 const base::Phases& phases) override;
+  void receipt(std::string_view template_name, const base::Receipt& receipt) override;
+  void receiptCompleted(const base::Receipt& receipt) override;
+  void auditFound(base::BoxId box, bool stray) override;
+  void templateState(std::string_view template_name, std::string_view state,
+                     std::string_view why) override;
+  void zygoteRenewed(std::string_view template_name) override;
+  void zygoteSaid(std::string_view template_name, std::string_view line) override;
+  void spawnerReady(std::string_view in_force) override;
 };
 
 }  // namespace mayfly::app

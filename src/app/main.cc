@@ -1,6 +1,7 @@
 // mayflyd: the daemon. Reads its settings and hands them to the App.
 //
 // Layer: app. Wiring only.
+#include <spdlog/spdlog.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>

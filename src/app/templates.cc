@@ -1,8 +1,10 @@
 #include "app/templates.h"
 
+#include <spdlog/spdlog.h>
 #include <fcntl.h>
 
 #include "app/log.h"
+#include "base/text.h"
 #include "box/seccomp.h"
 #include "image/within.h"
 #include "pool/trial.h"

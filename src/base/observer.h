@@ -1,11 +1,14 @@
-// What the daemon tells whoever measures it. The core knows this interface and
-// nothing of the metrics behind it.
+// What the daemon tells whoever measures or writes it down. The core knows this interface and
+// nothing of logs and metrics behind it.
+//
+// Names and words are safe to print. No call has anything of a task's input or output.
 //
 // Layer: base. Called on the core thread only; an implementation must not block.
 #pragma once
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "base/task.h"
 
@@ -22,22 +25,106 @@ struct PoolState {
   uint64_t hits = 0, misses = 0;  // tasks that found a clone parked, and that did not
 };
 
+// Which task; valid during the call. The daemon's own tasks, a zygote's trials, are not told of.
+struct TaskLabels {
+  TaskId task = 0;
+  std::string_view template_name;
+  std::string_view mechanism;  // how its clone comes to be: "fork" or "exec"
+  uint32_t user = 0;           // the peer's uid
+  std::string_view tenant;     // empty: the client names none
+};
+
 class Observer {
  public:
   virtual ~Observer() = default;
-  virtual void taskAccepted(std::string_view /*template_name*/) {}
+
+  // --- tasks: accepted, each phase, ended, receipt; or refused ---
+  virtual void taskAccepted(const TaskLabels&) {}
   virtual void taskRefused(std::string_view /*template_name*/, std::string_view /*code*/) {}
-  virtual void taskPhase(TaskId, Phase, uint64_t /*at_ns*/) {}
-  virtual void taskEnded(std::string_view /*template_name*/, Verdict, const Usage&, const Phases&) {
-  }
-  virtual void receipt(std::string_view /*template_name*/, const Receipt&) {}
-  virtual void boxesAlive(uint32_t /*count*/) {}
+  virtual void taskPhase(const TaskLabels&, Phase, uint64_t /*at_ns*/) {}
+  virtual void taskEnded(const TaskLabels&, Verdict, const Usage&, const Phases&) {}
   virtual void queueLength(uint32_t /*count*/) {}
-  // At most once for all that happened at one time.
-  virtual void poolState(std::string_view /*template_name*/, const PoolState&) {}
+
+  // --- boxes ---
+  virtual void boxesAlive(uint32_t /*count*/) {}
+  // Of every box that was made, with a task or without, in time or as overdue.
+  virtual void receipt(std::string_view /*template_name*/, const Receipt&) {}
+  // One that was overdue: out of quarantine.
+  virtual void receiptCompleted(const Receipt&) {}
+  // It came to nothing before it had a task.
+  virtual void boxLost(std::string_view /*template_name*/, std::string_view /*why*/) {}
   // From the asking to the clone's word that it is ready: a clone of no stocked box.
   virtual void cloneMade(std::string_view /*template_name*/, uint64_t /*make_ns*/) {}
-  virtual void templateState(std::string_view /*template_name*/, std::string_view /*state*/) {}
+  // The audit: a cgroup of a box that the ledger says is gone (stray), or a box in quarantine
+  // whose cgroup is gone.
+  virtual void auditFound(BoxId, bool /*stray*/) {}
+
+  // --- templates and zygotes ---
+  virtual void templateState(std::string_view /*template_name*/, std::string_view /*state*/,
+                             std::string_view /*why*/) {}
+  // At most once for all that happened at one time.
+  virtual void poolState(std::string_view /*template_name*/, const PoolState&) {}
+  // A new zygote's trial is over; `fault` is empty where it may serve.
+  virtual void trialEnded(std::string_view /*template_name*/, std::string_view /*fault*/) {}
+  virtual void zygoteRenewed(std::string_view /*template_name*/) {}
+  virtual void zygoteSaid(std::string_view /*template_name*/, std::string_view /*line*/) {}
+  // Capabilities and cgroups that are in force.
+  virtual void spawnerReady(std::string_view /*in_force*/) {}
+};
+
+// Tells each of several, in the order of their adding.
+class Observers final : public Observer {
+ public:
+  void add(Observer& one) { all_.push_back(&one); }
+
+  void taskAccepted(const TaskLabels& t) override { tell(&Observer::taskAccepted, t); }
+  void taskRefused(std::string_view template_name, std::string_view code) override {
+    tell(&Observer::taskRefused, template_name, code);
+  }
+  void taskPhase(const TaskLabels& t, Phase phase, uint64_t at_ns) override {
+    tell(&Observer::taskPhase, t, phase, at_ns);
+  }
+  void taskEnded(const TaskLabels& t, Verdict verdict, const Usage& usage,
+                 const Phases& phases) override {
+    tell(&Observer::taskEnded, t, verdict, usage, phases);
+  }
+  void queueLength(uint32_t count) override { tell(&Observer::queueLength, count); }
+  void boxesAlive(uint32_t count) override { tell(&Observer::boxesAlive, count); }
+  void receipt(std::string_view template_name, const Receipt& r) override {
+    tell(&Observer::receipt, template_name, r);
+  }
+  void receiptCompleted(const Receipt& r) override { tell(&Observer::receiptCompleted, r); }
+  void boxLost(std::string_view template_name, std::string_view why) override {
+    tell(&Observer::boxLost, template_name, why);
+  }
+  void cloneMade(std::string_view template_name, uint64_t make_ns) override {
+    tell(&Observer::cloneMade, template_name, make_ns);
+  }
+  void auditFound(BoxId box, bool stray) override { tell(&Observer::auditFound, box, stray); }
+  void templateState(std::string_view template_name, std::string_view state,
+                     std::string_view why) override {
+    tell(&Observer::templateState, template_name, state, why);
+  }
+  void poolState(std::string_view template_name, const PoolState& state) override {
+    tell(&Observer::poolState, template_name, state);
+  }
+  void trialEnded(std::string_view template_name, std::string_view fault) override {
+    tell(&Observer::trialEnded, template_name, fault);
+  }
+  void zygoteRenewed(std::string_view template_name) override {
+    tell(&Observer::zygoteRenewed, template_name);
+  }
+  void zygoteSaid(std::string_view template_name, std::string_view line) override {
+    tell(&Observer::zygoteSaid, template_name, line);
+  }
+  void spawnerReady(std::string_view in_force) override { tell(&Observer::spawnerReady, in_force); }
+
+ private:
+  template <class... Told, class... Given>
+  void tell(void (Observer::*call)(Told...), const Given&... given) {
+    for (Observer* one : all_) (one->*call)(given...);
+  }
+  std::vector<Observer*> all_;
 };
 
 }  // namespace mayfly::base

@@ -39,11 +39,11 @@ bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
 }  // namespace
 
 Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
-               EngineWatcher& watcher)
+               EngineOwner& owner)
     : io_(io),
       options_(std::move(options)),
       observer_(observer),
-      watcher_(watcher),
+      owner_(owner),
       link_(io, *this),
       plan_({.makers = static_cast<double>(options_.making_max),
              .memory_bytes_max = options_.parked_memory_bytes_max,
@@ -68,9 +68,14 @@ Engine::TaskPtr Engine::find(base::TaskId id) const {
   return at != tasks_.end() ? at->second : nullptr;
 }
 
+base::TaskLabels Engine::labelsOf(const Task& t) const {
+  const pool::TemplateSpec& tmpl = *registry_.get(t.tmpl);
+  return {t.id, tmpl.name, tmpl.mechanism, t.spec.user, t.spec.tenant};
+}
+
 void Engine::phase(const Task& t, Phase p) {
-  if (uint64_t at = t.machine.phases()[static_cast<size_t>(p)]; at != 0)
-    observer_.taskPhase(t.id, p, at);
+  if (uint64_t at = t.machine.phases()[static_cast<size_t>(p)]; at != 0 && t.spec.owner != kOwn)
+    observer_.taskPhase(labelsOf(t), p, at);
 }
 
 // --- what the edges ask ----------------------------------------------------------
@@ -131,7 +136,7 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                           base::name(accepted.error().code));
     return accepted;
   }
-  observer_.taskAccepted(find(*accepted)->spec.template_name);
+  observer_.taskAccepted(labelsOf(*find(*accepted)));
   // From the loop: the caller learns the id before the first callback comes.
   boost::asio::post(io_, [this] {
     dispatch();
@@ -507,9 +512,8 @@ void Engine::finish(const TaskPtr& t) {
   tasks_.erase(t->id);
   phase(*t, Phase::receipt);
   sched::TaskResult r = result(*t);
-  if (t->spec.owner != kOwn) observer_.taskEnded(r.template_name, r.verdict, r.usage, r.phases);
+  if (t->spec.owner != kOwn) observer_.taskEnded(labelsOf(*t), r.verdict, r.usage, r.phases);
   observer_.receipt(r.template_name, r.receipt);
-  if (!r.receipt.complete) watcher_.onReceiptIncomplete(r.receipt);
   t->listener->onResult(r);
   dispatch();
   checkStopped();

@@ -51,19 +51,10 @@ struct EngineOptions {
   uint64_t stop_templates_ns_max = 3'000'000'000;
 };
 
-// What the engine tells its owner; it writes no log itself.
-class EngineWatcher {
+// What the engine's owner has to act upon. All else is told to the observer.
+class EngineOwner {
  public:
-  virtual ~EngineWatcher() = default;
-  virtual void onSpawnerReady(std::string_view /*in_force*/) {}
-  virtual void onTemplate(std::string_view /*name*/, std::string_view /*state*/,
-                          std::string_view /*why*/) {}
-  virtual void onZygoteRenewed(std::string_view /*template_name*/) {}
-  virtual void onZygoteLine(std::string_view /*name*/, std::string_view /*line*/) {}
-  virtual void onBoxLost(std::string_view /*template_name*/, std::string_view /*why*/) {
-  }  // without a task
-  virtual void onReceiptIncomplete(const base::Receipt&) {}
-  virtual void onReceiptCompleted(const base::Receipt&) {}  // a late one: out of quarantine
+  virtual ~EngineOwner() = default;
   virtual void onSettled() {}           // every template is ready, or was given up
   virtual void onFatal(base::Error) {}  // the spawner is gone
 };
@@ -71,7 +62,7 @@ class EngineWatcher {
 class Engine final : public sched::Core, private SpawnerLink::Handler, private TaskIo::Sink {
  public:
   Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
-         EngineWatcher& watcher);
+         EngineOwner& owner);
   ~Engine() override;
 
   // Before start(). `seccomp`: the template's program, a sealed memfd.
@@ -153,6 +144,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   sched::TaskResult result(Task& t);
   void collectFiles(Task& t, sched::TaskResult* r);
   void dropInput(Task& t, uint64_t bytes);
+  base::TaskLabels labelsOf(const Task& t) const;
   void phase(const Task& t, base::Phase p);
 
   // Boxes (engine_boxes.cc)
@@ -204,7 +196,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   boost::asio::io_context& io_;
   EngineOptions options_;
   base::Observer& observer_;
-  EngineWatcher& watcher_;
+  EngineOwner& owner_;
   SpawnerLink link_;
   pool::TemplateRegistry registry_;
   pool::Plan plan_;

@@ -251,7 +251,7 @@ void Engine::boxLost(const BoxPtr& box, std::string why, Again again) {
   Lane* lane = findLane(box->lane);
   if (lane == nullptr) return;
   const Refill::Lost lost = lane->refill.lost(box->id, now_ns);
-  if (lost.clone) watcher_.onBoxLost(registry_.get(box->tmpl)->name, why);
+  if (lost.clone) observer_.boxLost(registry_.get(box->tmpl)->name, why);
   if (TaskPtr t = lost.task != 0 ? find(lost.task) : nullptr)
     act(t, t->machine.boxFailed(std::move(why), again, now_ns));
   refill(box->lane);
@@ -353,7 +353,7 @@ void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
   switch (event.kind) {
     case Kind::hello:
       spawner_ready_ = true;
-      watcher_.onSpawnerReady(base::printable(event.text));
+      observer_.spawnerReady(base::printable(event.text));
       runTemplates();
       return;
     case Kind::templateReady:
@@ -472,11 +472,14 @@ void Engine::boxGone(const Event& e) {
   }
   // Parked, or its task's result was given without: only the ledger waited for this.
   if (!free) {
-    if (box && box->task == 0) watcher_.onReceiptIncomplete(closed->receipt);
+    if (box && box->task == 0) observer_.receipt(registry_.get(box->tmpl)->name, closed->receipt);
     return;
   }
   admission_.release(closed->task);
-  if (closed->when == reap::Closed::When::late) watcher_.onReceiptCompleted(closed->receipt);
+  if (closed->when == reap::Closed::When::late)
+    observer_.receiptCompleted(closed->receipt);
+  else if (box && box->task == 0)
+    observer_.receipt(registry_.get(box->tmpl)->name, closed->receipt);
   if (box)
     if (Lane* lane = findLane(box->lane)) lane->refill.happened(monotonicNs());
   dispatch();
@@ -503,10 +506,11 @@ void Engine::onSpawnerLost(base::Error why) {
   }
   for (const auto& [id, box] : boxes_) {
     if (box->io) box->io->close();
-    if (box->task == 0) watcher_.onReceiptIncomplete(ledger_.overdue(id, why.message).receipt);
+    if (box->task == 0)
+      observer_.receipt(registry_.get(box->tmpl)->name, ledger_.overdue(id, why.message).receipt);
   }
   if (stopping_ == Stopping::templates || stopping_ == Stopping::done) return checkStopped();
-  watcher_.onFatal(std::move(why));
+  owner_.onFatal(std::move(why));
 }
 
 }  // namespace mayfly::clone

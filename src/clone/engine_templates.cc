@@ -104,12 +104,11 @@ std::vector<sched::TemplateInfo> Engine::templates() const {
 
 void Engine::templateChanged(base::TemplateId id) {
   const pool::TemplateSpec& s = *registry_.get(id);
-  observer_.templateState(s.name, registry_.state(id));
-  watcher_.onTemplate(s.name, registry_.state(id), registry_.stateText(id));
+  observer_.templateState(s.name, registry_.state(id), registry_.stateText(id));
   poolChanged(id);
   if (!settled_ && registry_.settled()) {
     settled_ = true;
-    watcher_.onSettled();
+    owner_.onSettled();
   }
 }
 
@@ -177,7 +176,7 @@ void Engine::runTemplates() {
   syncLanes();
   if (!settled_ && registry_.settled()) {
     settled_ = true;
-    watcher_.onSettled();
+    owner_.onSettled();
   }
   armTemplateTimer();
 }
@@ -210,7 +209,7 @@ void Engine::publish(base::LaneId id, Lane& lane) {
   auto pipe = base::makePipe();
   if (!pipe) return zygoteGone(zygote, std::move(pipe).error().message);
   z.log = std::make_shared<LogPump>(
-      io_, [this, name = s.name](std::string_view line) { watcher_.onZygoteLine(name, line); });
+      io_, [this, name = s.name](std::string_view line) { observer_.zygoteSaid(name, line); });
   if (auto opened = z.log->open(std::move(pipe->read)); !opened)
     return zygoteGone(zygote, std::move(opened).error().message);
 
@@ -303,6 +302,7 @@ void Engine::onTrial(base::ZygoteId id, const sched::TaskResult& result) {
     return;
   z.checking = false;
   z.trials.clear();
+  observer_.trialEnded(registry_.get(z.tmpl)->name, fault.value_or(""));
   if (!fault) return zygoteReady(id);
   z.fault = std::move(*fault);
   retire(id);
@@ -316,7 +316,7 @@ void Engine::zygoteReady(base::ZygoteId id) {
     base::ZygoteId old = std::exchange(lane.zygote, std::exchange(lane.successor, 0));
     zygotes_.at(old).draining = true;
     drain(old);
-    watcher_.onZygoteRenewed(registry_.get(lane.tmpl)->name);
+    observer_.zygoteRenewed(registry_.get(lane.tmpl)->name);
   }
   endBoxes(lane.refill.setZygote(id));
   const bool was_ready = registry_.ready(lane_id);

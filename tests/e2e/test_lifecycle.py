@@ -348,6 +348,20 @@ def test_two_daemons_never_touch_each_other(daemons, who):
     assert other.process.poll() is None
 
 
+def test_a_tasks_end_is_one_line_of_the_log_without_its_input_and_output(daemons):
+    daemon = daemons()
+    result = daemon.cli.run("--tenant", 'a"b', "--env", "WORD=secret-input", "-c",
+                            "import os\nprint(os.environ['WORD'][::-1])\nraise SystemExit(3)")
+    assert result["stdout"] == "tupni-terces\n" and result["exitCode"] == 3
+    [line] = await_that(lambda: re.findall(r"^.* info (task id=.*)$", read(daemon.log), re.M), "it is told")
+    told = dict(re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', line))
+    assert {key: told[key] for key in ("id", "template", "mechanism", "user", "tenant", "verdict", "stdout", "stderr")} == {
+        "id": str(result["id"]), "template": "python", "mechanism": "fork", "user": "0", "tenant": r'"a\"b"',
+        "verdict": "failed", "stdout": "13", "stderr": "0"}
+    assert float(told["whole_ms"]) >= float(told["run_ms"]) > 0 and int(told["memory_peak"]) > 0, line
+    assert "secret" not in read(daemon.log) and "terces" not in read(daemon.log)
+
+
 def test_sigterm_ends_running_tasks_with_a_receipt(daemons):
     daemon = daemons()
     clients = [daemon.cli.start("run", "--json", "-t", "python", "-c", CLINGING) for _ in range(2)]

@@ -8,6 +8,7 @@
 #include "app/audit.h"
 #include "app/budget.h"
 #include "app/instance.h"
+#include "app/log.h"
 #include "app/templates.h"
 
 namespace mayfly::app {
@@ -21,6 +22,30 @@ struct Folder {
   }
   ~Folder() { (void)!::system(("rm -rf '" + path + "'").c_str()); }
 };
+
+TEST(Log, TaskLineHasWhoHowAndHowMuchAndLeavesOutWhatWasNotReached) {
+  base::Phases phases{};
+  auto at = [&](base::Phase p, double ms) {
+    phases[static_cast<size_t>(p)] = 1'000 + static_cast<uint64_t>(ms * 1e6);
+  };
+  at(base::Phase::queued, 0);
+  at(base::Phase::box, 0.25);
+  at(base::Phase::started, 1.5);
+  at(base::Phase::exited, 11.5);
+  at(base::Phase::receipt, 12);
+  base::Usage usage;
+  usage.user_cpu_ns = 2'000'000, usage.system_cpu_ns = 500'000;
+  usage.memory_peak_bytes = 4'096, usage.processes_peak = 2, usage.stdout_bytes = 3;
+  EXPECT_EQ(
+      taskLine({5, "python", "fork", 1000, "a\" verdict=x"}, base::Verdict::wallTime, usage,
+               phases),
+      "task id=5 template=python mechanism=fork user=1000 tenant=\"a\\\" verdict=x\" "
+      "verdict=wallTime queue_ms=0.250 claim_ms=1.250 run_ms=10.000 reap_ms=0.500 whole_ms=12.000 "
+      "cpu_ms=2.500 memory_peak=4096 processes_peak=2 stdout=3 stderr=0 disk=0 inodes=0");
+  usage.fresh_runtime = true;
+  EXPECT_TRUE(taskLine({5, "python", "fork", 0, ""}, base::Verdict::failed, usage, {})
+                  .ends_with(" fresh_runtime=1"));
+}
 
 TEST(Instance, SecondDaemonOfTheSameNameIsRefusedAtOnceAndOthersAreNot) {
   Folder run;

@@ -2,6 +2,7 @@
 // socket, with real pipes for the streams. Events are awaited, never time.
 #pragma once
 
+#include <map>
 #include <gtest/gtest.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -40,14 +41,56 @@ struct Listener : sched::TaskListener {
   }
 };
 
-struct Watcher : EngineWatcher {
-  int settled = 0, incomplete = 0, completed = 0;
-  std::string fatal, lines;
+struct Owner : EngineOwner {
+  int settled = 0;
+  std::string fatal;
   void onSettled() override { ++settled; }
-  void onReceiptIncomplete(const base::Receipt&) override { ++incomplete; }
-  void onReceiptCompleted(const base::Receipt&) override { ++completed; }
   void onFatal(base::Error e) override { fatal = e.message; }
-  void onZygoteLine(std::string_view, std::string_view line) override { lines += line; }
+};
+
+// Counts every call of the observer by its name.
+struct Recorder : base::Observer {
+  std::map<std::string, int> calls;
+  int incomplete = 0;
+  std::string lines, fault;
+  std::vector<base::Phase> phases;
+  base::TaskLabels labels;  // the last; its words are copied
+  std::string template_name, mechanism, tenant;
+
+  void remember(const base::TaskLabels& t) {
+    template_name = t.template_name, mechanism = t.mechanism, tenant = t.tenant;
+    labels = t;
+  }
+  void taskAccepted(const base::TaskLabels& t) override { ++calls["taskAccepted"], remember(t); }
+  void taskRefused(std::string_view, std::string_view) override { ++calls["taskRefused"]; }
+  void taskPhase(const base::TaskLabels& t, base::Phase phase, uint64_t) override {
+    ++calls["taskPhase"], remember(t), phases.push_back(phase);
+  }
+  void taskEnded(const base::TaskLabels& t, Verdict, const base::Usage&,
+                 const base::Phases&) override {
+    ++calls["taskEnded"], remember(t);
+  }
+  void queueLength(uint32_t) override { ++calls["queueLength"]; }
+  void boxesAlive(uint32_t) override { ++calls["boxesAlive"]; }
+  void receipt(std::string_view, const base::Receipt& r) override {
+    ++calls["receipt"], incomplete += r.complete ? 0 : 1;
+  }
+  void receiptCompleted(const base::Receipt&) override { ++calls["receiptCompleted"]; }
+  void boxLost(std::string_view, std::string_view) override { ++calls["boxLost"]; }
+  void cloneMade(std::string_view, uint64_t) override { ++calls["cloneMade"]; }
+  void auditFound(base::BoxId, bool) override { ++calls["auditFound"]; }
+  void templateState(std::string_view, std::string_view, std::string_view) override {
+    ++calls["templateState"];
+  }
+  void poolState(std::string_view, const base::PoolState&) override { ++calls["poolState"]; }
+  void trialEnded(std::string_view, std::string_view text) override {
+    ++calls["trialEnded"], fault = text;
+  }
+  void zygoteRenewed(std::string_view) override { ++calls["zygoteRenewed"]; }
+  void zygoteSaid(std::string_view, std::string_view line) override {
+    ++calls["zygoteSaid"], lines += line;
+  }
+  void spawnerReady(std::string_view) override { ++calls["spawnerReady"]; }
 };
 
 // What the spawner and the clone hold of one box.
@@ -58,8 +101,10 @@ struct FakeBox {
 
 struct Fixture : testing::Test {
   boost::asio::io_context io;
-  base::Observer observer;
-  Watcher watcher;
+  Recorder told, told_too;  // both hear the same
+  base::Observers observers;
+  Owner owner;
+  std::string trial_code;
   EngineOptions options;
   uint32_t parked = 0;
   pool::Renewal renewal;
@@ -68,7 +113,11 @@ struct Fixture : testing::Test {
   base::Fd spawner;
   std::vector<base::Fd> request_fds;
 
-  void SetUp() override { ::signal(SIGPIPE, SIG_IGN); }
+  void SetUp() override {
+    ::signal(SIGPIPE, SIG_IGN);
+    observers.add(told), observers.add(told_too);
+  }
+  void TearDown() override { EXPECT_EQ(told.calls, told_too.calls); }
 
   template <class P>
   void until(P done) {
@@ -126,7 +175,7 @@ struct Fixture : testing::Test {
   }
 
   void start(bool ready = true) {
-    engine = std::make_unique<Engine>(io, options, observer, watcher);
+    engine = std::make_unique<Engine>(io, options, observers, owner);
     pool::TemplateSpec t;
     t.name = "python";
     t.image_digest = std::string(64, 'a');
@@ -137,6 +186,8 @@ struct Fixture : testing::Test {
     t.cpus_env = {"THREADS"};
     t.maximum.cpu_milli = 2'000;
     t.renewal = renewal;
+    t.mechanism = "fork";
+    t.trial_code = trial_code;
     t.tenants_max = tenants_max;
     ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
     auto pair = base::makeSeqpacketPair();
@@ -150,7 +201,7 @@ struct Fixture : testing::Test {
     EXPECT_EQ(request_fds.size(), 2u);
     if (!ready) return;
     tellZygote(Kind::templateReady, 1);
-    until([&] { return watcher.settled == 1; });
+    until([&] { return owner.settled == 1; });
   }
 
   sched::TaskSpec spec() {

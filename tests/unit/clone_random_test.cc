@@ -246,7 +246,7 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     random.seed(seed);
     seen.clear(), starting.clear(), serving.clear(), listeners.clear();
-    watcher = {};
+    owner = {};
     options.budget.boxes_max = kSlots;
     options.budget.parked_max = parked = 3;
     options.budget.stocked_max = 1;
@@ -314,7 +314,7 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
     auto ran = [](const auto& each) { return each.second->started == 1; };
     EXPECT_GT(std::count_if(listeners.begin(), listeners.end(), ran), kSlots)
         << "hardly a task ran";
-    EXPECT_TRUE(watcher.fatal.empty()) << watcher.fatal;
+    EXPECT_TRUE(owner.fatal.empty()) << owner.fatal;
     engine.reset();
   }
 }

@@ -44,6 +44,66 @@ TEST_F(Fixture, TaskRunsFromSubmitToReceipt) {
   EXPECT_EQ(openFds(), fds);
 }
 
+TEST_F(Fixture, ObserversAreToldOfATasksWay) {
+  start();
+  EXPECT_EQ(told.calls["spawnerReady"], 1);
+  EXPECT_EQ(told.calls["templateState"], 2);  // starting, ready
+  sched::TaskSpec own = spec();
+  own.user = 7;
+  own.tenant = "blue";
+  const base::TaskId id = submit(std::move(own));
+  FakeBox b = running();
+  ASSERT_EQ(::write(b.out.get(), "1\n", 2), 2);
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  settle();
+  EXPECT_EQ(told.calls["taskAccepted"], 1);
+  EXPECT_EQ(told.calls["taskEnded"], 1);
+  EXPECT_EQ(told.calls["receipt"], 1);
+  EXPECT_EQ(told.incomplete, 0);
+  EXPECT_EQ(told.calls["cloneMade"], 1);
+  EXPECT_GT(told.calls["queueLength"], 0);
+  EXPECT_GT(told.calls["boxesAlive"], 0);
+  EXPECT_GT(told.calls["poolState"], 0);
+  EXPECT_EQ(told.labels.task, id);
+  EXPECT_EQ(told.labels.user, 7u);
+  EXPECT_EQ(told.template_name + "/" + told.mechanism + "/" + told.tenant, "python/fork/blue");
+  std::sort(told.phases.begin(), told.phases.end());
+  std::vector<Phase> all;
+  for (size_t i = 0; i < base::kPhases; ++i) all.push_back(Phase(i));
+  EXPECT_EQ(told.phases, all) << "each phase once";
+  sched::TaskSpec none = spec();
+  none.template_name = "none";
+  EXPECT_FALSE(engine->submit(std::move(none), listener));
+  EXPECT_EQ(told.calls["taskRefused"], 1);
+  EXPECT_EQ(told.calls["taskAccepted"], 1);
+}
+
+TEST_F(Fixture, ObserversAreToldOfATrialAndOfNoTask) {
+  trial_code = "look";
+  start(false);
+  tellZygote(Kind::templateReady, 1);
+  FakeBox clones[2] = {made(spawner::kRehearse), made()};
+  for (FakeBox& b : clones) cloneReady(b);
+  for (FakeBox& b : clones) takeClaim(b);
+  for (FakeBox& b : clones) sayStarted(b);
+  settle();
+  for (FakeBox& b : clones) exits(b.id, CLD_EXITED, 1);
+  for (FakeBox& b : clones) {
+    expect(Op::end);
+    reaped(b);
+    tell(goneEvent(b.id));
+  }
+  EXPECT_EQ(expect(Op::retire).zygote_id, 1u);
+  EXPECT_EQ(told.calls["trialEnded"], 1);
+  EXPECT_NE(told.fault.find("its trial ended with"), std::string::npos) << told.fault;
+  for (const char* name : {"taskAccepted", "taskPhase", "taskEnded"})
+    EXPECT_EQ(told.calls.count(name), 0u) << name;
+}
+
 TEST_F(Fixture, UsageTellsThatTheRuntimeStartedAnew) {
   start();
   for (uint32_t fresh : {1u, 0u}) {
@@ -320,9 +380,11 @@ TEST_F(Fixture, ParkedCloneFoundDeadCostsATaskNothing) {
   EXPECT_EQ(expect(Op::end).box, dead.id);
   FakeBox alive = made(spawner::kRehearse);
   cloneReady(alive);
+  EXPECT_EQ(told.calls["boxLost"], 1);
   reaped(dead);
   tell(goneEvent(dead.id));
   until([&] { return engine->ledger().alive() == 1; });
+  EXPECT_EQ(told.calls["receipt"], 1);
   submit(spec());
   takeClaim(alive);
 }
@@ -382,8 +444,8 @@ TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
   until([&] { return listener->started == 1; });
   for (FakeBox* dead : {&old, &late}) {
     zygote::Claim claim;
-    auto told = base::receiveMessage(dead->control.view(), base::writableBytesOf(claim));
-    EXPECT_TRUE(!told || told->bytes == 0) << "box " << dead->id << " was told of a task";
+    auto message = base::receiveMessage(dead->control.view(), base::writableBytesOf(claim));
+    EXPECT_TRUE(!message || message->bytes == 0) << "box " << dead->id << " was told of a task";
   }
 }
 
@@ -413,6 +475,7 @@ TEST_F(Fixture, RenewedZygoteDrainsWhileItsSuccessorServes) {
   EXPECT_EQ(engine->templates()[0].pool.parked, 1u);
   reaped(second);
   tell(goneEvent(second.id));
+  EXPECT_EQ(told.calls["zygoteRenewed"], 1);
   EXPECT_TRUE(nothingAsked());  // a task of the old one runs still
   exits(first.id, CLD_EXITED, 0);
   expect(Op::end);
@@ -736,13 +799,13 @@ TEST_F(Fixture, IncompleteReceiptKeepsTheSlotUntilALaterOneCompletesIt) {
   tell(e);
   result();
   EXPECT_FALSE(listener->result.receipt.complete);
-  EXPECT_EQ(watcher.incomplete, 1);
+  EXPECT_EQ(told.incomplete, 1);
   listener = std::make_shared<Listener>();
   submit(spec());
   EXPECT_TRUE(nothingAsked());
   tell(goneEvent(b.id));
   expect(Op::make);
-  EXPECT_EQ(watcher.completed, 1);
+  EXPECT_EQ(told.calls["receiptCompleted"], 1);
 }
 
 TEST_F(Fixture, MissingReceiptGivesTheResultWithinItsBound) {
@@ -841,7 +904,7 @@ TEST_F(Fixture, LostSpawnerEndsEveryTaskAndIsFatal) {
   result();
   EXPECT_EQ(listener->result.verdict, Verdict::internal);
   EXPECT_FALSE(listener->result.receipt.complete);
-  EXPECT_EQ(watcher.fatal, "the spawner ended");
+  EXPECT_EQ(owner.fatal, "the spawner ended");
 }
 
 TEST_F(Fixture, StopAfterTheSpawnerWasLostWaitsForNothing) {
@@ -861,7 +924,7 @@ TEST_F(Fixture, MessageOfAnotherVersionIsFatal) {
   Event e;
   e.version = 99;
   tell(e);
-  until([&] { return !watcher.fatal.empty(); });
+  until([&] { return !owner.fatal.empty(); });
 }
 
 TEST_F(Fixture, FourDeadZygotesFailTheQueueOfThatTemplate) {
@@ -914,8 +977,8 @@ TEST_F(Fixture, StopEndsTasksThenTemplatesThenItself) {
 TEST_F(Fixture, ZygotesWordsReachTheLogPrintable) {
   start(false);
   ASSERT_EQ(::write(request_fds[1].get(), "bad \x1b[31m\nhalf", 14), 14);
-  until([&] { return !watcher.lines.empty(); });
-  EXPECT_EQ(watcher.lines, "bad \\x1b[31m");
+  until([&] { return !told.lines.empty(); });
+  EXPECT_EQ(told.lines, "bad \\x1b[31m");
 }
 
 }  // namespace

@@ -1,0 +1,86 @@
+#include "app/log.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "base/text.h"
+
+namespace mayfly::app {
+
+using base::Phase;
+
+std::string oneLine(const base::Error& error) {
+  return base::printable(error.advice.empty() ? error.message : error.message + ". " + error.advice,
+                         2'000);
+}
+
+std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const base::Usage& usage,
+                     const base::Phases& phases) {
+  std::string line = fmt::format("task id={} template={} mechanism={} user={}", task.task,
+                                 task.template_name, task.mechanism, task.user);
+  if (!task.tenant.empty()) line += fmt::format(" tenant={:?}", task.tenant);
+  line += fmt::format(" verdict={}", base::name(verdict));
+  auto at = [&](Phase phase) { return phases[static_cast<size_t>(phase)]; };
+  auto step = [&](const char* name, Phase from, Phase to) {
+    if (at(from) != 0 && at(to) >= at(from))
+      line += fmt::format(" {}_ms={:.3f}", name, static_cast<double>(at(to) - at(from)) / 1e6);
+  };
+  step("queue", Phase::queued, Phase::box);
+  step("claim", Phase::box, Phase::started);
+  step("first_byte", Phase::started, Phase::firstByte);
+  step("run", Phase::started, Phase::exited);
+  step("reap", Phase::exited, Phase::receipt);
+  step("whole", Phase::queued, Phase::receipt);
+  line += fmt::format(
+      " cpu_ms={:.3f} memory_peak={} processes_peak={} stdout={} stderr={} disk={} inodes={}",
+      static_cast<double>(usage.user_cpu_ns + usage.system_cpu_ns) / 1e6, usage.memory_peak_bytes,
+      usage.processes_peak, usage.stdout_bytes, usage.stderr_bytes, usage.disk_bytes,
+      usage.disk_inodes);
+  if (usage.fresh_runtime) line += " fresh_runtime=1";
+  return line;
+}
+
+void LogObserver::taskEnded(const base::TaskLabels& task, base::Verdict verdict,
+                            const base::Usage& usage, const base::Phases& phases) {
+  if (spdlog::should_log(spdlog::level::info))
+    spdlog::info("{}", taskLine(task, verdict, usage, phases));
+}
+
+void LogObserver::receipt(std::string_view, const base::Receipt& receipt) {
+  if (!receipt.complete)
+    spdlog::error("box {} is in quarantine, its receipt incomplete: {}", receipt.box,
+                  receipt.missing);
+}
+
+void LogObserver::receiptCompleted(const base::Receipt& receipt) {
+  spdlog::info("box {} is proven gone and out of quarantine", receipt.box);
+}
+
+void LogObserver::auditFound(base::BoxId box, bool stray) {
+  if (stray)
+    spdlog::error("audit: box {} has a cgroup, and the ledger says that it is gone", box);
+  else
+    spdlog::warn("audit: box {} is in quarantine, and its cgroup is gone", box);
+}
+
+void LogObserver::templateState(std::string_view template_name, std::string_view state,
+                                std::string_view why) {
+  auto level = state == "unhealthy" ? spdlog::level::err
+               : why.empty()        ? spdlog::level::info
+                                    : spdlog::level::warn;
+  spdlog::log(level, "template '{}' is {}{}{}", template_name, state, why.empty() ? "" : ": ", why);
+}
+
+void LogObserver::zygoteRenewed(std::string_view template_name) {
+  spdlog::info("template '{}' has a new zygote; the old one ends with its last box", template_name);
+}
+
+void LogObserver::zygoteSaid(std::string_view template_name, std::string_view line) {
+  spdlog::info("zygote of '{}' says: {}", template_name, line);
+}
+
+void LogObserver::spawnerReady(std::string_view in_force) {
+  spdlog::info("the spawner is ready: {}", in_force);
+}
+
+}  // namespace mayfly::app
