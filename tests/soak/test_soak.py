@@ -61,7 +61,7 @@ def templates_with_small_pools(folder):
 Ended = collections.namedtuple("Ended", "kind wanted verdict box complete began at said")
 UNSEEN = "unseen"
 VERDICT_LINE = re.compile(r"^mayfly: (\w+).* \| box (\d+)(?: (is gone)|:)", re.M)
-TOLD = re.compile(r"a task of template '[\w-]+' ended: (\w+)")
+TOLD = re.compile(r"task id=\d+ template=[\w-]+ .*?verdict=(\w+)")
 
 
 class Soak:

@@ -157,7 +157,7 @@ def client_gone():
     process.communicate()
     wait_until("the task's box is gone", lambda: not held_boxes())
     wait_until("the log's line of the verdict",
-               lambda: "'python' ended: clientGone" in read(LOG)[len(before):])
+               lambda: re.search(r" template=python .* verdict=clientGone ", read(LOG)[len(before):]))
 
 
 @with_daemon
