@@ -246,6 +246,14 @@ struct Fixture : testing::Test {
     r.at_ns = base::monotonicNs();
     ASSERT_TRUE(base::sendMessage(b.control.view(), base::bytesOf(r), {}));
   }
+  FakeBox startWithAParkedClone() {
+    options.budget.parked_max = parked = 1;
+    start();
+    FakeBox b = made(spawner::kRehearse);
+    cloneReady(b);
+    settle();
+    return b;
+  }
   std::vector<base::Fd> claimed_blobs;  // of the last claim
   bool caps_stood = false;
   std::string takeClaim(FakeBox& b) {

@@ -390,11 +390,7 @@ TEST_F(Fixture, ParkedCloneFoundDeadCostsATaskNothing) {
 }
 
 TEST_F(Fixture, ParkedCloneThatSpeaksOutOfPlaceGetsNoTask) {
-  options.budget.parked_max = parked = 1;
-  start();
-  FakeBox odd = made(spawner::kRehearse);
-  cloneReady(odd);
-  settle();
+  FakeBox odd = startWithAParkedClone();
   cloneReady(odd);
   EXPECT_EQ(expect(Op::end).box, odd.id);
   FakeBox next = made(spawner::kRehearse);
@@ -405,11 +401,7 @@ TEST_F(Fixture, ParkedCloneThatSpeaksOutOfPlaceGetsNoTask) {
 }
 
 TEST_F(Fixture, ParkedBoxThatIsGoneUnaskedGetsNoTask) {
-  options.budget.parked_max = parked = 1;
-  start();
-  FakeBox odd = made(spawner::kRehearse);
-  cloneReady(odd);
-  settle();
+  FakeBox odd = startWithAParkedClone();
   tell(goneEvent(odd.id));
   EXPECT_EQ(expect(Op::end).box, odd.id);
   FakeBox next = made(spawner::kRehearse);

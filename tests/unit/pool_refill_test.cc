@@ -286,8 +286,10 @@ class World {
       BoxId id = make.in;
       if (id != 0) {
         ASSERT_EQ(boxes_.at(id).on(BoxEvent::clone), BoxStep::next);
+        ASSERT_EQ(made_of_.at(id), zygote_) << "a clone enters a box of another zygote";
       } else {
         id = ++last_box_;
+        made_of_[id] = zygote_;
         boxes_.emplace(id, BoxMachine(make.what == What::stock ? BoxMachine::First::stocking
                                                                : BoxMachine::First::making));
       }
@@ -393,6 +395,7 @@ class World {
   base::TaskId last_task_ = 0;
   uint32_t hanging_ = 0;
   std::map<BoxId, BoxMachine> boxes_;
+  std::map<BoxId, base::ZygoteId> made_of_;
   std::set<base::TaskId> waiting_;
   std::map<base::TaskId, BoxId> running_;
 };
