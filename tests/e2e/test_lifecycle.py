@@ -154,13 +154,14 @@ class Daemon:
 
     def processes_by_uid(self):
         """Not those of other daemons: once this one has ended, its uids are free for them."""
-        others = {p for d in all_pids() if d != self.pid and comm(d) == "mayflyd" for p in family(d)}
         mine, found = self.uids(), []
-        for pid in set(all_pids()) - others:
+        for pid in all_pids():
             status = re.search(r"^State:\s+(\S).*^Uid:\s+(\d+)", read(f"/proc/{pid}/status"), re.M | re.S)
             if status and status[1] != "Z" and int(status[2]) in mine:
                 found.append((pid, comm(pid)))
-        return found
+        # Looked up after the processes: a daemon may start between the two looks.
+        others = {p for d in all_pids() if d != self.pid and comm(d) == "mayflyd" for p in family(d)}
+        return [(pid, name) for pid, name in found if pid not in others and comm(pid)]
 
 
 @pytest.fixture
