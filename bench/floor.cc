@@ -32,7 +32,7 @@
 #include "app/templates.h"
 #include "base/clock.h"
 #include "base/fd.h"
-#include "clone/blob.h"
+#include "core/blob.h"
 #include "image/build.h"
 #include "load/run.h"
 #include "spawner/wire.h"
@@ -111,7 +111,7 @@ class Floor {
   app::Child spawner_;
   std::vector<app::Served> served_;
   Fd epoll_;
-  std::optional<clone::BlobWriter> task_;
+  std::optional<core::BlobWriter> task_;
   sched::TaskSpec spec_;  // task_ borrows from it
   std::unordered_map<base::BoxId, Box> boxes_;
 };
@@ -180,7 +180,7 @@ void Floor::start() {
     spec_.kind = sched::CodeKind::string;
     spec_.code = o_.code;
   }
-  task_.emplace(must(clone::BlobWriter::create(spec_, t.env)));
+  task_.emplace(must(core::BlobWriter::create(spec_, t.env)));
   while (!must(task_->step())) {
   }
 }

@@ -31,7 +31,7 @@
 #include "app/templates.h"
 #include "base/text.h"
 #include "box/host.h"
-#include "clone/engine.h"
+#include "core/engine.h"
 #include "image/build.h"
 #include "rpc/server.h"
 
@@ -81,7 +81,7 @@ base::Result<base::Fd> listenAt(const std::string& path) {
   return fd;
 }
 
-class App final : private clone::EngineOwner {
+class App final : private core::EngineOwner {
  public:
   explicit App(AppOptions options) : options_(std::move(options)) { observers_.add(log_); }
   base::Result<int> run();
@@ -93,7 +93,7 @@ class App final : private clone::EngineOwner {
   void audit();
   void awaitSpawner();
 
-  // clone::EngineOwner
+  // core::EngineOwner
   void onSettled() override;
   void onFatal(base::Error error) override;
 
@@ -109,7 +109,7 @@ class App final : private clone::EngineOwner {
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
   Child spawner_;
-  std::unique_ptr<clone::Engine> engine_;
+  std::unique_ptr<core::Engine> engine_;
   std::unique_ptr<rpc::Server> server_;
   std::optional<base::Error> fatal_;
   bool stopping_ = false;
@@ -117,7 +117,7 @@ class App final : private clone::EngineOwner {
 
 base::Status App::makeEngine(const box::HostReport& report) {
   const config::Daemon& s = options_.settings;
-  clone::EngineOptions e;
+  core::EngineOptions e;
   e.budget = deriveBudget(report.budget, s);
   e.parked_memory_bytes_max = s.parked_memory_bytes;
   e.bounds.receipt_ns = (s.receipt_ms_max + s.collect_ms_max) * 1'000'000;
@@ -130,7 +130,7 @@ base::Status App::makeEngine(const box::HostReport& report) {
       e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
       e.budget.ptys_max, e.budget.queue_tasks_max);
   engine_ =
-      std::make_unique<clone::Engine>(io_, e, observers_, static_cast<clone::EngineOwner&>(*this));
+      std::make_unique<core::Engine>(io_, e, observers_, static_cast<core::EngineOwner&>(*this));
   for (Served& t : served_) {
     const uint32_t wished = std::exchange(t.spec.ptys, grantPtys(e.budget, t.spec.ptys));
     if (t.spec.ptys < wished)

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "clone/engine.h"
+#include "core/engine.h"
 
 namespace mayfly::app {
 
@@ -20,7 +20,7 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
   b.stocked_max = std::min(settings.stocked_max, ahead_max - b.parked_max);
   b.boxes_max -= b.parked_max + b.stocked_max;
   b.fds_max = static_cast<uint32_t>(
-      std::clamp<uint64_t>(fds, clone::kFdsPerBox, uint64_t{b.boxes_max} * clone::kFdsPerBox));
+      std::clamp<uint64_t>(fds, core::kFdsPerBox, uint64_t{b.boxes_max} * core::kFdsPerBox));
   b.pids_max = static_cast<uint32_t>(std::min<uint64_t>(pids, UINT32_MAX));
   b.ptys_max = static_cast<uint32_t>(std::min<uint64_t>(host.ptys_max, UINT32_MAX));
   if (settings.ptys_max != 0) b.ptys_max = std::min(b.ptys_max, settings.ptys_max);

@@ -1,7 +1,7 @@
 // Reads what a zygote prints (its stdout and stderr, one pipe) line by line, in
 // bounded memory, for the daemon's log.
 //
-// Layer: clone. Core thread. Held by shared_ptr: asio's handlers keep it alive.
+// Layer: core. Core thread. Held by shared_ptr: asio's handlers keep it alive.
 #pragma once
 
 #include <utility>
@@ -16,7 +16,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 inline constexpr size_t kLogLineBytesMax = 1'024;
 inline constexpr size_t kLogLinesMax = 500;  // of one zygote; the rest is read and dropped
@@ -39,4 +39,4 @@ class LogPump : public std::enable_shared_from_this<LogPump> {
   size_t lines_ = 0;
 };
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

@@ -5,7 +5,7 @@
 // really left is held here. Whoever holds much is refused a further task that
 // collects, and half of all is always the others'.
 //
-// Layer: clone. A hold may end on any thread.
+// Layer: core. A hold may end on any thread.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@
 #include "base/result.h"
 #include "sched/core.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 class SpoolBudget {
  public:
@@ -39,4 +39,4 @@ class SpoolBudget {
   std::shared_ptr<State> state_;
 };
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

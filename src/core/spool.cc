@@ -1,4 +1,4 @@
-#include "clone/spool.h"
+#include "core/spool.h"
 
 #include <errno.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 
 #include "spawner/spool.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 namespace {
 
 base::Status readAll(base::FdView fd, char* to, size_t bytes, uint64_t offset) {
@@ -85,4 +85,4 @@ base::Result<std::vector<base::OutFile>> readSpool(base::FdView spool, const bas
   return files;
 }
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

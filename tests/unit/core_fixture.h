@@ -12,10 +12,10 @@
 #include <deque>
 
 #include "base/clock.h"
-#include "clone/engine.h"
+#include "core/engine.h"
 #include "spawner/spool.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 using base::Phase;
 using base::Verdict;
@@ -328,4 +328,4 @@ struct Fixture : testing::Test {
   }
 };
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

@@ -1,11 +1,11 @@
-#include "clone/log_pump.h"
+#include "core/log_pump.h"
 
 #include <errno.h>
 #include <unistd.h>
 
 #include "base/text.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 base::Status LogPump::open(base::Fd read_end) {
   MAYFLY_CHECK(base::setNonblocking(read_end.view()));
@@ -62,4 +62,4 @@ bool LogPump::readSome() {
   return true;
 }
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

@@ -4,7 +4,7 @@
 // blocks: what the socket does not take waits in a bounded queue. Whatever breaks
 // the connection is told once, and is fatal for the daemon.
 //
-// Layer: clone. Core thread.
+// Layer: core. Core thread.
 #pragma once
 
 #include <utility>
@@ -22,7 +22,7 @@
 #include "base/result.h"
 #include "spawner/wire.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 inline constexpr size_t kOutboundMessagesMax = 8'192;
 inline constexpr size_t kEventsPerTurnMax = 64;
@@ -65,4 +65,4 @@ class SpawnerLink {
   std::shared_ptr<char> alive_ = std::make_shared<char>();
 };
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

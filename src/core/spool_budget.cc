@@ -1,4 +1,4 @@
-#include "clone/spool_budget.h"
+#include "core/spool_budget.h"
 
 #include <sys/stat.h>
 
@@ -6,7 +6,7 @@
 
 #include "base/text.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 base::Status SpoolBudget::accepts(sched::OwnerId owner) const {
   std::lock_guard lock(state_->mutex);
@@ -49,4 +49,4 @@ uint64_t SpoolBudget::heldBytes() const {
   return state_->bytes;
 }
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

@@ -4,7 +4,7 @@
 // contents stay where they are and are named by offset. Files whose content is a
 // blob of the daemon's store name the blob's descriptor, which goes with the claim.
 //
-// Layer: clone. BlobLayout is pure; BlobWriter writes a memfd, in bounded steps.
+// Layer: core. BlobLayout is pure; BlobWriter writes a memfd, in bounded steps.
 #pragma once
 
 #include <memory>
@@ -17,7 +17,7 @@
 #include "base/result.h"
 #include "sched/core.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 inline constexpr size_t kBlobStepBytes = 2u << 20;  // written between two turns of the core
 
@@ -58,4 +58,4 @@ class BlobWriter {
   size_t part_done_ = 0;  // bytes of it
 };
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

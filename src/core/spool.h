@@ -1,7 +1,7 @@
 // Reads the index of a spool. Every offset and size in it is checked: it was
 // written by a process with a box's uid.
 //
-// Layer: clone. Short reads of a memfd.
+// Layer: core. Short reads of a memfd.
 #pragma once
 
 #include <vector>
@@ -10,11 +10,11 @@
 #include "base/result.h"
 #include "base/task.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 // The files that the spool names, at most limits.out_files collected ones, with at
 // most limits.out_files_bytes in all; a skipped one without a name is a note on the
 // whole. An empty spool is no files.
 base::Result<std::vector<base::OutFile>> readSpool(base::FdView spool, const base::Limits& limits);
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

@@ -3,13 +3,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "clone/blob.h"
-#include "clone/spool.h"
-#include "clone/spool_budget.h"
+#include "core/blob.h"
+#include "core/spool.h"
+#include "core/spool_budget.h"
 #include "spawner/spool.h"
 #include "zygote/wire.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 namespace {
 
 // Reads a block as the clone does: every offset against the size.
@@ -277,4 +277,4 @@ TEST(SpoolBudget, AHoldMayOutliveTheBudget) {
 }
 
 }  // namespace
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

@@ -1,7 +1,7 @@
-// The engine against a double of the spawner: clone_fixture.h.
-#include "clone_fixture.h"
+// The engine against a double of the spawner: core_fixture.h.
+#include "core_fixture.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 namespace {
 
 TEST_F(Fixture, TaskRunsFromSubmitToReceipt) {
@@ -974,4 +974,4 @@ TEST_F(Fixture, ZygotesWordsReachTheLogPrintable) {
 }
 
 }  // namespace
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

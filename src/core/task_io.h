@@ -4,7 +4,7 @@
 // Output is counted against its cap and, where it is live, held back by the
 // listener's window. At most 4 descriptors a box.
 //
-// Layer: clone. Core thread. Held by shared_ptr: asio's handlers keep it alive.
+// Layer: core. Core thread. Held by shared_ptr: asio's handlers keep it alive.
 #pragma once
 
 #include <utility>
@@ -24,7 +24,7 @@
 #include "sched/core.h"
 #include "zygote/wire.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 inline constexpr size_t kChunkBytes = 64u << 10;
 inline constexpr size_t kChunksPerTurnMax = 4;
@@ -94,4 +94,4 @@ class TaskIo : public std::enable_shared_from_this<TaskIo> {
   bool running_ = false, draining_ = false, closed_ = false;
 };
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

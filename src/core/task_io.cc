@@ -1,4 +1,4 @@
-#include "clone/task_io.h"
+#include "core/task_io.h"
 
 #include <errno.h>
 #include <string.h>
@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 using boost::asio::posix::descriptor_base;
 using boost::system::error_code;
@@ -229,4 +229,4 @@ void TaskIo::drain() {
   readOutput(Stream::err);
 }
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

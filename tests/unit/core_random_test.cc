@@ -5,9 +5,9 @@
 #include <random>
 #include <set>
 
-#include "clone_fixture.h"
+#include "core_fixture.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 namespace {
 
 constexpr int kSeeds = 40, kSteps = 600, kSlots = 4;
@@ -320,4 +320,4 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
 }
 
 }  // namespace
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

@@ -1,4 +1,4 @@
-#include "clone/blob.h"
+#include "core/blob.h"
 
 #include <errno.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 
 #include "zygote/wire.h"
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 BlobLayout layoutBlob(const sched::TaskSpec& spec,
                       const std::vector<std::pair<std::string, std::string>>& base_env) {
@@ -136,4 +136,4 @@ base::Result<bool> BlobWriter::step() {
   return true;
 }
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

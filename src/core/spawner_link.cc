@@ -1,11 +1,11 @@
-#include "clone/spawner_link.h"
+#include "core/spawner_link.h"
 
 #include <errno.h>
 
 #include <array>
 #include <string>
 
-namespace mayfly::clone {
+namespace mayfly::core {
 
 using boost::asio::posix::descriptor_base;
 
@@ -111,4 +111,4 @@ void SpawnerLink::flush() {
                      });
 }
 
-}  // namespace mayfly::clone
+}  // namespace mayfly::core

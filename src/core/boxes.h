@@ -1,0 +1,95 @@
+// All boxes, each from the asking to the proof that it is gone: what the spawner, the clone and
+// its streams say of a box becomes an event of its BoxMachine, and goes to who has the box.
+//
+// Layer: core. Core thread.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/fd.h"
+#include "core/context.h"
+#include "core/task_io.h"
+#include "pool/box_machine.h"
+
+namespace mayfly::core {
+
+struct Box {
+  Box(base::BoxId box, BoxKeeper& has_it, pool::BoxMachine::First first)
+      : id(box), keeper(has_it), machine(first) {}
+
+  base::BoxId id = 0;
+  BoxKeeper& keeper;      // until it is claimed
+  ZygoteRef zygote;       // that it is made of
+  base::TaskId task = 0;  // that claimed it; 0: making or parked, or ending without
+  base::Limits caps;      // that it was made with
+  std::shared_ptr<TaskIo> io;
+  pool::BoxMachine machine;
+  uint64_t asked_ns = 0;   // its clone was asked for
+  uint64_t stands_ns = 0;  // the init's word
+  uint64_t ready_ns = 0;   // the clone's
+  uint32_t pid_host = 0;
+};
+
+class Boxes final : private TaskIo::Sink {
+ public:
+  explicit Boxes(Context& context) : x_(context) {}
+  ~Boxes() override;
+
+  // --- what keepers ask ---
+  BoxPtr make(const ZygoteRef& zygote, BoxKeeper& keeper, pool::BoxMachine::First first,
+              const base::Limits& caps, pool::ClonePool::Rehearsed rehearsed);
+  // The clone of a stocked box.
+  void makeClone(const BoxPtr& box, const base::Limits& caps, pool::ClonePool::Rehearsed rehearsed);
+  void end(const BoxPtr& box);  // nothing if its end is asked for already
+  void end(const std::vector<base::BoxId>& boxes);
+  void sample(base::BoxId box);  // the answer: BoxKeeper::onMeasured, or the task's
+
+  // --- what tasks ask ---
+  // From here on the box is the task's, and no other's ever. False: it has no clone to give.
+  bool claim(const BoxPtr& box, base::TaskId task, sched::OwnerId owner);
+  // The request says what of it is collected.
+  void endClaimed(base::BoxId box, spawner::Request request,
+                  std::vector<SpawnerLink::SharedFd> fds);
+
+  BoxPtr find(base::BoxId id) const;
+  uint32_t countOf(base::TemplateId id) const;
+  uint32_t ofZygote(base::ZygoteId id) const;
+
+  // --- what the spawner says ---
+  void onSpawnerEvent(const spawner::Event& event, std::span<base::Fd> fds);
+  void onSpawnerLost(const std::string& why);
+
+ private:
+  // TaskIo::Sink
+  void onCloneReady(base::BoxId, const zygote::CloneReady&) override;
+  void onCloneStarted(base::BoxId, const zygote::Started&) override;
+  void onControlBroken(base::BoxId, std::string why) override;
+  void onTaskOutput(base::BoxId, sched::Stream, std::string_view bytes) override;
+  void onOutputOver(base::BoxId, sched::Stream) override;
+  void onStdinTaken(base::BoxId, uint64_t bytes) override;
+
+  base::TaskId taskOf(base::BoxId id) const;
+  void sendMake(const Box& box, spawner::Op op, pool::ClonePool::Rehearsed rehearsed);
+  void sendEnd(const Box& box);
+  bool step(const BoxPtr& box, pool::BoxEvent event, std::string why, sched::Again again);
+  void made(const BoxPtr& box, const spawner::Event& event, std::span<base::Fd> fds);
+  void unclaimedEvent(const BoxPtr& box, const spawner::Event& event, std::span<base::Fd> fds);
+  void gone(const spawner::Event& event);
+  void drop(const BoxPtr& box);
+  void tellReceipt(const Box& box, const base::Receipt& receipt);
+
+  Context& x_;
+  std::unordered_map<base::BoxId, BoxPtr> boxes_;
+  std::unordered_map<base::ZygoteId, uint32_t> of_zygote_;  // not proven gone
+  base::BoxId next_box_ = 1;
+};
+
+// "<what> at step '<step>': <error>: <text>", of words that another process sent.
+std::string stepFailed(std::string_view what, std::string_view step, int error,
+                       std::string_view text);
+
+}  // namespace mayfly::core

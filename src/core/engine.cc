@@ -1,0 +1,257 @@
+#include "core/engine.h"
+
+#include <boost/asio/post.hpp>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/text.h"
+
+namespace mayfly::core {
+
+using base::Code;
+using base::fail;
+using base::monotonicNs;
+using pool::ZygoteFsm;
+using spawner::Event;
+using spawner::Kind;
+using Stopping = Context::Stopping;
+
+Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
+               EngineOwner& owner)
+    : options_(std::move(options)),
+      owner_(owner),
+      link_(io, *this),
+      ledger_(options_.quarantine),
+      context_{io, options_, observer, link_, registry_, ledger_, *this},
+      boxes_(context_),
+      lanes_(context_, boxes_),
+      tasks_(context_, boxes_, lanes_),
+      trials_(context_, boxes_, tasks_),
+      zygotes_(context_, boxes_),
+      stop_timer_(io) {
+  context_.claimant = &tasks_;
+  context_.lane_tasks = &tasks_;
+  context_.trial_boxes = &trials_;
+}
+
+base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base::Fd seccomp) {
+  spawner::Request r;
+  std::string who = "template '" + base::printable(spec.name) + "'";
+  if (!spec.image_digest.empty()) {
+    if (spec.image_digest.size() != sizeof r.digest - 1)
+      return fail(Code::invalidArgument, who + ": the image's digest is not 64 hex digits");
+    if (spec.zygote.empty() || spec.zygote.size() > spawner::kZygoteArgsMax)
+      return fail(Code::invalidArgument, who + ": the zygote's command has " +
+                                             std::to_string(spec.zygote.size()) + " words; 1 to " +
+                                             std::to_string(spawner::kZygoteArgsMax));
+    for (const std::string& word : spec.zygote)
+      if (word.empty() || word.size() >= sizeof r.zygote[0])
+        return fail(Code::invalidArgument,
+                    who + ": a word of the zygote's command is empty or has more than " +
+                        std::to_string(sizeof r.zygote[0] - 1) + " bytes");
+  }
+  MAYFLY_TRY(base::TemplateId id, registry_.add(std::move(spec), monotonicNs()));
+  zygotes_.addTemplate(id, std::move(seccomp));
+  onLanesChanged();
+  return id;
+}
+
+base::Status Engine::start(base::Fd spawner_socket) {
+  return link_.open(std::move(spawner_socket));  // its hello starts the templates
+}
+
+// --- what the spawner says --------------------------------------------------------------
+
+void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
+  switch (event.kind) {
+    case Kind::hello:
+      context_.spawner_ready = true;
+      context_.observer.spawnerReady(base::printable(event.text));
+      return runTemplates();
+    case Kind::templateReady:
+    case Kind::templateFailed:
+    case Kind::templateGone:
+      return zygotes_.onSpawnerEvent(event);
+    default:
+      return boxes_.onSpawnerEvent(event, fds);
+  }
+}
+
+void Engine::onSpawnerLost(base::Error why) {
+  context_.spawner_ready = false;
+  lanes_.onSpawnerLost();
+  tasks_.abandon(sched::Cause::internal, why.message, why.message + ": the proof went with it");
+  boxes_.onSpawnerLost(why.message);
+  if (context_.stopping >= Stopping::templates) return checkStopped();
+  owner_.onFatal(std::move(why));
+}
+
+// --- templates, lanes, zygotes ----------------------------------------------------------
+
+void Engine::onLanesChanged() {
+  bool opened = false;
+  for (base::LaneId id : registry_.takeOpened()) {
+    lanes_.open(id, registry_.lane(id)->tmpl);
+    opened = true;
+  }
+  for (base::LaneId id : registry_.takeClosed()) {
+    lanes_.close(id);
+    zygotes_.closeLane(id);
+  }
+  if (opened) boost::asio::post(context_.io, [this] { runTemplates(); });
+}
+
+void Engine::runTemplates() {
+  zygotes_.run();
+  lanes_.resize();
+  checkSettled();
+}
+
+void Engine::onCloneAsked(base::LaneId id) {
+  if (registry_.onClone(id, monotonicNs())) zygotes_.arm();
+}
+
+void Engine::onZygoteReady(const ZygoteRef& zygote) {
+  if (registry_.get(zygote.tmpl)->trial_code.empty())
+    serve(zygote);
+  else
+    trials_.start(zygote);
+}
+
+void Engine::onTrialsEnded(const ZygoteRef& zygote, std::string fault) {
+  if (fault.empty())
+    serve(zygote);
+  else
+    zygotes_.refuse(zygote.id, std::move(fault));
+}
+
+void Engine::serve(const ZygoteRef& zygote) {
+  if (!zygotes_.promote(zygote.id)) return;
+  lanes_.setZygote(zygote.lane, zygote.id);
+  const bool was_ready = registry_.ready(zygote.lane);
+  registry_.onReady(zygote.lane, monotonicNs());
+  if (was_ready)
+    onPoolChanged(zygote.tmpl);
+  else
+    onTemplateChanged(zygote.tmpl);
+  tasks_.dispatch();  // tasks first
+  runTemplates();
+  lanes_.refill(zygote.lane);
+}
+
+// Its clones get no task.
+void Engine::onZygoteGone(const ZygoteEnd& end) {
+  const ZygoteRef& zygote = end.zygote;
+  onPoolChanged(zygote.tmpl);
+  trials_.zygoteGone(zygote.id);
+  if (context_.stopping != Stopping::no) return checkStopped();
+  lanes_.endZygote(zygote.lane, zygote.id);
+  const uint64_t now_ns = monotonicNs();
+  std::vector<base::TaskId> waiting;
+  bool given_up = false;
+  switch (end.was) {
+    case ZygoteEnd::Was::draining:
+      lanes_.refill(zygote.lane);
+      break;
+    case ZygoteEnd::Was::successor:
+      registry_.onSuccessorDied(zygote.lane, now_ns, end.why);
+      break;
+    case ZygoteEnd::Was::serving:
+      given_up = registry_.onDied(zygote.lane, now_ns, end.why) == ZygoteFsm::Do::failQueue;
+      waiting = lanes_.waitingTasks(zygote.lane);
+      break;
+  }
+  if (end.was != ZygoteEnd::Was::draining) onTemplateChanged(zygote.tmpl);
+  tasks_.zygoteGone(zygote.id, waiting);
+  if (given_up)
+    tasks_.failQueue(zygote.lane,
+                     "template '" + registry_.get(zygote.tmpl)->name +
+                         "' is unhealthy: " + std::string(registry_.lane(zygote.lane)->fsm.text()));
+  runTemplates();
+}
+
+// --- what is told of templates ----------------------------------------------------------
+
+base::PoolState Engine::poolState(base::TemplateId id) const {
+  base::PoolState s{.zygotes = zygotes_.countOf(id), .renewals = registry_.renewals(id)};
+  lanes_.addTo(&s, id);
+  return s;
+}
+
+std::vector<sched::TemplateInfo> Engine::templates() const {
+  std::vector<sched::TemplateInfo> list;
+  for (base::TemplateId id = 1; id <= registry_.size(); ++id) {
+    const pool::TemplateSpec& s = *registry_.get(id);
+    list.push_back({s.name, s.description, s.mechanism, std::string(registry_.state(id)),
+                    std::string(registry_.stateText(id)), s.image_digest, s.defaults, s.maximum,
+                    boxes_.countOf(id), poolState(id)});
+  }
+  return list;
+}
+
+void Engine::onTemplateChanged(base::TemplateId id) {
+  const pool::TemplateSpec& s = *registry_.get(id);
+  context_.observer.templateState(s.name, registry_.state(id), registry_.stateText(id));
+  onPoolChanged(id);
+  checkSettled();
+}
+
+void Engine::onPoolChanged(base::TemplateId id) {
+  if (!pools_to_tell_.insert(id).second) return;
+  boost::asio::post(context_.io, [this, id] {
+    pools_to_tell_.erase(id);
+    context_.observer.poolState(registry_.get(id)->name, poolState(id));
+  });
+}
+
+void Engine::checkSettled() {
+  if (settled_ || !registry_.settled() || !context_.serving()) return;
+  settled_ = true;
+  owner_.onSettled();
+}
+
+// --- the end ----------------------------------------------------------------------------
+
+void Engine::stop(std::function<void()> done) {
+  if (context_.stopping != Stopping::no) return;
+  context_.stopping = Stopping::tasks;
+  on_stopped_ = std::move(done);
+  zygotes_.stop();
+  lanes_.closeAll();
+  stop_timer_.expires_at(timePoint(monotonicNs() + options_.stop_tasks_ns_max));
+  stop_timer_.async_wait([this](boost::system::error_code failed) {
+    if (!failed && context_.stopping == Stopping::tasks) stopTemplates();
+  });
+  tasks_.stopAll(sched::Cause::daemonStopping);
+  checkStopped();
+}
+
+void Engine::checkStopped() {
+  // Without the spawner no receipt can come any more.
+  if (context_.stopping == Stopping::tasks && tasks_.empty() &&
+      (ledger_.alive() == 0 || !link_.isOpen()))
+    stopTemplates();
+  if (context_.stopping == Stopping::templates && (!link_.isOpen() || zygotes_.empty())) stopped();
+}
+
+void Engine::stopTemplates() {
+  context_.stopping = Stopping::templates;
+  zygotes_.retireAll();
+  stop_timer_.expires_at(timePoint(monotonicNs() + options_.stop_templates_ns_max));
+  stop_timer_.async_wait([this](boost::system::error_code failed) {
+    if (!failed && context_.stopping == Stopping::templates) stopped();
+  });
+  checkStopped();
+}
+
+void Engine::stopped() {
+  context_.stopping = Stopping::done;
+  stop_timer_.cancel();
+  // Their receipts did not come within the bound.
+  tasks_.abandon(sched::Cause::daemonStopping, {},
+                 "the daemon stopped before the spawner's receipt");
+  link_.close();
+  if (on_stopped_) std::exchange(on_stopped_, nullptr)();
+}
+
+}  // namespace mayfly::core

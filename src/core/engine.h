@@ -1,0 +1,111 @@
+// The core: sched::Core made real. Wires its parts (context.h), starts and stops them, and tells
+// of templates. It decides nothing itself.
+//
+// Layer: core. Core thread: owns all state, no locks, never blocks.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/boxes.h"
+#include "core/context.h"
+#include "core/lanes.h"
+#include "core/options.h"
+#include "core/spawner_link.h"
+#include "core/tasks.h"
+#include "core/trials.h"
+#include "core/zygotes.h"
+#include "sched/core.h"
+
+namespace mayfly::core {
+
+// What the engine's owner has to act upon. All else is told to the observer.
+class EngineOwner {
+ public:
+  virtual ~EngineOwner() = default;
+  virtual void onSettled() {}           // every template is ready, or was given up
+  virtual void onFatal(base::Error) {}  // the spawner is gone
+};
+
+class Engine final : public sched::Core, private SpawnerLink::Handler, private CoreEvents {
+ public:
+  Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
+         EngineOwner& owner);
+
+  // Before start(). `seccomp`: the template's program, a sealed memfd.
+  base::Result<base::TemplateId> addTemplate(pool::TemplateSpec spec, base::Fd seccomp);
+  base::Status start(base::Fd spawner_socket);
+  // Ends every task with daemonStopping, waits for the receipts and the templates
+  // within bounds, then calls `done`. New tasks are refused from here on.
+  void stop(std::function<void()> done);
+
+  // sched::Core
+  base::Result<base::TaskId> submit(sched::TaskSpec spec,
+                                    std::shared_ptr<sched::TaskListener> listener) override {
+    return tasks_.submit(std::move(spec), std::move(listener));
+  }
+  base::Status writeStdin(base::TaskId task, std::string data) override {
+    return tasks_.writeStdin(task, std::move(data));
+  }
+  base::Status closeStdin(base::TaskId task) override { return tasks_.closeStdin(task); }
+  void acknowledgeOutput(base::TaskId task, sched::Stream stream, uint64_t bytes) override {
+    tasks_.acknowledgeOutput(task, stream, bytes);
+  }
+  base::Status cancel(base::TaskId task) override { return tasks_.cancel(task); }
+  void ownerGone(sched::OwnerId owner) override { tasks_.ownerGone(owner); }
+  std::vector<sched::TaskInfo> tasks() const override { return tasks_.list(); }
+  std::optional<sched::TaskInfo> info(base::TaskId task) const override {
+    return tasks_.info(task);
+  }
+  std::vector<sched::TemplateInfo> templates() const override;
+
+  const reap::Ledger& ledger() const { return ledger_; }
+
+ private:
+  // SpawnerLink::Handler
+  void onSpawnerEvent(const spawner::Event& event, std::span<base::Fd> fds) override;
+  void onSpawnerLost(base::Error why) override;
+  // CoreEvents
+  void onTaskEnded() override { checkStopped(); }
+  void onLanesChanged() override;
+  void onPoolChanged(base::TemplateId id) override;
+  void onTemplateChanged(base::TemplateId id) override;
+  void onCloneAsked(base::LaneId id) override;
+  void onBoxDropped(base::ZygoteId id) override { zygotes_.boxDropped(id); }
+  void onZygoteReady(const ZygoteRef& zygote) override;
+  void onTrialsEnded(const ZygoteRef& zygote, std::string fault) override;
+  void onZygoteGone(const ZygoteEnd& end) override;
+
+  void serve(const ZygoteRef& zygote);
+  void runTemplates();
+  void checkSettled();
+  base::PoolState poolState(base::TemplateId id) const;
+  void checkStopped();
+  void stopTemplates();
+  void stopped();
+
+  EngineOptions options_;
+  EngineOwner& owner_;
+  SpawnerLink link_;
+  pool::TemplateRegistry registry_;
+  reap::Ledger ledger_;
+  Context context_;
+  Boxes boxes_;
+  Lanes lanes_;
+  Tasks tasks_;
+  Trials trials_;
+  Zygotes zygotes_;
+  std::set<base::TemplateId> pools_to_tell_;  // what happened to their pools is told at once
+  boost::asio::steady_timer stop_timer_;
+  bool settled_ = false;
+  std::function<void()> on_stopped_;
+};
+
+}  // namespace mayfly::core

@@ -1,0 +1,52 @@
+// What stands before a task: its submission is checked against everything that bounds it, before
+// anything is changed; then the task holds its place in the queue and its share of the daemon's
+// memory until its end.
+//
+// Layer: core. Core thread.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/context.h"
+#include "core/lanes.h"
+#include "core/spool_budget.h"
+#include "core/task.h"
+#include "sched/admission.h"
+#include "sched/core.h"
+
+namespace mayfly::core {
+
+class Intake {
+ public:
+  Intake(Context& context, Lanes& lanes);
+
+  // The queued task, or the typed refusal.
+  base::Result<TaskPtr> accept(base::TaskId id, sched::TaskSpec spec,
+                               std::shared_ptr<sched::TaskListener> listener);
+  // Who gets a slot now; 0: nobody.
+  base::TaskId next();
+  void putBack(const Task& t);
+  // It has its result. Its slot is free, unless a receipt is missing.
+  void ended(Task& t);
+  void slotFree(base::TaskId task) { admission_.release(task); }
+  std::vector<base::TaskId> queuedFor(base::LaneId lane) { return admission_.queuedFor(lane); }
+  uint32_t queued() const { return static_cast<uint32_t>(admission_.queued()); }
+
+  // Input that is held in memory: code, files, stdin.
+  base::Status takeInput(Task& t, uint64_t bytes);
+  void dropInput(Task& t, uint64_t bytes);
+
+  SpoolBudget& spools() { return spools_; }
+
+ private:
+  base::Status mayHold(uint64_t input_bytes) const;
+
+  Context& x_;
+  Lanes& lanes_;
+  sched::Admission admission_;
+  SpoolBudget spools_;
+  uint64_t input_held_bytes_ = 0;
+};
+
+}  // namespace mayfly::core

@@ -1,0 +1,130 @@
+#include "core/task.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/text.h"
+#include "core/spool.h"
+#include "sched/validate.h"
+
+namespace mayfly::core {
+
+using sched::Stream;
+
+base::Status Task::beginBlob(const pool::TemplateSpec& tmpl_spec) {
+  blob_bytes = sched::heldBytes(spec) - spec.stdin_data.size();
+  auto env = tmpl_spec.env;
+  const uint32_t cpus = (machine.limits().cpu_milli + 999) / 1'000;
+  for (const std::string& name : tmpl_spec.cpus_env) env.emplace_back(name, std::to_string(cpus));
+  MAYFLY_TRY(BlobWriter writer, BlobWriter::create(spec, env));
+  blob = std::move(writer);
+  return base::Unit{};
+}
+
+void Task::dropContents() {
+  blob_written = true;
+  spec.code = {};
+  spec.files = {};
+}
+
+zygote::Claim Task::claim() const {
+  const base::Limits& l = machine.limits();
+  zygote::Claim c;
+  c.block_bytes = blob->bytes();
+  c.blob_fds = static_cast<uint32_t>(blob->fds().size() - 1);
+  c.open_files = l.open_files;
+  c.file_size_bytes = l.file_size_bytes;
+  c.cpu_time_s = l.cpu_time_ms / 1000 + 2;  // the backstop; sampling is first
+  return c;
+}
+
+void Task::forgetBox() {
+  io.reset();
+  box = 0;
+  claim_wanted = false;
+  spool_.reset();
+  collect_ = spawner::CollectState::none;
+  collect_text_.clear();
+}
+
+void Task::keep(Stream stream, std::string_view bytes) {
+  std::string& kept = captured_[static_cast<size_t>(stream)];
+  size_t room = sched::kCaptureBytesMax - kept.size();
+  kept.append(bytes.substr(0, room));
+  if (bytes.size() > room) truncated_[static_cast<size_t>(stream)] = true;
+}
+
+void Task::collectWith(spawner::Request* end, std::vector<SpawnerLink::SharedFd>* fds,
+                       uint32_t collect_ms_max) {
+  if (!spec.collect_out_files || !ran() || machine.ending().first == sched::Cause::clientGone)
+    return;
+  auto spool = base::makeMemfd("out");
+  if (!spool) {
+    collect_text_ = std::move(spool).error().message;
+    return;
+  }
+  spool_ = std::make_shared<base::Fd>(std::move(*spool));
+  end->flags |= spawner::kCollect;
+  end->collect_ms_max = collect_ms_max;
+  end->limits = machine.limits();
+  fds->push_back(spool_);
+}
+
+void Task::collected(const spawner::Event& box_gone) {
+  collect_ = box_gone.collect;
+  if (collect_ == spawner::CollectState::failed) collect_text_ = base::printable(box_gone.text);
+}
+
+void Task::readFiles(SpoolBudget& spools, uint32_t collect_ms_max, sched::TaskResult* r) {
+  r->out_files_note = collect_text_;
+  if (!spool_) return;
+  if (collect_ == spawner::CollectState::timedOut)
+    r->out_files_note = "collecting took longer than " + std::to_string(collect_ms_max) +
+                        " ms; what is there may not be all";
+  if (collect_ == spawner::CollectState::failed && r->out_files_note.empty())
+    r->out_files_note = "collecting failed";
+  if (collect_ == spawner::CollectState::none) {
+    r->out_files_note = "nothing was collected";
+    return;
+  }
+  auto files = readSpool(spool_->view(), machine.limits());
+  if (!files) {
+    if (r->out_files_note.empty()) r->out_files_note = files.error().message;
+    return;
+  }
+  // A note without a name is on /task/out itself.
+  std::erase_if(*files, [&](const base::OutFile& file) {
+    if (!file.path.empty()) return false;
+    if (r->out_files_note.empty()) r->out_files_note = file.skipped;
+    return true;
+  });
+  r->out_files = std::move(*files);
+  // Where it left nothing, nothing is kept.
+  if (!r->out_files.empty()) r->spool = spools.hold(std::move(spool_), spec.owner);
+  spool_.reset();
+}
+
+sched::TaskResult Task::result(SpoolBudget& spools, uint32_t collect_ms_max) {
+  sched::TaskResult r;
+  sched::Judgement j = machine.judgement();
+  r.task = id;
+  r.template_name = spec.template_name;
+  r.verdict = j.verdict;
+  r.exit_code = j.exit_code;
+  r.signal = j.signal;
+  r.reason = std::move(j.reason);
+  r.cap_value = j.cap_value;
+  r.limits = machine.limits();
+  r.usage = machine.usage(io ? io->bytes(Stream::out) : 0, io ? io->bytes(Stream::err) : 0);
+  r.usage.fresh_runtime = fresh_runtime;
+  r.phases = machine.phases();
+  r.receipt = receipt;
+  for (size_t s = 0; s < 2; ++s) {
+    r.captured[s] = std::move(captured_[s]);
+    r.truncated[s] = truncated_[s];
+  }
+  readFiles(spools, collect_ms_max, &r);
+  return r;
+}
+
+}  // namespace mayfly::core

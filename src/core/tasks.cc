@@ -1,0 +1,533 @@
+#include "core/tasks.h"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/text.h"
+#include "sched/validate.h"
+
+namespace mayfly::core {
+
+using base::Code;
+using base::fail;
+using base::monotonicNs;
+using base::Phase;
+using sched::Act;
+using sched::Acts;
+using sched::Again;
+using sched::Cause;
+using sched::Stream;
+using sched::TaskState;
+using spawner::Event;
+using spawner::Kind;
+
+namespace {
+
+// The caps that the spawner keeps; the clone sets the others by itself.
+bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
+  return a.cpu_milli == b.cpu_milli && a.memory_bytes == b.memory_bytes &&
+         a.processes == b.processes && a.disk_bytes == b.disk_bytes &&
+         a.disk_inodes == b.disk_inodes;
+}
+
+sched::Counters toCounters(const spawner::Counters& c) {
+  sched::Counters out;
+  out.user_cpu_ns = c.user_cpu_ns;
+  out.system_cpu_ns = c.system_cpu_ns;
+  out.memory_peak_bytes = c.memory_peak_bytes;
+  out.oom_kills = c.oom_kills;
+  out.forks_refused = c.forks_refused;
+  out.processes_peak = c.processes_peak;
+  out.disk_bytes = c.disk_bytes;
+  out.disk_inodes = c.disk_inodes;
+  out.disk_bytes_max = c.disk_bytes_max;
+  out.disk_inodes_max = c.disk_inodes_max;
+  return out;
+}
+
+base::Error noTask(base::TaskId id) {
+  return {Code::notFound, "there is no task " + std::to_string(id)};
+}
+
+}  // namespace
+
+Tasks::Tasks(Context& context, Boxes& boxes, Lanes& lanes)
+    : x_(context), boxes_(boxes), lanes_(lanes), intake_(context, lanes) {}
+
+TaskPtr Tasks::find(base::TaskId id) const {
+  auto at = tasks_.find(id);
+  return at != tasks_.end() ? at->second : nullptr;
+}
+
+std::vector<TaskPtr> Tasks::all() const {
+  std::vector<TaskPtr> list;
+  list.reserve(tasks_.size());
+  for (const auto& [id, t] : tasks_) list.push_back(t);
+  return list;
+}
+
+base::TaskLabels Tasks::labelsOf(const Task& t) const {
+  const pool::TemplateSpec& tmpl = *x_.registry.get(t.tmpl);
+  return {t.id, tmpl.name, tmpl.mechanism, t.spec.user, t.spec.tenant};
+}
+
+void Tasks::phase(const Task& t, Phase p) {
+  if (t.phase(p) != 0 && t.spec.owner != kOwn) x_.observer.taskPhase(labelsOf(t), p, t.phase(p));
+}
+
+// --- what the edges ask ----------------------------------------------------------
+
+base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
+                                         std::shared_ptr<sched::TaskListener> listener) {
+  const std::string template_name = base::printable(spec.template_name, 80);
+  auto accepted = intake_.accept(next_task_, std::move(spec), std::move(listener));
+  if (!accepted) {
+    x_.observer.taskRefused(template_name, base::name(accepted.error().code));
+    return fail(std::move(accepted).error());
+  }
+  const TaskPtr t = std::move(*accepted);
+  ++next_task_;
+  tasks_[t->id] = t;
+  phase(*t, Phase::queued);
+  x_.observer.taskAccepted(labelsOf(*t));
+  // From the loop: the caller learns the id before the first callback comes.
+  boost::asio::post(x_.io, [this] {
+    dispatch();
+    lanes_.resize();
+  });
+  return t->id;
+}
+
+base::Status Tasks::writeStdin(base::TaskId id, std::string data) {
+  TaskPtr t = find(id);
+  if (!t) return fail(noTask(id));
+  if (t->stdin_closed) return fail(Code::failedPrecondition, "the task's stdin is closed");
+  if (data.size() > t->input_left_bytes)
+    return fail(Code::invalidArgument,
+                "standard input goes beyond the task's input cap of " +
+                    base::humanBytes(t->machine.limits().input_bytes),
+                "Give the task a larger cap `input`.");
+  MAYFLY_CHECK(intake_.takeInput(*t, data.size()));
+  t->input_left_bytes -= data.size();
+  if (t->machine.state() == TaskState::running) {
+    t->io->pushStdin(std::move(data));
+  } else if (t->machine.state() < TaskState::running) {
+    t->spec.stdin_data += data;
+  } else {  // it ends: nobody reads any more
+    intake_.dropInput(*t, data.size());
+    t->listener->onStdinAccepted(data.size());
+  }
+  return base::Unit{};
+}
+
+base::Status Tasks::closeStdin(base::TaskId id) {
+  TaskPtr t = find(id);
+  if (!t) return fail(noTask(id));
+  if (t->stdin_closed) return base::Unit{};
+  t->stdin_closed = true;
+  if (t->machine.state() == TaskState::running) t->io->endStdin();
+  return base::Unit{};
+}
+
+void Tasks::acknowledgeOutput(base::TaskId id, Stream stream, uint64_t bytes) {
+  if (TaskPtr t = find(id); t && t->io) t->io->acknowledge(stream, bytes);
+}
+
+base::Status Tasks::cancel(base::TaskId id) {
+  TaskPtr t = find(id);
+  if (!t || t->spec.owner == kOwn) return fail(noTask(id));
+  act(t, t->machine.stop(Cause::cancelled, {}, monotonicNs()));
+  return base::Unit{};
+}
+
+void Tasks::ownerGone(sched::OwnerId owner) {
+  for (const TaskPtr& t : all())
+    if (t->spec.owner == owner) act(t, t->machine.stop(Cause::clientGone, {}, monotonicNs()));
+}
+
+sched::TaskInfo Tasks::infoOf(const Task& t) const {
+  const TaskState s = t.machine.state();
+  const BoxPtr box = boxes_.find(t.box);
+  return {t.id,
+          t.spec.template_name,
+          std::string(s == TaskState::claiming ? "making" : sched::name(s)),
+          t.phase(Phase::queued),
+          t.phase(Phase::started),
+          box ? box->pid_host : 0,
+          t.spec.owner};
+}
+
+std::optional<sched::TaskInfo> Tasks::info(base::TaskId id) const {
+  TaskPtr t = find(id);
+  return t && t->spec.owner != kOwn ? std::optional(infoOf(*t)) : std::nullopt;
+}
+
+std::vector<sched::TaskInfo> Tasks::list() const {
+  std::vector<sched::TaskInfo> list;
+  list.reserve(tasks_.size());
+  for (const auto& [id, t] : tasks_)
+    if (t->spec.owner != kOwn) list.push_back(infoOf(*t));
+  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.task < b.task; });
+  return list;
+}
+
+void Tasks::tryOut(const ZygoteRef& zygote, pool::ClonePool::Rehearsed rehearsed,
+                   std::shared_ptr<sched::TaskListener> listener) {
+  const pool::TemplateSpec& s = *x_.registry.get(zygote.tmpl);
+  const uint64_t now_ns = monotonicNs();
+  auto t = std::make_shared<Task>(x_.io, next_task_++, s.defaults, x_.options.bounds, now_ns);
+  t->tmpl = zygote.tmpl;
+  t->lane = zygote.lane;
+  t->trial_of = zygote.id;
+  t->rehearsed = rehearsed;
+  t->spec.template_name = s.name;
+  t->spec.kind = sched::CodeKind::string;
+  t->spec.code = s.trial_code;
+  t->spec.owner = kOwn;
+  t->stdin_closed = true;
+  t->listener = std::move(listener);
+  tasks_[t->id] = t;
+  x_.trial_boxes->askTrialBox(zygote.id, t->id, rehearsed);
+  act(t, t->machine.admitted(now_ns));
+}
+
+// --- what the machine answers ------------------------------------------------------
+
+void Tasks::dispatch() {
+  if (dispatching_ || !x_.serving()) return;
+  dispatching_ = true;
+  while (base::TaskId id = intake_.next()) {
+    if (TaskPtr t = find(id))
+      act(t, t->machine.admitted(monotonicNs()));
+    else
+      intake_.slotFree(id);
+  }
+  dispatching_ = false;
+  x_.observer.queueLength(intake_.queued());
+  x_.observer.boxesAlive(static_cast<uint32_t>(x_.ledger.alive()));
+}
+
+void Tasks::act(const TaskPtr& t, const Acts& acts) {
+  for (Act a : acts) {
+    switch (a) {
+      case Act::make:
+        make(t);
+        break;
+      case Act::claim:
+        t->claim_wanted = true;
+        phase(*t, Phase::clone);
+        claim(t);
+        break;
+      case Act::begin:
+        begin(t);
+        break;
+      case Act::sample:
+        boxes_.sample(t->box);
+        break;
+      case Act::end:
+        end(t);
+        break;
+      case Act::drain:
+        if (t->io) t->io->drain();
+        break;
+      case Act::queue:
+        return queueAgain(t);
+      case Act::finish:
+        return finish(t);
+    }
+  }
+  armTimer(t);
+}
+
+void Tasks::armTimer(const TaskPtr& t) {
+  uint64_t due = t->machine.deadline_ns();
+  if (due == t->armed_ns) return;
+  t->armed_ns = due;
+  if (due == 0) {
+    t->timer.cancel();
+    return;
+  }
+  t->timer.expires_at(timePoint(due));
+  t->timer.async_wait([this, weak = std::weak_ptr<Task>(t)](boost::system::error_code failed) {
+    TaskPtr task = weak.lock();
+    if (failed || !task || task->machine.state() == TaskState::done) return;
+    task->armed_ns = 0;
+    act(task, task->machine.tick(monotonicNs()));
+  });
+}
+
+void Tasks::make(const TaskPtr& t) {
+  phase(*t, Phase::box);
+  if (!t->blob) {  // else it is of an earlier box, lost before the task started
+    if (auto begun = t->beginBlob(*x_.registry.get(t->tmpl)); !begun)
+      return act(t,
+                 t->machine.stop(Cause::internal, std::move(begun).error().message, monotonicNs()));
+    writeBlob(t);
+    if (t->machine.state() != TaskState::making) return;
+  }
+  if (t->trial_of == 0) lanes_.obtain(t->lane, t->id);  // a trial's box is asked for already
+}
+
+void Tasks::writeBlob(const TaskPtr& t) {
+  if (!t->blob || t->machine.state() == TaskState::done) return;
+  auto done = t->blob->step();
+  if (!done)
+    return act(t, t->machine.stop(Cause::internal, std::move(done).error().message, monotonicNs()));
+  if (!*done) {
+    boost::asio::post(x_.io, [this, t] { writeBlob(t); });
+    return;
+  }
+  t->dropContents();
+  claim(t);
+}
+
+const base::Limits* Tasks::limitsOf(base::TaskId id) const {
+  TaskPtr t = find(id);
+  return t ? &t->machine.limits() : nullptr;
+}
+
+bool Tasks::giveBox(base::TaskId id, const BoxPtr& box) {
+  TaskPtr t = find(id);
+  if (!t || t->box != 0) return false;
+  const uint64_t now_ns = monotonicNs();
+  if (!box || !boxes_.claim(box, t->id, t->spec.owner)) {
+    const std::string name = box ? "box " + std::to_string(box->id) : "its box";
+    act(t, t->machine.boxFailed(name + " had no clone to give", Again::yes, now_ns));
+    return true;
+  }
+  t->box = box->id;
+  t->io = box->io;
+  t->io->bind(t->spec.live_output ? Delivery::live : Delivery::captured,
+              t->machine.limits().output_bytes);
+  act(t, t->machine.boxMade(box->stands_ns, now_ns));
+  phase(*t, Phase::boxReady);
+  act(t, t->machine.cloneReady(box->ready_ns, now_ns));
+  return true;
+}
+
+void Tasks::boxFailed(base::TaskId id, std::string why, Again again) {
+  if (TaskPtr t = find(id)) act(t, t->machine.boxFailed(std::move(why), again, monotonicNs()));
+}
+
+void Tasks::claim(const TaskPtr& t) {
+  if (!t->claim_wanted || !t->blob_written || t->machine.state() != TaskState::claiming) return;
+  const uint64_t now_ns = monotonicNs();
+  BoxPtr box = boxes_.find(t->box);
+  const bool stand = box && sameBoxCaps(box->caps, t->machine.limits());
+  zygote::Claim c = t->claim();
+  c.caps_stand = stand ? 1 : 0;
+  spawner::Request r;
+  r.op = spawner::Op::claim;
+  r.box = t->box;
+  r.limits = t->machine.limits();
+  r.claimed_ns = now_ns;
+  // Whom the task waits for is woken first.
+  if (stand)
+    r.flags |= spawner::kCapsStand;
+  else
+    x_.link.send(r);
+  auto sent = t->io->claim(c, t->blob->fds());
+  if (stand) x_.link.send(r);
+  t->machine.claimed(now_ns);
+  phase(*t, Phase::claimed);
+  t->under_way = true;
+  lanes_.claimBegan(t->lane, now_ns);
+  if (!sent)
+    act(t, t->machine.controlBroken(std::move(sent).error().in("cannot claim").message, Again::yes,
+                                    now_ns));
+}
+
+void Tasks::begin(const TaskPtr& t) {
+  phase(*t, Phase::started);
+  claimOver(*t);
+  t->blob.reset();
+  intake_.dropInput(*t, t->blob_bytes);
+  t->listener->onStarted();
+  if (t->machine.state() != TaskState::running) return;
+  t->io->begin();
+  t->io->pushStdin(std::exchange(t->spec.stdin_data, {}));
+  if (t->stdin_closed) t->io->endStdin();
+}
+
+// Its box was lost before the task started: no fault of the task's.
+void Tasks::queueAgain(const TaskPtr& t) {
+  lanes_.withdraw(t->lane, t->id);
+  t->forgetBox();
+  intake_.putBack(*t);
+  armTimer(t);
+  if (t->trial_of != 0) {
+    if (!x_.serving() || !x_.trial_boxes->askTrialBox(t->trial_of, t->id, t->rehearsed))
+      return act(t, t->machine.stop(Cause::internal, "its box was lost", monotonicNs()));
+    return act(t, t->machine.admitted(monotonicNs()));
+  }
+  if (auto accepted = x_.registry.accepts(t->lane, monotonicNs()); !accepted)
+    return act(t, t->machine.stop(Cause::internal, accepted.error().message, monotonicNs()));
+  dispatch();
+}
+
+// It started, or never will.
+void Tasks::claimOver(Task& t) {
+  if (std::exchange(t.under_way, false)) lanes_.claimOver(t.lane);
+}
+
+void Tasks::end(const TaskPtr& t) {
+  claimOver(*t);
+  phase(*t, Phase::exited);
+  if (t->box == 0) {  // it still waited for one
+    lanes_.withdraw(t->lane, t->id);
+    return act(t, t->machine.boxFailed({}, Again::no, monotonicNs()));
+  }
+  spawner::Request r;
+  std::vector<SpawnerLink::SharedFd> fds;
+  t->collectWith(&r, &fds, x_.options.collect_ms_max);
+  boxes_.endClaimed(t->box, r, std::move(fds));
+}
+
+void Tasks::finish(const TaskPtr& t) {
+  t->timer.cancel();
+  if (t->io) t->io->close();
+  if (t->machine.receiptOverdue()) {
+    t->receipt = x_.ledger.overdue(t->box, "the spawner gave no receipt in time").receipt;
+    t->slot_free = false;
+  } else if (t->box == 0) {
+    t->receipt.complete = true;  // it had no box: nothing can be left
+  }
+  intake_.ended(*t);
+  tasks_.erase(t->id);
+  phase(*t, Phase::receipt);
+  sched::TaskResult r = t->result(intake_.spools(), x_.options.collect_ms_max);
+  if (t->spec.owner != kOwn) x_.observer.taskEnded(labelsOf(*t), r.verdict, r.usage, r.phases);
+  x_.observer.receipt(r.template_name, r.receipt);
+  t->listener->onResult(r);
+  dispatch();
+  x_.events.onTaskEnded();
+}
+
+// --- what clones and streams say ----------------------------------------------------
+
+void Tasks::onCloneStarted(base::TaskId id, const zygote::Started& started) {
+  TaskPtr t = find(id);
+  if (!t) return;
+  const uint64_t now_ns = monotonicNs();
+  if (started.error != 0)
+    return act(t, t->machine.controlBroken(stepFailed("the clone could not start the task",
+                                                      started.step, started.error, {}),
+                                           Again::no, now_ns));
+  if (t->machine.state() == TaskState::claiming && t->phase(Phase::claimed) == 0)
+    return act(
+        t, t->machine.controlBroken("the clone started before it had a task", Again::no, now_ns));
+  t->fresh_runtime = started.fresh != 0;
+  act(t, t->machine.started(started.at_ns, now_ns));
+}
+
+void Tasks::onControlBroken(base::TaskId id, std::string why) {
+  if (TaskPtr t = find(id))
+    act(t, t->machine.controlBroken(std::move(why), Again::yes, monotonicNs()));
+}
+
+void Tasks::onTaskOutput(base::TaskId id, Stream stream, std::string_view bytes) {
+  TaskPtr t = find(id);
+  if (!t) return;
+  if (t->phase(Phase::firstByte) == 0) {
+    t->machine.firstByte(monotonicNs());
+    phase(*t, Phase::firstByte);
+  }
+  if (t->spec.live_output)
+    t->listener->onOutput(stream, bytes);
+  else
+    t->keep(stream, bytes);
+}
+
+void Tasks::onOutputOver(base::TaskId id, Stream stream) {
+  if (TaskPtr t = find(id))
+    act(t, t->machine.outputOver(stream == Stream::out ? "stdout" : "stderr", monotonicNs()));
+}
+
+void Tasks::onStdinTaken(base::TaskId id, uint64_t bytes) {
+  TaskPtr t = find(id);
+  if (!t) return;
+  intake_.dropInput(*t, bytes);
+  t->listener->onStdinAccepted(bytes);
+}
+
+// --- what the spawner says ------------------------------------------------------------
+
+void Tasks::onBoxEvent(base::TaskId id, const Event& e) {
+  TaskPtr t = find(id);
+  if (!t) return;  // it has its result already: only the receipt is awaited
+  const uint64_t now_ns = monotonicNs();
+  const sched::ExitStatus exit{e.exit_code, e.exit_status};
+  switch (e.kind) {
+    case Kind::cloneExited:
+      return act(t, t->machine.cloneExited(exit, e.at_ns, now_ns));
+    case Kind::boxDied:
+      return act(t, t->machine.boxDied(base::printable(e.text), now_ns));
+    case Kind::capHit:
+      if (e.cap == spawner::Cap::none) return;
+      return act(t, t->machine.capHit(
+                        e.cap == spawner::Cap::memory ? Cause::memory : Cause::processes, now_ns));
+    case Kind::sampled:
+      // What was read of a parked clone is of its making.
+      if (e.at_ns < t->phase(Phase::claimed)) return;
+      return act(t, t->machine.sampled(toCounters(e.counters), now_ns));
+    case Kind::boxReaped:
+      act(t, t->machine.boxReaped(exit, toCounters(e.counters), e.clone_exited_ns, now_ns));
+      return phase(*t, Phase::reaped);
+    default:
+      return;
+  }
+}
+
+bool Tasks::onBoxGone(base::TaskId id, const Event& e, const reap::Closed& closed) {
+  TaskPtr t = find(id);
+  if (!t) return false;
+  t->receipt = closed.receipt;
+  t->slot_free = closed.slot == reap::Closed::Slot::free;
+  t->collected(e);
+  act(t, t->machine.boxGone(closed.receipt.complete, monotonicNs()));
+  return true;
+}
+
+void Tasks::onSlotFree(base::TaskId id) {
+  intake_.slotFree(id);
+  dispatch();
+  x_.events.onTaskEnded();
+}
+
+// --- templates, and the end -----------------------------------------------------------
+
+void Tasks::zygoteGone(base::ZygoteId zygote, const std::vector<base::TaskId>& waiting) {
+  std::vector<TaskPtr> wait;
+  for (const auto& [id, t] : tasks_)
+    if (t->trial_of == zygote && t->box == 0) wait.push_back(t);
+  for (base::TaskId id : waiting)
+    if (TaskPtr t = find(id)) wait.push_back(t);
+  for (const TaskPtr& t : wait) act(t, t->machine.templateGone());
+}
+
+void Tasks::failQueue(base::LaneId lane, const std::string& why) {
+  for (base::TaskId id : intake_.queuedFor(lane))
+    if (TaskPtr t = find(id)) act(t, t->machine.stop(Cause::internal, why, monotonicNs()));
+}
+
+void Tasks::stopAll(Cause cause) {
+  for (const TaskPtr& t : all()) act(t, t->machine.stop(cause, {}, monotonicNs()));
+}
+
+void Tasks::abandon(Cause cause, const std::string& why, const std::string& no_receipt) {
+  for (const TaskPtr& t : all()) {
+    const uint64_t now_ns = monotonicNs();
+    if (!why.empty()) t->machine.stop(cause, why, now_ns);
+    if (t->io) t->io->close();
+    if (t->box != 0) {
+      t->receipt = x_.ledger.overdue(t->box, no_receipt).receipt;
+      t->slot_free = false;
+    }
+    t->machine.boxGone(false, now_ns);
+    finish(t);
+  }
+}
+
+}  // namespace mayfly::core

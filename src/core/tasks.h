@@ -1,0 +1,95 @@
+// All tasks, each from its submission to its result: feeds the TaskMachine of each with what
+// edges, boxes and the clock say, and does what it answers.
+//
+// Layer: core. Core thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/boxes.h"
+#include "core/context.h"
+#include "core/intake.h"
+#include "core/lanes.h"
+#include "core/task.h"
+#include "sched/core.h"
+
+namespace mayfly::core {
+
+class Tasks final : public BoxClaimant, public LaneTasks {
+ public:
+  Tasks(Context& context, Boxes& boxes, Lanes& lanes);
+
+  // --- what the edges ask: see sched::Core ---
+  base::Result<base::TaskId> submit(sched::TaskSpec spec,
+                                    std::shared_ptr<sched::TaskListener> listener);
+  base::Status writeStdin(base::TaskId id, std::string data);
+  base::Status closeStdin(base::TaskId id);
+  void acknowledgeOutput(base::TaskId id, sched::Stream stream, uint64_t bytes);
+  base::Status cancel(base::TaskId id);
+  void ownerGone(sched::OwnerId owner);
+  std::vector<sched::TaskInfo> list() const;
+  std::optional<sched::TaskInfo> info(base::TaskId id) const;
+
+  // --- trials ---
+  // A task that runs the template's trial code in a clone of that zygote.
+  void tryOut(const ZygoteRef& zygote, pool::ClonePool::Rehearsed rehearsed,
+              std::shared_ptr<sched::TaskListener> listener);
+
+  // --- templates ---
+  void dispatch();  // tasks may have a slot, a lane or a zygote now
+  // Trials of the zygote, and `waiting`, that wait for one of its boxes, wait again.
+  void zygoteGone(base::ZygoteId zygote, const std::vector<base::TaskId>& waiting);
+  void failQueue(base::LaneId lane, const std::string& why);
+
+  // --- the end ---
+  bool empty() const { return tasks_.empty(); }
+  void stopAll(sched::Cause cause);
+  // Ends them all now, for `why` if it is not empty; boxes without a receipt are overdue.
+  void abandon(sched::Cause cause, const std::string& why, const std::string& no_receipt);
+
+  // LaneTasks
+  const base::Limits* limitsOf(base::TaskId task) const override;
+  bool giveBox(base::TaskId task, const BoxPtr& box) override;
+  void boxFailed(base::TaskId task, std::string why, sched::Again again) override;
+
+ private:
+  // BoxClaimant
+  void onCloneStarted(base::TaskId, const zygote::Started&) override;
+  void onControlBroken(base::TaskId, std::string why) override;
+  void onTaskOutput(base::TaskId, sched::Stream, std::string_view bytes) override;
+  void onOutputOver(base::TaskId, sched::Stream) override;
+  void onStdinTaken(base::TaskId, uint64_t bytes) override;
+  void onBoxEvent(base::TaskId, const spawner::Event&) override;
+  bool onBoxGone(base::TaskId, const spawner::Event&, const reap::Closed&) override;
+  void onSlotFree(base::TaskId) override;
+
+  TaskPtr find(base::TaskId id) const;
+  std::vector<TaskPtr> all() const;
+  void act(const TaskPtr& t, const sched::Acts& acts);
+  void make(const TaskPtr& t);
+  void writeBlob(const TaskPtr& t);
+  void claim(const TaskPtr& t);
+  void claimOver(Task& t);
+  void begin(const TaskPtr& t);
+  void queueAgain(const TaskPtr& t);
+  void end(const TaskPtr& t);
+  void finish(const TaskPtr& t);
+  void armTimer(const TaskPtr& t);
+  base::TaskLabels labelsOf(const Task& t) const;
+  sched::TaskInfo infoOf(const Task& t) const;
+  void phase(const Task& t, base::Phase p);
+
+  Context& x_;
+  Boxes& boxes_;
+  Lanes& lanes_;
+  Intake intake_;
+  std::unordered_map<base::TaskId, TaskPtr> tasks_;
+  base::TaskId next_task_ = 1;
+  bool dispatching_ = false;
+};
+
+}  // namespace mayfly::core

@@ -1,0 +1,74 @@
+// The zygotes of all lanes: started, renewed, restarted and retired as pool::TemplateRegistry
+// says. A lane has one that serves or is being started, perhaps a successor that is being
+// started beside it, and perhaps some that drain: they end with their last boxes.
+//
+// Layer: core. Core thread.
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/boxes.h"
+#include "core/context.h"
+#include "core/log_pump.h"
+
+namespace mayfly::core {
+
+class Zygotes {
+ public:
+  Zygotes(Context& context, Boxes& boxes);
+  ~Zygotes();
+
+  // `seccomp`: the program of the template with this id, a sealed memfd.
+  void addTemplate(base::TemplateId id, base::Fd seccomp);
+  // Its zygotes end when their boxes are gone.
+  void closeLane(base::LaneId id);
+  // Starts and renews what is due; again whenever that may have changed.
+  void run();
+  void arm();
+
+  void onSpawnerEvent(const spawner::Event& event);  // of a zygote
+  void boxDropped(base::ZygoteId id);                // one of its boxes is proven gone
+  // It serves from here on; the one that it follows drains. False: its lane is closed.
+  bool promote(base::ZygoteId id);
+  void refuse(base::ZygoteId id, std::string fault);  // it is unfit, and ends
+
+  void stop();       // nothing more is started
+  void retireAll();  // each end is an event
+  bool empty() const { return zygotes_.empty(); }
+  uint32_t countOf(base::TemplateId id) const;
+
+ private:
+  // From `publish` until its end is told.
+  struct Zygote {
+    base::TemplateId tmpl = 0;
+    base::LaneId lane = 0;
+    bool draining = false;  // replaced, or its lane is closed: it ends with its last box
+    bool retiring = false;  // asked to end
+    std::shared_ptr<LogPump> log;
+    std::string fault;  // why it was refused
+  };
+  struct OfLane {
+    base::ZygoteId serving = 0;    // or being started; 0: none is
+    base::ZygoteId successor = 0;  // being started beside it
+  };
+
+  void publish(base::LaneId id);
+  void retire(base::ZygoteId id);
+  void drain(base::ZygoteId id);
+  void gone(base::ZygoteId id, std::string why);
+  bool mayRenew(base::LaneId id) const;
+
+  Context& x_;
+  Boxes& boxes_;
+  std::map<base::TemplateId, SpawnerLink::SharedFd> seccomp_;
+  std::map<base::LaneId, OfLane> lanes_;
+  std::map<base::ZygoteId, Zygote> zygotes_;
+  base::ZygoteId next_zygote_ = 1;
+  boost::asio::steady_timer timer_;
+};
+
+}  // namespace mayfly::core
