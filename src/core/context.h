@@ -2,7 +2,8 @@
 //
 //   Engine    wires the parts, starts and stops them, tells of templates
 //   Intake    checks submissions; queue and shares -> Lanes
-//   Tasks     from submission to result            -> Intake, Lanes, Boxes
+//   Claims    how a task gets into its clone       -> Intake, Lanes, Boxes
+//   Tasks     from submission to result            -> all above
 //   Trials    the tasks that try out a new zygote  -> Boxes
 //   Lanes     each lane's pool of clones and boxes -> Boxes
 //   Zygotes   started, renewed, retired
@@ -13,12 +14,11 @@
 // Layer: core. Core thread.
 #pragma once
 
+#include <boost/asio/io_context.hpp>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
-
-#include <boost/asio/io_context.hpp>
 
 #include "base/observer.h"
 #include "core/options.h"

@@ -127,4 +127,14 @@ sched::TaskResult Task::result(SpoolBudget& spools, uint32_t collect_ms_max) {
   return r;
 }
 
+base::TaskLabels labelsOf(const Context& x, const Task& t) {
+  const pool::TemplateSpec& tmpl = *x.registry.get(t.tmpl);
+  return {t.id, tmpl.name, tmpl.mechanism, t.spec.user, t.spec.tenant};
+}
+
+void tell(const Context& x, const Task& t, base::Phase phase) {
+  if (t.phase(phase) != 0 && t.spec.owner != kOwn)
+    x.observer.taskPhase(labelsOf(x, t), phase, t.phase(phase));
+}
+
 }  // namespace mayfly::core

@@ -79,4 +79,8 @@ struct Task {
   std::string collect_text_;
 };
 
+base::TaskLabels labelsOf(const Context& x, const Task& t);
+// The observer hears of the phase, if the task has reached it and is no trial.
+void tell(const Context& x, const Task& t, base::Phase phase);
+
 }  // namespace mayfly::core

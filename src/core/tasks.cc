@@ -25,13 +25,6 @@ using spawner::Kind;
 
 namespace {
 
-// The caps that the spawner keeps; the clone sets the others by itself.
-bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
-  return a.cpu_milli == b.cpu_milli && a.memory_bytes == b.memory_bytes &&
-         a.processes == b.processes && a.disk_bytes == b.disk_bytes &&
-         a.disk_inodes == b.disk_inodes;
-}
-
 sched::Counters toCounters(const spawner::Counters& c) {
   sched::Counters out;
   out.user_cpu_ns = c.user_cpu_ns;
@@ -54,7 +47,12 @@ base::Error noTask(base::TaskId id) {
 }  // namespace
 
 Tasks::Tasks(Context& context, Boxes& boxes, Lanes& lanes)
-    : x_(context), boxes_(boxes), lanes_(lanes), intake_(context, lanes) {}
+    : x_(context),
+      boxes_(boxes),
+      lanes_(lanes),
+      intake_(context, lanes),
+      claims_(context, boxes, lanes, intake_,
+              [this](const TaskPtr& t, const Acts& acts) { act(t, acts); }) {}
 
 TaskPtr Tasks::find(base::TaskId id) const {
   auto at = tasks_.find(id);
@@ -66,15 +64,6 @@ std::vector<TaskPtr> Tasks::all() const {
   list.reserve(tasks_.size());
   for (const auto& [id, t] : tasks_) list.push_back(t);
   return list;
-}
-
-base::TaskLabels Tasks::labelsOf(const Task& t) const {
-  const pool::TemplateSpec& tmpl = *x_.registry.get(t.tmpl);
-  return {t.id, tmpl.name, tmpl.mechanism, t.spec.user, t.spec.tenant};
-}
-
-void Tasks::phase(const Task& t, Phase p) {
-  if (t.phase(p) != 0 && t.spec.owner != kOwn) x_.observer.taskPhase(labelsOf(t), p, t.phase(p));
 }
 
 // --- what the edges ask ----------------------------------------------------------
@@ -90,8 +79,8 @@ base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
   const TaskPtr t = std::move(*accepted);
   ++next_task_;
   tasks_[t->id] = t;
-  phase(*t, Phase::queued);
-  x_.observer.taskAccepted(labelsOf(*t));
+  tell(x_, *t, Phase::queued);
+  x_.observer.taskAccepted(labelsOf(x_, *t));
   // From the loop: the caller learns the id before the first callback comes.
   boost::asio::post(x_.io, [this] {
     dispatch();
@@ -216,9 +205,8 @@ void Tasks::act(const TaskPtr& t, const Acts& acts) {
         make(t);
         break;
       case Act::claim:
-        t->claim_wanted = true;
-        phase(*t, Phase::clone);
-        claim(t);
+        tell(x_, *t, Phase::clone);
+        claims_.wanted(t);
         break;
       case Act::begin:
         begin(t);
@@ -259,28 +247,10 @@ void Tasks::armTimer(const TaskPtr& t) {
 }
 
 void Tasks::make(const TaskPtr& t) {
-  phase(*t, Phase::box);
-  if (!t->blob) {  // else it is of an earlier box, lost before the task started
-    if (auto begun = t->beginBlob(*x_.registry.get(t->tmpl)); !begun)
-      return act(t,
-                 t->machine.stop(Cause::internal, std::move(begun).error().message, monotonicNs()));
-    writeBlob(t);
-    if (t->machine.state() != TaskState::making) return;
-  }
-  if (t->trial_of == 0) lanes_.obtain(t->lane, t->id);  // a trial's box is asked for already
-}
-
-void Tasks::writeBlob(const TaskPtr& t) {
-  if (!t->blob || t->machine.state() == TaskState::done) return;
-  auto done = t->blob->step();
-  if (!done)
-    return act(t, t->machine.stop(Cause::internal, std::move(done).error().message, monotonicNs()));
-  if (!*done) {
-    boost::asio::post(x_.io, [this, t] { writeBlob(t); });
-    return;
-  }
-  t->dropContents();
-  claim(t);
+  tell(x_, *t, Phase::box);
+  claims_.write(t);
+  // A trial's box is asked for already.
+  if (t->machine.state() == TaskState::making && t->trial_of == 0) lanes_.obtain(t->lane, t->id);
 }
 
 const base::Limits* Tasks::limitsOf(base::TaskId id) const {
@@ -302,7 +272,7 @@ bool Tasks::giveBox(base::TaskId id, const BoxPtr& box) {
   t->io->bind(t->spec.live_output ? Delivery::live : Delivery::captured,
               t->machine.limits().output_bytes);
   act(t, t->machine.boxMade(box->stands_ns, now_ns));
-  phase(*t, Phase::boxReady);
+  tell(x_, *t, Phase::boxReady);
   act(t, t->machine.cloneReady(box->ready_ns, now_ns));
   return true;
 }
@@ -311,39 +281,9 @@ void Tasks::boxFailed(base::TaskId id, std::string why, Again again) {
   if (TaskPtr t = find(id)) act(t, t->machine.boxFailed(std::move(why), again, monotonicNs()));
 }
 
-void Tasks::claim(const TaskPtr& t) {
-  if (!t->claim_wanted || !t->blob_written || t->machine.state() != TaskState::claiming) return;
-  const uint64_t now_ns = monotonicNs();
-  BoxPtr box = boxes_.find(t->box);
-  const bool stand = box && sameBoxCaps(box->caps, t->machine.limits());
-  zygote::Claim c = t->claim();
-  c.caps_stand = stand ? 1 : 0;
-  spawner::Request r;
-  r.op = spawner::Op::claim;
-  r.box = t->box;
-  r.limits = t->machine.limits();
-  r.claimed_ns = now_ns;
-  // Whom the task waits for is woken first.
-  if (stand)
-    r.flags |= spawner::kCapsStand;
-  else
-    x_.link.send(r);
-  auto sent = t->io->claim(c, t->blob->fds());
-  if (stand) x_.link.send(r);
-  t->machine.claimed(now_ns);
-  phase(*t, Phase::claimed);
-  t->under_way = true;
-  lanes_.claimBegan(t->lane, now_ns);
-  if (!sent)
-    act(t, t->machine.controlBroken(std::move(sent).error().in("cannot claim").message, Again::yes,
-                                    now_ns));
-}
-
 void Tasks::begin(const TaskPtr& t) {
-  phase(*t, Phase::started);
-  claimOver(*t);
-  t->blob.reset();
-  intake_.dropInput(*t, t->blob_bytes);
+  tell(x_, *t, Phase::started);
+  claims_.started(*t);
   t->listener->onStarted();
   if (t->machine.state() != TaskState::running) return;
   t->io->begin();
@@ -367,14 +307,9 @@ void Tasks::queueAgain(const TaskPtr& t) {
   dispatch();
 }
 
-// It started, or never will.
-void Tasks::claimOver(Task& t) {
-  if (std::exchange(t.under_way, false)) lanes_.claimOver(t.lane);
-}
-
 void Tasks::end(const TaskPtr& t) {
-  claimOver(*t);
-  phase(*t, Phase::exited);
+  claims_.over(*t);
+  tell(x_, *t, Phase::exited);
   if (t->box == 0) {  // it still waited for one
     lanes_.withdraw(t->lane, t->id);
     return act(t, t->machine.boxFailed({}, Again::no, monotonicNs()));
@@ -396,9 +331,9 @@ void Tasks::finish(const TaskPtr& t) {
   }
   intake_.ended(*t);
   tasks_.erase(t->id);
-  phase(*t, Phase::receipt);
+  tell(x_, *t, Phase::receipt);
   sched::TaskResult r = t->result(intake_.spools(), x_.options.collect_ms_max);
-  if (t->spec.owner != kOwn) x_.observer.taskEnded(labelsOf(*t), r.verdict, r.usage, r.phases);
+  if (t->spec.owner != kOwn) x_.observer.taskEnded(labelsOf(x_, *t), r.verdict, r.usage, r.phases);
   x_.observer.receipt(r.template_name, r.receipt);
   t->listener->onResult(r);
   dispatch();
@@ -432,7 +367,7 @@ void Tasks::onTaskOutput(base::TaskId id, Stream stream, std::string_view bytes)
   if (!t) return;
   if (t->phase(Phase::firstByte) == 0) {
     t->machine.firstByte(monotonicNs());
-    phase(*t, Phase::firstByte);
+    tell(x_, *t, Phase::firstByte);
   }
   if (t->spec.live_output)
     t->listener->onOutput(stream, bytes);
@@ -474,7 +409,7 @@ void Tasks::onBoxEvent(base::TaskId id, const Event& e) {
       return act(t, t->machine.sampled(toCounters(e.counters), now_ns));
     case Kind::boxReaped:
       act(t, t->machine.boxReaped(exit, toCounters(e.counters), e.clone_exited_ns, now_ns));
-      return phase(*t, Phase::reaped);
+      return tell(x_, *t, Phase::reaped);
     default:
       return;
   }

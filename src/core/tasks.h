@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/boxes.h"
+#include "core/claims.h"
 #include "core/context.h"
 #include "core/intake.h"
 #include "core/lanes.h"
@@ -71,22 +72,18 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   std::vector<TaskPtr> all() const;
   void act(const TaskPtr& t, const sched::Acts& acts);
   void make(const TaskPtr& t);
-  void writeBlob(const TaskPtr& t);
-  void claim(const TaskPtr& t);
-  void claimOver(Task& t);
   void begin(const TaskPtr& t);
   void queueAgain(const TaskPtr& t);
   void end(const TaskPtr& t);
   void finish(const TaskPtr& t);
   void armTimer(const TaskPtr& t);
-  base::TaskLabels labelsOf(const Task& t) const;
   sched::TaskInfo infoOf(const Task& t) const;
-  void phase(const Task& t, base::Phase p);
 
   Context& x_;
   Boxes& boxes_;
   Lanes& lanes_;
   Intake intake_;
+  Claims claims_;
   std::unordered_map<base::TaskId, TaskPtr> tasks_;
   base::TaskId next_task_ = 1;
   bool dispatching_ = false;

@@ -1,0 +1,94 @@
+#include "core/claims.h"
+
+#include <boost/asio/post.hpp>
+#include <utility>
+
+#include "base/clock.h"
+
+namespace mayfly::core {
+
+using base::monotonicNs;
+using sched::Again;
+using sched::Cause;
+using sched::TaskState;
+
+namespace {
+
+// The caps that the spawner keeps; the clone sets the others by itself.
+bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
+  return a.cpu_milli == b.cpu_milli && a.memory_bytes == b.memory_bytes &&
+         a.processes == b.processes && a.disk_bytes == b.disk_bytes &&
+         a.disk_inodes == b.disk_inodes;
+}
+
+}  // namespace
+
+Claims::Claims(Context& context, Boxes& boxes, Lanes& lanes, Intake& intake, Act act)
+    : x_(context), boxes_(boxes), lanes_(lanes), intake_(intake), act_(std::move(act)) {}
+
+void Claims::write(const TaskPtr& t) {
+  if (t->blob) return;
+  if (auto begun = t->beginBlob(*x_.registry.get(t->tmpl)); !begun)
+    return act_(t,
+                t->machine.stop(Cause::internal, std::move(begun).error().message, monotonicNs()));
+  step(t);
+}
+
+void Claims::step(const TaskPtr& t) {
+  if (!t->blob || t->machine.state() == TaskState::done) return;
+  auto done = t->blob->step();
+  if (!done)
+    return act_(t,
+                t->machine.stop(Cause::internal, std::move(done).error().message, monotonicNs()));
+  if (!*done) {
+    boost::asio::post(x_.io, [this, t] { step(t); });
+    return;
+  }
+  t->dropContents();
+  claim(t);
+}
+
+void Claims::wanted(const TaskPtr& t) {
+  t->claim_wanted = true;
+  claim(t);
+}
+
+void Claims::claim(const TaskPtr& t) {
+  if (!t->claim_wanted || !t->blob_written || t->machine.state() != TaskState::claiming) return;
+  const uint64_t now_ns = monotonicNs();
+  BoxPtr box = boxes_.find(t->box);
+  const bool stand = box && sameBoxCaps(box->caps, t->machine.limits());
+  zygote::Claim c = t->claim();
+  c.caps_stand = stand ? 1 : 0;
+  spawner::Request r;
+  r.op = spawner::Op::claim;
+  r.box = t->box;
+  r.limits = t->machine.limits();
+  r.claimed_ns = now_ns;
+  // Whom the task waits for is woken first.
+  if (stand)
+    r.flags |= spawner::kCapsStand;
+  else
+    x_.link.send(r);
+  auto sent = t->io->claim(c, t->blob->fds());
+  if (stand) x_.link.send(r);
+  t->machine.claimed(now_ns);
+  tell(x_, *t, base::Phase::claimed);
+  t->under_way = true;
+  lanes_.claimBegan(t->lane, now_ns);
+  if (!sent)
+    act_(t, t->machine.controlBroken(std::move(sent).error().in("cannot claim").message, Again::yes,
+                                     now_ns));
+}
+
+void Claims::started(Task& t) {
+  over(t);
+  t.blob.reset();
+  intake_.dropInput(t, t.blob_bytes);
+}
+
+void Claims::over(Task& t) {
+  if (std::exchange(t.under_way, false)) lanes_.claimOver(t.lane);
+}
+
+}  // namespace mayfly::core
