@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "mayfly/caps.h"
+
 namespace mayfly::base {
 
 using BoxId = uint64_t;       // never reused while the daemon lives; 0 is none
@@ -19,21 +21,11 @@ using LaneId = uint32_t;      // a template's zygote and pool, for all of its ta
 using ZygoteId = uint32_t;  // one zygote process and what stands around it; as boxes, never reused
 
 // A task's caps, all in force before its first instruction. What each does at
-// its ceiling is the table in docs/SPECIFICATION.md.
+// its ceiling is the table in docs/SPECIFICATION.md; its fields are those of include/mayfly/caps.h.
 struct Limits {
-  uint32_t cpu_milli = 1000;                // thousandths of one core: 1500 = 1.5 cores
-  uint64_t cpu_time_ms = 30'000;            // user + system, whole box
-  uint64_t wall_time_ms = 60'000;           // from `started`
-  uint64_t memory_bytes = 512ull << 20;     // all pages of the box, tmpfs and kernel's included
-  uint32_t processes = 64;                  // processes and threads in the task's cgroup
-  uint32_t open_files = 1024;               // RLIMIT_NOFILE, per process
-  uint64_t file_size_bytes = 256ull << 20;  // RLIMIT_FSIZE
-  uint64_t disk_bytes = 256ull << 20;       // /tmp, /task, /run, /dev/shm together
-  uint64_t disk_inodes = 16'384;            // the same
-  uint64_t output_bytes = 8ull << 20;       // stdout and stderr, each
-  uint64_t input_bytes = 64ull << 20;       // stdin and input files together
-  uint64_t out_files_bytes = 64ull << 20;   // files of /task/out that are collected
-  uint32_t out_files = 256;                 // their number
+#define MAYFLY_CAP(member, type, standard, ...) type member = standard;
+  MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
 };
 
 // How a task ended. The kernel says it; nothing in the box can forge it.

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "config/limits.h"
 #include "config/units.h"
 #include "image/cli_image.h"
 
@@ -88,14 +89,27 @@ std::string helpOf(const CLI::App& app) {
   return text;
 }
 
-// Adds an option whose value `parse` reads into `to`.
-template <class T, class Parse>
-void wish(CLI::App* app, const char* flag, std::optional<T>& to, const char* type,
-          const char* about, Parse parse) {
+const char* typeName(config::LimitUnit unit) {
+  switch (unit) {
+    case config::LimitUnit::cores:
+      return "CORES";
+    case config::LimitUnit::milliseconds:
+      return "TIME";
+    case config::LimitUnit::bytes:
+      return "SIZE";
+    case config::LimitUnit::count:
+      break;
+  }
+  return "N";
+}
+
+template <class T>
+void addCap(CLI::App* app, const char* flag, std::optional<T>& to, const config::LimitField& cap,
+            const char* about) {
   app->add_option_function<std::string>(
          flag,
-         [&to, flag, parse](const std::string& text) {
-           auto value = parse(text);
+         [&to, flag, &cap](const std::string& text) {
+           auto value = cap.parse(text);
            if (!value)
              throw CLI::ValidationError(flag, value.error().message + ". " + value.error().advice);
            if (*value > std::numeric_limits<T>::max() - 1)
@@ -103,27 +117,14 @@ void wish(CLI::App* app, const char* flag, std::optional<T>& to, const char* typ
            to = static_cast<T>(*value);
          },
          about)
-      ->type_name(type);
+      ->type_name(typeName(cap.unit));
 }
 
-void addCaps(CLI::App* run, LimitWishes& l) {
-  auto bytes = [](const std::string& s) { return config::parseBytes(s); };
-  auto time = [](const std::string& s) { return config::parseDurationMs(s); };
-  auto count = [](const std::string& s) { return config::parseCount(s); };
-  auto cores = [](const std::string& s) { return config::parseCoresMilli(s); };
-  wish(run, "--memory", l.memory_bytes, "SIZE", "All memory, /tmp and /task included", bytes);
-  wish(run, "--cpus", l.cpu_milli, "CORES", "Share of the cores, like 0.5 or 2", cores);
-  wish(run, "--timeout", l.wall_time_ms, "TIME", "Wall time", time);
-  wish(run, "--cpu-time", l.cpu_time_ms, "TIME", "User and system time of all its processes", time);
-  wish(run, "--pids", l.processes, "N", "Processes and threads", count);
-  wish(run, "--files,--open-files", l.open_files, "N", "Open files, per process", count);
-  wish(run, "--file-size", l.file_size_bytes, "SIZE", "The largest file", bytes);
-  wish(run, "--disk", l.disk_bytes, "SIZE", "/tmp, /task, /run and /dev/shm together", bytes);
-  wish(run, "--inodes", l.disk_inodes, "N", "Files and folders there", count);
-  wish(run, "--output", l.output_bytes, "SIZE", "stdout and stderr, each", bytes);
-  wish(run, "--input", l.input_bytes, "SIZE", "Standard input and input files together", bytes);
-  wish(run, "--out-size", l.out_files_bytes, "SIZE", "Collected output files together", bytes);
-  wish(run, "--out-files", l.out_files, "N", "Number of collected output files", count);
+void addCaps(CLI::App* run, LimitWishes& wishes) {
+#define MAYFLY_CAP(member, type, standard, unit, lowest, highest, key, Wire, flag, about) \
+  addCap(run, flag, wishes.member, config::limitField(key), about);
+  MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
   for (auto* option : run->get_options())
     if (option->get_group() == "Options" && option->get_name() != "--help") option->group("Caps");
 }

@@ -34,20 +34,19 @@ void addBytes(Json& json, const std::string& name, std::string_view bytes) {
   json[name + "Base64"] = !utf8;
 }
 
+// As in mayfly.capnp: from a small letter on.
+std::string wireName(std::string name) {
+  name[0] = static_cast<char>(name[0] - 'A' + 'a');
+  return name;
+}
+
 Json limitsJson(const base::Limits& l) {
-  return {{"cpuMilli", l.cpu_milli},
-          {"cpuTimeMs", l.cpu_time_ms},
-          {"wallTimeMs", l.wall_time_ms},
-          {"memoryBytes", l.memory_bytes},
-          {"processes", l.processes},
-          {"openFiles", l.open_files},
-          {"fileSizeBytes", l.file_size_bytes},
-          {"diskBytes", l.disk_bytes},
-          {"diskInodes", l.disk_inodes},
-          {"outputBytes", l.output_bytes},
-          {"inputBytes", l.input_bytes},
-          {"outFilesBytes", l.out_files_bytes},
-          {"outFiles", l.out_files}};
+  Json json;
+#define MAYFLY_CAP(member, type, standard, unit, lowest, highest, key, Wire, ...) \
+  json[wireName(#Wire)] = l.member;
+  MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
+  return json;
 }
 
 // Every control character is escaped, those above ASCII too: it may go to a terminal.

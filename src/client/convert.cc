@@ -4,14 +4,7 @@
 
 namespace mayfly {
 
-namespace {
-
-template <class T, class Builder, class Setter>
-void wish(Builder& out, const std::optional<T>& value, Setter set) {
-  if (value) (out.*set)(*value);
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
   using edge::text;
@@ -51,20 +44,10 @@ void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
   out.setStdinData(edge::data(spec.stdin_data));
   out.setStdinOpen(spec.stdin_open);
   auto limits = out.initLimits();
-  using L = schema::LimitWishes::Builder;
-  wish(limits, spec.limits.cpu_milli, &L::setCpuMilli);
-  wish(limits, spec.limits.cpu_time_ms, &L::setCpuTimeMs);
-  wish(limits, spec.limits.wall_time_ms, &L::setWallTimeMs);
-  wish(limits, spec.limits.memory_bytes, &L::setMemoryBytes);
-  wish(limits, spec.limits.processes, &L::setProcesses);
-  wish(limits, spec.limits.open_files, &L::setOpenFiles);
-  wish(limits, spec.limits.file_size_bytes, &L::setFileSizeBytes);
-  wish(limits, spec.limits.disk_bytes, &L::setDiskBytes);
-  wish(limits, spec.limits.disk_inodes, &L::setDiskInodes);
-  wish(limits, spec.limits.output_bytes, &L::setOutputBytes);
-  wish(limits, spec.limits.input_bytes, &L::setInputBytes);
-  wish(limits, spec.limits.out_files_bytes, &L::setOutFilesBytes);
-  wish(limits, spec.limits.out_files, &L::setOutFiles);
+#define MAYFLY_CAP(member, type, standard, unit, lowest, highest, key, Wire, ...) \
+  if (spec.limits.member) limits.set##Wire(*spec.limits.member);
+  MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
   if (spec.seed)
     out.getSeed().setValue(*spec.seed);
   else

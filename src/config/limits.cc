@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "config/units.h"
 
 namespace mayfly::config {
@@ -10,25 +13,11 @@ namespace {
 
 using base::Limits;
 
-constexpr uint64_t kDayMs = 24ull * 3'600'000;
-constexpr uint64_t kMiB = 1ull << 20;
-constexpr uint64_t kTiB = 1ull << 40;
-
 const LimitField kFields[] = {
-    {"cpu", LimitUnit::cores, 10, 1'024'000, &Limits::cpu_milli},
-    {"cpu_time", LimitUnit::milliseconds, 10, kDayMs, &Limits::cpu_time_ms},
-    {"wall_time", LimitUnit::milliseconds, 10, kDayMs, &Limits::wall_time_ms},
-    // Below it a clone could not even start.
-    {"memory", LimitUnit::bytes, 16 * kMiB, kTiB, &Limits::memory_bytes},
-    {"processes", LimitUnit::count, 1, 32'768, &Limits::processes},
-    {"open_files", LimitUnit::count, 16, 1'048'576, &Limits::open_files},
-    {"file_size", LimitUnit::bytes, 1, kTiB, &Limits::file_size_bytes},
-    {"disk", LimitUnit::bytes, 1 * kMiB, kTiB, &Limits::disk_bytes},
-    {"disk_inodes", LimitUnit::count, 64, 10'000'000, &Limits::disk_inodes},
-    {"output", LimitUnit::bytes, 1, kTiB, &Limits::output_bytes},
-    {"input", LimitUnit::bytes, 1, kTiB, &Limits::input_bytes},
-    {"out_files_size", LimitUnit::bytes, 1, kTiB, &Limits::out_files_bytes},
-    {"out_files", LimitUnit::count, 1, 100'000, &Limits::out_files},
+#define MAYFLY_CAP(member, type, standard, unit, lowest, highest, key, ...) \
+  {key, LimitUnit::unit, lowest, highest, &Limits::member},
+    MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
 };
 
 }  // namespace
@@ -77,6 +66,11 @@ base::Result<uint64_t> LimitField::parse(std::string_view text) const {
 }
 
 std::span<const LimitField> limitFields() { return kFields; }
+
+const LimitField& limitField(std::string_view key) {
+  return *std::find_if(std::begin(kFields), std::end(kFields),
+                       [key](const LimitField& field) { return field.key == key; });
+}
 
 base::Status checkLimits(const Limits& limits, const Limits& maximum) {
   for (const LimitField& field : kFields) {

@@ -30,6 +30,7 @@ struct LimitField {
 };
 
 std::span<const LimitField> limitFields();
+const LimitField& limitField(std::string_view key);  // of the table
 
 // Every field lies within its bounds and, field by field, at or below `maximum`.
 // The error names the first field that does not, its value and what is allowed.

@@ -44,36 +44,18 @@ base::Status get(schema::Error::Reader in) {
 }
 
 void put(schema::Limits::Builder out, const base::Limits& limits) {
-  out.setCpuMilli(limits.cpu_milli);
-  out.setCpuTimeMs(limits.cpu_time_ms);
-  out.setWallTimeMs(limits.wall_time_ms);
-  out.setMemoryBytes(limits.memory_bytes);
-  out.setProcesses(limits.processes);
-  out.setOpenFiles(limits.open_files);
-  out.setFileSizeBytes(limits.file_size_bytes);
-  out.setDiskBytes(limits.disk_bytes);
-  out.setDiskInodes(limits.disk_inodes);
-  out.setOutputBytes(limits.output_bytes);
-  out.setInputBytes(limits.input_bytes);
-  out.setOutFilesBytes(limits.out_files_bytes);
-  out.setOutFiles(limits.out_files);
+#define MAYFLY_CAP(member, type, standard, unit, lowest, highest, key, Wire, ...) \
+  out.set##Wire(limits.member);
+  MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
 }
 
 base::Limits get(schema::Limits::Reader in) {
   base::Limits limits;
-  limits.cpu_milli = in.getCpuMilli();
-  limits.cpu_time_ms = in.getCpuTimeMs();
-  limits.wall_time_ms = in.getWallTimeMs();
-  limits.memory_bytes = in.getMemoryBytes();
-  limits.processes = in.getProcesses();
-  limits.open_files = in.getOpenFiles();
-  limits.file_size_bytes = in.getFileSizeBytes();
-  limits.disk_bytes = in.getDiskBytes();
-  limits.disk_inodes = in.getDiskInodes();
-  limits.output_bytes = in.getOutputBytes();
-  limits.input_bytes = in.getInputBytes();
-  limits.out_files_bytes = in.getOutFilesBytes();
-  limits.out_files = in.getOutFiles();
+#define MAYFLY_CAP(member, type, standard, unit, lowest, highest, key, Wire, ...) \
+  limits.member = in.get##Wire();
+  MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
   return limits;
 }
 

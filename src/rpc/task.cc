@@ -351,28 +351,20 @@ Status tooMany(const char* what, size_t count, size_t max) {
   return fail(Code::invalidArgument, fmt::format("{} {}; at most {}", count, what, max));
 }
 
-template <class T>
-void wish(std::optional<T>& to, T value, T absent) {
-  if (value != absent) to = value;
+void wish(std::optional<uint32_t>& to, uint32_t value) {
+  if (value != schema::DEFAULT32) to = value;
+}
+
+void wish(std::optional<uint64_t>& to, uint64_t value) {
+  if (value != schema::DEFAULT64) to = value;
 }
 
 sched::LimitWishes wishesFrom(schema::LimitWishes::Reader in) {
-  constexpr uint32_t none32 = schema::DEFAULT32;
-  constexpr uint64_t none64 = schema::DEFAULT64;
   sched::LimitWishes out;
-  wish(out.cpu_milli, in.getCpuMilli(), none32);
-  wish(out.cpu_time_ms, in.getCpuTimeMs(), none64);
-  wish(out.wall_time_ms, in.getWallTimeMs(), none64);
-  wish(out.memory_bytes, in.getMemoryBytes(), none64);
-  wish(out.processes, in.getProcesses(), none32);
-  wish(out.open_files, in.getOpenFiles(), none32);
-  wish(out.file_size_bytes, in.getFileSizeBytes(), none64);
-  wish(out.disk_bytes, in.getDiskBytes(), none64);
-  wish(out.disk_inodes, in.getDiskInodes(), none64);
-  wish(out.output_bytes, in.getOutputBytes(), none64);
-  wish(out.input_bytes, in.getInputBytes(), none64);
-  wish(out.out_files_bytes, in.getOutFilesBytes(), none64);
-  wish(out.out_files, in.getOutFiles(), none32);
+#define MAYFLY_CAP(member, type, standard, unit, lowest, highest, key, Wire, ...) \
+  wish(out.member, in.get##Wire());
+  MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
   return out;
 }
 

@@ -53,12 +53,9 @@ struct InputFile {
 
 // Caps that the client names; what is absent takes the template's default.
 struct LimitWishes {
-  std::optional<uint32_t> cpu_milli;
-  std::optional<uint64_t> cpu_time_ms, wall_time_ms, memory_bytes;
-  std::optional<uint32_t> processes, open_files;
-  std::optional<uint64_t> file_size_bytes, disk_bytes, disk_inodes, output_bytes, input_bytes;
-  std::optional<uint64_t> out_files_bytes;
-  std::optional<uint32_t> out_files;
+#define MAYFLY_CAP(member, type, ...) std::optional<type> member;
+  MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
 };
 
 struct TaskSpec {

@@ -206,41 +206,29 @@ base::Status checkPath(std::string_view what, std::string_view path) {
   return base::Unit{};
 }
 
+base::Status setLimit(std::string_view key, uint64_t wish, const base::Limits& maximum,
+                      base::Limits* limits) {
+  const config::LimitField& field = config::limitField(key);
+  const uint64_t highest = field.get(maximum);
+  const std::string cap = "the cap '" + std::string(key) + "'";
+  if (wish == 0) return fail(Code::invalidArgument, cap + " must be more than 0");
+  if (wish > highest)
+    return fail(Code::invalidArgument, cap + " of " + field.format(wish) +
+                                           " is above the template's maximum of " +
+                                           field.format(highest));
+  if (wish < field.lowest)
+    return fail(Code::invalidArgument, cap + " of " + field.format(wish) + " is below the least, " +
+                                           field.format(field.lowest));
+  field.set(*limits, wish);
+  return base::Unit{};
+}
+
 base::Result<base::Limits> resolveLimits(const LimitWishes& w, const pool::TemplateSpec& tmpl) {
-  const std::pair<std::string_view, std::optional<uint64_t>> wishes[] = {
-      {"cpu", w.cpu_milli},
-      {"cpu_time", w.cpu_time_ms},
-      {"wall_time", w.wall_time_ms},
-      {"memory", w.memory_bytes},
-      {"processes", w.processes},
-      {"open_files", w.open_files},
-      {"file_size", w.file_size_bytes},
-      {"disk", w.disk_bytes},
-      {"disk_inodes", w.disk_inodes},
-      {"output", w.output_bytes},
-      {"input", w.input_bytes},
-      {"out_files_size", w.out_files_bytes},
-      {"out_files", w.out_files},
-  };
   base::Limits limits = tmpl.defaults;
-  for (const auto& [key, wish] : wishes) {
-    if (!wish) continue;
-    for (const config::LimitField& field : config::limitFields()) {
-      if (field.key != key) continue;
-      uint64_t highest = field.get(tmpl.maximum);
-      std::string cap = "the cap '" + std::string(key) + "'";
-      if (*wish == 0) return fail(Code::invalidArgument, cap + " must be more than 0");
-      if (*wish > highest)
-        return fail(Code::invalidArgument, cap + " of " + field.format(*wish) +
-                                               " is above the template's maximum of " +
-                                               field.format(highest));
-      if (*wish < field.lowest)
-        return fail(Code::invalidArgument, cap + " of " + field.format(*wish) +
-                                               " is below the least, " +
-                                               field.format(field.lowest));
-      field.set(limits, *wish);
-    }
-  }
+#define MAYFLY_CAP(member, type, standard, unit, lowest, highest, key, ...) \
+  if (w.member) MAYFLY_CHECK(setLimit(key, *w.member, tmpl.maximum, &limits));
+  MAYFLY_CAPS(MAYFLY_CAP)
+#undef MAYFLY_CAP
   return limits;
 }
 
