@@ -36,6 +36,14 @@ bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
          a.disk_inodes == b.disk_inodes;
 }
 
+sched::AccountBounds accountBounds(const EngineOptions& options) {
+  sched::AccountBounds bounds = options.accounts;
+  bounds.setPool(sched::Resource::queuedTasks, options.budget.queue_tasks_max);
+  bounds.setPool(sched::Resource::inputBytes, options.input_held_bytes_max);
+  bounds.setPool(sched::Resource::outFileBytes, options.out_files_held_bytes_max);
+  return bounds;
+}
+
 }  // namespace
 
 Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
@@ -49,9 +57,10 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observe
              .memory_bytes_max = options_.parked_memory_bytes_max,
              .boxes_max = options_.budget.parked_max + options_.budget.stocked_max,
              .parked_max = options_.budget.parked_max}),
-      admission_(options_.budget),
-      ledger_(options_.quarantine),
-      spools_(options_.out_files_held_bytes_max),
+      accounts_(accountBounds(options_)),
+      admission_(options_.budget, accounts_),
+      ledger_(accounts_),
+      spools_(accounts_),
       template_timer_(io),
       stop_timer_(io),
       refill_timer_(io) {}
@@ -61,6 +70,11 @@ Engine::~Engine() {
     if (box->io) box->io->close();
   for (auto& [id, z] : zygotes_)
     if (z.log) z.log->close();
+  // What is posted may keep a task for longer than the book stands.
+  for (auto& [id, t] : tasks_) {
+    t->input.reset();
+    t->account.reset();
+  }
 }
 
 Engine::TaskPtr Engine::find(base::TaskId id) const {
@@ -93,26 +107,22 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
                   "there is no template '" + base::printable(spec.template_name, 80) + "'",
                   "`mayfly templates` lists them.");
     MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
-    MAYFLY_CHECK(ledger_.accepts(spec.owner));
-    if (spec.collect_out_files) MAYFLY_CHECK(spools_.accepts(spec.owner));
-    uint64_t held_bytes = sched::heldBytes(spec);
-    if (input_held_bytes_ + held_bytes > options_.input_held_bytes_max)
-      return fail(Code::resourceExhausted,
-                  "the daemon holds " + base::humanBytes(input_held_bytes_) +
-                      " of input for waiting tasks and may hold " +
-                      base::humanBytes(options_.input_held_bytes_max),
-                  "Try again later.", base::kRetryMs);
+    MAYFLY_TRY(sched::AccountRef account,
+               accounts_.open(sched::Account::ofPeer(spec.user, spec.tenant)));
+    MAYFLY_CHECK(ledger_.accepts(account));
+    if (spec.collect_out_files) MAYFLY_CHECK(spools_.accepts(account));
+    MAYFLY_TRY(sched::Share input,
+               accounts_.take(account, sched::Resource::inputBytes, sched::heldBytes(spec)));
     const sched::Demand demand{
         limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
         limits.processes + kPidsPerBox, tmpl->ptys};
     // What is refused takes no tenant's zygote away.
-    MAYFLY_CHECK(admission_.accepts(spec.owner, demand));
-    auto lane =
-        registry_.laneFor(tmpl_id, std::to_string(spec.user) + "/" + spec.tenant, monotonicNs());
+    MAYFLY_CHECK(admission_.accepts(account, spec.owner, demand));
+    auto lane = registry_.laneFor(tmpl_id, account.key(), monotonicNs());
     syncLanes();
     MAYFLY_CHECK(lane);
     base::TaskId id = next_task_;
-    MAYFLY_CHECK(admission_.enqueue(id, spec.owner, *lane, demand));
+    MAYFLY_CHECK(admission_.enqueue(id, account, spec.owner, *lane, demand));
     ++next_task_;
     sched::Bounds bounds = options_.bounds;
     bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
@@ -121,11 +131,11 @@ base::Result<base::TaskId> Engine::submit(sched::TaskSpec spec,
     t->lane = *lane;
     registry_.taskBegan(*lane);
     t->input_left_bytes = limits.input_bytes - sched::inputBytes(spec);
-    t->input_held_bytes = held_bytes;
+    t->account = std::move(account);
+    t->input = std::move(input);
     t->stdin_closed = !spec.stdin_open;
     t->spec = std::move(spec);
     t->listener = std::move(listener);
-    input_held_bytes_ += held_bytes;
     tasks_[id] = t;
     plan_.onArrival(*lane, monotonicNs());
     phase(*t, Phase::queued);
@@ -154,18 +164,15 @@ base::Status Engine::writeStdin(base::TaskId id, std::string data) {
                 "standard input goes beyond the task's input cap of " +
                     base::humanBytes(t->machine.limits().input_bytes),
                 "Give the task a larger cap `input`.");
-  if (input_held_bytes_ + data.size() > options_.input_held_bytes_max)
-    return fail(Code::resourceExhausted, "the daemon holds too much input of waiting tasks",
-                "Try again later.", base::kRetryMs);
+  MAYFLY_CHECK(t->input.grow(data.size()));
   t->input_left_bytes -= data.size();
-  t->input_held_bytes += data.size();
-  input_held_bytes_ += data.size();
-  if (t->machine.state() == TaskState::running)
+  if (t->machine.state() == TaskState::running) {
     t->io->pushStdin(std::move(data));
-  else if (t->machine.state() < TaskState::running)
+  } else if (t->machine.state() < TaskState::running) {
     t->spec.stdin_data += data;
-  else
-    onStdinTaken(id, data.size());  // it ends: nobody reads any more
+  } else {
+    t->input.shrink(data.size());  // it ends: nobody reads any more
+  }
   return base::Unit{};
 }
 
@@ -255,7 +262,7 @@ void Engine::act(const TaskPtr& t, const Acts& acts) {
         phase(*t, Phase::started);
         claimOver(*t);
         t->blob.reset();
-        dropInput(*t, t->blob_bytes);
+        t->input.shrink(t->blob_bytes);
         t->listener->onStarted();
         if (t->machine.state() != TaskState::running) break;
         t->io->begin();
@@ -385,7 +392,7 @@ void Engine::queueAgain(const TaskPtr& t) {
   t->spool.reset();
   t->collect = spawner::CollectState::none;
   t->collect_text.clear();
-  admission_.putBack(t->id, t->spec.owner, t->lane);
+  admission_.putBack(t->id, t->lane);
   armTimer(t);
   if (t->spec.owner == kOwn) {
     if (stopping_ != Stopping::no || zygotes_.count(t->trial_of) == 0)
@@ -396,12 +403,6 @@ void Engine::queueAgain(const TaskPtr& t) {
   if (auto accepted = registry_.accepts(t->lane, monotonicNs()); !accepted)
     return act(t, t->machine.stop(Cause::internal, accepted.error().message, monotonicNs()));
   dispatch();
-}
-
-void Engine::dropInput(Task& t, uint64_t bytes) {
-  bytes = std::min(bytes, t.input_held_bytes);
-  t.input_held_bytes -= bytes;
-  input_held_bytes_ -= bytes;
 }
 
 // It started, or never will: parking may go on.
@@ -467,7 +468,7 @@ void Engine::collectFiles(Task& t, sched::TaskResult* r) {
   });
   r->out_files = std::move(*files);
   // Where it left nothing, nothing is kept.
-  if (!r->out_files.empty()) r->spool = spools_.hold(std::move(t.spool), t.spec.owner);
+  if (!r->out_files.empty()) r->spool = spools_.hold(std::move(t.spool), t.account);
   t.spool.reset();
 }
 
@@ -508,12 +509,13 @@ void Engine::finish(const TaskPtr& t) {
   admission_.withdraw(t->id);
   if (t->slot_free) admission_.release(t->id);
   if (t->trial_of == 0) registry_.taskEnded(t->lane, monotonicNs());
-  dropInput(*t, t->input_held_bytes);
+  t->input.reset();
   tasks_.erase(t->id);
   phase(*t, Phase::receipt);
   sched::TaskResult r = result(*t);
   if (t->spec.owner != kOwn) observer_.taskEnded(labelsOf(*t), r.verdict, r.usage, r.phases);
   observer_.receipt(r.template_name, r.receipt);
+  t->account.reset();
   t->listener->onResult(r);
   dispatch();
   checkStopped();

@@ -28,6 +28,7 @@
 #include "pool/refill.h"
 #include "pool/template_registry.h"
 #include "reap/ledger.h"
+#include "sched/accounts.h"
 #include "sched/admission.h"
 #include "sched/core.h"
 #include "sched/task_machine.h"
@@ -41,7 +42,8 @@ inline constexpr uint32_t kPidsPerBox = 2;  // the init and the collector, besid
 struct EngineOptions {
   sched::Budget budget;
   sched::Bounds bounds;
-  reap::QuarantineBounds quarantine;
+  // Of accounts; the bounds of tasks, input and output files are made of the totals here.
+  sched::AccountBounds accounts;
   uint32_t collect_ms_max = 5'000;
   uint32_t making_max = 4;                          // boxes of one template that are made at a time
   uint64_t parked_memory_bytes_max = 512ull << 20;  // of all parked clones
@@ -143,7 +145,6 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   void armTimer(const TaskPtr& t);
   sched::TaskResult result(Task& t);
   void collectFiles(Task& t, sched::TaskResult* r);
-  void dropInput(Task& t, uint64_t bytes);
   base::TaskLabels labelsOf(const Task& t) const;
   void phase(const Task& t, base::Phase p);
 
@@ -204,6 +205,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   std::map<base::LaneId, Lane> lanes_;  // the registry's
   std::map<base::ZygoteId, Zygote> zygotes_;
   base::ZygoteId next_zygote_ = 1;
+  sched::Accounts accounts_;  // outlives what holds shares
   sched::Admission admission_;
   reap::Ledger ledger_;
   SpoolBudget spools_;
@@ -211,7 +213,6 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private T
   std::unordered_map<base::BoxId, BoxPtr> boxes_;
   base::TaskId next_task_ = 1;
   base::BoxId next_box_ = 1;
-  uint64_t input_held_bytes_ = 0;
   boost::asio::steady_timer template_timer_, stop_timer_, refill_timer_;
   uint64_t refill_due_ns_ = 0;  // what refill_timer_ waits for; 0: nothing
   bool spawner_ready_ = false, settled_ = false, dispatching_ = false;

@@ -200,7 +200,7 @@ void Engine::bind(const TaskPtr& t, const BoxPtr& box) {
   t->io = box->io;
   t->io->bind(t->spec.live_output ? Delivery::live : Delivery::captured,
               t->machine.limits().output_bytes);
-  ledger_.claimed(box->id, t->id, t->spec.owner);
+  ledger_.claimed(box->id, t->id, t->account);
   act(t, t->machine.boxMade(box->stands_ns, now_ns));
   phase(*t, Phase::boxReady);
   act(t, t->machine.cloneReady(box->ready_ns, now_ns));
@@ -343,7 +343,7 @@ void Engine::onOutputOver(base::BoxId id, Stream stream) {
 void Engine::onStdinTaken(base::BoxId id, uint64_t bytes) {
   TaskPtr t = taskOf(id);
   if (!t) return;
-  dropInput(*t, bytes);
+  t->input.shrink(bytes);
   t->listener->onStdinAccepted(bytes);
 }
 

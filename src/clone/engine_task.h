@@ -33,21 +33,22 @@ struct Engine::Task {
   base::LaneId lane = 0;
   base::ZygoteId trial_of = 0;  // not 0: a trial of that zygote, with a box made for it alone
   pool::ClonePool::Rehearsed rehearsed = pool::ClonePool::Rehearsed::no;  // a trial: how
-  base::BoxId box = 0;   // the one that it claimed; 0: none yet
-  sched::TaskSpec spec;  // its contents are dropped once the clone has them
+  base::BoxId box = 0;        // the one that it claimed; 0: none yet
+  sched::AccountRef account;  // empty: the engine's own task
+  sched::TaskSpec spec;       // its contents are dropped once the clone has them
   std::shared_ptr<sched::TaskListener> listener;
   sched::TaskMachine machine;
   boost::asio::steady_timer timer;
   uint64_t armed_ns = 0;  // what the timer waits for; 0: nothing
 
   std::optional<BlobWriter> blob;
-  uint64_t blob_bytes = 0;  // of input_held_bytes, what the blob holds
+  uint64_t blob_bytes = 0;  // of `input`, what the blob holds
   bool blob_written = false, claim_wanted = false;
   bool under_way = false;         // claimed, not started
   bool fresh_runtime = false;     // the clone's word
   std::shared_ptr<TaskIo> io;     // the box's
   uint64_t input_left_bytes = 0;  // what writeStdin may still bring
-  uint64_t input_held_bytes = 0;  // of the engine's budget
+  sched::Share input;             // the bytes of it that are held
   bool stdin_closed = false;
 
   std::string captured[2];

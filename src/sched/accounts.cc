@@ -39,8 +39,8 @@ constexpr std::string_view kWait = "Wait for some of them to end.";
 constexpr Row kRows[kResources] = {
     {"queuedTasks", "tasks in the queue", In::pieces, 1'024, 4, 30, 30, base::kRetryMs,
      base::kRetryMs, kWait},
-    {"runningTasks", "tasks with a box", In::pieces, 64, 0, 32, 32, base::kRetryMs, base::kRetryMs,
-     kWait},
+    {"runningTasks", "tasks with a box", In::pieces, 4'096, 0, 32, 32, base::kRetryMs,
+     base::kRetryMs, kWait},
     {"openTasks", "tasks that are not closed", In::pieces, 4'096, 4, 24, 28, 0, base::kRetryMs,
      kClose},
     {"detachedTasks", "detached tasks that are not closed", In::pieces, 4'096, 0, 2, 28, 0,
@@ -149,6 +149,15 @@ AccountId AccountRef::id() const { return book_ != nullptr ? book_->idOf(slot_) 
 
 AccountId AccountRef::user() const {
   return book_ != nullptr ? book_->idOf(book_->nodes_[slot_].user) : AccountId::none;
+}
+
+// The user's length tells where its name ends: a subject may hold any character.
+std::string AccountRef::key() const {
+  if (book_ == nullptr) return {};
+  const Accounts::Node& mine = book_->nodes_[slot_];
+  const Accounts::Node& user = book_->nodes_[mine.user];
+  std::string key = std::to_string(user.name.size()) + ":" + user.name;
+  return &user == &mine ? key : key + "/" + mine.name;
 }
 
 bool AccountRef::sees(AccountId owner) const {

@@ -111,6 +111,9 @@ class AccountRef {
 
   AccountId id() const;
   AccountId user() const;  // the user's account; id() where it is one
+  // Names the account beyond its time in the book, for what outlives it (a tenant's zygote). No two
+  // accounts have the same.
+  std::string key() const;
   // Whether tasks of `owner` may be shown to and ended by this account. A user sees its tenants'
   // tasks, a tenant its own only. Nobody sees the daemon's own.
   bool sees(AccountId owner) const;

@@ -171,6 +171,17 @@ TEST(Accounts, AUidAndASubjectOfTheSameNameAreTwoUsers) {
   EXPECT_FALSE(peer.sees(number->id()));
 }
 
+TEST(Accounts, NoTwoAccountsHaveOneKeyAndAnAccountKeepsItsOwn) {
+  Accounts book;
+  std::set<std::string> keys;
+  for (std::string_view user : {"a", "a/b", "a/b/c", "", "/"})
+    for (std::string_view tenant : {"", "b", "b/c", "c", "/"})
+      keys.insert(book.open(Account::ofSubject(user, tenant, false))->key());
+  EXPECT_EQ(keys.size(), 25u);
+  EXPECT_EQ(book.known(), 0u);
+  EXPECT_TRUE(keys.contains(book.open(Account::ofSubject("a", "b", true))->key()));
+}
+
 TEST(Accounts, AUserSeesItsTenantsATenantItselfRootAllAndNobodyTheDaemon) {
   Accounts book;
   auto user = opened(book, 1), a = opened(book, 1, "a"), b = opened(book, 1, "b");
