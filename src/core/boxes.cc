@@ -110,10 +110,10 @@ void Boxes::sample(base::BoxId box) {
   x_.link.send(r);
 }
 
-bool Boxes::claim(const BoxPtr& box, base::TaskId task, sched::OwnerId owner) {
+bool Boxes::claim(const BoxPtr& box, base::TaskId task, const sched::AccountRef& account) {
   if (box->machine.on(BoxEvent::claim) != BoxStep::next) return false;
   box->task = task;
-  x_.ledger.claimed(box->id, task, owner);
+  x_.ledger.claimed(box->id, task, account);
   return true;
 }
 

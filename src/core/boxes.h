@@ -50,7 +50,7 @@ class Boxes final : private TaskIo::Sink {
 
   // --- what tasks ask ---
   // From here on the box is the task's, and no other's ever. False: it has no clone to give.
-  bool claim(const BoxPtr& box, base::TaskId task, sched::OwnerId owner);
+  bool claim(const BoxPtr& box, base::TaskId task, const sched::AccountRef& account);
   // The request says what of it is collected.
   void endClaimed(base::BoxId box, spawner::Request request,
                   std::vector<SpawnerLink::SharedFd> fds);

@@ -23,8 +23,8 @@ bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
 
 }  // namespace
 
-Claims::Claims(Context& context, Boxes& boxes, Lanes& lanes, Intake& intake, Act act)
-    : x_(context), boxes_(boxes), lanes_(lanes), intake_(intake), act_(std::move(act)) {}
+Claims::Claims(Context& context, Boxes& boxes, Lanes& lanes, Act act)
+    : x_(context), boxes_(boxes), lanes_(lanes), act_(std::move(act)) {}
 
 void Claims::write(const TaskPtr& t) {
   if (t->blob) return;
@@ -84,7 +84,7 @@ void Claims::claim(const TaskPtr& t) {
 void Claims::started(Task& t) {
   over(t);
   t.blob.reset();
-  intake_.dropInput(t, t.blob_bytes);
+  t.input.shrink(t.blob_bytes);
 }
 
 void Claims::over(Task& t) {

@@ -9,7 +9,6 @@
 
 #include "core/boxes.h"
 #include "core/context.h"
-#include "core/intake.h"
 #include "core/lanes.h"
 #include "core/task.h"
 
@@ -19,7 +18,7 @@ class Claims {
  public:
   // `act`: what the task's machine answers is done.
   using Act = std::function<void(const TaskPtr&, const sched::Acts&)>;
-  Claims(Context& context, Boxes& boxes, Lanes& lanes, Intake& intake, Act act);
+  Claims(Context& context, Boxes& boxes, Lanes& lanes, Act act);
 
   void write(const TaskPtr& t);   // the task has a slot; of an earlier box's, nothing is done again
   void wanted(const TaskPtr& t);  // its clone is ready; the claim follows once all is written
@@ -33,7 +32,6 @@ class Claims {
   Context& x_;
   Boxes& boxes_;
   Lanes& lanes_;
-  Intake& intake_;
   Act act_;
 };
 

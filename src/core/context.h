@@ -2,7 +2,7 @@
 //
 //   Engine    wires the parts, starts and stops them, tells of templates
 //   Intake    checks submissions; queue and shares -> Lanes
-//   Claims    how a task gets into its clone       -> Intake, Lanes, Boxes
+//   Claims    how a task gets into its clone       -> Lanes, Boxes
 //   Tasks     from submission to result            -> all above
 //   Trials    the tasks that try out a new zygote  -> Boxes
 //   Lanes     each lane's pool of clones and boxes -> Boxes
@@ -26,6 +26,7 @@
 #include "pool/clone_pool.h"
 #include "pool/template_registry.h"
 #include "reap/ledger.h"
+#include "sched/accounts.h"
 #include "sched/core.h"
 #include "sched/task_machine.h"
 #include "zygote/wire.h"
@@ -128,6 +129,7 @@ struct Context {
   SpawnerLink& link;
   pool::TemplateRegistry& registry;
   reap::Ledger& ledger;
+  sched::Accounts& accounts;
   CoreEvents& events;
   // Parts that others tell; the engine sets them once all parts are made.
   BoxClaimant* claimant = nullptr;

@@ -95,6 +95,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   EngineOwner& owner_;
   SpawnerLink link_;
   pool::TemplateRegistry registry_;
+  sched::Accounts accounts_;  // outlives what holds shares
   reap::Ledger ledger_;
   Context context_;
   Boxes boxes_;

@@ -1,6 +1,5 @@
 #include "core/intake.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "base/clock.h"
@@ -18,8 +17,8 @@ constexpr uint32_t kStartMs = 1'000;  // a daemon that is started anew answers a
 Intake::Intake(Context& context, Lanes& lanes)
     : x_(context),
       lanes_(lanes),
-      admission_(context.options.budget),
-      spools_(context.options.out_files_held_bytes_max) {}
+      admission_(context.options.budget, context.accounts),
+      spools_(context.accounts) {}
 
 base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
                                      std::shared_ptr<sched::TaskListener> listener) {
@@ -33,20 +32,21 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
                 "there is no template '" + base::printable(spec.template_name, 80) + "'",
                 "`mayfly templates` lists them.");
   MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
-  MAYFLY_CHECK(x_.ledger.accepts(spec.owner));
-  if (spec.collect_out_files) MAYFLY_CHECK(spools_.accepts(spec.owner));
-  const uint64_t held_bytes = sched::heldBytes(spec);
-  MAYFLY_CHECK(mayHold(held_bytes));
+  MAYFLY_TRY(sched::AccountRef account,
+             x_.accounts.open(sched::Account::ofPeer(spec.user, spec.tenant)));
+  MAYFLY_CHECK(x_.ledger.accepts(account));
+  if (spec.collect_out_files) MAYFLY_CHECK(spools_.accepts(account));
+  MAYFLY_TRY(sched::Share input,
+             x_.accounts.take(account, sched::Resource::inputBytes, sched::heldBytes(spec)));
   const sched::Demand demand{
       limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
       limits.processes + kPidsPerBox, tmpl->ptys};
   // What is refused takes no tenant's zygote away.
-  MAYFLY_CHECK(admission_.accepts(spec.owner, demand));
-  auto lane =
-      x_.registry.laneFor(tmpl_id, std::to_string(spec.user) + "/" + spec.tenant, monotonicNs());
+  MAYFLY_CHECK(admission_.accepts(account, spec.owner, demand));
+  auto lane = x_.registry.laneFor(tmpl_id, account.key(), monotonicNs());
   x_.events.onLanesChanged();
   MAYFLY_CHECK(lane);
-  MAYFLY_CHECK(admission_.enqueue(id, spec.owner, *lane, demand));
+  MAYFLY_CHECK(admission_.enqueue(id, account, spec.owner, *lane, demand));
   sched::Bounds bounds = x_.options.bounds;
   bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
   auto t = std::make_shared<Task>(x_.io, id, limits, bounds, monotonicNs());
@@ -54,11 +54,11 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
   t->lane = *lane;
   x_.registry.taskBegan(*lane);
   t->input_left_bytes = limits.input_bytes - sched::inputBytes(spec);
-  t->input_held_bytes = held_bytes;
+  t->account = std::move(account);
+  t->input = std::move(input);
   t->stdin_closed = !spec.stdin_open;
   t->spec = std::move(spec);
   t->listener = std::move(listener);
-  input_held_bytes_ += held_bytes;
   lanes_.arrived(*lane);
   return t;
 }
@@ -67,35 +67,13 @@ base::TaskId Intake::next() {
   return admission_.next([this](base::LaneId lane) { return x_.registry.ready(lane); }).value_or(0);
 }
 
-void Intake::putBack(const Task& t) { admission_.putBack(t.id, t.spec.owner, t.lane); }
+void Intake::putBack(const Task& t) { admission_.putBack(t.id, t.lane); }
 
 void Intake::ended(Task& t) {
   admission_.withdraw(t.id);
   if (t.slot_free) admission_.release(t.id);
   if (t.trial_of == 0) x_.registry.taskEnded(t.lane, monotonicNs());
-  dropInput(t, t.input_held_bytes);
-}
-
-base::Status Intake::mayHold(uint64_t bytes) const {
-  if (input_held_bytes_ + bytes <= x_.options.input_held_bytes_max) return base::Unit{};
-  return fail(Code::resourceExhausted,
-              "the daemon holds " + base::humanBytes(input_held_bytes_) +
-                  " of input for waiting tasks and may hold " +
-                  base::humanBytes(x_.options.input_held_bytes_max),
-              "Try again later.", base::kRetryMs);
-}
-
-base::Status Intake::takeInput(Task& t, uint64_t bytes) {
-  MAYFLY_CHECK(mayHold(bytes));
-  t.input_held_bytes += bytes;
-  input_held_bytes_ += bytes;
-  return base::Unit{};
-}
-
-void Intake::dropInput(Task& t, uint64_t bytes) {
-  bytes = std::min(bytes, t.input_held_bytes);
-  t.input_held_bytes -= bytes;
-  input_held_bytes_ -= bytes;
+  t.input.reset();
 }
 
 }  // namespace mayfly::core

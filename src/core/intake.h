@@ -33,20 +33,13 @@ class Intake {
   std::vector<base::TaskId> queuedFor(base::LaneId lane) { return admission_.queuedFor(lane); }
   uint32_t queued() const { return static_cast<uint32_t>(admission_.queued()); }
 
-  // Input that is held in memory: code, files, stdin.
-  base::Status takeInput(Task& t, uint64_t bytes);
-  void dropInput(Task& t, uint64_t bytes);
-
   SpoolBudget& spools() { return spools_; }
 
  private:
-  base::Status mayHold(uint64_t input_bytes) const;
-
   Context& x_;
   Lanes& lanes_;
   sched::Admission admission_;
   SpoolBudget spools_;
-  uint64_t input_held_bytes_ = 0;
 };
 
 }  // namespace mayfly::core

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "reap/ledger.h"
+#include "sched/accounts.h"
 #include "sched/admission.h"
 #include "sched/task_machine.h"
 
@@ -18,7 +18,8 @@ inline constexpr uint32_t kPidsPerBox = 2;  // the init and the collector, besid
 struct EngineOptions {
   sched::Budget budget;
   sched::Bounds bounds;
-  reap::QuarantineBounds quarantine;
+  // Of accounts; the bounds of tasks, input and output files are made of the totals here.
+  sched::AccountBounds accounts;
   uint32_t collect_ms_max = 5'000;
   uint32_t making_max = 4;                          // boxes of one template that are made at a time
   uint64_t parked_memory_bytes_max = 512ull << 20;  // of all parked clones

@@ -1,42 +1,47 @@
 // What collected output files take of the host's memory, until their tasks are
-// forgotten: all of them, and those of one owner.
+// forgotten, counted in the book of accounts.
 //
 // While a task runs, Admission holds its cap on output files for it; what it then
-// really left is held here. Whoever holds much is refused a further task that
-// collects, and half of all is always the others'.
+// really left is counted here. The book refuses who holds much a further task that
+// collects.
 //
-// Layer: core. A hold may end on any thread.
+// Layer: core. Core thread; but the last copy of a descriptor may end on any, and is
+// given back to the book by the next call here.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
-#include "sched/core.h"
+#include "sched/accounts.h"
 
 namespace mayfly::core {
 
 class SpoolBudget {
  public:
-  explicit SpoolBudget(uint64_t bytes_max) : state_(std::make_shared<State>()) {
-    state_->bytes_max = bytes_max;
-  }
-  // Whether a further task of the owner's may collect.
-  base::Status accepts(sched::OwnerId owner) const;
+  explicit SpoolBudget(sched::Accounts& accounts)
+      : accounts_(accounts), ended_(std::make_shared<Ended>()) {}
+  // Whether a further task of the account's may collect.
+  base::Status accepts(const sched::AccountRef& account);
   // The same descriptor; the bytes that its file takes are held until the last copy is gone.
-  std::shared_ptr<base::Fd> hold(std::shared_ptr<base::Fd> spool, sched::OwnerId owner);
-  uint64_t heldBytes() const;
+  std::shared_ptr<base::Fd> hold(std::shared_ptr<base::Fd> spool, const sched::AccountRef& account);
+  uint64_t heldBytes();
 
  private:
-  struct State {
+  struct Ended {
     std::mutex mutex;
-    uint64_t bytes_max = 0, bytes = 0;
-    std::unordered_map<sched::OwnerId, uint64_t> bytes_of;  // without those that hold nothing
+    std::vector<uint64_t> holds;  // whose last copy is gone
   };
-  std::shared_ptr<State> state_;
+  void giveBack();
+
+  sched::Accounts& accounts_;
+  std::shared_ptr<Ended> ended_;
+  std::unordered_map<uint64_t, sched::Share> holds_;
+  uint64_t next_hold_ = 0;
 };
 
 }  // namespace mayfly::core

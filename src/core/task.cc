@@ -100,7 +100,7 @@ void Task::readFiles(SpoolBudget& spools, uint32_t collect_ms_max, sched::TaskRe
   });
   r->out_files = std::move(*files);
   // Where it left nothing, nothing is kept.
-  if (!r->out_files.empty()) r->spool = spools.hold(std::move(spool_), spec.owner);
+  if (!r->out_files.empty()) r->spool = spools.hold(std::move(spool_), account);
   spool_.reset();
 }
 

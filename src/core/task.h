@@ -13,6 +13,7 @@
 #include "core/context.h"
 #include "core/spool_budget.h"
 #include "core/task_io.h"
+#include "sched/accounts.h"
 #include "sched/core.h"
 #include "sched/task_machine.h"
 
@@ -50,7 +51,8 @@ struct Task {
   base::LaneId lane = 0;
   base::ZygoteId trial_of = 0;  // not 0: a trial of that zygote, with a box made for it alone
   pool::ClonePool::Rehearsed rehearsed = pool::ClonePool::Rehearsed::no;  // a trial: how
-  base::BoxId box = 0;  // the one that it claimed; 0: none yet
+  base::BoxId box = 0;        // the one that it claimed; 0: none yet
+  sched::AccountRef account;  // empty: a trial
   sched::TaskSpec spec;
   std::shared_ptr<sched::TaskListener> listener;
   sched::TaskMachine machine;
@@ -58,13 +60,13 @@ struct Task {
   uint64_t armed_ns = 0;  // what the timer waits for; 0: nothing
 
   std::optional<BlobWriter> blob;
-  uint64_t blob_bytes = 0;  // of input_held_bytes, what the blob holds
+  uint64_t blob_bytes = 0;  // of `input`, what the blob holds
   bool blob_written = false, claim_wanted = false;
   bool under_way = false;         // claimed, not started
   bool fresh_runtime = false;     // the clone's word
   std::shared_ptr<TaskIo> io;     // the box's
   uint64_t input_left_bytes = 0;  // what writeStdin may still bring
-  uint64_t input_held_bytes = 0;  // of the daemon's budget
+  sched::Share input;             // the bytes of it that are held
   bool stdin_closed = false;
   base::Receipt receipt;
   bool slot_free = true;

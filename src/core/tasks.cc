@@ -51,8 +51,16 @@ Tasks::Tasks(Context& context, Boxes& boxes, Lanes& lanes)
       boxes_(boxes),
       lanes_(lanes),
       intake_(context, lanes),
-      claims_(context, boxes, lanes, intake_,
-              [this](const TaskPtr& t, const Acts& acts) { act(t, acts); }) {}
+      claims_(context, boxes, lanes, [this](const TaskPtr& t, const Acts& acts) { act(t, acts); }) {
+}
+
+// What is posted may keep a task for longer than the book of accounts stands.
+Tasks::~Tasks() {
+  for (const auto& [id, t] : tasks_) {
+    t->input.reset();
+    t->account.reset();
+  }
+}
 
 TaskPtr Tasks::find(base::TaskId id) const {
   auto at = tasks_.find(id);
@@ -98,15 +106,14 @@ base::Status Tasks::writeStdin(base::TaskId id, std::string data) {
                 "standard input goes beyond the task's input cap of " +
                     base::humanBytes(t->machine.limits().input_bytes),
                 "Give the task a larger cap `input`.");
-  MAYFLY_CHECK(intake_.takeInput(*t, data.size()));
+  MAYFLY_CHECK(t->input.grow(data.size()));
   t->input_left_bytes -= data.size();
   if (t->machine.state() == TaskState::running) {
     t->io->pushStdin(std::move(data));
   } else if (t->machine.state() < TaskState::running) {
     t->spec.stdin_data += data;
-  } else {  // it ends: nobody reads any more
-    intake_.dropInput(*t, data.size());
-    t->listener->onStdinAccepted(data.size());
+  } else {
+    t->input.shrink(data.size());  // it ends: nobody reads any more
   }
   return base::Unit{};
 }
@@ -262,7 +269,7 @@ bool Tasks::giveBox(base::TaskId id, const BoxPtr& box) {
   TaskPtr t = find(id);
   if (!t || t->box != 0) return false;
   const uint64_t now_ns = monotonicNs();
-  if (!box || !boxes_.claim(box, t->id, t->spec.owner)) {
+  if (!box || !boxes_.claim(box, t->id, t->account)) {
     const std::string name = box ? "box " + std::to_string(box->id) : "its box";
     act(t, t->machine.boxFailed(name + " had no clone to give", Again::yes, now_ns));
     return true;
@@ -335,6 +342,7 @@ void Tasks::finish(const TaskPtr& t) {
   sched::TaskResult r = t->result(intake_.spools(), x_.options.collect_ms_max);
   if (t->spec.owner != kOwn) x_.observer.taskEnded(labelsOf(x_, *t), r.verdict, r.usage, r.phases);
   x_.observer.receipt(r.template_name, r.receipt);
+  t->account.reset();
   t->listener->onResult(r);
   dispatch();
   x_.events.onTaskEnded();
@@ -383,7 +391,7 @@ void Tasks::onOutputOver(base::TaskId id, Stream stream) {
 void Tasks::onStdinTaken(base::TaskId id, uint64_t bytes) {
   TaskPtr t = find(id);
   if (!t) return;
-  intake_.dropInput(*t, bytes);
+  t->input.shrink(bytes);
   t->listener->onStdinAccepted(bytes);
 }
 

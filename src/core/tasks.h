@@ -23,6 +23,7 @@ namespace mayfly::core {
 class Tasks final : public BoxClaimant, public LaneTasks {
  public:
   Tasks(Context& context, Boxes& boxes, Lanes& lanes);
+  ~Tasks() override;
 
   // --- what the edges ask: see sched::Core ---
   base::Result<base::TaskId> submit(sched::TaskSpec spec,

@@ -7,37 +7,18 @@
 
 namespace mayfly::reap {
 
-namespace {
-constexpr uint32_t kProofMs = 1'000;  // what is missing may be proven about then
-}
+void Ledger::opened(base::BoxId box, uint64_t now_ns) { boxes_[box] = Entry{.opened_ns = now_ns}; }
 
-void Ledger::opened(base::BoxId box, uint64_t now_ns) {
-  boxes_[box] = Entry{0, 0, now_ns, 0, false};
-}
-
-void Ledger::claimed(base::BoxId box, base::TaskId task, sched::OwnerId owner) {
+void Ledger::claimed(base::BoxId box, base::TaskId task, sched::AccountRef account) {
   auto at = boxes_.find(box);
   if (at == boxes_.end()) return;
   at->second.task = task;
-  at->second.owner = owner;
-}
-
-void Ledger::erase(base::BoxId box) {
-  auto at = boxes_.find(box);
-  if (at == boxes_.end()) return;
-  if (at->second.quarantined) {
-    --quarantined_;
-    auto of = quarantined_of_.find(at->second.owner);
-    if (of != quarantined_of_.end() && --of->second == 0) quarantined_of_.erase(of);
-  }
-  boxes_.erase(at);
+  at->second.account = std::move(account);
 }
 
 void Ledger::quarantine(Entry& entry) {
-  if (entry.quarantined) return;
-  entry.quarantined = true;
-  ++quarantined_;
-  ++quarantined_of_[entry.owner];
+  if (!entry.quarantined)
+    entry.quarantined = accounts_.charge(entry.account, sched::Resource::quarantinedBoxes);
 }
 
 Closed Ledger::neverMade(base::BoxId box, uint64_t now_ns) {
@@ -48,7 +29,7 @@ Closed Ledger::neverMade(base::BoxId box, uint64_t now_ns) {
   c.receipt.complete = true;
   c.receipt.reaped_ns = c.receipt.unpopulated_ns = c.receipt.fds_closed_ns =
       c.receipt.cgroups_gone_ns = c.receipt.uid_free_ns = now_ns;
-  erase(box);
+  boxes_.erase(box);
   return c;
 }
 
@@ -86,7 +67,7 @@ std::optional<Closed> Ledger::gone(const spawner::Event& e, uint64_t our_fds_clo
   if (r.complete) {
     r.uid_free_ns = e.at_ns;
     c.slot = Closed::Slot::free;
-    erase(e.box);
+    boxes_.erase(e.box);
   } else {
     quarantine(at->second);
   }
@@ -105,19 +86,8 @@ Closed Ledger::overdue(base::BoxId box, std::string why) {
   return c;
 }
 
-base::Status Ledger::accepts(sched::OwnerId owner) const {
-  if (quarantined_ >= bounds_.boxes_max)
-    return base::fail(base::Code::unavailable,
-                      "the host is not ready: " + std::to_string(quarantined_) +
-                          " boxes are in quarantine, their receipts incomplete",
-                      "The daemon's log says what is missing.", kProofMs);
-  auto of = quarantined_of_.find(owner);
-  if (of != quarantined_of_.end() && of->second >= bounds_.boxes_per_owner_max)
-    return base::fail(base::Code::resourceExhausted,
-                      std::to_string(of->second) +
-                          " boxes of this client are in quarantine, their receipts incomplete",
-                      "Try again when they are gone.", kProofMs);
-  return base::Unit{};
+base::Status Ledger::accepts(const sched::AccountRef& account) const {
+  return accounts_.accepts(account, sched::Resource::quarantinedBoxes);
 }
 
 std::vector<Finding> Ledger::audit(const std::vector<base::BoxId>& seen_on_host) const {

@@ -3,7 +3,8 @@
 //
 // A slot is free only when the receipt is complete. A box whose receipt is not
 // complete within its bound stays here until a later word of the spawner's
-// completes it; too many of those and the owner, then the host, is refused.
+// completes it. It counts for the account whose task it had, in the book, which refuses
+// an account with too many of those, then everybody.
 //
 // Layer: reap. Pure: time is an argument. Core thread.
 #pragma once
@@ -16,15 +17,10 @@
 
 #include "base/result.h"
 #include "base/task.h"
-#include "sched/core.h"
+#include "sched/accounts.h"
 #include "spawner/wire.h"
 
 namespace mayfly::reap {
-
-struct QuarantineBounds {
-  uint32_t boxes_max = 32;
-  uint32_t boxes_per_owner_max = 8;
-};
 
 struct Closed {
   base::TaskId task = 0;
@@ -43,10 +39,10 @@ struct Finding {
 
 class Ledger {
  public:
-  explicit Ledger(const QuarantineBounds& bounds) : bounds_(bounds) {}
+  explicit Ledger(sched::Accounts& accounts) : accounts_(accounts) {}
 
   void opened(base::BoxId box, uint64_t now_ns);
-  void claimed(base::BoxId box, base::TaskId task, sched::OwnerId owner);
+  void claimed(base::BoxId box, base::TaskId task, sched::AccountRef account);
   // The box never came to be: the spawner has undone it.
   Closed neverMade(base::BoxId box, uint64_t now_ns);
   void reaped(const spawner::Event& box_reaped);
@@ -56,25 +52,22 @@ class Ledger {
   // No receipt within the bound, or no spawner any more: into quarantine.
   Closed overdue(base::BoxId box, std::string why);
 
-  base::Status accepts(sched::OwnerId owner) const;
+  base::Status accepts(const sched::AccountRef& account) const;
   size_t alive() const { return boxes_.size(); }  // quarantined ones included
-  size_t quarantined() const { return quarantined_; }
+  size_t quarantined() const { return accounts_.usedByAll(sched::Resource::quarantinedBoxes); }
   std::vector<Finding> audit(const std::vector<base::BoxId>& seen_on_host) const;
 
  private:
   struct Entry {
     base::TaskId task = 0;
-    sched::OwnerId owner = 0;
+    sched::AccountRef account;  // empty: a box without a task, the daemon's own
     uint64_t opened_ns = 0, reaped_ns = 0;
-    bool quarantined = false;
+    sched::Share quarantined;
   };
   void quarantine(Entry& entry);
-  void erase(base::BoxId box);
 
-  QuarantineBounds bounds_;
+  sched::Accounts& accounts_;
   std::unordered_map<base::BoxId, Entry> boxes_;
-  std::unordered_map<sched::OwnerId, uint32_t> quarantined_of_;
-  size_t quarantined_ = 0;
 };
 
 }  // namespace mayfly::reap

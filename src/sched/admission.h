@@ -1,5 +1,8 @@
-// Who gets a box next: a bounded queue, round robin over owners, first come first
-// served within one, and the host's budgets.
+// Who gets a box next: a bounded queue and the host's budgets.
+//
+// Users take turns; of a user, its tenants; of a tenant, its connections; within one
+// connection it is first come first served. So a user's share does not depend on how many
+// tenants it names or connections it opens. Who runs as many tasks as it may is passed over.
 //
 // The head of the line waits until it fits: a large task is never starved by
 // small ones. Tasks of a template that is not ready are passed over.
@@ -10,15 +13,15 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <list>
-#include <map>
 #include <optional>
 #include <unordered_map>
 #include <vector>
 
 #include "base/result.h"
 #include "base/task.h"
+#include "sched/accounts.h"
 #include "sched/core.h"
+#include "sched/turns.h"
 
 namespace mayfly::sched {
 
@@ -31,11 +34,11 @@ struct Demand {
 };
 
 struct Budget {
-  uint32_t boxes_max = 64;   // with a task
-  uint32_t parked_max = 0;   // without one, beside those; the pool's, not looked at here
-  uint32_t stocked_max = 0;  // without a clone either, beside both
-  uint32_t queue_tasks_max = 1'000;
-  uint32_t queue_tasks_per_owner_max = 1'000;
+  uint32_t boxes_max = 64;           // with a task
+  uint32_t parked_max = 0;           // without one, beside those; the pool's, not looked at here
+  uint32_t stocked_max = 0;          // without a clone either, beside both
+  uint32_t queue_tasks_max = 1'000;  // of all; the book's, not looked at here
+  uint32_t queue_tasks_per_owner_max = 1'000;  // of one connection
   uint64_t memory_bytes_max = 16ull << 30;
   uint32_t fds_max = 4'096;
   uint32_t pids_max = 16'384;
@@ -44,21 +47,24 @@ struct Budget {
 
 class Admission {
  public:
-  explicit Admission(const Budget& budget) : budget_(budget) {}
+  // Counts queued and running tasks in `accounts`, whose bounds hold beside the budget's.
+  Admission(const Budget& budget, Accounts& accounts) : budget_(budget), accounts_(accounts) {}
 
   // resourceExhausted at once where the queue is full; invalidArgument where the
   // demand can never be met.
-  base::Status accepts(OwnerId owner, const Demand& demand) const;
-  base::Status enqueue(base::TaskId task, OwnerId owner, base::LaneId lane, Demand demand);
+  base::Status accepts(const AccountRef& account, OwnerId owner, const Demand& demand) const;
+  base::Status enqueue(base::TaskId task, const AccountRef& account, OwnerId owner,
+                       base::LaneId lane, Demand demand);
   // The next task that may have a box now; it holds a slot until release().
   std::optional<base::TaskId> next(const std::function<bool(base::LaneId)>& ready);
   void withdraw(base::TaskId task);  // leaves the queue; nothing if it is not in it
   void release(base::TaskId task);   // gives its slot back; nothing if it holds none
-  // A task that holds a slot gives it back and is its owner's next, and the owner the next.
-  void putBack(base::TaskId task, OwnerId owner, base::LaneId lane);
+  // A task that holds a slot gives it back and is the next: of its connection, tenant and user,
+  // and they of all. It is not refused, however full the queue is.
+  void putBack(base::TaskId task, base::LaneId lane);
 
   std::vector<base::TaskId> queuedFor(base::LaneId lane) const;
-  size_t queued() const { return queued_; }
+  size_t queued() const { return whose_.size(); }
   size_t held() const { return held_.size(); }
   const Budget& budget() const { return budget_; }
 
@@ -67,18 +73,33 @@ class Admission {
     base::TaskId task;
     base::LaneId lane;
     Demand demand;
+    Share queued;
   };
+  struct Running {
+    Demand demand;
+    OwnerId owner;
+    Share running;
+  };
+  using Line = std::deque<Waiting>;  // of one connection
+  using Tenant = Turns<OwnerId, Line>;
+  using User = Turns<AccountId, Tenant>;  // the user's own tasks are one of them
+  using Users = Turns<AccountId, User>;
+  struct Place {
+    AccountId user, account;
+    OwnerId owner;
+  };
+
   bool fits(const Demand& demand) const;
   bool couldEverFit(const Demand& demand) const;
+  const Line* lineOf(const Place& place) const;
+  static Place placeOf(const AccountRef& account, OwnerId owner);
 
   Budget budget_;
+  Accounts& accounts_;
   Demand used_;
-  // Invariant: an owner is in ring_ once, and in lines_, while it has a task queued.
-  std::list<OwnerId> ring_;
-  std::map<OwnerId, std::deque<Waiting>> lines_;
-  std::unordered_map<base::TaskId, OwnerId> owner_of_;
-  std::unordered_map<base::TaskId, Demand> held_;
-  size_t queued_ = 0;
+  Users users_;                                    // without empty entries, on each level
+  std::unordered_map<base::TaskId, Place> whose_;  // of each task that waits
+  std::unordered_map<base::TaskId, Running> held_;
 };
 
 }  // namespace mayfly::sched

@@ -250,27 +250,32 @@ std::shared_ptr<base::Fd> fileOf(size_t bytes) {
   return std::make_shared<base::Fd>(std::move(*memfd));
 }
 
-TEST(SpoolBudget, OneOwnerHasHalfAndAllHaveTheWhole) {
-  SpoolBudget budget(1 << 20);
-  auto a = budget.hold(fileOf(512 << 10), 1);
-  EXPECT_EQ(budget.accepts(1).error().code, base::Code::resourceExhausted);
-  EXPECT_TRUE(budget.accepts(2));
-  auto b = budget.hold(fileOf(256 << 10), 2), c = budget.hold(fileOf(256 << 10), 3);
+TEST(SpoolBudget, OneUserHasHalfAndAllHaveTheWhole) {
+  sched::AccountBounds bounds;
+  bounds.setPool(sched::Resource::outFileBytes, 1 << 20);
+  sched::Accounts book(bounds);
+  auto user = [&](uint32_t uid) { return book.open(sched::Account::ofPeer(uid)).value(); };
+  SpoolBudget budget(book);
+  auto a = budget.hold(fileOf(512 << 10), user(1));
+  EXPECT_EQ(budget.accepts(user(1)).error().code, base::Code::resourceExhausted);
+  EXPECT_TRUE(budget.accepts(user(2)));
+  auto b = budget.hold(fileOf(256 << 10), user(2)), c = budget.hold(fileOf(256 << 10), user(3));
   EXPECT_EQ(budget.heldBytes(), 1u << 20);
-  EXPECT_EQ(budget.accepts(4).error().code, base::Code::resourceExhausted);
+  EXPECT_EQ(budget.accepts(user(4)).error().code, base::Code::resourceExhausted);
   auto copy = a;
   a.reset();
-  EXPECT_FALSE(budget.accepts(4));  // somebody still has it
-  copy.reset();
-  EXPECT_TRUE(budget.accepts(4));
-  EXPECT_TRUE(budget.accepts(1));
+  EXPECT_FALSE(budget.accepts(user(4)));  // somebody still has it
+  std::thread([&] { copy.reset(); }).join();
+  EXPECT_TRUE(budget.accepts(user(4)));
+  EXPECT_TRUE(budget.accepts(user(1)));
 }
 
-TEST(SpoolBudget, AHoldMayOutliveTheBudget) {
+TEST(SpoolBudget, ADescriptorMayOutliveTheBudgetAndTheBook) {
   std::shared_ptr<base::Fd> kept;
   {
-    SpoolBudget budget(1 << 20);
-    kept = budget.hold(fileOf(4096), 1);
+    sched::Accounts book;
+    SpoolBudget budget(book);
+    kept = budget.hold(fileOf(4096), book.open(sched::Account::ofPeer(1)).value());
   }
   char byte = 0;
   EXPECT_EQ(::pread(kept->get(), &byte, 1, 0), 1);

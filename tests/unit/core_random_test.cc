@@ -250,8 +250,7 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
     options.budget.boxes_max = kSlots;
     options.budget.parked_max = parked = 3;
     options.budget.stocked_max = 1;
-    options.quarantine.boxes_max = 1'000;
-    options.quarantine.boxes_per_owner_max = 1'000;
+    options.accounts.of(sched::Resource::quarantinedBoxes) = {};
     renewal.clones = seed % 2 == 0 ? 15 : 0;
     start();
     serving.insert(1);

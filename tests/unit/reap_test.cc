@@ -19,10 +19,15 @@ spawner::Event goneEvent(base::BoxId box) {
   return e;
 }
 
+sched::AccountRef accountOf(sched::Accounts& book, uint32_t uid, std::string_view tenant = {}) {
+  return book.open(sched::Account::ofPeer(uid, tenant)).value();
+}
+
 TEST(Ledger, CompleteReceiptFreesTheSlot) {
-  Ledger l({});
+  sched::Accounts book;
+  Ledger l(book);
   l.opened(7, 5);
-  l.claimed(7, 70, 1);
+  l.claimed(7, 70, accountOf(book, 1));
   auto c = l.gone(goneEvent(7), 20);
   ASSERT_TRUE(c);
   EXPECT_EQ(c->task, 70u);
@@ -43,9 +48,10 @@ TEST(Ledger, EachMissingProofKeepsTheSlotAndIsNamed) {
       {&spawner::Event::cgroups_gone_ns, "cgroup"},
   };
   for (const auto& [member, why] : cases) {
-    Ledger l({});
+    sched::Accounts book;
+    Ledger l(book);
     l.opened(7, 5);
-    l.claimed(7, 70, 1);
+    l.claimed(7, 70, accountOf(book, 1));
     spawner::Event e = goneEvent(7);
     e.*member = 0;
     auto c = l.gone(e, 20);
@@ -59,9 +65,10 @@ TEST(Ledger, EachMissingProofKeepsTheSlotAndIsNamed) {
 }
 
 TEST(Ledger, LaterReceiptCompletesAQuarantinedBox) {
-  Ledger l({});
+  sched::Accounts book;
+  Ledger l(book);
   l.opened(7, 5);
-  l.claimed(7, 70, 1);
+  l.claimed(7, 70, accountOf(book, 1));
   spawner::Event e = goneEvent(7);
   e.cgroups_gone_ns = 0;
   e.complete = 0;
@@ -74,30 +81,53 @@ TEST(Ledger, LaterReceiptCompletesAQuarantinedBox) {
   EXPECT_EQ(l.quarantined(), 0u);
 }
 
-TEST(Ledger, QuarantineIsBoundedPerOwnerAndForTheHost) {
-  Ledger l({.boxes_max = 3, .boxes_per_owner_max = 2});
-  for (base::BoxId b = 1; b <= 3; ++b) {
-    l.opened(b, 5);
-    l.claimed(b, b, b <= 2 ? 1 : 2);
-  }
-  l.overdue(1, "late");
-  EXPECT_TRUE(l.accepts(1));
-  l.overdue(2, "late");
-  l.overdue(2, "late");
-  EXPECT_EQ(l.accepts(1).error().code, base::Code::resourceExhausted);
-  EXPECT_TRUE(l.accepts(2));
-  l.overdue(3, "late");
-  EXPECT_EQ(l.accepts(2).error().code, base::Code::unavailable);
+TEST(Ledger, QuarantineIsBoundedPerTenantPerUserAndForTheHost) {
+  sched::AccountBounds bounds;
+  bounds.of(sched::Resource::quarantinedBoxes) = {.pool_max = 4, .user_max = 3, .tenant_max = 2};
+  sched::Accounts book(bounds);
+  Ledger l(book);
+  auto a = accountOf(book, 1, "a"), b = accountOf(book, 1, "b"), other = accountOf(book, 2);
+  auto late = [&](base::BoxId box, const sched::AccountRef& whose) {
+    l.opened(box, 5);
+    l.claimed(box, box, whose);
+    l.overdue(box, "late");
+  };
+  late(1, a);
+  EXPECT_TRUE(l.accepts(a));
+  late(2, a);
+  l.overdue(2, "late");  // counts once
+  EXPECT_EQ(l.accepts(a).error().code, base::Code::resourceExhausted);
+  EXPECT_TRUE(l.accepts(b));
+  late(3, b);
+  EXPECT_EQ(l.accepts(b).error().code, base::Code::resourceExhausted);
+  EXPECT_TRUE(l.accepts(other));
+  l.opened(4, 5);
+  l.overdue(4, "late");  // it had no task
+  EXPECT_EQ(l.accepts(other).error().code, base::Code::unavailable);
+  EXPECT_EQ(l.quarantined(), 4u);
   l.gone(goneEvent(1), 20);
-  EXPECT_TRUE(l.accepts(1));
+  EXPECT_TRUE(l.accepts(a));
+  EXPECT_TRUE(l.accepts(other));
+}
+
+TEST(Ledger, ABoxInQuarantineKeepsItsAccountKnown) {
+  sched::Accounts book;
+  Ledger l(book);
+  l.opened(1, 5);
+  l.claimed(1, 1, accountOf(book, 1, "a"));
+  l.overdue(1, "late");
+  EXPECT_EQ(book.known(), 2u);
+  l.gone(goneEvent(1), 20);
+  EXPECT_EQ(book.known(), 0u);
 }
 
 TEST(Ledger, AuditNamesStraysAndWhatVanishedWithoutAReceipt) {
-  Ledger l({});
+  sched::Accounts book;
+  Ledger l(book);
   l.opened(1, 5);
-  l.claimed(1, 1, 1);
+  l.claimed(1, 1, accountOf(book, 1));
   l.opened(2, 5);
-  l.claimed(2, 2, 1);
+  l.claimed(2, 2, accountOf(book, 1));
   l.overdue(2, "late");
   auto findings = l.audit({1, 9});
   ASSERT_EQ(findings.size(), 2u);

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "sched/admission.h"
 #include "sched/task_machine.h"
 #include "sched/validate.h"
 #include "sched/verdict.h"
@@ -225,108 +224,6 @@ TEST(Validate, CodeAndCommandMustFitTheTemplate) {
   s.kind = CodeKind::file;
   s.script_name = "../x.py";
   EXPECT_NE(refusal(s).find("script name"), std::string::npos);
-}
-
-// --- admission -----------------------------------------------------------------------
-
-bool anyReady(base::TemplateId) { return true; }
-
-TEST(Admission, FullQueueRefusesAtOnceInsteadOfWaiting) {
-  Admission a({.boxes_max = 1, .queue_tasks_max = 2});
-  ASSERT_TRUE(a.enqueue(1, 1, 1, {}));
-  ASSERT_TRUE(a.enqueue(2, 1, 1, {}));
-  auto refused = a.enqueue(3, 1, 1, {});
-  ASSERT_FALSE(refused);
-  EXPECT_EQ(refused.error().code, Code::resourceExhausted);
-  EXPECT_EQ(a.next(anyReady), 1u);
-  EXPECT_TRUE(a.enqueue(3, 1, 1, {}));
-}
-
-TEST(Admission, TaskThatIsPutBackIsTheNext) {
-  Admission a({.boxes_max = 1});
-  for (base::TaskId t : {1, 2}) ASSERT_TRUE(a.enqueue(t, 1, 1, {}));
-  ASSERT_TRUE(a.enqueue(3, 2, 1, {}));
-  EXPECT_EQ(a.next(anyReady), 1u);
-  a.putBack(1, 1, 1);
-  EXPECT_EQ(a.held(), 0u);
-  EXPECT_EQ(a.queued(), 3u);
-  std::vector<base::TaskId> order;
-  while (auto t = a.next(anyReady)) {
-    order.push_back(*t);
-    a.release(*t);
-  }
-  EXPECT_EQ(order, (std::vector<base::TaskId>{1, 3, 2}));
-}
-
-TEST(Admission, OwnersTakeTurnsHoweverManyTasksOneHas) {
-  Admission a({.boxes_max = 100});
-  for (base::TaskId t = 1; t <= 4; ++t) ASSERT_TRUE(a.enqueue(t, 1, 1, {}));
-  ASSERT_TRUE(a.enqueue(10, 2, 1, {}));
-  ASSERT_TRUE(a.enqueue(11, 2, 1, {}));
-  std::vector<base::TaskId> order;
-  while (auto t = a.next(anyReady)) order.push_back(*t);
-  EXPECT_EQ(order, (std::vector<base::TaskId>{1, 10, 2, 11, 3, 4}));
-}
-
-TEST(Admission, SlotIsFreeOnlyWhenReleased) {
-  Admission a({.boxes_max = 1});
-  ASSERT_TRUE(a.enqueue(1, 1, 1, {}));
-  ASSERT_TRUE(a.enqueue(2, 1, 1, {}));
-  EXPECT_EQ(a.next(anyReady), 1u);
-  EXPECT_EQ(a.next(anyReady), std::nullopt);
-  a.release(1);
-  a.release(1);
-  EXPECT_EQ(a.next(anyReady), 2u);
-}
-
-TEST(Admission, LargeTaskAtTheHeadIsNotStarvedBySmallOnes) {
-  Admission a({.memory_bytes_max = 100});
-  ASSERT_TRUE(a.enqueue(1, 1, 1, {60, 0, 0}));
-  ASSERT_TRUE(a.enqueue(2, 2, 1, {90, 0, 0}));
-  ASSERT_TRUE(a.enqueue(3, 3, 1, {10, 0, 0}));
-  EXPECT_EQ(a.next(anyReady), 1u);
-  EXPECT_EQ(a.next(anyReady), std::nullopt);  // 3 would fit; 2 comes first
-  a.release(1);
-  EXPECT_EQ(a.next(anyReady), 2u);
-  EXPECT_EQ(a.next(anyReady), 3u);
-}
-
-TEST(Admission, TasksTogetherHaveNoMorePseudoTerminalsThanTheHostGrants) {
-  Admission a({.ptys_max = 20});
-  ASSERT_TRUE(a.enqueue(1, 1, 1, {.ptys = 8}));
-  ASSERT_TRUE(a.enqueue(2, 2, 1, {.ptys = 8}));
-  ASSERT_TRUE(a.enqueue(3, 3, 1, {.ptys = 8}));
-  EXPECT_EQ(a.next(anyReady), 1u);
-  EXPECT_EQ(a.next(anyReady), 2u);
-  EXPECT_EQ(a.next(anyReady), std::nullopt);
-  a.release(1);
-  EXPECT_EQ(a.next(anyReady), 3u);
-  EXPECT_EQ(a.enqueue(4, 1, 1, {.ptys = 21}).error().code, Code::invalidArgument);
-}
-
-TEST(Admission, DemandBeyondTheWholeHostIsRefused) {
-  Admission a({.memory_bytes_max = 100, .pids_max = 10});
-  EXPECT_EQ(a.enqueue(1, 1, 1, {101, 0, 0}).error().code, Code::invalidArgument);
-  EXPECT_EQ(a.enqueue(1, 1, 1, {1, 0, 11}).error().code, Code::invalidArgument);
-}
-
-TEST(Admission, TasksOfATemplateThatIsNotReadyArePassedOver) {
-  Admission a({});
-  ASSERT_TRUE(a.enqueue(1, 1, 7, {}));
-  ASSERT_TRUE(a.enqueue(2, 1, 8, {}));
-  EXPECT_EQ(a.next([](base::TemplateId t) { return t == 8; }), 2u);
-  EXPECT_EQ(a.queuedFor(7), std::vector<base::TaskId>{1});
-}
-
-TEST(Admission, WithdrawnTaskLeavesNothingBehind) {
-  Admission a({.queue_tasks_max = 1});
-  ASSERT_TRUE(a.enqueue(1, 1, 1, {}));
-  a.withdraw(1);
-  a.withdraw(1);
-  EXPECT_EQ(a.queued(), 0u);
-  EXPECT_EQ(a.next(anyReady), std::nullopt);
-  EXPECT_TRUE(a.enqueue(2, 1, 1, {}));
-  EXPECT_EQ(a.next(anyReady), 2u);
 }
 
 // --- verdicts ---------------------------------------------------------------------------
