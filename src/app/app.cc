@@ -176,6 +176,7 @@ base::Result<int> App::run() {
   rpc::Options edge;
   edge.instance = s.instance;
   edge.version = MAYFLY_VERSION;
+  edge.uids_allowed.assign(s.uids_allowed.begin(), s.uids_allowed.end());
   edge.connections_max = s.connections_max;
   edge.blobs = deriveBlobBounds(report.budget, s);
   edge.upload_idle_ms = static_cast<uint32_t>(s.upload_idle_ms);

@@ -33,6 +33,7 @@ struct Daemon {
   uint32_t parked_max = 64;    // clones parked ahead, of all templates; 0: none
   uint32_t stocked_max = 16;   // boxes ahead of their clones, of all templates; 0: none
   uint64_t parked_memory_bytes = 512ull << 20;  // what both may hold together
+  std::vector<uint32_t> uids_allowed;  // that may connect, besides root and the daemon's own
   uint32_t connections_max = 256;
   // What clients may make the daemon hold; the words are ServerInfo.bounds'.
   uint32_t tasks_max = 4'096;            // not closed, of all connections

@@ -131,6 +131,23 @@ void Reader::Table::strings(std::string_view key, size_t count_max, std::vector<
   out = std::move(values);
 }
 
+// Of users: 2^32 - 1 is none.
+void Reader::Table::ids(std::string_view key, size_t count_max, std::vector<uint32_t>& out) {
+  const toml::node* node = find(key);
+  if (!node) return;
+  const toml::array* array = node->as_array();
+  const std::string want =
+      fmt::format("must be a list of at most {} numbers from 0 to {}", count_max, UINT32_MAX - 1);
+  if (!array || array->size() > count_max) return complain(key, want);
+  std::vector<uint32_t> values;
+  for (const toml::node& item : *array) {
+    const auto* value = item.as_integer();
+    if (!value || value->get() < 0 || value->get() >= UINT32_MAX) return complain(key, want);
+    values.push_back(static_cast<uint32_t>(value->get()));
+  }
+  out = std::move(values);
+}
+
 void Reader::Table::stringTable(std::string_view key, size_t count_max,
                                 std::vector<std::pair<std::string, std::string>>& out) {
   const toml::node* node = find(key);

@@ -41,6 +41,7 @@ class Reader {
     void quantity(std::string_view key, uint64_t lowest, uint64_t highest,
                   const std::function<base::Result<uint64_t>(std::string_view)>& parse,
                   const std::function<std::string(uint64_t)>& format, uint64_t& out);
+    void ids(std::string_view key, size_t count_max, std::vector<uint32_t>& out);
     void strings(std::string_view key, size_t count_max, std::vector<std::string>& out);
     // A table whose values are all strings; its keys are free.
     void stringTable(std::string_view key, size_t count_max,

@@ -1,7 +1,7 @@
 """Bad input against the real daemon: the table "Bad input" of docs/SPECIFICATION.md, row by row.
 
-Each attack is made by tests/e2e/hostile (a client that keeps to no rules). While it goes
-on, another client's tasks (good_neighbour, one connection; the command line, one each) lose
+Each attack is made by tests/e2e/hostile (a client that keeps to no rules), as a user of its own.
+While it goes on, another user's tasks (good_neighbour, one connection; the command line, one each) lose
 nothing, and the daemon's memory stays within the bound that the row states; afterwards the
 daemon lives and has given the memory back. MAYFLY_HEAVY (./dev check) makes it last longer.
 """
@@ -12,8 +12,10 @@ import os
 import pathlib
 import re
 import select
+import shutil
 import subprocess
 import threading
+import uuid
 
 import pytest
 
@@ -33,9 +35,11 @@ IN_FLIGHT_MAX = 512 * MIB  # of requests
 UNSENT_MAX = 256 * MIB  # of answers
 REST = 64 * MIB  # tables, connections, what malloc adds
 OUT_FILES_MAX = 64 * MIB
+ATTACKER = 64_001  # a uid that is nobody else's
 # Short times, so that what waits for them does not take long; the bounds are as installed, but
 # for the one on output files.
 SETTINGS = f"""
+uids_allowed = [{ATTACKER}]
 message_time = "2s"
 connection_idle = "30s"
 result_lease = "60s"
@@ -46,8 +50,10 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon nee
 
 
 @contextlib.contextmanager
-def serving(folder, settings):
-    os.chmod(folder, 0o755)
+def serving(settings):
+    folder = pathlib.Path("/run") / ("mayfly-test-" + uuid.uuid4().hex[:8])  # where the attacker can go
+    folder.mkdir(mode=0o755)
+    shutil.copy(HOSTILE, folder)
     daemon = Daemon(folder, config=settings)
     try:
         daemon.start()
@@ -57,19 +63,21 @@ def serving(folder, settings):
         assert daemon.process.poll() is None, daemon.said()
     finally:
         daemon.end()
-    assert daemon.process.returncode == 0, daemon.said()
+        said = daemon.said()
+        shutil.rmtree(folder)
+    assert daemon.process.returncode == 0, said
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("bad"), SETTINGS) as daemon:
+def daemon():
+    with serving(SETTINGS) as daemon:
         yield daemon
 
 
 @pytest.fixture
-def patient_daemon(tmp_path_factory):
+def patient_daemon():
     """Also on a busy machine a message arrives within its time."""
-    with serving(tmp_path_factory.mktemp("bad"), SETTINGS.replace('message_time = "2s"', 'message_time = "10s"')) as daemon:
+    with serving(SETTINGS.replace('message_time = "2s"', 'message_time = "10s"')) as daemon:
         yield daemon
 
 
@@ -155,7 +163,8 @@ class Attack:
     """One run of hostile_client; what it says, and the way to end one that holds."""
 
     def __init__(self, daemon, *args):
-        self.process = subprocess.Popen([str(HOSTILE), daemon.socket, *map(str, args)],
+        self.process = subprocess.Popen([str(daemon.run_dir / HOSTILE.name), daemon.socket, *map(str, args)],
+                                        user=ATTACKER, group=ATTACKER, extra_groups=[],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.unread = b""
 
@@ -378,7 +387,7 @@ def test_large_answers_that_nobody_reads(daemon):
 def test_output_files_that_nobody_closes(daemon, tmp_path):
     with Watch(daemon, REST) as watch, Attack(daemon, "spools", 100) as attack:
         kept, refused = attack.line(), attack.line()
-        # One client has half of it; the others' tasks still bring their files.
+        # One user has half of it; the others' tasks still bring their files.
         assert OUT_FILES_MAX / 2 <= kept["value"] * 8 * MIB <= OUT_FILES_MAX / 2 + 8 * MIB
         assert refused["code"] == "resourceExhausted" and refused["retryable"], refused
         assert refused["retryAfterMs"] > 0, refused

@@ -516,6 +516,16 @@ TEST(Daemon, ReadsTheBoundsOfBlobs) {
   EXPECT_EQ(d->upload_idle_ms, 500u);
 }
 
+TEST(Daemon, ReadsWhoMayConnect) {
+  auto d = parseDaemon("uids_allowed = [1000, 4294967294]", "d.toml");
+  ASSERT_TRUE(d) << d.error().message;
+  EXPECT_EQ(d->uids_allowed, (std::vector<uint32_t>{1000, 4'294'967'294}));
+  for (const char* text : {"uids_allowed = [4294967295]", "uids_allowed = [-1]", "uids_allowed = 5",
+                           "uids_allowed = [\"root\"]", "uids_allowed = [1.5]"}) {
+    EXPECT_FALSE(parseDaemon(text, "d.toml")) << text;
+  }
+}
+
 TEST(Daemon, RefusesWhatItDoesNotKnow) {
   for (const char* text :
        {"instance = \"Up\"", "socket = \"relative\"", "quue_max = 1", "log_level = \"loud\"",

@@ -22,7 +22,7 @@ class Daemon:
         self.socket = socket
         self.log = open(LOG, "ab")
         self.process = subprocess.Popen(
-            [MAYFLYD, "--instance", instance, "--socket", socket, "--templates", "/share/templates",
+            [MAYFLYD, "--instance", instance, "--socket", socket, "--templates", "/share/repo/templates",
              "--log-level", "debug"],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
 

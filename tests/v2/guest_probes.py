@@ -12,7 +12,7 @@ LEAK_TASKS = 60  # three of each kind: the exact count of dying cgroups is what 
 
 
 def test_environment(**more):
-    return {**environment(), "MAYFLY_CLI": MAYFLY, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(TESTS), **more}
+    return {**environment(), "MAYFLY_CLI": MAYFLY, "MAYFLY_TEST_SLOWNESS": "4", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(TESTS), **more}
 
 
 def pytest(file, names):
