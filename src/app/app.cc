@@ -20,7 +20,6 @@
 
 #include <chrono>
 #include <optional>
-#include <unordered_set>
 #include <vector>
 
 #include "app/audit.h"
@@ -90,7 +89,6 @@ class App final : private core::EngineOwner {
   base::Status makeEngine(const box::HostReport& report);
   void onSignal();
   void stop();
-  void audit();
   void awaitSpawner();
 
   // core::EngineOwner
@@ -100,9 +98,6 @@ class App final : private core::EngineOwner {
   AppOptions options_;
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
-  boost::asio::steady_timer audit_timer_{io_};
-  std::string cgroup_;
-  std::unordered_set<base::BoxId> found_by_audit_;  // each is told once
   LogObserver log_;
   base::Observers observers_;  // the log, and whoever measures
   base::Fd instance_lock_;
@@ -111,6 +106,7 @@ class App final : private core::EngineOwner {
   Child spawner_;
   std::unique_ptr<core::Engine> engine_;
   std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<Audit> audit_;
   std::optional<base::Error> fatal_;
   bool stopping_ = false;
 };
@@ -166,6 +162,7 @@ base::Result<int> App::run() {
              startSpawner({options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
                            "--images", images, "--uid-slot", std::to_string(slot_.number)},
                           {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_TRY(AuditPlaces places, auditPlaces(s.instance, s.state_dir, slot_.number, spawner_.pid));
   MAYFLY_TRY(base::Fd listener, listenAt(s.socketPath()));
   MAYFLY_CHECK(dropRoot(daemonUid(slot_.number)));
 
@@ -193,27 +190,18 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),
                daemonUid(slot_.number));
-  MAYFLY_TRY(cgroup_, instanceCgroup(s.instance));
-  audit();
+  audit_ =
+      std::make_unique<Audit>(io_, std::move(places), engine_->ledger(), observers_, s.audit_ms);
+  audit_->start();
   io_.run();
 
   server_->stop();
+  audit_.reset();
   engine_.reset();
   awaitSpawner();
   if (fatal_) return base::fail(std::move(*fatal_));
   spdlog::info("stopped");
   return 0;
-}
-
-void App::audit() {
-  for (const reap::Finding& f : engine_->ledger().audit(boxesOnHost(cgroup_))) {
-    if (!found_by_audit_.insert(f.box).second) continue;
-    observers_.auditFound(f.box, f.kind == reap::Finding::Kind::stray);
-  }
-  audit_timer_.expires_after(std::chrono::milliseconds(kAuditPeriodMs));
-  audit_timer_.async_wait([this](boost::system::error_code failed) {
-    if (!failed) audit();
-  });
 }
 
 void App::onSettled() {

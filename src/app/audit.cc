@@ -1,42 +1,285 @@
 #include "app/audit.h"
 
-#include <charconv>
-#include <filesystem>
-#include <system_error>
+#include <fcntl.h>
+#include <unistd.h>
 
+#include <charconv>
+#include <chrono>
+#include <system_error>
+#include <utility>
+
+#include "app/instance.h"
 #include "base/fd.h"
+#include "base/text.h"
 #include "box/host.h"
+#include "spawner/template.h"
 
 namespace mayfly::app {
 
 namespace fs = std::filesystem;
+using base::AuditFinding;
 
-base::Result<std::string> instanceCgroup(const std::string& instance) {
-  MAYFLY_TRY(std::string mounts, base::readSmallFile({}, "/proc/self/mountinfo", 4u << 20));
-  std::string v2 = box::parseCgroupLayout(mounts, "").v2_path;
-  if (v2.empty()) return base::fail(base::Code::hostUnfit, "no cgroup v2 is mounted");
-  return v2 + "/mayfly/" + instance;
+namespace {
+
+constexpr size_t kToldMax = 10'000;      // then all is told anew
+constexpr size_t kFileBytesMax = 4'096;  // of a process
+constexpr size_t kMountsBytesMax = 4u << 20;
+// As the spawner names the sources of its mounts; in its own namespace, never in the host's.
+constexpr std::string_view kRoomSources[] = {"room", "disk", "image"};
+
+template <class T>
+std::optional<T> number(std::string_view text) {
+  T value = 0;
+  auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (text.empty() || parsed.ec != std::errc{} || parsed.ptr != text.data() + text.size())
+    return std::nullopt;
+  return value;
 }
 
-std::vector<base::BoxId> boxesOnHost(const std::string& instance_cgroup) {
-  std::vector<base::BoxId> boxes;
-  std::error_code failed;  // a folder that goes while we look is no finding
-  size_t entries = 0;
-  for (fs::directory_iterator t(instance_cgroup, failed), end; !failed && t != end;
-       t.increment(failed)) {
-    std::error_code gone;
-    if (!t->is_directory(gone)) continue;
-    for (fs::directory_iterator b(t->path(), gone); !gone && b != end; b.increment(gone)) {
-      if (++entries > kAuditEntriesMax) return boxes;
-      std::string name = b->path().filename();
-      base::BoxId id = 0;
-      auto parsed = std::from_chars(name.data() + 1, name.data() + name.size(), id);
-      if (name[0] == 'b' && name.size() > 1 && parsed.ec == std::errc{} &&
-          parsed.ptr == name.data() + name.size())
-        boxes.push_back(id);
-    }
+// b<number>
+std::optional<base::BoxId> boxOf(std::string_view folder) {
+  if (folder.empty() || folder[0] != 'b') return std::nullopt;
+  return number<base::BoxId>(folder.substr(1));
+}
+
+// The start of a small file; empty if it is gone.
+std::string head(const std::string& path) {
+  base::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text(kFileBytesMax, '\0');
+  const ssize_t n = fd ? ::read(fd.get(), text.data(), text.size()) : 0;
+  text.resize(n > 0 ? static_cast<size_t>(n) : 0);
+  return text;
+}
+
+// The text after `key` on its line; empty if there is none.
+std::string_view field(std::string_view text, std::string_view key) {
+  for (size_t at = text.find(key); at != std::string_view::npos; at = text.find(key, at + 1)) {
+    if (at != 0 && text[at - 1] != '\n') continue;
+    std::string_view rest = text.substr(at + key.size());
+    rest = rest.substr(0, rest.find('\n'));
+    const size_t begin = rest.find_first_not_of(" \t");
+    return begin == std::string_view::npos ? std::string_view() : rest.substr(begin);
   }
-  return boxes;
+  return {};
+}
+
+std::string_view firstWord(std::string_view text) {
+  return text.substr(0, text.find_first_of(" \t"));
+}
+
+std::vector<std::string_view> words(std::string_view line) {
+  std::vector<std::string_view> all;
+  while (!line.empty()) {
+    const size_t end = std::min(line.find(' '), line.size());
+    if (end > 0) all.push_back(line.substr(0, end));
+    line.remove_prefix(std::min(end + 1, line.size()));
+  }
+  return all;
+}
+
+}  // namespace
+
+base::Result<AuditPlaces> auditPlaces(const std::string& instance, const std::string& state_dir,
+                                      uint32_t uid_slot, uint32_t spawner_pid) {
+  MAYFLY_TRY(std::string mounts, base::readSmallFile({}, "/proc/self/mountinfo", kMountsBytesMax));
+  const box::CgroupLayout layout = box::parseCgroupLayout(mounts, "");
+  if (layout.v2_path.empty()) return base::fail(base::Code::hostUnfit, "no cgroup v2 is mounted");
+  AuditPlaces places;
+  places.subtree = "/mayfly/" + instance;
+  std::set<std::string> others;
+  for (const std::string& v1 : {layout.cpu_path, layout.memory_path, layout.pids_path})
+    if (!v1.empty() && v1 != layout.v2_path) others.insert(v1 + places.subtree);
+  places.cgroups.push_back(layout.v2_path + places.subtree);
+  places.cgroups.insert(places.cgroups.end(), others.begin(), others.end());
+  places.images = state_dir + "/images";
+  places.uid_first = spawner::kUidBase + uid_slot * spawner::kUidsPerInstance;
+  places.uids = spawner::kUidsPerInstance;
+  places.self = static_cast<uint32_t>(::getpid());
+  places.spawner = spawner_pid;
+  return places;
+}
+
+Audit::Audit(boost::asio::io_context& io, AuditPlaces places, const reap::Ledger& ledger,
+             base::Observer& observer, uint64_t period_ms)
+    : places_(std::move(places)),
+      ledger_(ledger),
+      observer_(observer),
+      timer_(io),
+      period_ms_(period_ms) {}
+
+void Audit::start() { run(); }
+
+void Audit::run() {
+  const bool more = step();
+  timer_.expires_after(std::chrono::milliseconds(more ? kAuditStepPause_ms : period_ms_));
+  timer_.async_wait([this](boost::system::error_code failed) {
+    if (!failed) run();
+  });
+}
+
+bool Audit::step() {
+  switch (part_) {
+    case Part::cgroups:
+      if (!cgroupStep()) part_ = Part::processes;
+      return true;
+    case Part::processes:
+      if (!processStep()) part_ = Part::mounts;
+      return true;
+    case Part::mounts:
+      mounts();
+      part_ = Part::lost;
+      return true;
+    case Part::lost:
+      break;
+  }
+  lost();
+  observer_.auditEnded(std::exchange(walk_, {}));
+  part_ = Part::cgroups;
+  hierarchy_ = 0;
+  seen_.clear();
+  return false;
+}
+
+void Audit::found(AuditFinding::Kind kind, base::BoxId box, std::string what) {
+  ++walk_.findings;
+  if (told_.size() >= kToldMax) told_.clear();
+  if (told_.insert(std::to_string(static_cast<int>(kind)) + what).second)
+    observer_.auditFound({kind, box, what});
+}
+
+// The folder's next entry; false, and the folder closed, after the last one. A folder that goes
+// while it is listed has no more entries.
+bool Audit::nextOf(Folder& folder, fs::directory_entry* entry) {
+  if (!folder || *folder == fs::directory_iterator()) {
+    folder.reset();
+    return false;
+  }
+  *entry = **folder;
+  std::error_code failed;
+  folder->increment(failed);
+  if (failed) folder.reset();
+  return true;
+}
+
+// --- cgroups: <instance>/<zygote>/b<number> ---------------------------------------------
+
+bool Audit::cgroupStep() {
+  std::error_code gone;
+  fs::directory_entry entry;
+  for (size_t n = 0; n < kAuditEntriesPerStep; ++n) {
+    if (boxes_) {
+      if (nextOf(boxes_, &entry)) cgroup(entry);
+      continue;
+    }
+    if (!zygotes_) {
+      if (hierarchy_ == places_.cgroups.size()) return false;
+      zygotes_.emplace(places_.cgroups[hierarchy_++], gone);
+      continue;
+    }
+    if (nextOf(zygotes_, &entry) && entry.is_directory(gone)) boxes_.emplace(entry.path(), gone);
+  }
+  return true;
+}
+
+void Audit::cgroup(const fs::directory_entry& entry) {
+  std::error_code gone;
+  const auto box = boxOf(entry.path().filename().native());
+  if (!box) return;  // a controller's file, or a zygote's own processes
+  ++walk_.cgroups;
+  if (hierarchy_ == 1) seen_.insert(*box);
+  // The ledger forgets a box after its cgroups are removed: one that still stands is a stray.
+  if (!ledger_.knows(*box) && entry.exists(gone))
+    found(AuditFinding::Kind::strayCgroup, *box, entry.path());
+}
+
+// --- processes ----------------------------------------------------------------------------
+
+bool Audit::processStep() {
+  std::error_code failed;
+  if (!processes_) processes_.emplace(places_.proc, failed);
+  fs::directory_entry entry;
+  for (size_t n = 0; n < kAuditEntriesPerStep; ++n) {
+    if (!nextOf(processes_, &entry)) return false;
+    process(entry.path().filename().native());
+  }
+  return true;
+}
+
+void Audit::process(std::string_view pid) {
+  const auto id = number<uint32_t>(pid);
+  if (!id || *id == places_.self) return;
+  ++walk_.processes;
+  std::string what;
+  const std::string folder = places_.proc + "/" + std::string(pid);
+  // Twice: what is moved, or ends, between two reads is no finding.
+  if (isStray(folder, &what) && isStray(folder, &what))
+    found(AuditFinding::Kind::strayProcess, 0, "process " + std::string(pid) + " " + what);
+}
+
+bool Audit::isStray(const std::string& folder, std::string* what) const {
+  const std::string status = head(folder + "/status");
+  const auto uid = number<uint32_t>(firstWord(field(status, "Uid:")));
+  const auto parent = number<uint32_t>(field(status, "PPid:"));
+  if (!uid || !parent || field(status, "State:").substr(0, 1) == "Z") return false;
+  const std::string cgroups = head(folder + "/cgroup");
+  std::string_view place = field(cgroups, "0::");
+  const bool inside = place.substr(0, places_.subtree.size() + 1) == places_.subtree + "/";
+  const std::string name = " (" + base::printable(field(status, "Name:"), 32) + ")";
+  if (!inside) {
+    if (*uid < places_.uid_first || *uid - places_.uid_first >= places_.uids) return false;
+    *what = "of uid " + std::to_string(*uid) + name + " is in no cgroup of this daemon's";
+    return *parent != places_.spawner;
+  }
+  place.remove_prefix(places_.subtree.size() + 1);
+  const size_t slash = place.find('/');
+  if (slash == std::string_view::npos) return false;  // of a zygote
+  place.remove_prefix(slash + 1);
+  const auto box = boxOf(place.substr(0, place.find('/')));
+  if (!box || ledger_.knows(*box)) return false;
+  *what = "of uid " + std::to_string(*uid) + name + " is in the cgroup of box " +
+          std::to_string(*box) + ", which is gone";
+  return true;
+}
+
+// --- mounts ---------------------------------------------------------------------------------
+
+std::string Audit::backingFile(const std::string& source) const {
+  constexpr std::string_view kLoop = "/dev/loop";
+  if (source.compare(0, kLoop.size(), kLoop) != 0) return source;
+  std::string file = head(places_.blocks + source.substr(4) + "/loop/backing_file");
+  if (!file.empty() && file.back() == '\n') file.pop_back();
+  return file;
+}
+
+// id parent major:minor root place options [tags] - type source options
+void Audit::mounts() {
+  auto text = base::readSmallFile({}, places_.proc + "/self/mountinfo", kMountsBytesMax);
+  if (!text) return;
+  for (std::string_view rest = *text; !rest.empty();) {
+    const std::string_view line = rest.substr(0, rest.find('\n'));
+    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+    const size_t dash = line.find(" - ");
+    if (dash == std::string_view::npos) continue;
+    const auto before = words(line.substr(0, dash)), after = words(line.substr(dash + 3));
+    if (before.size() < 5 || after.size() < 2) continue;
+    ++walk_.mounts;
+    const std::string source(after[1]);
+    bool ours =
+        backingFile(source).compare(0, places_.images.size() + 1, places_.images + "/") == 0;
+    for (std::string_view name : kRoomSources) ours = ours || source == name;
+    if (ours)
+      found(AuditFinding::Kind::strayMount, 0,
+            "mount " + std::string(before[0]) + " at '" + base::printable(before[4], 200) + "' (" +
+                base::printable(after[0], 20) + ", " + base::printable(source, 100) + ")");
+  }
+}
+
+// --- boxes in quarantine whose cgroup is gone -------------------------------------------------
+
+void Audit::lost() {
+  for (base::BoxId box : ledger_.quarantinedBoxes())
+    if (seen_.count(box) == 0)
+      found(AuditFinding::Kind::lostBox, box, "box " + std::to_string(box));
 }
 
 }  // namespace mayfly::app

@@ -56,11 +56,26 @@ void LogObserver::receiptCompleted(const base::Receipt& receipt) {
   spdlog::info("box {} is proven gone and out of quarantine", receipt.box);
 }
 
-void LogObserver::auditFound(base::BoxId box, bool stray) {
-  if (stray)
-    spdlog::error("audit: box {} has a cgroup, and the ledger says that it is gone", box);
-  else
-    spdlog::warn("audit: box {} is in quarantine, and its cgroup is gone", box);
+void LogObserver::auditFound(const base::AuditFinding& f) {
+  using Kind = base::AuditFinding::Kind;
+  switch (f.kind) {
+    case Kind::strayCgroup:
+      spdlog::error("audit: box {} has a cgroup, and the ledger says that it is gone: '{}'", f.box,
+                    f.what);
+      return;
+    case Kind::strayProcess:
+    case Kind::strayMount:
+      spdlog::error("audit: stray {}", f.what);
+      return;
+    case Kind::lostBox:
+      spdlog::warn("audit: {} is in quarantine, and its cgroup is gone", f.what);
+      return;
+  }
+}
+
+void LogObserver::auditEnded(const base::AuditWalk& walk) {
+  spdlog::debug("audit: {} cgroups, {} processes, {} mounts; {} findings", walk.cgroups,
+                walk.processes, walk.mounts, walk.findings);
 }
 
 void LogObserver::templateState(std::string_view template_name, std::string_view state,

@@ -23,7 +23,8 @@ class LogObserver final : public base::Observer {
                  const base::Phases& phases) override;
   void receipt(std::string_view template_name, const base::Receipt& receipt) override;
   void receiptCompleted(const base::Receipt& receipt) override;
-  void auditFound(base::BoxId box, bool stray) override;
+  void auditFound(const base::AuditFinding& finding) override;
+  void auditEnded(const base::AuditWalk& walk) override;
   void templateState(std::string_view template_name, std::string_view state,
                      std::string_view why) override;
   void zygoteRenewed(std::string_view template_name) override;

@@ -73,7 +73,7 @@ base::Result<Child> startSpawner(const std::vector<std::string>& argv,
   long pid = ::syscall(SYS_clone3, &args, sizeof args);
   if (pid < 0) return base::failSys(errno, "clone3", argv[0]);
   if (pid == 0) runChild(words.data(), fds, count, report.write.get());
-  Child child{base::Fd(pidfd), std::move(channel.ours)};
+  Child child{static_cast<uint32_t>(pid), base::Fd(pidfd), std::move(channel.ours)};
   report.write.reset();
   int error = 0;
   ssize_t n;

@@ -14,6 +14,7 @@
 namespace mayfly::app {
 
 struct Child {
+  uint32_t pid = 0;
   base::Fd pidfd;
   base::Fd channel;  // our end of the socket that is its fd 3
 };

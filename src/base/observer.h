@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -34,6 +35,23 @@ struct TaskLabels {
   std::string_view tenant;     // empty: the client names none
 };
 
+// What the host shows of this daemon and the ledger does not know, or the other way round.
+struct AuditFinding {
+  enum class Kind : uint8_t {
+    strayCgroup,   // of a box that the ledger says is gone
+    strayProcess,  // in such a cgroup, or with a uid of the daemon's and in none of its cgroups
+    strayMount,    // of an image, or of what a box has, in the host's mount namespace
+    lostBox,       // in quarantine, and its cgroup is gone
+  };
+  Kind kind = Kind::strayCgroup;
+  BoxId box = 0;  // 0: none is named
+  std::string what;
+};
+struct AuditWalk {
+  uint64_t cgroups = 0, processes = 0, mounts = 0;  // that it looked at
+  uint64_t findings = 0;                            // told before or not
+};
+
 class Observer {
  public:
   virtual ~Observer() = default;
@@ -55,9 +73,9 @@ class Observer {
   virtual void boxLost(std::string_view /*template_name*/, std::string_view /*why*/) {}
   // From the asking to the clone's word that it is ready: a clone of no stocked box.
   virtual void cloneMade(std::string_view /*template_name*/, uint64_t /*make_ns*/) {}
-  // The audit: a cgroup of a box that the ledger says is gone (stray), or a box in quarantine
-  // whose cgroup is gone.
-  virtual void auditFound(BoxId, bool /*stray*/) {}
+  // Each finding once; and the end of each walk over the whole host.
+  virtual void auditFound(const AuditFinding&) {}
+  virtual void auditEnded(const AuditWalk&) {}
 
   // --- templates and zygotes ---
   virtual void templateState(std::string_view /*template_name*/, std::string_view /*state*/,
@@ -100,7 +118,8 @@ class Observers final : public Observer {
   void cloneMade(std::string_view template_name, uint64_t make_ns) override {
     tell(&Observer::cloneMade, template_name, make_ns);
   }
-  void auditFound(BoxId box, bool stray) override { tell(&Observer::auditFound, box, stray); }
+  void auditFound(const AuditFinding& finding) override { tell(&Observer::auditFound, finding); }
+  void auditEnded(const AuditWalk& walk) override { tell(&Observer::auditEnded, walk); }
   void templateState(std::string_view template_name, std::string_view state,
                      std::string_view why) override {
     tell(&Observer::templateState, template_name, state, why);

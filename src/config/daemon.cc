@@ -95,6 +95,7 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
              d.out_files_held_bytes_max);
   t.quantity("receipt_time", 10, 60'000, parseDurationMs, formatDurationMs, d.receipt_ms_max);
   t.quantity("collect_time", 10, 600'000, parseDurationMs, formatDurationMs, d.collect_ms_max);
+  t.quantity("audit_time", 10, kDayMs, parseDurationMs, formatDurationMs, d.audit_ms);
   t.quantity("blob_user_max", 1, 1ull << 40, parseBytes, formatBytes, d.blob_user_bytes_max);
   t.quantity("blob_store_max", 1, 1ull << 40, parseBytes, formatBytes, d.blob_store_bytes_max);
   t.quantity("blob_ttl", 100, 86'400'000, parseDurationMs, formatDurationMs, d.blob_ttl_ms);

@@ -53,6 +53,7 @@ struct Daemon {
                                   << 30;  // of all users; at most an eighth of the host's memory
   uint64_t blob_ttl_ms = 600'000;         // since a blob's last use
   uint64_t upload_idle_ms = 60'000;       // since an upload's last write
+  uint64_t audit_ms = 30'000;             // between two walks over cgroups, processes and mounts
   std::vector<std::string> accept_lost_promises;
   std::string log_level = "info";     // trace, debug, info, warn, error
   std::string cgroup_root;            // empty: looked up where each controller is mounted

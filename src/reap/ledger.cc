@@ -90,14 +90,11 @@ base::Status Ledger::accepts(const sched::AccountRef& account) const {
   return accounts_.accepts(account, sched::Resource::quarantinedBoxes);
 }
 
-std::vector<Finding> Ledger::audit(const std::vector<base::BoxId>& seen_on_host) const {
-  std::vector<Finding> findings;
-  std::unordered_set<base::BoxId> seen(seen_on_host.begin(), seen_on_host.end());
-  for (base::BoxId box : seen_on_host)
-    if (!boxes_.contains(box)) findings.push_back({box, Finding::Kind::stray});
+std::vector<base::BoxId> Ledger::quarantinedBoxes() const {
+  std::vector<base::BoxId> boxes;
   for (const auto& [box, entry] : boxes_)
-    if (entry.quarantined && !seen.contains(box)) findings.push_back({box, Finding::Kind::lost});
-  return findings;
+    if (entry.quarantined) boxes.push_back(box);
+  return boxes;
 }
 
 }  // namespace mayfly::reap

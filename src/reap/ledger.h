@@ -30,13 +30,6 @@ struct Closed {
   enum class When : uint8_t { inTime, late } when = When::inTime;
 };
 
-// What an audit finds: a stray box, which the host shows and the ledger does not
-// know (any more), or a lost one, which is in quarantine and gone from the host.
-struct Finding {
-  base::BoxId box = 0;
-  enum class Kind : uint8_t { stray, lost } kind = Kind::stray;
-};
-
 class Ledger {
  public:
   explicit Ledger(sched::Accounts& accounts) : accounts_(accounts) {}
@@ -55,7 +48,8 @@ class Ledger {
   base::Status accepts(const sched::AccountRef& account) const;
   size_t alive() const { return boxes_.size(); }  // quarantined ones included
   size_t quarantined() const { return accounts_.usedByAll(sched::Resource::quarantinedBoxes); }
-  std::vector<Finding> audit(const std::vector<base::BoxId>& seen_on_host) const;
+  bool knows(base::BoxId box) const { return boxes_.contains(box); }
+  std::vector<base::BoxId> quarantinedBoxes() const;
 
  private:
   struct Entry {

@@ -363,6 +363,49 @@ def test_a_tasks_end_is_one_line_of_the_log_without_its_input_and_output(daemons
     assert "secret" not in read(daemon.log) and "terces" not in read(daemon.log)
 
 
+def test_the_audit_finds_a_planted_cgroup_process_and_mount(daemons):
+    """What the daemon did not make, as if it had been left: each is told, once, and what is right is not."""
+    daemon = daemons(templates=("python",), config='audit_time = "50ms"\nlog_level = "debug"\n')
+    task = begin(daemon, WAITING, "--stdin")
+
+    def walks():
+        return len(re.findall(r"audit: \d+ cgroups, \d+ processes, \d+ mounts", read(daemon.log)))
+
+    def walk_on():
+        seen = walks()
+        await_that(lambda: walks() > seen + 1, "a whole walk more")
+
+    walk_on()
+    assert "audit: stray" not in read(daemon.log) and "; 0 findings" in read(daemon.log), daemon.said()
+    uid = daemon.uids()[5 * 65536]
+    places = [next(iter(top.glob("t[0-9]*"))) / "b999999" for top in daemon.cgroups()]
+    point = daemon.run_dir / "planted"
+    process = subprocess.Popen(["/bin/sleep", "600"], user=uid, group=uid)
+    try:
+        for place in places:
+            place.mkdir()
+        point.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "disk", str(point)], check=True)
+        for words in [f"audit: box 999999 has a cgroup, and the ledger says that it is gone: '{place}'" for place in places] + [
+                f"audit: stray process {process.pid} of uid {uid} (sleep) is in no cgroup of this daemon's",
+                f"audit: stray mount ", f"at '{point}' (tmpfs, disk)"]:
+            await_that(lambda: words in read(daemon.log), words)
+        walk_on()
+        assert read(daemon.log).count(f"audit: stray process {process.pid} ") == 1
+        assert len(re.findall("audit: stray", read(daemon.log))) == 2, daemon.said()
+    finally:
+        process.kill()
+        process.wait()
+        subprocess.run(["umount", str(point)], check=False)
+        for place in places:
+            if place.is_dir():
+                place.rmdir()
+    out, err = task.communicate(b"word\n", timeout=SECONDS_MAX)
+    assert (task.returncode, out) == (0, b"got word\n\n"), err
+    await_that(lambda: re.search(r"; 0 findings\n[^;]*$", read(daemon.log)[-2000:]) or
+               read(daemon.log).rstrip().endswith("; 0 findings"), "nothing is found any more")
+
+
 def test_sigterm_ends_running_tasks_with_a_receipt(daemons):
     daemon = daemons()
     clients = [daemon.cli.start("run", "--json", "-t", "python", "-c", CLINGING) for _ in range(2)]

@@ -10,6 +10,7 @@
 #include "app/instance.h"
 #include "app/log.h"
 #include "app/templates.h"
+#include "sched/accounts.h"
 
 namespace mayfly::app {
 namespace {
@@ -80,15 +81,126 @@ TEST(UidSlots, DaemonsUidLiesInTheLastRangeOfItsOwnSlot) {
   EXPECT_LT(daemonUid(63), 1u << 31);
 }
 
-TEST(Audit, BoxesAreFoundByTheirCgroupsAndNothingElseIs) {
+// A made-up host, a ledger, and what the audit tells.
+struct AuditFixture : testing::Test, base::Observer {
   Folder top;
-  for (const char* path : {"t1/b12", "t1/maker", "t2/b7", "t2/bx", "t2/b", "t2/b9x"})
+  boost::asio::io_context io;
+  sched::Accounts book;
+  reap::Ledger ledger{book};
+  std::vector<base::AuditFinding> found;
+  base::AuditWalk walk;
+  int walks = 0;
+  std::unique_ptr<Audit> audit;
+
+  void auditFound(const base::AuditFinding& f) override { found.push_back(f); }
+  void auditEnded(const base::AuditWalk& w) override { walk = w, ++walks; }
+
+  void SetUp() override {
+    put("proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/vda1 rw\n");
+    AuditPlaces places;
+    places.cgroups = {top.path + "/v2/mayfly/one", top.path + "/memory/mayfly/one"};
+    places.subtree = "/mayfly/one";
+    places.images = "/var/lib/mayfly/images";
+    places.proc = top.path + "/proc";
+    places.blocks = top.path + "/block";
+    places.uid_first = 1'000'000;
+    places.uids = 65'536;
+    places.self = 10;
+    places.spawner = 11;
+    audit = std::make_unique<Audit>(io, places, ledger, *this, 1'000);
+  }
+  void put(const std::string& path, const std::string& text) {
+    std::filesystem::create_directories(std::filesystem::path(top.path + "/" + path).parent_path());
+    std::ofstream(top.path + "/" + path) << text;
+  }
+  void cgroup(const std::string& path) {
     std::filesystem::create_directories(top.path + "/" + path);
-  std::ofstream(top.path + "/cgroup.procs") << "1";
-  auto boxes = boxesOnHost(top.path);
-  std::sort(boxes.begin(), boxes.end());
-  EXPECT_EQ(boxes, (std::vector<base::BoxId>{7, 12}));
-  EXPECT_TRUE(boxesOnHost(top.path + "/none").empty());
+  }
+  void process(int pid, uint32_t uid, const std::string& cgroup, int parent = 1,
+               const std::string& state = "S (sleeping)") {
+    const std::string folder = "proc/" + std::to_string(pid);
+    put(folder + "/status", "Name:\tp\nState:\t" + state + "\nPPid:\t" + std::to_string(parent) +
+                                "\nUid:\t" + std::to_string(uid) + "\t0\t0\t0\n");
+    put(folder + "/cgroup", "2:memory:/x\n0::" + cgroup + "\n");
+  }
+  int doWalk() {
+    found.clear();
+    int steps = 1;
+    while (audit->step()) ++steps;
+    return steps;
+  }
+};
+
+TEST_F(AuditFixture, WhatBelongsToABoxOfTheLedgerIsNoFinding) {
+  ledger.opened(12, 5);
+  for (const char* path :
+       {"v2/mayfly/one/t1/b12", "v2/mayfly/one/t1/maker", "v2/mayfly/one/t2/bx",
+        "v2/mayfly/one/t2/b", "v2/mayfly/one/t2/b9x", "memory/mayfly/one/t1/b12"})
+    cgroup(path);
+  process(1, 0, "/");
+  process(10, 1'000'000, "/");                        // the daemon
+  process(11, 0, "/");                                // its spawner
+  process(20, 1'000'001, "/mayfly/one/t1");           // a zygote's
+  process(21, 1'000'002, "/mayfly/one/t1/b12/task");  // a box's
+  process(22, 1'000'002, "/", 11);                    // who collects its output files
+  process(23, 1'000'003, "/", 1, "Z (zombie)");       // dead
+  process(24, 2'000'000, "/mayfly/other/t1/b7");      // another daemon's
+  process(25, 1'000, "/mayfly/one-more/t1/b7");       // the same
+  put("proc/26/environ", "x");                        // ends while it is looked at
+  doWalk();
+  EXPECT_TRUE(found.empty()) << found[0].what;
+  EXPECT_EQ(walks, 1);
+  EXPECT_EQ(walk.cgroups, 2u);
+  EXPECT_EQ(walk.processes, 9u);
+  EXPECT_EQ(walk.mounts, 1u);
+  EXPECT_EQ(walk.findings, 0u);
+}
+
+TEST_F(AuditFixture, EachKindOfStrayIsFoundAndToldOnce) {
+  using Kind = base::AuditFinding::Kind;
+  cgroup("v2/mayfly/one/t1/b7");
+  cgroup("memory/mayfly/one/t3/b8");
+  process(30, 1'000'009, "/mayfly/one/t1/b7");
+  process(31, 1'065'535, "/user.slice");
+  put("block/loop3/loop/backing_file", "/var/lib/mayfly/images/abc.erofs\n");
+  put("proc/self/mountinfo",
+      "22 1 8:1 / / rw - ext4 /dev/vda1 rw\n23 22 0:9 / /mnt/a rw shared:1 - tmpfs disk rw\n"
+      "24 22 7:3 / /mnt/b ro - erofs /dev/loop3 ro\n25 22 7:4 / /mnt/c ro - erofs /dev/loop4 ro\n"
+      "26 22 0:8 / /mnt/d ro - erofs /var/lib/mayfly/images/def.erofs ro\nnonsense\n");
+  ledger.opened(2, 5);
+  ledger.overdue(2, "late");
+  doWalk();
+  std::vector<std::pair<Kind, std::string>> told;
+  for (const base::AuditFinding& f : found) told.emplace_back(f.kind, f.what);
+  std::sort(told.begin(), told.end());
+  const std::vector<std::pair<Kind, std::string>> expected = {
+      {Kind::strayCgroup, top.path + "/memory/mayfly/one/t3/b8"},
+      {Kind::strayCgroup, top.path + "/v2/mayfly/one/t1/b7"},
+      {Kind::strayProcess,
+       "process 30 of uid 1000009 (p) is in the cgroup of box 7, which is gone"},
+      {Kind::strayProcess, "process 31 of uid 1065535 (p) is in no cgroup of this daemon's"},
+      {Kind::strayMount, "mount 23 at '/mnt/a' (tmpfs, disk)"},
+      {Kind::strayMount, "mount 24 at '/mnt/b' (erofs, /dev/loop3)"},
+      {Kind::strayMount, "mount 26 at '/mnt/d' (erofs, /var/lib/mayfly/images/def.erofs)"},
+      {Kind::lostBox, "box 2"}};
+  EXPECT_EQ(told, expected);
+  EXPECT_EQ(walk.findings, 8u);
+  doWalk();
+  EXPECT_TRUE(found.empty());  // known by now
+  EXPECT_EQ(walk.findings, 8u);
+  cgroup("v2/mayfly/one/t1/b9");
+  doWalk();
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].box, 9u);
+}
+
+TEST_F(AuditFixture, AWalkIsManySmallSteps) {
+  for (int i = 1; i <= 400; ++i) {
+    cgroup("v2/mayfly/one/t1/b" + std::to_string(i));
+    process(1'000 + i, 1'000'000, "/mayfly/one/t1/b" + std::to_string(i));
+  }
+  EXPECT_GE(doWalk(), 800 / static_cast<int>(kAuditEntriesPerStep));
+  EXPECT_EQ(found.size(), 800u);
 }
 
 TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {

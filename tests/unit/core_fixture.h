@@ -78,7 +78,8 @@ struct Recorder : base::Observer {
   void receiptCompleted(const base::Receipt&) override { ++calls["receiptCompleted"]; }
   void boxLost(std::string_view, std::string_view) override { ++calls["boxLost"]; }
   void cloneMade(std::string_view, uint64_t) override { ++calls["cloneMade"]; }
-  void auditFound(base::BoxId, bool) override { ++calls["auditFound"]; }
+  void auditFound(const base::AuditFinding&) override { ++calls["auditFound"]; }
+  void auditEnded(const base::AuditWalk&) override { ++calls["auditEnded"]; }
   void templateState(std::string_view, std::string_view, std::string_view) override {
     ++calls["templateState"];
   }

@@ -121,7 +121,7 @@ TEST(Ledger, ABoxInQuarantineKeepsItsAccountKnown) {
   EXPECT_EQ(book.known(), 0u);
 }
 
-TEST(Ledger, AuditNamesStraysAndWhatVanishedWithoutAReceipt) {
+TEST(Ledger, KnowsItsBoxesAndWhichAreInQuarantine) {
   sched::Accounts book;
   Ledger l(book);
   l.opened(1, 5);
@@ -129,12 +129,12 @@ TEST(Ledger, AuditNamesStraysAndWhatVanishedWithoutAReceipt) {
   l.opened(2, 5);
   l.claimed(2, 2, accountOf(book, 1));
   l.overdue(2, "late");
-  auto findings = l.audit({1, 9});
-  ASSERT_EQ(findings.size(), 2u);
-  EXPECT_EQ(findings[0].box, 9u);
-  EXPECT_EQ(findings[0].kind, Finding::Kind::stray);
-  EXPECT_EQ(findings[1].box, 2u);
-  EXPECT_EQ(findings[1].kind, Finding::Kind::lost);
+  EXPECT_TRUE(l.knows(1) && l.knows(2));
+  EXPECT_FALSE(l.knows(9));
+  EXPECT_EQ(l.quarantinedBoxes(), std::vector<base::BoxId>{2});
+  l.gone(goneEvent(2), 20);
+  EXPECT_FALSE(l.knows(2));
+  EXPECT_TRUE(l.quarantinedBoxes().empty());
 }
 
 }  // namespace
