@@ -18,6 +18,7 @@ constexpr double kLoadStep = 0.03;
 // fill it. (What a passing overload needed, the floor remembers.)
 constexpr double kFull = 0.95;
 constexpr uint32_t kTerms_max = 64;
+constexpr double kQuietLoad_max = 10;  // such a gap does not come: half of the pool decides
 
 double poissonTerm(double mean, double n) {
   return std::exp(n * std::log(mean) - mean - std::lgamma(n + 1));
@@ -64,6 +65,15 @@ double emptyChance(double load, double makers, uint32_t held) {
   double z = 1 + (makers - load) / std::max(load, 1e-9);
   double q = std::exp(load * (z - 1) - makers * std::log(z));
   return std::min(1.0, sum + last * q / (1 - q));
+}
+
+// The makers begin late by the mean time until the first gap of the quiet time; they idle
+// meanwhile. From half of the pool on they do not wait: it misses no more than half the pool does.
+double emptyChanceHeldBack(double load, double makers, double quiet_load, uint32_t held) {
+  if (quiet_load <= 0 || load <= 0) return emptyChance(load, makers, held);
+  const double late = load + std::expm1(std::min(quiet_load, kQuietLoad_max));
+  return std::min(emptyChance(late, makers * late / load, held),
+                  emptyChance(load, makers, (held + 1) / 2));
 }
 
 void RobustMean::add(uint64_t value) {
@@ -166,6 +176,11 @@ void Demand::setMakers(double makers) { makers_ = std::max(makers, 1e-3); }
 
 double Demand::load() const { return rate_hz_ * 1e-9 * static_cast<double>(make_.value()); }
 
+// How many tasks come in the quiet time.
+double Demand::quietLoad(double load) const {
+  return load * static_cast<double>(o_.quiet_ns) / static_cast<double>(make_.value());
+}
+
 void Demand::decay(uint64_t now_ns) {
   if (now_ns <= counted_ns_) return;
   double passed_ns = static_cast<double>(now_ns - counted_ns_);
@@ -222,7 +237,9 @@ void Demand::arrival(uint64_t now_ns) {
 
 uint32_t Demand::model(double empty_max, uint32_t from, uint32_t max) const {
   const double l = std::min(model_load_ * (1 + kLoadStep / 2), kFull * makers_);
-  auto enough = [&](uint32_t held) { return emptyChance(l, makers_, held) <= empty_max; };
+  auto enough = [&](uint32_t held) {
+    return emptyChanceHeldBack(l, makers_, quietLoad(l), held) <= empty_max;
+  };
   uint32_t held = std::clamp<uint32_t>(from, 1, std::max(1u, max));
   if (enough(held)) {
     while (held > 1 && enough(held - 1)) --held;
@@ -280,7 +297,8 @@ Demand::Wanted Demand::wanted(uint64_t now_ns) {
 double Demand::empty(uint32_t held) const {
   if (held == 0) return 1;
   if (!any_) return 0;
-  return std::max(emptyChance(load(), makers_, held), bursts_.deeper(held));
+  const double l = load();
+  return std::max(emptyChanceHeldBack(l, makers_, quietLoad(l), held), bursts_.deeper(held));
 }
 
 }  // namespace mayfly::pool
