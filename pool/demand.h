@@ -88,9 +88,9 @@ class BurstDepths {
   uint64_t origin_ns_ = 0;  // where a task weighs 1; later ones weigh more
 };
 
-class Demand {
+class LaneDemand {
  public:
-  explicit Demand(const DemandOptions& options, uint64_t now_ns = 0);
+  explicit LaneDemand(const DemandOptions& options, uint64_t now_ns = 0);
 
   void arrival(uint64_t now_ns);
   // A clone took so long from the start of its making to ready, waiting for a maker not counted.
