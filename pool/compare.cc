@@ -36,9 +36,8 @@ double Compared::leastHitRate() const {
 PolicyMaker oursMaker(const CompareOptions& options) {
   return [options](const Trace& trace) -> std::unique_ptr<SizingPolicy> {
     PlanOptions plan;
-    plan.makers = options.sim.makers;
+    plan.makers = options.sim.making_max;  // as the engine's
     plan.memory_bytes_max = options.memory_bytes_max;
-    plan.boxes_max = options.sim.boxes_max;
     plan.box_bytes = options.sim.box_bytes;
     std::vector<uint64_t> clone_bytes;
     for (size_t i = 0; i < trace.templates.size(); ++i)

@@ -18,6 +18,7 @@ constexpr double kLoadStep = 0.03;
 // fill it. (What a passing overload needed, the floor remembers.)
 constexpr double kFull = 0.95;
 constexpr uint32_t kTerms_max = 64;
+constexpr double kQuietLoad_max = 10;  // such a gap does not come: half of the pool decides
 
 double poissonTerm(double mean, double n) {
   return std::exp(n * std::log(mean) - mean - std::lgamma(n + 1));
@@ -64,6 +65,15 @@ double emptyChance(double load, double makers, uint32_t held) {
   double z = 1 + (makers - load) / std::max(load, 1e-9);
   double q = std::exp(load * (z - 1) - makers * std::log(z));
   return std::min(1.0, sum + last * q / (1 - q));
+}
+
+// The makers begin late by the mean time until the first gap of the quiet time; they idle
+// meanwhile. From half of the pool on they do not wait: it misses no more than half the pool does.
+double emptyChanceHeldBack(double load, double makers, double quiet_load, uint32_t held) {
+  if (quiet_load <= 0 || load <= 0) return emptyChance(load, makers, held);
+  const double late = load + std::expm1(std::min(quiet_load, kQuietLoad_max));
+  return std::min(emptyChance(late, makers * late / load, held),
+                  emptyChance(load, makers, (held + 1) / 2));
 }
 
 void RobustMean::add(uint64_t value) {
@@ -144,7 +154,7 @@ uint32_t BurstDepths::floor(double share_max, uint64_t now_ns) const {
   return 0;
 }
 
-Demand::Demand(const DemandOptions& options, uint64_t now_ns)
+LaneDemand::LaneDemand(const DemandOptions& options, uint64_t now_ns)
     : o_(options),
       make_(std::max<uint64_t>(1, options.make_first_ns)),
       counted_ns_(now_ns),
@@ -160,20 +170,25 @@ Demand::Demand(const DemandOptions& options, uint64_t now_ns)
   ready_ns_.resize(o_.parked_max + o_.stocked_max + 1);
 }
 
-void Demand::made(uint64_t make_ns) { make_.add(std::max<uint64_t>(1, make_ns)); }
+void LaneDemand::made(uint64_t make_ns) { make_.add(std::max<uint64_t>(1, make_ns)); }
 
-void Demand::setMakers(double makers) { makers_ = std::max(makers, 1e-3); }
+void LaneDemand::setMakers(double makers) { makers_ = std::max(makers, 1e-3); }
 
-double Demand::load() const { return rate_hz_ * 1e-9 * static_cast<double>(make_.value()); }
+double LaneDemand::load() const { return rate_hz_ * 1e-9 * static_cast<double>(make_.value()); }
 
-void Demand::decay(uint64_t now_ns) {
+// How many tasks come in the quiet time.
+double LaneDemand::quietLoad(double load) const {
+  return load * static_cast<double>(o_.quiet_ns) / static_cast<double>(make_.value());
+}
+
+void LaneDemand::decay(uint64_t now_ns) {
   if (now_ns <= counted_ns_) return;
   double passed_ns = static_cast<double>(now_ns - counted_ns_);
   for (size_t i = 0; i < kScales; ++i) counts_[i] *= std::exp(-passed_ns / kScale_ns[i]);
   counted_ns_ = now_ns;
 }
 
-double Demand::rate(uint64_t now_ns) const {
+double LaneDemand::rate(uint64_t now_ns) const {
   if (!any_) return 0;
   double age_ns = std::max(static_cast<double>(now_ns - first_ns_), kScale_ns[0]);
   double best = 0;
@@ -186,7 +201,7 @@ double Demand::rate(uint64_t now_ns) const {
 }
 
 // How many replacements would be outstanding, this task's own included.
-uint32_t Demand::depth(uint64_t now_ns) {
+uint32_t LaneDemand::depth(uint64_t now_ns) {
   const size_t room = ready_ns_.size();
   while (queued_ > 0 && ready_ns_[head_] <= now_ns) {
     head_ = (head_ + 1) % room;
@@ -203,7 +218,7 @@ uint32_t Demand::depth(uint64_t now_ns) {
   return static_cast<uint32_t>(queued_);
 }
 
-void Demand::arrival(uint64_t now_ns) {
+void LaneDemand::arrival(uint64_t now_ns) {
   now_ns = std::max(now_ns, counted_ns_);
   decay(now_ns);
   for (double& count : counts_) count += 1;
@@ -220,9 +235,11 @@ void Demand::arrival(uint64_t now_ns) {
   bursts_.add(deep, deep > std::min(covered_, model_parked_), now_ns);
 }
 
-uint32_t Demand::model(double empty_max, uint32_t from, uint32_t max) const {
+uint32_t LaneDemand::model(double empty_max, uint32_t from, uint32_t max) const {
   const double l = std::min(model_load_ * (1 + kLoadStep / 2), kFull * makers_);
-  auto enough = [&](uint32_t held) { return emptyChance(l, makers_, held) <= empty_max; };
+  auto enough = [&](uint32_t held) {
+    return emptyChanceHeldBack(l, makers_, quietLoad(l), held) <= empty_max;
+  };
   uint32_t held = std::clamp<uint32_t>(from, 1, std::max(1u, max));
   if (enough(held)) {
     while (held > 1 && enough(held - 1)) --held;
@@ -240,7 +257,7 @@ uint32_t Demand::model(double empty_max, uint32_t from, uint32_t max) const {
   return held;
 }
 
-Demand::Wanted Demand::wanted(uint64_t now_ns) {
+LaneDemand::Wanted LaneDemand::wanted(uint64_t now_ns) {
   now_ns = std::max(now_ns, counted_ns_);
   decay(now_ns);
   used_ = o_.unused_after_ns == 0 || now_ns - last_ns_ < o_.unused_after_ns;
@@ -277,10 +294,11 @@ Demand::Wanted Demand::wanted(uint64_t now_ns) {
   return out;
 }
 
-double Demand::empty(uint32_t held) const {
+double LaneDemand::empty(uint32_t held) const {
   if (held == 0) return 1;
   if (!any_) return 0;
-  return std::max(emptyChance(load(), makers_, held), bursts_.deeper(held));
+  const double l = load();
+  return std::max(emptyChanceHeldBack(l, makers_, quietLoad(l), held), bursts_.deeper(held));
 }
 
 }  // namespace mayfly::pool

@@ -2,7 +2,8 @@
 // its tasks finds none.
 //
 // Two answers; the larger counts. The model: Poisson arrivals at the fastest of
-// four decaying rates, against makers with the measured make time. The floor: what
+// four decaying rates, against makers with the measured make time that begin when
+// pool::Refill lets them. The floor: what
 // bursts needed beyond the model, as seen in the last minutes. Both rise at once
 // and fall slowly. State is of fixed size once constructed.
 //
@@ -13,6 +14,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <vector>
+
+#include "pool/refill.h"
 
 namespace mayfly::pool {
 
@@ -26,12 +29,16 @@ struct DemandOptions {
   uint64_t unused_after_ns = 600'000'000'000;  // without a task for so long: nothing; 0: never
   uint64_t fall_step_ns = 10'000'000'000;      // at most one step down in this time
   uint64_t make_first_ns = 10'000'000;         // taken as make time until one is measured
+  uint64_t quiet_ns = kParkQuiet_ns;           // without a claim, before more than half is refilled
 };
 
 // The chance that a task finds nothing, with `held` clones kept by `makers` parallel makers:
 // Poisson arrivals, `load` of them in one make time, each ordering its replacement at once. An
 // upper bound for constant make times, exact where makers never queue.
 double emptyChance(double load, double makers, uint32_t held);
+// The same where replacements are ordered only once no task came for the time in which
+// `quiet_load` come in the mean, or once less than half of the pool is left. An estimate.
+double emptyChanceHeldBack(double load, double makers, double quiet_load, uint32_t held);
 
 // The mean of about the last 128 values, where one counts as four running medians at most: an
 // outlier cannot move it far. `first` is the answer until there is a value.
@@ -81,9 +88,9 @@ class BurstDepths {
   uint64_t origin_ns_ = 0;  // where a task weighs 1; later ones weigh more
 };
 
-class Demand {
+class LaneDemand {
  public:
-  explicit Demand(const DemandOptions& options, uint64_t now_ns = 0);
+  explicit LaneDemand(const DemandOptions& options, uint64_t now_ns = 0);
 
   void arrival(uint64_t now_ns);
   // A clone took so long from the start of its making to ready, waiting for a maker not counted.
@@ -115,6 +122,7 @@ class Demand {
   double rate(uint64_t now_ns) const;
   uint32_t depth(uint64_t now_ns);
   uint32_t model(double empty_max, uint32_t from, uint32_t max) const;
+  double quietLoad(double load) const;
 
   DemandOptions o_;
   RobustMean make_;

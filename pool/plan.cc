@@ -29,10 +29,11 @@ struct Plan::Left {
 void Plan::add(base::LaneId id, const DemandOptions& options, uint64_t now_ns) {
   remove(id);
   auto at = std::find_if(entries_.begin(), entries_.end(), [&](auto& e) { return e.id > id; });
-  entries_.insert(
-      at,
-      Entry{
-          id, Demand(options, now_ns), RobustMean(o_.clone_first_bytes), o_.clone_first_bytes, {}});
+  entries_.insert(at, Entry{id,
+                            LaneDemand(options, now_ns),
+                            RobustMean(o_.clone_first_bytes),
+                            o_.clone_first_bytes,
+                            {}});
   cut_due_ = true;
 }
 
@@ -53,7 +54,7 @@ Plan::Entry* Plan::find(base::LaneId id) {
   return nullptr;
 }
 
-const Demand* Plan::demand(base::LaneId id) const {
+const LaneDemand* Plan::demand(base::LaneId id) const {
   for (const Entry& e : entries_)
     if (e.id == id) return &e.demand;
   return nullptr;
@@ -91,7 +92,7 @@ const std::vector<Target>& Plan::plan(uint64_t now_ns) {
     // What the others leave; its fair share where all together ask for too much.
     e.demand.setMakers(
         std::max(o_.makers - (load - e.load), load > 0 ? o_.makers * e.load / load : o_.makers));
-    Demand::Wanted wanted = e.demand.wanted(now_ns);
+    LaneDemand::Wanted wanted = e.demand.wanted(now_ns);
     load -= e.load;
     e.load = e.demand.load();
     load += e.load;
@@ -177,7 +178,7 @@ void Plan::grant(const std::vector<Ask>& asks, Left& left) {
   std::vector<Piece> pieces;
   for (const Ask& ask : asks) {
     const Target& t = targets_[ask.who];
-    const Demand& demand = entries_[ask.who].demand;
+    const LaneDemand& demand = entries_[ask.who].demand;
     const uint32_t have = ask.what == &Target::parked ? t.parked : t.parked + t.stocked;
     const uint32_t step = ask.count / kCurvePoints_max + 1;
     // The lower convex hull of the chance to find nothing over the number held: its pieces

@@ -1,6 +1,6 @@
 // How many clones to park and boxes to stock, over all templates, within a budget.
 //
-// Each template's Demand says what it wants. Where that is more than the budget
+// Each template's LaneDemand says what it wants. Where that is more than the budget
 // holds, the next byte goes where it saves most misses: first to all templates'
 // minima, then to the rest. A template that nobody uses wants nothing.
 //
@@ -53,15 +53,15 @@ class Plan {
   // When plan() may answer less without another event; 0: never.
   uint64_t nextDue_ns() const;
 
-  const Demand* demand(base::LaneId id) const;
+  const LaneDemand* demand(base::LaneId id) const;
 
  private:
   struct Entry {
     base::LaneId id;
-    Demand demand;
+    LaneDemand demand;
     RobustMean clone_bytes;
     uint64_t cut_bytes;  // what the last cut took for clone_bytes
-    Demand::Wanted wanted;
+    LaneDemand::Wanted wanted;
     double load = 0;
     bool changed = true;
   };

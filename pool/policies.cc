@@ -15,7 +15,7 @@ DemandSizing::DemandSizing(const PlanOptions& plan, const DemandOptions& each,
   }
 }
 
-void DemandSizing::hold(uint64_t now_ns, std::span<const PoolState>, std::span<Hold> out) {
+void DemandSizing::hold(uint64_t now_ns, std::span<const SimPool>, std::span<Hold> out) {
   const std::vector<Target>& targets = plan_.plan(now_ns);
   for (size_t i = 0; i < out.size(); ++i) out[i] = {targets[i].parked, targets[i].stocked};
 }
@@ -23,7 +23,7 @@ void DemandSizing::hold(uint64_t now_ns, std::span<const PoolState>, std::span<H
 EwmaSizing::EwmaSizing(size_t templates, const EwmaOptions& options)
     : o_(options), templates_(templates), next_ns_(options.interval_ns) {}
 
-void EwmaSizing::hold(uint64_t now_ns, std::span<const PoolState> now, std::span<Hold> out) {
+void EwmaSizing::hold(uint64_t now_ns, std::span<const SimPool> now, std::span<Hold> out) {
   for (; now_ns >= next_ns_; next_ns_ += o_.interval_ns)
     for (Each& e : templates_) {
       e.mean = o_.alpha * static_cast<double>(e.count) + (1 - o_.alpha) * e.mean;

@@ -20,7 +20,7 @@ class DemandSizing : public SizingPolicy {
   void onMade(uint32_t t, uint64_t make_ns, uint64_t now_ns) override {
     plan_.onMade(t + 1, make_ns, now_ns);
   }
-  void hold(uint64_t now_ns, std::span<const PoolState> now, std::span<Hold> out) override;
+  void hold(uint64_t now_ns, std::span<const SimPool> now, std::span<Hold> out) override;
   uint64_t nextDue_ns() const override { return plan_.nextDue_ns(); }
 
  private:
@@ -33,7 +33,7 @@ class FixedSizing : public SizingPolicy {
   explicit FixedSizing(uint32_t parked, uint32_t stocked = 0) : hold_{parked, stocked} {}
   void onArrival(uint32_t, uint64_t) override {}
   void onMade(uint32_t, uint64_t, uint64_t) override {}
-  void hold(uint64_t, std::span<const PoolState>, std::span<Hold> out) override {
+  void hold(uint64_t, std::span<const SimPool>, std::span<Hold> out) override {
     for (Hold& h : out) h = hold_;
   }
   uint64_t nextDue_ns() const override { return 0; }
@@ -57,7 +57,7 @@ class EwmaSizing : public SizingPolicy {
   EwmaSizing(size_t templates, const EwmaOptions& options);
   void onArrival(uint32_t t, uint64_t) override { ++templates_[t].count; }
   void onMade(uint32_t, uint64_t, uint64_t) override {}
-  void hold(uint64_t now_ns, std::span<const PoolState> now, std::span<Hold> out) override;
+  void hold(uint64_t now_ns, std::span<const SimPool> now, std::span<Hold> out) override;
   uint64_t nextDue_ns() const override { return next_ns_; }
 
  private:

@@ -7,276 +7,326 @@
 #include <deque>
 #include <queue>
 
+#include "pool/box_machine.h"
+#include "pool/refill.h"
+
 namespace mayfly::pool {
 
 namespace {
 
+constexpr base::ZygoteId kZygote = 1;  // of every lane; it serves all the time
+
 class Simulation {
  public:
-  Simulation(const Trace& trace, const SimOptions& options, SizingPolicy& policy)
-      : trace_(trace), o_(options), policy_(policy), random_(options.seed ^ 0x3a4e) {
-    const size_t n = trace.templates.size();
-    pools_.resize(n);
-    for (size_t i = 0; i < n; ++i)
-      pools_[i].spec = o_.templates.empty() ? o_.each : o_.templates[i];
-    states_.resize(n);
-    holds_.resize(n);
-  }
-
-  SimResult run();
+  Simulation(const Trace& trace, const SimOptions& options, SizingPolicy& policy);
+  base::Result<SimResult> run();
 
  private:
-  enum class What : uint8_t { clone, box, end };  // made, made, a task's
+  enum class What : uint8_t { made, started, ended, gone, due };
   struct Event {
     uint64_t at_ns, order;
     What what;
-    uint32_t pool;
-    uint64_t took_ns;
+    uint32_t lane;
+    base::BoxId box;
     bool operator>(const Event& o) const {
       return at_ns != o.at_ns ? at_ns > o.at_ns : order > o.order;
     }
   };
-  struct Waiter {
-    uint64_t since_ns, run_ns;
-    bool box_hit = false;
+  // A place in boxes_, its id less one; used anew once its box is gone.
+  struct Box {
+    BoxMachine machine{BoxMachine::First::making};
+    uint32_t lane = 0;
+    base::TaskId task = 0;  // its index in the trace and one
+    uint64_t asked_ns = 0;
   };
-  struct Pool {
+  struct Lane {
+    explicit Lane(uint32_t making_max) : refill(making_max) {}
     SimTemplate spec;
-    uint32_t parked = 0, stocked = 0, making = 0, making_boxes = 0;
-    Hold hold;
-    std::deque<Waiter> waiters;
+    Refill refill;
+    uint64_t armed_ns = 0;             // the `due` event that is on its way; 0: none
+    uint64_t told_ns = 0;              // up to here the sums below are made
+    uint32_t parked = 0, stocked = 0;  // since then
     SimFigures figures;
     std::vector<uint64_t> waits_ns;  // of those who waited
   };
 
   bool counted() const { return now_ns_ >= o_.count_from_ns; }
-  void advance(uint64_t to_ns);
-  void arrive(const Arrival& a);
-  void happen(const Event& e);
-  void start(uint32_t pool, uint64_t run_ns, uint64_t since_ns);
-  void askPolicy();
-  void dispatch();
-  bool startMake();
-  bool makeRoom(bool for_waiter);
-  void make(uint32_t pool, What what, bool in_stocked_box);
-  void schedule(uint64_t in_ns, What what, uint32_t pool, uint64_t took_ns) {
-    events_.push(Event{now_ns_ + in_ns, order_++, what, pool, took_ns});
+  const Arrival& arrival(base::TaskId task) const { return trace_.arrivals[task - 1]; }
+  void schedule(uint64_t in_ns, What what, uint32_t lane, base::BoxId box) {
+    events_.push(Event{now_ns_ + in_ns, order_++, what, lane, box});
   }
+  double countedSeconds(uint64_t from_ns, uint64_t to_ns) const;
+  void advance(uint64_t to_ns);
+  void sumUp(uint32_t lane);
+
+  void arrive(base::TaskId task);
+  void dispatch();
+  void happen(const Event& e);
+  void made(base::BoxId id);
+  void give(base::TaskId task, base::BoxId id);
+  void end(base::BoxId id);
+  void refill(uint32_t lane);
+  void ask(uint32_t lane, const Refill::Make& make);
+  void serve();
+  void resize();
+  void step(Box& box, BoxEvent event);
+  void broken(std::string why);
+
   void finish(SimFigures& f, std::vector<uint64_t>& waits_ns, double counted_ns) const;
+  SimResult results();
 
   const Trace& trace_;
   const SimOptions& o_;
   SizingPolicy& policy_;
   Random random_;
-  std::vector<Pool> pools_;
-  std::vector<PoolState> states_;
+  std::vector<Lane> lanes_;
+  std::vector<Box> boxes_;
+  std::vector<base::BoxId> free_;   // of boxes_
+  std::deque<base::TaskId> queue_;  // not admitted, in order of arrival
+  std::deque<base::BoxId> asked_;   // no maker has begun with them
+  std::vector<SimPool> states_;
   std::vector<Hold> holds_;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   uint64_t now_ns_ = 0, order_ = 0;
-  uint32_t busy_ = 0, running_ = 0, boxes_ = 0, parked_ = 0;
-  uint64_t waiting_ = 0;
+  uint32_t busy_ = 0;      // makers
+  uint32_t admitted_ = 0;  // tasks that have a box or wait for one
+  uint32_t running_ = 0, alive_ = 0, parked_ = 0;
+  uint64_t waiting_ = 0;  // tasks, the queue's included
+  std::string broken_;
   SimResult out_;
 };
 
-// Sums up what stood from now_ns_ to to_ns; the trace's end ends the sums.
-void Simulation::advance(uint64_t to_ns) {
-  const uint64_t from = std::max(now_ns_, o_.count_from_ns), to = std::min(to_ns, trace_.end_ns);
-  now_ns_ = to_ns;
-  if (from >= to) return;
-  const double s = static_cast<double>(to - from) * 1e-9;
-  for (Pool& p : pools_) {
-    p.figures.memory_byte_s +=
-        s *
-        (static_cast<double>(p.parked) * static_cast<double>(p.spec.clone_bytes + o_.box_bytes) +
-         static_cast<double>(p.stocked) * static_cast<double>(o_.box_bytes));
-    p.figures.parked_mean += s * p.parked;
-    p.figures.parked_max = std::max(p.figures.parked_max, p.parked);
+Simulation::Simulation(const Trace& trace, const SimOptions& options, SizingPolicy& policy)
+    : trace_(trace), o_(options), policy_(policy), random_(options.seed ^ 0x3a4e) {
+  const size_t n = trace.templates.size();
+  lanes_.assign(n, Lane(o_.making_max));
+  for (size_t i = 0; i < n; ++i) {
+    lanes_[i].spec = o_.templates.empty() ? o_.each : o_.templates[i];
+    lanes_[i].refill.setZygote(kZygote);
   }
+  states_.resize(n);
+  holds_.resize(n);
+}
+
+// --- sums ---------------------------------------------------------------------------
+
+// The trace's end ends the sums.
+double Simulation::countedSeconds(uint64_t from_ns, uint64_t to_ns) const {
+  const uint64_t from = std::max(from_ns, o_.count_from_ns), to = std::min(to_ns, trace_.end_ns);
+  return from < to ? static_cast<double>(to - from) * 1e-9 : 0;
+}
+
+void Simulation::advance(uint64_t to_ns) {
+  const double s = countedSeconds(now_ns_, to_ns);
+  now_ns_ = to_ns;
+  if (s == 0) return;
   out_.all.parked_max = std::max(out_.all.parked_max, parked_);
   out_.makers_busy += s * busy_;
   out_.running_mean += s * running_;
   out_.running_max = std::max(out_.running_max, running_);
-  out_.boxes_max = std::max(out_.boxes_max, boxes_);
+  out_.boxes_max = std::max(out_.boxes_max, alive_);
 }
 
-void Simulation::start(uint32_t pool, uint64_t run_ns, uint64_t since_ns) {
-  ++running_;
-  if (since_ns >= o_.count_from_ns && now_ns_ > since_ns)
-    pools_[pool].waits_ns.push_back(now_ns_ - since_ns);
-  schedule(run_ns, What::end, pool, 0);
+// After a change of the lane: what stood until now, and what stands from now on.
+void Simulation::sumUp(uint32_t index) {
+  Lane& l = lanes_[index];
+  if (const double s = countedSeconds(l.told_ns, now_ns_); s > 0) {
+    const double box = static_cast<double>(o_.box_bytes);
+    l.figures.memory_byte_s +=
+        s * (l.parked * (static_cast<double>(l.spec.clone_bytes) + box) + l.stocked * box);
+    l.figures.parked_mean += s * l.parked;
+    l.figures.parked_max = std::max(l.figures.parked_max, l.parked);
+  }
+  const Refill& r = l.refill;
+  parked_ += r.parked() - l.parked;
+  l.told_ns = now_ns_;
+  l.parked = r.parked();
+  l.stocked = r.stocked();
+  states_[index] = {l.parked, l.stocked, r.making(), r.waiting()};
+  if (l.parked > 0 && r.waiting() > 0) broken("a task waits while a clone is parked");
+  if (r.making() > o_.making_max) broken("more clones are in the making than may be");
 }
 
-void Simulation::arrive(const Arrival& a) {
-  Pool& p = pools_[a.template_index];
-  if (counted()) ++p.figures.arrivals;
-  policy_.onArrival(a.template_index, now_ns_);
-  if (p.parked > 0) {
-    --p.parked;
-    --parked_;
-    if (counted()) ++p.figures.hits;
-    start(a.template_index, a.run_ns, now_ns_);
-  } else {
-    ++waiting_;
-    p.waiters.push_back(Waiter{now_ns_, a.run_ns});
-  }
+void Simulation::step(Box& box, BoxEvent event) {
+  const BoxState before = box.machine.state();
+  if (box.machine.on(event) != BoxStep::next)
+    broken(fmt::format("a box that is {} was told '{}'", name(before), name(event)));
 }
 
-void Simulation::happen(const Event& e) {
-  Pool& p = pools_[e.pool];
-  if (e.what == What::end) {
-    --running_;
-    --boxes_;
-    return;
-  }
-  --busy_;
-  if (e.what == What::box) {
-    --p.making_boxes;
-    ++p.stocked;
-    if (counted()) ++p.figures.boxes_made;
-    return;
-  }
-  --p.making;
-  if (counted()) ++p.figures.clones_made;
-  policy_.onMade(e.pool, e.took_ns, now_ns_);
-  if (!p.waiters.empty()) {
-    Waiter w = p.waiters.front();
-    p.waiters.pop_front();
-    --waiting_;
-    start(e.pool, w.run_ns, w.since_ns);
-  } else {
-    ++p.parked;
-    ++parked_;
-  }
+void Simulation::broken(std::string why) {
+  if (broken_.empty())
+    broken_ = fmt::format("{} ns after the trace's begin: {}", now_ns_, std::move(why));
 }
 
-void Simulation::askPolicy() {
-  for (size_t i = 0; i < pools_.size(); ++i) {
-    const Pool& p = pools_[i];
-    states_[i] = {p.parked, p.stocked, p.making, static_cast<uint32_t>(p.waiters.size())};
-  }
-  policy_.hold(now_ns_, states_, holds_);
-  for (size_t i = 0; i < pools_.size(); ++i) {
-    Pool& p = pools_[i];
-    p.hold = holds_[i];
-    if (p.parked > p.hold.parked) {
-      const uint32_t gone = p.parked - p.hold.parked;
-      p.parked -= gone;
-      parked_ -= gone;
-      boxes_ -= gone;
-      if (counted()) p.figures.thrown_away += gone;
-    }
-    if (p.stocked > p.hold.stocked) {
-      boxes_ -= p.stocked - p.hold.stocked;
-      p.stocked = p.hold.stocked;
-    }
-  }
-}
+// --- tasks --------------------------------------------------------------------------
 
-void Simulation::make(uint32_t pool, What what, bool in_stocked_box) {
-  Pool& p = pools_[pool];
-  ++busy_;
-  const double spread =
-      o_.make_spread > 0
-          ? std::exp(o_.make_spread * random_.normal() - o_.make_spread * o_.make_spread / 2)
-          : 1;  // mean 1
-  uint64_t base_ns = 0, full_ns = p.spec.box_make_ns + p.spec.clone_make_ns;
-  if (what == What::box) {
-    ++p.making_boxes;
-    ++boxes_;
-    base_ns = p.spec.box_make_ns;
-  } else {
-    ++p.making;
-    base_ns = in_stocked_box ? p.spec.clone_make_ns : full_ns;
-    if (in_stocked_box) {
-      --p.stocked;
-    } else {
-      ++boxes_;
-    }
-  }
-  auto scaled = [&](uint64_t ns) {
-    return std::max<uint64_t>(1, static_cast<uint64_t>(static_cast<double>(ns) * spread));
-  };
-  // The policy learns what a whole make would have taken.
-  schedule(scaled(base_ns), what, pool, scaled(full_ns));
-}
-
-// For a task that waits, a clone or box that waits for none is thrown away, of the largest pool.
-bool Simulation::makeRoom(bool for_waiter) {
-  if (boxes_ < o_.boxes_max) return true;
-  if (!for_waiter) return false;
-  auto largest = std::max_element(pools_.begin(), pools_.end(), [](const Pool& a, const Pool& b) {
-    return a.parked + a.stocked < b.parked + b.stocked;
-  });
-  if (largest->stocked > 0) {
-    --largest->stocked;
-  } else if (largest->parked > 0) {
-    --largest->parked;
-    --parked_;
-    if (counted()) ++largest->figures.thrown_away;
-  } else {
-    return false;
-  }
-  --boxes_;
-  return true;
-}
-
-bool Simulation::startMake() {
-  const auto n = static_cast<uint32_t>(pools_.size());
-  uint32_t best = n;
-  if (waiting_ > 0) {
-    uint64_t oldest_ns = UINT64_MAX;
-    for (uint32_t i = 0; i < n; ++i) {
-      const Pool& p = pools_[i];
-      if (p.waiters.size() > p.making && p.waiters[p.making].since_ns < oldest_ns) {
-        oldest_ns = p.waiters[p.making].since_ns;
-        best = i;
-      }
-    }
-    if (best < n) {
-      Pool& p = pools_[best];
-      const bool stocked = p.stocked > 0;
-      if (!stocked && !makeRoom(true)) return false;
-      if (stocked && p.waiters[p.making].since_ns >= o_.count_from_ns) ++p.figures.box_hits;
-      make(best, What::clone, stocked);
-      return true;
-    }
-  }
-  // Shares are compared as fractions of the target: 1 of 2 lacks more than 9 of 10.
-  auto lacking = [&](auto target, auto have) {
-    best = n;
-    double most = 0;
-    for (uint32_t i = 0; i < n; ++i) {
-      const double want = target(pools_[i]), there = have(pools_[i]);
-      if (there < want && (want - there) / want > most) {
-        most = (want - there) / want;
-        best = i;
-      }
-    }
-    return best < n;
-  };
-  if (lacking([](const Pool& p) { return static_cast<double>(p.hold.parked); },
-              [](const Pool& p) {
-                return static_cast<double>(p.parked + p.making) -
-                       static_cast<double>(p.waiters.size());
-              })) {
-    // A stocked box is kept for a task that waits.
-    if (!makeRoom(false)) return false;
-    make(best, What::clone, false);
-    return true;
-  }
-  if (lacking([](const Pool& p) { return static_cast<double>(p.hold.stocked); },
-              [](const Pool& p) { return static_cast<double>(p.stocked + p.making_boxes); })) {
-    if (!makeRoom(false)) return false;
-    make(best, What::box, false);
-    return true;
-  }
-  return false;
+void Simulation::arrive(base::TaskId task) {
+  const uint32_t lane = arrival(task).template_index;
+  if (counted()) ++lanes_[lane].figures.arrivals;
+  policy_.onArrival(lane, now_ns_);
+  ++waiting_;
+  queue_.push_back(task);
+  dispatch();
+  resize();
 }
 
 void Simulation::dispatch() {
-  while (busy_ < o_.makers && startMake()) {
+  while (!queue_.empty() && admitted_ < o_.boxes_max) {
+    const base::TaskId task = queue_.front();
+    queue_.pop_front();
+    ++admitted_;
+    const Arrival& a = arrival(task);
+    Lane& l = lanes_[a.template_index];
+    if (const auto parked = l.refill.claim(task)) {
+      if (a.at_ns >= o_.count_from_ns) ++l.figures.hits;
+      give(task, *parked);
+      sumUp(a.template_index);
+    } else {
+      refill(a.template_index);
+    }
   }
 }
+
+void Simulation::give(base::TaskId task, base::BoxId id) {
+  Box& box = boxes_[id - 1];
+  const Arrival& a = arrival(task);
+  step(box, BoxEvent::claim);
+  box.task = task;
+  --waiting_;
+  ++running_;
+  Lane& l = lanes_[box.lane];
+  l.refill.claimBegan(now_ns_);
+  if (a.at_ns >= o_.count_from_ns && now_ns_ > a.at_ns) l.waits_ns.push_back(now_ns_ - a.at_ns);
+  schedule(o_.claim_ns, What::started, box.lane, id);
+}
+
+// --- boxes --------------------------------------------------------------------------
+
+void Simulation::happen(const Event& e) {
+  Lane& l = lanes_[e.lane];
+  switch (e.what) {
+    case What::made:
+      --busy_;
+      made(e.box);
+      return serve();
+    case What::started:
+      l.refill.claimOver();
+      schedule(arrival(boxes_[e.box - 1].task).run_ns, What::ended, e.lane, e.box);
+      return refill(e.lane);
+    case What::ended:
+      --running_;
+      return end(e.box);
+    case What::gone: {
+      Box& box = boxes_[e.box - 1];
+      step(box, BoxEvent::gone);
+      free_.push_back(e.box);
+      --alive_;
+      if (box.task != 0) --admitted_;
+      l.refill.happened(now_ns_);
+      return dispatch();
+    }
+    case What::due:
+      if (e.at_ns == l.armed_ns) l.armed_ns = 0;
+      if (const uint64_t due_ns = l.refill.due_ns(); due_ns != 0) refill(e.lane);
+      return;
+  }
+}
+
+void Simulation::made(base::BoxId id) {
+  Box& box = boxes_[id - 1];
+  const uint32_t lane = box.lane;
+  Lane& l = lanes_[lane];
+  if (box.machine.state() == BoxState::stocking) {
+    step(box, BoxEvent::stocked);
+    if (counted()) ++l.figures.boxes_made;
+    l.refill.stocked(id, now_ns_);
+    return refill(lane);
+  }
+  step(box, BoxEvent::made);
+  step(box, BoxEvent::ready);
+  if (counted()) ++l.figures.clones_made;
+  // The engine knows a whole make's time only of a box that did not stand before.
+  if (!box.machine.wasStocked()) policy_.onMade(lane, now_ns_ - box.asked_ns, now_ns_);
+  const ClonePool::Handed handed = l.refill.ready(id, now_ns_);
+  if (handed.task != 0)
+    give(handed.task, id);
+  else if (handed.end)
+    end(id);
+  refill(lane);
+  resize();
+}
+
+void Simulation::end(base::BoxId id) {
+  Box& box = boxes_[id - 1];
+  if (box.machine.state() == BoxState::ready && counted()) ++lanes_[box.lane].figures.thrown_away;
+  step(box, BoxEvent::end);
+  schedule(o_.end_ns, What::gone, box.lane, id);
+}
+
+void Simulation::refill(uint32_t lane) {
+  Lane& l = lanes_[lane];
+  const Refill::Work work = l.refill.work(true, now_ns_);
+  for (base::BoxId id : work.end) end(id);
+  for (const Refill::Make& make : work.make) ask(lane, make);
+  if (!work.make.empty()) serve();
+  sumUp(lane);
+  const uint64_t due_ns = l.refill.due_ns();
+  if (due_ns != 0 && (l.armed_ns == 0 || due_ns < l.armed_ns)) {
+    l.armed_ns = due_ns;
+    schedule(due_ns - std::min(due_ns, now_ns_), What::due, lane, 0);
+  }
+}
+
+void Simulation::ask(uint32_t lane, const Refill::Make& make) {
+  base::BoxId id = make.in;
+  if (id != 0) {
+    step(boxes_[id - 1], BoxEvent::clone);
+    if (make.task != 0 && arrival(make.task).at_ns >= o_.count_from_ns)
+      ++lanes_[lane].figures.box_hits;
+  } else {
+    if (free_.empty()) {
+      boxes_.emplace_back();
+      free_.push_back(boxes_.size());
+    }
+    id = free_.back();
+    free_.pop_back();
+    const bool stock = make.what == Refill::Make::What::stock;
+    boxes_[id - 1] =
+        Box{BoxMachine(stock ? BoxMachine::First::stocking : BoxMachine::First::making), lane};
+    ++alive_;
+  }
+  boxes_[id - 1].asked_ns = now_ns_;
+  lanes_[lane].refill.asked(make, id);
+  asked_.push_back(id);
+}
+
+// Idle makers begin with what is asked for.
+void Simulation::serve() {
+  for (; busy_ < o_.makers && !asked_.empty(); asked_.pop_front()) {
+    const base::BoxId id = asked_.front();
+    const Box& box = boxes_[id - 1];
+    const SimTemplate& t = lanes_[box.lane].spec;
+    const uint64_t base_ns = (box.machine.state() == BoxState::cloning ? 0 : t.box_make_ns) +
+                             (box.machine.stock() ? 0 : t.clone_make_ns);
+    const double sigma = o_.make_spread;
+    // Its mean is 1.
+    const double spread = sigma > 0 ? std::exp(sigma * random_.normal() - sigma * sigma / 2) : 1;
+    ++busy_;
+    schedule(std::max<uint64_t>(1, static_cast<uint64_t>(static_cast<double>(base_ns) * spread)),
+             What::made, box.lane, id);
+  }
+}
+
+void Simulation::resize() {
+  policy_.hold(now_ns_, states_, holds_);
+  for (uint32_t i = 0; i < lanes_.size(); ++i) {
+    if (lanes_[i].refill.hasTarget(holds_[i].parked, holds_[i].stocked)) continue;
+    lanes_[i].refill.setTarget(holds_[i].parked, holds_[i].stocked);
+    refill(i);
+  }
+}
+
+// --- the run ------------------------------------------------------------------------
 
 void Simulation::finish(SimFigures& f, std::vector<uint64_t>& waits_ns, double counted_ns) const {
   std::sort(waits_ns.begin(), waits_ns.end());
@@ -297,64 +347,52 @@ void Simulation::finish(SimFigures& f, std::vector<uint64_t>& waits_ns, double c
   f.parked_mean = counted_ns > 0 ? f.parked_mean * 1e9 / counted_ns : 0;
 }
 
-SimResult Simulation::run() {
+base::Result<SimResult> Simulation::run() {
   size_t next = 0;
-  uint64_t due_ns = UINT64_MAX;
-  auto settle = [&] {
-    askPolicy();
-    dispatch();
-    // It was asked just now: a time that is past already asks for nothing.
-    const uint64_t wish_ns = policy_.nextDue_ns();
-    due_ns = wish_ns > now_ns_ ? wish_ns : UINT64_MAX;
-  };
-  settle();
+  resize();
   // After the trace's end only those who still wait are served.
-  while (next < trace_.arrivals.size() || waiting_ > 0) {
+  while ((next < trace_.arrivals.size() || waiting_ > 0 || now_ns_ < trace_.end_ns) &&
+         broken_.empty()) {
     const uint64_t arrival_ns =
         next < trace_.arrivals.size() ? trace_.arrivals[next].at_ns : UINT64_MAX;
     const uint64_t event_ns = events_.empty() ? UINT64_MAX : events_.top().at_ns;
-    if (due_ns < std::min(arrival_ns, event_ns)) {
-      advance(due_ns);
-    } else if (event_ns <= arrival_ns) {
-      const Event e = events_.top();
-      events_.pop();
-      advance(e.at_ns);
-      happen(e);
-      // An end changes nothing for the policy; it may free the box that a make waits for.
-      if (e.what == What::end) {
-        dispatch();
-        continue;
-      }
-    } else {
-      advance(arrival_ns);
-      arrive(trace_.arrivals[next++]);
-    }
-    settle();
-  }
-  while (now_ns_ < trace_.end_ns) {
-    const uint64_t event_ns = events_.empty() ? UINT64_MAX : events_.top().at_ns;
-    if (std::min(event_ns, due_ns) >= trace_.end_ns) {
+    // It was asked a moment ago: a time that is past already asks for nothing.
+    const uint64_t wish_ns = policy_.nextDue_ns();
+    const uint64_t due_ns = wish_ns > now_ns_ ? wish_ns : UINT64_MAX;
+    const uint64_t at_ns = std::min({arrival_ns, event_ns, due_ns});
+    if (waiting_ == 0 && next == trace_.arrivals.size() && at_ns >= trace_.end_ns) {
       advance(trace_.end_ns);
       break;
     }
-    if (due_ns < event_ns) {
-      advance(due_ns);
-    } else {
+    advance(at_ns);
+    if (due_ns < std::min(arrival_ns, event_ns)) {
+      resize();
+    } else if (event_ns <= arrival_ns) {
       const Event e = events_.top();
       events_.pop();
-      advance(e.at_ns);
       happen(e);
+    } else {
+      arrive(++next);
     }
-    settle();
+    if (admitted_ > o_.boxes_max) broken("more tasks have a box than may have");
+    if (busy_ > o_.makers) broken("more makers work than there are");
   }
+  if (!broken_.empty())
+    return base::fail(base::Code::internal,
+                      "the simulated pool broke a rule of its own: " + broken_);
+  return results();
+}
 
+SimResult Simulation::results() {
   const double counted_ns =
       trace_.end_ns > o_.count_from_ns ? static_cast<double>(trace_.end_ns - o_.count_from_ns) : 0;
   std::vector<uint64_t> waits_ns;
   double parked_s = 0;
-  for (Pool& p : pools_) {
-    waits_ns.insert(waits_ns.end(), p.waits_ns.begin(), p.waits_ns.end());
-    SimFigures &f = p.figures, &all = out_.all;
+  for (uint32_t i = 0; i < lanes_.size(); ++i) {
+    sumUp(i);
+    Lane& l = lanes_[i];
+    waits_ns.insert(waits_ns.end(), l.waits_ns.begin(), l.waits_ns.end());
+    SimFigures &f = l.figures, &all = out_.all;
     all.arrivals += f.arrivals;
     all.hits += f.hits;
     all.box_hits += f.box_hits;
@@ -363,7 +401,7 @@ SimResult Simulation::run() {
     all.thrown_away += f.thrown_away;
     all.memory_byte_s += f.memory_byte_s;
     parked_s += f.parked_mean;
-    finish(f, p.waits_ns, counted_ns);
+    finish(f, l.waits_ns, counted_ns);
     out_.templates.push_back(f);
   }
   out_.all.parked_mean = parked_s;
@@ -382,6 +420,7 @@ base::Status checkSimulation(const Trace& trace, const SimOptions& options) {
     return base::fail(base::Code::invalidArgument, "cannot simulate: " + std::move(why));
   };
   if (options.makers == 0) return wrong("there is no maker");
+  if (options.making_max == 0) return wrong("no clone may be in the making");
   if (options.boxes_max == 0) return wrong("there is no box");
   if (!options.templates.empty() && options.templates.size() != trace.templates.size())
     return wrong(fmt::format("{} templates are described, the trace names {}",

@@ -1,10 +1,18 @@
-// The warm pool in simulated time: a trace of arrivals, K parallel makers, any
-// sizing policy; what tasks wait, what is made for nothing, what memory it holds.
+// The warm pool in simulated time: a trace of arrivals, any sizing policy; what tasks wait, what
+// is made for nothing, what memory it holds.
 //
-// The model: a task takes a parked clone, or waits for the next one made of its
-// template, in order. Makers serve waiting tasks first, oldest first, then the pool
-// that lacks the largest share, then the stock of boxes. A make is never given up.
-// Running tasks hold their box; they do not slow the makers down.
+// It drives the daemon's own BoxMachine, ClonePool and Refill, one lane a template, and calls
+// them where clone::Engine does. What is modelled is what they stand between:
+//
+// - A task enters one queue, first come first served, until fewer than `boxes_max` tasks have a
+//   box or wait for one; its place is free again when its box is gone.
+// - A lane asks for at most `making_max` clones at a time, and one stocked box, as in the daemon.
+//   Beyond that the daemon limits nothing: the spawner and the templates' zygotes share the
+//   host's cores. So `makers` serve all lanes' makes in the order of asking. A make's time, as
+//   the policy learns it, is from asking to ready, as the engine measures it.
+// - From claim to start, a task takes `claim_ns`; from end to gone, a box takes `end_ns`.
+//
+// Not modelled: zygotes' renewals, clones that die, that running tasks slow the makers down.
 //
 // Layer: pool. Pure and deterministic: time is the trace's, randomness a seed.
 #pragma once
@@ -22,7 +30,7 @@ struct Hold {
   uint32_t parked = 0, stocked = 0;
 };
 
-struct PoolState {
+struct SimPool {
   uint32_t parked = 0, stocked = 0, making = 0, waiting = 0;
 };
 
@@ -32,8 +40,8 @@ class SizingPolicy {
   virtual ~SizingPolicy() = default;
   virtual void onArrival(uint32_t template_index, uint64_t now_ns) = 0;
   virtual void onMade(uint32_t template_index, uint64_t make_ns, uint64_t now_ns) = 0;
-  // Asked after every event; surplus is thrown away at once.
-  virtual void hold(uint64_t now_ns, std::span<const PoolState> now, std::span<Hold> out) = 0;
+  // Asked after every arrival, every make and when due; surplus is thrown away at once.
+  virtual void hold(uint64_t now_ns, std::span<const SimPool> now, std::span<Hold> out) = 0;
   virtual uint64_t nextDue_ns() const = 0;  // 0: only after an event
 };
 
@@ -46,17 +54,20 @@ struct SimTemplate {
 struct SimOptions {
   SimTemplate each;                    // of every template of the trace
   std::vector<SimTemplate> templates;  // if not empty: one for each, instead
-  uint32_t makers = 4;
+  uint32_t making_max = 4;             // clones of one template that are asked for at a time
+  uint32_t makers = 4;                 // boxes that the host makes at a time, of all templates
+  uint64_t claim_ns = 300'000;
+  uint64_t end_ns = 2'000'000;
   double make_spread = 0.3;  // of a make time's logarithm (log-normal); 0: constant
   uint64_t box_bytes = 512 << 10;
-  uint32_t boxes_max = 4096;   // parked, stocked, in the making, running
+  uint32_t boxes_max = 4096;   // tasks that have a box or wait for one
   uint64_t count_from_ns = 0;  // what happens earlier is not in the figures
   uint64_t seed = 1;           // of the make times
 };
 
 struct SimFigures {
   uint64_t arrivals = 0;
-  uint64_t hits = 0;                         // found a parked clone
+  uint64_t hits = 0;                         // found a parked clone when it was their turn
   uint64_t box_hits = 0;                     // found none, but a stocked box
   uint64_t clones_made = 0, boxes_made = 0;  // boxes_made: for the stock
   uint64_t thrown_away = 0;                  // clones that never served a task
@@ -77,11 +88,12 @@ struct SimResult {
   double makers_busy = 0;             // share of their time
   double running_mean = 0;            // tasks
   uint32_t running_max = 0;
-  uint32_t boxes_max = 0;  // in use at one time, of every kind
+  uint32_t boxes_max = 0;  // that were there at one time, of every kind
 };
 
 // Templates fit the trace, the trace is in order, there are makers and boxes.
 base::Status checkSimulation(const Trace& trace, const SimOptions& options);
+// `internal` if the pool's machines break an invariant of theirs.
 base::Result<SimResult> simulate(const Trace& trace, const SimOptions& options,
                                  SizingPolicy& policy);
 

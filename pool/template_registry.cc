@@ -12,10 +12,10 @@ using base::LaneId;
 using base::TemplateId;
 
 base::Result<TemplateId> TemplateRegistry::add(TemplateSpec spec, uint64_t now_ns) {
-  if (templates_.size() >= kTemplatesMax)
-    return fail(Code::resourceExhausted, "cannot serve template '" + base::printable(spec.name) +
-                                             "': a daemon serves " + std::to_string(kTemplatesMax) +
-                                             " templates at most");
+  if (templates_.size() >= kTemplatesServedMax)
+    return fail(Code::resourceExhausted,
+                "cannot serve template '" + base::printable(spec.name) + "': a daemon serves " +
+                    std::to_string(kTemplatesServedMax) + " templates at most");
   if (find(spec.name) != nullptr)
     return fail(Code::alreadyExists,
                 "template '" + base::printable(spec.name) + "' is there twice");

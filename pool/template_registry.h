@@ -24,7 +24,8 @@
 
 namespace mayfly::pool {
 
-inline constexpr uint32_t kTemplatesMax = 63;  // as many uid ranges has a daemon beside its own
+inline constexpr uint32_t kTemplatesServedMax =
+    63;  // as many uid ranges has a daemon beside its own
 // Of all templates. Some ranges are left for successors, and for zygotes whose last boxes end.
 inline constexpr uint32_t kTenantLanesMax = 40;
 inline constexpr uint64_t kTenantKept_ns =

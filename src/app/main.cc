@@ -23,6 +23,7 @@
 #include "app/app.h"
 #include "app/log.h"
 #include "config/daemon.h"
+#include "config/settings.h"
 
 namespace {
 
@@ -81,7 +82,13 @@ int main(int argc, char** argv) {
                  "run though the host cannot keep this promise");
   cli.add_option("--log-level", log_level, "trace, debug, info, warn or error");
   cli.add_option("--ready-fd", ready_fd, "write \"ready\" to this descriptor when serving");
+  bool list_settings = false;
+  cli.add_flag("--list-settings", list_settings, "print every key of settings and manifests");
   CLI11_PARSE(cli, argc, argv);
+  if (list_settings) {
+    fmt::print("{}", config::settingsTables());
+    return 0;
+  }
 
   app::AppOptions options;
   options.ready = closeInherited(ready_fd);

@@ -62,7 +62,7 @@ struct HostBudget {
   uint32_t boxes_by_ptys = 0;    // each with as many as a manifest gives by default
   uint32_t boxes() const;        // the least of them
 };
-inline constexpr uint32_t kFdsPerBox =
+inline constexpr uint32_t kFdsReckonedPerBox =
     8;  // the busiest of our processes: the spawner holds 6 of a parked box
 inline constexpr uint32_t kFdsReserved = 512;  // listeners, connections, templates
 inline constexpr uint32_t kPidsReserved = 2'048;

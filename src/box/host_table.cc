@@ -129,7 +129,7 @@ uint64_t boxesPtys(uint64_t limit, uint64_t reserve, uint64_t used) {
 
 void deriveBudget(HostBudget& b, const base::Limits& per_box) {
   auto left = [](uint64_t all, uint64_t reserved) { return all > reserved ? all - reserved : 0; };
-  b.boxes_by_fds = clamp32(left(b.fds_hard, kFdsReserved) / kFdsPerBox);
+  b.boxes_by_fds = clamp32(left(b.fds_hard, kFdsReserved) / kFdsReckonedPerBox);
   // A box's processes, and its init.
   b.boxes_by_pids = clamp32(left(b.pids_max, kPidsReserved) / (uint64_t{per_box.processes} + 1));
   b.boxes_by_namespaces = clamp32(left(b.user_namespaces_max, 64));
@@ -186,7 +186,8 @@ std::string renderTable(const HostReport& report, size_t width) {
   const HostBudget& b = report.budget;
   const std::string budget = fmt::format("Budget of boxes ({} fit)", b.boxes());
   row({budget, "descriptors",
-       fmt::format("{} hard limit, {} a box: {} boxes", b.fds_hard, kFdsPerBox, b.boxes_by_fds)});
+       fmt::format("{} hard limit, {} a box: {} boxes", b.fds_hard, kFdsReckonedPerBox,
+                   b.boxes_by_fds)});
   row({budget, "processes",
        fmt::format("{} on the host: {} boxes at the default cap", b.pids_max, b.boxes_by_pids)});
   row({budget, "user namespaces",

@@ -61,8 +61,9 @@ Columns:
   MB*s     memory of parked clones, over time    parked    clones, mean and most
 
 SIZE is like 2MiB, TIME like 500us, 2.5ms, 30s, 5m, 1h. The same options and
-seed give the same tables everywhere. What is not modelled: running tasks do not
-slow the makers down.
+seed give the same tables everywhere. Boxes are made, parked, claimed and ended
+by mayflyd's own rules. What is not modelled: running tasks do not slow the
+makers down, and no clone dies.
 
 Examples:
   mayfly pool replay
@@ -188,9 +189,15 @@ std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::strin
   h.time("--make-box", "The box's part of it (2ms)", 0, 3600, [&](double s) { box_make_s = s; });
   h.number("--make-spread", "Spread of its logarithm; 0: constant (0.3)", "X", 0, 2,
            [&](double v) { sim.make_spread = v; });
-  h.count("--makers", "Clones made at the same time (4)", 1, 1024,
+  h.count("--makers", "Boxes that the host makes at a time (4)", 1, 1024,
           [&](uint64_t v) { sim.makers = static_cast<uint32_t>(v); });
-  h.count("--boxes", "Parked, in the making and running (4096)", 1, 1e6,
+  h.count("--making", "Clones of a template asked for at a time (4)", 1, 1024,
+          [&](uint64_t v) { sim.making_max = static_cast<uint32_t>(v); });
+  h.time("--claim", "From claim to start of a task (300us)", 0, 3600,
+         [&](double s) { sim.claim_ns = nanos(s); });
+  h.time("--end", "From end of a task to its box's proven end (2ms)", 0, 3600,
+         [&](double s) { sim.end_ns = nanos(s); });
+  h.count("--boxes", "Tasks with a box at a time; more wait (4096)", 1, 1e6,
           [&](uint64_t v) { sim.boxes_max = static_cast<uint32_t>(v); });
   h.size("--clone-size", "Unique memory of a parked clone (2MiB)",
          [&](uint64_t v) { sim.each.clone_bytes = v; });

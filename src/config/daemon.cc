@@ -9,9 +9,9 @@
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "config/listing.h"
 #include "config/manifest.h"
 #include "config/reader.h"
-#include "config/units.h"
 
 namespace mayfly::config {
 namespace {
@@ -46,7 +46,12 @@ std::vector<std::string> defaultTemplateDirs(std::string_view executable_dir) {
 }
 
 base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
-  Reader reader(text, file);
+  return parseDaemonListing(text, file, nullptr);
+}
+
+base::Result<Daemon> parseDaemonListing(std::string_view text, std::string_view file,
+                                        std::vector<Setting>* asked) {
+  Reader reader(text, file, asked);
   Daemon d;
   Reader::Table t = reader.root();
   t.string("instance", d.instance);
@@ -54,7 +59,6 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
     t.complain("instance", "must be lower-case letters, digits and '-', at most 32");
   readPath(t, "socket", d.socket_path);
   readPath(t, "state_dir", d.state_dir);
-  readPath(t, "cache_dir", d.cache_dir);
   readPath(t, "run_dir", d.run_dir);
   if (d.socketPath().size() > kUnixPathBytesMax) {
     t.complain("socket", fmt::format("is longer than {} bytes: '{}'", kUnixPathBytesMax,
@@ -75,31 +79,26 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
   t.count("queue_max", 0, 1'000'000, d.queue_max);
   t.count("parked_max", 0, 4'096, d.parked_max);
   t.count("stocked_max", 0, 4'096, d.stocked_max);
-  t.quantity("parked_memory", 0, 1ull << 40, parseBytes, formatBytes, d.parked_memory_bytes);
+  t.quantity("parked_memory", 0, 1ull << 40, sizes(), d.parked_memory_bytes);
   t.ids("uids_allowed", 1'000, d.uids_allowed);
   t.count("connections_max", 1, 10'000, d.connections_max);
   constexpr uint64_t kDayMs = 86'400'000, kMiB = 1u << 20;
   t.count("tasks_max", 1, 1'000'000, d.tasks_max);
   t.count("detached_per_user_max", 0, 100'000, d.detached_per_user_max);
-  t.quantity("detach_lease_max", 1'000, 30 * kDayMs, parseDurationMs, formatDurationMs,
-             d.detach_lease_ms_max);
-  t.quantity("result_lease", 100, kDayMs, parseDurationMs, formatDurationMs, d.result_lease_ms);
-  t.quantity("connection_idle", 100, kDayMs, parseDurationMs, formatDurationMs,
-             d.connection_idle_ms);
-  t.quantity("message_time", 100, 600'000, parseDurationMs, formatDurationMs, d.message_ms_max);
-  t.quantity("in_flight_max", 16 * kMiB, kMiB * kMiB, parseBytes, formatBytes,
-             d.in_flight_bytes_max);
-  t.quantity("output_held_max", 16 * kMiB, kMiB * kMiB, parseBytes, formatBytes,
-             d.output_held_bytes_max);
-  t.quantity("out_files_held_max", 16 * kMiB, kMiB * kMiB, parseBytes, formatBytes,
-             d.out_files_held_bytes_max);
-  t.quantity("receipt_time", 10, 60'000, parseDurationMs, formatDurationMs, d.receipt_ms_max);
-  t.quantity("collect_time", 10, 600'000, parseDurationMs, formatDurationMs, d.collect_ms_max);
-  t.quantity("audit_time", 10, kDayMs, parseDurationMs, formatDurationMs, d.audit_ms);
-  t.quantity("blob_user_max", 1, 1ull << 40, parseBytes, formatBytes, d.blob_user_bytes_max);
-  t.quantity("blob_store_max", 1, 1ull << 40, parseBytes, formatBytes, d.blob_store_bytes_max);
-  t.quantity("blob_ttl", 100, 86'400'000, parseDurationMs, formatDurationMs, d.blob_ttl_ms);
-  t.quantity("upload_idle", 100, 3'600'000, parseDurationMs, formatDurationMs, d.upload_idle_ms);
+  t.quantity("detach_lease_max", 1'000, 30 * kDayMs, times(), d.detach_lease_ms_max);
+  t.quantity("result_lease", 100, kDayMs, times(), d.result_lease_ms);
+  t.quantity("connection_idle", 100, kDayMs, times(), d.connection_idle_ms);
+  t.quantity("message_time", 100, 600'000, times(), d.message_ms_max);
+  t.quantity("in_flight_max", 16 * kMiB, kMiB * kMiB, sizes(), d.in_flight_bytes_max);
+  t.quantity("output_held_max", 16 * kMiB, kMiB * kMiB, sizes(), d.output_held_bytes_max);
+  t.quantity("out_files_held_max", 16 * kMiB, kMiB * kMiB, sizes(), d.out_files_held_bytes_max);
+  t.quantity("receipt_time", 10, 60'000, times(), d.receipt_ms_max);
+  t.quantity("collect_time", 10, 600'000, times(), d.collect_ms_max);
+  t.quantity("audit_time", 10, kDayMs, times(), d.audit_ms);
+  t.quantity("blob_user_max", 1, 1ull << 40, sizes(), d.blob_user_bytes_max);
+  t.quantity("blob_store_max", 1, 1ull << 40, sizes(), d.blob_store_bytes_max);
+  t.quantity("blob_ttl", 100, 86'400'000, times(), d.blob_ttl_ms);
+  t.quantity("upload_idle", 100, 3'600'000, times(), d.upload_idle_ms);
   t.strings("accept_lost_promises", 16, d.accept_lost_promises);
   for (const std::string& p : d.accept_lost_promises) {
     if (std::find(std::begin(kPromises), std::end(kPromises), p) != std::end(kPromises)) continue;
@@ -112,10 +111,6 @@ base::Result<Daemon> parseDaemon(std::string_view text, std::string_view file) {
   if (std::find(std::begin(levels), std::end(levels), d.log_level) == std::end(levels)) {
     t.complain("log_level", fmt::format("must be one of {}", fmt::join(levels, ", ")));
   }
-  readPath(t, "cgroup_root", d.cgroup_root);
-  // 64 templates of 65536 ids must fit below 2^32 - 1, which is no id.
-  t.count("uid_base", 65'536, 4'294'967'295u - 64u * 65'536u, d.uid_base);
-  if (d.uid_base % 65'536 != 0) t.complain("uid_base", "must be a multiple of 65536");
   t.finish();
   if (reader.failed()) return tl::unexpected<base::Error>(reader.takeError());
   return d;

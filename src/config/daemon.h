@@ -22,12 +22,11 @@ struct Daemon {
   std::string instance = "default";           // its name in cgroups and in the run directory
   std::string socket_path;                    // empty: <run_dir>/<instance>.sock, see socketPath()
   std::string state_dir = "/var/lib/mayfly";  // images; shared by instances
-  std::string cache_dir = "/var/cache/mayfly";  // root trees that images are packed from
-  std::string run_dir = "/run/mayfly";          // locks and sockets
-  std::vector<std::string> template_dirs;       // empty: defaultTemplateDirs()
-  std::vector<std::string> base_dirs;           // where bases are looked for besides; no setting
-  std::vector<std::string> templates;           // to serve; empty: every one whose image is built
-  uint32_t boxes_max = 0;                       // alive at once; 0: derived from the host's limits
+  std::string run_dir = "/run/mayfly";        // locks and sockets
+  std::vector<std::string> template_dirs;     // empty: defaultTemplateDirs()
+  std::vector<std::string> base_dirs;         // where bases are looked for besides; no setting
+  std::vector<std::string> templates;         // to serve; empty: every one whose image is built
+  uint32_t boxes_max = 0;                     // alive at once; 0: derived from the host's limits
   uint32_t ptys_max = 0;       // pseudo-terminals of all tasks; 0: derived the same way
   uint32_t queue_max = 1'024;  // accepted tasks that wait
   uint32_t parked_max = 64;    // clones parked ahead, of all templates; 0: none
@@ -55,9 +54,7 @@ struct Daemon {
   uint64_t upload_idle_ms = 60'000;       // since an upload's last write
   uint64_t audit_ms = 30'000;             // between two walks over cgroups, processes and mounts
   std::vector<std::string> accept_lost_promises;
-  std::string log_level = "info";     // trace, debug, info, warn, error
-  std::string cgroup_root;            // empty: looked up where each controller is mounted
-  uint32_t uid_base = 1'879'048'192;  // first of 64 x 65536 ids that no one else uses
+  std::string log_level = "info";  // trace, debug, info, warn, error
 
   std::string socketPath() const;  // socket_path or the default that follows from run_dir
 };

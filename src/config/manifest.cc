@@ -13,9 +13,9 @@
 #include "base/fd.h"
 #include "base/text.h"
 #include "config/limits.h"
+#include "config/listing.h"
 #include "config/packages.h"
 #include "config/reader.h"
-#include "config/units.h"
 
 namespace mayfly::config {
 namespace {
@@ -28,7 +28,7 @@ constexpr size_t kFilesMax = 100;
 constexpr size_t kPreloadMax = 500;
 constexpr size_t kEnvMax = 64;
 constexpr size_t kSyscallsMax = 200;
-constexpr size_t kTemplatesMax = 64;
+constexpr size_t kListedMax = 64;
 constexpr size_t kBasesMax = 4;  // templates that stand upon each other
 
 bool all(std::string_view text, std::string_view allowed) {
@@ -207,20 +207,36 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
                  fmt::format("holds '{}', which is no plain path in the task's folder",
                              base::printable(path, 60)));
   addTo(out.fresh_files, files);
-  t.quantity("memory", 16ull << 20, 64ull << 30, parseBytes, formatBytes, out.memory_bytes);
-  t.quantity("start_time", 100, 600'000, parseDurationMs, formatDurationMs, out.start_ms_max);
+  t.quantity("memory", 16ull << 20, 64ull << 30, sizes(), out.memory_bytes);
+  t.quantity("start_time", 100, 600'000, times(), out.start_ms_max);
   t.count("renew_clones", 0, 1'000'000'000, out.renew_clones);
-  t.quantity("renew_after", 0, 2'592'000'000, parseDurationMs, formatDurationMs, out.renew_ms);
+  t.quantity("renew_after", 0, 2'592'000'000, times(), out.renew_ms);
   t.count("tenants_max", 0, 32, out.tenants_max);
   t.finish();
+}
+
+// As docs/settings.md calls it.
+std::string_view typeOf(LimitUnit unit) {
+  switch (unit) {
+    case LimitUnit::cores:
+      return "cores";
+    case LimitUnit::milliseconds:
+      return "time";
+    case LimitUnit::bytes:
+      return "size";
+    case LimitUnit::count:
+      break;
+  }
+  return "count";
 }
 
 void readLimits(Reader::Table t, base::Limits& out) {
   for (const LimitField& field : limitFields()) {
     uint64_t value = field.get(out);
-    t.quantity(
-        field.key, field.lowest, field.highest, [&](std::string_view s) { return field.parse(s); },
-        [&](uint64_t v) { return field.format(v); }, value);
+    t.quantity(field.key, field.lowest, field.highest,
+               {typeOf(field.unit), [&](std::string_view s) { return field.parse(s); },
+                [&](uint64_t v) { return field.format(v); }},
+               value);
     field.set(out, value);
   }
   t.finish();
@@ -250,7 +266,12 @@ base::Result<std::string> parseBase(std::string_view text, std::string_view file
 
 base::Result<Manifest> parseManifest(std::string_view text, std::string_view file,
                                      const Manifest* base) {
-  Reader reader(text, file);
+  return parseManifestListing(text, file, nullptr, base);
+}
+
+base::Result<Manifest> parseManifestListing(std::string_view text, std::string_view file,
+                                            std::vector<Setting>* asked, const Manifest* base) {
+  Reader reader(text, file, asked);
   Manifest m;
   if (base) m = *base;
   m.name.clear();
@@ -464,7 +485,7 @@ std::vector<std::string> listTemplates(const std::vector<std::string>& template_
     if (!d) continue;
     while (dirent* entry = ::readdir(d)) {
       struct stat st;
-      if (!isTemplateName(entry->d_name) || names.size() >= kTemplatesMax) continue;
+      if (!isTemplateName(entry->d_name) || names.size() >= kListedMax) continue;
       const std::string file = dir + "/" + entry->d_name + "/manifest.toml";
       if (::stat(file.c_str(), &st) == 0) names.emplace_back(entry->d_name);
     }

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "config/units.h"
 
 namespace mayfly::config {
 namespace {
@@ -15,7 +16,11 @@ constexpr size_t kStringBytesMax = 4'096;
 
 }  // namespace
 
-Reader::Reader(std::string_view text, std::string_view file) : file_(file) {
+Quantity sizes() { return {"size", parseBytes, formatBytes}; }
+Quantity times() { return {"time", parseDurationMs, formatDurationMs}; }
+
+Reader::Reader(std::string_view text, std::string_view file, std::vector<Setting>* asked)
+    : file_(file), listed_(asked) {
   toml::parse_result parsed = toml::parse(text, file);
   if (parsed) {
     table_ = std::move(parsed).table();
@@ -46,12 +51,19 @@ const toml::node* Reader::Table::find(std::string_view key) {
   return table_ ? table_->get(key) : nullptr;
 }
 
+void Reader::Table::list(std::string_view key, std::string type, std::string allowed,
+                         std::string preset) {
+  if (reader_.listed_)
+    reader_.listed_->push_back({full(key), std::move(type), std::move(allowed), std::move(preset)});
+}
+
 void Reader::Table::complain(std::string_view key, std::string_view what) {
   const toml::node* at = table_ ? table_->get(key) : nullptr;
   reader_.complain(at ? at : table_, fmt::format("'{}' {}", full(key), what));
 }
 
 void Reader::Table::string(std::string_view key, std::string& out) {
+  list(key, "string", {}, out);
   const toml::node* node = find(key);
   if (!node) return;
   const auto* value = node->as_string();
@@ -63,6 +75,7 @@ void Reader::Table::string(std::string_view key, std::string& out) {
 }
 
 void Reader::Table::boolean(std::string_view key, bool& out) {
+  list(key, "boolean", "true, false", out ? "true" : "false");
   const toml::node* node = find(key);
   if (!node) return;
   if (!node->is_boolean()) return complain(key, "must be true or false");
@@ -70,6 +83,7 @@ void Reader::Table::boolean(std::string_view key, bool& out) {
 }
 
 void Reader::Table::count(std::string_view key, uint64_t lowest, uint64_t highest, uint64_t& out) {
+  list(key, "count", fmt::format("{} to {}", lowest, highest), fmt::format("{}", out));
   const toml::node* node = find(key);
   if (!node) return;
   const auto* value = node->as_integer();
@@ -87,8 +101,9 @@ void Reader::Table::count(std::string_view key, uint64_t lowest, uint64_t highes
 }
 
 void Reader::Table::quantity(std::string_view key, uint64_t lowest, uint64_t highest,
-                             const std::function<base::Result<uint64_t>(std::string_view)>& parse,
-                             const std::function<std::string(uint64_t)>& format, uint64_t& out) {
+                             const Quantity& kind, uint64_t& out) {
+  const auto& format = kind.format;
+  list(key, std::string(kind.type), format(lowest) + " to " + format(highest), format(out));
   const toml::node* node = find(key);
   if (!node) return;
   std::string text;
@@ -101,7 +116,7 @@ void Reader::Table::quantity(std::string_view key, uint64_t lowest, uint64_t hig
   } else {
     return complain(key, "must be a quantity such as \"512MiB\", \"30s\" or 1.5");
   }
-  auto value = parse(text);
+  auto value = kind.parse(text);
   if (!value) {
     return complain(key,
                     fmt::format("is wrong: {}. {}", value.error().message, value.error().advice));
@@ -114,6 +129,8 @@ void Reader::Table::quantity(std::string_view key, uint64_t lowest, uint64_t hig
 }
 
 void Reader::Table::strings(std::string_view key, size_t count_max, std::vector<std::string>& out) {
+  list(key, "strings", fmt::format("at most {}", count_max),
+       fmt::format("{}", fmt::join(out, " ")));
   const toml::node* node = find(key);
   if (!node) return;
   const toml::array* array = node->as_array();
@@ -133,6 +150,7 @@ void Reader::Table::strings(std::string_view key, size_t count_max, std::vector<
 
 // Of users: 2^32 - 1 is none.
 void Reader::Table::ids(std::string_view key, size_t count_max, std::vector<uint32_t>& out) {
+  list(key, "numbers", fmt::format("at most {}", count_max), {});
   const toml::node* node = find(key);
   if (!node) return;
   const toml::array* array = node->as_array();
@@ -150,6 +168,7 @@ void Reader::Table::ids(std::string_view key, size_t count_max, std::vector<uint
 
 void Reader::Table::stringTable(std::string_view key, size_t count_max,
                                 std::vector<std::pair<std::string, std::string>>& out) {
+  list(key, "table", fmt::format("at most {}", count_max), {});
   const toml::node* node = find(key);
   if (!node) return;
   const toml::table* inner = node->as_table();

@@ -16,13 +16,23 @@
 #include <vector>
 
 #include "base/result.h"
+#include "config/settings.h"
 
 namespace mayfly::config {
 
+// A kind of value that is written with a unit.
+struct Quantity {
+  std::string_view type;
+  std::function<base::Result<uint64_t>(std::string_view)> parse;
+  std::function<std::string(uint64_t)> format;
+};
+Quantity sizes();
+Quantity times();
+
 class Reader {
  public:
-  // Parses; a syntax error becomes the first error.
-  Reader(std::string_view text, std::string_view file);
+  // Parses; a syntax error becomes the first error. `asked`: gets every key that is asked for.
+  Reader(std::string_view text, std::string_view file, std::vector<Setting>* asked = nullptr);
 
   // One table of the file. Handed to readers below; valid while the Reader lives.
   class Table {
@@ -37,10 +47,9 @@ class Reader {
     void boolean(std::string_view key, bool& out);
     void count(std::string_view key, uint64_t lowest, uint64_t highest, uint64_t& out);
     void count(std::string_view key, uint64_t lowest, uint64_t highest, uint32_t& out);
-    // A string, or a bare number, that `parse` turns into a value within the bounds.
-    void quantity(std::string_view key, uint64_t lowest, uint64_t highest,
-                  const std::function<base::Result<uint64_t>(std::string_view)>& parse,
-                  const std::function<std::string(uint64_t)>& format, uint64_t& out);
+    // A string, or a bare number, that `kind` turns into a value within the bounds.
+    void quantity(std::string_view key, uint64_t lowest, uint64_t highest, const Quantity& kind,
+                  uint64_t& out);
     void ids(std::string_view key, size_t count_max, std::vector<uint32_t>& out);
     void strings(std::string_view key, size_t count_max, std::vector<std::string>& out);
     // A table whose values are all strings; its keys are free.
@@ -54,6 +63,7 @@ class Reader {
 
    private:
     const toml::node* find(std::string_view key);
+    void list(std::string_view key, std::string type, std::string allowed, std::string preset);
     std::string full(std::string_view key) const;
 
     Reader& reader_;
@@ -70,6 +80,7 @@ class Reader {
   void complain(const toml::node* at, std::string_view what);
 
   std::string file_;
+  std::vector<Setting>* listed_;
   toml::table table_;
   std::optional<base::Error> error_;
 };

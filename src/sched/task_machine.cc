@@ -60,7 +60,6 @@ uint64_t TaskMachine::deadline_ns() const {
 Acts TaskMachine::admitted(uint64_t now_ns) {
   if (state_ != TaskState::queued) return {};
   state_ = TaskState::making;
-  box_asked_for_ = true;
   ++boxes_;
   mark(Phase::box, now_ns, now_ns);
   return Act::make;
@@ -272,7 +271,7 @@ Acts TaskMachine::startOver() {
   for (size_t i = static_cast<size_t>(Phase::box); i < base::kPhases; ++i) phases_[i] = 0;
   end_ = {};
   again_ = Again::no;
-  box_asked_for_ = reaped_ = false;
+  reaped_ = false;
   return Act::queue;
 }
 

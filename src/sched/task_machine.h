@@ -111,7 +111,6 @@ class TaskMachine {
   Judgement judgement() const { return judge(end_, limits_); }
   base::Usage usage(uint64_t stdout_bytes, uint64_t stderr_bytes) const;
   bool receiptOverdue() const { return receipt_overdue_; }
-  bool boxAskedFor() const { return box_asked_for_; }
 
  private:
   Acts endFor(Cause cause, std::string detail, uint64_t now_ns);
@@ -131,7 +130,6 @@ class TaskMachine {
   uint64_t end_bound_ns_ = 0;
   uint32_t boxes_ = 0;  // asked for so far
   Again again_ = Again::no;
-  bool box_asked_for_ = false;
   bool reaped_ = false;
   bool receipt_overdue_ = false;
 };

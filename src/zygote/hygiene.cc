@@ -133,7 +133,7 @@ void takeBaseline() {
   first_ns = last_ns = nowNs();
 }
 
-int findFault(char* fault) {
+int findHygieneFault(char* fault) {
   fault[0] = '\0';
   int r = findThread(fault);
   if (r == 0) r = findChild(fault);

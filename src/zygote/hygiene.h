@@ -15,7 +15,7 @@ void takeBaseline();
 
 // 0, or a negative errno and in `fault` what is wrong, as the end of a sentence:
 // "started a thread". Without a baseline only threads, children, timers and sockets count.
-int findFault(char fault[kFaultBytes]);
+int findHygieneFault(char fault[kFaultBytes]);
 
 // Notes how long the preload `name` took: since the one before, or the baseline.
 void notePreload(const char* name);

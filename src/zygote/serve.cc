@@ -76,7 +76,7 @@ int loadProgram(Server* server) {
 int prepare(Server* server, const mayfly_zygote_hooks* hooks, char fault[kFaultBytes]) {
   if (hooks == nullptr || hooks->abi < 1 || hooks->abi > MAYFLY_ZYGOTE_ABI) return -EINVAL;
   server->hooks = hooks;
-  if (int r = findFault(fault); r != 0) return r;
+  if (int r = findHygieneFault(fault); r != 0) return r;
   server->own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   if (server->own_pid_ns < 0) return -errno;
   server->thread_id = findCachedThreadId();
@@ -284,7 +284,7 @@ extern "C" int mayfly_zygote_preloaded(const char* name) {
   }
   notePreload(name);
   char fault[kFaultBytes], why[256];
-  int r = findFault(fault);
+  int r = findHygieneFault(fault);
   if (r == 0) return 0;
   snprintf(why, sizeof why, "preload '%.60s' %s", name, fault);
   mayfly_zygote_refuse(why);

@@ -51,7 +51,7 @@ TEST(KernelVersion, ReleasesOfDistributionsAreRead) {
 
 TEST(HostBudget, TheScarcestPartDecides) {
   HostBudget b;
-  b.fds_hard = kFdsReserved + 10 * kFdsPerBox;
+  b.fds_hard = kFdsReserved + 10 * kFdsReckonedPerBox;
   b.pids_max = kPidsReserved + 65 * 7;
   b.user_namespaces_max = 64 + 30;
   b.memory_total_bytes = 16ull << 30;

@@ -9,6 +9,7 @@
 #include "config/limits.h"
 #include "config/manifest.h"
 #include "config/packages.h"
+#include "config/settings.h"
 #include "config/units.h"
 
 namespace mayfly::config {
@@ -500,7 +501,6 @@ TEST(Daemon, NeedsNoFile) {
   auto d = parseDaemon("", "d.toml");
   ASSERT_TRUE(d) << d.error().message;
   EXPECT_EQ(d->socketPath(), "/run/mayfly/default.sock");
-  EXPECT_EQ(d->uid_base, 1'879'048'192u);
   EXPECT_TRUE(d->accept_lost_promises.empty());
 }
 
@@ -529,13 +529,38 @@ TEST(Daemon, ReadsWhoMayConnect) {
 TEST(Daemon, RefusesWhatItDoesNotKnow) {
   for (const char* text :
        {"instance = \"Up\"", "socket = \"relative\"", "quue_max = 1", "log_level = \"loud\"",
-        "accept_lost_promises = [\"speed\"]", "uid_base = 1000", "uid_base = 4294967295",
+        "accept_lost_promises = [\"speed\"]", "uid_base = 1879048192", "cache_dir = \"/x\"",
         "templates = [\"a/b\"]", "queue_max = -1"}) {
     EXPECT_FALSE(parseDaemon(text, "d.toml")) << text;
   }
   EXPECT_TRUE(parseDaemon("accept_lost_promises = [\"landlock\"]\nqueue_max = 5", "d.toml"));
   const std::string deep = "run_dir = \"/" + std::string(120, 'r') + "\"";
   EXPECT_FALSE(parseDaemon(deep, "d.toml"));
+}
+
+TEST(Settings, EveryKeyIsListedWithItsBoundsAndEveryKeyOfTheDaemonHasAMeaning) {
+  const auto daemon = daemonSettings();
+  for (const Setting& s : daemon) EXPECT_FALSE(meaning(s.key).empty()) << s.key;
+  EXPECT_TRUE(meaning("quue_max").empty());
+  auto has = [](const std::vector<Setting>& all, const Setting& s) {
+    return std::any_of(all.begin(), all.end(), [&](const Setting& o) {
+      return o.key == s.key && o.type == s.type && o.allowed == s.allowed && o.preset == s.preset;
+    });
+  };
+  EXPECT_TRUE(has(daemon, {"queue_max", "count", "0 to 1000000", "1024"}));
+  EXPECT_TRUE(has(daemon, {"blob_ttl", "time", "100ms to 24h", "10m"}));
+  EXPECT_TRUE(has(daemon, {"run_dir", "string", "", "/run/mayfly"}));
+  const auto manifest = manifestSettings();
+  EXPECT_TRUE(has(manifest, {"pool.max", "count", "0 to 4096", "64"}));
+  EXPECT_TRUE(has(manifest, {"limits.maximum.cpu", "cores", "0.01 to 1024", "1"}));
+  EXPECT_TRUE(has(manifest, {"check.wait", "string", "", ""})) << "the last one: none is left out";
+  // What the parser takes is what the list says.
+  for (const Setting& s : daemon)
+    if (s.type == "count") {
+      const std::string most = s.allowed.substr(s.allowed.rfind(' ') + 1);
+      EXPECT_TRUE(parseDaemon(s.key + " = " + most, "d.toml")) << s.key;
+      EXPECT_FALSE(parseDaemon(s.key + " = " + most + "0", "d.toml")) << s.key;
+    }
 }
 
 TEST(Daemon, FindsTemplatesBesideABuildTreeFirst) {

@@ -1,4 +1,4 @@
-// The sizing policy: pool::Demand and pool::Plan, driven by made-up arrivals.
+// The sizing policy: pool::LaneDemand and pool::Plan, driven by made-up arrivals.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -108,13 +108,13 @@ DemandOptions wide() {
   return o;
 }
 
-void makes(Demand& d, uint64_t make_ns) {
+void makes(LaneDemand& d, uint64_t make_ns) {
   for (int i = 0; i < 200; ++i) d.made(make_ns);
   d.setMakers(4);
 }
 
 // Poisson arrivals from `from_ns` on; wanted() after each. The last answer.
-uint32_t poisson(Demand& d, double rate_hz, double for_s, uint64_t from_ns, uint64_t seed) {
+uint32_t poisson(LaneDemand& d, double rate_hz, double for_s, uint64_t from_ns, uint64_t seed) {
   Random random(seed);
   uint32_t parked = d.wanted(from_ns).parked;
   for (double t = random.exponential(1 / rate_hz); t < for_s;
@@ -129,7 +129,7 @@ uint32_t poisson(Demand& d, double rate_hz, double for_s, uint64_t from_ns, uint
 TEST(Demand, WantsMoreTheFasterTasksArrive) {
   uint32_t last = 0, first = 0;
   for (double rate : {0.5, 5.0, 50.0, 200.0, 400.0, 600.0}) {
-    Demand d(wide());
+    LaneDemand d(wide());
     makes(d, 5 * kMs);
     uint32_t parked = poisson(d, rate, 120, 1, 7);
     EXPECT_GE(parked, last) << rate;
@@ -143,7 +143,7 @@ TEST(Demand, WantsMoreTheFasterTasksArrive) {
 TEST(Demand, WantsMoreTheLongerAMakeTakes) {
   uint32_t last = 0;
   for (uint64_t make_ms : {1, 5, 20, 60, 90}) {
-    Demand d(wide());
+    LaneDemand d(wide());
     makes(d, make_ms * kMs);
     uint32_t parked = poisson(d, 40, 120, 1, 7);
     EXPECT_GT(parked, last) << make_ms;
@@ -154,7 +154,7 @@ TEST(Demand, WantsMoreTheLongerAMakeTakes) {
 TEST(Demand, WantsMoreTheLargerTheBursts) {
   uint32_t last = 0;
   for (uint32_t size : {2u, 5u, 17u, 40u, 100u, 230u}) {
-    Demand d(wide());
+    LaneDemand d(wide());
     makes(d, 5 * kMs);
     uint32_t parked = 0;
     for (uint64_t burst = 1; burst <= 20; ++burst)
@@ -170,7 +170,7 @@ TEST(Demand, WantsMoreTheLargerTheBursts) {
 }
 
 TEST(Demand, RisesWithinTheFirstBurst) {
-  Demand d(wide());
+  LaneDemand d(wide());
   makes(d, 5 * kMs);
   EXPECT_EQ(d.wanted(kS).parked, 0u);
   for (uint32_t i = 1; i <= 30; ++i) {
@@ -180,7 +180,7 @@ TEST(Demand, RisesWithinTheFirstBurst) {
 }
 
 TEST(Demand, BurstThatIsRarerThanTheTargetIsNotKeptFor) {
-  Demand d(wide());
+  LaneDemand d(wide());
   makes(d, 5 * kMs);
   const uint32_t before = poisson(d, 400, 300, 1, 3);
   for (int i = 0; i < 100; ++i) d.arrival(300 * kS + 1);
@@ -190,7 +190,7 @@ TEST(Demand, BurstThatIsRarerThanTheTargetIsNotKeptFor) {
 
 TEST(Demand, FallsSlowlyAndOnlyDownOnceTasksStop) {
   DemandOptions o = wide();
-  Demand d(o);
+  LaneDemand d(o);
   makes(d, 5 * kMs);
   for (int i = 0; i < 200; ++i) d.arrival(kS);
   uint32_t last = d.wanted(kS).parked, steps = 0;
@@ -217,7 +217,7 @@ TEST(Demand, FallsSlowlyAndOnlyDownOnceTasksStop) {
 TEST(Demand, UnusedTemplateFallsToZeroAndComesBackOnFirstUse) {
   DemandOptions o = wide();
   o.parked_min = 2;
-  Demand d(o, kS);
+  LaneDemand d(o, kS);
   makes(d, 5 * kMs);
   EXPECT_EQ(d.wanted(kS).parked, 2u);  // new: its minimum
   for (uint64_t burst = 1; burst <= 5; ++burst)
@@ -239,7 +239,7 @@ TEST(Demand, MinimumIsKeptForEverWhereSaidSo) {
   DemandOptions o = wide();
   o.parked_min = 3;
   o.unused_after_ns = 0;
-  Demand d(o);
+  LaneDemand d(o);
   makes(d, 5 * kMs);
   EXPECT_EQ(d.wanted(1).parked, 3u);
   EXPECT_EQ(d.due_ns(), 0u);
@@ -249,9 +249,29 @@ TEST(Demand, MinimumIsKeptForEverWhereSaidSo) {
   EXPECT_GE(d.wanted(1'000'000 * kS).parked, 3u);
 }
 
+TEST(Demand, HeldBackParkingIsMadeUpForByMoreClonesAtMostTwice) {
+  auto parked = [](double rate_hz, uint64_t quiet_ns) {
+    DemandOptions o = wide();
+    o.quiet_ns = quiet_ns;
+    LaneDemand d(o);
+    makes(d, 5 * kMs);
+    d.setMakers(4);
+    poisson(d, rate_hz, 120, 1, 1);
+    return d.wanted(120 * kS).parked;
+  };
+  for (double rate_hz : {20.0, 100.0, 400.0}) {
+    const uint32_t at_once = parked(rate_hz, 0), held_back = parked(rate_hz, kParkQuiet_ns),
+                   for_ever = parked(rate_hz, 1000 * kS);
+    EXPECT_GT(held_back, at_once) << rate_hz;
+    EXPECT_GE(for_ever, held_back) << rate_hz;
+    // The other half alone meets the target.
+    EXPECT_LE(for_ever, 2 * at_once) << rate_hz;
+  }
+}
+
 TEST(Demand, SteadyLoadDoesNotFlap) {
   for (uint64_t seed : {1, 2, 3, 4}) {
-    Demand d(wide());
+    LaneDemand d(wide());
     makes(d, 5 * kMs);
     poisson(d, 100, 120, 1, seed);
     Random random(seed + 100);
@@ -263,7 +283,7 @@ TEST(Demand, SteadyLoadDoesNotFlap) {
       changes += parked != last;
       last = parked;
     }
-    EXPECT_LE(changes, 6u) << seed;  // of 48,000 chances
+    EXPECT_LE(changes, 20u) << seed;  // of 48,000 chances
   }
 }
 
@@ -271,10 +291,10 @@ TEST(Demand, BoxesAreStockedForWhatIsRarer) {
   DemandOptions o = wide();
   o.parked_max = 16;
   o.stocked_max = 32;
-  Demand d(o);
+  LaneDemand d(o);
   makes(d, 5 * kMs);
   for (int i = 0; i < 100; ++i) d.arrival(kS);
-  const Demand::Wanted w = d.wanted(kS);
+  const LaneDemand::Wanted w = d.wanted(kS);
   EXPECT_EQ(w.parked, 16u);
   EXPECT_EQ(w.reach, 48u);
 }
@@ -289,7 +309,7 @@ TEST(Demand, AnyOrderOfEventsKeepsItsBoundsAndIsRepeatable) {
     o.stocked_min = static_cast<uint32_t>(random.next() % 10);
     o.empty_max = random.uniform();
     o.unused_after_ns = random.next() % 2 * 100 * kS;
-    Demand a(o), b(o);
+    LaneDemand a(o), b(o);
     const uint32_t least = std::min(o.parked_min, o.parked_max);
     uint64_t now = 1;
     for (int i = 0; i < 2000; ++i) {
@@ -316,7 +336,7 @@ TEST(Demand, AnyOrderOfEventsKeepsItsBoundsAndIsRepeatable) {
           for (uint64_t n = random.next() % 8; n > 0; --n) a.arrival(at), b.arrival(at);
         }
       }
-      const Demand::Wanted w = a.wanted(now);
+      const LaneDemand::Wanted w = a.wanted(now);
       ASSERT_EQ(w, b.wanted(now));
       ASSERT_LE(w.parked, o.parked_max);
       ASSERT_GE(w.reach, w.parked);

@@ -46,10 +46,11 @@ size_t widest(const std::string& text) {
 
 TEST(PoolReplay, WordsBecomeOptions) {
   ReplayOptions o =
-      parsed({"--arrivals", "bursty",     "--burst", "50",       "--every",   "2.5s",    "--make",
-              "8ms",        "--make-box", "500us",   "--makers", "2",         "--empty", "0.05",
-              "--memory",   "64MiB",      "--fixed", "3",        "--fixed=9", "--ewma",  "250ms",
-              "--warm-up",  "1m",         "--seed",  "7",        "--time",    "2h",      "--json"});
+      parsed({"--arrivals", "bursty",     "--burst", "50",        "--every", "2.5s",    "--make",
+              "8ms",        "--make-box", "500us",   "--makers",  "2",       "--empty", "0.05",
+              "--making",   "3",          "--claim", "1ms",       "--end",   "5ms",     "--memory",
+              "64MiB",      "--fixed",    "3",       "--fixed=9", "--ewma",  "250ms",   "--warm-up",
+              "1m",         "--seed",     "7",       "--time",    "2h",      "--json"});
   ASSERT_EQ(o.shapes.size(), 1u);
   EXPECT_EQ(o.shapes[0].kind, pool::TraceShape::Kind::bursty);
   EXPECT_EQ(o.shapes[0].batch, 50);
@@ -59,6 +60,9 @@ TEST(PoolReplay, WordsBecomeOptions) {
   EXPECT_EQ(o.compare.sim.each.box_make_ns, 500'000u);
   EXPECT_EQ(o.compare.sim.each.clone_make_ns, 7'500'000u);
   EXPECT_EQ(o.compare.sim.makers, 2u);
+  EXPECT_EQ(o.compare.sim.making_max, 3u);
+  EXPECT_EQ(o.compare.sim.claim_ns, 1'000'000u);
+  EXPECT_EQ(o.compare.sim.end_ns, 5'000'000u);
   EXPECT_EQ(o.compare.sim.count_from_ns, 60'000'000'000u);
   EXPECT_EQ(o.compare.demand.empty_max, 0.05);
   EXPECT_EQ(o.compare.memory_bytes_max, 64u << 20);

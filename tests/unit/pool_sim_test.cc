@@ -28,6 +28,7 @@ SimOptions exact(uint32_t makers) {
   o.box_bytes = 100;
   o.makers = makers;
   o.make_spread = 0;
+  o.claim_ns = o.end_ns = 0;
   return o;
 }
 
@@ -58,12 +59,12 @@ TEST(Sim, WithoutPoolTasksWaitForTheMakersInOrder) {
 }
 
 TEST(Sim, PoolIsFilledHeldAndRefilledAndItsMemoryIsCounted) {
-  // Full at 30 ms; one claim at 1 s, refilled 10 ms later.
+  // Full at 30 ms; one claim at 1 s, refilled 10 ms after the quiet time.
   SimResult r = runFixed(at({{kS, kS / 2, 0}}, 2 * kS), exact(1), 3);
   EXPECT_EQ(r.all.hits, 1u);
   EXPECT_EQ(r.all.clones_made, 4u);
   EXPECT_EQ(r.all.parked_max, 3u);
-  const double parked_s = 3 * 2.0 - (0.010 + 0.020 + 0.030) - 0.010;
+  const double parked_s = 3 * 2.0 - (0.010 + 0.020 + 0.030) - 0.015;
   EXPECT_NEAR(r.all.memory_byte_s, parked_s * 1100, 1e-6);
   EXPECT_NEAR(r.all.parked_mean, parked_s / 2, 1e-9);
   EXPECT_EQ(r.running_max, 1u);
@@ -71,21 +72,37 @@ TEST(Sim, PoolIsFilledHeldAndRefilledAndItsMemoryIsCounted) {
   EXPECT_EQ(r.boxes_max, 4u);
 }
 
-TEST(Sim, WaitingTaskComesBeforeAnyRefill) {
-  // Template 0 wants four; template 1's task arrives while the first of them is being made.
-  SimOptions o = exact(1);
-  class Policy : public FixedSizing {
-   public:
-    Policy() : FixedSizing(0) {}
-    void hold(uint64_t, std::span<const PoolState>, std::span<Hold> out) override {
-      out[0] = {4, 0};
-      out[1] = {0, 0};
-    }
-  } policy;
-  SimResult r = run(at({{5 * kMs, 0, 1}}, kS, 2), o, policy);
-  EXPECT_EQ(r.all.wait_max_ns, 15 * kMs);
-  EXPECT_EQ(r.templates[1].clones_made, 1u);
-  EXPECT_EQ(r.templates[0].clones_made, 4u);
+// Template 0 holds what it is told, the others nothing.
+class FirstOnly : public FixedSizing {
+ public:
+  explicit FirstOnly(uint32_t parked) : FixedSizing(0), parked_(parked) {}
+  void hold(uint64_t, std::span<const SimPool>, std::span<Hold> out) override {
+    std::fill(out.begin(), out.end(), Hold{});
+    out[0].parked = parked_;
+  }
+
+ private:
+  uint32_t parked_;
+};
+
+TEST(Sim, TaskGetsTheNextCloneOfItsTemplateWhateverThatWasMadeFor) {
+  FirstOnly four(4);
+  SimResult r = run(at({{5 * kMs, 0, 0}}, kS), exact(1), four);
+  EXPECT_EQ(r.all.wait_max_ns, 5 * kMs);
+  EXPECT_EQ(r.all.clones_made, 5u);
+}
+
+TEST(Sim, MakersServeAllTemplatesInTheOrderOfAsking) {
+  // Template 1's task comes while template 0's pool is being filled.
+  for (auto [making_max, waits_ms] : {std::pair{1u, 15u}, {2u, 25u}, {4u, 45u}}) {
+    SimOptions o = exact(1);
+    o.making_max = making_max;
+    FirstOnly four(4);
+    SimResult r = run(at({{5 * kMs, 0, 1}}, kS, 2), o, four);
+    EXPECT_EQ(r.all.wait_max_ns, waits_ms * kMs) << making_max;
+    EXPECT_EQ(r.templates[1].clones_made, 1u);
+    EXPECT_EQ(r.templates[0].clones_made, 4u);
+  }
 }
 
 TEST(Sim, StockedBoxSavesATaskTheBoxesTime) {
@@ -96,7 +113,7 @@ TEST(Sim, StockedBoxSavesATaskTheBoxesTime) {
   EXPECT_EQ(r.all.boxes_made, 2u);  // and the stock is filled again
 }
 
-TEST(Sim, TasksWaitForABoxWhereBoxesAreFewAndParkedOnesGiveWay) {
+TEST(Sim, TasksWaitForAPlaceWhereBoxesAreFewAndParkedClonesTakeNone) {
   SimOptions o = exact(4);
   o.boxes_max = 2;
   const Trace t = at({{kS, kS, 0}, {kS, kS, 0}, {kS, kS, 0}}, 5 * kS);
@@ -104,25 +121,30 @@ TEST(Sim, TasksWaitForABoxWhereBoxesAreFewAndParkedOnesGiveWay) {
   EXPECT_EQ(r.running_max, 2u);
   EXPECT_EQ(r.boxes_max, 2u);
   EXPECT_EQ(r.all.wait_max_ns, kS + 20 * kMs);
-  // All boxes parked for template 0: a task of template 1 does not wait for ever.
-  class Policy : public FixedSizing {
-   public:
-    Policy() : FixedSizing(0) {}
-    void hold(uint64_t, std::span<const PoolState>, std::span<Hold> out) override {
-      out[0] = {2, 0};
-      out[1] = {0, 0};
-    }
-  } policy;
-  r = run(at({{kS, kS, 1}}, 3 * kS, 2), o, policy);
+  // Template 0's parked clones are no task's: template 1's has its place.
+  FirstOnly two(2);
+  r = run(at({{kS, kS, 1}}, 3 * kS, 2), o, two);
   EXPECT_EQ(r.all.wait_max_ns, 10 * kMs);
-  EXPECT_EQ(r.all.thrown_away, 1u);
+  EXPECT_EQ(r.all.thrown_away, 0u);
+  EXPECT_EQ(r.boxes_max, 3u);
+}
+
+TEST(Sim, ClaimsAndEndsTakeTheirTime) {
+  SimOptions o = exact(1);
+  o.boxes_max = 1;
+  o.claim_ns = 1 * kMs;
+  o.end_ns = 3 * kMs;
+  // The second one waits for the first one's make, claim, run and end, then for its own make.
+  SimResult r = runFixed(at({{kS, 20 * kMs, 0}, {kS, 0, 0}}, 2 * kS), o, 0);
+  EXPECT_EQ(r.all.wait_max_ns, (10 + 1 + 20 + 3 + 10) * kMs);
+  EXPECT_NEAR(r.running_mean, (1 + 20 + 1) * 1e-3 / 2, 1e-12);
 }
 
 TEST(Sim, SurplusIsThrownAwayAtOnce) {
   class Policy : public FixedSizing {
    public:
     Policy() : FixedSizing(0) {}
-    void hold(uint64_t now_ns, std::span<const PoolState>, std::span<Hold> out) override {
+    void hold(uint64_t now_ns, std::span<const SimPool>, std::span<Hold> out) override {
       out[0] = {now_ns < kS ? 5u : 2u, 0};
     }
     uint64_t nextDue_ns() const override { return kS; }
@@ -132,8 +154,10 @@ TEST(Sim, SurplusIsThrownAwayAtOnce) {
   EXPECT_EQ(r.all.clones_made, 6u);
 }
 
-TEST(Sim, FixedSizeMissesAsOftenAsTheModelSays) {
-  // Twelve cells; the model is a bound that is close below 70 % of the makers' time.
+TEST(Sim, FixedSizeMissesAsOftenAsTheModelSaysAndWhatHeldBackParkingAdds) {
+  // Twelve cells; the model is a bound that is close below 70 % of the makers' time. It knows
+  // no quiet time: with that, a replacement takes half as long again, in which makers idle.
+  const double held_back = 1 + static_cast<double>(kParkQuiet_ns) / (10 * kMs);
   for (double share : {0.1, 0.35, 0.6})
     for (uint32_t held : {1u, 2u, 4u, 6u}) {
       TraceShape shape;
@@ -141,9 +165,10 @@ TEST(Sim, FixedSizeMissesAsOftenAsTheModelSays) {
       shape.rate_hz = share * 4 / 0.010;
       const Trace t = *makeTrace(shape);
       const SimResult r = runFixed(t, exact(4), held);
-      const double missed = 1 - r.all.hitRate(), model = emptyChance(share * 4, 4, held);
+      const double missed = 1 - r.all.hitRate(), model = emptyChance(share * 4, 4, held),
+                   most = emptyChance(share * 4 * held_back, 4 * held_back, held);
       const double noise = 6 * std::sqrt(model / static_cast<double>(t.arrivals.size())) + 2e-4;
-      EXPECT_LE(missed, model + noise) << share << " " << held;
+      EXPECT_LE(missed, most + noise) << share << " " << held;
       EXPECT_GE(missed, model / 1.8 - noise) << share << " " << held;
     }
 }
@@ -163,6 +188,9 @@ TEST(Sim, CountsAddUpForAnyTraceAndPolicy) {
     SimOptions o;
     o.seed = seed;
     o.makers = static_cast<uint32_t>(1 + random.next() % 6);
+    o.making_max = static_cast<uint32_t>(1 + random.next() % 6);
+    o.claim_ns = random.next() % (30 * kMs);
+    o.end_ns = random.next() % (30 * kMs);
     o.boxes_max = static_cast<uint32_t>(2 + random.next() % 60);
     CompareOptions c;
     c.sim = o;
@@ -174,16 +202,24 @@ TEST(Sim, CountsAddUpForAnyTraceAndPolicy) {
       const SimResult r = run(t, o, *policy);
       ASSERT_EQ(r.all.arrivals, 400u);
       ASSERT_LE(r.all.hits + r.all.box_hits, r.all.arrivals);
-      ASSERT_LE(r.boxes_max, o.boxes_max);
-      // Every task had a clone of its own; what is over was thrown away or is left.
+      ASSERT_LE(r.running_max, o.boxes_max);
+      // Every task had a clone of its own; what is over was thrown away or is parked.
       ASSERT_GE(r.all.clones_made, r.all.arrivals + r.all.thrown_away);
-      ASSERT_LE(r.all.clones_made, r.all.arrivals + r.all.thrown_away + o.boxes_max);
+      ASSERT_LE(r.all.clones_made,
+                r.all.arrivals + r.all.thrown_away + r.all.parked_max + templates * o.making_max);
+      ASSERT_LE(r.boxes_max, o.boxes_max + r.all.parked_max + templates * (o.making_max + 17));
       ASSERT_LE(r.makers_busy, 1.0);
       ASSERT_LE(r.all.wait_p50_ns, r.all.wait_p90_ns);
       ASSERT_LE(r.all.wait_p99_ns, r.all.wait_max_ns);
-      uint64_t hits = 0;
-      for (const SimFigures& f : r.templates) hits += f.hits;
+      uint64_t hits = 0, made = 0, thrown = 0;
+      for (const SimFigures& f : r.templates) {
+        hits += f.hits;
+        made += f.clones_made;
+        thrown += f.thrown_away;
+      }
       ASSERT_EQ(hits, r.all.hits);
+      ASSERT_EQ(made, r.all.clones_made);
+      ASSERT_EQ(thrown, r.all.thrown_away);
       auto again = maker(t);
       ASSERT_EQ(run(t, o, *again).all.memory_byte_s, r.all.memory_byte_s);
     }
@@ -200,6 +236,7 @@ TEST(Sim, WhatCannotBeSimulatedIsRefused) {
     return !result && result.error().code == base::Code::invalidArgument;
   };
   EXPECT_TRUE(refused(t, [](SimOptions& o) { o.makers = 0; }));
+  EXPECT_TRUE(refused(t, [](SimOptions& o) { o.making_max = 0; }));
   EXPECT_TRUE(refused(t, [](SimOptions& o) { o.boxes_max = 0; }));
   EXPECT_TRUE(refused(t, [](SimOptions& o) { o.templates.resize(2); }));
   EXPECT_TRUE(refused(t, [](SimOptions& o) { o.make_spread = NAN; }));
@@ -350,7 +387,7 @@ const std::vector<std::array<Contest, 3>>& contests() {
 
 TEST(Sizing, NoWatermarkIsBetterForTheSameMemoryOnAnyKindOfArrivals) {
   for (const auto& kinds : contests())
-    for (const Contest& c : kinds) EXPECT_GT(c.ours, c.best_watermark + 0.003);
+    for (const Contest& c : kinds) EXPECT_GT(1 - c.best_watermark, 1.5 * (1 - c.ours));
 }
 
 TEST(Sizing, BestFixedSizeIsHardlyBetterWhereLoadIsStationaryAndWorseWhereItIsNot) {
@@ -358,7 +395,7 @@ TEST(Sizing, BestFixedSizeIsHardlyBetterWhereLoadIsStationaryAndWorseWhereItIsNo
     // It cannot be beaten here: the optimum for a load that never changes is a constant.
     EXPECT_GT(steady.ours, steady.fixed - 0.0005);
     EXPECT_GT(bursty.ours, bursty.fixed - 0.005);
-    EXPECT_GT(on_off.ours, on_off.fixed + 0.03);
+    EXPECT_GT(1 - on_off.fixed, 5 * (1 - on_off.ours));
     for (const Contest& c : {steady, bursty, on_off}) EXPECT_GE(c.ours, 0.99);
   }
 }

@@ -440,7 +440,6 @@ TEST(TaskMachine, OnlyWhatMayPassIsWorthAnotherBox) {
 TEST(TaskMachine, CancelWhileQueuedNeedsNoBox) {
   TaskMachine m({}, {}, 100);
   EXPECT_TRUE(m.stop(Cause::cancelled, {}, 200).has(Act::finish));
-  EXPECT_FALSE(m.boxAskedFor());
   EXPECT_EQ(m.judgement().verdict, Verdict::cancelled);
   EXPECT_FALSE(m.admitted(300).has(Act::make));
 }

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Makes docs/settings.md of what the programs say of themselves.
+
+    python3 tests/e2e/settings_doc.py > docs/settings.md
+
+The tables of keys are `mayflyd --list-settings`, those of flags the programs' help. The variables stand here;
+test_docs.py compares them with the sources.
+"""
+
+import pathlib
+import re
+import subprocess
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+BIN = TOP / "build/bin"
+SECONDS_MAX = 60
+
+VARIABLES = {
+    "MAYFLY_SOCKET": ("`mayfly`, the clients, the benchmarks", "the daemon's socket, where none is named"),
+    "MAYFLY_STATE_DIR": ("`mayfly image`, `mayfly template`", "the images, where `--state-dir` does not say it"),
+    "TMPDIR": ("`mayfly run --file`", "where a file that is a pipe waits for its upload; else `/tmp`"),
+    "http_proxy": ("`mayfly image`, `mayfly template`", "proxies of apt, pip and npm; so are `https_proxy`, "
+                   "`all_proxy`, `no_proxy` and the same in capitals"),
+    "HOME": ("`mayfly template build`", "where pip's and npm's own settings are looked for"),
+    "PIP_CONFIG_FILE": ("`mayfly template build`", "one more file of pip's settings"),
+    "PIP_*": ("`mayfly template build`", "pip's `index-url`, `extra-index-url`, `find-links`, `no-index`, "
+              "`trusted-host`, `cert`, `client-cert`, `proxy`, `timeout`, `retries`"),
+    "PIP_DEFAULT_TIMEOUT": ("`mayfly template build`", "pip's `timeout`, by its older name"),
+    "NPM_CONFIG_USERCONFIG": ("`mayfly template build`", "npm's settings instead of `~/.npmrc`"),
+    "npm_config_*": ("`mayfly template build`", "npm's `registry`, `proxy`, `https_proxy`, `noproxy`, `strict_ssl`; "
+                     "in capitals too"),
+    "NODE_EXTRA_CA_CERTS": ("`mayfly template build`", "npm's certificates, where no `cafile` is set"),
+}
+
+# Words after the program, as its help is asked for.
+PROGRAMS = [
+    ("mayflyd", []), ("mayfly", []),
+    *(("mayfly", verb.split()) for verb in (
+        "run", "task info", "task wait", "task cancel", "task close", "ps", "kill", "templates", "doctor", "image",
+        "template init", "template build", "template check", "pool replay", "version")),
+]
+
+HEAD = """# Settings
+
+Every key, variable and flag. This file is made: `python3 tests/e2e/settings_doc.py > docs/settings.md`, and
+`tests/e2e/test_docs.py` fails when it is not what the programs say. What each cap does is in
+[SPECIFICATION.md](SPECIFICATION.md); how a host is set up, in [host.md](host.md).
+
+Sizes are written `"512MiB"`, `"10MB"` or a number of bytes; times `"250ms"`, `"30s"`, `"1.5m"`, `"2h"`; cores `0.5`
+or `2`. An unknown key, a wrong type or a value out of bounds is an error that names file, line and key.
+"""
+
+
+def help_of(program, words):
+    done = subprocess.run([BIN / program, *words, "--help"], capture_output=True, text=True, timeout=SECONDS_MAX,
+                          check=True)
+    return done.stdout
+
+
+def flags(text):
+    """[(flag with its value, meaning)] of a help text, `--help` left out."""
+    found, open_ = [], False
+    for line in text.splitlines():
+        line = re.sub(r" Excludes: \S+", lambda match: " " * len(match[0]), line)
+        at = re.match(r"  ((?:-\w,)?--[a-z].*?)(?:  +(.*))?$", line)
+        if at:
+            found.append([at[1], at[2] or ""])  # or the meaning has a line of its own
+            open_ = True
+        elif open_ and re.match(r" {8,}\S", line):
+            found[-1][1] = (found[-1][1] + " " + line.strip()).strip()
+        else:
+            open_ = False
+    return [(words, about) for words, about in found if not words.startswith(("-h,--help", "--help"))]
+
+
+def document():
+    daemon, manifest = subprocess.run([BIN / "mayflyd", "--list-settings"], capture_output=True, text=True,
+                                      timeout=SECONDS_MAX, check=True).stdout.strip().split("\n\n")
+    out = [HEAD, "## The daemon's file\n", "TOML, named by `mayflyd --config`. None is needed.\n", daemon, "",
+           "## A template's manifest\n",
+           "`manifest.toml`; what each key means is in [templates.md](templates.md). A key that is left out has the "
+           "base's value\nwhere there is a base.\n", manifest, "", "## Variables\n", "| name | who reads it | meaning |",
+           "|---|---|---|"]
+    out += [f"| `{name}` | {who} | {meaning} |" for name, (who, meaning) in VARIABLES.items()]
+    out += ["", "## Flags\n"]
+    for program, words in PROGRAMS:
+        table = flags(help_of(program, words))
+        if table:
+            out += [f"### {' '.join([program, *words])}\n", "| flag | meaning |", "|---|---|"]
+            out += [f"| `{flag}` | {about} |" for flag, about in table]
+            out.append("")
+    return "\n".join(out).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")
