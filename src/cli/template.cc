@@ -229,7 +229,7 @@ int templateMain(const std::vector<std::string>& words) {
   TemplateArgs a;
   a.state_dir = config::Daemon{}.state_dir;
   if (const char* dir = ::getenv("MAYFLY_STATE_DIR")) a.state_dir = dir;
-  a.cache_dir = config::Daemon{}.cache_dir;
+  a.cache_dir = image::BuildOptions{}.cache_dir;
   CLI::App app(kAbout, "mayfly template");
   app.require_subcommand(1);
   const auto places = [&](CLI::App* verb) {

@@ -22,7 +22,7 @@ namespace {
 struct Arguments {
   std::string verb;
   std::vector<std::string> names;
-  std::string state_dir = config::Daemon{}.state_dir, cache_dir = config::Daemon{}.cache_dir,
+  std::string state_dir = config::Daemon{}.state_dir, cache_dir = BuildOptions{}.cache_dir,
               runtime_dir;
   std::vector<std::string> template_dirs;
   bool json = false, fresh = false, help = false;

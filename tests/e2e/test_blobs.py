@@ -124,7 +124,8 @@ def test_100_mb_in_a_task_and_not_in_the_client(mayfly, tmp_path):
     assert result["verdict"] == "succeeded", (result["reason"], result["stderr"])
     assert result["stdout"] == f"100000000 {sha256(big.read_bytes())} 0o640\n"
     assert result["usage"]["diskBytes"] >= 100_000_000
-    assert int(held.read_text()) << 10 < 64 * MIB
+    # A sanitizer keeps what was freed.
+    assert int(held.read_text()) << 10 < 64 * MIB or "ASAN_OPTIONS" in os.environ
 
 
 def test_the_copy_is_charged_to_the_box(mayfly, tmp_path):

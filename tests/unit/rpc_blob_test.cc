@@ -275,8 +275,8 @@ TEST_F(BlobRpc, SecondUploadTakesOverWhereTheFirstComesToNothing) {
   Peer peer(socket_path), other(socket_path, peer), third(socket_path, peer);
   auto first = peer.begin(sha256("same"), 4);
   auto second = other.uploadRequest(sha256("same"), 4).send();
+  other.wait(other.mayfly.blobsRequest().send());  // the server has the call, before the next one
   auto waits = third.uploadRequest(sha256("same"), 4).send();
-  other.wait(other.mayfly.blobsRequest().send());
   third.wait(third.mayfly.blobsRequest().send());
   EXPECT_EQ(peer.write(first, "lies"), ErrorCode::OK);
   EXPECT_EQ(peer.finish(first), ErrorCode::INVALID_ARGUMENT);
