@@ -356,9 +356,9 @@ void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
       observer_.spawnerReady(base::printable(event.text));
       runTemplates();
       return;
-    case Kind::templateReady:
-    case Kind::templateFailed:
-    case Kind::templateGone:
+    case Kind::zygoteReady:
+    case Kind::zygoteFailed:
+    case Kind::zygoteGone:
       return zygoteEvent(event);
     case Kind::boxGone:
       return boxGone(event);

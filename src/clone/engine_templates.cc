@@ -245,13 +245,13 @@ void Engine::drain(base::ZygoteId id) {
 void Engine::zygoteEvent(const Event& e) {
   auto at = zygotes_.find(e.zygote_id);
   if (at == zygotes_.end()) return;
-  if (e.kind == Kind::templateReady) {
+  if (e.kind == Kind::zygoteReady) {
     if (at->second.draining || stopping_ != Stopping::no) return;
     if (registry_.get(at->second.tmpl)->trial_code.empty()) return zygoteReady(e.zygote_id);
     return startTrials(e.zygote_id);
   }
   std::string why = base::printable(e.text);
-  if (e.kind == Kind::templateFailed) {
+  if (e.kind == Kind::zygoteFailed) {
     why = "step '" + base::printable(e.step) + "'";
     if (e.sys != 0) {
       const char* text = ::strerrordesc_np(e.sys);

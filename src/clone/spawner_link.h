@@ -20,9 +20,11 @@
 
 #include "base/fd.h"
 #include "base/result.h"
-#include "spawner/wire.h"
+#include "wire/spawner.h"
 
 namespace mayfly::clone {
+
+namespace spawner = wire;
 
 inline constexpr size_t kOutboundMessagesMax = 8'192;
 inline constexpr size_t kEventsPerTurnMax = 64;

@@ -411,7 +411,7 @@ void BoxCgroups::readCpu(uint64_t* user_ns, uint64_t* system_ns) const {
   *system_ns = valueOf(*cpu, "system_usec") * 1'000;
 }
 
-void BoxCgroups::read(Counters* c) const {
+void BoxCgroups::read(wire::Counters* c) const {
   using Of = CgroupSet::Of;
   readCpu(&c->user_cpu_ns, &c->system_cpu_ns);
   // The kernel scales both to the total: one of them may go back a little.

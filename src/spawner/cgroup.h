@@ -16,7 +16,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "base/task.h"
-#include "spawner/wire.h"
+#include "wire/spawner.h"
 
 namespace mayfly::spawner {
 
@@ -113,7 +113,7 @@ class BoxCgroups {
   base::Result<std::vector<base::Fd>> openTasks() const { return box_.openTasks(); }
   base::Status kill();  // idempotent; returns before they are dead
   base::Result<bool> populated() const;
-  void read(Counters* counters) const;  // what the kernel counted so far
+  void read(wire::Counters* counters) const;  // what the kernel counted so far
   // An fd that polls when the memory cap killed something, and one for the
   // process cap; either may be absent on hosts that offer no event.
   base::Result<base::Fd> watchMemory() const;

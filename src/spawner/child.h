@@ -15,9 +15,11 @@
 #include <string>
 
 #include "base/fd.h"
-#include "spawner/wire.h"
+#include "wire/spawner.h"
 
 namespace mayfly::spawner {
+
+using namespace wire;
 
 using base::Fd;
 
@@ -46,6 +48,14 @@ inline Exit reap(Fd& pidfd) {
     return {};
   pidfd.reset();
   return {info.si_code, info.si_status};
+}
+
+// Whether it is the pidfd of a child of ours, or none. Of a descriptor that came with a
+// message only the kernel can tell.
+inline bool isOurChild(const Fd& pidfd) {
+  siginfo_t info{};
+  return !pidfd || ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info,
+                            WEXITED | WNOHANG | WNOWAIT | __WALL) == 0;
 }
 
 // The pid behind a pidfd as the host sees it; 0 where it has ended. For people only.

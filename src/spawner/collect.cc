@@ -22,9 +22,11 @@
 #include <vector>
 
 #include "base/text.h"
-#include "spawner/spool.h"
+#include "wire/spool.h"
 
 namespace mayfly::spawner {
+
+using namespace wire;
 
 using base::Fd;
 using base::FdView;

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "spawner/child.h"
+#include "wire/check.h"
 
 namespace mayfly::spawner {
 
@@ -79,14 +80,43 @@ bool Spawner::readRequests() {
     Request request;
     auto got = base::receiveMessage(daemon_.view(), base::writableBytesOf(request));
     if (!got) return got.error().sys == EAGAIN;
-    if (got->bytes != sizeof request || request.magic != kMagic || request.version != kVersion)
-      return false;
+    const Checked checked = check(request, got->bytes, got->fds);
+    if (checked.fault == Checked::Fault::language) return false;
+    if (checked.fault == Checked::Fault::content && !onUnsound(request, checked.what)) continue;
     if (request.op == Op::claim)
       claim(request);
     else
       requests_.emplace_back(request, std::move(*got));
   }
   return true;
+}
+
+// What no sound mayflyd asks for. True: it is done nevertheless, as far as it is sound.
+bool Spawner::onUnsound(const Request& request, const char* what) {
+  Event failed;
+  failed.box = request.box;
+  failed.zygote_id = request.zygote_id;
+  failed.at_ns = monotonicNs();
+  setText(failed, "request", what);
+  auto found = boxes_.find(request.box);
+  switch (request.op) {
+    case Op::publish:
+      failed.kind = Kind::zygoteFailed;
+      break;
+    case Op::make:
+      failed.kind = Kind::boxFailed;
+      break;
+    case Op::clone:
+    case Op::claim:
+      if (found != boxes_.end() && !found->second->ending) sendBoxDied(*found->second, what);
+      return false;
+    case Op::end:  // nothing is collected
+    case Op::retire:
+    case Op::sample:
+      return true;
+  }
+  send(failed);
+  return false;
 }
 
 void Spawner::doOneRequest() {

@@ -23,10 +23,12 @@
 #include "spawner/cgroup.h"
 #include "spawner/room.h"
 #include "spawner/template.h"
-#include "spawner/wire.h"
-#include "zygote/wire.h"
+#include "wire/spawner.h"
+#include "wire/zygote.h"
 
 namespace mayfly::spawner {
+
+using namespace wire;
 
 struct Options {
   std::string instance;
@@ -116,6 +118,7 @@ class Spawner {
 
   // --- mayflyd's requests ---
   bool readRequests();
+  bool onUnsound(const Request& request, const char* what);
   void doOneRequest();
   void publish(const Request& request, base::Received& fds);
   void retire(base::ZygoteId id);
@@ -179,7 +182,7 @@ class Spawner {
   std::unordered_map<base::BoxId, std::unique_ptr<Box>> boxes_;
   std::set<base::BoxId> ending_;                             // of boxes_: those that timers are for
   std::deque<std::pair<Request, base::Received>> requests_;  // read, not done yet
-  std::vector<bool> slots_used_ = std::vector<bool>(kTemplatesMax, false);
+  std::vector<bool> slots_used_ = std::vector<bool>(kUidRanges, false);
   bool stopping_ = false;
   uint64_t stop_deadline_ns_ = 0;
 };

@@ -49,8 +49,7 @@ void Spawner::make(const Request& request) {
     failed.again = 1;
     return refuse("template", "the template is not ready");
   }
-  if (request.box == 0 || request.box >> 56 != 0 || boxes_.count(request.box) != 0)
-    return refuse("request", "the box's id is in use or out of range");
+  if (boxes_.count(request.box) != 0) return refuse("request", "the box's id is in use");
   auto box = std::make_unique<Box>();
   box->id = request.box;
   box->owner = owner;
@@ -88,7 +87,7 @@ Status Spawner::askInit(Box& box) {
   MAYFLY_CHECK(base::setNonblocking(status.ours.view()));
   box.init_status = std::move(status.ours);
   watch(box.init_status.get(), EPOLLIN, Source::initStatus, box.id);
-  zygote::MakeInit make;
+  MakeInit make;
   make.box = box.id;
   make.uid_user = box.uid_first;
   make.uid_root = box.uid_first + 1;
@@ -128,12 +127,12 @@ Status Spawner::makeChannels(Box& box) {
 }
 
 void Spawner::onInitStatus(Box& box) {
-  zygote::InitReady ready;
+  InitReady ready;
   auto got = base::receiveMessage(box.init_status.view(), base::writableBytesOf(ready));
   if (!got && got.error().sys == EAGAIN) return;
   unwatch(box.init_status);
   if (box.ending || box.ready) return;  // the init's end is told by its pidfd
-  if (!got || got->bytes != sizeof ready || ready.magic != zygote::kMagic) {
+  if (!got || faultOf(ready, got->bytes, got->fds) != nullptr) {
     box.result.again = 1;
     return failBox(box, "init",
                    base::Error{Code::internal, "the init ended before its box stood", {}, 0});
@@ -152,7 +151,7 @@ Status Spawner::askClone(Box& box) {
   if (t.retiring) return base::fail(Code::unavailable, "the template is being retired");
   MAYFLY_CHECK(fitZygoteCap(t));
   MAYFLY_TRY(auto tasks, box.cgroups.openTasks());
-  zygote::MakeClone make;
+  MakeClone make;
   make.box = box.id;
   make.rehearse = box.rehearse ? 1 : 0;
   make.tasks_fds = static_cast<uint32_t>(tasks.size());

@@ -26,7 +26,7 @@ bool isEnd(const base::Result<base::Received>& got) {
 
 void Spawner::publish(const Request& request, base::Received& fds) {
   Event failed;
-  failed.kind = Kind::templateFailed;
+  failed.kind = Kind::zygoteFailed;
   failed.zygote_id = request.zygote_id;
   auto refuse = [&](const std::string& step, const std::string& text, int sys = 0) {
     failed.sys = sys;
@@ -34,21 +34,15 @@ void Spawner::publish(const Request& request, base::Received& fds) {
     failed.at_ns = monotonicNs();
     send(failed);
   };
-  for (const auto& arg : request.zygote)
-    if (::strnlen(arg, sizeof arg) == sizeof arg)
-      return refuse("request", "a zygote argument is too long");
-  if (request.zygote[0][0] != '/')
-    return refuse("request", "the zygote's program must be an absolute path");
-  if (fds.fds != 2) return refuse("request", "publish takes two descriptors");
   for (const auto& [key, t] : templates_)
     if (t->id == request.zygote_id && !t->retiring)
       return refuse("request", "the zygote is published already");
   uint32_t slot = 0;
-  while (slot + 1 < kTemplatesMax && slots_used_[slot]) ++slot;
+  while (slot + 1 < kUidRanges && slots_used_[slot]) ++slot;
   // The last range of a slot is the daemon's own.
-  if (slot + 1 >= kTemplatesMax)
-    return refuse("request", fmt::format("{} templates are published", kTemplatesMax - 1));
-  uint32_t uid_base = kUidBase + options_.uid_slot * kUidsPerInstance + slot * kUidsPerTemplate;
+  if (slot + 1 >= kUidRanges)
+    return refuse("request", fmt::format("{} templates are published", kUidRanges - 1));
+  uint32_t uid_base = kUidBase + options_.uid_slot * kUidsPerSlot + slot * kUidsPerRange;
   static uint32_t keys = 0;
   std::string step;
   auto made = publishTemplate(room_, tree_, request, ++keys, slot, uid_base, fds.fd[0].view(),
@@ -105,11 +99,11 @@ void Spawner::onChannelEnd(const Fd& channel, const Fd& process) {
 }
 
 void Spawner::onMakerMessage(Template& t) {
-  zygote::InitMade made;
+  InitMade made;
   auto got = base::receiveMessage(t.maker_channel.view(), base::writableBytesOf(made));
   if (!got && got.error().sys == EAGAIN) return;
   if (isEnd(got)) return onChannelEnd(t.maker_channel, t.maker);
-  if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic)
+  if (!got || faultOf(made, got->bytes, got->fds) != nullptr || !isOurChild(got->fd[0]))
     return onTemplateDeath(t, "maker");
   auto found = boxes_.find(made.box);
   if (found == boxes_.end() || found->second->owner != &t || !found->second->init_asked)
@@ -127,25 +121,23 @@ void Spawner::onMakerMessage(Template& t) {
   if (made.error != 0)
     return failBox(box, fmt::format("init: {}", made.step),
                    base::sysError(made.error, made.step, "the box's init"));
-  if (!box.init)
-    return failBox(box, "init", base::Error{Code::internal, "the maker sent no init", {}, 0});
   if (box.stock) return tryStocked(box);
   if (auto asked = askClone(box); !asked) failAsk(box, asked.error());
 }
 
 void Spawner::onZygoteMessage(Template& t) {
-  zygote::CloneMade made;
+  CloneMade made;
   auto got = base::receiveMessage(t.zygote_channel.view(), base::writableBytesOf(made));
   if (!got && got.error().sys == EAGAIN) return;
   if (isEnd(got)) return onChannelEnd(t.zygote_channel, t.zygote);
-  if (!got || got->bytes != sizeof made || made.magic != zygote::kMagic)
+  // A template's own code may have written it.
+  if (!got || faultOf(made, got->bytes, got->fds) != nullptr || !isOurChild(got->fd[0]))
     return onTemplateDeath(t, "zygote");
-  made.step[sizeof made.step - 1] = '\0';  // a template's own code may have written it
   if (made.box == 0) {
     Event event;
-    event.kind = made.error == 0 ? Kind::templateReady : Kind::templateFailed;
+    event.kind = made.error == 0 ? Kind::zygoteReady : Kind::zygoteFailed;
     event.zygote_id = t.id;
-    event.sys = made.error == zygote::kRefused ? 0 : made.error;
+    event.sys = made.error == kRefused ? 0 : made.error;
     event.at_ns = monotonicNs();
     if (made.error == 0) {
       t.ready = true;
@@ -173,7 +165,7 @@ void Spawner::onZygoteMessage(Template& t) {
     signalKill(box.clone);
     return tryFinishReaping(box);
   }
-  if (made.error != 0 || !box.clone) {
+  if (made.error != 0) {
     box.result.again =
         isDying(box.pid_host) ? 1 : 0;  // nothing can be forked beside an init that was killed
     return failBox(box, fmt::format("clone: {}", made.step),
@@ -207,7 +199,7 @@ void Spawner::onTemplateDeath(Template& t, const char* who) {
   bool told = t.told_gone;
   if (!t.retiring && !told) {
     Event event;
-    event.kind = Kind::templateGone;
+    event.kind = Kind::zygoteGone;
     event.zygote_id = t.id;
     event.at_ns = monotonicNs();
     setText(event, who, fmt::format("the template's {} {}", who, how));
@@ -243,7 +235,7 @@ void Spawner::tryFinishTemplate(uint32_t key) {
   if (!removed && removed.error().sys == EBUSY && !late) return;
   if (!t.told_gone) {
     Event event;
-    event.kind = Kind::templateGone;
+    event.kind = Kind::zygoteGone;
     event.zygote_id = t.id;
     event.at_ns = monotonicNs();
     setText(event, "", removed ? "retired" : removed.error().message);

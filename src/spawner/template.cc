@@ -20,7 +20,7 @@
 #include <functional>
 
 #include "spawner/child.h"
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::spawner {
 
@@ -134,7 +134,7 @@ Status awaitExec(FdView report, const char* who, std::string* step) {
 }
 
 Status writeMaps(pid_t pid, uint32_t base_id) {
-  std::string map = fmt::format("0 {} {}", base_id, kUidsPerTemplate);
+  std::string map = fmt::format("0 {} {}", base_id, kUidsPerRange);
   MAYFLY_CHECK(base::writeSmallFile({}, fmt::format("/proc/{}/uid_map", pid), map));
   return base::writeSmallFile({}, fmt::format("/proc/{}/gid_map", pid), map);
 }
@@ -299,7 +299,7 @@ void killAndReap(Fd& pidfd) {
 }  // namespace
 
 UidPairs::UidPairs() {
-  for (uint32_t id = 2; id + 1 < kUidsPerTemplate; id += 2)
+  for (uint32_t id = 2; id + 1 < kUidsPerRange; id += 2)
     free_.push_back(id);  // 0 is the template's root
 }
 

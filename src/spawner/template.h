@@ -15,13 +15,11 @@
 #include "base/result.h"
 #include "spawner/cgroup.h"
 #include "spawner/room.h"
-#include "spawner/wire.h"
+#include "wire/spawner.h"
 
 namespace mayfly::spawner {
 
-inline constexpr uint32_t kUidBase =
-    1'879'048'192;  // above every range that Debian or systemd hand out
-inline constexpr uint32_t kUidsPerInstance = (kTemplatesMax)*kUidsPerTemplate;
+using namespace wire;
 
 // The pairs of ids of a template's boxes: no living box shares one, and a freed
 // pair is the last to be used again.

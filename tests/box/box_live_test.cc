@@ -27,14 +27,15 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "mayfly/zygote.h"
-#include "spawner/spool.h"
-#include "spawner/wire.h"
-#include "zygote/wire.h"
+#include "wire/spool.h"
+#include "wire/spawner.h"
+#include "wire/zygote.h"
 
 namespace mayfly::spawner {
 namespace {
 
 using base::Fd;
+using namespace wire;
 namespace fs = std::filesystem;
 
 constexpr int kWaitMsMax = 20'000;
@@ -173,7 +174,7 @@ class Box : public ::testing::Test {
               0u)
         << live_->hello_.text;
     Event e = live_->publish(template_);
-    ASSERT_EQ(e.kind, Kind::templateReady) << e.step << ": " << e.text;
+    ASSERT_EQ(e.kind, Kind::zygoteReady) << e.step << ": " << e.text;
   }
 
   static void TearDownTestSuite() {
@@ -218,20 +219,20 @@ class Box : public ::testing::Test {
     stdin_ = std::move(live_->fds_[1]);
     stdout_ = std::move(live_->fds_[2]);
     stderr_ = std::move(live_->fds_[3]);
-    zygote::CloneReady ready;
+    wire::CloneReady ready;
     ASSERT_TRUE(readable(control_.get()));
     auto got = base::receiveMessage(control_.view(), base::writableBytesOf(ready));
     ASSERT_TRUE(got && got->bytes == sizeof ready);
     ASSERT_EQ(ready.error, 0) << ready.step;
     std::string strings;
     for (auto& a : argv) strings += a + '\0';
-    zygote::TaskBlob head;
+    wire::TaskBlob head;
     head.argc = static_cast<uint32_t>(argv.size());
     head.strings_offset = sizeof head;
     head.files_offset = sizeof head + strings.size();
     head.files = static_cast<uint32_t>(files_.size());
     for (const BlobFile& f : files_) {
-      zygote::FileEntry entry = f.entry;
+      wire::FileEntry entry = f.entry;
       entry.path_bytes = static_cast<uint32_t>(f.path.size() + 1);
       strings.append(reinterpret_cast<const char*>(&entry), sizeof entry);
       strings += f.path + '\0';
@@ -241,7 +242,7 @@ class Box : public ::testing::Test {
     ASSERT_EQ(::write(blob->get(), strings.data(), strings.size()),
               static_cast<ssize_t>(strings.size()));
     ASSERT_TRUE(base::sealMemfd(blob->view()));
-    zygote::Claim claim;
+    wire::Claim claim;
     claim.block_bytes = sizeof head + strings.size();
     claim.open_files = limits.open_files;
     claim.file_size_bytes = limits.file_size_bytes;
@@ -258,7 +259,7 @@ class Box : public ::testing::Test {
     r.op = Op::claim;
     r.limits = limits;
     ASSERT_TRUE(live_->send(r));
-    zygote::Started started;
+    wire::Started started;
     ASSERT_TRUE(readable(control_.get()));
     got = base::receiveMessage(control_.view(), base::writableBytesOf(started));
     ASSERT_TRUE(got && got->bytes == sizeof started);
@@ -331,7 +332,7 @@ class Box : public ::testing::Test {
   // Of the next task: files whose content lies in blobs, and the error that it must start with.
   struct BlobFile {
     std::string path;
-    zygote::FileEntry entry;
+    wire::FileEntry entry;
   };
   std::vector<BlobFile> files_;
   std::vector<int> blobs_;
@@ -391,7 +392,7 @@ TEST_F(Box, FilesAreCopiedOutOfBlobsAndNoDescriptorOfOneStaysOpen) {
 
 TEST_F(Box, AsManyBlobsAsATaskMayHaveFitOneClaim) {
   std::vector<Fd> held;
-  for (uint32_t i = 1; i <= zygote::kBlobFdsMax; ++i) {
+  for (uint32_t i = 1; i <= wire::kBlobFdsMax; ++i) {
     held.push_back(sealed(std::to_string(i)));
     blobs_.push_back(held.back().get());
     files_.push_back({"f" + std::to_string(i), {.bytes = i < 10 ? 1u : 2u, .fd = i}});
@@ -563,10 +564,10 @@ TEST_F(Box, ADeadZygoteEndsNoRunningTaskAndTheTemplateCanBePublishedAnew) {
   ASSERT_NE(zygote, all.end());
   ::syscall(SYS_pidfd_send_signal, zygote->fd.get(), SIGKILL, nullptr, 0);
   Event gone = next();
-  ASSERT_EQ(gone.kind, Kind::templateGone);
+  ASSERT_EQ(gone.kind, Kind::zygoteGone);
   EXPECT_STREQ(gone.text, "the template's zygote was killed by signal 9");
   Event ready = live_->publish(template_);  // the same id: the old one drains beside it
-  ASSERT_EQ(ready.kind, Kind::templateReady) << ready.step << ": " << ready.text;
+  ASSERT_EQ(ready.kind, Kind::zygoteReady) << ready.step << ": " << ready.text;
   Ended e = finish(true);
   EXPECT_EQ(e.reaped.exit_status, SIGKILL);
   EXPECT_EQ(run({"/bin/probe", "exit", "3"}).reaped.exit_status, 3);
@@ -577,7 +578,7 @@ TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
             0);  // as mayflyd: what the spawner leaves comes to us
   std::string name = "box-kill-" + std::to_string(::getpid());
   Live mine(images_, name, "61");
-  ASSERT_EQ(mine.publish(1).kind, Kind::templateReady);
+  ASSERT_EQ(mine.publish(1).kind, Kind::zygoteReady);
   Request r;
   r.op = Op::make;
   r.box = 1;
@@ -603,7 +604,7 @@ TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
   EXPECT_TRUE(mine.anyCgroup());  // nobody was left to remove them
   Live again(images_, name, "61");
   ASSERT_EQ(again.hello_.kind, Kind::hello);
-  ASSERT_EQ(again.publish(1).kind, Kind::templateReady);
+  ASSERT_EQ(again.publish(1).kind, Kind::zygoteReady);
   EXPECT_EQ(again.close(), 0);
   EXPECT_FALSE(again.anyCgroup());
   EXPECT_EQ(run({"/bin/probe", "exit", "5"}).reaped.exit_status, 5);  // the other instance goes on

@@ -13,7 +13,7 @@
 
 #include "base/clock.h"
 #include "clone/engine.h"
-#include "spawner/spool.h"
+#include "wire/spool.h"
 
 namespace mayfly::clone {
 
@@ -200,7 +200,7 @@ struct Fixture : testing::Test {
     EXPECT_STREQ(r.zygote[2], "zygote");
     EXPECT_EQ(request_fds.size(), 2u);
     if (!ready) return;
-    tellZygote(Kind::templateReady, 1);
+    tellZygote(Kind::zygoteReady, 1);
     until([&] { return owner.settled == 1; });
   }
 
