@@ -1,6 +1,6 @@
 // The daemon's end of the channel to the spawner.
 //
-// Fixed-size messages with descriptors beside them (spawner/wire.h). Sending never
+// Fixed-size messages with descriptors beside them (wire/spawner.h). Sending never
 // blocks: what the socket does not take waits in a bounded queue. Whatever breaks
 // the connection is told once, and is fatal for the daemon.
 //

@@ -33,6 +33,8 @@ class CgroupTree {
   // Finds the hierarchies, sweeps what a dead daemon of the same instance left,
   // makes the instance's folders. Needs the instance's lock to be held.
   static base::Result<CgroupTree> open(const std::string& instance);
+  // The same with the mounts that `mountinfo` names (proc(5)).
+  static base::Result<CgroupTree> openIn(const std::string& mountinfo, const std::string& instance);
 
   const std::vector<Hierarchy>& hierarchies() const { return all_; }
   const Hierarchy& v2() const { return all_.front(); }  // always there

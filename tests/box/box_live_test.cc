@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -99,7 +100,12 @@ class Live {
     return base::sendMessage(socket_.view(), base::bytesOf(r), fds);
   }
 
-  Event publish(base::TemplateId id) {
+  Event publish(base::ZygoteId id) {
+    sendPublish(id);
+    return next();
+  }
+
+  void sendPublish(base::ZygoteId id) {
     Request r;
     r.op = Op::publish;
     r.zygote_id = id;
@@ -111,7 +117,6 @@ class Live {
     auto program = base::makeMemfd("seccomp");
     EXPECT_EQ(::write(program->get(), &allow, sizeof allow), static_cast<ssize_t>(sizeof allow));
     EXPECT_TRUE(send(r, {program->get(), 2}));
-    return next();
   }
 
   // The spawner's end by itself, when mayflyd goes: its wait status.
@@ -120,6 +125,15 @@ class Live {
     int status = -1;
     ::waitpid(pid_, &status, 0);
     return status;
+  }
+
+  // Our folder in v2.
+  fs::path v2() const {
+    for (const char* h : {"unified", "."})
+      if (fs::path p = fs::path("/sys/fs/cgroup") / h / "mayfly" / instance_;
+          fs::exists(p / "cgroup.events"))
+        return p;
+    return {};
   }
 
   bool anyCgroup() const {
@@ -571,6 +585,124 @@ TEST_F(Box, ADeadZygoteEndsNoRunningTaskAndTheTemplateCanBePublishedAnew) {
   Ended e = finish(true);
   EXPECT_EQ(e.reaped.exit_status, SIGKILL);
   EXPECT_EQ(run({"/bin/probe", "exit", "3"}).reaped.exit_status, 3);
+}
+
+// A publish that hangs: the kernel freezes each process of the new zygote where it stands.
+class FrozenZygote {
+ public:
+  explicit FrozenZygote(const fs::path& v2) : v2_(v2), watch_(::inotify_init1(IN_CLOEXEC)) {
+    EXPECT_GE(::inotify_add_watch(watch_.get(), v2.c_str(), IN_CREATE), 0);
+  }
+  // To be called at once after the publish; the folder is made before its processes.
+  bool freeze() {
+    alignas(inotify_event) char buffer[4'096];
+    if (!readable(watch_.get()) || ::read(watch_.get(), buffer, sizeof buffer) <= 0) return false;
+    folder_ = v2_ / reinterpret_cast<inotify_event*>(buffer)->name;
+    return write("1");
+  }
+  bool thaw() { return write("0"); }
+  const fs::path& folder() const { return folder_; }
+
+ private:
+  bool write(const char* text) {
+    std::ofstream file(folder_ / "cgroup.freeze");
+    file << text << std::flush;
+    return file.good();
+  }
+  fs::path v2_, folder_;
+  Fd watch_;
+};
+
+TEST_F(Box, AZygoteThatHangsAtItsStartDelaysNoOtherBoxAndFailsInItsTime) {
+  constexpr int kBoxes = 100;
+  constexpr base::ZygoteId kHangs = 77;
+  const base::BoxId first = boxes_ + 1;
+  Request r;
+  r.zygote_id = template_;
+  std::vector<Fd> held;  // a clone ends with its channel
+  for (int i = 0; i < kBoxes; ++i) {
+    r.op = Op::make;
+    r.box = ++boxes_;
+    ASSERT_TRUE(live_->send(r));
+    Event made = next();
+    ASSERT_EQ(made.kind, Kind::boxMade) << made.step << ": " << made.text;
+    for (Fd& fd : live_->fds_) held.push_back(std::move(fd));
+  }
+  FrozenZygote frozen(live_->v2());
+  live_->sendPublish(kHangs);
+  ASSERT_TRUE(frozen.freeze());
+  const uint64_t began_ns = base::monotonicNs();
+  r.op = Op::end;
+  for (base::BoxId box = first; box <= boxes_; ++box) {
+    r.box = box;
+    ASSERT_TRUE(live_->send(r));
+  }
+  for (int gone = 0; gone < kBoxes;) {
+    Event e = next();
+    ASSERT_TRUE(e.kind == Kind::boxReaped || e.kind == Kind::boxGone || e.kind == Kind::cloneExited)
+        << "the publish came to its end first: " << e.step << ": " << e.text;
+    if (e.kind == Kind::boxGone) {
+      ++gone;
+      EXPECT_EQ(e.complete, 1u) << e.text;
+    }
+  }
+  RecordProperty("ms", static_cast<int>((base::monotonicNs() - began_ns) / 1'000'000));
+  // It has 10 s for each process, and leaves nothing. Meanwhile boxes are made as ever.
+  EXPECT_EQ(run({"/bin/probe", "exit", "4"}).reaped.exit_status, 4);
+  Event failed = next();
+  ASSERT_EQ(failed.kind, Kind::zygoteFailed) << failed.text;
+  EXPECT_EQ(failed.zygote_id, kHangs);
+  EXPECT_NE(std::string(failed.text).find("did not start within 10000 ms"), std::string::npos)
+      << failed.text;
+  EXPECT_FALSE(fs::exists(frozen.folder()));
+}
+
+TEST_F(Box, AZygoteThatHangsForAWhileServesInTheEndAndARetiredOneEndsFrozen) {
+  FrozenZygote slow(live_->v2());
+  live_->sendPublish(78);
+  ASSERT_TRUE(slow.freeze());
+  EXPECT_EQ(run({"/bin/probe", "exit", "4"}).reaped.exit_status, 4);
+  ASSERT_TRUE(slow.thaw());
+  Event e = next();
+  ASSERT_EQ(e.kind, Kind::zygoteReady) << e.step << ": " << e.text;
+  FrozenZygote retired(live_->v2());
+  live_->sendPublish(79);
+  ASSERT_TRUE(retired.freeze());
+  Request r;
+  r.op = Op::retire;
+  for (base::ZygoteId id : {79, 78}) {
+    r.zygote_id = id;
+    ASSERT_TRUE(live_->send(r));
+    e = next();
+    ASSERT_EQ(e.kind, Kind::zygoteGone) << e.text;
+    EXPECT_STREQ(e.text, "retired");
+    EXPECT_EQ(e.zygote_id, id);
+  }
+  EXPECT_FALSE(fs::exists(retired.folder()) || fs::exists(slow.folder()));
+}
+
+TEST_F(Box, ARequestOutOfItsPlaceEndsItsBoxAndNoOther) {
+  Request r;
+  r.op = Op::make;
+  r.box = ++boxes_;
+  r.zygote_id = template_;
+  ASSERT_TRUE(live_->send(r));
+  ASSERT_EQ(next().kind, Kind::boxMade);
+  r.op = Op::clone;  // it has its clone
+  ASSERT_TRUE(live_->send(r));
+  Event e = next();
+  ASSERT_EQ(e.kind, Kind::boxDied) << e.text;
+  EXPECT_NE(std::string(e.text).find("no place in state 'parked'"), std::string::npos) << e.text;
+  r.op = Op::end;
+  ASSERT_TRUE(live_->send(r));
+  while (e.kind != Kind::boxGone) e = next();
+  EXPECT_EQ(e.complete, 1u);
+  // What crosses its end is no fault.
+  for (Op op : {Op::end, Op::claim, Op::clone, Op::sample}) {
+    r.op = op;
+    ASSERT_TRUE(live_->send(r));
+  }
+  EXPECT_EQ(run({"/bin/probe", "exit", "6"}).reaped.exit_status, 6);
 }
 
 TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {

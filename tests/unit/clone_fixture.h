@@ -1,4 +1,4 @@
-// The engine against a double of the spawner that speaks spawner/wire.h over a real
+// The engine against a double of the spawner that speaks wire/spawner.h over a real
 // socket, with real pipes for the streams. Events are awaited, never time.
 #pragma once
 
