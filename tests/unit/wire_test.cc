@@ -42,7 +42,9 @@ constexpr Op kAll[] = {Op::publish, Op::retire, Op::make,  Op::clone,
 TEST(Requests, WhatMayflydSendsIsSound) {
   EXPECT_EQ(faultIn(soundPublish(), 2), Fault::none);
   for (Op op : kAll)
-    if (op != Op::publish) EXPECT_EQ(faultIn(soundOf(op)), Fault::none) << static_cast<int>(op);
+    if (op != Op::publish) {
+      EXPECT_EQ(faultIn(soundOf(op)), Fault::none) << static_cast<int>(op);
+    }
   Request end = soundOf(Op::end);
   end.flags = kCollect;
   EXPECT_EQ(faultIn(end, 1), Fault::none);
@@ -111,7 +113,9 @@ TEST(Requests, AFlagOrADescriptorOfAnotherRequestIsFound) {
       const size_t fds = op == Op::publish ? 2 : op == Op::end && r.flags == kCollect ? 1 : 0;
       EXPECT_EQ(faultIn(r, fds), (own & r.flags) != 0 ? Fault::none : Fault::content);
       EXPECT_NE(faultIn(r, fds + 1), Fault::none);
-      if (fds > 0) EXPECT_NE(faultIn(r, fds - 1), Fault::none);
+      if (fds > 0) {
+        EXPECT_NE(faultIn(r, fds - 1), Fault::none);
+      }
     }
 }
 
@@ -143,7 +147,9 @@ void expectFrame(Message sound, size_t fds) {
   EXPECT_NE(faultOf(sound, sizeof sound - 1, fds), nullptr);
   EXPECT_NE(faultOf(sound, 0, fds), nullptr);
   EXPECT_NE(faultOf(sound, sizeof sound, fds + 1), nullptr);
-  if (fds > 0) EXPECT_NE(faultOf(sound, sizeof sound, fds - 1), nullptr);
+  if (fds > 0) {
+    EXPECT_NE(faultOf(sound, sizeof sound, fds - 1), nullptr);
+  }
   Message bad = sound;
   bad.magic ^= 1;
   EXPECT_NE(faultOf(bad, sizeof bad, fds), nullptr);
