@@ -35,8 +35,8 @@
 #include "core/blob.h"
 #include "image/build.h"
 #include "load/run.h"
-#include "spawner/wire.h"
-#include "zygote/wire.h"
+#include "wire/spawner.h"
+#include "wire/zygote.h"
 
 namespace {
 
@@ -44,8 +44,8 @@ using namespace mayfly;
 using base::Fd;
 using base::monotonicNs;
 using base::Phase;
-using spawner::Kind;
-using spawner::Op;
+using wire::Kind;
+using wire::Op;
 
 constexpr int kStallMsMax = 60'000;  // without any event
 constexpr int kEventsMax = 64;
@@ -92,14 +92,14 @@ class Floor {
   enum class Source : uint8_t { spawner, control, out };
 
   void start();
-  spawner::Event receive(base::Received* fds);
-  void send(const spawner::Request& request, const std::vector<int>& fds = {});
+  wire::Event receive(base::Received* fds);
+  void send(const wire::Request& request, const std::vector<int>& fds = {});
   void make(const load::Ticket& ticket);
   void end(base::BoxId id);
   void claim(base::BoxId id, Box& box);
   void readOutput(Box& box);
   void turn();
-  void onEvent(const spawner::Event& event, base::Received& fds);
+  void onEvent(const wire::Event& event, base::Received& fds);
   void onControl(base::BoxId id);
   void ended(Box& box, uint64_t at_ns);
   void watch(const Fd& fd, Source source, base::BoxId id);
@@ -123,13 +123,13 @@ void Floor::watch(const Fd& fd, Source source, base::BoxId id) {
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd.get(), &event) != 0) die("epoll_ctl failed");
 }
 
-void Floor::send(const spawner::Request& request, const std::vector<int>& fds) {
+void Floor::send(const wire::Request& request, const std::vector<int>& fds) {
   must(base::sendMessage(spawner_.channel.view(), base::bytesOf(request), fds));
 }
 
 // The spawner's next event; blocks.
-spawner::Event Floor::receive(base::Received* fds) {
-  spawner::Event event;
+wire::Event Floor::receive(base::Received* fds) {
+  wire::Event event;
   auto got = base::receiveMessage(spawner_.channel.view(), base::writableBytesOf(event));
   if (!got) die(got.error().message);
   if (got->bytes != sizeof event) die("the spawner is gone");
@@ -157,18 +157,18 @@ void Floor::start() {
        o_.state_dir + "/images", "--uid-slot", std::to_string(slot_.number)},
       {slot_.lock.view()}));
   if (receive(nullptr).kind != Kind::hello) die("the spawner did not start");
-  spawner::Request r;
+  wire::Request r;
   r.op = Op::publish;
   r.zygote_id = kTemplate;
-  r.flags = t.loopback ? spawner::kLoopback : 0u;
+  r.flags = t.loopback ? wire::kLoopback : 0u;
   r.ptys = t.ptys;
   r.limits = t.maximum;
   r.limits.memory_bytes = t.zygote_memory_bytes;
   t.image_digest.copy(r.digest, sizeof r.digest - 1);
-  for (size_t i = 0; i < t.zygote.size() && i < spawner::kZygoteArgsMax; ++i)
+  for (size_t i = 0; i < t.zygote.size() && i < wire::kZygoteArgsMax; ++i)
     t.zygote[i].copy(r.zygote[i], sizeof r.zygote[i] - 1);
   send(r, {served_[0].seccomp.get(), STDERR_FILENO});
-  if (spawner::Event e = receive(nullptr); e.kind != Kind::templateReady)
+  if (wire::Event e = receive(nullptr); e.kind != Kind::zygoteReady)
     die(std::string("the template is not served: ") + e.step + ": " + e.text);
   must(base::setNonblocking(spawner_.channel.view()));
   epoll_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
@@ -190,17 +190,17 @@ void Floor::make(const load::Ticket& ticket) {
   Box& box = boxes_[id];
   box.ticket = ticket;
   phase(box, Phase::box) = monotonicNs();
-  spawner::Request r;
+  wire::Request r;
   r.op = Op::make;
   r.box = id;
   r.zygote_id = kTemplate;
   r.limits = served_[0].spec.maximum;
-  r.flags = o_.rehearse ? spawner::kRehearse : 0u;
+  r.flags = o_.rehearse ? wire::kRehearse : 0u;
   send(r);
 }
 
 void Floor::end(base::BoxId id) {
-  spawner::Request r;
+  wire::Request r;
   r.op = Op::end;
   r.box = id;
   send(r);
@@ -208,12 +208,12 @@ void Floor::end(base::BoxId id) {
 
 void Floor::claim(base::BoxId id, Box& box) {
   const base::Limits& limits = served_[0].spec.defaults;
-  spawner::Request r;
+  wire::Request r;
   r.op = Op::claim;
   r.box = id;
   r.limits = limits;
   send(r);
-  zygote::Claim c;
+  wire::Claim c;
   c.block_bytes = task_->bytes();
   c.open_files = limits.open_files;
   c.file_size_bytes = limits.file_size_bytes;
@@ -240,12 +240,12 @@ void Floor::ended(Box& box, uint64_t at_ns) {
 
 void Floor::onControl(base::BoxId id) {
   Box& box = boxes_.at(id);
-  zygote::CloneReady word;  // Started has the same shape
+  wire::CloneReady word;  // Started has the same shape
   auto got = base::receiveMessage(box.control.view(), base::writableBytesOf(word));
   if (!got || got->bytes != sizeof word || word.error != 0)
     die("a clone did not get ready" +
         (got && got->bytes == sizeof word ? std::string(": ") + word.step : std::string()));
-  if (word.kind == zygote::Started{}.kind) {
+  if (word.kind == wire::Started{}.kind) {
     phase(box, Phase::started) = word.at_ns;
     box.control.reset();
     return;
@@ -258,7 +258,7 @@ void Floor::onControl(base::BoxId id) {
   end(id);
 }
 
-void Floor::onEvent(const spawner::Event& e, base::Received& fds) {
+void Floor::onEvent(const wire::Event& e, base::Received& fds) {
   auto at = boxes_.find(e.box);
   if (at == boxes_.end())
     die("an event of no box: " + std::to_string(static_cast<int>(e.kind)) + " " + e.text);
@@ -310,7 +310,7 @@ void Floor::turn() {
     base::BoxId id = events[i].data.u64 & ((1ull << 56) - 1);
     if (source == Source::spawner) {
       for (;;) {
-        spawner::Event event;
+        wire::Event event;
         auto got = base::receiveMessage(spawner_.channel.view(), base::writableBytesOf(event));
         if (!got && got.error().sys == EAGAIN) break;
         if (!got || got->bytes != sizeof event) die("the spawner is gone");

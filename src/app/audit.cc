@@ -12,7 +12,7 @@
 #include "base/fd.h"
 #include "base/text.h"
 #include "box/host.h"
-#include "spawner/template.h"
+#include "wire/spawner.h"
 
 namespace mayfly::app {
 
@@ -92,8 +92,8 @@ base::Result<AuditPlaces> auditPlaces(const std::string& instance, const std::st
   places.cgroups.push_back(layout.v2_path + places.subtree);
   places.cgroups.insert(places.cgroups.end(), others.begin(), others.end());
   places.images = state_dir + "/images";
-  places.uid_first = spawner::kUidBase + uid_slot * spawner::kUidsPerInstance;
-  places.uids = spawner::kUidsPerInstance;
+  places.uid_first = wire::kUidBase + uid_slot * wire::kUidsPerSlot;
+  places.uids = wire::kUidsPerSlot;
   places.self = static_cast<uint32_t>(::getpid());
   places.spawner = spawner_pid;
   return places;

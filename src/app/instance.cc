@@ -11,7 +11,7 @@
 #include <charconv>
 
 #include "base/clock.h"
-#include "spawner/template.h"
+#include "wire/spawner.h"
 
 namespace mayfly::app {
 namespace {
@@ -80,8 +80,7 @@ base::Result<UidSlot> takeUidSlot(const std::string& slots_dir) {
 }
 
 uint32_t daemonUid(uint32_t slot) {
-  return spawner::kUidBase + slot * spawner::kUidsPerInstance +
-         (spawner::kTemplatesMax - 1) * spawner::kUidsPerTemplate;
+  return wire::kUidBase + slot * wire::kUidsPerSlot + (wire::kUidRanges - 1) * wire::kUidsPerRange;
 }
 
 }  // namespace mayfly::app

@@ -53,7 +53,7 @@ pool::TemplateSpec toSpec(const config::Manifest& m) {
   s.zygote = m.zygote.argv;
   s.env = config::taskEnvironment(m);
   s.cpus_env = m.cpus_env;
-  s.runs_commands = m.mechanism == config::Mechanism::exec;
+  s.runs_commands = m.runsCommands();
   s.runs_code = !s.runs_commands;
   s.loopback = m.loopback;
   s.ptys = m.ptys;

@@ -214,7 +214,7 @@ packages = []
 # memory = "{7}MiB"
 )toml",
       name, base.name, base.name, base.image.suite, python ? "" : "# ",
-      base.mechanism == config::Mechanism::fork
+      base.preloads()
           ? fmt::format(
                 "\n[zygote]\n# Loaded before a task comes, after what the base loads. No thread, "
                 "child, socket\n# or open file may be left: `mayfly template check` names the "

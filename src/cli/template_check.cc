@@ -194,7 +194,7 @@ TaskSpec specOf(const config::Manifest& manifest) {
   TaskSpec spec;
   spec.template_name = manifest.name;
   spec.limits.wall_time_ms = std::min<uint64_t>(kTaskWallMs, manifest.maximum.wall_time_ms);
-  if (manifest.mechanism == config::Mechanism::exec) {
+  if (manifest.runsCommands()) {
     spec.kind = CodeKind::command;
     spec.args = {"true"};
   } else {
@@ -236,7 +236,7 @@ base::Status measureClones(Client& client, const config::Manifest& manifest, uin
 base::Status measureMemory(Client& client, const config::Manifest& manifest, CheckReport& report) {
   TaskSpec spec = specOf(manifest);
   spec.stdin_open = true;
-  if (manifest.mechanism == config::Mechanism::exec) {
+  if (manifest.runsCommands()) {
     spec.args = {"sh", "-c", "echo; exec cat"};
   } else if (manifest.check_wait.empty()) {
     report.no_memory_text = "give 'check.wait' in the manifest";

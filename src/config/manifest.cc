@@ -315,7 +315,7 @@ base::Result<Manifest> parseManifestListing(std::string_view text, std::string_v
   readImage(image, base != nullptr, m.image);
   Reader::Table zygote = root.table("zygote");
   readZygote(zygote, m.zygote);
-  if (m.mechanism == Mechanism::fork && m.zygote.trial.empty() && !m.zygote.without_trial) {
+  if (m.preloads() && m.zygote.trial.empty() && !m.zygote.without_trial) {
     zygote.complain(
         "trial",
         "is required where clones are forked: a program that two of them run before tasks are "

@@ -67,6 +67,10 @@ struct ZygoteSpec {
 };
 
 struct Manifest {
+  // What follows of the mechanism: nothing else asks which one it is.
+  bool runsCommands() const { return mechanism == Mechanism::exec; }  // tasks are command lines
+  bool preloads() const { return mechanism == Mechanism::fork; }      // before a task comes
+
   std::string name, description;
   std::string base;  // the template that this one adds to; empty: none
   Mechanism mechanism = Mechanism::fork;

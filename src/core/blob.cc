@@ -6,9 +6,11 @@
 
 #include <algorithm>
 
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::core {
+
+namespace zygote = wire;
 
 BlobLayout layoutBlob(const sched::TaskSpec& spec,
                       const std::vector<std::pair<std::string, std::string>>& base_env) {

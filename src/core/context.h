@@ -29,7 +29,7 @@
 #include "sched/accounts.h"
 #include "sched/core.h"
 #include "sched/task_machine.h"
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::core {
 
@@ -70,7 +70,7 @@ class BoxClaimant {
  public:
   virtual ~BoxClaimant() = default;
   // --- the clone and its streams ---
-  virtual void onCloneStarted(base::TaskId task, const zygote::Started&) = 0;
+  virtual void onCloneStarted(base::TaskId task, const wire::Started&) = 0;
   virtual void onControlBroken(base::TaskId task, std::string why) = 0;
   virtual void onTaskOutput(base::TaskId task, sched::Stream, std::string_view bytes) = 0;
   virtual void onOutputOver(base::TaskId task, sched::Stream) = 0;

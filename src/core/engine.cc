@@ -81,9 +81,9 @@ void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
       context_.spawner_ready = true;
       context_.observer.spawnerReady(base::printable(event.text));
       return runTemplates();
-    case Kind::templateReady:
-    case Kind::templateFailed:
-    case Kind::templateGone:
+    case Kind::zygoteReady:
+    case Kind::zygoteFailed:
+    case Kind::zygoteGone:
       return zygotes_.onSpawnerEvent(event);
     default:
       return boxes_.onSpawnerEvent(event, fds);

@@ -5,6 +5,8 @@
 #include <array>
 #include <string>
 
+#include "wire/check.h"
+
 namespace mayfly::core {
 
 using boost::asio::posix::descriptor_base;
@@ -51,14 +53,13 @@ void SpawnerLink::receive() {
       return lost(std::move(got).error().in("the spawner's channel"));
     }
     if (got->bytes == 0) return lost(base::Error{base::Code::internal, "the spawner ended", {}, 0});
-    if (got->bytes != sizeof event || event.magic != spawner::kMagic ||
-        event.version != spawner::kVersion)
-      return lost(base::Error{base::Code::internal,
-                              "the spawner sent a message of another size, magic or version",
-                              {},
-                              0});
-    event.step[sizeof event.step - 1] = '\0';
-    event.text[sizeof event.text - 1] = '\0';
+    const wire::Checked checked = wire::check(event, got->bytes, got->fds);
+    if (checked.fault != wire::Checked::Fault::none)
+      return lost(base::Error{
+          base::Code::internal,
+          "the spawner sent a message that is not as agreed: " + std::string(checked.what),
+          {},
+          0});
     handler_.onSpawnerEvent(event, std::span<base::Fd>(got->fd, got->fds));
     if (alive.expired() || !open_) return;
   }

@@ -1,6 +1,6 @@
 // The daemon's end of the channel to the spawner.
 //
-// Fixed-size messages with descriptors beside them (spawner/wire.h). Sending never
+// Fixed-size messages with descriptors beside them (wire/spawner.h). Sending never
 // blocks: what the socket does not take waits in a bounded queue. Whatever breaks
 // the connection is told once, and is fatal for the daemon.
 //
@@ -20,9 +20,11 @@
 
 #include "base/fd.h"
 #include "base/result.h"
-#include "spawner/wire.h"
+#include "wire/spawner.h"
 
 namespace mayfly::core {
+
+namespace spawner = wire;
 
 inline constexpr size_t kOutboundMessagesMax = 8'192;
 inline constexpr size_t kEventsPerTurnMax = 64;

@@ -82,13 +82,11 @@ void TaskIo::pollControl() {
                                       : std::move(got).error().in("the clone's channel").message);
       return;
     }
-    word.step[sizeof word.step - 1] = '\0';
-    bool sound = got->bytes == sizeof word && word.magic == zygote::kMagic;
-    if (sound && word.kind == zygote::CloneReady{}.kind) {
+    zygote::Started started;
+    memcpy(static_cast<void*>(&started), &word, sizeof started);
+    if (wire::faultOf(word, got->bytes, got->fds) == nullptr) {
       sink_.onCloneReady(box_, word);
-    } else if (sound && word.kind == zygote::Started{}.kind) {
-      zygote::Started started;
-      memcpy(static_cast<void*>(&started), &word, sizeof started);
+    } else if (wire::faultOf(started, got->bytes, got->fds) == nullptr) {
       closeDescriptor(control_);
       sink_.onCloneStarted(box_, started);
     } else {

@@ -22,9 +22,11 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "sched/core.h"
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::core {
+
+namespace zygote = wire;
 
 inline constexpr size_t kChunkBytes = 64u << 10;
 inline constexpr size_t kChunksPerTurnMax = 4;

@@ -163,13 +163,13 @@ void Zygotes::onSpawnerEvent(const Event& e) {
   auto at = zygotes_.find(e.zygote_id);
   if (at == zygotes_.end()) return;
   const Zygote& z = at->second;
-  if (e.kind == Kind::templateReady) {
+  if (e.kind == Kind::zygoteReady) {
     if (!z.draining && x_.stopping == Context::Stopping::no)
       x_.events.onZygoteReady({e.zygote_id, z.tmpl, z.lane});
     return;
   }
   std::string why = base::printable(e.text);
-  if (e.kind == Kind::templateFailed) {
+  if (e.kind == Kind::zygoteFailed) {
     why = "step '" + base::printable(e.step) + "'";
     if (e.sys != 0) {
       const char* text = ::strerrordesc_np(e.sys);

@@ -33,11 +33,11 @@ Closed Ledger::neverMade(base::BoxId box, uint64_t now_ns) {
   return c;
 }
 
-void Ledger::reaped(const spawner::Event& e) {
+void Ledger::reaped(const wire::Event& e) {
   if (auto at = boxes_.find(e.box); at != boxes_.end()) at->second.reaped_ns = e.at_ns;
 }
 
-std::optional<Closed> Ledger::gone(const spawner::Event& e, uint64_t our_fds_closed_ns) {
+std::optional<Closed> Ledger::gone(const wire::Event& e, uint64_t our_fds_closed_ns) {
   auto at = boxes_.find(e.box);
   if (at == boxes_.end()) return std::nullopt;
   Closed c;

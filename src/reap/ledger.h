@@ -18,7 +18,7 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "sched/accounts.h"
-#include "spawner/wire.h"
+#include "wire/spawner.h"
 
 namespace mayfly::reap {
 
@@ -38,10 +38,10 @@ class Ledger {
   void claimed(base::BoxId box, base::TaskId task, sched::AccountRef account);
   // The box never came to be: the spawner has undone it.
   Closed neverMade(base::BoxId box, uint64_t now_ns);
-  void reaped(const spawner::Event& box_reaped);
+  void reaped(const wire::Event& box_reaped);
   // boxGone. `our_fds_closed_ns`: when the daemon closed its own ends. Nothing for a
   // box that the ledger does not know.
-  std::optional<Closed> gone(const spawner::Event& box_gone, uint64_t our_fds_closed_ns);
+  std::optional<Closed> gone(const wire::Event& box_gone, uint64_t our_fds_closed_ns);
   // No receipt within the bound, or no spawner any more: into quarantine.
   Closed overdue(base::BoxId box, std::string why);
 

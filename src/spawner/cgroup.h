@@ -16,7 +16,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "base/task.h"
-#include "spawner/wire.h"
+#include "wire/spawner.h"
 
 namespace mayfly::spawner {
 
@@ -33,6 +33,8 @@ class CgroupTree {
   // Finds the hierarchies, sweeps what a dead daemon of the same instance left,
   // makes the instance's folders. Needs the instance's lock to be held.
   static base::Result<CgroupTree> open(const std::string& instance);
+  // The same with the mounts that `mountinfo` names (proc(5)).
+  static base::Result<CgroupTree> openIn(const std::string& mountinfo, const std::string& instance);
 
   const std::vector<Hierarchy>& hierarchies() const { return all_; }
   const Hierarchy& v2() const { return all_.front(); }  // always there
@@ -113,7 +115,7 @@ class BoxCgroups {
   base::Result<std::vector<base::Fd>> openTasks() const { return box_.openTasks(); }
   base::Status kill();  // idempotent; returns before they are dead
   base::Result<bool> populated() const;
-  void read(Counters* counters) const;  // what the kernel counted so far
+  void read(wire::Counters* counters) const;  // what the kernel counted so far
   // An fd that polls when the memory cap killed something, and one for the
   // process cap; either may be absent on hosts that offer no event.
   base::Result<base::Fd> watchMemory() const;

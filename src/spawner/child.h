@@ -14,8 +14,10 @@
 
 #include <string>
 
+#include "base/clock.h"
 #include "base/fd.h"
-#include "spawner/wire.h"
+#include "spawner/poller.h"
+#include "wire/spawner.h"
 
 namespace mayfly::spawner {
 
@@ -26,9 +28,12 @@ inline constexpr uint64_t kFreeBytesMax =
     16 << 20;  // of a disk that the spawner frees itself: some milliseconds
 inline constexpr uint64_t kFreeMsMax =
     10'000;  // that a child frees a larger one, before it is told as stuck
-inline constexpr uint64_t kReapMsMax = 5'000;  // kill to reaped, before a box is told as stuck
+inline constexpr uint64_t kReapMsMax = 5'000;   // kill to reaped, before it is told as stuck
+inline constexpr uint64_t kNever = UINT64_MAX;  // a deadline that was told of already
 
-inline void setText(Event& event, const std::string& step, const std::string& text) {
+inline uint64_t inMs(uint64_t ms) { return base::monotonicNs() + ms * kMsNs; }
+
+inline void setText(wire::Event& event, const std::string& step, const std::string& text) {
   strncpy(event.step, step.c_str(), sizeof event.step - 1);
   strncpy(event.text, text.c_str(), sizeof event.text - 1);
 }
@@ -37,15 +42,25 @@ struct Exit {
   int code = 0, status = 0;  // si_code, si_status; code 0: not exited
 };
 
-// Takes the exit status of our child from the kernel; empties the pidfd.
-inline Exit reap(Fd& pidfd) {
+// Takes the exit status of our child from the kernel; empties the pidfd. It is unwatched first:
+// a child that hangs before its exec may hold a copy, which would go on polling.
+inline Exit reap(Fd& pidfd, Poller& poller) {
   siginfo_t info{};
   if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info,
                WEXITED | WNOHANG | __WALL) != 0 ||
       info.si_pid == 0)
     return {};
+  poller.unwatch(pidfd.view());
   pidfd.reset();
   return {info.si_code, info.si_status};
+}
+
+// Whether it is the pidfd of a child of ours, or none. Of a descriptor that came with a
+// message only the kernel can tell.
+inline bool isOurChild(const Fd& pidfd) {
+  siginfo_t info{};
+  return !pidfd || ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info,
+                            WEXITED | WNOHANG | WNOWAIT | __WALL) == 0;
 }
 
 // The pid behind a pidfd as the host sees it; 0 where it has ended. For people only.
@@ -79,6 +94,11 @@ inline bool isDying(uint32_t pid) {
 inline std::string describe(const Exit& exit) {
   return exit.code == CLD_EXITED ? fmt::format("exited with {}", exit.status)
                                  : fmt::format("was killed by signal {}", exit.status);
+}
+
+// Whether the peer closed its end; one that dies with a request unread resets the channel.
+inline bool isEnd(const base::Result<base::Received>& got) {
+  return got ? got->bytes == 0 : got.error().sys == ECONNRESET;
 }
 
 inline void signalKill(const Fd& pidfd) {

@@ -7,7 +7,6 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/openat2.h>
-#include <linux/sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -22,10 +21,12 @@
 #include <vector>
 
 #include "base/text.h"
-#include "spawner/spool.h"
+#include "spawner/helper.h"
+#include "wire/spool.h"
 
 namespace mayfly::spawner {
 
+using namespace wire;
 using base::Fd;
 using base::FdView;
 
@@ -187,20 +188,8 @@ class Collector {
   bool full_ = false;
 };
 
-// Its pidfd; none in the child.
-base::Result<Fd> forkHelper(const char* what) {
-  int pidfd = -1;
-  clone_args args{};
-  args.flags = CLONE_PIDFD;
-  args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
-  long pid = ::syscall(SYS_clone3, &args, sizeof args);
-  if (pid < 0) return base::failSys(errno, "clone3", what);
-  return Fd(pid > 0 ? pidfd : -1);
-}
-
-// From the spawner's child to the box's user, with nothing but two descriptors.
+// From the spawner's child to the box's user.
 bool becomeUser(uint32_t uid) {
-  if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return false;
   if (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 ||
       ::setresuid(uid, uid, uid) != 0)
     return false;
@@ -215,28 +204,21 @@ bool becomeUser(uint32_t uid) {
 
 base::Result<Fd> startCollector(FdView disk_root, FdView spool, uint32_t uid,
                                 const base::Limits& limits) {
-  MAYFLY_TRY(Fd child, forkHelper("the collector"));
-  if (child) return child;
-  int root = ::fcntl(disk_root.get(), F_DUPFD, 5), out = ::fcntl(spool.get(), F_DUPFD, 5);
-  if (root < 0 || out < 0 || ::dup2(root, 3) != 3 || ::dup2(out, 4) != 4) ::_exit(2);
-  ::syscall(SYS_close_range, 5u, ~0u, 0u);
-  if (!becomeUser(uid)) ::_exit(3);
-  ::_exit(Collector(FdView(4), limits).run(FdView(3)) ? 0 : 1);
+  return startHelper("the collector", {disk_root, spool}, [&] {
+    if (!becomeUser(uid)) return 3;
+    return Collector(FdView(kHelperFd + 1), limits).run(FdView(kHelperFd)) ? 0 : 1;
+  });
 }
 
 base::Result<Fd> startCloser(Fd disk_root) {
   MAYFLY_TRY(base::Pipe closed, base::makePipe());
-  MAYFLY_TRY(Fd child, forkHelper("the closer of a disk"));
-  if (child) {
-    disk_root.reset();
-    return child;
-  }
-  int root = ::fcntl(disk_root.get(), F_DUPFD, 5), told = ::fcntl(closed.read.get(), F_DUPFD, 5);
-  if (root < 0 || told < 0 || ::dup2(root, 3) != 3 || ::dup2(told, 4) != 4) ::_exit(2);
-  ::syscall(SYS_close_range, 5u, ~0u, 0u);
-  char none;
-  (void)!::read(4, &none, 1);
-  ::_exit(0);
+  auto child = startHelper("the closer of a disk", {disk_root.view(), closed.read.view()}, [] {
+    char none;
+    (void)!::read(kHelperFd + 1, &none, 1);  // until ours is closed
+    return 0;
+  });
+  disk_root.reset();
+  return child;
 }
 
 }  // namespace mayfly::spawner

@@ -13,7 +13,12 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <string.h>
 #include <unistd.h>
+
+#include <algorithm>
+
+#include "spawner/helper.h"
 
 namespace mayfly::spawner {
 
@@ -98,10 +103,12 @@ std::string contextLog(int fs) {
 // The source is looked up as a path and shown in mountinfo as it was written, so
 // it is a link of a fixed name in our current folder.
 Status mountErofs(int source_fd, const std::string& target) {
-  (void)::unlink("/src/image");
-  DO("symlink", "/src/image",
-     ::symlink(fmt::format("/proc/self/fd/{}", source_fd).c_str(), "/src/image"));
-  DO("chdir", "/src", ::chdir("/src"));
+  const std::string folder = "/src/" + target.substr(target.rfind('/') + 1);
+  const std::string link = folder + "/image";
+  (void)::mkdir(folder.c_str(), 0755);
+  (void)::unlink(link.c_str());
+  DO("symlink", link, ::symlink(fmt::format("/proc/self/fd/{}", source_fd).c_str(), link.c_str()));
+  DO("chdir", folder, ::chdir(folder.c_str()));
   Fd fs(static_cast<int>(::syscall(SYS_fsopen, "erofs", FSOPEN_CLOEXEC)));
   if (!fs) return failSys(errno, "fsopen", "erofs");
   auto mounted = [&]() -> Status {
@@ -121,10 +128,8 @@ Status mountErofs(int source_fd, const std::string& target) {
   if (!mounted) {
     auto error = std::move(mounted).error();
     error.message += contextLog(fs.get());
-    (void)::chdir("/");
     return base::fail(std::move(error));
   }
-  DO("chdir", "/", ::chdir("/"));
   return Unit{};
 }
 
@@ -194,10 +199,11 @@ std::string describeCapabilities() {
   return set == 0 ? text : fmt::format("{} and 0x{:x}", text, set);
 }
 
+namespace {
+
+// In the helper.
 Result<ImageMount> mountImage(const Room& room, const std::string& digest,
                               const std::string& target) {
-  if (digest.size() != 64 || digest.find_first_not_of("0123456789abcdef") != std::string::npos)
-    return base::fail(Code::invalidArgument, "an image's digest is 64 hexadecimal digits");
   std::string file = digest + ".erofs";
   MAYFLY_TRY(Fd image, base::openAt(room.images.view(), file, O_RDONLY | O_NOFOLLOW));
   struct stat st;
@@ -214,6 +220,54 @@ Result<ImageMount> mountImage(const Room& room, const std::string& digest,
   if (!loop) return base::fail(std::move(mounted).error());
   MAYFLY_CHECK(mountErofs(loop->get(), target));
   return ImageMount::loop;
+}
+
+struct MountSaid {
+  base::Code code{};  // 0: mounted
+  int32_t sys = 0;
+  ImageMount mount = ImageMount::file;
+  char message[300] = {};
+};
+
+}  // namespace
+
+Result<Mounting> startMount(const Room& room, const std::string& digest,
+                            const std::string& target) {
+  MAYFLY_TRY(base::Pipe said, base::makePipe());
+  (void)::mkdir(target.c_str(), 0755);
+  auto work = [&] {
+    Room own;
+    own.images = Fd(kHelperFd);
+    own.host_devices = Fd(kHelperFd + 1);
+    auto mounted = mountImage(own, digest, target);
+    MountSaid word;
+    if (mounted) {
+      word.mount = *mounted;
+    } else {
+      word.code = mounted.error().code;
+      word.sys = mounted.error().sys;
+      strncpy(word.message, mounted.error().message.c_str(), sizeof word.message - 1);
+    }
+    return ::write(kHelperFd + 2, &word, sizeof word) == sizeof word ? 0 : 1;
+  };
+  MAYFLY_TRY(Fd helper,
+             startHelper("the mounting of an image",
+                         {room.images.view(), room.host_devices.view(), said.write.view()}, work));
+  return Mounting{std::move(helper), std::move(said.read)};
+}
+
+Result<ImageMount> readMount(base::FdView said) {
+  MountSaid word;
+  if (::read(said.get(), &word, sizeof word) != sizeof word)
+    return base::fail(Code::internal, "the mounting of the image came to no end");
+  if (word.code == base::Code{}) return word.mount;
+  word.message[sizeof word.message - 1] = 0;
+  return base::fail(base::Error{word.code, word.message, {}, word.sys});
+}
+
+Result<Fd> startUnmount(const std::string& target) {
+  return startHelper("the unmounting of an image", {},
+                     [&] { return ::umount2(target.c_str(), MNT_DETACH) == 0 ? 0 : 1; });
 }
 
 namespace {

@@ -4,10 +4,11 @@
 //   /proc   the host's processes, whole: id maps are written through it
 //   /dev    the few safe device nodes, one file system shared read-only by all boxes
 //   /dev-without-terminals  the same for boxes that have no terminals
-//   /img/N  the image of template slot N
-//   /src    where an image's source is named, so that no host path shows in mountinfo
+//   /img/N  the image of the zygote in slot N
+//   /src/N  where its source is named, so that no host path shows in mountinfo
 //
-// Layer: spawner. Called once, at start, before any other thread or process.
+// Layer: spawner. enterRoom() and dropToLeast() are called once, at start, before any other
+// thread or process; the rest does not block.
 #pragma once
 
 #include <string>
@@ -35,15 +36,24 @@ base::Status dropToLeast();
 std::string describeCapabilities();
 
 enum class ImageMount { file, loop };
-// Mounts images/<digest>.erofs read-only at `target`, named "image" and nothing
-// else. Refuses a file that anybody but root may write.
-base::Result<ImageMount> mountImage(const Room& room, const std::string& digest,
-                                    const std::string& target);
+// Starts a helper that mounts images/<digest>.erofs read-only at `target`, named "image" and
+// nothing else: a disk or the kernel may take its time. It refuses a file that anybody but
+// root may write.
+struct Mounting {
+  base::Fd helper;  // pidfd
+  base::Fd said;
+};
+base::Result<Mounting> startMount(const Room& room, const std::string& digest,
+                                  const std::string& target);
+// What the helper said; to be read once it has ended.
+base::Result<ImageMount> readMount(base::FdView said);
+// Starts a helper that unmounts it: the last to do so frees what the kernel keeps of the image.
+base::Result<base::Fd> startUnmount(const std::string& target);
 
 // A box's disk: a file system in memory with the task's caps, mounted nowhere
 // yet, its root folder owned by `uid`.
+base::Result<base::Fd> makeDisk(const base::Limits& limits, uint32_t uid);
 // To other caps, whatever it holds: one that holds more takes no more.
 base::Status resizeDisk(base::FdView disk, const base::Limits& limits);
-base::Result<base::Fd> makeDisk(const base::Limits& limits, uint32_t uid);
 
 }  // namespace mayfly::spawner

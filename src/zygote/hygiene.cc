@@ -10,9 +10,11 @@
 #include <sys/wait.h>
 
 #include "zygote/raw.h"
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::zygote {
+
+using namespace wire;
 namespace {
 
 constexpr int kDescriptorsMax = 1'024;  // of a baseline; one above it is always a fault

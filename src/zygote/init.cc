@@ -19,6 +19,8 @@
 
 namespace mayfly::zygote {
 
+using namespace wire;
+
 namespace {
 
 struct Failure {

@@ -6,13 +6,13 @@
 // Layer: zygote. Single-threaded.
 #pragma once
 
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::zygote {
 
 // Never returns. `maps_fd` gives one byte when the id maps are written; `disk_fd`
 // is the box's disk, mounted nowhere yet; `stands_fd` takes one byte for the clone.
-[[noreturn]] void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd,
+[[noreturn]] void runInit(const wire::MakeInit& make, int status_fd, int maps_fd, int disk_fd,
                           int stands_fd);
 
 }  // namespace mayfly::zygote

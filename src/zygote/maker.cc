@@ -15,9 +15,11 @@
 
 #include "zygote/init.h"
 #include "zygote/raw.h"
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::zygote {
+
+using namespace wire;
 namespace {
 
 [[noreturn]] void runPid1() {
@@ -45,7 +47,7 @@ int writeMaps(int proc_fd, pid_t pid, const MakeInit& make) {
   return r != 0 ? r : writeProc(proc_fd, pid, "gid_map", map);
 }
 
-InitMade makeInit(int proc_fd, const MakeInit& make, const int* fds, int count, int* pidfd) {
+InitMade makeInit(int proc_fd, const MakeInit& make, const int* fds, int* pidfd) {
   InitMade made;
   made.box = make.box;
   auto failed = [&](int error, const char* step) {
@@ -53,7 +55,6 @@ InitMade makeInit(int proc_fd, const MakeInit& make, const int* fds, int count, 
     copyText(made.step, sizeof made.step, step);
     return made;
   };
-  if (count != 4) return failed(EBADMSG, "descriptors");
   int sync[2];
   if (pipe2(sync, O_CLOEXEC) != 0) return failed(errno, "pipe");
   clone_args args{};
@@ -91,9 +92,9 @@ InitMade makeInit(int proc_fd, const MakeInit& make, const int* fds, int count, 
     int fds[kFdsMax], count = 0;
     ssize_t n = receiveRaw(kChannelFd, &make, sizeof make, fds, &count);
     if (n <= 0) _exit(n == 0 ? 0 : 3);
-    if (n != sizeof make || make.magic != kMagic || make.kind != 1) _exit(4);
+    if (faultOf(make, static_cast<size_t>(n), static_cast<size_t>(count)) != nullptr) _exit(4);
     int pidfd = -1;
-    InitMade made = makeInit(proc_fd, make, fds, count, &pidfd);
+    InitMade made = makeInit(proc_fd, make, fds, &pidfd);
     closeAll(fds, count);
     int r = sendRaw(kChannelFd, &made, sizeof made, &pidfd, pidfd >= 0 ? 1 : 0);
     if (pidfd >= 0) close(pidfd);

@@ -21,9 +21,11 @@
 #include "zygote/raw.h"
 #include "zygote/task_blob.h"
 #include "zygote/walls.h"
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::zygote {
+
+using namespace wire;
 namespace {
 
 struct Server {
@@ -90,6 +92,7 @@ int prepare(Server* server, const mayfly_zygote_hooks* hooks, char fault[kFaultB
 
 // The fds of a MakeClone, by name.
 enum { kInit, kControl, kIn, kOut, kErr, kCgroup, kGo, kFirstTasks };
+static_assert(kFirstTasks == kCloneFds);
 
 struct Step {
   const char* name;
@@ -207,8 +210,7 @@ Step takeTask(mayfly_task* task) {
   ssize_t n = receiveRaw(control_fd, &claim, sizeof claim, fds, &count);
   if (n == 0) _exit(0);
   if (n < 0) return {"claim", static_cast<int>(n)};
-  if (n != sizeof claim || claim.magic != kMagic || claim.kind != 4 ||
-      claim.blob_fds > kBlobFdsMax || count != 1 + static_cast<int>(claim.blob_fds))
+  if (faultOf(claim, static_cast<size_t>(n), static_cast<size_t>(count)) != nullptr)
     return {"claim", -EBADMSG};
   caps_stand = claim.caps_stand == 1;
   const char* step = "claim";
@@ -316,17 +318,14 @@ extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task
     int fds[kFdsMax], count = 0;
     ssize_t n = receiveRaw(kChannelFd, &make, sizeof make, fds, &count);
     if (n <= 0) _exit(n == 0 ? 0 : 3);
-    if (n != sizeof make || make.magic != kMagic || make.kind != 2) _exit(4);
+    if (faultOf(make, static_cast<size_t>(n), static_cast<size_t>(count)) != nullptr) _exit(4);
     CloneMade made;
     made.box = make.box;
     int pidfd = -1;
-    pid_t pid = -EBADMSG;
-    if (count == kFirstTasks + static_cast<int>(make.tasks_fds)) {
-      if (server.hooks->before_fork != nullptr) server.hooks->before_fork();
-      pid = forkInto(server, fds, &pidfd);
-      if (pid == 0) return runClone(server, fds, count - kFirstTasks, make.rehearse != 0, task);
-      if (server.hooks->after_fork_parent != nullptr) server.hooks->after_fork_parent();
-    }
+    if (server.hooks->before_fork != nullptr) server.hooks->before_fork();
+    pid_t pid = forkInto(server, fds, &pidfd);
+    if (pid == 0) return runClone(server, fds, count - kFirstTasks, make.rehearse != 0, task);
+    if (server.hooks->after_fork_parent != nullptr) server.hooks->after_fork_parent();
     if (pid < 0) {
       made.error = -pid;
       copyText(made.step, sizeof made.step, "fork clone");

@@ -10,6 +10,8 @@
 
 namespace mayfly::zygote {
 
+using namespace wire;
+
 namespace {
 
 constexpr uint32_t kStringsMax = 4'096;
@@ -104,7 +106,7 @@ int readTask(const int* fds, int count, uint64_t block_bytes, mayfly_task* task,
   View block{static_cast<const char*>(map), block_bytes};
   TaskBlob head;
   memcpy(&head, block.base, sizeof head);
-  if (head.magic != kMagic || head.argc > kStringsMax || head.envc > kStringsMax ||
+  if (head.magic != kZygoteMagic || head.argc > kStringsMax || head.envc > kStringsMax ||
       head.files > kFilesMax || !block.holds(head.code_offset, head.code_bytes))
     return -EBADMSG;
   uint64_t offset = head.strings_offset;

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "mayfly/zygote.h"
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::zygote {
 

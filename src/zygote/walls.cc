@@ -10,9 +10,11 @@
 #include <sys/stat.h>
 
 #include "zygote/raw.h"
-#include "zygote/wire.h"
+#include "wire/zygote.h"
 
 namespace mayfly::zygote {
+
+using namespace wire;
 
 namespace {
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -27,14 +28,15 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "mayfly/zygote.h"
-#include "spawner/spool.h"
-#include "spawner/wire.h"
-#include "zygote/wire.h"
+#include "wire/spool.h"
+#include "wire/spawner.h"
+#include "wire/zygote.h"
 
 namespace mayfly::spawner {
 namespace {
 
 using base::Fd;
+using namespace wire;
 namespace fs = std::filesystem;
 
 constexpr int kWaitMsMax = 20'000;
@@ -98,7 +100,12 @@ class Live {
     return base::sendMessage(socket_.view(), base::bytesOf(r), fds);
   }
 
-  Event publish(base::TemplateId id) {
+  Event publish(base::ZygoteId id) {
+    sendPublish(id);
+    return next();
+  }
+
+  void sendPublish(base::ZygoteId id) {
     Request r;
     r.op = Op::publish;
     r.zygote_id = id;
@@ -110,7 +117,6 @@ class Live {
     auto program = base::makeMemfd("seccomp");
     EXPECT_EQ(::write(program->get(), &allow, sizeof allow), static_cast<ssize_t>(sizeof allow));
     EXPECT_TRUE(send(r, {program->get(), 2}));
-    return next();
   }
 
   // The spawner's end by itself, when mayflyd goes: its wait status.
@@ -119,6 +125,15 @@ class Live {
     int status = -1;
     ::waitpid(pid_, &status, 0);
     return status;
+  }
+
+  // Our folder in v2.
+  fs::path v2() const {
+    for (const char* h : {"unified", "."})
+      if (fs::path p = fs::path("/sys/fs/cgroup") / h / "mayfly" / instance_;
+          fs::exists(p / "cgroup.events"))
+        return p;
+    return {};
   }
 
   bool anyCgroup() const {
@@ -173,7 +188,7 @@ class Box : public ::testing::Test {
               0u)
         << live_->hello_.text;
     Event e = live_->publish(template_);
-    ASSERT_EQ(e.kind, Kind::templateReady) << e.step << ": " << e.text;
+    ASSERT_EQ(e.kind, Kind::zygoteReady) << e.step << ": " << e.text;
   }
 
   static void TearDownTestSuite() {
@@ -218,20 +233,20 @@ class Box : public ::testing::Test {
     stdin_ = std::move(live_->fds_[1]);
     stdout_ = std::move(live_->fds_[2]);
     stderr_ = std::move(live_->fds_[3]);
-    zygote::CloneReady ready;
+    wire::CloneReady ready;
     ASSERT_TRUE(readable(control_.get()));
     auto got = base::receiveMessage(control_.view(), base::writableBytesOf(ready));
     ASSERT_TRUE(got && got->bytes == sizeof ready);
     ASSERT_EQ(ready.error, 0) << ready.step;
     std::string strings;
     for (auto& a : argv) strings += a + '\0';
-    zygote::TaskBlob head;
+    wire::TaskBlob head;
     head.argc = static_cast<uint32_t>(argv.size());
     head.strings_offset = sizeof head;
     head.files_offset = sizeof head + strings.size();
     head.files = static_cast<uint32_t>(files_.size());
     for (const BlobFile& f : files_) {
-      zygote::FileEntry entry = f.entry;
+      wire::FileEntry entry = f.entry;
       entry.path_bytes = static_cast<uint32_t>(f.path.size() + 1);
       strings.append(reinterpret_cast<const char*>(&entry), sizeof entry);
       strings += f.path + '\0';
@@ -241,7 +256,7 @@ class Box : public ::testing::Test {
     ASSERT_EQ(::write(blob->get(), strings.data(), strings.size()),
               static_cast<ssize_t>(strings.size()));
     ASSERT_TRUE(base::sealMemfd(blob->view()));
-    zygote::Claim claim;
+    wire::Claim claim;
     claim.block_bytes = sizeof head + strings.size();
     claim.open_files = limits.open_files;
     claim.file_size_bytes = limits.file_size_bytes;
@@ -258,7 +273,7 @@ class Box : public ::testing::Test {
     r.op = Op::claim;
     r.limits = limits;
     ASSERT_TRUE(live_->send(r));
-    zygote::Started started;
+    wire::Started started;
     ASSERT_TRUE(readable(control_.get()));
     got = base::receiveMessage(control_.view(), base::writableBytesOf(started));
     ASSERT_TRUE(got && got->bytes == sizeof started);
@@ -331,7 +346,7 @@ class Box : public ::testing::Test {
   // Of the next task: files whose content lies in blobs, and the error that it must start with.
   struct BlobFile {
     std::string path;
-    zygote::FileEntry entry;
+    wire::FileEntry entry;
   };
   std::vector<BlobFile> files_;
   std::vector<int> blobs_;
@@ -391,7 +406,7 @@ TEST_F(Box, FilesAreCopiedOutOfBlobsAndNoDescriptorOfOneStaysOpen) {
 
 TEST_F(Box, AsManyBlobsAsATaskMayHaveFitOneClaim) {
   std::vector<Fd> held;
-  for (uint32_t i = 1; i <= zygote::kBlobFdsMax; ++i) {
+  for (uint32_t i = 1; i <= wire::kBlobFdsMax; ++i) {
     held.push_back(sealed(std::to_string(i)));
     blobs_.push_back(held.back().get());
     files_.push_back({"f" + std::to_string(i), {.bytes = i < 10 ? 1u : 2u, .fd = i}});
@@ -563,13 +578,131 @@ TEST_F(Box, ADeadZygoteEndsNoRunningTaskAndTheTemplateCanBePublishedAnew) {
   ASSERT_NE(zygote, all.end());
   ::syscall(SYS_pidfd_send_signal, zygote->fd.get(), SIGKILL, nullptr, 0);
   Event gone = next();
-  ASSERT_EQ(gone.kind, Kind::templateGone);
+  ASSERT_EQ(gone.kind, Kind::zygoteGone);
   EXPECT_STREQ(gone.text, "the template's zygote was killed by signal 9");
   Event ready = live_->publish(template_);  // the same id: the old one drains beside it
-  ASSERT_EQ(ready.kind, Kind::templateReady) << ready.step << ": " << ready.text;
+  ASSERT_EQ(ready.kind, Kind::zygoteReady) << ready.step << ": " << ready.text;
   Ended e = finish(true);
   EXPECT_EQ(e.reaped.exit_status, SIGKILL);
   EXPECT_EQ(run({"/bin/probe", "exit", "3"}).reaped.exit_status, 3);
+}
+
+// A publish that hangs: the kernel freezes each process of the new zygote where it stands.
+class FrozenZygote {
+ public:
+  explicit FrozenZygote(const fs::path& v2) : v2_(v2), watch_(::inotify_init1(IN_CLOEXEC)) {
+    EXPECT_GE(::inotify_add_watch(watch_.get(), v2.c_str(), IN_CREATE), 0);
+  }
+  // To be called at once after the publish; the folder is made before its processes.
+  bool freeze() {
+    alignas(inotify_event) char buffer[4'096];
+    if (!readable(watch_.get()) || ::read(watch_.get(), buffer, sizeof buffer) <= 0) return false;
+    folder_ = v2_ / reinterpret_cast<inotify_event*>(buffer)->name;
+    return write("1");
+  }
+  bool thaw() { return write("0"); }
+  const fs::path& folder() const { return folder_; }
+
+ private:
+  bool write(const char* text) {
+    std::ofstream file(folder_ / "cgroup.freeze");
+    file << text << std::flush;
+    return file.good();
+  }
+  fs::path v2_, folder_;
+  Fd watch_;
+};
+
+TEST_F(Box, AZygoteThatHangsAtItsStartDelaysNoOtherBoxAndFailsInItsTime) {
+  constexpr int kBoxes = 100;
+  constexpr base::ZygoteId kHangs = 77;
+  const base::BoxId first = boxes_ + 1;
+  Request r;
+  r.zygote_id = template_;
+  std::vector<Fd> held;  // a clone ends with its channel
+  for (int i = 0; i < kBoxes; ++i) {
+    r.op = Op::make;
+    r.box = ++boxes_;
+    ASSERT_TRUE(live_->send(r));
+    Event made = next();
+    ASSERT_EQ(made.kind, Kind::boxMade) << made.step << ": " << made.text;
+    for (Fd& fd : live_->fds_) held.push_back(std::move(fd));
+  }
+  FrozenZygote frozen(live_->v2());
+  live_->sendPublish(kHangs);
+  ASSERT_TRUE(frozen.freeze());
+  const uint64_t began_ns = base::monotonicNs();
+  r.op = Op::end;
+  for (base::BoxId box = first; box <= boxes_; ++box) {
+    r.box = box;
+    ASSERT_TRUE(live_->send(r));
+  }
+  for (int gone = 0; gone < kBoxes;) {
+    Event e = next();
+    ASSERT_TRUE(e.kind == Kind::boxReaped || e.kind == Kind::boxGone || e.kind == Kind::cloneExited)
+        << "the publish came to its end first: " << e.step << ": " << e.text;
+    if (e.kind == Kind::boxGone) {
+      ++gone;
+      EXPECT_EQ(e.complete, 1u) << e.text;
+    }
+  }
+  RecordProperty("ms", static_cast<int>((base::monotonicNs() - began_ns) / 1'000'000));
+  // It has 10 s for each process, and leaves nothing. Meanwhile boxes are made as ever.
+  EXPECT_EQ(run({"/bin/probe", "exit", "4"}).reaped.exit_status, 4);
+  Event failed = next();
+  ASSERT_EQ(failed.kind, Kind::zygoteFailed) << failed.text;
+  EXPECT_EQ(failed.zygote_id, kHangs);
+  EXPECT_NE(std::string(failed.text).find("did not start within 10000 ms"), std::string::npos)
+      << failed.text;
+  EXPECT_FALSE(fs::exists(frozen.folder()));
+}
+
+TEST_F(Box, AZygoteThatHangsForAWhileServesInTheEndAndARetiredOneEndsFrozen) {
+  FrozenZygote slow(live_->v2());
+  live_->sendPublish(78);
+  ASSERT_TRUE(slow.freeze());
+  EXPECT_EQ(run({"/bin/probe", "exit", "4"}).reaped.exit_status, 4);
+  ASSERT_TRUE(slow.thaw());
+  Event e = next();
+  ASSERT_EQ(e.kind, Kind::zygoteReady) << e.step << ": " << e.text;
+  FrozenZygote retired(live_->v2());
+  live_->sendPublish(79);
+  ASSERT_TRUE(retired.freeze());
+  Request r;
+  r.op = Op::retire;
+  for (base::ZygoteId id : {79, 78}) {
+    r.zygote_id = id;
+    ASSERT_TRUE(live_->send(r));
+    e = next();
+    ASSERT_EQ(e.kind, Kind::zygoteGone) << e.text;
+    EXPECT_STREQ(e.text, "retired");
+    EXPECT_EQ(e.zygote_id, id);
+  }
+  EXPECT_FALSE(fs::exists(retired.folder()) || fs::exists(slow.folder()));
+}
+
+TEST_F(Box, ARequestOutOfItsPlaceEndsItsBoxAndNoOther) {
+  Request r;
+  r.op = Op::make;
+  r.box = ++boxes_;
+  r.zygote_id = template_;
+  ASSERT_TRUE(live_->send(r));
+  ASSERT_EQ(next().kind, Kind::boxMade);
+  r.op = Op::clone;  // it has its clone
+  ASSERT_TRUE(live_->send(r));
+  Event e = next();
+  ASSERT_EQ(e.kind, Kind::boxDied) << e.text;
+  EXPECT_NE(std::string(e.text).find("no place in state 'parked'"), std::string::npos) << e.text;
+  r.op = Op::end;
+  ASSERT_TRUE(live_->send(r));
+  while (e.kind != Kind::boxGone) e = next();
+  EXPECT_EQ(e.complete, 1u);
+  // What crosses its end is no fault.
+  for (Op op : {Op::end, Op::claim, Op::clone, Op::sample}) {
+    r.op = op;
+    ASSERT_TRUE(live_->send(r));
+  }
+  EXPECT_EQ(run({"/bin/probe", "exit", "6"}).reaped.exit_status, 6);
 }
 
 TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
@@ -577,7 +710,7 @@ TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
             0);  // as mayflyd: what the spawner leaves comes to us
   std::string name = "box-kill-" + std::to_string(::getpid());
   Live mine(images_, name, "61");
-  ASSERT_EQ(mine.publish(1).kind, Kind::templateReady);
+  ASSERT_EQ(mine.publish(1).kind, Kind::zygoteReady);
   Request r;
   r.op = Op::make;
   r.box = 1;
@@ -603,7 +736,7 @@ TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
   EXPECT_TRUE(mine.anyCgroup());  // nobody was left to remove them
   Live again(images_, name, "61");
   ASSERT_EQ(again.hello_.kind, Kind::hello);
-  ASSERT_EQ(again.publish(1).kind, Kind::templateReady);
+  ASSERT_EQ(again.publish(1).kind, Kind::zygoteReady);
   EXPECT_EQ(again.close(), 0);
   EXPECT_FALSE(again.anyCgroup());
   EXPECT_EQ(run({"/bin/probe", "exit", "5"}).reaped.exit_status, 5);  // the other instance goes on

@@ -388,7 +388,7 @@ def test_the_audit_finds_a_planted_cgroup_process_and_mount(daemons):
         subprocess.run(["mount", "-t", "tmpfs", "disk", str(point)], check=True)
         for words in [f"audit: box 999999 has a cgroup, and the ledger says that it is gone: '{place}'" for place in places] + [
                 f"audit: stray process {process.pid} of uid {uid} (sleep) is in no cgroup of this daemon's",
-                f"audit: stray mount ", f"at '{point}' (tmpfs, disk)"]:
+                "audit: stray mount ", f"at '{point}' (tmpfs, disk)"]:
             await_that(lambda: words in read(daemon.log), words)
         walk_on()
         assert read(daemon.log).count(f"audit: stray process {process.pid} ") == 1

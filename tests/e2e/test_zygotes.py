@@ -5,13 +5,16 @@ import os
 import re
 import shutil
 import signal
+import time
 
 import pytest
 
+from pool_view import boxes
 from test_lifecycle import SECONDS_MAX, TOP, await_that, comm, daemons, family, read  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
 
+BOXES = 100  # that are killed while another zygote hangs at its start
 # The zygote's address layout, as each of its clones sees it.
 LAYOUT = "import json\nprint(json.dumps([id(json), id(len)]))"
 
@@ -190,3 +193,50 @@ def test_the_state_of_the_pool_is_told(daemons):
     assert info(daemon)["misses"] == before["misses"]
     table = daemon.cli("templates").stdout.decode()
     assert "PARKED" in table and "/3" in table
+
+
+def test_a_publish_that_hangs_delays_no_kill(daemons):
+    """A new zygote's processes are frozen where they stand: 100 boxes of another template end meanwhile."""
+    daemon = daemons(config="parked_max = 4\nstocked_max = 0\n")
+    clients = [daemon.cli.start("run", "-t", "shell", "--memory", "32MiB", "--", "sh", "-c", "echo; exec sleep 1000") for _ in range(BOXES)]
+    for client in clients:
+        assert client.stdout.readline() == b"\n", (client.stderr.read(), daemon.said())
+    running = {b.id for b in boxes(daemon).values() if comm(b.clone) == "sleep"}
+    assert len(running) == BOXES
+    folder = freeze_next_zygote(daemon)
+    began = time.monotonic()
+    for client in clients:
+        client.kill()
+    await_that(lambda: not running & set(boxes(daemon)), "their boxes are gone")
+    took = time.monotonic() - began
+    assert "did not start" not in daemon.said(), f"the publish came to its end before the kills, which took {took} s"
+    assert comm_of_frozen(folder) & {"mayfly-spawner"}, "it hangs before an exec still"
+    # It has 10 s for each of its processes; then it is tried again.
+    await_that(lambda: "did not start within 10000 ms" in read(daemon.log), "it fails in its time")
+    await_that(lambda: not folder.exists(), "nothing of it is left")
+    await_that(lambda: info(daemon)["state"] == "ready", "it serves again")
+    assert daemon.cli.run("-t", "python", "-c", "print(6*7)")["stdout"] == "42\n"
+    for client in clients:
+        client.communicate()
+
+
+def comm_of_frozen(folder):
+    return {comm(pid) for file in folder.rglob("cgroup.procs") for pid in read(file).split()}
+
+
+def freeze_next_zygote(daemon):
+    """Ends python's zygote; the next one is frozen before all its processes have executed their programs."""
+    [top] = [p for p in daemon.cgroups() if (p / "cgroup.events").exists()]
+    for _ in range(3):
+        known = set(top.iterdir())
+        [zygote] = await_that(lambda: zygotes(daemon), "its zygote")
+        os.kill(zygote, signal.SIGKILL)
+        while not (new := [p for p in set(top.iterdir()) - known if p.is_dir()]):
+            pass  # its processes follow within a millisecond
+        (new[0] / "cgroup.freeze").write_text("1")
+        await_that(lambda: comm_of_frozen(new[0]), "a process of it")
+        if "mayfly-spawner" in comm_of_frozen(new[0]):
+            return new[0]
+        (new[0] / "cgroup.freeze").write_text("0")  # too late: it has started
+        await_that(lambda: info(daemon)["state"] == "ready", "it serves")
+    raise AssertionError("no zygote was frozen at its start")

@@ -1,5 +1,5 @@
-// fuzz_seeds FOLDER: what the fuzzers begin with, whole sessions and whole specs, in
-// FOLDER/request and FOLDER/spec.
+// fuzz_seeds FOLDER: what the fuzzers begin with, in a folder for each: whole sessions, whole
+// specs, the messages of the spawner's side and a spool.
 #include <capnp/serialize.h>
 #include <sys/stat.h>
 
@@ -9,6 +9,9 @@
 
 #include "edge/convert.h"
 #include "hostile/raw.h"
+#include "wire/spawner.h"
+#include "wire/spool.h"
+#include "wire/zygote.h"
 
 namespace {
 
@@ -103,12 +106,63 @@ void write(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
+template <class T>
+std::string raw(const T& value) {
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
+// As wire_fuzz reads them: which message, how many descriptors, the message.
+void writeWire(const std::string& folder) {
+  auto put = [&](const char* name, char which, char fds, const std::string& message) {
+    write(folder + "/" + name, std::string{which, fds} + message);
+  };
+  wire::Request r;
+  r.box = 1;
+  r.zygote_id = 1;
+  constexpr std::pair<const char*, wire::Op> kOps[] = {
+      {"retire", wire::Op::retire}, {"make", wire::Op::make}, {"clone", wire::Op::clone},
+      {"claim", wire::Op::claim},   {"end", wire::Op::end},   {"sample", wire::Op::sample}};
+  for (const auto& [name, op] : kOps) {
+    r.op = op;
+    put(name, 0, 0, raw(r));
+  }
+  r.op = wire::Op::publish;
+  std::string(64, 'a').copy(r.digest, 64);
+  std::string("/bin/zygote").copy(r.zygote[0], 63);
+  put("publish", 0, 2, raw(r));
+  wire::Event e;
+  e.kind = wire::Kind::boxMade;
+  put("event", 1, 4, raw(e));
+  put("make-init", 2, 4, raw(wire::MakeInit{}));
+  put("init-made", 3, 1, raw(wire::InitMade{}));
+  put("init-ready", 4, 0, raw(wire::InitReady{}));
+  put("make-clone", 5, wire::kCloneFds, raw(wire::MakeClone{}));
+  put("hello", 6, 0, raw(wire::CloneMade{}));
+  put("clone-ready", 7, 0, raw(wire::CloneReady{}));
+  put("the-claim", 8, 1, raw(wire::Claim{}));
+  put("started", 9, 0, raw(wire::Started{}));
+}
+
+void writeSpool(const std::string& folder) {
+  write(folder + "/empty", raw(wire::SpoolHeader{.index_offset = sizeof(wire::SpoolHeader)}));
+  wire::SpoolEntry file{
+      .offset = sizeof(wire::SpoolHeader), .size = 5, .mode = 0644, .path_bytes = 3};
+  wire::SpoolEntry skipped{.path_bytes = 1, .skipped_bytes = 4};
+  std::string index = raw(file) + "a/b" + raw(skipped) + "cfifo";
+  wire::SpoolHeader header{
+      .count = 2, .index_offset = sizeof(wire::SpoolHeader) + 5, .index_bytes = index.size()};
+  write(folder + "/files", raw(header) + "bytes" + index);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
   std::string folder = argv[1];
-  for (const char* each : {"", "/request", "/spec"}) ::mkdir((folder + each).c_str(), 0755);
+  for (const char* each : {"", "/request", "/spec", "/wire", "/spool"})
+    ::mkdir((folder + each).c_str(), 0755);
+  writeWire(folder + "/wire");
+  writeSpool(folder + "/spool");
   for (const auto& [name, fill] : kSpecs) {
     capnp::MallocMessageBuilder message;
     fill(message.initRoot<schema::TaskSpec>());

@@ -1,4 +1,4 @@
-// The engine against a double of the spawner that speaks spawner/wire.h over a real
+// The engine against a double of the spawner that speaks wire/spawner.h over a real
 // socket, with real pipes for the streams. Events are awaited, never time.
 #pragma once
 
@@ -13,7 +13,7 @@
 
 #include "base/clock.h"
 #include "core/engine.h"
-#include "spawner/spool.h"
+#include "wire/spool.h"
 
 namespace mayfly::core {
 
@@ -201,7 +201,7 @@ struct Fixture : testing::Test {
     EXPECT_STREQ(r.zygote[2], "zygote");
     EXPECT_EQ(request_fds.size(), 2u);
     if (!ready) return;
-    tellZygote(Kind::templateReady, 1);
+    tellZygote(Kind::zygoteReady, 1);
     until([&] { return owner.settled == 1; });
   }
 

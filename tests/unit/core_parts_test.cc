@@ -6,15 +6,15 @@
 #include "core/blob.h"
 #include "core/spool.h"
 #include "core/spool_budget.h"
-#include "spawner/spool.h"
-#include "zygote/wire.h"
+#include "wire/spool.h"
+#include "wire/zygote.h"
 
 namespace mayfly::core {
 namespace {
 
 // Reads a block as the clone does: every offset against the size.
 struct Decoded {
-  zygote::TaskBlob head;
+  wire::TaskBlob head;
   std::vector<std::string> argv, envp;
   std::vector<std::pair<std::string, std::string>> files;
   std::vector<uint32_t> modes;
@@ -35,7 +35,7 @@ Decoded decode(const std::string& blob) {
   d.code = blob.substr(d.head.code_offset, d.head.code_bytes);
   at = d.head.files_offset;
   for (uint32_t i = 0; i < d.head.files; ++i) {
-    zygote::FileEntry e;
+    wire::FileEntry e;
     memcpy(&e, blob.data() + at, sizeof e);
     at += sizeof e;
     EXPECT_LE(e.offset + e.bytes, blob.size());
@@ -142,12 +142,12 @@ TEST(Blob, FilesOfTheStoreNameADescriptorAndTakeNoRoomInTheBlock) {
   EXPECT_EQ(fds[2], two->get());
   std::string block(w->bytes(), '?');
   ASSERT_EQ(::pread(fds[0], block.data(), block.size(), 0), static_cast<ssize_t>(block.size()));
-  zygote::TaskBlob head;
+  wire::TaskBlob head;
   memcpy(&head, block.data(), sizeof head);
   size_t at = head.files_offset;
   std::vector<std::pair<uint32_t, uint64_t>> got;
   for (uint32_t i = 0; i < head.files; ++i) {
-    zygote::FileEntry e;
+    wire::FileEntry e;
     memcpy(&e, block.data() + at, sizeof e);
     got.emplace_back(e.fd, e.bytes);
     at += sizeof e + e.path_bytes;
@@ -163,9 +163,9 @@ struct SpoolFile {
 };
 
 std::string makeSpool(const std::vector<SpoolFile>& files) {
-  std::string body(sizeof(spawner::SpoolHeader), '\0'), index;
+  std::string body(sizeof(wire::SpoolHeader), '\0'), index;
   for (const SpoolFile& f : files) {
-    spawner::SpoolEntry e;
+    wire::SpoolEntry e;
     e.offset = body.size();
     e.size = f.data.size();
     e.mode = 04755;
@@ -175,7 +175,7 @@ std::string makeSpool(const std::vector<SpoolFile>& files) {
     index.append(reinterpret_cast<const char*>(&e), sizeof e);
     index += f.path + f.skipped;
   }
-  spawner::SpoolHeader h;
+  wire::SpoolHeader h;
   h.count = static_cast<uint32_t>(files.size());
   h.index_offset = body.size();
   h.index_bytes = index.size();

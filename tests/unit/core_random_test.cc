@@ -40,7 +40,7 @@ struct RandomSpawner : Fixture {
           break;
         case Op::retire:
           if (starting.erase(r.zygote_id) + serving.erase(r.zygote_id) > 0)
-            tellZygote(Kind::templateGone, r.zygote_id);
+            tellZygote(Kind::zygoteGone, r.zygote_id);
           break;
         case Op::make:
         case Op::clone: {
@@ -175,14 +175,14 @@ struct RandomSpawner : Fixture {
     if (!starting.empty()) {
       base::ZygoteId id = *starting.begin();
       starting.erase(id);
-      if (below(6) == 0) return tellZygote(Kind::templateFailed, id);
+      if (below(6) == 0) return tellZygote(Kind::zygoteFailed, id);
       serving.insert(id);
-      return tellZygote(Kind::templateReady, id);
+      return tellZygote(Kind::zygoteReady, id);
     }
     if (!serving.empty() && below(60) == 0) {
       base::ZygoteId id = *serving.begin();
       serving.erase(id);
-      tellZygote(Kind::templateGone, id);
+      tellZygote(Kind::zygoteGone, id);
     }
   }
 
@@ -216,7 +216,7 @@ struct RandomSpawner : Fixture {
       if (std::count_if(listeners.begin(), listeners.end(), unfinished) < kSlots) submitOne();
       readRequests();
       for (base::ZygoteId id : std::exchange(starting, {}))
-        serving.insert(id), tellZygote(Kind::templateReady, id);
+        serving.insert(id), tellZygote(Kind::zygoteReady, id);
       for (auto& [id, box] : seen) {
         if (box.at == At::gone) continue;
         settle();  // the channel holds few messages
@@ -293,7 +293,7 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
       readRequests();
       for (base::ZygoteId id : std::set<base::ZygoteId>(starting)) {
         starting.erase(id), serving.insert(id);
-        tellZygote(Kind::templateReady, id);
+        tellZygote(Kind::zygoteReady, id);
       }
       for (auto& [id, box] : seen) step(id, box);
       check();

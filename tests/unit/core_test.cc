@@ -85,7 +85,7 @@ TEST_F(Fixture, ObserversAreToldOfATasksWay) {
 TEST_F(Fixture, ObserversAreToldOfATrialAndOfNoTask) {
   trial_code = "look";
   start(false);
-  tellZygote(Kind::templateReady, 1);
+  tellZygote(Kind::zygoteReady, 1);
   FakeBox clones[2] = {made(spawner::kRehearse), made()};
   for (FakeBox& b : clones) cloneReady(b);
   for (FakeBox& b : clones) takeClaim(b);
@@ -418,7 +418,7 @@ TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
   FakeBox old = made(spawner::kRehearse), late = made(spawner::kRehearse);
   cloneReady(old);
   until([&] { return engine->templates()[0].pool.parked == 1; });
-  tellZygote(Kind::templateGone, 1);
+  tellZygote(Kind::zygoteGone, 1);
   EXPECT_EQ(expect(Op::end).box, old.id);
   // Both stand still, and one is ready only now: the task waits for the next zygote's.
   submit(spec());
@@ -426,7 +426,7 @@ TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
   EXPECT_EQ(expect(Op::end).box, late.id);
   EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
   EXPECT_TRUE(nothingAsked());
-  tellZygote(Kind::templateReady, 2);
+  tellZygote(Kind::zygoteReady, 2);
   FakeBox fresh = made();
   EXPECT_EQ(made_by.zygote_id, 2u);
   FakeBox next[] = {made(spawner::kRehearse), made(spawner::kRehearse)};  // to be parked
@@ -457,7 +457,7 @@ TEST_F(Fixture, RenewedZygoteDrainsWhileItsSuccessorServes) {
   EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
   EXPECT_EQ(engine->templates()[0].state, "ready");
   EXPECT_EQ(engine->templates()[0].pool.zygotes, 2u);
-  tellZygote(Kind::templateReady, 2);
+  tellZygote(Kind::zygoteReady, 2);
   FakeBox fresh = made(spawner::kRehearse);  // the successor's
   EXPECT_EQ(made_by.zygote_id, 2u);
   EXPECT_EQ(engine->templates()[0].pool.parked, 1u);  // the old one's clone serves until then
@@ -476,7 +476,7 @@ TEST_F(Fixture, RenewedZygoteDrainsWhileItsSuccessorServes) {
   result();
   EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
   EXPECT_EQ(expect(Op::retire).zygote_id, 1u);
-  tellZygote(Kind::templateGone, 1);
+  tellZygote(Kind::zygoteGone, 1);
   settle();
   EXPECT_EQ(engine->templates()[0].pool.zygotes, 1u);
   EXPECT_EQ(engine->templates()[0].pool.renewals, 1u);
@@ -490,7 +490,7 @@ TEST_F(Fixture, SuccessorThatFailsLeavesTheOldZygoteServing) {
   FakeBox clone = made(spawner::kRehearse);
   cloneReady(clone);
   EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
-  tellZygote(Kind::templateFailed, 2);
+  tellZygote(Kind::zygoteFailed, 2);
   settle();
   EXPECT_EQ(engine->templates()[0].state, "ready");
   EXPECT_NE(engine->templates()[0].state_text.find("serves on"), std::string::npos);
@@ -505,12 +505,12 @@ TEST_F(Fixture, ZygoteThatDiesWhileItsSuccessorStartsIsFollowedByIt) {
   FakeBox clone = made(spawner::kRehearse);
   cloneReady(clone);
   EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
-  tellZygote(Kind::templateGone, 1);
+  tellZygote(Kind::zygoteGone, 1);
   EXPECT_EQ(expect(Op::end).box, clone.id);
   EXPECT_EQ(engine->templates()[0].state, "starting");
   submit(spec());
   EXPECT_TRUE(nothingAsked());
-  tellZygote(Kind::templateReady, 2);
+  tellZygote(Kind::zygoteReady, 2);
   made();
   EXPECT_EQ(made_by.zygote_id, 2u);
 }
@@ -533,7 +533,7 @@ TEST_F(Fixture, TenantsShareNoZygote) {
   submit(s);
   EXPECT_EQ(expect(Op::publish).zygote_id, 3u);
   EXPECT_TRUE(nothingAsked());  // b's zygote is not ready yet
-  tellZygote(Kind::templateReady, 2);
+  tellZygote(Kind::zygoteReady, 2);
   held.push_back(made());
   EXPECT_EQ(made_by.zygote_id, 2u);
   s.user = 8;  // of the same name, and another user's
@@ -927,7 +927,7 @@ TEST_F(Fixture, FourDeadZygotesFailTheQueueOfThatTemplate) {
       EXPECT_EQ(expect(Op::publish).zygote_id, i + 1);
     }
     Event e;
-    e.kind = Kind::templateFailed;
+    e.kind = Kind::zygoteFailed;
     e.zygote_id = i + 1;
     strcpy(e.step, "zygote");
     strcpy(e.text, "exited with 1");
@@ -962,7 +962,7 @@ TEST_F(Fixture, StopEndsTasksThenTemplatesThenItself) {
   EXPECT_TRUE(listener->result.receipt.complete);
   expect(Op::retire);
   EXPECT_FALSE(done);
-  tellZygote(Kind::templateGone, 1);
+  tellZygote(Kind::zygoteGone, 1);
   until([&] { return done; });
 }
 

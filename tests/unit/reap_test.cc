@@ -6,9 +6,9 @@
 namespace mayfly::reap {
 namespace {
 
-spawner::Event goneEvent(base::BoxId box) {
-  spawner::Event e;
-  e.kind = spawner::Kind::boxGone;
+wire::Event goneEvent(base::BoxId box) {
+  wire::Event e;
+  e.kind = wire::Kind::boxGone;
   e.box = box;
   e.reaped_ns = 10;
   e.unpopulated_ns = 11;
@@ -40,19 +40,19 @@ TEST(Ledger, CompleteReceiptFreesTheSlot) {
 }
 
 TEST(Ledger, EachMissingProofKeepsTheSlotAndIsNamed) {
-  using Member = uint64_t spawner::Event::*;
+  using Member = uint64_t wire::Event::*;
   const std::pair<Member, const char*> cases[] = {
-      {&spawner::Event::reaped_ns, "reaped"},
-      {&spawner::Event::unpopulated_ns, "populated 0"},
-      {&spawner::Event::fds_closed_ns, "descriptor"},
-      {&spawner::Event::cgroups_gone_ns, "cgroup"},
+      {&wire::Event::reaped_ns, "reaped"},
+      {&wire::Event::unpopulated_ns, "populated 0"},
+      {&wire::Event::fds_closed_ns, "descriptor"},
+      {&wire::Event::cgroups_gone_ns, "cgroup"},
   };
   for (const auto& [member, why] : cases) {
     sched::Accounts book;
     Ledger l(book);
     l.opened(7, 5);
     l.claimed(7, 70, accountOf(book, 1));
-    spawner::Event e = goneEvent(7);
+    wire::Event e = goneEvent(7);
     e.*member = 0;
     auto c = l.gone(e, 20);
     ASSERT_TRUE(c);
@@ -69,7 +69,7 @@ TEST(Ledger, LaterReceiptCompletesAQuarantinedBox) {
   Ledger l(book);
   l.opened(7, 5);
   l.claimed(7, 70, accountOf(book, 1));
-  spawner::Event e = goneEvent(7);
+  wire::Event e = goneEvent(7);
   e.cgroups_gone_ns = 0;
   e.complete = 0;
   strcpy(e.text, "rmdir: EBUSY");

@@ -1,21 +1,25 @@
 // The messages of a zygote, a maker and a clone: fixed size over SEQPACKET
-// sockets, descriptors beside them. All ends are Mayfly's own code: a clone's
-// channel closes before its task starts.
+// sockets, descriptors beside them. A clone's channel closes before its task
+// starts; a zygote's may be written to by its template's own code.
 //
 //   spawner <-> maker   channel on fd 3 of the maker
 //   spawner <-> zygote  channel on fd 3 of the zygote
 //   spawner <-> init    status socket: one InitReady, then silence; its end ends the box
 //   mayflyd <-> clone   control socket: CloneReady, Claim (fds: the task, its blobs), Started
 //
-// Layer: zygote, spawner and clone include it. Plain data, no dependencies.
+// faultOf() says what is wrong with a message that was received, or nullptr. `bytes`
+// and `fds` are what came: the size of the message and how many descriptors.
+//
+// Layer: wire (zygote, spawner and mayflyd include it). Plain data; needs libc only.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
-namespace mayfly::zygote {
+namespace mayfly::wire {
 
-inline constexpr uint32_t kMagic = 0x4d465a59;  // "MFZY"
-inline constexpr int kChannelFd = 3;            // maker's, zygote's and pid 1's channel
+inline constexpr uint32_t kZygoteMagic = 0x4d465a59;  // "MFZY"
+inline constexpr int kChannelFd = 3;                  // maker's, zygote's and pid 1's channel
 inline constexpr int kSeccompFd = 4;  // zygote: the template's program; read once, then closed
 
 // Ids inside a box. The daemon gives each box two ids of the template's range.
@@ -25,7 +29,7 @@ inline constexpr uint32_t kBoxUser = 1000;  // the task
 // fds: [0] the init's end of its status socket, [1] its v2 cgroup, [2] the box's
 // disk, mounted nowhere yet, [3] a pipe that takes one byte once the box stands.
 struct MakeInit {
-  uint32_t magic = kMagic;
+  uint32_t magic = kZygoteMagic;
   uint32_t kind = 1;
   uint64_t box = 0;
   uint32_t uid_user = 0, uid_root = 0;  // ids in the template's user namespace
@@ -34,7 +38,7 @@ struct MakeInit {
 };
 // fds: [0] pidfd of the init.
 struct InitMade {
-  uint32_t magic = kMagic;
+  uint32_t magic = kZygoteMagic;
   int32_t error = 0;  // errno, 0 = made
   uint64_t box = 0;
   uint32_t pid_template = 0;
@@ -42,7 +46,7 @@ struct InitMade {
 };
 // Init -> spawner: the box stands, or the step that failed.
 struct InitReady {
-  uint32_t magic = kMagic;
+  uint32_t magic = kZygoteMagic;
   int32_t error = 0;
   char step[32] = {};
 };
@@ -52,7 +56,7 @@ struct InitReady {
 // task may start (its caps are in force), [7..] v1 `tasks` files. The clone is forked
 // while the init still sets its box up.
 struct MakeClone {
-  uint32_t magic = kMagic;
+  uint32_t magic = kZygoteMagic;
   uint32_t kind = 2;
   uint64_t box = 0;
   uint32_t tasks_fds = 0;
@@ -62,7 +66,7 @@ struct MakeClone {
 // or `step` says why it cannot.
 inline constexpr int kRefused = 131;  // ENOTRECOVERABLE: `step` is a whole sentence
 struct CloneMade {
-  uint32_t magic = kMagic;
+  uint32_t magic = kZygoteMagic;
   int32_t error = 0;
   uint64_t box = 0;
   char step[128] = {};
@@ -70,7 +74,7 @@ struct CloneMade {
 
 // Clone -> mayflyd: all walls are up, or the step that failed.
 struct CloneReady {
-  uint32_t magic = kMagic;
+  uint32_t magic = kZygoteMagic;
   uint32_t kind = 3;
   int32_t error = 0;
   char step[28] = {};
@@ -81,7 +85,7 @@ struct CloneReady {
 // that other boxes may be given as well: contents of input files. The clone copies what it needs
 // and closes all before the task's first instruction.
 struct Claim {
-  uint32_t magic = kMagic;
+  uint32_t magic = kZygoteMagic;
   uint32_t kind = 4;
   uint32_t blob_fds = 0;
   uint32_t caps_stand = 0;   // 1: the box was made with the task's own caps; no byte says so
@@ -90,7 +94,7 @@ struct Claim {
 };
 // Clone -> mayflyd: the last word before the task's first instruction.
 struct Started {
-  uint32_t magic = kMagic;
+  uint32_t magic = kZygoteMagic;
   uint32_t kind = 5;
   int32_t error = 0;
   char step[28] = {};
@@ -104,7 +108,7 @@ struct Started {
 // terminated, relative to /task), all packed; `code` and the files' contents
 // lie at the offsets given. The clone checks every offset against the size.
 struct TaskBlob {
-  uint32_t magic = kMagic;
+  uint32_t magic = kZygoteMagic;
   uint32_t kind = 0;  // mayfly_task_kind
   uint32_t argc = 0, envc = 0, files = 0;
   uint32_t has_seed = 0;
@@ -122,4 +126,64 @@ struct FileEntry {
 };
 inline constexpr uint32_t kBlobFdsMax = 64;
 
-}  // namespace mayfly::zygote
+// --- checks ------------------------------------------------------------------------
+
+inline constexpr int32_t kErrnoMax = 4'095;
+inline constexpr uint32_t kTasksFdsMax = 3;  // v1 hierarchies that a box may need
+inline constexpr int kCloneFds = 7;          // of a MakeClone, before its `tasks` files
+
+template <size_t N>
+bool isText(const char (&text)[N]) {
+  for (char c : text)
+    if (c == 0) return true;
+  return false;
+}
+template <class T>
+const char* faultOfFrame(const T& message, size_t bytes) {
+  return bytes != sizeof message ? "size" : message.magic != kZygoteMagic ? "magic" : nullptr;
+}
+template <class T>
+const char* faultOfAnswer(const T& message, size_t bytes) {
+  if (const char* fault = faultOfFrame(message, bytes)) return fault;
+  if (message.error < 0 || message.error > kErrnoMax) return "error";
+  return isText(message.step) ? nullptr : "text";
+}
+
+inline const char* faultOf(const MakeInit& m, size_t bytes, size_t fds) {
+  if (const char* fault = faultOfFrame(m, bytes)) return fault;
+  return m.kind != MakeInit{}.kind ? "kind" : fds != 4 ? "descriptors" : nullptr;
+}
+inline const char* faultOf(const InitMade& m, size_t bytes, size_t fds) {
+  if (const char* fault = faultOfAnswer(m, bytes)) return fault;
+  // One that was made and then failed is passed as well, to be reaped.
+  return fds > 1 || (m.error == 0 && fds != 1) ? "descriptors" : nullptr;
+}
+inline const char* faultOf(const InitReady& m, size_t bytes, size_t fds) {
+  if (const char* fault = faultOfAnswer(m, bytes)) return fault;
+  return fds != 0 ? "descriptors" : nullptr;
+}
+inline const char* faultOf(const MakeClone& m, size_t bytes, size_t fds) {
+  if (const char* fault = faultOfFrame(m, bytes)) return fault;
+  if (m.kind != MakeClone{}.kind) return "kind";
+  return m.tasks_fds > kTasksFdsMax || fds != kCloneFds + m.tasks_fds ? "descriptors" : nullptr;
+}
+inline const char* faultOf(const CloneMade& m, size_t bytes, size_t fds) {
+  if (const char* fault = faultOfAnswer(m, bytes)) return fault;
+  const size_t wanted = m.box != 0 && m.error == 0 ? 1 : 0;
+  return fds != wanted ? "descriptors" : nullptr;
+}
+inline const char* faultOf(const CloneReady& m, size_t bytes, size_t fds) {
+  if (const char* fault = faultOfAnswer(m, bytes)) return fault;
+  return m.kind != CloneReady{}.kind ? "kind" : fds != 0 ? "descriptors" : nullptr;
+}
+inline const char* faultOf(const Claim& m, size_t bytes, size_t fds) {
+  if (const char* fault = faultOfFrame(m, bytes)) return fault;
+  if (m.kind != Claim{}.kind) return "kind";
+  return m.blob_fds > kBlobFdsMax || fds != 1 + m.blob_fds ? "descriptors" : nullptr;
+}
+inline const char* faultOf(const Started& m, size_t bytes, size_t fds) {
+  if (const char* fault = faultOfAnswer(m, bytes)) return fault;
+  return m.kind != Started{}.kind ? "kind" : fds != 0 ? "descriptors" : nullptr;
+}
+
+}  // namespace mayfly::wire

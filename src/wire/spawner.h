@@ -2,30 +2,38 @@
 // a SEQPACKET socket, with descriptors passed beside them.
 //
 // mayflyd sends Request, the spawner sends Event. Neither side ever blocks on
-// the other. A message of another size, magic or version ends the connection,
-// and the end of the connection ends every box.
+// the other. wire/check.h says which messages are sound; one of another size,
+// magic, version or kind ends the connection, and the end of the connection ends
+// every box. Which request has its place in which state of a box is the table in
+// spawner/box_machine.cc.
 //
-// Layer: spawner and clone (both sides include it). Plain data.
+// Layer: wire (both sides include it). Plain data.
 #pragma once
 
 #include <cstdint>
 
 #include "base/task.h"
 
-namespace mayfly::spawner {
+namespace mayfly::wire {
 
-inline constexpr uint32_t kMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kVersion = 7;
-inline constexpr uint32_t kTemplatesMax = 64;  // published at a time, one uid range each
-inline constexpr uint32_t kUidsPerTemplate = 65'536;
+inline constexpr uint32_t kSpawnerMagic = 0x4d46'5350;  // "MFSP"
+inline constexpr uint16_t kSpawnerVersion = 7;
 inline constexpr uint32_t kZygoteArgsMax = 8;
+inline constexpr uint64_t kBoxIdMax = (uint64_t{1} << 56) - 1;
+
+// The ids of the host that a daemon uses: kUidBase is above every range that Debian or
+// systemd hand out; each slot has one range for each zygote, the last is the daemon's own.
+inline constexpr uint32_t kUidBase = 1'879'048'192;
+inline constexpr uint32_t kUidRanges = 64;
+inline constexpr uint32_t kUidsPerRange = 65'536;
+inline constexpr uint32_t kUidsPerSlot = kUidRanges * kUidsPerRange;
 
 enum class Op : uint16_t {
-  // Makes a template's namespaces from image `digest` and starts maker and
-  // zygote. fds: [0] seccomp program (sealed memfd), [1] where the zygote's
-  // stdout and stderr go. Answer: templateReady or templateFailed.
+  // Makes namespaces from image `digest` and starts maker and zygote in them.
+  // fds: [0] seccomp program (sealed memfd), [1] where the zygote's stdout and
+  // stderr go. Answer: zygoteReady or zygoteFailed.
   publish = 1,
-  // Ends a template: its boxes, maker and zygote. Answer: templateGone.
+  // Ends a zygote, its maker and its boxes. Answer: zygoteGone.
   retire = 2,
   // Makes a box with `limits` and a clone parked in it. Answer: boxMade (fds:
   // [0] control socket to the clone, [1] stdin, [2] stdout, [3] stderr, our
@@ -40,7 +48,8 @@ enum class Op : uint16_t {
   // answer; boxDied where that can't be done. Overtakes every other request.
   claim = 6,
   // Ends a box, whatever state it is in: kill, reap, read usage, collect
-  // /task/out into fds[0] if flag `collect` is set, remove.
+  // /task/out into fds[0] if flag `collect` is set, remove. Of a box that is gone
+  // or ends already it says nothing new.
   // Answer: boxReaped, then boxGone.
   end = 4,
   // Asks for a box's usage so far. Answer: sampled (or nothing: it ended).
@@ -48,20 +57,19 @@ enum class Op : uint16_t {
 };
 
 enum RequestFlags : uint32_t {
-  kLoopback = 1,  // publish: boxes get a network namespace with loopback up
-  kCollect = 2,   // end: collect /task/out
-  kCapsStand =
-      8,        // claim: the box has the task's caps since it was made, and nothing awaits our byte
-  kStock = 16,  // make: no clone yet
-  kRehearse = 4,  // make, clone: the clone rehearses before it says that it is ready
+  kLoopback = 1,   // publish: boxes get a network namespace with loopback up
+  kCollect = 2,    // end: collect /task/out
+  kRehearse = 4,   // make, clone: the clone rehearses before it says that it is ready
+  kCapsStand = 8,  // claim: the box has the task's caps since it was made; no byte is awaited
+  kStock = 16,     // make: no clone yet
 };
 
 struct Request {
-  uint32_t magic = kMagic;
-  uint16_t version = kVersion;
+  uint32_t magic = kSpawnerMagic;
+  uint16_t version = kSpawnerVersion;
   Op op{};
   base::BoxId box = 0;
-  base::ZygoteId zygote_id = 0;  // publish: a new one; of one template several may live
+  base::ZygoteId zygote_id = 0;  // publish: a new one; a template may have several
   uint32_t flags = 0;
   uint32_t ptys = 0;      // publish: pseudo-terminals that each box may have open at once
   base::Limits limits{};  // make, clone, claim: the box's; publish: memory_bytes caps the zygote;
@@ -74,9 +82,9 @@ struct Request {
 
 enum class Kind : uint16_t {
   hello = 1,  // after start: the spawner is ready; text says what is in force
-  templateReady = 2,
-  templateFailed = 3,  // step, sys, text; nothing of it is left
-  templateGone = 4,    // retired, or died by itself (text says how); its boxes' events came first
+  zygoteReady = 2,
+  zygoteFailed = 3,  // step, sys, text; nothing of it is left, or text says what is stuck
+  zygoteGone = 4,    // retired, or died by itself (text says how); its boxes' events came first
   boxMade = 5,
   boxFailed = 6,    // step, sys, text
   cloneExited = 7,  // the clone's main process ended; status as of waitid
@@ -87,6 +95,8 @@ enum class Kind : uint16_t {
   boxGone = 12,     // receipt
   boxStocked = 13,  // its walls stand
 };
+inline constexpr Op kOpMax = Op::clone;
+inline constexpr Kind kKindMax = Kind::boxStocked;
 
 enum class Cap : uint16_t { none = 0, memory = 1, processes = 2 };
 
@@ -105,8 +115,8 @@ struct Counters {
 enum class CollectState : uint16_t { none = 0, done = 1, timedOut = 2, failed = 3 };
 
 struct Event {
-  uint32_t magic = kMagic;
-  uint16_t version = kVersion;
+  uint32_t magic = kSpawnerMagic;
+  uint16_t version = kSpawnerVersion;
   Kind kind{};
   base::BoxId box = 0;
   base::ZygoteId zygote_id = 0;
@@ -123,10 +133,10 @@ struct Event {
   uint64_t clone_exited_ns = 0;                                                        // boxReaped
   uint64_t unpopulated_ns = 0, fds_closed_ns = 0, cgroups_gone_ns = 0, reaped_ns = 0;  // boxGone
   uint32_t complete = 0;  // boxGone: 1 if every point is proven
-  uint32_t again =
-      0;  // boxFailed: 1 if its init or clone or the template was ended: another try may do better
-  char step[32] = {};   // *Failed: the step of the box or template that failed
-  char text[200] = {};  // for people
+  uint32_t again = 0;     // boxFailed: 1 if its init, clone or zygote was ended: another try may do
+                          // better
+  char step[32] = {};     // *Failed: the step of the box or zygote that failed
+  char text[200] = {};    // for people
 };
 
-}  // namespace mayfly::spawner
+}  // namespace mayfly::wire

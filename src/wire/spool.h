@@ -8,12 +8,19 @@
 // text that says why the file was not collected (0: it was). Unaligned. A record
 // with a text and no path is on the folder /task/out itself.
 //
-// Layer: spawner and clone include it. Plain data.
+// readIndex() checks every offset and size.
+//
+// Layer: wire (the collector writes it, mayflyd reads it). Pure.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
+#include <vector>
 
-namespace mayfly::spawner {
+#include "base/result.h"
+#include "base/task.h"
+
+namespace mayfly::wire {
 
 inline constexpr uint32_t kSpoolMagic = 0x4d46'4f46;  // "MFOF"
 inline constexpr uint32_t kSpoolEntriesMax = 4'096;   // files and skipped names together
@@ -39,4 +46,14 @@ struct SpoolEntry {
 
 static_assert(sizeof(SpoolHeader) == 24 && sizeof(SpoolEntry) == 32);
 
-}  // namespace mayfly::spawner
+// Whether the header can be that of a spool of `spool_bytes`, whose index then lies within.
+base::Status checkHeader(const SpoolHeader& header, uint64_t spool_bytes);
+
+// The files that the index names, at most limits.out_files collected ones with at most
+// limits.out_files_bytes in all. A skipped one without a name is a note on the whole. For a
+// header that was checked, and the header.index_bytes of its index.
+base::Result<std::vector<base::OutFile>> readIndex(const SpoolHeader& header,
+                                                   std::string_view index,
+                                                   const base::Limits& limits);
+
+}  // namespace mayfly::wire

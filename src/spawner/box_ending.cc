@@ -1,0 +1,225 @@
+// Ending a box: kill, reap, read, collect, free, remove, and the proof of each.
+#include <errno.h>
+#include <fmt/format.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "spawner/boxes.h"
+#include "spawner/child.h"
+#include "spawner/collect.h"
+
+namespace mayfly::spawner {
+
+using base::Fd;
+using base::monotonicNs;
+using wire::CollectState;
+using wire::Event;
+using wire::Kind;
+
+namespace {
+
+constexpr uint64_t kRemoveMsMax = 2'000;  // removal of cgroups, before the box is told as stuck
+
+}  // namespace
+
+void Boxes::beginEnd(Box& box, BoxEvent why) {
+  box.machine.on(why);
+  ending_.insert(box.id);
+  box.deadline_ns = inMs(kReapMsMax);
+  // The watches would fire for what the kill itself causes.
+  poller_.unwatch(box.memory_watch.view());
+  poller_.unwatch(box.process_watch.view());
+  (void)box.cgroups.kill();  // absent only where the box has no cgroup yet
+  signalKill(box.init);
+  signalKill(box.clone);
+  poller_.unwatch(box.init_status.view());
+  box.init_status.reset();
+  box.go.reset();
+  box.go_theirs.reset();
+  for (Fd& fd : box.our_fds) fd.reset();
+  for (Fd& fd : box.their_fds) fd.reset();
+  tryFinishReaping(box);
+}
+
+void Boxes::endAll() {
+  std::vector<base::BoxId> ids;
+  for (const auto& [id, box] : boxes_) ids.push_back(id);
+  for (base::BoxId id : ids)
+    if (Box* box = find(id); box != nullptr && !box->machine.ending())
+      beginEnd(*box, BoxEvent::end);
+}
+
+// All reaped by us, its parent, and the kernel says that nobody is left. A box that is orphaned
+// has a process of which nobody told: its pid 1 can't end before, and it is ours to reap.
+void Boxes::tryFinishReaping(Box& box) {
+  if (!box.machine.reaping()) return;
+  const bool orphaned = box.machine.state() == BoxState::orphaned;
+  if (orphaned) {
+    reap_strays_();
+    box.next_try_ns = inMs(1);
+  }
+  if (box.machine.owed() || box.init || box.clone) return;
+  if (box.result.reaped_ns == 0) box.result.reaped_ns = monotonicNs();
+  auto populated = box.cgroups.populated();
+  if (populated && *populated) {
+    box.next_try_ns = inMs(1);
+    return;
+  }
+  if (orphaned) reap_strays_();  // who ended since
+  box.next_try_ns = 0;
+  box.result.unpopulated_ns = monotonicNs();
+  afterReaped(box);
+}
+
+void Boxes::afterReaped(Box& box) {
+  if (box.result.kind == Kind::boxFailed) return beginRemove(box);
+  box.cgroups.read(&box.result.counters);
+  readDisk(box, &box.result.counters);
+  box.result.kind = Kind::boxReaped;
+  box.result.box = box.id;
+  box.result.at_ns = box.result.reaped_ns;
+  out_.send(box.result);
+  if (!box.spool || !box.disk) return freeDisk(box);
+  auto collector = startCollector(box.disk.view(), box.spool.view(),
+                                  box.owner->uid_base + box.uid_first, box.limits);
+  if (!collector) {
+    box.collect_state = CollectState::failed;
+    return freeDisk(box);
+  }
+  box.disk.reset();  // the collector's is the last
+  awaitChild(box, std::move(*collector), BoxEvent::collect, box.collect_ms_max);
+}
+
+// Where much lies on the disk, the last to close it frees it for many milliseconds.
+void Boxes::freeDisk(Box& box) {
+  if (box.disk && box.result.counters.disk_bytes > kFreeBytesMax)
+    if (auto closer = startCloser(std::move(box.disk)))
+      return awaitChild(box, std::move(*closer), BoxEvent::free, kFreeMsMax);
+  beginRemove(box);
+}
+
+void Boxes::awaitChild(Box& box, Fd child, BoxEvent event, uint64_t ms_max) {
+  box.collector = std::move(child);
+  poller_.watch(box.collector.view(), EPOLLIN, Source::collector, box.id);
+  box.machine.on(event);
+  box.deadline_ns = inMs(ms_max);
+}
+
+void Boxes::onCollectorExit(Box& box) {
+  const Exit exit = reap(box.collector, poller_);
+  if (exit.code == 0) return;
+  if (box.machine.state() == BoxState::collecting && box.collect_state == CollectState::none)
+    box.collect_state =
+        exit.code == CLD_EXITED && exit.status == 0 ? CollectState::done : CollectState::failed;
+  beginRemove(box);
+}
+
+void Boxes::beginRemove(Box& box) {
+  box.machine.on(BoxEvent::remove);
+  box.deadline_ns = inMs(kRemoveMsMax);
+  box.disk.reset();
+  box.spool.reset();
+  box.memory_watch.reset();
+  box.process_watch.reset();
+  box.result.fds_closed_ns = monotonicNs();
+  tryRemove(box);
+}
+
+void Boxes::tryRemove(Box& box) {
+  const bool late = box.deadline_ns == kNever;
+  // Of a zygote whose end is still to be told mayflyd hears first.
+  const bool early =
+      box.result.kind == Kind::boxFailed && box.owner->stage == ZygoteStage::dying && !late;
+  if (early || !box.cgroups.remove()) {
+    const uint64_t pause_ms = late ? 500 : std::min<uint64_t>(1ull << std::min(box.tries, 5u), 32);
+    if (!early) ++box.tries;
+    box.next_try_ns = inMs(pause_ms);
+    return;
+  }
+  box.machine.on(BoxEvent::removed);
+  Event& event = box.result;
+  if (event.kind == Kind::boxFailed && !isServing(*box.owner)) event.again = 1;
+  event.cgroups_gone_ns = event.at_ns = monotonicNs();
+  event.box = box.id;
+  event.zygote_id = box.owner->id;
+  event.collect = box.collect_state;
+  event.complete = 1;
+  if (event.kind != Kind::boxFailed) {
+    event.kind = Kind::boxGone;
+    memset(event.text, 0, sizeof event.text);
+  }
+  out_.send(event);
+  drop(box);
+}
+
+// What is not proven in time is told at once, and tried on until it is.
+void Boxes::reportStuck(Box& box, const std::string& what) {
+  Event event = box.result;
+  event.kind = Kind::boxGone;
+  event.box = box.id;
+  event.at_ns = monotonicNs();
+  event.collect = box.collect_state;
+  event.complete = 0;
+  setText(event, "", what);
+  out_.send(event);
+  box.deadline_ns = kNever;
+}
+
+void Boxes::onLate(Box& box) {
+  switch (box.machine.state()) {
+    case BoxState::collecting:
+      box.collect_state = CollectState::timedOut;
+      box.deadline_ns = inMs(kReapMsMax);
+      return signalKill(box.collector);
+    case BoxState::freeing:
+      return reportStuck(box, "its disk is not freed yet");
+    case BoxState::removing:
+      return reportStuck(box, "a cgroup of the box is busy");
+    default:
+      return reportStuck(box, box.machine.owed() ? "the template's maker or zygote does not answer"
+                              : box.init || box.clone ? "killed, but not reaped"
+                                                      : "reaped, but its cgroup is populated");
+  }
+}
+
+uint64_t Boxes::nextTimer() const {
+  uint64_t next = UINT64_MAX;
+  for (base::BoxId id : ending_) {
+    const Box& box = *boxes_.at(id);
+    if (box.next_try_ns != 0) next = std::min(next, box.next_try_ns);
+    next = std::min(next, box.deadline_ns);
+  }
+  return next;
+}
+
+void Boxes::runTimers() {
+  const uint64_t now = monotonicNs();
+  std::vector<base::BoxId> due;
+  for (base::BoxId id : ending_) {
+    const Box& box = *boxes_.at(id);
+    if ((box.next_try_ns != 0 && box.next_try_ns <= now) || box.deadline_ns <= now)
+      due.push_back(id);
+  }
+  for (base::BoxId id : due) {
+    Box& box = *boxes_.at(id);
+    if (box.deadline_ns <= now) onLate(box);
+    box.next_try_ns = 0;
+    if (box.machine.reaping())
+      tryFinishReaping(box);
+    else if (box.machine.state() == BoxState::removing)
+      tryRemove(box);
+  }
+}
+
+void Boxes::drop(Box& box) {
+  Zygote& z = *box.owner;
+  z.uids.give(box.uid_first);
+  ending_.erase(box.id);
+  boxes_.erase(box.id);
+  zygotes_.release(z);
+}
+
+}  // namespace mayfly::spawner

@@ -1,0 +1,273 @@
+// Making a box: its cgroups, disk, init and channels, then its clone.
+#include <errno.h>
+#include <fmt/format.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <vector>
+
+#include "base/clock.h"
+#include "spawner/boxes.h"
+#include "spawner/child.h"
+#include "spawner/room.h"
+
+namespace mayfly::spawner {
+
+using base::Code;
+using base::Error;
+using base::failSys;
+using base::Fd;
+using base::monotonicNs;
+using base::Status;
+using base::Unit;
+using wire::Event;
+using wire::Kind;
+
+void Boxes::make(const wire::Request& request, const char* unsound) {
+  Event failed;
+  failed.kind = Kind::boxFailed;
+  failed.box = request.box;
+  failed.zygote_id = request.zygote_id;
+  auto refuse = [&](const char* step, const std::string& text) {
+    setText(failed, step, text);
+    failed.at_ns = monotonicNs();
+    out_.send(failed);
+  };
+  if (unsound != nullptr) return refuse("request", unsound);
+  Zygote* owner = zygotes_.findServing(request.zygote_id);
+  if (owner == nullptr) {
+    failed.again = 1;
+    return refuse("template", "the template is not ready");
+  }
+  auto made = std::make_unique<Box>();
+  Box& box = *made;
+  box.id = request.box;
+  box.owner = owner;
+  box.limits = request.limits;
+  if ((request.flags & wire::kRehearse) != 0) box.rehearse = CloneSource::Rehearse::yes;
+  if ((request.flags & wire::kStock) != 0) box.clone_comes = Box::Clone::whenAsked;
+  if (!owner->uids.take(&box.uid_first))
+    return refuse("uids", "every uid of the template is in use");
+  ++owner->boxes;
+  boxes_[box.id] = std::move(made);
+  if (auto s = prepare(box); !s) failBox(box, "prepare", s.error());
+}
+
+// The init is asked for first. What only the clone needs is made while the maker
+// works: its answer is read after this.
+Status Boxes::prepare(Box& box) {
+  const Zygote& z = *box.owner;
+  MAYFLY_TRY(box.cgroups,
+             BoxCgroups::create(tree_, fmt::format("t{}/b{}", z.key, box.id), z.uid_base));
+  MAYFLY_CHECK(askInit(box));
+  box.machine.on(BoxEvent::askInit);
+  MAYFLY_CHECK(box.cgroups.setCaps(box.limits));
+  MAYFLY_TRY(box.memory_watch, box.cgroups.watchMemory());
+  MAYFLY_TRY(box.process_watch, box.cgroups.watchProcesses());
+  poller_.watch(box.memory_watch.view(), box.cgroups.memoryWatchIsEventfd() ? EPOLLIN : EPOLLPRI,
+                Source::memoryCap, box.id);
+  if (box.process_watch)
+    poller_.watch(box.process_watch.view(), EPOLLPRI, Source::processCap, box.id);
+  return makeChannels(box);
+}
+
+Status Boxes::askInit(Box& box) {
+  const Zygote& z = *box.owner;
+  MAYFLY_TRY(base::Pair status, base::makeSeqpacketPair());
+  MAYFLY_CHECK(base::setNonblocking(status.ours.view()));
+  box.init_status = std::move(status.ours);
+  poller_.watch(box.init_status.view(), EPOLLIN, Source::initStatus, box.id);
+  wire::MakeInit make;
+  make.box = box.id;
+  make.uid_user = box.uid_first;
+  make.uid_root = box.uid_first + 1;
+  make.loopback = z.loopback ? 1 : 0;
+  make.ptys = z.ptys;
+  MAYFLY_TRY(box.disk, makeDisk(box.limits, z.uid_base + make.uid_root));
+  MAYFLY_TRY(base::Pipe go, base::makePipe());
+  box.go_theirs = std::move(go.read);
+  box.go = std::move(go.write);
+  MAYFLY_TRY(Fd cgroup, box.cgroups.openInitDir());
+  int fds[] = {status.theirs.get(), cgroup.get(), box.disk.get(), box.go.get()};
+  return base::sendMessage(z.maker_channel.view(), base::bytesOf(make), fds);
+}
+
+// The control socket and the three pipes between mayflyd and the clone.
+Status Boxes::makeChannels(Box& box) {
+  MAYFLY_TRY(base::Pair control, base::makeSeqpacketPair());
+  MAYFLY_TRY(base::Pipe in, base::makePipe());
+  MAYFLY_TRY(base::Pipe out, base::makePipe());
+  MAYFLY_TRY(base::Pipe err, base::makePipe());
+  box.our_fds[0] = std::move(control.ours);
+  box.their_fds[0] = std::move(control.theirs);
+  box.our_fds[1] = std::move(in.write);
+  box.their_fds[1] = std::move(in.read);
+  box.our_fds[2] = std::move(out.read);
+  box.their_fds[2] = std::move(out.write);
+  box.our_fds[3] = std::move(err.read);
+  box.their_fds[3] = std::move(err.write);
+  // The task may open /dev/stdout again: the pipes are its own.
+  const uint32_t uid = box.owner->uid_base + box.uid_first;
+  for (int i = 1; i <= 3; ++i)
+    if (::fchown(box.their_fds[i].get(), uid, uid) != 0)
+      return failSys(errno, "fchown", "a pipe of the box");
+  return Unit{};
+}
+
+Boxes::Said Boxes::onInitMade(Zygote& z, const wire::InitMade& made, Fd init) {
+  Box* found = find(made.box);
+  if (found == nullptr || found->owner != &z ||
+      found->machine.on(BoxEvent::initMade) == BoxStep::breach)
+    return Said::breach;
+  Box& box = *found;
+  box.init = std::move(init);
+  if (box.init) poller_.watch(box.init.view(), EPOLLIN, Source::init, box.id);
+  if (box.machine.ending()) {
+    signalKill(box.init);
+    tryFinishReaping(box);
+  } else if (made.error != 0) {
+    failBox(box, fmt::format("init: {}", made.step),
+            base::sysError(made.error, made.step, "the box's init"));
+  } else {
+    arrived(box);
+  }
+  return Said::inPlace;
+}
+
+void Boxes::onInitStatus(Box& box) {
+  wire::InitReady ready;
+  auto got = base::receiveMessage(box.init_status.view(), base::writableBytesOf(ready));
+  if (!got && got.error().sys == EAGAIN) return;
+  poller_.unwatch(box.init_status.view());
+  // Once it has spoken, the init's end is told by its pidfd.
+  if (box.machine.ending() || !box.machine.rising()) return;
+  if (!got || faultOf(ready, got->bytes, got->fds) != nullptr) {
+    box.result.again = 1;
+    return failBox(box, "init",
+                   Error{Code::internal, "the init ended before its box stood", {}, 0});
+  }
+  if (ready.error != 0)
+    return failBox(box, fmt::format("box: {}", ready.step),
+                   base::sysError(ready.error, ready.step, "the box"));
+  box.machine.on(BoxEvent::stands);
+  box.box_ready_ns = monotonicNs();
+  arrived(box);
+}
+
+Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
+  Box* found = find(answer.box);
+  if (found == nullptr || found->owner != &z ||
+      found->machine.on(BoxEvent::cloneMade) == BoxStep::breach)
+    return Said::breach;
+  Box& box = *found;
+  box.clone = std::move(answer.clone);
+  if (box.clone) poller_.watch(box.clone.view(), EPOLLIN, Source::clone, box.id);
+  if (box.machine.ending()) {
+    signalKill(box.clone);
+    tryFinishReaping(box);
+  } else if (answer.what == CloneSource::Answer::What::failed) {
+    // Nothing can be forked beside an init that was killed.
+    box.result.again = isDying(box.pid_host) ? 1 : 0;
+    failBox(box, fmt::format("clone: {}", answer.text),
+            base::sysError(answer.error, "fork", "the clone"));
+  } else {
+    arrived(box);
+  }
+  return Said::inPlace;
+}
+
+// What the new state calls for.
+void Boxes::arrived(Box& box) {
+  switch (box.machine.state()) {
+    case BoxState::rising:
+      if (box.clone_comes == Box::Clone::atOnce) askCloneOrFail(box);
+      return;
+    case BoxState::stocked:
+      if (box.clone_comes == Box::Clone::atOnce) return askCloneOrFail(box);
+      return tell(box, Kind::boxStocked);
+    case BoxState::parked:
+      if (box.clone) tellMade(box);  // otherwise it ended meanwhile, and the box fails for that
+      return;
+    default:
+      return;
+  }
+}
+
+// mayflyd hears that a zygote is gone before it hears of a box that failed for that.
+void Boxes::askCloneOrFail(Box& box) {
+  if (auto asked = askClone(box); !asked) {
+    Zygote& z = *box.owner;
+    failBox(box, "ask clone", asked.error());
+    zygotes_.suspect(z);
+  }
+}
+
+// Once the init is known: the clone is made while the init sets its box up.
+Status Boxes::askClone(Box& box) {
+  Zygote& z = *box.owner;
+  if (z.stage >= ZygoteStage::draining)
+    return base::fail(Code::unavailable, "the template is being retired");
+  MAYFLY_CHECK(fitZygoteCap(z));
+  MAYFLY_TRY(auto tasks, box.cgroups.openTasks());
+  MAYFLY_TRY(Fd cgroup, box.cgroups.openTaskDir());
+  CloneSource::Ask ask;
+  ask.box = box.id;
+  ask.rehearse = box.rehearse;
+  ask.init = box.init.view();
+  ask.cgroup = cgroup.view();
+  ask.go = box.go_theirs.view();
+  ask.streams = box.their_fds;
+  ask.tasks = tasks;
+  MAYFLY_CHECK(z.source->ask(ask));
+  box.machine.on(BoxEvent::askClone);
+  box.pid_host = pidOf(box.init);  // while the zygote forks
+  for (Fd& fd : box.their_fds) fd.reset();
+  box.go_theirs.reset();
+  return Unit{};
+}
+
+void Boxes::tellMade(Box& box) {
+  Event event;
+  event.kind = Kind::boxMade;
+  event.box = box.id;
+  event.zygote_id = box.owner->id;
+  event.at_ns = monotonicNs();
+  event.box_ready_ns = box.box_ready_ns;
+  event.pid_host = box.pid_host;
+  std::vector<int> fds;
+  for (const Fd& fd : box.our_fds) fds.push_back(fd.get());
+  out_.send(event, fds);
+  for (Fd& fd : box.our_fds) fd.reset();
+  // It may have its task before it is measured while it is parked.
+  restartCounters(box);
+}
+
+// Nothing of a box that could not be made stays; mayflyd hears of it at the end.
+void Boxes::failBox(Box& box, const std::string& step, const Error& error) {
+  if (box.machine.ending()) return;
+  box.result.kind = Kind::boxFailed;
+  box.result.sys = error.sys;
+  setText(box.result, step, error.message);
+  beginEnd(box, BoxEvent::end);
+}
+
+// Boxes in the making wait for an answer that will not come.
+void Boxes::onAnswersLost(const Zygote& z, const char* who, const std::string& why) {
+  std::vector<base::BoxId> waiting;
+  for (const auto& [id, box] : boxes_)
+    if (box->owner == &z && box->machine.owed()) waiting.push_back(id);
+  for (base::BoxId id : waiting) {
+    Box* box = find(id);
+    if (box == nullptr) continue;
+    if (box->machine.ending()) {
+      box->machine.on(BoxEvent::lost);
+      tryFinishReaping(*box);
+      continue;
+    }
+    box->result.kind = Kind::boxFailed;
+    setText(box->result, who, why);
+    beginEnd(*box, BoxEvent::lost);
+  }
+}
+
+}  // namespace mayfly::spawner

@@ -1,0 +1,131 @@
+// The boxes of this spawner: made, claimed, ended, each with the proof that it is gone.
+// BoxMachine says where a box stands and which request has its place there; here is how.
+//
+// Layer: spawner. One thread. Never blocks.
+#pragma once
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <unordered_map>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "spawner/box_machine.h"
+#include "spawner/cgroup.h"
+#include "spawner/outbox.h"
+#include "spawner/poller.h"
+#include "spawner/zygotes.h"
+#include "wire/spawner.h"
+
+namespace mayfly::spawner {
+
+struct Box {
+  base::BoxId id = 0;
+  Zygote* owner = nullptr;
+  BoxMachine machine;
+  base::Limits limits;
+  uint32_t uid_first = 0;
+  // Whether the clone is asked for as soon as the init is known, and how.
+  enum class Clone : uint8_t { atOnce, whenAsked } clone_comes = Clone::atOnce;
+  CloneSource::Rehearse rehearse = CloneSource::Rehearse::no;
+  BoxCgroups cgroups;
+  base::Fd init, clone;  // pidfds; empty once reaped
+  base::Fd init_status;  // our end of the init's socket; its close ends the init
+  base::Fd disk;         // root of the box's disk
+  base::Fd memory_watch, process_watch;
+  base::Fd collector;  // or who frees the disk
+  base::Fd spool;
+  base::Fd go, go_theirs;  // pipe to the clone: a byte of the init's (the box stands), one of
+                           // ours (its task may start)
+  base::Fd their_fds[4];   // control, stdin, stdout, stderr: the clone's ends
+  base::Fd our_fds[4];
+  uint32_t pid_host = 0;
+  bool watches_told[2] = {};
+  uint32_t collect_ms_max = 0;
+  wire::CollectState collect_state = wire::CollectState::none;
+  uint64_t deadline_ns = 0;  // of the present state, while it ends
+  uint64_t next_try_ns = 0;
+  uint32_t tries = 0;
+  wire::Event result;                           // boxReaped, then boxGone, as it grows
+  uint64_t box_ready_ns = 0, restarted_ns = 0;  // the latter of the counters
+};
+
+class Boxes : public Zygotes::Client {
+ public:
+  Boxes(Poller& poller, Outbox& out, const CgroupTree& tree, Zygotes& zygotes)
+      : poller_(poller), out_(out), tree_(tree), zygotes_(zygotes) {}
+  void setReaper(std::function<void()> reap_strays) { reap_strays_ = std::move(reap_strays); }
+
+  // A request on a box. `unsound` says what is wrong with it, or is null.
+  void on(const wire::Request& request, base::Received& fds, const char* unsound);
+  void endAll();
+
+  Said onInitMade(Zygote& z, const wire::InitMade& made, base::Fd init) override;
+  Said onClone(Zygote& z, CloneSource::Answer answer) override;
+  void onAnswersLost(const Zygote& z, const char* who, const std::string& why) override;
+  void onRetired(const Zygote& z) override;
+
+  void onEvent(Source source, base::BoxId id);
+  uint64_t nextTimer() const;  // monotonic ns; UINT64_MAX: none
+  void runTimers();
+  bool empty() const { return boxes_.empty(); }
+  bool owns(const std::function<bool(const base::Fd&)>& is) const;
+
+ private:
+  Box* find(base::BoxId id) const;
+  void tell(const Box& box, wire::Kind kind, const std::string& text = {});
+
+  // --- making (box_making.cc) ---
+  void make(const wire::Request& request, const char* unsound);
+  base::Status prepare(Box& box);
+  base::Status askInit(Box& box);
+  base::Status makeChannels(Box& box);
+  void onInitStatus(Box& box);
+  void arrived(Box& box);
+  void askCloneOrFail(Box& box);
+  base::Status askClone(Box& box);
+  void tellMade(Box& box);
+  void failBox(Box& box, const std::string& step, const base::Error& error);
+
+  // --- while it lives (boxes.cc) ---
+  void giveUp(Box& box, const std::string& why);
+  void clone(Box& box, const wire::Request& request);
+  void claim(Box& box, const wire::Request& request);
+  void end(Box& box, const wire::Request& request, base::Received& fds, const char* unsound);
+  void sample(Box& box);
+  base::Status changeCaps(Box& box, const base::Limits& limits);
+  void restartCounters(Box& box);
+  void readDisk(const Box& box, wire::Counters* counters) const;
+  void onInitExit(Box& box);
+  void onCloneExit(Box& box);
+  void onCapEvent(Box& box, wire::Cap cap);
+
+  // --- ending (box_ending.cc) ---
+  void beginEnd(Box& box, BoxEvent why);
+  void tryFinishReaping(Box& box);
+  void afterReaped(Box& box);
+  void freeDisk(Box& box);
+  void awaitChild(Box& box, base::Fd child, BoxEvent event, uint64_t ms_max);
+  void onCollectorExit(Box& box);
+  void beginRemove(Box& box);
+  void tryRemove(Box& box);
+  void onLate(Box& box);
+  void reportStuck(Box& box, const std::string& what);
+  void drop(Box& box);
+
+  Poller& poller_;
+  Outbox& out_;
+  const CgroupTree& tree_;
+  Zygotes& zygotes_;
+  std::function<void()> reap_strays_;
+  const uint64_t cores_ = static_cast<uint64_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
+  std::unordered_map<base::BoxId, std::unique_ptr<Box>> boxes_;
+  std::set<base::BoxId> ending_;  // of boxes_: those that timers are for
+};
+
+}  // namespace mayfly::spawner

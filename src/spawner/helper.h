@@ -1,0 +1,47 @@
+// A child of the spawner's for one piece of work that may take long or hang: the loop watches
+// its pidfd and kills it after its time.
+//
+// Layer: spawner. Forking takes some hundred microseconds.
+#pragma once
+
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <initializer_list>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace mayfly::spawner {
+
+inline constexpr int kHelperFd = 3;  // the first descriptor that a helper is given
+
+// The child's pidfd. The child has `keep` as descriptors from kHelperFd on, and nothing else of
+// ours: what it holds open must not keep a box from its end. It ends with what `work` returns.
+template <class Work>
+base::Result<base::Fd> startHelper(const char* what, std::initializer_list<base::FdView> keep,
+                                   Work work) {
+  int pidfd = -1;
+  clone_args args{};
+  args.flags = CLONE_PIDFD;
+  args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
+  const long pid = ::syscall(SYS_clone3, &args, sizeof args);
+  if (pid < 0) return base::failSys(errno, "clone3", what);
+  if (pid > 0) return base::Fd(pidfd);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  ::prctl(PR_SET_NAME, "mayfly-helper", 0, 0, 0);
+  constexpr int kAbove = 64;  // of the targets, so that no dup2 overwrites a source
+  int high[8], count = 0;
+  for (base::FdView fd : keep)
+    if ((high[count++] = ::fcntl(fd.get(), F_DUPFD, kAbove)) < 0) ::_exit(2);
+  for (int i = 0; i < count; ++i)
+    if (::dup2(high[i], kHelperFd + i) < 0) ::_exit(2);
+  ::syscall(SYS_close_range, static_cast<unsigned>(kHelperFd + count), ~0u, 0u);
+  ::_exit(work());
+}
+
+}  // namespace mayfly::spawner

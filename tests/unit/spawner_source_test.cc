@@ -1,0 +1,138 @@
+// The source of clones over a socket pair, with a child of our own as the clone.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <memory>
+#include <vector>
+
+#include "spawner/clone_source.h"
+#include "wire/zygote.h"
+
+namespace mayfly::spawner {
+namespace {
+
+using What = CloneSource::Answer::What;
+using base::Fd;
+
+class ForkingSource : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto pair = base::makeSeqpacketPair();
+    ASSERT_TRUE(pair);
+    ASSERT_TRUE(base::setNonblocking(pair->ours.view()));
+    zygote_ = std::move(pair->theirs);
+    source_ = makeForkingSource(std::move(pair->ours));
+  }
+
+  // What the zygote says, and what the source makes of it.
+  CloneSource::Answer say(const wire::CloneMade& made, std::vector<int> fds = {}) {
+    EXPECT_TRUE(base::sendMessage(zygote_.view(), base::bytesOf(made), fds));
+    return source_->receive();
+  }
+
+  static Fd pidfdOf(pid_t pid) { return Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }
+
+  Fd zygote_;
+  std::unique_ptr<CloneSource> source_;
+};
+
+TEST_F(ForkingSource, AnAskCarriesItsDescriptorsInTheAgreedOrder) {
+  Fd streams[4];
+  std::vector<Fd> tasks;
+  std::vector<base::Pipe> all;
+  for (int i = 0; i < 9; ++i) all.push_back(std::move(*base::makePipe()));
+  for (int i = 0; i < 4; ++i) streams[i] = std::move(all[1 + static_cast<size_t>(i)].read);
+  for (size_t i = 7; i < 9; ++i) tasks.push_back(std::move(all[i].read));
+  CloneSource::Ask ask;
+  ask.box = 9;
+  ask.rehearse = CloneSource::Rehearse::yes;
+  ask.init = all[0].read.view();
+  ask.cgroup = all[5].read.view();
+  ask.go = all[6].read.view();
+  ask.streams = streams;
+  ask.tasks = tasks;
+  ASSERT_TRUE(source_->ask(ask));
+  wire::MakeClone make;
+  auto got = base::receiveMessage(zygote_.view(), base::writableBytesOf(make));
+  ASSERT_TRUE(got);
+  EXPECT_EQ(wire::faultOf(make, got->bytes, got->fds), nullptr);
+  EXPECT_EQ(make.box, 9u);
+  EXPECT_EQ(make.rehearse, 1u);
+  ASSERT_EQ(got->fds, 9u);
+  for (size_t i = 0; i < got->fds; ++i) {  // init, streams, cgroup, go, tasks
+    const char sent = static_cast<char>('a' + i);
+    char read = 0;
+    ASSERT_EQ(::write(all[i].write.get(), &sent, 1), 1);
+    ASSERT_EQ(::read(got->fd[i].get(), &read, 1), 1);
+    EXPECT_EQ(read, sent);
+  }
+}
+
+TEST_F(ForkingSource, AHelloServesOrRefusesAndAFullSentenceHasNoErrno) {
+  EXPECT_EQ(source_->receive().what, What::none);
+  EXPECT_EQ(say({}).what, What::ready);
+  wire::CloneMade refused;
+  refused.error = wire::kRefused;
+  strcpy(refused.step, "preload 'x' started a thread");
+  auto answer = say(refused);
+  EXPECT_EQ(answer.what, What::refused);
+  EXPECT_EQ(answer.error, 0);
+  EXPECT_EQ(answer.text, "preload 'x' started a thread");
+  refused.error = ENXIO;
+  EXPECT_EQ(say(refused).error, ENXIO);
+}
+
+TEST_F(ForkingSource, OnlyAChildOfOursIsAClone) {
+  const pid_t child = ::fork();
+  if (child == 0)
+    for (;;) ::pause();
+  Fd pidfd = pidfdOf(child), parent = pidfdOf(::getppid());
+  wire::CloneMade made;
+  made.box = 4;
+  auto answer = say(made, {pidfd.get()});
+  EXPECT_EQ(answer.what, What::made);
+  EXPECT_EQ(answer.box, 4u);
+  EXPECT_TRUE(answer.clone);
+  // A template's own code may pass whatever it has.
+  auto file = base::openAt({}, "/proc/self/exe", O_RDONLY);
+  auto pipe = base::makePipe();
+  for (int fd : {file->get(), pipe->read.get(), parent.get(), zygote_.get()})
+    EXPECT_EQ(say(made, {fd}).what, What::broken);
+  EXPECT_EQ(say(made).what, What::broken) << "a clone without its descriptor";
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(say(made, {pidfd.get()}).what, What::broken) << "one that is reaped already";
+}
+
+TEST_F(ForkingSource, AFailedCloneNamesItsStepAndAnythingElseIsBroken) {
+  wire::CloneMade failed;
+  failed.box = 4;
+  failed.error = EAGAIN;
+  strcpy(failed.step, "fork clone");
+  auto answer = say(failed);
+  EXPECT_EQ(answer.what, What::failed);
+  EXPECT_EQ(answer.error, EAGAIN);
+  EXPECT_EQ(answer.text, "fork clone");
+  memset(failed.step, 'x', sizeof failed.step);
+  EXPECT_EQ(say(failed).what, What::broken);
+  ASSERT_EQ(::send(zygote_.get(), "short", 5, 0), 5);
+  EXPECT_EQ(source_->receive().what, What::broken);
+}
+
+TEST_F(ForkingSource, TheZygotesEndIsSeenBeforeAndInItsAnswers) {
+  EXPECT_TRUE(source_->open());
+  zygote_.reset();
+  EXPECT_FALSE(source_->open());
+  EXPECT_EQ(source_->receive().what, What::ended);
+  source_->close();
+  EXPECT_FALSE(source_->open());
+}
+
+}  // namespace
+}  // namespace mayfly::spawner
