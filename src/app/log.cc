@@ -68,7 +68,7 @@ void LogObserver::auditFound(const base::AuditFinding& f) {
       spdlog::error("audit: stray {}", f.what);
       return;
     case Kind::lostBox:
-      spdlog::warn("audit: {} is in quarantine, and its cgroup is gone", f.what);
+      spdlog::warn("audit: box {} is in quarantine, and its cgroup is gone", f.box);
       return;
   }
 }

@@ -240,11 +240,10 @@ void Engine::stop(std::function<void()> done) {
 }
 
 void Engine::checkStopped() {
-  // Without the spawner no receipt can come any more.
-  if (context_.stopping == Stopping::tasks && tasks_.empty() &&
-      (ledger_.alive() == 0 || !link_.isOpen()))
-    stopTemplates();
-  if (context_.stopping == Stopping::templates && (!link_.isOpen() || zygotes_.empty())) stopped();
+  // Boxes without a task end with their zygotes: one that a maker will never make holds nothing up.
+  if (context_.stopping == Stopping::tasks && tasks_.empty()) stopTemplates();
+  const bool nothing_left = zygotes_.empty() && ledger_.alive() == 0;
+  if (context_.stopping == Stopping::templates && (!link_.isOpen() || nothing_left)) stopped();
 }
 
 void Engine::stopTemplates() {

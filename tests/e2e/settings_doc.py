@@ -63,7 +63,10 @@ def flags(text):
     for line in text.splitlines():
         line = re.sub(r" Excludes: \S+", lambda match: " " * len(match[0]), line)
         at = re.match(r"  ((?:-\w,)?--[a-z].*?)(?:  +(.*))?$", line)
-        if at:
+        if at and not at[2] and line[27:28] == " ":  # a flag that fills its column
+            found.append([line[2:27], line[28:]])
+            open_ = True
+        elif at:
             found.append([at[1], at[2] or ""])  # or the meaning has a line of its own
             open_ = True
         elif open_ and re.match(r" {8,}\S", line):

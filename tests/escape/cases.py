@@ -6,6 +6,7 @@ least `control`: that proves that the probe would see a breach.
 
 import dataclasses
 import os
+import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Bomb:
     def all_flags(self):
         flags = {**BOMB_FLAGS, **self.flags}
         for time in ("--timeout", "--cpu-time"):
-            flags[time] = f"{int(flags[time].removesuffix('s')) * SLOWNESS}s"
+            number, unit = re.fullmatch(r"(\d+)(\w+)", flags[time]).groups()
+            flags[time] = f"{int(number) * SLOWNESS}{unit}"
         return [word for pair in flags.items() for word in pair]
 
 
