@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from test_lifecycle import Daemon
+
 SECONDS_MAX = 60
 WAITING = "import sys\nprint('up', flush=True)\nprint('got', sys.stdin.readline())"
 FOR_EVER = "import time\nprint('up', flush=True)\ntime.sleep(600)"
@@ -21,9 +23,14 @@ def tasks(mayfly):
     return json.loads(mayfly("ps", "--json").stdout)["tasks"]
 
 
-def own_task(mayfly, mark):
-    """The one task of ours among those of a shared daemon: by its state's age it can't be told, by its id it can."""
-    return [t for t in tasks(mayfly) if t["id"] > mark]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The command line of a daemon that no other test uses: its tasks are this test's."""
+    daemon = Daemon(tmp_path_factory.mktemp("alone"), templates=("python",))
+    try:
+        yield daemon.start().cli
+    finally:
+        daemon.end()
 
 
 @pytest.fixture
@@ -285,9 +292,9 @@ def test_a_signal_cancels_and_the_receipt_is_awaited(mayfly, number):
     assert re.search(rb"^mayfly: cancelled.*box \d+ is gone$", err, re.M), err
 
 
-def test_a_signal_with_json_gives_the_result(mayfly, mark):
-    client = mayfly.start("run", "--json", "-c", FOR_EVER)
-    while not [t for t in own_task(mayfly, mark) if t["state"] == "running"]:
+def test_a_signal_with_json_gives_the_result(alone):
+    client = alone.start("run", "--json", "-c", FOR_EVER)
+    while not [t for t in tasks(alone) if t["state"] == "running"]:
         assert client.poll() is None
     client.send_signal(signal.SIGINT)
     out, err = client.communicate(timeout=SECONDS_MAX)
@@ -304,16 +311,16 @@ def test_a_closed_pipe_ends_the_task(mayfly):
     client.stdin.close()
 
 
-def test_a_reader_that_stops_slows_the_task_down(mayfly, mark):
+def test_a_reader_that_stops_slows_the_task_down(alone):
     """The task cannot run ahead of its reader by more than the buffers between them."""
-    task = mayfly.start("run", "-q", "--output", "32M", "--timeout", "60s", "-c", """
+    task = alone.start("run", "-q", "--output", "32M", "--timeout", "60s", "-c", """
 import sys, os
 for i in range(3000): os.write(1, b'x' * 10000)
 """)
     got = task.stdout.read(1000)
-    other = mayfly("run", "-c", "print(2)")  # another task is not held up
+    other = alone("run", "-c", "print(2)")  # another task is not held up
     assert other.stdout == b"2\n"
-    assert [t['state'] for t in own_task(mayfly, mark)] == ['running']  # unread, it cannot have ended
+    assert [t['state'] for t in tasks(alone)] == ['running']  # unread, it cannot have ended
     got += task.stdout.read()
     assert task.wait() == 0 and len(got) == 30_000_000
 
@@ -336,20 +343,20 @@ def test_many_at_once(mayfly):
 # --- ps, kill, templates, doctor, help -----------------------------------------------------------
 
 
-def test_ps_and_kill(mayfly, mark):
-    client = mayfly.start("run", "-c", FOR_EVER)
+def test_ps_and_kill(alone):
+    client = alone.start("run", "-c", FOR_EVER)
     assert client.stdout.readline() == b"up\n"
-    [task] = [t for t in own_task(mayfly, mark) if t["state"] == "running"]
+    [task] = [t for t in tasks(alone) if t["state"] == "running"]
     assert task["template"] == "python"
     assert pathlib.Path(f"/proc/{task['pidHost']}/ns/pid").exists()
-    table = mayfly("ps").stdout.decode().splitlines()
+    table = alone("ps").stdout.decode().splitlines()
     assert table[0].split() == ["ID", "TEMPLATE", "STATE", "AGE", "RUNS", "PID"]
     assert [row for row in table if row.split()[0] == str(task["id"]) and row.split()[-1] == str(task["pidHost"])]
-    done = mayfly("kill", task["id"])
+    done = alone("kill", task["id"])
     assert done.returncode == 0 and done.stdout == done.stderr == b""
     out, err = client.communicate(timeout=SECONDS_MAX)
     assert client.returncode == 130 and b"cancelled" in err
-    assert own_task(mayfly, mark) == []
+    assert tasks(alone) == []
 
 
 def test_kill_of_what_is_not_there(mayfly, mark):
@@ -445,7 +452,7 @@ def test_a_command_that_is_not_there_is_not_named_raw(mayfly):
     assert done.returncode == 127 and not RAW.search(done.stderr), done.stderr
 
 
-def test_the_kernels_thread_name_of_a_task_stays_in_its_box(mayfly, mark):
+def test_the_kernels_thread_name_of_a_task_stays_in_its_box(mayfly):
     """A task that renames itself puts nothing onto the terminal of who lists tasks."""
     client = mayfly.start("run", "-c", "import ctypes\nctypes.CDLL(None).prctl(15, b'\\x1b[31mred', 0, 0, 0)\n" + FOR_EVER)
     assert client.stdout.readline() == b"up\n"
