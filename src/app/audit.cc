@@ -187,8 +187,9 @@ void Audit::cgroup(const fs::directory_entry& entry) {
   if (!box) return;  // a controller's file, or a zygote's own processes
   ++walk_.cgroups;
   if (hierarchy_ == 1) seen_.insert(*box);
-  // The ledger forgets a box after its cgroups are removed: one that still stands is a stray.
-  if (!ledger_.knows(*box) && entry.exists(gone))
+  // The ledger forgets a box after its cgroups are removed: one that still stands is a stray. The
+  // entry itself only remembers that it was listed.
+  if (!ledger_.knows(*box) && fs::exists(entry.path(), gone))
     found(AuditFinding::Kind::strayCgroup, *box, entry.path());
 }
 

@@ -315,7 +315,7 @@ def run(daemon):
         "peaks": {**soak.most, **{f"memory of the {who}": max((m[who] for _, m in soak.samples), default=0)
                                   for who in ("daemon", "spawner")}},
         "memory_growth_bytes": soak.growth(), "leaks": leaks, "dying_v1_cgroups": dying,
-        "quarantines": len(re.findall(r"is in quarantine", said)), "audit": re.findall(r"audit: .*", said)[:5],
+        "quarantines": len(re.findall(r"is in quarantine", said)), "audit": re.findall(r"audit: (?:box|stray) .*", said)[:5],
     }
     written = BINARIES.parent / "soak.json"
     written.write_text(json.dumps(report, indent=1) + "\n")

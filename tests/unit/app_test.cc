@@ -194,6 +194,17 @@ TEST_F(AuditFixture, EachKindOfStrayIsFoundAndToldOnce) {
   EXPECT_EQ(found[0].box, 9u);
 }
 
+TEST_F(AuditFixture, WhatGoesWhileItIsListedIsNoFinding) {
+  for (int i = 1; i <= 200; ++i) cgroup("v2/mayfly/one/t1/b" + std::to_string(i));
+  audit->step();  // has listed more than it has looked at
+  const size_t looked_at = found.size();
+  EXPECT_LE(looked_at, kAuditEntriesPerStep);
+  std::filesystem::remove_all(top.path + "/v2/mayfly/one/t1");
+  while (audit->step()) {
+  }
+  EXPECT_EQ(found.size(), looked_at);
+}
+
 TEST_F(AuditFixture, AWalkIsManySmallSteps) {
   for (int i = 1; i <= 400; ++i) {
     cgroup("v2/mayfly/one/t1/b" + std::to_string(i));
