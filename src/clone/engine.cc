@@ -514,7 +514,7 @@ void Engine::finish(const TaskPtr& t) {
   sched::TaskResult r = result(*t);
   if (t->spec.owner != kOwn) observer_.taskEnded(labelsOf(*t), r.verdict, r.usage, r.phases);
   observer_.receipt(r.template_name, r.receipt);
-  t->listener->onResult(r);
+  t->listener->onResult(std::move(r));
   dispatch();
   checkStopped();
 }

@@ -29,7 +29,7 @@ constexpr ptrdiff_t kZygotesOfLaneMax = 4;  // that serve, start, or whose last 
 class Engine::Trial final : public sched::TaskListener {
  public:
   Trial(Engine& engine, base::ZygoteId id) : engine_(engine), id_(id) {}
-  void onResult(const sched::TaskResult& result) override { engine_.onTrial(id_, result); }
+  void onResult(sched::TaskResult result) override { engine_.onTrial(id_, result); }
 
  private:
   Engine& engine_;  // outlives its tasks
