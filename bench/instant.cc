@@ -54,14 +54,17 @@ class InstantCore final : public sched::Core {
   base::Status writeStdin(base::TaskId, std::string) override { return base::Unit{}; }
   base::Status closeStdin(base::TaskId) override { return base::Unit{}; }
   void acknowledgeOutput(base::TaskId, sched::Stream, uint64_t) override {}
-  base::Status cancel(base::TaskId) override { return base::Unit{}; }
+  base::Status cancel(base::TaskId, const sched::AccountRef&) override { return base::Unit{}; }
   void ownerGone(sched::OwnerId) override {}
-  std::vector<sched::TaskInfo> tasks() const override { return {}; }
+  std::vector<sched::TaskInfo> tasks(const sched::AccountRef&) const override { return {}; }
   std::optional<sched::TaskInfo> info(base::TaskId) const override { return {}; }
   std::vector<sched::TemplateInfo> templates() const override { return {}; }
 
+  sched::Accounts& accounts() override { return book_; }
+
  private:
   boost::asio::io_context& io_;
+  sched::Accounts book_;
   base::TaskId next_ = 1;
 };
 
@@ -86,7 +89,8 @@ int main(int argc, char** argv) {
     return failed("can't listen there");
   boost::asio::io_context io{1};
   InstantCore core(io);
-  auto server = rpc::Server::start(core, io, std::move(listener), {});
+  base::Observer nobody;
+  auto server = rpc::Server::start(core, io, std::move(listener), {}, nobody);
   if (!server) return failed(server.error().message.c_str());
   boost::asio::signal_set signals(io, SIGTERM, SIGINT);
   signals.async_wait([&](boost::system::error_code, int) { io.stop(); });

@@ -449,8 +449,18 @@ struct Bounds {
   inFlightBytesMax @17 :UInt64;       # of all connections; each always has a share of its own
   outputHeldBytesMax @18 :UInt64;     # of tasks that are not closed: what they left, or may come to
   handlesPerConnectionMax @19 :UInt32;  # Task and Upload objects that are not released
-  outFilesHeldBytesMax @20 :UInt64;   # collected output files of tasks that are not closed; of one
-                                      # connection or user, half of it
+  outFilesHeldBytesMax @20 :UInt64;   # collected output files of tasks that are not closed
+  accounts @21 :List(ResourceBounds); # of what users share; those above are parts of it
+}
+
+struct ResourceBounds {
+  # How much of one resource may be held. A user is what the daemon knows of the peer (on a unix
+  # socket its uid), however many connections it has; a tenant is one that a submit names.
+  resource @0 :Text;       # "queuedTasks", "openTasks", "connections", ...: names end in their unit
+  allMax @1 :UInt64;       # of all users, beyond what each has of its own; 2^64 - 1: not bounded
+  userMax @2 :UInt64;      # of one user, its tenants included
+  userOwn @3 :UInt64;      # of one user, whatever the others hold
+  tenantMax @4 :UInt64;    # of one tenant
 }
 
 struct BlobInfo {

@@ -26,6 +26,7 @@
 #include "app/budget.h"
 #include "app/instance.h"
 #include "app/log.h"
+#include "app/loop_lag.h"
 #include "app/privileges.h"
 #include "app/templates.h"
 #include "base/text.h"
@@ -100,6 +101,7 @@ class App final : private core::EngineOwner {
   boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
   LogObserver log_;
   base::Observers observers_;  // the log, and whoever measures
+  LoopLag lag_{io_, observers_};
   base::Fd instance_lock_;
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
@@ -118,13 +120,13 @@ base::Status App::makeEngine(const box::HostReport& report) {
   e.parked_memory_bytes_max = s.parked_memory_bytes;
   e.bounds.receipt_ns = (s.receipt_ms_max + s.collect_ms_max) * 1'000'000;
   e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
-  e.out_files_held_bytes_max = deriveOutFilesHeld(report.budget, s);
+  e.accounts = deriveAccountBounds(report.budget, s);
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
   spdlog::info(
       "at most {} boxes, {} of their memory, {} processes, {} pseudo-terminals, "
       "{} tasks in the queue",
       e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
-      e.budget.ptys_max, e.budget.queue_tasks_max);
+      e.budget.ptys_max, s.queue_max);
   engine_ =
       std::make_unique<core::Engine>(io_, e, observers_, static_cast<core::EngineOwner&>(*this));
   for (Served& t : served_) {
@@ -174,25 +176,20 @@ base::Result<int> App::run() {
   edge.instance = s.instance;
   edge.version = MAYFLY_VERSION;
   edge.uids_allowed.assign(s.uids_allowed.begin(), s.uids_allowed.end());
-  edge.connections_max = s.connections_max;
-  edge.blobs = deriveBlobBounds(report.budget, s);
+  edge.blob_ttl_ms = s.blob_ttl_ms;
   edge.upload_idle_ms = static_cast<uint32_t>(s.upload_idle_ms);
-  edge.tasks_max = s.tasks_max;
-  edge.detached_per_user_max = s.detached_per_user_max;
   edge.detach_lease_ms_max = static_cast<uint32_t>(s.detach_lease_ms_max);
   edge.result_lease_ms = static_cast<uint32_t>(s.result_lease_ms);
   edge.connection_idle_ms = static_cast<uint32_t>(s.connection_idle_ms);
   edge.message_ms_max = static_cast<uint32_t>(s.message_ms_max);
-  edge.in_flight_bytes_max = s.in_flight_bytes_max;
-  edge.output_held_bytes_max = s.output_held_bytes_max;
-  edge.out_files_held_bytes_max = deriveOutFilesHeld(report.budget, s);
-  MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_, std::move(listener), edge));
+  MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_, std::move(listener), edge, observers_));
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),
                daemonUid(slot_.number));
   audit_ =
       std::make_unique<Audit>(io_, std::move(places), engine_->ledger(), observers_, s.audit_ms);
   audit_->start();
+  lag_.start();
   io_.run();
 
   server_.reset();

@@ -9,7 +9,7 @@ namespace mayfly::app {
 sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings) {
   sched::Budget b;
   uint64_t reserved = uint64_t{box::kFdsReserved} + settings.connections_max +
-                      deriveBlobBounds(host, settings).store_blobs_max;
+                      deriveAccountBounds(host, settings).of(sched::Resource::blobs).pool_max;
   uint64_t fds = host.fds_hard > reserved ? host.fds_hard - reserved : 0;
   uint64_t pids = host.pids_max > box::kPidsReserved ? host.pids_max - box::kPidsReserved : 0;
   b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
@@ -27,8 +27,7 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
   b.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
   if (b.parked_max + b.stocked_max > 0)
     b.memory_bytes_max -= std::min(b.memory_bytes_max / 2, settings.parked_memory_bytes);
-  b.queue_tasks_max = settings.queue_max;
-  // One client cannot fill the queue alone, unless it is very short.
+  // One connection cannot fill the queue alone, unless it is very short.
   b.queue_tasks_per_owner_max = std::max(settings.queue_max - settings.queue_max / 8, 1u);
   return b;
 }
@@ -37,20 +36,25 @@ uint32_t grantPtys(const sched::Budget& budget, uint32_t wished) {
   return std::min(wished, budget.ptys_max / std::min(budget.boxes_max, kPtyTasksLeast));
 }
 
-uint64_t deriveOutFilesHeld(const box::HostBudget& host, const config::Daemon& settings) {
-  return std::min(settings.out_files_held_bytes_max,
-                  host.memory_total_bytes / kOutFilesMemoryShare);
-}
-
-rpc::BlobBounds deriveBlobBounds(const box::HostBudget& host, const config::Daemon& settings) {
-  rpc::BlobBounds b;
-  b.store_bytes_max =
+sched::AccountBounds deriveAccountBounds(const box::HostBudget& host,
+                                         const config::Daemon& settings) {
+  using sched::Resource;
+  sched::AccountBounds b;
+  b.setPool(Resource::queuedTasks, settings.queue_max);
+  b.setPool(Resource::openTasks, settings.tasks_max);
+  b.setPool(Resource::detachedTasks, settings.tasks_max,
+            std::min(settings.detached_per_user_max, settings.tasks_max));
+  b.setPool(Resource::outputBytes, settings.output_held_bytes_max);
+  b.setPool(Resource::outFileBytes, std::min(settings.out_files_held_bytes_max,
+                                             host.memory_total_bytes / kOutFilesMemoryShare));
+  b.setPool(Resource::connections, settings.connections_max);
+  b.setPool(Resource::requestBytes, settings.in_flight_bytes_max);
+  const uint64_t blob_bytes =
       std::min(settings.blob_store_bytes_max, host.memory_total_bytes / kBlobMemoryShare);
-  b.user_bytes_max = std::min(settings.blob_user_bytes_max, b.store_bytes_max);
-  b.store_blobs_max =
-      static_cast<uint32_t>(std::min<uint64_t>(b.store_blobs_max, host.fds_hard / kBlobFdsShare));
-  b.user_blobs_max = std::min(b.user_blobs_max, b.store_blobs_max);
-  b.ttl_ms = settings.blob_ttl_ms;
+  b.setPool(Resource::blobBytes, blob_bytes, std::min(settings.blob_user_bytes_max, blob_bytes));
+  b.setPool(Resource::blobs,
+            std::min<uint64_t>(b.of(Resource::blobs).pool_max, host.fds_hard / kBlobFdsShare),
+            std::min<uint64_t>(b.of(Resource::blobs).user_max, host.fds_hard / kBlobFdsShare));
   return b;
 }
 

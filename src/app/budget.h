@@ -5,7 +5,7 @@
 
 #include "box/host.h"
 #include "config/daemon.h"
-#include "rpc/blob_store.h"
+#include "sched/accounts.h"
 #include "sched/admission.h"
 
 namespace mayfly::app {
@@ -24,9 +24,8 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
 // How many pseudo-terminals a task gets of the `wished` ones, so that kPtyTasksLeast, or as many as
 // there can be boxes, fit at once.
 uint32_t grantPtys(const sched::Budget& budget, uint32_t wished);
-// What collected output files may take of the host.
-uint64_t deriveOutFilesHeld(const box::HostBudget& host, const config::Daemon& settings);
-// What the blobs may take of the host.
-rpc::BlobBounds deriveBlobBounds(const box::HostBudget& host, const config::Daemon& settings);
+// How much of each resource users may hold.
+sched::AccountBounds deriveAccountBounds(const box::HostBudget& host,
+                                         const config::Daemon& settings);
 
 }  // namespace mayfly::app

@@ -9,6 +9,8 @@ namespace mayfly::app {
 
 using base::Phase;
 
+constexpr uint64_t kLateNs = 200'000'000;  // the host is overloaded, or somebody floods
+
 std::string oneLine(const base::Error& error) {
   return base::printable(error.advice.empty() ? error.message : error.message + ". " + error.advice,
                          2'000);
@@ -71,6 +73,12 @@ void LogObserver::auditFound(const base::AuditFinding& f) {
       spdlog::warn("audit: box {} is in quarantine, and its cgroup is gone", f.box);
       return;
   }
+}
+
+void LogObserver::loopLag(uint64_t late_ns) {
+  if (late_ns >= kLateNs)
+    spdlog::warn("the core thread came to a timer {:.0f} ms late",
+                 static_cast<double>(late_ns) / 1e6);
 }
 
 void LogObserver::auditEnded(const base::AuditWalk& walk) {

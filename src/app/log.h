@@ -24,6 +24,7 @@ class LogObserver final : public base::Observer {
   void receipt(std::string_view template_name, const base::Receipt& receipt) override;
   void receiptCompleted(const base::Receipt& receipt) override;
   void auditFound(const base::AuditFinding& finding) override;
+  void loopLag(uint64_t late_ns) override;
   void auditEnded(const base::AuditWalk& walk) override;
   void templateState(std::string_view template_name, std::string_view state,
                      std::string_view why) override;

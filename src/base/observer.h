@@ -31,8 +31,8 @@ struct TaskLabels {
   TaskId task = 0;
   std::string_view template_name;
   std::string_view mechanism;  // how its clone comes to be: "fork" or "exec"
-  uint32_t user = 0;           // the peer's uid
-  std::string_view tenant;     // empty: the client names none
+  std::string_view user;       // the account's, e.g. "uid:0"
+  std::string_view tenant;     // of the user's; empty: the client names none
 };
 
 // What the host shows of this daemon and the ledger does not know, or the other way round.
@@ -77,6 +77,19 @@ class Observer {
   virtual void auditFound(const AuditFinding&) {}
   virtual void auditEnded(const AuditWalk&) {}
 
+  // --- clients ---
+  // `user`: its account's, e.g. "uid:0".
+  virtual void connectionOpened(std::string_view /*user*/) {}
+  virtual void connectionEnded(std::string_view /*user*/) {}
+  virtual void connectionRefused(std::string_view /*user*/, std::string_view /*code*/) {}
+  // From the call's message to the answer's; `method`: "Mayfly.submit", ..., or "other".
+  virtual void callAnswered(std::string_view /*method*/, uint64_t /*took_ns*/) {}
+  // Each message of a client's, and each to it.
+  virtual void messageReceived(uint64_t /*bytes*/) {}
+  virtual void messageSent(uint64_t /*bytes*/) {}
+  // How late the core thread came to a timer: whoever waits for it waits so long. Told regularly.
+  virtual void loopLag(uint64_t /*late_ns*/) {}
+
   // --- templates and zygotes ---
   virtual void templateState(std::string_view /*template_name*/, std::string_view /*state*/,
                              std::string_view /*why*/) {}
@@ -120,6 +133,17 @@ class Observers final : public Observer {
   }
   void auditFound(const AuditFinding& finding) override { tell(&Observer::auditFound, finding); }
   void auditEnded(const AuditWalk& walk) override { tell(&Observer::auditEnded, walk); }
+  void connectionOpened(std::string_view user) override { tell(&Observer::connectionOpened, user); }
+  void connectionEnded(std::string_view user) override { tell(&Observer::connectionEnded, user); }
+  void connectionRefused(std::string_view user, std::string_view code) override {
+    tell(&Observer::connectionRefused, user, code);
+  }
+  void callAnswered(std::string_view method, uint64_t took_ns) override {
+    tell(&Observer::callAnswered, method, took_ns);
+  }
+  void messageReceived(uint64_t bytes) override { tell(&Observer::messageReceived, bytes); }
+  void messageSent(uint64_t bytes) override { tell(&Observer::messageSent, bytes); }
+  void loopLag(uint64_t late_ns) override { tell(&Observer::loopLag, late_ns); }
   void templateState(std::string_view template_name, std::string_view state,
                      std::string_view why) override {
     tell(&Observer::templateState, template_name, state, why);

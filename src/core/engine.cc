@@ -16,24 +16,12 @@ using spawner::Event;
 using spawner::Kind;
 using Stopping = Context::Stopping;
 
-namespace {
-
-sched::AccountBounds accountBounds(const EngineOptions& options) {
-  sched::AccountBounds bounds = options.accounts;
-  bounds.setPool(sched::Resource::queuedTasks, options.budget.queue_tasks_max);
-  bounds.setPool(sched::Resource::inputBytes, options.input_held_bytes_max);
-  bounds.setPool(sched::Resource::outFileBytes, options.out_files_held_bytes_max);
-  return bounds;
-}
-
-}  // namespace
-
 Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
                EngineOwner& owner)
     : options_(std::move(options)),
       owner_(owner),
       link_(io, *this),
-      accounts_(accountBounds(options_)),
+      accounts_(options_.accounts),
       ledger_(accounts_),
       context_{io, options_, observer, link_, registry_, ledger_, accounts_, *this},
       boxes_(context_),

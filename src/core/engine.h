@@ -58,13 +58,18 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   void acknowledgeOutput(base::TaskId task, sched::Stream stream, uint64_t bytes) override {
     tasks_.acknowledgeOutput(task, stream, bytes);
   }
-  base::Status cancel(base::TaskId task) override { return tasks_.cancel(task); }
+  base::Status cancel(base::TaskId task, const sched::AccountRef& asks) override {
+    return tasks_.cancel(task, asks);
+  }
   void ownerGone(sched::OwnerId owner) override { tasks_.ownerGone(owner); }
-  std::vector<sched::TaskInfo> tasks() const override { return tasks_.list(); }
+  std::vector<sched::TaskInfo> tasks(const sched::AccountRef& asks) const override {
+    return tasks_.list(asks);
+  }
   std::optional<sched::TaskInfo> info(base::TaskId task) const override {
     return tasks_.info(task);
   }
   std::vector<sched::TemplateInfo> templates() const override;
+  sched::Accounts& accounts() override { return accounts_; }
 
   const reap::Ledger& ledger() const { return ledger_; }
 

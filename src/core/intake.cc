@@ -15,10 +15,7 @@ using base::monotonicNs;
 constexpr uint32_t kStartMs = 1'000;  // a daemon that is started anew answers about then
 
 Intake::Intake(Context& context, Lanes& lanes)
-    : x_(context),
-      lanes_(lanes),
-      admission_(context.options.budget, context.accounts),
-      spools_(context.accounts) {}
+    : x_(context), lanes_(lanes), admission_(context.options.budget, context.accounts) {}
 
 base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
                                      std::shared_ptr<sched::TaskListener> listener) {
@@ -32,10 +29,10 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
                 "there is no template '" + base::printable(spec.template_name, 80) + "'",
                 "`mayfly templates` lists them.");
   MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
-  MAYFLY_TRY(sched::AccountRef account,
-             x_.accounts.open(sched::Account::ofPeer(spec.user, spec.tenant)));
+  const sched::AccountRef& account = spec.account;
   MAYFLY_CHECK(x_.ledger.accepts(account));
-  if (spec.collect_out_files) MAYFLY_CHECK(spools_.accepts(account));
+  if (spec.collect_out_files)
+    MAYFLY_CHECK(x_.accounts.accepts(account, sched::Resource::outFileBytes));
   MAYFLY_TRY(sched::Share input,
              x_.accounts.take(account, sched::Resource::inputBytes, sched::heldBytes(spec)));
   const sched::Demand demand{
@@ -54,7 +51,6 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
   t->lane = *lane;
   x_.registry.taskBegan(*lane);
   t->input_left_bytes = limits.input_bytes - sched::inputBytes(spec);
-  t->account = std::move(account);
   t->input = std::move(input);
   t->stdin_closed = !spec.stdin_open;
   t->spec = std::move(spec);

@@ -10,7 +10,6 @@
 
 #include "core/context.h"
 #include "core/lanes.h"
-#include "core/spool_budget.h"
 #include "core/task.h"
 #include "sched/admission.h"
 #include "sched/core.h"
@@ -33,13 +32,10 @@ class Intake {
   std::vector<base::TaskId> queuedFor(base::LaneId lane) { return admission_.queuedFor(lane); }
   uint32_t queued() const { return static_cast<uint32_t>(admission_.queued()); }
 
-  SpoolBudget& spools() { return spools_; }
-
  private:
   Context& x_;
   Lanes& lanes_;
   sched::Admission admission_;
-  SpoolBudget spools_;
 };
 
 }  // namespace mayfly::core

@@ -18,13 +18,10 @@ inline constexpr uint32_t kPidsPerBox = 2;  // the init and the collector, besid
 struct EngineOptions {
   sched::Budget budget;
   sched::Bounds bounds;
-  // Of accounts; the bounds of tasks, input and output files are made of the totals here.
   sched::AccountBounds accounts;
   uint32_t collect_ms_max = 5'000;
   uint32_t making_max = 4;                          // boxes of one template that are made at a time
   uint64_t parked_memory_bytes_max = 512ull << 20;  // of all parked clones
-  uint64_t input_held_bytes_max = 1ull << 30;       // code, files and stdin of all tasks, in memory
-  uint64_t out_files_held_bytes_max = 2ull << 30;   // collected, of tasks that are not forgotten
   uint64_t stop_tasks_ns_max = 5'000'000'000;       // tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
 };

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <utility>
 
 #include "wire/spool.h"
 
@@ -38,6 +39,21 @@ base::Result<std::vector<base::OutFile>> readSpool(base::FdView spool, const bas
   std::string index(header.index_bytes, '\0');
   MAYFLY_CHECK(readAll(spool, index.data(), index.size(), header.index_offset));
   return wire::readIndex(header, index, limits);
+}
+
+std::shared_ptr<base::Fd> holdSpool(std::shared_ptr<base::Fd> spool, sched::Accounts& accounts,
+                                    const sched::AccountRef& account) {
+  struct Held {
+    std::shared_ptr<base::Fd> spool;
+    sched::Share share;
+  };
+  struct stat st;
+  if (::fstat(spool->get(), &st) != 0) return spool;
+  base::Fd* fd = spool.get();
+  auto held = std::make_shared<Held>(std::move(spool),
+                                     accounts.charge(account, sched::Resource::outFileBytes,
+                                                     static_cast<uint64_t>(st.st_blocks) * 512));
+  return {std::move(held), fd};
 }
 
 }  // namespace mayfly::core

@@ -1,14 +1,16 @@
-// Reads the index of a spool. Every offset and size in it is checked: it was
-// written by a process with a box's uid.
+// A spool: the memfd with a task's collected output files. Every offset and size of its index is
+// checked, for a process with a box's uid has written it.
 //
 // Layer: core. Short reads of a memfd.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
 #include "base/task.h"
+#include "sched/accounts.h"
 
 namespace mayfly::core {
 
@@ -16,5 +18,10 @@ namespace mayfly::core {
 // most limits.out_files_bytes in all; a skipped one without a name is a note on the
 // whole. An empty spool is no files.
 base::Result<std::vector<base::OutFile>> readSpool(base::FdView spool, const base::Limits& limits);
+
+// The same descriptor. Until its last copy is gone, the account holds the memory that the file
+// takes; the book outlives all copies.
+std::shared_ptr<base::Fd> holdSpool(std::shared_ptr<base::Fd> spool, sched::Accounts& accounts,
+                                    const sched::AccountRef& account);
 
 }  // namespace mayfly::core

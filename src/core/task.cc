@@ -75,7 +75,7 @@ void Task::collected(const spawner::Event& box_gone) {
   if (collect_ == spawner::CollectState::failed) collect_text_ = base::printable(box_gone.text);
 }
 
-void Task::readFiles(SpoolBudget& spools, uint32_t collect_ms_max, sched::TaskResult* r) {
+void Task::readFiles(sched::Accounts& accounts, uint32_t collect_ms_max, sched::TaskResult* r) {
   r->out_files_note = collect_text_;
   if (!spool_) return;
   if (collect_ == spawner::CollectState::timedOut)
@@ -100,11 +100,11 @@ void Task::readFiles(SpoolBudget& spools, uint32_t collect_ms_max, sched::TaskRe
   });
   r->out_files = std::move(*files);
   // Where it left nothing, nothing is kept.
-  if (!r->out_files.empty()) r->spool = spools.hold(std::move(spool_), account);
+  if (!r->out_files.empty()) r->spool = holdSpool(std::move(spool_), accounts, spec.account);
   spool_.reset();
 }
 
-sched::TaskResult Task::result(SpoolBudget& spools, uint32_t collect_ms_max) {
+sched::TaskResult Task::result(sched::Accounts& accounts, uint32_t collect_ms_max) {
   sched::TaskResult r;
   sched::Judgement j = machine.judgement();
   r.task = id;
@@ -123,13 +123,13 @@ sched::TaskResult Task::result(SpoolBudget& spools, uint32_t collect_ms_max) {
     r.captured[s] = std::move(captured_[s]);
     r.truncated[s] = truncated_[s];
   }
-  readFiles(spools, collect_ms_max, &r);
+  readFiles(accounts, collect_ms_max, &r);
   return r;
 }
 
 base::TaskLabels labelsOf(const Context& x, const Task& t) {
   const pool::TemplateSpec& tmpl = *x.registry.get(t.tmpl);
-  return {t.id, tmpl.name, tmpl.mechanism, t.spec.user, t.spec.tenant};
+  return {t.id, tmpl.name, tmpl.mechanism, t.spec.account.userName(), t.spec.account.tenantName()};
 }
 
 void tell(const Context& x, const Task& t, base::Phase phase) {

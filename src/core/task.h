@@ -11,7 +11,6 @@
 
 #include "core/blob.h"
 #include "core/context.h"
-#include "core/spool_budget.h"
 #include "core/task_io.h"
 #include "sched/accounts.h"
 #include "sched/core.h"
@@ -40,7 +39,7 @@ struct Task {
   void collectWith(spawner::Request* end, std::vector<SpawnerLink::SharedFd>* fds,
                    uint32_t collect_ms_max);
   void collected(const spawner::Event& box_gone);
-  sched::TaskResult result(SpoolBudget& spools, uint32_t collect_ms_max);
+  sched::TaskResult result(sched::Accounts& accounts, uint32_t collect_ms_max);
   // Its box was lost before it started: all that was of that box is forgotten.
   void forgetBox();
 
@@ -51,9 +50,8 @@ struct Task {
   base::LaneId lane = 0;
   base::ZygoteId trial_of = 0;  // not 0: a trial of that zygote, with a box made for it alone
   pool::ClonePool::Rehearsed rehearsed = pool::ClonePool::Rehearsed::no;  // a trial: how
-  base::BoxId box = 0;        // the one that it claimed; 0: none yet
-  sched::AccountRef account;  // empty: a trial
-  sched::TaskSpec spec;
+  base::BoxId box = 0;   // the one that it claimed; 0: none yet
+  sched::TaskSpec spec;  // its account is empty in a trial
   std::shared_ptr<sched::TaskListener> listener;
   sched::TaskMachine machine;
   boost::asio::steady_timer timer;
@@ -72,7 +70,7 @@ struct Task {
   bool slot_free = true;
 
  private:
-  void readFiles(SpoolBudget& spools, uint32_t collect_ms_max, sched::TaskResult* r);
+  void readFiles(sched::Accounts& accounts, uint32_t collect_ms_max, sched::TaskResult* r);
 
   std::string captured_[2];
   bool truncated_[2] = {};

@@ -58,7 +58,7 @@ Tasks::Tasks(Context& context, Boxes& boxes, Lanes& lanes)
 Tasks::~Tasks() {
   for (const auto& [id, t] : tasks_) {
     t->input.reset();
-    t->account.reset();
+    t->spec.account.reset();
   }
 }
 
@@ -131,9 +131,9 @@ void Tasks::acknowledgeOutput(base::TaskId id, Stream stream, uint64_t bytes) {
   if (TaskPtr t = find(id); t && t->io) t->io->acknowledge(stream, bytes);
 }
 
-base::Status Tasks::cancel(base::TaskId id) {
+base::Status Tasks::cancel(base::TaskId id, const sched::AccountRef& asks) {
   TaskPtr t = find(id);
-  if (!t || t->spec.owner == kOwn) return fail(noTask(id));
+  if (!t || !asks.sees(t->spec.account.id())) return fail(noTask(id));
   act(t, t->machine.stop(Cause::cancelled, {}, monotonicNs()));
   return base::Unit{};
 }
@@ -160,11 +160,10 @@ std::optional<sched::TaskInfo> Tasks::info(base::TaskId id) const {
   return t && t->spec.owner != kOwn ? std::optional(infoOf(*t)) : std::nullopt;
 }
 
-std::vector<sched::TaskInfo> Tasks::list() const {
+std::vector<sched::TaskInfo> Tasks::list(const sched::AccountRef& asks) const {
   std::vector<sched::TaskInfo> list;
-  list.reserve(tasks_.size());
   for (const auto& [id, t] : tasks_)
-    if (t->spec.owner != kOwn) list.push_back(infoOf(*t));
+    if (asks.sees(t->spec.account.id())) list.push_back(infoOf(*t));
   std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.task < b.task; });
   return list;
 }
@@ -269,7 +268,7 @@ bool Tasks::giveBox(base::TaskId id, const BoxPtr& box) {
   TaskPtr t = find(id);
   if (!t || t->box != 0) return false;
   const uint64_t now_ns = monotonicNs();
-  if (!box || !boxes_.claim(box, t->id, t->account)) {
+  if (!box || !boxes_.claim(box, t->id, t->spec.account)) {
     const std::string name = box ? "box " + std::to_string(box->id) : "its box";
     act(t, t->machine.boxFailed(name + " had no clone to give", Again::yes, now_ns));
     return true;
@@ -339,10 +338,10 @@ void Tasks::finish(const TaskPtr& t) {
   intake_.ended(*t);
   tasks_.erase(t->id);
   tell(x_, *t, Phase::receipt);
-  sched::TaskResult r = t->result(intake_.spools(), x_.options.collect_ms_max);
+  sched::TaskResult r = t->result(x_.accounts, x_.options.collect_ms_max);
   if (t->spec.owner != kOwn) x_.observer.taskEnded(labelsOf(x_, *t), r.verdict, r.usage, r.phases);
   x_.observer.receipt(r.template_name, r.receipt);
-  t->account.reset();
+  t->spec.account.reset();
   t->listener->onResult(std::move(r));
   dispatch();
   x_.events.onTaskEnded();

@@ -30,10 +30,14 @@ void ByteBudget::Hold::drop() {
 
 // --- Account ---------------------------------------------------------------------
 
-ByteBudget::Account::Account(ByteBudget& budget)
-    : Account(budget, kj::newPromiseAndFulfiller<void>()) {}
-ByteBudget::Account::Account(ByteBudget& budget, kj::PromiseFulfillerPair<void> stuck)
-    : budget_(budget), be_stuck_(kj::mv(stuck.fulfiller)), stuck_(stuck.promise.fork()) {
+ByteBudget::Account::Account(ByteBudget& budget, kj::Own<Purse> purse)
+    : Account(budget, kj::mv(purse), kj::newPromiseAndFulfiller<void>()) {}
+ByteBudget::Account::Account(ByteBudget& budget, kj::Own<Purse> purse,
+                             kj::PromiseFulfillerPair<void> stuck)
+    : budget_(budget),
+      purse_(kj::mv(purse)),
+      be_stuck_(kj::mv(stuck.fulfiller)),
+      stuck_(stuck.promise.fork()) {
   budget_.accounts_.insert(this);
 }
 ByteBudget::Account::~Account() noexcept(false) {
@@ -42,24 +46,23 @@ ByteBudget::Account::~Account() noexcept(false) {
 }
 
 ByteBudget::Hold ByteBudget::Account::add(uint64_t bytes) {
-  budget_.pool_bytes_ += budget_.beyondOwn(held_bytes_ + bytes) - budget_.beyondOwn(held_bytes_);
   held_bytes_ += bytes;
+  purse_->settle(held_bytes_);
   return Hold(kj::addRef(*this),
               entries_.insert(entries_.end(), Hold::Entry{bytes, budget_.timer_.now()}));
 }
 
 void ByteBudget::Account::give(std::list<Hold::Entry>::iterator entry) {
-  uint64_t left = held_bytes_ - entry->bytes;
-  budget_.pool_bytes_ -= budget_.beyondOwn(held_bytes_) - budget_.beyondOwn(left);
-  held_bytes_ = left;
+  held_bytes_ -= entry->bytes;
+  purse_->settle(held_bytes_);
   entries_.erase(entry);
   budget_.pump();
 }
 
 kj::Maybe<ByteBudget::Hold> ByteBudget::Account::tryTake(uint64_t bytes) {
   if (budget_.fit(*this, bytes) != Fit::yes) return nullptr;
-  // Who came first goes first; what needs nothing of the pool takes nothing from him.
-  if (!budget_.waiters_.empty() && budget_.beyondOwn(held_bytes_ + bytes) > 0) return nullptr;
+  // Who came first goes first; a stream's own bytes take nothing from him.
+  if (!budget_.waiters_.empty() && held_bytes_ + bytes > budget_.bounds_.own_bytes) return nullptr;
   return add(bytes);
 }
 
@@ -82,10 +85,16 @@ kj::Promise<ByteBudget::Hold> ByteBudget::Account::take(uint64_t bytes) {
 ByteBudget::Fit ByteBudget::fit(const Account& account, uint64_t bytes) const {
   uint64_t held = account.held_bytes_;
   if (held > 0 && held + bytes > bounds_.account_bytes_max) return Fit::accountFull;
-  uint64_t needed = beyondOwn(held + bytes) - beyondOwn(held);
-  if (needed > 0 && pool_bytes_ > 0 && pool_bytes_ + needed > bounds_.pool_bytes_max)
-    return Fit::poolFull;
-  return Fit::yes;
+  if (held + bytes <= bounds_.own_bytes) return Fit::yes;
+  switch (account.purse_->roomFor(bytes)) {
+    case Purse::Room::yes:
+      return Fit::yes;
+    case Purse::Room::noneOfOwner:
+      return Fit::ownerFull;
+    case Purse::Room::noneOfPool:
+      break;
+  }
+  return Fit::poolFull;
 }
 
 void ByteBudget::pump() {
@@ -98,7 +107,7 @@ void ByteBudget::pump() {
     }
     Fit fits = fit(*at->account, at->bytes);
     if (fits == Fit::poolFull) break;
-    if (fits == Fit::accountFull) {
+    if (fits != Fit::yes) {
       ++at;
       continue;
     }
@@ -124,13 +133,18 @@ kj::Promise<void> ByteBudget::watch() {
 
 void ByteBudget::endStuck() {
   kj::TimePoint long_ago = timer_.now() - bounds_.patience;
-  bool someone_waits = false;
-  for (auto& waiter : waiters_)
-    someone_waits = someone_waits || (waiter.since <= long_ago &&
-                                      fit(*waiter.account, waiter.bytes) == Fit::poolFull);
-  if (!someone_waits) return;
+  bool all_wait = false;      // for the pool
+  std::set<uint64_t> owners;  // whose streams wait for each other
+  for (auto& waiter : waiters_) {
+    if (waiter.since > long_ago) continue;
+    Fit fits = fit(*waiter.account, waiter.bytes);
+    all_wait = all_wait || fits == Fit::poolFull;
+    if (fits == Fit::ownerFull) owners.insert(waiter.account->purse_->owner());
+  }
+  if (!all_wait && owners.empty()) return;
   for (Account* account : accounts_)
-    if (beyondOwn(account->held_bytes_) > 0 && account->entries_.front().since <= long_ago)
+    if (account->held_bytes_ > bounds_.own_bytes && account->entries_.front().since <= long_ago &&
+        (all_wait || owners.contains(account->purse_->owner())))
       account->be_stuck_->fulfill();
 }
 

@@ -1,8 +1,8 @@
-// Bytes of memory that many streams share. Each has a few of its own; what it
-// needs beyond them it takes from one pool, in the order of asking.
+// Bytes of memory that many streams share. Each has a few of its own; beyond them its
+// purse says whether there is room, and who asks first is served first.
 //
-// A stream that holds bytes of the pool for long while another waits for some is
-// stuck or hostile, and is told to end.
+// A stream that holds bytes for long while another waits for them is stuck or
+// hostile, and is told to end.
 //
 // Layer: edge. One KJ thread. Accounts and holds may outlive their streams, not
 // the budget.
@@ -18,13 +18,23 @@
 
 namespace mayfly::edge {
 
+// Where the bytes of one stream are booked: what its owner may hold, and all owners together.
+class Purse {
+ public:
+  enum class Room : uint8_t { yes, noneOfOwner, noneOfPool };
+  virtual ~Purse() noexcept(false) = default;
+  virtual Room roomFor(uint64_t more_bytes) const = 0;
+  // What the stream holds now, whether there was room or not.
+  virtual void settle(uint64_t bytes) = 0;
+  virtual uint64_t owner() const = 0;  // the same for all streams that share a part
+};
+
 class ByteBudget {
  public:
   struct Bounds {
-    uint64_t pool_bytes_max;     // of all accounts, beyond their own
     uint64_t own_bytes;          // of each account, whatever the others hold
     uint64_t account_bytes_max;  // of each account, its own included
-    kj::Duration patience;       // how long one waits for the pool before who is stuck must go
+    kj::Duration patience;       // how long one waits before who is stuck must go
   };
   class Account;
 
@@ -50,7 +60,7 @@ class ByteBudget {
 
   class Account final : public kj::Refcounted {
    public:
-    explicit Account(ByteBudget& budget);
+    Account(ByteBudget& budget, kj::Own<Purse> purse);
     ~Account() noexcept(false);
     // Null: not now.
     kj::Maybe<Hold> tryTake(uint64_t bytes);
@@ -63,11 +73,12 @@ class ByteBudget {
    private:
     friend class ByteBudget;
     friend class Hold;
-    explicit Account(ByteBudget& budget, kj::PromiseFulfillerPair<void> stuck);
+    Account(ByteBudget& budget, kj::Own<Purse> purse, kj::PromiseFulfillerPair<void> stuck);
     Hold add(uint64_t bytes);
     void give(std::list<Hold::Entry>::iterator entry);
 
     ByteBudget& budget_;
+    kj::Own<Purse> purse_;
     uint64_t held_bytes_ = 0;
     std::list<Hold::Entry> entries_;  // the oldest first
     kj::Own<kj::PromiseFulfiller<void>> be_stuck_;
@@ -76,23 +87,21 @@ class ByteBudget {
 
   ByteBudget(kj::Timer& timer, Bounds bounds) : timer_(timer), bounds_(bounds) {}
   KJ_DISALLOW_COPY(ByteBudget);
-  kj::Own<Account> open() { return kj::refcounted<Account>(*this); }
+  kj::Own<Account> open(kj::Own<Purse> purse) {
+    return kj::refcounted<Account>(*this, kj::mv(purse));
+  }
   // Before the loop ends; nobody is told to end any more.
   void stop();
-  uint64_t poolBytes() const { return pool_bytes_; }
   const Bounds& bounds() const { return bounds_; }
 
  private:
-  enum class Fit : uint8_t { yes, accountFull, poolFull };
+  enum class Fit : uint8_t { yes, accountFull, ownerFull, poolFull };
   struct Waiter {
     Account* account;
     uint64_t bytes;
     kj::TimePoint since;
     kj::Own<kj::PromiseFulfiller<Hold>> fulfiller;
   };
-  uint64_t beyondOwn(uint64_t bytes) const {
-    return bytes > bounds_.own_bytes ? bytes - bounds_.own_bytes : 0;
-  }
   Fit fit(const Account& account, uint64_t bytes) const;
   void pump();
   kj::Promise<void> watch();
@@ -100,7 +109,6 @@ class ByteBudget {
 
   kj::Timer& timer_;
   Bounds bounds_;
-  uint64_t pool_bytes_ = 0;
   std::set<Account*> accounts_;
   std::list<Waiter> waiters_;  // in the order of asking; at most one an account
   bool pumping_ = false, watching_ = false, stopped_ = false;

@@ -63,32 +63,22 @@ MessageStream::MessageStream(kj::AsyncIoStream& stream, kj::PromiseFulfillerPair
       read_ended_(kj::mv(read_end.fulfiller)),
       read_end_(read_end.promise.fork()) {}
 
-MessageStream::~MessageStream() noexcept(false) {
-  if (backlog_ != nullptr) backlog_->bytes -= told_backlog_bytes_;
-}
-
-void MessageStream::pauseWhile(kj::Function<size_t()> queued_bytes, size_t queued_bytes_max,
-                               Backlog& backlog) {
-  queued_bytes_ = kj::mv(queued_bytes);
-  queued_bytes_max_ = queued_bytes_max;
-  backlog_ = &backlog;
-}
+void MessageStream::pauseWhile(Backlog backlog) { backlog_ = kj::mv(backlog); }
 
 void MessageStream::guard(Guard guard) {
   last_activity_ = guard.timer.now();
   guard_ = kj::mv(guard);
 }
 
-bool MessageStream::full(size_t queued_bytes, size_t queued_bytes_max) {
-  backlog_->bytes += queued_bytes - told_backlog_bytes_;
-  told_backlog_bytes_ = queued_bytes;
-  return queued_bytes > queued_bytes_max ||
-         (queued_bytes > backlog_->own_bytes && backlog_->bytes > backlog_->bytes_max);
+bool MessageStream::full(Backlog& backlog, size_t queued_bytes, size_t bytes_max) {
+  backlog.purse->settle(queued_bytes);
+  return queued_bytes > bytes_max ||
+         (queued_bytes > backlog.own_bytes && backlog.purse->roomFor(1) != Purse::Room::yes);
 }
 
 kj::Promise<void> MessageStream::whenRoom() {
-  KJ_IF_MAYBE (queued, queued_bytes_) {
-    if (full((*queued)(), queued_bytes_max_)) {
+  KJ_IF_MAYBE (backlog, backlog_) {
+    if (full(*backlog, backlog->queued_bytes(), backlog->bytes_max)) {
       auto paf = kj::newPromiseAndFulfiller<void>();
       room_waits_.add(kj::mv(paf.fulfiller));
       return kj::mv(paf.promise);
@@ -101,10 +91,10 @@ void MessageStream::written(size_t bytes) {
   KJ_IF_MAYBE (guard, guard_) {
     last_activity_ = guard->timer.now();
   }
-  KJ_IF_MAYBE (queued, queued_bytes_) {
+  KJ_IF_MAYBE (backlog, backlog_) {
     // What was just written is still counted by Cap'n Proto 0.9, and not any more by 1.x.
-    size_t now = (*queued)();
-    bool still_full = full(now - kj::min(now, bytes), queued_bytes_max_ / 2);
+    size_t now = backlog->queued_bytes();
+    bool still_full = full(*backlog, now - kj::min(now, bytes), backlog->bytes_max / 2);
     if (room_waits_.empty() || still_full) return;
   }
   auto waits = kj::mv(room_waits_);
@@ -212,8 +202,8 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::tryReadMessage
     kj::ArrayPtr<kj::AutoCloseFd> fd_space, capnp::ReaderOptions options,
     kj::ArrayPtr<capnp::word> scratch) {
   if (ended_) return afterEnd();
-  KJ_IF_MAYBE (queued, queued_bytes_) {
-    if (full((*queued)(), queued_bytes_max_))
+  KJ_IF_MAYBE (backlog, backlog_) {
+    if (full(*backlog, backlog->queued_bytes(), backlog->bytes_max))
       return whenRoom().then([this, fd_space, options, scratch] {
         return tryReadMessage(fd_space, options, scratch);
       });
@@ -256,7 +246,7 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::readOne(
             .then([this](kj::Own<capnp::MessageReader> reader) {
               KJ_IF_MAYBE (guard, guard_) {
                 last_activity_ = guard->timer.now();
-                guard->inspect(*reader);
+                guard->inspect(*reader, static_cast<Message&>(*reader).space.asBytes().size());
               }
               return kj::Maybe<capnp::MessageReaderAndFds>(
                   capnp::MessageReaderAndFds{kj::mv(reader), nullptr});
@@ -267,7 +257,7 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::readOne(
 void MessageStream::toBeSent(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
   KJ_IF_MAYBE (guard, guard_) {
     capnp::SegmentArrayMessageReader message(segments);
-    guard->sent(message);
+    guard->sent(message, sizeOf(segments));
   }
 }
 

@@ -36,13 +36,6 @@ inline capnp::ReaderOptions readerOptions() {
 // Beside its own bytes a message costs the objects of the call that it is.
 inline constexpr uint64_t kMessageOverheadBytes = 1'024;
 
-// What waits to be read by all peers together.
-struct Backlog {
-  uint64_t bytes_max = 0;
-  uint64_t own_bytes = 0;  // a stream that has no more unread is not held up by the others
-  uint64_t bytes = 0;
-};
-
 class MessageStream final : public capnp::MessageStream {
  public:
   explicit MessageStream(kj::AsyncIoStream& stream)
@@ -50,11 +43,14 @@ class MessageStream final : public capnp::MessageStream {
   // When guard() was called or the last message was read or written.
   kj::TimePoint lastActivity() const { return last_activity_; }
 
-  ~MessageStream() noexcept(false);
-
-  // Reads no further message while `queued_bytes()` (what waits to be sent) is above the maximum,
-  // or that of all streams of the backlog is. The backlog outlives the stream.
-  void pauseWhile(kj::Function<size_t()> queued_bytes, size_t queued_bytes_max, Backlog& backlog);
+  // Reads no further message while more waits to be sent than the bounds allow.
+  struct Backlog {
+    kj::Function<size_t()> queued_bytes;  // what waits to be sent
+    size_t bytes_max;                     // of this stream
+    size_t own_bytes;                     // with no more queued, the others do not hold it up
+    kj::Own<Purse> purse;
+  };
+  void pauseWhile(Backlog backlog);
   // Resolves when it is below.
   kj::Promise<void> whenRoom();
 
@@ -63,8 +59,8 @@ class MessageStream final : public capnp::MessageStream {
     kj::Timer& timer;
     kj::Duration message_time_max;  // from a message's first byte to its last; pauses do not count
     kj::Own<ByteBudget::Account> account;
-    kj::Function<void(capnp::MessageReader&)> inspect;  // throws to refuse the message
-    kj::Function<void(capnp::MessageReader&)> sent;     // sees each before it is written
+    kj::Function<void(capnp::MessageReader&, size_t bytes)> inspect;  // throws to refuse it
+    kj::Function<void(capnp::MessageReader&, size_t bytes)> sent;     // each, before it is written
     // When the peer's messages have ended, what it should still have said, one after the other:
     // so that what it holds here goes piece by piece, and not all in one event.
     kj::Function<kj::Maybe<kj::Own<capnp::MessageReader>>()> farewell;
@@ -105,7 +101,7 @@ class MessageStream final : public capnp::MessageStream {
   kj::Promise<kj::Own<Message>> takeMemory(capnp::ReaderOptions options, kj::Array<uint32_t> sizes,
                                            size_t words);
   kj::Promise<kj::Own<capnp::MessageReader>> readBody(kj::Own<Message> message);
-  bool full(size_t queued_bytes, size_t queued_bytes_max);
+  static bool full(Backlog& backlog, size_t queued_bytes, size_t bytes_max);
   void toBeSent(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments);
   void written(size_t bytes);
 
@@ -113,10 +109,7 @@ class MessageStream final : public capnp::MessageStream {
   capnp::AsyncIoMessageStream out_;
   kj::Array<kj::byte> buffer_;
   size_t begin_ = 0, end_ = 0;  // the unread part of buffer_
-  kj::Maybe<kj::Function<size_t()>> queued_bytes_;
-  size_t queued_bytes_max_ = 0;
-  Backlog* backlog_ = nullptr;  // set with queued_bytes_
-  size_t told_backlog_bytes_ = 0;
+  kj::Maybe<Backlog> backlog_;
   kj::Maybe<Guard> guard_;
   kj::TimePoint message_since_ = kj::origin<kj::TimePoint>();
   kj::TimePoint last_activity_ = kj::origin<kj::TimePoint>();

@@ -163,8 +163,8 @@ class UploadCalls final : public schema::Upload::Server {
   State state_ = State::open;
 };
 
-Blobs::Blobs(const Options& options, kj::Timer& timer)
-    : options_(options), timer_(timer), store_(options.blobs), watch_(watch()) {}
+Blobs::Blobs(const Options& options, sched::Accounts& accounts, kj::Timer& timer)
+    : options_(options), timer_(timer), store_(accounts, options.blob_ttl_ms), watch_(watch()) {}
 
 uint64_t Blobs::now_ns() const {
   return static_cast<uint64_t>((timer_.now() - kj::origin<kj::TimePoint>()) / kj::NANOSECONDS);
@@ -186,17 +186,18 @@ kj::Promise<void> Blobs::watch() {
       .then([this] { return watch(); });
 }
 
-kj::Promise<Result<Blobs::Begun>> Blobs::begin(kj::Own<ConnectionState> connection, uid_t uid,
+kj::Promise<Result<Blobs::Begun>> Blobs::begin(kj::Own<ConnectionState> connection,
                                                capnp::Data::Reader hash_in, uint64_t size_bytes) {
   auto hash = hashFrom("upload", hash_in);
   if (!hash) return Result<Begun>(fail(std::move(hash).error()));
-  return attempt(kj::mv(connection), {uid, *hash}, size_bytes,
+  const Key key{connection->account.user(), *hash};
+  return attempt(kj::mv(connection), key, size_bytes,
                  timer_.now() + kOthersUploadMsMax * kj::MILLISECONDS);
 }
 
 kj::Promise<Result<Blobs::Begun>> Blobs::attempt(kj::Own<ConnectionState> connection, Key key,
                                                  uint64_t size_bytes, kj::TimePoint wait_until) {
-  if (auto blob = store_.offered(key.first, key.second, now_ns())) {
+  if (auto blob = store_.offered(connection->account, key.second, now_ns())) {
     if (blob->size_bytes == size_bytes) return Result<Begun>(Begun{true, nullptr});
     return Result<Begun>(
         fail(Code::invalidArgument, fmt::format("upload: the bytes of this hash are {}, not {}",
@@ -224,7 +225,7 @@ Result<Blobs::Begun> Blobs::make(kj::Own<ConnectionState> connection, Key key,
         Code::resourceExhausted,
         fmt::format("upload: {} uploads of this connection are not finished", connection->uploads),
         "Finish or close some first.");
-  auto reservation = store_.reserve(key.first, size_bytes, now_ns());
+  auto reservation = store_.reserve(connection->account, size_bytes, now_ns());
   if (!reservation) return fail(std::move(reservation).error().in("upload"));
   MAYFLY_TRY(base::Fd memfd, base::makeMemfd("blob"));
   Begun begun;
@@ -242,19 +243,19 @@ void Blobs::ended(UploadCalls& upload, const Key& key) {
   for (auto& each : waiting) each->fulfill();
 }
 
-std::optional<BlobStore::Blob> Blobs::use(uid_t uid, const edge::Sha256& hash) {
-  return store_.use(uid, hash, now_ns());
+std::optional<BlobStore::Blob> Blobs::use(const sched::AccountRef& user, const edge::Sha256& hash) {
+  return store_.use(user, hash, now_ns());
 }
 
-Status Blobs::remove(uid_t uid, capnp::Data::Reader hash_in) {
+Status Blobs::remove(const sched::AccountRef& user, capnp::Data::Reader hash_in) {
   MAYFLY_TRY(edge::Sha256 hash, hashFrom("removeBlob", hash_in));
-  if (store_.remove(uid, hash, now_ns())) return Unit{};
+  if (store_.remove(user, hash, now_ns())) return Unit{};
   return fail(Code::notFound, "removeBlob: you have no blob " + edge::hex(hash));
 }
 
-void Blobs::list(uid_t uid, schema::Mayfly::BlobsResults::Builder out) {
+void Blobs::list(const sched::AccountRef& user, schema::Mayfly::BlobsResults::Builder out) {
   uint64_t now = now_ns();
-  auto all = store_.list(uid, now);
+  auto all = store_.list(user, now);
   auto list = out.initBlobs(static_cast<unsigned>(all.size()));
   for (unsigned i = 0; i < all.size(); ++i) {
     list[i].setSha256(edge::data(edge::view(all[i].hash)));

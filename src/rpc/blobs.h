@@ -39,7 +39,7 @@ base::Result<sched::InputFile> inputFileFrom(schema::InputFile::Reader in, const
 // Lives as long as the hub: Cap'n Proto's last objects go with the loop.
 class Blobs {
  public:
-  Blobs(const Options& options, kj::Timer& timer);
+  Blobs(const Options& options, sched::Accounts& accounts, kj::Timer& timer);
   Blobs(const Blobs&) = delete;
   void stop() { watch_ = nullptr; }  // before the loop ends
 
@@ -47,15 +47,15 @@ class Blobs {
     bool known = false;
     kj::Maybe<schema::Upload::Client> upload;  // null where it is known
   };
-  kj::Promise<base::Result<Begun>> begin(kj::Own<ConnectionState> connection, uid_t uid,
+  kj::Promise<base::Result<Begun>> begin(kj::Own<ConnectionState> connection,
                                          capnp::Data::Reader hash, uint64_t size_bytes);
-  std::optional<BlobStore::Blob> use(uid_t uid, const edge::Sha256& hash);
-  base::Status remove(uid_t uid, capnp::Data::Reader hash);
-  void list(uid_t uid, schema::Mayfly::BlobsResults::Builder out);
+  std::optional<BlobStore::Blob> use(const sched::AccountRef& user, const edge::Sha256& hash);
+  base::Status remove(const sched::AccountRef& user, capnp::Data::Reader hash);
+  void list(const sched::AccountRef& user, schema::Mayfly::BlobsResults::Builder out);
 
  private:
   friend class UploadCalls;
-  using Key = std::pair<uid_t, edge::Sha256>;
+  using Key = std::pair<sched::AccountId, edge::Sha256>;  // of a user
   struct UnderWay {
     uint32_t uploads = 0;
     std::vector<kj::Own<kj::PromiseFulfiller<void>>> waiting;  // <= kOthersUploadWaitsMax

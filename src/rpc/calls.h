@@ -23,46 +23,38 @@
 
 namespace mayfly::rpc {
 
-using base::kRetryMs;
-
-// What a connection always has, whatever the others hold.
-inline constexpr uint32_t kOwnCallsMax = 64;
-inline constexpr uint32_t kOwnHandlesMax = 64;
-inline constexpr uint32_t kOwnTasksMax = 4;
-
 // A call that has not returned.
 class Call {
  public:
-  explicit Call(ConnectionState& state) : state_(kj::addRef(state)) {
+  explicit Call(ConnectionState& state)
+      : state_(kj::addRef(state)),
+        share_(state.hub.accounts.charge(state.account, sched::Resource::calls)) {
     ++state_->calls;
-    ++state_->hub.calls;
   }
   Call(Call&&) = default;
   ~Call() {
-    if (state_.get() == nullptr) return;
-    --state_->calls;
-    --state_->hub.calls;
+    if (state_.get() != nullptr) --state_->calls;
   }
 
  private:
   kj::Own<ConnectionState> state_;
+  sched::Share share_;
 };
 
 // An object that a client was given and has not released.
 class Handle {
  public:
-  explicit Handle(ConnectionState& state) : state_(kj::addRef(state)) {
+  explicit Handle(ConnectionState& state)
+      : state_(kj::addRef(state)),
+        share_(state.hub.accounts.charge(state.account, sched::Resource::handles)) {
     ++state_->handles;
-    ++state_->hub.handles;
   }
   KJ_DISALLOW_COPY(Handle);
-  ~Handle() {
-    --state_->handles;
-    --state_->hub.handles;
-  }
+  ~Handle() { --state_->handles; }
 
  private:
   kj::Own<ConnectionState> state_;
+  sched::Share share_;
 };
 
 // Results of so many bytes of text and data and a few fields. Without the size Cap'n Proto takes
@@ -92,36 +84,31 @@ kj::Promise<void> inTurn(ConnectionState& state, MakeAnswer make_answer) {
       });
 }
 
+// Why the account gets no more of it.
+inline std::optional<base::Error> refusalOf(const ConnectionState& state,
+                                            sched::Resource resource) {
+  auto room = state.hub.accounts.accepts(state.account, resource);
+  return room ? std::nullopt : std::optional(std::move(room).error());
+}
+
 // Why no further call of this connection is begun.
 inline std::optional<base::Error> overloaded(const ConnectionState& state) {
-  const Options& options = state.hub.options;
-  if (state.calls >= options.calls_per_connection_max)
+  if (state.calls >= state.hub.options.calls_per_connection_max)
     return base::Error{base::Code::resourceExhausted,
                        fmt::format("{} calls of this connection have not returned", state.calls),
                        "Wait for earlier calls.", 0};
-  if (state.calls >= kOwnCallsMax && state.hub.calls >= options.calls_max)
-    return base::Error{
-        base::Code::resourceExhausted,
-        fmt::format("{} calls of all connections have not returned", state.hub.calls),
-        "Try again later.", 0, kRetryMs};
-  return std::nullopt;
+  return refusalOf(state, sched::Resource::calls);
 }
 
 // Why it gets no further object.
 inline std::optional<base::Error> tooManyHandles(const ConnectionState& state) {
-  const Options& options = state.hub.options;
-  if (state.handles >= options.handles_per_connection_max)
+  if (state.handles >= state.hub.options.handles_per_connection_max)
     return base::Error{
         base::Code::resourceExhausted,
         fmt::format("this connection was given {} tasks and uploads that it has not released",
                     state.handles),
         "Release them, or connect anew.", 0};
-  if (state.handles >= kOwnHandlesMax && state.hub.handles >= options.handles_max)
-    return base::Error{
-        base::Code::resourceExhausted,
-        fmt::format("{} tasks and uploads of all connections are not released", state.hub.handles),
-        "Release them, or try later.", 0, kRetryMs};
-  return std::nullopt;
+  return refusalOf(state, sched::Resource::handles);
 }
 
 }  // namespace mayfly::rpc

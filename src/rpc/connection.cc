@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "edge/convert.h"
 #include "rpc/calls.h"
+#include "rpc/share_purse.h"
 #include "rpc/task_calls.h"
 
 namespace mayfly::rpc {
@@ -20,6 +21,7 @@ namespace {
 
 constexpr uint32_t kTasksListedMax = 10'000;
 constexpr size_t kClientNameBytesMax = 100;
+constexpr uint32_t kRefusedAnswersMax = 64;
 constexpr size_t kUnsentOverheadBytes = 2'048;    // of an answer, beside its words: its objects
 constexpr auto kLastWordsTime = 1 * kj::SECONDS;  // to send what is queued when reading has ended
 
@@ -55,34 +57,46 @@ void putTasks(schema::Mayfly::TasksResults::Builder out, const std::vector<sched
   auto count = std::min<size_t>(all.size(), kTasksListedMax);
   auto list = out.initTasks(static_cast<unsigned>(count));
   for (unsigned i = 0; i < count; ++i)
-    put(list[i], all[i], all[i].owner == asks.id || asks.hub.users.owns(asks.uid, all[i].owner));
+    put(list[i], all[i],
+        all[i].owner == asks.id || asks.hub.users.owns(asks.account, all[i].owner));
 }
 
-void putBounds(schema::Bounds::Builder out, const Options& options) {
-  out.setConnectionsMax(options.connections_max);
+void putBounds(schema::Bounds::Builder out, const Options& options,
+               const sched::AccountBounds& accounts) {
+  using sched::Resource;
+  auto pool = [&](Resource resource) { return accounts.of(resource).pool_max; };
+  auto user = [&](Resource resource) { return accounts.of(resource).user_max; };
+  out.setConnectionsMax(static_cast<uint32_t>(pool(Resource::connections)));
   out.setTasksPerConnectionMax(options.tasks_per_connection_max);
-  out.setTasksMax(options.tasks_max);
+  out.setTasksMax(static_cast<uint32_t>(pool(Resource::openTasks)));
   out.setCallsPerConnectionMax(options.calls_per_connection_max);
   out.setMessageBytesMax(static_cast<uint32_t>(edge::kMessageBytesMax));
   out.setInFlightBytesPerConnectionMax(options.in_flight_bytes_per_connection_max);
   out.setMessageMsMax(options.message_ms_max);
-  out.setInFlightBytesMax(options.in_flight_bytes_max);
-  out.setOutputHeldBytesMax(options.output_held_bytes_max);
-  out.setOutFilesHeldBytesMax(options.out_files_held_bytes_max);
+  out.setInFlightBytesMax(pool(Resource::requestBytes));
+  out.setOutputHeldBytesMax(pool(Resource::outputBytes));
+  out.setOutFilesHeldBytesMax(pool(Resource::outFileBytes));
   out.setHandlesPerConnectionMax(options.handles_per_connection_max);
-  out.setDetachedPerUserMax(options.detached_per_user_max);
+  out.setDetachedPerUserMax(static_cast<uint32_t>(user(Resource::detachedTasks)));
   out.setDetachLeaseMsMax(options.detach_lease_ms_max);
   out.setResultLeaseMs(options.result_lease_ms);
   out.setConnectionIdleMs(options.connection_idle_ms);
-}
-
-void putBlobBounds(schema::Bounds::Builder out, const Options& options) {
-  out.setBlobBytesMax(std::min(options.blobs.user_bytes_max, options.blobs.store_bytes_max));
-  out.setBlobStoreBytesMax(options.blobs.store_bytes_max);
-  out.setBlobsPerUserMax(options.blobs.user_blobs_max);
-  out.setBlobTtlMs(static_cast<uint32_t>(options.blobs.ttl_ms));
+  out.setBlobBytesMax(user(Resource::blobBytes));
+  out.setBlobStoreBytesMax(pool(Resource::blobBytes));
+  out.setBlobsPerUserMax(static_cast<uint32_t>(user(Resource::blobs)));
+  out.setBlobTtlMs(static_cast<uint32_t>(options.blob_ttl_ms));
   out.setUploadsPerConnectionMax(options.uploads_per_connection_max);
   out.setUploadIdleMs(options.upload_idle_ms);
+  auto shares = out.initAccounts(sched::kResources);
+  for (unsigned i = 0; i < sched::kResources; ++i) {
+    const auto resource = static_cast<Resource>(i);
+    const sched::ShareBounds& bounds = accounts.of(resource);
+    shares[i].setResource(edge::text(std::string(sched::name(resource))));
+    shares[i].setAllMax(bounds.pool_max);
+    shares[i].setUserMax(bounds.user_max);
+    shares[i].setUserOwn(bounds.user_own);
+    shares[i].setTenantMax(bounds.tenant_max);
+  }
 }
 
 class MayflyImpl final : public schema::Mayfly::Server {
@@ -100,9 +114,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
     info.setVersion(edge::text(hub_.options.version));
     info.setProtocol(schema::PROTOCOL_VERSION);
     info.setInstance(edge::text(hub_.options.instance));
-    auto bounds = info.initBounds();
-    putBounds(bounds, hub_.options);
-    putBlobBounds(bounds, hub_.options);
+    putBounds(info.initBounds(), hub_.options, hub_.accounts.bounds());
     if (protocol == 0 || protocol > schema::PROTOCOL_VERSION)
       return refuse(context, Error{Code::failedPrecondition,
                                    fmt::format("client '{}' speaks protocol {}; this daemon ({}) "
@@ -131,7 +143,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
     return hashOf(context.getParams().getSpec())
         .then([this, context, call = Call(*state_)](SpecHash hash) mutable {
           auto key = edge::str(context.getParams().getSpec().getDetach().getKey());
-          auto known = hub_.users.known(state_->uid, key, hash);
+          auto known = hub_.users.known(state_->account, key, hash);
           if (!known) return refuse(context, known.error());
           if (!*known) return submitNew(context, hash);
           context.releaseParams();
@@ -144,7 +156,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
     if (auto error = unfit()) return refuse(context, *error);
     if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
     auto params = context.getParams();
-    auto task = hub_.users.find(state_->uid, params.getId(), edge::str(params.getKey()));
+    auto task = hub_.users.find(state_->account, params.getId(), edge::str(params.getKey()));
     if (!task) return refuse(context, task.error());
     auto results = resultsOf(context, 0, 1);
     results.setId((*task)->id());
@@ -156,14 +168,14 @@ class MayflyImpl final : public schema::Mayfly::Server {
     if (auto error = unfit()) return refuse(context, *error);
     MAYFLY_ALLOW_CANCELLATION(context);
     return inTurn(*state_, [state = kj::addRef(*state_), context, call = Call(*state_)]() mutable {
-      putTasks(context.getResults(), state->hub.core.tasks(), *state);
+      putTasks(context.getResults(), state->hub.core.tasks(state->account), *state);
       return kj::Promise<void>(kj::READY_NOW);
     });
   }
 
   kj::Promise<void> kill(KillContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    answer(context, hub_.core.cancel(context.getParams().getId()));
+    answer(context, hub_.core.cancel(context.getParams().getId(), state_->account));
     return kj::READY_NOW;
   }
 
@@ -171,8 +183,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
     if (auto error = unfit()) return refuse(context, *error);
     if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
     auto params = context.getParams();
-    return hub_.blobs
-        .begin(kj::addRef(*state_), state_->uid, params.getSha256(), params.getSizeBytes())
+    return hub_.blobs.begin(kj::addRef(*state_), params.getSha256(), params.getSizeBytes())
         .then([context, call = Call(*state_)](base::Result<Blobs::Begun> begun) mutable {
           if (!begun) {
             refuse(context, begun.error());
@@ -188,65 +199,60 @@ class MayflyImpl final : public schema::Mayfly::Server {
     if (auto error = unfit()) return refuse(context, *error);
     MAYFLY_ALLOW_CANCELLATION(context);
     return inTurn(*state_, [this, context, call = Call(*state_)]() mutable {
-      hub_.blobs.list(state_->uid, context.getResults());
+      hub_.blobs.list(state_->account, context.getResults());
       return kj::Promise<void>(kj::READY_NOW);
     });
   }
 
   kj::Promise<void> removeBlob(RemoveBlobContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    answer(context, hub_.blobs.remove(state_->uid, context.getParams().getSha256()));
+    answer(context, hub_.blobs.remove(state_->account, context.getParams().getSha256()));
     return kj::READY_NOW;
   }
 
  private:
   std::optional<Error> unfit() const { return refusal_ ? refusal_ : overloaded(*state_); }
 
-  static Error tooMany(const char* what, size_t count, uint32_t retry_after_ms = 0) {
-    return Error{Code::resourceExhausted, fmt::format("{} {} are not closed", count, what),
-                 "Close tasks whose results were read.", 0, retry_after_ms};
-  }
-  // Why no task can be taken on.
-  std::optional<Error> full(bool detached) const {
-    const Options& options = hub_.options;
-    if (!detached && state_->tasks < kOwnTasksMax) return tooManyHandles(*state_);
-    if (hub_.tasks.count >= options.tasks_max)
-      return tooMany("tasks of all connections", hub_.tasks.count, kRetryMs);
-    if (hub_.tasks.bytes >= options.output_held_bytes_max)
-      return Error{Code::resourceExhausted,
-                   fmt::format("tasks that are not closed hold {} of output, or may come to",
-                               base::humanBytes(hub_.tasks.bytes)),
-                   "Close tasks whose results were read, or try later.", 0, kRetryMs};
-    return tooManyHandles(*state_);
-  }
-
   // `hash` is compared where the spec has a key only.
   kj::Promise<void> submitNew(SubmitContext& context, const SpecHash& hash) {
     auto params = context.getParams();
     auto detach = params.getSpec().getDetach();
-    if (auto error = full(detach.getLeaseMs() > 0)) return refuse(context, *error);
+    const bool detached = detach.getLeaseMs() > 0;
+    if (!detached && detach.getKey().size() > 0)
+      return refuse(context, Error{Code::invalidArgument, "detach: a key without a lease",
+                                   "Set detach.leaseMs.", 0});
+    if (!detached && state_->tasks >= hub_.options.tasks_per_connection_max)
+      return refuse(context,
+                    Error{Code::resourceExhausted,
+                          fmt::format("{} tasks of this connection are not closed", state_->tasks),
+                          "Close tasks whose results were read.", 0});
+    if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
+    // All that bounds the task here is taken before its spec is copied.
+    auto account =
+        hub_.accounts.openTenant(state_->account, edge::view(params.getSpec().getTenant()));
+    if (!account) return refuse(context, account.error());
+    auto shares =
+        TaskShares::take(hub_.accounts, *account,
+                         params.hasOutput() ? kLiveHeldBytes : kCapturedHeldBytes, detached);
+    if (!shares) return refuse(context, shares.error());
     auto spec = specFrom(params.getSpec(), [this](const edge::Sha256& blob) {
-      return hub_.blobs.use(state_->uid, blob);
+      return hub_.blobs.use(state_->account, blob);
     });
     if (!spec) return refuse(context, spec.error());
     spec->live_output = params.hasOutput();
-    spec->user = state_->uid;
-    if (detach.getLeaseMs() > 0) {
-      auto found = hub_.users.submit(state_->uid, detach, hash, std::move(*spec));
+    spec->account = *account;
+    if (detached) {
+      auto found =
+          hub_.users.submit(state_->account, detach, hash, std::move(*shares), std::move(*spec));
       context.releaseParams();
       if (!found) return refuse(context, found.error());
       answerSubmit(context, kj::mv(found->task), OnRelease::keep, found->existing);
       return kj::READY_NOW;
     }
-    if (detach.getKey().size() > 0)
-      return refuse(context, Error{Code::invalidArgument, "detach: a key without a lease",
-                                   "Set detach.leaseMs.", 0});
-    if (state_->tasks >= hub_.options.tasks_per_connection_max)
-      return refuse(context, tooMany("tasks of this connection", state_->tasks));
     kj::Maybe<schema::OutputSink::Client> sink;
     if (params.hasOutput()) sink = params.getOutput();
     context.releaseParams();
-    auto task = kj::refcounted<TaskState>(kj::addRef(*state_), kj::mv(sink),
+    auto task = kj::refcounted<TaskState>(kj::addRef(*state_), std::move(*shares), kj::mv(sink),
                                           hub_.options.result_lease_ms * kj::MILLISECONDS);
     if (auto submitted = task->submit(std::move(*spec)); !submitted)
       return refuse(context, submitted.error());
@@ -269,31 +275,38 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
 }  // namespace
 
-Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, uint32_t uid,
-                       std::optional<Error> refusal)
-    : state_(kj::refcounted<ConnectionState>(hub, hub.next_owner++, uid)),
-      refused_(refusal.has_value()),
+Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::Share admitted,
+                       std::optional<base::Error> refusal)
+    : admitted_(std::move(admitted)),
+      state_(kj::refcounted<ConnectionState>(hub, hub.next_owner++, admitted_.whose())),
       stream_(kj::mv(stream)),
-      peer_(hub.answers),
-      memory_(hub.requests.open()),
+      peer_(admitted_ ? hub.options.answers_per_connection_max : kRefusedAnswersMax,
+            hub.accounts.charge(state_->account, sched::Resource::answers, 0), hub.observer),
+      memory_(hub.requests.open(purse(sched::Resource::requestBytes))),
       messages_(*stream_),
       network_(messages_, capnp::rpc::twoparty::Side::SERVER, edge::readerOptions()),
       rpc_(capnp::makeRpcServer(network_,
                                 kj::heap<MayflyImpl>(kj::addRef(*state_), std::move(refusal)))) {
   KJ_IF_MAYBE (fd, stream_->getFd()) state_->socket = *fd;
-  messages_.pauseWhile([this] { return unsentBytes(); },
-                       hub.options.unsent_bytes_per_connection_max, hub.answers_unread);
-  messages_.guard({hub.timer, hub.options.message_ms_max * kj::MILLISECONDS, kj::addRef(*memory_),
-                   [this](capnp::MessageReader& message) { peer_.inspect(message); },
-                   [this](capnp::MessageReader& message) { peer_.sent(message); },
-                   [this] { return peer_.farewell(); }});
+  messages_.pauseWhile({[this] { return unsentBytes(); },
+                        hub.options.unsent_bytes_per_connection_max, hub.options.own_bytes,
+                        purse(sched::Resource::unsentBytes)});
+  messages_.guard(
+      {hub.timer, hub.options.message_ms_max * kj::MILLISECONDS, kj::addRef(*memory_),
+       [this](capnp::MessageReader& message, size_t bytes) { peer_.inspect(message, bytes); },
+       [this](capnp::MessageReader& message, size_t bytes) { peer_.sent(message, bytes); },
+       [this] { return peer_.farewell(); }});
   state_->room = [this] { return messages_.whenRoom(); };
+}
+
+kj::Own<edge::Purse> Connection::purse(sched::Resource resource) {
+  return kj::heap<SharePurse>(state_->hub.accounts, state_->account, resource);
 }
 
 Connection::~Connection() noexcept(false) {
   state_->ended = true;
   state_->room = nullptr;
-  if (!refused_) state_->hub.core.ownerGone(state_->id);
+  if (admitted_) state_->hub.core.ownerGone(state_->id);
 }
 
 kj::Promise<void> Connection::onEnd() {

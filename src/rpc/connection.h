@@ -18,8 +18,9 @@ namespace mayfly::rpc {
 
 class Connection {
  public:
-  // With `refusal`, every call is answered by that error.
-  Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, uint32_t uid,
+  // `admitted`: the account's share of the connections. Without one, every call is answered by the
+  // refusal.
+  Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::Share admitted,
              std::optional<base::Error> refusal);
   ~Connection() noexcept(false);  // the core is told that the owner is gone
 
@@ -31,9 +32,10 @@ class Connection {
  private:
   kj::Promise<void> onIdle();
   size_t unsentBytes();
+  kj::Own<edge::Purse> purse(sched::Resource resource);
 
+  sched::Share admitted_;
   kj::Own<ConnectionState> state_;
-  bool refused_;
   kj::Own<kj::AsyncIoStream> stream_;
   PeerGuard peer_;
   kj::Own<edge::ByteBudget::Account> memory_;

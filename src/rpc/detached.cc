@@ -49,7 +49,7 @@ kj::Promise<SpecHash> hashOf(schema::TaskSpec::Reader spec) {
 // One user's. Held by its tasks too, so that a task that is being closed still has its owner.
 class UserTasks final : public Owner {
  public:
-  UserTasks(Hub& h, uint32_t uid) : Owner(h, h.next_owner++), uid_(uid) {}
+  UserTasks(Hub& h, const sched::AccountRef& user) : Owner(h, h.next_owner++, user) {}
 
   struct Entry {
     kj::Own<TaskState> task;
@@ -64,14 +64,11 @@ class UserTasks final : public Owner {
     Entry gone = kj::mv(at->second);
     entries.erase(at);
     if (!gone.key.empty()) by_key.erase(gone.key);
-    if (entries.empty()) hub.users.users_.erase(uid_);
+    if (entries.empty()) hub.users.users_.erase(account.user());
   }
 
   Entries entries;
   std::unordered_map<std::string, TaskState*> by_key;
-
- private:
-  uint32_t uid_;
 };
 
 Users::Users(Hub& hub) : hub_(hub) {}
@@ -79,7 +76,7 @@ Users::~Users() = default;
 
 void Users::stop() {
   // A task that goes looks itself up in its user's entries.
-  for (auto& [uid, user] : users_) {
+  for (auto& [account, user] : users_) {
     auto entries = std::move(user->entries);
     user->entries.clear();
     entries.clear();
@@ -87,9 +84,9 @@ void Users::stop() {
   users_.clear();
 }
 
-Result<std::optional<Users::Found>> Users::known(uint32_t uid, const std::string& key,
-                                                 const SpecHash& hash) {
-  auto user = users_.find(uid);
+Result<std::optional<Users::Found>> Users::known(const sched::AccountRef& account,
+                                                 const std::string& key, const SpecHash& hash) {
+  auto user = users_.find(account.user());
   if (user == users_.end()) return std::nullopt;
   auto at = user->second->by_key.find(key);
   if (at == user->second->by_key.end()) return std::nullopt;
@@ -103,8 +100,8 @@ Result<std::optional<Users::Found>> Users::known(uint32_t uid, const std::string
   return Found{kj::addRef(*entry.task), true};
 }
 
-Result<Users::Found> Users::submit(uint32_t uid, schema::Detach::Reader detach,
-                                   const SpecHash& hash, sched::TaskSpec spec) {
+Result<Users::Found> Users::submit(const sched::AccountRef& account, schema::Detach::Reader detach,
+                                   const SpecHash& hash, TaskShares shares, sched::TaskSpec spec) {
   const Options& options = hub_.options;
   std::string key = edge::str(detach.getKey());
   if (key.size() > kDetachKeyBytesMax)
@@ -120,15 +117,12 @@ Result<Users::Found> Users::submit(uint32_t uid, schema::Detach::Reader detach,
   if (spec.stdin_open)
     return fail(Code::invalidArgument, "detach: `stdinOpen`; nobody may be there to write",
                 "Give all of stdin in `stdinData`.");
-  auto user = users_.find(uid);
-  if (user != users_.end() && user->second->tasks >= options.detached_per_user_max)
-    return fail(Code::resourceExhausted,
-                fmt::format("{} detached tasks of this user are not closed", user->second->tasks),
-                "Close those whose results were read.");
-  if (user == users_.end()) user = users_.emplace(uid, kj::refcounted<UserTasks>(hub_, uid)).first;
+  auto user = users_.find(account.user());
+  if (user == users_.end())
+    user = users_.emplace(account.user(), kj::refcounted<UserTasks>(hub_, account)).first;
   UserTasks& mine = *user->second;
-  auto task =
-      kj::refcounted<TaskState>(kj::addRef(mine), nullptr, detach.getLeaseMs() * kj::MILLISECONDS);
+  auto task = kj::refcounted<TaskState>(kj::addRef(mine), std::move(shares), nullptr,
+                                        detach.getLeaseMs() * kj::MILLISECONDS);
   if (auto submitted = task->submit(std::move(spec)); !submitted) {
     if (mine.entries.empty()) users_.erase(user);
     return fail(std::move(submitted).error());
@@ -138,8 +132,9 @@ Result<Users::Found> Users::submit(uint32_t uid, schema::Detach::Reader detach,
   return Found{kj::mv(task), false};
 }
 
-Result<kj::Own<TaskState>> Users::find(uint32_t uid, TaskId id, const std::string& key) {
-  auto user = users_.find(uid);
+Result<kj::Own<TaskState>> Users::find(const sched::AccountRef& account, TaskId id,
+                                       const std::string& key) {
+  auto user = users_.find(account.user());
   if (user != users_.end()) {
     for (auto& [task, entry] : user->second->entries) {
       if (key.empty() ? id == 0 || entry.task->id() != id : entry.key != key) continue;
@@ -154,8 +149,8 @@ Result<kj::Own<TaskState>> Users::find(uint32_t uid, TaskId id, const std::strin
               "It was never submitted, was closed, or its lease is over.");
 }
 
-bool Users::owns(uint32_t uid, sched::OwnerId owner) const {
-  auto user = users_.find(uid);
+bool Users::owns(const sched::AccountRef& account, sched::OwnerId owner) const {
+  auto user = users_.find(account.user());
   return user != users_.end() && user->second->id == owner;
 }
 

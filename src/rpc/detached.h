@@ -42,20 +42,21 @@ class Users {
   };
   // The task that has the key, if one is kept. alreadyExists: it has another spec. To be asked
   // before anything else of a spec is looked at: its blobs, for one, may be gone by now.
-  base::Result<std::optional<Found>> known(uint32_t uid, const std::string& key,
+  base::Result<std::optional<Found>> known(const sched::AccountRef& account, const std::string& key,
                                            const SpecHash& hash);
   // A new one. Detach says how: its bounds are checked here; no task has its key.
-  base::Result<Found> submit(uint32_t uid, schema::Detach::Reader detach, const SpecHash& hash,
-                             sched::TaskSpec spec);
+  base::Result<Found> submit(const sched::AccountRef& account, schema::Detach::Reader detach,
+                             const SpecHash& hash, TaskShares shares, sched::TaskSpec spec);
   // By the key, or by `id` where the key is empty.
-  base::Result<kj::Own<TaskState>> find(uint32_t uid, base::TaskId id, const std::string& key);
+  base::Result<kj::Own<TaskState>> find(const sched::AccountRef& account, base::TaskId id,
+                                        const std::string& key);
   // Whether a task of the core's belongs to this user.
-  bool owns(uint32_t uid, sched::OwnerId owner) const;
+  bool owns(const sched::AccountRef& account, sched::OwnerId owner) const;
 
  private:
   friend class UserTasks;
   Hub& hub_;
-  std::unordered_map<uint32_t, kj::Own<UserTasks>> users_;  // by uid; each has a task
+  std::unordered_map<sched::AccountId, kj::Own<UserTasks>> users_;  // each has a task
 };
 
 }  // namespace mayfly::rpc

@@ -7,10 +7,10 @@
 #include <kj/async.h>
 #include <kj/function.h>
 #include <kj/refcount.h>
-#include <sys/types.h>
 
 #include <cstdint>
 #include <deque>
+#include <utility>
 
 #include "sched/core.h"
 
@@ -21,7 +21,8 @@ class TaskState;
 
 // Lives until the last of its tasks' objects is gone; the hub lives longer.
 struct Owner : kj::Refcounted {
-  Owner(Hub& h, sched::OwnerId i) : hub(h), id(i) {}
+  Owner(Hub& h, sched::OwnerId i, sched::AccountRef whose)
+      : hub(h), id(i), account(std::move(whose)) {}
   // Nobody is there who could say `close`: what ends now ends as `clientGone`.
   virtual bool gone() const { return false; }
   // The task is closed or forgotten.
@@ -29,15 +30,15 @@ struct Owner : kj::Refcounted {
 
   Hub& hub;
   sched::OwnerId id;
-  uint32_t tasks = 0;  // not closed
+  sched::AccountRef account;  // empty: of a connection that is refused
+  uint32_t tasks = 0;         // not closed
 };
 
 // What a connection's objects share.
 struct ConnectionState final : Owner {
-  ConnectionState(Hub& h, sched::OwnerId i, uid_t peer_uid) : Owner(h, i), uid(peer_uid) {}
+  using Owner::Owner;
   bool gone() const override;
 
-  uid_t uid;
   int socket = -1;       // of the connection, while it stands
   bool ended = false;    // the connection is gone; the core is told
   uint32_t calls = 0;    // that have not returned

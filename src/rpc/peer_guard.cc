@@ -1,6 +1,13 @@
 #include "rpc/peer_guard.h"
 
+#include <capnp/schema.h>
 #include <kj/debug.h>
+#include <mayfly/mayfly.capnp.h>
+
+#include <map>
+#include <string>
+
+#include "base/clock.h"
 
 namespace mayfly::rpc {
 
@@ -10,16 +17,36 @@ namespace {
 
 constexpr unsigned kFinishWords = 16;
 
+// "Mayfly.submit"; of any other interface or method: "other".
+const char* methodOf(wire::Call::Reader call) {
+  using Key = std::pair<uint64_t, uint16_t>;
+  static const std::map<Key, std::string> names = [] {
+    std::map<Key, std::string> all;
+    auto add = [&](const char* name, capnp::InterfaceSchema interface) {
+      for (auto method : interface.getMethods())
+        all[{interface.getProto().getId(), method.getIndex()}] =
+            std::string(name) + "." + method.getProto().getName().cStr();
+    };
+    add("Mayfly", capnp::Schema::from<schema::Mayfly>());
+    add("Task", capnp::Schema::from<schema::Task>());
+    add("Upload", capnp::Schema::from<schema::Upload>());
+    return all;
+  }();
+  auto at = names.find({call.getInterfaceId(), call.getMethodId()});
+  return at != names.end() ? at->second.c_str() : "other";
+}
+
 }  // namespace
 
-void PeerGuard::inspect(capnp::MessageReader& reader) {
+void PeerGuard::inspect(capnp::MessageReader& reader, size_t bytes) {
+  observer_.messageReceived(bytes);
   auto message = reader.getRoot<wire::Message>();
   switch (message.which()) {
     case wire::Message::BOOTSTRAP:
-      return begin(message.getBootstrap().getQuestionId());
+      return begin(message.getBootstrap().getQuestionId(), nullptr);
     case wire::Message::CALL:
       checkCall(message.getCall());
-      return begin(message.getCall().getQuestionId());
+      return begin(message.getCall().getQuestionId(), methodOf(message.getCall()));
     case wire::Message::RETURN:
       return checkReturn(message.getReturn());
     case wire::Message::FINISH:
@@ -70,38 +97,49 @@ void PeerGuard::checkReturn(wire::Return::Reader answer) {
   }
 }
 
-void PeerGuard::begin(uint32_t question) {
-  KJ_REQUIRE(answers_.size() < bounds_.per_connection_max &&
-                 (answers_.size() < kOwnAnswersMax || bounds_.all < bounds_.all_max),
-             "message refused: too many calls were answered and not finished", answers_.size());
+void PeerGuard::begin(uint32_t question, const char* method) {
+  KJ_REQUIRE(answers_.size() < answers_max_,
+             "message refused: too many calls of this connection were answered and not finished",
+             answers_.size());
   // Cap'n Proto 1.x finds it too, and gives up the first call's answer on the way.
-  KJ_REQUIRE(answers_.insert(question).second, "message refused: its question is asked already",
+  KJ_REQUIRE(!answers_.contains(question), "message refused: its question is asked already",
              question);
-  ++bounds_.all;
+  if (auto room = unfinished_.grow(1); !room)
+    KJ_FAIL_REQUIRE("message refused", room.error().message.c_str());
+  answers_[question] = {method, method != nullptr ? base::monotonicNs() : 0};
 }
 
 void PeerGuard::finish(uint32_t question) {
   bool known = answers_.erase(question) == 1;
+  if (known) unfinished_.shrink(1);
   // 1.x ignores it: it may have crossed an answer that needed none.
   KJ_REQUIRE(known || kAnswersMayNeedNoFinish,
              "message refused: it finishes a call that was not made");
-  if (known) --bounds_.all;
 }
 
-void PeerGuard::sent(capnp::MessageReader& reader) {
-#if CAPNP_VERSION >= 1000000
+void PeerGuard::sent(capnp::MessageReader& reader, size_t bytes) {
+  observer_.messageSent(bytes);
   auto message = reader.getRoot<wire::Message>();
-  if (message.isReturn() && message.getReturn().getNoFinishNeeded() &&
-      answers_.erase(message.getReturn().getAnswerId()) == 1)
-    --bounds_.all;
-#else
-  static_cast<void>(reader);
+  if (message.isReturn()) returned(message.getReturn());
+}
+
+void PeerGuard::returned(wire::Return::Reader answer) {
+  auto at = answers_.find(answer.getAnswerId());
+  if (at == answers_.end()) return;
+  if (const char* method = std::exchange(at->second.method, nullptr))
+    observer_.callAnswered(method, base::monotonicNs() - at->second.begun_ns);
+#if CAPNP_VERSION >= 1000000
+  // Cap'n Proto 1.x forgets an answer without capabilities as it sends it.
+  if (answer.getNoFinishNeeded()) {
+    answers_.erase(at);
+    unfinished_.shrink(1);
+  }
 #endif
 }
 
 kj::Maybe<kj::Own<capnp::MessageReader>> PeerGuard::farewell() {
   if (answers_.empty()) return nullptr;
-  uint32_t question = *answers_.begin();
+  uint32_t question = answers_.begin()->first;
   finish(question);
   auto words = kj::heap<capnp::MallocMessageBuilder>(kFinishWords);
   words->initRoot<wire::Message>().initFinish().setQuestionId(question);

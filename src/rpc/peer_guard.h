@@ -11,33 +11,28 @@
 #include <capnp/rpc.capnp.h>
 
 #include <cstdint>
-#include <unordered_set>
+#include <unordered_map>
+#include <utility>
+
+#include "base/observer.h"
+#include "sched/accounts.h"
 
 namespace mayfly::rpc {
 
 inline constexpr uint32_t kCapsPerMessageMax = 16;  // submit brings one
 inline constexpr uint32_t kPipelineOpsMax = 16;     // `task` of submit's results is one
 inline constexpr bool kAnswersMayNeedNoFinish = CAPNP_VERSION >= 1000000;
-// A client that has no more unfinished answers is not ended for what others have.
-inline constexpr uint32_t kOwnAnswersMax = 4'096;
-
-// Answers that the clients have not finished.
-struct AnswerBounds {
-  uint32_t per_connection_max;
-  uint32_t all_max;
-  uint32_t all = 0;
-};
 
 class PeerGuard {
  public:
-  explicit PeerGuard(AnswerBounds& answers) : bounds_(answers) {}
-  ~PeerGuard() { bounds_.all -= static_cast<uint32_t>(answers_.size()); }
+  // `unfinished`: the account's share of answers. The observer outlives the guard.
+  PeerGuard(uint32_t answers_max, sched::Share unfinished, base::Observer& observer)
+      : answers_max_(answers_max), unfinished_(std::move(unfinished)), observer_(observer) {}
   PeerGuard(const PeerGuard&) = delete;
 
   // Throws where the message is refused; the connection ends then.
-  void inspect(capnp::MessageReader& message);
-  // Cap'n Proto 1.x forgets an answer without capabilities as it sends it.
-  void sent(capnp::MessageReader& message);
+  void inspect(capnp::MessageReader& message, size_t bytes);
+  void sent(capnp::MessageReader& message, size_t bytes);
   // Finishes the next call that the client, which has gone, has not; null: there is none.
   kj::Maybe<kj::Own<capnp::MessageReader>> farewell();
 
@@ -46,11 +41,18 @@ class PeerGuard {
   void checkTarget(capnp::rpc::MessageTarget::Reader target);
   void checkPayload(capnp::rpc::Payload::Reader payload);
   void checkReturn(capnp::rpc::Return::Reader answer);
-  void begin(uint32_t question);
+  struct Answer {
+    const char* method = nullptr;  // that the observer has not heard of yet
+    uint64_t begun_ns = 0;
+  };
+  void begin(uint32_t question, const char* method);
   void finish(uint32_t question);
+  void returned(capnp::rpc::Return::Reader answer);
 
-  AnswerBounds& bounds_;
-  std::unordered_set<uint32_t> answers_;  // by their questions' ids
+  uint32_t answers_max_;
+  sched::Share unfinished_;
+  base::Observer& observer_;
+  std::unordered_map<uint32_t, Answer> answers_;  // by their questions' ids
 };
 
 }  // namespace mayfly::rpc

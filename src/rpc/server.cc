@@ -29,9 +29,9 @@ namespace {
 
 constexpr auto kAcceptRetryTime = 100 * kj::MILLISECONDS;
 constexpr int kAcceptsPerTurnMax = 8;
-constexpr uint32_t kLastEventsMax = 100'000;    // of the loop, when the server ends
-constexpr auto kRefusedTime = 5 * kj::SECONDS;  // a refused client has so long to read why
-constexpr auto kRefusalSayTime = 1 * kj::SECONDS;
+constexpr uint32_t kLastEventsMax = 100'000;     // of the loop, when the server ends
+constexpr auto kRefusedTime = 5 * kj::SECONDS;   // a refused client has so long to read why
+constexpr auto kRefusalTime = 1 * kj::SECONDS;   // a user is told so often
 constexpr auto kTrimTime = 1 * kj::SECONDS;      // between two looks at what malloc keeps
 constexpr size_t kKeptFreeBytesMax = 32u << 20;  // and of code and stacks; more goes back
 constexpr uint32_t kRefusedConnectionsMax = 16;  // beyond: closed without a word
@@ -93,54 +93,65 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     awaitClients();
   }
 
-  std::optional<Error> refusalOf(const ucred& peer) const {
+  // The account's share of the connections, or why it gets none.
+  base::Result<sched::Share> admission(uid_t uid) const {
     const auto& allowed = hub_.options.uids_allowed;
-    if (peer.uid != 0 && peer.uid != ::geteuid() &&
-        std::find(allowed.begin(), allowed.end(), peer.uid) == allowed.end())
-      return Error{Code::permissionDenied, fmt::format("uid {} may not use this daemon", peer.uid),
-                   "Add the uid to `uids_allowed` in the daemon's configuration.", 0};
-    if (connections_.size() - refused_ >= hub_.options.connections_max)
-      return Error{Code::resourceExhausted,
-                   fmt::format("{} connections are open", hub_.options.connections_max),
-                   "Use one connection for many tasks, or try later.", 0, kRetryMs};
-    return std::nullopt;
+    if (uid != 0 && uid != ::geteuid() &&
+        std::find(allowed.begin(), allowed.end(), uid) == allowed.end())
+      return base::fail(Code::permissionDenied, fmt::format("uid {} may not use this daemon", uid),
+                        "Add the uid to `uids_allowed` in the daemon's configuration.");
+    MAYFLY_TRY(sched::AccountRef account, hub_.accounts.open(sched::Account::ofPeer(uid)));
+    return hub_.accounts.take(account, sched::Resource::connections);
   }
 
-  // Whoever connects in a loop does not fill the log.
-  void sayRefused(const ucred& peer, const Error& refusal) {
-    if (timer_.now() < refusal_said_ + kRefusalSayTime) {
-      ++refusals_unsaid_;
-      return;
+  // Whether the user is told why; one that connects in a loop is closed without a word, and fills
+  // neither the log nor the thread's time.
+  bool tells(const ucred& peer, const Error& refusal) {
+    const kj::TimePoint now = timer_.now();
+    std::erase_if(refused_until_, [&](const auto& user) { return user.second <= now; });
+    if (refused_until_.contains(peer.uid) || refused_ >= kRefusedConnectionsMax) {
+      ++untold_;
+      return false;
     }
-    spdlog::warn(
-        "rpc: pid {}, uid {} refused: {}{}", peer.pid, peer.uid, refusal.message,
-        refusals_unsaid_ > 0 ? fmt::format("; {} more since the last time", refusals_unsaid_) : "");
-    refusal_said_ = timer_.now();
-    refusals_unsaid_ = 0;
+    refused_until_.insert_or_assign(peer.uid, now + kRefusalTime);
+    spdlog::warn("rpc: pid {}, uid {} refused: {}{}", peer.pid, peer.uid, refusal.message,
+                 untold_ > 0 ? fmt::format("; {} others were not told why", untold_) : "");
+    untold_ = 0;
+    return true;
   }
 
   void admit(base::Fd socket) {
     ucred peer{};
     socklen_t length = sizeof peer;
     KJ_SYSCALL(::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length));
-    auto refusal = refusalOf(peer);
-    if (refusal) {
-      sayRefused(peer, *refusal);
-      if (refused_ >= kRefusedConnectionsMax) return;
-      ++refused_;
-    }
-    bool was_refused = refusal.has_value();
+    auto admitted = admission(peer.uid);
+    if (admitted) return serve(std::move(socket), std::move(*admitted), std::nullopt);
+    hub_.observer.connectionRefused(sched::Account::ofPeer(peer.uid).user,
+                                    base::name(admitted.error().code));
+    if (tells(peer, admitted.error())) serve(std::move(socket), {}, std::move(admitted).error());
+  }
+
+  void serve(base::Fd socket, sched::Share admitted, std::optional<Error> refusal) {
+    const bool is_refused = refusal.has_value();
+    const std::string user(admitted.whose().userName());
     auto connection = kj::heap<Connection>(hub_, edge::asioStream(hub_.port, std::move(socket)),
-                                           peer.uid, std::move(refusal));
+                                           std::move(admitted), std::move(refusal));
     sched::OwnerId owner = connection->id();
     auto end = connection->onEnd();
-    if (was_refused) end = end.exclusiveJoin(timer_.afterDelay(kRefusedTime));
+    if (is_refused) end = end.exclusiveJoin(timer_.afterDelay(kRefusedTime));
     connections_.emplace(owner, kj::mv(connection));
+    if (is_refused)
+      ++refused_;
+    else
+      hub_.observer.connectionOpened(user);
     // A step later, for a connection must not be destroyed by a promise of its own.
-    tasks_.add(end.catch_([](kj::Exception&&) {}).then([this, owner, was_refused] {
-      return kj::evalLater([this, owner, was_refused] {
+    tasks_.add(end.catch_([](kj::Exception&&) {}).then([this, owner, user, is_refused] {
+      return kj::evalLater([this, owner, user, is_refused] {
         connections_.erase(owner);
-        if (was_refused) --refused_;
+        if (is_refused)
+          --refused_;
+        else
+          hub_.observer.connectionEnded(user);
         trimSoon();
       });
     }));
@@ -161,8 +172,8 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
   Listener listener_;
   std::shared_ptr<Acceptor*> self_ = std::make_shared<Acceptor*>(this);  // null: it is gone
   uint32_t refused_ = 0;                                                 // of connections_
-  kj::TimePoint refusal_said_ = kj::origin<kj::TimePoint>();
-  uint64_t refusals_unsaid_ = 0;
+  std::unordered_map<uid_t, kj::TimePoint> refused_until_;  // who was told, each for a while
+  uint64_t untold_ = 0;                                     // since somebody was told
   bool trim_waits_ = false;
   std::unordered_map<sched::OwnerId, kj::Own<Connection>> connections_;
   kj::TaskSet tasks_;
@@ -170,15 +181,14 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
 
 }  // namespace
 
-Hub::Hub(Options o, sched::Core& c, edge::AsioPort& p)
+Hub::Hub(Options o, sched::Core& c, edge::AsioPort& p, base::Observer& told)
     : options(std::move(o)),
       core(c),
+      accounts(c.accounts()),
+      observer(told),
       port(p),
       timer(p.timer()),
-      answers{options.answers_per_connection_max, options.answers_max},
-      answers_unread{options.unsent_bytes_max, options.in_flight_own_bytes},
-      requests(timer, {options.in_flight_bytes_max, options.in_flight_own_bytes,
-                       options.in_flight_bytes_per_connection_max,
+      requests(timer, {options.own_bytes, options.in_flight_bytes_per_connection_max,
                        options.message_ms_max * kj::MILLISECONDS}),
       leases(timer,
              [](TaskState& task) {
@@ -186,7 +196,7 @@ Hub::Hub(Options o, sched::Core& c, edge::AsioPort& p)
                kept->forget();
              }),
       users(*this),
-      blobs(options, timer) {}
+      blobs(options, accounts, timer) {}
 
 void Hub::stop() {
   users.stop();
@@ -196,9 +206,10 @@ void Hub::stop() {
 }
 
 struct Server::Impl {
-  Impl(sched::Core& core, boost::asio::io_context& io, base::Fd listener, Options options)
+  Impl(sched::Core& core, boost::asio::io_context& io, base::Fd listener, Options options,
+       base::Observer& observer)
       : port(kj::heap<edge::AsioPort>(io, edge::TurnBounds{}, &sayFault)),
-        hub(std::move(options), core, *port),
+        hub(std::move(options), core, *port, observer),
         acceptor(kj::heap<Acceptor>(hub, std::move(listener))) {}
   ~Impl() {
     KJ_IF_MAYBE (fault, kj::runCatchingExceptions([this] {
@@ -222,11 +233,13 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
 base::Result<std::unique_ptr<Server>> Server::start(sched::Core& core, boost::asio::io_context& io,
-                                                    base::Fd listener, Options options) {
+                                                    base::Fd listener, Options options,
+                                                    base::Observer& observer) {
   MAYFLY_CHECK(base::setNonblocking(listener.view()));
   std::unique_ptr<Impl> impl;
   KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
-                 impl = std::make_unique<Impl>(core, io, std::move(listener), std::move(options));
+                 impl = std::make_unique<Impl>(core, io, std::move(listener), std::move(options),
+                                               observer);
                })) {
     return base::fail(edge::errorOf(*e).in("cannot serve clients"));
   }

@@ -44,24 +44,31 @@ void TaskEar::onResult(sched::TaskResult result) {
 
 // --- the task ---------------------------------------------------------------------
 
-TaskState::TaskState(kj::Own<Owner> owner, kj::Maybe<schema::OutputSink::Client> sink,
-                     kj::Duration lease)
+base::Result<TaskShares> TaskShares::take(sched::Accounts& accounts,
+                                          const sched::AccountRef& account, uint64_t output_bytes,
+                                          bool is_detached) {
+  using sched::Resource;
+  TaskShares s;
+  MAYFLY_TRY(s.open, accounts.take(account, Resource::openTasks));
+  MAYFLY_TRY(s.output, accounts.take(account, Resource::outputBytes, output_bytes));
+  if (is_detached) {
+    MAYFLY_TRY(s.detached, accounts.take(account, Resource::detachedTasks));
+  }
+  return s;
+}
+
+TaskState::TaskState(kj::Own<Owner> owner, TaskShares shares,
+                     kj::Maybe<schema::OutputSink::Client> sink, kj::Duration lease)
     : owner_(kj::mv(owner)),
+      shares_(std::move(shares)),
       lease_(lease),
       ear_(std::make_shared<TaskEar>(*this)),
       sink_(kj::mv(sink)),
       deliveries_(errors_) {
-  ++owner_->hub.tasks.count;
   ++owner_->tasks;
-  hold(sink_ == nullptr ? kCapturedHeldBytes : kLiveHeldBytes);
 }
 
 TaskState::~TaskState() noexcept(false) { close(); }
-
-void TaskState::hold(uint64_t bytes) {
-  owner_->hub.tasks.bytes += bytes - held_bytes_;
-  held_bytes_ = bytes;
-}
 
 Status TaskState::kept(const char* call) const {
   switch (kept_) {
@@ -114,7 +121,7 @@ Status TaskState::cancel() {
   // Cancelling what has ended is no error: the client cannot know.
   MAYFLY_CHECK(kept("cancel"));
   renew();
-  if (runs()) (void)owner_->hub.core.cancel(id_);
+  if (runs()) (void)owner_->hub.core.cancel(id_, owner_->account);
   return Unit{};
 }
 
@@ -180,11 +187,10 @@ void TaskState::end(Kept why) {
   // What can be large goes now, the object itself when the client lets go of it.
   result_.reset();
   done_ = false;
-  --owner_->hub.tasks.count;
   owner_->hub.leases.end(*this);
   --owner_->tasks;
   chunks_.clear();
-  hold(0);
+  shares_ = {};
   sink_ = nullptr;
   bool over = why == Kept::forgotten;
   const char* how = over ? "the task's lease is over" : "the task was closed";
@@ -261,7 +267,7 @@ void TaskState::dropSink() {
   if (sink_ == nullptr) return;
   sink_ = nullptr;
   chunks_.clear();
-  if (result_) hold(held_bytes_ - kLiveHeldBytes);
+  if (result_) shares_.output.shrink(kLiveHeldBytes);
 }
 
 void TaskState::onStdinAccepted(uint64_t bytes) {
@@ -286,7 +292,7 @@ void TaskState::onResult(sched::TaskResult result) {
   uint64_t bytes = result_->captured[0].size() + result_->captured[1].size();
   for (const auto& file : result_->out_files)
     bytes += sizeof file + file.path.size() + file.skipped.size();
-  hold(bytes + (sink_ == nullptr ? 0 : kLiveHeldBytes));
+  shares_.output.settle(bytes + (sink_ == nullptr ? 0 : kLiveHeldBytes));
   failStdin(Error{Code::failedPrecondition, "writeStdin: the task has ended", {}, 0});
   finishIfDelivered();
 }
@@ -374,7 +380,6 @@ base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBl
   spec.limits = wishesFrom(in.getLimits());
   if (in.getSeed().isValue()) spec.seed = in.getSeed().getValue();
   spec.collect_out_files = in.getCollectOutFiles();
-  spec.tenant = edge::str(in.getTenant());
   return spec;
 }
 

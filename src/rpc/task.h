@@ -36,10 +36,14 @@ inline constexpr uint64_t kCapturedHeldBytes = 2 * sched::kCaptureBytesMax;
 
 class TaskState;
 
-// Tasks that are not closed, of all connections and users.
-struct TasksHeld {
-  uint32_t count = 0;
-  uint64_t bytes = 0;  // of output and results, or what of it is to be expected
+// What a task holds of its account until it is closed.
+struct TaskShares {
+  // Refused where the account, its user or all of them would hold too much.
+  static base::Result<TaskShares> take(sched::Accounts& accounts, const sched::AccountRef& account,
+                                       uint64_t output_bytes, bool detached);
+  sched::Share open;
+  sched::Share output;  // and results, or what of it is to be expected
+  sched::Share detached;
 };
 
 // What the core holds of a task: it passes on what the core tells, as long as the task is kept.
@@ -61,7 +65,8 @@ class TaskEar final : public sched::TaskListener {
 
 class TaskState final : public kj::Refcounted {
  public:
-  TaskState(kj::Own<Owner> owner, kj::Maybe<schema::OutputSink::Client> sink, kj::Duration lease);
+  TaskState(kj::Own<Owner> owner, TaskShares shares, kj::Maybe<schema::OutputSink::Client> sink,
+            kj::Duration lease);
   ~TaskState() noexcept(false);
 
   // Gives the task to the core; closed where the core refuses it.
@@ -110,7 +115,6 @@ class TaskState final : public kj::Refcounted {
 
   bool runs() const { return id_ != 0 && !ended_; }  // in the core
   void end(Kept why);
-  void hold(uint64_t bytes);
   void deliver();
   kj::Promise<void> deliverOne();
   void sinkFailed();
@@ -120,10 +124,10 @@ class TaskState final : public kj::Refcounted {
   void failStdin(const base::Error& error);
 
   kj::Own<Owner> owner_;
+  TaskShares shares_;
   kj::Duration lease_;
   base::TaskId id_ = 0;
   std::string template_name_;
-  uint64_t held_bytes_ = 0;
   std::shared_ptr<TaskEar> ear_;
   kj::Maybe<schema::OutputSink::Client> sink_;
   std::deque<Chunk> chunks_;  // bounded by the core: kOutputWindowBytes per stream

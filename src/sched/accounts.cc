@@ -160,6 +160,15 @@ std::string AccountRef::key() const {
   return &user == &mine ? key : key + "/" + mine.name;
 }
 
+std::string_view AccountRef::userName() const {
+  return book_ != nullptr ? book_->nodes_[book_->nodes_[slot_].user].name : std::string_view();
+}
+
+std::string_view AccountRef::tenantName() const {
+  return book_ != nullptr && book_->nodes_[slot_].user != slot_ ? book_->nodes_[slot_].name
+                                                                : std::string_view();
+}
+
 bool AccountRef::sees(AccountId owner) const {
   const Accounts::Node* its = book_ != nullptr ? book_->find(owner) : nullptr;
   if (its == nullptr || its == &book_->nodes_.front()) return false;
@@ -251,7 +260,7 @@ uint32_t Accounts::begin(std::string_view name) {
 
 base::Result<AccountRef> Accounts::open(const Account& who) {
   // Only bounds that are set far too wide lead here.
-  if (free_.empty() && nodes_.size() + 2 > kSlotsMax)
+  if (free_.empty() && nodes_.size() >= kSlotsMax)
     return fail(Code::resourceExhausted, "the daemon knows too many accounts", "Try again later.",
                 base::kRetryMs);
   AccountRef user;
@@ -265,17 +274,36 @@ base::Result<AccountRef> Accounts::open(const Account& who) {
                   "Try again later.", base::kRetryMs);
     user = refTo(users_.emplace(who.user, begin(who.user)).first->second, who.sees_all);
   }
-  if (who.tenant.empty()) return user;
-  auto& tenants = nodes_[user.slot_].tenants;
-  if (auto at = tenants.find(who.tenant); at != tenants.end())
-    return refTo(at->second, who.sees_all);
-  MAYFLY_CHECK(accepts(user, Resource::tenants));
-  uint32_t slot = begin(who.tenant);
-  tenants.emplace(who.tenant, slot);
-  nodes_[slot].user = user.slot_;
-  ++nodes_[user.slot_].refs;
-  add(user.slot_, Resource::tenants, 1);
-  return refTo(slot, who.sees_all);
+  return openTenant(user, who.tenant);
+}
+
+base::Result<AccountRef> Accounts::openTenant(const AccountRef& whose, std::string_view tenant) {
+  if (whose.book_ != this) return fail(Code::internal, "a tenant of nobody's");
+  if (tenant.empty() || tenant == whose.tenantName()) return whose;
+  if (!whose.tenantName().empty())
+    return fail(Code::permissionDenied,
+                "this client acts for tenant '" + base::printable(whose.tenantName(), 80) +
+                    "', not for '" + base::printable(tenant, 80) + "'",
+                "Leave `tenant` empty.");
+  if (tenant.size() > kTenantBytesMax)
+    return fail(Code::invalidArgument, "the tenant's name has " + std::to_string(tenant.size()) +
+                                           " bytes; at most " + std::to_string(kTenantBytesMax));
+  if (base::printable(tenant, 4 * kTenantBytesMax) != tenant)
+    return fail(Code::invalidArgument, "the tenant's name '" + base::printable(tenant, 80) +
+                                           "' holds what is no printable character");
+  const uint32_t user = whose.slot_;
+  if (auto at = nodes_[user].tenants.find(tenant); at != nodes_[user].tenants.end())
+    return refTo(at->second, whose.sees_all_);
+  if (free_.empty() && nodes_.size() >= kSlotsMax)
+    return fail(Code::resourceExhausted, "the daemon knows too many accounts", "Try again later.",
+                base::kRetryMs);
+  MAYFLY_CHECK(accepts(whose, Resource::tenants));
+  uint32_t slot = begin(tenant);
+  nodes_[user].tenants.emplace(std::string(tenant), slot);
+  nodes_[slot].user = user;
+  ++nodes_[user].refs;
+  add(user, Resource::tenants, 1);
+  return refTo(slot, whose.sees_all_);
 }
 
 // A ref less. The last one's account is forgotten: every share has a ref, so it holds nothing.
@@ -310,10 +338,10 @@ std::optional<Accounts::Breach> Accounts::breachOf(uint32_t slot, Resource resou
   const uint64_t held = nodes_[node.user].used[i];
   if (!is_daemon && !within(held, amount, b.user_max))
     return Breach{Level::user, held, b.user_max, amount > b.user_max};
-  if (amount > kUnbounded - held) return Breach{Level::pool, all_[i], b.pool_max, true};
+  if (amount > kUnbounded - held) return Breach{Level::pool, pool_[i], b.pool_max, true};
   const uint64_t more = beyondOwn(resource, held + amount) - beyondOwn(resource, held);
   if (more > 0 && !within(pool_[i], more, b.pool_max))
-    return Breach{Level::pool, all_[i], b.pool_max, beyondOwn(resource, amount) > b.pool_max};
+    return Breach{Level::pool, pool_[i], b.pool_max, beyondOwn(resource, amount) > b.pool_max};
   return std::nullopt;
 }
 
@@ -323,7 +351,7 @@ Error Accounts::refusal(uint32_t slot, Resource resource, uint64_t amount,
   const bool of_pool = breach.level == Level::pool;
   std::string who, may;
   if (of_pool) {
-    who = "all users together have ";
+    who = "beyond what each user has of its own, all have ";
     may = "they may have ";
   } else if (breach.level == Level::user) {
     who = "user " + base::printable(nodes_[nodes_[slot].user].name, 80) + " has ";
@@ -354,8 +382,17 @@ base::Status Accounts::accepts(const AccountRef& whose, Resource resource, uint6
   return base::Unit{};
 }
 
-bool Accounts::fits(const AccountRef& whose, Resource resource, uint64_t amount) const {
-  return whose.book_ == this && !breachOf(whose.slot_, resource, amount);
+Accounts::Room Accounts::roomFor(const AccountRef& whose, Resource resource,
+                                 uint64_t amount) const {
+  if (whose.book_ != this) return Room::noneOfAccount;
+  auto breach = breachOf(whose.slot_, resource, amount);
+  if (!breach) return Room::yes;
+  return breach->level == Level::pool ? Room::noneOfPool : Room::noneOfAccount;
+}
+
+bool Accounts::drawsOnPool(const AccountRef& whose, Resource resource, uint64_t amount) const {
+  if (whose.book_ != this) return false;
+  return beyondOwn(resource, nodes_[nodes_[whose.slot_].user].used[indexOf(resource)] + amount) > 0;
 }
 
 base::Result<Share> Accounts::take(const AccountRef& whose, Resource resource, uint64_t amount) {

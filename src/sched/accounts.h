@@ -81,6 +81,8 @@ class AccountBounds {
   std::array<ShareBounds, kResources> of_;
 };
 
+inline constexpr size_t kTenantBytesMax = 64;
+
 // Whose; resolved once, at the edge.
 struct Account {
   std::string user;    // as ofPeer and ofSubject write it: two kinds of users never meet
@@ -114,6 +116,9 @@ class AccountRef {
   // Names the account beyond its time in the book, for what outlives it (a tenant's zygote). No two
   // accounts have the same.
   std::string key() const;
+  // As in Account; valid as long as the ref. Empty: nobody's, or no tenant.
+  std::string_view userName() const;
+  std::string_view tenantName() const;
   // Whether tasks of `owner` may be shown to and ended by this account. A user sees its tenants'
   // tasks, a tenant its own only. Nobody sees the daemon's own.
   bool sees(AccountId owner) const;
@@ -160,6 +165,9 @@ class Accounts {
 
   // The account, known from here on as long as a ref or share of it is left.
   base::Result<AccountRef> open(const Account& who);
+  // A tenant of the account's user; the account itself where `tenant` is empty. An account that is
+  // bound to a tenant opens no other.
+  base::Result<AccountRef> openTenant(const AccountRef& whose, std::string_view tenant);
   // The daemon's own account, for what it holds itself: counted, bound by nothing but the pools.
   AccountRef daemon();
 
@@ -167,8 +175,14 @@ class Accounts {
   // resourceExhausted, or invalidArgument where it can never fit. A refusal changes nothing.
   base::Result<Share> take(const AccountRef& whose, Resource resource, uint64_t amount = 1);
   base::Status accepts(const AccountRef& whose, Resource resource, uint64_t amount = 1) const;
-  // Whether it would fit, without words.
-  bool fits(const AccountRef& whose, Resource resource, uint64_t amount = 1) const;
+  // Whether it would fit, without words; else whose bound it breaks.
+  enum class Room : uint8_t { yes, noneOfAccount, noneOfPool };
+  Room roomFor(const AccountRef& whose, Resource resource, uint64_t amount = 1) const;
+  bool fits(const AccountRef& whose, Resource resource, uint64_t amount = 1) const {
+    return roomFor(whose, resource, amount) == Room::yes;
+  }
+  // Whether the account's user would hold some of the pool with so much more.
+  bool drawsOnPool(const AccountRef& whose, Resource resource, uint64_t amount = 0) const;
   // Counts what has happened already, within the bounds or not. Beyond them accepts() refuses.
   Share charge(const AccountRef& whose, Resource resource, uint64_t amount = 1);
 

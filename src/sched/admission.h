@@ -34,10 +34,9 @@ struct Demand {
 };
 
 struct Budget {
-  uint32_t boxes_max = 64;           // with a task
-  uint32_t parked_max = 0;           // without one, beside those; the pool's, not looked at here
-  uint32_t stocked_max = 0;          // without a clone either, beside both
-  uint32_t queue_tasks_max = 1'000;  // of all; the book's, not looked at here
+  uint32_t boxes_max = 64;   // with a task
+  uint32_t parked_max = 0;   // without one, beside those; the pool's, not looked at here
+  uint32_t stocked_max = 0;  // without a clone either, beside both
   uint32_t queue_tasks_per_owner_max = 1'000;  // of one connection
   uint64_t memory_bytes_max = 16ull << 30;
   uint32_t fds_max = 4'096;

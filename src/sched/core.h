@@ -18,6 +18,7 @@
 #include "base/observer.h"
 #include "base/result.h"
 #include "base/task.h"
+#include "sched/accounts.h"
 
 namespace mayfly::sched {
 
@@ -34,7 +35,6 @@ inline constexpr size_t kFilesMax = 1'000;
 inline constexpr size_t kBlobsMax = 64;  // different ones of one task
 inline constexpr size_t kPathBytesMax = 1'024;
 inline constexpr size_t kPathDepthMax = 32;
-inline constexpr size_t kTenantBytesMax = 64;
 inline constexpr size_t kCodeBytesMax = 4u << 20;
 inline constexpr size_t kCaptureBytesMax = 1u << 20;      // per stream, where output is not live
 inline constexpr size_t kOutputWindowBytes = 256u << 10;  // unacknowledged live output per stream
@@ -72,8 +72,7 @@ struct TaskSpec {
   bool collect_out_files = false;
   bool live_output = false;  // true: TaskListener::onOutput; false: captured into the result
   OwnerId owner = 0;
-  uint32_t user = 0;   // of the host, whose connection it came by
-  std::string tenant;  // of that user's: see the schema
+  AccountRef account;  // whose; resolved by the edge
 };
 
 struct TaskResult {
@@ -137,11 +136,14 @@ class Core {
   virtual base::Status writeStdin(base::TaskId task, std::string data) = 0;
   virtual base::Status closeStdin(base::TaskId task) = 0;
   virtual void acknowledgeOutput(base::TaskId task, Stream stream, uint64_t bytes) = 0;
-  virtual base::Status cancel(base::TaskId task) = 0;  // onResult follows with `cancelled`
-  virtual void ownerGone(OwnerId owner) = 0;           // its tasks end with `clientGone`
-  virtual std::vector<TaskInfo> tasks() const = 0;
-  virtual std::optional<TaskInfo> info(base::TaskId task) const = 0;  // none: unknown or ended
+  // onResult follows with `cancelled`. A task that `asks` may not see is not found.
+  virtual base::Status cancel(base::TaskId task, const AccountRef& asks) = 0;
+  virtual void ownerGone(OwnerId owner) = 0;  // its tasks end with `clientGone`
+  virtual std::vector<TaskInfo> tasks(const AccountRef& asks) const = 0;  // that it may see
+  virtual std::optional<TaskInfo> info(base::TaskId task) const = 0;      // none: unknown or ended
   virtual std::vector<TemplateInfo> templates() const = 0;
+  // The book that every account is opened in. What edges take of it ends before the core.
+  virtual Accounts& accounts() = 0;
 };
 
 }  // namespace mayfly::sched

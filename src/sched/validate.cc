@@ -31,16 +31,6 @@ bool isDeviceName(std::string_view part) {
          upper[3] >= '1' && upper[3] <= '9';
 }
 
-base::Status checkTenant(std::string_view tenant) {
-  if (tenant.size() > kTenantBytesMax)
-    return fail(Code::invalidArgument, "the tenant's name has " + num(tenant.size()) +
-                                           " bytes; at most " + num(kTenantBytesMax));
-  if (printable(tenant, 4 * kTenantBytesMax) != tenant)
-    return fail(Code::invalidArgument,
-                "the tenant's name " + quoted(tenant) + " holds what is no printable character");
-  return base::Unit{};
-}
-
 base::Status checkEnv(const TaskSpec& spec) {
   if (spec.env.size() > kEnvMax)
     return fail(Code::invalidArgument,
@@ -256,7 +246,6 @@ base::Result<base::Limits> checkSpec(const TaskSpec& spec, const pool::TemplateS
   MAYFLY_CHECK(checkArgs(spec));
   MAYFLY_CHECK(checkEnv(spec));
   MAYFLY_CHECK(checkFiles(spec, limits));
-  MAYFLY_CHECK(checkTenant(spec.tenant));
   if (uint64_t bytes = inputBytes(spec); bytes > limits.input_bytes)
     return fail(Code::invalidArgument,
                 "code, standard input and input files have " + num(bytes) +

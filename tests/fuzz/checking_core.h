@@ -77,8 +77,10 @@ class CheckingCore final : public sched::Core {
     return base::Unit{};
   }
   void acknowledgeOutput(base::TaskId, sched::Stream, uint64_t) override {}
-  base::Status cancel(base::TaskId id) override {
-    if (!tasks_.contains(id)) return base::fail(base::Code::notFound, "no such task");
+  base::Status cancel(base::TaskId id, const sched::AccountRef& asks) override {
+    auto at = tasks_.find(id);
+    if (at == tasks_.end() || !asks.sees(at->second.spec.account.id()))
+      return base::fail(base::Code::notFound, "no such task");
     end(id, base::Verdict::cancelled);
     return base::Unit{};
   }
@@ -88,14 +90,14 @@ class CheckingCore final : public sched::Core {
       if (task.spec.owner == owner) its.push_back(id);
     for (base::TaskId id : its) end(id, base::Verdict::clientGone);
   }
-  std::vector<sched::TaskInfo> tasks() const override {
+  std::vector<sched::TaskInfo> tasks(const sched::AccountRef&) const override {
     std::vector<sched::TaskInfo> all;
     for (auto& [id, task] : tasks_)
       all.push_back({id, task.spec.template_name, "running", 1, 2, 3, task.spec.owner});
     return all;
   }
   std::optional<sched::TaskInfo> info(base::TaskId id) const override {
-    for (auto& each : tasks())
+    for (auto& each : tasks({}))
       if (each.task == id) return each;
     return std::nullopt;
   }
@@ -108,7 +110,19 @@ class CheckingCore final : public sched::Core {
     return {t};
   }
 
+  sched::Accounts& accounts() override { return book_; }
+
  private:
+  static sched::AccountBounds bounds() {
+    using sched::Resource;
+    sched::AccountBounds b;
+    b.setPool(Resource::openTasks, 64);
+    b.setPool(Resource::calls, 64);
+    b.setPool(Resource::detachedTasks, 64, 8);
+    b.setPool(Resource::requestBytes, 256u << 10);
+    b.setPool(Resource::blobBytes, 1u << 20);
+    return b;
+  }
   struct Task {
     sched::TaskSpec spec;
     std::shared_ptr<sched::TaskListener> listener;
@@ -134,6 +148,7 @@ class CheckingCore final : public sched::Core {
 
   boost::asio::io_context& io_;
   pool::TemplateSpec template_;
+  sched::Accounts book_{bounds()};  // outlives the tasks' accounts
   base::TaskId next_ = 1;
   std::map<base::TaskId, Task> tasks_;
 };

@@ -38,13 +38,13 @@ TEST(Log, TaskLineHasWhoHowAndHowMuchAndLeavesOutWhatWasNotReached) {
   usage.user_cpu_ns = 2'000'000, usage.system_cpu_ns = 500'000;
   usage.memory_peak_bytes = 4'096, usage.processes_peak = 2, usage.stdout_bytes = 3;
   EXPECT_EQ(
-      taskLine({5, "python", "fork", 1000, "a\" verdict=x"}, base::Verdict::wallTime, usage,
+      taskLine({5, "python", "fork", "uid:1000", "a\" verdict=x"}, base::Verdict::wallTime, usage,
                phases),
-      "task id=5 template=python mechanism=fork user=1000 tenant=\"a\\\" verdict=x\" "
+      "task id=5 template=python mechanism=fork user=uid:1000 tenant=\"a\\\" verdict=x\" "
       "verdict=wallTime queue_ms=0.250 claim_ms=1.250 run_ms=10.000 reap_ms=0.500 whole_ms=12.000 "
       "cpu_ms=2.500 memory_peak=4096 processes_peak=2 stdout=3 stderr=0 disk=0 inodes=0");
   usage.fresh_runtime = true;
-  EXPECT_TRUE(taskLine({5, "python", "fork", 0, ""}, base::Verdict::failed, usage, {})
+  EXPECT_TRUE(taskLine({5, "python", "fork", "uid:0", ""}, base::Verdict::failed, usage, {})
                   .ends_with(" fresh_runtime=1"));
 }
 
@@ -229,7 +229,7 @@ TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
   EXPECT_EQ(b.memory_bytes_max, (100ull << 30) / 100 * 90 - settings.parked_memory_bytes);
   EXPECT_LT(b.pids_max, 32'768u);
   EXPECT_LE(b.fds_max, 20'000u);
-  EXPECT_LT(b.queue_tasks_per_owner_max, b.queue_tasks_max);
+  EXPECT_LT(b.queue_tasks_per_owner_max, settings.queue_max);
   host.boxes_by_fds = 2'436;
   settings.parked_max = 4'096;
   EXPECT_EQ(deriveBudget(host, settings).parked_max, 2'180u);
@@ -276,21 +276,21 @@ TEST(Budget, BlobsTakeAShareOfTheHostAndNotMore) {
   host.fds_hard = 1'048'576;
   host.memory_total_bytes = 100ull << 30;
   config::Daemon settings;
-  rpc::BlobBounds b = deriveBlobBounds(host, settings);
-  EXPECT_EQ(b.store_bytes_max, 1ull << 30);
-  EXPECT_EQ(b.user_bytes_max, 512ull << 20);
-  EXPECT_EQ(b.store_blobs_max, rpc::BlobBounds{}.store_blobs_max);
+  using sched::Resource;
+  sched::AccountBounds b = deriveAccountBounds(host, settings);
+  EXPECT_EQ(b.of(Resource::blobBytes).pool_max, 1ull << 30);
+  EXPECT_EQ(b.of(Resource::blobBytes).user_max, 512ull << 20);
+  EXPECT_EQ(b.of(Resource::blobs).pool_max, sched::AccountBounds().of(Resource::blobs).pool_max);
   settings.blob_store_bytes_max = 1 << 20;
-  settings.blob_ttl_ms = 7;
-  b = deriveBlobBounds(host, settings);
-  EXPECT_EQ(b.user_bytes_max, 1u << 20);  // no blob could be larger
-  EXPECT_EQ(b.ttl_ms, 7u);
+  b = deriveAccountBounds(host, settings);
+  EXPECT_EQ(b.of(Resource::blobBytes).user_max, 1u << 20);  // no blob could be larger
   host.fds_hard = 4'096;
   host.memory_total_bytes = 2ull << 30;
-  b = deriveBlobBounds(host, config::Daemon{});
-  EXPECT_EQ(b.store_bytes_max, 256ull << 20);
-  EXPECT_EQ(b.store_blobs_max, 512u);
-  EXPECT_EQ(b.user_blobs_max, 512u);
+  b = deriveAccountBounds(host, config::Daemon{});
+  EXPECT_EQ(b.of(Resource::blobBytes).pool_max, 256ull << 20);
+  EXPECT_EQ(b.of(Resource::outFileBytes).pool_max, 256ull << 20);
+  EXPECT_EQ(b.of(Resource::blobs).pool_max, 512u);
+  EXPECT_EQ(b.of(Resource::blobs).user_max, 512u);
   // The boxes' descriptors are what is left.
   EXPECT_LE(deriveBudget(host, config::Daemon{}).fds_max, 4'096u - 512u);
 }

@@ -20,6 +20,10 @@ std::array<uint8_t, 32> sha256(std::string_view bytes) {
 
 class ClientBlobs : public test::RpcFixture {
  protected:
+  // Of one user.
+  void setBlobBytes(uint64_t max) {
+    core.account_bounds.setPool(sched::Resource::blobBytes, 1u << 30, max);
+  }
   std::unique_ptr<Client> connect(ConnectOptions connect_options = {}) {
     auto client = Client::connect(socket_path, connect_options);
     EXPECT_TRUE(client) << client.error().message;
@@ -79,7 +83,7 @@ TEST_F(ClientBlobs, BytesAreUploadedOnceListedAndRemoved) {
   auto listed = client->blobs();
   ASSERT_TRUE(listed);
   ASSERT_EQ(listed->size(), 2u);
-  for (auto& each : *listed) EXPECT_LE(each.expires_ms, options.blobs.ttl_ms);
+  for (auto& each : *listed) EXPECT_LE(each.expires_ms, options.blob_ttl_ms);
   EXPECT_TRUE(client->removeBlob(*first));
   EXPECT_EQ(client->removeBlob(*first).error().code, Code::notFound);
   EXPECT_EQ(client->blobs()->size(), 1u);
@@ -92,7 +96,7 @@ TEST_F(ClientBlobs, BytesAreUploadedOnceListedAndRemoved) {
 }
 
 TEST_F(ClientBlobs, WhatIsTooLargeIsRefusedBeforeItIsRead) {
-  options.blobs.user_bytes_max = 1000;
+  setBlobBytes(1000);
   start();
   auto client = connect();
   EXPECT_EQ(client->server().blob_bytes_max, 1000u);
@@ -103,7 +107,7 @@ TEST_F(ClientBlobs, WhatIsTooLargeIsRefusedBeforeItIsRead) {
 }
 
 TEST_F(ClientBlobs, AFullShareIsToldWithTheTimeToTryAgain) {
-  options.blobs.user_bytes_max = 1000;
+  setBlobBytes(1000);
   start();
   auto client = connect();
   ASSERT_TRUE(client->upload(manyBytes(900)));
@@ -111,7 +115,7 @@ TEST_F(ClientBlobs, AFullShareIsToldWithTheTimeToTryAgain) {
   ASSERT_FALSE(full);
   EXPECT_EQ(full.error().code, Code::resourceExhausted);
   EXPECT_GT(full.error().retry_after_ms, 0u);
-  EXPECT_LE(full.error().retry_after_ms, options.blobs.ttl_ms);
+  EXPECT_LE(full.error().retry_after_ms, options.blob_ttl_ms);
 }
 
 TEST_F(ClientBlobs, WhatIsNoRegularFileIsRefusedAndAnAbsentOneNamed) {
@@ -125,7 +129,7 @@ TEST_F(ClientBlobs, WhatIsNoRegularFileIsRefusedAndAnAbsentOneNamed) {
 }
 
 TEST_F(ClientBlobs, AnUploadThatFailsLeavesNothingReserved) {
-  options.blobs.user_bytes_max = options.blobs.store_bytes_max = 1'000'000;
+  setBlobBytes(1'000'000);
   start();
   auto client = connect();
   std::string bytes = manyBytes(1'000'000);
@@ -145,7 +149,7 @@ TEST_F(ClientBlobs, AnUploadThatFailsLeavesNothingReserved) {
 
 TEST_F(ClientBlobs, ManyThreadsThatUploadTheSameBytesStoreThemOnce) {
   std::string bytes = manyBytes(400'000);
-  options.blobs.user_bytes_max = bytes.size();  // no second copy has room
+  setBlobBytes(bytes.size());  // no second copy has room
   start();
   std::vector<std::future<base::Result<BlobRef>>> all;
   std::vector<std::unique_ptr<Client>> clients;
@@ -218,10 +222,10 @@ TEST_F(ClientBlobs, FuturesOutliveTheClientAndSayThatItIsGone) {
 TEST_F(ClientBlobs, ARunBeyondItsDeadlineIsGivenUpCancelledAndSilent) {
   start();
   auto client = connect();
-  std::atomic<int> told = 0;
+  std::atomic<int> heard = 0;
   {
     Callbacks callbacks;
-    callbacks.on_output = [&](Stream, std::string_view) { ++told; };
+    callbacks.on_output = [&](Stream, std::string_view) { ++heard; };
     callbacks.on_result = [&](const base::Result<TaskResult>& r) {
       EXPECT_EQ(r.error().code, Code::deadlineExceeded);
     };
@@ -231,7 +235,7 @@ TEST_F(ClientBlobs, ARunBeyondItsDeadlineIsGivenUpCancelledAndSilent) {
   }
   EXPECT_TRUE(
       eventually("cancelled", [](FakeCore& c) { return c.count() == 1 && c.task(1).ended; }));
-  EXPECT_EQ(told, 0);
+  EXPECT_EQ(heard, 0);
   EXPECT_TRUE(client->run(spec("echo"), {}, 20'000));
 }
 

@@ -42,7 +42,8 @@ TEST_F(ClientTest, HelloTellsVersionInstanceAndBounds) {
   EXPECT_EQ(client->server().version, "1.2.3");
   EXPECT_EQ(client->server().instance, "unit");
   EXPECT_EQ(client->server().protocol, 2);
-  EXPECT_EQ(client->server().connections_max, options.connections_max);
+  EXPECT_EQ(client->server().connections_max,
+            core.account_bounds.of(sched::Resource::connections).pool_max);
 }
 
 TEST_F(ClientTest, LiveOutputComesInOrderAndBeforeTheResult) {
@@ -357,7 +358,7 @@ TEST_F(ClientTest, MoreTasksThanAConnectionMayHaveAreRefusedUntilOneIsClosed) {
 }
 
 TEST_F(ClientTest, TheConnectionBeyondTheMaximumIsToldSo) {
-  options.connections_max = 1;
+  core.account_bounds.setPool(sched::Resource::connections, 1);
   start();
   auto client = connect();
   auto second = Client::connect(socket_path);

@@ -55,10 +55,11 @@ struct Recorder : base::Observer {
   std::string lines, fault;
   std::vector<base::Phase> phases;
   base::TaskLabels labels;  // the last; its words are copied
-  std::string template_name, mechanism, tenant;
+  std::string template_name, mechanism, user, tenant;
 
   void remember(const base::TaskLabels& t) {
-    template_name = t.template_name, mechanism = t.mechanism, tenant = t.tenant;
+    template_name = t.template_name, mechanism = t.mechanism;
+    user = t.user, tenant = t.tenant;
     labels = t;
   }
   void taskAccepted(const base::TaskLabels& t) override { ++calls["taskAccepted"], remember(t); }
@@ -80,6 +81,15 @@ struct Recorder : base::Observer {
   void cloneMade(std::string_view, uint64_t) override { ++calls["cloneMade"]; }
   void auditFound(const base::AuditFinding&) override { ++calls["auditFound"]; }
   void auditEnded(const base::AuditWalk&) override { ++calls["auditEnded"]; }
+  void connectionOpened(std::string_view) override { ++calls["connectionOpened"]; }
+  void connectionEnded(std::string_view) override { ++calls["connectionEnded"]; }
+  void connectionRefused(std::string_view, std::string_view) override {
+    ++calls["connectionRefused"];
+  }
+  void callAnswered(std::string_view, uint64_t) override { ++calls["callAnswered"]; }
+  void messageReceived(uint64_t) override { ++calls["messageReceived"]; }
+  void messageSent(uint64_t) override { ++calls["messageSent"]; }
+  void loopLag(uint64_t) override { ++calls["loopLag"]; }
   void templateState(std::string_view, std::string_view, std::string_view) override {
     ++calls["templateState"];
   }
@@ -211,7 +221,11 @@ struct Fixture : testing::Test {
     s.kind = sched::CodeKind::string;
     s.code = "print(1)";
     s.owner = 1;
+    s.account = account(1000);
     return s;
+  }
+  sched::AccountRef account(uint32_t uid, std::string_view tenant = {}) {
+    return engine->accounts().open(sched::Account::ofPeer(uid, tenant)).value();
   }
   std::shared_ptr<Listener> listener = std::make_shared<Listener>();
   base::TaskId submit(sched::TaskSpec s) {

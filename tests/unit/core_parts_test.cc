@@ -5,7 +5,6 @@
 
 #include "core/blob.h"
 #include "core/spool.h"
-#include "core/spool_budget.h"
 #include "wire/spool.h"
 #include "wire/zygote.h"
 
@@ -250,35 +249,28 @@ std::shared_ptr<base::Fd> fileOf(size_t bytes) {
   return std::make_shared<base::Fd>(std::move(*memfd));
 }
 
-TEST(SpoolBudget, OneUserHasHalfAndAllHaveTheWhole) {
+TEST(Spool, ItsMemoryIsHeldUntilItsLastCopyIsGone) {
+  using sched::Resource;
   sched::AccountBounds bounds;
-  bounds.setPool(sched::Resource::outFileBytes, 1 << 20);
+  bounds.setPool(Resource::outFileBytes, 1 << 20);
   sched::Accounts book(bounds);
   auto user = [&](uint32_t uid) { return book.open(sched::Account::ofPeer(uid)).value(); };
-  SpoolBudget budget(book);
-  auto a = budget.hold(fileOf(512 << 10), user(1));
-  EXPECT_EQ(budget.accepts(user(1)).error().code, base::Code::resourceExhausted);
-  EXPECT_TRUE(budget.accepts(user(2)));
-  auto b = budget.hold(fileOf(256 << 10), user(2)), c = budget.hold(fileOf(256 << 10), user(3));
-  EXPECT_EQ(budget.heldBytes(), 1u << 20);
-  EXPECT_EQ(budget.accepts(user(4)).error().code, base::Code::resourceExhausted);
+  auto accepts = [&](uint32_t uid) { return book.fits(user(uid), Resource::outFileBytes); };
+  auto a = holdSpool(fileOf(512 << 10), book, user(1));
+  EXPECT_FALSE(accepts(1));  // a user may have half
+  EXPECT_TRUE(accepts(2));
+  auto b = holdSpool(fileOf(256 << 10), book, user(2));
+  auto c = holdSpool(fileOf(256 << 10), book, user(3));
+  EXPECT_EQ(book.usedByAll(Resource::outFileBytes), 1u << 20);
+  EXPECT_FALSE(accepts(4));
   auto copy = a;
   a.reset();
-  EXPECT_FALSE(budget.accepts(user(4)));  // somebody still has it
-  std::thread([&] { copy.reset(); }).join();
-  EXPECT_TRUE(budget.accepts(user(4)));
-  EXPECT_TRUE(budget.accepts(user(1)));
-}
-
-TEST(SpoolBudget, ADescriptorMayOutliveTheBudgetAndTheBook) {
-  std::shared_ptr<base::Fd> kept;
-  {
-    sched::Accounts book;
-    SpoolBudget budget(book);
-    kept = budget.hold(fileOf(4096), book.open(sched::Account::ofPeer(1)).value());
-  }
+  EXPECT_FALSE(accepts(4));
   char byte = 0;
-  EXPECT_EQ(::pread(kept->get(), &byte, 1, 0), 1);
+  EXPECT_EQ(::pread(copy->get(), &byte, 1, 0), 1);
+  copy.reset();
+  EXPECT_TRUE(accepts(4));
+  EXPECT_TRUE(accepts(1));
 }
 
 }  // namespace

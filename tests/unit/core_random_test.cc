@@ -264,8 +264,8 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
         case 2:
           if (!listeners.empty() && below(4) == 0)
             (void)engine->cancel(
-                std::next(listeners.begin(), below(static_cast<uint32_t>(listeners.size())))
-                    ->first);
+                std::next(listeners.begin(), below(static_cast<uint32_t>(listeners.size())))->first,
+                account(0));
           break;
         case 3:
           stepZygotes();

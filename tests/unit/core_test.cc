@@ -39,7 +39,7 @@ TEST_F(Fixture, TaskRunsFromSubmitToReceipt) {
                    r.phases[i - 1] <= r.phases[i];
     EXPECT_TRUE(ordered) << base::name(Phase(i));
   }
-  EXPECT_TRUE(engine->tasks().empty());
+  EXPECT_TRUE(engine->tasks(account(0)).empty());
   EXPECT_EQ(engine->ledger().alive(), 0u);
   EXPECT_EQ(openFds(), fds);
 }
@@ -49,8 +49,7 @@ TEST_F(Fixture, ObserversAreToldOfATasksWay) {
   EXPECT_EQ(told.calls["spawnerReady"], 1);
   EXPECT_EQ(told.calls["templateState"], 2);  // starting, ready
   sched::TaskSpec own = spec();
-  own.user = 7;
-  own.tenant = "blue";
+  own.account = account(7, "blue");
   const base::TaskId id = submit(std::move(own));
   FakeBox b = running();
   ASSERT_EQ(::write(b.out.get(), "1\n", 2), 2);
@@ -69,8 +68,8 @@ TEST_F(Fixture, ObserversAreToldOfATasksWay) {
   EXPECT_GT(told.calls["boxesAlive"], 0);
   EXPECT_GT(told.calls["poolState"], 0);
   EXPECT_EQ(told.labels.task, id);
-  EXPECT_EQ(told.labels.user, 7u);
-  EXPECT_EQ(told.template_name + "/" + told.mechanism + "/" + told.tenant, "python/fork/blue");
+  EXPECT_EQ(told.template_name + "/" + told.mechanism, "python/fork");
+  EXPECT_EQ(told.user + "/" + told.tenant, "uid:7/blue");
   std::sort(told.phases.begin(), told.phases.end());
   std::vector<Phase> all;
   for (size_t i = 0; i < base::kPhases; ++i) all.push_back(Phase(i));
@@ -196,7 +195,8 @@ TEST_F(Fixture, BoxLostBeforeTheTaskStartedIsReplaced) {
 }
 
 TEST_F(Fixture, BlobsGoWithEveryClaimAndAreLetGoWhenTheTaskStarted) {
-  options.input_held_bytes_max = 100;  // shared memory is not held for a task
+  options.accounts.setPool(sched::Resource::inputBytes,
+                           100);  // shared memory is not held for a task
   start();
   auto memfd = base::makeMemfd("blob");
   ASSERT_EQ(::write(memfd->get(), "shared", 6), 6);
@@ -260,7 +260,7 @@ TEST_F(Fixture, LostBoxOfACancelledTaskIsNotReplaced) {
   takeClaim(b);
   b.control.reset();
   expect(Op::end);
-  ASSERT_TRUE(engine->cancel(id));
+  ASSERT_TRUE(engine->cancel(id, account(1000)));
   reaped(b);
   tell(goneEvent(b.id));
   result();
@@ -515,13 +515,52 @@ TEST_F(Fixture, ZygoteThatDiesWhileItsSuccessorStartsIsFollowedByIt) {
   EXPECT_EQ(made_by.zygote_id, 2u);
 }
 
+TEST_F(Fixture, AnAccountSeesAndEndsItsOwnTasksOnlyAndRootSeesAll) {
+  start();
+  auto of = [&](uint32_t uid, std::string_view tenant = {}) {
+    sched::TaskSpec s = spec();
+    s.account = account(uid, tenant);
+    return submit(std::move(s));
+  };
+  const base::TaskId plain = of(7), blue = of(7, "blue"), other = of(8);
+  auto seen = [&](const sched::AccountRef& asks) {
+    std::vector<base::TaskId> ids;
+    for (const auto& task : engine->tasks(asks)) ids.push_back(task.task);
+    return ids;
+  };
+  using Ids = std::vector<base::TaskId>;
+  EXPECT_EQ(seen(account(7)), (Ids{plain, blue}));
+  EXPECT_EQ(seen(account(7, "blue")), (Ids{blue}));
+  EXPECT_EQ(seen(account(8)), (Ids{other}));
+  EXPECT_EQ(seen(account(9)), Ids{});
+  EXPECT_EQ(seen(account(0)), (Ids{plain, blue, other}));
+  EXPECT_EQ(seen(sched::AccountRef()), Ids{});
+  // A task of others looks like none at all.
+  for (auto& [asks, task] : {std::pair{account(8), plain}, std::pair{account(7, "blue"), plain},
+                             std::pair{account(7, "red"), blue}}) {
+    auto refused = engine->cancel(task, asks);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().message, "there is no task " + std::to_string(task));
+  }
+  EXPECT_TRUE(engine->cancel(blue, account(7)));
+  EXPECT_TRUE(engine->cancel(other, account(0)));
+  until([&] { return listener->results == 2; });
+  EXPECT_EQ(seen(account(0)), Ids{plain});
+}
+
+TEST_F(Fixture, ATaskOfNobodysIsRefused) {
+  start();
+  sched::TaskSpec s = spec();
+  s.account = {};
+  EXPECT_EQ(engine->submit(s, listener).error().code, base::Code::internal);
+}
+
 TEST_F(Fixture, TenantsShareNoZygote) {
   tenants_max = 2;
   start();
   std::vector<FakeBox> held;
   sched::TaskSpec s = spec();
-  s.user = 7;
-  s.tenant = "a";
+  s.account = account(7, "a");
   submit(s);
   EXPECT_EQ(expect(Op::publish).zygote_id, 2u);  // the spare one behind it
   held.push_back(made());
@@ -529,14 +568,14 @@ TEST_F(Fixture, TenantsShareNoZygote) {
   submit(s);
   held.push_back(made());
   EXPECT_EQ(made_by.zygote_id, 1u);
-  s.tenant = "b";
+  s.account = account(7, "b");
   submit(s);
   EXPECT_EQ(expect(Op::publish).zygote_id, 3u);
   EXPECT_TRUE(nothingAsked());  // b's zygote is not ready yet
   tellZygote(Kind::zygoteReady, 2);
   held.push_back(made());
   EXPECT_EQ(made_by.zygote_id, 2u);
-  s.user = 8;  // of the same name, and another user's
+  s.account = account(8, "b");  // of the same name, and another user's
   auto refused = engine->submit(s, listener);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);
@@ -727,7 +766,7 @@ TEST_F(Fixture, CancelWhileTheBoxIsMadeDropsItsDescriptors) {
   size_t fds = openFds();
   base::TaskId id = submit(spec());
   until([&] { return engine->ledger().alive() == 1; });
-  ASSERT_TRUE(engine->cancel(id));
+  ASSERT_TRUE(engine->cancel(id, account(1000)));
   FakeBox b = made();
   cloneReady(b);
   expect(Op::end);
@@ -852,7 +891,7 @@ TEST_F(Fixture, OutputFilesAreReadFromTheSpool) {
 }
 
 TEST_F(Fixture, OutputFilesThatAreKeptAreBounded) {
-  options.out_files_held_bytes_max = 64u << 10;
+  options.accounts.setPool(sched::Resource::outFileBytes, 64u << 10);
   start();
   sched::TaskSpec s = spec();
   s.collect_out_files = true;

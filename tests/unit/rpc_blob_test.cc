@@ -100,9 +100,8 @@ TEST_F(BlobRpc, WhatIsUploadedReachesTheCoreAsOneSealedFileForManyTasks) {
               ErrorCode::OK);
   EXPECT_EQ(peer.finish(upload), ErrorCode::OK);
   EXPECT_EQ(peer.blobs(), (std::vector<std::pair<std::string, uint64_t>>{{hash, bytes.size()}}));
-  EXPECT_GT(peer.expires_ms,
-            options.blobs.ttl_ms - test::kEventTime / std::chrono::milliseconds(1));
-  EXPECT_LE(peer.expires_ms, options.blobs.ttl_ms);
+  EXPECT_GT(peer.expires_ms, options.blob_ttl_ms - test::kEventTime / std::chrono::milliseconds(1));
+  EXPECT_LE(peer.expires_ms, options.blob_ttl_ms);
   auto first = peer.wait(peer.submitRequest(hash).send());
   auto second = peer.wait(peer.submitRequest(hash).send());
   ASSERT_EQ(second.getError().getCode(), ErrorCode::OK);
@@ -185,7 +184,7 @@ TEST_F(BlobRpc, WhatCanNeverBeABlobIsRefusedAtOnce) {
 }
 
 TEST_F(BlobRpc, UploadsReserveTheirSizeAndGiveItBackHoweverTheyEnd) {
-  options.blobs.user_bytes_max = options.blobs.store_bytes_max = 1000;
+  core.account_bounds.setPool(sched::Resource::blobBytes, 1000, 1000);
   start();
   Peer peer(socket_path);
   {
@@ -229,7 +228,7 @@ TEST_F(BlobRpc, UploadsOfOneConnectionAreBounded) {
 
 TEST_F(BlobRpc, AnIdleUploadIsGivenUpAndABlobThatNobodyUsesExpires) {
   options.upload_idle_ms = 20;
-  options.blobs.ttl_ms = 30;
+  options.blob_ttl_ms = 30;
   start();
   Peer peer(socket_path);
   auto idle = peer.begin(sha256("a"), 10);
@@ -346,17 +345,28 @@ TEST_F(BlobRpc, ARepeatedKeyGivesItsTaskThoughTheBlobIsGone) {
 
 TEST_F(BlobRpc, BoundsAreTold) {
   options.uploads_per_connection_max = 7;
-  options.blobs.user_bytes_max = 2ull << 30;
   start();
   Peer peer(socket_path);
   auto request = peer.mayfly.helloRequest();
   request.setProtocol(schema::PROTOCOL_VERSION);
   auto info = peer.wait(request.send());
   auto bounds = info.getInfo().getBounds();
-  EXPECT_EQ(bounds.getBlobBytesMax(), options.blobs.store_bytes_max);  // the smaller of the two
-  EXPECT_EQ(bounds.getBlobStoreBytesMax(), options.blobs.store_bytes_max);
-  EXPECT_EQ(bounds.getBlobsPerUserMax(), options.blobs.user_blobs_max);
-  EXPECT_EQ(bounds.getBlobTtlMs(), options.blobs.ttl_ms);
+  const sched::AccountBounds& accounts = core.account_bounds;
+  const sched::ShareBounds& bytes = accounts.of(sched::Resource::blobBytes);
+  EXPECT_EQ(bounds.getBlobBytesMax(), bytes.user_max);
+  EXPECT_EQ(bounds.getBlobStoreBytesMax(), bytes.pool_max);
+  EXPECT_EQ(bounds.getBlobsPerUserMax(), accounts.of(sched::Resource::blobs).user_max);
+  EXPECT_EQ(bounds.getAccounts().size(), sched::kResources);
+  for (unsigned i = 0; i < sched::kResources; ++i) {
+    auto told_of = bounds.getAccounts()[i];
+    const sched::ShareBounds& its = accounts.of(static_cast<sched::Resource>(i));
+    EXPECT_EQ(edge::view(told_of.getResource()), sched::name(static_cast<sched::Resource>(i)));
+    EXPECT_EQ(told_of.getAllMax(), its.pool_max);
+    EXPECT_EQ(told_of.getUserMax(), its.user_max);
+    EXPECT_EQ(told_of.getUserOwn(), its.user_own);
+    EXPECT_EQ(told_of.getTenantMax(), its.tenant_max);
+  }
+  EXPECT_EQ(bounds.getBlobTtlMs(), options.blob_ttl_ms);
   EXPECT_EQ(bounds.getUploadsPerConnectionMax(), 7u);
   EXPECT_EQ(bounds.getUploadIdleMs(), options.upload_idle_ms);
 }

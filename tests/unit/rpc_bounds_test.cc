@@ -22,6 +22,8 @@ using test::rawConnect;
 
 class BoundsTest : public test::RpcFixture {
  protected:
+  static constexpr uid_t kOther = 64'002;  // a user of the host beside root
+
   static void write(const base::Fd& fd, const std::string& bytes) {
     ASSERT_EQ(::write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
   }
@@ -209,49 +211,166 @@ TEST_F(BoundsTest, TasksThatAreClosedAndNotReleasedAreBounded) {
   }));
 }
 
-TEST_F(BoundsTest, OutputThatMayBeHeldIsBoundedOverAllConnectionsButForAFewTasksOfEach) {
-  constexpr uint32_t kMax = rpc::kOwnTasksMax + 1;
-  options.output_held_bytes_max = kMax * rpc::kCapturedHeldBytes;
+// --- what a user may hold, by however many connections ---
+
+TEST_F(BoundsTest, OutputThatMayBeHeldIsTheUsersWhateverItsConnections) {
+  constexpr uint32_t kMax = 5;
+  core.account_bounds.of(sched::Resource::outputBytes) = {
+      .pool_max = kMax * rpc::kCapturedHeldBytes, .user_max = kMax * rpc::kCapturedHeldBytes};
   start();
-  Peer peer(socket_path);
+  Peer peer(socket_path), second(socket_path, peer);
   std::vector<schema::Task::Client> tasks;
-  for (uint32_t i = 0; i < kMax; ++i)
-    tasks.push_back(peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask());
-  auto next = peer.submitRequest("hold").send().wait(peer.io.waitScope);
-  EXPECT_EQ(next.getError().getCode(), ErrorCode::RESOURCE_EXHAUSTED);
-  EXPECT_TRUE(next.getError().getRetryable());
-  EXPECT_GT(next.getError().getRetryAfterMs(), 0u);
-  // Another connection has its own few, and then is refused as well.
-  std::thread([&] {
-    Peer other(socket_path);
-    std::vector<schema::Task::Client> its;
-    for (uint32_t i = 0; i <= rpc::kOwnTasksMax; ++i) {
-      auto answer = other.submitRequest("hold").send().wait(other.io.waitScope);
-      EXPECT_EQ(answer.getError().getCode(),
-                i < rpc::kOwnTasksMax ? ErrorCode::OK : ErrorCode::RESOURCE_EXHAUSTED);
-      its.push_back(answer.getTask());
-    }
-  }).join();
+  for (uint32_t i = 0; i < kMax; ++i) {
+    Peer& by = i % 2 == 0 ? peer : second;
+    tasks.push_back(by.submitRequest("hold").send().wait(peer.io.waitScope).getTask());
+    EXPECT_EQ(tasks.back().infoRequest().send().wait(peer.io.waitScope).getError().getCode(),
+              ErrorCode::OK);
+  }
+  Peer third(socket_path, peer);
+  for (Peer* by : {&peer, &second, &third}) {
+    auto next = by->submitRequest("hold").send().wait(peer.io.waitScope);
+    EXPECT_EQ(next.getError().getCode(), ErrorCode::RESOURCE_EXHAUSTED);
+    EXPECT_TRUE(next.getError().getRetryable());
+    EXPECT_GT(next.getError().getRetryAfterMs(), 0u);
+  }
   for (auto& task : tasks) task.closeRequest().send().wait(peer.io.waitScope);
-  EXPECT_EQ(peer.submitRequest("hold").send().wait(peer.io.waitScope).getError().getCode(),
+  EXPECT_EQ(third.submitRequest("hold").send().wait(peer.io.waitScope).getError().getCode(),
             ErrorCode::OK);
 }
 
-TEST_F(BoundsTest, CallsOfAllAreBoundedButForAFewOfEachConnection) {
-  options.calls_max = 10;
+TEST_F(BoundsTest, CallsAreTheUsersAndAnotherUserIsServed) {
+  constexpr uint32_t kMax = 2 * rpc::kWaitsPerTaskMax;
+  core.account_bounds.of(sched::Resource::calls) = {
+      .pool_max = kMax - 4, .user_own = 4, .user_max = kMax};
+  options.uids_allowed = {kOther};
   start();
-  Peer peer(socket_path);
+  Peer peer(socket_path), second(socket_path, peer);
   std::vector<schema::Task::Client> tasks;
   std::vector<kj::Promise<capnp::Response<schema::Task::WaitResults>>> waits;
-  for (uint32_t i = 0; i < rpc::kOwnCallsMax / rpc::kWaitsPerTaskMax; ++i) {
-    tasks.push_back(peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask());
+  for (Peer* by : {&peer, &second, &second}) {  // more than may be
+    tasks.push_back(by->submitRequest("hold").send().wait(peer.io.waitScope).getTask());
     for (uint32_t k = 0; k < rpc::kWaitsPerTaskMax; ++k)
       waits.push_back(tasks.back().waitRequest().send());
   }
-  auto refused = peer.mayfly.templatesRequest().send().wait(peer.io.waitScope);
-  EXPECT_EQ(refused.getError().getCode(), ErrorCode::RESOURCE_EXHAUSTED);
-  EXPECT_TRUE(refused.getError().getRetryable());
-  std::thread([&] { EXPECT_TRUE(othersAreServed()); }).join();
+  for (Peer* by : {&peer, &second}) {
+    EXPECT_TRUE(peer.until([&] {  // the other connection's calls are there
+      auto refused = by->mayfly.templatesRequest().send().wait(peer.io.waitScope).getError();
+      return refused.getCode() == ErrorCode::RESOURCE_EXHAUSTED && refused.getRetryable();
+    }));
+  }
+  // The pool is all the first user's; the other has a part of its own.
+  asUser(kOther, [&] { EXPECT_TRUE(othersAreServed()); });
+}
+
+TEST_F(BoundsTest, MoreConnectionsThanItsShareAreRefusedAndAnotherUserIsServed) {
+  core.account_bounds.of(sched::Resource::connections) = {
+      .pool_max = 2, .user_own = 1, .user_max = 3};
+  options.uids_allowed = {kOther};
+  start();
+  Peer peer(socket_path), second(socket_path, peer), third(socket_path, peer);
+  auto codeOf = [](Peer& by) {
+    return by.mayfly.templatesRequest().send().wait(by.io.waitScope).getError().getCode();
+  };
+  for (Peer* by : {&peer, &second, &third}) EXPECT_EQ(codeOf(*by), ErrorCode::OK);
+  {
+    Peer fourth(socket_path, peer);
+    EXPECT_EQ(codeOf(fourth), ErrorCode::RESOURCE_EXHAUSTED);
+  }
+  asUser(kOther, [&] { EXPECT_TRUE(othersAreServed()); });
+  EXPECT_EQ(onCore([&](FakeCore&) { return told.refused; }),
+            (std::map<std::string, uint64_t>{{"uid:0 resourceExhausted", 1}}));
+}
+
+TEST_F(BoundsTest, AUserThatMayNotSpeakIsToldOnceAndIsThenClosedWithoutAWord) {
+  start();
+  asUser(kOther, [&] {
+    {
+      Peer peer(socket_path);
+      auto refused = peer.mayfly.templatesRequest().send().wait(peer.io.waitScope).getError();
+      EXPECT_EQ(refused.getCode(), ErrorCode::PERMISSION_DENIED);
+      EXPECT_NE(edge::view(refused.getMessage()).find(std::to_string(kOther)),
+                std::string_view::npos);
+    }
+    for (int i = 0; i < 100; ++i) {
+      base::Fd silent = rawConnect(socket_path);
+      char byte;
+      EXPECT_LE(::read(silent.get(), &byte, 1), 0);
+    }
+  });
+  EXPECT_TRUE(othersAreServed());
+  EXPECT_EQ(onCore([&](FakeCore&) { return told.refused.begin()->second; }), 101u);
+}
+
+TEST_F(BoundsTest, AUserSeesAndEndsItsOwnTasksOnly) {
+  options.uids_allowed = {kOther};
+  start();
+  Peer root(socket_path);
+  auto roots_task = root.submitRequest("hold").send().wait(root.io.waitScope);
+  const uint64_t roots = roots_task.getId();
+  asUser(kOther, [&] {
+    Peer peer(socket_path), second(socket_path, peer);
+    auto& scope = peer.io.waitScope;
+    auto task = peer.submitRequest("hold").send().wait(scope);
+    const uint64_t own = task.getId();
+    auto kill = [&](Peer& by, uint64_t id) {
+      auto request = by.mayfly.killRequest();
+      request.setId(id);
+      return request.send().wait(scope).getError().getCode();
+    };
+    auto seen = second.mayfly.tasksRequest().send().wait(scope);
+    ASSERT_EQ(seen.getTasks().size(), 1u);
+    EXPECT_EQ(seen.getTasks()[0].getId(), own);
+    EXPECT_EQ(kill(second, roots), ErrorCode::NOT_FOUND);
+    EXPECT_EQ(kill(second, own), ErrorCode::OK);
+  });
+  auto seen = root.mayfly.tasksRequest().send().wait(root.io.waitScope);
+  ASSERT_EQ(seen.getTasks().size(), 1u);
+  EXPECT_EQ(seen.getTasks()[0].getId(), roots);
+}
+
+TEST_F(BoundsTest, NothingIsHeldOnceTheConnectionsAreGone) {
+  start();
+  {
+    Peer peer(socket_path), second(socket_path, peer);
+    auto& scope = peer.io.waitScope;
+    auto task = peer.submitRequest("hold").send().wait(scope).getTask();
+    auto waits = task.waitRequest().send();
+    auto request = second.submitRequest("echo", std::string(100'000, 'x'));
+    request.getSpec().setTenant("blue");
+    EXPECT_EQ(request.send().wait(scope).getError().getCode(), ErrorCode::OK);
+    auto upload = second.mayfly.uploadRequest();
+    upload.setSha256(edge::data(std::string(32, 'h')));
+    upload.setSizeBytes(1'000);
+    EXPECT_EQ(upload.send().wait(scope).getError().getCode(), ErrorCode::OK);
+    EXPECT_GT(onCore([](FakeCore& c) { return c.accounts().known(); }), 0u);
+  }
+  EXPECT_TRUE(eventually("the end of both", [](FakeCore& c) { return c.owners_gone.size() == 2; }));
+  onCore([](FakeCore& c) { c.forgetEnded(); });
+  EXPECT_EQ(onCore([](FakeCore& c) {
+              for (size_t i = 0; i < sched::kResources; ++i)
+                EXPECT_EQ(c.accounts().usedByAll(static_cast<sched::Resource>(i)), 0u)
+                    << sched::name(static_cast<sched::Resource>(i));
+              EXPECT_TRUE(c.accounts().sumsAreRight());
+              return c.accounts().known();
+            }),
+            0u);
+  EXPECT_EQ(onCore([&](FakeCore&) { return told.opened + told.ended; }), 4);
+}
+
+TEST_F(BoundsTest, EachCallThatIsAnsweredIsToldOnceWithItsName) {
+  start();
+  Peer peer(socket_path);
+  auto& scope = peer.io.waitScope;
+  auto task = peer.submitRequest("echo", std::string(5'000, 'x')).send().wait(scope).getTask();
+  EXPECT_EQ(task.waitRequest().send().wait(scope).getError().getCode(), ErrorCode::OK);
+  for (int i = 0; i < 3; ++i) peer.mayfly.templatesRequest().send().wait(scope);
+  using Counts = std::map<std::string, uint64_t>;
+  onCore([&](FakeCore&) {
+    EXPECT_EQ(told.answered,
+              (Counts{{"Mayfly.submit", 1}, {"Mayfly.templates", 3}, {"Task.wait", 1}}));
+    EXPECT_GT(told.received_bytes, 5'000u);
+    EXPECT_GT(told.sent_bytes, 5'000u);
+  });
 }
 
 // Large calls on a promise that is not kept yet: Cap'n Proto holds their messages.
@@ -286,8 +405,8 @@ std::string aWaitThatDoesNotReturn() {
 }
 
 TEST_F(BoundsTest, WhoKeepsTheSharedMemoryOfRequestsFromOthersIsEnded) {
-  options.in_flight_bytes_max = 4u << 20;
-  options.in_flight_own_bytes = 64u << 10;
+  core.account_bounds.setPool(sched::Resource::requestBytes, 4u << 20, 4u << 20);
+  options.own_bytes = 64u << 10;
   options.message_ms_max = 200;
   start();
   base::Fd hog = rawConnect(socket_path);
@@ -361,13 +480,15 @@ TEST_F(BoundsTest, AFloodOfReadyCallsKeepsTheCoresHandlersWaitingForOneTurnAtMos
 }
 
 TEST(PeerGuard, ItsFarewellFinishesEachCallOnce) {
-  rpc::AnswerBounds bounds{100, 1'000};
-  rpc::PeerGuard guard(bounds);
+  sched::Accounts book;
+  auto user = book.open(sched::Account::ofPeer(1)).value();
+  base::Observer nobody;
+  rpc::PeerGuard guard(100, book.charge(user, sched::Resource::answers, 0), nobody);
   for (uint32_t question : {3u, 7u, 5u}) {
     capnp::MallocMessageBuilder message;
     message.initRoot<capnp::rpc::Message>().initBootstrap().setQuestionId(question);
     capnp::SegmentArrayMessageReader reader(message.getSegmentsForOutput());
-    guard.inspect(reader);
+    guard.inspect(reader, 8);
   }
   std::multiset<uint32_t> finished;
   for (int i = 0; i < 3; ++i) {
@@ -380,19 +501,48 @@ TEST(PeerGuard, ItsFarewellFinishesEachCallOnce) {
   }
   EXPECT_EQ(finished, (std::multiset<uint32_t>{3, 5, 7}));
   EXPECT_TRUE(guard.farewell() == nullptr);
-  EXPECT_EQ(bounds.all, 0u);
+  EXPECT_EQ(book.used(user, sched::Resource::answers), 0u);
 }
+
+// A pool of 1,000 bytes, of which an owner may have 700; each stream has 100 of its own.
+constexpr uint64_t kOwn = 100, kOwnerMax = 700, kPoolMax = 1'000;
+struct Pool {
+  uint64_t bytes = 0;
+  std::map<uint64_t, uint64_t> owners;
+};
+class PoolPurse final : public edge::Purse {
+ public:
+  PoolPurse(Pool& pool, uint64_t owner) : pool_(pool), owner_(owner) {}
+  Room roomFor(uint64_t more) const override {
+    const uint64_t needed = beyondOwn(bytes_ + more) - beyondOwn(bytes_);
+    if (pool_.owners[owner_] + needed > kOwnerMax) return Room::noneOfOwner;
+    return pool_.bytes + needed > kPoolMax ? Room::noneOfPool : Room::yes;
+  }
+  void settle(uint64_t bytes) override {
+    pool_.bytes += beyondOwn(bytes) - beyondOwn(bytes_);
+    pool_.owners[owner_] += beyondOwn(bytes) - beyondOwn(bytes_);
+    bytes_ = bytes;
+  }
+  uint64_t owner() const override { return owner_; }
+
+ private:
+  static uint64_t beyondOwn(uint64_t bytes) { return bytes > kOwn ? bytes - kOwn : 0; }
+  Pool& pool_;
+  uint64_t owner_;
+  uint64_t bytes_ = 0;
+};
 
 TEST(MessageStream, TheFarewellComesBetweenTheLastMessageAndTheEnd) {
   auto io = kj::setupAsyncIo();
   auto pipe = io.provider->newTwoWayPipe();
-  edge::ByteBudget budget(io.provider->getTimer(), {1'000'000, 1'000, 1'000'000, 1 * kj::SECONDS});
+  edge::ByteBudget budget(io.provider->getTimer(), {1'000, 1'000'000, 1 * kj::SECONDS});
+  Pool pool;
   edge::MessageStream stream(*pipe.ends[0]);
   capnp::MallocMessageBuilder words;
   words.initRoot<capnp::rpc::Message>().initFinish().setQuestionId(9);
   int said = 0;
-  stream.guard({io.provider->getTimer(), 1 * kj::SECONDS, budget.open(),
-                [](capnp::MessageReader&) {}, [](capnp::MessageReader&) {},
+  stream.guard({io.provider->getTimer(), 1 * kj::SECONDS, budget.open(kj::heap<PoolPurse>(pool, 1)),
+                [](capnp::MessageReader&, size_t) {}, [](capnp::MessageReader&, size_t) {},
                 [&]() -> kj::Maybe<kj::Own<capnp::MessageReader>> {
                   if (said == 2) return nullptr;
                   ++said;
@@ -440,26 +590,33 @@ TEST(MessageStream, ASmallMessageMayBeTraversedAFewTimesItsSizeOnly) {
 
 struct Shared {
   kj::AsyncIoContext io = kj::setupAsyncIo();
-  edge::ByteBudget budget{io.provider->getTimer(), {1'000, 100, 600, 50 * kj::MILLISECONDS}};
+  edge::ByteBudget budget{io.provider->getTimer(), {kOwn, 600, 50 * kj::MILLISECONDS}};
+  Pool pool;
+  uint64_t owners = 0;
+
+  kj::Own<edge::ByteBudget::Account> open() { return openOf(++owners); }
+  kj::Own<edge::ByteBudget::Account> openOf(uint64_t owner) {
+    return budget.open(kj::heap<PoolPurse>(pool, owner));
+  }
 };
 
 TEST(ByteBudget, EachHasItsOwnBytesWhateverTheOthersHold) {
   Shared shared;
-  auto& [io, budget] = shared;
-  auto a = budget.open(), b = budget.open(), c = budget.open(), d = budget.open();
+  auto& io = shared.io;
+  auto a = shared.open(), b = shared.open(), c = shared.open(), d = shared.open();
   auto held_a = a->take(600).wait(io.waitScope), held_b = b->take(600).wait(io.waitScope);
-  EXPECT_EQ(budget.poolBytes(), 1'000u);
+  EXPECT_EQ(shared.pool.bytes, 1'000u);
   EXPECT_TRUE(c->tryTake(101) == nullptr);
   auto own_c = c->take(100).wait(io.waitScope), own_d = d->take(100).wait(io.waitScope);
-  EXPECT_EQ(budget.poolBytes(), 1'000u);
+  EXPECT_EQ(shared.pool.bytes, 1'000u);
   own_c = edge::ByteBudget::Hold();
   EXPECT_EQ(c->heldBytes(), 0u);
 }
 
 TEST(ByteBudget, WhoAskedFirstIsServedFirst) {
   Shared shared;
-  auto& [io, budget] = shared;
-  auto a = budget.open(), b = budget.open(), c = budget.open(), d = budget.open();
+  auto& io = shared.io;
+  auto a = shared.open(), b = shared.open(), c = shared.open(), d = shared.open();
   auto held_a = a->take(600).wait(io.waitScope), held_b = b->take(500).wait(io.waitScope);
   std::string order;
   std::vector<edge::ByteBudget::Hold> holds;
@@ -482,26 +639,26 @@ TEST(ByteBudget, WhoAskedFirstIsServedFirst) {
   EXPECT_EQ(order, "cd");
   holds.clear();
   held_b = edge::ByteBudget::Hold();
-  EXPECT_EQ(budget.poolBytes(), 0u);
+  EXPECT_EQ(shared.pool.bytes, 0u);
 }
 
 TEST(ByteBudget, AnAccountHasItsMaximumAndAWaiterThatGoesHoldsNobodyUp) {
   Shared shared;
-  auto& [io, budget] = shared;
-  auto a = budget.open(), b = budget.open();
+  auto& io = shared.io;
+  auto a = shared.open(), b = shared.open();
   auto held = a->take(500).wait(io.waitScope);
   auto second = a->take(200);
   EXPECT_TRUE(b->tryTake(200) == nullptr);  // who waits first for whatever reason is first
   { auto gone = kj::mv(second); }
   held = edge::ByteBudget::Hold();
   EXPECT_FALSE(a->tryTake(600) == nullptr);
-  EXPECT_EQ(budget.poolBytes(), 0u);
+  EXPECT_EQ(shared.pool.bytes, 0u);
 }
 
 TEST(ByteBudget, WhoHoldsThePoolForLongWhileAnotherWaitsIsTold) {
   Shared shared;
-  auto& [io, budget] = shared;
-  auto a = budget.open(), b = budget.open(), c = budget.open();
+  auto& io = shared.io;
+  auto a = shared.open(), b = shared.open(), c = shared.open();
   auto held_a = a->take(600).wait(io.waitScope), held_b = b->take(600).wait(io.waitScope);
   auto small = c->take(50).wait(io.waitScope);
   bool told_c = false;
@@ -509,6 +666,22 @@ TEST(ByteBudget, WhoHoldsThePoolForLongWhileAnotherWaitsIsTold) {
   auto waits = c->take(300);
   a->onStuck().wait(io.waitScope);
   b->onStuck().wait(io.waitScope);
+  held_a = edge::ByteBudget::Hold();
+  waits.wait(io.waitScope);
+  EXPECT_FALSE(told_c);
+}
+
+TEST(ByteBudget, AnOwnersStreamsWaitForEachOtherAndHoldNoOtherOwnerUp) {
+  Shared shared;
+  auto& io = shared.io;
+  auto a = shared.openOf(1), b = shared.openOf(1), own = shared.openOf(1), c = shared.openOf(2);
+  auto held_a = a->take(600).wait(io.waitScope);
+  auto waits = b->take(400);  // of the pool 300, and its owner has 200 left
+  auto held_c = c->take(500).wait(io.waitScope);
+  auto held_own = own->take(100).wait(io.waitScope);
+  bool told_c = false;
+  auto listens = c->onStuck().then([&] { told_c = true; }).eagerlyEvaluate(nullptr);
+  a->onStuck().wait(io.waitScope);
   held_a = edge::ByteBudget::Hold();
   waits.wait(io.waitScope);
   EXPECT_FALSE(told_c);

@@ -133,7 +133,7 @@ TEST_F(DetachedTest, BadWishesAreRefused) {
 }
 
 TEST_F(DetachedTest, AUserHasABoundedNumber) {
-  options.detached_per_user_max = 3;
+  core.account_bounds.setPool(sched::Resource::detachedTasks, 100, 3);
   start();
   Peer peer(socket_path);
   std::vector<uint64_t> ids;

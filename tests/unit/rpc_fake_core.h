@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@
 #include <future>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include <boost/asio/executor_work_guard.hpp>
@@ -90,9 +92,9 @@ class FakeCore final : public sched::Core {
     if (t.spec.template_name == "flood") act(t);
     changed();
   }
-  base::Status cancel(base::TaskId id) override {
+  base::Status cancel(base::TaskId id, const sched::AccountRef& asks) override {
     auto it = tasks_.find(id);
-    if (it == tasks_.end() || it->second.ended)
+    if (it == tasks_.end() || it->second.ended || !asks.sees(it->second.spec.account.id()))
       return base::fail(Code::notFound, "no task " + std::to_string(id));
     end(it->second, base::Verdict::cancelled);
     return base::Unit{};
@@ -103,16 +105,18 @@ class FakeCore final : public sched::Core {
       if (t.spec.owner == owner && !t.ended) end(t, base::Verdict::clientGone);
     changed();
   }
-  std::vector<sched::TaskInfo> tasks() const override {
+  std::vector<sched::TaskInfo> tasks(const sched::AccountRef& asks) const override {
     std::vector<sched::TaskInfo> all;
     for (auto& [id, t] : tasks_)
-      if (!t.ended) all.push_back({id, t.spec.template_name, "running", 1, 2, 77, t.spec.owner});
+      if (!t.ended && asks.sees(t.spec.account.id()))
+        all.push_back({id, t.spec.template_name, "running", 1, 2, 77, t.spec.owner});
     return all;
   }
   std::optional<sched::TaskInfo> info(base::TaskId id) const override {
-    for (auto& each : tasks())
-      if (each.task == id) return each;
-    return std::nullopt;
+    auto it = tasks_.find(id);
+    if (it == tasks_.end() || it->second.ended) return std::nullopt;
+    return sched::TaskInfo{id, it->second.spec.template_name, "running", 1, 2,
+                           77, it->second.spec.owner};
   }
   std::vector<sched::TemplateInfo> templates() const override {
     ++templates_calls;
@@ -129,9 +133,17 @@ class FakeCore final : public sched::Core {
     return all;
   }
 
+  sched::Accounts& accounts() override {
+    if (!book_) book_.emplace(account_bounds);
+    return *book_;
+  }
+
   // --- core thread
   FakeTask& task(base::TaskId id) { return tasks_.at(id); }
   size_t count() const { return tasks_.size(); }
+  void forgetEnded() {
+    std::erase_if(tasks_, [](const auto& each) { return each.second.ended; });
+  }
   void output(FakeTask& t, sched::Stream stream, std::string_view bytes) {
     int i = static_cast<int>(stream);
     t.sent[i] += bytes.size();
@@ -154,6 +166,7 @@ class FakeCore final : public sched::Core {
     changed();
   }
 
+  sched::AccountBounds account_bounds;  // until the server starts
   std::vector<sched::OwnerId> owners_gone;
   mutable uint64_t templates_calls = 0;
   size_t templates_count = 1;
@@ -208,10 +221,26 @@ class FakeCore final : public sched::Core {
 
   boost::asio::io_context* io_ = nullptr;
   base::TaskId next_ = 1;
+  std::optional<sched::Accounts> book_;
   std::map<base::TaskId, FakeTask> tasks_;
   mutable std::mutex mutex_;
   mutable std::condition_variable condition_;
   mutable uint64_t changes_ = 0;
+};
+
+// What the server tells: on the core thread.
+struct Told : base::Observer {
+  std::map<std::string, uint64_t> answered, refused;  // by method; by user and code
+  int opened = 0, ended = 0;
+  uint64_t received_bytes = 0, sent_bytes = 0;
+  void connectionOpened(std::string_view) override { ++opened; }
+  void connectionEnded(std::string_view) override { ++ended; }
+  void connectionRefused(std::string_view user, std::string_view code) override {
+    ++refused[std::string(user) + " " + std::string(code)];
+  }
+  void callAnswered(std::string_view method, uint64_t) override { ++answered[std::string(method)]; }
+  void messageReceived(uint64_t bytes) override { received_bytes += bytes; }
+  void messageSent(uint64_t bytes) override { sent_bytes += bytes; }
 };
 
 class RpcFixture : public ::testing::Test {
@@ -244,7 +273,7 @@ class RpcFixture : public ::testing::Test {
     ASSERT_EQ(::listen(listener.get(), 64), 0);
     thread_ = std::thread([this] { io_.run(); });
     onCore([&](FakeCore&) {
-      auto made = rpc::Server::start(core, io_, std::move(listener), options);
+      auto made = rpc::Server::start(core, io_, std::move(listener), options, told);
       ASSERT_TRUE(made) << made.error().message;
       server_ = std::move(*made);
     });
@@ -277,7 +306,17 @@ class RpcFixture : public ::testing::Test {
     }
   }
 
+  // Runs `f` on a thread that is another user of the host.
+  template <class F>
+  void asUser(uid_t uid, F f) {
+    std::thread([&] {
+      ASSERT_EQ(::syscall(SYS_setresuid, -1, uid, -1), 0);  // of this thread alone
+      f();
+    }).join();
+  }
+
   rpc::Options options;
+  Told told;
   FakeCore core;
   std::string socket_path;
 
