@@ -449,6 +449,7 @@ TEST_F(BoundsTest, AFloodOfReadyCallsKeepsTheCoresHandlersWaitingForOneTurnAtMos
   constexpr uint32_t kCalls = 900;
   static_assert(kCalls > 2 * edge::TurnBounds{}.events_max);
   options.tasks_per_connection_max = 2 * kCalls;
+  core.account_bounds.of(sched::Resource::outputBytes) = {};
   start();
   std::string bytes = bootstrap(0);
   for (uint32_t i = 1; i <= kCalls; ++i)
