@@ -29,7 +29,7 @@
 #include "app/privileges.h"
 #include "app/templates.h"
 #include "base/text.h"
-#include "box/host.h"
+#include "host/report.h"
 #include "core/engine.h"
 #include "image/build.h"
 #include "rpc/server.h"
@@ -43,10 +43,10 @@ constexpr int kOrphansMsMax = 2'000;     // of a spawner that was killed
 constexpr mode_t kSocketMode = 0666;     // the server asks the kernel who the peer is
 
 // P6: refuses a host that cannot keep a promise, unless the settings give it up by name.
-base::Result<box::HostReport> checkHost(const config::Daemon& settings) {
-  box::HostReport report = box::hostReport();
+base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
+  host::HostReport report = host::hostReport();
   auto refusals = report.refusals(settings.accept_lost_promises);
-  for (const box::HostLine& line : refusals)
+  for (const host::HostLine& line : refusals)
     spdlog::error("this host cannot keep the promise '{}': {} {}: {}{}{}", line.costs, line.group,
                   line.what, line.value, line.note.empty() ? "" : "; ", line.note);
   if (!refusals.empty())
@@ -86,7 +86,7 @@ class App final : private core::EngineOwner {
   base::Result<int> run();
 
  private:
-  base::Status makeEngine(const box::HostReport& report);
+  base::Status makeEngine(const host::HostReport& report);
   void onSignal();
   void stop();
   void awaitSpawner();
@@ -111,7 +111,7 @@ class App final : private core::EngineOwner {
   bool stopping_ = false;
 };
 
-base::Status App::makeEngine(const box::HostReport& report) {
+base::Status App::makeEngine(const host::HostReport& report) {
   const config::Daemon& s = options_.settings;
   core::EngineOptions e;
   e.budget = deriveBudget(report.budget, s);
@@ -145,7 +145,7 @@ base::Result<int> App::run() {
     return base::fail(base::Code::permissionDenied, "mayflyd must be started as root",
                       "It starts the spawner and then gives root up.");
   MAYFLY_TRY(instance_lock_, lockInstance(s.run_dir, s.instance));
-  MAYFLY_TRY(box::HostReport report, checkHost(s));
+  MAYFLY_TRY(host::HostReport report, checkHost(s));
   MAYFLY_TRY(slot_, takeUidSlot(kSlotsDir));
   MAYFLY_CHECK(raiseOpenFiles());
   std::string images = s.state_dir + "/images";

@@ -11,7 +11,7 @@
 #include "app/instance.h"
 #include "base/fd.h"
 #include "base/text.h"
-#include "box/host.h"
+#include "host/report.h"
 #include "wire/spawner.h"
 
 namespace mayfly::app {
@@ -82,7 +82,7 @@ std::vector<std::string_view> words(std::string_view line) {
 base::Result<AuditPlaces> auditPlaces(const std::string& instance, const std::string& state_dir,
                                       uint32_t uid_slot, uint32_t spawner_pid) {
   MAYFLY_TRY(std::string mounts, base::readSmallFile({}, "/proc/self/mountinfo", kMountsBytesMax));
-  const box::CgroupLayout layout = box::parseCgroupLayout(mounts, "");
+  const host::CgroupLayout layout = host::parseCgroupLayout(mounts, "");
   if (layout.v2_path.empty()) return base::fail(base::Code::hostUnfit, "no cgroup v2 is mounted");
   AuditPlaces places;
   places.subtree = "/mayfly/" + instance;

@@ -6,12 +6,12 @@
 
 namespace mayfly::app {
 
-sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings) {
+sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& settings) {
   sched::Budget b;
-  uint64_t reserved = uint64_t{box::kFdsReserved} + settings.connections_max +
+  uint64_t reserved = uint64_t{host::kFdsReserved} + settings.connections_max +
                       deriveBlobBounds(host, settings).store_blobs_max;
   uint64_t fds = host.fds_hard > reserved ? host.fds_hard - reserved : 0;
-  uint64_t pids = host.pids_max > box::kPidsReserved ? host.pids_max - box::kPidsReserved : 0;
+  uint64_t pids = host.pids_max > host::kPidsReserved ? host.pids_max - host::kPidsReserved : 0;
   b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
   if (settings.boxes_max != 0) b.boxes_max = std::min(b.boxes_max, settings.boxes_max);
   b.boxes_max = std::max(b.boxes_max, 1u);
@@ -37,12 +37,12 @@ uint32_t grantPtys(const sched::Budget& budget, uint32_t wished) {
   return std::min(wished, budget.ptys_max / std::min(budget.boxes_max, kPtyTasksLeast));
 }
 
-uint64_t deriveOutFilesHeld(const box::HostBudget& host, const config::Daemon& settings) {
+uint64_t deriveOutFilesHeld(const host::HostBudget& host, const config::Daemon& settings) {
   return std::min(settings.out_files_held_bytes_max,
                   host.memory_total_bytes / kOutFilesMemoryShare);
 }
 
-rpc::BlobBounds deriveBlobBounds(const box::HostBudget& host, const config::Daemon& settings) {
+rpc::BlobBounds deriveBlobBounds(const host::HostBudget& host, const config::Daemon& settings) {
   rpc::BlobBounds b;
   b.store_bytes_max =
       std::min(settings.blob_store_bytes_max, host.memory_total_bytes / kBlobMemoryShare);

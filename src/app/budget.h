@@ -3,7 +3,7 @@
 // Layer: app. Pure.
 #pragma once
 
-#include "box/host.h"
+#include "host/report.h"
 #include "config/daemon.h"
 #include "rpc/blob_store.h"
 #include "sched/admission.h"
@@ -20,13 +20,13 @@ inline constexpr uint32_t kPtyTasksLeast = 16;        // so many at once have ps
 inline constexpr uint32_t kBlobFdsShare = 8;          // the same, of our descriptors
 
 // The sums are hard: a runaway costs one task and never the host.
-sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings);
+sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& settings);
 // How many pseudo-terminals a task gets of the `wished` ones, so that kPtyTasksLeast, or as many as
 // there can be boxes, fit at once.
 uint32_t grantPtys(const sched::Budget& budget, uint32_t wished);
 // What collected output files may take of the host.
-uint64_t deriveOutFilesHeld(const box::HostBudget& host, const config::Daemon& settings);
+uint64_t deriveOutFilesHeld(const host::HostBudget& host, const config::Daemon& settings);
 // What the blobs may take of the host.
-rpc::BlobBounds deriveBlobBounds(const box::HostBudget& host, const config::Daemon& settings);
+rpc::BlobBounds deriveBlobBounds(const host::HostBudget& host, const config::Daemon& settings);
 
 }  // namespace mayfly::app

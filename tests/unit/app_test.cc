@@ -215,7 +215,7 @@ TEST_F(AuditFixture, AWalkIsManySmallSteps) {
 }
 
 TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
-  box::HostBudget host;
+  host::HostBudget host;
   host.fds_hard = 20'000;
   host.pids_max = 32'768;
   host.memory_total_bytes = 100ull << 30;
@@ -247,7 +247,7 @@ TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
 }
 
 TEST(Budget, TasksHaveFewerTerminalsRatherThanWaitForEachOther) {
-  box::HostBudget host;
+  host::HostBudget host;
   host.fds_hard = 1'048'576;
   host.pids_max = 4'194'304;
   host.memory_total_bytes = 100ull << 30;
@@ -272,7 +272,7 @@ TEST(Budget, TasksHaveFewerTerminalsRatherThanWaitForEachOther) {
 }
 
 TEST(Budget, BlobsTakeAShareOfTheHostAndNotMore) {
-  box::HostBudget host;
+  host::HostBudget host;
   host.fds_hard = 1'048'576;
   host.memory_total_bytes = 100ull << 30;
   config::Daemon settings;

@@ -1,4 +1,4 @@
-#include "box/host.h"
+#include "host/report.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +28,7 @@
 #include "base/text.h"
 #include "box/seccomp.h"
 
-namespace mayfly::box {
+namespace mayfly::host {
 namespace {
 
 using base::Fd;
@@ -378,7 +378,7 @@ void Probe::cgroups() {
 
 void Probe::filters() {
   group = "Filters";
-  auto program = buildSeccomp({});
+  auto program = box::buildSeccomp({});
   if (!program) {
     missing("seccomp", program.error().message, "isolation", program.error().advice);
   } else {
@@ -546,4 +546,4 @@ HostReport hostReport() {
   return std::move(probe.report);
 }
 
-}  // namespace mayfly::box
+}  // namespace mayfly::host

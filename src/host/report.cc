@@ -6,9 +6,9 @@
 #include <sstream>
 
 #include "base/text.h"
-#include "box/host.h"
+#include "host/report.h"
 
-namespace mayfly::box {
+namespace mayfly::host {
 namespace {
 
 bool hasWord(std::string_view list, std::string_view word, char separator) {
@@ -216,4 +216,4 @@ std::string renderTable(const HostReport& report, size_t width) {
   return out;
 }
 
-}  // namespace mayfly::box
+}  // namespace mayfly::host

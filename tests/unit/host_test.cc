@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <sstream>
 
-#include "box/host.h"
+#include "host/report.h"
 
-namespace mayfly::box {
+namespace mayfly::host {
 namespace {
 
 constexpr char kHybrid[] =
@@ -145,4 +145,4 @@ TEST(HostReport, ThisHostIsAskedWholeAndNothingOfTheAskingStays) {
 }
 
 }  // namespace
-}  // namespace mayfly::box
+}  // namespace mayfly::host

@@ -4,7 +4,7 @@
 // Each line was tried where trying is harmless (in a forked child), else read.
 // A child forks: call it before the process has threads.
 //
-// Layer: box. Blocking, some tens of ms. No state.
+// Layer: host. Blocking, some tens of ms. No state.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 #include "base/task.h"
 
-namespace mayfly::box {
+namespace mayfly::host {
 
 enum class HostVerdict : uint8_t {
   ok,
@@ -88,4 +88,4 @@ HostReport hostReport();
 // For a terminal of `width` columns (at least 40). Ends in a newline.
 std::string renderTable(const HostReport& report, size_t width = 80);
 
-}  // namespace mayfly::box
+}  // namespace mayfly::host
