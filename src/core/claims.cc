@@ -10,7 +10,7 @@ namespace mayfly::core {
 using base::monotonicNs;
 using sched::Again;
 using sched::Cause;
-using sched::TaskState;
+using sched::TaskStage;
 
 namespace {
 
@@ -35,7 +35,7 @@ void Claims::write(const TaskPtr& t) {
 }
 
 void Claims::step(const TaskPtr& t) {
-  if (!t->blob || t->machine.state() == TaskState::done) return;
+  if (!t->blob || t->machine.stage() == TaskStage::done) return;
   auto done = t->blob->step();
   if (!done)
     return act_(t,
@@ -54,7 +54,7 @@ void Claims::wanted(const TaskPtr& t) {
 }
 
 void Claims::claim(const TaskPtr& t) {
-  if (!t->claim_wanted || !t->blob_written || t->machine.state() != TaskState::claiming) return;
+  if (!t->claim_wanted || !t->blob_written || t->machine.stage() != TaskStage::claiming) return;
   const uint64_t now_ns = monotonicNs();
   BoxPtr box = boxes_.find(t->box);
   const bool stand = box && sameBoxCaps(box->caps, t->machine.limits());

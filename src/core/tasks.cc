@@ -19,7 +19,7 @@ using sched::Acts;
 using sched::Again;
 using sched::Cause;
 using sched::Stream;
-using sched::TaskState;
+using sched::TaskStage;
 using spawner::Event;
 using spawner::Kind;
 
@@ -108,9 +108,9 @@ base::Status Tasks::writeStdin(base::TaskId id, std::string data) {
                 "Give the task a larger cap `input`.");
   MAYFLY_CHECK(t->input.grow(data.size()));
   t->input_left_bytes -= data.size();
-  if (t->machine.state() == TaskState::running) {
+  if (t->machine.stage() == TaskStage::running) {
     t->io->pushStdin(std::move(data));
-  } else if (t->machine.state() < TaskState::running) {
+  } else if (t->machine.stage() < TaskStage::running) {
     t->spec.stdin_data += data;
   } else {
     t->input.shrink(data.size());  // it ends: nobody reads any more
@@ -123,7 +123,7 @@ base::Status Tasks::closeStdin(base::TaskId id) {
   if (!t) return fail(noTask(id));
   if (t->stdin_closed) return base::Unit{};
   t->stdin_closed = true;
-  if (t->machine.state() == TaskState::running) t->io->endStdin();
+  if (t->machine.stage() == TaskStage::running) t->io->endStdin();
   return base::Unit{};
 }
 
@@ -144,11 +144,11 @@ void Tasks::ownerGone(sched::OwnerId owner) {
 }
 
 sched::TaskInfo Tasks::infoOf(const Task& t) const {
-  const TaskState s = t.machine.state();
+  const TaskStage s = t.machine.stage();
   const BoxPtr box = boxes_.find(t.box);
   return {t.id,
           t.spec.template_name,
-          std::string(s == TaskState::claiming ? "making" : sched::name(s)),
+          std::string(s == TaskStage::claiming ? "making" : sched::name(s)),
           t.phase(Phase::queued),
           t.phase(Phase::started),
           box ? box->pid_host : 0,
@@ -247,7 +247,7 @@ void Tasks::armTimer(const TaskPtr& t) {
   t->timer.expires_at(timePoint(due));
   t->timer.async_wait([this, weak = std::weak_ptr<Task>(t)](boost::system::error_code failed) {
     TaskPtr task = weak.lock();
-    if (failed || !task || task->machine.state() == TaskState::done) return;
+    if (failed || !task || task->machine.stage() == TaskStage::done) return;
     task->armed_ns = 0;
     act(task, task->machine.tick(monotonicNs()));
   });
@@ -257,7 +257,7 @@ void Tasks::make(const TaskPtr& t) {
   tell(x_, *t, Phase::box);
   claims_.write(t);
   // A trial's box is asked for already.
-  if (t->machine.state() == TaskState::making && t->trial_of == 0) lanes_.obtain(t->lane, t->id);
+  if (t->machine.stage() == TaskStage::making && t->trial_of == 0) lanes_.obtain(t->lane, t->id);
 }
 
 const base::Limits* Tasks::limitsOf(base::TaskId id) const {
@@ -292,7 +292,7 @@ void Tasks::begin(const TaskPtr& t) {
   tell(x_, *t, Phase::started);
   claims_.started(*t);
   t->listener->onStarted();
-  if (t->machine.state() != TaskState::running) return;
+  if (t->machine.stage() != TaskStage::running) return;
   t->io->begin();
   t->io->pushStdin(std::exchange(t->spec.stdin_data, {}));
   if (t->stdin_closed) t->io->endStdin();
@@ -358,7 +358,7 @@ void Tasks::onCloneStarted(base::TaskId id, const zygote::Started& started) {
     return act(t, t->machine.controlBroken(stepFailed("the clone could not start the task",
                                                       started.step, started.error, {}),
                                            Again::no, now_ns));
-  if (t->machine.state() == TaskState::claiming && t->phase(Phase::claimed) == 0)
+  if (t->machine.stage() == TaskStage::claiming && t->phase(Phase::claimed) == 0)
     return act(
         t, t->machine.controlBroken("the clone started before it had a task", Again::no, now_ns));
   t->fresh_runtime = started.fresh != 0;

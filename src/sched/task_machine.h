@@ -20,8 +20,8 @@
 
 namespace mayfly::sched {
 
-enum class TaskState : uint8_t { queued, making, claiming, running, ending, done };
-std::string_view name(TaskState state);
+enum class TaskStage : uint8_t { queued, making, claiming, running, ending, done };
+std::string_view name(TaskStage stage);
 
 // Whether a failure may be the host's or the template's passing trouble, so that
 // the task, of which nothing ran yet, is worth another box.
@@ -78,7 +78,7 @@ class TaskMachine {
  public:
   TaskMachine(const base::Limits& limits, const Bounds& bounds, uint64_t now_ns);
 
-  TaskState state() const { return state_; }
+  TaskStage stage() const { return stage_; }
   const base::Limits& limits() const { return limits_; }
   const base::Phases& phases() const { return phases_; }
   const End& ending() const { return end_; }
@@ -107,7 +107,7 @@ class TaskMachine {
                  uint64_t now_ns);
   Acts boxGone(bool complete, uint64_t now_ns);  // the receipt is there
 
-  // The result's verdict; final once the state is done.
+  // The result's verdict; final once the stage is done.
   Judgement judgement() const { return judge(end_, limits_); }
   base::Usage usage(uint64_t stdout_bytes, uint64_t stderr_bytes) const;
   bool receiptOverdue() const { return receipt_overdue_; }
@@ -122,7 +122,7 @@ class TaskMachine {
 
   base::Limits limits_;
   Bounds bounds_;
-  TaskState state_ = TaskState::queued;
+  TaskStage stage_ = TaskStage::queued;
   base::Phases phases_{};
   End end_;
   uint64_t wall_deadline_ns_ = 0;

@@ -314,7 +314,7 @@ struct Running {
 TEST(TaskMachine, OrdinaryLifeEndsOnceAndKeepsEveryPhase) {
   Running r;
   EXPECT_TRUE(r.m.cloneExited({CLD_EXITED, 0}, 1000, 1100).has(Act::end));
-  EXPECT_EQ(r.m.state(), TaskState::ending);
+  EXPECT_EQ(r.m.stage(), TaskStage::ending);
   EXPECT_TRUE(r.m.boxReaped({CLD_EXITED, 0}, {}, 1000, 1200).has(Act::drain));
   Acts acts = r.m.boxGone(true, 1300);
   EXPECT_TRUE(acts.has(Act::finish));
@@ -378,7 +378,7 @@ TEST(TaskMachine, ExitBeforeStartedIsInternal) {
 TEST(TaskMachine, ControlEofAfterStartedMeansNothing) {
   Running r;
   EXPECT_FALSE(r.m.controlBroken("eof", Again::no, 700).has(Act::end));
-  EXPECT_EQ(r.m.state(), TaskState::running);
+  EXPECT_EQ(r.m.stage(), TaskStage::running);
 }
 
 TEST(TaskMachine, WallDeadlineCountsFromStarted) {
@@ -416,7 +416,7 @@ TEST(TaskMachine, OnlyWhatMayPassIsWorthAnotherBox) {
   EXPECT_TRUE(lost.boxDied("the init was killed", 400).has(Act::end));
   lost.boxReaped({}, {}, 0, 500);
   EXPECT_TRUE(lost.boxGone(true, 600).has(Act::queue));
-  EXPECT_EQ(lost.state(), TaskState::queued);
+  EXPECT_EQ(lost.stage(), TaskStage::queued);
   EXPECT_EQ(lost.phases()[static_cast<size_t>(Phase::queued)], 100u);
   EXPECT_EQ(lost.phases()[static_cast<size_t>(Phase::boxReady)], 0u);
 
