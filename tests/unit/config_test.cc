@@ -186,7 +186,7 @@ TEST(Manifest, MaximumFollowsTheDefaultWhereItSaysNothing) {
 
 TEST(Manifest, ForkedClonesAreTriedUnlessTheManifestGivesThatUp) {
   const std::string none = with(kSmall, "trial = \"trial.py\"\n", "");
-  EXPECT_NE(errorOf(none).find("'zygote.trial' is required where clones are forked"),
+  EXPECT_NE(errorOf(none).find("'zygote.trial' is required for mechanism \"fork\""),
             std::string::npos)
       << errorOf(none);
   EXPECT_TRUE(
@@ -451,7 +451,7 @@ TEST_F(Bases, ErrorsNameFileKeyAndWhatToDo) {
       refusal(),
       "DIR/own/manifest.toml:3: 'base' must be the name of another template, e.g. \"python\"");
   derive("", "own");
-  EXPECT_EQ(refusal(), "DIR/own/manifest.toml: 'base' goes in a circle: own -> own");
+  EXPECT_EQ(refusal(), "DIR/own/manifest.toml: the bases form a cycle: own -> own");
   derive("[image]\nsuite = \"bookworm\"\n");
   EXPECT_EQ(refusal(),
             "DIR/own/manifest.toml:5: 'image.suite' is 'bookworm', but the base's is 'trixie': "
@@ -490,7 +490,7 @@ TEST_F(Bases, AChainOfBasesHasAnEnd) {
   }
   derive("", "c");
   EXPECT_NE(
-      refusal().find("more than 4 templates stand upon each other: own -> c -> b -> a -> root"),
+      refusal().find("a chain of bases has more than 4 templates: own -> c -> b -> a -> root"),
       std::string::npos)
       << refusal();
   derive("", "b");
