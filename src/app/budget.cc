@@ -28,7 +28,7 @@ sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& s
   if (b.parked_max + b.stocked_max > 0)
     b.memory_bytes_max -= std::min(b.memory_bytes_max / 2, settings.parked_memory_bytes);
   b.queue_tasks_max = settings.queue_max;
-  // One client cannot fill the queue alone, unless it is very short.
+  // One client cannot fill the whole queue, unless the queue is very short.
   b.queue_tasks_per_owner_max = std::max(settings.queue_max - settings.queue_max / 8, 1u);
   return b;
 }
