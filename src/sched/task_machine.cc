@@ -19,8 +19,8 @@ uint64_t nextCpuSample_ns(uint64_t now_ns, const Counters& used, const base::Lim
   uint64_t cap_ns = limits.cpu_time_ms * 1'000'000;
   uint64_t used_ns = used.user_cpu_ns + used.system_cpu_ns;
   uint64_t left_ns = cap_ns > used_ns ? cap_ns - used_ns : 0;
-  // Two walls hold the rate: the cores there are, and the quota, of which one
-  // period may be used at once.
+  // Two bounds on the rate: the number of cores, and the quota, of which one whole period may be
+  // used at once.
   uint64_t by_cores = left_ns / std::max(1u, bounds.host_cores);
   uint64_t by_quota = left_ns / std::max(1u, limits.cpu_milli) * 1000;
   by_quota = by_quota > bounds.quota_period_ns ? by_quota - bounds.quota_period_ns : 0;
@@ -35,7 +35,7 @@ TaskMachine::TaskMachine(const base::Limits& limits, const Bounds& bounds, uint6
 void TaskMachine::mark(Phase phase, uint64_t at_ns, uint64_t now_ns) {
   uint64_t& slot = phases_[static_cast<size_t>(phase)];
   if (slot != 0) return;
-  uint64_t earliest = 0;  // no phase lies before one that it follows
+  uint64_t earliest = 0;  // a phase is never earlier than those before it
   for (size_t i = 0; i < static_cast<size_t>(phase); ++i)
     if (i != static_cast<size_t>(Phase::firstByte)) earliest = std::max(earliest, phases_[i]);
   slot = std::clamp(at_ns, std::min(earliest, now_ns), now_ns);
@@ -122,7 +122,7 @@ Acts TaskMachine::outputOver(std::string_view stream, uint64_t now_ns) {
   end_.output_over = true;
   if (stage_ != TaskStage::running) {
     if (end_.detail.empty()) end_.detail = stream;
-    return {};  // while ending: the verdict will look at it
+    return {};  // already ending: the verdict considers it
   }
   return endFor(Cause::output, std::string(stream), now_ns);
 }
@@ -131,7 +131,7 @@ Acts TaskMachine::cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns) 
   switch (stage_) {
     case TaskStage::claiming:
     case TaskStage::making:
-      // Whatever its status says: it never came to the task.
+      // Whatever the exit status: the clone never reached the task.
       return lose("the clone ended before the task started", now_ns);
     case TaskStage::running:
       end_.exit = exit;
@@ -148,7 +148,7 @@ Acts TaskMachine::cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns) 
 Acts TaskMachine::boxDied(std::string why, uint64_t now_ns) {
   if (stage_ == TaskStage::ending && end_.first == Cause::exited && end_.exit.code == CLD_KILLED &&
       end_.exit.status == SIGKILL && !reaped_) {
-    // The init went first and took the clone along: nothing that a task can do.
+    // The init ended first and took the clone along: a task cannot cause that.
     end_.first = Cause::boxDied;
     end_.detail = std::move(why);
     return {};
@@ -161,8 +161,9 @@ Acts TaskMachine::boxDied(std::string why, uint64_t now_ns) {
 Acts TaskMachine::capHit(Cause cause, uint64_t now_ns) {
   if (stage_ == TaskStage::making || stage_ == TaskStage::claiming)
     return endFor(Cause::internal,
-                  cause == Cause::memory ? "the memory cap was hit before the task started"
-                                         : "the process cap was hit before the task started",
+                  cause == Cause::memory
+                      ? "the box reached its memory cap before the task started"
+                      : "the box reached its process cap before the task started",
                   now_ns);
   return endFor(cause, {}, now_ns);
 }
@@ -170,7 +171,7 @@ Acts TaskMachine::capHit(Cause cause, uint64_t now_ns) {
 Acts TaskMachine::sampled(const Counters& counters, uint64_t now_ns) {
   if (stage_ != TaskStage::running) return {};
   end_.counters = counters;
-  // Where the kernel has no event for a cap, its counter tells.
+  // For a cap without a kernel event, its counter decides.
   if (counters.oom_kills > 0) return endFor(Cause::memory, {}, now_ns);
   if (counters.forks_refused > 0) return endFor(Cause::processes, {}, now_ns);
   if (cpuTimeUsedUp(counters, limits_)) return endFor(Cause::cpuTime, {}, now_ns);
@@ -181,7 +182,7 @@ Acts TaskMachine::sampled(const Counters& counters, uint64_t now_ns) {
 }
 
 Acts TaskMachine::stop(Cause cause, std::string why, uint64_t now_ns) {
-  if (stage_ == TaskStage::ending && worthAnother()) {  // nobody wants another box any more
+  if (stage_ == TaskStage::ending && worthAnother()) {  // the client wants no other box
     again_ = Again::no;
     end_.first = cause;
     end_.detail = std::move(why);
@@ -199,7 +200,8 @@ Acts TaskMachine::tick(uint64_t now_ns) {
       return endFor(Cause::internal, "the clone did not start the task in time", now_ns);
     case TaskStage::running:
       if (now_ns >= wall_deadline_ns_) return endFor(Cause::wallTime, {}, now_ns);
-      next_sample_ns_ = now_ns + bounds_.disk_sample_ns;  // unless the answer says sooner
+      next_sample_ns_ =
+          now_ns + bounds_.disk_sample_ns;  // unless the answer asks for an earlier one
       return Act::sample;
     case TaskStage::ending:
       stage_ = TaskStage::done;
@@ -261,7 +263,7 @@ Acts TaskMachine::lose(std::string why, uint64_t now_ns) {
   return endFor(Cause::internal, std::move(why), now_ns);
 }
 
-// A box that the memory cap ended would end so again.
+// A box that the memory cap killed would be killed again.
 bool TaskMachine::worthAnother() const {
   return again_ == Again::yes && boxes_ < bounds_.boxes_max && end_.counters.oom_kills == 0;
 }

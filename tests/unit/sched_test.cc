@@ -123,7 +123,7 @@ TEST(Validate, CountsAndSizesHaveBounds) {
   s = code("1");
   s.limits.disk_bytes = 1 << 20;
   s.files = {{"big", std::string((1 << 20) + 1, 'x')}};
-  EXPECT_NE(refusal(s).find("bytes of disk"), std::string::npos);
+  EXPECT_NE(refusal(s).find("files fill the disk"), std::string::npos);
   s = code("1");
   s.limits.disk_inodes = 64;
   for (int i = 0; i < 60; ++i) s.files.push_back({"f" + std::to_string(i), ""});
@@ -144,7 +144,7 @@ TEST(Validate, ABlobCountsAgainstTheTasksCapsAndNotForTheDaemonsMemory) {
   s.limits.disk_bytes = 1 << 20;
   s.limits.input_bytes.reset();
   s.files[1].blob_bytes = 1 << 20;
-  EXPECT_NE(refusal(s).find("bytes of disk"), std::string::npos);
+  EXPECT_NE(refusal(s).find("files fill the disk"), std::string::npos);
 }
 
 TEST(Validate, AFileHasABlobOrDataAndATaskHasAtMost64Blobs) {
