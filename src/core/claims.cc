@@ -14,7 +14,7 @@ using sched::TaskStage;
 
 namespace {
 
-// The caps that the spawner keeps; the clone sets the others by itself.
+// The caps that the spawner enforces; the clone sets the others itself.
 bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
   return a.cpu_milli == b.cpu_milli && a.memory_bytes == b.memory_bytes &&
          a.processes == b.processes && a.disk_bytes == b.disk_bytes &&
@@ -65,7 +65,7 @@ void Claims::claim(const TaskPtr& t) {
   r.box = t->box;
   r.limits = t->machine.limits();
   r.claimed_ns = now_ns;
-  // Whom the task waits for is woken first.
+  // Wake first the process that the task waits on.
   if (stand)
     r.flags |= spawner::kCapsStand;
   else

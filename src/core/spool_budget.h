@@ -1,12 +1,11 @@
-// What collected output files take of the host's memory, until their tasks are
-// forgotten, counted in the book of accounts.
+// Counts the memory of collected output files in the book of accounts, until their tasks are
+// forgotten.
 //
-// While a task runs, Admission holds its cap on output files for it; what it then
-// really left is counted here. The book refuses who holds much a further task that
-// collects.
+// While a task runs, Admission reserves its cap on output files; after its end, this counts the
+// actual files. The book refuses a further task with collection to an account that holds too much.
 //
-// Layer: core. Core thread; but the last copy of a descriptor may end on any, and is
-// given back to the book by the next call here.
+// Layer: core. Core thread; the last copy of a descriptor may be released on any thread, and the
+// next call here returns its bytes to the book.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +24,9 @@ class SpoolBudget {
  public:
   explicit SpoolBudget(sched::Accounts& accounts)
       : accounts_(accounts), ended_(std::make_shared<Ended>()) {}
-  // Whether a further task of the account's may collect.
+  // Whether the account may submit a further task with collection.
   base::Status accepts(const sched::AccountRef& account);
-  // The same descriptor; the bytes that its file takes are held until the last copy is gone.
+  // The same descriptor; its file's bytes are held until the last copy is gone.
   std::shared_ptr<base::Fd> hold(std::shared_ptr<base::Fd> spool, const sched::AccountRef& account);
   uint64_t heldBytes();
 
