@@ -302,7 +302,7 @@ def test_a_lock_that_does_not_fit_is_renewed_or_with_frozen_refused(place):
     first = place.build("grows")
     assert first["lockedAnew"]
     place.put("grows", '[image]\npip = ["humanize==4.10.0"]\n')
-    assert "is not what the manifest asks for" in place.refusal("grows", "--frozen")
+    assert "does not match the manifest" in place.refusal("grows", "--frozen")
     second = place.build("grows")
     assert second["lockedAnew"] and second["digest"] != first["digest"]
     assert [p["version"] for p in place.lock("grows")["pip"]["packages"]] == ["4.10.0"]
@@ -371,7 +371,7 @@ ERRORS = {
     "file": ('[image.files]\n"/x" = "nothing"\n', "python", ["nothing' does not exist", "[image.files]"]),
     "link": ('[image.files]\n"/x" = "leads-out"\n', "python", ["leads-out' is a link that leads out", "[image.files]"]),
     "wheel_link": ('[image]\npip = ["leads_out-1-py3-none-any.whl"]\n', "python", ["is a link that leads out", "'image.pip'"]),
-    "own": ('[image.files]\n"/usr/lib/mayfly/mayfly-maker" = "manifest.toml"\n', "python", ["is Mayfly's own"]),
+    "own": ('[image.files]\n"/usr/lib/mayfly/mayfly-maker" = "manifest.toml"\n', "python", ["belongs to Mayfly"]),
     "command": ('[image]\nrun = ["echo it breaks; exit 7"]\n', "python", ["a command of 'image.run'", "exit code 7", "it breaks"]),
     "base": ("", "pyhton", ["'base' is 'pyhton'", "There are: "]),
     "key": ('[image]\npackges = ["bc"]\n', "python", ["manifest.toml:5", "unknown key 'image.packges'", "allowed here"]),
