@@ -1,4 +1,4 @@
-// The store's policy: bounds, shares, reservations, what is over. Every time is a number.
+// The store's policy: bounds, shares, reservations, expiry. Every time is a number.
 #include <gtest/gtest.h>
 
 #include "rpc/blob_store.h"
@@ -31,7 +31,7 @@ struct Store : testing::Test {
     if (!store) store = std::make_unique<BlobStore>(bounds);
     return *store;
   }
-  // Uploads and keeps at once; the code of the refusal where it is refused.
+  // Uploads and keeps at once; the refusal's code if it is refused.
   Code put(uid_t uid, uint8_t n, uint64_t bytes, BlobStore::Content c = content()) {
     auto r = s().reserve(uid, bytes, now);
     if (!r) return r.error().code;
@@ -114,7 +114,7 @@ TEST_F(Store, AFullStoreTellsWhenTheNextBlobCanExpire) {
   auto full = s().reserve(kAda, 10, now);
   ASSERT_FALSE(full);
   EXPECT_EQ(full.error().retry_after_ms, 500u);
-  // The whole store is full for Bob, though none of his can expire before 800 ms.
+  // The whole store is full for Bob, though none of his blobs can expire before 800 ms.
   full = s().reserve(kBob, 10, now);
   ASSERT_FALSE(full);
   EXPECT_EQ(full.error().retry_after_ms, 500u);
@@ -134,11 +134,11 @@ TEST_F(Store, NothingIsKnownOfWhenUploadsFillIt) {
 TEST_F(Store, ABlobExpiresATimeToLiveAfterItsLastUse) {
   EXPECT_EQ(put(kAda, 1, 10), Code{});
   now += 999 * kMs;
-  EXPECT_TRUE(has(kAda, 1));  // begins anew
+  EXPECT_TRUE(has(kAda, 1));  // its time begins anew
   now += 999 * kMs;
-  EXPECT_TRUE(s().offered(kAda, hash(1), now));  // begins anew
+  EXPECT_TRUE(s().offered(kAda, hash(1), now));  // its time begins anew
   now += 999 * kMs;
-  EXPECT_EQ(s().list(kAda, now).size(), 1u);  // looking does not
+  EXPECT_EQ(s().list(kAda, now).size(), 1u);  // listing does not renew
   now += 1 * kMs;
   EXPECT_TRUE(s().list(kAda, now).empty());
   EXPECT_FALSE(has(kAda, 1));
@@ -146,7 +146,7 @@ TEST_F(Store, ABlobExpiresATimeToLiveAfterItsLastUse) {
 }
 
 TEST_F(Store, SweepForgetsWhatIsOverAndTellsWhenTheNextOneIs) {
-  EXPECT_EQ(s().sweep(now), now + 1000 * kMs);  // empty: nothing can be over sooner
+  EXPECT_EQ(s().sweep(now), now + 1000 * kMs);  // empty: nothing can expire sooner
   EXPECT_EQ(put(kAda, 1, 10), Code{});
   now += 400 * kMs;
   EXPECT_EQ(put(kAda, 2, 10), Code{});
@@ -182,7 +182,7 @@ TEST_F(Store, ARemovedBlobIsGoneForItsUserAndCountedUntilTasksLetGo) {
   EXPECT_FALSE(s().remove(kAda, hash(1), now));
   EXPECT_FALSE(has(kAda, 1));
   EXPECT_TRUE(s().list(kAda, now).empty());
-  // No way to hold more than one's share by removing what tasks hold.
+  // Removing blobs that tasks hold does not raise a user's share.
   EXPECT_EQ(s().bytes(), 60u);
   EXPECT_EQ(put(kAda, 2, 60), Code::resourceExhausted);
   task.reset();

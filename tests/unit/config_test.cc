@@ -70,7 +70,7 @@ TEST(Units, WriteWhatTheyCanReadBack) {
 }
 
 TEST(Limits, TableNamesEveryFieldOnce) {
-  // A field that the table forgets would be a cap that no one checks.
+  // A field missing from the table would be a cap that nothing checks.
   base::Limits limits{};
   uint64_t value = 1'000;
   for (const LimitField& field : limitFields()) field.set(limits, value++);
@@ -93,7 +93,7 @@ TEST(Limits, DocsTableSaysWhatTheCodeAllows) {
                                field.format(field.highest) + " | " + field.format(field.get({}));
     EXPECT_EQ(1, std::count_if(lines.begin(), lines.end(),
                                [&](const std::string& line) {
-                                 // After the default comes the row's end, or a word on what it
+                                 // After the default, the row ends, or a word says what it
                                  // counts.
                                  const size_t at = line.find(bounds);
                                  return line.starts_with(start) && at != std::string::npos &&
@@ -300,7 +300,7 @@ TEST(Requirements, CompareByTheNameThatTheirIndexKnows) {
             (std::vector<std::string>{"attrs", "pyyaml>=6.1", "requests"}));
 }
 
-// Templates in a folder that goes with the test.
+// Templates in a folder that is removed with the test.
 class Bases : public testing::Test {
  protected:
   void SetUp() override {
@@ -554,7 +554,7 @@ TEST(Settings, EveryKeyIsListedWithItsBoundsAndEveryKeyOfTheDaemonHasAMeaning) {
   EXPECT_TRUE(has(manifest, {"pool.max", "count", "0 to 4096", "64"}));
   EXPECT_TRUE(has(manifest, {"limits.maximum.cpu", "cores", "0.01 to 1024", "1"}));
   EXPECT_TRUE(has(manifest, {"check.wait", "string", "", ""})) << "the last one: none is left out";
-  // What the parser takes is what the list says.
+  // The list contains every key that the parser accepts.
   for (const Setting& s : daemon)
     if (s.type == "count") {
       const std::string most = s.allowed.substr(s.allowed.rfind(' ') + 1);

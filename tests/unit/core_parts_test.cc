@@ -1,4 +1,4 @@
-// The parts of the clone room that need no spawner: the task's block, the spool.
+// The parts of the core that need no spawner: the task's block, the spool.
 #include <gtest/gtest.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,7 +12,7 @@
 namespace mayfly::core {
 namespace {
 
-// Reads a block as the clone does: every offset against the size.
+// Reads a block like the clone: every offset is checked against the size.
 struct Decoded {
   wire::TaskBlob head;
   std::vector<std::string> argv, envp;
@@ -132,7 +132,7 @@ TEST(Blob, FilesOfTheStoreNameADescriptorAndTakeNoRoomInTheBlock) {
              {"d", "", 0644, one, 1ull << 32}};
   auto w = BlobWriter::create(s, {});
   ASSERT_TRUE(w);
-  EXPECT_EQ(one.use_count(), 4);  // ours, two files' and the writer's
+  EXPECT_EQ(one.use_count(), 4);  // this one, two files' and the writer's
   while (!*w->step()) {
   }
   EXPECT_LT(w->bytes(), 1000u);
@@ -264,7 +264,7 @@ TEST(SpoolBudget, OneUserHasHalfAndAllHaveTheWhole) {
   EXPECT_EQ(budget.accepts(user(4)).error().code, base::Code::resourceExhausted);
   auto copy = a;
   a.reset();
-  EXPECT_FALSE(budget.accepts(user(4)));  // somebody still has it
+  EXPECT_FALSE(budget.accepts(user(4)));  // a holder is left
   std::thread([&] { copy.reset(); }).join();
   EXPECT_TRUE(budget.accepts(user(4)));
   EXPECT_TRUE(budget.accepts(user(1)));

@@ -1,5 +1,5 @@
-// What the server refuses or ends on its own: idle and half-silent connections,
-// messages that Mayfly's protocol has no use for, memory that many hold together.
+// Things that the server refuses or ends on its own: idle and half-silent connections, messages
+// that Mayfly's protocol does not use, memory that many connections hold together.
 #include "edge/byte_budget.h"
 #include "edge/message_stream.h"
 #include "rpc/calls.h"
@@ -65,7 +65,7 @@ TEST_F(BoundsTest, HalfAMessageAndThenSilenceEndsItsConnection) {
     write(fd, std::string(reinterpret_cast<const char*>(words), bytes));
     EXPECT_TRUE(isEnded(fd.view())) << bytes;
   }
-  // A whole message and then half a one.
+  // A whole message, then half of one.
   base::Fd fd = rawConnect(socket_path);
   write(fd, bootstrap(0) + std::string(5, '\0'));
   EXPECT_TRUE(isEnded(fd.view()));
@@ -94,7 +94,8 @@ TEST_F(BoundsTest, AnIdleConnectionWithoutATaskIsEndedAndOneWithATaskIsNot) {
     EXPECT_TRUE(isEnded(spoke.view()));
   }
   EXPECT_EQ(task.infoRequest().send().wait(busy.io.waitScope).getError().getCode(), ErrorCode::OK);
-  // A detached task is not the connection's, but a call that waits for it is something.
+  // A detached task does not belong to the connection, but a call that waits for it counts as
+  // activity.
   auto request = busy.submitRequest("hold");
   request.getSpec().getDetach().setLeaseMs(60'000);
   auto detached = request.send().wait(busy.io.waitScope).getTask();
@@ -143,7 +144,7 @@ TEST_F(BoundsTest, MessagesThatHaveNoUseHereEndTheirConnectionOnly) {
          m.initDisembargo().getContext().setReceiverLoopback(3);
        })},
   };
-  // By 1.x it is ignored: it may have crossed an answer that needed none.
+  // 1.x ignores it: it may have crossed an answer that needed none.
   if (!rpc::kAnswersMayNeedNoFinish)
     bad.emplace_back("a finish of nothing", root([](capnp::rpc::Message::Builder m) {
                        m.initFinish().setQuestionId(77);
@@ -160,7 +161,7 @@ TEST_F(BoundsTest, AnswersThatAreNotFinishedAreBounded) {
   options.answers_per_connection_max = 1'000;
   start();
   base::Fd fd = rawConnect(socket_path);
-  // Answers with a capability: they always want to be finished.
+  // Answers with a capability must always be finished.
   std::string bytes;
   for (uint32_t i = 0; i <= 999; ++i) bytes += bootstrap(i);
   std::thread writer([&] { write(fd, bytes); });
@@ -217,7 +218,7 @@ TEST_F(BoundsTest, OutputThatMayBeHeldIsBoundedOverAllConnectionsButForAFewTasks
   EXPECT_EQ(next.getError().getCode(), ErrorCode::RESOURCE_EXHAUSTED);
   EXPECT_TRUE(next.getError().getRetryable());
   EXPECT_GT(next.getError().getRetryAfterMs(), 0u);
-  // Another connection has its own few, and then is refused as well.
+  // Another connection has its own small share, and then is refused as well.
   std::thread([&] {
     Peer other(socket_path);
     std::vector<schema::Task::Client> its;
@@ -250,7 +251,7 @@ TEST_F(BoundsTest, CallsOfAllAreBoundedButForAFewOfEachConnection) {
   std::thread([&] { EXPECT_TRUE(othersAreServed()); }).join();
 }
 
-// Large calls on a promise that is not kept yet: Cap'n Proto holds their messages.
+// Large calls on an unresolved promise: Cap'n Proto holds their messages.
 std::string largeCallOn(uint32_t question, uint32_t promised, size_t bytes) {
   return call(question, [&](capnp::rpc::Call::Builder c) {
     c.getTarget().getPromisedAnswer().setQuestionId(promised);
@@ -262,7 +263,7 @@ std::string largeCallOn(uint32_t question, uint32_t promised, size_t bytes) {
   });
 }
 
-// A task that runs on, and a wait for it as question 2.
+// A task that keeps running, and a wait for it as question 2.
 std::string aWaitThatDoesNotReturn() {
   std::string bytes = bootstrap(0) + call(1, [](capnp::rpc::Call::Builder c) {
                         c.setMethodId(2);
@@ -298,7 +299,7 @@ TEST_F(BoundsTest, WhoKeepsTheSharedMemoryOfRequestsFromOthersIsEnded) {
     }
   });
   writer.join();
-  // Small requests of others go on meanwhile; a large one waits for the hog's end.
+  // Small requests of others proceed meanwhile; a large one waits until the hog ends.
   EXPECT_TRUE(othersAreServed());
   Peer peer(socket_path);
   auto large = peer.submitRequest("echo", std::string(3u << 20, 'x')).send();
@@ -356,7 +357,7 @@ TEST(ByteBudget, WhoAskedFirstIsServedFirst) {
         .eagerlyEvaluate(nullptr);
   };
   auto large = wait(*c, 600, 'c');
-  // It would fit, but would keep the large one waiting for ever.
+  // It would fit, but would make the large one wait for ever.
   EXPECT_TRUE(d->tryTake(150) == nullptr);
   auto small = wait(*d, 150, 'd');
   io.waitScope.poll();
@@ -375,7 +376,7 @@ TEST(ByteBudget, AnAccountHasItsMaximumAndAWaiterThatGoesHoldsNobodyUp) {
   auto a = budget.open(), b = budget.open();
   auto held = a->take(500).wait(io.waitScope);
   auto second = a->take(200);
-  EXPECT_TRUE(b->tryTake(200) == nullptr);  // who waits first for whatever reason is first
+  EXPECT_TRUE(b->tryTake(200) == nullptr);  // the first waiter stays first, whatever it waits for
   { auto gone = kj::mv(second); }
   held = edge::ByteBudget::Hold();
   EXPECT_FALSE(a->tryTake(600) == nullptr);

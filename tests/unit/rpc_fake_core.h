@@ -1,5 +1,5 @@
-// A core without boxes, on its own thread, and a real unix socket served by
-// rpc::Server over it. What a task does is its template's name.
+// A core without boxes, on its own thread, and rpc::Server over it on a real unix socket. A task's
+// template name says what it does.
 //
 //   echo   started; its code on stdout, "err" on stderr where live; succeeded
 //   hold   does nothing until the test says so
@@ -35,8 +35,7 @@ namespace mayfly::test {
 using base::Code;
 using sched::TaskListener;
 
-inline constexpr auto kEventTime =
-    std::chrono::seconds(20);  // an event that does not come: a failure
+inline constexpr auto kEventTime = std::chrono::seconds(20);  // a missing event is a failure
 
 struct FakeTask {
   base::TaskId id = 0;
@@ -239,7 +238,7 @@ class RpcFixture : public ::testing::Test {
     server_ = std::move(*made);
     thread_ = std::thread([this] { io_.run(); });
   }
-  // Runs `f(core)` on the core thread and gives what it returned.
+  // Runs `f(core)` on the core thread and returns its result.
   template <class F>
   auto onCore(F f) {
     auto job = std::make_shared<std::packaged_task<decltype(f(core))()>>([&] { return f(core); });
@@ -258,7 +257,7 @@ class RpcFixture : public ::testing::Test {
     ::unlink(socket_path.c_str());
     ::rmdir(folder_.c_str());
   }
-  // Waits for a state of the core; looks again after each of its calls. Fails when none comes.
+  // Waits for a state of the core; looks again after each of its calls. Fails on a timeout.
   ::testing::AssertionResult eventually(const char* what, std::function<bool(FakeCore&)> is) {
     for (;;) {
       uint64_t seen;

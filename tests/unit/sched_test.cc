@@ -1,4 +1,4 @@
-// Policy: what is refused, who comes next, how a task ended. No process, socket or
+// Policy: which submission is refused, which task is next, how a task ended. No process, socket or
 // clock: every time is a number.
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -328,7 +328,7 @@ TEST(TaskMachine, OrdinaryLifeEndsOnceAndKeepsEveryPhase) {
 TEST(TaskMachine, TimesThatCannotBeTrueAreClamped) {
   TaskMachine m({}, {}, 100);
   m.admitted(200);
-  m.boxMade(50, 300);  // before it was asked for
+  m.boxMade(50, 300);  // before it was requested
   EXPECT_EQ(m.phases()[size_t(Phase::boxReady)], 200u);
   m.cloneReady(999, 400);  // in the future
   EXPECT_EQ(m.phases()[size_t(Phase::clone)], 400u);
@@ -420,7 +420,7 @@ TEST(TaskMachine, OnlyWhatMayPassIsWorthAnotherBox) {
   EXPECT_EQ(lost.phases()[static_cast<size_t>(Phase::queued)], 100u);
   EXPECT_EQ(lost.phases()[static_cast<size_t>(Phase::boxReady)], 0u);
 
-  auto said_so = claiming();  // the clone's own report of what it cannot do
+  auto said_so = claiming();  // the clone itself reports its failure
   said_so.controlBroken("input files: no space", Again::no, 400);
   said_so.boxReaped({}, {}, 0, 500);
   EXPECT_TRUE(said_so.boxGone(true, 600).has(Act::finish));
