@@ -53,26 +53,28 @@ constexpr std::string_view kBase[] = {
     "socket", "socketpair", "bind", "listen", "accept", "accept4", "connect", "getsockname",
     "getpeername", "getsockopt", "setsockopt", "shutdown", "sendto", "recvfrom", "sendmsg",
     "recvmsg", "sendmmsg", "recvmmsg",
-    // System V IPC, in the box's own ipc namespace. The kernel charges segments, queues and
-    // semaphores to the memory cgroup, and they die with the namespace.
+    // System V IPC: in the box's own ipc namespace. The kernel charges segments, queues and
+    // semaphores to
+    // the memory cgroup, and they die with the namespace.
     "shmget", "shmat", "shmdt", "shmctl", "semget", "semop", "semtimedop", "semctl", "msgget",
     "msgsnd", "msgrcv", "msgctl",
-    // A task may confine itself further; seccomp only reports its features.
+    // A task may fence itself in further; seccomp only tells what it can do.
     "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self",
     // The rest.
     "getrandom", "uname", "sysinfo"};
 
-// Calls that are not in the base (ENOSYS), and the reasons:
-// - inotify_*: all boxes of an image share its inodes, so a watch shows the neighbours' accesses;
-//   and instances count against the namespaces' creator, so one box could use up the host's.
+// Not in the base, so ENOSYS, for a reason:
+// - inotify_*: the inodes of an image are shared by all its boxes, so a watch shows what the
+// neighbours
+//   open; and instances are counted against the namespaces' creator, so one box could use up the
+//   host's.
 // - mq_*: RLIMIT_MSGQUEUE is counted the same way.
 // - io_setup...: fs.aio-max-nr is one number for the whole host.
-// - modify_ldt, uselib, ustat, sysfs, remap_file_pages, memfd_secret: kernel surface that no task
-// needs.
+// - modify_ldt, uselib, ustat, sysfs, remap_file_pages, memfd_secret: kernel surface nobody needs.
 
 constexpr std::string_view kNever[] = {
-    // Namespaces, mounts, roots. clone3 passes its flags in memory, which no filter can read; it
-    // gets ENOSYS, so that libraries fall back to clone.
+    // Namespaces, mounts, roots. clone3 passes its flags in memory, where no filter can look; it
+    // answers ENOSYS, so that libraries fall back to clone.
     "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "mount_setattr",
     "move_mount", "open_tree", "open_tree_attr", "fsopen", "fsmount", "fsconfig", "fspick",
     // Other processes' memory and descriptors.
@@ -81,7 +83,7 @@ constexpr std::string_view kNever[] = {
     "bpf", "keyctl", "add_key", "request_key", "perf_event_open", "userfaultfd", "io_uring_setup",
     "io_uring_enter", "io_uring_register", "fanotify_init", "fanotify_mark", "lookup_dcookie",
     "nfsservctl", "quotactl", "quotactl_fd", "name_to_handle_at", "open_by_handle_at",
-    // The page cache shows the neighbours' reads.
+    // What the page cache holds is what the neighbours read.
     "mincore", "cachestat",
     // The machine.
     "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",

@@ -63,19 +63,19 @@ int under(const SeccompSpec& spec, const std::function<int()>& body) {
   return status;
 }
 
-// The errno of a call in the box, 0 if it succeeds, -signal if it kills.
+// The errno that a call meets in the box, 0 where it succeeds, -signal where it kills.
 int answer(const std::function<long()>& call, const SeccompSpec& spec = {}) {
   int status = under(spec, [&] { return call() == -1 ? errno : 0; });
   return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-// A flags word with garbage in its high half: the kernel reads only the low half.
+// A flags word whose high half is garbage: the kernel reads the low half only.
 constexpr unsigned long kGarbage = 0xdead'beef'0000'0000;
 
 TEST(Seccomp, EveryCallOfTheNeverListIsRefusedWithEperm) {
   for (std::string_view name : neverCalls()) {
     int number = callNumber(name);
-    if (number < 0) continue;  // absent on this architecture: no call to make
+    if (number < 0) continue;  // absent on this architecture: nothing to call
     int expected = name == "clone3" ? ENOSYS : EPERM;
     EXPECT_EQ(answer([&] { return ::syscall(number, 0, 0, 0, 0, 0, 0); }), expected) << name;
   }
@@ -121,7 +121,7 @@ TEST(Seccomp, X32FormOfAGuardedCallIsKilled) {
             -SIGSYS);
 }
 TEST(Seccomp, I386CallsAreKilledWhateverTheirNumber) {
-  // 20 is getpid there; 41 and 359 (dup, socket) collide with numbers that the guards know.
+  // 20 is getpid there; 41 and 359 (dup, socket) fall on numbers that the guards know.
   for (int number : {20, 41, 359, 16, 56}) {
     EXPECT_EQ(answer([&] {
                 long result = number;
@@ -153,7 +153,7 @@ TEST(Seccomp, CloneCannotMakeASiblingThatOnlyTheSpawnerCouldReap) {
   EXPECT_EQ(answer([] { return ::syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0); }), EPERM);
 }
 
-// The answer to a terminal command: the filter's EPERM, or the kernel's, for which a pipe is no
+// What a terminal's command meets: the filter's EPERM, or the kernel, to which a pipe is no
 // terminal.
 TEST(Seccomp, OfTheTerminalsCommandsOnlyThoseOfPseudoTerminalsPass) {
   auto met = [](unsigned long request) {
@@ -318,7 +318,7 @@ TEST(Seccomp, NothingTellsOfTheNeighboursThroughSharedPages) {
   EXPECT_EQ(preadv2(0), 0);
 }
 
-// Filters take memory that no cap counts, out of one budget for the whole host.
+// Filters live in memory that no cap counts, out of one budget for the whole host.
 TEST(Seccomp, TaskCannotPileUpFilters) {
   sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   sock_fprog prog{1, &allow};
@@ -341,7 +341,7 @@ TEST(Seccomp, TaskMayFenceItselfInByLandlock) {
             EPERM);
 }
 
-// A separate interpreter: the program's verdict on a call whose arguments are all 0.
+// An interpreter of its own: what the program says of a call whose arguments are all 0.
 uint32_t verdict(const std::vector<sock_filter>& program, uint32_t arch, uint32_t nr) {
   uint32_t a = 0, x = 0;
   for (size_t at = 0; at < program.size(); ++at) {
@@ -399,7 +399,7 @@ TEST(Seccomp, EveryNumberGetsTheVerdictOfItsList) {
     if (callNumber(name) >= 0) expected[static_cast<size_t>(callNumber(name))] = SECCOMP_RET_ALLOW;
   for (std::string_view name : neverCalls())
     if (callNumber(name) >= 0) expected[static_cast<size_t>(callNumber(name))] = eperm;
-  // With all arguments 0 these guards refuse: families, and calls that are answered without effect.
+  // With all arguments 0 these guards refuse: families, and what is answered without being done.
   expected[SYS_socket] = expected[SYS_socketpair] = eperm;
   expected[SYS_sync] = SECCOMP_RET_ERRNO;
   expected[SYS_clone3] = enosys;
