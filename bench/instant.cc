@@ -47,7 +47,7 @@ class InstantCore final : public sched::Core {
         listener->onOutput(sched::Stream::out, "42\n");
       else
         r.captured[0] = "42\n";
-      listener->onResult(r);
+      listener->onResult(std::move(r));
     });
     return id;
   }
@@ -86,14 +86,14 @@ int main(int argc, char** argv) {
     return failed("can't listen there");
   boost::asio::io_context io{1};
   InstantCore core(io);
-  auto server = rpc::Server::start(core, io.get_executor(), std::move(listener), {});
+  auto server = rpc::Server::start(core, io, std::move(listener), {});
   if (!server) return failed(server.error().message.c_str());
   boost::asio::signal_set signals(io, SIGTERM, SIGINT);
   signals.async_wait([&](boost::system::error_code, int) { io.stop(); });
   std::printf("ready\n");
   std::fflush(stdout);
   io.run();
-  (*server)->stop();
+  server->reset();
   ::unlink(path.c_str());
   return 0;
 }

@@ -7,12 +7,12 @@
 //   spec.code = "print(6*7)";
 //   auto result = (*client)->run(spec);   // result->captured[0] == "42\n"
 //
-// A Client owns one connection and one thread that serves it. All calls may be
-// made from any thread, many at a time; they never throw. Those that end in Async
-// give a future at once, the others block until answered, and all have a deadline.
-// Callbacks run on the client's thread, one at a time, and must return: while one
-// runs, the daemon sends this client nothing more of that task, and no blocking call
-// of this client may be made from within it (failedPrecondition).
+// A Client owns one connection and, unless its caller serves it (ServedBy), one thread
+// that does. All calls may be made from any thread, many at a time; they never throw.
+// Those that end in Async give a future at once, the others block until answered, and
+// all have a deadline. Callbacks run on the thread that serves, one at a time, and must
+// return: while one runs, the daemon sends this client nothing more of that task, and no
+// blocking call of this client may be made from within it (failedPrecondition).
 //
 // Input of more than a few MiB goes as a blob: upload it once, name it in as many
 // tasks' files as you like.
@@ -167,8 +167,18 @@ struct ServerInfo {
   uint32_t detached_per_user_max = 0, detach_lease_ms_max = 0;
 };
 
+// Who serves a connection: receives what the daemon sends, and runs the callbacks.
+enum class ServedBy : uint8_t {
+  ownThread,  // a thread of the client's own, at any time
+  // The thread that connected, in its blocking calls and only there, which saves it two wake-ups a
+  // task. Other threads' calls are answered meanwhile. Client and Tasks are destroyed on that
+  // thread, which has one such client at a time.
+  caller,
+};
+
 struct ConnectOptions {
   std::string client_name = "c++";  // for the daemon's log
+  ServedBy served_by = ServedBy::ownThread;
   // Of connect and of every call that is given none, but for those that last as long as a task
   // does (run, wait, writeStdin): these have none then.
   uint64_t call_timeout_ms = 30'000;

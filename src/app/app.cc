@@ -186,7 +186,7 @@ base::Result<int> App::run() {
   edge.in_flight_bytes_max = s.in_flight_bytes_max;
   edge.output_held_bytes_max = s.output_held_bytes_max;
   edge.out_files_held_bytes_max = deriveOutFilesHeld(report.budget, s);
-  MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_.get_executor(), std::move(listener), edge));
+  MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_, std::move(listener), edge));
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),
                daemonUid(slot_.number));
@@ -195,7 +195,7 @@ base::Result<int> App::run() {
   audit_->start();
   io_.run();
 
-  server_->stop();
+  server_.reset();
   audit_.reset();
   engine_.reset();
   awaitSpawner();
@@ -224,7 +224,7 @@ void App::onSignal() {
 void App::stop() {
   stopping_ = true;
   engine_->stop([this] {
-    // Posted after the last results, so that the RPC thread gets them before it stops.
+    // Posted, so that the clients get the results that end in this handler before the loop stops.
     boost::asio::post(io_, [this] { io_.stop(); });
   });
 }

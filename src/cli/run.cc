@@ -144,10 +144,8 @@ class Watch {
       if (task_ != nullptr) cancel();
     }
   }
-  void cancel() {
-    auto status = task_->cancel();
-    if (!status) writeAll(STDERR_FILENO, errorText(status.error()));
-  }
+  // Waits for no answer: the main thread may have stopped serving. The verdict tells.
+  void cancel() { (void)task_->cancel(0); }
 
   Fd signals_, stop_event_;
   std::mutex mutex_;
@@ -250,6 +248,9 @@ int runTask(const std::string& socket, const RunOptions& options) {
 
   ConnectOptions connect;
   connect.client_name = "mayfly run";
+  // The main thread does nothing but wait, and serves; where another one writes stdin, neither has
+  // to wait for the other.
+  if (!options.forward_stdin) connect.served_by = ServedBy::caller;
   auto client = Client::connect(socket, connect);
   if (!client) return sayError(client.error(), options.json);
   if (auto brought = bring(**client, std::move(inputs), &*spec); !brought)

@@ -273,7 +273,7 @@ std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks
 
 Result<Task> Client::submit(TaskSpec spec, Callbacks callbacks, TimeoutMs timeout_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("submit"));
-  return submitAsync(std::move(spec), std::move(callbacks), timeout_ms).get();
+  return connection_->take(submitAsync(std::move(spec), std::move(callbacks), timeout_ms));
 }
 
 std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callbacks,
@@ -296,7 +296,7 @@ std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callba
 
 Result<TaskResult> Client::run(TaskSpec spec, Callbacks callbacks, TimeoutMs timeout_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("run"));
-  return runAsync(std::move(spec), std::move(callbacks), timeout_ms).get();
+  return connection_->take(runAsync(std::move(spec), std::move(callbacks), timeout_ms));
 }
 
 std::future<Result<Task>> Client::findAny(uint64_t id, std::string key, TimeoutMs timeout_ms) {
@@ -347,12 +347,12 @@ std::future<Result<Task>> Client::findAsync(uint64_t id, TimeoutMs timeout_ms) {
 
 Result<Task> Client::find(std::string key, TimeoutMs timeout_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("find"));
-  return findAsync(std::move(key), timeout_ms).get();
+  return connection_->take(findAsync(std::move(key), timeout_ms));
 }
 
 Result<Task> Client::find(uint64_t id, TimeoutMs timeout_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("find"));
-  return findAsync(id, timeout_ms).get();
+  return connection_->take(findAsync(id, timeout_ms));
 }
 
 Result<std::vector<TemplateInfo>> Client::templates(TimeoutMs timeout_ms) {
@@ -422,9 +422,8 @@ Result<TaskInfo> Task::info(TimeoutMs timeout_ms) {
 
 Result<TaskResult> Task::wait(TimeoutMs timeout_ms) {
   if (state_->connection->loop->onThread()) return fail(Client::Connection::onOwnThread("wait"));
-  if (timeout_ms &&
-      state_->result.wait_for(std::chrono::milliseconds(*timeout_ms)) != std::future_status::ready)
-    return fail(Client::Connection::late("wait", *timeout_ms));
+  if (!state_->connection->loop->await(state_->result, timeout_ms))
+    return fail(Client::Connection::late("wait", timeout_ms.value_or(0)));
   return state_->result.get();
 }
 

@@ -11,6 +11,8 @@
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "edge/asio_port.h"
+#include "edge/asio_stream.h"
 
 namespace mayfly {
 
@@ -109,16 +111,14 @@ base::Result<std::unique_ptr<Client>> Client::connect(const std::string& socket_
   connection->options = std::move(options);
   Connection* raw = connection.get();
   auto shared_fd = std::make_shared<base::Fd>(std::move(fd));
-  MAYFLY_TRY(connection->loop,
-             edge::Loop::start(
-                 "mayfly-client",
-                 [raw, shared_fd](kj::AsyncIoContext& io) {
-                   raw->wire = std::make_unique<Wire>(
-                       io.lowLevelProvider->wrapSocketFd(
-                           shared_fd->release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP),
-                       io.provider->getTimer());
-                 },
-                 [raw] { raw->wire.reset(); }));
+  MAYFLY_TRY(connection->loop, client::Loop::start(
+                                   connection->options.served_by,
+                                   [raw, shared_fd](edge::AsioPort& port) {
+                                     raw->wire = std::make_unique<Wire>(
+                                         edge::asioStream(port, std::move(*shared_fd)),
+                                         port.timer());
+                                   },
+                                   [raw] { raw->wire.reset(); }));
   auto info = connection->call<ServerInfo>(
       "hello", connection->options.call_timeout_ms,
       [name = connection->options.client_name](Wire& wire) {

@@ -1,5 +1,4 @@
-// The client's connection: a KJ loop on its own thread, and the blocking calls
-// that other threads make to it.
+// The client's connection: its loop, and the blocking calls that threads make to it.
 //
 // Layer: client. Members named *_ of Wire belong to the loop's thread.
 #pragma once
@@ -14,8 +13,8 @@
 #include <memory>
 #include <optional>
 
+#include "client/loop.h"
 #include "edge/convert.h"
-#include "edge/loop.h"
 #include "edge/message_stream.h"
 
 namespace mayfly {
@@ -61,7 +60,7 @@ struct Client::Connection {
   ConnectOptions options;
   ServerInfo server;
   std::unique_ptr<Wire> wire;  // made and destroyed on the loop's thread
-  std::unique_ptr<edge::Loop> loop;
+  std::unique_ptr<client::Loop> loop;
 
   uint64_t timeoutMs(TimeoutMs own) const { return own.value_or(options.call_timeout_ms); }
 
@@ -91,16 +90,21 @@ struct Client::Connection {
   }
 
   template <class T>
-  static base::Result<T> await(const char* what, std::future<base::Result<T>>& future,
-                               TimeoutMs timeout_ms) {
-    if (timeout_ms &&
-        future.wait_for(std::chrono::milliseconds(*timeout_ms)) != std::future_status::ready)
-      return base::fail(late(what, *timeout_ms));
+  base::Result<T> await(const char* what, std::future<base::Result<T>>& future,
+                        TimeoutMs timeout_ms) {
+    if (!loop->await(future, timeout_ms)) return base::fail(late(what, timeout_ms.value_or(0)));
     try {
       return future.get();
     } catch (const std::future_error&) {  // the loop ended with the call under way
       return base::fail(closed(what));
     }
+  }
+
+  // Of a future that is always set, with an error where the loop ends first.
+  template <class T>
+  base::Result<T> take(std::future<base::Result<T>> future) {
+    loop->await(future, std::nullopt);
+    return future.get();
   }
 
   static base::Error onOwnThread(const char* what);

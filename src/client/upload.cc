@@ -130,7 +130,7 @@ class Uploading {
 
   template <class T>
   Result<T> await(std::future<Result<T>>& answer) {
-    auto got = Client::Connection::await(
+    auto got = connection_.await(
         "upload", answer, bounded_ ? patience_.left_ms() : connection_.options.call_timeout_ms);
     if (!got && got.error().code == Code::deadlineExceeded && bounded_) return fail(late());
     return got;

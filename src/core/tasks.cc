@@ -343,7 +343,7 @@ void Tasks::finish(const TaskPtr& t) {
   if (t->spec.owner != kOwn) x_.observer.taskEnded(labelsOf(x_, *t), r.verdict, r.usage, r.phases);
   x_.observer.receipt(r.template_name, r.receipt);
   t->account.reset();
-  t->listener->onResult(r);
+  t->listener->onResult(std::move(r));
   dispatch();
   x_.events.onTaskEnded();
 }

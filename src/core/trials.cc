@@ -13,7 +13,7 @@ using pool::ClonePool;
 class Trials::Listener final : public sched::TaskListener {
  public:
   Listener(Trials& trials, base::ZygoteId id) : trials_(trials), id_(id) {}
-  void onResult(const sched::TaskResult& result) override { trials_.onResult(id_, result); }
+  void onResult(sched::TaskResult result) override { trials_.onResult(id_, result); }
 
  private:
   Trials& trials_;  // outlives its tasks

@@ -148,4 +148,23 @@ base::Verdict get(schema::Verdict verdict) {
   return number < base::kVerdicts ? static_cast<base::Verdict>(number) : base::Verdict::internal;
 }
 
+base::Error errorOf(const kj::Exception& exception) {
+  std::string text(exception.getDescription().begin(), exception.getDescription().end());
+  // The far side's text arrives with a prefix that says nothing to people.
+  constexpr std::string_view prefix = "remote exception: ";
+  if (text.starts_with(prefix)) text.erase(0, prefix.size());
+  switch (exception.getType()) {
+    case kj::Exception::Type::DISCONNECTED:
+      return {base::Code::unavailable, "the connection has ended: " + text, "Connect again.", 0};
+    case kj::Exception::Type::OVERLOADED:
+      return {base::Code::resourceExhausted, text, "Try again later.", 0};
+    case kj::Exception::Type::UNIMPLEMENTED:
+      return {base::Code::failedPrecondition, "the other side does not know this call: " + text,
+              "Update the older of daemon and client.", 0};
+    case kj::Exception::Type::FAILED:
+      break;
+  }
+  return {base::Code::internal, text, {}, 0};
+}
+
 }  // namespace mayfly::edge

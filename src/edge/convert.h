@@ -1,9 +1,10 @@
-// Values of base to and from the schema's structs.
+// Values of base to and from the schema's structs, and KJ's exceptions as errors.
 //
 // Layer: edge. Pure.
 #pragma once
 
 #include <capnp/blob.h>
+#include <kj/exception.h>
 #include <mayfly/mayfly.capnp.h>
 
 #include <string>
@@ -39,5 +40,8 @@ base::Phases get(schema::Phases::Reader in);
 base::Receipt get(schema::Receipt::Reader in);
 schema::Verdict put(base::Verdict verdict);
 base::Verdict get(schema::Verdict verdict);
+
+// Words for what KJ threw: the connection is gone, the daemon is older, or a fault.
+base::Error errorOf(const kj::Exception& exception);
 
 }  // namespace mayfly::edge

@@ -22,11 +22,24 @@ size_t sizeOf(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
 
 }  // namespace
 
+// How often a message may be traversed (hashed with its size taken first, then copied), and what a
+// small one may be traversed beyond that.
+constexpr uint64_t kTraversalsMax = 4;
+constexpr uint64_t kTraversalWordsMin = (64u << 10) / sizeof(capnp::word);
+
+// The work that a message makes is bounded by its size: a small one whose pointers all lead to one
+// object is not worth megabytes.
+capnp::ReaderOptions limited(capnp::ReaderOptions options, size_t words) {
+  options.traversalLimitInWords =
+      kj::min(options.traversalLimitInWords, kTraversalWordsMin + kTraversalsMax * words);
+  return options;
+}
+
 // A message with its own memory.
 struct MessageStream::Message final : capnp::MessageReader {
   Message(capnp::ReaderOptions reader_options, kj::Array<uint32_t> sizes_words, size_t words,
           ByteBudget::Hold memory)
-      : MessageReader(reader_options),
+      : MessageReader(limited(reader_options, words)),
         hold(kj::mv(memory)),
         sizes(kj::mv(sizes_words)),
         space(kj::heapArray<capnp::word>(words)) {}
@@ -198,21 +211,36 @@ kj::Promise<kj::Own<capnp::MessageReader>> MessageStream::readBody(kj::Own<Messa
 kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::tryReadMessage(
     kj::ArrayPtr<kj::AutoCloseFd> fd_space, capnp::ReaderOptions options,
     kj::ArrayPtr<capnp::word> scratch) {
+  if (ended_) return afterEnd();
   KJ_IF_MAYBE (queued, queued_bytes_) {
     if (full((*queued)(), queued_bytes_max_))
       return whenRoom().then([this, fd_space, options, scratch] {
         return tryReadMessage(fd_space, options, scratch);
       });
   }
+  using Next = kj::Maybe<capnp::MessageReaderAndFds>;
   return readOne(options).then(
-      [this](kj::Maybe<capnp::MessageReaderAndFds> message) {
-        if (message == nullptr) read_ended_->fulfill();
-        return message;
+      [this](Next message) -> kj::Promise<Next> {
+        if (message == nullptr) return afterEnd();
+        return kj::mv(message);
       },
-      [this](kj::Exception&& e) -> kj::Maybe<capnp::MessageReaderAndFds> {
-        read_ended_->fulfill();
-        kj::throwFatalException(kj::mv(e));
+      [this](kj::Exception&& e) -> kj::Promise<Next> {
+        fault_ = kj::mv(e);
+        return afterEnd();
       });
+}
+
+kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::afterEnd() {
+  using Next = kj::Maybe<capnp::MessageReaderAndFds>;
+  ended_ = true;
+  KJ_IF_MAYBE (guard, guard_) {
+    KJ_IF_MAYBE (words, guard->farewell()) {
+      return Next(capnp::MessageReaderAndFds{kj::mv(*words), nullptr});
+    }
+  }
+  read_ended_->fulfill();
+  KJ_IF_MAYBE (fault, fault_) return kj::cp(*fault);
+  return Next(nullptr);
 }
 
 kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::readOne(

@@ -65,11 +65,16 @@ class MessageStream final : public capnp::MessageStream {
     kj::Own<ByteBudget::Account> account;
     kj::Function<void(capnp::MessageReader&)> inspect;  // throws to refuse the message
     kj::Function<void(capnp::MessageReader&)> sent;     // sees each before it is written
+    // When the peer's messages have ended, what it should still have said, one after the other:
+    // so that what it holds here goes piece by piece, and not all in one event.
+    kj::Function<kj::Maybe<kj::Own<capnp::MessageReader>>()> farewell;
   };
   void guard(Guard guard);
 
-  // Resolves when nothing more can be read: end of stream, or a message that was refused.
+  // Resolves when nothing more can be read: end of stream, or a message that was refused; after
+  // the guard's farewell.
   kj::Promise<void> onReadEnd() { return read_end_.addBranch(); }
+  bool saysFarewell() const { return ended_; }  // or has said it
 
   using capnp::MessageStream::tryReadMessage;
   using capnp::MessageStream::writeMessage;
@@ -90,6 +95,7 @@ class MessageStream final : public capnp::MessageStream {
 
   MessageStream(kj::AsyncIoStream& stream, kj::PromiseFulfillerPair<void> read_end);
   kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> readOne(capnp::ReaderOptions options);
+  kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> afterEnd();
   // Makes sure that `bytes` bytes lie in the buffer; false: the stream ended before the first. At a
   // message's start it waits for the first byte as long as it takes.
   kj::Promise<bool> fill(size_t bytes, End at_end);
@@ -115,6 +121,8 @@ class MessageStream final : public capnp::MessageStream {
   kj::TimePoint message_since_ = kj::origin<kj::TimePoint>();
   kj::TimePoint last_activity_ = kj::origin<kj::TimePoint>();
   kj::Vector<kj::Own<kj::PromiseFulfiller<void>>> room_waits_;
+  bool ended_ = false;              // nothing more is read
+  kj::Maybe<kj::Exception> fault_;  // why
   kj::Own<kj::PromiseFulfiller<void>> read_ended_;
   kj::ForkedPromise<void> read_end_;
 };

@@ -6,7 +6,7 @@
 // from the start, so nothing is ever written that may not be kept. What tasks still
 // hold is counted until they let go of it.
 //
-// Layer: rpc. Pure: time is an argument, a content is a handle. RPC thread.
+// Layer: rpc. Pure: time is an argument, a content is a handle. Core thread.
 #pragma once
 
 #include <sys/types.h>

@@ -5,7 +5,7 @@
 // hash that was told is sealed and kept. Who uploads what another connection of the
 // same user is uploading waits a little for that one.
 //
-// Layer: rpc. RPC thread.
+// Layer: rpc. Core thread.
 #pragma once
 
 #include <kj/async.h>

@@ -1,9 +1,9 @@
-// What every call of the schema does alike: it is counted, refused, answered, made in its turn, or
-// asked of the core.
+// What every call of the schema does alike: it is counted, refused, answered or made in its turn.
 //
-// Layer: rpc. RPC thread.
+// Layer: rpc. Core thread.
 #pragma once
 
+#include <capnp/common.h>
 #include <fmt/format.h>
 
 #include <optional>
@@ -11,8 +11,15 @@
 
 #include "base/result.h"
 #include "edge/convert.h"
-#include "rpc/core_link.h"
 #include "rpc/hub.h"
+
+// Lets a call's work be dropped when its caller goes: Cap'n Proto 0.9 wants it said in the method,
+// 1.x in the schema (src/edge/CMakeLists.txt).
+#if CAPNP_VERSION >= 1000000
+#define MAYFLY_ALLOW_CANCELLATION(context) static_cast<void>(context)
+#else
+#define MAYFLY_ALLOW_CANCELLATION(context) (context).allowCancellation()
+#endif
 
 namespace mayfly::rpc {
 
@@ -83,20 +90,6 @@ kj::Promise<void> inTurn(ConnectionState& state, MakeAnswer make_answer) {
       [make_answer = kj::mv(make_answer)](kj::Own<ConnectionState::Turn> turn) mutable {
         return make_answer().attach(kj::mv(turn));
       });
-}
-
-// Asks the core; the answer comes back by the mailbox. The fulfiller is one for any thread, for
-// the core's thread destroys it where the server has stopped.
-template <class T, class JobOnCore>
-kj::Promise<T> ask(const CoreLinkPtr& link, JobOnCore job) {
-  auto paf = kj::newPromiseAndCrossThreadFulfiller<T>();
-  toCore(link, [loop = link->loop, fulfiller = kj::mv(paf.fulfiller),
-                job = std::move(job)](sched::Core& core) mutable {
-    loop->post([fulfiller = kj::mv(fulfiller), value = job(core)]() mutable {
-      fulfiller->fulfill(kj::mv(value));
-    });
-  });
-  return kj::mv(paf.promise);
 }
 
 // Why no further call of this connection is begun.

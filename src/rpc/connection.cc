@@ -118,56 +118,26 @@ class MayflyImpl final : public schema::Mayfly::Server {
     if (auto error = unfit()) return refuse(context, *error);
     MAYFLY_ALLOW_CANCELLATION(context);
     return inTurn(*state_, [&hub = hub_, context, call = Call(*state_)]() mutable {
-      return ask<std::vector<sched::TemplateInfo>>(
-                 hub.link, [](sched::Core& core) { return core.templates(); })
-          .then([context, call = kj::mv(call)](std::vector<sched::TemplateInfo> all) mutable {
-            putTemplates(context.getResults(), all);
-          });
+      putTemplates(context.getResults(), hub.core.templates());
+      return kj::Promise<void>(kj::READY_NOW);
     });
   }
 
   kj::Promise<void> submit(SubmitContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    auto params = context.getParams();
-    auto detach = params.getSpec().getDetach();
-    SpecHash hash{};  // compared where there is a key only
-    if (detach.getLeaseMs() > 0 && detach.getKey().size() > 0) {
-      if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
-      hash = hashOf(params.getSpec());
-      auto known = hub_.users.known(state_->uid, edge::str(detach.getKey()), hash);
-      if (!known) return refuse(context, known.error());
-      if (*known) {
-        context.releaseParams();
-        return answerSubmit(context, kj::mv((*known)->task), kj::mv((*known)->id), OnRelease::keep,
-                            true);
-      }
-    }
-    if (auto error = full(detach.getLeaseMs() > 0)) return refuse(context, *error);
-    auto spec = specFrom(params.getSpec(), [this](const edge::Sha256& blob) {
-      return hub_.blobs.use(state_->uid, blob);
-    });
-    if (!spec) return refuse(context, spec.error());
-    spec->live_output = params.hasOutput();
-    spec->user = state_->uid;
-    if (detach.getLeaseMs() > 0) {
-      auto found = hub_.users.submit(state_->uid, detach, hash, std::move(*spec));
-      context.releaseParams();
-      if (!found) return refuse(context, found.error());
-      return answerSubmit(context, kj::mv(found->task), kj::mv(found->id), OnRelease::keep,
-                          found->existing);
-    }
-    if (detach.getKey().size() > 0)
-      return refuse(context, Error{Code::invalidArgument, "detach: a key without a lease",
-                                   "Set detach.leaseMs.", 0});
-    if (state_->tasks >= hub_.options.tasks_per_connection_max)
-      return refuse(context, tooMany("tasks of this connection", state_->tasks));
-    kj::Maybe<schema::OutputSink::Client> sink;
-    if (params.hasOutput()) sink = params.getOutput();
-    context.releaseParams();
-    auto task = kj::refcounted<TaskState>(kj::addRef(*state_), kj::mv(sink),
-                                          hub_.options.result_lease_ms * kj::MILLISECONDS);
-    auto id = task->submit(std::move(*spec));
-    return answerSubmit(context, kj::mv(task), kj::mv(id), OnRelease::close, false);
+    auto detach = context.getParams().getSpec().getDetach();
+    if (detach.getLeaseMs() == 0 || detach.getKey().size() == 0) return submitNew(context, {});
+    if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
+    return hashOf(context.getParams().getSpec())
+        .then([this, context, call = Call(*state_)](SpecHash hash) mutable {
+          auto key = edge::str(context.getParams().getSpec().getDetach().getKey());
+          auto known = hub_.users.known(state_->uid, key, hash);
+          if (!known) return refuse(context, known.error());
+          if (!*known) return submitNew(context, hash);
+          context.releaseParams();
+          answerSubmit(context, kj::mv((*known)->task), OnRelease::keep, true);
+          return kj::Promise<void>(kj::READY_NOW);
+        });
   }
 
   kj::Promise<void> find(FindContext context) override {
@@ -186,20 +156,15 @@ class MayflyImpl final : public schema::Mayfly::Server {
     if (auto error = unfit()) return refuse(context, *error);
     MAYFLY_ALLOW_CANCELLATION(context);
     return inTurn(*state_, [state = kj::addRef(*state_), context, call = Call(*state_)]() mutable {
-      return ask<std::vector<sched::TaskInfo>>(state->hub.link,
-                                               [](sched::Core& core) { return core.tasks(); })
-          .then([context, state = kj::mv(state),
-                 call = kj::mv(call)](std::vector<sched::TaskInfo> all) mutable {
-            putTasks(context.getResults(), all, *state);
-          });
+      putTasks(context.getResults(), state->hub.core.tasks(), *state);
+      return kj::Promise<void>(kj::READY_NOW);
     });
   }
 
   kj::Promise<void> kill(KillContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    base::TaskId id = context.getParams().getId();
-    return ask<Status>(hub_.link, [id](sched::Core& core) { return core.cancel(id); })
-        .then([context, call = Call(*state_)](Status status) mutable { answer(context, status); });
+    answer(context, hub_.core.cancel(context.getParams().getId()));
+    return kj::READY_NOW;
   }
 
   kj::Promise<void> upload(UploadContext context) override {
@@ -245,30 +210,56 @@ class MayflyImpl final : public schema::Mayfly::Server {
   std::optional<Error> full(bool detached) const {
     const Options& options = hub_.options;
     if (!detached && state_->tasks < kOwnTasksMax) return tooManyHandles(*state_);
-    if (hub_.tasks.by_key.size() >= options.tasks_max)
-      return tooMany("tasks of all connections", hub_.tasks.by_key.size(), kRetryMs);
-    if (hub_.tasks.held_bytes >= options.output_held_bytes_max)
+    if (hub_.tasks.count >= options.tasks_max)
+      return tooMany("tasks of all connections", hub_.tasks.count, kRetryMs);
+    if (hub_.tasks.bytes >= options.output_held_bytes_max)
       return Error{Code::resourceExhausted,
                    fmt::format("tasks that are not closed hold {} of output, or may come to",
-                               base::humanBytes(hub_.tasks.held_bytes)),
+                               base::humanBytes(hub_.tasks.bytes)),
                    "Close tasks whose results were read, or try later.", 0, kRetryMs};
     return tooManyHandles(*state_);
   }
 
-  kj::Promise<void> answerSubmit(SubmitContext context, kj::Own<TaskState> task,
-                                 kj::Promise<base::Result<base::TaskId>> id, OnRelease on_release,
-                                 bool existing) {
-    return id.then([context, task = kj::mv(task), state = kj::addRef(*state_), on_release, existing,
-                    call = Call(*state_)](base::Result<base::TaskId> got) mutable {
-      if (!got) {
-        refuse(context, got.error());
-        return;
-      }
-      auto results = resultsOf(context, 0, 1);
-      results.setId(*got);
-      results.setExisting(existing);
-      results.setTask(makeTaskCalls(kj::mv(state), kj::mv(task), on_release));
+  // `hash` is compared where the spec has a key only.
+  kj::Promise<void> submitNew(SubmitContext& context, const SpecHash& hash) {
+    auto params = context.getParams();
+    auto detach = params.getSpec().getDetach();
+    if (auto error = full(detach.getLeaseMs() > 0)) return refuse(context, *error);
+    auto spec = specFrom(params.getSpec(), [this](const edge::Sha256& blob) {
+      return hub_.blobs.use(state_->uid, blob);
     });
+    if (!spec) return refuse(context, spec.error());
+    spec->live_output = params.hasOutput();
+    spec->user = state_->uid;
+    if (detach.getLeaseMs() > 0) {
+      auto found = hub_.users.submit(state_->uid, detach, hash, std::move(*spec));
+      context.releaseParams();
+      if (!found) return refuse(context, found.error());
+      answerSubmit(context, kj::mv(found->task), OnRelease::keep, found->existing);
+      return kj::READY_NOW;
+    }
+    if (detach.getKey().size() > 0)
+      return refuse(context, Error{Code::invalidArgument, "detach: a key without a lease",
+                                   "Set detach.leaseMs.", 0});
+    if (state_->tasks >= hub_.options.tasks_per_connection_max)
+      return refuse(context, tooMany("tasks of this connection", state_->tasks));
+    kj::Maybe<schema::OutputSink::Client> sink;
+    if (params.hasOutput()) sink = params.getOutput();
+    context.releaseParams();
+    auto task = kj::refcounted<TaskState>(kj::addRef(*state_), kj::mv(sink),
+                                          hub_.options.result_lease_ms * kj::MILLISECONDS);
+    if (auto submitted = task->submit(std::move(*spec)); !submitted)
+      return refuse(context, submitted.error());
+    answerSubmit(context, kj::mv(task), OnRelease::close, false);
+    return kj::READY_NOW;
+  }
+
+  void answerSubmit(SubmitContext& context, kj::Own<TaskState> task, OnRelease on_release,
+                    bool existing) {
+    auto results = resultsOf(context, 0, 1);
+    results.setId(task->id());
+    results.setExisting(existing);
+    results.setTask(makeTaskCalls(kj::addRef(*state_), kj::mv(task), on_release));
   }
 
   Hub& hub_;
@@ -294,15 +285,15 @@ Connection::Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, uint32_t uid
                        hub.options.unsent_bytes_per_connection_max, hub.answers_unread);
   messages_.guard({hub.timer, hub.options.message_ms_max * kj::MILLISECONDS, kj::addRef(*memory_),
                    [this](capnp::MessageReader& message) { peer_.inspect(message); },
-                   [this](capnp::MessageReader& message) { peer_.sent(message); }});
+                   [this](capnp::MessageReader& message) { peer_.sent(message); },
+                   [this] { return peer_.farewell(); }});
   state_->room = [this] { return messages_.whenRoom(); };
 }
 
 Connection::~Connection() noexcept(false) {
   state_->ended = true;
   state_->room = nullptr;
-  if (!refused_)
-    toCore(state_->hub.link, [owner = state_->id](sched::Core& core) { core.ownerGone(owner); });
+  if (!refused_) state_->hub.core.ownerGone(state_->id);
 }
 
 kj::Promise<void> Connection::onEnd() {
@@ -310,8 +301,12 @@ kj::Promise<void> Connection::onEnd() {
   auto read_end = messages_.onReadEnd().then(
       [&timer = state_->hub.timer] { return timer.afterDelay(kLastWordsTime); });
   // Whoever is gone is noticed also while nothing more is read of it; what it sent is read first.
-  auto left = stream_->whenWriteDisconnected().then(
-      [&timer = state_->hub.timer] { return timer.afterDelay(kLastWordsTime); });
+  auto left = stream_->whenWriteDisconnected()
+                  .then([this] { return state_->hub.timer.afterDelay(kLastWordsTime); })
+                  .then([this]() -> kj::Promise<void> {
+                    if (messages_.saysFarewell()) return messages_.onReadEnd();
+                    return kj::READY_NOW;
+                  });
   auto stuck = memory_->onStuck().then([this] {
     spdlog::warn(
         "rpc: connection {} ends: it keeps {} of requests from the others, and none of "

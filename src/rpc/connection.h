@@ -1,7 +1,7 @@
 // One client's connection: its byte stream, its RPC system and the objects that
 // answer it.
 //
-// Layer: rpc. RPC thread.
+// Layer: rpc. Core thread.
 #pragma once
 
 #include <capnp/rpc-twoparty.h>

@@ -15,12 +15,35 @@ using base::fail;
 using base::Result;
 using base::TaskId;
 
-SpecHash hashOf(schema::TaskSpec::Reader spec) {
-  auto words = capnp::canonicalize(spec);
-  auto bytes = words.asBytes();
+namespace {
+
+constexpr size_t kHashStepBytes = 256u << 10;
+
+struct Hashing {
+  crypto_generichash_state sum;
+  kj::Array<capnp::word> words;
+  size_t done_bytes = 0;
+};
+
+kj::Promise<SpecHash> hashOn(kj::Own<Hashing> h) {
+  auto bytes = h->words.asBytes();
+  size_t step = kj::min(kHashStepBytes, bytes.size() - h->done_bytes);
+  crypto_generichash_update(&h->sum, bytes.begin() + h->done_bytes, step);
+  h->done_bytes += step;
+  if (h->done_bytes < bytes.size())
+    return kj::evalLater([h = kj::mv(h)]() mutable { return hashOn(kj::mv(h)); });
   SpecHash hash;
-  crypto_generichash(hash.data(), hash.size(), bytes.begin(), bytes.size(), nullptr, 0);
+  crypto_generichash_final(&h->sum, hash.data(), hash.size());
   return hash;
+}
+
+}  // namespace
+
+kj::Promise<SpecHash> hashOf(schema::TaskSpec::Reader spec) {
+  auto hashing = kj::heap<Hashing>();
+  hashing->words = capnp::canonicalize(spec);
+  crypto_generichash_init(&hashing->sum, nullptr, 0, std::tuple_size_v<SpecHash>);
+  return hashOn(kj::mv(hashing));
 }
 
 // One user's. Held by its tasks too, so that a task that is being closed still has its owner.
@@ -32,12 +55,11 @@ class UserTasks final : public Owner {
     kj::Own<TaskState> task;
     std::string key;
     SpecHash hash;
-    kj::ForkedPromise<Result<TaskId>> id;
   };
-  using Entries = std::unordered_map<uint64_t, Entry>;  // by the task's key in the table
+  using Entries = std::unordered_map<TaskState*, Entry>;
 
   void onClosed(TaskState& task) override {
-    auto at = entries.find(task.key());
+    auto at = entries.find(&task);
     if (at == entries.end()) return;
     Entry gone = kj::mv(at->second);
     entries.erase(at);
@@ -46,7 +68,7 @@ class UserTasks final : public Owner {
   }
 
   Entries entries;
-  std::unordered_map<std::string, uint64_t> by_key;
+  std::unordered_map<std::string, TaskState*> by_key;
 
  private:
   uint32_t uid_;
@@ -78,7 +100,7 @@ Result<std::optional<Users::Found>> Users::known(uint32_t uid, const std::string
                             base::printable(key), entry.task->id()),
                 "Repeat the spec as it was, or use another key.");
   entry.task->renew();
-  return Found{kj::addRef(*entry.task), entry.id.addBranch(), true};
+  return Found{kj::addRef(*entry.task), true};
 }
 
 Result<Users::Found> Users::submit(uint32_t uid, schema::Detach::Reader detach,
@@ -107,20 +129,20 @@ Result<Users::Found> Users::submit(uint32_t uid, schema::Detach::Reader detach,
   UserTasks& mine = *user->second;
   auto task =
       kj::refcounted<TaskState>(kj::addRef(mine), nullptr, detach.getLeaseMs() * kj::MILLISECONDS);
-  auto id = task->submit(std::move(spec)).fork();
-  auto branch = id.addBranch();
-  if (!key.empty()) mine.by_key.emplace(key, task->key());
-  mine.entries.emplace(task->key(),
-                       UserTasks::Entry{kj::addRef(*task), std::move(key), hash, kj::mv(id)});
-  return Found{kj::mv(task), kj::mv(branch), false};
+  if (auto submitted = task->submit(std::move(spec)); !submitted) {
+    if (mine.entries.empty()) users_.erase(user);
+    return fail(std::move(submitted).error());
+  }
+  if (!key.empty()) mine.by_key.emplace(key, task.get());
+  mine.entries.emplace(task.get(), UserTasks::Entry{kj::addRef(*task), std::move(key), hash});
+  return Found{kj::mv(task), false};
 }
 
 Result<kj::Own<TaskState>> Users::find(uint32_t uid, TaskId id, const std::string& key) {
   auto user = users_.find(uid);
   if (user != users_.end()) {
-    for (auto& [number, entry] : user->second->entries) {
-      if (key.empty() ? entry.task->id() == 0 || entry.task->id() != id : entry.key != key)
-        continue;
+    for (auto& [task, entry] : user->second->entries) {
+      if (key.empty() ? id == 0 || entry.task->id() != id : entry.key != key) continue;
       entry.task->renew();
       return kj::addRef(*entry.task);
     }

@@ -5,7 +5,7 @@
 // same key and the same spec gives that task. Specs are compared by a hash of
 // their canonical form.
 //
-// Layer: rpc. RPC thread.
+// Layer: rpc. Core thread.
 #pragma once
 
 #include <array>
@@ -23,7 +23,8 @@ namespace mayfly::rpc {
 inline constexpr size_t kDetachKeyBytesMax = 128;
 
 using SpecHash = std::array<uint8_t, 32>;
-SpecHash hashOf(schema::TaskSpec::Reader spec);
+// Hashes a large one in steps, between which others have their turn.
+kj::Promise<SpecHash> hashOf(schema::TaskSpec::Reader spec);
 
 class UserTasks;
 
@@ -37,7 +38,6 @@ class Users {
 
   struct Found {
     kj::Own<TaskState> task;
-    kj::Promise<base::Result<base::TaskId>> id;  // or the core's refusal
     bool existing;
   };
   // The task that has the key, if one is kept. alreadyExists: it has another spec. To be asked

@@ -9,12 +9,12 @@ void Leases::stop() {
   watch_ = nullptr;
 }
 
-void Leases::renew(uint64_t key, kj::Duration lease) {
-  end(key);
+void Leases::renew(TaskState& task, kj::Duration lease) {
+  end(task);
   if (stopped_) return;
   kj::TimePoint at = timer_.now() + lease;
-  ends_.emplace(key, at);
-  by_end_.emplace(at, key);
+  ends_.emplace(&task, at);
+  by_end_.emplace(at, &task);
   KJ_IF_MAYBE (watched, watched_for_) {
     if (*watched <= at) return;
   }
@@ -22,10 +22,10 @@ void Leases::renew(uint64_t key, kj::Duration lease) {
   if (!sweeping_) watch_ = watch().eagerlyEvaluate([](kj::Exception&&) {});
 }
 
-void Leases::end(uint64_t key) {
-  auto it = ends_.find(key);
+void Leases::end(TaskState& task) {
+  auto it = ends_.find(&task);
   if (it == ends_.end()) return;
-  by_end_.erase({it->second, key});
+  by_end_.erase({it->second, &task});
   ends_.erase(it);
 }
 
@@ -44,10 +44,10 @@ kj::Promise<void> Leases::watch() {
 void Leases::sweep() {
   sweeping_ = true;
   while (!by_end_.empty() && by_end_.begin()->first <= timer_.now()) {
-    uint64_t key = by_end_.begin()->second;
-    end(key);
+    TaskState& task = *by_end_.begin()->second;
+    end(task);
     // One that cannot be forgotten properly must not keep the others for ever.
-    (void)kj::runCatchingExceptions([&] { over_(key); });
+    (void)kj::runCatchingExceptions([&] { over_(task); });
   }
   sweeping_ = false;
 }

@@ -1,12 +1,11 @@
 // When what a client left alone is forgotten: one timer for all of it.
 //
-// Layer: rpc. RPC thread.
+// Layer: rpc. Core thread.
 #pragma once
 
 #include <kj/async.h>
 #include <kj/timer.h>
 
-#include <cstdint>
 #include <functional>
 #include <set>
 #include <unordered_map>
@@ -14,25 +13,27 @@
 
 namespace mayfly::rpc {
 
+class TaskState;
+
 class Leases {
  public:
-  // `over` hears of each key whose lease has ended; it may call renew() and end().
-  Leases(kj::Timer& timer, std::function<void(uint64_t key)> over)
+  // `over` hears of each task whose lease has ended; it may call renew() and end().
+  Leases(kj::Timer& timer, std::function<void(TaskState&)> over)
       : timer_(timer), over_(std::move(over)) {}
 
-  // The key's lease ends so long from now, whatever it was before.
-  void renew(uint64_t key, kj::Duration lease);
-  void end(uint64_t key);  // nothing if it has none
-  void stop();             // before the loop ends
+  // The task's lease ends so long from now, whatever it was before.
+  void renew(TaskState& task, kj::Duration lease);
+  void end(TaskState& task);  // nothing if it has none
+  void stop();                // before the loop ends
 
  private:
   kj::Promise<void> watch();
   void sweep();
 
   kj::Timer& timer_;
-  std::function<void(uint64_t)> over_;
-  std::set<std::pair<kj::TimePoint, uint64_t>> by_end_;
-  std::unordered_map<uint64_t, kj::TimePoint> ends_;
+  std::function<void(TaskState&)> over_;
+  std::set<std::pair<kj::TimePoint, TaskState*>> by_end_;
+  std::unordered_map<TaskState*, kj::TimePoint> ends_;
   kj::Maybe<kj::TimePoint> watched_for_;  // null: nothing is waited for
   bool sweeping_ = false, stopped_ = false;
   kj::Promise<void> watch_ = nullptr;

@@ -1,7 +1,7 @@
 // Whom a task belongs to: the connection that submitted it or, where it is
 // detached, a user (detached.h).
 //
-// Layer: rpc. RPC thread.
+// Layer: rpc. Core thread.
 #pragma once
 
 #include <kj/async.h>
@@ -39,7 +39,7 @@ struct ConnectionState final : Owner {
 
   uid_t uid;
   int socket = -1;       // of the connection, while it stands
-  bool ended = false;    // the connection is gone; the core was told
+  bool ended = false;    // the connection is gone; the core is told
   uint32_t calls = 0;    // that have not returned
   uint32_t uploads = 0;  // not finished
   uint32_t handles = 0;  // Task and Upload objects not released

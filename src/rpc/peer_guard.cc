@@ -6,6 +6,12 @@ namespace mayfly::rpc {
 
 namespace wire = capnp::rpc;
 
+namespace {
+
+constexpr unsigned kFinishWords = 16;
+
+}  // namespace
+
 void PeerGuard::inspect(capnp::MessageReader& reader) {
   auto message = reader.getRoot<wire::Message>();
   switch (message.which()) {
@@ -91,6 +97,16 @@ void PeerGuard::sent(capnp::MessageReader& reader) {
 #else
   static_cast<void>(reader);
 #endif
+}
+
+kj::Maybe<kj::Own<capnp::MessageReader>> PeerGuard::farewell() {
+  if (answers_.empty()) return nullptr;
+  uint32_t question = *answers_.begin();
+  finish(question);
+  auto words = kj::heap<capnp::MallocMessageBuilder>(kFinishWords);
+  words->initRoot<wire::Message>().initFinish().setQuestionId(question);
+  auto reader = kj::heap<capnp::SegmentArrayMessageReader>(words->getSegmentsForOutput());
+  return kj::Own<capnp::MessageReader>(reader.attach(kj::mv(words)));
 }
 
 }  // namespace mayfly::rpc

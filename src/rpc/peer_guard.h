@@ -4,7 +4,7 @@
 // The tables of answers and imports grow at the client's word: an answer stays
 // until its `finish`, an import costs far more than its few bytes on the wire.
 //
-// Layer: rpc. RPC thread.
+// Layer: rpc. Core thread.
 #pragma once
 
 #include <capnp/message.h>
@@ -38,6 +38,8 @@ class PeerGuard {
   void inspect(capnp::MessageReader& message);
   // Cap'n Proto 1.x forgets an answer without capabilities as it sends it.
   void sent(capnp::MessageReader& message);
+  // Finishes the next call that the client, which has gone, has not; null: there is none.
+  kj::Maybe<kj::Own<capnp::MessageReader>> farewell();
 
  private:
   void checkCall(capnp::rpc::Call::Reader call);

@@ -1,5 +1,7 @@
 #include "rpc/server.h"
 
+#include <errno.h>
+#include <kj/debug.h>
 #include <malloc.h>
 #include <spdlog/spdlog.h>
 #include <stdio.h>
@@ -9,9 +11,12 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <fmt/format.h>
 
-#include "edge/loop.h"
+#include "edge/asio_port.h"
+#include "edge/asio_stream.h"
 #include "rpc/calls.h"
 #include "rpc/connection.h"
 
@@ -23,6 +28,8 @@ using base::Error;
 namespace {
 
 constexpr auto kAcceptRetryTime = 100 * kj::MILLISECONDS;
+constexpr int kAcceptsPerTurnMax = 8;
+constexpr uint32_t kLastEventsMax = 100'000;    // of the loop, when the server ends
 constexpr auto kRefusedTime = 5 * kj::SECONDS;  // a refused client has so long to read why
 constexpr auto kRefusalSayTime = 1 * kj::SECONDS;
 constexpr auto kTrimTime = 1 * kj::SECONDS;      // between two looks at what malloc keeps
@@ -43,36 +50,47 @@ size_t inUseBytes() {
   return info.uordblks + info.hblkhd;
 }
 
-// Accepts and holds the connections. RPC thread.
+// Accepts and holds the connections.
 class Acceptor final : kj::TaskSet::ErrorHandler {
  public:
-  Acceptor(Hub& hub, kj::AsyncIoContext& io, int listener)
-      : hub_(hub),
-        timer_(hub.timer),
-        listener_(io.lowLevelProvider->wrapListenSocketFd(
-            listener, kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP)),
-        tasks_(*this) {
-    tasks_.add(accept());
+  Acceptor(Hub& hub, base::Fd listener)
+      : hub_(hub), timer_(hub.timer), listener_(hub.port.host(), listener.get()), tasks_(*this) {
+    listener.release();
+    awaitClients();
   }
+  ~Acceptor() noexcept(false) { *self_ = nullptr; }
 
  private:
+  using Listener = boost::asio::posix::stream_descriptor;
+
   void taskFailed(kj::Exception&& e) override {
     spdlog::error("rpc: {}", edge::errorOf(e).message);
   }
 
-  kj::Promise<void> accept() {
-    return listener_->accept().then(
-        [this](kj::Own<kj::AsyncIoStream> stream) {
-          // One client's socket that is gone already must not end the accepting.
-          KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { admit(kj::mv(stream)); })) {
-            spdlog::warn("rpc: a connection could not be served: {}", edge::errorOf(*e).message);
-          }
-          return accept();
-        },
-        [this](kj::Exception&& e) {
-          spdlog::warn("rpc: cannot accept: {}; trying again", edge::errorOf(e).message);
-          return timer_.afterDelay(kAcceptRetryTime).then([this] { return accept(); });
-        });
+  void awaitClients() {
+    listener_.async_wait(Listener::wait_read, [self = self_](boost::system::error_code failed) {
+      if (!failed && *self != nullptr) (*self)->acceptSome();
+    });
+  }
+
+  // Whoever still waits in the kernel's queue has his turn after the host's other handlers.
+  void acceptSome() {
+    for (int i = 0; i < kAcceptsPerTurnMax; ++i) {
+      base::Fd socket(
+          ::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+      if (!socket && errno == EAGAIN) break;
+      if (!socket && (errno == EINTR || errno == ECONNABORTED)) continue;
+      if (!socket) {
+        spdlog::warn("rpc: {}; trying again", base::sysError(errno, "accept", "a client").message);
+        tasks_.add(timer_.afterDelay(kAcceptRetryTime).then([this] { awaitClients(); }));
+        return;
+      }
+      // One client's socket that is gone already must not end the accepting.
+      KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { admit(std::move(socket)); })) {
+        spdlog::warn("rpc: a connection could not be served: {}", edge::errorOf(*e).message);
+      }
+    }
+    awaitClients();
   }
 
   std::optional<Error> refusalOf(const ucred& peer) const {
@@ -101,10 +119,10 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     refusals_unsaid_ = 0;
   }
 
-  void admit(kj::Own<kj::AsyncIoStream> stream) {
+  void admit(base::Fd socket) {
     ucred peer{};
-    kj::uint length = sizeof peer;
-    stream->getsockopt(SOL_SOCKET, SO_PEERCRED, &peer, &length);
+    socklen_t length = sizeof peer;
+    KJ_SYSCALL(::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length));
     auto refusal = refusalOf(peer);
     if (refusal) {
       sayRefused(peer, *refusal);
@@ -112,7 +130,8 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
       ++refused_;
     }
     bool was_refused = refusal.has_value();
-    auto connection = kj::heap<Connection>(hub_, kj::mv(stream), peer.uid, std::move(refusal));
+    auto connection = kj::heap<Connection>(hub_, edge::asioStream(hub_.port, std::move(socket)),
+                                           peer.uid, std::move(refusal));
     sched::OwnerId owner = connection->id();
     auto end = connection->onEnd();
     if (was_refused) end = end.exclusiveJoin(timer_.afterDelay(kRefusedTime));
@@ -139,8 +158,9 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
 
   Hub& hub_;
   kj::Timer& timer_;
-  kj::Own<kj::ConnectionReceiver> listener_;
-  uint32_t refused_ = 0;  // of connections_
+  Listener listener_;
+  std::shared_ptr<Acceptor*> self_ = std::make_shared<Acceptor*>(this);  // null: it is gone
+  uint32_t refused_ = 0;                                                 // of connections_
   kj::TimePoint refusal_said_ = kj::origin<kj::TimePoint>();
   uint64_t refusals_unsaid_ = 0;
   bool trim_waits_ = false;
@@ -150,24 +170,23 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
 
 }  // namespace
 
-Hub::Hub(Options o, CoreLinkPtr l, kj::Timer& t)
+Hub::Hub(Options o, sched::Core& c, edge::AsioPort& p)
     : options(std::move(o)),
-      link(std::move(l)),
-      timer(t),
+      core(c),
+      port(p),
+      timer(p.timer()),
       answers{options.answers_per_connection_max, options.answers_max},
       answers_unread{options.unsent_bytes_max, options.in_flight_own_bytes},
-      requests(t, {options.in_flight_bytes_max, options.in_flight_own_bytes,
-                   options.in_flight_bytes_per_connection_max,
-                   options.message_ms_max * kj::MILLISECONDS}),
-      leases(t,
-             [this](uint64_t key) {
-               auto task = tasks.by_key.find(key);
-               if (task == tasks.by_key.end()) return;
-               auto kept = kj::addRef(*task->second);
+      requests(timer, {options.in_flight_bytes_max, options.in_flight_own_bytes,
+                       options.in_flight_bytes_per_connection_max,
+                       options.message_ms_max * kj::MILLISECONDS}),
+      leases(timer,
+             [](TaskState& task) {
+               auto kept = kj::addRef(task);
                kept->forget();
              }),
       users(*this),
-      blobs(options, t) {}
+      blobs(options, timer) {}
 
 void Hub::stop() {
   users.stop();
@@ -176,49 +195,42 @@ void Hub::stop() {
   requests.stop();
 }
 
-struct OnLoop {
-  std::optional<Hub> hub;
-  std::optional<Acceptor> acceptor;
-};
-
 struct Server::Impl {
-  explicit Impl(CoreLinkPtr l) : link(std::move(l)) {}
-  CoreLinkPtr link;
-  std::shared_ptr<OnLoop> on_loop;
-  std::unique_ptr<edge::Loop> loop;  // ends before the hub
+  Impl(sched::Core& core, boost::asio::io_context& io, base::Fd listener, Options options)
+      : port(kj::heap<edge::AsioPort>(io, edge::TurnBounds{}, &sayFault)),
+        hub(std::move(options), core, *port),
+        acceptor(kj::heap<Acceptor>(hub, std::move(listener))) {}
+  ~Impl() {
+    KJ_IF_MAYBE (fault, kj::runCatchingExceptions([this] {
+                   port->finish(kLastEventsMax);
+                   acceptor = nullptr;
+                   hub.stop();
+                   port->finish(kLastEventsMax);
+                   port = nullptr;  // before the hub, which the loop's last objects still find
+                 })) {
+      sayFault(kj::mv(*fault));
+    }
+  }
+  static void sayFault(kj::Exception&& e) { spdlog::error("rpc: {}", edge::errorOf(e).message); }
+
+  kj::Own<edge::AsioPort> port;
+  Hub hub;
+  kj::Own<Acceptor> acceptor;
 };
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Server::~Server() { stop(); }
+Server::~Server() = default;
 
-base::Result<std::unique_ptr<Server>> Server::start(sched::Core& core,
-                                                    boost::asio::any_io_executor core_executor,
+base::Result<std::unique_ptr<Server>> Server::start(sched::Core& core, boost::asio::io_context& io,
                                                     base::Fd listener, Options options) {
-  auto impl = std::make_unique<Impl>(std::make_shared<CoreLink>(core, std::move(core_executor)));
-  auto on_loop = impl->on_loop = std::make_shared<OnLoop>();
-  auto fd = std::make_shared<base::Fd>(std::move(listener));
-  auto loop = edge::Loop::start(
-      "mayfly-rpc",
-      [link = impl->link, options = std::move(options), on_loop, fd](kj::AsyncIoContext& io) {
-        on_loop->hub.emplace(options, link, io.provider->getTimer());
-        on_loop->acceptor.emplace(*on_loop->hub, io, fd->release());
-      },
-      [on_loop] {
-        on_loop->acceptor.reset();
-        on_loop->hub->stop();
-      });
-  if (!loop) return base::fail(std::move(loop).error().in("cannot serve clients"));
-  impl->loop = std::move(*loop);
-  // Nobody reads it before: the core learns of this server by its clients' calls, whose jobs run
-  // on this thread.
-  impl->link->loop = impl->loop.get();
+  MAYFLY_CHECK(base::setNonblocking(listener.view()));
+  std::unique_ptr<Impl> impl;
+  KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
+                 impl = std::make_unique<Impl>(core, io, std::move(listener), std::move(options));
+               })) {
+    return base::fail(edge::errorOf(*e).in("cannot serve clients"));
+  }
   return std::unique_ptr<Server>(new Server(std::move(impl)));
-}
-
-void Server::stop() {
-  if (impl_->link->core == nullptr) return;
-  impl_->link->core = nullptr;
-  impl_->loop->stop();
 }
 
 }  // namespace mayfly::rpc

@@ -1,10 +1,10 @@
 // The daemon's RPC edge: serves include/mayfly/mayfly.capnp on a unix socket.
 //
-// A KJ event loop on its own thread owns every RPC object. It reaches the core
-// by posting to the core's executor and is reached through its mailbox; neither
-// thread ever waits for the other, except that stop() waits for this one to end.
+// It lives on the core thread, with a KJ event loop that is a guest of the core's
+// (edge::AsioPort): the two call each other directly, and a turn of KJ's work is
+// bounded, so that what floods the RPC does not hold the core up.
 //
-// Layer: rpc. start() and stop() are called on the core thread.
+// Layer: rpc. Core thread.
 #pragma once
 
 #include <sys/types.h>
@@ -15,12 +15,14 @@
 #include <utility>
 #include <vector>
 
-#include <boost/asio/any_io_executor.hpp>
-
 #include "base/fd.h"
 #include "base/result.h"
 #include "rpc/blob_store.h"
 #include "sched/core.h"
+
+namespace boost::asio {
+class io_context;
+}
 
 namespace mayfly::rpc {
 
@@ -58,15 +60,13 @@ struct Options {
 
 class Server {
  public:
-  // `listener`: a bound and listening unix stream socket. `core` is used on `core_executor` only,
-  // which must run one job at a time, in order; it must outlive stop().
-  static base::Result<std::unique_ptr<Server>> start(sched::Core& core,
-                                                     boost::asio::any_io_executor core_executor,
+  // `listener`: a bound and listening unix stream socket. Called on the thread that runs `io`;
+  // core and `io` outlive the server.
+  static base::Result<std::unique_ptr<Server>> start(sched::Core& core, boost::asio::io_context& io,
                                                      base::Fd listener, Options options);
+  // Sends what was answered, as far as the clients' sockets take it at once, and ends every
+  // connection. Nothing calls the core afterwards.
   ~Server();
-  // Ends every connection and the thread. The core is not called any more when it returns, also
-  // not by jobs that are still in the executor's queue.
-  void stop();
 
  private:
   struct Impl;

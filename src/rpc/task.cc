@@ -1,6 +1,7 @@
 #include "rpc/task.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 
@@ -16,45 +17,41 @@ using base::Status;
 using base::Unit;
 using sched::Stream;
 
-// --- core thread ---------------------------------------------------------------
+// --- what the core tells ----------------------------------------------------------
 
+// What a task's client causes must not reach the core as an exception.
 template <class Event>
-void CoreTask::tell(Event event) {
-  link_->loop->post([&table = table_, key = key_, event = std::move(event)]() mutable {
-    auto it = table.by_key.find(key);
-    if (it != table.by_key.end()) event(*it->second);
-  });
+void TaskEar::tell(Event event) {
+  if (state_ == nullptr) return;
+  auto kept = kj::addRef(*state_);
+  KJ_IF_MAYBE (fault, kj::runCatchingExceptions([&] { event(*kept); })) {
+    spdlog::error("rpc: task {}: {}", kept->id(), edge::errorOf(*fault).message);
+  }
 }
 
-void CoreTask::onStarted() {
+void TaskEar::onStarted() {
   tell([](TaskState& t) { t.onStarted(); });
 }
-void CoreTask::onOutput(Stream stream, std::string_view bytes) {
-  tell([stream, copy = std::string(bytes)](TaskState& t) mutable {
-    t.onOutput(stream, std::move(copy));
-  });
+void TaskEar::onOutput(Stream stream, std::string_view bytes) {
+  tell([&](TaskState& t) { t.onOutput(stream, bytes); });
 }
-void CoreTask::onStdinAccepted(uint64_t bytes) {
-  tell([bytes](TaskState& t) { t.onStdinAccepted(bytes); });
+void TaskEar::onStdinAccepted(uint64_t bytes) {
+  tell([&](TaskState& t) { t.onStdinAccepted(bytes); });
 }
-void CoreTask::onResult(const sched::TaskResult& result) {
-  ended = true;
-  tell([copy = std::make_shared<const sched::TaskResult>(result)](TaskState& t) mutable {
-    t.onResult(std::move(copy));
-  });
+void TaskEar::onResult(sched::TaskResult result) {
+  tell([&](TaskState& t) { t.onResult(std::move(result)); });
 }
 
-// --- RPC thread ----------------------------------------------------------------
+// --- the task ---------------------------------------------------------------------
 
 TaskState::TaskState(kj::Own<Owner> owner, kj::Maybe<schema::OutputSink::Client> sink,
                      kj::Duration lease)
     : owner_(kj::mv(owner)),
-      key_(owner_->hub.tasks.next_key++),
       lease_(lease),
-      core_task_(std::make_shared<CoreTask>(owner_->hub.link, owner_->hub.tasks, key_)),
+      ear_(std::make_shared<TaskEar>(*this)),
       sink_(kj::mv(sink)),
       deliveries_(errors_) {
-  owner_->hub.tasks.by_key.emplace(key_, this);
+  ++owner_->hub.tasks.count;
   ++owner_->tasks;
   hold(sink_ == nullptr ? kCapturedHeldBytes : kLiveHeldBytes);
 }
@@ -62,7 +59,7 @@ TaskState::TaskState(kj::Own<Owner> owner, kj::Maybe<schema::OutputSink::Client>
 TaskState::~TaskState() noexcept(false) { close(); }
 
 void TaskState::hold(uint64_t bytes) {
-  owner_->hub.tasks.held_bytes += bytes - held_bytes_;
+  owner_->hub.tasks.bytes += bytes - held_bytes_;
   held_bytes_ = bytes;
 }
 
@@ -80,36 +77,21 @@ Status TaskState::kept(const char* call) const {
 }
 
 void TaskState::renew() {
-  if (result_ != nullptr) owner_->hub.leases.renew(key_, lease_);
+  if (result_) owner_->hub.leases.renew(*this, lease_);
 }
 
-kj::Promise<base::Result<base::TaskId>> TaskState::submit(sched::TaskSpec spec) {
-  auto paf = kj::newPromiseAndFulfiller<base::Result<base::TaskId>>();
-  submitted_ = kj::mv(paf.fulfiller);
+Status TaskState::submit(sched::TaskSpec spec) {
   stdin_open_ = spec.stdin_open;
-  if (!spec.stdin_data.empty()) stdin_writes_.push_back({0, spec.stdin_data.size(), nullptr});
+  if (!spec.stdin_data.empty()) stdin_writes_.push_back({spec.stdin_data.size(), nullptr});
   template_name_ = spec.template_name;
   spec.owner = owner_->id;
-  toCore(owner_->hub.link, [task = core_task_, spec = std::move(spec)](sched::Core& core) mutable {
-    auto id = core.submit(std::move(spec), task);
-    if (id)
-      task->id = *id;
-    else
-      task->ended = true;
-    task->tell([id](TaskState& t) { t.onSubmitted(id); });
-  });
-  return kj::mv(paf.promise);
-}
-
-void TaskState::onSubmitted(base::Result<base::TaskId> id) {
-  auto self = kj::addRef(*this);
-  bool refused = !id;
-  if (!refused) id_ = *id;
-  KJ_IF_MAYBE (fulfiller, submitted_) {
-    (*fulfiller)->fulfill(kj::mv(id));
-    submitted_ = nullptr;
+  auto id = owner_->hub.core.submit(std::move(spec), ear_);
+  if (!id) {
+    close();
+    return fail(std::move(id).error());
   }
-  if (refused) close();
+  id_ = *id;
+  return Unit{};
 }
 
 kj::Promise<Status> TaskState::wait() {
@@ -132,10 +114,7 @@ Status TaskState::cancel() {
   // Cancelling what has ended is no error: the client cannot know.
   MAYFLY_CHECK(kept("cancel"));
   renew();
-  if (result_ == nullptr)
-    toCore(owner_->hub.link, [task = core_task_](sched::Core& core) {
-      if (task->id != 0 && !task->ended) (void)core.cancel(task->id);
-    });
+  if (runs()) (void)owner_->hub.core.cancel(id_);
   return Unit{};
 }
 
@@ -153,8 +132,7 @@ kj::Promise<Status> TaskState::writeStdin(std::string data) {
                        "Write in smaller pieces."));
   if (auto status = kept("writeStdin"); !status) return status;
   renew();
-  if (result_ != nullptr)
-    return Status(fail(Code::failedPrecondition, "writeStdin: the task has ended"));
+  if (ended_) return Status(fail(Code::failedPrecondition, "writeStdin: the task has ended"));
   if (!stdin_open_)
     return Status(fail(Code::failedPrecondition, "writeStdin: the task's stdin is closed"));
   if (stdin_untaken_bytes_ + data.size() > schema::CHUNK_BYTES_MAX)
@@ -165,30 +143,14 @@ kj::Promise<Status> TaskState::writeStdin(std::string data) {
   if (data.empty()) return Status(Unit{});
   stdin_untaken_bytes_ += data.size();
   auto paf = kj::newPromiseAndFulfiller<Status>();
-  uint64_t number = ++stdin_writes_made_;
-  stdin_writes_.push_back({number, data.size(), kj::mv(paf.fulfiller)});
-  toCore(owner_->hub.link,
-         [task = core_task_, number, data = std::move(data)](sched::Core& core) mutable {
-           if (task->id == 0 || task->ended) return;
-           auto status = core.writeStdin(task->id, std::move(data));
-           if (!status)
-             task->tell([number, error = status.error()](TaskState& t) {
-               t.onStdinRefused(number, error);
-             });
-         });
-  return kj::mv(paf.promise);
-}
-
-void TaskState::onStdinRefused(uint64_t number, const Error& error) {
-  for (auto it = stdin_writes_.begin(); it != stdin_writes_.end(); ++it) {
-    if (it->number != number) continue;
-    stdin_untaken_bytes_ -= it->bytes_left;
-    KJ_IF_MAYBE (done, it->done) {
-      (*done)->fulfill(Status(fail(error)));
-    }
-    stdin_writes_.erase(it);
-    return;
+  stdin_writes_.push_back({data.size(), kj::mv(paf.fulfiller)});
+  // The task may take some of it at once. Nothing is taken of what is refused.
+  if (auto written = owner_->hub.core.writeStdin(id_, std::move(data)); !written) {
+    stdin_untaken_bytes_ -= stdin_writes_.back().bytes_left;
+    stdin_writes_.pop_back();
+    return written;
   }
+  return kj::mv(paf.promise);
 }
 
 void TaskState::failStdin(const Error& error) {
@@ -206,31 +168,26 @@ Status TaskState::closeStdin() {
   renew();
   if (!stdin_open_) return Unit{};
   stdin_open_ = false;
-  toCore(owner_->hub.link, [task = core_task_](sched::Core& core) {
-    if (task->id != 0 && !task->ended) (void)core.closeStdin(task->id);
-  });
+  if (runs()) (void)owner_->hub.core.closeStdin(id_);
   return Unit{};
 }
 
 void TaskState::end(Kept why) {
   if (kept_ != Kept::yes) return;
+  ear_->forget();  // first, for the core may tell the end within `cancel`
   cancelUnlessGone();
   kept_ = why;
   // What can be large goes now, the object itself when the client lets go of it.
-  result_ = nullptr;
+  result_.reset();
   done_ = false;
-  owner_->hub.tasks.by_key.erase(key_);
-  owner_->hub.leases.end(key_);
+  --owner_->hub.tasks.count;
+  owner_->hub.leases.end(*this);
   --owner_->tasks;
   chunks_.clear();
   hold(0);
   sink_ = nullptr;
   bool over = why == Kept::forgotten;
   const char* how = over ? "the task's lease is over" : "the task was closed";
-  KJ_IF_MAYBE (fulfiller, submitted_) {
-    (*fulfiller)->fulfill(fail(Code::cancelled, fmt::format("submit: {}", how)));
-    submitted_ = nullptr;
-  }
   for (auto& wait : waits_)
     wait->fulfill(
         Status(fail(over ? Code::notFound : Code::cancelled, fmt::format("wait: {}", how))));
@@ -250,14 +207,14 @@ void TaskState::onStarted() {
   }
 }
 
-void TaskState::onOutput(Stream stream, std::string bytes) {
+void TaskState::onOutput(Stream stream, std::string_view bytes) {
   if (sink_ == nullptr || bytes.empty()) return;
   // What waits behind a write under way is sent as one, up to the core's window.
   if (!chunks_.empty() && chunks_.back().stream == stream &&
       chunks_.back().bytes.size() + bytes.size() <= sched::kOutputWindowBytes)
     chunks_.back().bytes += bytes;
   else
-    chunks_.push_back({stream, std::move(bytes)});
+    chunks_.push_back({stream, std::string(bytes)});
   deliver();
 }
 
@@ -283,9 +240,7 @@ kj::Promise<void> TaskState::deliverOne() {
       return request.send().ignoreResult().then(
           [this, stream = chunk.stream, bytes = chunk.bytes.size()] {
             renew();
-            toCore(owner_->hub.link, [task = core_task_, stream, bytes](sched::Core& core) {
-              if (task->id != 0 && !task->ended) core.acknowledgeOutput(task->id, stream, bytes);
-            });
+            if (runs()) owner_->hub.core.acknowledgeOutput(id_, stream, bytes);
             return deliverOne();
           });
     }
@@ -306,7 +261,7 @@ void TaskState::dropSink() {
   if (sink_ == nullptr) return;
   sink_ = nullptr;
   chunks_.clear();
-  if (result_ != nullptr) hold(held_bytes_ - kLiveHeldBytes);
+  if (result_) hold(held_bytes_ - kLiveHeldBytes);
 }
 
 void TaskState::onStdinAccepted(uint64_t bytes) {
@@ -324,8 +279,9 @@ void TaskState::onStdinAccepted(uint64_t bytes) {
   }
 }
 
-void TaskState::onResult(std::shared_ptr<const sched::TaskResult> result) {
+void TaskState::onResult(sched::TaskResult result) {
   result_ = std::move(result);
+  ended_ = true;
   renew();
   uint64_t bytes = result_->captured[0].size() + result_->captured[1].size();
   for (const auto& file : result_->out_files)
@@ -336,7 +292,7 @@ void TaskState::onResult(std::shared_ptr<const sched::TaskResult> result) {
 }
 
 void TaskState::finishIfDelivered() {
-  if (done_ || result_ == nullptr || delivering_) return;
+  if (done_ || !result_ || delivering_) return;
   done_ = true;
   dropSink();
   for (auto& wait : waits_) wait->fulfill(Status(Unit{}));

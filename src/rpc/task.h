@@ -1,12 +1,12 @@
-// One task as the RPC thread sees it: its events on their way to the client, and
-// the calls that wait for something of it.
+// One task as its clients see it: its events on their way to the client, and the
+// calls that wait for something of it.
 //
 // Events come from the core in order; output goes to the client's sink one write
 // at a time, and is acknowledged to the core when the write returned. The result
 // waits until the last write returned. From the end on it is kept as long as its
 // lease, which every call renews.
 //
-// Layer: rpc. RPC thread, but for CoreTask, which is the core thread's.
+// Layer: rpc. Core thread.
 #pragma once
 
 #include <kj/function.h>
@@ -15,12 +15,12 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
-#include <unordered_map>
+#include <string_view>
 #include <vector>
 
 #include "rpc/blobs.h"
-#include "rpc/core_link.h"
 #include "rpc/owner.h"
 #include "sched/core.h"
 
@@ -36,34 +36,27 @@ inline constexpr uint64_t kCapturedHeldBytes = 2 * sched::kCaptureBytesMax;
 
 class TaskState;
 
-// Tasks by key. RPC thread. Outlives every TaskState.
-struct TaskTable {
-  std::unordered_map<uint64_t, TaskState*> by_key;
-  uint64_t next_key = 1;
-  uint64_t held_bytes = 0;  // of output and results, or what of it is to be expected
+// Tasks that are not closed, of all connections and users.
+struct TasksHeld {
+  uint32_t count = 0;
+  uint64_t bytes = 0;  // of output and results, or what of it is to be expected
 };
 
-// The core's side of a task. Core thread, but for its making.
-class CoreTask final : public sched::TaskListener {
+// What the core holds of a task: it passes on what the core tells, as long as the task is kept.
+class TaskEar final : public sched::TaskListener {
  public:
-  CoreTask(CoreLinkPtr link, TaskTable& table, uint64_t key)
-      : link_(std::move(link)), table_(table), key_(key) {}
+  explicit TaskEar(TaskState& state) : state_(&state) {}
+  void forget() { state_ = nullptr; }
+
   void onStarted() override;
   void onOutput(sched::Stream stream, std::string_view bytes) override;
   void onStdinAccepted(uint64_t bytes) override;
-  void onResult(const sched::TaskResult& result) override;
-
-  base::TaskId id = 0;  // 0 until submitted
-  bool ended = false;
-
-  // Runs `event(state)` on the RPC thread, if the task is still known there.
-  template <class Event>
-  void tell(Event event);
+  void onResult(sched::TaskResult result) override;
 
  private:
-  CoreLinkPtr link_;
-  TaskTable& table_;  // touched on the RPC thread only
-  uint64_t key_;
+  template <class Event>
+  void tell(Event event);
+  TaskState* state_;  // null: nobody hears any more
 };
 
 class TaskState final : public kj::Refcounted {
@@ -71,8 +64,8 @@ class TaskState final : public kj::Refcounted {
   TaskState(kj::Own<Owner> owner, kj::Maybe<schema::OutputSink::Client> sink, kj::Duration lease);
   ~TaskState() noexcept(false);
 
-  // Gives the task to the core. Resolves with its id or the core's refusal.
-  kj::Promise<base::Result<base::TaskId>> submit(sched::TaskSpec spec);
+  // Gives the task to the core; closed where the core refuses it.
+  base::Status submit(sched::TaskSpec spec);
   // The promises below resolve with an error rather than fail.
   kj::Promise<base::Status> wait();
   base::Status cancel();
@@ -86,19 +79,19 @@ class TaskState final : public kj::Refcounted {
   void renew();
   // Why calls on it cannot be served any more; ok while it is kept.
   base::Status kept(const char* call) const;
-  uint64_t key() const { return key_; }
   base::TaskId id() const { return id_; }  // 0 until the core has given one
   // Of the ended task, once everything was delivered.
-  const sched::TaskResult* result() const { return done_ ? result_.get() : nullptr; }
-  const sched::TaskResult* ended() const { return result_.get(); }  // maybe not delivered yet
+  const sched::TaskResult* result() const { return done_ ? &*result_ : nullptr; }
+  const sched::TaskResult* ended() const {
+    return result_ ? &*result_ : nullptr;
+  }  // maybe not delivered yet
   const std::string& templateName() const { return template_name_; }
 
   // Events, in the core's order.
-  void onSubmitted(base::Result<base::TaskId> id);
   void onStarted();
-  void onOutput(sched::Stream stream, std::string bytes);
+  void onOutput(sched::Stream stream, std::string_view bytes);
   void onStdinAccepted(uint64_t bytes);
-  void onResult(std::shared_ptr<const sched::TaskResult> result);
+  void onResult(sched::TaskResult result);
 
  private:
   enum class Kept : uint8_t { yes, closed, forgotten };
@@ -108,14 +101,14 @@ class TaskState final : public kj::Refcounted {
     std::string bytes;
   };
   struct StdinWrite {
-    uint64_t number;  // 0: the data that came with the task
     uint64_t bytes_left;
-    kj::Maybe<StatusFulfiller> done;  // null: number 0
+    kj::Maybe<StatusFulfiller> done;  // null: the data that came with the task
   };
   struct Errors final : kj::TaskSet::ErrorHandler {
     void taskFailed(kj::Exception&&) override {}  // each delivery handles its own failure
   };
 
+  bool runs() const { return id_ != 0 && !ended_; }  // in the core
   void end(Kept why);
   void hold(uint64_t bytes);
   void deliver();
@@ -124,26 +117,23 @@ class TaskState final : public kj::Refcounted {
   void dropSink();
   void cancelUnlessGone();
   void finishIfDelivered();
-  void onStdinRefused(uint64_t number, const base::Error& error);
   void failStdin(const base::Error& error);
 
   kj::Own<Owner> owner_;
-  uint64_t key_;
   kj::Duration lease_;
   base::TaskId id_ = 0;
   std::string template_name_;
   uint64_t held_bytes_ = 0;
-  std::shared_ptr<CoreTask> core_task_;
+  std::shared_ptr<TaskEar> ear_;
   kj::Maybe<schema::OutputSink::Client> sink_;
-  kj::Maybe<kj::Own<kj::PromiseFulfiller<base::Result<base::TaskId>>>> submitted_;
   std::deque<Chunk> chunks_;  // bounded by the core: kOutputWindowBytes per stream
   bool delivering_ = false;
   bool stdin_open_ = false;
   std::deque<StdinWrite> stdin_writes_;  // in order, those that the task has not taken
-  uint64_t stdin_writes_made_ = 0;
-  uint64_t stdin_untaken_bytes_ = 0;  // of writeStdin
-  std::shared_ptr<const sched::TaskResult> result_;
-  bool done_ = false;  // result_ is set and everything was delivered
+  uint64_t stdin_untaken_bytes_ = 0;     // of writeStdin
+  std::optional<sched::TaskResult> result_;
+  bool ended_ = false;  // the core told the result, which may be dropped again
+  bool done_ = false;   // result_ is set and everything was delivered
   Kept kept_ = Kept::yes;
   std::vector<StatusFulfiller> waits_;
   Errors errors_;

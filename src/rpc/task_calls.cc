@@ -97,24 +97,20 @@ class TaskImpl final : public schema::Task::Server {
     if (auto error = unfit("info")) return refuse(context, *error);
     if (auto status = state_->kept("info"); !status) return refuse(context, status.error());
     state_->renew();
-    base::TaskId id = state_->id();
-    return ask<std::optional<sched::TaskInfo>>(connection_->hub.link,
-                                               [id](sched::Core& core) { return core.info(id); })
-        .then([context, id, state = kj::addRef(*state_),
-               call = Call(*connection_)](std::optional<sched::TaskInfo> info) mutable {
-          if (!info) {
-            // The core is done with it: what is left is to deliver.
-            info.emplace();
-            info->task = id;
-            info->template_name = state->templateName();
-            info->state = state->result() != nullptr ? "done" : "ending";
-            if (const sched::TaskResult* result = state->ended()) {
-              info->queued_ns = result->phases[static_cast<size_t>(base::Phase::queued)];
-              info->started_ns = result->phases[static_cast<size_t>(base::Phase::started)];
-            }
-          }
-          put(resultsOf(context, 64 + info->template_name.size()).initInfo(), *info, true);
-        });
+    auto info = connection_->hub.core.info(state_->id());
+    if (!info) {
+      // The core is done with it: what is left is to deliver.
+      info.emplace();
+      info->task = state_->id();
+      info->template_name = state_->templateName();
+      info->state = state_->result() != nullptr ? "done" : "ending";
+      if (const sched::TaskResult* result = state_->ended()) {
+        info->queued_ns = result->phases[static_cast<size_t>(base::Phase::queued)];
+        info->started_ns = result->phases[static_cast<size_t>(base::Phase::started)];
+      }
+    }
+    put(resultsOf(context, 64 + info->template_name.size()).initInfo(), *info, true);
+    return kj::READY_NOW;
   }
 
  private:

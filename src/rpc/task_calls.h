@@ -1,6 +1,6 @@
 // The calls of a Task.
 //
-// Layer: rpc. RPC thread.
+// Layer: rpc. Core thread.
 #pragma once
 
 #include "rpc/calls.h"

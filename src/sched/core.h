@@ -1,8 +1,7 @@
 // The interface between the edges (RPC) and the core.
 //
-// The core lives on one thread, the core thread; every call below and every callback happens there.
-// An edge on another thread posts its calls and copies what the callbacks pass. Nothing here
-// blocks.
+// Core and edges live on one thread, the core thread; every call below and every callback happens
+// there. Nothing here blocks.
 //
 // Layer: sched. The edges see this header and base only.
 #pragma once
@@ -96,8 +95,8 @@ struct TaskResult {
   std::shared_ptr<base::Fd> spool;  // the collected bytes; read with pread, never written
 };
 
-// Callbacks of one task, on the core thread. The last is onResult, exactly once, after the receipt.
-// After Core::release none follows.
+// Callbacks of one task, also from within a call of Core. The last is onResult, exactly once, after
+// the receipt.
 class TaskListener {
  public:
   virtual ~TaskListener() = default;
@@ -108,7 +107,7 @@ class TaskListener {
   virtual void onOutput(Stream, std::string_view /*bytes*/) {}
   // Bytes of stdin_data, then of writeStdin, that went into the pipe.
   virtual void onStdinAccepted(uint64_t /*bytes*/) {}
-  virtual void onResult(const TaskResult&) = 0;
+  virtual void onResult(TaskResult) = 0;
 };
 
 struct TemplateInfo {

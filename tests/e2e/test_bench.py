@@ -83,3 +83,15 @@ def test_500_tasks_of_one_cpp_client_are_in_flight(output):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     report = json.loads(done.stdout)
     assert (report["sent"], report["succeeded"], report["errors"]) == (500, 500, {})
+
+
+@pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-floods").exists(), reason="this build has no benchmarks")
+def test_what_a_client_notices_of_others_is_measured():
+    socket = os.environ["MAYFLY_SOCKET"]
+    done = subprocess.run([BUILD / "bin/mayfly-bench-floods", socket, "1"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    for figure in ("decided_late_ms", "dead_late_ms", "print_ms"):
+        assert said[figure]["count"] > 0 and said[figure]["p50"] <= said[figure]["p99"] <= said[figure]["max"]
+    # Nothing is killed before its time is over, and nothing is dead before it is killed.
+    assert 0 <= said["decided_late_ms"]["p50"] <= said["dead_late_ms"]["p50"]

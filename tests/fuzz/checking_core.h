@@ -129,7 +129,7 @@ class CheckingCore final : public sched::Core {
     result.limits = task.limits;
     if (!task.spec.live_output) result.captured[0] = std::string(5'000, 'o');
     if (task.spec.collect_out_files) result.out_files = {{"a", 5, 0644, 0, "not kept"}};
-    task.listener->onResult(result);
+    task.listener->onResult(std::move(result));
   }
 
   boost::asio::io_context& io_;

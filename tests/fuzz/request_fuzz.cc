@@ -69,10 +69,11 @@ void startServer() {
   options.message_ms_max = 1'000;
   options.blobs.user_bytes_max = 1u << 20;
   options.blobs.ttl_ms = 1'000;
-  auto server = rpc::Server::start(*core, io->get_executor(), std::move(listener), options);
-  if (!server) abort();
-  server->release();
-  std::thread([io] { io->run(); }).detach();
+  std::thread([=, listener = std::move(listener)]() mutable {
+    auto server = rpc::Server::start(*core, *io, std::move(listener), options);
+    if (!server) abort();
+    io->run();
+  }).detach();
 }
 
 }  // namespace

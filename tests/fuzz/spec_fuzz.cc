@@ -12,6 +12,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace mayfly;
   static const pool::TemplateSpec tmpl = fuzz::templateSpec();
+  static kj::EventLoop loop;
+  static kj::WaitScope scope(loop);
   auto words = kj::heapArray<capnp::word>(size / sizeof(capnp::word));
   memcpy(words.begin(), data, words.size() * sizeof(capnp::word));
   // Malformed input throws; in the server, the RPC system answers it.
@@ -20,7 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     auto in = message.getRoot<schema::TaskSpec>();
     auto no_blobs = [](const edge::Sha256&) { return std::nullopt; };
     if (auto spec = rpc::specFrom(in, no_blobs)) (void)sched::checkSpec(*spec, tmpl);
-    (void)rpc::hashOf(in);
+    (void)rpc::hashOf(in).wait(scope);
   });
   return 0;
 }

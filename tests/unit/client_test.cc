@@ -2,6 +2,9 @@
 #include <mayfly/client.h>
 #include <sys/syscall.h>
 
+#include <filesystem>
+#include <thread>
+
 #include "rpc_fake_core.h"
 
 namespace mayfly {
@@ -412,6 +415,123 @@ TEST_F(ClientTest, CallsFromACallbackAreRefusedInsteadOfHanging) {
   ASSERT_TRUE(client->run(spec("echo", "x"), callbacks));
   ASSERT_FALSE(inside);
   EXPECT_EQ(inside.error().code, base::Code::failedPrecondition);
+}
+
+// --- a client that its caller serves ---------------------------------------------------
+
+size_t threads() {
+  size_t count = 0;
+  for (const auto& each : std::filesystem::directory_iterator("/proc/self/task"))
+    count += each.is_directory();
+  return count;
+}
+
+class ServedByCaller : public ClientTest {
+ protected:
+  std::unique_ptr<Client> connect() {
+    ConnectOptions own;
+    own.served_by = ServedBy::caller;
+    return ClientTest::connect(own);
+  }
+};
+
+TEST_F(ServedByCaller, AllCallsAndCallbacksHappenOnItsThreadAndThereIsNoSecond) {
+  start();
+  const size_t before = threads();
+  auto client = connect();
+  std::string said;
+  bool elsewhere = false;
+  Callbacks callbacks;
+  callbacks.on_output = [&, here = std::this_thread::get_id()](Stream, std::string_view bytes) {
+    said += bytes;
+    elsewhere = elsewhere || std::this_thread::get_id() != here;
+  };
+  auto result = client->run(spec("echo", "hello"), callbacks);
+  ASSERT_TRUE(result) << result.error().message;
+  EXPECT_EQ(said, "helloerr");
+  auto task = client->submit(spec("files"));
+  ASSERT_TRUE(task) << task.error().message;
+  auto files = task->wait();
+  ASSERT_TRUE(files) << files.error().message;
+  auto file = task->readFile(0, 0);
+  ASSERT_TRUE(file) << file.error().message;
+  EXPECT_EQ(*file, "hello");
+  ASSERT_TRUE(client->templates());
+  auto blob = client->upload("bytes of a blob");
+  ASSERT_TRUE(blob) << blob.error().message;
+  EXPECT_FALSE(elsewhere);
+  EXPECT_EQ(threads(), before);
+}
+
+TEST_F(ServedByCaller, AnotherThreadsCallIsAnsweredWhileItWaits) {
+  start();
+  auto client = connect();
+  auto task = hold(*client);
+  std::thread other([&] {
+    ASSERT_TRUE(eventually("the task", [](FakeCore& c) { return c.count() == 1; }));
+    auto cancelled = task->cancel();
+    EXPECT_TRUE(cancelled) << cancelled.error().message;
+  });
+  auto result = task->wait();
+  // What was asked before the result came is answered before it.
+  other.join();
+  ASSERT_TRUE(result) << result.error().message;
+  EXPECT_EQ(result->verdict, base::Verdict::cancelled);
+}
+
+TEST_F(ServedByCaller, ACallThatWaitsForNoAnswerIsMadeAllTheSame) {
+  start();
+  auto client = connect();
+  auto task = hold(*client);
+  auto cancelled = task->cancel(0);
+  if (!cancelled) {
+    EXPECT_EQ(cancelled.error().code, base::Code::deadlineExceeded);
+  }
+  auto result = task->wait();
+  ASSERT_TRUE(result) << result.error().message;
+  EXPECT_EQ(result->verdict, base::Verdict::cancelled);
+}
+
+TEST_F(ServedByCaller, ADeadlineEndsTheWaitAndTheTaskRunsOn) {
+  start();
+  auto client = connect();
+  auto task = hold(*client);
+  auto late = task->wait(20);
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, base::Code::deadlineExceeded);
+  EXPECT_FALSE(onCore([](FakeCore& c) { return c.task(1).ended; }));
+}
+
+TEST_F(ServedByCaller, WhatIsDroppedIsToldToTheDaemonWhenTheClientEnds) {
+  start();
+  {
+    auto client = connect();
+    auto task = hold(*client);
+    task.reset();
+  }
+  EXPECT_TRUE(eventually("cancelled", [](FakeCore& c) { return c.task(1).ended; }));
+}
+
+TEST_F(ServedByCaller, CallsFromACallbackAreRefused) {
+  start();
+  auto client = connect();
+  base::Status inside;
+  Callbacks callbacks;
+  callbacks.on_output = [&](Stream, std::string_view) { inside = client->kill(1); };
+  ASSERT_TRUE(client->run(spec("echo", "x"), callbacks));
+  ASSERT_FALSE(inside);
+  EXPECT_EQ(inside.error().code, base::Code::failedPrecondition);
+}
+
+TEST_F(ServedByCaller, ASecondOneOnTheSameThreadIsRefused) {
+  start();
+  auto client = connect();
+  ConnectOptions own;
+  own.served_by = ServedBy::caller;
+  auto second = Client::connect(socket_path, own);
+  ASSERT_FALSE(second);
+  EXPECT_NE(second.error().message.find("EventLoop"), std::string::npos) << second.error().message;
+  EXPECT_TRUE(client->templates());
 }
 
 TEST_F(ClientTest, FloodArrivesWholeAndWithinTheWindow) {

@@ -35,9 +35,9 @@ struct Listener : sched::TaskListener {
   void onStarted() override { ++started; }
   void onOutput(Stream s, std::string_view bytes) override { out[size_t(s)] += bytes; }
   void onStdinAccepted(uint64_t bytes) override { stdin_bytes += bytes; }
-  void onResult(const sched::TaskResult& r) override {
+  void onResult(sched::TaskResult r) override {
     ++results;
-    result = r;
+    result = std::move(r);
   }
 };
 

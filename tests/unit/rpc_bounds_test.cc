@@ -1,8 +1,12 @@
 // Things that the server refuses or ends on its own: idle and half-silent connections, messages
 // that Mayfly's protocol does not use, memory that many connections hold together.
+#include <set>
+
+#include "edge/asio_port.h"
 #include "edge/byte_budget.h"
 #include "edge/message_stream.h"
 #include "rpc/calls.h"
+#include "rpc/peer_guard.h"
 #include "rpc/task.h"
 #include "rpc_peer.h"
 
@@ -319,6 +323,118 @@ TEST_F(BoundsTest, WhoeverLeavesIsNoticedThoughNothingMoreIsReadOfIt) {
   }
   EXPECT_TRUE(eventually("its owner is gone", [](FakeCore& c) { return !c.owners_gone.empty(); }));
   EXPECT_TRUE(onCore([](FakeCore& c) { return c.task(1).verdict == base::Verdict::clientGone; }));
+}
+
+// --- one thread ----------------------------------------------------------------------
+
+TEST_F(BoundsTest, AFloodOfReadyCallsKeepsTheCoresHandlersWaitingForOneTurnAtMost) {
+  constexpr uint32_t kCalls = 900;
+  static_assert(kCalls > 2 * edge::TurnBounds{}.events_max);
+  options.tasks_per_connection_max = 2 * kCalls;
+  start();
+  std::string bytes = bootstrap(0);
+  for (uint32_t i = 1; i <= kCalls; ++i)
+    bytes += call(i, [](capnp::rpc::Call::Builder call) {
+      call.setMethodId(2);
+      call.getParams().getContent().initAs<schema::Mayfly::SubmitParams>().initSpec().setTemplate(
+          "hold");
+    });
+  base::Fd fd = rawConnect(socket_path);
+  int room = 4 << 20;
+  ASSERT_EQ(::setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room), 0);
+  ASSERT_TRUE(base::setNonblocking(fd.view()));
+  // In a handler of the core's, so that nothing is read before all calls are there.
+  ASSERT_EQ(onCore([&](FakeCore&) { return ::write(fd.get(), bytes.data(), bytes.size()); }),
+            static_cast<ssize_t>(bytes.size()));
+  size_t before = 0, most = 0;
+  std::promise<void> done;
+  std::function<void()> look = [&] {
+    most = std::max(most, core.count() - before);
+    before = core.count();
+    if (before < kCalls)
+      post(look);
+    else
+      done.set_value();
+  };
+  post(look);
+  ASSERT_EQ(done.get_future().wait_for(test::kEventTime), std::future_status::ready);
+  EXPECT_LE(most, edge::TurnBounds{}.events_max);
+}
+
+TEST(PeerGuard, ItsFarewellFinishesEachCallOnce) {
+  rpc::AnswerBounds bounds{100, 1'000};
+  rpc::PeerGuard guard(bounds);
+  for (uint32_t question : {3u, 7u, 5u}) {
+    capnp::MallocMessageBuilder message;
+    message.initRoot<capnp::rpc::Message>().initBootstrap().setQuestionId(question);
+    capnp::SegmentArrayMessageReader reader(message.getSegmentsForOutput());
+    guard.inspect(reader);
+  }
+  std::multiset<uint32_t> finished;
+  for (int i = 0; i < 3; ++i) {
+    KJ_IF_MAYBE (words, guard.farewell()) {
+      auto message = (*words)->getRoot<capnp::rpc::Message>();
+      ASSERT_TRUE(message.isFinish());
+      EXPECT_TRUE(message.getFinish().getReleaseResultCaps());
+      finished.insert(message.getFinish().getQuestionId());
+    }
+  }
+  EXPECT_EQ(finished, (std::multiset<uint32_t>{3, 5, 7}));
+  EXPECT_TRUE(guard.farewell() == nullptr);
+  EXPECT_EQ(bounds.all, 0u);
+}
+
+TEST(MessageStream, TheFarewellComesBetweenTheLastMessageAndTheEnd) {
+  auto io = kj::setupAsyncIo();
+  auto pipe = io.provider->newTwoWayPipe();
+  edge::ByteBudget budget(io.provider->getTimer(), {1'000'000, 1'000, 1'000'000, 1 * kj::SECONDS});
+  edge::MessageStream stream(*pipe.ends[0]);
+  capnp::MallocMessageBuilder words;
+  words.initRoot<capnp::rpc::Message>().initFinish().setQuestionId(9);
+  int said = 0;
+  stream.guard({io.provider->getTimer(), 1 * kj::SECONDS, budget.open(),
+                [](capnp::MessageReader&) {}, [](capnp::MessageReader&) {},
+                [&]() -> kj::Maybe<kj::Own<capnp::MessageReader>> {
+                  if (said == 2) return nullptr;
+                  ++said;
+                  return kj::Own<capnp::MessageReader>(
+                      kj::heap<capnp::SegmentArrayMessageReader>(words.getSegmentsForOutput()));
+                }});
+  bool ended = false;
+  auto end = stream.onReadEnd().then([&] { ended = true; }).eagerlyEvaluate(nullptr);
+  // Half a message: the stream's end is a fault, which is told after the farewell.
+  pipe.ends[1]->write("\0\0\0\0\5", 5).wait(io.waitScope);
+  pipe.ends[1]->shutdownWrite();
+  for (int i = 0; i < 2; ++i) {
+    auto got = stream.tryReadMessage(edge::readerOptions(), nullptr).wait(io.waitScope);
+    KJ_IF_MAYBE (reader, got) {
+      EXPECT_EQ((*reader)->getRoot<capnp::rpc::Message>().getFinish().getQuestionId(), 9u);
+    } else {
+      ADD_FAILURE() << "no farewell";
+    }
+    EXPECT_FALSE(ended);
+  }
+  EXPECT_ANY_THROW(stream.tryReadMessage(edge::readerOptions(), nullptr).wait(io.waitScope));
+  io.waitScope.poll();
+  EXPECT_TRUE(ended);
+}
+
+TEST(MessageStream, ASmallMessageMayBeTraversedAFewTimesItsSizeOnly) {
+  auto io = kj::setupAsyncIo();
+  auto pipe = io.provider->newTwoWayPipe();
+  edge::MessageStream a(*pipe.ends[0]), b(*pipe.ends[1]);
+  capnp::MallocMessageBuilder message;
+  std::string text(100'000, 'q');
+  message.initRoot<schema::TaskSpec>().getCode().setString(edge::data(text));
+  auto written = a.writeMessage(message);
+  auto got = b.readMessage(edge::readerOptions()).wait(io.waitScope);
+  written.wait(io.waitScope);
+  int times = 0;
+  EXPECT_ANY_THROW({
+    for (; times < 100; ++times) (void)got->getRoot<schema::TaskSpec>().getCode().getString();
+  });
+  EXPECT_GE(times, 3);
+  EXPECT_LE(times, 6);
 }
 
 // --- the budget ----------------------------------------------------------------------

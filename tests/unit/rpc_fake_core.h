@@ -149,7 +149,7 @@ class FakeCore final : public sched::Core {
     r.phases[0] = 1;
     r.phases[9] = 10;
     if (more) more(r);
-    t.listener->onResult(r);
+    t.listener->onResult(std::move(r));
     changed();
   }
 
@@ -220,6 +220,14 @@ class RpcFixture : public ::testing::Test {
     options.version = "1.2.3";
     core.io_ = &io_;
   }
+  // Runs `f(core)` on the core thread and gives what it returned.
+  template <class F>
+  auto onCore(F f) {
+    auto job = std::make_shared<std::packaged_task<decltype(f(core))()>>([&] { return f(core); });
+    auto done = job->get_future();
+    boost::asio::post(io_, [job] { (*job)(); });
+    return done.get();
+  }
   void start() {
     char folder[] = "/tmp/mayfly-unit-XXXXXX";
     ASSERT_NE(::mkdtemp(folder), nullptr);
@@ -233,19 +241,15 @@ class RpcFixture : public ::testing::Test {
     ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
     ASSERT_EQ(::chmod(socket_path.c_str(), 0666), 0);
     ASSERT_EQ(::listen(listener.get(), 64), 0);
-    auto made = rpc::Server::start(core, io_.get_executor(), std::move(listener), options);
-    ASSERT_TRUE(made) << made.error().message;
-    server_ = std::move(*made);
     thread_ = std::thread([this] { io_.run(); });
+    onCore([&](FakeCore&) {
+      auto made = rpc::Server::start(core, io_, std::move(listener), options);
+      ASSERT_TRUE(made) << made.error().message;
+      server_ = std::move(*made);
+    });
   }
-  // Runs `f(core)` on the core thread and returns its result.
-  template <class F>
-  auto onCore(F f) {
-    auto job = std::make_shared<std::packaged_task<decltype(f(core))()>>([&] { return f(core); });
-    auto done = job->get_future();
-    boost::asio::post(io_, [job] { (*job)(); });
-    return done.get();
-  }
+  // Posts a handler to the core's thread, without waiting for it.
+  void post(std::function<void()> f) { boost::asio::post(io_, std::move(f)); }
   void stopServer() {
     if (server_) onCore([&](FakeCore&) { server_.reset(); });
   }

@@ -1,0 +1,82 @@
+// The client's event loop: Asio with KJ as its guest, as the daemon's is. It is served
+// by a thread of its own, or by the thread that made it, whenever that one waits.
+//
+// KJ's objects belong to the thread that serves. Other threads post jobs, which run
+// in the order in which they were posted. A poster never waits.
+//
+// Layer: client. post(), onThread() and await() may be called by any thread.
+#pragma once
+
+#include <kj/function.h>
+#include <kj/memory.h>
+#include <mayfly/client.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <future>
+#include <memory>
+#include <thread>
+
+#include "base/result.h"
+
+namespace boost::asio {
+class io_context;
+}
+namespace mayfly::edge {
+class AsioPort;
+}
+
+namespace mayfly::client {
+
+class Loop {
+ public:
+  using Job = kj::Function<void()>;
+  // Runs `setup` on the thread that serves, and `teardown` there when the loop is stopped. What
+  // `setup` throws is returned as an error.
+  static base::Result<std::unique_ptr<Loop>> start(ServedBy who,
+                                                   std::function<void(edge::AsioPort&)> setup,
+                                                   std::function<void()> teardown);
+  Loop(const Loop&) = delete;
+  ~Loop();  // stop()
+
+  // false: the loop has stopped, the job was dropped (destroyed here).
+  bool post(Job job);
+  // Returns when all jobs have run, and the thread has ended. Not to be called within a job; where
+  // the caller serves, on its thread only.
+  void stop();
+  // Within a job or a callback: whoever waits here waits for ever.
+  bool onThread() const;
+
+  // Waits for the future; serves meanwhile where this thread is the one that does. false: it is not
+  // ready in time.
+  template <class Future>
+  bool await(const Future& future, TimeoutMs timeout_ms) {
+    using namespace std::chrono;
+    auto is_ready = [&] { return future.wait_for(seconds(0)) == std::future_status::ready; };
+    if (servedHere()) return serveUntil(is_ready, timeout_ms);
+    if (timeout_ms) return future.wait_for(milliseconds(*timeout_ms)) == std::future_status::ready;
+    future.wait();
+    return true;
+  }
+
+ private:
+  Loop(ServedBy who, std::function<void()> teardown);
+  base::Status begin(const std::function<void(edge::AsioPort&)>& setup);
+  void end();
+  bool servedHere() const;
+  bool serveUntil(const std::function<bool()>& is, TimeoutMs timeout_ms);
+
+  struct Host;  // the io_context, and what keeps it running
+  const ServedBy who_;
+  std::function<void()> teardown_;
+  std::unique_ptr<Host> host_;
+  kj::Own<edge::AsioPort> port_;  // of the thread that serves
+  std::atomic<bool> stopped_ = false;
+  bool ended_ = false;    // end() has run
+  bool serving_ = false;  // the caller, at this moment
+  std::thread::id maker_ = std::this_thread::get_id();
+  std::thread thread_;
+};
+
+}  // namespace mayfly::client

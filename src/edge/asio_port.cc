@@ -1,0 +1,112 @@
+#include "edge/asio_port.h"
+
+#include <kj/debug.h>
+
+#include <boost/asio/post.hpp>
+
+#include "base/clock.h"
+
+namespace mayfly::edge {
+
+namespace {
+
+kj::TimePoint clockNow() {
+  return kj::origin<kj::TimePoint>() + static_cast<int64_t>(base::monotonicNs()) * kj::NANOSECONDS;
+}
+
+// steady_clock is the same clock.
+std::chrono::steady_clock::time_point hostTime(kj::TimePoint time) {
+  return std::chrono::steady_clock::time_point(
+      std::chrono::nanoseconds((time - kj::origin<kj::TimePoint>()) / kj::NANOSECONDS));
+}
+
+}  // namespace
+
+// --- Timer -----------------------------------------------------------------------
+
+AsioPort::Timer::Timer(AsioPort& port) : port_(port), waits_(clockNow()), alarm_(port.host_) {}
+
+kj::TimePoint AsioPort::Timer::now() const { return clockNow(); }
+
+kj::Promise<void> AsioPort::Timer::atTime(kj::TimePoint time) {
+  auto promise = waits_.atTime(time);
+  arm();
+  return promise;
+}
+
+kj::Promise<void> AsioPort::Timer::afterDelay(kj::Duration delay) { return atTime(now() + delay); }
+
+// The alarm of a wait that was dropped still rings, and finds the next one.
+void AsioPort::Timer::arm() {
+  KJ_IF_MAYBE (next, waits_.nextEvent()) {
+    KJ_IF_MAYBE (armed, armed_for_) {
+      if (*armed <= *next) return;
+    }
+    armed_for_ = *next;
+    alarm_.expires_at(hostTime(*next));
+    alarm_.async_wait([self = port_.self_](boost::system::error_code failed) {
+      if (failed || *self == nullptr) return;
+      Timer& timer = (*self)->timer_;
+      timer.armed_for_ = nullptr;
+      timer.waits_.advanceTo(clockNow());
+      timer.arm();
+    });
+  }
+}
+
+// --- AsioPort --------------------------------------------------------------------
+
+AsioPort::AsioPort(boost::asio::io_context& host, TurnBounds bounds,
+                   kj::Function<void(kj::Exception&&)> on_fault)
+    : host_(host),
+      bounds_(bounds),
+      on_fault_(kj::mv(on_fault)),
+      self_(std::make_shared<AsioPort*>(this)),
+      timer_(*this),
+      loop_(*this),
+      scope_(loop_) {}
+
+AsioPort::~AsioPort() noexcept(false) { *self_ = nullptr; }
+
+bool AsioPort::wait() {
+  KJ_FAIL_REQUIRE("the thread of an io_context does not wait for a promise");
+}
+bool AsioPort::poll() { return false; }
+
+void AsioPort::setRunnable(bool runnable) {
+  if (runnable && !posted_) postTurn();
+}
+
+void AsioPort::postTurn() {
+  posted_ = true;
+  boost::asio::post(host_, [self = self_] {
+    if (*self != nullptr) (*self)->turn();
+  });
+}
+
+bool AsioPort::runOne() {
+  if (!loop_.isRunnable()) return false;
+  KJ_IF_MAYBE (fault, kj::runCatchingExceptions([this] { loop_.run(1); })) {
+    loop_.run(0);  // has it notice whether it still has events
+    on_fault_(kj::mv(*fault));
+  }
+  return true;
+}
+
+void AsioPort::turn() {
+  const auto end = std::chrono::steady_clock::now() + bounds_.time_max;
+  for (uint32_t events = 0; events < bounds_.events_max && runOne(); ++events)
+    if (std::chrono::steady_clock::now() >= end) break;
+  posted_ = loop_.isRunnable();
+  if (!posted_) return;
+  // By way of a second handler: between the two the host looks at its descriptors and timers.
+  boost::asio::post(host_, [self = self_] {
+    if (*self != nullptr) (*self)->postTurn();
+  });
+}
+
+void AsioPort::finish(uint32_t events_max) {
+  for (uint32_t events = 0; events < events_max && runOne();) ++events;
+}
+
+}  // namespace mayfly::edge

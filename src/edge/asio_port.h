@@ -1,0 +1,80 @@
+// KJ's event loop as a guest of an io_context: both live on one thread, and Asio
+// is the host.
+//
+// KJ's events run in turns. A turn is one handler of the host: so many events at
+// most, and none begins when its time is over. What is left waits until the host
+// has looked at its descriptors and timers and has run what was ready. Whoever
+// floods KJ's side so delays the host's handlers by one turn, not by the flood.
+//
+// Layer: edge. Made, used and destroyed on the thread that runs the io_context;
+// that thread has no other KJ loop. The io_context may outlive it and run on.
+#pragma once
+
+#include <kj/async.h>
+#include <kj/function.h>
+#include <kj/timer.h>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+namespace mayfly::edge {
+
+struct TurnBounds {
+  uint32_t events_max = 256;
+  std::chrono::nanoseconds time_max = std::chrono::microseconds(100);
+};
+
+class AsioPort final : private kj::EventPort {
+ public:
+  // `on_fault` hears of an exception that no promise caught; the loop goes on.
+  AsioPort(boost::asio::io_context& host, TurnBounds bounds,
+           kj::Function<void(kj::Exception&&)> on_fault);
+  ~AsioPort() noexcept(false);
+  KJ_DISALLOW_COPY(AsioPort);
+
+  boost::asio::io_context& host() { return host_; }
+  kj::Timer& timer() { return timer_; }
+  // Before the end: runs what is ready, for at most so many events.
+  void finish(uint32_t events_max);
+
+ private:
+  // KJ's timer, which wakes the host. Its time is the clock's, also between two turns.
+  class Timer final : public kj::Timer {
+   public:
+    explicit Timer(AsioPort& port);
+    kj::TimePoint now() const override;
+    kj::Promise<void> atTime(kj::TimePoint time) override;
+    kj::Promise<void> afterDelay(kj::Duration delay) override;
+
+   private:
+    void arm();
+    AsioPort& port_;
+    kj::TimerImpl waits_;
+    boost::asio::steady_timer alarm_;
+    kj::Maybe<kj::TimePoint> armed_for_;  // null: the alarm is off
+  };
+  // Handlers of the host reach the port through it, and find null when they outlive it.
+  using Self = std::shared_ptr<AsioPort*>;
+
+  bool wait() override;
+  bool poll() override;
+  void setRunnable(bool runnable) override;
+  void postTurn();
+  void turn();
+  bool runOne();
+
+  boost::asio::io_context& host_;
+  TurnBounds bounds_;
+  kj::Function<void(kj::Exception&&)> on_fault_;
+  Self self_;
+  bool posted_ = false;  // a turn is in the host's queue, or under way
+  Timer timer_;
+  kj::EventLoop loop_;
+  kj::WaitScope scope_;
+};
+
+}  // namespace mayfly::edge

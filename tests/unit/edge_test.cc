@@ -1,0 +1,250 @@
+// KJ as a guest of Asio: what a turn is bounded by, timers, sockets, and the end.
+#include <gtest/gtest.h>
+#include <kj/debug.h>
+#include <sys/socket.h>
+
+#include <string>
+#include <vector>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "base/fd.h"
+#include "edge/asio_port.h"
+#include "edge/asio_stream.h"
+
+namespace mayfly::edge {
+namespace {
+
+constexpr auto kLong = std::chrono::hours(1);
+constexpr auto kEventTime = std::chrono::seconds(20);  // an event that does not come: a failure
+
+struct Rig {
+  explicit Rig(TurnBounds bounds = {})
+      : port(std::in_place, host, bounds,
+             [this](kj::Exception&& e) { faults.push_back(e.getDescription().cStr()); }) {}
+  // Runs the host until `is()`, for at most the time that an event may take.
+  template <class Is>
+  bool until(Is is) {
+    const auto end = std::chrono::steady_clock::now() + kEventTime;
+    while (!is() && std::chrono::steady_clock::now() < end) {
+      host.restart();
+      host.run_one_for(std::chrono::milliseconds(100));
+    }
+    return is();
+  }
+  template <class T>
+  T get(kj::Promise<T> promise) {
+    std::optional<T> got;
+    auto waiting =
+        promise.then([&](T value) { got = std::move(value); })
+            .eagerlyEvaluate([](kj::Exception&& e) { ADD_FAILURE() << e.getDescription().cStr(); });
+    EXPECT_TRUE(until([&] { return got.has_value(); }));
+    return got.value_or(T{});
+  }
+
+  std::vector<std::string> faults;
+  boost::asio::io_context host{1};
+  std::optional<AsioPort> port;
+};
+
+// A thing that is never done, and counts its events.
+kj::Promise<void> flood(uint64_t& events) {
+  return kj::evalLater([&events] {
+    ++events;
+    return flood(events);
+  });
+}
+
+std::pair<base::Fd, base::Fd> sockets() {
+  int fds[2];
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+  return {base::Fd(fds[0]), base::Fd(fds[1])};
+}
+
+TEST(AsioPort, AHandlerOfTheHostWaitsForOneTurnOfAFloodAtMost) {
+  constexpr uint32_t kEvents = 16;
+  Rig rig({kEvents, kLong});
+  uint64_t events = 0;
+  auto flooding = flood(events).eagerlyEvaluate(nullptr);
+  ASSERT_TRUE(rig.until([&] { return events >= 10 * kEvents; }));
+  for (int i = 0; i < 100; ++i) {
+    const uint64_t before = events;
+    bool ran = false;
+    boost::asio::post(rig.host, [&] { ran = true; });
+    ASSERT_TRUE(rig.until([&] { return ran; }));
+    EXPECT_LE(events - before, kEvents);
+  }
+}
+
+TEST(AsioPort, ATimerAndADescriptorOfTheHostWaitForTwoTurnsAtMost) {
+  constexpr uint32_t kEvents = 16;
+  Rig rig({kEvents, kLong});
+  uint64_t events = 0;
+  auto flooding = flood(events).eagerlyEvaluate(nullptr);
+  auto [ours, theirs] = sockets();
+  boost::asio::posix::stream_descriptor descriptor(rig.host, ours.get());
+  ours.release();
+  for (int i = 0; i < 100; ++i) {
+    bool rang = false, readable = false;
+    uint64_t before = events;
+    boost::asio::steady_timer timer(rig.host, std::chrono::steady_clock::now());
+    timer.async_wait([&](boost::system::error_code) { rang = true; });
+    ASSERT_TRUE(rig.until([&] { return rang; }));
+    EXPECT_LE(events - before, 2 * kEvents);
+
+    ASSERT_EQ(::write(theirs.get(), "x", 1), 1);
+    before = events;
+    descriptor.async_wait(boost::asio::posix::descriptor_base::wait_read,
+                          [&](boost::system::error_code) { readable = true; });
+    ASSERT_TRUE(rig.until([&] { return readable; }));
+    EXPECT_LE(events - before, 2 * kEvents);
+    char byte;
+    ASSERT_EQ(::read(descriptor.native_handle(), &byte, 1), 1);
+  }
+}
+
+TEST(AsioPort, NoEventBeginsWhenTheTurnsTimeIsOver) {
+  Rig rig({1'000'000, std::chrono::nanoseconds(0)});
+  uint64_t events = 0;
+  auto flooding = flood(events).eagerlyEvaluate(nullptr);
+  for (int i = 0; i < 100; ++i) {
+    const uint64_t before = events;
+    bool ran = false;
+    boost::asio::post(rig.host, [&] { ran = true; });
+    ASSERT_TRUE(rig.until([&] { return ran; }));
+    EXPECT_LE(events - before, 1u);
+  }
+}
+
+TEST(AsioPort, WhatTheHostFulfilsRunsWithoutAnotherWakeUp) {
+  Rig rig;
+  auto paf = kj::newPromiseAndFulfiller<int>();
+  boost::asio::post(rig.host, [&] { paf.fulfiller->fulfill(7); });
+  EXPECT_EQ(rig.get(kj::mv(paf.promise)), 7);
+}
+
+TEST(AsioPort, TimersRingInTheirOrderAndDroppedOnesNever) {
+  Rig rig;
+  std::string rung;
+  auto add = [&](int ms, char name) {
+    return rig.port->timer()
+        .afterDelay(ms * kj::MILLISECONDS)
+        .then([&rung, name] { rung += name; })
+        .eagerlyEvaluate(nullptr);
+  };
+  auto c = add(30, 'c'), a = add(10, 'a'), b = add(20, 'b');
+  { auto dropped = add(5, 'x'); }
+  auto past = rig.port->timer()
+                  .atTime(rig.port->timer().now() - 1 * kj::SECONDS)
+                  .then([&] { rung += 'p'; })
+                  .eagerlyEvaluate(nullptr);
+  EXPECT_TRUE(rig.until([&] { return rung.size() == 4; }));
+  EXPECT_EQ(rung, "pabc");
+}
+
+TEST(AsioPort, AnExceptionThatNothingCatchesIsToldAndTheLoopGoesOn) {
+  struct Rude final : kj::TaskSet::ErrorHandler {
+    void taskFailed(kj::Exception&& e) override { kj::throwFatalException(kj::mv(e)); }
+  } rude;
+  Rig rig;
+  kj::TaskSet tasks(rude);
+  tasks.add(KJ_EXCEPTION(FAILED, "nobody's"));
+  EXPECT_TRUE(rig.until([&] { return !rig.faults.empty(); }));
+  EXPECT_NE(rig.faults.at(0).find("nobody's"), std::string::npos);
+  EXPECT_EQ(rig.get(kj::evalLater([] { return 1; })), 1);
+}
+
+TEST(AsioPort, TheHostRunsOnWhenThePortHasGone) {
+  Rig rig;
+  {
+    uint64_t events = 0;
+    auto flooding = flood(events).eagerlyEvaluate(nullptr);
+    auto timer = rig.port->timer().afterDelay(1 * kj::MILLISECONDS).eagerlyEvaluate(nullptr);
+    auto [ours, theirs] = sockets();
+    auto stream = asioStream(*rig.port, std::move(ours));
+    char byte;
+    auto reading = stream->tryRead(&byte, 1, 1).ignoreResult().eagerlyEvaluate(nullptr);
+    ASSERT_TRUE(rig.until([&] { return events > 100; }));
+  }
+  rig.port.reset();
+  rig.host.restart();
+  rig.host.run();  // what is in its queue finds nobody
+}
+
+// --- sockets -----------------------------------------------------------------------
+
+TEST(AsioStream, BytesOfAnySizePassWholeAndTheirEndIsSeen) {
+  Rig rig;
+  auto [a, b] = sockets();
+  auto one = asioStream(*rig.port, std::move(a));
+  auto other = asioStream(*rig.port, std::move(b));
+  std::string sent;
+  for (size_t i = 0; i < 3'000'000; ++i) sent += static_cast<char>(i * 31 % 251);
+  std::vector<kj::ArrayPtr<const kj::byte>> pieces;
+  for (size_t at = 0, size = 0; at < sent.size(); at += size) {
+    size = std::min<size_t>(sent.size() - at, at % 5 == 0 ? 0 : at % 70'001);
+    if (size == 0 && at % 5 == 0) pieces.push_back(nullptr), size = 1;
+    pieces.push_back(kj::arrayPtr(reinterpret_cast<const kj::byte*>(sent.data()) + at, size));
+  }
+  auto writing = one->write(kj::arrayPtr(pieces.data(), pieces.size()))
+                     .then([&] { one->shutdownWrite(); })
+                     .eagerlyEvaluate(nullptr);
+  std::string got(sent.size() + 1, 0);
+  EXPECT_EQ(rig.get(other->tryRead(got.data(), got.size(), got.size())), sent.size());
+  got.resize(sent.size());
+  EXPECT_TRUE(got == sent);
+}
+
+TEST(AsioStream, OneReadTakesABoundedNumberOfBytesAndThenTheHostHasItsTurn) {
+  Rig rig({1'000'000, kLong});
+  auto [a, b] = sockets();
+  int room = 4 << 20;
+  ::setsockopt(b.get(), SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
+  ASSERT_TRUE(base::setNonblocking(b.view()));
+  std::string sent(3 << 20, 'x');
+  ssize_t there = ::write(b.get(), sent.data(), sent.size());
+  auto stream = asioStream(*rig.port, std::move(a));
+  std::string got(sent.size(), 0);
+  bool done = false;
+  int turns = 0;  // of the host, from the first byte to the last
+  std::function<void()> look = [&] {
+    ++turns;
+    if (!done) boost::asio::post(rig.host, look);
+  };
+  auto reading = stream->tryRead(got.data(), static_cast<size_t>(there), got.size())
+                     .then([&](size_t) { done = true; })
+                     .eagerlyEvaluate(nullptr);
+  look();
+  ASSERT_TRUE(rig.until([&] { return done; }));
+  EXPECT_GE(turns, there / static_cast<ssize_t>(kSocketBytesPerCallMax) / 2);
+}
+
+TEST(AsioStream, APeerThatHangsUpIsNoticedThoughNothingIsRead) {
+  Rig rig;
+  auto [ours, theirs] = sockets();
+  auto stream = asioStream(*rig.port, std::move(ours));
+  bool gone = false;
+  auto first = stream->whenWriteDisconnected().eagerlyEvaluate(nullptr);
+  auto second = stream->whenWriteDisconnected().then([&] { gone = true; }).eagerlyEvaluate(nullptr);
+  ASSERT_EQ(::write(theirs.get(), "unread", 6), 6);
+  rig.host.poll();
+  EXPECT_FALSE(gone);
+  theirs.reset();
+  EXPECT_TRUE(rig.until([&] { return gone; }));
+}
+
+TEST(AsioStream, AWriteToWhomHasGoneFailsAsDisconnected) {
+  Rig rig;
+  auto [ours, theirs] = sockets();
+  auto stream = asioStream(*rig.port, std::move(ours));
+  theirs.reset();
+  auto type = stream->write("x", 1).then([] { return kj::Exception::Type::FAILED; },
+                                         [](kj::Exception&& e) { return e.getType(); });
+  EXPECT_EQ(rig.get(kj::mv(type)), kj::Exception::Type::DISCONNECTED);
+}
+
+}  // namespace
+}  // namespace mayfly::edge
