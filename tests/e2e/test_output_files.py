@@ -1,4 +1,4 @@
-"""What a task leaves in /task/out: regular files come, all else is named; --out stays in its folder."""
+"""A task's files in /task/out: regular files are fetched, all others named; --out stays in its folder."""
 
 import base64
 import os

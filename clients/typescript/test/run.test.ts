@@ -1,4 +1,4 @@
-// Tasks in all the ways in which they can be asked for, and what comes back.
+// All ways to request a task, and their results.
 
 import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
