@@ -132,7 +132,8 @@ std::string oddName(const std::string& path) {
   for (size_t at = 0; at <= path.size();) {
     size_t end = std::min(path.find('/', at), path.size());
     std::string_view part(path.data() + at, end - at);
-    if (part.empty() || part == "." || part == "..") return "its name has an empty part, or '.' or '..'";
+    if (part.empty() || part == "." || part == "..")
+      return "its name has an empty part, or '.' or '..'";
     if (++depth > kOutDepthMax) return "its path is too deep";
     at = end + 1;
   }
