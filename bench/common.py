@@ -1,4 +1,4 @@
-# What the benchmarks share: the environment's stamp, a template's image as a folder, a
+# Code that the benchmarks share: the environment's stamp, a template's image as a folder, a
 # throw-away daemon with pools of a chosen size, and the engines' reports.
 import concurrent.futures
 import contextlib
@@ -27,14 +27,14 @@ def output(*argv):
 
 
 def cpu_ticks():
-    """(all, those that the hypervisor gave to others)"""
+    """(all ticks, the stolen ones)"""
     with open("/proc/stat") as stat:
         ticks = [int(word) for word in stat.readline().split()[1:9]]
     return sum(ticks), ticks[7]
 
 
 def compiler(build):
-    """Of the build whose programs are measured, with its flags."""
+    """The compiler and flags of the measured build."""
     said = "".join(path.read_text() for path in build.glob("CMakeFiles/*/CMakeCXXCompiler.cmake"))
     found = dict(re.findall(r'set\(CMAKE_CXX_COMPILER_(ID|VERSION) "([^"]*)"\)', said))
     cache = dict(re.findall(r"(?m)^(CMAKE_[A-Z_]+):\w+=(.*)$", (build / "CMakeCache.txt").read_text()))
@@ -50,7 +50,7 @@ def cgroup_mode():
 
 
 class Environment:
-    """What a report is stamped with. Made before the measuring; `stamp` is asked after it."""
+    """The stamp of a report. Created before the measurement; call `stamp` after it."""
 
     def __init__(self, build):
         git = lambda *words: subprocess.run(["git", "-C", TOP, *words], capture_output=True, text=True)  # noqa: E731
@@ -79,7 +79,7 @@ class Environment:
 
 
 def in_private_mounts():
-    """Starts the program anew where its mounts do not outlive it, whatever happens."""
+    """Restarts the program in a mount namespace of its own, so that its mounts never outlive it."""
     if "MAYFLY_BENCH_MOUNTS" not in os.environ:
         os.environ["MAYFLY_BENCH_MOUNTS"] = "private"
         os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
@@ -101,8 +101,8 @@ def image_root(build, template):
 
 
 class Daemon:
-    """mayflyd with its defaults, but for the templates that it serves, the size of their pools (one for
-    all, or by template), how soon their zygotes are renewed, by template, and settings. `with` ends it."""
+    """mayflyd with its defaults, except for its templates, their pools' sizes (one for all, or by
+    template), the age at which zygotes are renewed (by template), and settings. `with` ends it."""
 
     def __init__(self, build, templates, pool=None, loopback=True, settings="", renew_after=None):
         self.build, self.templates, self.pool = build, templates, pool
@@ -130,7 +130,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(write,))
         os.close(write)
         with open(read, "rb", buffering=0) as ready:
-            if ready.read(6) != b"ready\n":  # its end closes the pipe
+            if ready.read(6) != b"ready\n":  # the daemon's end closes the pipe
                 said = self.log.read_text(errors="replace")
                 self.__exit__()
                 raise SystemExit(f"bench: mayflyd did not get ready:\n{said[-2000:]}")
@@ -163,13 +163,13 @@ class Daemon:
         return engine(self.build, "load", "--socket", self.socket, *flags)
 
     def template(self, name):
-        """What the daemon tells of it."""
+        """The daemon's report on a template."""
         told = output(str(self.build / "bin/mayfly"), "--socket", self.socket, "templates", "--json")
         return next(each for each in json.loads(told)["templates"] if each["name"] == name)
 
     @contextlib.contextmanager
     def beside(self, *loads):
-        """Each load over and over, as long as the block runs; their reports, by load."""
+        """Repeats each load as long as the block runs; yields their reports, by load."""
         over, reports = threading.Event(), [[] for _ in loads]
 
         def run(flags, to):
@@ -186,7 +186,7 @@ class Daemon:
                 each.result()
 
     def parked_memory_bytes(self):
-        """Of each box that stands: what its cgroup is charged with, the kernel's part included."""
+        """The charge of each parked box's cgroup, the kernel's part included."""
         tops = [line.split()[4] for line in open("/proc/self/mountinfo") if " - cgroup" in line]
         found = []
         for top in tops:
@@ -197,7 +197,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def instant(build):
-    """A daemon without boxes: the socket on which every task succeeds at once."""
+    """A daemon without boxes, in which every task succeeds at once; yields its socket."""
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-", dir="/run") as folder:
         path = pathlib.Path(folder) / "instant.sock"
         process = subprocess.Popen([build / "bin/mayfly-bench-instant", path], stdin=subprocess.DEVNULL)
@@ -214,7 +214,7 @@ def instant(build):
 
 
 def engine(build, name, *flags):
-    """A run of mayfly-bench-NAME: its report."""
+    """Runs mayfly-bench-NAME and returns its report."""
     done = subprocess.run([build / f"bin/mayfly-bench-{name}", *map(str, flags)], capture_output=True,
                           text=True, timeout=ENGINE_SECONDS_MAX)
     if done.returncode != 0:
@@ -231,7 +231,7 @@ def aligned(rows, right=()):
 
 
 def written(folder, name, environment, content, table):
-    """NAME.json, with the environment stamped, and NAME.txt; the former's path."""
+    """Writes NAME.json, with the environment stamped, and NAME.txt; returns the path of the former."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     stamp = environment.stamp()

@@ -1,10 +1,10 @@
-// mayfly-bench-first-task RUNS ROOT: one small task against the cheapest cold
-// way, taking turns, raw samples as one JSON object on stdout.
+// mayfly-bench-first-task RUNS ROOT: one small task compared with the cheapest cold start, taking
+// turns; raw samples as one JSON object on stdout.
 //
 //   mayfly  Client::run of print(6*7) with template `python`: submit to receipt
 //   bwrap   bwrap --unshare-all and python3 -c 'print(6*7)' in ROOT, the same image
 //
-// Layer: a client of Mayfly's. bench/run calls it and makes the table.
+// Layer: a client of Mayfly. bench/run calls it and makes the table.
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>

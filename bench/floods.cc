@@ -1,8 +1,7 @@
-// mayfly-bench-floods SOCKET SECONDS: what another client notices of whatever else goes on at
-// the daemon, as one JSON object: how late its tasks are killed at their wall time, and how
-// long a `print` takes.
+// mayfly-bench-floods SOCKET SECONDS: how another client sees the daemon's present load, as one
+// JSON object: how late its tasks are killed at their wall time, and how long a `print` takes.
 //
-// Layer: a client of Mayfly's. bench/floods runs it while it floods the daemon.
+// Layer: a client of Mayfly. bench/floods runs it while it floods the daemon.
 #include <stdlib.h>
 
 #include <algorithm>
@@ -43,7 +42,7 @@ uint64_t at(const TaskResult& result, base::Phase phase) {
 }
 
 struct Kills {
-  std::vector<double> decided_ms, dead_ms;  // after the wall time was over
+  std::vector<double> decided_ms, dead_ms;  // after the end of the wall time
 };
 
 // A flood of connections may leave no room at first.
@@ -56,7 +55,7 @@ std::unique_ptr<Client> connected(const char* socket, uint64_t end_ns) {
   }
 }
 
-// Several tasks at once that would sleep on, each with a small cap.
+// Several sleeping tasks at once, each with a small cap.
 void kill(const char* socket, uint64_t end_ns, Kills* kills) {
   auto client = connected(socket, end_ns);
   std::vector<std::future<base::Result<TaskResult>>> under_way;

@@ -1,14 +1,14 @@
-// mayfly-bench-floor: what a box costs without Mayfly's daemon around it, as JSON on stdout.
+// mayfly-bench-floor: the cost of a box without Mayfly's daemon around it, as JSON on stdout.
 //
-// The real spawner, maker and zygote over a template's real image, driven over the spawner's
-// wire by one tight loop: the same fork of the zygote, namespaces, mounts, cgroups with their
-// caps, seccomp, hand-over of the task, exit, reaping and removal, each awaited as the daemon
-// awaits it. Left out is what the daemon adds: RPC, checks, queue, pool, state machines,
-// deadlines, sampling, receipts. The task is written into one memfd that all clones share.
+// The real spawner, maker and zygote over a template's real image, driven over the spawner's wire
+// by one tight loop: the same fork of the zygote, namespaces, mounts, cgroups with their caps,
+// seccomp, hand-over of the task, exit, reaping and removal, each awaited as the daemon awaits it.
+// The daemon's own part is left out: RPC, checks, queue, pool, state machines, deadlines, sampling,
+// receipts. The task is written into one memfd that all clones share.
 //
 //   cycle  a fresh box and clone, its task, its end, all removed
-//   make   until the clone is ready; ended at once
-//   park   --count boxes until all are ready, `--outstanding` in the making at a time
+//   make   until the clone is ready, which is then ended
+//   park   --count boxes until all are ready, at most `--outstanding` being made at a time
 //
 // Layer: bench. Needs root. One thread. Ends with its spawner, which ends every box.
 #include <errno.h>
@@ -137,7 +137,7 @@ wire::Event Floor::receive(base::Received* fds) {
   return event;
 }
 
-// As mayflyd does it at its start.
+// As mayflyd does at its start.
 void Floor::start() {
   must(app::raiseOpenFiles());
   config::Daemon settings;
@@ -240,7 +240,7 @@ void Floor::ended(Box& box, uint64_t at_ns) {
 
 void Floor::onControl(base::BoxId id) {
   Box& box = boxes_.at(id);
-  wire::CloneReady word;  // Started has the same shape
+  wire::CloneReady word;  // Started has the same size
   auto got = base::receiveMessage(box.control.view(), base::writableBytesOf(word));
   if (!got || got->bytes != sizeof word || word.error != 0)
     die("a clone did not get ready" +
@@ -285,7 +285,7 @@ void Floor::onEvent(const wire::Event& e, base::Received& fds) {
       return;
     case Kind::boxGone:
       if (e.complete == 0) die(std::string("a box is not gone: ") + e.text);
-      while (box.out && box.exited) {  // what it said last
+      while (box.out && box.exited) {  // the rest of its output
         size_t before = box.said.size();
         readOutput(box);
         if (box.said.size() == before) break;
@@ -299,12 +299,12 @@ void Floor::onEvent(const wire::Event& e, base::Received& fds) {
   }
 }
 
-// Takes what has come, waiting for it if nothing has.
+// Handles all present events; waits if there is none.
 void Floor::turn() {
   epoll_event events[kEventsMax];
   int n = ::epoll_wait(epoll_.get(), events, kEventsMax, kStallMsMax);
   if (n < 0 && errno == EINTR) return;
-  if (n <= 0) die("nothing has happened for " + std::to_string(kStallMsMax / 1'000) + " s");
+  if (n <= 0) die("no event came for " + std::to_string(kStallMsMax / 1'000) + " s");
   for (int i = 0; i < n; ++i) {
     auto source = static_cast<Source>(events[i].data.u64 >> 56);
     base::BoxId id = events[i].data.u64 & ((1ull << 56) - 1);
@@ -354,19 +354,19 @@ load::Report Floor::measure() {
 
 int main(int argc, char** argv) {
   Options o;
-  CLI::App cli{"mayfly-bench-floor: what a box costs without Mayfly's daemon around it"};
-  cli.add_option("--state-dir", o.state_dir, "where the images are")->capture_default_str();
+  CLI::App cli{"mayfly-bench-floor: the cost of a box without Mayfly's daemon around it"};
+  cli.add_option("--state-dir", o.state_dir, "the folder of the images")->capture_default_str();
   cli.add_option("--templates", o.template_dir, "folder of templates")->required();
-  cli.add_option("--template", o.template_name, "whose boxes")->capture_default_str();
+  cli.add_option("--template", o.template_name, "the boxes' template")->capture_default_str();
   cli.add_option("--mode", o.mode, "cycle, make or park")
       ->transform(CLI::CheckedTransformer(std::map<std::string, Mode>{
           {"cycle", Mode::cycle}, {"make", Mode::make}, {"park", Mode::park}}));
-  cli.add_option("--code", o.code, "what each task runs")->capture_default_str();
-  cli.add_option("--expect", o.expected, "what each must print");
+  cli.add_option("--code", o.code, "each task's program")->capture_default_str();
+  cli.add_option("--expect", o.expected, "each task's expected output");
   cli.add_option("--count", o.count, "boxes, warm-up included");
-  cli.add_option("--seconds", o.seconds, "no box is begun later");
+  cli.add_option("--seconds", o.seconds, "no box starts later");
   cli.add_option("--warm-up", o.warm_up, "first boxes that are not recorded");
-  cli.add_option("--outstanding", o.outstanding, "boxes under way at a time; park: in the making")
+  cli.add_option("--outstanding", o.outstanding, "boxes in flight at a time; park: being made")
       ->check(CLI::Range(1, 1'000))
       ->capture_default_str();
   cli.add_flag("--rehearse", o.rehearse, "clones rehearse before they are ready");

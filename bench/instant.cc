@@ -1,6 +1,6 @@
-// mayfly-bench-instant SOCKET: a daemon without boxes. Every task succeeds at once and says
-// "42". Load on it shows what the client, the RPC and the load engine cost by themselves: how
-// far they are from being the bottleneck of any other figure.
+// mayfly-bench-instant SOCKET: a daemon without boxes. Every task succeeds at once and prints "42".
+// Load on it shows the cost of the client, the RPC and the load engine alone: how far they are from
+// being the bottleneck of any other figure.
 //
 // Layer: bench. The daemon's own RPC room over a core that does nothing. Until SIGTERM.
 #include <signal.h>

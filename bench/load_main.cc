@@ -1,10 +1,10 @@
 // mayfly-bench-load: one run of load, its report as JSON on stdout.
 //
-// What runs is one small Python program, either as a task of a daemon's (by the C++ client),
-// or by `bwrap --unshare-all` and a fresh python3 in an image's root folder. Open loop with
-// --rate or --burst, else closed loop with --outstanding requests under way.
+// Each request runs one small Python program, either as a task of a daemon (through the C++
+// client), or by `bwrap --unshare-all` and a fresh python3 in an image's root folder. Open loop
+// with --rate or --burst, else closed loop with --outstanding requests in flight.
 //
-// Layer: a client of Mayfly's. bench/run calls it; of use by hand as well.
+// Layer: a client of Mayfly. bench/run calls it; it is also useful by hand.
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -57,7 +57,8 @@ uint64_t ownCpuNs() {
   return ns(used.ru_utime) + ns(used.ru_stime);
 }
 
-// Waits until `wanted` clones are parked and none is in the making; the time when that was seen.
+// Waits until `wanted` clones are parked and none is being made; returns the time of that
+// observation.
 uint64_t awaitPool(Client& client, const std::string& name, uint32_t wanted) {
   uint64_t until_ns = base::monotonicNs() + kPoolWaitMsMax * 1'000'000;
   uint32_t parked = 0;
@@ -114,27 +115,28 @@ load::Plan planOf(const Options& o) {
 int main(int argc, char** argv) {
   Options o;
   CLI::App cli{"mayfly-bench-load: one run of load on a daemon, or on bwrap and python3"};
-  cli.add_option("--socket", o.socket, "the daemon's (default: MAYFLY_SOCKET)");
-  cli.add_option("--template", o.template_name, "of the tasks")->capture_default_str();
-  cli.add_option("--code", o.code, "what each runs")->capture_default_str();
-  cli.add_option("--expect", o.expected, "what each must print");
-  cli.add_flag("--collect", o.collect, "collect what the tasks leave in /task/out");
+  cli.add_option("--socket", o.socket, "the daemon's socket (default: MAYFLY_SOCKET)");
+  cli.add_option("--template", o.template_name, "the tasks' template")->capture_default_str();
+  cli.add_option("--code", o.code, "each task's program")->capture_default_str();
+  cli.add_option("--expect", o.expected, "each task's expected output");
+  cli.add_flag("--collect", o.collect, "collect the tasks' files of /task/out");
   cli.add_option("--memory-mib", o.memory_mib, "each task's cap on memory");
   cli.add_option("--disk-mib", o.disk_mib, "each task's cap on the disk, and on one file");
-  cli.add_flag("--captured", o.captured, "take the output with the result: no first byte is seen");
+  cli.add_flag("--captured", o.captured,
+               "get the output with the result: the first byte's time is unknown");
   cli.add_option("--bwrap", o.bwrap_root, "no tasks: bwrap and python3 in this root folder");
   cli.add_option("--rate", o.rate_per_s, "open loop: requests a second, at constant gaps");
   cli.add_flag("--poisson", o.poisson, "at random gaps");
   cli.add_option("--seed", o.seed, "of the random gaps")->capture_default_str();
-  cli.add_option("--burst", o.burst, "open loop: so many at once");
+  cli.add_option("--burst", o.burst, "open loop: this many at once");
   cli.add_option("--count", o.count, "requests, warm-up included");
   cli.add_option("--seconds", o.seconds, "no request starts later");
   cli.add_option("--warm-up", o.warm_up, "first requests that are not recorded");
-  cli.add_option("--outstanding", o.outstanding, "requests under way, at most")
+  cli.add_option("--outstanding", o.outstanding, "most requests in flight")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   cli.add_option("--pool", o.pool,
-                 "wait for so many parked clones before, and measure how long after");
+                 "wait for this many parked clones before, and measure the refill after");
   CLI11_PARSE(cli, argc, argv);
   if (o.count == 0 && o.seconds <= 0 && o.burst == 0) die("give --count, --seconds or --burst");
   if (!o.bwrap_root.empty() && o.pool) die("--pool is for tasks of a daemon");
@@ -166,7 +168,7 @@ int main(int argc, char** argv) {
   if (!report) die(report.error().message);
   uint64_t cpu_ns = ownCpuNs() - cpu_before_ns;
   Json out = load::toJson(*report);
-  // Of this process, which without a daemon does not hold the commands' own.
+  // Of this process; without a daemon it does not include the commands' own time.
   out["client_cpu_ns_per_request"] = report->sent == 0 ? 0 : cpu_ns / report->sent;
   if (o.pool) {
     uint64_t full_ns = awaitPool(*client, o.template_name, *o.pool);

@@ -1,11 +1,11 @@
-// The life of one box, as the core sees it: from the asking to the proof that it is gone.
+// The life of one box, as the core sees it: from the request to the proof that it is gone.
 //
 //              making ------.
 //                            v
 //   stocking -> stocked -> cloning -> made -> ready -> claimed -> ending -> gone
 //
-// Each arrow is taken at most once. Every state but `gone` may go to `ending`, and a box that
-// was never made goes to `gone` at once.
+// Each arrow is taken at most once. From every state but `gone` an arrow may lead to `ending`; a
+// box that could not be made goes to `gone` at once.
 //
 // Layer: pool. Pure. Core thread.
 #pragma once
@@ -16,37 +16,37 @@
 namespace mayfly::pool {
 
 enum class BoxState : uint8_t {
-  making,    // asked for, with its clone
-  stocking,  // asked for, without a clone
-  stocked,   // its walls stand, nobody is inside
-  cloning,   // was stocked; its clone is asked for
-  made,      // the clone exists, its descriptors are here
+  making,    // requested, with its clone
+  stocking,  // requested, without a clone
+  stocked,   // complete, but without a clone
+  cloning,   // was stocked; its clone is requested
+  made,      // the clone exists; its descriptors are here
   ready,     // the clone waits for a task
-  claimed,   // is one task's, and never another's
-  ending,    // its end is asked for; the receipt is awaited
+  claimed,   // belongs to one task, for ever
+  ending,    // its end is requested; the receipt is awaited
   gone,      // proven gone, or never made
 };
 inline constexpr int kBoxStates = 9;
 std::string_view name(BoxState state);
 
 enum class BoxEvent : uint8_t {
-  stocked,  // the spawner: the walls stand
-  clone,    // we: the clone is asked for
+  stocked,  // the spawner: the box is complete
+  clone,    // we: request the clone
   made,     // the spawner: the clone's descriptors
   ready,    // the clone: it waits
-  claim,    // we: it is a task's
-  lost,     // the spawner, the clone or its streams: it came to nothing
-  end,      // we: it is to end
+  claim,    // we: give the box to a task
+  lost,     // the spawner, the clone or its streams: the box failed
+  end,      // we: request its end
   gone,     // the spawner: the receipt, or that it was never made
 };
 inline constexpr int kBoxEvents = 8;
 std::string_view name(BoxEvent event);
 
-// What an event means for the driver.
+// The meaning of an event for the driver.
 enum class BoxStep : uint8_t {
-  next,    // it was in its place: the state is the next one
-  ignore,  // it came too late to matter, nothing changes
-  end,     // the box must end: it is lost, or was spoken of out of place; the state is `ending`
+  next,    // in its place: the state is the next one
+  ignore,  // too late to matter; nothing changes
+  end,     // the box must end: it is lost, or the event was out of place; the state is `ending`
 };
 
 class BoxMachine {
@@ -59,9 +59,8 @@ class BoxMachine {
   BoxState state() const { return state_; }
   bool ending() const { return state_ >= BoxState::ending; }
   bool stock() const { return state_ == BoxState::stocking || state_ == BoxState::stocked; }
-  bool wasStocked() const {
-    return was_stocked_;
-  }  // its walls stood before its clone was asked for
+  // It was complete before its clone was requested.
+  bool wasStocked() const { return was_stocked_; }
 
   BoxStep on(BoxEvent event);
 

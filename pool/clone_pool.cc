@@ -68,7 +68,7 @@ ClonePool::Handed ClonePool::ready(BoxId box, uint64_t now_ns) {
     park_after_ns_ = pause_ns_ = 0;
     return {task, false};
   }
-  // What was made in a hurry is not as good as what is parked.
+  // A clone without a rehearsal is worth less than a parked one.
   if (clone.stale || clone.zygote != zygote_ || clone.rehearsed == Rehearsed::no ||
       parkedOfPresent() >= target_) {
     erase(it);

@@ -2,12 +2,11 @@
 //
 //   making -> ready -> claimed        a clone; each arrow once
 //
-// A task gets the oldest ready clone at once; else the next one that becomes
-// ready, in the order of asking. A clone is claimed at most once, and a claimed
-// one never comes back.
+// A task gets the oldest ready clone at once; else the next clone that becomes ready, in the order
+// of requests. A clone is claimed at most once, and never returns.
 //
-// Where a new zygote takes the old one's place, the old one's parked clones serve on, and
-// each ends when a new one is parked. A dead zygote's clones end at once.
+// When a new zygote replaces an old one, the old zygote's parked clones still serve; one of them
+// ends whenever a new clone is parked. A dead zygote's clones end at once.
 //
 // Layer: pool. Pure. Core thread.
 #pragma once
@@ -25,15 +24,16 @@ namespace mayfly::pool {
 
 inline constexpr uint64_t kParkPauseFirst_ns = 100'000'000;  // after a failure; doubles
 inline constexpr uint64_t kParkPauseMax_ns = 10'000'000'000;
-inline constexpr uint64_t kParkPauseForget_ns = 60'000'000'000;  // without a failure
-inline constexpr uint64_t kEarlyDeath_ns =
-    1'000'000'000;  // of a parked clone: as one that could not be made
+inline constexpr uint64_t kParkPauseForget_ns =
+    60'000'000'000;  // after this time without a failure, the next pause is the first again
+// A parked clone that dies within this time counts as one that could not be made.
+inline constexpr uint64_t kEarlyDeath_ns = 1'000'000'000;
 
 enum class CloneState : uint8_t { making, ready };
 
-// What the pool wants done now. Boxes that are to end are not of the pool any more.
+// The actions to take now. Boxes in `end` no longer belong to the pool.
 struct Work {
-  uint32_t make_for_tasks = 0;  // tasks wait: no rehearsal, it would only cost them time
+  uint32_t make_for_tasks = 0;  // for waiting tasks: no rehearsal, which would only cost them time
   uint32_t make_to_park = 0;
   std::vector<base::BoxId> end;
 };
@@ -43,43 +43,42 @@ class ClonePool {
   explicit ClonePool(uint32_t making_max) : making_max_(making_max) {}
 
   // --- tasks ---
-  // The clone that is now the task's, or nothing: then it waits.
+  // The clone that now belongs to the task, or nothing: then the task waits.
   std::optional<base::BoxId> claim(base::TaskId task);
-  void withdraw(base::TaskId task);  // waits no more; nothing if it does not wait
+  void withdraw(base::TaskId task);  // waits no more; no effect if it does not wait
 
   // --- boxes ---
   enum class Rehearsed : uint8_t { no, yes };
-  // Of the present zygote.
+  // A clone of the present zygote is requested.
   void asked(base::BoxId box, Rehearsed rehearsed);
-  // Its clone is ready: the task that has it now, or 0: it is parked, unless `end` says
-  // that nobody wants it.
+  // The clone is ready: `task` gets it; 0: it is parked, unless `end` says that nobody wants it.
   struct Handed {
     base::TaskId task = 0;
     bool end = false;
   };
   Handed ready(base::BoxId box, uint64_t now_ns);
-  // It will not be, or is not any more. If a task waits and no other box is in the making
-  // for it, that task: it has to hear of it; it waits no more then.
+  // The clone failed or died. Returns the waiting task, if one waits and no other box is being made
+  // for it: it must be told, and waits no more.
   std::optional<base::TaskId> lost(base::BoxId box, uint64_t now_ns);
   bool holds(base::BoxId box) const { return boxes_.count(box) != 0; }
 
   // --- size ---
   void setTarget(uint32_t parked) { target_ = parked; }
   // --- zygotes ---
-  // From here on clones are this one's.
+  // From here on, new clones are this zygote's.
   void setZygote(base::ZygoteId zygote);
-  // None of its clones gets a task: the parked ones, to be ended, are the pool's no more; one
-  // in the making is ended when it is ready.
+  // None of the zygote's clones gets a task: returns its parked ones, which must end and no longer
+  // belong to the pool; a clone being made ends when it is ready.
   std::vector<base::BoxId> endZygote(base::ZygoteId zygote);
-  // `may_make`: whether the template's zygote serves. `park`: whether refill is welcome now.
+  // `may_make`: the lane's zygote serves. `park`: parking is welcome now.
   Work work(bool may_make, bool park, uint64_t now_ns);
-  // When parking goes on after failures, until `work` is asked then; 0: nothing is planned.
+  // When parking may resume after failures, unless work() is called before; 0: nothing is planned.
   uint64_t due_ns() const { return park_after_ns_; }
-  // All that it holds; empty afterwards. Tasks that wait go on waiting.
+  // All boxes of the pool, which is then empty. Waiting tasks still wait.
   std::vector<base::BoxId> drop();
 
   std::vector<base::TaskId> waitingTasks() const { return {waiting_.begin(), waiting_.end()}; }
-  // Whoever waits for the clone after `making()` others; 0: nobody.
+  // The task that waits for the clone after `at` others; 0: none.
   base::TaskId waitingTask(uint32_t at) const { return at < waiting_.size() ? waiting_[at] : 0; }
   uint32_t target() const { return target_; }
   uint32_t making() const { return making_; }
@@ -99,12 +98,12 @@ class ClonePool {
   void erase(std::unordered_map<base::BoxId, Clone>::iterator it);
 
   uint32_t making_max_;
-  uint64_t park_after_ns_ = 0;             // 0: parking is not held
-  uint64_t pause_ns_ = 0, failed_ns_ = 0;  // the last failure's
+  uint64_t park_after_ns_ = 0;             // 0: parking is not delayed
+  uint64_t pause_ns_ = 0, failed_ns_ = 0;  // of the last failure
   uint32_t target_ = 0;
   uint32_t making_ = 0;
   base::ZygoteId zygote_ = 0;
-  uint32_t old_parked_ = 0;  // of ready_, not the present zygote's
+  uint32_t old_parked_ = 0;  // clones in ready_ that are not the present zygote's
   std::unordered_map<base::BoxId, Clone> boxes_;
   std::list<base::BoxId> ready_;  // oldest first
   std::deque<base::TaskId> waiting_;

@@ -36,7 +36,7 @@ double Compared::leastHitRate() const {
 PolicyMaker oursMaker(const CompareOptions& options) {
   return [options](const Trace& trace) -> std::unique_ptr<SizingPolicy> {
     PlanOptions plan;
-    plan.makers = options.sim.making_max;  // as the engine's
+    plan.makers = options.sim.making_max;  // as in the engine
     plan.memory_bytes_max = options.memory_bytes_max;
     plan.box_bytes = options.sim.box_bytes;
     std::vector<uint64_t> clone_bytes;

@@ -1,8 +1,7 @@
-// Our sizing beside the usual ones, over the same arrivals, makers and make times.
+// Compares our sizing with the usual policies, over the same arrivals, makers and make times.
 //
-// A fixed size and a watermark have a free setting; they are given the one that
-// costs as much memory as ours over all the traces: chosen with hindsight, which
-// no running pool has.
+// A fixed size and a watermark have a free parameter; it is chosen so that the policy costs as much
+// memory as ours over all traces: with hindsight, which no running pool has.
 //
 // Layer: pool. Pure. A call simulates each trace some forty times.
 #pragma once
@@ -26,8 +25,8 @@ struct CompareOptions {
 
 struct Compared {
   std::string policy;              // "ours", "fixed 12", "EWMA 0.35 s"
-  std::string why;                 // "same MB*s", "same hits"; empty: asked for
-  std::vector<SimResult> results;  // one a trace
+  std::string why;                 // "same MB*s", "same hits"; empty: requested
+  std::vector<SimResult> results;  // one per trace
 
   double memory_byte_s() const;
   double hitRate() const;       // over all arrivals
@@ -43,8 +42,8 @@ base::Result<Compared> simulateAll(std::string policy, std::string why,
                                    const std::vector<Trace>& traces, const SimOptions& options,
                                    const PolicyMaker& maker);
 
-// Ours first. Then the smallest fixed size with no less memory, the smallest one whose worst trace
-// is no worse than ours, the watermark nearest to our memory.
+// Ours first; then the smallest fixed size with at least our memory, the smallest fixed size whose
+// worst trace is no worse than ours, and the watermark whose memory is nearest to ours.
 base::Result<std::vector<Compared>> compare(const std::vector<Trace>& traces,
                                             const CompareOptions& options);
 

@@ -9,16 +9,16 @@ namespace {
 
 constexpr std::array<double, 4> kScale_ns{1e9, 10e9, 60e9, 600e9};
 constexpr double kBurstMemory_ns = 1800e9;
-// A rate counts this many standard deviations below its estimate: a short scale must
-// not order clones for what is noise, and soon outgrows it when it is none.
+// A rate counts this many standard deviations below its estimate: a short scale must not request
+// clones for noise, and real load soon exceeds the margin.
 constexpr double kNoise = 1.0;
-// The model is computed again once its input moved by this share, for half of that more.
+// The model is recomputed once its input changed by this share, for half of that more.
 constexpr double kLoadStep = 0.03;
-// Beyond this share of its makers' time a template gains nothing by parking more: they cannot
-// fill it. (What a passing overload needed, the floor remembers.)
+// Beyond this share of its makers' time, a larger pool gains nothing: the makers cannot fill it.
+// (The floor remembers the need of a passing overload.)
 constexpr double kFull = 0.95;
 constexpr uint32_t kTerms_max = 64;
-constexpr double kQuietLoad_max = 10;  // such a gap does not come: half of the pool decides
+constexpr double kQuietLoad_max = 10;  // such a gap never comes: half of the pool decides
 
 double poissonTerm(double mean, double n) {
   return std::exp(n * std::log(mean) - mean - std::lgamma(n + 1));
@@ -30,7 +30,7 @@ double poissonTail(double mean, double n) {
   if (n <= 0) return 1;
   if (mean <= 0) return 0;
   const bool upper = n > mean;
-  // From the edge away from the middle, where the terms fall at least geometrically.
+  // Starts at the edge that is nearer the middle: from there the terms fall at least geometrically.
   double at = upper ? n : n - 1;
   double term = poissonTerm(mean, at), sum = 0;
   for (int i = 0; i < 10'000 && term > 1e-12 * (sum + 1e-300); ++i) {
@@ -47,8 +47,8 @@ double poissonTail(double mean, double n) {
 
 }  // namespace
 
-// With constant make times the makes outstanding at a time are max over j of (arrivals in the last
-// j+1 make times - j * makers): what came before was made by then. The sum bounds the maximum.
+// With constant make times, the outstanding makes are the max over j of (arrivals in the last j+1
+// make times - j * makers): earlier ones are made by then. The sum bounds the maximum.
 double emptyChance(double load, double makers, uint32_t held) {
   if (held == 0) return 1;
   if (load <= 0) return 0;
@@ -61,14 +61,14 @@ double emptyChance(double load, double makers, uint32_t held) {
     if (term < 1e-3 * sum) return sum;
     last = j == 0 ? 0 : term;
   }
-  // Close to full load: the rest falls by this factor or faster, by Chernoff's bound.
+  // Close to full load: the remaining terms fall by this factor or faster, by Chernoff's bound.
   double z = 1 + (makers - load) / std::max(load, 1e-9);
   double q = std::exp(load * (z - 1) - makers * std::log(z));
   return std::min(1.0, sum + last * q / (1 - q));
 }
 
-// The makers begin late by the mean time until the first gap of the quiet time; they idle
-// meanwhile. From half of the pool on they do not wait: it misses no more than half the pool does.
+// The makers start late by the mean time until the first quiet gap, and idle meanwhile. Below half
+// of the pool they do not wait: so it misses at most as much as half of the pool would.
 double emptyChanceHeldBack(double load, double makers, double quiet_load, uint32_t held) {
   if (quiet_load <= 0 || load <= 0) return emptyChance(load, makers, held);
   const double late = load + std::expm1(std::min(quiet_load, kQuietLoad_max));
@@ -116,7 +116,7 @@ uint32_t BurstDepths::top(size_t bucket) {
 
 void BurstDepths::add(uint32_t depth, bool surprise, uint64_t now_ns) {
   double age = static_cast<double>(now_ns - origin_ns_) / kBurstMemory_ns;
-  if (age > 30) {  // before the weights outgrow a double
+  if (age > 30) {  // before the weights exceed a double
     double shrink = std::exp(-age);
     for (double& w : weight_) w *= shrink;
     for (double* sum : {&all_, &surprises_, &clumps_}) *sum *= shrink;
@@ -142,7 +142,7 @@ double BurstDepths::deeper(uint32_t held) const {
 
 uint32_t BurstDepths::floor(double share_max, uint64_t now_ns) const {
   if (clumps_ <= 0) return 0;
-  // Surprises come in rows: as many independent draws as rows, not as tasks.
+  // Surprises come in rows: there are as many independent samples as rows, not as tasks.
   const double row = surprises_ / clumps_;
   const double tasks = all_ * std::exp(-static_cast<double>(now_ns - origin_ns_) / kBurstMemory_ns);
   double sum = 0;
@@ -166,7 +166,7 @@ LaneDemand::LaneDemand(const DemandOptions& options, uint64_t now_ns)
   o_.stocked_max = std::min(o_.stocked_max, kHeld_max - o_.parked_max);
   o_.stocked_min = std::min(o_.stocked_min, o_.stocked_max);
   o_.fall_step_ns = std::max<uint64_t>(1, o_.fall_step_ns);
-  // One more than can be held: deeper is as good as lost.
+  // One more than can be held: a deeper need is a miss in any case.
   ready_ns_.resize(o_.parked_max + o_.stocked_max + 1);
 }
 
@@ -200,7 +200,7 @@ double LaneDemand::rate(uint64_t now_ns) const {
   return best * 1e9;
 }
 
-// How many replacements would be outstanding, this task's own included.
+// The number of outstanding replacements, this task's own included.
 uint32_t LaneDemand::depth(uint64_t now_ns) {
   const size_t room = ready_ns_.size();
   while (queued_ > 0 && ready_ns_[head_] <= now_ns) {
@@ -225,7 +225,7 @@ void LaneDemand::arrival(uint64_t now_ns) {
   if (!any_) first_ns_ = now_ns;
   any_ = true;
   last_ns_ = now_ns;
-  // What the model asked for so lately may not stand yet.
+  // Clones that the model wanted only recently may not be ready yet.
   if (now_ns - epoch_ns_ >= 2 * make_.value()) {
     covered_ = epoch_model_;
     epoch_model_ = model_parked_;
@@ -245,7 +245,7 @@ uint32_t LaneDemand::model(double empty_max, uint32_t from, uint32_t max) const 
     while (held > 1 && enough(held - 1)) --held;
     return std::min(held, max);
   }
-  uint32_t below = held;  // is not enough
+  uint32_t below = held;  // too few
   for (uint32_t stride = 1; held < max && !enough(held); stride *= 2) {
     below = held;
     held = std::min(max, held + stride);

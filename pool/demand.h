@@ -1,11 +1,9 @@
-// How many clones one template wants parked now, so that at most a given share of
-// its tasks finds none.
+// How many clones one lane wants parked now, so that at most a given share of its tasks finds none.
 //
-// Two answers; the larger counts. The model: Poisson arrivals at the fastest of
-// four decaying rates, against makers with the measured make time that begin when
-// pool::Refill lets them. The floor: what
-// bursts needed beyond the model, as seen in the last minutes. Both rise at once
-// and fall slowly. State is of fixed size once constructed.
+// The larger of two sizes counts. The model: Poisson arrivals at the fastest of four decaying
+// rates, against makers with the measured make time that start when pool::Refill lets them. The
+// floor: the clones that recent bursts needed beyond the model. Both rise at once and fall slowly.
+// The state has a fixed size once constructed.
 //
 // Layer: pool. Pure: time is an argument, in ns of one clock that never goes back.
 #pragma once
@@ -23,25 +21,27 @@ inline constexpr uint32_t kHeld_max = 4096;  // parked clones and stocked boxes 
 
 struct DemandOptions {
   double empty_max = 0.01;         // share of tasks that may find no parked clone
-  double reach_empty_max = 0.001;  // ... and no stocked box either
+  double reach_empty_max = 0.001;  // share of tasks that may find no stocked box either
   uint32_t parked_min = 0, parked_max = 64;
   uint32_t stocked_min = 0, stocked_max = 16;
-  uint64_t unused_after_ns = 600'000'000'000;  // without a task for so long: nothing; 0: never
-  uint64_t fall_step_ns = 10'000'000'000;      // at most one step down in this time
-  uint64_t make_first_ns = 10'000'000;         // taken as make time until one is measured
-  uint64_t quiet_ns = kParkQuiet_ns;           // without a claim, before more than half is refilled
+  uint64_t unused_after_ns =
+      600'000'000'000;                     // after this time without a task the size is 0; 0: never
+  uint64_t fall_step_ns = 10'000'000'000;  // at most one step down in this time
+  uint64_t make_first_ns = 10'000'000;     // the make time until one is measured
+  uint64_t quiet_ns =
+      kParkQuiet_ns;  // time without a claim before more than half of the pool is refilled
 };
 
-// The chance that a task finds nothing, with `held` clones kept by `makers` parallel makers:
-// Poisson arrivals, `load` of them in one make time, each ordering its replacement at once. An
-// upper bound for constant make times, exact where makers never queue.
+// The chance that a task finds no clone, with `held` clones kept by `makers` parallel makers:
+// Poisson arrivals, `load` of them in one make time, each requesting its replacement at once. An
+// upper bound for constant make times; exact if makers never queue.
 double emptyChance(double load, double makers, uint32_t held);
-// The same where replacements are ordered only once no task came for the time in which
-// `quiet_load` come in the mean, or once less than half of the pool is left. An estimate.
+// The same if replacements are requested only after a pause, in which `quiet_load` tasks would
+// come on average, or once less than half of the pool is left. An estimate.
 double emptyChanceHeldBack(double load, double makers, double quiet_load, uint32_t held);
 
-// The mean of about the last 128 values, where one counts as four running medians at most: an
-// outlier cannot move it far. `first` is the answer until there is a value.
+// The mean of about the last 128 values. A value counts as at most four running medians, so an
+// outlier cannot move the mean far. `first` is the answer until there is a value.
 class RobustMean {
  public:
   explicit RobustMean(uint64_t first) : mean_(static_cast<double>(first)) {}
@@ -54,8 +54,8 @@ class RobustMean {
   double mean_;
 };
 
-// Up at once. Down by a quarter of the gap a step, and only if the gap was wider than an
-// eighth of the value for the whole step.
+// Rises at once. Falls by a quarter of the gap a step, and only if the gap was wider than an eighth
+// of the value during the whole step.
 class Ratchet {
  public:
   uint32_t move(uint32_t wanted, uint64_t now_ns, uint64_t step_ns);
@@ -63,29 +63,29 @@ class Ratchet {
   uint64_t stepDue_ns(uint64_t step_ns) const { return since_ns_ + step_ns; }
 
  private:
-  uint32_t value_ = 0, peak_ = 0;  // peak_: the most that was wanted after since_ns_
+  uint32_t value_ = 0, peak_ = 0;  // peak_: the highest wish after since_ns_
   uint64_t since_ns_ = 0;
 };
 
-// How deep the tasks reached that came too fast for the model: shares of all tasks,
-// older ones counting less.
+// How many clones the tasks needed that came too fast for the model: shares of all tasks, older
+// tasks counting less.
 class BurstDepths {
  public:
   void add(uint32_t depth, bool surprise, uint64_t now_ns);
   double deeper(uint32_t held) const;  // share of tasks that a floor of `held` would have missed
-  // The least that misses at most this share, by the estimate plus its standard error.
+  // The least size that misses at most this share, by the estimate plus its standard error.
   uint32_t floor(double share_max, uint64_t now_ns) const;
 
  private:
   static constexpr size_t kExact = 64, kPerOctave = 16, kBuckets = kExact + 6 * kPerOctave + 1;
   static size_t bucket(uint32_t depth);
-  static uint32_t top(size_t bucket);  // the largest depth in it
+  static uint32_t top(size_t bucket);  // the largest depth in the bucket
 
   std::array<double, kBuckets> weight_{};
   double all_ = 0;                     // of all tasks
   double surprises_ = 0, clumps_ = 0;  // of those, and of the first ones of each row of them
   bool in_clump_ = false;
-  uint64_t origin_ns_ = 0;  // where a task weighs 1; later ones weigh more
+  uint64_t origin_ns_ = 0;  // a task at this time weighs 1; later ones weigh more
 };
 
 class LaneDemand {
@@ -93,9 +93,9 @@ class LaneDemand {
   explicit LaneDemand(const DemandOptions& options, uint64_t now_ns = 0);
 
   void arrival(uint64_t now_ns);
-  // A clone took so long from the start of its making to ready, waiting for a maker not counted.
+  // The time from the start of a clone's making to ready, without waiting for a maker.
   void made(uint64_t make_ns);
-  // The makers that this template can count on; others use the rest.
+  // The makers that this lane can count on; the other lanes use the rest.
   void setMakers(double makers);
 
   struct Wanted {
@@ -108,9 +108,9 @@ class LaneDemand {
   uint64_t due_ns() const { return due_ns_; }
 
   // As of the last wanted().
-  double empty(uint32_t held) const;  // chance that a task finds nothing
+  double empty(uint32_t held) const;  // chance that a task finds no clone
   double rate_hz() const { return rate_hz_; }
-  double load() const;  // makers that it keeps busy
+  double load() const;  // the number of makers that it keeps busy
   bool used() const { return used_; }
   uint64_t make_ns() const { return make_.value(); }
   const DemandOptions& options() const { return o_; }
@@ -133,14 +133,14 @@ class LaneDemand {
   bool any_ = false, used_ = true;
   double rate_hz_ = 0;
 
-  // When the replacement of each of the last tasks would be ready, were every claim
-  // followed by a make at once: its length is how deep the tasks reach. A ring.
+  // When the replacement of each of the last tasks would be ready if every claim started a make at
+  // once: the ring's length is the number of clones that the tasks need.
   std::vector<uint64_t> ready_ns_;
   size_t head_ = 0, queued_ = 0;
 
   BurstDepths bursts_;
   uint32_t model_parked_ = 0, model_reach_ = 0;
-  double model_load_ = -1, model_makers_ = 0;  // what these two were computed for
+  double model_load_ = -1, model_makers_ = 0;  // the inputs of these two
   uint32_t epoch_model_ = 0, covered_ = 0;     // the model's answer one or two make times ago
   uint64_t epoch_ns_ = 0;
   Ratchet parked_, reach_;

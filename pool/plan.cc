@@ -6,11 +6,11 @@ namespace mayfly::pool {
 
 namespace {
 constexpr uint32_t kCurvePoints_max = 64;
-// While the budget is short, shares follow the load this often even if no wanted count changes.
+// While the budget is short, shares follow the load this often even if no wish changes.
 constexpr uint64_t kRecut_ns = 10'000'000'000;
 }  // namespace
 
-// `count` more of what target `who` has, as a stocked box or as a parked clone.
+// A wish of lane `who` for `count` more stocked boxes or parked clones.
 struct Plan::Ask {
   size_t who;
   uint32_t Target::*what;
@@ -18,7 +18,7 @@ struct Plan::Ask {
   uint64_t bytes_each;
 };
 
-// What the budget still holds.
+// The rest of the budget.
 struct Plan::Left {
   uint64_t bytes;
   uint32_t boxes, parked;
@@ -89,7 +89,8 @@ const std::vector<Target>& Plan::plan(uint64_t now_ns) {
     const uint64_t due_ns = e.demand.due_ns();
     if (!e.changed && (due_ns == 0 || now_ns < due_ns)) continue;
     e.changed = false;
-    // What the others leave; its fair share where all together ask for too much.
+    // The makers that the other lanes leave, or the lane's fair share if all together ask for too
+    // much.
     e.demand.setMakers(
         std::max(o_.makers - (load - e.load), load > 0 ? o_.makers * e.load / load : o_.makers));
     LaneDemand::Wanted wanted = e.demand.wanted(now_ns);
@@ -136,7 +137,7 @@ void Plan::cut() {
     stocked.push_back({i, &Target::stocked, 0, box});
   }
   for (auto* asks : {&parked_min, &stocked_min, &parked}) grant(*asks, left);
-  // A clone that the budget cut may still get its box.
+  // A clone that the budget cut may still get a stocked box.
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Target& t = targets_[i];
     const uint32_t wanted =
@@ -149,8 +150,8 @@ void Plan::cut() {
   });
 }
 
-// Where not all asks fit: by the misses that a byte saves, a template's own next few together where
-// only they together save much.
+// If not all wishes fit, the misses saved per byte decide; a lane's next few count together if only
+// together they save much.
 void Plan::grant(const std::vector<Ask>& asks, Left& left) {
   auto give = [&](const Ask& ask, uint32_t count) {
     count = std::min({count, left.boxes, left.of(ask)});
@@ -181,8 +182,8 @@ void Plan::grant(const std::vector<Ask>& asks, Left& left) {
     const LaneDemand& demand = entries_[ask.who].demand;
     const uint32_t have = ask.what == &Target::parked ? t.parked : t.parked + t.stocked;
     const uint32_t step = ask.count / kCurvePoints_max + 1;
-    // The lower convex hull of the chance to find nothing over the number held: its pieces
-    // save less and less.
+    // The lower convex hull of the miss chance over the number held: each of its pieces saves less
+    // than the one before.
     std::vector<std::pair<uint32_t, double>> hull{{0, demand.empty(have)}};
     for (uint32_t n = 0; n < ask.count;) {
       n = std::min(ask.count, n + step);

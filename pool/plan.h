@@ -1,8 +1,7 @@
-// How many clones to park and boxes to stock, over all templates, within a budget.
+// How many clones to park and boxes to stock, over all lanes, within a budget.
 //
-// Each template's LaneDemand says what it wants. Where that is more than the budget
-// holds, the next byte goes where it saves most misses: first to all templates'
-// minima, then to the rest. A template that nobody uses wants nothing.
+// Each lane's LaneDemand gives its wishes. If they exceed the budget, the next byte goes where it
+// saves most misses: first to all lanes' minima, then to the rest. An unused lane wants nothing.
 //
 // Layer: pool. Pure: time is an argument, in ns of one clock. Core thread.
 #pragma once
@@ -20,12 +19,12 @@ struct PlanOptions {
   double makers = 4;                       // clones that are made at the same time
   uint64_t memory_bytes_max = UINT64_MAX;  // of all parked clones and stocked boxes
   uint32_t boxes_max = kHeld_max;          // parked and stocked
-  uint32_t parked_max = kHeld_max;         // of them
+  uint32_t parked_max = kHeld_max;         // parked clones
   uint64_t box_bytes = 512 << 10;          // a box without its clone
   uint64_t clone_first_bytes = 2 << 20;    // of a clone, until one is measured
 };
 
-// What to hold of a template: at most so many, the surplus may go at once.
+// The number to hold of a lane: an upper bound; a surplus may end at once.
 struct Target {
   base::LaneId id = 0;
   uint32_t parked = 0;                             // clones that wait for a task
@@ -37,7 +36,7 @@ class Plan {
  public:
   explicit Plan(const PlanOptions& options) : o_(options) {}
 
-  // A new template counts as used: it gets its minimum without a first task.
+  // A new lane counts as used: it gets its minimum before its first task.
   void add(base::LaneId id, const DemandOptions& options, uint64_t now_ns);
   void remove(base::LaneId id);
   void setBudget(uint64_t memory_bytes_max, uint32_t boxes_max);
@@ -45,12 +44,12 @@ class Plan {
   void onArrival(base::LaneId id, uint64_t now_ns);
   // make_ns: from the start of the making to ready, box and clone, without waiting for a maker.
   void onMade(base::LaneId id, uint64_t make_ns, uint64_t now_ns);
-  // Unique memory of a parked clone, without the box's constant.
+  // Private memory of a parked clone, without the box's constant part.
   void onMeasured(base::LaneId id, uint64_t clone_bytes);
 
-  // One entry a template, by id; valid until the next call. Cheap where nothing changed.
+  // One entry per lane, by id; valid until the next call. Cheap if nothing changed.
   const std::vector<Target>& plan(uint64_t now_ns);
-  // When plan() may answer less without another event; 0: never.
+  // When plan() may shrink without another event; 0: never.
   uint64_t nextDue_ns() const;
 
   const LaneDemand* demand(base::LaneId id) const;
@@ -60,7 +59,7 @@ class Plan {
     base::LaneId id;
     LaneDemand demand;
     RobustMean clone_bytes;
-    uint64_t cut_bytes;  // what the last cut took for clone_bytes
+    uint64_t cut_bytes;  // the value of clone_bytes in the last cut
     LaneDemand::Wanted wanted;
     double load = 0;
     bool changed = true;
@@ -74,8 +73,8 @@ class Plan {
 
   PlanOptions o_;
   std::vector<Entry> entries_;           // by id
-  std::vector<Target> targets_;          // the same order
-  bool cut_due_ = true, tight_ = false;  // tight: not all that is wanted is granted
+  std::vector<Target> targets_;          // in the same order
+  bool cut_due_ = true, tight_ = false;  // tight: the budget does not grant every wish
   uint64_t cut_ns_ = 0;
 };
 

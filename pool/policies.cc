@@ -39,7 +39,7 @@ void EwmaSizing::hold(uint64_t now_ns, std::span<const SimPool> now, std::span<H
     if (have >= need) e.refilling = false;
     // The low mark is never 0: an empty pool is refilled.
     if (have < now[i].waiting + std::max(1.0, o_.low_share * mark)) e.refilling = true;
-    // While it is not refilled, claims eat the pool down.
+    // While the pool is not refilled, claims shrink it.
     const uint32_t surplus = have > now[i].waiting ? have - now[i].waiting : 0;
     out[i] = {e.refilling ? mark : std::min(mark, surplus), 0};
   }

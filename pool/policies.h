@@ -1,4 +1,4 @@
-// Sizing policies for the simulator: ours and what it is compared with.
+// Sizing policies for the simulator: ours, and those that it is compared with.
 //
 // Layer: pool. Pure.
 #pragma once
@@ -13,7 +13,7 @@ namespace mayfly::pool {
 // Ours: pool::Plan with the same options for every template.
 class DemandSizing : public SizingPolicy {
  public:
-  // clone_bytes: one a template.
+  // clone_bytes: one per template.
   DemandSizing(const PlanOptions& plan, const DemandOptions& each,
                std::span<const uint64_t> clone_bytes);
   void onArrival(uint32_t t, uint64_t now_ns) override { plan_.onArrival(t + 1, now_ns); }
@@ -43,15 +43,15 @@ class FixedSizing : public SizingPolicy {
 };
 
 struct EwmaOptions {
-  double cover_s = 1;  // the high mark: what arrives in this time, and `least`
+  double cover_s = 1;  // the high mark: the arrivals in this time, plus `least`
   uint64_t interval_ns = 1'000'000'000;
   double alpha = 0.3;      // weight of the last interval's count
   double low_share = 0.5;  // refill starts below this share of the high mark
   uint32_t least = 1, most = kHeld_max;
 };
 
-// The usual watermark: an average of arrivals per interval, weights falling
-// exponentially; below the low mark the pool is refilled to the high one.
+// The usual watermark: an average of arrivals per interval with exponentially falling weights;
+// below the low mark the pool is refilled to the high one.
 class EwmaSizing : public SizingPolicy {
  public:
   EwmaSizing(size_t templates, const EwmaOptions& options);

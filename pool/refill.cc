@@ -111,7 +111,7 @@ void Refill::stockUp(bool serves, uint64_t now_ns, Work* work) {
   for (; stock_.size() > stock_target_; stock_.pop_front()) work->end.push_back(stock_.front());
   if (!serves || stocking_ != 0 || stock_.size() >= stock_target_) return;
   const bool busy = !work->make.empty() || pool_.waiting() != 0 || pool_.making() != 0;
-  if (busy) return;  // their end is an event, after which this is asked again
+  if (busy) return;  // their end is an event that calls work() again
   uint64_t free_ns = std::max(stock_after_ns_, quiet_from_ns_ + kStockQuiet_ns);
   if (claims_ != 0) free_ns = std::max(free_ns, claimed_ns_ + kClaimQuietMax_ns);
   if (now_ns < free_ns) return dueAt(free_ns);

@@ -1,6 +1,6 @@
-// When the boxes of one lane are made and ended: for the tasks that wait, to be parked, to be
-// stocked. In that order: parking waits until the last claims are over, stocking until nothing
-// happened for a while.
+// When the boxes of one lane are made and ended: for waiting tasks, to park, to stock, in that
+// order. Parking waits until the last claims are over, stocking until the daemon was idle for a
+// while.
 //
 // Layer: pool. Pure: time is an argument. Core thread.
 #pragma once
@@ -17,11 +17,10 @@
 namespace mayfly::pool {
 
 // Making a clone costs both cores some milliseconds. While more than half of the pool is there,
-// these belong to the tasks that were claimed last.
-inline constexpr uint64_t kParkQuiet_ns = 5'000'000;  // after the last claim is over
-inline constexpr uint64_t kClaimQuietMax_ns =
-    20'000'000;                                        // a claim that takes longer holds nobody up
-inline constexpr uint64_t kStockQuiet_ns = 5'000'000;  // after the last claim, make or end
+// this time belongs to the tasks that were claimed last.
+inline constexpr uint64_t kParkQuiet_ns = 5'000'000;       // after the end of the last claim
+inline constexpr uint64_t kClaimQuietMax_ns = 20'000'000;  // a longer claim delays nothing
+inline constexpr uint64_t kStockQuiet_ns = 5'000'000;      // after the last claim, make or end
 inline constexpr uint64_t kStockPause_ns = 1'000'000'000;  // after a box that could not be stocked
 
 class Refill {
@@ -29,13 +28,13 @@ class Refill {
   // One box to make.
   struct Make {
     enum class What : uint8_t { forTask, park, stock } what;
-    base::BoxId in = 0;     // not 0: this stocked box gets a clone, no new one is made
-    base::TaskId task = 0;  // forTask: who waits for it, as it looks now
+    base::BoxId in = 0;     // not 0: this stocked box gets a clone; no new box is made
+    base::TaskId task = 0;  // forTask: the task that waits for it, at present
     ClonePool::Rehearsed rehearsed() const {
       return what == What::park ? ClonePool::Rehearsed::yes : ClonePool::Rehearsed::no;
     }
   };
-  // Boxes that are to end are not the lane's any more.
+  // Boxes in `end` no longer belong to the lane.
   struct Work {
     std::vector<base::BoxId> end;
     std::vector<Make> make;
@@ -43,16 +42,16 @@ class Refill {
 
   explicit Refill(uint32_t making_max) : pool_(making_max) {}
 
-  // `serves`: the lane's zygote makes clones. Each Make is to be followed by asked().
+  // `serves`: the lane's zygote makes clones. The caller confirms each Make with asked().
   Work work(bool serves, uint64_t now_ns);
-  // When work() may answer more without another event; 0: never.
+  // When work() may have more to do without another event; 0: never.
   uint64_t due_ns() const { return due_ns_; }
 
   // --- tasks ---
-  // The clone that is now the task's, or nothing: then it waits.
+  // The clone that now belongs to the task, or nothing: then the task waits.
   std::optional<base::BoxId> claim(base::TaskId task) { return pool_.claim(task); }
   void withdraw(base::TaskId task) { pool_.withdraw(task); }
-  // From the claim's message to the task's start, or its end without.
+  // From the claim's message to the task's start, or to its end before a start.
   void claimBegan(uint64_t now_ns);
   void claimOver();
   std::vector<base::TaskId> waitingTasks() const { return pool_.waitingTasks(); }
@@ -62,11 +61,12 @@ class Refill {
   void stocked(base::BoxId box, uint64_t now_ns);
   ClonePool::Handed ready(base::BoxId box, uint64_t now_ns);
   struct Lost {
-    bool clone = false;  // it was a clone's, parked or in the making; else the stock's, or unknown
-    base::TaskId task = 0;  // who has to hear of it
+    bool clone =
+        false;  // the box had a clone, parked or being made; else it was stocked, or unknown
+    base::TaskId task = 0;  // the task that must be told
   };
   Lost lost(base::BoxId box, uint64_t now_ns);
-  void happened(uint64_t now_ns) { quiet_from_ns_ = now_ns; }  // a box is gone: its end cost time
+  void happened(uint64_t now_ns) { quiet_from_ns_ = now_ns; }  // a box is gone: its end took time
 
   // --- sizes ---
   void setTarget(uint32_t parked, uint32_t stocked);
@@ -75,11 +75,11 @@ class Refill {
   }
 
   // --- zygotes ---
-  // From here on boxes are this one's. The earlier one's stock, which is to end.
+  // From here on, new boxes are this zygote's. Returns the earlier zygote's stock, which must end.
   std::vector<base::BoxId> setZygote(base::ZygoteId zygote);
-  // No clone of it gets a task: what of its is parked or stocked, which is to end.
+  // None of the zygote's clones gets a task. Returns its parked and stocked boxes, which must end.
   std::vector<base::BoxId> endZygote(base::ZygoteId zygote);
-  // All that it holds; empty afterwards. Tasks that wait go on waiting.
+  // All boxes of the lane, which is then empty. Waiting tasks still wait.
   std::vector<base::BoxId> drop();
 
   uint32_t parked() const { return pool_.parked(); }
@@ -97,13 +97,13 @@ class Refill {
 
   ClonePool pool_;
   base::ZygoteId zygote_ = 0;
-  std::deque<base::BoxId> stock_;  // that stand without a clone, oldest first
-  base::BoxId stocking_ = 0;       // the one in the making, at most one at a time
+  std::deque<base::BoxId> stock_;  // complete, without a clone; oldest first
+  base::BoxId stocking_ = 0;       // the box being stocked, at most one at a time
   uint32_t stock_target_ = 0;
-  uint64_t stock_after_ns_ = 0;  // a pause after one that failed
+  uint64_t stock_after_ns_ = 0;  // a pause after a failure
   uint64_t quiet_from_ns_ = 0;   // the last claim, make or end
-  uint32_t claims_ = 0;          // that are under way
-  uint64_t claimed_ns_ = 0;      // the last one
+  uint32_t claims_ = 0;          // in progress
+  uint64_t claimed_ns_ = 0;      // the last claim
   uint64_t due_ns_ = 0;
 };
 

@@ -14,7 +14,7 @@ namespace mayfly::pool {
 
 namespace {
 
-constexpr base::ZygoteId kZygote = 1;  // of every lane; it serves all the time
+constexpr base::ZygoteId kZygote = 1;  // of every lane; it always serves
 
 class Simulation {
  public:
@@ -32,22 +32,22 @@ class Simulation {
       return at_ns != o.at_ns ? at_ns > o.at_ns : order > o.order;
     }
   };
-  // A place in boxes_, its id less one; used anew once its box is gone.
+  // A place in boxes_, at its id less one; reused once its box is gone.
   struct Box {
     BoxMachine machine{BoxMachine::First::making};
     uint32_t lane = 0;
-    base::TaskId task = 0;  // its index in the trace and one
+    base::TaskId task = 0;  // its index in the trace plus one
     uint64_t asked_ns = 0;
   };
   struct Lane {
     explicit Lane(uint32_t making_max) : refill(making_max) {}
     SimTemplate spec;
     Refill refill;
-    uint64_t armed_ns = 0;             // the `due` event that is on its way; 0: none
-    uint64_t told_ns = 0;              // up to here the sums below are made
+    uint64_t armed_ns = 0;             // the pending `due` event; 0: none
+    uint64_t told_ns = 0;              // the sums below end here
     uint32_t parked = 0, stocked = 0;  // since then
     SimFigures figures;
-    std::vector<uint64_t> waits_ns;  // of those who waited
+    std::vector<uint64_t> waits_ns;  // of tasks that waited
   };
 
   bool counted() const { return now_ns_ >= o_.count_from_ns; }
@@ -81,9 +81,9 @@ class Simulation {
   Random random_;
   std::vector<Lane> lanes_;
   std::vector<Box> boxes_;
-  std::vector<base::BoxId> free_;   // of boxes_
+  std::vector<base::BoxId> free_;   // in boxes_
   std::deque<base::TaskId> queue_;  // not admitted, in order of arrival
-  std::deque<base::BoxId> asked_;   // no maker has begun with them
+  std::deque<base::BoxId> asked_;   // no maker has started them
   std::vector<SimPool> states_;
   std::vector<Hold> holds_;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
@@ -91,7 +91,7 @@ class Simulation {
   uint32_t busy_ = 0;      // makers
   uint32_t admitted_ = 0;  // tasks that have a box or wait for one
   uint32_t running_ = 0, alive_ = 0, parked_ = 0;
-  uint64_t waiting_ = 0;  // tasks, the queue's included
+  uint64_t waiting_ = 0;  // tasks, those in the queue included
   std::string broken_;
   SimResult out_;
 };
@@ -110,7 +110,7 @@ Simulation::Simulation(const Trace& trace, const SimOptions& options, SizingPoli
 
 // --- sums ---------------------------------------------------------------------------
 
-// The trace's end ends the sums.
+// The sums end with the trace.
 double Simulation::countedSeconds(uint64_t from_ns, uint64_t to_ns) const {
   const uint64_t from = std::max(from_ns, o_.count_from_ns), to = std::min(to_ns, trace_.end_ns);
   return from < to ? static_cast<double>(to - from) * 1e-9 : 0;
@@ -127,7 +127,7 @@ void Simulation::advance(uint64_t to_ns) {
   out_.boxes_max = std::max(out_.boxes_max, alive_);
 }
 
-// After a change of the lane: what stood until now, and what stands from now on.
+// After a change in the lane: adds up the time before it, and takes the new numbers.
 void Simulation::sumUp(uint32_t index) {
   Lane& l = lanes_[index];
   if (const double s = countedSeconds(l.told_ns, now_ns_); s > 0) {
@@ -144,18 +144,18 @@ void Simulation::sumUp(uint32_t index) {
   l.stocked = r.stocked();
   states_[index] = {l.parked, l.stocked, r.making(), r.waiting()};
   if (l.parked > 0 && r.waiting() > 0) broken("a task waits while a clone is parked");
-  if (r.making() > o_.making_max) broken("more clones are in the making than may be");
+  if (r.making() > o_.making_max) broken("more clones are being made than making_max");
 }
 
 void Simulation::step(Box& box, BoxEvent event) {
   const BoxState before = box.machine.state();
   if (box.machine.on(event) != BoxStep::next)
-    broken(fmt::format("a box that is {} was told '{}'", name(before), name(event)));
+    broken(fmt::format("a box in state {} got the event '{}'", name(before), name(event)));
 }
 
 void Simulation::broken(std::string why) {
   if (broken_.empty())
-    broken_ = fmt::format("{} ns after the trace's begin: {}", now_ns_, std::move(why));
+    broken_ = fmt::format("{} ns after the trace's start: {}", now_ns_, std::move(why));
 }
 
 // --- tasks --------------------------------------------------------------------------
@@ -245,7 +245,7 @@ void Simulation::made(base::BoxId id) {
   step(box, BoxEvent::made);
   step(box, BoxEvent::ready);
   if (counted()) ++l.figures.clones_made;
-  // The engine knows a whole make's time only of a box that did not stand before.
+  // The engine knows a whole make's time only if the box was not stocked before.
   if (!box.machine.wasStocked()) policy_.onMade(lane, now_ns_ - box.asked_ns, now_ns_);
   const ClonePool::Handed handed = l.refill.ready(id, now_ns_);
   if (handed.task != 0)
@@ -300,7 +300,7 @@ void Simulation::ask(uint32_t lane, const Refill::Make& make) {
   asked_.push_back(id);
 }
 
-// Idle makers begin with what is asked for.
+// Idle makers start the requested boxes.
 void Simulation::serve() {
   for (; busy_ < o_.makers && !asked_.empty(); asked_.pop_front()) {
     const base::BoxId id = asked_.front();
@@ -350,13 +350,13 @@ void Simulation::finish(SimFigures& f, std::vector<uint64_t>& waits_ns, double c
 base::Result<SimResult> Simulation::run() {
   size_t next = 0;
   resize();
-  // After the trace's end only those who still wait are served.
+  // After the trace's end, only the waiting tasks are served.
   while ((next < trace_.arrivals.size() || waiting_ > 0 || now_ns_ < trace_.end_ns) &&
          broken_.empty()) {
     const uint64_t arrival_ns =
         next < trace_.arrivals.size() ? trace_.arrivals[next].at_ns : UINT64_MAX;
     const uint64_t event_ns = events_.empty() ? UINT64_MAX : events_.top().at_ns;
-    // It was asked a moment ago: a time that is past already asks for nothing.
+    // The policy was asked a moment ago: a time in the past asks for nothing.
     const uint64_t wish_ns = policy_.nextDue_ns();
     const uint64_t due_ns = wish_ns > now_ns_ ? wish_ns : UINT64_MAX;
     const uint64_t at_ns = std::min({arrival_ns, event_ns, due_ns});
@@ -374,7 +374,7 @@ base::Result<SimResult> Simulation::run() {
     } else {
       arrive(++next);
     }
-    if (admitted_ > o_.boxes_max) broken("more tasks have a box than may have");
+    if (admitted_ > o_.boxes_max) broken("more tasks have a box than boxes_max");
     if (busy_ > o_.makers) broken("more makers work than there are");
   }
   if (!broken_.empty())
@@ -420,7 +420,7 @@ base::Status checkSimulation(const Trace& trace, const SimOptions& options) {
     return base::fail(base::Code::invalidArgument, "cannot simulate: " + std::move(why));
   };
   if (options.makers == 0) return wrong("there is no maker");
-  if (options.making_max == 0) return wrong("no clone may be in the making");
+  if (options.making_max == 0) return wrong("making_max is 0");
   if (options.boxes_max == 0) return wrong("there is no box");
   if (!options.templates.empty() && options.templates.size() != trace.templates.size())
     return wrong(fmt::format("{} templates are described, the trace names {}",
@@ -431,7 +431,7 @@ base::Status checkSimulation(const Trace& trace, const SimOptions& options) {
   uint64_t last_ns = 0;
   for (const Arrival& a : trace.arrivals) {
     if (a.at_ns < last_ns || a.template_index >= trace.templates.size() || a.at_ns > trace.end_ns)
-      return wrong("the trace is not in order of time, or has a template that it does not name");
+      return wrong("the trace is not in order of time, or an arrival has an unknown template");
     last_ns = a.at_ns;
   }
   return base::Unit{};

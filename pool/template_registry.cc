@@ -18,7 +18,7 @@ base::Result<TemplateId> TemplateRegistry::add(TemplateSpec spec, uint64_t now_n
                     std::to_string(kTemplatesServedMax) + " templates at most");
   if (find(spec.name) != nullptr)
     return fail(Code::alreadyExists,
-                "template '" + base::printable(spec.name) + "' is there twice");
+                "template '" + base::printable(spec.name) + "' is listed twice");
   const bool has_image = !spec.image_digest.empty(), per_tenant = spec.tenants_max != 0;
   templates_.push_back(Template{std::move(spec), !has_image});
   auto id = static_cast<TemplateId>(templates_.size());
@@ -41,7 +41,7 @@ const TemplateSpec* TemplateRegistry::get(TemplateId id) const {
   return id >= 1 && id <= templates_.size() ? &templates_[id - 1].spec : nullptr;
 }
 
-// The lane that stands for the template: one that is ready, else the youngest.
+// The lane that represents the template: a ready one, else the youngest.
 const Lane* TemplateRegistry::shown(TemplateId id) const {
   const Lane* found = nullptr;
   for (const auto& [lane_id, lane] : lanes_) {
@@ -188,7 +188,7 @@ base::Result<LaneId> TemplateRegistry::laneOfTenant(TemplateId id, std::string_v
     return fail(
         Code::resourceExhausted,
         "template '" + spec.name + "' has tasks of " + std::to_string(taken) +
-            " tenants, each with a zygote of its own, and may have no more",
+            " tenants, each with a zygote of its own, the most that it may have",
         "Try again a second after a tenant's tasks have ended, or raise zygote.tenants_max.",
         base::kRetryMs);
   if (spare == 0) spare = open(id, true, now_ns);
@@ -213,7 +213,7 @@ void TemplateRegistry::taskEnded(LaneId id, uint64_t now_ns) {
   }
 }
 
-// --- their zygotes ---
+// --- the lanes' zygotes ---
 
 std::vector<Order> TemplateRegistry::due(uint64_t now_ns,
                                          const std::function<bool(LaneId)>& may_renew) {
@@ -273,7 +273,7 @@ ZygoteFsm::Do TemplateRegistry::onDied(LaneId id, uint64_t now_ns, std::string w
   Lane* l = find(id);
   if (l == nullptr) return ZygoteFsm::Do::nothing;
   auto act = l->fsm.died(now_ns, std::move(why));
-  // A template that never came up counts as settled only once the breaker is open.
+  // A template that was never ready counts as settled only once the breaker is open.
   if (l->fsm.state() == ZygoteState::unhealthy) templates_[l->tmpl - 1].settled = true;
   return act;
 }

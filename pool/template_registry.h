@@ -1,12 +1,11 @@
-// The templates that the daemon serves, the lanes of each, and the state they are in.
+// The templates that the daemon serves, the lanes of each, and their states.
 //
-// A lane is a zygote with its pool. Most templates have one lane for all tasks. Where
-// tenants must not share a zygote, each has a lane of its own: the first task of a
-// tenant takes over the template's spare lane, which has served nobody, and another
-// spare is opened behind it. A tenant's lane that is not used for a while is closed,
-// and sooner where another tenant needs its place.
+// A lane is a zygote with its pool. Most templates have one lane for all tasks. If tenants must not
+// share a zygote, each tenant has a lane of its own: a tenant's first task takes over the
+// template's spare lane, which has served no task, and another spare is opened. A tenant's lane
+// that is unused for a while is closed, and sooner if another tenant needs its place.
 //
-// Decides which zygote to start when; the engine acts.
+// Decides which zygote to start and when; the engine acts.
 //
 // Layer: pool. Pure: time is an argument. Core thread.
 #pragma once
@@ -24,12 +23,10 @@
 
 namespace mayfly::pool {
 
-inline constexpr uint32_t kTemplatesServedMax =
-    63;  // as many uid ranges has a daemon beside its own
-// Of all templates. Some ranges are left for successors, and for zygotes whose last boxes end.
+inline constexpr uint32_t kTemplatesServedMax = 63;  // a daemon's uid ranges, besides its own
+// Of all templates. The remaining ranges are for successors and for draining zygotes.
 inline constexpr uint32_t kTenantLanesMax = 40;
-inline constexpr uint64_t kTenantKept_ns =
-    1'000'000'000;  // before another may take its lane's place
+inline constexpr uint64_t kTenantKept_ns = 1'000'000'000;    // before another tenant may replace it
 inline constexpr uint64_t kTenantIdle_ns = 600'000'000'000;  // then a tenant's lane is closed
 
 struct Order {
@@ -40,16 +37,16 @@ struct Order {
 
 struct Lane {
   base::TemplateId tmpl = 0;
-  std::string tenant;  // empty: everybody's, or the spare one
+  std::string tenant;  // empty: a lane for all, or the spare one
   bool spare = false;
   uint32_t tasks = 0;    // not ended
-  uint64_t used_ns = 0;  // since when there is none
+  uint64_t used_ns = 0;  // the end of its last task
   ZygoteFsm fsm;
 };
 
 class TemplateRegistry {
  public:
-  // Opens the template's first lane: openedLanes() names it.
+  // Opens the template's first lane; takeOpened() names it.
   base::Result<base::TemplateId> add(TemplateSpec spec, uint64_t now_ns);
 
   // --- templates ---
@@ -58,7 +55,7 @@ class TemplateRegistry {
   const TemplateSpec* get(base::TemplateId id) const;
   std::string_view state(base::TemplateId id) const;  // starting, ready, unhealthy, missingImage
   std::string_view stateText(base::TemplateId id) const;
-  uint32_t renewals(base::TemplateId id) const;  // of the lanes that are open
+  uint32_t renewals(base::TemplateId id) const;  // of the open lanes
   // Every template has been ready or has failed at least once.
   bool settled() const;
 
@@ -74,7 +71,7 @@ class TemplateRegistry {
   void taskBegan(base::LaneId id);
   void taskEnded(base::LaneId id, uint64_t now_ns);
 
-  // What is due now; call again at nextDue_ns() (0: nothing is planned). `may_renew`: whether
+  // The orders due now; call again at nextDue_ns() (0: nothing is planned). `may_renew`: whether
   // the lane may have one more zygote now.
   std::vector<Order> due(uint64_t now_ns, const std::function<bool(base::LaneId)>& may_renew);
   uint64_t nextDue_ns() const;

@@ -1,5 +1,4 @@
-// What the daemon knows of a template: the part of its manifest that scheduling
-// and publishing need.
+// The part of a template's manifest that scheduling and publishing need.
 //
 // Layer: pool. Plain data.
 #pragma once
@@ -16,12 +15,12 @@ namespace mayfly::pool {
 
 struct TemplateSpec {
   std::string name, description, mechanism;
-  std::string image_digest;         // 64 hex digits; empty: no image is built
+  std::string image_digest;         // 64 hex digits; empty: there is no image
   std::string missing_image_text;   // why image_digest is empty
   std::vector<std::string> zygote;  // argv; [0] a path in the image
-  std::string trial_code;           // run in two clones before it is served; may be empty
-  std::vector<std::pair<std::string, std::string>> env;  // what its tasks find set
-  std::vector<std::string> cpus_env;  // variables that hold their number of processors
+  std::string trial_code;           // two clones run it before the zygote serves; may be empty
+  std::vector<std::pair<std::string, std::string>> env;  // the tasks' environment
+  std::vector<std::string> cpus_env;  // variables set to a task's number of processors
   bool runs_commands = false;         // CodeKind::command
   bool runs_code = false;             // CodeKind::file, string, stdinText
   bool loopback = true;
@@ -31,7 +30,7 @@ struct TemplateSpec {
   uint64_t start_ns_max = 60'000'000'000;  // publish -> ready
   Renewal renewal;
   uint32_t tenants_max =
-      0;  // not 0: each tenant's tasks have a zygote of their own, so many at a time
+      0;  // not 0: each tenant has a zygote of its own, at most this many at once
   base::Limits defaults, maximum;
 };
 

@@ -28,7 +28,7 @@ namespace {
 
 uint64_t nanos(double s) { return static_cast<uint64_t>(std::llround(s * 1e9)); }
 
-// A task runs an hour at most: an exponential has no end.
+// A task runs an hour at most, because an exponential has no upper bound.
 uint64_t runNs(Random& random, double mean_s) {
   return nanos(std::min(random.exponential(mean_s), 3600.0));
 }
@@ -65,7 +65,8 @@ base::Result<Trace> makeTrace(const TraceShape& s) {
   Trace out;
   out.templates = {"default"};
   out.end_ns = nanos(s.time_s);
-  // Runs are drawn apart: the same seed has the same arrivals whatever the run time is.
+  // Run times have a generator of their own: one seed gives the same arrivals for every mean run
+  // time.
   Random random(s.seed), runs(s.seed ^ 0x5eed);
   bool too_many = false;
   auto add = [&](double at_s) {
@@ -123,7 +124,7 @@ std::string_view trim(std::string_view s) {
   return s;
 }
 
-// Cuts the text up to the next `end`, or all of it, off the front.
+// Cuts the text before the next `end`, or all of it, off the front.
 std::string_view cutTo(std::string_view& s, char end) {
   size_t at = s.find(end);
   std::string_view head = s.substr(0, at);
@@ -152,7 +153,7 @@ base::Result<Trace> parseTrace(std::string_view text, std::string_view file, dou
   };
   if (text.size() > kTraceText_bytes_max)
     return base::fail(base::Code::invalidArgument,
-                      fmt::format("{}: has {} bytes; {} are read at most", base::printable(file),
+                      fmt::format("{}: has {} bytes; at most {} are read", base::printable(file),
                                   text.size(), kTraceText_bytes_max));
   MAYFLY_CHECK(check({"the run time in seconds", run_s, 0, 3600}));
   Random runs(seed ^ 0x5eed);
@@ -161,7 +162,7 @@ base::Result<Trace> parseTrace(std::string_view text, std::string_view file, dou
     ++line_number;
     std::string_view line = trim(cutTo(text, '\n'));
     if (line.size() > kTraceLine_bytes_max)
-      return wrong(fmt::format("the line has {} bytes; {} are read at most", line.size(),
+      return wrong(fmt::format("the line has {} bytes; at most {} are read", line.size(),
                                kTraceLine_bytes_max));
     if (line.empty() || line.front() == '#') continue;
     const bool header = first && line.starts_with("seconds");

@@ -1,4 +1,4 @@
-// Arrivals of tasks over time, generated or read: what the simulator replays.
+// Arrivals of tasks over time, generated or read from a file: the simulator's input.
 //
 // Layer: pool. Pure: the text of a file and the seed are arguments.
 #pragma once
@@ -18,7 +18,7 @@ inline constexpr size_t kTraceText_bytes_max = 128u << 20;
 inline constexpr size_t kTraceLine_bytes_max = 256;
 inline constexpr double kTraceTime_s_max = 31 * 86'400.0;
 
-// The same on every host, so that a seed names a trace.
+// The same on every host, so that a seed determines a trace.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
@@ -33,7 +33,7 @@ class Random {
 
 struct Arrival {
   uint64_t at_ns = 0;
-  uint64_t run_ns = 0;          // how long the task runs
+  uint64_t run_ns = 0;          // the task's run time
   uint32_t template_index = 0;  // into Trace::templates
 };
 
@@ -41,7 +41,7 @@ struct Trace {
   std::string name;
   std::vector<std::string> templates;
   std::vector<Arrival> arrivals;  // by at_ns
-  uint64_t end_ns = 0;            // no earlier than the last arrival
+  uint64_t end_ns = 0;            // not before the last arrival
 };
 
 struct TraceShape {
@@ -58,10 +58,10 @@ struct TraceShape {
 };
 base::Result<Trace> makeTrace(const TraceShape& shape);
 
-// Lines `seconds[,template[,run_seconds]]`, times never falling; a first line that begins with
-// `seconds`, empty lines and lines that begin with # are passed over. A template that is not named
-// is `default`; a run time that is not given is drawn as in makeTrace, from run_s and seed. An
-// error names `file` and the line.
+// Lines `seconds[,template[,run_seconds]]`, in order of time; a first line that begins with
+// `seconds`, empty lines and lines that begin with # are skipped. A missing template is `default`;
+// a missing run time is drawn as in makeTrace, from run_s and seed. An error names `file` and the
+// line.
 base::Result<Trace> parseTrace(std::string_view text, std::string_view file, double run_s,
                                uint64_t seed);
 

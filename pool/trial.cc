@@ -47,7 +47,7 @@ std::optional<std::string> findFault(std::string_view one, std::string_view othe
   Findings a = parse(one), b = parse(other);
   if (a.fault) return a.fault;
   if (b.fault) return b.fault;
-  if (a.differ.empty() && a.equal.empty()) return "its trial found nothing at all";
+  if (a.differ.empty() && a.equal.empty()) return "its trial printed no finding";
   for (const auto& [name, value] : a.differ) {
     auto found = b.differ.find(name);
     if (found == b.differ.end()) return "only one of two clones has " + base::printable(name, 80);
@@ -61,7 +61,7 @@ std::optional<std::string> findFault(std::string_view one, std::string_view othe
              base::printable(value, 80) + "' and '" + base::printable(found->second, 80) + "'";
   }
   if (a.differ.size() != b.differ.size() || a.equal.size() != b.equal.size())
-    return "two clones do not find the same things";
+    return "two clones have different sets of findings";
   return std::nullopt;
 }
 

@@ -65,7 +65,8 @@ void ZygoteFsm::postponeRenewal(uint64_t now_ns) {
   planRenewal(now_ns);
 }
 
-// Of a zygote that was retired because its start took too long, how it ended says nothing.
+// A zygote that was retired for its slow start: its exit status says nothing, so `why` names the
+// delay.
 void ZygoteFsm::nameDelay(std::string* why) const {
   if (due_ns_ == 0)
     *why = "it did not serve within " + std::to_string(start_ns_max_ / 1'000'000) + " ms";
@@ -80,7 +81,7 @@ ZygoteFsm::Do ZygoteFsm::died(uint64_t now_ns, std::string why) {
     backoff_ns_ = kBackoffFirst_ns;
   death_ns_[deaths_ % kDeathsMax] = now_ns;
   ++deaths_;
-  if (renewing_) {  // its successor, under way already, is its next start
+  if (renewing_) {  // the successor, already starting, is the next start
     renewing_ = false;
     state_ = ZygoteState::starting;
     text_ = "its zygote is replaced: " + why;
@@ -114,7 +115,7 @@ void ZygoteFsm::successorDied(uint64_t now_ns, std::string why) {
   renewal_pause_ns_ = renewal_pause_ns_ == 0 ? kRenewalPauseFirst_ns
                                              : std::min(2 * renewal_pause_ns_, kRenewalPauseMax_ns);
   renewal_after_ns_ = now_ns + renewal_pause_ns_;
-  text_ = "its zygote serves on, as a new one failed: " + why;
+  text_ = "its zygote still serves, because the start of a new one failed: " + why;
   planRenewal(now_ns);
 }
 

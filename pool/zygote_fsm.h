@@ -1,13 +1,11 @@
-// When a zygote is started, restarted, renewed and given up: one state machine
-// per lane.
+// When a zygote is started, restarted, renewed and given up: one state machine per lane.
 //
-// A zygote that dies is respawned with a growing pause. The fourth death within a
-// minute, or the fourth in a row that never served (however long each took), opens the
-// breaker: the lane is unhealthy, and is tried again only after a long pause, so that a
-// broken template costs no core.
+// A zygote that dies is restarted after a growing pause. The fourth death within a minute, or the
+// fourth in a row that never served (however long each took), opens the breaker: the lane is
+// unhealthy, and is retried only after a long pause, so that a broken template costs no core.
 //
-// One that served for long enough is renewed: a successor is started beside it, which
-// takes its place when it serves. A renewal that fails costs nothing but a pause.
+// A zygote that served for long enough is renewed: a successor is started beside it and replaces it
+// once it serves. A failed renewal costs only a pause.
 //
 // Layer: pool. Pure: time is an argument. Core thread.
 #pragma once
@@ -20,17 +18,18 @@
 namespace mayfly::pool {
 
 inline constexpr uint64_t kDeathWindow_ns = 60'000'000'000;
-inline constexpr uint32_t kDeathsMax = 4;  // within the window or before one serves
+inline constexpr uint32_t kDeathsMax = 4;  // within the window, or before a zygote serves
 inline constexpr uint64_t kBackoffFirst_ns = 100'000'000;
 inline constexpr uint64_t kBackoffMax_ns = 10'000'000'000;
-inline constexpr uint64_t kProbeAfter_ns = 300'000'000'000;  // an unhealthy one is tried again
-inline constexpr uint64_t kRenewalPauseFirst_ns = 10'000'000'000;  // after one that failed; doubles
+inline constexpr uint64_t kProbeAfter_ns = 300'000'000'000;  // an unhealthy lane is retried
+inline constexpr uint64_t kRenewalPauseFirst_ns =
+    10'000'000'000;  // after a failed renewal; doubles
 inline constexpr uint64_t kRenewalPauseMax_ns = 600'000'000'000;
 
 enum class ZygoteState : uint8_t { waiting, starting, ready, unhealthy };
 
-// After so many clones or so long, whichever is first; 0: that does not count. A zygote
-// without a clone is not renewed: nobody has seen its address layout.
+// Renew after this many clones or this time, whichever is first; 0: no limit. A zygote without a
+// clone is not renewed: no task has seen its address layout.
 struct Renewal {
   uint32_t clones = 0;
   uint64_t after_ns = 0;
@@ -38,19 +37,19 @@ struct Renewal {
 
 class ZygoteFsm {
  public:
-  // What the driver must do after an event. While the state is `ready`, publish and retire
-  // concern the successor.
+  // The driver's action after an event. While the state is `ready`, publish and retire are about
+  // the successor.
   enum class Do : uint8_t { nothing, publish, retire, failQueue };
 
   explicit ZygoteFsm(uint64_t start_ns_max, Renewal renewal = {})
       : start_ns_max_(start_ns_max), renewal_(renewal) {}
 
   ZygoteState state() const { return state_; }
-  std::string_view text() const { return text_; }  // why it is waiting or unhealthy, or not renewed
+  std::string_view text() const { return text_; }  // why it waits, is unhealthy or was not renewed
   uint32_t starts() const { return starts_; }
   uint32_t renewals() const { return renewals_; }
-  bool renewing() const { return renewing_; }  // a successor is being started
-  // When tick() wants to be called; 0: never.
+  bool renewing() const { return renewing_; }  // a successor is starting
+  // When to call tick(); 0: never.
   uint64_t due_ns() const { return due_ns_; }
 
   Do tick(uint64_t now_ns);                   // publish, or retire a start that takes too long
@@ -70,7 +69,7 @@ class ZygoteFsm {
   uint64_t due_ns_ = 1;  // at once
   uint32_t starts_ = 0, renewals_ = 0;
   uint64_t backoff_ns_ = kBackoffFirst_ns;
-  bool probing_ = false;  // one try after the breaker opened
+  bool probing_ = false;  // one retry after the breaker opened
   bool renewing_ = false;
   uint64_t ready_ns_ = 0;
   uint32_t clones_ = 0;  // of the serving zygote

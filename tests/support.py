@@ -1,4 +1,4 @@
-"""The command line as the tests use it; MAYFLY_CLI names another one to test."""
+"""The command line in the tests' form; MAYFLY_CLI can name another program to test."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class Mayfly:
         return subprocess.run(self.command(*args), capture_output=True, **kwargs)
 
     def raw(self, words, given):
-        """A command whose words may be bytes, with its standard input."""
+        """Runs a command, whose words may be bytes, with this standard input."""
         return subprocess.run([CLI, *words], input=given, capture_output=True, env=self.environment,
                               timeout=COMMAND_SECONDS_MAX)
 

@@ -9,7 +9,7 @@ namespace mayfly::load {
 Arrivals constantArrivals(double per_s, uint64_t count) {
   return [per_s, count, next = uint64_t{0}]() mutable -> std::optional<uint64_t> {
     if (next == count) return std::nullopt;
-    // From the beginning each time: gaps that are no whole ns do not add up to a drift.
+    // Computed from the start each time: gaps that are not whole ns must not add up to a drift.
     return static_cast<uint64_t>(static_cast<double>(next++) * 1e9 / per_s);
   };
 }
@@ -19,7 +19,7 @@ Arrivals poissonArrivals(double per_s, uint64_t count, uint64_t seed) {
           at_ns = 0.0]() mutable -> std::optional<uint64_t> {
     if (left == 0) return std::nullopt;
     --left;
-    // Not std::exponential_distribution: its sequence is each library's own.
+    // Not std::exponential_distribution: each library has its own sequence.
     double uniform = static_cast<double>(random() >> 11) * 0x1p-53;  // [0, 1)
     at_ns -= std::log1p(-uniform) * 1e9 / per_s;
     return static_cast<uint64_t>(at_ns);

@@ -1,7 +1,7 @@
-// When requests are meant to start, as offsets from the beginning of a run.
+// The intended start times of requests, as offsets from the beginning of a run.
 //
-// The sequence depends on the arguments only: the same seed gives the same one on every
-// machine and with every standard library.
+// The sequence depends on the arguments only: one seed gives one sequence on every machine and with
+// every standard library.
 //
 // Layer: bench/load. Pure.
 #pragma once
@@ -13,7 +13,7 @@
 
 namespace mayfly::load {
 
-// The next intended start, never before the one that it follows; nothing: no more come.
+// The next intended start, never before the previous one; nothing: no more requests.
 using Arrivals = std::function<std::optional<uint64_t>()>;
 
 Arrivals constantArrivals(double per_s, uint64_t count);
@@ -21,7 +21,7 @@ Arrivals constantArrivals(double per_s, uint64_t count);
 Arrivals poissonArrivals(double per_s, uint64_t count, uint64_t seed);
 // `count` at once.
 Arrivals burstArrivals(uint64_t count);
-// As they were recorded, in order.
+// Recorded arrivals, in order.
 Arrivals recordedArrivals(std::vector<uint64_t> offsets_ns);
 
 }  // namespace mayfly::load

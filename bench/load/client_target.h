@@ -13,7 +13,7 @@ namespace mayfly::load {
 struct TaskLoad {
   TaskSpec spec;
   std::string expected;  // on stdout; anything else is the error "wrongOutput"
-  bool live = true;      // output as it comes, so that the first byte is seen; else with the result
+  bool live = true;      // live output, so that the first byte is seen; else with the result
 };
 
 class ClientTarget final : public Target {
@@ -27,7 +27,7 @@ class ClientTarget final : public Target {
   TaskLoad load_;
 };
 
-// What became of a task that should succeed and say `expected`.
+// The outcome of a task that should succeed and print `expected`.
 Outcome judge(const base::Result<TaskResult>& result, const std::string& said,
               const std::string& expected);
 

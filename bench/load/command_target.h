@@ -1,5 +1,5 @@
-// Load by commands: every request is a fresh process whose output is read to its end, on one
-// of `workers` threads. What a peer without a daemon is measured with.
+// Load by commands: every request is a fresh process whose output is read to its end, on one of
+// `workers` threads. It measures a peer without a daemon.
 //
 // Layer: bench/load. Owns its threads.
 #pragma once
@@ -19,7 +19,7 @@ namespace mayfly::load {
 class CommandTarget final : public Target {
  public:
   CommandTarget(std::vector<std::string> argv, std::string expected, uint32_t workers);
-  ~CommandTarget() override;  // waits for the commands under way
+  ~CommandTarget() override;  // waits for the running commands
   void begin(const Ticket& ticket, Done done) override;
 
  private:

@@ -18,12 +18,12 @@ namespace {
 
 using base::monotonicNs;
 
-// Outlives the run where a target answers after it was given up.
+// Outlives the run if a target answers after the run gave up.
 struct Answers {
   std::mutex mutex;
   std::condition_variable came;
   std::vector<std::pair<Ticket, Outcome>> ended;
-  bool awaited = false;  // only then somebody has to be woken
+  bool awaited = false;  // only then a waiter must be woken
 };
 
 void sleepUntil(uint64_t until_ns, uint64_t spin_ns_max) {

@@ -7,7 +7,7 @@
 namespace mayfly::load {
 namespace {
 
-// Bin i > 0 holds what lies above kFirst_ns * growth^(i-1) and not above kFirst_ns * growth^i.
+// Bin i > 0 holds values above kFirst_ns * growth^(i-1) and at most kFirst_ns * growth^i.
 size_t binOf(uint64_t value_ns) {
   value_ns = std::min(value_ns, Histogram::kLast_ns);
   if (value_ns <= Histogram::kFirst_ns) return 0;
@@ -48,7 +48,7 @@ double Histogram::mean_ns() const {
 uint64_t Histogram::percentile_ns(double percent) const {
   if (count_ == 0) return 0;
   double share = std::clamp(percent, 0.0, 100.0) / 100 * static_cast<double>(count_);
-  // What rounding adds to a whole number must not move the rank.
+  // A rounding error of a whole number must not move the rank.
   auto rank =
       std::clamp<uint64_t>(static_cast<uint64_t>(std::ceil(share - 1e-9 * share)), 1, count_);
   if (rank == count_) return max_ns_;

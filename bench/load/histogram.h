@@ -26,19 +26,19 @@ class Histogram {
   uint64_t min_ns() const { return count_ == 0 ? 0 : min_ns_; }
   uint64_t max_ns() const { return max_ns_; }
   double mean_ns() const;
-  // The least value that at least `percent` of all values do not exceed; 0 where there are none.
+  // The least value that at least `percent` of all values do not exceed; 0 if there are no values.
   uint64_t percentile_ns(double percent) const;
 
   struct Point {
     double percent;
     uint64_t value_ns;
   };
-  // The whole distribution as HDR logs show it: five points to each halving of the distance to
-  // 100 %, until one value stands for the rest.
+  // The whole distribution in the form of HDR logs: five points for each halving of the distance to
+  // 100 %, until one value represents the rest.
   std::vector<Point> distribution() const;
 
  private:
-  std::vector<uint64_t> bins_;  // grown as values come
+  std::vector<uint64_t> bins_;  // grows with the values
   uint64_t count_ = 0, min_ns_ = UINT64_MAX, max_ns_ = 0;
   long double sum_ns_ = 0;
 };

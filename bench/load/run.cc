@@ -11,7 +11,7 @@ double Report::per_s() const {
   return static_cast<double>(recorded) * 1e9 / static_cast<double>(ended_ns - began_ns);
 }
 
-// Whether another request is to come; open loop: it is in intended_ns_ then.
+// Whether another request follows; in open loop its time is then in intended_ns_.
 bool Run::arrive() {
   if (exhausted_) return false;
   if (intended_ns_) return true;
@@ -49,7 +49,7 @@ void Run::ended(const Ticket& ticket, const Outcome& outcome) {
   }
   for (size_t i = 0; i < base::kPhases; ++i)
     report_.last[i] = std::max(report_.last[i], outcome.phases[i]);
-  // The rate is that of the ends after the warm-up's last.
+  // The rate counts the ends after the last one of the warm-up.
   if (ended_ <= plan_.warm_up) {
     report_.began_ns = outcome.ended_ns;
   } else if (outcome.error.empty()) {
@@ -85,8 +85,8 @@ void Run::record(const Ticket& ticket, const Outcome& outcome) {
   };
   between(base::Phase::queued, base::Phase::claimed, report_.claim);
   between(base::Phase::started, base::Phase::exited, report_.run);
-  // The daemon does not let a phase lie before the one that it follows: the times of a clone,
-  // or box, that was ready before its task asked for one fall together.
+  // The daemon never reports a phase before an earlier one: if a clone or box was ready before its
+  // task asked for it, their times are equal.
   uint64_t asked_ns = at(base::Phase::box);
   if (asked_ns == 0) return;
   if (at(base::Phase::clone) == asked_ns)

@@ -1,10 +1,9 @@
-// One run of load as a state machine: when the next request is sent, and what is made of
-// the answers.
+// One run of load as a state machine: when the next request is sent, and how answers are recorded.
 //
-// Open loop: requests start when the arrivals say, whatever the answers do. A latency counts
-// from the *intended* start: where the load generator or a full connection sends late, the
-// wait is part of the figure and not left out ("coordinated omission").
-// Closed loop: `outstanding_max` requests are always under way, each intended when it is sent.
+// Open loop: requests start at their arrival times, whatever the answers do. A latency counts from
+// the *intended* start: if the load generator or a full connection sends late, the wait is part of
+// the figure and not left out ("coordinated omission").
+// Closed loop: `outstanding_max` requests are always in flight, each intended when it is sent.
 //
 // Layer: bench/load. Pure: time is an argument. One thread.
 #pragma once
@@ -21,14 +20,14 @@
 
 namespace mayfly::load {
 
-inline constexpr size_t kErrorKindsMax = 64;  // kinds beyond count as "other"
+inline constexpr size_t kErrorKindsMax = 64;  // further kinds count as "other"
 
 struct Plan {
   Arrivals arrivals;             // none: closed loop
   uint64_t count_max = 0;        // requests, warm-up included; 0: as many as arrive or fit
   uint64_t duration_ns_max = 0;  // no request starts later; 0: no such bound
   uint64_t warm_up = 0;          // the first requests are not recorded
-  uint32_t outstanding_max = 1;  // under way at a time
+  uint32_t outstanding_max = 1;  // in flight at a time
 };
 
 struct Ticket {
@@ -37,34 +36,34 @@ struct Ticket {
 
 // How a request ended.
 struct Outcome {
-  std::string error;  // its kind in a word; empty: all was as it should be
+  std::string error;  // the kind of error in a word; empty: none
   uint64_t ended_ns = 0;
-  uint64_t first_byte_ns = 0;  // 0: none came
+  uint64_t first_byte_ns = 0;  // 0: no byte came
   base::Phases phases{};       // the daemon's; 0: not reached
 };
 
-// Latencies are of the requests that went well.
+// Latencies are of successful requests.
 struct Report {
   Histogram latency;     // intended start -> end
   Histogram first_byte;  // intended start -> first byte of output
   Histogram service;     // sent -> end
   Histogram send_lag;    // intended start -> sent: how late the generator was
-  // Each phase of the daemon's, from the one reached before it: "claimed" is clone -> claimed.
-  // "queued" is from the sending, "answer" from the last phase to the end as the client sees it.
+  // Each phase of the daemon, measured from the previous phase: "claimed" is clone -> claimed.
+  // "queued" counts from the sending; "answer" from the last phase to the end that the client sees.
   std::map<std::string, Histogram> steps;
   Histogram claim;                         // queued -> claimed
   Histogram run;                           // started -> exited
   std::map<std::string, uint64_t> errors;  // by kind, warm-up included
   uint64_t sent = 0, succeeded = 0;        // warm-up included
-  uint64_t parked = 0;                     // recorded ones whose clone was ready before them
-  uint64_t stocked = 0;                    // others, whose box stood before them
-  uint64_t began_ns = 0, ended_ns = 0;     // what `per_s` is over
+  uint64_t parked = 0;                     // recorded tasks whose clone was ready before them
+  uint64_t stocked = 0;                    // other recorded tasks whose box was stocked before them
+  uint64_t began_ns = 0, ended_ns = 0;     // the interval of `per_s`
   uint64_t recorded = 0;
-  base::Phases last{};  // when each phase was reached last, by any
+  base::Phases last{};  // the latest time of each phase, of any request
   double per_s() const;
 };
 nlohmann::ordered_json toJson(const Report& report);
-void add(Report& to, const Report& other);  // per_s of the sum is of no meaning
+void add(Report& to, const Report& other);  // per_s of the sum has no meaning
 
 class Run {
  public:
@@ -73,14 +72,14 @@ class Run {
   struct Act {
     enum class Kind : uint8_t {
       send,   // begin `ticket` now
-      sleep,  // nothing is to do before `until_ns`, nor for any answer
-      await,  // nothing is to do before an answer comes
+      sleep,  // nothing to do before `until_ns`, whatever answers come
+      await,  // nothing to do before an answer comes
       over,   // all have ended
     } kind;
     Ticket ticket;
     uint64_t until_ns = 0;
   };
-  // The first call's time is the run's beginning.
+  // The first call's time is the start of the run.
   Act next(uint64_t now_ns);
   void ended(const Ticket& ticket, const Outcome& outcome);
 
@@ -93,7 +92,7 @@ class Run {
 
   Plan plan_;
   std::optional<uint64_t> began_ns_;
-  std::optional<uint64_t> intended_ns_;  // open loop: the next, not sent yet
+  std::optional<uint64_t> intended_ns_;  // open loop: the next request, not yet sent
   bool exhausted_ = false;
   uint32_t outstanding_ = 0;
   uint64_t ended_ = 0;

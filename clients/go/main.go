@@ -1,9 +1,9 @@
-// Runs one task and prints its output while it comes, then how it ended.
+// Runs one task, prints its output live, then says how it ended.
 //
 //	mayfly-run [-t TEMPLATE] [-memory BYTES] [-timeout 2s] -c 'print(6*7)' [ARG...]
 //	mayfly-run -t shell -- bash -c 'echo $((6*7))'
 //
-// An example of a client in Go: what is particular to Mayfly is in run.go.
+// An example of a client in Go: run.go has the code that is specific to Mayfly.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 
 const (
 	defaultSocket = "/run/mayfly/default.sock"
-	exitMayfly    = 125 // as of the command line `mayfly`: an error of Mayfly's own
+	exitMayfly    = 125 // like `mayfly`: an error of Mayfly itself
 	exitKilled    = 137 // the task was killed
 )
 

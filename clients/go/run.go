@@ -1,7 +1,7 @@
-// A client of Mayfly's over go-capnp: connect, submit, live output, wait, close.
+// A client of Mayfly over go-capnp: connect, submit, live output, wait, close.
 //
-// Two rules of the protocol to know: every answer has a field `error`, and an exception only ever
-// means that the transport failed; how a task ended is never an error, but its verdict.
+// Two rules of the protocol: every answer has a field `error`, and an exception only means that the
+// transport failed; the end of a task is never an error, but its verdict.
 
 package main
 
@@ -16,7 +16,7 @@ import (
 	"mayfly/schema"
 )
 
-// Error is what the daemon answered instead.
+// Error is the error field of the daemon's answer.
 type Error struct {
 	Code            schema.ErrorCode
 	Message, Advice string
@@ -26,7 +26,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%s (%s)", e.Message, e.Code) }
 
-// An answer's error field; nil where the call did what it says.
+// An answer's error field as a Go error; nil if the call succeeded.
 func refusal(e schema.Error, err error) error {
 	if err != nil {
 		return err
@@ -93,10 +93,10 @@ func (c *Client) Close() error {
 	return c.conn.Close()
 }
 
-// Task is what is to run. Zero values take the template's defaults.
+// Task describes a task. Zero values take the template's defaults.
 type Task struct {
 	Template    string
-	Code        string // the program; where it is empty, Args is a whole command line
+	Code        string // the program; if empty, Args is a whole command line
 	Args        []string
 	MemoryBytes uint64
 	WallTime    time.Duration
@@ -144,8 +144,8 @@ type Result struct {
 	BoxGone         bool // proven by the receipt
 }
 
-// OnOutput takes output while it comes: the daemon sends the next piece when it has returned. Its
-// error cancels the task.
+// OnOutput gets live output: the daemon sends the next piece once it returns. Its error cancels
+// the task.
 type OnOutput func(stream schema.Stream, data []byte) error
 
 type sink struct{ onOutput OnOutput }
@@ -160,10 +160,10 @@ func (s sink) Write(_ context.Context, call schema.OutputSink_write) error {
 	return s.onOutput(call.Args().Stream(), data)
 }
 
-// Run runs a task and gives its result. When ctx ends the task is cancelled; that it was is the
-// result's verdict.
+// Run runs a task and returns its result. If ctx ends, the task is cancelled, and the result's
+// verdict says so.
 func (c *Client) Run(ctx context.Context, t Task, onOutput OnOutput) (*Result, error) {
-	// The calls themselves outlive ctx: the result of a cancelled task is worth having.
+	// The calls themselves outlive ctx, to get the result of a cancelled task.
 	calls := context.Background()
 	submitted, release := c.mayfly.Submit(calls, func(p schema.Mayfly_submit_Params) error {
 		if err := p.SetOutput(schema.OutputSink_ServerToClient(sink{onOutput})); err != nil {

@@ -35,7 +35,7 @@ func discard(schema.Stream, []byte) error { return nil }
 func TestOutputComesWhileTheTaskRuns(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	// The task never ends by itself: what is read has come before its end.
+	// The task never ends by itself: the output read here is live.
 	code := "import sys, time\nprint('out', flush=True)\nprint('err', file=sys.stderr, flush=True)\ntime.sleep(600)"
 	got := map[schema.Stream]string{}
 	result, err := connect(t).Run(ctx, Task{Template: "python", Code: code},
@@ -104,7 +104,7 @@ func TestErrorsAreTyped(t *testing.T) {
 	client := connect(t)
 	for template, want := range map[string]schema.ErrorCode{
 		"no-such": schema.ErrorCode_notFound,
-		"python":  schema.ErrorCode_invalidArgument, // a command line is not for it
+		"python":  schema.ErrorCode_invalidArgument, // runs no command lines
 	} {
 		_, err := client.Run(context.Background(), Task{Template: template, Args: []string{"x"}}, discard)
 		var refused *Error

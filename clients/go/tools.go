@@ -1,6 +1,6 @@
 //go:build tools
 
-// The schema's compiler, so that go.mod names what it needs.
+// Imports the schema's compiler, so that go.mod lists its dependencies.
 package main
 
 import _ "capnproto.org/go/capnp/v3/capnpc-go"

@@ -1,19 +1,19 @@
-// The caps of a task: one table, of which every list of caps in C++ is made.
+// The caps of a task: one table, which generates every list of caps in C++.
 //
-// A new cap is a line here, a field at the end of `Limits` and `LimitWishes` in mayfly.capnp (a
-// test compares them), the clients in other languages, and whatever keeps it.
+// A new cap needs a line here, a field at the end of `Limits` and `LimitWishes` in mayfly.capnp (a
+// test compares them), the clients in other languages, and the code that enforces it.
 // docs/ARCHITECTURE.md, "How to add", names those places.
 //
-// Public: client.h is made of it, too.
+// Public: client.h uses it, too.
 #pragma once
 
 // CAP(member, type, default, unit, lowest, highest, key, Wire, flag, about)
 //   member    of base::Limits and LimitWishes; its name ends with its unit
-//   default   where a template says nothing
+//   default   if a template names none
 //   unit      config::LimitUnit: how people write its value
-//   lowest    with `highest`: what a template may allow, both included
+//   lowest    with `highest`: the values that a template may allow, both included
 //   key       in manifests, in messages and in the Python client
-//   Wire      its field in mayfly.capnp, and, from a small letter on, in JSON
+//   Wire      its field in mayfly.capnp; with a small first letter, its key in JSON
 //   flag      of `mayfly run`
 //   about     the flag's line in the help
 #define MAYFLY_CAPS(CAP)                                                                           \
@@ -26,8 +26,8 @@
   /* From `started`. */                                                                            \
   CAP(wall_time_ms, uint64_t, 60'000, milliseconds, 10, 86'400'000, "wall_time", WallTimeMs,       \
       "--timeout", "Wall time")                                                                    \
-  /* All pages of the box, its tmpfs's and the kernel's included. Below the lowest no clone        \
-     could start. */                                                                               \
+  /* All pages of the box, its tmpfs's and the kernel's included. With less than the lowest value  \
+     no clone could start. */                                                                      \
   CAP(memory_bytes, uint64_t, 512ull << 20, bytes, 16ull << 20, 1ull << 40, "memory", MemoryBytes, \
       "--memory", "All memory, /tmp and /task included")                                           \
   /* Processes and threads in the task's cgroup. */                                                \
@@ -42,7 +42,7 @@
   /* /tmp, /task, /run, /dev/shm together. */                                                      \
   CAP(disk_bytes, uint64_t, 256ull << 20, bytes, 1ull << 20, 1ull << 40, "disk", DiskBytes,        \
       "--disk", "/tmp, /task, /run and /dev/shm together")                                         \
-  /* The same. */                                                                                  \
+  /* Of the same file systems. */                                                                  \
   CAP(disk_inodes, uint64_t, 16'384, count, 64, 10'000'000, "disk_inodes", DiskInodes, "--inodes", \
       "Files and folders there")                                                                   \
   /* stdout and stderr, each. */                                                                   \
@@ -51,7 +51,7 @@
   /* stdin and input files together. */                                                            \
   CAP(input_bytes, uint64_t, 64ull << 20, bytes, 1, 1ull << 40, "input", InputBytes, "--input",    \
       "Standard input and input files together")                                                   \
-  /* Files of /task/out that are collected. */                                                     \
+  /* Collected files of /task/out. */                                                              \
   CAP(out_files_bytes, uint64_t, 64ull << 20, bytes, 1, 1ull << 40, "out_files_size",              \
       OutFilesBytes, "--out-size", "Collected output files together")                              \
   /* Their number. */                                                                              \

@@ -1,56 +1,52 @@
-# Mayfly's RPC: the reference manual of what a client can ask of the daemon.
+# Mayfly's RPC: the reference manual of all that a client can ask of the daemon.
 #
-# Where: a unix stream socket, by default /run/mayfly/default.sock. The
-# daemon checks the peer's uid (SO_PEERCRED): root, its own uid and the uids that
-# its configuration names may speak; others get `permissionDenied` from every call.
-# The bootstrap interface is `Mayfly`.
+# Address: a unix stream socket, by default /run/mayfly/default.sock. The daemon checks the peer's
+# uid (SO_PEERCRED): it serves root, its own uid and the uids that its configuration names; every
+# call of another uid answers `permissionDenied`. The bootstrap interface is `Mayfly`.
 #
-# Shortest use: submit a TaskSpec, keep the Task, wait, close.
+# The shortest use: submit a TaskSpec, keep the Task, wait, close.
 #
 #   submit(spec, output) -> task        the daemon has checked and queued it
 #   output.write(...)*                  live stdout and stderr, while it runs
 #   task.wait() -> result               verdict, usage, receipt; after the last write
-#   task.readFile(...)*                 what it left in /task/out
+#   task.readFile(...)*                 the files that the task left in /task/out
 #   task.close()                        the daemon forgets it
 #
-# Larger input: upload(sha256, size), write chunks, finish; then name the sha256 in as
-# many tasks' InputFile as you like. Across a lost connection: submit with `detach`,
-# later `find` by id or key.
+# Larger input: upload(sha256, size), write chunks, finish; then name the sha256 in any number of
+# tasks' InputFile. To survive a lost connection: submit with `detach`, later `find` by id or key.
 #
-# ERRORS. Every answer has a field `error`. `error.code == ok` (what an unset field
-# reads as) means that the call did what it says; otherwise no other field of the
-# answer counts. An exception of Cap'n Proto's own only ever means: the connection
-# is gone (disconnected), the daemon does not know the method, for it is older than
-# the client (unimplemented), or the message was malformed (failed).
-# How the *task* ended is never an error: it is the result's `verdict`.
+# ERRORS. Every answer has a field `error`. `error.code == ok` (an unset field reads so, too) means
+# that the call succeeded; otherwise no other field of the answer counts. An exception of Cap'n
+# Proto itself has only three meanings: the connection is gone (disconnected); the daemon is older
+# than the client and does not know the method (unimplemented); the message was malformed (failed).
+# The end of the *task* is never an error: it is the result's `verdict`.
 #
-# OWNERSHIP. A task belongs to the connection that submitted it. `close`, the release
-# of a Task on which no call is outstanding, and the end of the connection are the same
-# to the daemon: a task that still runs is killed (`cancelled` by close or release,
-# `clientGone` by a dropped connection), its result and files are freed. Clients that
-# never release capabilities use `close`.
-# A task with `detach` belongs to the user (the peer's uid): it outlives its connection,
-# and any connection of that user can `find` it. Blobs belong to the user as well.
+# OWNERSHIP. A task belongs to the connection that submitted it. The daemon treats three events
+# alike: `close`, the release of a Task on which no call is outstanding, and the end of the
+# connection. A task that still runs is then killed (`cancelled` by close or release, `clientGone`
+# by a dropped connection), and its result and files are freed. Clients that never release
+# capabilities must call `close`. A task with `detach` belongs to the user (the peer's uid): it
+# outlives its connection, and any connection of that user can `find` it. Blobs belong to the user
+# as well.
 #
-# LEASES. Nothing that the daemon holds for a client is held for ever. An ended task
-# that is not closed is forgotten `resultLeaseMs` after the last call on it (a detached
-# one: after the lease it asked for), an Upload `uploadIdleMs` after its last write, a
-# blob `blobTtlMs` after its last use, a connection on which nothing happened for
-# `connectionIdleMs` and that has no task is closed, and so is one that leaves a message
-# unfinished for `messageMsMax`. Every call on an object renews it. What was forgotten
-# answers `notFound`.
+# LEASES. The daemon holds nothing for a client for ever. It forgets an ended task that is not
+# closed `resultLeaseMs` after the last call on it (a detached task: after the lease that it asked
+# for), an Upload `uploadIdleMs` after its last write, and a blob `blobTtlMs` after its last use. It
+# closes a connection that has no task after `connectionIdleMs` without activity, and a connection
+# that leaves a message unfinished for `messageMsMax`. Every call on an object renews its lease. A
+# forgotten object answers `notFound`.
 #
-# FLOW. No method uses `-> stream`: every write is a plain call whose return is the
-# receiver's "taken". A client that does not return from `OutputSink.write` slows its
-# own task only: the daemon holds at most 256 KiB of each of its two streams.
+# FLOW. No method uses `-> stream`: every write is a plain call, and its return means that the
+# receiver has taken the data. A client that does not return from `OutputSink.write` slows only its
+# own task: the daemon holds at most 256 KiB of each of the task's two streams.
 #
-# BOUNDS. A message of more than 8 MiB (`messageBytesMax`) or 512 segments ends the
-# connection before any of it is stored. The daemon reads no further message of a
-# connection while `inFlightBytesPerConnectionMax` of its requests are being worked on.
-# Other bounds answer `resourceExhausted`; their values are in `ServerInfo.bounds`.
+# BOUNDS. A message of more than 8 MiB (`messageBytesMax`) or 512 segments ends the connection
+# before the daemon stores any of it. While the daemon works on `inFlightBytesPerConnectionMax` of a
+# connection's requests, it reads no further message of that connection. At other bounds a call
+# answers `resourceExhausted`; `ServerInfo.bounds` has their values.
 #
-# UNITS stand last in a name: Bytes, Ms, Ns, Milli (thousandths). Times in ns are of
-# the host's CLOCK_MONOTONIC; 0 means "did not happen".
+# UNITS stand last in a name: Bytes, Ms, Ns, Milli (thousandths). Times in ns are of the host's
+# CLOCK_MONOTONIC; 0 means that the event did not happen.
 #
 # VERSIONS. Fields and methods are only added. `hello` compares protocol numbers.
 
@@ -60,17 +56,17 @@ using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("mayfly::schema");
 
 const protocolVersion :UInt16 = 2;
-# What this file describes. A daemon speaks every version from 1 up to its own.
+# The version of this file. A daemon speaks every version from 1 up to its own.
 
 const messageBytesMax :UInt32 = 8388608;
-# The largest message, either way. Larger things go in chunks.
+# The largest message, either way. Larger data goes in chunks.
 
 const chunkBytesMax :UInt32 = 1048576;
-# The largest `data` of writeStdin and Upload.write, and the largest that readFile answers with.
+# The largest `data` of writeStdin and Upload.write, and of an answer to readFile.
 
 const default64 :UInt64 = 0xffffffffffffffff;
 const default32 :UInt32 = 0xffffffff;
-# In LimitWishes: "not named, take the template's default".
+# In LimitWishes: not named; the cap takes the template's default.
 
 # ---------------------------------------------------------------------- calls
 
@@ -78,110 +74,108 @@ interface Mayfly {
   # The bootstrap interface. Its calls may be made in any order, many at a time.
 
   hello @0 (client :Text, protocol :UInt16) -> (info :ServerInfo, error :Error);
-  # Who speaks, and which version of this file it was built with (`protocolVersion`).
-  # Not a must, but a newer client learns here, in words, that the daemon is older.
-  # `client`: free text for the daemon's log, at most 100 bytes of it.
+  # Names the client and the version of this file that it was built with (`protocolVersion`). The
+  # call is optional, but it tells a newer client, in words, that the daemon is older. `client`:
+  # free text for the daemon's log; at most 100 bytes are used.
   # error: failedPrecondition, the daemon does not speak this version.
 
   templates @1 () -> (templates :List(TemplateInfo), error :Error);
-  # What tasks can be made from.
+  # The templates that tasks can name.
 
   submit @2 (spec :TaskSpec, output :OutputSink) -> (task :Task, id :UInt64, error :Error, existing :Bool);
-  # Checks the task and queues it. `output` is null where the output shall be captured
-  # into the result instead of being sent while it comes.
-  # `existing`: this user has submitted a task with the same `detach.key` before; it is
-  # that task, nothing runs a second time.
-  # error: invalidArgument, notFound (the template, a blob), alreadyExists (the key belongs
-  # to a task with another spec), unavailable (the template is not ready, the daemon stops),
-  # resourceExhausted (a queue or this connection is full, or tasks that are not closed hold
-  # too much).
+  # Checks the task and queues it. If `output` is null, the output is captured into the result
+  # instead of being sent live. `existing`: this user has submitted a task with the same
+  # `detach.key` before; the answer is that task, and nothing runs a second time.
+  # error: invalidArgument, notFound (the template, a blob), alreadyExists (the key belongs to a
+  # task with another spec), unavailable (the template is not ready, the daemon stops),
+  # resourceExhausted (a queue or this connection is full, or unclosed tasks hold too much).
 
   tasks @3 () -> (tasks :List(TaskInfo), error :Error);
   # All tasks that are queued, running or ending, of every client (at most 10,000).
 
   kill @4 (id :UInt64) -> (error :Error);
-  # Ends any task, of any client, as `cancelled`. It returns when the end is decided;
-  # the owner's `wait` tells when all is gone.
-  # error: notFound, no such task or it has ended.
+  # Ends any task, of any client, as `cancelled`. Returns when the end is decided; the owner's
+  # `wait` returns when nothing of the task is left.
+  # error: notFound, there is no such task or it has ended.
 
   upload @5 (sha256 :Data, sizeBytes :UInt64) -> (upload :Upload, known :Bool, error :Error);
-  # Begins a blob: bytes that any number of this user's tasks can have as an input file.
-  # `sha256`: the 32 bytes of its hash. `known`: it is stored already, its time to live
-  # begins anew, and there is nothing to upload.
-  # error: invalidArgument (no such hash, or a size of more than `blobBytesMax`),
-  # resourceExhausted (the store, this user's share of it, or uploads of this connection).
+  # Begins a blob: bytes that any number of this user's tasks can take as an input file. `sha256`:
+  # the 32 bytes of its hash. `known`: the blob is already stored, its time to live begins anew, and
+  # there is nothing to upload.
+  # error: invalidArgument (no valid hash, or a size above `blobBytesMax`), resourceExhausted (the
+  # store, this user's share of it, or uploads of this connection).
 
   blobs @6 () -> (blobs :List(BlobInfo), error :Error);
-  # This user's, whole ones only.
+  # This user's complete blobs.
 
   removeBlob @7 (sha256 :Data) -> (error :Error);
-  # Tasks that name it already keep it. error: notFound.
+  # Tasks that already name the blob keep it.
+  # error: notFound.
 
   find @8 (id :UInt64, key :Text) -> (task :Task, id :UInt64, error :Error);
-  # A detached task of this user, by the key it was submitted with, or by `id` where `key`
-  # is empty. Closing it forgets it for everybody; releasing it does nothing.
-  # error: notFound, there is none or its lease is over.
+  # A detached task of this user, by the key that it was submitted with, or by `id` if `key` is
+  # empty. `close` forgets the task for every connection; releasing the object does nothing.
+  # error: notFound, there is no such task or its lease is over.
 }
 
 interface Upload {
-  # A blob that is not whole yet. Dropping it (close, release, end of the connection)
-  # frees what was written.
+  # An unfinished blob. Dropping it (close, release, end of the connection) frees the written bytes.
 
   write @0 (data :Data) -> (error :Error);
   # The next bytes, 1 to `chunkBytesMax`. Returns when they are stored.
-  # error: invalidArgument (more than the size that was told), failedPrecondition (finished).
+  # error: invalidArgument (more than the announced size), failedPrecondition (finished).
 
   finish @1 () -> (error :Error);
-  # All is written: from now on tasks can name the blob.
+  # Completes the blob: from now on tasks can name it.
   # error: invalidArgument, the bytes have another hash or size; the upload is gone.
 
   close @2 () -> (error :Error);
-  # Gives it up, unless it is finished. Harmless when repeated.
+  # Drops the upload, unless it is finished. Harmless when repeated.
 }
 
 interface Task {
-  # One task of this connection, or a detached one of this user.
+  # A task of this connection, or a detached task of this user.
 
   wait @0 () -> (result :TaskResult, error :Error);
-  # Returns when nothing of the task is left, after the last OutputSink.write returned.
-  # Can be called again, and at the same time up to 16 times; the result stays the same.
-  # error: cancelled, the task was closed while waiting.
+  # Returns when nothing of the task is left, and after the last OutputSink.write returned. Can be
+  # called again, up to 16 times concurrently; the result stays the same.
+  # error: cancelled, the task was closed during the wait.
 
   cancel @1 () -> (error :Error);
-  # Ends the task as `cancelled`; `wait` gives the result. Harmless when it has ended.
+  # Ends the task as `cancelled`; `wait` gives the result. Harmless once the task has ended.
 
   writeStdin @2 (data :Data) -> (error :Error);
-  # Returns when the task's stdin has taken all of it: back-pressure. Calls keep their
-  # order and may overlap up to `chunkBytesMax` of untaken data.
-  # Refused data is left out; what was written before still arrives.
+  # Returns when the task's stdin has taken all of `data`: this is the back-pressure. Calls keep
+  # their order and may overlap up to `chunkBytesMax` of untaken data. Refused data is dropped;
+  # earlier data still arrives.
   # error: invalidArgument (more than `chunkBytesMax`, or more than the task's `inputBytes`),
-  # resourceExhausted (more than `chunkBytesMax` is untaken, or the daemon holds too much
-  # input), failedPrecondition (the task was not submitted with `stdinOpen`, stdin was closed,
-  # or the task has ended).
+  # resourceExhausted (more than `chunkBytesMax` is untaken, or the daemon holds too much input),
+  # failedPrecondition (the task was submitted without `stdinOpen`, stdin was closed, or the task
+  # has ended).
 
   closeStdin @3 () -> (error :Error);
-  # The task reads end-of-file after what was written.
+  # The task reads end-of-file after all written data.
 
   readFile @4 (index :UInt32, offset :UInt64, bytesMax :UInt32) -> (data :Data, end :Bool, error :Error);
   # Bytes of `TaskResult.outFiles[index]`, at most min(bytesMax, chunkBytesMax), from `offset`;
-  # `end` says that nothing follows. Only after `wait` returned.
+  # `end`: nothing follows. Only after `wait` has returned.
   # error: failedPrecondition (the task runs, or the file was skipped), notFound (index),
   # invalidArgument (bytesMax is 0).
 
   close @5 () -> (error :Error);
-  # The client is done with the task: see OWNERSHIP above. Calls that wait return `cancelled`;
-  # what is called after answers `failedPrecondition` or `cancelled`. Harmless when repeated.
+  # Gives up the task: see OWNERSHIP above. Calls in progress return `cancelled`; later calls answer
+  # `failedPrecondition` or `cancelled`. Harmless when repeated.
 
   info @6 () -> (info :TaskInfo, error :Error);
-  # Where it stands, without waiting; state "done" once `wait` would return at once.
+  # The task's current state, without waiting; "done" once `wait` would return at once.
 }
 
 interface OutputSink {
-  # Made by the client, given to `submit`. The daemon calls it in order, one write at a
-  # time. An exception from it tells that the client wants no more: the task is cancelled.
+  # Made by the client, given to `submit`. The daemon calls it in order, one write at a time. An
+  # exception from it means that the client wants no more output: the task is cancelled.
 
   started @0 () -> ();
-  # The task's first instruction comes now.
+  # The task is about to run its first instruction.
 
   write @1 (stream :Stream, data :Data) -> ();
   # 1 byte to 256 KiB. Returning from it acknowledges the data.
@@ -199,33 +193,33 @@ struct Error {
   message @1 :Text;     # what failed, on which object, why; for people
   advice @2 :Text;      # what to do; may be empty
   retryable @3 :Bool;   # the same call can succeed later
-  retryAfterMs @4 :UInt32;  # retryable: not worth trying sooner; 0 where nothing is known
+  retryAfterMs @4 :UInt32;  # if retryable: do not retry sooner; 0: unknown
 }
 
 enum ErrorCode {
   ok @0;
-  invalidArgument @1;     # the request can never succeed as it is
+  invalidArgument @1;     # this request can never succeed
   notFound @2;            # the named template, task, file... does not exist
   alreadyExists @3;
-  resourceExhausted @4;   # a bound on what others, or earlier calls, hold was met; retryable.
-                          # What can never fit is an invalidArgument
+  resourceExhausted @4;   # others, or earlier calls, hold too much of a resource; retryable.
+                          # A request that can never fit is an invalidArgument
   unavailable @5;         # not now: starting, stopping, template not ready; retryable
   failedPrecondition @6;  # the object is not in the state that the call needs
   permissionDenied @7;
   cancelled @8;
   deadlineExceeded @9;
-  hostUnfit @10;          # the host lacks what a promise needs
-  internal @11;           # a fault of Mayfly's own
+  hostUnfit @10;          # the host cannot keep a promise
+  internal @11;           # a fault of Mayfly itself
 }
 
 # ----------------------------------------------------------------- the request
 
 struct TaskSpec {
   template @0 :Text;
-  # Its name, as `templates` lists it.
+  # The template's name, as `templates` lists it.
 
   code :union {
-    # What runs. At most 4 MiB.
+    # The program. At most 4 MiB.
     command @1 :Void;     # `args` is a whole command line; templates of mechanism `exec` only
     file :group {         # a script: put at /task/NAME and run from there
       name @2 :Text;      # e.g. "script.py"; a plain file name
@@ -236,16 +230,17 @@ struct TaskSpec {
   }
 
   args @6 :List(Text);
-  # What follows the script in argv; for `command` all of argv. At most 1,024, 128 KiB.
+  # The arguments after the script in argv; for `command` the whole argv. At most 1,024, 128 KiB.
 
   env @7 :List(EnvVar);
-  # Added to the template's short fixed list; the same name replaces. At most 1,024.
+  # Added to the template's short fixed list; a variable of the same name replaces the template's.
+  # At most 1,024.
 
   files @8 :List(InputFile);
   # At most 1,000; they count for the task's memory and disk.
 
   stdinData @9 :Data;
-  # What the task finds on stdin first.
+  # The first bytes of the task's stdin.
 
   stdinOpen @10 :Bool;
   # true: writeStdin and closeStdin follow. false: stdin ends after `stdinData`.
@@ -260,26 +255,26 @@ struct TaskSpec {
   }
 
   collectOutFiles @14 :Bool;
-  # Keep what the task leaves in /task/out for readFile.
+  # Keep the files that the task leaves in /task/out, for readFile.
 
   detach @15 :Detach;
   # Let the task outlive this connection. Its output is captured: `output` must be null,
   # `stdinOpen` false.
 
   tenant @16 :Text;
-  # Whom it is for, where one user's client serves several: at most 64 bytes, printable. Where a
-  # template has a zygote for each tenant (zygote.tenants_max in its manifest), tasks of
-  # different users or tenants never share one; elsewhere it says nothing.
+  # The person or service that the task is for, if one user's client serves several: at most 64
+  # bytes, printable. If a template gives each tenant a zygote (zygote.tenants_max in its manifest),
+  # tasks of different users or tenants never share one; else the field has no effect on zygotes.
 }
 
 struct Detach {
   leaseMs @0 :UInt32;
-  # How long its result is kept after its end and the last call on it: 1 to
+  # How long the result is kept after the task's end and the last call on it: 1 to
   # `detachLeaseMsMax`. 0: the task is not detached.
 
   key @1 :Text;
-  # Optional, at most 128 bytes: the user's own name for this very run. A submit with a key
-  # that a kept task has gives that task instead of a second run.
+  # Optional, at most 128 bytes: the user's own name for this run. A submit that repeats a kept
+  # task's key returns that task instead of running a second one.
 }
 
 struct EnvVar {
@@ -289,17 +284,17 @@ struct EnvVar {
 
 struct InputFile {
   path @0 :Text;             # relative to /task; no "..", no empty part, no NUL; at most
-                             # 1,024 bytes and 32 parts; folders are made
+                             # 1,024 bytes and 32 parts; missing folders are made
   data @1 :Data;
   mode @2 :UInt16 = 420;     # permission bits; 0644
-  blob @3 :Data;             # instead of `data`: the sha256 of a blob of this user's; at most
-                             # 64 different ones a task
+  blob @3 :Data;             # instead of `data`: the sha256 of a blob of this user; a task may
+                             # name at most 64 different ones
 }
 
 struct LimitWishes {
-  # Caps that this task wants. What is not set takes the template's default; 0, and more
-  # than the template's maximum, is an invalidArgument. What each does at its ceiling is
-  # the table in docs/SPECIFICATION.md.
+  # The caps that this task wants. An unset field takes the template's default; 0, or more than the
+  # template's maximum, is an invalidArgument. The table in docs/SPECIFICATION.md says what happens
+  # when a task reaches a cap.
   cpuMilli @0 :UInt32 = .default32;          # thousandths of one core: 1500 = 1.5 cores
   cpuTimeMs @1 :UInt64 = .default64;         # user + system of the whole box
   wallTimeMs @2 :UInt64 = .default64;        # from its first instruction
@@ -308,7 +303,7 @@ struct LimitWishes {
   openFiles @5 :UInt32 = .default32;         # per process
   fileSizeBytes @6 :UInt64 = .default64;     # of one file
   diskBytes @7 :UInt64 = .default64;         # /tmp, /task, /run, /dev/shm together
-  diskInodes @8 :UInt64 = .default64;        # the same
+  diskInodes @8 :UInt64 = .default64;        # /tmp, /task, /run, /dev/shm together
   outputBytes @9 :UInt64 = .default64;       # stdout and stderr, each
   inputBytes @10 :UInt64 = .default64;       # stdin and input files together
   outFilesBytes @11 :UInt64 = .default64;    # collected files together
@@ -324,25 +319,25 @@ struct TaskResult {
   exitCode @3 :Int32;       # succeeded (0), failed
   signal @4 :Int32;         # signaled
   reason @5 :Text;          # one line for people: which cap and its value, or what failed
-  capValue @6 :UInt64;      # the cap that was hit, in its unit; 0 where none was
-  limits @7 :Limits;        # what was in force
+  capValue @6 :UInt64;      # the cap that the task reached, in its unit; 0: none
+  limits @7 :Limits;        # the caps that were in force
   usage @8 :Usage;
   phases @9 :Phases;
   receipt @10 :Receipt;
-  stdout @11 :Data;         # captured where `output` was null; the first 1 MiB
+  stdout @11 :Data;         # captured if `output` was null; the first 1 MiB
   stderr @12 :Data;         # the same
-  stdoutTruncated @13 :Bool;  # more came than was captured
+  stdoutTruncated @13 :Bool;  # the task wrote more than was captured
   stderrTruncated @14 :Bool;
   outFiles @15 :List(OutFile);
-  outFilesNote @16 :Text;   # why the collection is not whole; empty when it is
+  outFilesNote @16 :Text;   # why files are missing from the collection; empty if none are
 }
 
 enum Verdict {
-  # How a task ended. The kernel says it; nothing that runs in the box can forge it.
+  # How a task ended, as the kernel reports it; no code in the box can forge it.
   succeeded @0;       # exit code 0
   failed @1;          # another exit code
   signaled @2;        # killed by a signal that no cap sent
-  wallTime @3;        # killed at a cap, from here...
+  wallTime @3;        # killed at this cap, from here...
   cpuTime @4;
   memory @5;
   processes @6;
@@ -380,20 +375,20 @@ struct Usage {
   stderrBytes @6 :UInt64;
   diskBytes @7 :UInt64;       # held at death
   diskInodes @8 :UInt64;      # held at death
-  freshRuntime @9 :Bool;      # its runtime started anew for it, without what the template preloads:
-                              # its environment or files ask for what only a new runtime can do
+  freshRuntime @9 :Bool;      # the task got a new runtime, without the template's preloads: its
+                              # environment or files need one
 }
 
 struct Phases {
   # When each step was reached.
   queuedNs @0 :UInt64;     # the daemon accepted the task
-  boxNs @1 :UInt64;        # the box was asked for
-  boxReadyNs @2 :UInt64;   # cgroups, namespaces and mounts stand
+  boxNs @1 :UInt64;        # the daemon asked for the box
+  boxReadyNs @2 :UInt64;   # cgroups, namespaces and mounts are complete
   cloneNs @3 :UInt64;      # the clone runs in it, all walls up
-  claimedNs @4 :UInt64;    # the task was given to the clone
-  startedNs @5 :UInt64;    # the clone gives control to the task
-  firstByteNs @6 :UInt64;  # the first byte of output was read
-  exitedNs @7 :UInt64;     # its main process ended, or the kill was decided
+  claimedNs @4 :UInt64;    # the clone got the task
+  startedNs @5 :UInt64;    # the clone is about to run the task's first instruction
+  firstByteNs @6 :UInt64;  # the daemon read the first byte of output
+  exitedNs @7 :UInt64;     # the task's main process ended, or the kill was decided
   reapedNs @8 :UInt64;     # no process of the box is left
   receiptNs @9 :UInt64;    # nothing of the box is left
 }
@@ -404,41 +399,42 @@ struct Receipt {
   complete @1 :Bool;
   reapedNs @2 :UInt64;       # init and clone reaped by their parent: no process is left
   unpopulatedNs @3 :UInt64;  # the kernel says `populated 0`
-  fdsClosedNs @4 :UInt64;    # no descriptor of the daemon's on the box is open
+  fdsClosedNs @4 :UInt64;    # no descriptor of the daemon on the box is open
   cgroupsGoneNs @5 :UInt64;  # every cgroup of the box removed
   uidFreeNs @6 :UInt64;      # its uid may serve another box
-  missing @7 :Text;          # what is not proven, and why; empty when complete
+  missing @7 :Text;          # which points are not proven, and why; empty when complete
 }
 
 struct OutFile {
-  path @0 :Data;        # relative to /task/out; the bytes that the task chose: not always UTF-8,
+  path @0 :Data;        # relative to /task/out; bytes that the task chose: not always UTF-8,
                         # never to be trusted as a path or printed raw
   sizeBytes @1 :UInt64; # apparent size
   mode @2 :UInt16;      # permission bits; setuid, setgid and sticky dropped
-  skipped @3 :Text;     # why it was not collected ("symbolic link"...); empty when it was
+  skipped @3 :Text;     # why the file was not collected ("symbolic link"...); empty if it was
 }
 
 # -------------------------------------------------------------------- the lists
 
 struct ServerInfo {
   version @0 :Text;            # of the daemon, e.g. "0.1.0"
-  protocol @1 :UInt16;         # the newest that it speaks
-  instance @2 :Text;           # its name on this host
+  protocol @1 :UInt16;         # the newest version that the daemon speaks
+  instance @2 :Text;           # the daemon's name on this host
   bounds @3 :Bounds;
 }
 
 struct Bounds {
-  # Of this daemon; beyond each: resourceExhausted (messages: the connection ends).
+  # This daemon's bounds. At each, calls answer resourceExhausted (for messages: the connection
+  # ends).
   connectionsMax @0 :UInt32;
-  tasksPerConnectionMax @1 :UInt32;   # Task objects not yet closed
+  tasksPerConnectionMax @1 :UInt32;   # unclosed Task objects
   tasksMax @2 :UInt32;                # the same, of all connections together
-  callsPerConnectionMax @3 :UInt32;   # calls that have not returned
+  callsPerConnectionMax @3 :UInt32;   # unreturned calls
   messageBytesMax @4 :UInt32;
-  inFlightBytesPerConnectionMax @5 :UInt64;  # of requests; beyond it the daemon reads no more
+  inFlightBytesPerConnectionMax @5 :UInt64;  # of requests; at this bound the daemon reads no more
   blobBytesMax @6 :UInt64;            # of one blob, and of all blobs of one user
   blobStoreBytesMax @7 :UInt64;       # of all users together
   blobsPerUserMax @8 :UInt32;
-  uploadsPerConnectionMax @9 :UInt32; # that are not finished
+  uploadsPerConnectionMax @9 :UInt32; # unfinished uploads
   detachedPerUserMax @10 :UInt32;     # tasks that are not forgotten
   detachLeaseMsMax @11 :UInt32;
   resultLeaseMs @12 :UInt32;
@@ -447,48 +443,48 @@ struct Bounds {
   connectionIdleMs @15 :UInt32;
   messageMsMax @16 :UInt32;
   inFlightBytesMax @17 :UInt64;       # of all connections; each always has a share of its own
-  outputHeldBytesMax @18 :UInt64;     # of tasks that are not closed: what they left, or may come to
-  handlesPerConnectionMax @19 :UInt32;  # Task and Upload objects that are not released
-  outFilesHeldBytesMax @20 :UInt64;   # collected output files of tasks that are not closed
-  accounts @21 :List(ResourceBounds); # of what users share; those above are parts of it
+  outputHeldBytesMax @18 :UInt64;     # of unclosed tasks: output that is held, or may still come
+  handlesPerConnectionMax @19 :UInt32;  # unreleased Task and Upload objects
+  outFilesHeldBytesMax @20 :UInt64;   # collected output files of unclosed tasks
+  accounts @21 :List(ResourceBounds); # every bound on a user; some of those above repeat one
 }
 
 struct ResourceBounds {
-  # How much of one resource may be held. A user is what the daemon knows of the peer (on a unix
-  # socket its uid), however many connections it has; a tenant is one that a submit names.
+  # The bounds on one resource. A user is the identity that the daemon proves of the peer (on a unix
+  # socket: its uid), however many connections it has. A tenant is named by a submit.
   resource @0 :Text;       # "queuedTasks", "openTasks", "connections", ...: names end in their unit
   allMax @1 :UInt64;       # of all users, beyond what each has of its own; 2^64 - 1: not bounded
   userMax @2 :UInt64;      # of one user, its tenants included
-  userOwn @3 :UInt64;      # of one user, whatever the others hold
+  userOwn @3 :UInt64;      # a user always gets this much, whatever the others hold
   tenantMax @4 :UInt64;    # of one tenant
 }
 
 struct BlobInfo {
   sha256 @0 :Data;
   sizeBytes @1 :UInt64;
-  expiresMs @2 :UInt32;    # from now, if nothing uses it
+  expiresMs @2 :UInt32;    # from now, unless a task uses the blob
 }
 
 struct TemplateInfo {
   name @0 :Text;
   description @1 :Text;
-  mechanism @2 :Text;      # "fork", "restore" or "exec": how a clone is made
+  mechanism @2 :Text;      # how a clone is made: "fork", "restore" or "exec"
   state @3 :Text;          # "starting", "ready", "unhealthy", "missingImage"
-  stateText @4 :Text;      # why, and what to do
+  stateText @4 :Text;      # the reason, and what to do
   imageDigest @5 :Text;
   defaults @6 :Limits;
   maximum @7 :Limits;
   boxes @8 :UInt32;        # alive now
   parked @9 :UInt32;       # of them: with a clone that is ready for a task
-  stocked @10 :UInt32;     # of them: walls that wait for a clone
-  parkedTarget @11 :UInt32;   # what the pool holds, or is being filled to
+  stocked @10 :UInt32;     # of them: without a clone yet
+  parkedTarget @11 :UInt32;   # the number that the pool holds or is being filled to
   stockedTarget @12 :UInt32;
-  making @13 :UInt32;      # clones
-  waiting @14 :UInt32;     # tasks that have a box's place and no clone yet
-  zygotes @15 :UInt32;     # alive: serving, starting, and those whose last boxes end
-  renewals @16 :UInt32;    # zygotes that a younger one followed, since the daemon's start
+  making @13 :UInt32;      # clones being made
+  waiting @14 :UInt32;     # tasks that have a place but no clone yet
+  zygotes @15 :UInt32;     # alive: serving, starting, or draining
+  renewals @16 :UInt32;    # zygotes replaced by a successor, since the daemon's start
   hits @17 :UInt64;        # tasks that found a clone parked, since the daemon's start
-  misses @18 :UInt64;      # tasks whose clone was made when they came
+  misses @18 :UInt64;      # tasks that had to wait for their clone to be made
 }
 
 struct TaskInfo {
@@ -497,7 +493,7 @@ struct TaskInfo {
   state @2 :Text;          # "queued", "making", "running", "ending"; by Task.info also "done"
   queuedNs @3 :UInt64;
   startedNs @4 :UInt64;
-  nowNs @5 :UInt64;        # the daemon's clock at the answer: ages need no second clock
-  pidHost @6 :UInt32;      # of the box's init, for people; 0 where there is none
+  nowNs @5 :UInt64;        # the daemon's clock at the answer, to compute ages with
+  pidHost @6 :UInt32;      # of the box's init, for people; 0: none
   yours @7 :Bool;          # of this connection, or detached and of this user
 }

@@ -1,9 +1,9 @@
-/* libmayfly-python: what a Python zygote's program needs beside libmayfly-zygote.
+/* libmayfly-python: the part that a Python zygote's program needs beside libmayfly-zygote.
  *
  * The program loads what its tasks will need, calls mayfly_python_init(), makes
  * mayfly_python_main the interpreter's sys.excepthook and ends by an exception.
- * In a clone the interpreter's own main function then runs the one task. By ctypes,
- * with the interpreter's lock held throughout (PyDLL).
+ * In a clone the interpreter's own main function then runs the one task. Call it by
+ * ctypes, with the interpreter's lock held throughout (PyDLL).
  */
 #ifndef MAYFLY_PYTHON_H
 #define MAYFLY_PYTHON_H
@@ -18,28 +18,29 @@ extern "C" {
 
 typedef struct mayfly_python {
   void* settle;  /* callable: the zygote's last step, when no frame of its program is left */
-  void* prepare; /* callable, in a clone: takes `task`, sets what follows */
+  void* prepare; /* callable, in a clone: takes `task`, sets the fields below `last` */
   int (*serve)(const mayfly_zygote_hooks*, mayfly_task*);
   int (*started)(void);
   const mayfly_zygote_hooks* hooks;
   mayfly_task* task;
-  void* last; /* set by `settle`: an object that the interpreter drops when it begins to take
-                 its modules down, and one reference to it; may be NULL */
+  void* last; /* set by `settle`: an object, with one reference, that the interpreter drops when it
+                 starts to clear its modules; may be NULL */
   /* Set by `prepare`. */
   const char*
       command;      /* MAYFLY_TASK_STRING: the program, as the command line has it, and a newline */
   const char* file; /* MAYFLY_TASK_FILE: the script's absolute path */
-  int cpu_count;    /* what os.cpu_count() says; 0: as the kernel says */
+  int cpu_count;    /* the answer of os.cpu_count(); 0: the kernel's */
 } mayfly_python;
 
-/* Looks up what it needs of the interpreter, whose program is the file `program` in `folder`.
- * 0; 1 where a clone's end will be slow, because the interpreter is not as known; or a
- * negative errno where it cannot be used at all. `python` stays the caller's. */
+/* Looks up the parts of the interpreter that it needs; `program` in `folder` is the zygote's
+ * program file. 0; 1 if a clone's end will be slow, because the interpreter is not a known one;
+ * or a negative errno if the interpreter cannot be used. `python` stays the caller's. */
 __attribute__((visibility("default"))) int mayfly_python_init(mayfly_python* python,
                                                               const wchar_t* program,
                                                               const wchar_t* folder);
 
-/* To be called by the interpreter as sys.excepthook. Does not return. */
+/* The interpreter calls it as sys.excepthook. Does not return. */
+
 __attribute__((visibility("default"))) void* mayfly_python_main(void* type, void* value,
                                                                 void* trace);
 

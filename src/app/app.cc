@@ -30,7 +30,7 @@
 #include "app/privileges.h"
 #include "app/templates.h"
 #include "base/text.h"
-#include "box/host.h"
+#include "host/report.h"
 #include "core/engine.h"
 #include "image/build.h"
 #include "rpc/server.h"
@@ -39,21 +39,21 @@ namespace mayfly::app {
 namespace {
 
 constexpr int kListenBacklog = 128;
-constexpr int kSpawnerEndMsMax = 8'000;  // its own bounds are shorter
-constexpr int kOrphansMsMax = 2'000;     // of a spawner that was killed
-constexpr mode_t kSocketMode = 0666;     // the server asks the kernel who the peer is
+constexpr int kSpawnerEndMsMax = 8'000;  // longer than the spawner's own bounds
+constexpr int kOrphansMsMax = 2'000;     // for the orphans of a killed spawner
+constexpr mode_t kSocketMode = 0666;     // the server asks the kernel for the peer's uid
 
-// P6: refuses a host that cannot keep a promise, unless the settings give it up by name.
-base::Result<box::HostReport> checkHost(const config::Daemon& settings) {
-  box::HostReport report = box::hostReport();
+// P6: refuses a host that cannot keep a promise, unless the settings accept its loss.
+base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
+  host::HostReport report = host::hostReport();
   auto refusals = report.refusals(settings.accept_lost_promises);
-  for (const box::HostLine& line : refusals)
+  for (const host::HostLine& line : refusals)
     spdlog::error("this host cannot keep the promise '{}': {} {}: {}{}{}", line.costs, line.group,
                   line.what, line.value, line.note.empty() ? "" : "; ", line.note);
   if (!refusals.empty())
-    return base::fail(base::Code::hostUnfit,
-                      "the daemon does not start: the host cannot keep a promise",
-                      "`mayfly doctor` shows the host; accept_lost_promises gives a promise up");
+    return base::fail(
+        base::Code::hostUnfit, "the daemon does not start: the host cannot keep a promise",
+        "`mayfly doctor` shows the host; the setting accept_lost_promises can accept the loss");
   for (const std::string& promise : report.lostPromises())
     spdlog::warn("the promise '{}' is given up by the settings", promise);
   return report;
@@ -71,7 +71,7 @@ base::Result<base::Fd> listenAt(const std::string& path) {
     MAYFLY_CHECK(makeFolders(path.substr(0, slash)));
   base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return base::failSys(errno, "socket", path);
-  // Only a socket is ever replaced: what a daemon that died has left.
+  // Replaces only a socket, the leftover of a dead daemon; never another file.
   struct stat st;
   if (::lstat(path.c_str(), &st) == 0 && S_ISSOCK(st.st_mode)) ::unlink(path.c_str());
   if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
@@ -87,7 +87,7 @@ class App final : private core::EngineOwner {
   base::Result<int> run();
 
  private:
-  base::Status makeEngine(const box::HostReport& report);
+  base::Status makeEngine(const host::HostReport& report);
   void onSignal();
   void stop();
   void awaitSpawner();
@@ -100,7 +100,7 @@ class App final : private core::EngineOwner {
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
   LogObserver log_;
-  base::Observers observers_;  // the log, and whoever measures
+  base::Observers observers_;  // the log and any other listener
   LoopLag lag_{io_, observers_};
   base::Fd instance_lock_;
   UidSlot slot_;
@@ -113,7 +113,7 @@ class App final : private core::EngineOwner {
   bool stopping_ = false;
 };
 
-base::Status App::makeEngine(const box::HostReport& report) {
+base::Status App::makeEngine(const host::HostReport& report) {
   const config::Daemon& s = options_.settings;
   core::EngineOptions e;
   e.budget = deriveBudget(report.budget, s);
@@ -145,9 +145,9 @@ base::Result<int> App::run() {
   const config::Daemon& s = options_.settings;
   if (::geteuid() != 0)
     return base::fail(base::Code::permissionDenied, "mayflyd must be started as root",
-                      "It starts the spawner and then gives root up.");
+                      "It starts the spawner and then drops root.");
   MAYFLY_TRY(instance_lock_, lockInstance(s.run_dir, s.instance));
-  MAYFLY_TRY(box::HostReport report, checkHost(s));
+  MAYFLY_TRY(host::HostReport report, checkHost(s));
   MAYFLY_TRY(slot_, takeUidSlot(kSlotsDir));
   MAYFLY_CHECK(raiseOpenFiles());
   std::string images = s.state_dir + "/images";
@@ -155,9 +155,9 @@ base::Result<int> App::run() {
   MAYFLY_TRY(std::string runtime,
              image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
   MAYFLY_TRY(served_, loadTemplates(s, runtime));
-  if (served_.empty()) spdlog::warn("no template is found, ignoring");
-  // A spawner that is killed leaves its dead to us: without a parent that reaps
-  // them at once, the namespaces' first processes could not end.
+  if (served_.empty()) spdlog::warn("there is no template to serve, ignoring");
+  // The dead children of a killed spawner come to us: unless a parent reaps them at once, the
+  // namespaces' pid 1 cannot end.
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
     return base::failSys(errno, "prctl(PR_SET_CHILD_SUBREAPER)", "the daemon");
   MAYFLY_TRY(spawner_,
@@ -205,7 +205,7 @@ void App::onSettled() {
   if (!options_.ready) return;
   constexpr std::string_view kReady = "ready\n";
   if (::write(options_.ready.get(), kReady.data(), kReady.size()) < 0)
-    spdlog::warn("nobody reads --ready-fd, ignoring");
+    spdlog::warn("--ready-fd has no reader, ignoring");
   options_.ready.reset();
 }
 
@@ -221,24 +221,24 @@ void App::onSignal() {
 void App::stop() {
   stopping_ = true;
   engine_->stop([this] {
-    // What still ends in this handler is told to the clients before the loop stops.
+    // Posted, so that the clients get the results that end in this handler before the loop stops.
     boost::asio::post(io_, [this] { io_.stop(); });
   });
 }
 
 void App::onFatal(base::Error error) {
-  if (!fatal_) fatal_ = std::move(error);  // logged by main, once all is taken down
+  if (!fatal_) fatal_ = std::move(error);  // main logs it once all parts are down
   if (!stopping_) stop();
 }
 
-// Its end proves that nothing of ours is left on the host.
+// The spawner's end proves that it left nothing on the host.
 void App::awaitSpawner() {
   pollfd p{spawner_.pidfd.get(), POLLIN, 0};
   int n;
   do n = ::poll(&p, 1, kSpawnerEndMsMax);
   while (n < 0 && errno == EINTR);
   if (n <= 0) {
-    spdlog::error("the spawner has not ended after {} ms", kSpawnerEndMsMax);
+    spdlog::error("the spawner did not end within {} ms", kSpawnerEndMsMax);
     return;
   }
   siginfo_t info{};
@@ -255,7 +255,7 @@ void App::awaitSpawner() {
     if (pid < 0) return;  // no child is left
     ::poll(nullptr, 0, 1);
   }
-  spdlog::error("processes that the spawner left are still there after {} ms", kOrphansMsMax);
+  spdlog::error("processes of the spawner are still alive after {} ms", kOrphansMsMax);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The daemon, wired: builds every part in order, runs the core thread, takes all
-// down in the reverse order.
+// The daemon, wired: builds every part in order, runs the core thread, takes all parts down in
+// reverse order.
 //
 // Layer: app. The core thread is the one that calls run().
 #pragma once
@@ -15,11 +15,11 @@ namespace mayfly::app {
 
 struct AppOptions {
   config::Daemon settings;
-  std::string executable_dir;  // where mayfly-spawner lies
-  base::Fd ready;              // gets "ready\n" once the templates are settled
+  std::string executable_dir;  // the folder of mayfly-spawner
+  base::Fd ready;              // gets "ready\n" once every template is ready or has failed
 };
 
-// Serves until SIGTERM or SIGINT; 0, or the error for which the daemon ended.
+// Serves until SIGTERM or SIGINT; returns 0, or the error that ended the daemon.
 base::Result<int> run(AppOptions options);
 
 }  // namespace mayfly::app

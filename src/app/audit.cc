@@ -11,7 +11,7 @@
 #include "app/instance.h"
 #include "base/fd.h"
 #include "base/text.h"
-#include "box/host.h"
+#include "host/report.h"
 #include "wire/spawner.h"
 
 namespace mayfly::app {
@@ -21,10 +21,11 @@ using base::AuditFinding;
 
 namespace {
 
-constexpr size_t kToldMax = 10'000;      // then all is told anew
+constexpr size_t kToldMax = 10'000;      // then every finding is reported again
 constexpr size_t kFileBytesMax = 4'096;  // of a process
 constexpr size_t kMountsBytesMax = 4u << 20;
-// As the spawner names the sources of its mounts; in its own namespace, never in the host's.
+// The spawner's names for the sources of its mounts. It mounts them in its own namespace, never in
+// the host's.
 constexpr std::string_view kRoomSources[] = {"room", "disk", "image"};
 
 template <class T>
@@ -82,7 +83,7 @@ std::vector<std::string_view> words(std::string_view line) {
 base::Result<AuditPlaces> auditPlaces(const std::string& instance, const std::string& state_dir,
                                       uint32_t uid_slot, uint32_t spawner_pid) {
   MAYFLY_TRY(std::string mounts, base::readSmallFile({}, "/proc/self/mountinfo", kMountsBytesMax));
-  const box::CgroupLayout layout = box::parseCgroupLayout(mounts, "");
+  const host::CgroupLayout layout = host::parseCgroupLayout(mounts, "");
   if (layout.v2_path.empty()) return base::fail(base::Code::hostUnfit, "no cgroup v2 is mounted");
   AuditPlaces places;
   places.subtree = "/mayfly/" + instance;
@@ -147,8 +148,8 @@ void Audit::found(AuditFinding::Kind kind, base::BoxId box, std::string what) {
     observer_.auditFound({kind, box, what});
 }
 
-// The folder's next entry; false, and the folder closed, after the last one. A folder that goes
-// while it is listed has no more entries.
+// The folder's next entry; after the last one false, and the folder is closed. A folder that is
+// removed during its listing has no more entries.
 bool Audit::nextOf(Folder& folder, fs::directory_entry* entry) {
   if (!folder || *folder == fs::directory_iterator()) {
     folder.reset();
@@ -187,8 +188,8 @@ void Audit::cgroup(const fs::directory_entry& entry) {
   if (!box) return;  // a controller's file, or a zygote's own processes
   ++walk_.cgroups;
   if (hierarchy_ == 1) seen_.insert(*box);
-  // The ledger forgets a box after its cgroups are removed: one that still stands is a stray. The
-  // entry itself only remembers that it was listed.
+  // The ledger forgets a box only after its cgroups are removed, so a cgroup that still exists is a
+  // stray. The entry alone only proves that it was listed.
   if (!ledger_.knows(*box) && fs::exists(entry.path(), gone))
     found(AuditFinding::Kind::strayCgroup, *box, entry.path());
 }
@@ -212,7 +213,7 @@ void Audit::process(std::string_view pid) {
   ++walk_.processes;
   std::string what;
   const std::string folder = places_.proc + "/" + std::string(pid);
-  // Twice: what is moved, or ends, between two reads is no finding.
+  // Twice: a process that moves or ends between two reads is no finding.
   if (isStray(folder, &what) && isStray(folder, &what))
     found(AuditFinding::Kind::strayProcess, 0, "process " + std::string(pid) + " " + what);
 }

@@ -1,9 +1,9 @@
-// The audit: does the host show what the ledger knows, and nothing else of this daemon?
+// The audit: compares the host with the ledger, and reports whatever of this daemon one side lacks.
 //
 // Walks, in small steps, the instance's cgroups of every hierarchy, all processes, and the mounts
-// of the host's namespace. Whatever is the daemon's and belongs to no box of the ledger is a stray;
-// a box in quarantine without a cgroup is lost. Each finding is told once. Everybody may read what
-// it reads: it needs no privilege, and trusts nothing that the spawner says.
+// of the host's namespace. A thing of the daemon's that belongs to no box of the ledger is a stray;
+// a box in quarantine without a cgroup is lost. Each finding is reported once. Every user may read
+// these files: the audit needs no privilege, and it trusts no message of the spawner.
 //
 // Layer: app. Core thread; each step is a short read of virtual file systems.
 #pragma once
@@ -30,27 +30,28 @@ inline constexpr uint64_t kAuditStepPause_ms = 1;
 
 struct AuditPlaces {
   std::vector<std::string> cgroups;  // the instance's folder in each hierarchy, v2 first
-  std::string subtree;               // of that folder, as /proc/<pid>/cgroup writes it
+  std::string subtree;               // the path of that folder in /proc/<pid>/cgroup
   std::string images;                // folder
   std::string proc = "/proc";
   std::string blocks = "/sys/block";
-  uint32_t uid_first = 0, uids = 0;  // of boxes, templates and the daemon
+  uint32_t uid_first = 0, uids = 0;  // the daemon's range: boxes, templates and itself
   uint32_t self = 0;                 // the daemon's pid
-  uint32_t spawner = 0;              // its children outside any cgroup of ours are its helpers
+  uint32_t spawner = 0;              // its children outside our cgroups are its helpers
 };
 
-// Where they are on this host, of a daemon that is this process.
+// The places on this host, for a daemon that is this process.
 base::Result<AuditPlaces> auditPlaces(const std::string& instance, const std::string& state_dir,
                                       uint32_t uid_slot, uint32_t spawner_pid);
 
 class Audit {
  public:
-  // `ledger` may be asked at any time; it and `observer` outlive this.
+  // `ledger` and `observer` outlive the audit, which may read the ledger at any time.
   Audit(boost::asio::io_context& io, AuditPlaces places, const reap::Ledger& ledger,
         base::Observer& observer, uint64_t period_ms);
 
-  void start();  // the first walk at once, the next ones a period after the end of the last
-  // Looks at a few entries more. False: this was a walk's last step; the next begins anew.
+  void start();  // the first walk starts at once, each next one a period after the last one's end
+  // Looks at a few more entries. False: that was the walk's last step; the next step starts a new
+  // walk.
   bool step();
 
  private:
@@ -76,10 +77,10 @@ class Audit {
   uint64_t period_ms_;
   Part part_ = Part::cgroups;
   size_t hierarchy_ = 0;
-  Folder zygotes_, boxes_, processes_;  // what is being listed
-  base::AuditWalk walk_;                // what this walk looked at so far
+  Folder zygotes_, boxes_, processes_;  // being listed
+  base::AuditWalk walk_;                // this walk's counts so far
   std::set<base::BoxId> seen_;          // boxes of the first hierarchy
-  std::set<std::string> told_;          // bounded: see kToldMax
+  std::set<std::string> told_;          // reported findings; at most kToldMax
 };
 
 }  // namespace mayfly::app

@@ -6,12 +6,12 @@
 
 namespace mayfly::app {
 
-sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings) {
+sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& settings) {
   sched::Budget b;
-  uint64_t reserved = uint64_t{box::kFdsReserved} + settings.connections_max +
+  uint64_t reserved = uint64_t{host::kFdsReserved} + settings.connections_max +
                       deriveAccountBounds(host, settings).of(sched::Resource::blobs).pool_max;
   uint64_t fds = host.fds_hard > reserved ? host.fds_hard - reserved : 0;
-  uint64_t pids = host.pids_max > box::kPidsReserved ? host.pids_max - box::kPidsReserved : 0;
+  uint64_t pids = host.pids_max > host::kPidsReserved ? host.pids_max - host::kPidsReserved : 0;
   b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
   if (settings.boxes_max != 0) b.boxes_max = std::min(b.boxes_max, settings.boxes_max);
   b.boxes_max = std::max(b.boxes_max, 1u);
@@ -27,7 +27,7 @@ sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& se
   b.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
   if (b.parked_max + b.stocked_max > 0)
     b.memory_bytes_max -= std::min(b.memory_bytes_max / 2, settings.parked_memory_bytes);
-  // One connection cannot fill the queue alone, unless it is very short.
+  // One connection cannot fill the whole queue, unless the queue is very short.
   b.queue_tasks_per_owner_max = std::max(settings.queue_max - settings.queue_max / 8, 1u);
   return b;
 }
@@ -36,7 +36,7 @@ uint32_t grantPtys(const sched::Budget& budget, uint32_t wished) {
   return std::min(wished, budget.ptys_max / std::min(budget.boxes_max, kPtyTasksLeast));
 }
 
-sched::AccountBounds deriveAccountBounds(const box::HostBudget& host,
+sched::AccountBounds deriveAccountBounds(const host::HostBudget& host,
                                          const config::Daemon& settings) {
   using sched::Resource;
   sched::AccountBounds b;

@@ -1,9 +1,9 @@
-// How many boxes at once: from the host's limits and the settings.
+// The number of boxes at once, from the host's limits and the settings.
 //
 // Layer: app. Pure.
 #pragma once
 
-#include "box/host.h"
+#include "host/report.h"
 #include "config/daemon.h"
 #include "sched/accounts.h"
 #include "sched/admission.h"
@@ -11,21 +11,22 @@
 namespace mayfly::app {
 
 inline constexpr uint32_t kBoxesMax = 4'096;
-inline constexpr uint32_t kTaskBoxesKept =
-    256;  // a quarter of all boxes, and at most so many, never stand ahead
+inline constexpr uint32_t kTaskBoxesKept = 256;  // pool and stock leave a quarter of all boxes, at
+                                                 // most this many, to tasks
 inline constexpr uint32_t kMemoryPercentOfHost = 90;  // the sum of all boxes' memory caps
-inline constexpr uint32_t kBlobMemoryShare = 8;       // at most one of so many parts of the host's
-inline constexpr uint32_t kOutFilesMemoryShare = 8;   // the same, of collected output files
-inline constexpr uint32_t kPtyTasksLeast = 16;        // so many at once have pseudo-terminals
-inline constexpr uint32_t kBlobFdsShare = 8;          // the same, of our descriptors
+inline constexpr uint32_t kBlobMemoryShare = 8;       // at most 1/8 of the host's memory
+inline constexpr uint32_t kOutFilesMemoryShare = 8;   // the same, for collected output files
+inline constexpr uint32_t kPtyTasksLeast =
+    16;  // at least this many tasks at once get pseudo-terminals
+inline constexpr uint32_t kBlobFdsShare = 8;  // at most 1/8 of our descriptors
 
-// The sums are hard: a runaway costs one task and never the host.
-sched::Budget deriveBudget(const box::HostBudget& host, const config::Daemon& settings);
-// How many pseudo-terminals a task gets of the `wished` ones, so that kPtyTasksLeast, or as many as
-// there can be boxes, fit at once.
+// The sums are hard bounds: a runaway costs one task and never the host.
+sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& settings);
+// The number of pseudo-terminals, at most `wished`, that a task gets so that kPtyTasksLeast tasks,
+// or the largest possible number of boxes, fit at once.
 uint32_t grantPtys(const sched::Budget& budget, uint32_t wished);
 // How much of each resource users may hold.
-sched::AccountBounds deriveAccountBounds(const box::HostBudget& host,
+sched::AccountBounds deriveAccountBounds(const host::HostBudget& host,
                                          const config::Daemon& settings);
 
 }  // namespace mayfly::app

@@ -16,7 +16,7 @@
 namespace mayfly::app {
 namespace {
 
-// Whether the process that wrote its pid into the lock file still runs.
+// Whether the process whose pid is in the lock file still runs.
 bool ownerLives(base::FdView lock) {
   char text[32] = {};
   ssize_t n = ::pread(lock.get(), text, sizeof text - 1, 0);
@@ -56,8 +56,8 @@ base::Result<base::Fd> lockInstance(const std::string& run_dir, const std::strin
       return base::fail(
           base::Code::alreadyExists,
           lives ? "instance '" + instance + "' is in use: another mayflyd holds '" + path + "'"
-                : "instance '" + instance + "': the spawner of a daemon that died " +
-                      "still holds '" + path + "'",
+                : "instance '" + instance + "': the spawner of a dead daemon " + "still holds '" +
+                      path + "'",
           "Stop it, or choose another name with --instance.");
     ::poll(nullptr, 0, 20);
   }

@@ -1,8 +1,7 @@
-// What makes a daemon the only one of its name on the host: the instance's lock
-// and its range of uids.
+// Makes a daemon the only one of its name on the host: the instance's lock and its range of uids.
 //
-// Both locks are also held by the spawner: while it still ends the boxes of a
-// daemon that died, nobody else gets the name or the uids.
+// The spawner holds both locks, too: while it still ends the boxes of a dead daemon, no other
+// daemon gets the name or the uids.
 //
 // Layer: app. Called once, at start, as root.
 #pragma once
@@ -19,24 +18,23 @@ namespace mayfly::app {
 
 inline constexpr uint32_t kUidSlots = 64;
 inline constexpr char kSlotsDir[] = "/run/mayfly-slots";
-inline constexpr uint64_t kLockWaitMsMax = 8'000;  // a dead daemon's spawner takes less
+inline constexpr uint64_t kLockWaitMsMax = 8'000;  // longer than a dead daemon's spawner takes
 
-// <run_dir>/<instance>.lock, locked. Waits for the spawner of a daemon that died;
-// a living one is an error at once.
+// <run_dir>/<instance>.lock, locked. Waits for the spawner of a dead daemon; if a living daemon
+// holds the lock, fails at once.
 base::Result<base::Fd> lockInstance(const std::string& run_dir, const std::string& instance);
 
 struct UidSlot {
   uint32_t number = 0;
   base::Fd lock;
 };
-// One of 64 ranges of 64 x 65536 uids that no other daemon of the host uses.
+// One of 64 ranges of 64 x 65536 uids; no other daemon of the host uses it.
 base::Result<UidSlot> takeUidSlot(const std::string& slots_dir);
 
-// The daemon's own uid and gid: the first of its slot's last range, in which no
-// template is published.
+// The daemon's own uid and gid: the first of its slot's last range, which no template gets.
 uint32_t daemonUid(uint32_t slot);
 
-// Makes `path` and its parents, mode 0755, or says why not.
+// Makes `path` and its parents, mode 0755.
 base::Status makeFolders(const std::string& path);
 
 }  // namespace mayfly::app

@@ -12,8 +12,8 @@ namespace mayfly::app {
 
 std::string oneLine(const base::Error& error);
 
-// A task's end in one line of key=value: who, how, how long each step took, what it used. Never
-// what it read or printed. Times are in ms, a step that was not reached is left out.
+// A task's end in one line of key=value: task, user, verdict, the time of each step, usage; never
+// input or output. Times are in ms; a step that was not reached is left out.
 std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const base::Usage& usage,
                      const base::Phases& phases);
 

@@ -36,13 +36,14 @@ std::string executableDir() {
   return text.substr(0, text.find_last_of('/'));
 }
 
-// stdin, stdout and stderr exist, so that no socket of ours ever takes their numbers.
+// Opens stdin, stdout and stderr if needed, so that no socket of ours gets their numbers.
 void fillStandardDescriptors() {
   for (int fd = 0; fd < 3; ++fd)
     if (::fcntl(fd, F_GETFD) < 0) (void)!::open("/dev/null", O_RDWR);
 }
 
-// Nothing that our starter left open goes any further; `kept` survives as the result.
+// Closes every descriptor that our parent left open, so that none goes further; returns `kept` as
+// owned.
 base::Fd closeInherited(int kept) {
   constexpr int kFirst = 3;
   base::Fd copy(kept >= 0 ? ::fcntl(kept, F_DUPFD_CLOEXEC, kFirst) : -1);
@@ -61,25 +62,25 @@ int failed(const base::Error& error) {
 int main(int argc, char** argv) {
   fillStandardDescriptors();
   ::umask(022);
-  // A large message's memory goes back to the system with it. Fixed, for malloc would raise this
-  // to the size of the largest one that it ever freed.
+  // A freed large message returns its memory to the system at once. The threshold is fixed, because
+  // malloc would otherwise raise it to the size of the largest block that it ever freed.
   ::mallopt(M_MMAP_THRESHOLD, 256 << 10);
-  ::signal(SIGPIPE, SIG_IGN);  // a closed stdin of a task is an errno, not our end
+  ::signal(SIGPIPE, SIG_IGN);  // a write to a task's closed stdin is an errno, not our end
 
   std::string config_file;
   std::optional<std::string> instance, socket, state_dir, run_dir, log_level;
   std::vector<std::string> template_dirs, templates, accept_lost;
   int ready_fd = -1;
   CLI::App cli{"mayflyd: runs untrusted code, each task in a brand-new box"};
-  cli.add_option("--config", config_file, "settings (TOML); none is needed");
+  cli.add_option("--config", config_file, "settings (TOML); optional");
   cli.add_option("--instance", instance, "name of this daemon on the host");
-  cli.add_option("--socket", socket, "path of its socket");
-  cli.add_option("--state-dir", state_dir, "where the images are");
-  cli.add_option("--run-dir", run_dir, "where locks and sockets are");
+  cli.add_option("--socket", socket, "path of the daemon's socket");
+  cli.add_option("--state-dir", state_dir, "the folder of the images");
+  cli.add_option("--run-dir", run_dir, "the folder of locks and sockets");
   cli.add_option("--templates", template_dirs, "folders of templates");
-  cli.add_option("--template", templates, "serve these only (default: all)");
+  cli.add_option("--template", templates, "serve only these templates (default: all)");
   cli.add_option("--accept-lost-promise", accept_lost,
-                 "run though the host cannot keep this promise");
+                 "start even if the host cannot keep this promise");
   cli.add_option("--log-level", log_level, "trace, debug, info, warn or error");
   cli.add_option("--ready-fd", ready_fd, "write \"ready\" to this descriptor when serving");
   bool list_settings = false;
@@ -97,7 +98,7 @@ int main(int argc, char** argv) {
 
   if (ready_fd >= 0 && !options.ready)
     return failed(
-        base::Error{base::Code::invalidArgument, "--ready-fd is no open descriptor", {}, 0});
+        base::Error{base::Code::invalidArgument, "--ready-fd is not an open descriptor", {}, 0});
   if (!config_file.empty()) {
     auto loaded = config::loadDaemon(config_file);
     if (!loaded) return failed(loaded.error());
@@ -107,7 +108,7 @@ int main(int argc, char** argv) {
   if (instance) s.instance = *instance;
   if (!config::isInstanceName(s.instance))
     return failed(base::Error{base::Code::invalidArgument,
-                              "'" + s.instance + "' is no name of an instance",
+                              "'" + s.instance + "' is not an instance's name",
                               "Use [a-z0-9][a-z0-9-]{0,31}.", 0});
   if (socket) s.socket_path = *socket;
   if (state_dir) s.state_dir = *state_dir;
@@ -121,7 +122,7 @@ int main(int argc, char** argv) {
       return failed(base::Error{
           base::Code::invalidArgument, "'" + *path + "' is not an absolute path", {}, 0});
   options.executable_dir = executableDir();
-  // What no zygote and no task may ever find: their trials look for it.
+  // A canary that no zygote and no task may ever find: the zygotes' trials look for it.
   uint64_t word = 0;
   if (::getrandom(&word, sizeof word, 0) == sizeof word)
     ::setenv("MAYFLY_CANARY", fmt::format("MAYFLY-CANARY-{:016x}", word).c_str(), 1);

@@ -21,7 +21,7 @@ constexpr int kFirstHeld = 4;
 constexpr size_t kHeldMax = 8;
 
 [[noreturn]] void runChild(char** argv, const int* fds, int count, int report) {
-  // Above everything first, so that no dup2 overwrites a source.
+  // First move all fds above the targets, so that no dup2 overwrites a source.
   int high[kHeldMax + 1];
   char* const environment[] = {nullptr};
   for (int i = 0; i < count; ++i)
@@ -33,11 +33,11 @@ constexpr size_t kHeldMax = 8;
     int null_fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null_fd < 0 || ::dup2(null_fd, 0) < 0 || ::dup2(null_fd, 1) < 0) goto failed;
   }
-  // All from here on closes with the exec; `report` says whether that worked.
+  // The exec closes every fd from here on; `report` tells whether the exec worked.
   if (::syscall(SYS_close_range, static_cast<unsigned>(kFirstHeld - 1 + count), ~0u,
                 CLOSE_RANGE_CLOEXEC) != 0)
     goto failed;
-  ::setsid();  // a terminal's signals are the daemon's to answer
+  ::setsid();  // the daemon alone answers a terminal's signals
   for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
   {
     sigset_t none;
@@ -87,7 +87,7 @@ base::Status dropRoot(uint32_t uid) {
   auto failed = [](const char* call) {
     return base::failSys(errno, call, "the daemon's own privileges");
   };
-  // No program that we might execute can get anything back: no root, no file caps.
+  // No program that we might execute can regain a privilege: no root, no file capabilities.
   constexpr unsigned long kBits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED |
                                   SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
                                   SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;

@@ -1,5 +1,4 @@
-// The spawner is started while the daemon is root; then the daemon gives root up
-// for good.
+// Starts the spawner while the daemon is root; then drops root for good.
 //
 // Layer: app. Called once, at start, before there is a second thread.
 #pragma once
@@ -19,17 +18,17 @@ struct Child {
   base::Fd channel;  // our end of the socket that is its fd 3
 };
 
-// Starts `argv` (argv[0] a path) with a channel on fd 3, `held` from fd 4 on (locks
-// that live as long as it does), an empty environment, its own session, nothing else
-// of ours but stderr.
+// Starts `argv` (argv[0] is a path) with a channel on fd 3 and `held` from fd 4 on (locks that live
+// as long as the spawner), in its own session, with an empty environment and none of our other fds
+// but stderr.
 base::Result<Child> startSpawner(const std::vector<std::string>& argv,
                                  const std::vector<base::FdView>& held);
 
-// Own uid and gid, no supplementary group, no capability (bounding set included),
-// no_new_privs, non-dumpable. Checks afterwards that it is so.
+// Sets own uid and gid, no supplementary group, no capability (bounding set included),
+// no_new_privs, non-dumpable; then checks that all of it holds.
 base::Status dropRoot(uint32_t uid);
 
-// RLIMIT_NOFILE up to its hard limit; the limit in force.
+// Raises RLIMIT_NOFILE to its hard limit; returns the new limit.
 base::Result<uint64_t> raiseOpenFiles();
 
 }  // namespace mayfly::app

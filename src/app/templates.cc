@@ -26,7 +26,7 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
   }
   if (found->runtime_key != runtime_key) {
     s.spec.missing_image_text =
-        "the image of template '" + name + "' holds programs of another build of Mayfly";
+        "the image of template '" + name + "' was made by another build of Mayfly";
     return s;
   }
   if (!manifest.zygote.trial.empty()) {

@@ -1,5 +1,4 @@
-// Turns template folders into what the engine serves: manifest, image, seccomp
-// program.
+// Loads what the engine serves for each template folder: manifest, image, seccomp program.
 //
 // Layer: app. Called at start, as root.
 #pragma once
@@ -21,16 +20,17 @@ namespace mayfly::app {
 
 struct Served {
   pool::TemplateSpec spec;
-  base::Fd seccomp;                   // empty where there is no image
-  std::optional<image::Lease> lease;  // the image cannot be removed while we serve it
+  base::Fd seccomp;                   // empty if there is no image
+  std::optional<image::Lease> lease;  // keeps the image from being removed while we serve it
 };
 
-// What a task finds set in every template; the template's own come after, the task's last.
+// The spec with the environment of its tasks: the fixed part first, then the template's; a task's
+// own comes last.
 pool::TemplateSpec toSpec(const config::Manifest& manifest);
 
-// The templates that the settings name, or all that are found. A template that is
-// named and cannot be read is an error; one that is found is logged and left out.
-// `runtime_key`: of the programs that an image must hold to be served.
+// The templates that the settings name, or else all in the folders. A named template that cannot be
+// read is an error; an unnamed one is logged and left out. `runtime_key`: hash of the programs that
+// an image must hold to be served.
 base::Result<std::vector<Served>> loadTemplates(const config::Daemon& settings,
                                                 std::string_view runtime_key);
 

@@ -1,6 +1,6 @@
 // File descriptors with an owner: Fd owns, FdView borrows.
 //
-// Every fd of ours is O_CLOEXEC; assignment closes what was held.
+// Every fd of ours is O_CLOEXEC; assignment closes the fd held before.
 //
 // Layer: base. One owner at a time; no locks.
 #pragma once
@@ -44,7 +44,7 @@ class Fd {
   FdView view() const { return FdView(fd_); }
   explicit operator bool() const { return fd_ >= 0; }
   int release() { return std::exchange(fd_, -1); }
-  void reset();  // closes; EINTR and EIO of close are ignored: the fd is gone
+  void reset();  // closes; ignores EINTR and EIO of close: the fd is gone anyway
 
  private:
   int fd_ = -1;
@@ -62,17 +62,17 @@ Result<Pair> makeSeqpacketPair();  // AF_UNIX SOCK_SEQPACKET, O_CLOEXEC
 Status setNonblocking(FdView fd);
 Result<Fd> openAt(FdView dir, const std::string& path, int flags, unsigned mode = 0);
 Result<std::string> readSmallFile(FdView dir, const std::string& path, size_t bytes_max = 65536);
-// One write() of the whole text: what cgroup and proc files expect.
+// One write() of the whole text, as cgroup and proc files expect.
 Status writeSmallFile(FdView dir, const std::string& path, std::string_view text);
-// A memfd that is sealed against every change once `seal` was called.
+// A memfd; sealMemfd() seals it against every change.
 Result<Fd> makeMemfd(const char* name);
 Status sealMemfd(FdView fd);
 
 // --- fixed-size messages with passed fds over a SEQPACKET socket -------------
 inline constexpr size_t kMessageFdsMax = 72;
 
-// Sends one message; never blocks when the socket is non-blocking (EAGAIN is
-// Code::unavailable). The fds stay the caller's.
+// Sends one message; never blocks if the socket is non-blocking (EAGAIN is Code::unavailable). The
+// fds stay the caller's.
 Status sendMessage(FdView socket, std::span<const std::byte> bytes, std::span<const int> fds);
 
 struct Received {

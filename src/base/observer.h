@@ -1,7 +1,7 @@
-// What the daemon tells whoever measures or writes it down. The core knows this interface and
-// nothing of logs and metrics behind it.
+// The reports of the daemon to its listeners. The core knows this interface, and nothing of the
+// logs and metrics behind it.
 //
-// Names and words are safe to print. No call has anything of a task's input or output.
+// Names and words are safe to print. No call carries a task's input or output.
 //
 // Layer: base. Called on the core thread only; an implementation must not block.
 #pragma once
@@ -15,41 +15,42 @@
 
 namespace mayfly::base {
 
-// Of one template: its clones and boxes that have no task yet.
+// A template's clones and boxes that have no task yet.
 struct PoolState {
-  uint32_t parked = 0, parked_target = 0;    // clones that wait for a task
-  uint32_t stocked = 0, stocked_target = 0;  // boxes whose walls wait for a clone
-  uint32_t making = 0;                       // clones
+  uint32_t parked = 0, parked_target = 0;    // waiting for a task
+  uint32_t stocked = 0, stocked_target = 0;  // boxes without a clone
+  uint32_t making = 0;                       // clones being made
   uint32_t waiting = 0;                      // tasks without a clone
-  uint32_t zygotes = 0;           // alive: those that serve, start, and whose last boxes end
-  uint32_t renewals = 0;          // zygotes replaced by a successor
-  uint64_t hits = 0, misses = 0;  // tasks that found a clone parked, and that did not
+  uint32_t zygotes = 0;                      // alive: serving, starting, or draining
+  uint32_t renewals = 0;                     // zygotes replaced by a successor
+  uint64_t hits = 0, misses = 0;  // tasks that found a parked clone, and tasks that did not
 };
 
-// Which task; valid during the call. The daemon's own tasks, a zygote's trials, are not told of.
+// The task of a report; valid during the call. The daemon's own tasks, a zygote's trials, are not
+// reported.
 struct TaskLabels {
   TaskId task = 0;
   std::string_view template_name;
-  std::string_view mechanism;  // how its clone comes to be: "fork" or "exec"
+  std::string_view mechanism;  // how its clone is made: "fork" or "exec"
   std::string_view user;       // the account's, e.g. "uid:0"
-  std::string_view tenant;     // of the user's; empty: the client names none
+  std::string_view tenant;     // of that user; empty: the client named none
 };
 
-// What the host shows of this daemon and the ledger does not know, or the other way round.
+// A difference between the host and the ledger.
 struct AuditFinding {
   enum class Kind : uint8_t {
-    strayCgroup,   // of a box that the ledger says is gone
-    strayProcess,  // in such a cgroup, or with a uid of the daemon's and in none of its cgroups
-    strayMount,    // of an image, or of what a box has, in the host's mount namespace
-    lostBox,       // in quarantine, and its cgroup is gone
+    strayCgroup,   // of a box that is gone by the ledger
+    strayProcess,  // in such a cgroup, or with a uid of the daemon's but in none of its cgroups
+    strayMount,    // of an image or a box's file system, in the host's mount namespace
+    lostBox,       // in quarantine, but its cgroup is gone
   };
   Kind kind = Kind::strayCgroup;
-  BoxId box = 0;  // 0: none is named
+  BoxId box = 0;  // 0: no box is known
   std::string what;
 };
 struct AuditWalk {
-  uint64_t cgroups = 0, processes = 0, mounts = 0;  // that it looked at
-  uint64_t findings = 0;                            // told before or not
+  uint64_t cgroups = 0, processes = 0, mounts = 0;  // that the audit looked at
+  uint64_t findings = 0;                            // new and known ones
 };
 
 class Observer {
@@ -65,15 +66,15 @@ class Observer {
 
   // --- boxes ---
   virtual void boxesAlive(uint32_t /*count*/) {}
-  // Of every box that was made, with a task or without, in time or as overdue.
+  // Of every box, with a task or without, complete or overdue.
   virtual void receipt(std::string_view /*template_name*/, const Receipt&) {}
-  // One that was overdue: out of quarantine.
+  // An overdue receipt is complete: the box is out of quarantine.
   virtual void receiptCompleted(const Receipt&) {}
-  // It came to nothing before it had a task.
+  // A box failed before it had a task.
   virtual void boxLost(std::string_view /*template_name*/, std::string_view /*why*/) {}
-  // From the asking to the clone's word that it is ready: a clone of no stocked box.
+  // A clone that was not forked into a stocked box is ready; `make_ns` since its request.
   virtual void cloneMade(std::string_view /*template_name*/, uint64_t /*make_ns*/) {}
-  // Each finding once; and the end of each walk over the whole host.
+  // Reports each finding once, and the end of each walk over the whole host.
   virtual void auditFound(const AuditFinding&) {}
   virtual void auditEnded(const AuditWalk&) {}
 
@@ -93,17 +94,17 @@ class Observer {
   // --- templates and zygotes ---
   virtual void templateState(std::string_view /*template_name*/, std::string_view /*state*/,
                              std::string_view /*why*/) {}
-  // At most once for all that happened at one time.
+  // At most once for all changes of one moment.
   virtual void poolState(std::string_view /*template_name*/, const PoolState&) {}
-  // A new zygote's trial is over; `fault` is empty where it may serve.
+  // A new zygote's trial is over; an empty `fault` lets it serve.
   virtual void trialEnded(std::string_view /*template_name*/, std::string_view /*fault*/) {}
   virtual void zygoteRenewed(std::string_view /*template_name*/) {}
   virtual void zygoteSaid(std::string_view /*template_name*/, std::string_view /*line*/) {}
-  // Capabilities and cgroups that are in force.
+  // The capabilities and cgroups that are in force.
   virtual void spawnerReady(std::string_view /*in_force*/) {}
 };
 
-// Tells each of several, in the order of their adding.
+// Passes each report to several listeners, in the order in which they were added.
 class Observers final : public Observer {
  public:
   void add(Observer& one) { all_.push_back(&one); }

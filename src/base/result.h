@@ -14,38 +14,38 @@
 
 namespace mayfly::base {
 
-// What kind of failure it is: the same words in the schema, the command line
-// and the clients. Numbers are stable: they cross the wire.
+// Kinds of failure: the same words in the schema, the command line and the clients. Numbers are
+// stable: they cross the wire.
 enum class Code : uint16_t {
-  invalidArgument = 1,     // the request can never succeed as it is
+  invalidArgument = 1,     // this request can never succeed
   notFound = 2,            // the named template, task, file... does not exist
   alreadyExists = 3,       //
-  resourceExhausted = 4,   // a bound on what others hold was met: queue, connections, bytes; try
-                           // later. What can never fit is an invalidArgument
-  unavailable = 5,         // not now: starting, stopping, template not ready; try later
+  resourceExhausted = 4,   // others hold too much of a resource (queue, connections, bytes); retry
+                           // later. A request that can never fit is an invalidArgument
+  unavailable = 5,         // not now: starting, stopping, template not ready; retry later
   failedPrecondition = 6,  // the object is not in the state that the call needs
   permissionDenied = 7,    //
   cancelled = 8,           //
   deadlineExceeded = 9,    //
-  hostUnfit = 10,          // the host lacks what a promise needs
-  internal = 11,           // a fault of Mayfly's own
+  hostUnfit = 10,          // the host cannot keep a promise
+  internal = 11,           // a fault of Mayfly itself
 };
 
-// A bound that all clients share was met: when it may be another's turn.
+// Suggested wait when a bound that clients share is reached.
 inline constexpr uint32_t kRetryMs = 100;
 
 std::string_view name(Code code);  // "invalidArgument" ...
 
 struct Error {
   Code code = Code::internal;
-  std::string message;          // what, on which object, why
-  std::string advice;           // what to do; empty where nothing helps
-  int sys = 0;                  // errno, where a system call failed
-  uint32_t retry_after_ms = 0;  // not worth trying sooner; 0 where nothing is known
+  std::string message;          // what failed, on which object, why
+  std::string advice;           // what to do; empty if nothing helps
+  int sys = 0;                  // errno of the failed system call; else 0
+  uint32_t retry_after_ms = 0;  // do not retry sooner; 0: unknown
 
   // The same call can succeed later.
   bool retryable() const { return code == Code::resourceExhausted || code == Code::unavailable; }
-  // Puts the reader's context in front: "cannot publish template 'python': ...".
+  // Puts the caller's context in front: "cannot publish template 'python': ...".
   Error&& in(std::string_view context) && {
     message = std::string(context) + ": " + message;
     return std::move(*this);
@@ -72,7 +72,7 @@ inline tl::unexpected<Error> failSys(int err, std::string_view call, std::string
 
 }  // namespace mayfly::base
 
-// Gives the value or returns the error from the calling function.
+// Yields the value, or returns the error from the calling function.
 #define MAYFLY_CONCAT_(a, b) a##b
 #define MAYFLY_CONCAT(a, b) MAYFLY_CONCAT_(a, b)
 #define MAYFLY_TRY(decl, expr)                             \

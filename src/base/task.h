@@ -1,5 +1,5 @@
-// The values that every room speaks of: a task's limits, its verdict, its usage,
-// its phases and its receipt. Plain data; units stand last in the names.
+// The values that every room uses: a task's limits, verdict, usage, phases and receipt. Plain data;
+// units stand last in the names.
 //
 // Layer: base. Pure.
 #pragma once
@@ -16,19 +16,20 @@ namespace mayfly::base {
 
 using BoxId = uint64_t;       // never reused while the daemon lives; 0 is none
 using TaskId = uint64_t;      // the same
-using TemplateId = uint32_t;  // one of those that the daemon serves; 0 is none
-using LaneId = uint32_t;      // a template's zygote and pool, for all of its tasks or one tenant's
-using ZygoteId = uint32_t;  // one zygote process and what stands around it; as boxes, never reused
+using TemplateId = uint32_t;  // a template that the daemon serves; 0 is none
+using LaneId = uint32_t;      // a template's zygote and pool, for all tasks or for one tenant's
+using ZygoteId =
+    uint32_t;  // one zygote process with its helpers and boxes; never reused, like BoxId
 
-// A task's caps, all in force before its first instruction. What each does at
-// its ceiling is the table in docs/SPECIFICATION.md; its fields are those of include/mayfly/caps.h.
+// A task's caps, all in force before its first instruction. docs/SPECIFICATION.md says what happens
+// when a task reaches one; include/mayfly/caps.h lists the fields.
 struct Limits {
 #define MAYFLY_CAP(member, type, standard, ...) type member = standard;
   MAYFLY_CAPS(MAYFLY_CAP)
 #undef MAYFLY_CAP
 };
 
-// How a task ended. The kernel says it; nothing in the box can forge it.
+// How a task ended, as the kernel reports it; no code in the box can forge it.
 enum class Verdict : uint8_t {
   succeeded = 0,  // exit code 0
   failed = 1,     // another exit code
@@ -55,23 +56,21 @@ struct Usage {
   uint32_t processes_peak = 0;
   uint64_t stdout_bytes = 0;
   uint64_t stderr_bytes = 0;
-  uint64_t disk_bytes = 0;   // held at death
-  uint64_t disk_inodes = 0;  // held at death
-  bool fresh_runtime =
-      false;  // its runtime started anew for it, without what the template preloads
+  uint64_t disk_bytes = 0;     // held at death
+  uint64_t disk_inodes = 0;    // held at death
+  bool fresh_runtime = false;  // the task got a new runtime, without the template's preloads
 };
 
-// When each step of a task's life was reached, in ns of the monotonic clock.
-// 0: not reached.
+// The steps of a task's life. Their times are in ns of the monotonic clock; 0: not reached.
 enum class Phase : uint8_t {
   queued,     // the daemon accepted the task
-  box,        // the box was asked for
-  boxReady,   // cgroups, namespaces and mounts stand
+  box,        // the daemon asked for the box
+  boxReady,   // cgroups, namespaces and mounts are complete
   clone,      // the clone runs in it, all walls up
-  claimed,    // the task was given to the clone
-  started,    // the clone said that it gives control to the task
-  firstByte,  // the first byte of its output was read
-  exited,     // its main process ended, or the kill was decided
+  claimed,    // the clone got the task
+  started,    // the clone said that it is about to run the task's first instruction
+  firstByte,  // the daemon read the first byte of output
+  exited,     // the task's main process ended, or the kill was decided
   reaped,     // no process of the box is left
   receipt,    // nothing of the box is left
 };
@@ -85,19 +84,19 @@ struct Receipt {
   bool complete = false;
   uint64_t reaped_ns = 0;       // init and clone reaped by their parent: the pid namespace is empty
   uint64_t unpopulated_ns = 0;  // the kernel says `populated 0`
-  uint64_t fds_closed_ns = 0;   // no descriptor of ours on the box is open
+  uint64_t fds_closed_ns = 0;   // Mayfly has no open descriptor of the box
   uint64_t cgroups_gone_ns = 0;  // every cgroup of the box removed
   uint64_t uid_free_ns = 0;      // its uid may serve another box
-  std::string missing;           // what is not proven, and why; empty when complete
+  std::string missing;           // which points are not proven, and why; empty when complete
 };
 
 // A file that the task left in /task/out.
 struct OutFile {
-  std::string path;         // relative to /task/out; bytes as the task chose them
+  std::string path;         // relative to /task/out; bytes that the task chose
   uint64_t size_bytes = 0;  // apparent size
   uint32_t mode = 0;        // permission bits; setuid, setgid and sticky dropped
   uint64_t offset = 0;      // of its content in the spool
-  std::string skipped;      // why it was not collected ("symbolic link", ...); empty when it was
+  std::string skipped;      // why it was not collected ("symbolic link", ...); empty if it was
 };
 
 }  // namespace mayfly::base

@@ -32,7 +32,7 @@ size_t sequenceLength(std::string_view s, uint32_t* point) {
   return length;
 }
 
-// Characters that move the cursor, hide text or turn its direction round.
+// Characters that move the cursor, hide text or change its direction.
 bool harmful(uint32_t c) {
   return c < 0x20 || (c >= 0x7f && c < 0xa0) || (c >= 0x200b && c <= 0x200f) ||
          (c >= 0x2028 && c <= 0x202e) || (c >= 0x2060 && c <= 0x206f) || c == 0xfeff;

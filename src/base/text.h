@@ -1,4 +1,4 @@
-// Text that came from a task or a client, made safe to print and to check.
+// Makes text of tasks and clients safe to print, and checks it.
 //
 // Layer: base. Pure.
 #pragma once

@@ -38,7 +38,7 @@ Result<std::string> readAll(FdView fd, const std::string& name) {
       return fail(
           Code::invalidArgument,
           fmt::format("'{}' has more than {}", printable(name), base::humanBytes(kInputBytesMax)),
-          "Large data goes in with --file or --stdin.");
+          "Give large data with --file or --stdin.");
   }
 }
 
@@ -49,7 +49,7 @@ Result<std::string> readFile(const std::string& path) {
 
 namespace {
 
-// Reads at most so many bytes; fewer are the whole.
+// Reads at most `bytes_max` bytes; fewer mean that the file has ended.
 Result<std::string> readSome(FdView fd, size_t bytes_max, const std::string& name) {
   std::string text(bytes_max, '\0');
   size_t got = 0;
@@ -64,7 +64,7 @@ Result<std::string> readSome(FdView fd, size_t bytes_max, const std::string& nam
   return text;
 }
 
-// An upload begins with the hash of all bytes, so a pipe's go through a file without a name.
+// An upload begins with the hash of all bytes, so a pipe's bytes first go into an unnamed file.
 Result<Fd> spool(std::string begin, FdView rest, const std::string& name) {
   const char* folder = ::getenv("TMPDIR");
   if (folder == nullptr || *folder == '\0') folder = "/tmp";
@@ -74,7 +74,7 @@ Result<Fd> spool(std::string begin, FdView rest, const std::string& name) {
       return fail(
           Code::invalidArgument,
           fmt::format("'{}' has more than {}", printable(name), base::humanBytes(kSpooledBytesMax)),
-          "Large data goes in with --stdin.");
+          "Give large data with --stdin.");
     for (std::string_view left = begin; !left.empty();) {
       ssize_t n = ::write(file.get(), left.data(), left.size());
       if (n < 0 && errno == EINTR) continue;
@@ -111,7 +111,8 @@ Result<Input> openInput(const std::string& argument, size_t* inline_left_bytes) 
     input.large = std::move(fd);
     return input;
   }
-  // One byte more shows that it is larger: a pipe and /proc do not tell, and a file may grow.
+  // One byte more shows that the file is larger: the size of a pipe or a /proc file is unknown, and
+  // a file may grow.
   MAYFLY_TRY(std::string bytes, readSome(fd.view(), bytes_max + 1, path));
   if (bytes.size() > bytes_max) {
     MAYFLY_TRY(input.large, spool(std::move(bytes), fd.view(), path));
@@ -131,8 +132,9 @@ std::string oddName(const std::string& path) {
   for (size_t at = 0; at <= path.size();) {
     size_t end = std::min(path.find('/', at), path.size());
     std::string_view part(path.data() + at, end - at);
-    if (part.empty() || part == "." || part == "..") return "its name has a part that is no name";
-    if (++depth > kOutDepthMax) return "it lies too deep";
+    if (part.empty() || part == "." || part == "..")
+      return "its name has an empty part, or '.' or '..'";
+    if (++depth > kOutDepthMax) return "its path is too deep";
     at = end + 1;
   }
   return {};
@@ -140,7 +142,7 @@ std::string oddName(const std::string& path) {
 
 namespace {
 
-// The folder of `path` below `dir`, made where it is missing. A link anywhere is an error.
+// The folder of `path` below `dir`; makes missing folders. A link anywhere is an error.
 Result<Fd> openFolder(FdView dir, const std::string& path) {
   Fd at(::fcntl(dir.get(), F_DUPFD_CLOEXEC, 0));
   if (!at) return base::failSys(errno, "fcntl(F_DUPFD_CLOEXEC)", "the output folder");
@@ -157,7 +159,7 @@ Result<Fd> openFolder(FdView dir, const std::string& path) {
     if (next < 0)
       return errno == ELOOP || errno == ENOTDIR
                  ? Result<Fd>(fail(Code::failedPrecondition,
-                                   fmt::format("'{}' is there and is no folder", printable(part))))
+                                   fmt::format("'{}' exists and is not a folder", printable(part))))
                  : Result<Fd>(base::failSys(errno, "open", part));
     at = Fd(next);
     from = slash + 1;
@@ -184,8 +186,8 @@ Status writeBelow(FdView dir, const std::string& path, unsigned mode, ReadPiece 
   if (std::string odd = oddName(path); !odd.empty()) return fail(Code::invalidArgument, odd);
   MAYFLY_TRY(Fd folder, openFolder(dir, path));
   std::string name = path.substr(path.rfind('/') + 1);
-  // Written beside its place and renamed into it: a link or a hard-linked file that is there is
-  // replaced, not written through, and nobody sees half a file.
+  // The file is written beside its place and renamed into it: an existing link or hard-linked file
+  // is replaced, not written through, and nobody sees half a file.
   std::string temporary = fmt::format(".mayfly-{}.part", ::getpid());
   MAYFLY_TRY(Fd file, base::openAt(folder.view(), temporary,
                                    O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, (mode & 0777) | 0600));

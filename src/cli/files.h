@@ -1,7 +1,7 @@
-// Files on their way into a task and out of it.
+// A task's files on their way in and out.
 //
-// What comes out is named by the task: it is written below one folder only,
-// never through a link, and never over a link's target.
+// The task names its output files: they are written below one folder only, never through a link,
+// and never over a link's target.
 //
 // Layer: cli. Blocking.
 #pragma once
@@ -17,30 +17,30 @@
 
 namespace mayfly::cli {
 
-inline constexpr size_t kInputBytesMax = 8u << 20;        // a request holds no more
-inline constexpr size_t kInlineFileBytesMax = 1u << 20;   // larger ones are uploaded before
-inline constexpr size_t kInlineFilesBytesMax = 3u << 20;  // of all that go with the request
+inline constexpr size_t kInputBytesMax = 8u << 20;        // a request's limit
+inline constexpr size_t kInlineFileBytesMax = 1u << 20;   // larger files are uploaded first
+inline constexpr size_t kInlineFilesBytesMax = 3u << 20;  // of all files in the request
 inline constexpr uint64_t kSpooledBytesMax = 4ull << 30;  // of an input file that is a pipe
 inline constexpr size_t kOutDepthMax = 32;
 
 base::Result<std::string> readAll(base::FdView fd, const std::string& name);
 base::Result<std::string> readFile(const std::string& path);
 
-// An input file on its way: what is small is read, what is large is open and to be uploaded.
+// An input file on its way: a small file's bytes are read; a large file is open, to be uploaded.
 struct Input {
   InputFile file;
   base::Fd large;  // a regular file; `file.data` is empty then
 };
-// PATH[:NAME]. The whole of it is a PATH where such a file exists. `inline_left_bytes`: what of
-// kInlineFilesBytesMax earlier files have left; lowered by what is read.
+// PATH[:NAME]. The whole argument is a PATH if such a file exists. `inline_left_bytes`: the part of
+// kInlineFilesBytesMax that is left; reading a file lowers it.
 base::Result<Input> openInput(const std::string& argument, size_t* inline_left_bytes);
 
-// Why a path that a task chose is not written; empty: it is.
+// Why a path that a task chose is refused; empty: it is not.
 std::string oddName(const std::string& path);
 
-// Gives the bytes of a file from an offset; empty at its end.
+// Reads a file's bytes from an offset; empty at its end.
 using ReadPiece = std::function<base::Result<std::string>(uint64_t offset)>;
-// Writes one file to `path` below `dir`: folders are made, a file that is there is replaced.
+// Writes one file to `path` below `dir`: makes folders, replaces an existing file.
 base::Status writeBelow(base::FdView dir, const std::string& path, unsigned mode, ReadPiece read);
 // Makes the folder if it is missing.
 base::Result<base::Fd> openOutDir(const std::string& path);

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
-#include "box/host.h"
+#include "host/report.h"
 #include "cli/options.h"
 #include "cli/pool_replay.h"
 #include "cli/report.h"
@@ -66,10 +66,10 @@ int kill(const std::string& socket, const KillOptions& options) {
 }
 
 int doctor(const DoctorOptions& options) {
-  box::HostReport report = box::hostReport();
+  host::HostReport report = host::hostReport();
   auto lost = report.lostPromises();
   if (!options.json) {
-    fmt::print("{}", box::renderTable(report));
+    fmt::print("{}", host::renderTable(report));
   } else {
     nlohmann::ordered_json json;
     json["lines"] = nlohmann::ordered_json::array();
@@ -77,7 +77,7 @@ int doctor(const DoctorOptions& options) {
       json["lines"].push_back({{"group", line.group},
                                {"what", line.what},
                                {"value", line.value},
-                               {"verdict", box::name(line.verdict)},
+                               {"verdict", host::name(line.verdict)},
                                {"costs", line.costs},
                                {"note", line.note}});
     json["lostPromises"] = lost;

@@ -15,31 +15,31 @@ namespace mayfly::cli {
 namespace {
 
 constexpr const char* kAbout =
-    "Mayfly runs untrusted code, each task in a brand-new box for itself.";
+    "Mayfly runs untrusted code, each task in a brand-new box of its own.";
 
-constexpr const char* kRunFooter = R"(What runs:
-  SCRIPT [ARG...]      a script file; what follows it is the script's
+constexpr const char* kRunFooter = R"(The program:
+SCRIPT [ARG...]      a script file; all words after it are the script's
   - [ARG...]           a program from standard input
   -c CODE [ARG...]     a program from the command line
   -- COMMAND [ARG...]  a command line (templates of mechanism exec, like shell)
 
 mayfly's options stand before SCRIPT, `-` and `--`. The task's working folder is
-/task; input files lie there; files that it leaves in /task/out come back with
---out. SIZE is like 512M, 64KiB or 1.5GiB, TIME like 250ms, 30s or 1.5m. A cap
-that is not named has the template's default: `mayfly templates --json`. What
-happens at each cap: docs/SPECIFICATION.md. Code has at most 4 MiB. Input files
-of more than 1 MiB are uploaded before the task and kept by the daemon for ten
-minutes after their last use: the same file again is not sent again. Standard
-input goes in pieces. All input together is bounded by --input.
+/task; it holds the input files; --out brings the files that the task leaves in
+/task/out. SIZE is like 512M, 64KiB or 1.5GiB, TIME like 250ms, 30s or 1.5m. A
+cap that is not named has the template's default: `mayfly templates --json`.
+docs/SPECIFICATION.md says what happens at each cap. Code has at most 4 MiB.
+Input files of more than 1 MiB are uploaded before the task; the daemon keeps
+them for ten minutes after their last use, so the same file is not sent again.
+Standard input is sent in pieces. --input bounds all input together.
 
 Exit code: the task's own, or
   124    killed at its wall time or cpu time
-  125    an error of Mayfly's or in the use: no verdict, or `internal`
+  125    an error of Mayfly or a wrong use: no verdict, or `internal`
   130    cancelled (Ctrl-C, mayfly kill)
   137    killed at another cap: memory, processes, output or disk
-  141    nobody reads our standard output any more
+  141    our standard output has no reader any more
   128+N  ended by signal N
-A task may exit with these codes too: the last line on stderr, or --json, tells.
+A task may exit with these codes, too: see the last line on stderr, or --json.
 
 Examples:
   mayfly run -c 'print(6*7)'
@@ -53,9 +53,9 @@ constexpr const char* kFooter = R"(Start:
   mayfly doctor                    what this host offers, and what is missing
   mayfly image build               build the images of the templates
   mayfly run -c 'print(6*7)'       run a task
-  mayfly VERB --help               all about a verb
+  mayfly VERB --help               explain a verb
 
-The daemon is found at --socket, else at $MAYFLY_SOCKET, else at
+The daemon's socket is --socket, else $MAYFLY_SOCKET, else
 /run/mayfly/default.sock.)";
 
 struct Usage {
@@ -77,7 +77,7 @@ constexpr Usage kUsages[] = {
     {"version", "mayfly version [--json]"},
 };
 
-// CLI11 of Debian 12 writes the usage line itself and knows the verb only.
+// CLI11 of Debian 12 prints its own usage line, which names only the verb.
 std::string helpOf(const CLI::App& app) {
   std::string text = app.help();
   for (const Usage& usage : kUsages) {
@@ -134,8 +134,8 @@ struct RunArgs {
   bool command = false;
 };
 
-// CLI11 would look for options behind the script, too. So the words of `run` are parted here: what
-// stands before the first word that is neither an option nor an option's value is mayfly's.
+// CLI11 would also parse options after the script. So this splits the words of `run`: words before
+// the first one that is neither an option nor an option's value are mayfly's.
 RunArgs part(const CLI::App& run, const std::vector<std::string>& words) {
   RunArgs out;
   size_t i = 0;
@@ -165,7 +165,7 @@ void finishRun(RunOptions& run, const std::string& code, bool has_code, RunArgs 
   if (has_code) run.code = code;
   if (parts.command) {
     if (has_code) throw CLI::ValidationError("run", "-c CODE and -- COMMAND exclude each other");
-    if (parts.rest.empty()) throw CLI::ValidationError("run", "no command stands after --");
+    if (parts.rest.empty()) throw CLI::ValidationError("run", "there is no command after --");
     run.command = true;
   } else if (!has_code) {
     if (parts.rest.empty())
@@ -176,20 +176,20 @@ void finishRun(RunOptions& run, const std::string& code, bool has_code, RunArgs 
   run.args = std::move(parts.rest);
   if (run.script == "-" && run.forward_stdin)
     throw CLI::ValidationError("run",
-                               "`-` reads the program from standard input; --stdin wants it "
+                               "`-` reads the program from standard input, --stdin reserves it "
                                "for the task: give the program as a file or with -c");
 }
 
 void finishDetach(RunOptions& run, bool detach, std::string key, const std::string& lease) {
   if (!detach) {
     if (!key.empty() || !lease.empty() || run.collect)
-      throw CLI::ValidationError("run", "--key, --lease and --collect go with --detach");
+      throw CLI::ValidationError("run", "--key, --lease and --collect need --detach");
     return;
   }
   if (run.forward_stdin)
     throw CLI::ValidationError("run",
-                               "--detach and --stdin exclude each other: nobody may be "
-                               "there to write; give the input by --file");
+                               "--detach and --stdin exclude each other: the task may "
+                               "outlive this command; give the input with --file");
   if (!run.out_dir.empty())
     throw CLI::ValidationError("run",
                                "--detach and --out exclude each other: give --collect, and "
@@ -220,10 +220,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   RunOptions run;
   std::string code;
   std::vector<std::string> env;
-  auto* run_app = app.add_subcommand("run", "Run a task and bring back what it says and leaves");
+  auto* run_app = app.add_subcommand("run", "Run a task, print its output, bring its files");
   addCaps(run_app, run.limits);
   run_app->footer(kRunFooter);
-  run_app->add_option("-t,--template", run.template_name, "What the box is made from")
+  run_app->add_option("-t,--template", run.template_name, "The template of the box")
       ->capture_default_str()
       ->type_name("NAME");
   auto* code_option = run_app->add_option("-c", code, "The program itself")->type_name("CODE");
@@ -246,14 +246,14 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
           },
           "Seed the runtime's reproducible generators")
       ->type_name("N");
-  run_app->add_option("--tenant", run.tenant, "Whom it is for: some templates serve tenants apart")
+  run_app->add_option("--tenant", run.tenant, "Whom the task is for; some templates part tenants")
       ->type_name("NAME");
   bool detach = false;
   std::string key, lease;
-  run_app->add_flag("--detach", detach, "Print its id and leave; see `mayfly task`");
-  run_app->add_option("--key", key, "Your name for it: a repeated one runs nothing")
+  run_app->add_flag("--detach", detach, "Print the task's id and exit; see `mayfly task`");
+  run_app->add_option("--key", key, "Your name for the run; a repeat gives the first task")
       ->type_name("KEY");
-  run_app->add_option("--lease", lease, "How long its result is kept [1h]")->type_name("TIME");
+  run_app->add_option("--lease", lease, "How long the result is kept [1h]")->type_name("TIME");
   for (const char* each : {"--key", "--lease"}) run_app->get_option(each)->group("With --detach");
   run_app->add_flag("--collect", run.collect, "Keep the files of /task/out for `task wait`")
       ->group("With --detach");
@@ -264,23 +264,24 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   auto* ps_app = app.add_subcommand("ps", "List the tasks that are queued, running or ending");
   ps_app->add_flag("--json", ps.json, "Print JSON");
   TaskOptions task;
-  auto* task_app = app.add_subcommand("task", "Detached tasks: where they stand, their results");
+  auto* task_app = app.add_subcommand("task", "Show, wait for, cancel and close detached tasks");
   task_app->require_subcommand(1);
   task_app->footer(
       "A task of `mayfly run --detach` belongs to its user: any call of the same user\n"
-      "finds it, until it is closed or its lease is over. `wait` exits as `mayfly run`\n"
-      "does.");
+      "finds it, until it is closed or its lease is over. `wait` exits like `mayfly\n"
+      "run`.");
   const std::tuple<TaskVerb, const char*, const char*> task_verbs[] = {
-      {TaskVerb::info, "info", "Show where it stands"},
-      {TaskVerb::wait, "wait", "Wait for its end; print what it printed, bring its files"},
-      {TaskVerb::cancel, "cancel", "End it, as `cancelled`; its result is kept"},
-      {TaskVerb::close, "close", "End it and forget its result"},
+      {TaskVerb::info, "info", "Show the task's state"},
+      {TaskVerb::wait, "wait", "Wait for the task's end; print its output, bring its files"},
+      {TaskVerb::cancel, "cancel", "End the task as `cancelled`; its result is kept"},
+      {TaskVerb::close, "close", "End the task and forget its result"},
   };
   for (const auto& [verb, name, about] : task_verbs) {
     auto* each = task_app->add_subcommand(name, about);
     each->callback([&task, verb = verb] { task.verb = verb; });
-    auto* id = each->add_option("ID", task.id, "Its number, as `mayfly run --detach` prints it");
-    auto* by_key = each->add_option("--key", task.key, "The key that it was submitted with");
+    auto* id =
+        each->add_option("ID", task.id, "The task's number, as `mayfly run --detach` prints it");
+    auto* by_key = each->add_option("--key", task.key, "The key that the task was submitted with");
     by_key->type_name("KEY")->excludes(id);
     if (verb == TaskVerb::wait) {
       each->add_option("--out", task.out_dir, "Bring the files of /task/out into this folder")
@@ -294,13 +295,13 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   auto* kill_app = app.add_subcommand("kill", "End tasks, as `cancelled`");
   kill_app->add_option("ID", kill.ids, "A task's number, as `mayfly ps` shows it")->required();
   TemplatesOptions templates;
-  auto* templates_app = app.add_subcommand("templates", "List what tasks can be made from");
+  auto* templates_app = app.add_subcommand("templates", "List the templates");
   templates_app->add_flag("--json", templates.json, "Print JSON, with every default and maximum");
   DoctorOptions doctor;
   auto* doctor_app = app.add_subcommand("doctor", "Show what the host offers and what is missing");
   doctor_app->footer(
-      "Exit code: 0 when every promise can be kept, else 1. Run it as root: others\n"
-      "may not look at everything.");
+      "Exit code: 0 if the host can keep every promise, else 1. Run it as root:\n"
+      "other users may not see everything.");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
   app.add_subcommand("image", "Build, list and remove the boxes' images");
   app.add_subcommand("template", "Make, build and check templates of your own");
@@ -314,7 +315,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
 
   int wrong_use = 2;
   try {
-    // The first word that is no option names the verb.
+    // The first word that is not an option names the verb.
     size_t verb = 0;
     while (verb < args.size() && args[verb].starts_with("-"))
       verb += args[verb] == "--socket" ? 2 : 1;
@@ -353,7 +354,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       out.verb = std::move(run);
     } else if (task_app->parsed()) {
       if (!task.id && task.key.empty())
-        throw CLI::ValidationError("task", "which one? Give its ID or --key KEY");
+        throw CLI::ValidationError("task", "name the task: give its ID or --key KEY");
       out.verb = std::move(task);
     } else if (ps_app->parsed()) {
       out.verb = ps;
@@ -372,8 +373,8 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     for (const CLI::App* sub : shown->get_subcommands()) shown = sub;
     out.verb = SayAndExit{helpOf(*shown), 0};
   } catch (const CLI::ParseError& e) {
-    out.verb = SayAndExit{fmt::format("mayfly: {}\n  `mayfly --help` and `mayfly run --help` tell "
-                                      "how it is used.\n",
+    out.verb = SayAndExit{fmt::format("mayfly: {}\n  `mayfly --help` and `mayfly run --help` "
+                                      "explain the usage.\n",
                                       base::printable(e.what(), 1000)),
                           wrong_use};
   }

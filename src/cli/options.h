@@ -1,6 +1,6 @@
 // The command line, as values.
 //
-// Layer: cli. Pure, but that --help and --version of CLI11 are returned as text.
+// Layer: cli. Pure; --help and --version of CLI11 are returned as text.
 #pragma once
 
 #include <mayfly/client.h>
@@ -13,13 +13,13 @@
 
 namespace mayfly::cli {
 
-// Exit codes that are not the task's own.
+// Exit codes that Mayfly sets, not the task.
 inline constexpr int kExitTime = 124;    // wall time or cpu time
-inline constexpr int kExitMayfly = 125;  // Mayfly's own errors, a wrong use, a daemon that is gone
+inline constexpr int kExitMayfly = 125;  // Mayfly's own errors, wrong use, a lost daemon
 inline constexpr int kExitCancelled = 130;
 inline constexpr int kExitCap = 137;     // memory, processes, output, disk
-inline constexpr int kExitPipe = 141;    // nobody reads our stdout any more
-inline constexpr int kExitSignal = 128;  // plus the signal that ended the task
+inline constexpr int kExitPipe = 141;    // stdout has no reader any more
+inline constexpr int kExitSignal = 128;  // plus the number of the signal that ended the task
 
 struct RunOptions {
   std::string template_name = "python";

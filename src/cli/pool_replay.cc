@@ -41,19 +41,19 @@ constexpr const char* kFooter = R"(Arrivals:
   onoff    Poisson at --rate (100) for --on in the mean (1m), then nothing for
            --off in the mean (5m); both times exponential
   FILE     CSV (- is standard input): seconds[,template[,run_seconds]] a line,
-           times never falling; `#` lines and a first line `seconds...` are
-           passed over. At most 2,000,000 arrivals, 63 templates, 31 days.
+           times must not fall; `#` lines and a first line `seconds...` are
+           skipped. At most 2,000,000 arrivals, 63 templates, 31 days.
 Without FILE and --arrivals: all three, and a table of all three together.
 
 Policies:
-  ours     as mayflyd does it: up at once, down slowly, sized so that at most
+  ours     mayflyd's rules: up at once, down slowly, sized so that at most
            --empty of the tasks find no clone
   fixed N  N clones of each template at all times
   EWMA T   each second: an average of the arrivals (the last second weighs 0.3);
-           the high mark is what arrives in T, and one; below half of it the
-           pool is refilled. What is above it is thrown away.
-`same MB*s` and `same hits` are set by trying until the policy costs as much
-memory as ours, or misses no more than ours: with hindsight, unlike ours.
+           the high mark is one more than the tasks of T; below half of it the
+           pool is refilled. Clones above it are thrown away.
+`same MB*s` and `same hits` are sizes found by trial: the policy costs as much
+memory as ours, or misses no more often. They use hindsight, ours does not.
 
 Columns:
   hit %    tasks that found a parked clone       p99, max  ms waited for a clone
@@ -62,8 +62,8 @@ Columns:
 
 SIZE is like 2MiB, TIME like 500us, 2.5ms, 30s, 5m, 1h. The same options and
 seed give the same tables everywhere. Boxes are made, parked, claimed and ended
-by mayflyd's own rules. What is not modelled: running tasks do not slow the
-makers down, and no clone dies.
+by mayflyd's own rules. The model leaves out that running tasks slow the makers
+down, and that clones die.
 
 Examples:
   mayfly pool replay
@@ -182,11 +182,12 @@ std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::strin
   a.time("--off", "Mean time off", 1e-3, pool::kTraceTime_s_max,
          [&](double s) { shape.off_s = s; });
   a.time("--run", "Mean run time of a task (1s)", 0, 3600, [&](double s) { out.run_s = s; });
-  a.count("--seed", "Of all that is random (1)", 0, 1e15, [&](uint64_t v) { out.seed = v; });
+  a.count("--seed", "Seed of all random numbers (1)", 0, 1e15, [&](uint64_t v) { out.seed = v; });
   Reader h(app, "Host");
   h.time("--make", "Mean time to make a box and its clone (5ms)", 1e-6, 3600,
          [&](double s) { make_s = s; });
-  h.time("--make-box", "The box's part of it (2ms)", 0, 3600, [&](double s) { box_make_s = s; });
+  h.time("--make-box", "The box's part of --make (2ms)", 0, 3600,
+         [&](double s) { box_make_s = s; });
   h.number("--make-spread", "Spread of its logarithm; 0: constant (0.3)", "X", 0, 2,
            [&](double v) { sim.make_spread = v; });
   h.count("--makers", "Boxes that the host makes at a time (4)", 1, 1024,
@@ -201,7 +202,7 @@ std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::strin
           [&](uint64_t v) { sim.boxes_max = static_cast<uint32_t>(v); });
   h.size("--clone-size", "Unique memory of a parked clone (2MiB)",
          [&](uint64_t v) { sim.each.clone_bytes = v; });
-  h.size("--box-size", "Memory of a box without it (512KiB)",
+  h.size("--box-size", "Memory of a box without a clone (512KiB)",
          [&](uint64_t v) { sim.box_bytes = v; });
   Reader p(app, "Policies");
   p.number("--empty", "Share of tasks that may find no clone (0.01)", "P", 1e-6, 1,
@@ -212,24 +213,24 @@ std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::strin
           [&](uint64_t v) { demand.parked_max = static_cast<uint32_t>(v); });
   p.count("--stock", "Ours: most boxes stocked without clone (0)", 0, pool::kHeld_max,
           [&](uint64_t v) { demand.stocked_max = static_cast<uint32_t>(v); });
-  p.time("--unused", "Ours: unused for so long, a template has none (10m)", 1,
+  p.time("--unused", "Ours: time without a task until a pool is empty (10m)", 1,
          pool::kTraceTime_s_max, [&](double s) { demand.unused_after_ns = nanos(s); });
-  p.size("--memory", "Ours: for all parked clones (no limit)",
+  p.size("--memory", "Ours: memory of all parked clones (no limit)",
          [&](uint64_t v) { out.compare.memory_bytes_max = v; });
   p.count("--fixed", "Show this fixed size too; repeatable", 0, pool::kHeld_max, [&](uint64_t v) {
-    if (out.compare.fixed.size() >= 16) wrong("--fixed", "is there more than 16 times");
+    if (out.compare.fixed.size() >= 16) wrong("--fixed", "is given more than 16 times");
     out.compare.fixed.push_back(static_cast<uint32_t>(v));
   });
   p.time("--ewma", "Show the watermark of this time too; repeatable", 0, 3600, [&](double s) {
-    if (out.compare.cover_s.size() >= 16) wrong("--ewma", "is there more than 16 times");
+    if (out.compare.cover_s.size() >= 16) wrong("--ewma", "is given more than 16 times");
     out.compare.cover_s.push_back(s);
   });
   Reader o(app, "Output");
-  o.time("--warm-up", "Leave what happens before out of the figures (0s)", 0,
-         pool::kTraceTime_s_max, [&](double s) { out.warm_up_s = s; });
+  o.time("--warm-up", "Leave this first part out of the figures (0s)", 0, pool::kTraceTime_s_max,
+         [&](double s) { out.warm_up_s = s; });
   app.add_flag("--json", out.json, "Print JSON, with more figures and each template's")
       ->group("Output");
-  // Repeated options are taken each time; the parser by itself allows one.
+  // Repeated options are all taken; by default the parser allows one.
   for (const char* flag : {"--fixed", "--ewma"}) app.get_option(flag)->take_all();
 
   try {
@@ -261,8 +262,8 @@ std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::strin
     if (at != std::string::npos) text.replace(at, text.find('\n', at) - at + 1, kUsage);
     return ReplayText{text, 0};
   } catch (const CLI::ParseError& e) {
-    return ReplayText{fmt::format("mayfly pool replay: {}\n  `mayfly pool replay --help` tells how "
-                                  "it is used.\n",
+    return ReplayText{fmt::format("mayfly pool replay: {}\n  `mayfly pool replay --help` explains "
+                                  "the usage.\n",
                                   base::printable(e.what(), 1000)),
                       2};
   }
@@ -291,7 +292,7 @@ base::Result<std::string> readTrace(const std::string& path) {
     if (n == 0) break;
     text.append(buffer.data(), static_cast<size_t>(n));
   }
-  return text;  // one that is too long is parseTrace's to refuse
+  return text;  // parseTrace refuses a text that is too long
 }
 
 double ms(uint64_t ns) { return static_cast<double>(ns) * 1e-6; }
@@ -421,7 +422,7 @@ int poolMain(const std::vector<std::string>& args) {
   if (args.empty() || args[0] != "replay") {
     fmt::print(asks_help ? stdout : stderr,
                "Usage: mayfly pool replay [OPTIONS] [FILE]\n\n{}\n"
-               "`mayfly pool replay --help` tells the rest.\n",
+               "`mayfly pool replay --help` lists the options.\n",
                kAbout);
     return asks_help ? 0 : 2;
   }

@@ -1,4 +1,4 @@
-// mayfly pool replay: the warm pool's sizing in simulated time, beside other policies.
+// mayfly pool replay: the warm pool's sizing in simulated time, compared with other policies.
 //
 // Layer: cli. Reads one file; needs no daemon.
 #pragma once
@@ -12,7 +12,7 @@
 namespace mayfly::cli {
 
 struct ReplayOptions {
-  std::vector<pool::TraceShape> shapes;  // empty: a file
+  std::vector<pool::TraceShape> shapes;  // empty: read the file
   std::string file;                      // "-": standard input
   double run_s = 1;
   uint64_t seed = 1;
@@ -20,7 +20,7 @@ struct ReplayOptions {
   double warm_up_s = 0;
   bool json = false;
 };
-struct ReplayText {  // help, or what is wrong with the use
+struct ReplayText {  // help, or the error in the use
   std::string text;
   int code = 0;
 };

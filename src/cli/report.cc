@@ -27,14 +27,14 @@ std::string base64(std::string_view bytes) {
   return out;
 }
 
-// `name`: the text; `nameBase64`: whether it had to be encoded, for it is not UTF-8.
+// `name`: the text; `nameBase64`: true if it is encoded, because it is not UTF-8.
 void addBytes(Json& json, const std::string& name, std::string_view bytes) {
   bool utf8 = base::isUtf8(bytes);
   json[name] = utf8 ? std::string(bytes) : base64(bytes);
   json[name + "Base64"] = !utf8;
 }
 
-// As in mayfly.capnp: from a small letter on.
+// As in mayfly.capnp, but with a small first letter.
 std::string wireName(std::string name) {
   name[0] = static_cast<char>(name[0] - 'A' + 'a');
   return name;
@@ -49,7 +49,7 @@ Json limitsJson(const base::Limits& l) {
   return json;
 }
 
-// Every control character is escaped, those above ASCII too: it may go to a terminal.
+// Escapes every control character, those above ASCII too: the text may go to a terminal.
 std::string dump(const Json& json) {
   return json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
 }
@@ -138,7 +138,7 @@ std::string errorText(const base::Error& error) {
   std::string text = "mayfly: " + printable(error.message, 2000) + "\n";
   if (!error.advice.empty()) text += "  " + printable(error.advice, 1000) + "\n";
   if (error.retry_after_ms > 0)
-    text += fmt::format("  Not worth trying again before {}.\n",
+    text += fmt::format("  Do not retry before {}.\n",
                         base::humanNanos(uint64_t{error.retry_after_ms} * 1'000'000));
   return text;
 }

@@ -1,5 +1,5 @@
-// What the command line says of a result: the verdict line, the exit code, JSON,
-// the tables. Whatever came from a task is made printable first.
+// The command line's account of a result: the verdict line, the exit code, JSON, the tables. All
+// text of a task is made printable first.
 //
 // Layer: cli. Pure.
 #pragma once
@@ -12,7 +12,7 @@
 
 namespace mayfly::cli {
 
-// How a collected file fared with --out.
+// The outcome of writing one collected file with --out.
 struct Written {
   bool written = false;
   std::string why_not;

@@ -55,7 +55,7 @@ namespace {
 
 void wake(FdView event) {
   uint64_t one = 1;
-  if (::write(event.get(), &one, sizeof one) < 0) return;  // full: it is awake
+  if (::write(event.get(), &one, sizeof one) < 0) return;  // full: the waiter is already awake
 }
 
 Result<TaskSpec> specFrom(const RunOptions& options, std::vector<Input>* inputs) {
@@ -90,7 +90,7 @@ Result<TaskSpec> specFrom(const RunOptions& options, std::vector<Input>* inputs)
   return spec;
 }
 
-// The files for the spec, large ones as blobs.
+// Adds the files to the spec, large ones as uploaded blobs.
 Status bring(Client& client, std::vector<Input> inputs, TaskSpec* spec) {
   for (Input& input : inputs) {
     if (input.large) {
@@ -106,7 +106,7 @@ Status bring(Client& client, std::vector<Input> inputs, TaskSpec* spec) {
   return Unit{};
 }
 
-// Ctrl-C cancels the task, a second one (or one before a task was asked for) leaves at once.
+// Ctrl-C cancels the task; a second one, or one before the submit, exits at once.
 class Watch {
  public:
   explicit Watch(const sigset_t& set)
@@ -117,12 +117,12 @@ class Watch {
     wake(stop_event_.view());
     thread_.join();
   }
-  // A task is asked for: it may run, and its output be seen, before over() says which it is.
+  // The task is submitted: it may run and print before over() names it.
   void asked() {
     std::lock_guard lock(mutex_);
     asked_ = true;
   }
-  // `task` must outlive this, or be taken away by nullptr.
+  // `task` must outlive the watch, or be withdrawn with nullptr.
   void over(Task* task) {
     std::lock_guard lock(mutex_);
     task_ = task;
@@ -177,7 +177,7 @@ class StdinPump {
       if (n <= 0) break;
       auto status = task.writeStdin({buffer.data(), static_cast<size_t>(n)});
       if (status) continue;
-      // That the task ended or closed its stdin is its own affair.
+      // Not an error here: the task ended or closed its stdin.
       if (status.error().code != Code::failedPrecondition)
         writeAll(STDERR_FILENO, errorText(status.error()));
       break;
@@ -192,7 +192,7 @@ class StdinPump {
 void sayFiles(const TaskResult& result, const std::vector<Written>& written) {
   for (size_t i = 0; i < written.size(); ++i)
     if (!written[i].written)
-      writeAll(STDERR_FILENO, fmt::format("mayfly: output file '{}' is not brought: {}\n",
+      writeAll(STDERR_FILENO, fmt::format("mayfly: output file '{}' was not saved: {}\n",
                                           base::printable(result.out_files[i].path),
                                           base::printable(written[i].why_not)));
   if (!result.out_files_note.empty())
@@ -200,14 +200,14 @@ void sayFiles(const TaskResult& result, const std::vector<Written>& written) {
                                         base::printable(result.out_files_note, 1000)));
 }
 
-// The id on stdout: all that a script needs to come back.
+// Prints the id on stdout: a script needs nothing else to come back.
 int runDetached(Client& client, TaskSpec spec, const RunOptions& options) {
   auto task = client.submit(std::move(spec));
   if (!task) return sayError(task.error(), options.json);
   writeAll(STDOUT_FILENO, options.json ? detachedJson(task->id(), task->existing())
                                        : fmt::format("{}\n", task->id()));
   if (task->existing() && !options.json && !options.quiet)
-    writeAll(STDERR_FILENO, "mayfly: the task of an earlier run with this key\n");
+    writeAll(STDERR_FILENO, "mayfly: this key's first run is returned; nothing new runs\n");
   return 0;
 }
 
@@ -228,7 +228,7 @@ int tellEnd(Task& task, const TaskResult& result, std::string_view out, std::str
 }
 
 int runTask(const std::string& socket, const RunOptions& options) {
-  // Before any thread is made, so that all have the same mask.
+  // Before any thread starts, so that all threads have the same mask.
   ::signal(SIGPIPE, SIG_IGN);
   sigset_t set;
   sigemptyset(&set);
@@ -269,7 +269,7 @@ int runTask(const std::string& socket, const RunOptions& options) {
     int fd = stream == Stream::out ? STDOUT_FILENO : STDERR_FILENO;
     if (unread || writeAll(fd, bytes) == Wrote::all) return;
     unread = true;
-    ::kill(::getpid(), SIGTERM);  // to Watch, for this thread may make no calls
+    ::kill(::getpid(), SIGTERM);  // ends through Watch: this thread must not make calls
   };
   watch.asked();
   auto task = (*client)->submit(std::move(*spec), callbacks);

@@ -1,7 +1,7 @@
 // mayfly run: one task, its output live, its files brought back.
 //
-// Layer: cli. Blocking; threads: the caller, the client's, one for signals, one
-// for stdin where it is forwarded.
+// Layer: cli. Blocking. Threads: the caller, the client's, one for signals, one for stdin if it is
+// forwarded.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +16,13 @@ namespace mayfly::cli {
 
 int runTask(const std::string& socket, const RunOptions& options);
 
-// How a task's end is told, and where its files go.
+// How to report a task's end, and where to write its files.
 struct Telling {
   bool json = false, quiet = false;
-  base::FdView out_dir;  // empty: its files stay where they are
+  base::FdView out_dir;  // empty: its files are not fetched
 };
-// What it printed is told before, unless by JSON. The exit code.
+// Prints the result and returns the exit code; the task's live output is already printed, except
+// with JSON.
 int tellEnd(Task& task, const TaskResult& result, std::string_view out, std::string_view err,
             const Telling& how);
 int sayError(const base::Error& error, bool json);

@@ -21,7 +21,7 @@ int info(Task& task, const TaskOptions& options) {
   return 0;
 }
 
-// Its result stays: whoever waits again is told the same.
+// The result stays: a later wait gets the same one.
 int wait(Task& task, const TaskOptions& options) {
   base::Fd out_dir;
   if (!options.out_dir.empty()) {
@@ -66,7 +66,7 @@ int taskMain(const std::string& socket, const TaskOptions& options) {
       break;
   }
   task->close();
-  // Sent after it on the same connection: once this is answered, the daemon has it.
+  // Sent after the close on the same connection: its answer proves that the daemon got the close.
   auto told = (*client)->templates();
   return told ? 0 : sayError(told.error(), false);
 }

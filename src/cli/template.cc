@@ -27,11 +27,11 @@ constexpr const char* kAbout =
     "mayfly template: your own packages in a template.\n\n"
     "  mayfly template init NAME           write a folder with a commented manifest\n"
     "  mayfly template build NAME...       lock the packages by hash, build the image (root)\n"
-    "  mayfly template check NAME          start its zygote for real, and measure it (root)\n\n"
-    "NAME is looked for in --templates, else in the current folder and in the default\n"
-    "ones; a path of a folder will do too. Every key of a manifest: docs/templates.md.";
+    "  mayfly template check NAME          start its real zygote and measure it (root)\n\n"
+    "NAME is looked up in --templates, else in the current folder and the default ones;\n"
+    "it may also be a folder's path. Every key of a manifest: docs/templates.md.";
 
-// Reasons of apt, pip and npm have lines of their own.
+// Prints the error; the reasons of apt, pip and npm take several lines.
 int complain(const base::Error& error) {
   for (std::string_view text : {std::string_view(error.message), std::string_view(error.advice)}) {
     std::string_view before = text.data() == error.message.data() ? "mayfly: " : "  ";
@@ -176,7 +176,7 @@ std::string newManifest(const std::string& name, const config::Manifest& base) {
                   [](const std::string& word) { return word.find("python") != std::string::npos; });
   const std::string preload = python ? "\"yaml\", \"requests.adapters\"" : "\"List::Util\"";
   return fmt::format(
-      R"toml(# A template of Mayfly. What it does not say, its base says. Every key: docs/templates.md.
+      R"toml(# A template of Mayfly. Keys that it leaves out come from its base. Every key: docs/templates.md.
 name = "{0}"
 description = "{1}, with packages of our own"
 base = "{2}"
@@ -186,20 +186,20 @@ base = "{2}"
 packages = []
 
 # Python's packages: as for `pip install`, or the path of a .whl file in this folder.
-# They come as wheels only: nothing is compiled, and no package's code runs.
+# Wheels only: nothing is compiled, and no package's code runs.
 {4}pip = ["pyyaml", "requests>=2.31,<3"]
 
 # Node's packages, put into /node_modules; "nodejs" must be among the Debian packages.
 # npm = ["lodash@^4.17"]
 
-# Shell commands, run as root in the image once all packages are in: no network.
+# Shell commands, run as root in the image after all packages, without network.
 # run = ["fc-cache -f"]
 
 # Files of this folder: "/path/in/the/image" = "path/in/this/folder".
 # [image.files]
 # "/usr/local/share/{0}/data.csv" = "data.csv"
 {5}
-# What tasks find in their environment.
+# The tasks' environment.
 # [task.env]
 # DATA = "/usr/local/share/{0}"
 
@@ -207,7 +207,7 @@ packages = []
 # [terminal]
 # ptys = {8}
 
-# Caps of a task that names none, and what it may ask for at most.
+# Caps of a task that names none, and the highest caps that it may ask for.
 # [limits.default]
 # memory = "{6}MiB"
 # [limits.maximum]
@@ -216,9 +216,10 @@ packages = []
       name, base.name, base.name, base.image.suite, python ? "" : "# ",
       base.preloads()
           ? fmt::format(
-                "\n[zygote]\n# Loaded before a task comes, after what the base loads. No thread, "
-                "child, socket\n# or open file may be left: `mayfly template check` names the "
-                "one that leaves some.\n{}preload = [{}]\n# memory = \"512MiB\"  # cap of the "
+                "\n[zygote]\n# Loaded before a task comes, after the base's modules. A module must "
+                "leave "
+                "no thread, child,\n# socket or open file: `mayfly template check` names one that "
+                "does.\n{}preload = [{}]\n# memory = \"512MiB\"  # cap of the "
                 "zygote itself\n",
                 python ? "" : "# ", preload)
           : std::string(),
@@ -233,19 +234,19 @@ int templateMain(const std::vector<std::string>& words) {
   CLI::App app(kAbout, "mayfly template");
   app.require_subcommand(1);
   const auto places = [&](CLI::App* verb) {
-    verb->add_option("--templates", a.template_dirs, "Where templates are; repeatable")
+    verb->add_option("--templates", a.template_dirs, "Folders of templates; repeatable")
         ->type_name("DIR")
         ->allow_extra_args(false);
   };
   const auto building = [&](CLI::App* verb) {
     places(verb);
-    verb->add_option("--state-dir", a.state_dir, "Where images live (MAYFLY_STATE_DIR)")
+    verb->add_option("--state-dir", a.state_dir, "The folder of the images (MAYFLY_STATE_DIR)")
         ->type_name("DIR")
         ->capture_default_str();
     verb->add_option("--cache-dir", a.cache_dir, "Downloads and root trees of earlier builds")
         ->type_name("DIR")
         ->capture_default_str();
-    verb->add_option("--runtime-dir", a.runtime_dir, "Where mayfly-maker and its kin are")
+    verb->add_option("--runtime-dir", a.runtime_dir, "The folder of mayfly-maker and its like")
         ->type_name("DIR");
     verb->add_flag("--json", a.json, "Print JSON");
   };
@@ -262,18 +263,18 @@ int templateMain(const std::vector<std::string>& words) {
   build_verb->add_option("NAME", a.names, "Templates, or their folders")->required();
   auto* update =
       build_verb->add_flag("--update", a.update, "Take the newest packages, and lock those");
-  build_verb->add_flag("--frozen", a.frozen, "Fail where the lock is missing or does not fit")
+  build_verb->add_flag("--frozen", a.frozen, "Fail if the lock is missing or does not fit")
       ->excludes(update);
   build_verb->add_flag("--fresh", a.fresh, "Install all packages again");
   building(build_verb);
   CLI::App* check_verb =
-      app.add_subcommand("check", "Build what is stale, start the zygote for real, and measure it");
+      app.add_subcommand("check", "Build a stale image, start the real zygote, and measure it");
   check_verb->add_option("NAME", a.names, "The template, or its folder")->required()->expected(1);
-  check_verb->add_option("--clones", a.clones, "How many clones are measured")
+  check_verb->add_option("--clones", a.clones, "Number of clones to measure")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   building(check_verb);
-  check_verb->footer("Exit code: 0 when the template is fit, 1 when it is refused.");
+  check_verb->footer("Exit code: 0 if the template is fit, 1 if it is refused.");
   std::vector<std::string> reversed(words.rbegin(), words.rend());
   try {
     app.parse(reversed);
@@ -283,7 +284,7 @@ int templateMain(const std::vector<std::string>& words) {
     fmt::print("{}", shown->help());
     return 0;
   } catch (const CLI::ParseError& e) {
-    fmt::print(stderr, "mayfly template: {}\n  `mayfly template --help` tells how it is used.\n",
+    fmt::print(stderr, "mayfly template: {}\n  `mayfly template --help` explains the usage.\n",
                base::printable(e.what(), 1'000));
     return 2;
   }

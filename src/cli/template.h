@@ -1,4 +1,4 @@
-// mayfly template init|build|check: own packages in a template.
+// mayfly template init|build|check: a template with packages of your own.
 //
 // Layer: cli. Prints; blocks for minutes. Single-threaded while it builds.
 #pragma once
@@ -21,14 +21,14 @@ struct TemplateArgs {
   uint32_t clones = 20;  // check
 };
 
-// Where `name` is looked for: the folders given, and the name without its path.
+// Where to look up `name`: the given folders, and the name without its path.
 struct Place {
   std::vector<std::string> dirs;
   std::string name;
 };
 Place placeOf(const TemplateArgs& args, std::string name);
 
-// A manifest that says what its keys are for, ready to be built. Pure.
+// A commented manifest, ready to be built. Pure.
 std::string newManifest(const std::string& name, const config::Manifest& base);
 
 // `args` follow the word `template`. The exit code: 0, 2 for a wrong use, 1 else.

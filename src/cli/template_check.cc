@@ -65,7 +65,7 @@ class OwnDaemon {
     auto text = base::readSmallFile(base::FdView(AT_FDCWD), folder_ + "/log", kLogBytesMax);
     return text ? *text : std::string();
   }
-  // Its last words, for an error.
+  // The end of its log, for an error.
   std::string lastWords() const {
     const std::string text = log();
     return text.substr(text.size() > kSaidBytesMax ? text.size() - kSaidBytesMax : 0);
@@ -83,13 +83,13 @@ base::Status OwnDaemon::start(const config::Manifest& manifest, const TemplateAr
   std::string folder = "/run/mayfly-check-XXXXXX";
   if (::mkdtemp(folder.data()) == nullptr) return base::failSys(errno, "mkdtemp", folder);
   folder_ = folder;
-  // The daemon gives root up, and its socket lies here.
+  // The daemon drops root, but its socket is in this folder.
   if (::chmod(folder_.c_str(), 0755) != 0) return base::failSys(errno, "chmod", folder_);
   MAYFLY_TRY(base::Pipe ready, base::makePipe());
   MAYFLY_TRY(base::Fd log, base::openAt(base::FdView(AT_FDCWD), folder_ + "/log",
                                         O_WRONLY | O_CREAT | O_APPEND, 0600));
   MAYFLY_TRY(base::Fd null, base::openAt(base::FdView(AT_FDCWD), "/dev/null", O_RDONLY));
-  // Each clone is made when its task comes: that is what is measured.
+  // No parked clones: each clone is made when its task comes, and that time is measured.
   MAYFLY_CHECK(writeFile(folder_ + "/config", "parked_max = 0\n"));
   std::vector<std::string> words = {executableDir() + "/mayflyd",
                                     "--config",
@@ -119,7 +119,7 @@ base::Status OwnDaemon::start(const config::Manifest& manifest, const TemplateAr
   if (pid_ == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (::getppid() != parent) ::_exit(126);
-    ::setsid();  // a Ctrl-C is ours: we stop it
+    ::setsid();  // we handle Ctrl-C and stop the daemon
     ::dup2(null.get(), 0);
     ::dup2(log.get(), 1);
     ::dup2(log.get(), 2);
@@ -138,13 +138,13 @@ base::Status OwnDaemon::start(const config::Manifest& manifest, const TemplateAr
   int n = 0;
   while (n <= 0 && base::monotonicNs() < late_ns) {
     n = ::poll(&p, 1, kLookMs);
-    // A zygote that refuses itself will do so again: its first word is enough.
+    // A zygote that refuses itself would do so again: the first refusal is enough.
     if (n == 0 && this->log().find(kCannotServe) != std::string::npos) return base::Unit{};
   }
   char word[8];
   if (n > 0 && ::read(ready.read.get(), word, sizeof word) > 0) return base::Unit{};
   return fail(Code::failedPrecondition,
-              fmt::format("a daemon to check with {}; it said:\n{}",
+              fmt::format("the daemon for the check {}; it said:\n{}",
                           n == 0 ? "did not get ready" : "did not start", lastWords()),
               "`mayfly doctor` shows what this host offers.");
 }
@@ -206,12 +206,12 @@ TaskSpec specOf(const config::Manifest& manifest) {
 
 std::string failureOf(const TaskResult& result) {
   if (result.verdict == base::Verdict::succeeded) return {};
-  return fmt::format("a task that does nothing ends with {}: {}\n{}", base::name(result.verdict),
+  return fmt::format("a task that does nothing ends as {}: {}\n{}", base::name(result.verdict),
                      base::printable(result.reason),
                      base::printable(result.captured[1], kSaidBytesMax));
 }
 
-// The zygote's own words, without the daemon's count of how often it said them.
+// The zygote's own words, without the daemon's count of its deaths.
 std::string refusalOf(std::string_view text) {
   if (const size_t at = text.rfind(kCannotServe); at != std::string_view::npos)
     text = text.substr(at + kCannotServe.size());
@@ -232,7 +232,7 @@ base::Status measureClones(Client& client, const config::Manifest& manifest, uin
   return base::Unit{};
 }
 
-// Looks at a clone that has said its line and waits for its input.
+// Measures a clone that has printed its line and waits for input.
 base::Status measureMemory(Client& client, const config::Manifest& manifest, CheckReport& report) {
   TaskSpec spec = specOf(manifest);
   spec.stdin_open = true;
@@ -256,10 +256,10 @@ base::Status measureMemory(Client& client, const config::Manifest& manifest, Che
   for (const TaskInfo& t : tasks) {
     if (t.id != task.id() || t.pid_host == 0) continue;
     const auto clone = cloneOf(t.pid_host);
-    auto rollup = clone
-                      ? base::readSmallFile(base::FdView(AT_FDCWD),
-                                            "/proc/" + *clone + "/smaps_rollup", kProcBytesMax)
-                      : base::Result<std::string>(fail(Code::notFound, "its process is not seen"));
+    auto rollup =
+        clone ? base::readSmallFile(base::FdView(AT_FDCWD), "/proc/" + *clone + "/smaps_rollup",
+                                    kProcBytesMax)
+              : base::Result<std::string>(fail(Code::notFound, "its process is not visible"));
     if (rollup)
       report.unique_bytes = uniqueBytes(*rollup);
     else
@@ -317,7 +317,7 @@ base::Result<CheckReport> checkTemplate(const config::Manifest& manifest,
                                         const image::ImageInfo& image, const TemplateArgs& args,
                                         const std::vector<std::string>& template_dirs) {
   if (::geteuid() != 0)
-    return fail(Code::permissionDenied, "a template is checked by a daemon, and that needs root");
+    return fail(Code::permissionDenied, "the check starts a daemon, which needs root");
   CheckReport report;
   report.name = manifest.name;
   report.image = image;

@@ -1,5 +1,5 @@
-// mayfly template check: a template's zygote started for real, by a daemon of its
-// own that serves nothing else, and measured.
+// mayfly template check: starts a template's real zygote, in a daemon of its own that serves
+// nothing else, and measures it.
 //
 // Layer: cli. Needs root. Blocks.
 #pragma once
@@ -18,7 +18,7 @@
 
 namespace mayfly::cli {
 
-// "preloaded 3 in 41.5 ms; json 20.1 ms, re 9.0 ms", as the zygote library says it.
+// "preloaded 3 in 41.5 ms; json 20.1 ms, re 9.0 ms", the line of the zygote library.
 struct PreloadReport {
   uint32_t count = 0;
   double ms = 0;
@@ -26,17 +26,19 @@ struct PreloadReport {
 };
 std::optional<PreloadReport> parsePreloads(std::string_view daemon_log,
                                            std::string_view template_name);
-// Private pages of a /proc/PID/smaps_rollup, in bytes.
+// Private pages in the text of a /proc/PID/smaps_rollup, in bytes.
 std::optional<uint64_t> uniqueBytes(std::string_view smaps_rollup);
 
 struct CheckReport {
   std::string name;
   image::ImageInfo image;
-  std::string refused;  // why the zygote does not serve, or its tasks fail; empty: it is fit
+  std::string
+      refused;  // why the zygote does not serve, or its tasks fail; empty: the template is fit
   std::optional<PreloadReport> preload;
-  std::vector<uint64_t> clone_ns;  // sorted: a box asked for -> its clone behind all walls
+  std::vector<uint64_t>
+      clone_ns;  // sorted; each from the request of a box to its clone behind all walls
   std::optional<uint64_t> unique_bytes;
-  std::string no_memory_text;  // why unique_bytes is not known
+  std::string no_memory_text;  // why unique_bytes is unknown
 };
 
 base::Result<CheckReport> checkTemplate(const config::Manifest& manifest,

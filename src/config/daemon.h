@@ -1,4 +1,4 @@
-// The daemon's settings, with every default in one place. No file is needed.
+// The daemon's settings, with every default in one place. The daemon runs without a file.
 //
 // Layer: config. Pure but for loadDaemon(), which reads one file.
 #pragma once
@@ -24,30 +24,30 @@ struct Daemon {
   std::string state_dir = "/var/lib/mayfly";  // images; shared by instances
   std::string run_dir = "/run/mayfly";        // locks and sockets
   std::vector<std::string> template_dirs;     // empty: defaultTemplateDirs()
-  std::vector<std::string> base_dirs;         // where bases are looked for besides; no setting
+  std::vector<std::string> base_dirs;         // further folders for bases; not a setting
   std::vector<std::string> templates;         // to serve; empty: every one whose image is built
   uint32_t boxes_max = 0;                     // alive at once; 0: derived from the host's limits
   uint32_t ptys_max = 0;       // pseudo-terminals of all tasks; 0: derived the same way
-  uint32_t queue_max = 1'024;  // accepted tasks that wait
+  uint32_t queue_max = 1'024;  // waiting tasks
   uint32_t parked_max = 64;    // clones parked ahead, of all templates; 0: none
   uint32_t stocked_max = 16;   // boxes ahead of their clones, of all templates; 0: none
-  uint64_t parked_memory_bytes = 512ull << 20;  // what both may hold together
+  uint64_t parked_memory_bytes = 512ull << 20;  // memory of both together
   std::vector<uint32_t> uids_allowed;  // that may connect, besides root and the daemon's own
   uint32_t connections_max = 256;
-  // What clients may make the daemon hold; the words are ServerInfo.bounds'.
-  uint32_t tasks_max = 4'096;            // not closed, of all connections
+  // Bounds on what clients make the daemon hold, named as in ServerInfo.bounds.
+  uint32_t tasks_max = 4'096;            // unclosed tasks of all connections
   uint32_t detached_per_user_max = 256;  // tasks
   uint64_t detach_lease_ms_max = 86'400'000;
-  uint64_t result_lease_ms = 600'000;              // of an ended task that nobody closes
+  uint64_t result_lease_ms = 600'000;              // of an ended task that no client closes
   uint64_t connection_idle_ms = 600'000;           // without a message and without a task
   uint64_t message_ms_max = 30'000;                // from a message's first byte to its last
   uint64_t in_flight_bytes_max = 512ull << 20;     // of requests, over all connections
-  uint64_t output_held_bytes_max = 2ull << 30;     // of tasks that are not closed
-  uint64_t out_files_held_bytes_max = 2ull << 30;  // the same, of their output files; at most an
+  uint64_t output_held_bytes_max = 2ull << 30;     // of unclosed tasks
+  uint64_t out_files_held_bytes_max = 2ull << 30;  // output files of unclosed tasks; at most an
                                                    // eighth of the host's memory
   uint64_t receipt_ms_max = 2'000;                 // before a receipt counts as incomplete
-  uint64_t collect_ms_max = 5'000;                 // collecting one task's output files
-  uint64_t blob_user_bytes_max = 512ull << 20;  // blobs and uploads of one user; also of one blob
+  uint64_t collect_ms_max = 5'000;                 // for collecting one task's output files
+  uint64_t blob_user_bytes_max = 512ull << 20;     // blobs and uploads of one user; also one blob
   uint64_t blob_store_bytes_max = 1ull
                                   << 30;  // of all users; at most an eighth of the host's memory
   uint64_t blob_ttl_ms = 600'000;         // since a blob's last use
@@ -56,10 +56,10 @@ struct Daemon {
   std::vector<std::string> accept_lost_promises;
   std::string log_level = "info";  // trace, debug, info, warn, error
 
-  std::string socketPath() const;  // socket_path or the default that follows from run_dir
+  std::string socketPath() const;  // socket_path, or the default in run_dir
 };
 
-// Where templates are looked for: beside a build tree, then where packages put them.
+// The default folders: beside a build tree, then where packages install templates.
 std::vector<std::string> defaultTemplateDirs(std::string_view executable_dir);
 
 bool isInstanceName(std::string_view name);  // [a-z0-9][a-z0-9-]{0,31}

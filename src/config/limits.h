@@ -1,5 +1,5 @@
-// The caps as a table: every field of base::Limits with its name, its unit and
-// the bounds that no manifest and no client can leave.
+// The caps as a table: every field of base::Limits with its name, unit and the bounds that every
+// manifest and client must keep.
 //
 // Layer: config. Pure.
 #pragma once
@@ -30,10 +30,10 @@ struct LimitField {
 };
 
 std::span<const LimitField> limitFields();
-const LimitField& limitField(std::string_view key);  // of the table
+const LimitField& limitField(std::string_view key);  // must be in the table
 
-// Every field lies within its bounds and, field by field, at or below `maximum`.
-// The error names the first field that does not, its value and what is allowed.
+// Checks that every field is within its bounds and at or below the same field of `maximum`. The
+// error names the first field that is not, its value and the allowed range.
 base::Status checkLimits(const base::Limits& limits, const base::Limits& maximum);
 
 }  // namespace mayfly::config

@@ -1,4 +1,4 @@
-// The parsers, which say what they ask for.
+// The parsers of both files, which can also list the keys that they read.
 //
 // Layer: config, internal to it.
 #pragma once
@@ -9,7 +9,7 @@
 
 namespace mayfly::config {
 
-// `asked`: gets every key in the order of asking, with what the values are before it is read.
+// `asked`: gets every key in reading order, each with its default.
 base::Result<Daemon> parseDaemonListing(std::string_view text, std::string_view file,
                                         std::vector<Setting>* asked);
 base::Result<Manifest> parseManifestListing(std::string_view text, std::string_view file,

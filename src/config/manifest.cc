@@ -29,7 +29,7 @@ constexpr size_t kPreloadMax = 500;
 constexpr size_t kEnvMax = 64;
 constexpr size_t kSyscallsMax = 200;
 constexpr size_t kListedMax = 64;
-constexpr size_t kBasesMax = 4;  // templates that stand upon each other
+constexpr size_t kBasesMax = 4;  // templates in a chain of bases
 
 bool all(std::string_view text, std::string_view allowed) {
   return text.find_first_not_of(allowed) == std::string_view::npos;
@@ -38,7 +38,7 @@ constexpr std::string_view kLower = "abcdefghijklmnopqrstuvwxyz";
 constexpr std::string_view kWord =
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
 
-// "a.b" as Python's, "A::B" as Perl's.
+// "a.b" for Python, "A::B" for Perl.
 bool isModule(std::string_view s) {
   return !s.empty() && s.size() <= 200 && s.front() != '.' && s.front() != ':' && s.back() != '.' &&
          s.back() != ':' && s.find("..") == std::string_view::npos &&
@@ -47,7 +47,7 @@ bool isModule(std::string_view s) {
 bool isEnvName(std::string_view s) {
   return !s.empty() && s.size() <= 200 && !(s.front() >= '0' && s.front() <= '9') && all(s, kWord);
 }
-// No "..", no ".", no empty part: the path means what it says.
+// No "..", no ".", no empty part: no part can change the path's meaning.
 bool isPlainPath(std::string_view path, bool absolute) {
   if (path.size() > 1'000 || path.empty() || (path.front() == '/') != absolute) return false;
   if (absolute) path.remove_prefix(1);
@@ -134,7 +134,7 @@ void readImage(Reader::Table t, bool has_base, ImageRecipe& out) {
   t.strings("run", kRunMax, run);
   out.run.insert(out.run.end(), run.begin(), run.end());
   readFiles(t, out.files);
-  // What only Debian's packages are needed for goes into the tree that templates share.
+  // Commands that need only Debian's packages go into the tree that templates share.
   if (!has_base && !out.hasLanguagePackages()) out.early_run = std::move(out.run);
   if (!has_base && !out.hasLanguagePackages()) out.run.clear();
   t.finish();
@@ -156,7 +156,7 @@ void readEnv(Reader::Table& t, std::vector<std::pair<std::string, std::string>>&
   std::sort(out.begin(), out.end());
 }
 
-// What the base has already stays where it is.
+// Entries that the base already has keep their place.
 void addTo(std::vector<std::string>& out, const std::vector<std::string>& more) {
   for (const std::string& one : more)
     if (std::find(out.begin(), out.end(), one) == out.end()) out.push_back(one);
@@ -194,8 +194,8 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
   for (const std::string& name : fresh) {
     const bool open = !name.empty() && name.back() == '*';
     if (!isEnvName(open ? name.substr(0, name.size() - 1) : name))
-      t.complain("fresh_env", fmt::format("holds '{}', which is no name of a variable, nor the "
-                                          "beginning of one and '*'",
+      t.complain("fresh_env", fmt::format("holds '{}', which is neither a variable's name nor its "
+                                          "beginning with '*'",
                                           base::printable(name, 60)));
   }
   addTo(out.fresh_env, fresh);
@@ -215,7 +215,7 @@ void readZygote(Reader::Table t, ZygoteSpec& out) {
   t.finish();
 }
 
-// As docs/settings.md calls it.
+// The type's name in docs/settings.md.
 std::string_view typeOf(LimitUnit unit) {
   switch (unit) {
     case LimitUnit::cores:
@@ -318,8 +318,8 @@ base::Result<Manifest> parseManifestListing(std::string_view text, std::string_v
   if (m.preloads() && m.zygote.trial.empty() && !m.zygote.without_trial) {
     zygote.complain(
         "trial",
-        "is required where clones are forked: a program that two of them run before tasks are "
-        "served; `without_trial = true` gives that check up");
+        "is required for mechanism \"fork\": a program that two clones run before the template is "
+        "served; `without_trial = true` skips this check");
   }
   Reader::Table task = root.table("task");
   readEnv(task, m.task_env);
@@ -378,7 +378,7 @@ namespace {
 
 struct Search {
   const std::vector<std::string>&dirs, &base_dirs;
-  std::vector<std::string> chain;  // whose bases are being looked for
+  std::vector<std::string> chain;  // the templates whose bases are being looked up
 };
 
 base::Result<Manifest> find(Search& search, std::string_view name);
@@ -393,13 +393,13 @@ base::Result<Manifest> load(Search& search, const std::string& folder) {
     auto& chain = search.chain;
     if (std::find(chain.begin(), chain.end(), base_name) != chain.end()) {
       return base::fail(Code::invalidArgument,
-                        fmt::format("{}: 'base' goes in a circle: {} -> {}", file,
+                        fmt::format("{}: the bases form a cycle: {} -> {}", file,
                                     fmt::join(chain, " -> "), base_name),
                         "A template cannot add to itself.");
     }
     if (chain.size() >= kBasesMax) {
       return base::fail(Code::invalidArgument,
-                        fmt::format("{}: more than {} templates stand upon each other: {} -> {}",
+                        fmt::format("{}: a chain of bases has more than {} templates: {} -> {}",
                                     file, kBasesMax, fmt::join(chain, " -> "), base_name));
     }
     auto found = find(search, base_name);
@@ -463,7 +463,7 @@ base::Result<Manifest> findManifest(const std::vector<std::string>& template_dir
 }
 
 std::vector<std::pair<std::string, std::string>> taskEnvironment(const Manifest& manifest) {
-  // The same in every box, whatever the host has.
+  // The same in every box, whatever the host's environment.
   static constexpr std::pair<std::string_view, std::string_view> kEvery[] = {
       {"HOME", "/task"},   {"LANG", "C.UTF-8"},
       {"LOGNAME", "task"}, {"PATH", "/usr/local/bin:/usr/bin:/bin"},

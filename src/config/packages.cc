@@ -21,7 +21,7 @@ bool beginsWith(std::string_view text, std::string_view allowed) {
   return !text.empty() && allowed.find(text.front()) != std::string_view::npos;
 }
 
-// Where the name (with its extras) ends.
+// The end of the name (with its extras).
 size_t nameEnd(Packages kind, std::string_view text) {
   size_t end = std::string_view::npos;
   if (kind == Packages::debian) end = text.find('=');
@@ -46,7 +46,7 @@ bool isPip(std::string_view name, std::string_view rest) {
       return false;
   }
   if (!beginsWith(name, kAlnum) || !all(name, kAlnum, "._-")) return false;
-  // Clauses, parted by commas: an operator, then a version.
+  // Clauses separated by commas: an operator, then a version.
   while (!rest.empty()) {
     while (!rest.empty() && rest.front() == ' ') rest.remove_prefix(1);
     const std::string_view clause = rest.substr(0, rest.find(','));
@@ -77,7 +77,7 @@ bool isNpm(std::string_view name, std::string_view rest) {
   if (!beginsWith(name, kLower) || !all(name, kAlnum, "._-")) return false;
   if (rest.empty()) return true;
   rest.remove_prefix(1);  // the '@'
-  // A range or a tag: no "git+ssh:", "file:" or "npm:" is possible without ':' and '/'.
+  // A range or a tag: without ':' and '/' it cannot be "git+ssh:", "file:" or "npm:".
   return !rest.empty() && rest.front() != '-' && all(rest, kAlnum, ".^~<>=|*-+ ");
 }
 
@@ -95,7 +95,7 @@ std::string packageOf(Packages kind, std::string_view requirement) {
   std::string name(requirement.substr(0, nameEnd(kind, requirement)));
   if (kind != Packages::pip) return name;
   name = name.substr(0, name.find('['));
-  std::string plain;  // as PEP 503 compares names
+  std::string plain;  // as PEP 503 normalises names
   for (char c : name) {
     const bool separator = c == '-' || c == '_' || c == '.';
     if (separator && !plain.empty() && plain.back() == '-') continue;

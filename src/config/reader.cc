@@ -148,7 +148,7 @@ void Reader::Table::strings(std::string_view key, size_t count_max, std::vector<
   out = std::move(values);
 }
 
-// Of users: 2^32 - 1 is none.
+// User ids: 2^32 - 1 is not a uid.
 void Reader::Table::ids(std::string_view key, size_t count_max, std::vector<uint32_t>& out) {
   list(key, "numbers", fmt::format("at most {}", count_max), {});
   const toml::node* node = find(key);

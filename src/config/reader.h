@@ -1,7 +1,7 @@
-// Reads TOML tables strictly: every key is asked for by name, what is left over
-// is an error, and the first error wins.
+// Reads TOML tables strictly: the parser names every key that it reads, any other key is an error,
+// and the first error wins.
 //
-// Layer: config, internal to it: the only users of toml++ in the project.
+// Layer: config, internal to it: only this room uses toml++.
 #pragma once
 
 #define TOML_HEADER_ONLY 1
@@ -31,10 +31,10 @@ Quantity times();
 
 class Reader {
  public:
-  // Parses; a syntax error becomes the first error. `asked`: gets every key that is asked for.
+  // Parses; a syntax error becomes the first error. `asked`: gets every key that the parser reads.
   Reader(std::string_view text, std::string_view file, std::vector<Setting>* asked = nullptr);
 
-  // One table of the file. Handed to readers below; valid while the Reader lives.
+  // One table of the file. Valid while the Reader lives.
   class Table {
    public:
     Table(Reader& reader, const toml::table* table, std::string path)
@@ -42,7 +42,7 @@ class Reader {
 
     bool present() const { return table_ != nullptr; }
     bool has(std::string_view key) const { return table_ && table_->contains(key); }
-    // Each leaves `out` alone where the key is absent.
+    // Each leaves `out` unchanged if the key is absent.
     void string(std::string_view key, std::string& out);
     void boolean(std::string_view key, bool& out);
     void count(std::string_view key, uint64_t lowest, uint64_t highest, uint64_t& out);
@@ -56,9 +56,9 @@ class Reader {
     void stringTable(std::string_view key, size_t count_max,
                      std::vector<std::pair<std::string, std::string>>& out);
     Table table(std::string_view key);
-    // Complains about `key` (or the table, where it is absent).
+    // Reports an error at `key`, or at the table if the key is absent.
     void complain(std::string_view key, std::string_view what);
-    // Every key must have been asked for.
+    // Reports every key that was not read.
     void finish();
 
    private:

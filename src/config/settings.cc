@@ -15,38 +15,38 @@ struct Meaning {
 };
 constexpr Meaning kMeanings[] = {
     {"instance", "the daemon's name in cgroups and in `run_dir`; `[a-z0-9][a-z0-9-]{0,31}`"},
-    {"socket", "path of its socket; nothing: `<run_dir>/<instance>.sock`"},
-    {"state_dir", "the images; instances share it"},
-    {"run_dir", "locks and sockets"},
-    {"template_dirs", "where templates are looked for; nothing: those that come with Mayfly"},
+    {"socket", "path of the daemon's socket; nothing: `<run_dir>/<instance>.sock`"},
+    {"state_dir", "the folder of the images; instances share it"},
+    {"run_dir", "the folder of locks and sockets"},
+    {"template_dirs", "folders of templates; nothing: the templates that come with Mayfly"},
     {"templates", "the templates to serve; nothing: every one whose image is built"},
-    {"boxes_max", "tasks that have a box at a time; 0: as many as the host's limits hold"},
+    {"boxes_max", "tasks that have a box at the same time; 0: as many as the host's limits allow"},
     {"ptys_max", "pseudo-terminals of all running tasks; 0: three quarters of the host's pool"},
-    {"queue_max", "accepted tasks that wait for a box; also of one connection"},
+    {"queue_max", "accepted tasks that wait for a box, in all and of one connection"},
     {"parked_max", "clones parked ahead, of all templates; 0: none"},
     {"stocked_max", "boxes made ahead of their clones, of all templates; 0: none"},
-    {"parked_memory", "what parked clones and stocked boxes may hold together"},
+    {"parked_memory", "memory of all parked clones and stocked boxes together"},
     {"uids_allowed", "users that may connect, besides root and the daemon's own"},
     {"connections_max", "connections of clients"},
-    {"tasks_max", "tasks that are not closed, of all connections"},
+    {"tasks_max", "unclosed tasks of all connections"},
     {"detached_per_user_max", "detached tasks of one user"},
     {"detach_lease_max", "the longest lease that a detached task may ask for"},
-    {"result_lease", "how long the result of an ended task is kept that nobody closes"},
-    {"connection_idle", "a connection without a message and without a task ends after it"},
-    {"message_time", "from a message's first byte to its last; the connection ends after it"},
-    {"in_flight_max", "bytes of requests that are being read or answered, over all connections"},
-    {"output_held_max", "output of tasks that are not closed"},
-    {"out_files_held_max", "their output files; never more than an eighth of the host's memory"},
-    {"receipt_time", "a receipt that takes longer is incomplete"},
-    {"collect_time", "collecting one task's output files"},
-    {"audit_time",
-     "between two looks at cgroups, processes and mounts for what should not be there"},
-    {"blob_user_max", "blobs and uploads of one user, and one blob"},
+    {"result_lease", "how long the result of an ended task is kept if no client closes it"},
+    {"connection_idle", "a connection without a message and without a task ends after this time"},
+    {"message_time", "from a message's first byte to its last; a slower connection ends"},
+    {"in_flight_max", "bytes of requests that are being read or answered, of all connections"},
+    {"output_held_max", "output of unclosed tasks"},
+    {"out_files_held_max",
+     "output files of unclosed tasks; never more than an eighth of the host's memory"},
+    {"receipt_time", "a receipt that takes longer counts as incomplete"},
+    {"collect_time", "time to collect one task's output files"},
+    {"audit_time", "between two checks for stray cgroups, processes and mounts"},
+    {"blob_user_max", "blobs and uploads of one user; also one blob"},
     {"blob_store_max", "blobs of all users; never more than an eighth of the host's memory"},
-    {"blob_ttl", "a blob lives so long since its last use"},
-    {"upload_idle", "an upload lives so long since its last write"},
+    {"blob_ttl", "how long a blob lives after its last use"},
+    {"upload_idle", "how long an upload lives after its last write"},
     {"accept_lost_promises",
-     "promises that the host need not keep: `isolation`, `caps`, `secrets`, `ephemeral`, "
+     "promises that the host may fail to keep: `isolation`, `caps`, `secrets`, `ephemeral`, "
      "`same-start`, `landlock`"},
     {"log_level", "`trace`, `debug`, `info`, `warn` or `error`"},
 };
@@ -72,7 +72,7 @@ std::vector<Setting> daemonSettings() {
 }
 
 std::vector<Setting> manifestSettings() {
-  // As short as a manifest can be; none of these has a default.
+  // The shortest valid manifest; none of these keys has a default.
   constexpr std::string_view kLeast =
       "name = 'x'\ndescription = 'x'\nmechanism = 'exec'\n[image]\n[zygote]\nargv = ['/x']\n";
   std::vector<Setting> asked;

@@ -1,5 +1,5 @@
-// Every key of the daemon's file and of a manifest, as the parsers ask for them:
-// docs/settings.md is made of these.
+// Every key of the daemon's file and of a manifest, as the parsers read them: the source of
+// docs/settings.md.
 //
 // Layer: config. Pure.
 #pragma once
@@ -10,17 +10,17 @@
 
 namespace mayfly::config {
 
-// A key that a parser asks for, and what may stand there.
+// A key that a parser reads, with its allowed values.
 struct Setting {
   std::string key;      // with its tables: "image.suite"
   std::string type;     // "string", "strings", "table", "boolean", "count", "size", "time", "cores"
   std::string allowed;  // "0 to 4096"; empty: see the meaning
-  std::string preset;   // where the file does not say it; empty: nothing
+  std::string preset;   // the default; empty: none
 };
 
 std::vector<Setting> daemonSettings();
 std::vector<Setting> manifestSettings();
-// Of a daemon's key; empty: of none.
+// The meaning of a daemon's key; empty: not a key.
 std::string_view meaning(std::string_view daemon_key);
 
 // The two tables of docs/settings.md.

@@ -18,9 +18,9 @@ struct Unit {
   uint64_t factor;
 };
 
-// A decimal number without sign or exponent, times `factor`, exactly: digits are
-// counted in integers, because 0.1 has no exact double. Nothing on overflow or a
-// fraction of the smallest unit.
+// A decimal number without sign or exponent, times `factor`, exactly: digits are counted in
+// integers, because 0.1 has no exact double. Returns nothing on overflow or for a fraction of the
+// smallest unit.
 std::optional<uint64_t> scaled(std::string_view number, uint64_t factor) {
   const size_t dot = number.find('.');
   const std::string_view whole = number.substr(0, dot);

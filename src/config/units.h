@@ -21,7 +21,7 @@ base::Result<uint32_t> parseCoresMilli(std::string_view text);
 // A plain whole number.
 base::Result<uint64_t> parseCount(std::string_view text);
 
-// As short as it is exact: 536870912 -> "512MiB", 90000 -> "90s", 1500 -> "1.5".
+// The shortest exact form: 536870912 -> "512MiB", 90000 -> "90s", 1500 -> "1.5".
 std::string formatBytes(uint64_t bytes);
 std::string formatDurationMs(uint64_t ms);
 std::string formatCoresMilli(uint32_t milli);

@@ -124,7 +124,8 @@ void Boxes::endClaimed(base::BoxId id, spawner::Request r, std::vector<SpawnerLi
   x_.link.send(r, std::move(fds));
 }
 
-// Whether the event was in its place. If the box has to end for it, it is lost for `why`.
+// Whether the event was in its place. If the box must end because of it, the box is lost for the
+// reason `why`.
 bool Boxes::step(const BoxPtr& box, BoxEvent event, std::string why, Again again) {
   const BoxStep step = box->machine.on(event);
   if (step == BoxStep::end) {
@@ -146,7 +147,7 @@ void Boxes::tellReceipt(const Box& box, const base::Receipt& receipt) {
   x_.observer.receipt(x_.registry.get(box.zygote.tmpl)->name, receipt);
 }
 
-// --- what clones and streams say ----------------------------------------------------
+// --- events of clones and streams ---------------------------------------------------
 
 void Boxes::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
   BoxPtr box = find(id);
@@ -156,7 +157,8 @@ void Boxes::onCloneReady(base::BoxId id, const zygote::CloneReady& ready) {
          Again::no);
     return;
   }
-  if (!step(box, BoxEvent::ready, "the clone said twice that it is ready", Again::no)) return;
+  if (!step(box, BoxEvent::ready, "the clone said out of place that it is ready", Again::no))
+    return;
   box->ready_ns = ready.at_ns;
   box->keeper.onReady(box);
 }
@@ -191,13 +193,13 @@ void Boxes::onStdinTaken(base::BoxId id, uint64_t bytes) {
   if (base::TaskId task = taskOf(id)) x_.claimant->onStdinTaken(task, bytes);
 }
 
-// --- what the spawner says ------------------------------------------------------------
+// --- events of the spawner ----------------------------------------------------------------
 
 void Boxes::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
   if (event.kind == Kind::boxGone) return gone(event);
   BoxPtr box = find(event.box);
   if (!box) return;
-  // The clone's own words came first, though they are read from another socket.
+  // Read first: the clone sent its messages earlier, though on another socket.
   if (box->io) box->io->pollControl();
   if (event.kind == Kind::boxReaped) x_.ledger.reaped(event);
   if (box->task != 0)
@@ -211,7 +213,8 @@ void Boxes::unclaimedEvent(const BoxPtr& box, const Event& e, std::span<base::Fd
     case Kind::boxMade:
       return made(box, e, fds);
     case Kind::boxStocked:
-      if (step(box, BoxEvent::stocked, "the spawner told out of place of a stocked box", Again::no))
+      if (step(box, BoxEvent::stocked, "the spawner reported a stocked box out of place",
+               Again::no))
         box->keeper.onStocked(box);
       return;
     case Kind::boxFailed:
@@ -227,7 +230,7 @@ void Boxes::unclaimedEvent(const BoxPtr& box, const Event& e, std::span<base::Fd
       step(box, BoxEvent::lost, base::printable(e.text), Again::yes);
       return;
     case Kind::capHit:
-      step(box, BoxEvent::lost, "a clone without a task hit a cap of its template", Again::no);
+      step(box, BoxEvent::lost, "a clone without a task reached a cap of its template", Again::no);
       return;
     case Kind::sampled:
       return box->keeper.onMeasured(box, e.counters.memory_peak_bytes);
@@ -237,8 +240,8 @@ void Boxes::unclaimedEvent(const BoxPtr& box, const Event& e, std::span<base::Fd
 }
 
 void Boxes::made(const BoxPtr& box, const Event& e, std::span<base::Fd> fds) {
-  // Of a box that ends the descriptors are dropped.
-  if (!step(box, BoxEvent::made, "the spawner told out of place of a clone", Again::no)) return;
+  // If the box is ending, the descriptors are dropped.
+  if (!step(box, BoxEvent::made, "the spawner reported a clone out of place", Again::no)) return;
   box->pid_host = e.pid_host;
   box->stands_ns = e.box_ready_ns;
   box->io = std::make_shared<TaskIo>(x_.io, static_cast<TaskIo::Sink&>(*this), box->id);
@@ -260,7 +263,7 @@ void Boxes::gone(const Event& e) {
   if (box && box->task == 0) step(box, BoxEvent::lost, "it ended unasked", Again::yes);
   if (free && box) drop(box);
   if (box && box->task != 0 && x_.claimant->onBoxGone(box->task, e, *closed)) return;
-  // Parked, or its task's result was given without: only the ledger waited for this.
+  // Parked, or its task's result was already given: only the ledger waited for the receipt.
   if (closed->when == reap::Closed::When::late && free)
     x_.observer.receiptCompleted(closed->receipt);
   else if (box && box->task == 0)

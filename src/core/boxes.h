@@ -1,5 +1,6 @@
-// All boxes, each from the asking to the proof that it is gone: what the spawner, the clone and
-// its streams say of a box becomes an event of its BoxMachine, and goes to who has the box.
+// All boxes, each from its request to the proof that it is gone: turns the messages of the spawner,
+// the clone and its streams into events of the box's BoxMachine, and passes them to the box's
+// keeper or task.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -22,15 +23,15 @@ struct Box {
       : id(box), keeper(has_it), machine(first) {}
 
   base::BoxId id = 0;
-  BoxKeeper& keeper;      // until it is claimed
-  ZygoteRef zygote;       // that it is made of
-  base::TaskId task = 0;  // that claimed it; 0: making or parked, or ending without
-  base::Limits caps;      // that it was made with
+  BoxKeeper& keeper;      // until the claim
+  ZygoteRef zygote;       // that the box belongs to
+  base::TaskId task = 0;  // that claimed it; 0: making or parked, or it ends without a task
+  base::Limits caps;      // the box's initial caps
   std::shared_ptr<TaskIo> io;
   pool::BoxMachine machine;
-  uint64_t asked_ns = 0;   // its clone was asked for
-  uint64_t stands_ns = 0;  // the init's word
-  uint64_t ready_ns = 0;   // the clone's
+  uint64_t asked_ns = 0;   // when its clone was requested
+  uint64_t stands_ns = 0;  // when it was complete, by the init
+  uint64_t ready_ns = 0;   // when the clone was ready
   uint32_t pid_host = 0;
 };
 
@@ -39,19 +40,20 @@ class Boxes final : private TaskIo::Sink {
   explicit Boxes(Context& context) : x_(context) {}
   ~Boxes() override;
 
-  // --- what keepers ask ---
+  // --- calls of keepers ---
   BoxPtr make(const ZygoteRef& zygote, BoxKeeper& keeper, pool::BoxMachine::First first,
               const base::Limits& caps, pool::ClonePool::Rehearsed rehearsed);
   // The clone of a stocked box.
   void makeClone(const BoxPtr& box, const base::Limits& caps, pool::ClonePool::Rehearsed rehearsed);
-  void end(const BoxPtr& box);  // nothing if its end is asked for already
+  void end(const BoxPtr& box);  // no effect if its end is already requested
   void end(const std::vector<base::BoxId>& boxes);
   void sample(base::BoxId box);  // the answer: BoxKeeper::onMeasured, or the task's
 
-  // --- what tasks ask ---
-  // From here on the box is the task's, and no other's ever. False: it has no clone to give.
+  // --- calls of tasks ---
+  // From here on the box belongs to the task, and never to another. False: the box has no clone to
+  // give.
   bool claim(const BoxPtr& box, base::TaskId task, const sched::AccountRef& account);
-  // The request says what of it is collected.
+  // The request says which files are collected.
   void endClaimed(base::BoxId box, spawner::Request request,
                   std::vector<SpawnerLink::SharedFd> fds);
 
@@ -59,7 +61,7 @@ class Boxes final : private TaskIo::Sink {
   uint32_t countOf(base::TemplateId id) const;
   uint32_t ofZygote(base::ZygoteId id) const;
 
-  // --- what the spawner says ---
+  // --- events of the spawner ---
   void onSpawnerEvent(const spawner::Event& event, std::span<base::Fd> fds);
   void onSpawnerLost(const std::string& why);
 
@@ -84,11 +86,11 @@ class Boxes final : private TaskIo::Sink {
 
   Context& x_;
   std::unordered_map<base::BoxId, BoxPtr> boxes_;
-  std::unordered_map<base::ZygoteId, uint32_t> of_zygote_;  // not proven gone
+  std::unordered_map<base::ZygoteId, uint32_t> of_zygote_;  // not yet proven gone
   base::BoxId next_box_ = 1;
 };
 
-// "<what> at step '<step>': <error>: <text>", of words that another process sent.
+// "<what> at step '<step>': <error>: <text>", with words from another process.
 std::string stepFailed(std::string_view what, std::string_view step, int error,
                        std::string_view text);
 

@@ -10,11 +10,11 @@ namespace mayfly::core {
 using base::monotonicNs;
 using sched::Again;
 using sched::Cause;
-using sched::TaskState;
+using sched::TaskStage;
 
 namespace {
 
-// The caps that the spawner keeps; the clone sets the others by itself.
+// The caps that the spawner enforces; the clone sets the others itself.
 bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
   return a.cpu_milli == b.cpu_milli && a.memory_bytes == b.memory_bytes &&
          a.processes == b.processes && a.disk_bytes == b.disk_bytes &&
@@ -35,7 +35,7 @@ void Claims::write(const TaskPtr& t) {
 }
 
 void Claims::step(const TaskPtr& t) {
-  if (!t->blob || t->machine.state() == TaskState::done) return;
+  if (!t->blob || t->machine.stage() == TaskStage::done) return;
   auto done = t->blob->step();
   if (!done)
     return act_(t,
@@ -54,7 +54,7 @@ void Claims::wanted(const TaskPtr& t) {
 }
 
 void Claims::claim(const TaskPtr& t) {
-  if (!t->claim_wanted || !t->blob_written || t->machine.state() != TaskState::claiming) return;
+  if (!t->claim_wanted || !t->blob_written || t->machine.stage() != TaskStage::claiming) return;
   const uint64_t now_ns = monotonicNs();
   BoxPtr box = boxes_.find(t->box);
   const bool stand = box && sameBoxCaps(box->caps, t->machine.limits());
@@ -65,7 +65,7 @@ void Claims::claim(const TaskPtr& t) {
   r.box = t->box;
   r.limits = t->machine.limits();
   r.claimed_ns = now_ns;
-  // Whom the task waits for is woken first.
+  // Wake first the process that the task waits on.
   if (stand)
     r.flags |= spawner::kCapsStand;
   else

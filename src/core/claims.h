@@ -1,6 +1,6 @@
-// How a task gets into its clone: its input becomes one block (BlobWriter), written in bounded
-// steps while a clone is found; then one message gives both to the clone, and another the task's
-// caps to the spawner.
+// Brings a task into its clone: BlobWriter writes its input into one block, in bounded steps, while
+// a clone is found; then one message brings the block to the clone, and another the task's caps to
+// the spawner.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -16,13 +16,13 @@ namespace mayfly::core {
 
 class Claims {
  public:
-  // `act`: what the task's machine answers is done.
+  // Executes the actions of the task's machine.
   using Act = std::function<void(const TaskPtr&, const sched::Acts&)>;
   Claims(Context& context, Boxes& boxes, Lanes& lanes, Act act);
 
-  void write(const TaskPtr& t);   // the task has a slot; of an earlier box's, nothing is done again
-  void wanted(const TaskPtr& t);  // its clone is ready; the claim follows once all is written
-  void started(Task& t);          // the clone has it all
+  void write(const TaskPtr& t);   // the task has a slot; a block of an earlier box is reused
+  void wanted(const TaskPtr& t);  // its clone is ready; the claim follows once the block is written
+  void started(Task& t);          // the clone has all of the input
   void over(Task& t);             // it started, or never will
 
  private:

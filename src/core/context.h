@@ -1,15 +1,15 @@
-// What the parts of the core share, and the interfaces through which they tell each other.
+// The state that the core's parts share, and the interfaces through which they talk.
 //
-//   Engine    wires the parts, starts and stops them, tells of templates
+//   Engine    wires the parts, starts and stops them, reports templates
 //   Intake    checks submissions; queue and shares -> Lanes
-//   Claims    how a task gets into its clone       -> Lanes, Boxes
+//   Claims    bring a task into its clone          -> Lanes, Boxes
 //   Tasks     from submission to result            -> all above
-//   Trials    the tasks that try out a new zygote  -> Boxes
+//   Trials    the tasks that test a new zygote     -> Boxes
 //   Lanes     each lane's pool of clones and boxes -> Boxes
 //   Zygotes   started, renewed, retired
-//   Boxes     from the asking to the proof that each is gone
+//   Boxes     each from its request to the proof that it is gone
 //
-// A part calls those right of its arrow; what it tells the others goes through an interface below.
+// A part calls the parts right of its arrow; it reports to the others through an interface below.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -39,9 +39,9 @@ inline std::chrono::steady_clock::time_point timePoint(uint64_t monotonic_ns) {
       std::chrono::nanoseconds(static_cast<int64_t>(monotonic_ns)));
 }
 
-inline constexpr sched::OwnerId kOwn = 0;  // owner of the trials: no client
+inline constexpr sched::OwnerId kOwn = 0;  // owner of the trials: not a client
 
-// A zygote, the template that it is of, and its lane.
+// A zygote, its template and its lane.
 struct ZygoteRef {
   base::ZygoteId id = 0;
   base::TemplateId tmpl = 0;
@@ -53,19 +53,19 @@ using BoxPtr = std::shared_ptr<Box>;
 struct Task;
 using TaskPtr = std::shared_ptr<Task>;
 
-// Has a box until a task claims it: its lane's pool, or a trial.
+// Owns a box until a task claims it: its lane's pool, or a trial.
 class BoxKeeper {
  public:
   virtual ~BoxKeeper() = default;
   virtual void onReady(const BoxPtr&) = 0;  // its clone waits for a task
-  virtual void onStocked(const BoxPtr&) {}  // its walls stand, without a clone
-  // It came to nothing. Its end is asked for, or it was never made.
+  virtual void onStocked(const BoxPtr&) {}  // it is complete, without a clone
+  // The box failed: its end is requested, or it was never made.
   virtual void onLost(const BoxPtr&, std::string why, sched::Again) = 0;
   virtual void onMeasured(const BoxPtr&, uint64_t /*memory_bytes*/) {}
-  virtual void onGone(const BoxPtr&) {}  // proven gone; of a claimed box: after its task's result
+  virtual void onGone(const BoxPtr&) {}  // proven gone; for a claimed box: after its task's result
 };
 
-// Has a box from the claim on. `task` may have ended before its box.
+// Owns a box from the claim on. The task may end before its box.
 class BoxClaimant {
  public:
   virtual ~BoxClaimant() = default;
@@ -77,9 +77,9 @@ class BoxClaimant {
   virtual void onStdinTaken(base::TaskId task, uint64_t bytes) = 0;
   // --- the spawner ---
   virtual void onBoxEvent(base::TaskId task, const spawner::Event&) = 0;
-  // The receipt, complete or not. False: the task has its result already.
+  // The receipt, complete or not. False: the task already has its result.
   virtual bool onBoxGone(base::TaskId task, const spawner::Event&, const reap::Closed&) = 0;
-  // A slot is free again whose task ended before its receipt was complete; 0: one without a task.
+  // A slot is free whose task ended before its receipt was complete; 0: of a box without a task.
   virtual void onSlotFree(base::TaskId task) = 0;
 };
 
@@ -92,15 +92,15 @@ class LaneTasks {
   virtual void boxFailed(base::TaskId task, std::string why, sched::Again) = 0;
 };
 
-// Makes the box for a trial task, which no pool has.
+// Makes the box for a trial task; the box belongs to no pool.
 class TrialBoxes {
  public:
   virtual ~TrialBoxes() = default;
-  // False: its zygote is gone.
+  // False: the zygote is gone.
   virtual bool askTrialBox(base::ZygoteId, base::TaskId, pool::ClonePool::Rehearsed) = 0;
 };
 
-// What the wiring hears of its parts.
+// Reports of the parts to the engine.
 class CoreEvents {
  public:
   virtual ~CoreEvents() = default;
@@ -114,8 +114,8 @@ class CoreEvents {
   virtual void onTrialsEnded(const ZygoteRef&, std::string fault) = 0;  // empty: it may serve
   struct ZygoteEnd {
     ZygoteRef zygote;
-    // `serving`: or it was to serve; its lane's tasks wait for another.
-    // `draining`: replaced, or its lane is closed.
+    // `serving`: it served, or was about to serve; its lane's tasks wait for another. `draining`:
+    // it was replaced, or its lane is closed.
     enum class Was : uint8_t { serving, successor, draining } was = Was::draining;
     std::string why;
   };
@@ -131,7 +131,7 @@ struct Context {
   reap::Ledger& ledger;
   sched::Accounts& accounts;
   CoreEvents& events;
-  // Parts that others tell; the engine sets them once all parts are made.
+  // Parts that get calls from the others; the engine sets them once all parts are made.
   BoxClaimant* claimant = nullptr;
   LaneTasks* lane_tasks = nullptr;
   TrialBoxes* trial_boxes = nullptr;

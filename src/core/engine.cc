@@ -58,10 +58,10 @@ base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base
 }
 
 base::Status Engine::start(base::Fd spawner_socket) {
-  return link_.open(std::move(spawner_socket));  // its hello starts the templates
+  return link_.open(std::move(spawner_socket));  // the spawner's hello starts the templates
 }
 
-// --- what the spawner says --------------------------------------------------------------
+// --- events of the spawner ---------------------------------------------------------------
 
 void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
   switch (event.kind) {
@@ -81,7 +81,7 @@ void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
 void Engine::onSpawnerLost(base::Error why) {
   context_.spawner_ready = false;
   lanes_.onSpawnerLost();
-  tasks_.abandon(sched::Cause::internal, why.message, why.message + ": the proof went with it");
+  tasks_.abandon(sched::Cause::internal, why.message, why.message + ": the proof is lost with it");
   boxes_.onSpawnerLost(why.message);
   if (context_.stopping >= Stopping::templates) return checkStopped();
   owner_.onFatal(std::move(why));
@@ -171,7 +171,7 @@ void Engine::onZygoteGone(const ZygoteEnd& end) {
   runTemplates();
 }
 
-// --- what is told of templates ----------------------------------------------------------
+// --- reports about templates -------------------------------------------------------------
 
 base::PoolState Engine::poolState(base::TemplateId id) const {
   base::PoolState s{.zygotes = zygotes_.countOf(id), .renewals = registry_.renewals(id)};
@@ -228,7 +228,7 @@ void Engine::stop(std::function<void()> done) {
 }
 
 void Engine::checkStopped() {
-  // Boxes without a task end with their zygotes: one that a maker will never make holds nothing up.
+  // Boxes without a task end with their zygotes: a box that a maker never makes delays nothing.
   if (context_.stopping == Stopping::tasks && tasks_.empty()) stopTemplates();
   const bool nothing_left = zygotes_.empty() && ledger_.alive() == 0;
   if (context_.stopping == Stopping::templates && (!link_.isOpen() || nothing_left)) stopped();
@@ -247,7 +247,7 @@ void Engine::stopTemplates() {
 void Engine::stopped() {
   context_.stopping = Stopping::done;
   stop_timer_.cancel();
-  // Their receipts did not come within the bound.
+  // Their receipts did not come in time.
   tasks_.abandon(sched::Cause::daemonStopping, {},
                  "the daemon stopped before the spawner's receipt");
   link_.close();

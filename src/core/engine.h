@@ -1,5 +1,5 @@
-// The core: sched::Core made real. Wires its parts (context.h), starts and stops them, and tells
-// of templates. It decides nothing itself.
+// The core: implements sched::Core. Wires its parts (context.h), starts and stops them, and reports
+// templates. It decides nothing itself.
 //
 // Layer: core. Core thread: owns all state, no locks, never blocks.
 #pragma once
@@ -26,7 +26,7 @@
 
 namespace mayfly::core {
 
-// What the engine's owner has to act upon. All else is told to the observer.
+// The events on which the engine's owner must act. All others go to the observer.
 class EngineOwner {
  public:
   virtual ~EngineOwner() = default;
@@ -42,8 +42,8 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   // Before start(). `seccomp`: the template's program, a sealed memfd.
   base::Result<base::TemplateId> addTemplate(pool::TemplateSpec spec, base::Fd seccomp);
   base::Status start(base::Fd spawner_socket);
-  // Ends every task with daemonStopping, waits for the receipts and the templates
-  // within bounds, then calls `done`. New tasks are refused from here on.
+  // Ends every task with daemonStopping, waits a bounded time for the receipts and the templates,
+  // then calls `done`. New tasks are refused from here on.
   void stop(std::function<void()> done);
 
   // sched::Core
@@ -100,7 +100,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   EngineOwner& owner_;
   SpawnerLink link_;
   pool::TemplateRegistry registry_;
-  sched::Accounts accounts_;  // outlives what holds shares
+  sched::Accounts accounts_;  // outlives the parts that hold shares
   reap::Ledger ledger_;
   Context context_;
   Boxes boxes_;
@@ -108,7 +108,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   Tasks tasks_;
   Trials trials_;
   Zygotes zygotes_;
-  std::set<base::TemplateId> pools_to_tell_;  // what happened to their pools is told at once
+  std::set<base::TemplateId> pools_to_tell_;  // all changes of these pools are reported at once
   boost::asio::steady_timer stop_timer_;
   bool settled_ = false;
   std::function<void()> on_stopped_;

@@ -12,7 +12,7 @@ using base::Code;
 using base::fail;
 using base::monotonicNs;
 
-constexpr uint32_t kStartMs = 1'000;  // a daemon that is started anew answers about then
+constexpr uint32_t kStartMs = 1'000;  // a restarted daemon answers after about this time
 
 Intake::Intake(Context& context, Lanes& lanes)
     : x_(context), lanes_(lanes), admission_(context.options.budget, context.accounts) {}
@@ -20,7 +20,7 @@ Intake::Intake(Context& context, Lanes& lanes)
 base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
                                      std::shared_ptr<sched::TaskListener> listener) {
   if (x_.stopping != Context::Stopping::no)
-    return fail(Code::unavailable, "the daemon is stopping", "Connect anew when it is back.",
+    return fail(Code::unavailable, "the daemon is stopping", "Connect again once it is back.",
                 kStartMs);
   base::TemplateId tmpl_id = 0;
   const pool::TemplateSpec* tmpl = x_.registry.find(spec.template_name, &tmpl_id);
@@ -38,7 +38,7 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
   const sched::Demand demand{
       limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
       limits.processes + kPidsPerBox, tmpl->ptys};
-  // What is refused takes no tenant's zygote away.
+  // Before a lane is chosen: a refused task must not cost a tenant its zygote.
   MAYFLY_CHECK(admission_.accepts(account, spec.owner, demand));
   auto lane = x_.registry.laneFor(tmpl_id, account.key(), monotonicNs());
   x_.events.onLanesChanged();

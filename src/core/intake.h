@@ -1,6 +1,5 @@
-// What stands before a task: its submission is checked against everything that bounds it, before
-// anything is changed; then the task holds its place in the queue and its share of the daemon's
-// memory until its end.
+// The entrance of tasks: checks a submission against every bound before it changes anything; then
+// holds the task's place in the queue and its share of the daemon's memory until the task's end.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -23,10 +22,10 @@ class Intake {
   // The queued task, or the typed refusal.
   base::Result<TaskPtr> accept(base::TaskId id, sched::TaskSpec spec,
                                std::shared_ptr<sched::TaskListener> listener);
-  // Who gets a slot now; 0: nobody.
+  // The task that gets a slot now; 0: none.
   base::TaskId next();
   void putBack(const Task& t);
-  // It has its result. Its slot is free, unless a receipt is missing.
+  // The task has its result. Its slot is free, unless a receipt is missing.
   void ended(Task& t);
   void slotFree(base::TaskId task) { admission_.release(task); }
   std::vector<base::TaskId> queuedFor(base::LaneId lane) { return admission_.queuedFor(lane); }

@@ -13,7 +13,7 @@ using pool::ClonePool;
 using pool::Refill;
 using sched::Again;
 
-constexpr uint32_t kStockedOfLaneMax = 1;  // bursts are what parked clones are for
+constexpr uint32_t kStockedOfLaneMax = 1;  // parked clones serve bursts
 
 Lanes::Lanes(Context& context, Boxes& boxes)
     : x_(context),
@@ -88,7 +88,7 @@ void Lanes::claimBegan(base::LaneId id, uint64_t now_ns) {
   if (Lane* lane = find(id)) lane->refill.claimBegan(now_ns);
 }
 
-// Parking may go on.
+// Parking may resume.
 void Lanes::claimOver(base::LaneId id) {
   Lane* lane = find(id);
   if (lane == nullptr) return;
@@ -118,7 +118,7 @@ void Lanes::endZygote(base::LaneId id, base::ZygoteId zygote) {
 
 void Lanes::make(base::LaneId id, Lane& lane, const Refill::Make& make) {
   const bool stock = make.what == Refill::Make::What::stock;
-  // Most tasks' caps are the template's own: a clone that is made with them starts its task
+  // Most tasks keep the template's default caps: a clone that is made with them starts its task
   // without the spawner's byte.
   const base::Limits* caps = make.task != 0 ? x_.lane_tasks->limitsOf(make.task) : nullptr;
   if (caps == nullptr) caps = &x_.registry.get(lane.tmpl)->defaults;
@@ -149,7 +149,7 @@ void Lanes::armRefill() {
   for (const auto& [id, lane] : lanes_)
     if (uint64_t its = lane.refill.due_ns(); its != 0 && (due_ns == 0 || its < due_ns))
       due_ns = its;
-  // A timer that fires too early asks anew.
+  // A timer that fires too early is set again.
   if (x_.stopping != Context::Stopping::no || due_ns == 0 ||
       (refill_due_ns_ != 0 && refill_due_ns_ <= due_ns))
     return;
@@ -165,7 +165,7 @@ void Lanes::armRefill() {
   });
 }
 
-// Follows what was learnt: arrivals, times to make a clone, memory.
+// Adapts to new data: arrivals, times to make a clone, memory.
 void Lanes::resize() {
   if (!x_.spawner_ready) return;
   for (const pool::Target& target : plan_.plan(monotonicNs())) {
@@ -189,7 +189,7 @@ void Lanes::armPlan() {
   });
 }
 
-// --- what becomes of a lane's boxes -----------------------------------------------------
+// --- reports about a lane's boxes --------------------------------------------------------
 
 void Lanes::onReady(const BoxPtr& box) {
   Lane* lane = find(box->zygote.lane);
@@ -203,7 +203,7 @@ void Lanes::onReady(const BoxPtr& box) {
   if (handed.task != 0 ? !x_.lane_tasks->giveBox(handed.task, box) : handed.end)
     boxes_.end(box);
   else if (handed.task == 0)
-    boxes_.sample(box->id);  // what the kernel charges to a parked clone is what it has for itself
+    boxes_.sample(box->id);  // a just-parked clone's cgroup charge is its private memory
   refill(box->zygote.lane);
 }
 
@@ -232,7 +232,7 @@ void Lanes::onGone(const BoxPtr& box) {
   if (Lane* lane = find(box->zygote.lane)) lane->refill.happened(monotonicNs());
 }
 
-// --- what is told -----------------------------------------------------------------------
+// --- figures for reports -----------------------------------------------------------------
 
 void Lanes::addTo(base::PoolState* s, base::TemplateId tmpl) const {
   if (auto at = finds_.find(tmpl); at != finds_.end()) {

@@ -1,5 +1,5 @@
-// The lanes' pools: boxes are made ahead, parked and stocked as pool::Plan and each lane's
-// pool::Refill say, and handed to the tasks that ask.
+// The lanes' pools: makes boxes ahead of tasks, parks and stocks them as pool::Plan and each lane's
+// pool::Refill say, and hands them out.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -21,25 +21,26 @@ class Lanes final : public BoxKeeper {
   Lanes(Context& context, Boxes& boxes);
 
   void open(base::LaneId id, base::TemplateId tmpl);
-  void close(base::LaneId id);  // what it holds ends; it has no task
-  void closeAll();              // what they hold ends, nothing more is made
-  void onSpawnerLost();         // there is nobody to end a box any more
+  void close(base::LaneId id);  // its boxes end; it has no task
+  void closeAll();              // all their boxes end; nothing more is made
+  void onSpawnerLost();         // no process is left to end a box
 
   // --- tasks ---
   void arrived(base::LaneId id);
-  // The task gets a parked clone (LaneTasks::giveBox) at once, or the next that gets ready.
+  // The task gets a parked clone (LaneTasks::giveBox) at once, or the next clone to become ready.
   void obtain(base::LaneId id, base::TaskId task);
   void withdraw(base::LaneId id, base::TaskId task);
-  // From the claim's message to the task's start, or its end without.
+  // From the claim's message to the task's start, or to its end before a start.
   void claimBegan(base::LaneId id, uint64_t now_ns);
   void claimOver(base::LaneId id);
   std::vector<base::TaskId> waitingTasks(base::LaneId id) const;
 
   // --- zygotes ---
-  void setZygote(base::LaneId id, base::ZygoteId zygote);  // boxes are made of it from here on
+  void setZygote(base::LaneId id,
+                 base::ZygoteId zygote);  // from here on, new boxes are this zygote's
   void endZygote(base::LaneId id, base::ZygoteId zygote);  // none of its boxes gets a task
 
-  // Makes, ends and plans what is due now.
+  // Makes, ends and plans everything that is due.
   void refill(base::LaneId id);
   void resize();
 
@@ -50,10 +51,10 @@ class Lanes final : public BoxKeeper {
     Lane(base::TemplateId t, uint32_t making_max) : tmpl(t), refill(making_max) {}
     base::TemplateId tmpl;
     pool::Refill refill;
-    base::ZygoteId zygote = 0;  // that boxes are made of
+    base::ZygoteId zygote = 0;  // of new boxes
   };
   struct Finds {
-    uint64_t hits = 0, misses = 0;  // tasks that found a clone parked, and that did not
+    uint64_t hits = 0, misses = 0;  // tasks that found a parked clone, and tasks that did not
   };
 
   // BoxKeeper
@@ -74,7 +75,7 @@ class Lanes final : public BoxKeeper {
   std::map<base::LaneId, Lane> lanes_;
   std::map<base::TemplateId, Finds> finds_;
   boost::asio::steady_timer refill_timer_, plan_timer_;
-  uint64_t refill_due_ns_ = 0;  // what refill_timer_ waits for; 0: nothing
+  uint64_t refill_due_ns_ = 0;  // when refill_timer_ fires; 0: it is not set
 };
 
 }  // namespace mayfly::core

@@ -1,5 +1,5 @@
-// Reads what a zygote prints (its stdout and stderr, one pipe) line by line, in
-// bounded memory, for the daemon's log.
+// Reads a zygote's output (stdout and stderr, one pipe) line by line, in bounded memory, for the
+// daemon's log.
 //
 // Layer: core. Core thread. Held by shared_ptr: asio's handlers keep it alive.
 #pragma once
@@ -19,14 +19,14 @@
 namespace mayfly::core {
 
 inline constexpr size_t kLogLineBytesMax = 1'024;
-inline constexpr size_t kLogLinesMax = 500;  // of one zygote; the rest is read and dropped
+inline constexpr size_t kLogLinesMax = 500;  // of one zygote; further lines are read and dropped
 
 class LogPump : public std::enable_shared_from_this<LogPump> {
  public:
   using OnLine = std::function<void(std::string_view line)>;  // printable
   LogPump(boost::asio::io_context& io, OnLine on_line) : fd_(io), on_line_(std::move(on_line)) {}
   base::Status open(base::Fd read_end);
-  void close();  // what is in the pipe is read first
+  void close();  // reads the rest of the pipe first
 
  private:
   void wait();

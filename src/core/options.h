@@ -13,16 +13,17 @@ namespace mayfly::core {
 
 // Control, stdin, stdout, stderr, and the task's memfd or spool.
 inline constexpr uint32_t kFdsPerBox = 5;
-inline constexpr uint32_t kPidsPerBox = 2;  // the init and the collector, beside the task's own
+inline constexpr uint32_t kPidsPerBox =
+    2;  // the init and the collector; the task's own processes count besides
 
 struct EngineOptions {
   sched::Budget budget;
   sched::Bounds bounds;
   sched::AccountBounds accounts;
   uint32_t collect_ms_max = 5'000;
-  uint32_t making_max = 4;                          // boxes of one template that are made at a time
+  uint32_t making_max = 4;                          // boxes of one template being made at a time
   uint64_t parked_memory_bytes_max = 512ull << 20;  // of all parked clones
-  uint64_t stop_tasks_ns_max = 5'000'000'000;       // tasks to end and be proven gone
+  uint64_t stop_tasks_ns_max = 5'000'000'000;       // for all tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
 };
 

@@ -55,11 +55,10 @@ void SpawnerLink::receive() {
     if (got->bytes == 0) return lost(base::Error{base::Code::internal, "the spawner ended", {}, 0});
     const wire::Checked checked = wire::check(event, got->bytes, got->fds);
     if (checked.fault != wire::Checked::Fault::none)
-      return lost(base::Error{
-          base::Code::internal,
-          "the spawner sent a message that is not as agreed: " + std::string(checked.what),
-          {},
-          0});
+      return lost(base::Error{base::Code::internal,
+                              "the spawner sent a malformed message: " + std::string(checked.what),
+                              {},
+                              0});
     handler_.onSpawnerEvent(event, std::span<base::Fd>(got->fd, got->fds));
     if (alive.expired() || !open_) return;
   }
@@ -69,7 +68,7 @@ void SpawnerLink::receive() {
 void SpawnerLink::send(const spawner::Request& request, std::vector<SharedFd> fds) {
   if (!open_) return;
   if (out_.size() >= kOutboundMessagesMax) {
-    // Told from the loop: the caller is in the middle of a task's step.
+    // Reported from the loop: the caller is in the middle of a task's step.
     boost::asio::post(socket_.get_executor(), [this, alive = std::weak_ptr<char>(alive_)] {
       if (!alive.expired())
         lost(base::Error{base::Code::internal,

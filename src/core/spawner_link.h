@@ -1,8 +1,8 @@
 // The daemon's end of the channel to the spawner.
 //
-// Fixed-size messages with descriptors beside them (wire/spawner.h). Sending never
-// blocks: what the socket does not take waits in a bounded queue. Whatever breaks
-// the connection is told once, and is fatal for the daemon.
+// Fixed-size messages with descriptors (wire/spawner.h). Sending never blocks: messages that the
+// socket does not take wait in a bounded queue. A broken connection is reported once, and is fatal
+// for the daemon.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -42,7 +42,7 @@ class SpawnerLink {
   SpawnerLink(boost::asio::io_context& io, Handler& handler) : handler_(handler), socket_(io) {}
 
   base::Status open(base::Fd socket);  // starts to listen
-  // A failure is told to the handler, once, and never here.
+  // A failure is reported to the handler, once, and never here.
   void send(const spawner::Request& request, std::vector<SharedFd> fds = {});
   void close();
   bool isOpen() const { return open_; }
@@ -63,7 +63,7 @@ class SpawnerLink {
   std::deque<Out> out_;
   bool open_ = false;
   bool waiting_to_write_ = false;
-  // Handlers of asio hold it: gone once the link is.
+  // Asio's handlers hold it weakly: it is gone once the link is.
   std::shared_ptr<char> alive_ = std::make_shared<char>();
 };
 

@@ -1,5 +1,5 @@
 // A spool: the memfd with a task's collected output files. Every offset and size of its index is
-// checked, for a process with a box's uid has written it.
+// checked, because a process with a box's uid wrote it.
 //
 // Layer: core. Short reads of a memfd.
 #pragma once
@@ -14,9 +14,9 @@
 
 namespace mayfly::core {
 
-// The files that the spool names, at most limits.out_files collected ones, with at
-// most limits.out_files_bytes in all; a skipped one without a name is a note on the
-// whole. An empty spool is no files.
+// The files in the spool, at most limits.out_files collected ones with at most
+// limits.out_files_bytes in all; a skipped entry without a name is a note on the whole collection.
+// An empty spool has no files.
 base::Result<std::vector<base::OutFile>> readSpool(base::FdView spool, const base::Limits& limits);
 
 // The same descriptor. Until its last copy is gone, the account holds the memory that the file

@@ -34,7 +34,7 @@ zygote::Claim Task::claim() const {
   c.blob_fds = static_cast<uint32_t>(blob->fds().size() - 1);
   c.open_files = l.open_files;
   c.file_size_bytes = l.file_size_bytes;
-  c.cpu_time_s = l.cpu_time_ms / 1000 + 2;  // the backstop; sampling is first
+  c.cpu_time_s = l.cpu_time_ms / 1000 + 2;  // the backstop; sampling comes first
   return c;
 }
 
@@ -80,7 +80,7 @@ void Task::readFiles(sched::Accounts& accounts, uint32_t collect_ms_max, sched::
   if (!spool_) return;
   if (collect_ == spawner::CollectState::timedOut)
     r->out_files_note = "collecting took longer than " + std::to_string(collect_ms_max) +
-                        " ms; what is there may not be all";
+                        " ms; files may be missing";
   if (collect_ == spawner::CollectState::failed && r->out_files_note.empty())
     r->out_files_note = "collecting failed";
   if (collect_ == spawner::CollectState::none) {
@@ -92,14 +92,14 @@ void Task::readFiles(sched::Accounts& accounts, uint32_t collect_ms_max, sched::
     if (r->out_files_note.empty()) r->out_files_note = files.error().message;
     return;
   }
-  // A note without a name is on /task/out itself.
+  // An entry without a name is a note on /task/out itself.
   std::erase_if(*files, [&](const base::OutFile& file) {
     if (!file.path.empty()) return false;
     if (r->out_files_note.empty()) r->out_files_note = file.skipped;
     return true;
   });
   r->out_files = std::move(*files);
-  // Where it left nothing, nothing is kept.
+  // Without files, no descriptor is kept.
   if (!r->out_files.empty()) r->spool = holdSpool(std::move(spool_), accounts, spec.account);
   spool_.reset();
 }

@@ -1,4 +1,4 @@
-// One task, with all that the core keeps of it: what it was given, and what it left.
+// One task, with all data that the core keeps of it: its input and its output.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -24,23 +24,23 @@ struct Task {
       : id(task), machine(limits, bounds, now_ns), timer(context) {}
 
   // --- its input ---
-  // The block that its clone reads is written in steps (BlobWriter::step).
+  // Starts the block that its clone reads; BlobWriter::step writes it.
   base::Status beginBlob(const pool::TemplateSpec& tmpl);
   zygote::Claim claim() const;
-  // Its contents are with the clone; `spec` needs them no more.
+  // The clone has the contents; `spec` needs them no more.
   void dropContents();
 
-  // --- its output, where nobody listens ---
+  // --- its output, if it is captured ---
   void keep(sched::Stream stream, std::string_view bytes);
 
   // --- its end ---
   bool ran() const { return phase(base::Phase::started) != 0; }
-  // Adds to the request that ends its box what is to be collected.
+  // Adds the collection of output files to the request that ends its box.
   void collectWith(spawner::Request* end, std::vector<SpawnerLink::SharedFd>* fds,
                    uint32_t collect_ms_max);
   void collected(const spawner::Event& box_gone);
   sched::TaskResult result(sched::Accounts& accounts, uint32_t collect_ms_max);
-  // Its box was lost before it started: all that was of that box is forgotten.
+  // Its box died before the task started: resets all data of that box.
   void forgetBox();
 
   uint64_t phase(base::Phase p) const { return machine.phases()[static_cast<size_t>(p)]; }
@@ -48,23 +48,24 @@ struct Task {
   base::TaskId id;
   base::TemplateId tmpl = 0;
   base::LaneId lane = 0;
-  base::ZygoteId trial_of = 0;  // not 0: a trial of that zygote, with a box made for it alone
-  pool::ClonePool::Rehearsed rehearsed = pool::ClonePool::Rehearsed::no;  // a trial: how
-  base::BoxId box = 0;   // the one that it claimed; 0: none yet
-  sched::TaskSpec spec;  // its account is empty in a trial
+  base::ZygoteId trial_of = 0;  // not 0: a trial of that zygote, in a box made for it alone
+  pool::ClonePool::Rehearsed rehearsed =
+      pool::ClonePool::Rehearsed::no;  // for a trial: rehearsed or not
+  base::BoxId box = 0;                 // the box that it claimed; 0: none yet
+  sched::TaskSpec spec;                // its account is empty in a trial
   std::shared_ptr<sched::TaskListener> listener;
   sched::TaskMachine machine;
   boost::asio::steady_timer timer;
-  uint64_t armed_ns = 0;  // what the timer waits for; 0: nothing
+  uint64_t armed_ns = 0;  // when the timer fires; 0: it is not set
 
   std::optional<BlobWriter> blob;
-  uint64_t blob_bytes = 0;  // of `input`, what the blob holds
+  uint64_t blob_bytes = 0;  // the part of `input` that is in the blob
   bool blob_written = false, claim_wanted = false;
   bool under_way = false;         // claimed, not started
-  bool fresh_runtime = false;     // the clone's word
+  bool fresh_runtime = false;     // reported by the clone
   std::shared_ptr<TaskIo> io;     // the box's
-  uint64_t input_left_bytes = 0;  // what writeStdin may still bring
-  sched::Share input;             // the bytes of it that are held
+  uint64_t input_left_bytes = 0;  // the bytes that writeStdin may still bring
+  sched::Share input;             // the held bytes of input
   bool stdin_closed = false;
   base::Receipt receipt;
   bool slot_free = true;
@@ -80,7 +81,7 @@ struct Task {
 };
 
 base::TaskLabels labelsOf(const Context& x, const Task& t);
-// The observer hears of the phase, if the task has reached it and is no trial.
+// Reports the phase to the observer, if the task has reached it and is not a trial.
 void tell(const Context& x, const Task& t, base::Phase phase);
 
 }  // namespace mayfly::core

@@ -72,7 +72,7 @@ void TaskIo::waitControl() {
 void TaskIo::pollControl() {
   auto self = shared_from_this();
   while (!closed_ && control_.is_open()) {
-    zygote::CloneReady word;  // Started has the same shape
+    zygote::CloneReady word;  // Started has the same size
     auto got =
         base::receiveMessage(base::FdView(control_.native_handle()), base::writableBytesOf(word));
     if (!got && got.error().code == base::Code::unavailable) return;
@@ -91,7 +91,7 @@ void TaskIo::pollControl() {
       sink_.onCloneStarted(box_, started);
     } else {
       closeDescriptor(control_);
-      sink_.onControlBroken(box_, "the clone sent a message of another size, magic or kind");
+      sink_.onControlBroken(box_, "the clone sent a message of a wrong size, magic or kind");
     }
   }
 }
@@ -129,7 +129,7 @@ void TaskIo::endStdin() {
   if (running_) writeStdin();
 }
 
-// The task reads no more: what is queued counts as taken, as a shell would have it.
+// The task reads no more: queued bytes count as taken, as in a shell.
 void TaskIo::dropStdin() {
   uint64_t bytes = 0;
   for (const std::string& s : stdin_queue_) bytes += s.size();
@@ -194,14 +194,14 @@ void TaskIo::readOutput(Stream s) {
     size_t room = kChunkBytes;
     if (delivery_ == Delivery::live && !draining_) {
       uint64_t held = o.unacknowledged_bytes;
-      if (held >= sched::kOutputWindowBytes) return;  // acknowledge() goes on
+      if (held >= sched::kOutputWindowBytes) return;  // acknowledge() resumes reading
       room = std::min<uint64_t>(room, sched::kOutputWindowBytes - held);
     }
     ssize_t n = ::read(o.fd.native_handle(), chunk().data(), room);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) break;
     if (n <= 0) return closeDescriptor(o.fd);
-    // One byte beyond the cap is the cap's hit; what fits below it is still given.
+    // One byte beyond the cap reaches the cap; the bytes below it are still delivered.
     uint64_t left = output_bytes_max_ - o.total_bytes;
     size_t give = static_cast<size_t>(std::min<uint64_t>(left, static_cast<uint64_t>(n)));
     o.over = static_cast<size_t>(n) > give;

@@ -1,8 +1,8 @@
-// The streams of one box: the control socket to its clone, then stdin, stdout and
-// stderr. Reads and writes never block; what a task prints never piles up here.
+// The streams of one box: the control socket to its clone, then stdin, stdout and stderr. Reads and
+// writes never block, and output never accumulates here.
 //
-// Output is counted against its cap and, where it is live, held back by the
-// listener's window. At most 4 descriptors a box.
+// Output is counted against its cap; live output also waits for the listener's window. At most 4
+// descriptors a box.
 //
 // Layer: core. Core thread. Held by shared_ptr: asio's handlers keep it alive.
 #pragma once
@@ -35,7 +35,7 @@ enum class Delivery : uint8_t { live, captured };
 
 class TaskIo : public std::enable_shared_from_this<TaskIo> {
  public:
-  // What it tells the engine. It may be closed from within each call.
+  // Reports to the engine. The TaskIo may be closed within each call.
   class Sink {
    public:
     virtual ~Sink() = default;
@@ -43,28 +43,28 @@ class TaskIo : public std::enable_shared_from_this<TaskIo> {
     virtual void onCloneStarted(base::BoxId, const zygote::Started&) = 0;
     virtual void onControlBroken(base::BoxId, std::string why) = 0;
     virtual void onTaskOutput(base::BoxId, sched::Stream, std::string_view bytes) = 0;
-    virtual void onOutputOver(base::BoxId, sched::Stream) = 0;  // more came than the cap
+    virtual void onOutputOver(base::BoxId, sched::Stream) = 0;  // the output exceeded the cap
     virtual void onStdinTaken(base::BoxId, uint64_t bytes) = 0;
   };
 
   TaskIo(boost::asio::io_context& io, Sink& sink, base::BoxId box);
 
-  // fds: control, stdin, stdout, stderr, as in boxMade. Waits for the clone's words.
+  // fds: control, stdin, stdout, stderr, as in boxMade. Then waits for the clone's messages.
   base::Status open(std::span<base::Fd> fds);
-  // Handles now what the clone has said: what the spawner tells may not overtake it.
+  // Handles the clone's messages now, so that the spawner's reports do not overtake them.
   void pollControl();
-  // Before claim(): how the task's output goes.
+  // Before claim(): how to deliver the task's output.
   void bind(Delivery delivery, uint64_t output_bytes_max);
   base::Status claim(const zygote::Claim& claim, std::span<const int> fds);
-  void begin();  // the task runs: the streams flow; the control socket is closed
+  void begin();  // the task runs: starts the streams, closes the control socket
 
   void pushStdin(std::string bytes);
-  void endStdin();  // after what was pushed
+  void endStdin();  // after the pushed bytes
 
   void acknowledge(sched::Stream stream, uint64_t bytes);
-  // All writers are dead: reads what is left, whatever the window says.
+  // All writers are dead: reads the rest, whatever the window.
   void drain();
-  void close();  // every descriptor; nothing is told afterwards
+  void close();  // closes every descriptor; no report follows
 
   uint64_t bytes(sched::Stream s) const { return outputs_[static_cast<size_t>(s)].total_bytes; }
 
@@ -91,7 +91,7 @@ class TaskIo : public std::enable_shared_from_this<TaskIo> {
   Descriptor control_, stdin_;
   std::array<Output, 2> outputs_;
   std::deque<std::string> stdin_queue_;
-  size_t stdin_done_bytes_ = 0;  // of the front
+  size_t stdin_done_bytes_ = 0;  // written bytes of the front
   bool stdin_waiting_ = false, stdin_ends_ = false;
   bool running_ = false, draining_ = false, closed_ = false;
 };

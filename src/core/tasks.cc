@@ -19,7 +19,7 @@ using sched::Acts;
 using sched::Again;
 using sched::Cause;
 using sched::Stream;
-using sched::TaskState;
+using sched::TaskStage;
 using spawner::Event;
 using spawner::Kind;
 
@@ -54,7 +54,7 @@ Tasks::Tasks(Context& context, Boxes& boxes, Lanes& lanes)
       claims_(context, boxes, lanes, [this](const TaskPtr& t, const Acts& acts) { act(t, acts); }) {
 }
 
-// What is posted may keep a task for longer than the book of accounts stands.
+// A posted handler may keep a task alive for longer than the book of accounts.
 Tasks::~Tasks() {
   for (const auto& [id, t] : tasks_) {
     t->input.reset();
@@ -74,7 +74,7 @@ std::vector<TaskPtr> Tasks::all() const {
   return list;
 }
 
-// --- what the edges ask ----------------------------------------------------------
+// --- calls of the edges ----------------------------------------------------------
 
 base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
                                          std::shared_ptr<sched::TaskListener> listener) {
@@ -89,7 +89,7 @@ base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
   tasks_[t->id] = t;
   tell(x_, *t, Phase::queued);
   x_.observer.taskAccepted(labelsOf(x_, *t));
-  // From the loop: the caller learns the id before the first callback comes.
+  // Posted, so that the caller has the id before the first callback.
   boost::asio::post(x_.io, [this] {
     dispatch();
     lanes_.resize();
@@ -103,17 +103,17 @@ base::Status Tasks::writeStdin(base::TaskId id, std::string data) {
   if (t->stdin_closed) return fail(Code::failedPrecondition, "the task's stdin is closed");
   if (data.size() > t->input_left_bytes)
     return fail(Code::invalidArgument,
-                "standard input goes beyond the task's input cap of " +
+                "standard input exceeds the task's input cap of " +
                     base::humanBytes(t->machine.limits().input_bytes),
                 "Give the task a larger cap `input`.");
   MAYFLY_CHECK(t->input.grow(data.size()));
   t->input_left_bytes -= data.size();
-  if (t->machine.state() == TaskState::running) {
+  if (t->machine.stage() == TaskStage::running) {
     t->io->pushStdin(std::move(data));
-  } else if (t->machine.state() < TaskState::running) {
+  } else if (t->machine.stage() < TaskStage::running) {
     t->spec.stdin_data += data;
   } else {
-    t->input.shrink(data.size());  // it ends: nobody reads any more
+    t->input.shrink(data.size());  // it ends: the task reads no more
   }
   return base::Unit{};
 }
@@ -123,7 +123,7 @@ base::Status Tasks::closeStdin(base::TaskId id) {
   if (!t) return fail(noTask(id));
   if (t->stdin_closed) return base::Unit{};
   t->stdin_closed = true;
-  if (t->machine.state() == TaskState::running) t->io->endStdin();
+  if (t->machine.stage() == TaskStage::running) t->io->endStdin();
   return base::Unit{};
 }
 
@@ -144,11 +144,11 @@ void Tasks::ownerGone(sched::OwnerId owner) {
 }
 
 sched::TaskInfo Tasks::infoOf(const Task& t) const {
-  const TaskState s = t.machine.state();
+  const TaskStage s = t.machine.stage();
   const BoxPtr box = boxes_.find(t.box);
   return {t.id,
           t.spec.template_name,
-          std::string(s == TaskState::claiming ? "making" : sched::name(s)),
+          std::string(s == TaskStage::claiming ? "making" : sched::name(s)),
           t.phase(Phase::queued),
           t.phase(Phase::started),
           box ? box->pid_host : 0,
@@ -188,7 +188,7 @@ void Tasks::tryOut(const ZygoteRef& zygote, pool::ClonePool::Rehearsed rehearsed
   act(t, t->machine.admitted(now_ns));
 }
 
-// --- what the machine answers ------------------------------------------------------
+// --- the machine's actions ---------------------------------------------------------
 
 void Tasks::dispatch() {
   if (dispatching_ || !x_.serving()) return;
@@ -246,7 +246,7 @@ void Tasks::armTimer(const TaskPtr& t) {
   t->timer.expires_at(timePoint(due));
   t->timer.async_wait([this, weak = std::weak_ptr<Task>(t)](boost::system::error_code failed) {
     TaskPtr task = weak.lock();
-    if (failed || !task || task->machine.state() == TaskState::done) return;
+    if (failed || !task || task->machine.stage() == TaskStage::done) return;
     task->armed_ns = 0;
     act(task, task->machine.tick(monotonicNs()));
   });
@@ -255,8 +255,8 @@ void Tasks::armTimer(const TaskPtr& t) {
 void Tasks::make(const TaskPtr& t) {
   tell(x_, *t, Phase::box);
   claims_.write(t);
-  // A trial's box is asked for already.
-  if (t->machine.state() == TaskState::making && t->trial_of == 0) lanes_.obtain(t->lane, t->id);
+  // A trial's box is already requested.
+  if (t->machine.stage() == TaskStage::making && t->trial_of == 0) lanes_.obtain(t->lane, t->id);
 }
 
 const base::Limits* Tasks::limitsOf(base::TaskId id) const {
@@ -291,13 +291,13 @@ void Tasks::begin(const TaskPtr& t) {
   tell(x_, *t, Phase::started);
   claims_.started(*t);
   t->listener->onStarted();
-  if (t->machine.state() != TaskState::running) return;
+  if (t->machine.stage() != TaskStage::running) return;
   t->io->begin();
   t->io->pushStdin(std::exchange(t->spec.stdin_data, {}));
   if (t->stdin_closed) t->io->endStdin();
 }
 
-// Its box was lost before the task started: no fault of the task's.
+// The box died before the task started: not the task's fault.
 void Tasks::queueAgain(const TaskPtr& t) {
   lanes_.withdraw(t->lane, t->id);
   t->forgetBox();
@@ -316,7 +316,7 @@ void Tasks::queueAgain(const TaskPtr& t) {
 void Tasks::end(const TaskPtr& t) {
   claims_.over(*t);
   tell(x_, *t, Phase::exited);
-  if (t->box == 0) {  // it still waited for one
+  if (t->box == 0) {  // it still waited for a box
     lanes_.withdraw(t->lane, t->id);
     return act(t, t->machine.boxFailed({}, Again::no, monotonicNs()));
   }
@@ -347,7 +347,7 @@ void Tasks::finish(const TaskPtr& t) {
   x_.events.onTaskEnded();
 }
 
-// --- what clones and streams say ----------------------------------------------------
+// --- events of clones and streams ---------------------------------------------------
 
 void Tasks::onCloneStarted(base::TaskId id, const zygote::Started& started) {
   TaskPtr t = find(id);
@@ -357,7 +357,7 @@ void Tasks::onCloneStarted(base::TaskId id, const zygote::Started& started) {
     return act(t, t->machine.controlBroken(stepFailed("the clone could not start the task",
                                                       started.step, started.error, {}),
                                            Again::no, now_ns));
-  if (t->machine.state() == TaskState::claiming && t->phase(Phase::claimed) == 0)
+  if (t->machine.stage() == TaskStage::claiming && t->phase(Phase::claimed) == 0)
     return act(
         t, t->machine.controlBroken("the clone started before it had a task", Again::no, now_ns));
   t->fresh_runtime = started.fresh != 0;
@@ -394,11 +394,11 @@ void Tasks::onStdinTaken(base::TaskId id, uint64_t bytes) {
   t->listener->onStdinAccepted(bytes);
 }
 
-// --- what the spawner says ------------------------------------------------------------
+// --- events of the spawner ------------------------------------------------------------
 
 void Tasks::onBoxEvent(base::TaskId id, const Event& e) {
   TaskPtr t = find(id);
-  if (!t) return;  // it has its result already: only the receipt is awaited
+  if (!t) return;  // it already has its result: only the receipt is awaited
   const uint64_t now_ns = monotonicNs();
   const sched::ExitStatus exit{e.exit_code, e.exit_status};
   switch (e.kind) {
@@ -411,7 +411,7 @@ void Tasks::onBoxEvent(base::TaskId id, const Event& e) {
       return act(t, t->machine.capHit(
                         e.cap == spawner::Cap::memory ? Cause::memory : Cause::processes, now_ns));
     case Kind::sampled:
-      // What was read of a parked clone is of its making.
+      // A sample from before the claim belongs to the clone's making.
       if (e.at_ns < t->phase(Phase::claimed)) return;
       return act(t, t->machine.sampled(toCounters(e.counters), now_ns));
     case Kind::boxReaped:

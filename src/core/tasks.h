@@ -1,5 +1,5 @@
-// All tasks, each from its submission to its result: feeds the TaskMachine of each with what
-// edges, boxes and the clock say, and does what it answers.
+// All tasks, each from its submission to its result: feeds each task's TaskMachine the events of
+// edges, boxes and the clock, and executes its actions.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -25,7 +25,7 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   Tasks(Context& context, Boxes& boxes, Lanes& lanes);
   ~Tasks() override;
 
-  // --- what the edges ask: see sched::Core ---
+  // --- calls of the edges: see sched::Core ---
   base::Result<base::TaskId> submit(sched::TaskSpec spec,
                                     std::shared_ptr<sched::TaskListener> listener);
   base::Status writeStdin(base::TaskId id, std::string data);
@@ -37,20 +37,20 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   std::optional<sched::TaskInfo> info(base::TaskId id) const;
 
   // --- trials ---
-  // A task that runs the template's trial code in a clone of that zygote.
+  // Submits a task that runs the template's trial code in a clone of that zygote.
   void tryOut(const ZygoteRef& zygote, pool::ClonePool::Rehearsed rehearsed,
               std::shared_ptr<sched::TaskListener> listener);
 
   // --- templates ---
   void dispatch();  // tasks may have a slot, a lane or a zygote now
-  // Trials of the zygote, and `waiting`, that wait for one of its boxes, wait again.
+  // Requeues the zygote's trials, and the `waiting` tasks that wait for one of its boxes.
   void zygoteGone(base::ZygoteId zygote, const std::vector<base::TaskId>& waiting);
   void failQueue(base::LaneId lane, const std::string& why);
 
   // --- the end ---
   bool empty() const { return tasks_.empty(); }
   void stopAll(sched::Cause cause);
-  // Ends them all now, for `why` if it is not empty; boxes without a receipt are overdue.
+  // Ends all tasks now, for `why` if it is not empty; boxes without a receipt are overdue.
   void abandon(sched::Cause cause, const std::string& why, const std::string& no_receipt);
 
   // LaneTasks

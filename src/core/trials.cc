@@ -38,7 +38,7 @@ bool Trials::askTrialBox(base::ZygoteId id, base::TaskId task, ClonePool::Rehear
   return true;
 }
 
-// The task whose box it is, which it can be for once.
+// The task of the box; forgets it, because a task is taken once.
 base::TaskId Trials::take(base::BoxId box) {
   auto at = task_of_.extract(box);
   return at ? at.mapped() : 0;

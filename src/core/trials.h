@@ -1,6 +1,6 @@
 // The trial of a new zygote: two of its clones, one of them rehearsed, run the template's trial
-// code in boxes that no pool has, and must end alike. Tasks wait meanwhile, or are served by the
-// zygote that this one is to follow.
+// code in boxes that belong to no pool; findFault compares their findings. Meanwhile tasks wait, or
+// the zygote's predecessor serves them.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -20,7 +20,7 @@ class Trials final : public BoxKeeper, public TrialBoxes {
   Trials(Context& context, Boxes& boxes, Tasks& tasks)
       : x_(context), boxes_(boxes), tasks_(tasks) {}
 
-  // CoreEvents::onTrialsEnded follows, unless the zygote is gone before.
+  // CoreEvents::onTrialsEnded follows, unless the zygote dies first.
   void start(const ZygoteRef& zygote);
   void zygoteGone(base::ZygoteId id);
 
@@ -44,7 +44,7 @@ class Trials final : public BoxKeeper, public TrialBoxes {
   Context& x_;
   Boxes& boxes_;
   Tasks& tasks_;
-  std::map<base::ZygoteId, Trial> trials_;  // of zygotes that are not gone
+  std::map<base::ZygoteId, Trial> trials_;  // of living zygotes
   std::map<base::BoxId, base::TaskId> task_of_;
 };
 

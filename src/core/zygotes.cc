@@ -14,9 +14,10 @@ using base::monotonicNs;
 using spawner::Event;
 using spawner::Kind;
 
-// Zygotes that live: no successor is started above it, and the spawner's uid ranges suffice.
+// Living zygotes: from this number on no successor is started, so that the spawner's uid ranges
+// suffice.
 constexpr size_t kZygotesOfRenewalMax = 48;
-constexpr ptrdiff_t kZygotesOfLaneMax = 4;  // that serve, start, or whose last boxes end
+constexpr ptrdiff_t kZygotesOfLaneMax = 4;  // serving, starting, or draining
 
 Zygotes::Zygotes(Context& context, Boxes& boxes) : x_(context), boxes_(boxes), timer_(context.io) {}
 
@@ -77,7 +78,7 @@ void Zygotes::arm() {
   });
 }
 
-// The lane's own, or the successor of the one that serves.
+// Starts the lane's zygote, or the successor of the one that serves.
 void Zygotes::publish(base::LaneId id) {
   const pool::TemplateSpec& s = x_.registry.specOf(id);
   const base::TemplateId tmpl = x_.registry.lane(id)->tmpl;
@@ -157,7 +158,7 @@ void Zygotes::retireAll() {
   for (auto& [id, z] : zygotes_) retire(id);
 }
 
-// --- what the spawner says --------------------------------------------------------------
+// --- events of the spawner --------------------------------------------------------------
 
 void Zygotes::onSpawnerEvent(const Event& e) {
   auto at = zygotes_.find(e.zygote_id);

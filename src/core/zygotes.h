@@ -1,6 +1,6 @@
-// The zygotes of all lanes: started, renewed, restarted and retired as pool::TemplateRegistry
-// says. A lane has one that serves or is being started, perhaps a successor that is being
-// started beside it, and perhaps some that drain: they end with their last boxes.
+// The zygotes of all lanes: started, renewed, restarted and retired as pool::TemplateRegistry says.
+// A lane has one that serves or starts, perhaps a successor that starts beside it, and perhaps some
+// that drain: they end with their last boxes.
 //
 // Layer: core. Core thread.
 #pragma once
@@ -24,15 +24,15 @@ class Zygotes {
 
   // `seccomp`: the program of the template with this id, a sealed memfd.
   void addTemplate(base::TemplateId id, base::Fd seccomp);
-  // Its zygotes end when their boxes are gone.
+  // The lane's zygotes end when their boxes are gone.
   void closeLane(base::LaneId id);
-  // Starts and renews what is due; again whenever that may have changed.
+  // Starts and renews whatever is due; to be called again whenever that may have changed.
   void run();
   void arm();
 
-  void onSpawnerEvent(const spawner::Event& event);  // of a zygote
+  void onSpawnerEvent(const spawner::Event& event);  // about a zygote
   void boxDropped(base::ZygoteId id);                // one of its boxes is proven gone
-  // It serves from here on; the one that it follows drains. False: its lane is closed.
+  // The zygote serves from here on; its predecessor drains. False: its lane is closed.
   bool promote(base::ZygoteId id);
   void refuse(base::ZygoteId id, std::string fault);  // it is unfit, and ends
 
@@ -42,7 +42,7 @@ class Zygotes {
   uint32_t countOf(base::TemplateId id) const;
 
  private:
-  // From `publish` until its end is told.
+  // From `publish` until its end is reported.
   struct Zygote {
     base::TemplateId tmpl = 0;
     base::LaneId lane = 0;
@@ -52,8 +52,8 @@ class Zygotes {
     std::string fault;  // why it was refused
   };
   struct OfLane {
-    base::ZygoteId serving = 0;    // or being started; 0: none is
-    base::ZygoteId successor = 0;  // being started beside it
+    base::ZygoteId serving = 0;    // or starting; 0: none
+    base::ZygoteId successor = 0;  // starting beside it
   };
 
   void publish(base::LaneId id);

@@ -27,7 +27,7 @@ constexpr uint32_t kLockSecondsMax = 1'800;
 constexpr size_t kNamesAtOnce = 150;
 constexpr size_t kResolvedBytesMax = 4u << 20;
 constexpr const char* kArchiveKeys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-// apt counts itself among them.
+// apt counts itself as essential.
 constexpr const char* kEssential = "?and(?essential,?not(?name(^apt$)))";
 
 std::string configText(const std::string& folder, const std::string& architecture,
@@ -117,7 +117,7 @@ base::Status Apt::run(std::vector<std::string> argv, uint32_t seconds_max, std::
   return base::fail(explainApt(*output, suite_, std::move(status).error()));
 }
 
-// Their hashes, as the archive's index names them.
+// The packages with their hashes from the archive's index.
 base::Result<std::vector<Deb>> Apt::show(const std::vector<std::string>& names) {
   std::vector<Deb> debs;
   for (size_t at = 0; at < names.size(); at += kNamesAtOnce) {
@@ -137,18 +137,18 @@ base::Result<std::vector<Deb>> Apt::show(const std::vector<std::string>& names) 
       field("SHA256: ", deb.sha256);
       if (line.rfind("SHA256: ", 0) == 0) debs.push_back(deb);
     };
-    // Not into the log: descriptions by the hundred.
+    // Kept out of the log: hundreds of descriptions.
     MAYFLY_CHECK(runCommand(argv, kShortSecondsMax, take));
   }
   for (const Deb& deb : debs) {
     if (deb.name.empty() || deb.version.empty() || !isDigest(deb.sha256))
       return base::fail(Code::internal,
-                        fmt::format("apt tells no hash of the package '{}'", deb.name));
+                        fmt::format("apt gives no hash for the package '{}'", deb.name));
   }
   if (debs.size() != names.size())
-    return base::fail(
-        Code::internal,
-        fmt::format("apt tells of {} packages where {} were asked for", debs.size(), names.size()));
+    return base::fail(Code::internal,
+                      fmt::format("apt listed {} packages, not the {} that were asked for",
+                                  debs.size(), names.size()));
   return debs;
 }
 
@@ -220,7 +220,7 @@ base::Status Apt::fetch(const std::vector<Deb>& debs) {
   shop_.say(fmt::format("downloading {} Debian packages", argv.size()));
   MAYFLY_CHECK(update());
   MAYFLY_TRY(std::string folder, shop_.scratch());
-  // apt downloads as this user where the folder is theirs; else as root, with a warning.
+  // If the folder is _apt's, apt downloads as that user; else as root, with a warning.
   if (const passwd* user = ::getpwnam("_apt");
       user && ::chown(folder.c_str(), user->pw_uid, 0) != 0)
     return base::failSys(errno, "chown", folder);

@@ -1,12 +1,12 @@
-// Debian's packages: which ones a list of names means, and their files.
+// Debian's packages: the packages that a list of names resolves to, and their files.
 //
-// The machine's own apt, with its sources moved to the image's release, its own
-// lists and an empty system of its own: nothing of the host's apt changes.
+// Uses the machine's own apt, with its sources set to the image's release, and with lists and an
+// empty system of its own: the host's apt does not change.
 //
 //   apt/<suite>/         its lists and settings
-//   resolved/<key>.json  which packages a list of names stood for when it was last asked
+//   resolved/<key>.json  the last resolution of a list of names
 //
-// Layer: image, internal to it. Blocks; needs the network where files are missing.
+// Layer: image, internal to it. Blocks; needs the network if files are missing.
 #pragma once
 
 #include <cstdint>
@@ -21,18 +21,18 @@
 
 namespace mayfly::image {
 
-enum class Fresh : uint8_t { no, yes };  // yes: asked or made anew, whatever is cached
+enum class Fresh : uint8_t { no, yes };  // yes: resolve or make again, whatever is cached
 
 class Apt {
  public:
-  // Touches nothing until it is asked something.
+  // Does nothing before its first call.
   Apt(Workshop& shop, std::string suite);
 
-  // The essential packages, `packages` and all that they depend on; by name.
+  // The essential packages, `packages` and all their dependencies; by name.
   base::Result<std::vector<Deb>> resolve(const std::vector<std::string>& packages, Fresh fresh);
   // These packages alone.
   base::Result<std::vector<Deb>> candidates(const std::vector<std::string>& packages, Fresh fresh);
-  // Afterwards each one's file is an artifact, and is the one that the hash names.
+  // Afterwards each package's file is an artifact and matches its hash.
   base::Status fetch(const std::vector<Deb>& debs);
 
  private:
@@ -47,7 +47,7 @@ class Apt {
 
   Workshop& shop_;
   const std::string suite_, folder_;
-  base::Fd lock_;  // of the lists; held from the first question on
+  base::Fd lock_;  // of the lists; held from the first look-up on
   bool updated_ = false;
 };
 

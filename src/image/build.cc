@@ -25,7 +25,7 @@ using base::Code;
 
 constexpr uint32_t kPackSecondsMax = 600;
 constexpr uint32_t kLockSecondsMax = 1'800;
-// The same for every image: the file's hash is its only name.
+// The same for every image: only the file's hash names it.
 constexpr const char* kUuid = "6d617966-6c79-4000-8000-000000000000";
 constexpr const char* kFolder = "/usr/lib/mayfly";
 
@@ -55,7 +55,7 @@ base::Result<std::vector<Laid>> filesToLay(const config::Manifest& manifest,
   for (size_t i = 1; i < files.size(); ++i) {
     if (files[i].target != files[i - 1].target) continue;
     return base::fail(Code::invalidArgument,
-                      fmt::format("'{}' of the image is Mayfly's own", files[i].target),
+                      fmt::format("'{}' in the image belongs to Mayfly", files[i].target),
                       "[image.files] of the manifest must put its file elsewhere.");
   }
   return files;
@@ -80,7 +80,7 @@ base::Result<std::string> inputsKey(const config::Manifest& manifest, const Lock
   return hash.hex();
 }
 
-// Looks up what the lock does not hold as the manifest wishes.
+// Resolves the parts of the lock that do not match the manifest.
 base::Result<Lock> renewLock(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe, Lock lock,
                              const std::vector<Section>& sections, Fresh fresh) {
   const auto among = [&](Section s) {
@@ -106,7 +106,7 @@ base::Result<Lock> renewLock(Workshop& shop, Apt& apt, const config::ImageRecipe
 base::Error lockMisfit(const config::Manifest& manifest, bool missing) {
   return {Code::failedPrecondition,
           fmt::format("'{}/{}' {}", manifest.folder, kLockFile,
-                      missing ? "does not exist" : "is not what the manifest asks for"),
+                      missing ? "does not exist" : "does not match the manifest"),
           fmt::format("Make it with: mayfly template build {}.", manifest.name), 0, 0};
 }
 
@@ -121,8 +121,8 @@ base::Status pack(Workshop& shop, const std::vector<Laid>& files, const std::str
   for (const Laid& f : files)
     MAYFLY_CHECK(f.source.empty() ? putText(stage, f.target, f.text, f.mode)
                                   : putCopy(stage, f.target, f.source, f.mode));
-  // One time, no owners, no attributes: the same files give the same image. Some versions
-  // of mkfs.erofs leave an older time as it is; the tree has none.
+  // One time, no owners, no attributes: the same files give the same image. Some versions of
+  // mkfs.erofs keep a file's time if it is older; the tree has none such.
   const std::string time = fmt::format("-T{}", kImageUnixSeconds);
   Command make;
   make.argv = {"mkfs.erofs", "--quiet", time, "-x-1", "--all-root", "-U", kUuid, packed, stage};
@@ -232,7 +232,8 @@ base::Result<BuildResult> build(const config::Manifest& manifest, const BuildOpt
     sections.clear();
     MAYFLY_TRY(key, inputsKey(manifest, &*lock, files));
   }
-  // Another build may have made it while this one waited, or the newest is what there was.
+  // Another build may have made it while this one waited, or the newest packages are the present
+  // ones.
   if (auto image = current()) return finished(*image);
   std::vector<Deb> debs;
   if (lock) {

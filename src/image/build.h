@@ -1,9 +1,9 @@
-// Builds a template's image: packages, the template's files and Mayfly's own
-// programs, packed into one read-only file.
+// Builds a template's image: packages, the template's files and Mayfly's own programs, packed into
+// one read-only file.
 //
-// The root tree that the packages give is kept in the cache directory by its hash,
-// so a changed zygote program costs seconds, not a bootstrap. A template with a base,
-// or with packages of pip or npm, is locked first. Nothing is done where nothing changed.
+// The cache directory keeps the root tree of the packages by its hash, so a changed zygote program
+// costs seconds, not a bootstrap. A template with a base, or with packages of pip or npm, is locked
+// first. If nothing changed, nothing is done.
 //
 // Layer: image. Blocks for minutes. Needs root. Safe between processes.
 #pragma once
@@ -28,18 +28,18 @@ struct RuntimeFile {
   unsigned mode = 0755;
 };
 
-// maker, exec zygote and zygote library as they lie beside the executable.
+// Maker, exec zygote and zygote library, beside the executable.
 std::vector<RuntimeFile> defaultRuntime(const std::string& executable_dir);
 
-// Hash of what they hold. A daemon serves only images that hold its own programs.
+// Hash of the files' contents. A daemon serves only images with its own programs.
 base::Result<std::string> runtimeKey(const std::vector<RuntimeFile>& runtime);
 
-// Whether the packages are locked (lock.h), beside the manifest.
+// Whether to lock the packages (lock.h), beside the manifest.
 enum class Locking : uint8_t {
-  asNeeded,  // where there is a lock, or the template has a base or packages of pip or npm
+  asNeeded,  // if there is a lock, or the template has a base or packages of pip or npm
   always,
-  frozen,  // as the lock says: one that is missing or does not fit is an error
-  update,  // the newest packages that the manifest allows
+  frozen,  // exactly as locked: a missing lock or one that does not fit is an error
+  update,  // lock the newest packages that the manifest allows
 };
 
 struct BuildOptions {
@@ -58,7 +58,7 @@ struct BuildResult {
   size_t debian_packages = 0, pip_packages = 0, npm_packages = 0;  // of the lock; 0 without one
 };
 
-// Where the last build of the template left its log, if it ran any command.
+// The log of the template's last build, if it ran any command.
 std::string buildLogPath(const std::string& state_dir, std::string_view template_name);
 
 base::Result<BuildResult> buildImage(const config::Manifest& manifest, const BuildOptions& options);

@@ -164,7 +164,7 @@ int list(const Arguments& a) {
 
 int remove(const Arguments& a) {
   if (a.names.empty()) {
-    fmt::print(stderr, "mayfly image remove: which? Give a template's name or a digest.\n");
+    fmt::print(stderr, "mayfly image remove: give a template's name or a digest.\n");
     return 2;
   }
   int code = 0;
@@ -182,14 +182,14 @@ int remove(const Arguments& a) {
 std::string imageHelp() {
   return "mayfly image: the read-only root file systems of the templates\n"
          "\n"
-         "  mayfly image build [TEMPLATE...]     build what is missing or changed (root)\n"
-         "  mayfly image list [--json]           what there is, and what a daemon uses\n"
+         "  mayfly image build [TEMPLATE...]     build missing and changed images (root)\n"
+         "  mayfly image list [--json]           list images, and those that a daemon uses\n"
          "  mayfly image remove NAME|DIGEST...   refused while in use\n"
          "\n"
-         "  --state-dir DIR    where images live (MAYFLY_STATE_DIR; /var/lib/mayfly)\n"
+         "  --state-dir DIR    folder of the images (MAYFLY_STATE_DIR; /var/lib/mayfly)\n"
          "  --cache-dir DIR    build: root trees of earlier builds (/var/cache/mayfly)\n"
-         "  --templates DIR    build: where templates are; may be repeated\n"
-         "  --runtime-dir DIR  build: where mayfly-maker and its kin are\n"
+         "  --templates DIR    build: folders of templates; repeatable\n"
+         "  --runtime-dir DIR  build: folder of mayfly-maker and its like\n"
          "  --fresh            build: install all packages again\n";
 }
 

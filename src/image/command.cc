@@ -114,7 +114,7 @@ base::Status runCommand(const Command& what) {
     lines.feed({buffer, static_cast<size_t>(n)});
   }
   lines.flush();
-  if (late) ::kill(pid, SIGTERM);  // not yet reaped, so the pid is still its own
+  if (late) ::kill(pid, SIGTERM);  // not yet reaped, so the pid cannot be reused
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }

@@ -32,7 +32,7 @@ bool has(std::string_view text, std::string_view what) {
   return text.find(what) != std::string_view::npos;
 }
 
-// What stands between the two, on one line; empty where it is not there.
+// The text between the two, on one line; empty if it is missing.
 std::string between(std::string_view text, std::string_view before, std::string_view after) {
   for (std::string_view line : lines(text)) {
     const size_t at = line.find(before);
@@ -64,7 +64,7 @@ Error noNetwork(std::string_view what, std::string_view where) {
       0, 0};
 }
 
-// The indented lines below one that says `title`, up to the first that is not.
+// The indented lines below the line with `title`, up to the first line that is not indented.
 std::string reasonsBelow(std::string_view text, std::string_view title) {
   std::string reasons;
   size_t count = 0;
@@ -165,7 +165,7 @@ Error explainNoWheel(const NoWheel& missing, const std::vector<std::string>& sou
       missing.wanted_by.empty()
           ? fmt::format("'{}'", missing.requirement)
           : fmt::format("'{}' (which '{}' needs)", missing.requirement, missing.wanted_by);
-  // "==1.2" is among the sources, or any version is wished and there are only sources.
+  // "==1.2" is among the sources, or any version will do and there are only sources.
   std::string_view version = config::versionOf(config::Packages::pip, missing.requirement);
   const bool pinned = version.substr(0, 2) == "==";
   if (pinned) version.remove_prefix(2);

@@ -24,7 +24,7 @@ using Json = nlohmann::ordered_json;
 constexpr size_t kLockBytesMax = 8u << 20;
 constexpr int kVersion = 1;
 
-// What a lock says goes into command lines and paths: it is checked like a stranger's word.
+// A lock's texts go into command lines and paths: they are checked like a stranger's.
 bool isPlain(std::string_view text, std::string_view more) {
   constexpr std::string_view allowed =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-~:!";
@@ -167,7 +167,7 @@ base::Result<Lock> parseLock(std::string_view text, std::string_view file) {
   if (p.failed()) return base::fail(p.error());
   if (json["mayfly_lock"] != kVersion) {
     return base::fail(Code::invalidArgument,
-                      fmt::format("{}: is of a version that this Mayfly does not know", file),
+                      fmt::format("{}: has a version that this Mayfly does not know", file),
                       "Make it again: mayfly template build NAME --update.");
   }
   Lock lock;
@@ -247,7 +247,7 @@ base::Status writeLock(const std::string& folder, const Lock& lock) {
   if (status) return base::Unit{};
   ::unlink(made.c_str());
   base::Error error = std::move(status).error();
-  error.advice = "The lock lies beside the manifest; its folder must be writable.";
+  error.advice = "The lock is beside the manifest; its folder must be writable.";
   return base::fail(std::move(error));
 }
 
@@ -269,7 +269,7 @@ base::Result<std::vector<Section>> stale(const Lock& lock, const config::ImageRe
   const bool debian = lock.suite != recipe.suite || lock.architecture != architecture ||
                       lock.debian_wishes != recipe.packages;
   if (debian) sections.push_back(Section::debian);
-  // A changed Python or Node may want other builds of the same packages.
+  // A changed Python or Node may need other builds of the same packages.
   if (lock.pip_wishes != pip || (debian && !pip.empty())) sections.push_back(Section::pip);
   if (lock.npm_wishes != recipe.npm || (debian && !recipe.npm.empty()))
     sections.push_back(Section::npm);

@@ -1,8 +1,8 @@
-// A template's lock: every package that its image is made of, by name, version and
-// hash. It lies beside the manifest as manifest.lock and belongs under version
-// control: with it, the same template gives the same image everywhere.
+// A template's lock: every package of its image, by name, version and hash. It lies beside the
+// manifest as manifest.lock and belongs under version control: with it, the same template gives the
+// same image everywhere.
 //
-// It names no host: where packages come from is each machine's own affair.
+// It names no host: each machine's own configuration says where packages come from.
 //
 // Layer: image. Pure but for readLock() and writeLock().
 #pragma once
@@ -36,12 +36,12 @@ struct NpmPackage {
   bool operator==(const NpmPackage&) const = default;
 };
 
-// A section holds for as long as the manifest wishes the same.
+// A section is valid as long as the manifest's wishes do not change.
 struct Lock {
   std::string suite, architecture;
   std::vector<std::string> debian_wishes, pip_wishes, npm_wishes;
   std::vector<Deb> debian;
-  std::vector<Deb> tools;  // what installs pip's packages; not in the image
+  std::vector<Deb> tools;  // the packages that install pip's; not in the image
   std::vector<Wheel> pip;
   std::vector<NpmPackage> npm;
 };
@@ -51,21 +51,21 @@ inline constexpr const char* kLockFile = "manifest.lock";
 // `file` is used in messages only.
 base::Result<Lock> parseLock(std::string_view text, std::string_view file);
 std::string lockText(const Lock& lock);
-// Whether parseLock() would take it: what an index answered is no more to be trusted
-// than a file. Tarballs may lack their sha256.
+// Whether parseLock() would accept it: an index's answer is trusted no more than a file. Tarballs
+// may lack their sha256.
 base::Status checkLock(Lock lock, std::string_view whose);
-// Nothing where there is no file.
+// Nothing if there is no file.
 base::Result<std::optional<Lock>> readLock(const std::string& folder);
 base::Status writeLock(const std::string& folder, const Lock& lock);
 
 std::string debsText(const std::vector<Deb>& debs);  // a list alone, for the cache
 base::Result<std::vector<Deb>> parseDebs(std::string_view text, std::string_view file);
 
-// What the recipe wishes of pip, its own wheels with their hashes.
+// The recipe's wishes to pip; its own wheels with their hashes.
 base::Result<std::vector<std::string>> pipWishes(const config::ImageRecipe& recipe);
 
 enum class Section : uint8_t { debian, pip, npm };
-// The sections that the lock does not hold as the recipe wishes; empty: it fits.
+// The sections that do not match the recipe's wishes; empty: the lock fits.
 base::Result<std::vector<Section>> stale(const Lock& lock, const config::ImageRecipe& recipe,
                                          std::string_view architecture);
 

@@ -70,14 +70,14 @@ void passProxies(std::vector<std::string>& environment) {
       environment.push_back(fmt::format("{}={}", name, value));
 }
 
-// A file or folder of the host's that a setting names, seen inside under `name`.
+// A file or folder of the host that a setting names, visible inside under `name`.
 std::string bindPath(LookUp& look_up, const std::string& path, const std::string& name) {
   const std::string inside = std::string(kBindFolder) + "/" + name;
   look_up.sandbox.binds.push_back({path, inside, false});
   return inside;
 }
 
-// pip's settings, all given as variables: those win over every file.
+// pip's settings, all as variables: they override every file.
 void addPip(LookUp& look_up) {
   std::map<std::string, std::string> settings;
   const std::string home = environmentValue("HOME");
@@ -131,7 +131,7 @@ base::Status addNpm(LookUp& look_up, const std::string& home_on_host) {
         std::string("/etc/npmrc"), user.empty() ? environmentValue("HOME") + "/.npmrc" : user})
     npmrc += filterNpmrc(textOf(file));
   auto& environment = look_up.environment;
-  // The default waits for minutes where there is no network.
+  // Without network, npm's default waits for minutes.
   environment.insert(environment.end(),
                      {"npm_config_fetch_retries=2", "npm_config_fetch_retry_mintimeout=500",
                       "npm_config_fetch_retry_maxtimeout=2000"});

@@ -1,5 +1,5 @@
-// Where pip and npm get their packages from: the machine's own configuration, made
-// ready for a look-up inside a root tree. None of it goes into an image or a lock.
+// The sources of pip's and npm's packages: the machine's own configuration, prepared for a look-up
+// inside a root tree. None of it goes into an image or a lock.
 //
 // Layer: image, internal to it. Pure but for prepareLookUp().
 #pragma once
@@ -17,14 +17,14 @@
 
 namespace mayfly::image {
 
-// Keys of a pip.conf ("index-url"), sections left out: a later one wins.
+// Keys of a pip.conf ("index-url") without sections; a later key wins.
 std::map<std::string, std::string> parsePipConfig(std::string_view text);
-// The lines of an npmrc that say where packages are and how to get there.
+// The lines of an npmrc that say where packages are and how to reach them.
 std::string filterNpmrc(std::string_view text);
 // "${NPM_TOKEN}" -> NPM_TOKEN
 std::vector<std::string> variablesIn(std::string_view npmrc);
 
-// A tree to look packages up in: its /etc, a home and an output folder of nobody's own.
+// A tree for looking packages up: its /etc, a home and an output folder for the user nobody.
 struct LookUp {
   Sandbox sandbox;
   std::vector<std::string> environment;
@@ -32,7 +32,7 @@ struct LookUp {
 };
 inline constexpr const char* kOutFolder = "/run/build/out";
 
-// The tree's /etc as a new folder `etc`, with the host's way to find hosts and to trust them.
+// Copies the tree's /etc to a new folder `etc`, with the host's name resolution and certificates.
 base::Status makeEtc(const std::string& tree, const std::string& etc);
 
 enum class Tool : uint8_t { pip, npm };

@@ -42,7 +42,7 @@ bool isTopLevel(const std::string& path) {
   return path.rfind(kModules, 0) == 0 && path.find(kModules, 1) == std::string::npos;
 }
 
-// As npm reads "os", "cpu" and "libc": a list of those that are meant, or of "!x".
+// npm's rule for "os", "cpu" and "libc": a list of the allowed values, or of "!x".
 bool allows(const Json& entry, const char* key, std::string_view ours) {
   if (!entry.contains(key) || !entry[key].is_array() || entry[key].empty()) return true;
   bool named = false, any_positive = false;
@@ -60,12 +60,12 @@ std::string nodeArchitecture(std::string_view debian) {
   return debian == "amd64" ? "x64" : debian == "i386" ? "ia32" : std::string(debian);
 }
 
-// "sha512-<base64>" of a file; the strongest that is given counts.
+// "sha512-<base64>" of a file; the strongest hash counts.
 base::Result<bool> matches(const std::string& file, std::string_view integrity) {
   const size_t at = integrity.find("sha512-");
   if (at == std::string_view::npos) {
     return base::fail(Code::failedPrecondition,
-                      fmt::format("npm's registry names '{}', no sha512",
+                      fmt::format("npm's registry gives a hash '{}', not a sha512",
                                   base::printable(integrity.substr(0, 12))));
   }
   integrity = integrity.substr(at);
@@ -92,7 +92,7 @@ base::Status lookUp(Workshop& shop, const LookUp& place, std::vector<std::string
   return base::fail(explainNpm(*output, std::move(status).error()));
 }
 
-// Every locked tarball becomes an artifact; fills in each one's sha256 where it has none.
+// Makes every locked tarball an artifact; fills in a missing sha256.
 base::Status fetchNpm(Workshop& shop, const NpmTree& npm_tree, std::vector<NpmPackage>& packages) {
   std::vector<NpmPackage*> missing;
   for (NpmPackage& n : packages)
@@ -125,10 +125,11 @@ base::Status fetchNpm(Workshop& shop, const NpmTree& npm_tree, std::vector<NpmPa
   }
   for (NpmPackage* n : missing) {
     if (!n->sha256.empty() && shop.hasArtifact(n->sha256)) continue;
-    return base::fail(Code::failedPrecondition,
-                      fmt::format("npm's registry gave another file for '{}' {} than it named",
-                                  n->name, n->version),
-                      "Find out why before you take the new one with --update.");
+    return base::fail(
+        Code::failedPrecondition,
+        fmt::format("npm's registry gave a file for '{}' {} that does not have the announced hash",
+                    n->name, n->version),
+        "Find out why before you take the new one with --update.");
   }
   return base::Unit{};
 }
@@ -140,7 +141,7 @@ base::Result<std::vector<NpmPackage>> readPackageLock(std::string_view text,
                                                       std::string_view architecture) {
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object() || !json.contains("packages") || !json["packages"].is_object())
-    return base::fail(Code::internal, "npm wrote a package-lock.json that is not understood");
+    return base::fail(Code::internal, "npm wrote a package-lock.json of an unknown form");
   const std::string cpu = nodeArchitecture(architecture);
   std::vector<NpmPackage> packages;
   for (const auto& [path, entry] : json["packages"].items()) {
@@ -222,7 +223,7 @@ base::Status resolveNpm(Workshop& shop, const NpmTree& npm_tree, const config::I
   MAYFLY_TRY(std::string text,
              base::readSmallFile(base::FdView(AT_FDCWD), written, kPackageLockBytesMax));
   MAYFLY_TRY(lock.npm, readPackageLock(text, recipe, lock.architecture));
-  MAYFLY_CHECK(checkLock(lock, "what npm's registry says"));
+  MAYFLY_CHECK(checkLock(lock, "the answer of npm's registry"));
   return fetchNpm(shop, npm_tree, lock.npm);
 }
 
@@ -235,7 +236,7 @@ base::Status installNpm(Workshop& shop, const NpmTree& npm_tree, const std::stri
   MAYFLY_TRY(std::string folder, shop.scratch());
   const std::string tarballs = folder + "/tarballs";
   MAYFLY_CHECK(makeFolders(tarballs));
-  // Parents first: a package's folder is made before what lies in it.
+  // Parents first: a package's folder exists before the packages inside it.
   std::sort(packages.begin(), packages.end(),
             [](const NpmPackage& a, const NpmPackage& b) { return a.path < b.path; });
   std::string script = "set -eu\nmkdir -p /usr/local/bin\n";
@@ -253,7 +254,7 @@ base::Status installNpm(Workshop& shop, const NpmTree& npm_tree, const std::stri
     const std::string path = "/" + n.path;
     script += fmt::format(
         "mkdir -p {0}\ntar -xzf {1}/{2} --strip-components=1 --no-same-owner -C {0}\n"
-        // As npm: a package has no links, and none leads those astray that follow.
+        // As in npm, a package has no links, so none can mislead later packages.
         "find {0} -type l -delete\n",
         shellWord(path), kTarballs, n.sha256);
     for (const auto& [command, file] : n.bin) {

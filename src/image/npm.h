@@ -1,7 +1,7 @@
-// npm's packages: looked up by npm itself in a tree of its own, downloaded as
-// tarballs, unpacked by hash. No script of a package runs.
+// npm's packages: npm itself resolves them in a separate tree; they are downloaded as tarballs and
+// unpacked by hash. No script of a package runs.
 //
-// They lie in /node_modules, where programs below /task find them.
+// They go to /node_modules, where programs below /task find them.
 //
 // Layer: image, internal to it. Blocks.
 #pragma once
@@ -18,18 +18,18 @@
 
 namespace mayfly::image {
 
-// The path of a root tree that has npm in it; made when it is asked for.
+// The path of a root tree that contains npm; made at the first call.
 using NpmTree = std::function<base::Result<std::string>()>;
 
-// The packages of a package-lock.json that this machine takes. Pure.
+// The packages of a package-lock.json that fit this machine. Pure.
 base::Result<std::vector<NpmPackage>> readPackageLock(std::string_view text,
                                                       const config::ImageRecipe& recipe,
                                                       std::string_view architecture);
 
-// Fills lock.npm_wishes and lock.npm; all files are artifacts then.
+// Fills lock.npm_wishes and lock.npm; afterwards all files are artifacts.
 base::Status resolveNpm(Workshop& shop, const NpmTree& npm_tree, const config::ImageRecipe& recipe,
                         const std::string& tree, Lock& lock);
-// Unpacks what is locked into `tree`.
+// Unpacks the locked packages into `tree`.
 base::Status installNpm(Workshop& shop, const NpmTree& npm_tree, const std::string& tree,
                         const Lock& lock);
 

@@ -36,7 +36,7 @@ std::string baseName(std::string_view path) {
   return std::string(path.substr(path.find_last_of('/') + 1));
 }
 
-// The host's path of the wheel that pip itself is, unpacked once from its Debian package.
+// The host's path of pip's own wheel, unpacked once from its Debian package.
 base::Result<std::string> unpackPip(Workshop& shop, Apt& apt, const std::vector<Deb>& tools) {
   if (tools.empty()) return base::fail(Code::internal, "the lock names no pip");
   const std::string folder = shop.cacheDir() + "/tools/" + tools[0].sha256;
@@ -105,7 +105,7 @@ base::Result<std::vector<Wheel>> readReport(const std::string& path,
     if (w.name.empty() || w.version.empty() || !isDigest(w.sha256) || w.file.size() < 4 ||
         w.file.substr(w.file.size() - 4) != ".whl") {
       return base::fail(Code::failedPrecondition,
-                        fmt::format("pip's index names no sha256 of '{}' {}",
+                        fmt::format("pip's index gives no sha256 for '{}' {}",
                                     base::printable(w.name), base::printable(w.version)),
                         "Only wheels with a sha256 can be locked.");
     }
@@ -129,7 +129,7 @@ base::Status keepDownloads(Workshop& shop, const std::string& folder) {
   return status;
 }
 
-// Every locked wheel becomes an artifact.
+// Makes every locked wheel an artifact.
 base::Status fetchPip(Workshop& shop, const config::ImageRecipe& recipe, const std::string& tree,
                       const std::string& pip, const std::vector<Wheel>& wheels) {
   std::vector<Wheel> missing;
@@ -158,7 +158,7 @@ base::Status fetchPip(Workshop& shop, const config::ImageRecipe& recipe, const s
     if (auto gone = findNoWheel(output)) {
       return base::fail(Code::notFound,
                         fmt::format("pip's index does not have '{}' any more", gone->requirement),
-                        "Take what it has with --update.");
+                        "Take another version with --update.");
     }
     return base::fail(explainPip(output, std::move(status).error()));
   }
@@ -171,8 +171,8 @@ base::Status fetchPip(Workshop& shop, const config::ImageRecipe& recipe, const s
   return base::Unit{};
 }
 
-// Why pip found no wheel: there may be a source only, or the index was not reached,
-// which pip tells when it is asked to tell much.
+// Why pip found no wheel: there is only a source, or the index was not reached, which pip reports
+// only in verbose mode.
 base::Error explainMissing(Workshop& shop, const LookUp& place, const NoWheel& missing) {
   std::vector<std::string> argv = pipCommand("index");
   argv.insert(argv.end(), {"versions", "-vv", "--no-binary=:all:", "--pre",
@@ -204,7 +204,7 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
   place.sandbox.binds.push_back({pip, kPip, false});
   const std::string report = "report.json";
   std::vector<std::string> argv = pipCommand("install");
-  // What Debian's packages satisfy already stays theirs.
+  // Packages that Debian's satisfy stay Debian's.
   argv.insert(argv.end(), {"--dry-run", "--report", std::string(kOutFolder) + "/" + report,
                            "--only-binary=:all:", "--break-system-packages"});
   argv.insert(argv.end(), recipe.pip.begin(), recipe.pip.end());
@@ -223,7 +223,7 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
   }
   MAYFLY_TRY(std::string written, sourceFile(place.out, report));
   MAYFLY_TRY(lock.pip, readReport(written, recipe, shop));
-  MAYFLY_CHECK(checkLock(lock, "what pip's index says"));
+  MAYFLY_CHECK(checkLock(lock, "the answer of pip's index"));
   return fetchPip(shop, recipe, tree, pip, lock.pip);
 }
 

@@ -1,5 +1,5 @@
-// pip's packages: looked up and downloaded in the image's own Python, as wheels
-// only, so that no package's code runs; installed by hash, without network.
+// pip's packages: the image's own Python resolves and downloads them, as wheels only, so that no
+// package's code runs; they are installed by hash, without network.
 //
 // Layer: image, internal to it. Blocks.
 #pragma once
@@ -15,10 +15,10 @@
 
 namespace mayfly::image {
 
-// Fills lock.pip_wishes, lock.tools and lock.pip; all files are artifacts then.
+// Fills lock.pip_wishes, lock.tools and lock.pip; afterwards all files are artifacts.
 base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe,
                         const std::string& tree, Fresh fresh, Lock& lock);
-// Installs what is locked into `tree`. `look_up_tree`: where missing files are downloaded.
+// Installs the locked packages into `tree`. Missing files are downloaded in `look_up_tree`.
 base::Status installPip(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe,
                         const std::string& look_up_tree, const std::string& tree, const Lock& lock);
 

@@ -12,7 +12,7 @@ constexpr uint32_t kSecondsMax = 1'500;
 constexpr const char* kProgramInTree = "/run/build/compile.py";
 constexpr std::string_view kNotCompiled = "not compiled: ";
 
-// Names are shown as Python's literals: a file name may hold a newline, or no UTF-8.
+// Prints names as Python literals: a file name may hold a newline, or bytes that are not UTF-8.
 constexpr std::string_view kProgram = R"py(
 import errno, importlib.util, os, py_compile, sys
 
@@ -86,7 +86,7 @@ base::Status compilePython(Workshop& shop, const std::string& tree) {
   MAYFLY_CHECK(writeText(program, kProgram));
   size_t not_compiled = 0;
   Command command;
-  // -W: whether a package's strings have odd escapes is no matter of the image's.
+  // -W: odd escapes in a package's strings do not matter here.
   command.argv = {"/bin/sh", "-c",
                   "[ ! -x /usr/bin/python3 ] || exec /usr/bin/python3 -I -W ignore \"$1\"", "sh",
                   kProgramInTree};

@@ -1,7 +1,7 @@
-// Compiles the Python modules of a root tree to pyc files that hold no time.
+// Compiles the Python modules of a root tree to pyc files without a time.
 //
-// All files of an image have one time, so a pyc that is checked by its source's time
-// would look stale, and every process would compile the module again.
+// All files of an image have one time, so a pyc that is checked by its source's time would look
+// stale, and every process would compile the module again.
 //
 // Layer: image, internal to it. Blocks for minutes. Needs root.
 #pragma once
@@ -14,12 +14,12 @@
 
 namespace mayfly::image {
 
-// Runs in the tree, by its own python3; a tree without one is left as it is. A module
-// that is no valid Python gets no pyc and a line in the build's log; whatever else
-// fails is an error. A pyc that fits its source already stays.
+// Runs in the tree, with its own python3; a tree without python3 stays as it is. A module that is
+// not valid Python gets no pyc and a line in the build's log; every other failure is an error. A
+// pyc that already matches its source stays.
 base::Status compilePython(Workshop& shop, const std::string& tree);
 
-// The program that does it, for the key of a tree.
+// The program that compiles, for the key of a tree.
 std::string_view pycProgram();
 
 }  // namespace mayfly::image

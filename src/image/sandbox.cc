@@ -27,14 +27,14 @@
 namespace mayfly::image {
 namespace {
 
-// What installing needs; not one of them leads out of the tree.
+// The rights that installing needs; none of them leads out of the tree.
 constexpr int kInstallCapabilities[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID,
                                         CAP_KILL,  CAP_SETGID,       CAP_SETUID, CAP_SETFCAP};
-// And what mmdebstrap needs besides. CAP_SYS_ADMIN is no wall.
+// The further rights that mmdebstrap needs. With CAP_SYS_ADMIN there is no wall.
 constexpr int kBootstrapCapabilities[] = {CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_MKNOD};
 
-// What no installation needs, and most ways out of namespaces begin with. A name that
-// this libseccomp does not know is one that the kernel's table has later.
+// Calls that no installation needs, and that most escapes from namespaces begin with. A name that
+// this libseccomp does not know is younger than its table.
 constexpr const char* kRefusedCalls[] = {"acct",
                                          "add_key",
                                          "adjtimex",
@@ -108,7 +108,7 @@ void mountTmpfs(const std::string& at, const char* options) {
   must("tmpfs", at, ::mount("tmpfs", at.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, options));
 }
 
-// A mount point like `from` below the tmpfs of kBindFolder.
+// Makes a mount point of the same kind as `from`, below the tmpfs of kBindFolder.
 void makeMountPoint(const std::string& root, const std::string& to, const std::string& from) {
   struct stat st;
   must("stat", from, ::stat(from.c_str(), &st));
@@ -137,7 +137,7 @@ void makeDevices(const std::string& dev) {
     must("symlink", name, ::symlink(target, (dev + "/" + name).c_str()));
 }
 
-// What a step needs and the tree must not have: devices, a /proc, scratch space.
+// Mounts that a step needs and the tree must not contain: devices, a /proc, scratch space.
 void coverTree(const Sandbox& s) {
   // Read-only: its /proc/sys is the host's, and a step may be uid 0.
   must("proc", s.tree,
@@ -174,7 +174,7 @@ void keepCapabilities(std::span<const int> kept, std::span<const int> more = {})
     if (!isAmong(c, kept) && !isAmong(c, more)) ::prctl(PR_CAPBSET_DROP, c, 0, 0, 0);
 }
 
-// Last, as it refuses what came before it.
+// Called last, because it also refuses the calls before it.
 void refuseCalls() {
   scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
   if (!filter) must("seccomp", "filter", -1);
@@ -182,7 +182,7 @@ void refuseCalls() {
     errno = -result;
     must("seccomp", "rule", result);
   };
-  // clone3's flags lie in memory, where no filter looks: libc does without it.
+  // clone3's flags are in memory, which no filter can read: libc works without clone3.
   add(seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0));
   add(seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
                        SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, TIOCSTI)));
@@ -210,7 +210,8 @@ void dropRights(Inside inside) {
   refuseCalls();
 }
 
-// We stay outside as the parent of a new pid namespace's first process, and end as it does.
+// This process stays outside, as the parent of a new pid namespace's first process, and ends with
+// the same status.
 void enterNamespaces(int more) {
   must("unshare", "", ::unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | more));
   const pid_t inner = ::fork();
@@ -234,7 +235,7 @@ std::function<void()> enterSandbox(Sandbox sandbox) {
     enterNamespaces(s.inside == Inside::lookUp ? 0 : CLONE_NEWNET);
     makeMounts(s);
     dropRights(s.inside);
-    // setuid cleared it.
+    // Set again: setuid cleared it.
     must("parent-death signal", "", ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
   };
 }

@@ -1,9 +1,9 @@
-// Where the steps of a build run: inside a root tree, apart from the host.
+// The sandbox of a build's steps: inside a root tree, apart from the host.
 //
-// Own mounts, processes, IPC and host name; no file of the host's but what is bound
-// in; few capabilities and fewer system calls; no network unless packages are to be
-// looked up, and then no rights at all and a read-only tree. It is no box for hostile
-// code: uid 0 is the host's, and memory and processes are not bounded.
+// Own mounts, processes, IPC and host name; no file of the host but those bound in; few
+// capabilities and a reduced set of system calls; no network, except for look-ups, which run
+// without any rights and with a read-only tree. It is no box for hostile code: uid 0 is the host's,
+// and memory and processes are not bounded.
 //
 // Layer: image. Needs root.
 #pragma once
@@ -17,16 +17,16 @@ namespace mayfly::image {
 
 struct Bind {
   std::string from;  // on the host
-  std::string to;    // in the tree: exists there, or lies below kBindFolder
+  std::string to;    // in the tree: exists there, or is below kBindFolder
   bool writable = false;
 };
 
-// Below it mount points are made as needed; it is gone with the step.
+// Mount points below it are made as needed; they disappear with the step.
 inline constexpr const char* kBindFolder = "/run/build";
 
 enum class Inside : uint8_t {
   install,  // root over a writable tree, without network
-  finish,   // the same, and no mount covers any part of the tree
+  finish,   // the same, with no mount over any part of the tree
   lookUp,   // nobody, with the host's network; the tree is read-only
 };
 
@@ -36,14 +36,14 @@ struct Sandbox {
   std::vector<Bind> binds;
 };
 
-// For Command::enter. Two processes: the inner one goes on to the exec as pid 1 of
-// its own namespace and dies with the outer one.
+// For Command::enter. Makes two processes: the inner one goes on to the exec as pid 1 of its own
+// namespace, and dies with the outer one.
 std::function<void()> enterSandbox(Sandbox sandbox);
-// For a command that makes a tree itself: it sees the host's files, but has no network,
-// processes and IPC of its own, and of root's rights what making mounts and owners needs.
+// For a command that makes a tree itself: it sees the host's files, but has no network, processes
+// and IPC of its own, and only those of root's rights that mounts and owners need.
 std::function<void()> leaveHost();
 
-// What a step finds in its environment, but for `more`.
+// The environment of a step, without `more`.
 std::vector<std::string> sandboxEnvironment(const std::vector<std::string>& more = {});
 
 inline constexpr unsigned kNobody = 65534;

@@ -40,7 +40,7 @@ base::Result<std::vector<std::string>> sourcesFor(std::string_view suite,
   for (std::string_view line : split(indextargets, '\n')) {
     const auto field = split(line, '|');
     if (field.size() < 5 || field[2] != "main") continue;
-    // Unknown (shown as the variable's name) until the first `apt-get update`.
+    // The origin is unknown (and shown as the variable's name) until the first `apt-get update`.
     if (field[3] != "Debian" && field[3] != "$(ORIGIN)" && !field[3].empty()) continue;
     std::string suffix;
     if (!suffixOf(field[1], host_release, suffix)) continue;
@@ -65,7 +65,8 @@ base::Result<std::vector<std::string>> sourcesFor(std::string_view suite,
 std::vector<std::string> fetchOptions(std::string_view apt_config_dump) {
   std::vector<std::string> options;
   for (std::string_view line : split(apt_config_dump, '\n')) {
-    if (line.size() < 4 || line.substr(line.size() - 4) == " \"\";") continue;  // a scope, no value
+    if (line.size() < 4 || line.substr(line.size() - 4) == " \"\";")
+      continue;  // a scope without a value
     for (std::string_view wanted :
          {"Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries",
           "Acquire::ForceIPv", "Acquire::Max-ValidTime", "Acquire::Min-ValidTime"}) {

@@ -1,5 +1,5 @@
-// Where Debian's packages come from: the machine's own apt configuration, moved
-// to the release that an image wants.
+// The sources of Debian's packages: the machine's own apt configuration, set to the release that an
+// image wants.
 //
 // Layer: image. Pure.
 #pragma once
@@ -12,7 +12,7 @@
 
 namespace mayfly::image {
 
-// How apt-get must be asked for what sourcesFor() reads.
+// The format in which apt-get must list the lines for sourcesFor().
 inline constexpr const char* kIndexTargetsFormat =
     "$(SITE)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(SIGNED_BY)|";
 
@@ -23,11 +23,11 @@ base::Result<std::vector<std::string>> sourcesFor(std::string_view suite,
                                                   std::string_view indextargets,
                                                   std::string_view host_release);
 
-// The options of `apt-config dump` that say how to reach and check an archive:
-// proxies, certificates, retries, validity.
+// The options of `apt-config dump` for reaching and checking an archive: proxies, certificates,
+// retries, validity.
 std::vector<std::string> fetchOptions(std::string_view apt_config_dump);
 
-// VERSION_CODENAME of an os-release file; empty where it has none.
+// VERSION_CODENAME of an os-release file; empty if it has none.
 std::string codename(std::string_view os_release);
 
 }  // namespace mayfly::image

@@ -161,7 +161,7 @@ base::Status publishImage(const std::string& state_dir, const ImageInfo& info) {
 base::Status removeImage(const std::string& state_dir, std::string_view what) {
   MAYFLY_TRY(base::Fd lock, lockFile(state_dir + "/build.lock", kRemoveSecondsMax));
   MAYFLY_TRY(std::vector<ImageInfo> images, listImages(state_dir));
-  // A short digest is enough while it is unique.
+  // A short digest is enough if it is unique.
   const auto matches = [&](const ImageInfo& i) {
     return i.template_name == what || (what.size() >= 8 && i.digest.substr(0, what.size()) == what);
   };
@@ -202,7 +202,7 @@ base::Status sweepImages(const std::string& state_dir) {
     if (!i.template_name.empty()) continue;
     const std::string path = imagePath(state_dir, i.digest);
     auto fd = base::openAt(base::FdView(AT_FDCWD), path, O_RDONLY);
-    // The lock is held while the name goes, so that nobody leases it in between.
+    // The lock is held while the name is removed, so that no process leases the image in between.
     if (fd && ::flock(fd->get(), LOCK_EX | LOCK_NB) == 0) ::unlink(path.c_str());
   }
   MAYFLY_TRY(std::vector<std::string> files, entries(state_dir + "/images"));
@@ -231,8 +231,8 @@ base::Status readAhead(base::FdView image, uint64_t bytes_max) {
   struct stat st;
   if (::fstat(image.get(), &st) != 0) return base::failSys(errno, "fstat", "image");
   const uint64_t bytes = std::min<uint64_t>(static_cast<uint64_t>(st.st_size), bytes_max);
-  // readahead(2) reads at most the device's window per call (2 MiB is below the
-  // usual maximum), so it goes in pieces.
+  // readahead(2) reads at most the device's window per call (2 MiB is below the usual maximum), so
+  // this reads in pieces.
   constexpr uint64_t piece = 2u << 20;
   for (uint64_t at = 0; at < bytes; at += piece) {
     if (::readahead(image.get(), static_cast<off64_t>(at), piece) != 0) {
@@ -244,7 +244,7 @@ base::Status readAhead(base::FdView image, uint64_t bytes_max) {
 
 base::Result<base::Fd> lockFile(const std::string& path, uint32_t seconds_max) {
   MAYFLY_TRY(base::Fd fd, base::openAt(base::FdView(AT_FDCWD), path, O_RDWR | O_CREAT, 0644));
-  // flock() has no time bound of its own.
+  // flock() has no timeout.
   for (uint64_t waited_ms = 0; ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0; waited_ms += 100) {
     if (errno != EWOULDBLOCK && errno != EINTR) return base::failSys(errno, "flock", path);
     if (waited_ms >= uint64_t{seconds_max} * 1'000) {

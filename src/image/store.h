@@ -1,8 +1,8 @@
-// The images of a state directory: which there are, which is a template's, who
-// uses one.
+// The images of a state directory: which exist, which belongs to a template, and whether it is in
+// use.
 //
 //   images/<sha256>.erofs   an image, never changed; its flock is its lease
-//   index/<template>.json   which image is the template's, and what it was made of
+//   index/<template>.json   the template's image, and its inputs
 //   build.lock              held while an image is built or removed
 //
 // Layer: image. Short blocking calls; safe between processes.
@@ -19,9 +19,9 @@
 namespace mayfly::image {
 
 struct ImageInfo {
-  std::string template_name;  // empty: no template's any more
+  std::string template_name;  // empty: no template has it any more
   std::string digest;         // 64 hex digits
-  std::string inputs_key;     // hash of all that it was made of
+  std::string inputs_key;     // hash of all its inputs
   uint64_t bytes = 0;
   uint64_t built_unix_s = 0;
   bool in_use = false;      // leased
@@ -31,19 +31,19 @@ struct ImageInfo {
 bool isDigest(std::string_view text);
 std::string imagePath(const std::string& state_dir, std::string_view digest);
 
-// The image of a template; Code::notFound, with advice, where none is built.
+// The image of a template; Code::notFound, with advice, if none is built.
 base::Result<ImageInfo> findImage(const std::string& state_dir, std::string_view template_name);
-// All images, by template name; those that no template has come last.
+// All images, by template name; images without a template come last.
 base::Result<std::vector<ImageInfo>> listImages(const std::string& state_dir);
 // Makes `info` the template's image. The caller holds the build lock.
 base::Status publishImage(const std::string& state_dir, const ImageInfo& info);
 // Removes a template's image, or one by its digest. Refused while it is leased.
 base::Status removeImage(const std::string& state_dir, std::string_view template_name_or_digest);
-// Removes every image that no template has and nobody leases, and what a killed
-// build left. The caller holds the build lock.
+// Removes every image that has neither a template nor a lease, and the leftovers of killed builds.
+// The caller holds the build lock.
 base::Status sweepImages(const std::string& state_dir);
 
-// An image in use: it cannot be removed while this lives, in whatever process.
+// An image in use: no process can remove it while this lives.
 class Lease {
  public:
   static base::Result<Lease> take(const std::string& state_dir, std::string_view digest);
@@ -57,11 +57,11 @@ class Lease {
   std::string digest_;
 };
 
-// Brings the whole image into the page cache, charged to the caller's cgroup, so
-// that no task pays for it. Blocks until it is read; `bytes_max` is a bound.
+// Reads the whole image into the page cache, charged to the caller's cgroup, so that no task pays
+// for it. Blocks until done; `bytes_max` is a bound.
 base::Status readAhead(base::FdView image, uint64_t bytes_max = 4ull << 30);
 
-// An exclusive flock on a file that it makes. Waits at most `seconds_max`.
+// Makes the file if needed and takes an exclusive flock. Waits at most `seconds_max`.
 base::Result<base::Fd> lockFile(const std::string& path, uint32_t seconds_max);
 // mkdir -p with mode 0755.
 base::Status makeFolders(const std::string& path);

@@ -34,9 +34,8 @@ constexpr time_t kUnusedTreeSecondsMax = 14 * 86'400;
 constexpr time_t kLeftoverSecondsMax = 86'400;
 constexpr const char* kPath = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 
-// Takes out of a fresh tree all that tells of the machine it was made on, of the
-// time, and what a task can do nothing with. Runs inside the tree, so that no
-// link of it leads out.
+// Removes from a fresh tree everything that shows the machine or the time of its making, and
+// everything that no task can use. Runs inside the tree, so that no link of it leads out.
 constexpr std::string_view kNeutralise = R"sh(
 set -e
 umask 022
@@ -66,8 +65,8 @@ find / -xdev -perm /6000 ! -type l -exec chmod ug-s {} +
 find / -xdev -exec touch -h -d "@$1" {} +
 )sh";
 
-// A folder as a Debian archive that apt can install from without network. apt checks
-// every package against the hash that is locked.
+// Makes a folder a Debian archive from which apt can install without network. apt checks every
+// package against the locked hash.
 base::Status makeArchive(Workshop& shop, const std::string& folder, const std::string& suite,
                          const std::vector<Deb>& debs) {
   for (const Deb& deb : debs) {
@@ -99,7 +98,7 @@ base::Status bootstrap(Workshop& shop, const std::string& suite, const std::vect
                        const std::string& path) {
   MAYFLY_TRY(std::string archive, shop.scratch());
   MAYFLY_CHECK(makeArchive(shop, archive, suite, debs));
-  // apt reads it in a child without root's reach.
+  // apt reads it in a child without root's rights.
   if (::chmod(archive.c_str(), 0755) != 0) return base::failSys(errno, "chmod", archive);
   Command command;
   command.argv = {"mmdebstrap", "--mode=root", "--variant=essential", "--format=directory",
@@ -147,12 +146,13 @@ base::Status neutralise(Workshop& shop, const std::string& tree) {
                   std::to_string(kImageUnixSeconds)};
   command.seconds_max = kShortSecondsMax;
   command.environment = {kPath};
-  command.enter = enterSandbox({tree, Inside::finish, {}});  // the tree's shell is its packages'
+  command.enter =
+      enterSandbox({tree, Inside::finish, {}});  // the tree's shell comes from its packages
   return shop.run(command);
 }
 
-// What each tree ends with, once its packages are in. Commands may change modules, so
-// these are compiled after them.
+// The last steps of each tree, after its packages. Commands may change modules, so these are
+// compiled last.
 base::Status finishSteps(Workshop& shop, const std::string& tree,
                          const std::vector<std::string>& commands) {
   MAYFLY_CHECK(runInTree(shop, tree, commands));
@@ -160,18 +160,18 @@ base::Status finishSteps(Workshop& shop, const std::string& tree,
   return neutralise(shop, tree);
 }
 
-// What these steps do besides the commands, for the key of a tree.
+// Adds these steps, except the commands, to the key of a tree.
 void addStepsTo(Hash& hash) {
-  hash.field(std::to_string(kImageUnixSeconds));  // commands see it as SOURCE_DATE_EPOCH
+  hash.field(std::to_string(kImageUnixSeconds));  // the commands' SOURCE_DATE_EPOCH
   hash.field(pycProgram());
   hash.field(kNeutralise);
 }
 
-// The tree where it is made already, its lock shared; else its lock alone, exclusive.
+// The tree with a shared lock if it exists; else only its exclusive lock.
 base::Result<Tree> openTree(Workshop& shop, const std::string& key, Fresh fresh) {
   const std::string folder = shop.cacheDir() + "/trees";
   MAYFLY_CHECK(makeFolders(folder));
-  // Until it is finished, a tree may hold set-user-id programs: nobody else comes near.
+  // An unfinished tree may hold set-user-id programs: no other user may enter.
   if (::chmod(folder.c_str(), 0700) != 0) return base::failSys(errno, "chmod", folder);
   Tree tree{key, folder + "/" + key, {}};
   MAYFLY_TRY(tree.lock,
@@ -202,7 +202,7 @@ base::Result<Tree> openTree(Workshop& shop, const std::string& key, Fresh fresh)
 
 bool isMade(const Tree& tree) { return ::access(tree.path.c_str(), F_OK) == 0; }
 
-// `made` becomes the tree, or goes.
+// Makes `made` the tree, or removes it.
 base::Result<Tree> finishTree(base::Status status, Tree tree) {
   const std::string made = tree.path + ".new";
   if (!status) {
@@ -279,7 +279,7 @@ base::Result<Tree> makeDebianTree(Workshop& shop, Apt& apt, const std::string& s
 base::Result<std::string> makeNpmTree(Workshop& shop, Apt& apt, const std::string& suite) {
   MAYFLY_TRY(std::vector<Deb> debs, apt.resolve({"npm"}, Fresh::no));
   MAYFLY_TRY(Tree tree, makeDebianTree(shop, apt, suite, debs, {}, Fresh::no));
-  return tree.path;  // its time is new: nobody sweeps it
+  return tree.path;  // its time is fresh: no sweep removes it
 }
 
 base::Result<Tree> makeFullTree(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe,

@@ -1,11 +1,11 @@
-// Root trees: what a recipe's packages and commands give, before a template's
-// own files are laid over.
+// Root trees: the result of a recipe's packages and commands, before a template's own files are
+// added.
 //
 //   trees/<key>/         a finished tree, never changed
-//   trees/<key>.lock     held while it is made; shared while it is used; its time is its last use
+//   trees/<key>.lock     held while the tree is made, shared while used; its time is the last use
 //
-// A tree of Debian's packages alone is shared by all templates that want the same
-// ones; what pip, npm and a template's own commands add is a copy of it.
+// All templates with the same Debian packages share one tree of them; packages of pip and npm and a
+// template's own commands go into a copy of it.
 //
 // Layer: image, internal to it. Blocks for minutes. Needs root.
 #pragma once
@@ -24,10 +24,10 @@ namespace mayfly::image {
 
 struct Tree {
   std::string key, path;
-  base::Fd lock;  // holds the tree in place
+  base::Fd lock;  // keeps the tree from being removed
 };
 
-// What the recipe says, where nothing is locked.
+// The key of a recipe without a lock.
 std::string recipeKey(const config::ImageRecipe& recipe);
 std::string debianKey(const std::string& suite, const std::vector<Deb>& debs,
                       const std::vector<std::string>& run);
@@ -35,14 +35,14 @@ std::string debianKey(const std::string& suite, const std::vector<Deb>& debs,
 base::Result<Tree> makeDebianTree(Workshop& shop, Apt& apt, const std::string& suite,
                                   const std::vector<Deb>& debs, const std::vector<std::string>& run,
                                   Fresh fresh);
-// `below` with the lock's pip and npm packages and the recipe's late commands; `below`
-// itself where there are none.
+// `below` with the lock's pip and npm packages and the recipe's late commands; `below` itself if
+// there are none.
 base::Result<Tree> makeFullTree(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe,
                                 const Lock& lock, Tree below, Fresh fresh);
-// A tree that has npm in it, to look packages up.
+// A tree that contains npm, for looking packages up.
 base::Result<std::string> makeNpmTree(Workshop& shop, Apt& apt, const std::string& suite);
 
-// What killed builds left, and what was not used for two weeks.
+// Removes leftovers of killed builds, and trees that were unused for two weeks.
 void sweepTrees(const std::string& cache_dir);
 
 }  // namespace mayfly::image

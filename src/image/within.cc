@@ -44,7 +44,7 @@ std::string realPath(const Fd& fd) {  // empty: see errno
                                                         : std::string();
 }
 
-// `path` of `dir` where it leads into another template's folder beside it; else none.
+// `path` of `dir` if it leads into another template's folder beside `dir`; else nothing.
 Fd openBeside(const Fd& dir, const std::string& path) {
   const std::string folder = realPath(dir);
   const size_t slash = folder.find_last_of('/');
@@ -59,7 +59,7 @@ Fd openBeside(const Fd& dir, const std::string& path) {
   return config::isTemplateName(name) && manifest ? std::move(fd) : Fd();
 }
 
-// The folder that `target` lies in, made where it is missing.
+// The folder of `target`; makes missing folders.
 base::Result<Fd> openParent(FdView root, const std::string& target) {
   Fd at(::fcntl(root.get(), F_DUPFD_CLOEXEC, 0));
   if (!at) return base::failSys(errno, "fcntl(F_DUPFD_CLOEXEC)", target);

@@ -39,7 +39,7 @@ void Workshop::log(std::string_view line) {
   if (log_path_.empty() || log_bytes_ > kLogBytesMax) return;
   if (!log_) {
     (void)makeFolders(log_path_.substr(0, log_path_.find_last_of('/')));
-    // A log may show what a proxy or an index answered: for root only.
+    // A log may show answers of a proxy or an index: only root may read it.
     auto fd = base::openAt(base::FdView(AT_FDCWD), log_path_, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (!fd) {
       log_path_.clear();
@@ -91,9 +91,9 @@ bool Workshop::hasArtifact(std::string_view sha256) const {
 base::Result<std::string> Workshop::keepArtifact(const std::string& file, std::string_view sha256) {
   const std::string folder = cache_dir_ + "/artifacts";
   MAYFLY_CHECK(makeFolders(folder));
-  // Packages may be private, and a file's name is public: its hash.
+  // Packages may be private, but a file's name is its hash, which is public.
   if (::chmod(folder.c_str(), 0700) != 0) return base::failSys(errno, "chmod", folder);
-  // The copy is what is hashed: nobody else can write to it.
+  // The copy is hashed, because nobody else can write to it.
   const std::string made = fmt::format("{}/.new-{}", folder, ::getpid());
   ::unlink(made.c_str());
   struct Remove {

@@ -1,4 +1,4 @@
-// What the steps of one build share: the cache folders, the log, scratch folders.
+// The things that the steps of one build share: the cache folders, the log, scratch folders.
 //
 //   artifacts/<sha256>   a downloaded package, whatever its kind; its time is its last use
 //
@@ -20,25 +20,25 @@ namespace mayfly::image {
 
 class Workshop {
  public:
-  // `progress` gets a line per step; `log_path` (may be empty) all that commands say.
+  // `progress` gets a line per step; `log_path` (may be empty) gets all output of commands.
   Workshop(std::string cache_dir, std::string log_path,
            std::function<void(std::string_view)> progress);
   Workshop(const Workshop&) = delete;
-  ~Workshop();  // the scratch folders go
+  ~Workshop();  // removes the scratch folders
 
   const std::string& cacheDir() const { return cache_dir_; }
   const std::string& logPath() const { return log_path_; }
   bool logged() const { return static_cast<bool>(log_); }  // a command has run
 
   void say(std::string_view text);
-  // runCommand, with its lines in the log; `output` gets at most 4 MiB of them.
+  // Like runCommand, with its lines in the log; `output` gets at most 4 MiB of them.
   base::Status run(Command command, std::string* output = nullptr);
-  // A new folder of root's alone, gone with this object.
+  // A new folder that only root may enter; removed with this object.
   base::Result<std::string> scratch();
 
   std::string artifact(std::string_view sha256) const;
-  bool hasArtifact(std::string_view sha256) const;  // and counts as its use
-  // Takes a copy of the file; an error where its hash is another. Gives the hash.
+  bool hasArtifact(std::string_view sha256) const;  // also counts as a use
+  // Copies the file into the store and returns its hash; an error if the hash is not `sha256`.
   base::Result<std::string> keepArtifact(const std::string& file, std::string_view sha256 = {});
 
  private:
@@ -51,13 +51,13 @@ class Workshop {
   std::vector<std::string> scratch_;
 };
 
-// What was downloaded and not used for long goes.
+// Removes downloads that were unused for long.
 void sweepArtifacts(const std::string& cache_dir);
 
-// "it's" as one word of a shell's.
+// Quotes a text as one word of a shell: "it's".
 std::string shellWord(std::string_view text);
 base::Status writeText(const std::string& path, std::string_view text, unsigned mode = 0644);
-// rm -rf that stays on one file system.
+// Like rm -rf, but stays on one file system.
 base::Status removeTree(const std::string& path);
 
 }  // namespace mayfly::image

@@ -57,11 +57,11 @@ std::optional<Closed> Ledger::gone(const wire::Event& e, uint64_t our_fds_closed
     if (!r.missing.empty()) r.missing += ", ";
     r.missing += what;
   };
-  lacks(r.reaped_ns, "not every process is reaped");
-  lacks(r.unpopulated_ns, "the kernel has not said `populated 0`");
-  lacks(r.fds_closed_ns, "a descriptor of ours is open");
+  lacks(r.reaped_ns, "a process is not reaped");
+  lacks(r.unpopulated_ns, "the kernel does not say `populated 0`");
+  lacks(r.fds_closed_ns, "the daemon has a descriptor of it open");
   lacks(r.cgroups_gone_ns, "a cgroup is left");
-  if (e.complete == 0 && r.missing.empty()) r.missing = "the spawner calls it incomplete";
+  if (e.complete == 0 && r.missing.empty()) r.missing = "the spawner reports it incomplete";
   if (!r.missing.empty() && e.text[0] != '\0') r.missing += ": " + base::printable(e.text);
   r.complete = r.missing.empty();
   if (r.complete) {

@@ -1,10 +1,10 @@
-// The ledger of boxes: which exist, which are proven gone, and which are in
-// quarantine because a proof is missing.
+// The ledger of boxes: which exist, which are proven gone, and which are in quarantine because a
+// proof is missing.
 //
-// A slot is free only when the receipt is complete. A box whose receipt is not
-// complete within its bound stays here until a later word of the spawner's
-// completes it. It counts for the account whose task it had, in the book, which refuses
-// an account with too many of those, then everybody.
+// A slot is free only when the receipt is complete. If a box's receipt is not complete in time, the
+// box stays here until a later message of the spawner completes it. It counts for the account of
+// its task; the book refuses an account with too many of them, and everybody if all together have
+// too many.
 //
 // Layer: reap. Pure: time is an argument. Core thread.
 #pragma once
@@ -26,7 +26,7 @@ struct Closed {
   base::TaskId task = 0;
   base::Receipt receipt;
   enum class Slot : uint8_t { free, kept } slot = Slot::kept;
-  // A receipt that came while the result was still waiting for it, or afterwards.
+  // Whether the receipt came while the result still waited for it, or later.
   enum class When : uint8_t { inTime, late } when = When::inTime;
 };
 
@@ -36,13 +36,13 @@ class Ledger {
 
   void opened(base::BoxId box, uint64_t now_ns);
   void claimed(base::BoxId box, base::TaskId task, sched::AccountRef account);
-  // The box never came to be: the spawner has undone it.
+  // The box was never made: the spawner has undone it.
   Closed neverMade(base::BoxId box, uint64_t now_ns);
   void reaped(const wire::Event& box_reaped);
-  // boxGone. `our_fds_closed_ns`: when the daemon closed its own ends. Nothing for a
-  // box that the ledger does not know.
+  // boxGone. `our_fds_closed_ns`: when the daemon closed its own descriptors. Nothing if the ledger
+  // does not know the box.
   std::optional<Closed> gone(const wire::Event& box_gone, uint64_t our_fds_closed_ns);
-  // No receipt within the bound, or no spawner any more: into quarantine.
+  // No receipt in time, or the spawner is gone: into quarantine.
   Closed overdue(base::BoxId box, std::string why);
 
   base::Status accepts(const sched::AccountRef& account) const;

@@ -15,19 +15,19 @@ namespace {
 constexpr uint32_t kSlotBits = 24;
 constexpr uint32_t kSlotsMax = 1u << kSlotBits;
 constexpr uint64_t kMiB = 1ull << 20, kGiB = 1ull << 30;
-constexpr uint64_t kOwnPartLeast = 64;  // what each user has for itself is so small a part of all
-constexpr uint32_t kProofMs = 1'000;    // a missing proof may be there about then
+constexpr uint64_t kOwnPartLeast = 64;  // a user's own part is at most 1/64 of the pool
+constexpr uint32_t kProofMs = 1'000;    // a missing proof may arrive in this time
 
-// How a bound of one resource is made and told of.
+// One resource's bounds, and the words of its refusals.
 struct Row {
   std::string_view name;
-  std::string_view unit;  // "tasks in the queue"; bytes: what they are "of"
+  std::string_view unit;  // "tasks in the queue"; for bytes: "<amount> of <unit>"
   enum class In : uint8_t { pieces, bytes } in;
   uint64_t pool_max;
   uint64_t user_own;
   uint32_t user_part;    // of the pool, in 32nds
-  uint32_t tenant_part;  // of its user's, in 32nds; 32: only its user binds it
-  // Before a refused one may try again, where the bound is its own; 0: its own calls decide that.
+  uint32_t tenant_part;  // of its user's, in 32nds; 32: only the user's bound applies
+  // Suggested wait if the refusing bound is the account's own; 0: its own calls free the resource.
   uint32_t own_retry_ms;
   uint32_t pool_retry_ms;
   std::string_view advice;
@@ -41,30 +41,29 @@ constexpr Row kRows[kResources] = {
      base::kRetryMs, kWait},
     {"runningTasks", "tasks with a box", In::pieces, 4'096, 0, 32, 32, base::kRetryMs,
      base::kRetryMs, kWait},
-    {"openTasks", "tasks that are not closed", In::pieces, 4'096, 4, 24, 28, 0, base::kRetryMs,
+    {"openTasks", "unclosed tasks", In::pieces, 4'096, 4, 24, 28, 0, base::kRetryMs, kClose},
+    {"detachedTasks", "unclosed detached tasks", In::pieces, 4'096, 0, 2, 28, 0, base::kRetryMs,
      kClose},
-    {"detachedTasks", "detached tasks that are not closed", In::pieces, 4'096, 0, 2, 28, 0,
-     base::kRetryMs, kClose},
     {"inputBytes", "input of waiting tasks", In::bytes, kGiB, 8 * kMiB, 24, 24, base::kRetryMs,
      base::kRetryMs, "Try again later."},
-    {"outputBytes", "output of tasks that are not closed, or may come to", In::bytes, 2 * kGiB,
+    {"outputBytes", "output of unclosed tasks, held or still possible", In::bytes, 2 * kGiB,
      4 * kMiB, 24, 24, base::kRetryMs, base::kRetryMs, kClose},
-    {"outFileBytes", "output files of tasks that are not closed", In::bytes, 2 * kGiB, 0, 16, 24,
+    {"outFileBytes", "output files of unclosed tasks", In::bytes, 2 * kGiB, 0, 16, 24,
      base::kRetryMs, base::kRetryMs, kClose},
-    {"quarantinedBoxes", "boxes in quarantine, their receipts incomplete", In::pieces, 32, 0, 16,
-     16, kProofMs, kProofMs, "The daemon's log says what is missing."},
+    {"quarantinedBoxes", "boxes in quarantine with incomplete receipts", In::pieces, 32, 0, 16, 16,
+     kProofMs, kProofMs, "The daemon's log says which proof is missing."},
     {"connections", "connections", In::pieces, 256, 2, 31, 32, base::kRetryMs, base::kRetryMs,
      "Use one connection for many tasks, or try later."},
-    {"calls", "calls that have not returned", In::pieces, 65'536, 64, 16, 32, 0, base::kRetryMs,
+    {"calls", "unreturned calls", In::pieces, 65'536, 64, 16, 32, 0, base::kRetryMs,
      "Wait for earlier calls."},
-    {"answers", "answered calls that are not finished", In::pieces, 1'048'576, 4'096, 16, 32, 0,
-     base::kRetryMs, "Finish them."},
-    {"handles", "tasks and uploads that are not released", In::pieces, 524'288, 64, 16, 32, 0,
-     base::kRetryMs, "Release them, or connect anew."},
-    {"requestBytes", "requests that are being worked on", In::bytes, 512 * kMiB, 256u << 10, 24, 32,
+    {"answers", "answered calls that the client has not finished", In::pieces, 1'048'576, 4'096, 16,
+     32, 0, base::kRetryMs, "Finish them."},
+    {"handles", "unreleased tasks and uploads", In::pieces, 524'288, 64, 16, 32, 0, base::kRetryMs,
+     "Release them, or connect anew."},
+    {"requestBytes", "requests in progress", In::bytes, 512 * kMiB, 256u << 10, 24, 32,
      base::kRetryMs, base::kRetryMs, "Wait for earlier calls."},
-    {"unsentBytes", "answers that are not read", In::bytes, 256 * kMiB, 256u << 10, 24, 32, 0,
-     base::kRetryMs, "Read the answers."},
+    {"unsentBytes", "unread answers", In::bytes, 256 * kMiB, 256u << 10, 24, 32, 0, base::kRetryMs,
+     "Read the answers."},
     {"blobs", "blobs and uploads", In::pieces, 4'096, 0, 8, 32, 0, base::kRetryMs,
      "Remove blobs that no task will name again, or wait until unused ones have expired."},
     {"blobBytes", "blobs and uploads", In::bytes, kGiB, 0, 16, 32, 0, base::kRetryMs,
@@ -151,7 +150,7 @@ AccountId AccountRef::user() const {
   return book_ != nullptr ? book_->idOf(book_->nodes_[slot_].user) : AccountId::none;
 }
 
-// The user's length tells where its name ends: a subject may hold any character.
+// The length of the user's name marks its end: a subject may hold any character.
 std::string AccountRef::key() const {
   if (book_ == nullptr) return {};
   const Accounts::Node& mine = book_->nodes_[slot_];
@@ -268,10 +267,10 @@ base::Result<AccountRef> Accounts::open(const Account& who) {
     user = refTo(at->second, who.sees_all);
   } else {
     if (!who.sees_all && users_.size() >= bounds_.users_max)
-      return fail(Code::resourceExhausted,
-                  "the daemon serves " + std::to_string(users_.size()) +
-                      " users, as many at a time as it may",
-                  "Try again later.", base::kRetryMs);
+      return fail(
+          Code::resourceExhausted,
+          "the daemon serves " + std::to_string(users_.size()) + " users, the most at a time",
+          "Try again later.", base::kRetryMs);
     user = refTo(users_.emplace(who.user, begin(who.user)).first->second, who.sees_all);
   }
   return openTenant(user, who.tenant);
@@ -290,7 +289,7 @@ base::Result<AccountRef> Accounts::openTenant(const AccountRef& whose, std::stri
                                            " bytes; at most " + std::to_string(kTenantBytesMax));
   if (base::printable(tenant, 4 * kTenantBytesMax) != tenant)
     return fail(Code::invalidArgument, "the tenant's name '" + base::printable(tenant, 80) +
-                                           "' holds what is no printable character");
+                                           "' holds an unprintable character");
   const uint32_t user = whose.slot_;
   if (auto at = nodes_[user].tenants.find(tenant); at != nodes_[user].tenants.end())
     return refTo(at->second, whose.sees_all_);
@@ -306,7 +305,8 @@ base::Result<AccountRef> Accounts::openTenant(const AccountRef& whose, std::stri
   return refTo(slot, whose.sees_all_);
 }
 
-// A ref less. The last one's account is forgotten: every share has a ref, so it holds nothing.
+// Drops a ref. The last one forgets the account, which then holds nothing, because every share has
+// a ref.
 void Accounts::release(uint32_t slot) {
   Node& node = nodes_[slot];
   if (--node.refs > 0) return;
@@ -364,7 +364,7 @@ Error Accounts::refusal(uint32_t slot, Resource resource, uint64_t amount,
   std::string message =
       who + amountOf(row, breach.held) + " " + std::string(row.unit) + "; " + may + max;
   if (row.in == In::bytes && amount > 1)
-    message += ", and " + base::humanBytes(amount) + " more are asked for";
+    message += ", and the request needs " + base::humanBytes(amount) + " more";
   if (breach.for_ever) return {Code::invalidArgument, std::move(message), "Ask for less.", 0, 0};
   Code code = Code::resourceExhausted;
   if (of_pool && resource == Resource::quarantinedBoxes) {

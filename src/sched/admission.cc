@@ -42,8 +42,8 @@ base::Status Admission::accepts(const AccountRef& account, OwnerId owner,
   const Line* line = lineOf(placeOf(account, owner));
   if (line != nullptr && line->size() >= budget_.queue_tasks_per_owner_max)
     return base::fail(base::Code::resourceExhausted,
-                      "this client has " + std::to_string(line->size()) +
-                          " tasks waiting, as many as one may have",
+                      "this connection has " + std::to_string(line->size()) +
+                          " waiting tasks, the most that it may have",
                       "Wait for some of them to end.", base::kRetryMs);
   return base::Unit{};
 }
@@ -88,7 +88,7 @@ std::optional<base::TaskId> Admission::next(const std::function<bool(base::LaneI
   return std::nullopt;
 }
 
-// Takes the task out of its line, and out of the turns whoever waits for nothing any more.
+// Takes the task out of its queue; entries that become empty lose their turn.
 void Admission::withdraw(base::TaskId task) {
   auto at = whose_.find(task);
   if (at == whose_.end()) return;

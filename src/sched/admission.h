@@ -1,11 +1,11 @@
-// Who gets a box next: a bounded queue and the host's budgets.
+// Which task gets the next box: a bounded queue and the host's budgets.
 //
-// Users take turns; of a user, its tenants; of a tenant, its connections; within one
-// connection it is first come first served. So a user's share does not depend on how many
-// tenants it names or connections it opens. Who runs as many tasks as it may is passed over.
+// Users take turns; of a user, its tenants; of a tenant, its connections; a connection's tasks go
+// in the order of their arrival. So a user's share does not depend on how many tenants it names or
+// connections it opens. An account that already runs as many tasks as it may is skipped.
 //
-// The head of the line waits until it fits: a large task is never starved by
-// small ones. Tasks of a template that is not ready are passed over.
+// The head of the queue waits until it fits: small tasks never starve a large one. Tasks of a
+// template that is not ready are skipped.
 //
 // Layer: sched. Pure. Core thread.
 #pragma once
@@ -25,18 +25,18 @@
 
 namespace mayfly::sched {
 
-// What one box takes of the host.
+// The part of the host that one box takes.
 struct Demand {
   uint64_t memory_bytes = 0;
-  uint32_t fds = 0;  // of the daemon
+  uint32_t fds = 0;  // the daemon's
   uint32_t pids = 0;
-  uint32_t ptys = 0;  // pseudo-terminals, of one pool of the kernel's
+  uint32_t ptys = 0;  // pseudo-terminals, of the kernel's one pool
 };
 
 struct Budget {
-  uint32_t boxes_max = 64;   // with a task
-  uint32_t parked_max = 0;   // without one, beside those; the pool's, not looked at here
-  uint32_t stocked_max = 0;  // without a clone either, beside both
+  uint32_t boxes_max = 64;   // boxes with a task
+  uint32_t parked_max = 0;   // boxes without a task, besides; the pool's bound, not checked here
+  uint32_t stocked_max = 0;  // boxes without a clone, besides; not checked here
   uint32_t queue_tasks_per_owner_max = 1'000;  // of one connection
   uint64_t memory_bytes_max = 16ull << 30;
   uint32_t fds_max = 4'096;
@@ -46,20 +46,21 @@ struct Budget {
 
 class Admission {
  public:
-  // Counts queued and running tasks in `accounts`, whose bounds hold beside the budget's.
+  // Counts queued and running tasks in `accounts`, whose bounds apply besides the budget's.
   Admission(const Budget& budget, Accounts& accounts) : budget_(budget), accounts_(accounts) {}
 
-  // resourceExhausted at once where the queue is full; invalidArgument where the
-  // demand can never be met.
+  // Refuses at once with resourceExhausted if the queue is full, with invalidArgument if the demand
+  // can never be met.
   base::Status accepts(const AccountRef& account, OwnerId owner, const Demand& demand) const;
   base::Status enqueue(base::TaskId task, const AccountRef& account, OwnerId owner,
                        base::LaneId lane, Demand demand);
-  // The next task that may have a box now; it holds a slot until release().
+  // The next task that may have a box; it holds a slot until release().
   std::optional<base::TaskId> next(const std::function<bool(base::LaneId)>& ready);
-  void withdraw(base::TaskId task);  // leaves the queue; nothing if it is not in it
-  void release(base::TaskId task);   // gives its slot back; nothing if it holds none
-  // A task that holds a slot gives it back and is the next: of its connection, tenant and user,
-  // and they of all. It is not refused, however full the queue is.
+  void withdraw(base::TaskId task);  // leaves the queue; no effect if not queued
+  void release(base::TaskId task);   // returns its slot; no effect if it holds none
+  // Requeues a task that holds a slot, and returns the slot. The task comes next: first in its
+  // connection, tenant and user, and before all other users. It is never refused, however full the
+  // queue is.
   void putBack(base::TaskId task, base::LaneId lane);
 
   std::vector<base::TaskId> queuedFor(base::LaneId lane) const;
@@ -81,7 +82,7 @@ class Admission {
   };
   using Line = std::deque<Waiting>;  // of one connection
   using Tenant = Turns<OwnerId, Line>;
-  using User = Turns<AccountId, Tenant>;  // the user's own tasks are one of them
+  using User = Turns<AccountId, Tenant>;  // the user's own tasks count as one tenant
   using Users = Turns<AccountId, User>;
   struct Place {
     AccountId user, account;
@@ -96,8 +97,8 @@ class Admission {
   Budget budget_;
   Accounts& accounts_;
   Demand used_;
-  Users users_;                                    // without empty entries, on each level
-  std::unordered_map<base::TaskId, Place> whose_;  // of each task that waits
+  Users users_;                                    // no level has empty entries
+  std::unordered_map<base::TaskId, Place> whose_;  // of each waiting task
   std::unordered_map<base::TaskId, Running> held_;
 };
 

@@ -1,7 +1,7 @@
-// What the edges (RPC) may ask of the core, and what the core tells them.
+// The interface between the edges (RPC) and the core.
 //
-// Core and edges live on one thread, the core thread; every call below and every
-// callback happens there. Nothing here blocks.
+// Core and edges live on one thread, the core thread; every call below and every callback happens
+// there. Nothing here blocks.
 //
 // Layer: sched. The edges see this header and base only.
 #pragma once
@@ -27,30 +27,30 @@ using OwnerId = uint64_t;  // one client connection; 0 is none
 enum class CodeKind : uint8_t { command, file, string, stdinText };  // as mayfly_task_kind
 enum class Stream : uint8_t { out, err };
 
-// Bounds on a submission that no template can lift.
+// Bounds on every submission, whatever the template.
 inline constexpr size_t kArgsMax = 1'024;
 inline constexpr size_t kArgBytesMax = 128 * 1'024;
 inline constexpr size_t kEnvMax = 1'024;
 inline constexpr size_t kFilesMax = 1'000;
-inline constexpr size_t kBlobsMax = 64;  // different ones of one task
+inline constexpr size_t kBlobsMax = 64;  // different blobs of one task
 inline constexpr size_t kPathBytesMax = 1'024;
 inline constexpr size_t kPathDepthMax = 32;
 inline constexpr size_t kCodeBytesMax = 4u << 20;
-inline constexpr size_t kCaptureBytesMax = 1u << 20;      // per stream, where output is not live
+inline constexpr size_t kCaptureBytesMax = 1u << 20;      // per stream, if output is not live
 inline constexpr size_t kOutputWindowBytes = 256u << 10;  // unacknowledged live output per stream
 
 struct InputFile {
   std::string path;  // relative to /task; no "..", no empty part, no NUL
   std::string data;
   uint32_t mode = 0644;  // permission bits
-  // Instead of `data`: a sealed memfd, which other tasks may have as well, and its size.
+  // Instead of `data`: a sealed memfd, which other tasks may share, and its size.
   std::shared_ptr<const base::Fd> blob;
   uint64_t blob_bytes = 0;
 
   uint64_t bytes() const { return blob ? blob_bytes : data.size(); }
 };
 
-// Caps that the client names; what is absent takes the template's default.
+// The caps that the client names; an absent one takes the template's default.
 struct LimitWishes {
 #define MAYFLY_CAP(member, type, ...) std::optional<type> member;
   MAYFLY_CAPS(MAYFLY_CAP)
@@ -62,7 +62,7 @@ struct TaskSpec {
   CodeKind kind = CodeKind::command;
   std::string code;               // string, stdinText: the program; file: the script's text
   std::string script_name;        // file: its name in /task, e.g. "script.py"
-  std::vector<std::string> args;  // command: the whole argv; else what follows the script
+  std::vector<std::string> args;  // command: the whole argv; else the arguments after the script
   std::vector<std::pair<std::string, std::string>> env;
   std::vector<InputFile> files;
   bool stdin_open = false;  // true: writeStdin/closeStdin follow `stdin_data`
@@ -72,7 +72,7 @@ struct TaskSpec {
   bool collect_out_files = false;
   bool live_output = false;  // true: TaskListener::onOutput; false: captured into the result
   OwnerId owner = 0;
-  AccountRef account;  // whose; resolved by the edge
+  AccountRef account;  // the submitter's, or its tenant's
 };
 
 struct TaskResult {
@@ -82,39 +82,39 @@ struct TaskResult {
   int exit_code = 0;       // succeeded, failed
   int signal = 0;          // signaled
   std::string reason;      // one line for people: which cap and its value, or what failed
-  uint64_t cap_value = 0;  // the cap that was hit, in its unit; 0 where none was
+  uint64_t cap_value = 0;  // the cap that the task reached, in its unit; 0: none
   base::Limits limits;     // in force
   base::Usage usage;
   base::Phases phases{};
   base::Receipt receipt;
-  std::string captured[2];  // by Stream, where output was not live
-  bool truncated[2] = {};   // more came than kCaptureBytesMax
+  std::string captured[2];  // by Stream, if output was not live
+  bool truncated[2] = {};   // the task wrote more than kCaptureBytesMax
   std::vector<base::OutFile> out_files;
-  std::string out_files_note;       // why the collection is not whole; empty when it is
+  std::string out_files_note;       // why files are missing from the collection; empty if none are
   std::shared_ptr<base::Fd> spool;  // the collected bytes; read with pread, never written
 };
 
-// Callbacks of one task, also from within a call of Core. The last is onResult, exactly
-// once, after the receipt. A listener may be told nothing more after Core::release.
+// Callbacks of one task, also from within a call of Core. The last is onResult, exactly once, after
+// the receipt.
 class TaskListener {
  public:
   virtual ~TaskListener() = default;
   virtual void onStarted() {}
-  // The core reads no more of a stream than kOutputWindowBytes beyond what was
-  // acknowledged by Core::acknowledgeOutput: back-pressure. Once the task's last process is
-  // dead, what its pipes still hold follows at once.
+  // Back-pressure: the core reads at most kOutputWindowBytes of a stream beyond the bytes that
+  // Core::acknowledgeOutput acknowledged. Once the task's last process is dead, the rest of its
+  // pipes follows at once.
   virtual void onOutput(Stream, std::string_view /*bytes*/) {}
-  virtual void onStdinAccepted(uint64_t /*bytes*/) {
-  }  // of stdin_data, then of writeStdin: so many went into the pipe
+  // Bytes of stdin_data, then of writeStdin, that went into the pipe.
+  virtual void onStdinAccepted(uint64_t /*bytes*/) {}
   virtual void onResult(TaskResult) = 0;
 };
 
 struct TemplateInfo {
-  std::string name, description, mechanism, state,
-      state_text;  // state: starting, ready, unhealthy, missingImage
+  std::string name, description, mechanism;
+  std::string state, state_text;  // state: starting, ready, unhealthy, missingImage
   std::string image_digest;
   base::Limits defaults, maximum;
-  uint32_t boxes = 0;  // not proven gone
+  uint32_t boxes = 0;  // not yet proven gone
   base::PoolState pool;
 };
 
@@ -132,7 +132,7 @@ class Core {
   // Checks everything before any box is touched; the task is queued when it returns.
   virtual base::Result<base::TaskId> submit(TaskSpec spec,
                                             std::shared_ptr<TaskListener> listener) = 0;
-  // Data beyond the input cap, or after closeStdin: an error.
+  // An error for data beyond the input cap, or after closeStdin.
   virtual base::Status writeStdin(base::TaskId task, std::string data) = 0;
   virtual base::Status closeStdin(base::TaskId task) = 0;
   virtual void acknowledgeOutput(base::TaskId task, Stream stream, uint64_t bytes) = 0;

@@ -8,10 +8,10 @@ namespace mayfly::sched {
 
 using base::Phase;
 
-std::string_view name(TaskState state) {
+std::string_view name(TaskStage stage) {
   constexpr std::string_view names[] = {"queued",  "making", "claiming",
                                         "running", "ending", "done"};
-  return names[static_cast<size_t>(state)];
+  return names[static_cast<size_t>(stage)];
 }
 
 uint64_t nextCpuSample_ns(uint64_t now_ns, const Counters& used, const base::Limits& limits,
@@ -19,8 +19,8 @@ uint64_t nextCpuSample_ns(uint64_t now_ns, const Counters& used, const base::Lim
   uint64_t cap_ns = limits.cpu_time_ms * 1'000'000;
   uint64_t used_ns = used.user_cpu_ns + used.system_cpu_ns;
   uint64_t left_ns = cap_ns > used_ns ? cap_ns - used_ns : 0;
-  // Two walls hold the rate: the cores there are, and the quota, of which one
-  // period may be used at once.
+  // Two bounds on the rate: the number of cores, and the quota, of which one whole period may be
+  // used at once.
   uint64_t by_cores = left_ns / std::max(1u, bounds.host_cores);
   uint64_t by_quota = left_ns / std::max(1u, limits.cpu_milli) * 1000;
   by_quota = by_quota > bounds.quota_period_ns ? by_quota - bounds.quota_period_ns : 0;
@@ -35,56 +35,56 @@ TaskMachine::TaskMachine(const base::Limits& limits, const Bounds& bounds, uint6
 void TaskMachine::mark(Phase phase, uint64_t at_ns, uint64_t now_ns) {
   uint64_t& slot = phases_[static_cast<size_t>(phase)];
   if (slot != 0) return;
-  uint64_t earliest = 0;  // no phase lies before one that it follows
+  uint64_t earliest = 0;  // a phase is never earlier than those before it
   for (size_t i = 0; i < static_cast<size_t>(phase); ++i)
     if (i != static_cast<size_t>(Phase::firstByte)) earliest = std::max(earliest, phases_[i]);
   slot = std::clamp(at_ns, std::min(earliest, now_ns), now_ns);
 }
 
 uint64_t TaskMachine::deadline_ns() const {
-  switch (state_) {
-    case TaskState::making:
-    case TaskState::claiming:
+  switch (stage_) {
+    case TaskStage::making:
+    case TaskStage::claiming:
       return at(Phase::box) + bounds_.make_ns;
-    case TaskState::running:
+    case TaskStage::running:
       return std::min(wall_deadline_ns_, next_sample_ns_);
-    case TaskState::ending:
+    case TaskStage::ending:
       return end_bound_ns_;
-    case TaskState::queued:
-    case TaskState::done:
+    case TaskStage::queued:
+    case TaskStage::done:
       break;
   }
   return 0;
 }
 
 Acts TaskMachine::admitted(uint64_t now_ns) {
-  if (state_ != TaskState::queued) return {};
-  state_ = TaskState::making;
+  if (stage_ != TaskStage::queued) return {};
+  stage_ = TaskStage::making;
   ++boxes_;
   mark(Phase::box, now_ns, now_ns);
   return Act::make;
 }
 
 Acts TaskMachine::templateGone() {
-  if (state_ != TaskState::making) return {};
+  if (stage_ != TaskStage::making) return {};
   --boxes_;
   return startOver();
 }
 
 Acts TaskMachine::boxMade(uint64_t box_ready_ns, uint64_t now_ns) {
   mark(Phase::boxReady, box_ready_ns, now_ns);
-  if (state_ == TaskState::making) state_ = TaskState::claiming;
+  if (stage_ == TaskStage::making) stage_ = TaskStage::claiming;
   return {};
 }
 
 Acts TaskMachine::boxFailed(std::string why, Again again, uint64_t now_ns) {
-  if (state_ == TaskState::done) return {};
-  if (state_ != TaskState::ending) {
+  if (stage_ == TaskStage::done) return {};
+  if (stage_ != TaskStage::ending) {
     end_.first = Cause::internal, end_.detail = std::move(why);
     again_ = again;
   }
   if (worthAnother()) return startOver();
-  state_ = TaskState::done;
+  stage_ = TaskStage::done;
   mark(Phase::exited, now_ns, now_ns);
   mark(Phase::reaped, now_ns, now_ns);
   mark(Phase::receipt, now_ns, now_ns);
@@ -92,7 +92,7 @@ Acts TaskMachine::boxFailed(std::string why, Again again, uint64_t now_ns) {
 }
 
 Acts TaskMachine::cloneReady(uint64_t at_ns, uint64_t now_ns) {
-  if (state_ != TaskState::claiming || at(Phase::clone) != 0) return {};
+  if (stage_ != TaskStage::claiming || at(Phase::clone) != 0) return {};
   mark(Phase::clone, at_ns, now_ns);
   return Act::claim;
 }
@@ -100,8 +100,8 @@ Acts TaskMachine::cloneReady(uint64_t at_ns, uint64_t now_ns) {
 void TaskMachine::claimed(uint64_t now_ns) { mark(Phase::claimed, now_ns, now_ns); }
 
 Acts TaskMachine::started(uint64_t at_ns, uint64_t now_ns) {
-  if (state_ != TaskState::claiming || at(Phase::claimed) == 0) return {};
-  state_ = TaskState::running;
+  if (stage_ != TaskStage::claiming || at(Phase::claimed) == 0) return {};
+  stage_ = TaskStage::running;
   mark(Phase::started, at_ns, now_ns);
   wall_deadline_ns_ = at(Phase::started) + limits_.wall_time_ms * 1'000'000;
   next_sample_ns_ = std::min(nextCpuSample_ns(at(Phase::started), {}, limits_, bounds_),
@@ -110,7 +110,7 @@ Acts TaskMachine::started(uint64_t at_ns, uint64_t now_ns) {
 }
 
 Acts TaskMachine::controlBroken(std::string why, Again again, uint64_t now_ns) {
-  if (state_ != TaskState::claiming) return {};
+  if (stage_ != TaskStage::claiming) return {};
   return again == Again::yes ? lose(std::move(why), now_ns)
                              : endFor(Cause::internal, std::move(why), now_ns);
 }
@@ -118,59 +118,60 @@ Acts TaskMachine::controlBroken(std::string why, Again again, uint64_t now_ns) {
 void TaskMachine::firstByte(uint64_t now_ns) { mark(Phase::firstByte, now_ns, now_ns); }
 
 Acts TaskMachine::outputOver(std::string_view stream, uint64_t now_ns) {
-  if (state_ == TaskState::done) return {};
+  if (stage_ == TaskStage::done) return {};
   end_.output_over = true;
-  if (state_ != TaskState::running) {
+  if (stage_ != TaskStage::running) {
     if (end_.detail.empty()) end_.detail = stream;
-    return {};  // while ending: the verdict will look at it
+    return {};  // already ending: the verdict considers it
   }
   return endFor(Cause::output, std::string(stream), now_ns);
 }
 
 Acts TaskMachine::cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns) {
-  switch (state_) {
-    case TaskState::claiming:
-    case TaskState::making:
-      // Whatever its status says: it never came to the task.
+  switch (stage_) {
+    case TaskStage::claiming:
+    case TaskStage::making:
+      // Whatever the exit status: the clone never reached the task.
       return lose("the clone ended before the task started", now_ns);
-    case TaskState::running:
+    case TaskStage::running:
       end_.exit = exit;
       mark(Phase::exited, at_ns, now_ns);
       return endFor(Cause::exited, {}, now_ns);
-    case TaskState::queued:
-    case TaskState::ending:
-    case TaskState::done:
+    case TaskStage::queued:
+    case TaskStage::ending:
+    case TaskStage::done:
       break;
   }
   return {};
 }
 
 Acts TaskMachine::boxDied(std::string why, uint64_t now_ns) {
-  if (state_ == TaskState::ending && end_.first == Cause::exited && end_.exit.code == CLD_KILLED &&
+  if (stage_ == TaskStage::ending && end_.first == Cause::exited && end_.exit.code == CLD_KILLED &&
       end_.exit.status == SIGKILL && !reaped_) {
-    // The init went first and took the clone along: nothing that a task can do.
+    // The init ended first and took the clone along: a task cannot cause that.
     end_.first = Cause::boxDied;
     end_.detail = std::move(why);
     return {};
   }
-  if (state_ == TaskState::making || state_ == TaskState::claiming)
+  if (stage_ == TaskStage::making || stage_ == TaskStage::claiming)
     return lose(std::move(why), now_ns);
   return endFor(Cause::boxDied, std::move(why), now_ns);
 }
 
 Acts TaskMachine::capHit(Cause cause, uint64_t now_ns) {
-  if (state_ == TaskState::making || state_ == TaskState::claiming)
+  if (stage_ == TaskStage::making || stage_ == TaskStage::claiming)
     return endFor(Cause::internal,
-                  cause == Cause::memory ? "the memory cap was hit before the task started"
-                                         : "the process cap was hit before the task started",
+                  cause == Cause::memory
+                      ? "the box reached its memory cap before the task started"
+                      : "the box reached its process cap before the task started",
                   now_ns);
   return endFor(cause, {}, now_ns);
 }
 
 Acts TaskMachine::sampled(const Counters& counters, uint64_t now_ns) {
-  if (state_ != TaskState::running) return {};
+  if (stage_ != TaskStage::running) return {};
   end_.counters = counters;
-  // Where the kernel has no event for a cap, its counter tells.
+  // For a cap without a kernel event, its counter decides.
   if (counters.oom_kills > 0) return endFor(Cause::memory, {}, now_ns);
   if (counters.forks_refused > 0) return endFor(Cause::processes, {}, now_ns);
   if (cpuTimeUsedUp(counters, limits_)) return endFor(Cause::cpuTime, {}, now_ns);
@@ -181,7 +182,7 @@ Acts TaskMachine::sampled(const Counters& counters, uint64_t now_ns) {
 }
 
 Acts TaskMachine::stop(Cause cause, std::string why, uint64_t now_ns) {
-  if (state_ == TaskState::ending && worthAnother()) {  // nobody wants another box any more
+  if (stage_ == TaskStage::ending && worthAnother()) {  // the client wants no other box
     again_ = Again::no;
     end_.first = cause;
     end_.detail = std::move(why);
@@ -192,21 +193,22 @@ Acts TaskMachine::stop(Cause cause, std::string why, uint64_t now_ns) {
 
 Acts TaskMachine::tick(uint64_t now_ns) {
   if (uint64_t d = deadline_ns(); d == 0 || now_ns < d) return {};
-  switch (state_) {
-    case TaskState::making:
+  switch (stage_) {
+    case TaskStage::making:
       return endFor(Cause::internal, "the box was not made in time", now_ns);
-    case TaskState::claiming:
+    case TaskStage::claiming:
       return endFor(Cause::internal, "the clone did not start the task in time", now_ns);
-    case TaskState::running:
+    case TaskStage::running:
       if (now_ns >= wall_deadline_ns_) return endFor(Cause::wallTime, {}, now_ns);
-      next_sample_ns_ = now_ns + bounds_.disk_sample_ns;  // unless the answer says sooner
+      next_sample_ns_ =
+          now_ns + bounds_.disk_sample_ns;  // unless the answer asks for an earlier one
       return Act::sample;
-    case TaskState::ending:
-      state_ = TaskState::done;
+    case TaskStage::ending:
+      stage_ = TaskStage::done;
       receipt_overdue_ = true;
       return Act::finish;
-    case TaskState::queued:
-    case TaskState::done:
+    case TaskStage::queued:
+    case TaskStage::done:
       break;
   }
   return {};
@@ -214,12 +216,12 @@ Acts TaskMachine::tick(uint64_t now_ns) {
 
 Acts TaskMachine::boxReaped(ExitStatus exit, const Counters& counters, uint64_t clone_exited_ns,
                             uint64_t now_ns) {
-  if (state_ == TaskState::done || reaped_) return {};
+  if (stage_ == TaskStage::done || reaped_) return {};
   reaped_ = true;
   end_.counters = counters;
   end_.counters_final = true;
   Acts acts;
-  if (state_ != TaskState::ending) acts = endFor(Cause::boxDied, {}, now_ns);
+  if (stage_ != TaskStage::ending) acts = endFor(Cause::boxDied, {}, now_ns);
   if (end_.first == Cause::exited && end_.exit.code == 0) end_.exit = exit;
   if (end_.first == Cause::exited && clone_exited_ns != 0)
     mark(Phase::exited, clone_exited_ns, now_ns);
@@ -228,46 +230,46 @@ Acts TaskMachine::boxReaped(ExitStatus exit, const Counters& counters, uint64_t 
 }
 
 Acts TaskMachine::boxGone(bool complete, uint64_t now_ns) {
-  if (state_ == TaskState::done) return {};
+  if (stage_ == TaskStage::done) return {};
   if (complete && worthAnother()) return startOver();
-  if (state_ != TaskState::ending) {
+  if (stage_ != TaskStage::ending) {
     end_.first = Cause::boxDied;
     mark(Phase::exited, now_ns, now_ns);
   }
   mark(Phase::reaped, now_ns, now_ns);
   mark(Phase::receipt, now_ns, now_ns);
-  state_ = TaskState::done;
+  stage_ = TaskStage::done;
   return Act::finish;
 }
 
 Acts TaskMachine::endFor(Cause cause, std::string detail, uint64_t now_ns) {
-  if (state_ == TaskState::ending || state_ == TaskState::done) return {};  // the first cause wins
+  if (stage_ == TaskStage::ending || stage_ == TaskStage::done) return {};  // the first cause wins
   end_.first = cause;
   end_.detail = std::move(detail);
   mark(Phase::exited, now_ns, now_ns);
-  if (state_ == TaskState::queued) {
-    state_ = TaskState::done;
+  if (stage_ == TaskStage::queued) {
+    stage_ = TaskStage::done;
     mark(Phase::receipt, now_ns, now_ns);
     return Act::finish;
   }
-  state_ = TaskState::ending;
+  stage_ = TaskStage::ending;
   end_bound_ns_ = now_ns + bounds_.receipt_ns;
   return Act::end;
 }
 
 Acts TaskMachine::lose(std::string why, uint64_t now_ns) {
-  if (state_ != TaskState::making && state_ != TaskState::claiming) return {};
+  if (stage_ != TaskStage::making && stage_ != TaskStage::claiming) return {};
   again_ = Again::yes;
   return endFor(Cause::internal, std::move(why), now_ns);
 }
 
-// A box that the memory cap ended would end so again.
+// A box that the memory cap killed would be killed again.
 bool TaskMachine::worthAnother() const {
   return again_ == Again::yes && boxes_ < bounds_.boxes_max && end_.counters.oom_kills == 0;
 }
 
 Acts TaskMachine::startOver() {
-  state_ = TaskState::queued;
+  stage_ = TaskStage::queued;
   for (size_t i = static_cast<size_t>(Phase::box); i < base::kPhases; ++i) phases_[i] = 0;
   end_ = {};
   again_ = Again::no;

@@ -1,11 +1,11 @@
-// One task's life as a state machine: what happened goes in, what to do comes out.
+// One task's life as a state machine: events in, actions out.
 //
 //   queued -> making -> claiming -> running -> ending -> done
 //      ^                                          |
-//      +--- its box was lost before it started ---+
+//      +--- the box died before it started the task ---+
 //
-// Every end takes one path: whatever comes first is the cause; `end` is asked for
-// once a box; the result is given once. The engine acts and feeds the answers back.
+// Every end takes one path: the first cause wins, `end` is requested once per box, and the result
+// is given once. The driver acts and feeds the answers back.
 //
 // Layer: sched. Pure: time is an argument. Core thread.
 #pragma once
@@ -20,39 +20,40 @@
 
 namespace mayfly::sched {
 
-enum class TaskState : uint8_t { queued, making, claiming, running, ending, done };
-std::string_view name(TaskState state);
+enum class TaskStage : uint8_t { queued, making, claiming, running, ending, done };
+std::string_view name(TaskStage stage);
 
-// Whether a failure may be the host's or the template's passing trouble, so that
-// the task, of which nothing ran yet, is worth another box.
+// Whether a failure may be a passing trouble of the host or the template. The task, which has not
+// run yet, then gets another box.
 enum class Again : uint8_t { no, yes };
 
 struct Bounds {
-  uint64_t make_ns = 10'000'000'000;       // box asked for -> started
-  uint64_t receipt_ns = 15'000'000'000;    // end asked for -> receipt
-  uint64_t sample_min_ns = 10'000'000;     // never samples more often
-  uint64_t disk_sample_ns = 100'000'000;   // samples at least so often while running
-  uint64_t quota_period_ns = 100'000'000;  // of the cpu controller: a burst of one period
+  uint64_t make_ns = 10'000'000'000;      // request of a box -> started
+  uint64_t receipt_ns = 15'000'000'000;   // request of the end -> receipt
+  uint64_t sample_min_ns = 10'000'000;    // lower bound between two samples
+  uint64_t disk_sample_ns = 100'000'000;  // upper bound between two samples of a running task
+  uint64_t quota_period_ns =
+      100'000'000;  // of the cpu controller: one period's quota may be used at once
   uint32_t host_cores = 1;
-  uint32_t boxes_max = 3;  // boxes that a task may get before it is given up
+  uint32_t boxes_max = 3;  // boxes that a task may get before it fails
 };
 
-// When the remaining cpu time could be used up at the earliest.
+// The earliest time at which the remaining cpu time can be used up.
 uint64_t nextCpuSample_ns(uint64_t now_ns, const Counters& used, const base::Limits& limits,
                           const Bounds& bounds);
 
 enum class Act : uint8_t {
-  make,    // ask for a box
+  make,    // request a box
   claim,   // give the task to the clone
   begin,   // the task runs: pump its streams, tell the listener
-  sample,  // ask for the counters
-  end,     // ask for the end of the box
-  drain,   // all writers are dead: read its streams to their end
-  queue,   // its box is gone and proven so, and it waits for another, first in its line
+  sample,  // request the counters
+  end,     // request the box's end
+  drain,   // all writers are dead: read the streams to their end
+  queue,   // the box is proven gone: requeue the task, first in its queue
   finish,  // make the result; nothing follows
 };
 
-// What to do now, in order.
+// The actions, in order.
 class Acts {
  public:
   Acts() = default;
@@ -78,23 +79,23 @@ class TaskMachine {
  public:
   TaskMachine(const base::Limits& limits, const Bounds& bounds, uint64_t now_ns);
 
-  TaskState state() const { return state_; }
+  TaskStage stage() const { return stage_; }
   const base::Limits& limits() const { return limits_; }
   const base::Phases& phases() const { return phases_; }
   const End& ending() const { return end_; }
-  // When tick() wants to be called; 0: never.
+  // When to call tick(); 0: never.
   uint64_t deadline_ns() const;
 
-  Acts admitted(uint64_t now_ns);  // it has a slot
-  Acts templateGone();  // before it had a clone: it waits again, and that counts for nothing
-  // Times told by others are clamped to what can be true.
+  Acts admitted(uint64_t now_ns);  // the task has a slot
+  Acts templateGone();             // before it had a clone: requeued; not counted as a try
+  // Times from other processes are clamped to the possible range.
   Acts boxMade(uint64_t box_ready_ns, uint64_t now_ns);
-  Acts boxFailed(std::string why, Again again, uint64_t now_ns);  // nothing of it is left
+  Acts boxFailed(std::string why, Again again, uint64_t now_ns);  // nothing of the box is left
   Acts cloneReady(uint64_t at_ns, uint64_t now_ns);
   void claimed(uint64_t now_ns);  // the claim was sent
   Acts started(uint64_t at_ns, uint64_t now_ns);
-  Acts controlBroken(std::string why, Again again,
-                     uint64_t now_ns);  // error or EOF of the control socket
+  // Error or EOF of the control socket.
+  Acts controlBroken(std::string why, Again again, uint64_t now_ns);
   void firstByte(uint64_t now_ns);
   Acts outputOver(std::string_view stream, uint64_t now_ns);
   Acts cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns);
@@ -107,14 +108,14 @@ class TaskMachine {
                  uint64_t now_ns);
   Acts boxGone(bool complete, uint64_t now_ns);  // the receipt is there
 
-  // The result's verdict; final once the state is done.
+  // The result's verdict; final once the stage is `done`.
   Judgement judgement() const { return judge(end_, limits_); }
   base::Usage usage(uint64_t stdout_bytes, uint64_t stderr_bytes) const;
   bool receiptOverdue() const { return receipt_overdue_; }
 
  private:
   Acts endFor(Cause cause, std::string detail, uint64_t now_ns);
-  Acts lose(std::string why, uint64_t now_ns);  // the end of a box that came to nothing
+  Acts lose(std::string why, uint64_t now_ns);  // the box failed before it started the task
   bool worthAnother() const;
   Acts startOver();
   void mark(base::Phase phase, uint64_t at_ns, uint64_t now_ns);
@@ -122,13 +123,13 @@ class TaskMachine {
 
   base::Limits limits_;
   Bounds bounds_;
-  TaskState state_ = TaskState::queued;
+  TaskStage stage_ = TaskStage::queued;
   base::Phases phases_{};
   End end_;
   uint64_t wall_deadline_ns_ = 0;
   uint64_t next_sample_ns_ = 0;
   uint64_t end_bound_ns_ = 0;
-  uint32_t boxes_ = 0;  // asked for so far
+  uint32_t boxes_ = 0;  // requested so far
   Again again_ = Again::no;
   bool reaped_ = false;
   bool receipt_overdue_ = false;

@@ -1,6 +1,6 @@
-// Entries that take turns: the first is the next; a new one comes last.
+// Entries that take turns: the first entry is next; a new one goes to the end.
 //
-// Layer: sched. Pure. All but the search for one that is ready takes constant time.
+// Layer: sched. Pure. Everything but the search for a ready entry takes constant time.
 #pragma once
 
 #include <list>

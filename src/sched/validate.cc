@@ -21,7 +21,7 @@ std::string quoted(std::string_view text) { return "'" + printable(text, 80) + "
 
 bool hasNul(std::string_view text) { return text.find('\0') != text.npos; }
 
-// Names that are devices on systems where a client may keep the files.
+// Device names on systems where a client may store the files.
 bool isDeviceName(std::string_view part) {
   std::string upper(part);
   for (char& c : upper)
@@ -48,8 +48,8 @@ base::Status checkEnv(const TaskSpec& spec) {
                       c == '_');
     if (!good)
       return fail(Code::invalidArgument, "environment variable " + quoted(name) +
-                                             ": a name is letters, digits and _, and starts "
-                                             "with no digit");
+                                             ": a name is letters, digits and _, and does "
+                                             "not start with a digit");
     if (hasNul(value))
       return fail(Code::invalidArgument,
                   "environment variable " + quoted(name) + ": its value contains a NUL byte");
@@ -93,10 +93,11 @@ base::Status checkCode(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
     if (spec.args.empty() || spec.args[0].empty())
       return fail(Code::invalidArgument, "the command is empty");
     if (!spec.code.empty())
-      return fail(Code::invalidArgument, "a command brings no code of its own");
+      return fail(Code::invalidArgument, "a command cannot have code besides");
   }
   if (spec.kind == CodeKind::string && spec.code.find('\0') != std::string::npos)
-    return fail(Code::invalidArgument, "the code has a NUL byte, which no command line can hold",
+    return fail(Code::invalidArgument,
+                "the code has a NUL byte, which cannot stand on a command line",
                 "Give it as a file or on standard input.");
   if (spec.code.size() > kCodeBytesMax)
     return fail(Code::invalidArgument,
@@ -146,21 +147,25 @@ base::Status checkFiles(const TaskSpec& spec, const base::Limits& limits) {
   for (std::string_view folder : folders)
     if (files.contains(folder))
       return fail(Code::invalidArgument,
-                  "input file " + quoted(folder) + " is also the folder of another");
-  // A disk that is full at the start would end the task at its first sample.
+                  "input file " + quoted(folder) + " is also the folder of another file");
+  // A full disk at the start would end the task at its first sample.
   if (pages_bytes >= limits.disk_bytes)
-    return fail(Code::invalidArgument, "the input files take " + num(pages_bytes) +
-                                           " bytes of disk and leave nothing of the " +
-                                           num(limits.disk_bytes) + " that the task may hold");
+    return fail(Code::invalidArgument,
+                "the input files fill the disk: they need " + base::humanBytes(pages_bytes) +
+                    " and the disk cap is " + base::humanBytes(limits.disk_bytes),
+                "Raise the cap 'disk' (--disk), up to the template's maximum.");
   if (files.size() + folders.size() + kInodesOfTheBox > limits.disk_inodes)
-    return fail(Code::invalidArgument, "the input files take " +
-                                           num(files.size() + folders.size()) +
-                                           " inodes and the box " + num(kInodesOfTheBox) +
-                                           "; the task may hold " + num(limits.disk_inodes));
+    return fail(Code::invalidArgument,
+                "the input files need " + num(files.size() + folders.size()) +
+                    " inodes, the box itself " + num(kInodesOfTheBox) + ", and the cap is " +
+                    num(limits.disk_inodes),
+                "Raise the cap 'disk_inodes' (--inodes), up to the template's maximum.");
   if (pages_bytes > limits.memory_bytes / 2)
-    return fail(Code::invalidArgument, "the input files take " + num(pages_bytes) +
-                                           " bytes, more than half of the task's memory of " +
-                                           num(limits.memory_bytes));
+    return fail(Code::invalidArgument,
+                "the input files need " + base::humanBytes(pages_bytes) +
+                    ", more than half of the memory cap of " +
+                    base::humanBytes(limits.memory_bytes),
+                "Raise the cap 'memory' (--memory), up to the template's maximum.");
   return base::Unit{};
 }
 
@@ -188,7 +193,7 @@ base::Status checkPath(std::string_view what, std::string_view path) {
     if (part == "." || part == "..") return bad("'.' and '..' are refused");
     if (part.size() > kPathPartBytesMax)
       return bad("a part of the path has more than " + num(kPathPartBytesMax) + " bytes");
-    if (isDeviceName(part)) return bad("the name of a device");
+    if (isDeviceName(part)) return bad("a part of the path is a device's name");
     if (++depth > kPathDepthMax)
       return bad("the path is deeper than " + num(kPathDepthMax) + " folders");
     begin = end + 1;

@@ -68,7 +68,7 @@ Judgement byCause(Cause cause, const End& e, const base::Limits& l) {
   return internal(e.detail);
 }
 
-// The cap that the counters reveal where no event did.
+// The cap that the counters reveal when no event did.
 Cause hidden(const End& e, const base::Limits& l) {
   if (e.counters_final) {
     if (e.counters.oom_kills > 0) return Cause::memory;
@@ -99,8 +99,8 @@ bool cpuTimeUsedUp(const Counters& c, const base::Limits& l) {
 
 Judgement judge(const End& e, const base::Limits& l) {
   if (e.first == Cause::boxDied) {
-    // The kernel kills the largest process first; where the box went with it, the
-    // memory cap still is the cause.
+    // The kernel kills the largest process first; if the whole box died with it, the memory cap is
+    // still the cause.
     if (e.counters_final && e.counters.oom_kills > 0) return byCause(Cause::memory, e, l);
     return internal("the box's init ended unasked" + (e.detail.empty() ? "" : ": " + e.detail));
   }

@@ -1,8 +1,8 @@
-// How a task ended: a pure function of the first cause, what the kernel said of
-// the main process, what the kernel counted, and the limits.
+// How a task ended: a pure function of the first cause, the kernel's exit status of the main
+// process, the kernel's counters, and the limits.
 //
-// The first cause wins. Where the main process ended by itself, the counters can
-// reveal that a cap was hit, whatever exit code it chose.
+// The first cause wins. If the main process ended by itself, the counters can reveal a reached cap,
+// whatever its exit code.
 //
 // Layer: sched. Pure.
 #pragma once
@@ -30,7 +30,7 @@ enum class Cause : uint8_t {
   internal,
 };
 
-// What the kernel counted for a box.
+// The kernel's counters of a box.
 struct Counters {
   uint64_t user_cpu_ns = 0, system_cpu_ns = 0;
   uint64_t memory_peak_bytes = 0;
@@ -39,7 +39,7 @@ struct Counters {
   uint64_t disk_bytes = 0, disk_inodes = 0, disk_bytes_max = 0, disk_inodes_max = 0;
 };
 
-// As si_code and si_status of waitid say it; code 0: it did not end by itself.
+// si_code and si_status of waitid; code 0: it did not end by itself.
 struct ExitStatus {
   int code = 0, status = 0;
 };
@@ -49,11 +49,11 @@ bool cpuTimeUsedUp(const Counters& c, const base::Limits& l);
 
 struct End {
   Cause first = Cause::none;
-  std::string detail;  // of the cause: what failed; empty where the cause says all
+  std::string detail;  // of the cause: what failed; empty if the cause says all
   ExitStatus exit;
   bool counters_final = false;
   Counters counters;
-  bool output_over = false;  // stdout or stderr passed its cap
+  bool output_over = false;  // stdout or stderr exceeded the cap
 };
 
 struct Judgement {

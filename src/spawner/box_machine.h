@@ -8,9 +8,9 @@
 //              v        v            v
 //           standing  waiting ---> parked -> claimed -> (ending)
 //
-// To the right the init says that the walls stand; downwards the clone is asked for, then
-// comes. `standing` is a box whose walls stand before the maker's answer was read; it goes to
-// `stocked`. From every state a box may have to end:
+// Rightwards the init reports that the walls are complete; downwards the clone is requested, then
+// arrives. `standing` is a box whose walls were complete before the maker's answer was read; it
+// goes to `stocked`. In every state the end of a box may begin:
 //
 //  owedInit, owedClone -> reaping -> collecting -> freeing -> removing -> gone
 //       `---> orphaned ---'              (each of the two may be left out)
@@ -26,23 +26,23 @@
 namespace mayfly::spawner {
 
 enum class BoxState : uint8_t {
-  empty,       // nothing of it is asked for yet
-  asked,       // its init is asked of the maker
-  standing,    // the same, and its walls stand
-  rising,      // the init is known, its walls rise; no clone is asked for
-  stocked,     // its walls stand; no clone is asked for
-  forking,     // the clone is asked for, the walls rise
-  entering,    // the clone is asked for, the walls stand
-  waiting,     // the clone is known, the walls rise
-  parked,      // made: the clone is known and its walls stand
+  empty,       // nothing is requested yet
+  asked,       // the maker has the request for its init
+  standing,    // the same, and its walls are complete
+  rising,      // the init is known, its walls are rising; no clone is requested
+  stocked,     // its walls are complete; no clone is requested
+  forking,     // the clone is requested, the walls are rising
+  entering,    // the clone is requested, the walls are complete
+  waiting,     // the clone is known, the walls are rising
+  parked,      // made: the clone is known and its walls are complete
   claimed,     // has its task's caps; the task may run
-  owedInit,    // ends; the maker has its init still to tell
-  owedClone,   // ends; the zygote has its clone still to tell
-  orphaned,    // ends; what it has still to be told of, nobody will: strays are reaped for it
+  owedInit,    // ends; the maker still has to report its init
+  owedClone,   // ends; the zygote still has to report its clone
+  orphaned,    // ends; the missing report will never come: strays are reaped for it
   reaping,     // ends; its processes are killed, their ends awaited
   collecting,  // no process is left; a child copies /task/out
   freeing,     // a child frees its disk
-  removing,    // its cgroups go
+  removing,    // its cgroups are being removed
   gone,
 };
 inline constexpr int kBoxStates = 18;
@@ -51,15 +51,15 @@ std::string_view name(BoxState state);
 enum class BoxEvent : uint8_t {
   askInit,    // we: the maker has the request
   initMade,   // the maker: the init
-  stands,     // the init: its walls stand
+  stands,     // the init: its walls are complete
   askClone,   // we: the source of clones has the request
   cloneMade,  // the source: the clone
   claim,      // mayflyd
   end,        // mayflyd, or a failure
-  lost,       // who had still to answer will not: the box fails
-  collect,    // we: all are reaped, the collector runs
-  free,       // we: all are reaped, or collected; a child frees the disk
-  remove,     // we: nothing but cgroups is left
+  lost,       // a missing answer will never come: the box fails
+  collect,    // we: all processes are reaped, the collector runs
+  free,       // we: all processes are reaped, or files collected; a child frees the disk
+  remove,     // we: only cgroups are left
   removed,    // we
 };
 inline constexpr int kBoxEvents = 12;
@@ -68,7 +68,7 @@ std::string_view name(BoxEvent event);
 enum class BoxStep : uint8_t {
   next,    // in its place: the state is the next one
   ignore,  // it changes nothing in this state
-  breach,  // it has no place here: who said it broke the protocol; the state stays
+  breach,  // not allowed here: the sender broke the protocol; the state stays
 };
 
 class BoxMachine {
@@ -78,15 +78,15 @@ class BoxMachine {
 
   bool made() const { return state_ == BoxState::parked || state_ == BoxState::claimed; }
   bool ending() const { return state_ >= BoxState::owedInit; }
-  // Its processes are not proven gone yet.
+  // Its processes are not yet proven gone.
   bool reaping() const { return state_ >= BoxState::owedInit && state_ <= BoxState::reaping; }
-  // An answer with a process is to come.
+  // An answer with a process is pending.
   bool owed() const {
     return state_ == BoxState::asked || state_ == BoxState::standing ||
            state_ == BoxState::forking || state_ == BoxState::entering ||
            state_ == BoxState::owedInit || state_ == BoxState::owedClone;
   }
-  // The init has its word still to say.
+  // The init has not reported yet.
   bool rising() const {
     return state_ == BoxState::asked || state_ == BoxState::rising || state_ == BoxState::forking ||
            state_ == BoxState::waiting;
@@ -96,13 +96,13 @@ class BoxMachine {
   BoxState state_ = BoxState::empty;
 };
 
-// What mayflyd's request means for a box in this state.
+// The meaning of mayflyd's request for a box in this state.
 enum class Place : uint8_t {
-  act,     // in its place
-  late,    // it crossed what we said of the box: nothing is done, mayflyd knows by now or soon
-  breach,  // no sound mayflyd asks for it: the box is given up
+  act,     // allowed
+  late,    // it crossed our report on the box: ignored, because mayflyd learns of that soon
+  breach,  // no correct mayflyd sends it: the box is given up
 };
-// Of a request on a box; for one that we do not know, or not any more, `gone`.
+// For a request on a box; `gone` if we do not know the box, or no longer.
 Place placeOf(wire::Op op, BoxState state);
 
 }  // namespace mayfly::spawner

@@ -43,7 +43,7 @@ std::vector<Mount> cgroupMounts(const std::string& mountinfo) {
     }
     std::string type, source, options;
     words >> type >> source >> options;
-    if (root != "/") continue;  // a bind of somebody's subtree is not ours to use
+    if (root != "/") continue;  // a bind mount of a subtree is not ours to use
     if (type == "cgroup2") mounts.push_back({path, true, ""});
     if (type == "cgroup") mounts.push_back({path, false, "," + options + ","});
   }
@@ -71,8 +71,8 @@ void killMembers(FdView dir) {
     if (pid > 1) ::kill(pid, SIGKILL);
 }
 
-// Kills and removes what is below `parent`/`name`, then that. Depth is bounded by
-// how we build: instance, template, box, leaf.
+// Kills and removes everything below `parent`/`name`, then the folder itself. The depth is bounded
+// by our structure: instance, template, box, leaf.
 bool sweep(FdView parent, const std::string& name, int depth_left) {
   auto dir = base::openAt(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   if (!dir) return dir.error().sys == ENOENT;
@@ -123,7 +123,7 @@ Result<CgroupTree> CgroupTree::openIn(const std::string& mountinfo, const std::s
       MAYFLY_TRY(top, makeFolder(root.view(), "mayfly", true));
       MAYFLY_CHECK(sweepUntilGone(top.view(), instance));
       auto made = makeFolder(top.view(), instance, false);
-      // Another instance that ended just now may have removed the top folder.
+      // Another instance that has just ended may have removed the top folder.
       if (!made && (made.error().sys != ENOENT || attempt == 10))
         return base::fail(std::move(made).error());
       if (made) dir = std::move(*made);

@@ -41,7 +41,7 @@ class ForkingSource : public CloneSource {
       answer.what = What::ended;
       return answer;
     }
-    // A template's own code may have written it.
+    // A template's own code may have written the message.
     if (!got || wire::faultOf(made, got->bytes, got->fds) != nullptr || !isOurChild(got->fd[0])) {
       answer.what = What::broken;
       return answer;

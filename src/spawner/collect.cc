@@ -64,7 +64,7 @@ class Collector {
     entries_.push_back({0, 0, mode, path, reason.substr(0, kSpoolSkippedBytesMax)});
   }
 
-  // Nobody is alive in the box: a name means the same file from here to its end.
+  // No process lives in the box: a name means the same file from here to the end.
   void walk(FdView dir, const std::string& prefix, uint32_t depth) {
     std::vector<std::string> names;
     int copy = ::fcntl(dir.get(), F_DUPFD_CLOEXEC, 3);
@@ -188,7 +188,7 @@ class Collector {
   bool full_ = false;
 };
 
-// From the spawner's child to the box's user.
+// Changes the spawner's child into the box's user.
 bool becomeUser(uint32_t uid) {
   if (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 ||
       ::setresuid(uid, uid, uid) != 0)
@@ -196,7 +196,7 @@ bool becomeUser(uint32_t uid) {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct none[2] = {};
   if (::syscall(SYS_capset, &header, none) != 0) return false;
-  // The change of ids cleared it.
+  // Set again: the change of ids cleared it.
   return ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0;
 }
 
@@ -214,7 +214,7 @@ base::Result<Fd> startCloser(Fd disk_root) {
   MAYFLY_TRY(base::Pipe closed, base::makePipe());
   auto child = startHelper("the closer of a disk", {disk_root.view(), closed.read.view()}, [] {
     char none;
-    (void)!::read(kHelperFd + 1, &none, 1);  // until ours is closed
+    (void)!::read(kHelperFd + 1, &none, 1);  // until our end is closed
     return 0;
   });
   disk_root.reset();

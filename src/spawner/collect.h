@@ -1,8 +1,7 @@
 // Copies a dead task's /task/out into the spool.
 //
-// Runs in a child of the spawner's that has become the box's user: it can read
-// what the task could read, nothing else, and a hostile tree can hurt nobody but
-// this child, which the spawner kills after its time.
+// Runs in a child of the spawner that has become the box's user: it can read only what the task
+// could read, and a hostile tree can hurt only this child, which the spawner kills after its time.
 //
 // Layer: spawner.
 #pragma once
@@ -14,14 +13,14 @@
 namespace mayfly::spawner {
 
 inline constexpr uint32_t kCollectDepthMax = 16;
-inline constexpr uint32_t kCollectNamesMax = 4'000;  // entries looked at, collected or not
+inline constexpr uint32_t kCollectNamesMax = 4'000;  // entries that are looked at, collected or not
 
-// Starts the child; its pidfd. Exit code 0: the spool is whole.
+// Starts the child and returns its pidfd. Exit code 0: the spool is complete.
 base::Result<base::Fd> startCollector(base::FdView disk_root, base::FdView spool, uint32_t uid,
                                       const base::Limits& limits);
 
-// Closes the disk, after it a child that ends at once: it is the last, and what lies there is
-// freed in its time. The child's pidfd.
+// Closes the disk so that a child drops the last reference: the child's exit frees the disk, in its
+// own time. Returns the child's pidfd.
 base::Result<base::Fd> startCloser(base::Fd disk_root);
 
 }  // namespace mayfly::spawner

@@ -16,17 +16,18 @@ int main(int argc, char** argv) {
   using namespace mayfly;
   spawner::Options options;
   CLI::App app{
-      "mayfly-spawner: makes and ends boxes for mayflyd, which starts it; of no use by hand"};
+      "mayfly-spawner: makes and ends boxes for mayflyd, which starts it; useless by hand"};
   app.add_option("--instance", options.instance, "the daemon's instance")->required();
   app.add_option("--images", options.images_dir, "folder of the images")->required();
-  app.add_option("--uid-slot", options.uid_slot, "which range of uids is ours")
+  app.add_option("--uid-slot", options.uid_slot, "our range of uids")
       ->required()
       ->check(CLI::Range(0, 63));
   CLI11_PARSE(app, argc, argv);
   struct stat st;
   if (::fstat(3, &st) != 0 || !S_ISSOCK(st.st_mode)) {
-    fprintf(stderr,
-            "mayfly-spawner: descriptor 3 is no socket: it is started by mayflyd, not by hand\n");
+    fprintf(
+        stderr,
+        "mayfly-spawner: descriptor 3 is not a socket: mayflyd starts this program, not people\n");
     return 2;
   }
   ::umask(022);

@@ -1,5 +1,5 @@
-// The spawner's events on their way to mayflyd. Sending never blocks: what the socket does not
-// take waits, in order and bounded.
+// The spawner's events on their way to mayflyd. Sending never blocks: events that the socket does
+// not take wait, in order and bounded.
 //
 // Layer: spawner. One thread.
 #pragma once
@@ -19,8 +19,8 @@ class Outbox {
   Outbox(base::FdView daemon, Poller& poller) : daemon_(daemon), poller_(poller) {}
 
   void send(const wire::Event& event, std::span<const int> fds = {});
-  void flush();  // the socket takes more
-  // mayflyd is gone, or has stopped to read: nothing is sent any more.
+  void flush();  // the socket can take more
+  // mayflyd is gone, or has stopped reading: nothing more is sent.
   bool broken() const { return broken_; }
   void close() { broken_ = true; }
 

@@ -1,9 +1,8 @@
-// The spawner: the only process with host capabilities. It makes and ends boxes
-// on mayflyd's word and reports what the kernel says of them.
+// The spawner: the only process with host capabilities. It makes and ends boxes on mayflyd's
+// request and reports the kernel's events about them.
 //
-// One thread, one loop, which never waits for anything but its next event. mayflyd
-// decides what and when; here is only how. The end of mayflyd's connection ends
-// every box and the spawner.
+// One thread, one loop, which waits only for its next event. mayflyd decides what to do and when;
+// the spawner only does it. The end of mayflyd's connection ends every box and the spawner.
 //
 // Layer: spawner. Wiring: Zygotes and Boxes act.
 #pragma once
@@ -39,10 +38,10 @@ class Spawner {
  private:
   Spawner(base::Fd daemon, const Options& options);
 
-  struct Pending {  // read, not done yet
+  struct Pending {  // read, but not yet done
     wire::Request request;
     base::Received fds;
-    const char* unsound;  // what is wrong with it, or null
+    const char* unsound;  // the fault of the request, or null
   };
   bool readRequests();
   void doOneRequest();

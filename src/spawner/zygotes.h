@@ -1,5 +1,5 @@
-// The zygotes of this spawner: published, serving, retired, each a stage of the loop with a
-// deadline of its own. One that hangs, at its start or at its end, delays nobody but itself.
+// The zygotes of this spawner: published, serving, retired, each in a stage of the loop with a
+// deadline of its own. A zygote that hangs, at its start or at its end, delays only itself.
 //
 //   mounting -> startingPid1 -> startingMaker -> startingZygote -> loading -> serving
 //   serving -> dying -> draining        a process of it ended
@@ -29,15 +29,15 @@ inline constexpr uint64_t kStartMsMax = 10'000;  // pid 1, maker or zygote, unti
 
 class Zygotes {
  public:
-  // Who has boxes made of zygotes.
+  // The user of zygotes, which makes boxes of them.
   class Client {
    public:
     virtual ~Client() = default;
     enum class Said : uint8_t { inPlace, breach };
-    // `init` is empty where none was made.
+    // `init` is empty if none was made.
     virtual Said onInitMade(Zygote& z, const wire::InitMade& made, base::Fd init) = 0;
     virtual Said onClone(Zygote& z, CloneSource::Answer answer) = 0;
-    // `who` of the zygote's answers nothing any more.
+    // `who` of the zygote will never answer again.
     virtual void onAnswersLost(const Zygote& z, const char* who, const std::string& why) = 0;
     virtual void onRetired(const Zygote& z) = 0;  // its boxes end with it
   };
@@ -50,12 +50,12 @@ class Zygotes {
   void publish(const wire::Request& request, base::Received& fds);
   void refuse(const wire::Request& request, const std::string& step, const std::string& text);
   void retire(base::ZygoteId id);
-  void retireAll();  // nobody is told any more
+  void retireAll();  // without reports to mayflyd
 
   Zygote* findServing(base::ZygoteId id);
-  // A box of its holds nothing of it any more.
+  // One of its boxes holds nothing of it any more.
   void release(Zygote& z);
-  // It took no request: where its source has closed its end, that of the process is told first.
+  // It took no request: if its source has closed its end, the end of the process is reported first.
   void suspect(Zygote& z);
 
   void onEvent(Source source, uint32_t key);
@@ -73,7 +73,7 @@ class Zygotes {
   void onHello(Zygote& z, const CloneSource::Answer& answer);
   void onChannelEnd(Zygote& z, base::FdView channel, const base::Fd& process);
   enum class Who : uint8_t { pid1, maker, zygote };
-  void onEnd(Zygote& z, Who who);  // of a process, or of its trust
+  void onEnd(Zygote& z, Who who);  // of a process, or of our trust in it
   void failStart(Zygote& z, std::string step, base::Error error);
   void drain(Zygote& z);
   void tryEnd(Zygote& z);

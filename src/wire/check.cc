@@ -11,14 +11,14 @@ namespace {
 using Fault = Checked::Fault;
 
 constexpr uint64_t kBytesMax = uint64_t{1} << 50;  // of memory or disk
-constexpr uint32_t kProcessesMax = 1u << 22;       // the kernel has no more pids
+constexpr uint32_t kProcessesMax = 1u << 22;       // more than the kernel has pids
 
 constexpr Checked kSound{};
 constexpr Checked content(const char* what) { return {Fault::content, what}; }
 
 struct Shape {
   bool known = false;
-  uint32_t flags = 0;  // that it may have
+  uint32_t flags = 0;  // the flags that it may have
   bool of_box = false;
 };
 
@@ -46,7 +46,7 @@ size_t fdsOf(const Request& r) {
   return r.op == Op::publish ? 2 : r.op == Op::end && (r.flags & kCollect) != 0 ? 1 : 0;
 }
 
-// The kernel reads a 0 as "no limit" for a disk.
+// For a disk, the kernel reads 0 as "no limit".
 Checked checkCaps(const base::Limits& l) {
   auto inside = [](uint64_t value, uint64_t max) { return value > 0 && value <= max; };
   if (!inside(l.memory_bytes, kBytesMax)) return content("the memory cap is out of range");
@@ -57,7 +57,7 @@ Checked checkCaps(const base::Limits& l) {
 }
 
 Checked checkPublish(const Request& r) {
-  if (r.zygote_id == 0) return content("zygote 0 is none");
+  if (r.zygote_id == 0) return content("zygote 0 does not exist");
   for (const auto& arg : r.zygote)
     if (::strnlen(arg, sizeof arg) == sizeof arg) return content("a zygote argument is too long");
   if (r.zygote[0][0] != '/') return content("the zygote's program must be an absolute path");
@@ -82,8 +82,8 @@ Checked check(const Request& r, size_t bytes, size_t fds) {
   if (r.version != kSpawnerVersion) return {Fault::language, "version"};
   const Shape shape = shapeOf(r.op);
   if (!shape.known) return {Fault::language, "unknown request"};
-  if ((r.flags & ~shape.flags) != 0) return content("a flag of another request");
-  if (fds != fdsOf(r)) return content("another number of descriptors");
+  if ((r.flags & ~shape.flags) != 0) return content("a flag that the request cannot have");
+  if (fds != fdsOf(r)) return content("a wrong number of descriptors");
   if (shape.of_box && (r.box == 0 || r.box > kBoxIdMax))
     return content("the box's id is out of range");
   switch (r.op) {

@@ -1,5 +1,5 @@
-// Which messages between mayflyd and the spawner are sound. What a zygote, maker,
-// init or clone says is checked by faultOf() in wire/zygote.h.
+// Checks the messages between mayflyd and the spawner. faultOf() in wire/zygote.h checks those of
+// zygotes, makers, inits and clones.
 //
 // Layer: wire. Pure.
 #pragma once
@@ -14,15 +14,15 @@ struct Checked {
   enum class Fault : uint8_t {
     none,
     language,  // the peer does not speak this protocol: the connection ends
-    content,   // no sound mayflyd asks for this: refused, or its box is given up
+    content,   // no correct mayflyd sends this: the request is refused, or its box given up
   };
   Fault fault = Fault::none;
   const char* what = "";  // for people
 };
 
-// `bytes` and `fds`: the size of the message as received, and how many descriptors came.
+// `bytes` and `fds`: the received size and number of descriptors.
 Checked check(const Request& request, size_t bytes, size_t fds);
-// Also ends each text where its place ends.
+// Also terminates each text within its field.
 Checked check(Event& event, size_t bytes, size_t fds);
 
 }  // namespace mayfly::wire

@@ -9,7 +9,7 @@ namespace {
 
 tl::unexpected<base::Error> bad(std::string_view what) {
   return base::fail(base::Code::internal,
-                    "the spool of output files is not as agreed: " + std::string(what));
+                    "the spool of output files is malformed: " + std::string(what));
 }
 
 }  // namespace
@@ -54,7 +54,7 @@ base::Result<std::vector<base::OutFile>> readIndex(const SpoolHeader& header,
           entry.size > header.index_offset - entry.offset)
         return bad("a file's content lies outside");
       file.offset = entry.offset;
-      total_bytes += entry.size;  // each is below the spool's size, the count is bounded
+      total_bytes += entry.size;  // each is below the spool's size, and the count is bounded
       if (++collected > limits.out_files) return bad("more files than the cap allows");
       if (total_bytes > limits.out_files_bytes) return bad("more bytes than the cap allows");
     }

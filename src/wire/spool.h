@@ -1,12 +1,11 @@
-// The spool: one file that holds what a task left in /task/out. Written by the
-// spawner's collector, which runs with the box's own uid, so its reader believes
-// nothing.
+// The spool: one file with the files that a task left in /task/out. The spawner's collector, which
+// runs with the box's own uid, writes it, so its reader trusts no value in it.
 //
 //   SpoolHeader | contents of the files, anywhere | index: `count` records
 //
-// A record is a SpoolEntry, then `path_bytes` of path, then `skipped_bytes` of
-// text that says why the file was not collected (0: it was). Unaligned. A record
-// with a text and no path is on the folder /task/out itself.
+// A record is a SpoolEntry, then `path_bytes` of path, then `skipped_bytes` of text that says why
+// the file was not collected (0: it was). Unaligned. A record with a text but no path is about the
+// folder /task/out itself.
 //
 // readIndex() checks every offset and size.
 //
@@ -46,12 +45,12 @@ struct SpoolEntry {
 
 static_assert(sizeof(SpoolHeader) == 24 && sizeof(SpoolEntry) == 32);
 
-// Whether the header can be that of a spool of `spool_bytes`, whose index then lies within.
+// Whether the header is possible for a spool of `spool_bytes`: then its index lies within.
 base::Status checkHeader(const SpoolHeader& header, uint64_t spool_bytes);
 
-// The files that the index names, at most limits.out_files collected ones with at most
-// limits.out_files_bytes in all. A skipped one without a name is a note on the whole. For a
-// header that was checked, and the header.index_bytes of its index.
+// The files in the index, at most limits.out_files collected ones with at most
+// limits.out_files_bytes in all. A skipped file without a name is a note on the whole collection.
+// The header must be checked, and `index` be its header.index_bytes.
 base::Result<std::vector<base::OutFile>> readIndex(const SpoolHeader& header,
                                                    std::string_view index,
                                                    const base::Limits& limits);

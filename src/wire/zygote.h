@@ -1,14 +1,14 @@
-// The messages of a zygote, a maker and a clone: fixed size over SEQPACKET
-// sockets, descriptors beside them. A clone's channel closes before its task
-// starts; a zygote's may be written to by its template's own code.
+// The messages of a zygote, a maker and a clone: fixed size over SEQPACKET sockets, with
+// descriptors beside them. A clone's channel closes before its task starts; the template's own code
+// may write to a zygote's channel.
 //
 //   spawner <-> maker   channel on fd 3 of the maker
 //   spawner <-> zygote  channel on fd 3 of the zygote
 //   spawner <-> init    status socket: one InitReady, then silence; its end ends the box
 //   mayflyd <-> clone   control socket: CloneReady, Claim (fds: the task, its blobs), Started
 //
-// faultOf() says what is wrong with a message that was received, or nullptr. `bytes`
-// and `fds` are what came: the size of the message and how many descriptors.
+// faultOf() returns the fault of a received message, or nullptr. `bytes` and `fds`: the received
+// size and number of descriptors.
 //
 // Layer: wire (zygote, spawner and mayflyd include it). Plain data; needs libc only.
 #pragma once
@@ -19,15 +19,15 @@
 namespace mayfly::wire {
 
 inline constexpr uint32_t kZygoteMagic = 0x4d465a59;  // "MFZY"
-inline constexpr int kChannelFd = 3;                  // maker's, zygote's and pid 1's channel
+inline constexpr int kChannelFd = 3;                  // of maker, zygote and pid 1
 inline constexpr int kSeccompFd = 4;  // zygote: the template's program; read once, then closed
 
 // Ids inside a box. The daemon gives each box two ids of the template's range.
 inline constexpr uint32_t kBoxRoot = 0;     // the init
 inline constexpr uint32_t kBoxUser = 1000;  // the task
 
-// fds: [0] the init's end of its status socket, [1] its v2 cgroup, [2] the box's
-// disk, mounted nowhere yet, [3] a pipe that takes one byte once the box stands.
+// fds: [0] the init's end of its status socket, [1] its v2 cgroup, [2] the box's disk, not yet
+// mounted, [3] a pipe into which the init writes one byte once the box is complete.
 struct MakeInit {
   uint32_t magic = kZygoteMagic;
   uint32_t kind = 1;
@@ -44,17 +44,16 @@ struct InitMade {
   uint32_t pid_template = 0;
   char step[28] = {};
 };
-// Init -> spawner: the box stands, or the step that failed.
+// Init -> spawner: the box is complete, or the step that failed.
 struct InitReady {
   uint32_t magic = kZygoteMagic;
   int32_t error = 0;
   char step[32] = {};
 };
 
-// fds: [0] pidfd of the init, [1] control, [2] stdin, [3] stdout, [4] stderr,
-// [5] v2 cgroup, [6] a pipe that gives one byte once the box stands and one when the
-// task may start (its caps are in force), [7..] v1 `tasks` files. The clone is forked
-// while the init still sets its box up.
+// fds: [0] pidfd of the init, [1] control, [2] stdin, [3] stdout, [4] stderr, [5] v2 cgroup, [6] a
+// pipe that delivers one byte once the box is complete and one when the task may start (its caps
+// are in force), [7..] v1 `tasks` files. The clone is forked while the init still sets up its box.
 struct MakeClone {
   uint32_t magic = kZygoteMagic;
   uint32_t kind = 2;
@@ -62,8 +61,8 @@ struct MakeClone {
   uint32_t tasks_fds = 0;
   uint32_t rehearse = 0;
 };
-// Zygote -> spawner. fds: [0] pidfd of the clone. box 0: the zygote is ready to serve,
-// or `step` says why it cannot.
+// Zygote -> spawner. fds: [0] pidfd of the clone. box 0: the zygote is ready to serve, or `step`
+// says why it cannot.
 inline constexpr int kRefused = 131;  // ENOTRECOVERABLE: `step` is a whole sentence
 struct CloneMade {
   uint32_t magic = kZygoteMagic;
@@ -81,32 +80,33 @@ struct CloneReady {
   uint64_t at_ns = 0;
   uint64_t reserved = 0;
 };
-// mayflyd -> clone. fds: [0] a sealed memfd that holds a TaskBlob, [1..blob_fds] sealed memfds
-// that other boxes may be given as well: contents of input files. The clone copies what it needs
-// and closes all before the task's first instruction.
+// mayflyd -> clone. fds: [0] a sealed memfd with a TaskBlob, [1..blob_fds] sealed memfds with
+// contents of input files, which other boxes may share. The clone copies what it needs and closes
+// all before the task's first instruction.
 struct Claim {
   uint32_t magic = kZygoteMagic;
   uint32_t kind = 4;
   uint32_t blob_fds = 0;
-  uint32_t caps_stand = 0;   // 1: the box was made with the task's own caps; no byte says so
-  uint64_t block_bytes = 0;  // of the TaskBlob
+  uint32_t caps_stand =
+      0;  // 1: the box was made with the task's own caps; the clone awaits no byte
+  uint64_t block_bytes = 0;                                      // of the TaskBlob
   uint64_t open_files = 0, file_size_bytes = 0, cpu_time_s = 0;  // rlimits, both soft and hard
 };
-// Clone -> mayflyd: the last word before the task's first instruction.
+// Clone -> mayflyd: the last message before the task's first instruction.
 struct Started {
   uint32_t magic = kZygoteMagic;
   uint32_t kind = 5;
   int32_t error = 0;
   char step[28] = {};
   uint64_t at_ns = 0;
-  uint32_t fresh = 0;  // 1: the runtime starts anew for this task, without what was preloaded
+  uint32_t fresh = 0;  // 1: the task gets a new runtime, without the template's preloads
   uint32_t reserved = 0;
 };
 
-// The task, as one block: this header, then `argc` + `envc` NUL-terminated
-// strings, then `files` FileEntry headers each followed by its path (NUL-
-// terminated, relative to /task), all packed; `code` and the files' contents
-// lie at the offsets given. The clone checks every offset against the size.
+// The task as one block: this header, then `argc` + `envc` NUL-terminated strings, then `files`
+// FileEntry headers, each followed by its path (NUL-terminated, relative to /task), all packed;
+// `code` and the files' contents are at the given offsets. The clone checks every offset against
+// the size.
 struct TaskBlob {
   uint32_t magic = kZygoteMagic;
   uint32_t kind = 0;  // mayfly_task_kind
@@ -119,7 +119,7 @@ struct TaskBlob {
 };
 struct FileEntry {
   uint64_t offset = 0, bytes = 0;  // content
-  uint32_t fd = 0;                 // of the Claim's, that it lies in; 0 is this block
+  uint32_t fd = 0;                 // the Claim's descriptor with the content; 0 is this block
   uint32_t mode = 0644;
   uint32_t path_bytes = 0;  // with its NUL; the next entry follows, unaligned
   uint32_t reserved = 0;
@@ -129,7 +129,7 @@ inline constexpr uint32_t kBlobFdsMax = 64;
 // --- checks ------------------------------------------------------------------------
 
 inline constexpr int32_t kErrnoMax = 4'095;
-inline constexpr uint32_t kTasksFdsMax = 3;  // v1 hierarchies that a box may need
+inline constexpr uint32_t kTasksFdsMax = 3;  // v1 hierarchies that a box may use
 inline constexpr int kCloneFds = 7;          // of a MakeClone, before its `tasks` files
 
 template <size_t N>
@@ -155,7 +155,7 @@ inline const char* faultOf(const MakeInit& m, size_t bytes, size_t fds) {
 }
 inline const char* faultOf(const InitMade& m, size_t bytes, size_t fds) {
   if (const char* fault = faultOfAnswer(m, bytes)) return fault;
-  // One that was made and then failed is passed as well, to be reaped.
+  // An init that was made and then failed is passed as well, to be reaped.
   return fds > 1 || (m.error == 0 && fds != 1) ? "descriptors" : nullptr;
 }
 inline const char* faultOf(const InitReady& m, size_t bytes, size_t fds) {

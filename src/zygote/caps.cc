@@ -7,7 +7,7 @@
 namespace mayfly::zygote {
 
 int dropCapabilities() {
-  // The highest capability is not known at build time: EINVAL ends the list.
+  // The highest capability is unknown at build time: EINVAL ends the list.
   for (int cap = 0; cap < 64; ++cap)
     if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0) {
       if (errno == EINVAL && cap > 0) break;

@@ -17,7 +17,7 @@ namespace mayfly::zygote {
 using namespace wire;
 namespace {
 
-constexpr int kDescriptorsMax = 1'024;  // of a baseline; one above it is always a fault
+constexpr int kDescriptorsMax = 1'024;  // of a baseline; a descriptor above it is always a fault
 constexpr size_t kLongest = 3;          // preloads that the report names
 constexpr size_t kMapsLineBytes = 1'024;
 
@@ -32,7 +32,7 @@ Preload longest[kLongest] = {};
 unsigned preloads = 0;
 uint64_t first_ns = 0, last_ns = 0;
 
-// Calls visit(descriptor) for each that is open, until it gives non-zero.
+// Calls visit(descriptor) for each open one, until it returns non-zero.
 template <class Visit>
 int eachDescriptor(Visit visit) {
   DIR* dir = opendir("/proc/self/fd");
@@ -70,7 +70,7 @@ int findChild(char* fault) {
   return -ECHILD;
 }
 
-// It would end the zygote, or run its code, at a time of its own.
+// A timer would end the zygote, or run its code, at any time.
 int findTimer(char* fault) {
   bool found = false;
   constexpr __itimer_which kIntervalTimers[] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
@@ -107,7 +107,7 @@ int judgeDescriptor(int fd, char* fault) {
   return -EMFILE;
 }
 
-// Every clone would share it with every other.
+// All clones would share it.
 int findSharedMemory(char* fault) {
   FILE* maps = fopen("/proc/self/maps", "re");
   if (maps == nullptr) return -errno;

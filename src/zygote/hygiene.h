@@ -1,5 +1,5 @@
-// What a zygote must not have when it is forked: a second thread, a child, a
-// timer, a socket, a descriptor or writable shared memory that a preload left behind.
+// Finds things that a zygote must not have when it is forked: a second thread, a child, a timer, a
+// socket, a descriptor or writable shared memory that a preload left behind.
 //
 // Layer: zygote. Single-threaded; the zygote only.
 #pragma once
@@ -8,18 +8,19 @@
 
 namespace mayfly::zygote {
 
-inline constexpr size_t kFaultBytes = 96;
+inline constexpr size_t kFaultBytes = 104;
 
-// From here on nothing more may come: what is open now is the runtime's own.
+// Takes the baseline: descriptors that are open now belong to the runtime; later ones are faults.
 void takeBaseline();
 
-// 0, or a negative errno and in `fault` what is wrong, as the end of a sentence:
-// "started a thread". Without a baseline only threads, children, timers and sockets count.
+// 0, or a negative errno; then `fault` is the end of a sentence, such as "started a thread".
+// Without a baseline, only threads, children, timers and sockets count.
 int findHygieneFault(char fault[kFaultBytes]);
 
-// Notes how long the preload `name` took: since the one before, or the baseline.
+// Records the time of the preload `name`: since the previous one, or the baseline.
 void notePreload(const char* name);
-// One line on stderr: how many preloads, how long, the longest. Nothing where there was none.
+// Prints one line on stderr: the number of preloads, their time, the longest. Nothing without
+// preloads.
 void reportPreloads();
 
 }  // namespace mayfly::zygote

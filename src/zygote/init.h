@@ -1,6 +1,5 @@
-// The init of a box: pid 1 of its namespaces. It sets up the walls that only
-// root of the box can set up, reports, gives everything up and waits for its end.
-//
+// The init of a box: pid 1 of its namespaces. It sets up the walls that only root of the box can
+// set up, reports, drops all rights and waits for its end.
 // Runs in the maker's child, after a raw clone3: no allocation, libc only.
 //
 // Layer: zygote. Single-threaded.
@@ -10,8 +9,8 @@
 
 namespace mayfly::zygote {
 
-// Never returns. `maps_fd` gives one byte when the id maps are written; `disk_fd`
-// is the box's disk, mounted nowhere yet; `stands_fd` takes one byte for the clone.
+// Never returns. `maps_fd` delivers one byte once the id maps are written; `disk_fd` is the box's
+// disk, not yet mounted; the init writes one byte for the clone into `stands_fd`.
 [[noreturn]] void runInit(const wire::MakeInit& make, int status_fd, int maps_fd, int disk_fd,
                           int stands_fd);
 

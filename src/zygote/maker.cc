@@ -1,6 +1,5 @@
-// mayfly-maker: the two small helpers of a template, exec'd from its image once
-// they are in the template's namespaces (their memory then belongs to its user
-// namespace, not to the host's).
+// mayfly-maker: the two small helpers of a template, exec'd from its image once they are in the
+// template's namespaces (so that their memory belongs to its user namespace, not to the host's).
 //
 //   mayfly-maker pid1    holds the template's namespaces; its death ends every box
 //   mayfly-maker maker   makes box inits on the spawner's behalf
@@ -23,7 +22,7 @@ using namespace wire;
 namespace {
 
 [[noreturn]] void runPid1() {
-  signal(SIGCHLD, SIG_IGN);  // the kernel reaps what is left to us
+  signal(SIGCHLD, SIG_IGN);  // the kernel reaps orphans
   pollfd end{kChannelFd, 0, 0};
   for (;;)
     if (poll(&end, 1, -1) > 0) _exit(0);
@@ -58,9 +57,9 @@ InitMade makeInit(int proc_fd, const MakeInit& make, const int* fds, int* pidfd)
   int sync[2];
   if (pipe2(sync, O_CLOEXEC) != 0) return failed(errno, "pipe");
   clone_args args{};
-  // The init makes its network namespace itself: that takes as long as all the rest,
-  // and the clone can be forked meanwhile. The clone makes its own cgroup namespace
-  // once it is in its cgroups: the namespace's root is taken at that moment.
+  // The init makes its network namespace itself: that takes as long as all the rest, and the clone
+  // can be forked meanwhile. The clone makes its own cgroup namespace once it is in its cgroups,
+  // because the namespace's root is fixed at that moment.
   args.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS |
                CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP;
   args.pidfd = reinterpret_cast<uint64_t>(pidfd);

@@ -1,17 +1,17 @@
 // libmayfly-python: the part of a Python zygote that must not be Python.
 //
-// A task is run and ended by the interpreter's own main function, so that its bottom frame
-// is its own module and it ends as under `python3`. The zygote's program raises its last
-// exception, and the interpreter, which has left all frames by then, calls mayfly_python_main()
-// as sys.excepthook. That serves, and in a clone gives the interpreter's configuration the
-// task's command line and calls Py_RunMain().
+// The interpreter's own main function runs and ends a task, so that its bottom frame is its own
+// module and it ends as under `python3`. The zygote's program raises its last exception, and the
+// interpreter, which has left all frames by then, calls mayfly_python_main() as sys.excepthook.
+// That serves, and in a clone writes the task's command line into the interpreter's configuration
+// and calls Py_RunMain().
 //
-// The end is Py_FinalizeEx() whole, with short cuts that spare a clone the pages of what was
-// preloaded, and change nothing that a program can see:
+// The end is a whole Py_FinalizeEx(), with short cuts that spare a clone the pages of preloaded
+// objects, and change nothing that a program can see:
 //   - preloaded modules that the task did not change are not emptied;
-//   - so objects of the task's that only preloaded ones hold are finalized by hand;
-//   - the interned strings are not given back, and the allocator's arenas not looked through.
-// Each is taken where the interpreter is as it is known, and left out elsewhere.
+//   - so objects of the task that only preloaded ones hold are finalized by hand;
+//   - the interned strings are not freed, and the allocator's arenas not scanned.
+// Each is used if the interpreter is a known one, and left out otherwise.
 //
 // Layer: zygote, in the interpreter's process, which resolves its symbols. One thread, which
 // holds the interpreter's lock. Decision: docs/decisions/0012-python-main.md.
@@ -25,13 +25,13 @@
 
 #include "zygote/raw.h"
 
-// Of CPython's C API, what is used here: it is stable, and the headers of the image's version
-// are not at hand where this is built.
+// The used part of CPython's C API: it is stable, and the headers of the image's version are not
+// available at build time.
 extern "C" {
 struct PyObject;
 struct PyInterpreterState;
 struct PyStatus {
-  int type;  // 0: it went well
+  int type;  // 0: success
   const char* function;
   const char* message;
   int exit_code;
@@ -89,15 +89,14 @@ extern PyObject PyModule_Type, PyDict_Type;
 namespace mayfly::zygote {
 namespace {
 
-// Fields of the interpreter's configuration. Their places are looked up, see findConfig().
+// Fields of the interpreter's configuration. findConfig() looks up their addresses.
 struct Config {
   void* at = nullptr;
   wchar_t **run_command, **run_filename;
   int* cpu_count = nullptr;
 };
 Config config;
-constexpr size_t kConfigBytes =
-    1'024;  // looked through; those of a PyConfig and what follows in its interpreter
+constexpr size_t kConfigBytes = 1'024;  // searched: a PyConfig and the bytes after it
 
 struct PyObjectHead {
   ssize_t references;
@@ -107,13 +106,13 @@ bool isExactly(PyObject* object, const PyObject& type) {
   return reinterpret_cast<PyObjectHead*>(object)->type == &type;
 }
 
-// Reads what a word may point to; false where nothing is mapped.
+// Reads memory that a word may point to; false if it is not mapped.
 bool peek(const void* at, void* to, size_t bytes) {
   iovec local{to, bytes}, remote{const_cast<void*>(at), bytes};
   return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
 }
 
-// Calls visit(address, words) for each address of a word from `begin` on, whose `kWords` words are
+// Calls visit(address, words) for each address of a word from `begin` on whose `kWords` words are
 // readable.
 template <size_t kWords, class Visit>
 void eachWord(uintptr_t begin, size_t bytes, Visit visit) {
@@ -133,8 +132,8 @@ bool isText(const wchar_t* at, const wchar_t* text) {
          wmemcmp(found, text, length) == 0;
 }
 
-// Finds the fields by what they must hold in a zygote: no command and no module to run, the
-// file `program`, its folder; one processor behind the default bound on digits of an integer.
+// Finds the fields by their values in a zygote: no command and no module to run, the file
+// `program`, its folder; one processor behind the default bound on an integer's digits.
 bool findConfig(const wchar_t* program, const wchar_t* folder) {
   constexpr int kDigitsMax = 4'300;
   config.at = const_cast<void*>(_Py_GetConfig());
@@ -157,13 +156,13 @@ bool findConfig(const wchar_t* program, const wchar_t* folder) {
   return files == 1 && counts == 1;
 }
 
-// --- what the end spares ----------------------------------------------------------------
+// --- short cuts of the end ----------------------------------------------------------------
 
-PyObject** interned = nullptr;     // where the interpreter keeps its table of interned strings
+PyObject** interned = nullptr;     // the interpreter's pointer to its table of interned strings
 unsigned* arenas_count = nullptr;  // of the allocator's table of arenas
 PyObject* freeze = nullptr;        // gc.freeze
 PyObject* sys_dict = nullptr;
-PyObject* first_frozen = nullptr;  // the first object of those that the collector leaves alone
+PyObject* first_frozen = nullptr;  // the first object that the collector ignores
 int watcher = -1;
 
 struct Module {
@@ -220,10 +219,10 @@ void watchModules() {
     }
 }
 
-// The one dictionary of the interpreter's own that has an interned string as its own value.
+// The only dictionary of the interpreter itself that has an interned string as its own value.
 void findInterned() {
   PyObject* probe = PyUnicode_InternFromString("mayfly's interned probe");
-  constexpr size_t kInterpreterBytes = 512u << 10;  // looked through
+  constexpr size_t kInterpreterBytes = 512u << 10;  // searched
   constexpr ssize_t kInternedMin = 1'000;
   unsigned found = 0;
   eachWord<1>(reinterpret_cast<uintptr_t>(PyInterpreterState_Get()), kInterpreterBytes,
@@ -233,8 +232,7 @@ void findInterned() {
                   ssize_t entries;
                 } dict;
                 auto* object = reinterpret_cast<PyObject*>(*word);
-                // Those that wait to be used again have no references, and a table that is not
-                // theirs.
+                // Unused entries of a free list have no references, and a table that is not theirs.
                 if (object == nullptr || *word % alignof(PyObjectHead) != 0 ||
                     !peek(object, &dict, sizeof dict) || dict.head.type != &PyDict_Type ||
                     dict.head.references <= 0 || dict.entries < kInternedMin ||
@@ -246,16 +244,17 @@ void findInterned() {
   if (found != 1) interned = nullptr;
 }
 
-// As what was preloaded (memory.py): a clone that only looks one up does not write to its count.
+// Like all preloaded objects (memory.py): a clone that only looks one up does not write to its
+// count.
 void keepInterned() {
-  uint32_t forever;  // a count's low half, where it is neither raised nor lowered
+  uint32_t forever;  // a count's low half that is neither raised nor lowered
   memcpy(&forever, &_Py_NoneStruct, sizeof forever);
   PyObject *text, *same;
   for (ssize_t at = 0; PyDict_Next(*interned, &at, &text, &same);)
     memcpy(text, &forever, sizeof forever);
 }
 
-// The allocator's table is the one, of a power of two of rows, that has a row for the arena of
+// The allocator's table: the only one, with a power of two of rows, that has a row for the arena of
 // `object`.
 void findArenas(const PyObject* object) {
   struct Row {  // arena_object
@@ -270,7 +269,7 @@ void findArenas(const PyObject* object) {
   unsigned found = 0;
   eachWord<2>(middle - kReach, 2 * kReach, [&](uintptr_t word, const uintptr_t* table) {
     const auto* rows = reinterpret_cast<const Row*>(table[0]);
-    const auto count = static_cast<unsigned>(table[1]);  // padding stands behind it
+    const auto count = static_cast<unsigned>(table[1]);  // followed by padding
     if (count < kRowsMin || count > kRowsMax || (count & (count - 1)) != 0 || rows == nullptr)
       return;
     bool holds = false;
@@ -287,28 +286,28 @@ void findArenas(const PyObject* object) {
   if (found != 1) arenas_count = nullptr;
 }
 
-// Behind all that a program could still see. What follows is memory that is given back: not the
-// interned strings (those that end yet are not found in the new table, and left), and the
-// allocator's arenas are not counted.
+// Called after everything that a program could still see. From here on, the interpreter only frees
+// memory: the interned strings are not freed (strings that still end are not found in the new
+// table, and left), and the allocator's arenas are not counted.
 void leaveMemory(PyObject*) {
   if (PyObject* empty = PyDict_New(); interned != nullptr && empty != nullptr) *interned = empty;
   if (arenas_count != nullptr) *arenas_count = 0;
 }
 
-// An object that the collector knows and that was made since the zygote froze what it had.
+// An object that the collector knows and that was made after the zygote's freeze.
 struct Young {
   PyObject* object;  // owned
-  size_t order;      // the collector's, which puts what holds another object before it
+  size_t order;      // the collector's order, which puts a holder before its referents
   ssize_t outside;   // references that no young object holds
-  bool held, later;  // reached from outside; from what the interpreter drops later
+  bool held, later;  // reached from outside; reached from objects that the interpreter drops later
 };
 
 struct Survivors {
   Young* at = nullptr;
   size_t count = 0, room = 0;
   bool whole = true;
-  bool Young::*mark = nullptr;  // what is being reached
-  size_t* todo = nullptr;       // reached, their own referents not yet looked at
+  bool Young::*mark = nullptr;  // the mark being propagated
+  size_t* todo = nullptr;       // reached objects whose referents are not yet visited
   size_t todo_count = 0;
 
   Young* find(PyObject* object) const {
@@ -340,7 +339,7 @@ int addYoung(PyObject* object, void* to) {
   }
   all->at[all->count] = {object, all->count,
                          reinterpret_cast<PyObjectHead*>(object)->references - 1, false, false};
-  ++all->count;  // the reference of the visit itself does not count
+  ++all->count;  // the visit's own reference does not count
   Py_IncRef(object);
   return 1;
 }
@@ -369,8 +368,9 @@ void reachOn(Survivors* all) {
     visitReferents(all->at[all->todo[--all->todo_count]].object, reach, all);
 }
 
-// What was preloaded holds some of what is alive here, which would have gone with it. What only sys
-// and builtins hold is left to the interpreter, whose next step that is; and so is garbage.
+// Preloaded objects hold some objects that are alive here and would otherwise have ended with them.
+// Objects that only sys and builtins hold are left to the interpreter, whose next step ends them;
+// so is garbage.
 void finalizeSurvivors(PyObject*) {
   Survivors all;
   PyUnstable_GC_VisitObjects(addYoung, &all);
@@ -402,15 +402,15 @@ void finalizeSurvivors(PyObject*) {
   free(all.at);
   free(all.todo);
   PyErr_Clear();
-  // No program names an entry whose key is no string, and the interpreter empties it last.
+  // No program can name an entry whose key is not a string, and the interpreter clears it last.
   PyObject* capsule = PyCapsule_New(&modules, nullptr, leaveMemory);
   if (capsule == nullptr || PyDict_SetItem(PyEval_GetBuiltins(), capsule, &_Py_NoneStruct) != 0)
     PyErr_Clear();
   Py_DecRef(capsule);
 }
 
-// The interpreter is about to take each module out of sys.modules and to empty those that live on:
-// it has let sys.__interactivehook__ go, see mayfly_python_main().
+// The interpreter is about to take each module out of sys.modules and to clear those that live on:
+// it has just dropped sys.__interactivehook__, see mayfly_python_main().
 void leavePreloaded(PyObject*) {
   if (!Py_IsFinalizing()) return;
   PyObject *all = PyImport_GetModuleDict(), *name, *module;
@@ -418,12 +418,12 @@ void leavePreloaded(PyObject*) {
   PyObject* copy = PyDict_Copy(all);
   if (copy == nullptr) return PyErr_Clear();
   PyDict_Clear(all);
-  // The first of them is emptied last.
+  // The first module is cleared last.
   PyObject *first = PyModule_New("mayfly"),
            *capsule = PyCapsule_New(&modules, nullptr, finalizeSurvivors);
   if (first != nullptr && capsule != nullptr) {
     PyDict_SetItemString(PyModule_GetDict(first), "end", capsule);
-    PyDict_SetItemString(all, "mayfly", first);  // kept: its reference stays
+    PyDict_SetItemString(all, "mayfly", first);  // never freed: its reference stays
   }
   Py_DecRef(capsule);
   for (ssize_t at = 0; PyDict_Next(copy, &at, &name, &module);) {
@@ -445,7 +445,7 @@ bool set(wchar_t** field, const char* text) {
   return PyConfig_SetBytesString(config.at, field, text).type == 0;
 }
 
-// The task's command line in the place of the zygote's.
+// Puts the task's command line in the place of the zygote's.
 bool configure(const mayfly_task& task, const mayfly_python& python) {
   *config.cpu_count = python.cpu_count > 0 ? python.cpu_count : -1;
   bool ok = PyConfig_SetBytesArgv(config.at, task.argc, task.argv).type == 0;
@@ -455,7 +455,7 @@ bool configure(const mayfly_task& task, const mayfly_python& python) {
     case MAYFLY_TASK_STRING:
       return ok && set(config.run_filename, nullptr) && set(config.run_command, python.command);
     default: {
-      // No descriptor of the task's leads to its program.
+      // The program is in memory, not behind one of the task's descriptors.
       FILE* program = task.code_bytes > 0
                           ? fmemopen(const_cast<char*>(task.code), task.code_bytes, "r")
                           : fopen("/dev/null", "re");
@@ -509,14 +509,14 @@ extern "C" void* mayfly_python_main(void*, void*, void*) {
   constexpr const char* kLast[] = {"last_exc", "last_type", "last_value", "last_traceback"};
   for (const char* name : kLast) PySys_SetObject(name, nullptr);
   PyErr_Clear();
-  // The exception that led here, its traceback and its frame are not the clones'.
+  // Drops the exception that led here, its traceback and its frame, so that no clone has them.
   PyObject* result = PyObject_CallObject(static_cast<PyObject*>(python->settle), nullptr);
   if (result == nullptr) {
     PyErr_Print();
     _exit(2);
   }
   Py_DecRef(result);
-  // Nothing is young then: the first object that is visited is the first frozen one.
+  // No object is young then: the first visited object is the first frozen one.
   Py_DecRef(PyObject_CallObject(freeze, nullptr));
   if (PyUnstable_GC_VisitObjects != nullptr) PyUnstable_GC_VisitObjects(keepFirst, nullptr);
   if (watcher >= 0 && first_frozen != nullptr && python->last != nullptr) {
@@ -525,7 +525,7 @@ extern "C" void* mayfly_python_main(void*, void*, void*) {
         PyObject_SetAttrString(static_cast<PyObject*>(python->last), "mayfly", capsule) != 0)
       PyErr_Clear();
     Py_DecRef(capsule);
-    Py_DecRef(static_cast<PyObject*>(python->last));  // it is the interpreter's alone
+    Py_DecRef(static_cast<PyObject*>(python->last));  // now only the interpreter holds it
   }
   int error = python->serve(python->hooks, python->task);
   if (error == 0) runTask(*python, *python->task);

@@ -1,5 +1,5 @@
-// What runs between fork and the task: system calls and messages without
-// allocation, locks or exceptions.
+// The code between fork and the task: system calls and messages without allocation, locks or
+// exceptions.
 //
 // Used by libmayfly-zygote, the maker and the init; they share nothing with the
 // daemon but the wire. Needs libc only.
@@ -21,7 +21,7 @@
 
 namespace mayfly::zygote {
 
-inline constexpr int kFdsMax = 72;  // of one message: a claim's are the most
+inline constexpr int kFdsMax = 72;  // of one message: a claim has the most
 
 inline uint64_t nowNs() {
   timespec t;
@@ -95,22 +95,22 @@ inline void closeAll(const int* fds, int count) {
   for (int i = 0; i < count; ++i) close(fds[i]);
 }
 
-// As fork() where args->stack is 0. The pid, 0 in the child, or -errno.
+// Like fork() if args->stack is 0. Returns the pid, 0 in the child, or -errno.
 inline pid_t rawClone(clone_args* args) {
   long r = syscall(SYS_clone3, args, sizeof *args);
   return r < 0 ? -errno : static_cast<pid_t>(r);
 }
 
-// Joins each v1 cgroup whose `tasks` file is given: "0" is the caller, and costs
-// no RCU grace period, unlike a pid written to cgroup.procs.
+// Joins each v1 cgroup by its `tasks` file: "0" means the caller, and avoids the RCU grace period
+// that a pid in cgroup.procs would cost.
 inline int joinCgroups(const int* tasks_fds, int count) {
   for (int i = 0; i < count; ++i)
     if (write(tasks_fds[i], "0", 1) != 1) return -errno;
   return 0;
 }
 
-// Gives up every capability for good: bounding, ambient, all sets, and the way
-// back through uid 0. 0 or -errno.
+// Drops every capability for good: the bounding, ambient and all other sets, and the way back
+// through uid 0. 0 or -errno.
 int dropCapabilities();
 
 }  // namespace mayfly::zygote

@@ -1,8 +1,8 @@
 // libmayfly-zygote: the fork server and a clone's steps.
 //
-// The zygote answers one request at a time: it forks into a box's pid namespace
-// as a child of the spawner's and goes back. The child walks into the box, puts
-// up its walls, parks, takes its one task and returns to the runtime.
+// The zygote answers one request at a time: it forks into a box's pid namespace, as a child of the
+// spawner, and returns. The child enters the box, puts up its walls, parks, takes its one task and
+// returns to the runtime.
 //
 // Layer: zygote. Single-threaded; allocates only in the clone.
 #include <fcntl.h>
@@ -33,19 +33,19 @@ struct Server {
   int own_pid_ns = -1;
   int landlock_abi = 0;
   sock_fprog seccomp{};
-  pid_t* thread_id = nullptr;  // where libc caches the thread's id
+  pid_t* thread_id = nullptr;  // libc's cached copy of the thread's id
   void* robust_list = nullptr;
   size_t robust_list_bytes = 0;
 };
 
-// The clone's, until the task starts.
+// The clone's descriptors, until the task starts.
 int control_fd = -1;
 int go_fd = -1;           // a byte comes when the task may start
-bool caps_stand = false;  // no byte comes: nothing has to be done before
+bool caps_stand = false;  // no byte comes: nothing has to happen before
 
-// libc keeps the thread's id in its thread block, at an offset that it does not
-// tell; a raw fork would leave the zygote's there. The spawner gives the zygote a
-// large pid so that the value is found exactly once, or the template is refused.
+// libc keeps the thread's id in its thread block, at an unknown offset; after a raw fork, the
+// zygote's id would stay there. The spawner gives the zygote a large pid, so that the value is
+// found exactly once; otherwise the template is refused.
 pid_t* findCachedThreadId() {
   constexpr size_t kScanBytes = 2'048;
   auto* block = reinterpret_cast<char*>(pthread_self());
@@ -99,7 +99,7 @@ struct Step {
   int error;  // 0 or -errno
 };
 
-// What mayfly_zygote_random_memory() named.
+// A region given to mayfly_zygote_random_memory().
 struct Region {
   char* at;
   size_t bytes;
@@ -108,7 +108,7 @@ constexpr size_t kRegionsMax = 8;
 Region regions[kRegionsMax];
 size_t regions_count = 0;
 
-// By the system call: a libc's own pool is a copy of the zygote's.
+// Uses the system call: a libc's own pool is a copy of the zygote's.
 int fillRegions() {
   for (size_t i = 0; i < regions_count; ++i)
     for (size_t done = 0; done < regions[i].bytes;) {
@@ -119,14 +119,14 @@ int fillRegions() {
   return 0;
 }
 
-// The runtime's own part, while the init still sets up the box on another core.
+// The runtime's part, while the init still sets up the box on another core.
 int prepareRuntime(const mayfly_zygote_hooks& hooks) {
   if (int r = fillRegions(); r != 0) return r;
   if (hooks.after_fork_child != nullptr) hooks.after_fork_child();
   return hooks.reseed == nullptr || hooks.reseed() == 0 ? 0 : -EIO;
 }
 
-// One byte: first that the box stands, then that the task may start.
+// One byte: the first says that the box is complete, the second that the task may start.
 int awaitGo(int fd) {
   char byte;
   ssize_t n;
@@ -135,8 +135,8 @@ int awaitGo(int fd) {
   return n == 1 ? 0 : -ESRCH;  // the box ends
 }
 
-// An init that was killed lets nobody in, some time before the kernel takes the clone along:
-// that end is the box's, and no failure of this step.
+// The namespaces of a killed init cannot be joined, some time before the kernel kills the clone,
+// too: then the box ends, and this step is not at fault.
 int enterBox(int init_pidfd) {
   constexpr int kTakenAlongMsMax = 1'000;
   if (setns(init_pidfd, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) !=
@@ -149,7 +149,8 @@ int enterBox(int init_pidfd) {
   return unshare(CLONE_NEWCGROUP) == 0 ? 0 : -errno;
 }
 
-// stdin, stdout, stderr, the control channel and the go pipe become 0..4; nothing else stays.
+// stdin, stdout, stderr, the control channel and the go pipe become 0..4; every other descriptor is
+// closed.
 int arrangeDescriptors(const int* fds) {
   constexpr int kCount = 5;
   int held[kCount];
@@ -182,7 +183,7 @@ int rehearse(const mayfly_zygote_hooks& hooks) {
   return r;
 }
 
-// A clone's walls, one line a step, in the order that works.
+// A clone's walls, one step a line, in the required order.
 Step putUpWalls(const Server& server, const int* fds, int tasks_count, bool rehearsing) {
   int r;
 #define STEP(name, expr) \
@@ -240,8 +241,8 @@ int runClone(const Server& server, const int* fds, int tasks_count, bool rehears
   _exit(121);
 }
 
-// Forks into the box. The zygote's own place is the template's pid namespace;
-// a zygote that cannot go back to it is of no use and ends.
+// Forks into the box. The zygote's own place is the template's pid namespace; a zygote that cannot
+// return to it is useless and ends.
 pid_t forkInto(const Server& server, const int* fds, int* pidfd) {
   if (setns(fds[kInit], CLONE_NEWPID) != 0) return -errno;
   clone_args args{};
@@ -257,16 +258,16 @@ pid_t forkInto(const Server& server, const int* fds, int* pidfd) {
   return pid;
 }
 
-// For a message that may reach a terminal: no control character stays.
+// Makes a message safe for a terminal: replaces every control character.
 void makePrintable(char* text) {
   auto* c = reinterpret_cast<unsigned char*>(text);
   for (; *c != 0; ++c) {
     if (*c < 0x20 || *c == 0x7f) *c = '?';
-    if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) c[0] = c[1] = '?';  // the C1 ones in UTF-8
+    if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) c[0] = c[1] = '?';  // the C1 controls in UTF-8
   }
 }
 
-// The zygote's first word: it serves, or why it cannot.
+// The zygote's first message: it serves, or why it cannot.
 int sayHello(int error, const char* why) {
   CloneMade hello;
   hello.error = error;

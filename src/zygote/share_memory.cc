@@ -1,17 +1,17 @@
-// The zygote's own memory, put where a fork does not have to look at it.
+// Moves the zygote's own memory to where a fork need not visit each page.
 //
-// A fork enters every page of anonymous memory into the new process, and the end of that
-// process takes each out again, touched or not. Pages of a private mapping of a file are
-// entered when they are touched, sixteen at a time. So what the zygote holds once it is
-// complete goes to a file that no descriptor leads to, mapped privately over the very
-// addresses: clones see the same bytes, and write to copies of their own.
+// A fork maps every page of anonymous memory into the new process, and that process's end unmaps
+// each, touched or not. Pages of a private mapping of a file are mapped when they are touched,
+// sixteen at a time. So the memory of a complete zygote is copied to a file without any descriptor,
+// and the file is mapped privately over the same addresses: clones see the same bytes, and write to
+// copies of their own.
 //
-// Such memory is not zero after MADV_DONTNEED, and some allocators count on that. Only what
-// is known to come from others is shared: what the runtime held before it loaded anything,
-// its arenas, libc's heap. The kernel keeps the mark on them, and loses it with the mapping.
+// Such memory is not zero after MADV_DONTNEED, which some allocators expect. So only memory with a
+// known owner is shared: the runtime's memory from before any load, its arenas, and libc's heap.
+// The kernel keeps the mark on them, and drops it with the mapping.
 //
-// Layer: zygote, in the runtime's process. Allocates nothing: a write to what is being
-// copied would be lost.
+// Layer: zygote, in the runtime's process. Allocates nothing: a write to memory during its copy
+// would be lost.
 #include <fcntl.h>
 #include <linux/mount.h>
 #include <sys/mman.h>
@@ -24,14 +24,14 @@ namespace mayfly::zygote {
 namespace {
 
 constexpr uintptr_t kPage = 4096;
-constexpr uintptr_t kRunPagesMin = 16;  // shorter runs stay: each mapping costs a fork, too
-constexpr uintptr_t kGapPagesMax = 16;  // of pages that were never touched, inside a run
+constexpr uintptr_t kRunPagesMin = 16;  // shorter runs stay: each mapping makes a fork slower, too
+constexpr uintptr_t kGapPagesMax = 16;  // of untouched pages inside a run
 constexpr int kRunsMax = 512;
-constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL, of kernels from 6.3 on
+constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL, since kernel 6.3
 
 bool shared = false;
 
-// Two flags that mean nothing to memory like this, and that nobody else sets together.
+// Two flags that have no effect on such memory, and that no other code sets together.
 int mark(uintptr_t start, size_t size) {
   void* at = reinterpret_cast<void*>(start);
   return madvise(at, size, MADV_DONTDUMP) == 0 && madvise(at, size, MADV_RANDOM) == 0 ? 0 : -errno;
@@ -46,7 +46,7 @@ struct Runs {
   int count = 0;
 };
 
-// Hexadecimal digits at *text, which ends up behind them.
+// Reads hexadecimal digits at *text, and advances *text past them.
 uintptr_t readHex(const char** text) {
   uintptr_t value = 0;
   for (;; ++*text) {
@@ -70,7 +70,7 @@ Memory kindOf(const char* line, Run* found) {
     while (*line != ' ' && *line != '\0') ++line;
     while (*line == ' ') ++line;
   }
-  if (line[0] != '0' || (line[1] != ' ' && line[1] != '\0')) return Memory::other;  // a file's
+  if (line[0] != '0' || (line[1] != ' ' && line[1] != '\0')) return Memory::other;  // of a file
   line += 1;
   while (*line == ' ') ++line;
   return *line == '\0'                 ? Memory::anonymous
@@ -83,7 +83,7 @@ bool isFirstLine(const char* line) {
   return *line == '-';
 }
 
-// visit(mapping, kind, whether it is marked) for each; 0 or -errno.
+// Calls visit(mapping, kind, whether it is marked) for each; 0 or -errno.
 template <class Visit>
 int eachMapping(Visit visit) {
   int maps = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
@@ -162,8 +162,8 @@ int share(int file, Run run, off_t offset) {
   return map != MAP_FAILED ? 0 : -errno;
 }
 
-// A file without a name on a tmpfs of its own, where its pages are large: the kernel enters and
-// takes out many at a time.
+// A file without a name on a tmpfs of its own with large pages: the kernel maps and unmaps many at
+// a time.
 int createLarge() {
   int config = static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC));
   if (config < 0) return -errno;
@@ -189,7 +189,8 @@ int create() {
   return file < 0 ? -errno : file;
 }
 
-// Each page has one more mapping than clones can see: whether others touched it shows in none.
+// Gives each page one more mapping than clones can see, so that no page map shows whether others
+// touched it.
 int hold(int file, off_t bytes) {
   if (bytes == 0) return 0;
   auto size = static_cast<size_t>(bytes);
@@ -212,7 +213,7 @@ extern "C" int mayfly_zygote_mark_memory(void) {
 extern "C" void* mayfly_zygote_arena_alloc(void*, size_t size) {
   void* arena = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (arena == MAP_FAILED) return nullptr;
-  // Where the mark does not hold the arena is forked as any other.
+  // If the mark fails, the arena is forked like any other memory.
   if (!shared) (void)mark(reinterpret_cast<uintptr_t>(arena), size);
   return arena;
 }

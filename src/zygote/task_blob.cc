@@ -52,7 +52,7 @@ int writeAll(int fd, const char* bytes, uint64_t size) {
   return 0;
 }
 
-// The pages go from memfd to tmpfs inside the kernel: what the box is charged is the copy alone.
+// Inside the kernel, pages go from memfd to tmpfs: the box is charged only for the copy.
 int copyAll(int to, int from, uint64_t offset, uint64_t size) {
   auto at = static_cast<off_t>(offset);
   while (size > 0) {
@@ -78,7 +78,7 @@ int makeFile(const char* path) {
   return fd < 0 ? -errno : fd;
 }
 
-// Every component is made by us in an empty box, so no link can be in the way.
+// We make every component in an empty box, so no component can be a link.
 int writeFile(const View& block, const FileEntry& entry, const char* path, const int* fds,
               int count) {
   if (entry.fd >= static_cast<uint32_t>(count)) return -EBADMSG;

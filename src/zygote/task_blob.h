@@ -1,7 +1,7 @@
 // Reads a task out of its sealed memfds: argv, environment, code, input files.
 //
-// Layer: zygote. Runs in the clone, in its box: what it allocates and writes is
-// charged there. 0 or -errno.
+// Layer: zygote. Runs in the clone, in its box, which is charged for its memory and files. 0 or
+// -errno.
 #pragma once
 
 #include "mayfly/zygote.h"
@@ -9,9 +9,9 @@
 
 namespace mayfly::zygote {
 
-// Maps the block, checks every offset, writes the files below the working
-// folder and fills *task, whose strings stay in the mapping. `fds`: the block, then
-// the blobs that its files name; they stay the caller's.
+// Maps the block, checks every offset, writes the files below the working folder and fills *task,
+// whose strings stay in the mapping. `fds`: the block, then the blobs of its files; they stay the
+// caller's.
 int readTask(const int* fds, int count, uint64_t block_bytes, mayfly_task* task, const char** step);
 
 }  // namespace mayfly::zygote

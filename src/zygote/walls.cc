@@ -18,8 +18,8 @@ using namespace wire;
 
 namespace {
 
-// Landlock's interface as the kernel defines it: the headers of the oldest
-// supported distribution know only its first version.
+// Landlock's interface as in the kernel: the headers of the oldest supported distribution know only
+// its first version.
 struct RulesetAttr {
   uint64_t handled_access_fs, handled_access_net, scoped;
 };
@@ -42,7 +42,7 @@ int allow(int ruleset, const char* path, uint64_t access) {
   return r;
 }
 
-// As allow(); a box without terminals has no such place.
+// Like allow(); a box without terminals lacks the path.
 int allowIfThere(int ruleset, const char* path, uint64_t access) {
   int r = allow(ruleset, path, access);
   return r == -ENOENT ? 0 : r;
@@ -51,7 +51,7 @@ int allowIfThere(int ruleset, const char* path, uint64_t access) {
 int limit(int what, uint64_t value) {
   rlimit now;
   if (getrlimit(static_cast<__rlimit_resource>(what), &now) != 0) return -errno;
-  // A hard limit can only be lowered here; what the host grants is the ceiling.
+  // A hard limit can only be lowered here: the host's limit is the ceiling.
   rlim_t v = value < now.rlim_max ? value : now.rlim_max;
   rlimit both{v, v};
   return setrlimit(static_cast<__rlimit_resource>(what), &both) == 0 ? 0 : -errno;
@@ -65,9 +65,9 @@ int writeText(const char* path, const char* text) {
   return r;
 }
 
-// The task's own user namespace, below the box's: it owns none of the box's other
-// namespaces, so no capability in it reaches them; and its id map names only
-// kBoxUser, where the box's shows which ids the template gave it.
+// The task's own user namespace, below the box's: it owns none of the box's other namespaces, so no
+// capability in it reaches them; and its id map names only kBoxUser, while the box's shows the ids
+// that the template gave it.
 int enterOwnUserNamespace() {
   if (unshare(CLONE_NEWUSER) != 0) return -errno;
   char map[32];
@@ -85,7 +85,7 @@ int landlockAbi() {
 }
 
 int confineFiles(int abi) {
-  if (abi < 1) return 0;  // the doctor says so, and whether that is allowed
+  if (abi < 1) return 0;  // the doctor reports it, and the settings decide whether it is allowed
   RulesetAttr attr{};
   attr.handled_access_fs = (1ull << 13) - 1;
   if (abi >= 2) attr.handled_access_fs |= kRefer;
@@ -97,7 +97,7 @@ int confineFiles(int abi) {
   if (ruleset < 0) return -errno;
   uint64_t own = attr.handled_access_fs & ~(kMakeChar | kMakeBlock | kIoctlDev);
   uint64_t device = (kReadFile | kReadDir | kWriteFile | kTruncate) & attr.handled_access_fs;
-  // `/dev/tty` is whichever terminal controls the caller: one of the box's own, or none.
+  // `/dev/tty` is the caller's controlling terminal: one of the box's own, or none.
   uint64_t terminal = (kReadFile | kWriteFile | kIoctlDev) & attr.handled_access_fs;
   int r = allow(ruleset, "/", kExecute | kReadFile | kReadDir);
   if (r == 0) r = allow(ruleset, "/tmp", own);
@@ -119,10 +119,10 @@ int becomeTask() {
   if (setgroups(0, nullptr) != 0 || setresgid(kBoxUser, kBoxUser, kBoxUser) != 0 ||
       setresuid(kBoxUser, kBoxUser, kBoxUser) != 0)
     return -errno;
-  // A change of ids made the process non-dumpable; the task may look at itself.
+  // The change of ids made the process non-dumpable; the task may inspect itself.
   if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0) return -errno;
   if (int r = enterOwnUserNamespace(); r != 0) return r;
-  // After the change of ids, which clears it.
+  // Set after the change of ids, which clears it.
   if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return -errno;
   if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) < 0 && errno != ENOSYS)
     return -errno;
@@ -134,7 +134,7 @@ int setFixedLimits() {
   int r = limit(RLIMIT_CORE, 1);
   if (r == 0) r = limit(RLIMIT_MEMLOCK, 8u << 20);
   if (r == 0) r = limit(RLIMIT_MSGQUEUE, 819'200);
-  // Counted up to the host's root as well: what one box holds, all boxes together have less of.
+  // Also counted up to the host's root: a box's use reduces what is left for all boxes.
   if (r == 0) r = limit(RLIMIT_SIGPENDING, 1'024);
   if (r == 0) r = limit(RLIMIT_RTPRIO, 0);
   if (r == 0) r = limit(RLIMIT_NICE, 0);

@@ -1,4 +1,4 @@
-// The walls that a clone puts up around itself, each one call.
+// The walls that a clone puts up around itself, one call each.
 //
 // Layer: zygote. Safe after a raw clone3; libc only; 0 or -errno.
 #pragma once
@@ -10,14 +10,14 @@ struct sock_fprog;
 
 namespace mayfly::zygote {
 
-// The ABI version of the kernel's Landlock, 0 where it has none.
+// The ABI version of the kernel's Landlock; 0: no Landlock.
 int landlockAbi();
 
-// Read and execute everywhere, write only in the box's own folders and its device
-// nodes, device commands only on its terminals; no abstract sockets and no signals out of the box.
+// Read and execute everywhere; write only in the box's own folders and its device nodes; device
+// commands only on its terminals; no abstract sockets and no signals out of the box.
 int confineFiles(int abi);
 
-// Identity of the task: no groups, kBoxUser, a session and a keyring of its own.
+// Takes the task's identity: no groups, kBoxUser, its own session and keyring.
 int becomeTask();
 
 // Limits that no task can change: no core files, no locked memory beyond 8 MiB...

@@ -1,4 +1,4 @@
-# What the Perl zygote does: load, serve, become a task. See zygote.pl.
+# The Perl zygote's code: load, serve, become a task. See zygote.pl.
 package Mayfly::Zygote;
 use strict;
 use warnings;
@@ -11,7 +11,7 @@ use POSIX ();
 use constant HERE => '/usr/lib/mayfly';
 use constant { ABI => 1, TASK_FILE => 1, TASK_STRING => 2, TASK_STDIN => 3, O_CLOEXEC => 02000000, MFD_CLOEXEC => 1 };
 use constant { FOLDER => '/task', ARGUMENT_BYTES_MAX => 131_071, NOT_RUN => 126 };
-# Variables that perl, the C library or a loader look at when they start; PERL5LIB is applied.
+# Variables that perl, the C library or a loader reads at start; PERL5LIB is applied.
 use constant AT_START_ONLY => qr/^(?:PERL(?!5LIB$).*|LANG|LANGUAGE|LC_.*|LD_.*|GLIBC_TUNABLES|MALLOC_.*)$/;
 use constant HOOKS_BYTES => 6 * 8;
 # mayfly_task of mayfly/zygote.h.
@@ -35,7 +35,7 @@ sub attach {
     memfd_create => [['string', 'uint'] => 'int'],
     dup3 => [['int', 'int', 'int'] => 'int'],
     pthread_getspecific => [['uint'] => 'opaque'],
-    # perl's own, exported for its extensions
+    # perl's own function, exported for extensions
     Perl_PerlIO_stdout => [['opaque'] => 'opaque'],
     Perl_PerlIO_setlinebuf => [['opaque', 'opaque'] => 'void'],
   );
@@ -49,7 +49,7 @@ sub refuse {
   POSIX::_exit(2);
 }
 
-# Each on its own, so that the one that breaks the zygote is named.
+# Loads each module on its own, so that the one that breaks the zygote is named.
 sub preload {
   my ($names) = @_;
   $call{mayfly_zygote_preloaded}->call(undef);
@@ -60,7 +60,7 @@ sub preload {
   }
 }
 
-# Whether a preload seeded rand(): then two children draw the same.
+# Whether a preload seeded rand(): then two children draw the same numbers.
 sub is_seeded {
   my @drawn;
   for (1 .. 2) {
@@ -77,7 +77,7 @@ sub is_seeded {
   return $drawn[0] eq $drawn[1];
 }
 
-# The descriptor that perl reads this program from.
+# The descriptor from which perl reads this program.
 sub find_program {
   my ($file) = @_;
   opendir my $dir, '/proc/self/fd' or refuse("/proc/self/fd: $!");
@@ -97,10 +97,11 @@ sub memory_file {
   return $fd;
 }
 
-# perl reads the task's program where it would have read the rest of zygote.pl.
+# Lets perl read the task's program instead of the rest of zygote.pl.
 sub become {
   my ($name, $source) = @_;
-  # perl knows the program's first line by this, which comes from nowhere: DATA's offsets are the program's own.
+  # This line tells perl the program's first line without being part of the program: DATA's offsets
+  # are the program's own.
   my $line = '#line 1 "' . ($name =~ tr/"\n/?/r) . "\"\n";
   Filter::Util::Call::filter_add(sub {
     $_ = $line;
@@ -120,7 +121,8 @@ sub read_file {
   return readline $file;
 }
 
-# Whether a file of the task's folder, or of one in PERL5LIB, would be loaded instead of what is.
+# Whether a file in the task's folder, or in a folder of PERL5LIB, would be loaded instead of a
+# loaded module.
 sub shadows {
   my %names = map { s{.*/}{}r => 1 } keys %INC;
   my @folders = (FOLDER, @_);
@@ -139,7 +141,7 @@ sub shadows {
   return;
 }
 
-# What keeps this task from running in what was loaded, if anything does.
+# Why this task cannot run with the loaded modules, or undef.
 sub why_fresh {
   my ($wanted) = @_;
   for (sort keys %$wanted) {
@@ -148,7 +150,7 @@ sub why_fresh {
   return shadows(split /:/, $wanted->{PERL5LIB} // '');
 }
 
-# Runs the task in a perl of its own, in this box and process.
+# Runs the task in a new perl, in this box and process.
 sub execute {
   my ($task, $kind, $source, $why, $name, @arguments) = @_;
   my @argv = ('perl', $name, @arguments);
@@ -175,12 +177,12 @@ sub take_task {
   my ($kind, $has_seed, $seed, $argc, undef, undef, $code, $code_bytes, $strings, $strings_bytes) =
     unpack TASK, $_[0];
   my @strings = split /\0/, bytes_at($strings, $strings_bytes), -1;
-  pop @strings;  # behind the last NUL
+  pop @strings;  # after the last NUL
   my @argv = splice @strings, 0, $argc;
   my %wanted = map { split /=/, $_, 2 } @strings;
   my $why = why_fresh(\%wanted);
   execute($_[0], $kind, bytes_at($code, $code_bytes), $why, @argv) if defined $why;
-  # Only what differs is touched.
+  # Touches only variables that differ.
   delete $ENV{$_} for grep { !exists $wanted{$_} } keys %ENV;
   for (keys %wanted) {
     $ENV{$_} = $wanted{$_} unless defined $environment{$_} && $environment{$_} eq $wanted{$_};
@@ -205,10 +207,10 @@ sub take_task {
   if ($has_seed) { srand $seed }
   elsif ($seeded) { srand }
   become($name, $source);
-  $! = 0;  # perl ends with it when a program does not compile
+  $! = 0;  # perl's exit code if a program does not compile
 }
 
-# perl names the file that it was started with when a program does not compile.
+# If a program does not compile, perl's message names the file that perl was started with.
 sub on_abort {
   my ($message) = @_;
   my $file = HERE . '/zygote.pl';
@@ -224,7 +226,7 @@ INIT {
 sub run {
   my ($file) = @_;
   my $template = JSON::PP->new->decode(read_file(HERE . '/template.json') // die "template.json: $!");
-  # perl takes its hash seed at its start only.
+  # perl reads its hash seed only at its start.
   if (grep { ($ENV{$_} // '') ne $template->{env}{$_} } keys %{ $template->{env} }) {
     %ENV = (%ENV, %{ $template->{env} });
     exec $^X, $file or die "exec: $!";
@@ -243,7 +245,7 @@ sub run {
 
   my $hooks = pack 'L L Q4', ABI, 0, (0) x 4;
   $hooks .= "\0" x (HOOKS_BYTES - length $hooks);
-  vec(my $task = '', TASK_BYTES - 1, 8) = 0;  # a buffer of its own, never a shared constant
+  vec(my $task = '', TASK_BYTES - 1, 8) = 0;  # a separate buffer, never a shared constant
   my $result = $call{mayfly_zygote_serve}->call(address($hooks), address($task));
   if ($result != 0) {
     print STDERR 'zygote: cannot serve: ', do { local $! = -$result; "$!" }, "\n";

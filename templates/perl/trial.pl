@@ -1,10 +1,10 @@
-# Run in two clones of a new zygote before the template is served. Prints what must
-# differ between clones, what must be the same in all, and faults. What the format
-# means: docs/templates.md.
+# Run in two clones of a new zygote before the template is served. Prints the values that must
+# differ between clones, those that must be equal in all, and faults. docs/templates.md explains the
+# format.
 use strict;
 use warnings;
 no warnings 'portable';    # addresses have 64 bits
-my @loaded = sort keys %INC;    # before what follows loads more
+my @loaded = sort keys %INC;    # before the code below loads more
 my @set    = grep defined $SIG{$_}, sort keys %SIG;
 require Digest::MD5;
 require File::Temp;
@@ -48,7 +48,8 @@ for my $fd (@descriptors) {
 push @faults, 'it has a child process' if waitpid(-1, 1) != -1;
 push @faults, 'a POSIX timer exists' if length read_all('/proc/self/timers');
 
-# Every Mayfly process that must be out of reach carries such a word. The pattern does not match itself.
+# Every Mayfly process that must be out of reach carries such a word. The pattern does not match
+# itself.
 my $canary = qr/MAYFLY[-]CANARY[-][0-9a-f]{16}/;
 my @spans  = grep !/\[v(var|syscall)/, split /\n/, read_all('/proc/self/maps');
 open my $memory, '<:raw', '/proc/self/mem' or die;

@@ -1,9 +1,9 @@
 """Refuses a zygote whose linear algebra computes wrong on this processor.
 
 Some versions of OpenBLAS have kernels that are wrong on some processors. Products of small integers are exact in
-each type, so that they are compared with numpy's own loops, which need no BLAS; LAPACK's results are put together
-again. The check runs in a child: what it writes to stays out of the clones, and a kernel that this processor cannot
-execute ends the child alone. warm.py runs it once in each zygote.
+each type, so they are compared with numpy's own loops, which need no BLAS; LAPACK's results are multiplied back.
+The check runs in a child: its writes stay out of the clones, and an instruction that this processor lacks ends
+only the child. warm.py runs it once in each zygote.
 """
 
 import ctypes
@@ -13,16 +13,16 @@ import os
 import numpy as np
 
 KINDS = (np.float64, np.float32, np.complex128, np.complex64)
-# Rows, inner length, columns: odd ones, and beyond the blocks that kernels work in, one side at a time.
+# Rows, inner length, columns: odd sizes, and sizes beyond the kernels' blocks, one side at a time.
 PRODUCTS = ((1, 1, 1), (2, 3, 5), (7, 9, 4), (16, 16, 16), (17, 33, 19), (31, 64, 33), (65, 127, 67), (49, 390, 50))
 LONG_PRODUCTS = ((1030, 21, 9), (9, 1030, 21), (21, 9, 1030))
 DOT_LENGTHS = (*range(1, 36), 63, 64, 65, 127, 1001)
 SQUARES = (1, 2, 5, 16, 33, 70)
-DIGITS_LOST_MAX = 1e4  # of a decomposition's result, as a factor of the type's last digit
+DIGITS_LOST_MAX = 1e4  # of a decomposition's result, as a multiple of the type's last digit
 
 
 def integers(rng, kind, *shape):
-    """Small whole numbers of a type, and the same as integers: real and imaginary part."""
+    """Small whole numbers of a type, and the same numbers as integers: real and imaginary part."""
     parts = rng.integers(-3, 4, (2, *shape))
     if not issubclass(kind, np.complexfloating):
         return parts[0].astype(kind), (parts[0], None)
@@ -44,7 +44,7 @@ def turned(parts):
 def wrong_products(rng, kind):
     for rows, inner, columns in PRODUCTS + LONG_PRODUCTS:
         a, of_a = integers(rng, kind, rows, inner)
-        bt, of_bt = integers(rng, kind, columns, inner)  # numpy's loops want it along rows
+        bt, of_bt = integers(rng, kind, columns, inner)  # numpy's loops need it along rows
         want = exact(of_a, turned(of_bt))
         shape = f"{rows} x {inner} by {inner} x {columns}"
         for a_order, b_order in itertools.product("CF", "CF"):
@@ -77,7 +77,7 @@ def wrong_decompositions(rng, kind):
         whole = noise + noise.conj().T
         definite = noise @ noise.conj().T + np.eye(size, dtype=kind)
         left, _ = integers(rng, kind, size, 3)
-        # Each result with the matrix that it must give again.
+        # Each result with the matrix that it must reproduce.
         lower = np.linalg.cholesky(definite)
         q, r = np.linalg.qr(noise)
         u, s, vh = np.linalg.svd(noise)
@@ -108,14 +108,14 @@ def find_fault():
         for faults in (wrong_products, wrong_dots):
             for fault in faults(rng, kind):
                 return f"{fault}, of {np.dtype(kind)}"
-    for kind in (np.float64, np.complex128):  # numpy decomposes in double precision, whatever it is given
+    for kind in (np.float64, np.complex128):  # numpy decomposes in double precision, whatever the input
         for fault in wrong_decompositions(rng, kind):
             return f"{fault}, of {np.dtype(kind)}"
     return None
 
 
 def kernels():
-    """Which ones are in use: OpenBLAS' name of the processor that they are for."""
+    """The kernels in use: OpenBLAS' name of their processor."""
     try:
         corename = ctypes.PyDLL("libblas.so.3").openblas_get_corename
     except (OSError, AttributeError):
@@ -125,7 +125,7 @@ def kernels():
 
 
 def processor():
-    """Its name where the zygote sees it, else what numpy found that it can do."""
+    """The processor's name if the zygote can see it, else the features that numpy found."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

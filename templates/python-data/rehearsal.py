@@ -1,5 +1,5 @@
-# Run in every parked clone before it has a task: what a first table and a first
-# chart write to is its own memory by then. Leaves nothing that a task could see.
+# Run in every parked clone before it has a task, so that the pages of a first table and a first
+# chart are the clone's own. Leaves nothing that a task could see.
 import io
 
 import matplotlib.font_manager

@@ -1,6 +1,5 @@
-# Run once in the zygote, after its preloads: what a first table and a first
-# chart load or compute lazily is done here, so that no task does it again.
-# Leaves no file, thread or open descriptor behind.
+# Run once in the zygote, after its preloads: does the lazy loading and computing of a first table
+# and a first chart, so that no task repeats it. Leaves no file, thread or open descriptor behind.
 import io
 
 import matplotlib.font_manager
@@ -34,5 +33,5 @@ figure.autofmt_xdate()
 figure.tight_layout()
 figure.savefig(io.BytesIO(), format="png")
 plt.close("all")
-matplotlib.font_manager._get_font.cache_clear()  # each holds its file open; clones clear it anyway
+matplotlib.font_manager._get_font.cache_clear()  # each font holds its file open; clones clear the cache anyway
 del table, monthly, figure, axes, space, file

@@ -1,7 +1,7 @@
-"""What the Python zygote does to its memory before it forks, so that clones copy few pages of it.
+"""Prepares the Python zygote's memory before it forks, so that clones copy few pages of it.
 
-Figures and what was dropped: docs/decisions/0009-python-memory.md. Each function may be left out; none
-changes what a program means. All of it knows CPython 3.12 and 3.13 on 64 bits and does nothing elsewhere.
+Figures and dropped ideas: docs/decisions/0009-python-memory.md. Each function may be left out; none
+changes a program's meaning. All of them know CPython 3.12 and 3.13 on 64 bits and do nothing elsewhere.
 One thread. The module is gone from sys.modules before the zygote serves.
 """
 
@@ -15,20 +15,19 @@ import types
 import weakref
 
 word, wide = ctypes.c_uint32, ctypes.c_uint64
-HEAP_TYPE, TRACKED = 1 << 9, 1 << 14  # of a type's flags
+HEAP_TYPE, TRACKED = 1 << 9, 1 << 14  # bits of a type's flags
 SHARED_KEYS = type.__basicsize__ - 48  # ht_cached_keys of a class
 DICT_KEYS = 32  # ma_keys of a dictionary
 MORTAL_KINDS = (types.FrameType, types.TracebackType, memoryview)
 CODE_PARTS = ("co_consts", "co_names", "co_filename", "co_name", "co_qualname", "co_linetable", "co_exceptiontable")
 BLOCK_BYTES_MAX = 512  # of the interpreter's own allocator
-CHUNK_BYTES_MAX = 120_000  # of the C library's heap; larger ones are mapped on their own
+CHUNK_BYTES_MAX = 120_000  # of the C library's heap; larger chunks are mapped separately
 
 
 def immortal_count():
-    """What marks an object as immortal (PEP 683), or None where it is not as in CPython 3.12 and 3.13.
+    """The count that marks an object as immortal (PEP 683), or None if it is not that of CPython 3.12 and 3.13.
 
-    There, and in the builds for which this is written, a count's low half that has this one value is neither
-    raised nor lowered.
+    In those versions, a count whose low half has this value is neither raised nor lowered.
     """
     known = sys.implementation.name == "cpython" and sys.version_info[:2] in ((3, 12), (3, 13))
     if not known or sys.abiflags or sys.maxsize < 2**32 or sys.byteorder != "little":
@@ -44,28 +43,28 @@ def immortal_count():
 
 
 def shared_keys(each):
-    """Where the count of the key table is that a class's instances share, or 0."""
+    """The address of the count of the key table that a class's instances share, or 0."""
     if not isinstance(each, type) or not each.__flags__ & HEAP_TYPE:
         return 0
     return wide.from_address(id(each) + SHARED_KEYS).value
 
 
 def shared_keys_are_known(count):
-    """Whether key tables lie where CPython 3.13 has them, and their counts behave as an object's does."""
+    """Whether key tables are where CPython 3.13 has them, and their counts behave like an object's."""
     if sys.version_info[:2] != (3, 13):
         return False
     probe_class = type("Probe", (), {})
     probe, other = probe_class(), probe_class()
     probe.one = other.one = 1
     table = wide.from_address(id(probe.__dict__) + DICT_KEYS).value
-    if shared_keys(probe_class) != table or wide.from_address(table).value != 2:  # the class's and the instance's
+    if shared_keys(probe_class) != table or wide.from_address(table).value != 2:  # the references of the class and the instance
         return False
     word.from_address(table).value = count
     return other.__dict__ == {"one": 1} and wide.from_address(table).value == count
 
 
 def referents(each):
-    """What an object holds, also where the collector does not ask: in code, and in types that are not allocated."""
+    """The objects that an object holds, even those that the collector skips: of code, and of static types."""
     if type(each) is types.CodeType:
         return [getattr(each, part) for part in CODE_PARTS]
     found = gc.get_referents(each)
@@ -76,22 +75,22 @@ def referents(each):
 
 
 def make_immortal():
-    """Takes what is loaded out of reference counting; returns what there is to say of it.
+    """Takes loaded objects out of reference counting; returns a line for the log.
 
-    A clone that merely looks at an object writes to its count, and gets its page copied for it. What is loaded
-    lives until its clone ends, counted or not, as long as no task deletes it. What does something at its end
-    stays mortal: objects with a finalizer, those for whose end a weak reference's callback waits, views of
-    buffers. Frames are in use. A class does not end before what is loaded: its own `__mro__` holds it.
+    A clone that merely looks at an object writes to its count, so the kernel copies the page. Loaded objects live
+    until the clone ends, counted or not, unless a task deletes them. Objects whose end has an effect stay mortal:
+    those with a finalizer or with a weak reference's callback, and views of buffers. Frames are in use and stay
+    mortal, too. A class is made immortal whatever watches it: its own `__mro__` keeps it alive.
     """
     count = immortal_count()
     if count is None:
         return f"reference counts are written: {sys.implementation.name} {sys.version.split()[0]} is not known"
     with_keys = shared_keys_are_known(count)
-    kinds = {}  # type -> whether its objects do something at their end, may be watched, and how to look into them
+    kinds = {}  # type -> whether its objects' end has an effect, they may be watched, and how to look into them
     mortal = 0
     gc.unfreeze()
     todo = gc.get_objects()
-    gc.freeze()  # no collection on the way
+    gc.freeze()  # no collection meanwhile
     seen = set(map(id, todo))
     own = {id(todo), id(seen), id(kinds)}
     while todo:
@@ -125,7 +124,7 @@ def make_immortal():
 
 
 def executed(run):
-    """Where the code lies that a run executes, found out in a child: what watches it ends there."""
+    """The code objects that a run executes; found out in a child, with which the monitoring ends."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -151,16 +150,16 @@ def executed(run):
 
 
 def gather_code(run):
-    """Lays the code together that a run executes; returns what there is to say of it.
+    """Places all code that a run executes side by side; returns a line for the log.
 
-    The interpreter counts and caches in the code that it executes. Where that lies among all that was loaded, a
-    clone copies a page for nearly each function. Copies of it are allocated one after the other, and the functions
-    take them as any program may give a function its code. A code that holds a copied one is made anew, too.
+    The interpreter writes counters and caches into the code that it executes. If this code is spread among all
+    loaded objects, a clone copies a page for nearly every function. So copies of it are allocated one after the
+    other, and the functions take them by `__code__`, as in any program. Code that holds a copied one is rebuilt.
     """
     if immortal_count() is None:
         return "code stays where it is"
     functions = [each for each in gc.get_objects() if type(each) is types.FunctionType]
-    known = {}  # id -> code, the inner ones before the outer
+    known = {}  # id -> code, inner ones before outer ones
 
     def add(code):
         if id(code) not in known:
@@ -172,7 +171,7 @@ def gather_code(run):
     for each in functions:
         add(each.__code__)
     hot = executed(run) & known.keys()
-    for at in hot:  # what replace() would make and keep between the copies
+    for at in hot:  # the objects that replace() would make and keep between the copies
         code = known[at]
         code.co_code, code.co_varnames, code.co_cellvars, code.co_freevars
     plug_holes()
@@ -199,7 +198,7 @@ class MallocInfo(ctypes.Structure):
 
 
 class Heap:
-    """The allocators' functions, looked up once: each look-up by ctypes leaves names behind."""
+    """The allocators' functions, looked up once, because each look-up by ctypes leaves names behind."""
 
     def __init__(self):
         libc = ctypes.PyDLL(None)
@@ -218,10 +217,10 @@ kept = []  # until the clone's end
 
 
 def plug_holes():
-    """Takes what is free between what is loaded, and keeps it.
+    """Allocates the free memory between loaded objects, and keeps it.
 
-    A clone then allocates from pages side by side that hold nothing else, instead of copying a page of the
-    zygote's for each hole that it fills.
+    A clone then allocates from adjacent pages that hold nothing else, instead of copying a page of the zygote
+    for each hole that it fills.
     """
     if not heap.known:
         return
@@ -232,7 +231,8 @@ def plug_holes():
             begins.append(int(begin, 16))
             ends.append(int(end, 16))
     gc.collect()  # empties the free lists
-    # The largest first: it takes the free pools of all sizes. What is not mapped yet begins a new arena.
+    # The largest first: it takes the free pools of all sizes. Further allocations start a new
+    # arena.
     for size in range(BLOCK_BYTES_MAX, 0, -16):
         at = begins[0]
         while begins[0] <= at < ends[bisect.bisect_right(begins, at) - 1]:
@@ -251,8 +251,8 @@ def plug_holes():
 
 
 def empty_caches():
-    """Takes what caches of allocations hold, wherever it lies: names in the interpreter's of attributes, and in
-    numpy's up to seven blocks of each size that small arrays leave behind."""
+    """Empties caches that hold scattered allocations: the interpreter's cache of attributes holds names, and
+    numpy's holds up to seven blocks of each size that small arrays leave behind."""
     if immortal_count() is None:
         return
     sys._clear_type_cache()
@@ -263,6 +263,6 @@ def empty_caches():
 
 
 def trim():
-    """Gives back what is free at the heap's end."""
+    """Returns the free memory at the heap's end."""
     if heap.known:
         heap.trim(0)

@@ -1,7 +1,7 @@
-"""What a clone does before its task runs: it takes over what is the task's.
+"""Prepares a clone for its task: environment, arguments, state.
 
 The interpreter's main function then runs the task as it would run `python3 script.py` (or
--c, or -). What only a new interpreter can take, a new one gets: see why_fresh().
+-c, or -). A task that needs a new interpreter gets one: see why_fresh().
 The module is gone from sys.modules before the zygote serves. One thread.
 """
 
@@ -19,17 +19,17 @@ import types
 COMMAND, FILE, STRING, STDIN = range(4)
 PROGRAM = "/usr/bin/python3"
 FOLDER = "/task"
-ARGUMENT_BYTES_MAX = 131_071  # of one, as the kernel has it; without its NUL
+ARGUMENT_BYTES_MAX = 131_071  # of one argument: the kernel's limit, without its NUL
 BLAS_THREADS_MAX = 128  # that Debian builds OpenBLAS for
-NOT_RUN = 126  # as a shell's: found, and cannot be executed
-# Variables that an interpreter, the C library or a loader look at when they start.
+NOT_RUN = 126  # as in a shell: found, but cannot be executed
+# Variables that an interpreter, the C library or a loader reads at start.
 AT_START_ONLY = ("PYTHON*", "HOME", "LANG", "LANGUAGE", "LC_*", "LD_*", "GLIBC_TUNABLES", "MALLOC_*", "OPENSSL_*")
-# Of these, some are applied to a clone.
+# Of these, some can be applied to a clone.
 APPLIED = {"PYTHONPATH"}
-# And some are switches, as long as their values say no more than on or off.
+# Some are switches, if their values mean only on or off.
 SWITCHES = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
 SWITCHED_ON, SWITCHED_OFF = b"1", (b"", b"0")
-# Where site looks for packages of the user's, when an interpreter starts.
+# The folders in which site looks for the user's packages when an interpreter starts.
 FILES_AT_START = (".local/lib",)
 
 
@@ -51,23 +51,23 @@ class Task(ctypes.Structure):
 
 
 class Clones:
-    """What the zygote knows of its clones, and each clone of itself."""
+    """The zygote's knowledge of its clones, which each clone inherits."""
 
     def __init__(self, lib, template, at_start):
         self.lib = lib
         self.task = Task()
         self.at_start = at_start  # names of modules that each interpreter loads before its program
-        # What a task finds set that names nothing else.
+        # The environment of a task that names no variables.
         self.expected = {os.fsencode(name): os.fsencode(value) for name, value in template["task_env"].items()}
         self.counts = frozenset(template["cpus_env"])
         self.fresh = (*AT_START_ONLY, *template["fresh_env"])
         self.fresh_files = (*FILES_AT_START, *template["fresh_files"])
         self.environment = {}  # the zygote's, as a clone inherits it
-        self.shadowable = frozenset()  # top-level names that a file beside the script may take
+        self.shadowable = frozenset()  # top-level names that a file beside the script may override
         self.threads = None
 
     def settle(self):
-        """Once, when all is loaded."""
+        """Called once, after all loading."""
         self.environment.update(os.environb)
         tops = {name.partition(".")[0] for name in sys.modules}
         own = set(sys.builtin_module_names) | self.at_start
@@ -75,7 +75,7 @@ class Clones:
         self.threads = Threads()
 
     def set_environment(self, wanted):
-        """The task's variables and no others. Only what differs is touched."""
+        """Sets the task's variables and no others. Touches only those that differ."""
         if wanted == self.environment:
             return
         for name in self.environment.keys() - wanted.keys():
@@ -87,7 +87,7 @@ class Clones:
             time.tzset()
 
     def why_fresh(self, kind, script, wanted):
-        """What keeps this task from running in what was preloaded, or None."""
+        """Why this task cannot run in the preloaded interpreter, or None."""
         for name, value in wanted.items():
             if self.expected.get(name) == value:
                 continue
@@ -110,7 +110,7 @@ class Clones:
             for name in self.fresh_files:
                 if os.path.lexists(os.path.join(FOLDER, name)):
                     return name
-            # Whatever folder of its own the program will put into sys.path.
+            # The program's own folder, which it may add to sys.path.
             folders += (folder for folder, _, names in os.walk(FOLDER) if "__init__.py" not in names)
         for folder in dict.fromkeys(folders):
             for shadow in self.shadows(folder):
@@ -118,11 +118,11 @@ class Clones:
         return None
 
     def shadows(self, folder):
-        """What in the folder would be imported instead of something preloaded."""
+        """The names in the folder that would be imported instead of a preloaded module."""
         try:
             names = os.listdir(folder)
         except OSError:
-            return  # a zip file's names are not known here
+            return  # the names inside a zip file are unknown here
         for name in names:
             top, dot, _ = name.partition(".")
             if top not in self.shadowable:
@@ -134,7 +134,7 @@ class Clones:
                 yield name
 
     def execute(self, kind, argv, code, why):
-        """Runs the task in an interpreter of its own, in this box and process."""
+        """Runs the task in a new interpreter, in this box and process."""
         if kind == STRING:
             if len(code) > ARGUMENT_BYTES_MAX:
                 self.refuse(f"the program has {len(code)} bytes, and '{why}' needs a new interpreter, which takes "
@@ -152,13 +152,13 @@ class Clones:
         self.lib.mayfly_zygote_execute(os.fsencode(PROGRAM), ctypes.byref(task))
 
     def refuse(self, words):
-        """As the task's own end: nothing else could run it either."""
+        """Ends the task with a message: no other interpreter could run it either."""
         self.lib.mayfly_zygote_started()
         os.write(2, f"mayfly: {words}\n".encode())
         os._exit(NOT_RUN)
 
     def take(self):
-        """In a clone: the task's command line, as libmayfly-python wants it."""
+        """In a clone: gives the task's command line to libmayfly-python."""
         task = self.task
         strings = ctypes.string_at(task.strings, task.strings_bytes).split(b"\0")
         argv = strings[: task.argc]
@@ -171,7 +171,7 @@ class Clones:
         begin(argv, code if task.kind == STRING else None)
         switch_on(wanted)
         if paths := paths_of(wanted):
-            sys.path[:] = dict.fromkeys(paths + sys.path)  # the script's own folder will stand before them
+            sys.path[:] = dict.fromkeys(paths + sys.path)  # the script's own folder comes before them
         refresh()
         if task.has_seed:
             seed_generators(task.seed)
@@ -180,7 +180,7 @@ class Clones:
 
 
 class Threads:
-    """Libraries that were loaded for one thread, and are told of more: they start them when they need them."""
+    """Raises the number of threads of libraries that were loaded with one: they start threads when needed."""
 
     def __init__(self):
         self.blas = loaded_library("libblas.so.3")
@@ -190,7 +190,7 @@ class Threads:
             try:
                 self.words = [ctypes.c_int.in_dll(self.blas, name) for name in ("blas_num_threads", "blas_cpu_number")]
             except ValueError:
-                pass  # of another make
+                pass  # a library of another make
 
     def set(self, wanted):
         openmp = wanted.get(b"OMP_NUM_THREADS", b"1")
@@ -199,7 +199,7 @@ class Threads:
             self.openmp.omp_set_num_threads(int(openmp))
         count = min(int(blas), len(os.sched_getaffinity(0)), BLAS_THREADS_MAX)
         if count > 1 and self.words:
-            self.blas.blas_thread_shutdown_()  # the next call that is worth threads starts them anew
+            self.blas.blas_thread_shutdown_()  # the next call that is worth threads starts them again
             for word in self.words:
                 word.value = count
 
@@ -216,13 +216,13 @@ def frozen(name):
 
 
 def paths_of(wanted):
-    """PYTHONPATH's folders as the interpreter has them in sys.path."""
+    """PYTHONPATH's folders in the form of sys.path."""
     value = wanted.get(b"PYTHONPATH")
     return [os.path.abspath(os.fsdecode(part)) for part in value.split(b":")] if value else []
 
 
 def begin(argv, command):
-    """Arguments and a __main__ as the interpreter has them when it starts."""
+    """Sets arguments and a __main__ as in a starting interpreter."""
     sys.argv = [os.fsdecode(text) for text in argv]
     sys.orig_argv = ["python3", *sys.argv]
     if command is not None:
@@ -233,7 +233,7 @@ def begin(argv, command):
     space["__builtins__"] = builtins
     space["__loader__"] = importlib.machinery.BuiltinImporter
     sys.modules["__main__"] = main
-    if "__mp_main__" in sys.modules:  # as multiprocessing has it when it is imported
+    if "__mp_main__" in sys.modules:  # as multiprocessing has it at its import
         sys.modules["__mp_main__"] = main
     return space
 
@@ -247,7 +247,7 @@ def can_switch(switch, value):
 
 
 def switch_on(wanted):
-    """What the interpreter's switches do when it starts."""
+    """Does what the interpreter's switches do at its start."""
     on = [switch for switch in SWITCHES if wanted.get(os.fsencode(switch)) == SWITCHED_ON and not is_on(switch)]
     if "PYTHONDONTWRITEBYTECODE" in on:
         sys.dont_write_bytecode = True
@@ -271,19 +271,19 @@ def unbuffer(name, fd):
 
 
 def flags_with(flag):
-    """sys.flags with this one set: of its type, which no program can make."""
+    """sys.flags with this flag set; no program can create this type, so it is copied."""
     kind, api = type(sys.flags), ctypes.pythonapi
     api.PyStructSequence_New.restype = ctypes.py_object
     made = api.PyStructSequence_New(ctypes.py_object(kind))
     for at, (name, value) in enumerate(zip(kind.__match_args__, sys.flags, strict=True)):
         value = ctypes.py_object(1 if name == flag else value)
-        api.Py_IncRef(value)  # SetItem takes one
+        api.Py_IncRef(value)  # SetItem takes one reference
         api.PyStructSequence_SetItem(ctypes.py_object(made), ctypes.c_ssize_t(at), value)
     return made
 
 
 def refresh():
-    """What modules computed when they were loaded and is each process's own."""
+    """Recomputes values that modules computed at their load and that differ between processes."""
     modules = sys.modules
     if logging := modules.get("logging"):
         logging._startTime = time.time_ns()

@@ -1,6 +1,6 @@
-# Run in two clones of a new zygote, one of them rehearsed, before the template is
-# served. Prints what must differ between clones, what must be the same in all, and
-# faults. What the format means: docs/templates.md.
+# Run in two clones of a new zygote, one of them rehearsed, before the template is served. Prints
+# the values that must differ between clones, those that must be equal in all, and faults.
+# docs/templates.md explains the format.
 import gc
 import hashlib
 import os
@@ -16,7 +16,7 @@ import time
 import uuid
 import warnings
 
-loaded = sorted(sys.modules)  # before what follows loads more
+loaded = sorted(sys.modules)  # before the code below loads more
 
 
 def digest(value):
@@ -62,7 +62,7 @@ equal = {
 }
 
 faults = []
-# A module that computed a time or a pid when it was loaded has the zygote's.
+# A module that computed a time or a pid at its load has the zygote's.
 ZYGOTE_PID = 23129  # Mayfly's spawner gives it to every zygote
 with open("/proc/self/stat") as file:
     ticks = int(file.read().rpartition(")")[2].split()[19])
@@ -82,7 +82,7 @@ def of_the_zygote(value):
 
 for name in loaded:
     if name in ("__main__", "__mp_main__"):
-        continue  # this program
+        continue  # this program itself
     held = getattr(sys.modules[name], "__dict__", {})
     for attribute, value in list(held.items()):
         own = getattr(value, "__dict__", {}) if not isinstance(value, (type, type(sys))) else {}
@@ -95,7 +95,7 @@ for fd in os.listdir("/proc/self/fd"):
     try:
         mode = os.fstat(int(fd)).st_mode
     except OSError:
-        continue  # the listing's own
+        continue  # the descriptor of the listing itself
     if not stat.S_ISFIFO(mode):
         faults.append(f"descriptor {fd} is open: " + os.readlink(f"/proc/self/fd/{fd}"))
 for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):

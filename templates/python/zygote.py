@@ -1,14 +1,14 @@
 """The Python zygote: a thin program over libmayfly-zygote and libmayfly-python.
 
-It loads what template.json lists and ends. libmayfly-python takes over, serves, and in
-each clone has the interpreter's own main function run the one task (docs/decisions/0012).
-Before that, prepare() gives the clone what is its task's: environment, arguments, state.
+It loads the modules of template.json and ends. Then libmayfly-python serves, and in each clone
+lets the interpreter's own main function run the one task (docs/decisions/0012).
+Before that, prepare() gives the clone its task's environment, arguments and state.
 One thread; PyDLL keeps the interpreter's lock throughout.
 """
 
 import sys
 
-AT_START = frozenset(sys.modules)  # what each interpreter loads before its program
+AT_START = frozenset(sys.modules)  # the modules that each interpreter loads before its program
 
 import contextlib
 import ctypes
@@ -30,14 +30,15 @@ sys.path_importer_cache.pop(HERE, None)
 del sys.modules["memory"], sys.modules["task"]
 ABI = 2
 
-# The empty task of a rehearsal, and the template's own ones: what its tasks are likely to do.
+# The empty task of a rehearsal, then the template's own: work that its tasks are likely to do.
 REHEARSAL = b"""\
 import sys
 def add(a, b):
     return a + b
 print(add(6, 7), [n for n in range(3)], {"a": "b"}, f"{1.5:.2f}")
 """
-# A class counts its first thirty instances, code its branches: by then it is no longer written.
+# A class counts its first thirty instances, code its branches: after thirty rehearsals these are no
+# longer written.
 REHEARSALS = 30
 rehearsals = []
 
@@ -84,21 +85,21 @@ def address(function):
 
 
 def warm_up(path):
-    """What imports alone do not warm: a template's own few lines."""
+    """Runs a template's own few lines, for work that imports alone do not do."""
     with open(path, "rb") as file:
         exec(compile(file.read(), path, "exec"), {"__name__": "warm"})
-    gc.collect()  # what it let go closes its files
+    gc.collect()  # freed objects close their files
 
 
 def tell_trace():
-    """For the zygote's log, if the template left as much whole as that takes."""
+    """Prints the trace to the zygote's log, if the interpreter still can."""
     with contextlib.suppress(BaseException):
         traceback.print_exc()
         sys.stderr.flush()
 
 
 def step(lib, name, do, what):
-    """One that fails is the template's fault, and named."""
+    """Runs a step; if it fails, the template is at fault, and the step is named."""
     try:
         do(what)
     except BaseException as error:
@@ -109,19 +110,19 @@ def step(lib, name, do, what):
 
 
 def keep_openssl():
-    """OpenSSL gives its memory back at the process's end, page by page: it need not."""
+    """Keeps OpenSSL from freeing its memory, page by page, at the process's end."""
     with contextlib.suppress(OSError):
         no_exit_function = 0x80000
         ctypes.PyDLL("libcrypto.so.3").OPENSSL_init_crypto(ctypes.c_uint64(no_exit_function), None)
 
 
 def preload(lib, template):
-    """Each on its own, so that the one that breaks the zygote is named."""
+    """Imports each module on its own, so that the one that breaks the zygote is named."""
     rehearsal = os.path.join(HERE, "rehearsal.py")
     if os.path.exists(rehearsal):
         with open(rehearsal, "rb") as file:
             rehearsals.append(compile(file.read(), rehearsal, "exec", dont_inherit=True))
-    # Of what preloads allocate, the interpreter's own arenas are shared with the clones.
+    # The clones share those preload allocations that are in the interpreter's own arenas.
     arenas = ArenaAllocator(None, address(lib.mayfly_zygote_arena_alloc), address(lib.mayfly_zygote_arena_free))
     ctypes.pythonapi.PyObject_SetArenaAllocator(ctypes.byref(arenas))
     if lib.mayfly_zygote_mark_memory() != 0:
@@ -138,10 +139,10 @@ def preload(lib, template):
 
 
 def make_stdio():
-    """stdio objects for the clones, over descriptors 0..2.
+    """Makes stdio objects for the clones, over descriptors 0..2.
 
-    Made once, in the zygote, while the three are pipes as they are in a clone:
-    the objects ask for their kind (seekable? a terminal?) only here.
+    Made once, in the zygote, while the three are pipes as in a clone: the objects
+    check their kind (seekable? a terminal?) only when they are made.
     """
 
     def text(fd, mode, name, old, newline, line_buffering):
@@ -170,13 +171,13 @@ def make_stdio():
 
 
 class MersenneTwister(ctypes.Structure):
-    """mt19937_state of numpy: a position at its end means that all words were used."""
+    """mt19937_state of numpy: a position at the end means that all words are used."""
 
     _fields_ = [("words", ctypes.c_uint32 * 624), ("position", ctypes.c_int)]
 
 
 def numpy_state():
-    """Where the state of numpy's common generator lies, or None where it is not as known."""
+    """The address of the state of numpy's common generator, or None if its form is unknown."""
     generator = sys.modules["numpy.random"].mtrand._rand._bit_generator
     if type(generator).__name__ != "MT19937":
         return None
@@ -186,10 +187,10 @@ def numpy_state():
 
 
 def reseed_numpy(lib):
-    """Has each clone seed numpy's common generator; a callback for that where it takes one, or None.
+    """Lets each clone seed numpy's common generator; returns the callback for it, or None if none is needed.
 
-    Those of the standard library need nothing: `random` has its own at-fork hook, OpenSSL notices the new pid,
-    the others ask the kernel each time.
+    The standard library's generators need nothing: `random` has its own at-fork hook, OpenSSL notices the new
+    pid, the others ask the kernel each time.
     """
     if "numpy.random" not in sys.modules:
         return None
@@ -204,7 +205,7 @@ def reseed_numpy(lib):
 
 
 def reseed():
-    """In a new clone, where its generator is not one that is known."""
+    """In a new clone, if numpy's generator has an unknown form."""
     try:
         sys.modules["numpy"].random.seed()
         return 0
@@ -233,7 +234,7 @@ def say(words):
 
 
 def settle(clones):
-    """What every clone would have to do is done once, here."""
+    """Does work once that every clone would otherwise have to do."""
     modules = sys.modules
     if "ssl" in modules:
         modules["ssl"].RAND_bytes(1)  # OpenSSL loads its providers
@@ -243,7 +244,7 @@ def settle(clones):
         modules["uuid"]._node = modules["uuid"]._last_timestamp = None
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = make_stdio()
     clones.settle()
-    # What is loaded now lives as long as the clone: no collection looks at it again.
+    # Everything loaded so far lives as long as the clone: no collection scans it again.
     gc.collect()
     rehearsal = streams_on_null()(rehearse)
     step(clones.lib, "the rehearsal", rehearsal, clones)
@@ -256,7 +257,7 @@ def settle(clones):
     memory.plug_holes()
     say(memory.make_immortal())
     memory.plug_holes()
-    memory.plug_holes()  # what the first one left
+    memory.plug_holes()  # the holes that the first one left
 
 
 def clear_module(space):
@@ -266,9 +267,9 @@ def clear_module(space):
 
 
 def rehearse(clones):
-    """Runs an empty task's way, so that what it writes to is this clone's own memory.
+    """Runs an empty task, so that this clone has its own copies of the pages that it writes to.
 
-    What a task could see of it is taken back: modules, paths, arguments, warnings.
+    Undoes everything that a task could see: modules, paths, arguments, warnings.
     """
     argv, orig_argv, path, main = sys.argv, sys.orig_argv, sys.path[:], sys.modules["__main__"]
     mp_main = sys.modules.get("__mp_main__")
@@ -284,7 +285,7 @@ def rehearse(clones):
     exec(compile(REHEARSAL, "<string>", "exec", dont_inherit=True), space)
     for code in rehearsals:
         exec(code, dict(space))
-    if rehearsals:  # a chart's cycles, and what they took of the heap
+    if rehearsals:  # the cycles of a chart, and their part of the heap
         gc.collect(1)
         memory.trim()
     sys.stdout.flush()
@@ -310,7 +311,7 @@ class Served(BaseException):
 
 
 def hand_over(clones):
-    """Has libmayfly-python serve, once no frame of this program is left."""
+    """Lets libmayfly-python serve, once no frame of this program is left."""
     lib, api = clones.lib, ctypes.pythonapi
     helper = ctypes.PyDLL(f"{HERE}/libmayfly-python.so")
     reseeds = reseed_numpy(lib)
@@ -329,11 +330,11 @@ def hand_over(clones):
         sys.excepthook = sys.__excepthook__
         sys.stdout.flush()
         sys.stderr.flush()
-        old = sys.__interactivehook__  # no task has use for it: a new one, which is counted
+        old = sys.__interactivehook__  # no task needs it; the new object is reference-counted
         new = types.FunctionType(old.__code__, old.__globals__, old.__name__, old.__defaults__, old.__closure__)
         new.__qualname__ = old.__qualname__
         sys.__interactivehook__, python.last = new, id(new)
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(new))  # the one that libmayfly-python gives up
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(new))  # the reference that libmayfly-python drops
         gc.collect()
         result = lib.mayfly_zygote_share_memory()
         if result != 0:
@@ -370,7 +371,7 @@ def main():
     with open(f"{HERE}/template.json", encoding="utf-8") as file:
         template = json.load(file)
     wanted = {**os.environ, **template["env"]}
-    if wanted != dict(os.environ):  # the interpreter reads some at its start only
+    if wanted != dict(os.environ):  # the interpreter reads some variables only at its start
         os.execve(sys.executable, sys.orig_argv, wanted)
     os.chdir(task.FOLDER)
     lib = ctypes.PyDLL(f"{HERE}/libmayfly-zygote.so")

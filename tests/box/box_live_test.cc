@@ -1,5 +1,5 @@
-// The spawner, the maker, the init and the exec zygote for real, driven by hand
-// as mayflyd would: what a box is made of, how it ends and what is left.
+// The real spawner, maker, init and exec zygote, driven by hand like mayflyd would: the parts of a
+// box, its end, and its leftovers.
 #include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -64,7 +64,7 @@ std::string buildImage(const fs::path& dir) {
   return dir / "images";
 }
 
-// One spawner of its own, driven as mayflyd drives it.
+// A spawner of its own, driven like mayflyd drives it.
 class Live {
  public:
   Live(const std::string& images, std::string instance, const char* uid_slot)
@@ -119,7 +119,7 @@ class Live {
     EXPECT_TRUE(send(r, {program->get(), 2}));
   }
 
-  // The spawner's end by itself, when mayflyd goes: its wait status.
+  // The spawner's own end after mayflyd's: its wait status.
   int close() {
     socket_.reset();
     int status = -1;
@@ -213,14 +213,14 @@ class Box : public ::testing::Test {
     int cap = 0;
   };
 
-  // Sends the task of `argv` to a new box; the box runs when this returns.
+  // Sends the task of `argv` to a new box; the task runs when this returns.
   void start(std::vector<std::string> argv, base::Limits limits = {}) {
     Request r;
     r.op = Op::make;
     r.box = box_ = ++boxes_;
     r.zygote_id = template_;
     limits_ = limits;
-    // Parked at a template's maximum; the claim brings the task's own.
+    // Parked with a template's maximum; the claim sets the task's own caps.
     r.limits.memory_bytes = 1ull << 30;
     r.limits.processes = 512;
     r.limits.cpu_milli = 4'000;
@@ -343,7 +343,7 @@ class Box : public ::testing::Test {
   static inline std::unique_ptr<Live> live_;
   static inline base::TemplateId template_ = 1;
   static inline base::BoxId boxes_ = 0;
-  // Of the next task: files whose content lies in blobs, and the error that it must start with.
+  // Of the next task: files whose content is in blobs, and the error that its start must give.
   struct BlobFile {
     std::string path;
     wire::FileEntry entry;
@@ -461,7 +461,7 @@ TEST_F(Box, MemoryCapIsTold) {
   base::Limits limits;
   limits.memory_bytes = 32 << 20;
   Ended e = run({"/bin/probe", "eat"}, limits);
-  // Told by an event before the kernel killed, or found among the counters after.
+  // Reported by an event before the kernel killed, or found in the counters after.
   EXPECT_TRUE(e.cap == static_cast<int>(Cap::memory) || e.reaped.counters.oom_kills > 0);
   EXPECT_LE(e.reaped.counters.memory_peak_bytes, 33u << 20);
 }
@@ -470,7 +470,7 @@ TEST_F(Box, ProcessCapIsTold) {
   base::Limits limits;
   limits.processes = 16;
   start({"/bin/probe", "bomb"}, limits);
-  // By its event on v2; v1 has none, there the samples tell.
+  // By its event on v2; v1 has no event, so samples find it.
   uint64_t refused = 0;
   for (int i = 0; i < 20'000 && refused == 0; ++i) refused = sampleOnce().counters.forks_refused;
   Ended e = finish(true);
@@ -481,7 +481,7 @@ TEST_F(Box, ProcessCapIsTold) {
 TEST_F(Box, CpuTimeIsCountedForTheWholeBox) {
   start({"/bin/probe", "spin"});
   uint64_t cpu = 0, user = 0;
-  // Each round trip is an event of its own. On a slow host the first ticks may all be the system's.
+  // Each round trip is an event of its own. On a slow host the first ticks may all be system time.
   for (int i = 0; i < 20'000 && (cpu < 50'000'000 || user == 0); ++i) {
     Event e = sampleOnce();
     ASSERT_EQ(e.kind, Kind::sampled);
@@ -568,7 +568,7 @@ TEST_F(Box, UnknownTemplateIsRefused) {
 TEST_F(Box, ADeadZygoteEndsNoRunningTaskAndTheTemplateCanBePublishedAnew) {
   start({"/bin/probe", "sleep"});
   std::vector<Process> all = childrenOf(live_->pid_);
-  // The oldest of its name: a clone has it too until its exec.
+  // The oldest process of its name: a clone has the name, too, until its exec.
   auto zygote = std::min_element(all.begin(), all.end(), [](const Process& a, const Process& b) {
     auto rank = [](const Process& p) {
       return std::pair(p.name.rfind("mayfly-exec", 0) != 0, p.pid);
@@ -587,13 +587,13 @@ TEST_F(Box, ADeadZygoteEndsNoRunningTaskAndTheTemplateCanBePublishedAnew) {
   EXPECT_EQ(run({"/bin/probe", "exit", "3"}).reaped.exit_status, 3);
 }
 
-// A publish that hangs: the kernel freezes each process of the new zygote where it stands.
+// A publish that hangs: the kernel freezes each process of the new zygote at its place.
 class FrozenZygote {
  public:
   explicit FrozenZygote(const fs::path& v2) : v2_(v2), watch_(::inotify_init1(IN_CLOEXEC)) {
     EXPECT_GE(::inotify_add_watch(watch_.get(), v2.c_str(), IN_CREATE), 0);
   }
-  // To be called at once after the publish; the folder is made before its processes.
+  // Call it at once after the publish: the folder is made before the zygote's processes.
   bool freeze() {
     alignas(inotify_event) char buffer[4'096];
     if (!readable(watch_.get()) || ::read(watch_.get(), buffer, sizeof buffer) <= 0) return false;
@@ -601,7 +601,7 @@ class FrozenZygote {
     return write("1");
   }
   bool thaw() { return write("0"); }
-  // Its pid 1 is born, and stands still.
+  // Its pid 1 is born, and frozen.
   void awaitProcess() const {
     std::string pid;
     while (!(std::ifstream(folder_ / "maker/cgroup.procs") >> pid)) ::poll(nullptr, 0, 1);
@@ -652,7 +652,7 @@ TEST_F(Box, AZygoteThatHangsAtItsStartDelaysNoOtherBoxAndFailsInItsTime) {
     }
   }
   RecordProperty("ms", static_cast<int>((base::monotonicNs() - began_ns) / 1'000'000));
-  // It has 10 s for each process, and leaves nothing. Meanwhile boxes are made as ever.
+  // It has 10 s for each process, and leaves nothing. Meanwhile boxes are made as usual.
   EXPECT_EQ(run({"/bin/probe", "exit", "4"}).reaped.exit_status, 4);
   Event failed = next();
   ASSERT_EQ(failed.kind, Kind::zygoteFailed) << failed.text;
@@ -702,7 +702,7 @@ TEST_F(Box, ARequestOutOfItsPlaceEndsItsBoxAndNoOther) {
   ASSERT_TRUE(live_->send(r));
   while (e.kind != Kind::boxGone) e = next();
   EXPECT_EQ(e.complete, 1u);
-  // What crosses its end is no fault.
+  // A request that crosses the box's end is no fault.
   for (Op op : {Op::end, Op::claim, Op::clone, Op::sample}) {
     r.op = op;
     ASSERT_TRUE(live_->send(r));
@@ -726,8 +726,8 @@ TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
   EXPECT_EQ(all.size(), 5u);  // pid 1, maker, zygote, init, clone
   uint64_t killed_ns = base::monotonicNs();
   ::kill(mine.pid_, SIGKILL);
-  mine.close();  // once it is reaped, its children are ours
-  // Youngest first: the pid 1 of a namespace ends only when all in it are reaped.
+  mine.close();  // once it is reaped, its children come to us
+  // Youngest first: the pid 1 of a namespace ends only when all its processes are reaped.
   std::sort(all.begin(), all.end(),
             [](const Process& a, const Process& b) { return a.pid > b.pid; });
   for (const Process& p : all) {
@@ -738,13 +738,13 @@ TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {
               0);
     EXPECT_LT(base::monotonicNs() - killed_ns, 1'000'000'000u) << p.name;
   }
-  EXPECT_TRUE(mine.anyCgroup());  // nobody was left to remove them
+  EXPECT_TRUE(mine.anyCgroup());  // no process was left to remove them
   Live again(images_, name, "61");
   ASSERT_EQ(again.hello_.kind, Kind::hello);
   ASSERT_EQ(again.publish(1).kind, Kind::zygoteReady);
   EXPECT_EQ(again.close(), 0);
   EXPECT_FALSE(again.anyCgroup());
-  EXPECT_EQ(run({"/bin/probe", "exit", "5"}).reaped.exit_status, 5);  // the other instance goes on
+  EXPECT_EQ(run({"/bin/probe", "exit", "5"}).reaped.exit_status, 5);  // the other instance works on
 }
 
 }  // namespace

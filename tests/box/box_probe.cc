@@ -1,4 +1,4 @@
-// What a task does in the tests of the box itself: one small deed by name.
+// Small deeds of a task, each by name, for the tests of the box itself.
 // Static: the test's image holds nothing but it and Mayfly's own helpers.
 #include <dirent.h>
 #include <fcntl.h>

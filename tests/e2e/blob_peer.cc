@@ -1,5 +1,5 @@
-// A client of the raw protocol for test_blobs.py: does what its stdin says, one command a
-// line, and answers each by one line of JSON. It lies where it is told to.
+// A client of the raw protocol for test_blobs.py: executes commands from stdin, one a line, and
+// answers each by one line of JSON. On command it lies about its data.
 //
 //   upload SHA256 SIZE            -> {"upload": N, "known": false}
 //   write N COUNT BYTE            COUNT bytes of the value BYTE, in chunks

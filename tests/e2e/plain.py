@@ -1,4 +1,4 @@
-"""Runs programs as tasks and plain, and tells what each run showed.
+"""Runs programs as tasks and plain, and compares what each run showed.
 
 Plain is the bare interpreter of the same image, in a box of the same template: one task
 starts a row of programs there one after another (`plain_runner.py`, `plain_runner.pl`),
@@ -33,8 +33,8 @@ class Case:
     files: tuple = ()  # of (name below /task, content)
     template: str = "python"
     options: tuple = ()  # of `mayfly run`
-    script: str = ""  # its file's name, where that matters
-    masks: tuple = ()  # of (pattern, words): what differs between two plain runs
+    script: str = ""  # its file's name, if it matters
+    masks: tuple = ()  # of (pattern, words): text that differs between two plain runs
 
     def __str__(self):
         return self.name
@@ -46,7 +46,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run showed. `code` is minus the signal where one ended it."""
+    """The visible outcome of a run. `code` is minus the signal if a signal ended it."""
 
     code: object
     stdout: str
@@ -58,7 +58,7 @@ class Outcome:
         return f"code: {self.code}\nstdout:\n{self.stdout}\nstderr:\n{self.stderr}{files}"
 
 
-# What differs between two runs of one program: addresses, threads, processes, names of temporary files.
+# Text that differs between two runs of one program: addresses, threads, processes, names of temporary files.
 VOLATILE = ((re.compile(r"0x[0-9a-fA-F]{6,}|(?<=\bstarted )\d{9,}|(?<=\{)\d{12,}(?=:)"), "0x"), (re.compile(r"pid=\d+"), "pid=N"),
             (re.compile(r"\btmp[a-z0-9_]{8}\b"), "tmp-name"))
 # A journal of SQLite begins with random bytes.
@@ -82,14 +82,14 @@ def stream(result, name):
 
 
 def words(case, folder):
-    """The end of the command line: what runs, and its arguments."""
+    """The end of the command line: the program and its arguments."""
     if case.kind == "file":
         return [folder / case.file, *case.args]
     return ["-c", case.source, *case.args] if case.kind == "string" else ["-", *case.args]
 
 
 def run_as_task(mayfly, case, folder):
-    """The program as a task of its own; what Mayfly itself refuses is the outcome's code."""
+    """Runs the program as a task; if Mayfly itself refuses it, the outcome's code says so."""
     folder.mkdir(parents=True)
     (folder / case.file).write_bytes(case.source)
     options = ["--json", "-t", case.template, "--output", "64MiB", "--out", folder / "out", *case.options]
@@ -118,7 +118,7 @@ def encoded(content):
 
 
 def run_plain(mayfly, cases, folder):
-    """A row of programs under the bare interpreter, all of one template; a list of outcomes."""
+    """Runs a row of programs of one template under the bare interpreter; returns the outcomes."""
     folder.mkdir(parents=True)
     row = [{"kind": case.kind, "script": case.file, "source": encoded(case.source), "args": list(case.args), "env": list(case.env),
             "files": [[name, encoded(content)] for name, content in case.files]} for case in cases]
@@ -135,7 +135,7 @@ def run_plain(mayfly, cases, folder):
 
 
 def rows(cases):
-    """Cases that one plain task may run: of one template, with the same options."""
+    """Groups of cases that one plain task may run: of one template, with the same options."""
     key = lambda case: (case.template, case.options)
     for _, group in itertools.groupby(sorted(cases, key=key), key):
         group = list(group)
@@ -156,6 +156,6 @@ def run_both(mayfly, cases, folder):
 
 
 def selected(request, name):
-    """The cases that this run of pytest asks for: one alone does not wait for all."""
+    """The cases that this run of pytest selected, so that a single case does not wait for all."""
     items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     return [item.callspec.params[name] for item in items if name in item.callspec.params]

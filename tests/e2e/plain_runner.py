@@ -21,7 +21,7 @@ def empty(folder):
 
 
 def kill_what_is_left():
-    """As a box ends with its task: whatever a program started ends with it."""
+    """Kills every process that the program started, like the end of a box."""
     with contextlib.suppress(OSError):
         os.kill(-1, signal.SIGKILL)  # all but this process
 

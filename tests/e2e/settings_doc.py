@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes docs/settings.md of what the programs say of themselves.
+"""Makes docs/settings.md from the programs' own lists and help.
 
     python3 tests/e2e/settings_doc.py > docs/settings.md
 
-The tables of keys are `mayflyd --list-settings`, those of flags the programs' help. The variables stand here;
+`mayflyd --list-settings` gives the tables of keys, the programs' help the flags. This file lists the variables;
 test_docs.py compares them with the sources.
 """
 
@@ -16,23 +16,23 @@ BIN = TOP / "build/bin"
 SECONDS_MAX = 60
 
 VARIABLES = {
-    "MAYFLY_SOCKET": ("`mayfly`, the clients, the benchmarks", "the daemon's socket, where none is named"),
-    "MAYFLY_STATE_DIR": ("`mayfly image`, `mayfly template`", "the images, where `--state-dir` does not say it"),
-    "TMPDIR": ("`mayfly run --file`", "where a file that is a pipe waits for its upload; else `/tmp`"),
+    "MAYFLY_SOCKET": ("`mayfly`, the clients, the benchmarks", "the daemon's socket, if none is named"),
+    "MAYFLY_STATE_DIR": ("`mayfly image`, `mayfly template`", "the folder of the images, if `--state-dir` is not given"),
+    "TMPDIR": ("`mayfly run --file`", "the folder in which a piped file waits for its upload; else `/tmp`"),
     "http_proxy": ("`mayfly image`, `mayfly template`", "proxies of apt, pip and npm; so are `https_proxy`, "
                    "`all_proxy`, `no_proxy` and the same in capitals"),
-    "HOME": ("`mayfly template build`", "where pip's and npm's own settings are looked for"),
-    "PIP_CONFIG_FILE": ("`mayfly template build`", "one more file of pip's settings"),
+    "HOME": ("`mayfly template build`", "the folder of pip's and npm's own settings"),
+    "PIP_CONFIG_FILE": ("`mayfly template build`", "a further file of pip's settings"),
     "PIP_*": ("`mayfly template build`", "pip's `index-url`, `extra-index-url`, `find-links`, `no-index`, "
               "`trusted-host`, `cert`, `client-cert`, `proxy`, `timeout`, `retries`"),
     "PIP_DEFAULT_TIMEOUT": ("`mayfly template build`", "pip's `timeout`, by its older name"),
     "NPM_CONFIG_USERCONFIG": ("`mayfly template build`", "npm's settings instead of `~/.npmrc`"),
     "npm_config_*": ("`mayfly template build`", "npm's `registry`, `proxy`, `https_proxy`, `noproxy`, `strict_ssl`; "
                      "in capitals too"),
-    "NODE_EXTRA_CA_CERTS": ("`mayfly template build`", "npm's certificates, where no `cafile` is set"),
+    "NODE_EXTRA_CA_CERTS": ("`mayfly template build`", "npm's certificates, if no `cafile` is set"),
 }
 
-# Words after the program, as its help is asked for.
+# Each program, with the words before `--help`.
 PROGRAMS = [
     ("mayflyd", []), ("mayfly", []),
     *(("mayfly", verb.split()) for verb in (
@@ -42,9 +42,9 @@ PROGRAMS = [
 
 HEAD = """# Settings
 
-Every key, variable and flag. This file is made: `python3 tests/e2e/settings_doc.py > docs/settings.md`, and
-`tests/e2e/test_docs.py` fails when it is not what the programs say. What each cap does is in
-[SPECIFICATION.md](SPECIFICATION.md); how a host is set up, in [host.md](host.md).
+Every key, variable and flag. `python3 tests/e2e/settings_doc.py > docs/settings.md` makes this file, and
+`tests/e2e/test_docs.py` fails if it differs from the programs. [SPECIFICATION.md](SPECIFICATION.md) says what each
+cap does; [host.md](host.md), how to set up a host.
 
 Sizes are written `"512MiB"`, `"10MB"` or a number of bytes; times `"250ms"`, `"30s"`, `"1.5m"`, `"2h"`; cores `0.5`
 or `2`. An unknown key, a wrong type or a value out of bounds is an error that names file, line and key.
@@ -79,10 +79,10 @@ def flags(text):
 def document():
     daemon, manifest = subprocess.run([BIN / "mayflyd", "--list-settings"], capture_output=True, text=True,
                                       timeout=SECONDS_MAX, check=True).stdout.strip().split("\n\n")
-    out = [HEAD, "## The daemon's file\n", "TOML, named by `mayflyd --config`. None is needed.\n", daemon, "",
+    out = [HEAD, "## The daemon's file\n", "TOML, named by `mayflyd --config`. The file is optional.\n", daemon, "",
            "## A template's manifest\n",
-           "`manifest.toml`; what each key means is in [templates.md](templates.md). A key that is left out has the "
-           "base's value\nwhere there is a base.\n", manifest, "", "## Variables\n", "| name | who reads it | meaning |",
+           "`manifest.toml`; [templates.md](templates.md) explains each key. If the template has a base, a missing key "
+           "takes the\nbase's value.\n", manifest, "", "## Variables\n", "| name | read by | meaning |",
            "|---|---|---|"]
     out += [f"| `{name}` | {who} | {meaning} |" for name, (who, meaning) in VARIABLES.items()]
     out += ["", "## Flags\n"]

@@ -1,4 +1,4 @@
-"""The benchmarks work, and what they are made of: what they measure is not looked at here."""
+"""The benchmarks and their parts work; their figures are not checked here."""
 import json
 import os
 import pathlib
@@ -57,7 +57,7 @@ def test_a_report_is_stamped():
 
 
 def test_a_figure_of_other_tasks_is_none(capsys):
-    """hit's tasks must have been parked, but for one in a hundred."""
+    """All of hit's tasks must find a parked clone, except one in a hundred."""
     goals = runpy.run_path(str(TOP / "bench/goals"), run_name="goals")
     bench = goals["Bench"](BUILD, 1, True)
     for parked, good in ((200, True), (198, True), (197, False)):

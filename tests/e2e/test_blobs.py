@@ -133,7 +133,7 @@ def test_the_copy_is_charged_to_the_box(mayfly, tmp_path):
     result = mayfly.run("--file", big, "-c", "pass")
     assert result["usage"]["memoryPeakBytes"] >= 8 * MIB
     done = mayfly("run", "--file", big, "--disk", "4MiB", "-c", "pass")
-    assert done.returncode == 125 and b"bytes of disk" in done.stderr
+    assert done.returncode == 125 and b"files fill the disk" in done.stderr
     done = mayfly("run", "--file", big, "--input", "4MiB", "-c", "pass")
     assert done.returncode == 125 and b"the task may bring" in done.stderr and b"--input" in done.stderr
 

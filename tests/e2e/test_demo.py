@@ -1,4 +1,4 @@
-"""The demo holds: its table is right, its bad day reaches nothing, its words fit a terminal."""
+"""The demo works: its table is right, its bad day reaches nothing, its text fits a terminal."""
 
 import collections
 import os

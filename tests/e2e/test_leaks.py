@@ -2,8 +2,8 @@
 # Leaks: after many mixed tasks (good, failing, killed at every cap, cancelled,
 # abandoned, hostile) the host and the daemon are back where they were.
 #
-# Needs root. The daemon is one of its own, whose pools do not follow demand: what is parked
-# and stocked is the same before and after.
+# Needs root. Starts its own daemon, whose pools do not follow demand: the same number of boxes is
+# parked and stocked before and after.
 # MAYFLY_LEAK_TASKS says how many tasks (default 200). Compared before and after:
 # the instance's processes, namespaces and cgroups, dying cgroups too; mounts of
 # host, spawner and templates; descriptors and memory of daemon and spawner.
@@ -32,9 +32,9 @@ TASKS = int(os.environ.get("MAYFLY_LEAK_TASKS", "200"))
 AT_ONCE = 4
 COMMAND_SECONDS_MAX = 120
 SETTLE_SECONDS_MAX = 60
-MEMORY_SLACK_BYTES = 1 << 20  # of an allocator's own making
-MEMORY_TASK_BYTES = 512       # growth for each task that is still no leak's sign
-QUARANTINE_BYTES = 256 << 20  # what AddressSanitizer keeps of freed memory, with its own records
+MEMORY_SLACK_BYTES = 1 << 20  # noise of the allocator
+MEMORY_TASK_BYTES = 512       # growth for each task that is not yet a leak
+QUARANTINE_BYTES = 256 << 20  # freed memory that AddressSanitizer keeps, with its own records
 
 
 # --- the mix -------------------------------------------------------------------
@@ -84,7 +84,7 @@ def environment():
 
 
 def live_line(process, name):
-    """Waits until the task itself has spoken."""
+    """Waits for the task's own output."""
     line = process.stdout.readline()
     if line != b"1\n":
         out, err = process.communicate(timeout=COMMAND_SECONDS_MAX)
@@ -122,7 +122,7 @@ def do_many(count):
             future.result()
 
 
-# --- what is there -------------------------------------------------------------
+# --- the present state ---------------------------------------------------------
 
 def read(path):
     try:
@@ -161,13 +161,13 @@ def name_of(pid):
 
 
 def family_top(pid):
-    """The daemon and the spawner are parent and child, whichever came first."""
+    """The daemon and the spawner: parent and child, in this order."""
     parent = int((read(f"/proc/{pid}/stat").rpartition(")")[2].split() or [0, 0])[1])
     return parent if "mayfly" in name_of(parent) else pid
 
 
 class Instance:
-    """One daemon with all that it made, seen from outside."""
+    """One daemon with all its boxes and processes, seen from outside."""
 
     def __init__(self):
         self.daemon = daemon_pid()
@@ -260,7 +260,7 @@ def ptys_used():
 
 
 def settled(read_now, good):
-    """Reads until it is good, or for SETTLE_SECONDS_MAX; returns the last reading."""
+    """Repeats a reading until it is good, or for SETTLE_SECONDS_MAX; returns the last one."""
     deadline = time.monotonic() + SETTLE_SECONDS_MAX
     while True:
         now = read_now()
@@ -280,7 +280,7 @@ class Leaks(unittest.TestCase):
         SOCKET = daemon.start().socket
 
     def test_nothing_is_left_after_mixed_tasks(self):
-        do_many(len(MIX) * 2)  # what is made once is made now
+        do_many(len(MIX) * 2)  # one-time work is done now
         instance = Instance()
         self.assertTrue(instance.cgroups)
         quiet = lambda: sum(n for _, n in instance.snapshot()["cgroups"])  # noqa: E731
@@ -299,10 +299,10 @@ class Leaks(unittest.TestCase):
         for who, was in memory.items():
             grown = settled(instance.memory, lambda now, w=who: now[w] - memory[w] <= allowed)[who] - was
             self.assertLessEqual(grown, allowed, f"memory of the {who}, after {TASKS} tasks")
-        # Other instances on this host make cgroups too, so this one is a bound, not an equality.
+        # Other instances on this host make cgroups, too, so this check is a bound, not an equality.
         left = settled(v1_dying, lambda now: now - v1 <= TASKS // 20) - v1
         self.assertLessEqual(left, TASKS // 20, "dying cgroups of the v1 memory hierarchy")
-        # The pool is the host's: others have some of it, too.
+        # The pool is the host's: others use some of it, too.
         left_ptys = settled(ptys_used, lambda now: now - ptys <= TASKS // 20) - ptys
         self.assertLessEqual(left_ptys, TASKS // 20, "pseudo-terminals of the host's pool")
         print(f"{TASKS} mixed tasks in {seconds:.1f} s; memory now "

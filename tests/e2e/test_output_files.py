@@ -1,4 +1,4 @@
-"""What a task leaves in /task/out: regular files come, all else is named; --out stays in its folder."""
+"""A task's files in /task/out: regular files are fetched, all others named; --out stays in its folder."""
 
 import base64
 import os
@@ -124,7 +124,7 @@ def test_odd_names_are_never_printed_raw(mayfly, out):
     assert done.returncode == 0
     said = done.stderr.replace(b"\n", b"")
     assert not [c for c in said if c < 0x20 or c == 0x7f], done.stderr
-    assert done.stderr.decode().count("is not brought") == len(NAMES)
+    assert done.stderr.decode().count("was not saved") == len(NAMES)
     assert b"\xc2\x9b" not in done.stderr
 
 

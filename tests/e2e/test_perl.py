@@ -86,7 +86,7 @@ def test_a_script_behaves_as_under_the_interpreter(mayfly, tmp_path, name):
     reference = mayfly.run("-t", "perl", "--file", script, "-c", REFERENCE)
     assert reference["verdict"] == "succeeded", reference
     expected = json.loads(reference["stdout"])
-    # perl gives its output as bytes; the result is what they decode to.
+    # perl prints bytes; the result has them decoded.
     expected[1:] = [(text or "").encode("latin-1").decode("utf-8", "replace") for text in expected[1:]]
     got = outcome(mayfly.run("-t", "perl", script, "one", "two words"))
     # perl counts the evals of strings, and the zygote's preloads did some.
@@ -150,7 +150,7 @@ def test_every_generator_differs_between_clones(mayfly):
 
 
 def test_children_of_a_clone_draw_as_a_script_s_would(mayfly):
-    """perl seeds at the first use: children that draw first differ from each other."""
+    """perl seeds at the first use: children that draw numbers first differ from each other."""
     result = mayfly.run("-t", "perl", "-c", """
         $| = 1; for (1 .. 4) { my $p = fork; if (!$p) { print rand, "\\n"; exit } waitpid $p, 0 }""")
     assert len(set(result["stdout"].split())) == 4, result

@@ -1,4 +1,4 @@
-"""The pool where descriptors and processes are short: it takes what tasks leave, never the other way round.
+"""The pool when descriptors and processes are short: it gets what tasks leave, never the other way round.
 
 Descriptors: the daemon and its spawner are started with a low RLIMIT_NOFILE. Processes: sums
 of caps against the host's pids, and a real wall, the `pids` cgroup that holds all boxes.
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon nee
 
 EMFILE = re.compile("Too many open files|EMFILE|ENFILE|out of file desc", re.I)
 RUN = ("run", "--json", "-t", "pooled")
-# Stdin, output files, an input file that goes as a blob: all that takes descriptors.
+# Stdin, output files, an input file as a blob: everything that takes descriptors.
 BUSY = ("import os, sys\nos.makedirs('/task/out', exist_ok=True)\nopen('/task/out/f', 'w').write('x')\n"
         "print(len(sys.stdin.read()), os.path.getsize('blob') >> 20, 6*7)")
 
 
 def low_files(count):
-    """A child's descriptors, ours are as before."""
+    """Limits the descriptors of a child, not our own."""
     return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, 256), count))}
 
 
@@ -44,7 +44,7 @@ def held(pid):
 
 
 class Peaks(threading.Thread):
-    """The most descriptors that daemon and spawner held, and the most boxes there were."""
+    """The highest numbers of descriptors of daemon and spawner, and of boxes."""
 
     def __init__(self, daemon):
         super().__init__()
@@ -67,7 +67,7 @@ def hierarchies(daemon):
 
 @pytest.mark.parametrize("files", [560, 680, 1000])
 def test_few_descriptors_bound_the_pool_and_tasks_still_run(daemons, tmp_path, files):  # noqa: F811
-    """As many descriptors as 6, 21 and 61 boxes need: a third for tasks, the rest parked at most."""
+    """Descriptors for 6, 21 and 61 boxes: a third for tasks, at most the rest for parked clones."""
     manifests = {"pooled": "[pool]\nmin = 64\nmax = 64\n"}
     daemon = daemons(config="connections_max = 24\nstocked_max = 1\n", **make_templates(tmp_path, manifests),
                      **low_files(files))
@@ -84,7 +84,7 @@ def test_few_descriptors_bound_the_pool_and_tasks_still_run(daemons, tmp_path, f
     for _ in range(3):
         clients = [daemon.cli.start(*RUN, "--stdin", "--file", tmp_path / "blob", "--out", tmp_path / f"out-{i}", "-c", BUSY)
                    for i in range(20)]
-        for client in clients:  # all of them first: who has a box waits for its input, whatever its number
+        for client in clients:  # all of them first: any task with a box waits for its input
             client.stdin.write(b"x" * 10)
             client.stdin.close()
             client.stdin = None
@@ -132,7 +132,7 @@ def pids_max():
 
 
 def test_caps_on_processes_are_a_budget_of_the_host(daemons, tmp_path):  # noqa: F811
-    """What can never fit is refused in words; what fits only alone waits for its turn; small ones pass meanwhile."""
+    """A task that can never fit is refused; one that fits only alone waits for its turn; small tasks pass meanwhile."""
     budget = pids_max()
     if not 2048 < budget <= 32768:
         pytest.skip(f"a cap on processes is at most 32768, and this host has {budget} to give")
@@ -148,7 +148,7 @@ def test_caps_on_processes_are_a_budget_of_the_host(daemons, tmp_path):  # noqa:
     await_that(lambda: [t["state"] for t in tasks(daemon)] == ["running"], "the first runs")
     second = daemon.cli.start(*RUN, "--pids", large, "-c", "print(6*7)")
     await_that(lambda: sorted(t["state"] for t in tasks(daemon)) == ["queued", "running"], "the second waits")
-    assert len(idle(daemon)[0]) == 2  # a clone is parked for it: what it lacks is budget
+    assert len(idle(daemon)[0]) == 2  # a clone is parked for it: it lacks only budget
     for client, out in ((first, "word\n"), (second, "42\n")):
         result = json.loads(client.communicate(b"word" if client is first else None, timeout=SECONDS_MAX)[0])
         assert result.get("stdout") == out and result["receipt"]["complete"], result
@@ -162,7 +162,7 @@ def pids_folder(daemon):
 
 
 def test_no_process_to_be_had_is_an_error_in_words_and_the_pool_comes_back(daemons, tmp_path):  # noqa: F811
-    """A wall of the kernel's around all boxes: what cannot be forked is told, what runs goes on."""
+    """A process limit around all boxes: failed forks are reported, running tasks continue."""
     daemon = daemons(config="parked_max = 3\nstocked_max = 0\n",
                      **make_templates(tmp_path, {"pooled": "[pool]\nmin = 3\nmax = 3\n"}))
     rest = Rest(daemon, 3, 0).await_full()
@@ -170,13 +170,13 @@ def test_no_process_to_be_had_is_an_error_in_words_and_the_pool_comes_back(daemo
     await_that(lambda: [t["state"] for t in tasks(daemon)] == ["running"], "one runs")
     await_that(lambda: len(idle(daemon)[0]) == 3 and len(boxes(daemon)) == 4, "the pool is full beside it")
     wall = pids_folder(daemon) / "pids.max"
-    wall.write_text("1")  # below what lives: nothing more is forked, whoever ends
+    wall.write_text("1")  # below the living number: no further fork succeeds, even after ends
     verdicts = {"succeeded": 0, "internal": 0}
     for _ in range(8):
         result = json.loads(daemon.cli(*RUN, "-c", "print(6*7)").stdout)
         assert result["receipt"]["complete"], result
         verdicts[result["verdict"]] += 1
-        if result["verdict"] == "internal":  # by name, and nothing of it ran
+        if result["verdict"] == "internal":  # with a reason, and the task did not run
             assert "could not be made" in result["reason"], result
             assert result["phases"]["startedNs"] == 0, result
     assert verdicts["succeeded"] >= 3 and verdicts["internal"] >= 1, (verdicts, daemon.said())

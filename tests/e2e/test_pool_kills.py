@@ -1,4 +1,4 @@
-"""kill -9 of whatever a pool is made of, in every phase of a box's life.
+"""kill -9 of every part of a pool, in every phase of a box's life.
 
 Each time: every task has one result, with the verdict that is right for it and a
 whole receipt; the others lose nothing; the pool is full again; nothing is left.
@@ -28,7 +28,7 @@ ANSWER = ("run", "--json", *RUN, "-c", "print(6*7)")
 
 @pytest.fixture
 def pool(daemons, tmp_path):  # noqa: F811
-    """A function: a daemon of one template whose pool is full, and how full."""
+    """Returns a function that starts a daemon of one template and fills its pool to a given size."""
 
     def start(parked=PARKED, stocked=0, more="", **options):
         manifests = {"pooled": f"[pool]\nmin = {parked}\nmax = {parked}\n{more}"}
@@ -40,7 +40,7 @@ def pool(daemons, tmp_path):  # noqa: F811
 
 
 def kill(pid):
-    """It is dead on return: what is asked of it from then on can't have reached it."""
+    """Kills it and waits for its death: later requests cannot have reached it."""
     [(_, fd)] = hold([pid])
     signal.pidfd_send_signal(fd, signal.SIGKILL)
     assert select.select([fd], [], [], SECONDS_MAX)[0], f"{pid} did not die"
@@ -69,7 +69,7 @@ def answers(daemon, count):
 
 @contextlib.contextmanager
 def stopped(pids):
-    """Held by SIGSTOP; who is dead by the end is no longer there to go on."""
+    """Holds processes by SIGSTOP; at the end, continues those that still live."""
     held = hold(pids)
     assert len(held) == len(pids)
     for _, fd in held:
@@ -150,7 +150,7 @@ def test_clones_parked_by_a_zygote_that_is_killed_get_no_task(pool, who):
     for result in results:
         check(result)
     said = await_that(lambda: "its zygote is restarted" in (s := read(daemon.log)) and s, "its death is told")
-    # Tasks that were submitted before the daemon heard of it may have had an old clone, whole as it was.
+    # Tasks that were submitted before the daemon noticed may have got an old, intact clone.
     rest.await_full()
     assert old.isdisjoint(boxes(daemon)), said
     rest.check_books()
@@ -159,7 +159,7 @@ def test_clones_parked_by_a_zygote_that_is_killed_get_no_task(pool, who):
 # --- in the making ------------------------------------------------------------------------
 
 def test_inits_killed_while_their_boxes_are_made_cost_tasks_only_time(pool):
-    """The zygote is held: boxes stand, or nearly so, and none has a clone."""
+    """Holds the zygote: boxes are complete, or nearly so, and none has a clone."""
     daemon, rest = pool(parked=0)
     with stopped([helper(daemon, "zygote")]):
         clients = [daemon.cli.start(*ANSWER) for _ in range(3)]
@@ -190,13 +190,13 @@ def test_inits_killed_while_the_pool_is_filled_are_replaced(pool, nth):
 # --- claimed, not started -------------------------------------------------------------------
 
 def claimed(daemon):
-    """The init of the box whose clone has the task and has not started it."""
+    """The init of the box whose clone has the task but has not started it."""
     return next((t["pidHost"] for t in tasks(daemon) if t["state"] == "making" and t["pidHost"]), 0)
 
 
 @pytest.mark.parametrize("who", ["clone", "init", "pid1"])
 def test_a_clone_killed_with_a_task_in_its_hands_costs_the_task_only_time(pool, who):
-    """Every parked clone is held, so the claim is in its channel and nothing read of it."""
+    """Holds every parked clone, so that the claim stays unread in its channel."""
     daemon, rest = pool()
     with stopped([b.clone for b in idle(daemon)[0]]):
         client = daemon.cli.start(*ANSWER)
@@ -241,7 +241,7 @@ def test_a_task_that_loses_three_claimed_clones_is_internal(pool):
 
 @pytest.mark.parametrize("who", ["clone", "init"])
 def test_a_clone_killed_while_it_copies_input_costs_the_task_only_time(pool, tmp_path, who):
-    """A twentieth of a core copies 48 MiB for about a second: it is killed amid it."""
+    """A twentieth of a core copies 48 MiB for about a second: the kill comes during the copy."""
     daemon, rest = pool()
     file = tmp_path / "large"
     file.write_bytes(os.urandom(48 << 20))
@@ -290,7 +290,7 @@ COLLECTED = 200 << 20
 
 @pytest.mark.parametrize("who", ["collector", "zygote", "maker", "pid1", "parked"])
 def test_who_is_killed_while_output_files_are_collected(pool, tmp_path, who):
-    """The collector is held amid 200 MiB; the task itself has succeeded, whoever dies now."""
+    """Holds the collector amid 200 MiB; the task itself has already succeeded."""
     daemon, rest = pool()
     spawner, out = daemon.spawner, tmp_path
     code = f"import os\nos.makedirs('/task/out', exist_ok=True)\nopen('/task/out/f', 'wb').write(b'x' * {COLLECTED})\nprint(6*7)"
@@ -344,7 +344,7 @@ DEATHS_WINDOW_S = 61
 
 
 class Chaos:
-    """Three tasks at a time, and one kill at a random moment of them."""
+    """Three tasks at a time, and one kill at a random moment."""
 
     def __init__(self, daemon, seed, folder):
         self.daemon, self.spawner, self.random, self.folder = daemon, daemon.spawner, random.Random(seed), folder
@@ -359,7 +359,7 @@ class Chaos:
         return kind, self.daemon.cli.start("run", "--json", *RUN, *flags, "-c", code.replace("FILENAME", "input"))
 
     def victim(self):
-        """(what, its box, pid) of something that is there now, or None."""
+        """(kind, its box, pid) of a living process, or None."""
         now = time.monotonic()
         self.deaths = [d for d in self.deaths if now - d < DEATHS_WINDOW_S]
         collecting = collectors(self.daemon, self.spawner)
@@ -378,7 +378,7 @@ class Chaos:
 
     def once(self, nth):
         begun = [self.begin(f"{nth}-{i}") for i in range(3)]
-        time.sleep(self.random.uniform(0, 0.08))  # no event tells of all these moments
+        time.sleep(self.random.uniform(0, 0.08))  # no event marks all these moments
         victim = self.victim()
         if victim:
             with contextlib.suppress(ProcessLookupError):
@@ -392,7 +392,7 @@ class Chaos:
         assert "error" not in result and result["receipt"]["complete"], shown
         want, started = VERDICT.get(kind, "succeeded"), result["phases"]["startedNs"] != 0
         allowed = {want}
-        # A task whose box goes after its start goes with it; before, it gets another box.
+        # If the box dies after the task's start, the task ends; before, it gets another box.
         if what == "clone" and result["receipt"]["box"] == box and started:
             allowed.add("signaled")
         if (what == "init" and result["receipt"]["box"] == box or what == "pid1") and started:
@@ -406,7 +406,7 @@ class Chaos:
 
 @pytest.mark.parametrize("stocked", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_kills_at_random_moments_lose_no_task_and_leave_nothing(pool, tmp_path, stocked):
-    """RANDOM_TRIES kills in all, of whatever is there, each amid three tasks; every tenth time the pool fills."""
+    """RANDOM_TRIES kills of random processes, each amid three tasks; every tenth time the pool fills."""
     daemon, rest = pool(parked=2, stocked=stocked)
     seed = int.from_bytes(os.urandom(4), "big")
     print(f"seed {seed}", file=sys.stderr)

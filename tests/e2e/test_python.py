@@ -323,7 +323,7 @@ else:
 """,
 }
 
-# What the libraries of python-data make of objects that were loaded before the task.
+# How the libraries of python-data handle objects that were loaded before the task.
 DATA_SCRIPTS = {
     "numpy_resize_checks_references": """
 import numpy as np

@@ -22,7 +22,7 @@ import programs
 EXITS, HOLDERS, STREAMS, WHOLE = (programs.read(f"{name}.py") for name in ("exits", "holders", "streams", "ends"))
 BESIDE = (("beside.py", b"import sys\ndef who_calls():\n    return sys._getframe(1).f_code.co_name, __name__\n"),)
 
-# A full product has a million programs. Each part meets those that bring out its kind.
+# A full product has a million programs. Each part is combined with those that matter for it.
 HOLDERS_OF_EXITS = ("global", "local")
 EXITS_OF_HOLDERS = ("end", "raise")
 ENDS_OF_STREAMS = (("end", "global"), ("raise", "local"), ("os_exit", "list_in_a_cycle"))
@@ -57,14 +57,14 @@ def results(mayfly, request, tmp_path_factory):
     return plain.run_both(mayfly, plain.selected(request, "case"), tmp_path_factory.mktemp("ends"))
 
 
-# Where the interpreter never ends what holds a buffer: threads that do not run again, references that nobody gives
-# back. Plain loses the buffer; a task may keep it, and all else is equal.
+# Cases in which the interpreter never finalizes a buffer's holder: threads that never run again, leaked references.
+# Plain Python loses the buffer; a task may keep it, and everything else is equal.
 LOST_BY_PLAIN = {"daemon_thread", "timer_thread", "reference_never_given_back", "sqlite_function", "daemon_thread_is_busy",
                  "daemon_thread_holds_stdout", "excepthook_exits", "finalized_by_hand"}
 
 
 def runs_always(case):
-    """Of the product, a quarter is enough for every change; `./dev check` runs all."""
+    """A quarter of the product is enough for every change; `./dev check` runs all."""
     exit, _, rest = case.name.partition("-")
     return not rest or rest == "local-text" or exit == "raise"
 

@@ -119,7 +119,7 @@ print(features['AVX2'], features['AVX512F'])
 """
 NOT_READ = "print(1)\n"
 
-# NAME -> its (value, program)s. All that `python3 --help-env` names, and what modules read when they are imported.
+# NAME -> its (value, program)s: the variables of `python3 --help-env`, and those that modules read at import.
 VARIABLES = {
     "PYTHONSTARTUP": [("/task/startup.py", FLAGS)],
     "PYTHONPATH": [("lib", IMPORTS), ("/task/lib:/nosuch:lib", IMPORTS), ("", FLAGS), (":", FLAGS), ("/task/site", FLAGS),
@@ -161,7 +161,7 @@ VARIABLES = {
     "PYTHONWARNDEFAULTENCODING": [("1", "open('/task/data.bin')\nimport sys\nprint(sys.flags.warn_default_encoding)\n")],
     "PYTHONWARNINGS": [(value, WARN) for value in ("error", "ignore", "default", "always::ResourceWarning", "error::DeprecationWarning:__main__",
                                                     "ignore:careful,error", "once", "nonsense", "")],
-    # What `--help-env` leaves out.
+    # Variables that `--help-env` leaves out.
     "PYTHONASYNCIODEBUG": [("1", "import asyncio\nprint(asyncio.new_event_loop().get_debug())\n")],
     "PYTHON_GIL": [("1", FLAGS), ("0", NOT_READ)],
     "PYTHON_BASIC_REPL": [("1", NOT_READ)],
@@ -209,7 +209,7 @@ DATA_VARIABLES = {
 
 
 def only(words):
-    """A mask for what has no two runs alike: what is left is whether it was said."""
+    """A mask for text that differs in every run: only its presence is compared."""
     return re.compile(rf"(?s)\A(?:(?!{words}).)*({words})?.*"), r"\1"
 
 
@@ -240,7 +240,7 @@ def variables(template, table):
 
 
 def together():
-    """Variables that matter to each other, and kinds of programs beside a script."""
+    """Variables that influence each other, and kinds of programs other than a script."""
     for name, env, kind, program in (
         ("locale-c-not-coerced", ("LC_ALL=C", "PYTHONCOERCECLOCALE=0", "PYTHONUTF8=0"), "file", LOCALE),
         ("locale-lang-c-warned", ("LC_ALL=", "LANG=C", "PYTHONCOERCECLOCALE=warn"), "file", LOCALE),
@@ -414,10 +414,10 @@ def test_the_table_knows_every_variable_of_the_interpreter(mayfly):
     assert len(names) > 20 and names <= VARIABLES.keys(), names - VARIABLES.keys()
 
 
-# --- what modules hold ---------------------------------------------------------------
+# --- values in modules ---------------------------------------------------------------
 
 SCAN = (pathlib.Path(__file__).parent / "programs/scan.py").read_bytes()
-# Where a value of a clone may be another than after a fresh import.
+# Values that may differ in a clone from those after a fresh import.
 SAME_MEANING = {
     r"__mp_main__\.(?!__(file|spec|name)__)": "this program's own",
     r"sys\.path_importer_cache\[": "filled by what was imported from where",
@@ -446,7 +446,7 @@ class Scan:
     thread: int
 
     def kind(self, path):
-        """What a value is that two plain runs do not share: (clock, unit), pid, thread, address or random."""
+        """The kind of a value that two plain runs do not share: (clock, unit), pid, thread, address or random."""
         name, told = self.values[path]
         if name not in ("int", "float") or not re.fullmatch(r"-?[\d.]+", told):
             return "random"
@@ -455,7 +455,7 @@ class Scan:
             return "pid" if int(told) == self.pid else "thread"
         for clock in self.began:
             for unit in UNITS:
-                # The interpreter itself began a little earlier.
+                # The interpreter itself started a little earlier.
                 if (self.began[clock] - 60) * unit <= value <= (self.ended[clock] + CLOCK_SLACK_S) * unit and value > 1000 * unit:
                     return clock, unit
         return "address" if name == "int" and int(told) in ADDRESSES else "random"
@@ -481,7 +481,7 @@ def excused(path):
 
 
 def volatile(runs):
-    """Paths of values that the plain runs do not agree on."""
+    """Paths of values in which the plain runs differ."""
     common = set.intersection(*(set(run.values) for run in runs))
     return {path for path in common if any(run.values[path] != runs[0].values[path] for run in runs)}
 
@@ -508,7 +508,7 @@ def test_what_an_import_computes_is_the_task_s(scans):
             fresh = all(float(value) >= (now[clock] - CLOCK_SLACK_S) * unit for value in told)
         if not fresh:
             stale.append(f"{path} ({kind}): {told}, plain {[run.values[path][1] for run in runs]}")
-    # logging's start, the main thread, random's state: the scan finds what is known to be there.
+    # logging's start, the main thread, random's state: the scan must find these known values.
     assert seen == {"time", "pid", "thread", "random"}, seen
     assert not stale, "\n".join(stale)
 
@@ -523,8 +523,8 @@ def test_what_modules_hold_is_as_after_a_fresh_import(scans):
     assert not other and not gone, "\n".join([*other, "not there: " + ", ".join(gone)])
 
 
-# What the interpreter and the modules read from the environment when they are imported and that a task may set to
-# whatever it likes without a difference: the reason.
+# Variables that the interpreter and the modules read at import, and that a task may set to any value without an
+# effect, each with the reason.
 READ_IN_VAIN = {
     "__PYVENV_LAUNCHER__": "macOS",
 }

@@ -1,4 +1,4 @@
-"""P5: what a clone rehearsed, no task can see: a rehearsed box against one that was not."""
+"""P5: no task can see its clone's rehearsal: a rehearsed box is compared with an unrehearsed one."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from test_same_start import CHANGING_STATUS, LISTING, normalise_mountinfo
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
 
-# What the common listing leaves out, of the runtime's own state and of counters.
+# The runtime's own state and counters, which the common listing leaves out.
 MORE = r"""
 import atexit, gc, linecache, locale, logging, multiprocessing, random, signal, threading, warnings
 more = {}
@@ -63,17 +63,17 @@ for name in ('numpy', 'pandas', 'matplotlib'):
 print(json.dumps(more))
 """
 
-# What may differ, and why; nothing else may.
+# The only allowed differences, and the reasons.
 MAY_DIFFER = {
     "collections": "how often the collector ran: a rehearsal that makes garbage sets it off",
 }
-# Of the result: what the kernel counts begins anew at the claim.
+# Of the result: the kernel's counters restart at the claim.
 CPU_MS_MAX = 250       # of an empty task on a busy machine; a rehearsed python-data clone used more before its claim
 MEMORY_MORE_MAX = 1 << 20  # the peak of a rehearsed clone over that of a fresh one, beside its rehearsal's own pages
 
 
 def started(daemons, name, parked):  # noqa: F811
-    """A daemon whose clones are all rehearsed, or none."""
+    """A daemon whose clones are all rehearsed, or all unrehearsed."""
     config = f"parked_max = {parked}\nstocked_max = 0\n"
     daemon = daemons(config=config, templates=(name,))
     if parked:
@@ -110,7 +110,7 @@ def test_a_rehearsal_leaves_no_visible_trace(daemons, name):  # noqa: F811
 
 @pytest.mark.parametrize("name", ["python", pytest.param("python-data", marks=pytest.mark.slow)])
 def test_what_the_kernel_counts_begins_anew_with_the_task(daemons, name):  # noqa: F811
-    """A clone's making and rehearsal are no usage of its task's."""
+    """A clone's making and rehearsal do not count as its task's usage."""
     if not os.path.exists(f"{STATE_DIR}/index/{name}.json"):
         pytest.skip(f"no image of {name}")
     rehearsed = started(daemons, name, 2)
@@ -118,7 +118,7 @@ def test_what_the_kernel_counts_begins_anew_with_the_task(daemons, name):  # noq
     assert told(rehearsed)["hits"] == 1
     assert usage["userCpuNs"] + usage["systemCpuNs"] < CPU_MS_MAX * 1e6, usage
     assert usage["processesPeak"] == 1, usage
-    # Neither counts the interpreter's end, which comes when the large one's memory is free again.
+    # Neither counts the interpreter's end, after which the large one's memory is free again.
     peak = [rehearsed.cli.run("-t", name, "-c", f"x = b'x' * {size}; import os; os._exit(0)")["usage"]["memoryPeakBytes"]
             for size in (1, 64 << 20)]
     assert peak[1] - peak[0] > (64 << 20) - MEMORY_MORE_MAX, (peak, usage)
@@ -130,7 +130,7 @@ def test_what_a_task_uses_while_the_spawner_is_held_up_is_its_own(daemons):  # n
     with stopped([daemon.spawner]):
         client = daemon.cli.start("run", "--json", "-t", "python", "-c",
                                   "import time\nwhile time.process_time() < 0.6: pass\nprint(42)")
-        # Its clone has used so much already when the spawner hears of the claim.
+        # Its clone has already used this much when the spawner reads the claim.
         await_that(lambda: any(cpu_s(box.clone) > 0.4 for box in boxes(daemon).values()), "the task has run")
     usage = json.loads(client.communicate(timeout=60)[0])["usage"]
     assert told(daemon)["hits"] == 1

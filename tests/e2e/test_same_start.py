@@ -1,4 +1,4 @@
-"""P5: every box of a template starts alike, whatever ran before; what must differ differs."""
+"""P5: every box of a template starts alike, whatever ran before; random state differs."""
 
 import json
 import os
@@ -57,7 +57,7 @@ see['warnings'] = [repr(f) for f in __import__('warnings').filters]
 print(json.dumps(see))
 """
 
-# What may differ, by name, and why; anything else that differs fails.
+# The allowed differences, by name, with the reasons; any other difference fails.
 CHANGING_STATUS = {
     "VmPeak", "VmSize", "VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmData", "VmPTE", "VmLib",  # pages touched so far
     "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches",  # the scheduler's doing
@@ -112,7 +112,7 @@ def test_nothing_of_the_host_or_of_the_box_s_own_number_is_in_the_listing(mayfly
     text = json.dumps(listing(mayfly))
     for word in ("/var/lib", "/sys/fs/cgroup", "instance", "images/", ".erofs"):
         assert word not in text.replace("/var/lib/dpkg", ""), word
-    # The ids that the host gave this box are numbers above the base of our ranges.
+    # The host's ids of this box are numbers above the base of our ranges.
     assert not re.search(r"\b(18790|18[89]\d{2}|19\d{3}|20\d{3}|21\d{3})\d{5}\b", text)
 
 

@@ -1,4 +1,4 @@
-"""The shell template: what lies in /usr/bin works in a box, and what cannot is not there.
+"""The shell template: every program in /usr/bin works in a box; programs that cannot are missing.
 
 Scripts of the kind that agents write, each program of the image, `ps` beside the host's, git.
 """
@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 
-# Only then is a command in the background what `ps` and the like look for.
+# Only then do `ps` and the like see a command in the background.
 IS_SLEEP = 'until read -r name </proc/$!/comm && [ "$name" = sleep ]; do :; done; '
 
 
@@ -25,7 +25,7 @@ def shell(mayfly, tmp_path):
 
 # --- every program answers ----------------------------------------------------------------
 
-# Neither --version nor --help nor a usage: what they do is tested below, or they say why.
+# Programs without --version, --help or a usage: tested below, or listed with a reason.
 SILENT = {"bzexe", "dash", "funzip", "git-shell", "instmodsh", "pidof", "sh", "zipnote", "zipsplit", "zstdgrep"}
 EVERY_PROGRAM = r"""
 cd /usr/bin
@@ -64,7 +64,7 @@ def test_what_cannot_work_is_not_found(shell, kind):
 
 # --- programs that look at the box ------------------------------------------------------------
 
-LOOK = {  # command: what its stdout matches
+LOOK = {  # command: the pattern of its stdout
     "nproc": r"[1-9]\d*\n",
     "df --output=target": r"Mounted on\n/\n(/\S+\n)+",
     "df -h /task | tail -n 1": r"disk .*/task\n",
@@ -113,7 +113,7 @@ def test_a_program_that_looks_at_its_box(shell, command):
 
 # --- ps -----------------------------------------------------------------------------------------
 
-# The headers are those of the host's ps, which is procps as well.
+# The headers of the host's ps, which is procps as well.
 PS = ["ps -e", "ps -ef", "ps -eF", "ps -eLf", "ps -ejf", "ps -el", "ps -ely", "ps -ej", "ps ax", "ps aux", "ps -aux", "ps auxww",
       "ps axuf", "ps axjf", "ps axl", "ps -e -f -w -w", "ps -Af --sort=-pid", "ps aux --sort -rss", "ps -ef --forest", "ps -efH",
       "ps -eo pid,ppid,user,pcpu,rss,etime,stat,cmd", "ps axo pid,args", "ps -p 1 -f", "ps -fp 1", "ps --pid 1 u", "ps u 1", "ps -f 1"]

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="building an image ne
 
 RUNTIME = BINARIES
 CACHE = pathlib.Path("/var/cache/mayfly")
-SECONDS_MAX = 900  # of a build that has to bootstrap first
+SECONDS_MAX = 900  # of a build with a bootstrap
 SITE = "/usr/local/lib/python3.13/dist-packages"
 
 
@@ -35,7 +35,7 @@ def header(name, base="python"):
 
 
 class Place:
-    """A folder of templates and the images of their own."""
+    """A folder of templates, with its own folder of images."""
 
     def __init__(self, folder):
         self.dir = folder / "templates"
@@ -84,7 +84,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def registries():
-    """Of the places that this machine takes packages from, one at least answers."""
+    """Whether at least one of this machine's package sources answers."""
     tried = []
     for ask in (["apt-get", "indextargets", "--format", "$(SITE)"], ["apt-config", "dump", "Acquire"], ["env"],
                 ["pip3", "config", "list"], ["npm", "config", "get", "registry"]):
@@ -114,11 +114,11 @@ def make_wheel(path, name, version, files):
             wheel.writestr(zipfile.ZipInfo(file), text)
 
 
-# --- templates that are right ---------------------------------------------------------
+# --- valid templates ------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Templates that are built, locked and served by a daemon of their own."""
+    """Built and locked templates, served by a daemon of their own."""
     place = Place(tmp_path_factory.mktemp("shop"))
     # Without native code and with it, a wheel of our own, a file, variables, a cap.
     folder = place.put("pips", """
@@ -136,7 +136,7 @@ memory = "300MiB"
 """, data__txt="some data\n")
     make_wheel(folder / "own_words-1.0-py3-none-any.whl", "own_words", "1.0", {"own_words.py": "WORD = 'ours'\n"})
     place.put("apts", '[image]\npackages = ["bc", "python3-yaml"]\n[zygote]\npreload = ["yaml"]\n')
-    # A template upon a template.
+    # A template with another one as its base.
     place.put("pips-more", '[image]\npip = ["humanize<4"]\n[zygote]\npreload = ["calendar"]\n', base="pips")
     place.put("nodes", '[image]\npackages = ["nodejs"]\nnpm = ["is-odd@3.0.1", "nopt@7"]\n', base="shell")
     place.built = {name: place.build(name) for name in ("pips", "apts", "pips-more", "nodes")}
@@ -223,7 +223,7 @@ except OSError as e:
 # --- locks ------------------------------------------------------------------------------
 
 def hosts_of_this_machine():
-    """Names of the hosts that packages come from, as the machine's configuration has them."""
+    """Names of the package hosts in the machine's configuration."""
     words = []
     targets = subprocess.run(["apt-get", "indextargets", "--format", "$(SITE)"], capture_output=True, text=True).stdout
     words += re.findall(r"://([^/\s:]+)", targets)
@@ -262,7 +262,7 @@ def test_neither_host_nor_credential_of_the_machine_is_in_the_image(shop, tmp_pa
                 if path.is_symlink():
                     continue
                 text = path.read_bytes()
-                if top in ("usr/local", "node_modules"):  # packages may name their own homes
+                if top in ("usr/local", "node_modules"):  # packages may name their own home pages
                     assert b"_authToken" not in text or b"npm" in text, path
                 else:
                     assert not any(host in text for host in hosts), path
@@ -287,7 +287,7 @@ def test_with_the_lock_it_is_built_without_network_and_gives_the_same_image(shop
     built = elsewhere.build(name, "--frozen", prefix=("unshare", "--net"))
     assert (built["rebuilt"], built["lockedAnew"]) == (True, False)
     assert built["digest"] == shop.built[name]["digest"]
-    # A command more gives another tree: all packages are installed again.
+    # A further command gives another tree: all packages are installed again.
     manifest = elsewhere.dir / name / "manifest.toml"
     old, new = ("echo made", "echo  made") if name == "pips" else ("npm =", 'run = ["true"]\nnpm =')
     manifest.write_text(manifest.read_text().replace(old, new))
@@ -302,7 +302,7 @@ def test_a_lock_that_does_not_fit_is_renewed_or_with_frozen_refused(place):
     first = place.build("grows")
     assert first["lockedAnew"]
     place.put("grows", '[image]\npip = ["humanize==4.10.0"]\n')
-    assert "is not what the manifest asks for" in place.refusal("grows", "--frozen")
+    assert "does not match the manifest" in place.refusal("grows", "--frozen")
     second = place.build("grows")
     assert second["lockedAnew"] and second["digest"] != first["digest"]
     assert [p["version"] for p in place.lock("grows")["pip"]["packages"]] == ["4.10.0"]
@@ -314,7 +314,7 @@ def test_update_takes_what_is_newest_now(place):
     place.build("ages")
     lock = place.dir / "ages/manifest.lock"
     newest = lock.read_text()
-    # As an older lock would have it.
+    # Like an older lock.
     older = json.loads(newest)
     older["pip"]["packages"][0]["version"] = "4.9.0"
     lock.write_text(json.dumps(older))
@@ -330,7 +330,7 @@ def test_a_file_that_is_not_the_locked_one_is_refused(place, tmp_path):
     lock = place.dir / "forged/manifest.lock"
     good = lock.read_text()
     digest = json.loads(good)["pip"]["packages"][0]["sha256"]
-    # One that was right when it was downloaded, and is installed again for a new command.
+    # A package that was right when it was downloaded, and is installed again for a new command.
     cache = tmp_path / "cache"
     (cache / "artifacts").mkdir(parents=True)
     for name in ("apt", "resolved", "tools", "trees"):
@@ -338,7 +338,7 @@ def test_a_file_that_is_not_the_locked_one_is_refused(place, tmp_path):
     (cache / "artifacts" / digest).write_bytes((CACHE / "artifacts" / digest).read_bytes() + b"more")
     place.put("forged", text + f'run = ["true {secrets.token_hex(8)}"]\n')
     assert "is not the one that is locked" in place.refusal("forged", "--cache-dir", cache)
-    # One that the index has under a name whose hash is locked otherwise.
+    # A package whose file at the index no longer has the locked hash.
     place.put("forged", text)
     lock.write_text(good.replace(digest, hashlib.sha256(b"another").hexdigest()))
     said = place.refusal("forged")
@@ -371,14 +371,14 @@ ERRORS = {
     "file": ('[image.files]\n"/x" = "nothing"\n', "python", ["nothing' does not exist", "[image.files]"]),
     "link": ('[image.files]\n"/x" = "leads-out"\n', "python", ["leads-out' is a link that leads out", "[image.files]"]),
     "wheel_link": ('[image]\npip = ["leads_out-1-py3-none-any.whl"]\n', "python", ["is a link that leads out", "'image.pip'"]),
-    "own": ('[image.files]\n"/usr/lib/mayfly/mayfly-maker" = "manifest.toml"\n', "python", ["is Mayfly's own"]),
+    "own": ('[image.files]\n"/usr/lib/mayfly/mayfly-maker" = "manifest.toml"\n', "python", ["belongs to Mayfly"]),
     "command": ('[image]\nrun = ["echo it breaks; exit 7"]\n', "python", ["a command of 'image.run'", "exit code 7", "it breaks"]),
     "base": ("", "pyhton", ["'base' is 'pyhton'", "There are: "]),
     "key": ('[image]\npackges = ["bc"]\n', "python", ["manifest.toml:5", "unknown key 'image.packges'", "allowed here"]),
 }
 
 
-# One of each kind is asked for with every change.
+# Every change tests one of each kind.
 QUICK = ("pip_conflict", "pip_without_python", "apt_unknown", "npm_unknown", "npm_script", "file", "link", "wheel_link", "own", "base", "key")
 
 
@@ -417,8 +417,8 @@ def test_no_network_is_said_so(place, name):
 
 # --- pyc files ----------------------------------------------------------------------------
 
-LONG = "l" * 250  # with .py a file name; with .cpython-313.pyc it is none
-NO_PYTHON = {  # each a file of a wheel, and what the log says of it
+LONG = "l" * 250  # valid as a file name with .py, but too long with .cpython-313.pyc
+NO_PYTHON = {  # each a file of a wheel, and its line in the log
     "bad_one.py": ("def f(:\n", "SyntaxError: invalid syntax (line 1)"),
     "odd 'näme'\x7f.py": ("print 1\n", "SyntaxError: "),
     "template-{{name}}.py": ("import {{name}}\n", "SyntaxError: "),
@@ -430,7 +430,7 @@ NO_PYTHON = {  # each a file of a wheel, and what the log says of it
 
 
 def compiled(root, module):
-    """What the module's pyc holds; it is one that nobody checks."""
+    """The content of the module's pyc, which must be an unchecked one."""
     pycs = [*(root / module).parent.glob(f"__pycache__/{pathlib.Path(module).stem}.*")]
     assert len(pycs) < 2
     if not pycs:
@@ -463,7 +463,7 @@ def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
     assert b"good" in compiled(root, f"{site}/good_one.py")
     assert compiled(root, f"{site}/half/good.py")
     assert all(compiled(root, f"{site}/{name}") is None for name in NO_PYTHON)
-    # A command may change what a pyc was made of before, also below.
+    # A command may change a module after it was compiled, also in the base.
     assert b"of_the_command" in compiled(root, f"{site}/changed.py")
     assert b"of_the_command" in compiled(root, f"{stdlib}/__hello__.py")
     assert compiled(root, f"{stdlib}/antigravity.py") is None
@@ -477,7 +477,7 @@ def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
 @pytest.mark.slow
 def test_a_package_of_debian_may_hold_files_that_are_no_python(place, tmp_path):
     place.put("suite", '[image]\npackages = ["libpython3.13-testsuite"]\n')
-    place.build("suite", "--update")  # also where an earlier run left its tree
+    place.build("suite", "--update")  # even if an earlier run left its tree
     log = (place.state / "logs/build-suite.log").read_text()
     assert "not compiled: '/usr/lib/python3.13/test/tokenizedata/badsyntax_3131.py': SyntaxError: " in log
     root = place.root("suite", tmp_path / "root")
@@ -522,7 +522,7 @@ open(sys.argv[1], "w").write(json.dumps(see))
 """
 
 
-# What a command leaves behind is not trusted either: the tree's shell does the last step.
+# A command's leftovers are not trusted either: the tree's shell does the last step.
 EVIL_SHELL = f"""#!/usr/bin/python3
 import os, subprocess, sys
 subprocess.run([sys.executable, "{SITE}/probe_it.py", "/usr/local/share/shell.json"])
@@ -543,7 +543,7 @@ def test_a_command_of_a_build_is_apart_from_the_host(place, tmp_path):
         make_wheel(place.dir / "apart" / wheel, "probe_it", "1.0", {"probe_it.py": probe, "evil_shell.py": EVIL_SHELL})
         place.build("apart", env={**os.environ, "MFSECRET": "of-the-host"})
         assert os.listdir(outside) == [], "a link in the tree leads nowhere outside of it"
-    # Its root tree is of use to nobody else.
+    # No other template uses its root tree.
     for tree in CACHE.glob("trees/*/usr/local/share/run.json"):
         if str(marker) in tree.read_text():
             subprocess.run(["rm", "-rf", str(tree.parents[3])], check=True)
@@ -563,7 +563,7 @@ def test_a_command_of_a_build_is_apart_from_the_host(place, tmp_path):
 
 @contextlib.contextmanager
 def listeners():
-    """What a step would reach on the host if it had the host's network."""
+    """A server on the host that a step could reach if it had the host's network."""
     name = f"mayfly-build-{secrets.token_hex(8)}"
     with socket.create_server(("0.0.0.0", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind("\0" + name)

@@ -15,7 +15,7 @@ def python(mayfly, code, *flags, **kwargs):
 
 
 def check_sound(result):
-    """What holds for every result of a task that ran, whatever it did."""
+    """Checks the invariants of every result of a task that ran."""
     receipt, phases, usage, limits = (result[k] for k in ("receipt", "phases", "usage", "limits"))
     assert receipt["complete"] and receipt["missing"] == "" and receipt["box"] > 0
     for point in ("reapedNs", "unpopulatedNs", "fdsClosedNs", "cgroupsGoneNs", "uidFreeNs"):
@@ -160,7 +160,7 @@ MEMORY = {
 
 @pytest.mark.parametrize("eater", MEMORY)
 def test_memory(mayfly, eater):
-    # The disk's cap above the memory's, so that memory is what ends it.
+    # The disk's cap is above the memory's, so that memory ends it.
     result = python(mayfly, MEMORY[eater], "--memory", "48MiB", "--disk", "256MiB", "--pids", "64")
     check_cap(result, "memory", "memoryBytes", "48")
     assert result["limits"]["memoryBytes"] == 48 * MIB
@@ -220,7 +220,7 @@ def test_output_by_a_child_after_the_task_is_over(mayfly):
     code = ("import os, time\nif os.fork() == 0:\n  os.setsid()\n  while True: os.write(1, b'x' * 4096)\n"
             "print('end', flush=True)")
     result = check_sound(python(mayfly, code, "--output", "8MiB"))
-    assert result["verdict"] in ("succeeded", "output")  # which of both is first is the task's own race
+    assert result["verdict"] in ("succeeded", "output")  # the task itself decides which comes first
     assert result["usage"]["wallNs"] < 30e9
 
 
@@ -242,7 +242,7 @@ def test_disk_bytes(mayfly, way):
     result = python(mayfly, DISK[way], "--disk", "4MiB")
     check_cap(result, "disk", "diskBytes", "4")
     assert result["limits"]["diskBytes"] == 4 * MIB
-    # Held at death: an unlinked file goes with its last holder.
+    # Held at death: an unlinked file is freed with its last holder.
     assert result["usage"]["diskBytes"] <= 4 * MIB
     assert way == "an unlinked file" or result["usage"]["diskBytes"] >= 4 * MIB - 8192
 
@@ -256,7 +256,7 @@ def test_disk_inodes(mayfly, maker):
     assert result["limits"]["diskInodes"] == 200
 
 
-# --- limits that the kernel refuses at: the task's own affair ------------------------------
+# --- limits at which the kernel refuses: the task's own errors -----------------------------
 
 
 def test_open_files_are_refused(mayfly):
@@ -333,7 +333,7 @@ def test_forging(mayfly, forger):
 
 
 def test_the_first_cause_wins(mayfly):
-    """Output that comes after the deadline's kill does not rename the end, nor the kill's signal."""
+    """Neither output after the kill at the wall time, nor the kill's signal, changes the verdict."""
     code = "import time\nprint('up', flush=True)\ntime.sleep(600)"
     result = python(mayfly, code, "--timeout", "200ms", "--output", "3")
     check_cap(result, "wallTime", "wallTimeMs", "200 ms")
@@ -372,7 +372,7 @@ def test_a_cap_above_the_maximum_is_refused_and_both_are_named(mayfly, flag):
 
 
 def test_refusals_are_typed_and_touch_no_box(mayfly):
-    refusals = 40  # more than boxes are ever stocked and parked meanwhile
+    refusals = 40  # more than the boxes that are stocked and parked meanwhile
     first = python(mayfly, "")["receipt"]["box"]
     for flags in (("--memory", "100TiB"),) * refusals + (["--memory", "100TiB"], ["--pids", "1000000"], ["--env", "A=1", "--env", "A=2"]):
         done = mayfly("run", "--json", "-t", "python", *flags, "-c", "1")
@@ -382,7 +382,7 @@ def test_refusals_are_typed_and_touch_no_box(mayfly):
 
 
 def test_a_box_that_cannot_be_prepared_is_never_the_tasks_failure(mayfly, tmp_path):
-    """From the least memory up: a typed refusal, `internal`, the memory cap, or a task that runs. Never `failed`."""
+    """From the lowest memory cap up: a typed refusal, `internal`, the memory cap, or a running task. Never `failed`."""
     seen = {}
     for memory in ("4KiB", "64KiB", "1MiB", "2MiB", "3MiB", "4MiB", "5MiB", "6MiB", "8MiB", "12MiB", "16MiB"):
         done = mayfly("run", "--json", "-t", "python", "--memory", memory, "-c", "print(6*7)")
@@ -409,7 +409,7 @@ def test_input_that_fills_a_cap_is_refused_and_what_just_fits_runs(mayfly, tmp_p
         result = json.loads(done.stdout)
         assert fits == (result.get("verdict") == "succeeded"), (size, result)
         assert fits or result["error"]["code"] == "invalidArgument"
-    # Half of the memory may be files; the rest is enough for the task to start.
+    # Half of the memory may be files; the rest suffices for the task's start.
     blob.write_bytes(bytes(8_000_000))
     assert python(mayfly, "print(6*7)", "--memory", "16MiB", "--file", blob)["verdict"] == "succeeded"
 

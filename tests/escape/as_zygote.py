@@ -1,4 +1,4 @@
-"""A zygote that runs the probes before it serves; a task of it prints what they found."""
+"""A zygote that runs the probes before it serves; its task prints their findings."""
 
 import ctypes
 import json

@@ -1,4 +1,4 @@
-"""The host side of the escape tests: what a probe would find if a wall had a hole."""
+"""The host side of the escape tests: the things that a probe would find if a wall had a hole."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the escape tests set up around a probe: its folder, its parameters, what the host offers to be found."""
+"""The stage of a probe: its folder, its parameters, and the things on the host that it could find."""
 
 import base64
 import contextlib
@@ -11,7 +11,7 @@ import shutil
 
 PROBES = pathlib.Path(__file__).with_name("probes")
 READY_SECONDS_MAX = 60
-LINES_MAX = 100_000  # that a server says before READY
+LINES_MAX = 100_000  # of a server before READY
 
 
 def copy_probe(tmp_path, probe, params):
@@ -29,7 +29,7 @@ def tour(host):
 
 
 def report_of(output):
-    """The probe's JSON in what it printed; None where there is none."""
+    """The probe's JSON in its output; None if there is none."""
     at = output.rfind(b'{"probe"')
     return json.loads(output[at:].splitlines()[0]) if at >= 0 else None
 
@@ -40,13 +40,13 @@ def output_of(result):
 
 
 def serve(mayfly, tmp_path, kind, token, flags=()):
-    """A box that holds a thing of two_boxes.py until the block ends."""
+    """A box that holds one of two_boxes.py's things until the block ends."""
     folder = copy_probe(tmp_path, "two_boxes", {})
     return hold_box(mayfly, ["--file", folder / "escapekit.py", *flags], folder / "two_boxes.py", "serve", kind, token)
 
 
 def blob_file(folder):
-    """What two_boxes.py calls BLOB_FILE: large enough that --file makes a blob of it."""
+    """two_boxes.py's BLOB_FILE: large enough that --file makes it a blob."""
     path = folder / "blob.bin"
     path.write_bytes(b"b" * (3 << 20))
     return path
@@ -109,7 +109,7 @@ class Fence:
 
 
 def read_line(process, seconds=READY_SECONDS_MAX):
-    """The next line of its output; empty where none comes in time or it ended. Unbuffered pipe."""
+    """The next line of its output; empty if none comes in time or it ended. Unbuffered pipe."""
     line = b""
     while not line.endswith(b"\n"):
         if not select.select([process.stdout], [], [], seconds)[0]:
@@ -132,7 +132,7 @@ def wait_ready(process):
 
 
 def clean_ipc(token):
-    """Removes what the control run of two_boxes left under the token's names."""
+    """Removes the leftovers of two_boxes' control run, which bear the token's names."""
     libc = ctypes.CDLL(None)
     number = int(token, 16) & 0x3FFFFFFF
     for get, control in ((lambda: libc.shmget(number, 0, 0), lambda i: libc.shmctl(i, 0, None)),

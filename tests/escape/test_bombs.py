@@ -11,7 +11,7 @@ import pytest
 import cases
 from test_walls import assert_gone, run_probe
 
-# Beyond the cap: the kernel's own objects per box, and what else runs on the host meanwhile.
+# Beyond the cap: the kernel's own objects per box, and the host's other load.
 MARGIN_BYTES = 64 * cases.MIB
 ATTEMPTS = 3  # others use memory too: one calm run is enough
 SAMPLE_S = 0.02
@@ -42,7 +42,7 @@ class HostMemory(threading.Thread):
     def left():
         with open("/proc/meminfo") as lines:
             fields = dict(line.split(":") for line in lines)
-        # What the caches would give back counts as left; a box's own pages do not.
+        # Reclaimable caches count as free memory; a box's own pages do not.
         return int(fields["MemAvailable"].split()[0]) << 10
 
 

@@ -1,4 +1,4 @@
-"""Control runs: outside the box every probe reaches what it is after. No daemon needed; root is.
+"""Control runs: outside the box every probe reaches its target. Needs root, but no daemon.
 
 What could change something runs in namespaces of its own, bombs a few units
 only, budgets under a uid that nobody has.

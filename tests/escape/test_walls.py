@@ -11,7 +11,7 @@ import stage
 
 
 def run_probe(mayfly, tmp_path, host, probe, args=(), params=None, flags=()):
-    """The probe as a task; its result with `report` added, where it lived to give one."""
+    """Runs the probe as a task; returns its result, with `report` if it lived to give one."""
     folder = stage.copy_probe(tmp_path, probe, {**host.params, **(params or {})})
     result = mayfly.run("-t", "python", "--env", "PYTHONDONTWRITEBYTECODE=1", "--file", folder / "escapekit.py", "--file",
                         folder / "params.json", *flags, folder / f"{probe}.py", *args,
@@ -85,13 +85,13 @@ def test_verdict_cannot_be_forged(mayfly, tmp_path, host, kind, verdict, number)
     if verdict == "signaled":
         assert result["signal"] == number
     assert_gone(result)
-    # A descendant that clings to the pipes delays nothing but the kill.
+    # A descendant that holds the pipes delays nothing but the kill.
     if verdict != "wallTime":
         assert result["phases"]["receiptNs"] - result["phases"]["exitedNs"] < 2_000_000_000, result["phases"]
 
 
 def collected(folder):
-    """Every path below it, as bytes, with what it is."""
+    """Every path below it, as bytes, with its kind."""
     top = os.fsencode(folder)
     return {os.path.relpath(os.path.join(base, name), top): os.lstat(os.path.join(base, name))
             for base, folders, names in os.walk(top) for name in folders + names}

@@ -1,4 +1,4 @@
-"""What two runs of one test file tell, test by test, and what of it is listed with its reason.
+"""Compares two runs of one test file, test by test, with the listed differences and their reasons.
 
 Pure: runs come in, findings come out.
 """
@@ -44,7 +44,7 @@ def full_name(file, test):
 
 
 def steady(text):
-    """Without what differs from run to run: addresses, process ids in names, temporary names."""
+    """Removes text that differs between runs: addresses, process ids in names, temporary names."""
     text = re.sub(r"\b0x[0-9a-f]{6,}\b", "0x...", text)
     text = re.sub(r"test_python_\w+", "test_python_...", text)
     text = re.sub(r"@test_\d+_tmp", "@test_..._tmp", text)
@@ -69,14 +69,14 @@ def file_end(file, told, end):
 
 
 def ends_of(file, end):
-    """Of a run: each test's ends, the file's own as a test of the file's name; and the traces."""
+    """A run's outcomes: each test's ends, the file's own end under the file's name; and the traces."""
     ends, texts = collections.defaultdict(list), collections.defaultdict(str)
     for line in end.files.get("outcomes", b"").decode().splitlines():
         outcome = json.loads(line)
         name = steady(outcome["test"])
         ends[name].append(end_of(outcome))
         texts[name] += outcome.get("text", "")
-    # A file that is skipped says why only on its output.
+    # Only the output of a skipped file says why.
     ends[file] += [steady(why) for why in re.findall(rf"^{re.escape(file)} skipped -- (.*)$", end.stdout, re.M)]
     told = {name: tuple(sorted(set(each))) for name, each in ends.items() if each}
     return {**told, file: file_end(file, told, end)}, texts
@@ -88,7 +88,7 @@ class Compared:
     def __init__(self, file, box, plain):
         (ends, texts), (plain_ends, plain_texts) = ends_of(file, box), ends_of(file, plain)
         self.tests = {*ends, *plain_ends} - {file}
-        # Without a test of its own: not for this machine, or it needs what is not given.
+        # No test ran: the file is not for this machine, or needs a missing resource.
         self.skipped = bool({"SKIPPED", "RESOURCE_DENIED"}.intersection(ends[file]))
         self.findings = []
         for name in sorted({*ends, *plain_ends}):
@@ -119,7 +119,7 @@ class Entry:
 
 
 class Listed:
-    """differences.toml: what is known, and why."""
+    """differences.toml: the known differences, and the reasons."""
 
     def __init__(self, text):
         read = tomllib.loads(text)
@@ -133,7 +133,7 @@ class Listed:
         return [f for f in findings if not any(entry.covers(f, pattern) for entry, pattern in self.patterns)]
 
     def stale(self, findings):
-        """The patterns that cover nothing of these."""
+        """The patterns that match none of these."""
         return [pattern for entry, pattern in self.patterns if not any(entry.covers(f, pattern) for f in findings)]
 
 

@@ -1,4 +1,4 @@
-"""One image, one daemon and one mount for all that is compared."""
+"""One image, one daemon and one mount for all comparisons."""
 
 import os
 

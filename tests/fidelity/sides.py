@@ -1,4 +1,4 @@
-"""The two sides that are compared: a program in a box, and the same in a plain interpreter.
+"""The two compared sides: a program in a box, and the same program in a plain interpreter.
 
 The plain one is a fresh `python3` under bubblewrap on the very image of the box: user, folders, variables and
 streams are as in a box, but nothing is walled, capped or preloaded, and the image lies on a file system that can
@@ -25,13 +25,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 BUILD_SECONDS_MAX = 900
 TASK = 1000       # user and group of a task
 WALL_SECONDS_MAX = 660
-BEYOND_SECONDS = 60   # what a side may take around its program
+BEYOND_SECONDS = 60   # a side's overhead around its program
 CAPS = ("--timeout", f"{WALL_SECONDS_MAX}s", "--cpu-time", "10m", "--memory", "2GiB", "--pids", "512", "--cpus", "2",
         "--disk", "1GiB", "--file-size", "8GiB", "--inodes", "65536", "--output", "16MiB")
 
 
 class End:
-    """How a program ended: its exit code (of a signal, -N), the words for it, its streams and what it left."""
+    """How a program ended: its exit code (-N for a signal), its description, its streams and its files."""
 
     def __init__(self, code, how, stdout, stderr, files):
         self.code, self.how, self.stdout, self.stderr, self.files = code, how, stdout, stderr, files
@@ -74,7 +74,7 @@ class Plain:
                 program = program.name
             for path in (pathlib.Path(folder), task, *task.iterdir()):
                 os.chown(path, TASK, TASK)
-            # Whoever runs this may ignore an interrupt, as a shell has it in the background; a box does not.
+            # The caller may ignore interrupts, like a shell's background job; a box does not.
             command = ["env", "--default-signal", "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
                        "--hostname", "mayfly", "--bind", self.root, "/", "--proc", "/proc", "--dev", "/dev",
                        "--tmpfs", "/dev/shm", "--tmpfs", "/tmp", "--tmpfs", "/run", "--bind", task, "/task",
@@ -100,7 +100,7 @@ class Plain:
 
 @contextlib.contextmanager
 def mounted(image):
-    """The image's files in a writable root, as they lie on a person's machine; its folder."""
+    """The image's files in a writable root, as on an ordinary machine; returns its folder."""
     with tempfile.TemporaryDirectory(prefix="mayfly-fidelity-") as top, contextlib.ExitStack() as mounts:
         os.chmod(top, 0o755)
 

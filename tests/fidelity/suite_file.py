@@ -17,7 +17,7 @@ OUTCOMES = "/task/out/outcomes"
 TEXT_CHARS_MAX = 6000
 
 
-# Held from before the tests, which replace them.
+# Saved before the tests, which replace them.
 def record(outcome, open=posix.open, write=posix.write, close=posix.close, dumps=json.dumps, getpid=posix.getpid,
            own=posix.getpid()):
     if getpid() != own:
@@ -38,7 +38,7 @@ def described(error):
 
 
 def observe(result_class):
-    """Has the suite's own result class tell each outcome as well."""
+    """Makes the suite's own result class report each outcome as well."""
 
     def telling(method, end, tell):
         original = getattr(result_class, method)
@@ -57,7 +57,7 @@ def observe(result_class):
     telling("addError", "error", described)
     telling("addExpectedFailure", "ok", lambda error: {})
     telling("addUnexpectedSuccess", "unexpected success", lambda: {})
-    # A part that succeeded or was skipped says nothing: the test that it is a part of does.
+    # A successful or skipped part is not reported: its whole test is.
     telling("addSubTest", "fail", lambda subtest, error: error and described(error))
 
 

@@ -57,7 +57,7 @@ def program(problem):
 
 
 def broken(problem):
-    """Its answers are of a type that no check expects."""
+    """Its answers have a type that no check expects."""
     wrong = "\n    class Wrong(Exception): pass\n    raise Wrong(f'nothing is right: {locals()!r:.60}')\n"
     return problem["prompt"] + wrong + problem["test"] + SHOWN.format(**problem)
 

@@ -25,18 +25,18 @@ PROGRAM = sides.HERE / "suite_file.py"
 SPECIFICATION = sides.TOP / "docs/SPECIFICATION.md"
 REPORT = sides.TOP / "build/fidelity.json"
 LISTED = compare.Listed((sides.HERE / "differences.toml").read_text())
-# A part of the files, by name, for whoever works at one.
+# A subset of the files, by name, for work on one of them.
 ONLY = os.environ.get("MAYFLY_FIDELITY_FILES", "").split()
 
 pytestmark = pytest.mark.timeout(3 * 3600)
 
 
 class Runs:
-    """Both sides' runs of each file, and what they tell."""
+    """Both sides' runs of each file, and their comparison."""
 
     def __init__(self, both_sides):
         self.both_sides = both_sides
-        self.tries = collections.defaultdict(list)   # file: what was compared, each time
+        self.tries = collections.defaultdict(list)   # file: the comparison of each try
         self.seconds = collections.defaultdict(dict)
 
     def run(self, files):
@@ -54,7 +54,7 @@ class Runs:
         return end
 
     def lasting(self):
-        """What each try of a file found."""
+        """The findings of each try of a file."""
         always = [set.intersection(*({f.test for f in each.findings} for each in tries)) for tries in self.tries.values()]
         always = set().union(*always)
         return [f for tries in self.tries.values() for f in tries[-1].findings if f.test in always]
@@ -66,7 +66,7 @@ class Runs:
         return LISTED.not_covered(self.lasting())
 
     def stale(self):
-        """What is listed of the files that ran, and no try found."""
+        """Listed differences of the files that ran which no try found."""
         return [test for test in LISTED.stale(self.ever()) if compare.file_of(test) in self.tries]
 
     def to_run_again(self):

@@ -1,4 +1,4 @@
-// A core without boxes that checks a task as the real one does and ends it at once.
+// A core without boxes that checks a task like the real one and ends it at once.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -57,7 +57,7 @@ class CheckingCore final : public sched::Core {
     task.spec = std::move(spec);
     task.listener = std::move(listener);
     task.limits = in_force;
-    // One whose stdin stays open runs until the client ends it, or its wall time is over.
+    // A task whose stdin stays open runs until the client ends it, or its wall time is over.
     if (!task.spec.stdin_open) {
       boost::asio::post(io_, [this, id] { end(id, base::Verdict::succeeded); });
     } else {

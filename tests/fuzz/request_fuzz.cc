@@ -1,7 +1,7 @@
 // libFuzzer on the whole request path: bytes on a real socket, MessageStream, Cap'n
 // Proto's RPC, rpc::Server, and a core that checks tasks as the real one does.
 //
-// What it looks for: a crash, a sanitizer's finding, a connection that does not end.
+// Finds: a crash, a sanitizer's finding, a connection that does not end.
 // The bounds are small, so that inputs of a few KB can meet them.
 #include <errno.h>
 #include <fcntl.h>
@@ -47,7 +47,7 @@ void startServer() {
       ::listen(listener.get(), 16) != 0)
     abort();
   spdlog::set_level(spdlog::level::off);
-  // They serve until the process ends, whose exit does not wait for them.
+  // They serve until the process ends; its exit does not wait for them.
   auto* io = new boost::asio::io_context;
   auto* work = new auto(boost::asio::make_work_guard(*io));
   (void)work;

@@ -1,5 +1,5 @@
-// fuzz_seeds FOLDER: what the fuzzers begin with, in a folder for each: whole sessions, whole
-// specs, the messages of the spawner's side and a spool.
+// fuzz_seeds FOLDER: the fuzzers' first inputs, in a folder for each: whole sessions, whole specs,
+// the messages of the spawner's side and a spool.
 #include <capnp/serialize.h>
 #include <sys/stat.h>
 
@@ -111,7 +111,7 @@ std::string raw(const T& value) {
   return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
-// As wire_fuzz reads them: which message, how many descriptors, the message.
+// In the form of wire_fuzz: which message, how many descriptors, the message.
 void writeWire(const std::string& folder) {
   auto put = [&](const char* name, char which, char fds, const std::string& message) {
     write(folder + "/" + name, std::string{which, fds} + message);
@@ -192,7 +192,7 @@ int main(int argc, char** argv) {
     live.bytes += Raw::submitLiveBytes(
         question, small, [](capnp::rpc::CapDescriptor::Builder cap) { cap.setSenderHosted(5); });
     live.call<T, T::WaitParams>(question, 0, [](auto) {});
-    // The daemon's calls of the sink have the questions 0 and 1.
+    // The daemon's calls of the sink are the questions 0 and 1.
     for (uint32_t i = 0; i < 2; ++i)
       live.root([i](capnp::rpc::Message::Builder m) {
         m.initReturn().setAnswerId(i);

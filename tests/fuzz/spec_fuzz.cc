@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static kj::WaitScope scope(loop);
   auto words = kj::heapArray<capnp::word>(size / sizeof(capnp::word));
   memcpy(words.begin(), data, words.size() * sizeof(capnp::word));
-  // What is malformed throws, and the RPC system answers for it.
+  // Malformed input throws; in the server, the RPC system answers it.
   (void)kj::runCatchingExceptions([&] {
     capnp::FlatArrayMessageReader message(words, edge::readerOptions());
     auto in = message.getRoot<schema::TaskSpec>();

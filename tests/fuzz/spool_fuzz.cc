@@ -1,8 +1,7 @@
-// libFuzzer on the index of a spool: the input is the whole spool, as a process with a box's
-// uid may have written it.
+// libFuzzer on the index of a spool: the input is the whole spool, as a process with a box's uid
+// may have written it.
 //
-// What it looks for: a sanitizer's finding, and a file that lies outside the spool or beyond
-// the caps.
+// Finds: a sanitizer's finding, and a file outside the spool or beyond the caps.
 #include <stdlib.h>
 #include <string.h>
 

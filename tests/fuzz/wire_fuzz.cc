@@ -1,8 +1,8 @@
 // libFuzzer on the checks of every message that the spawner, mayflyd, a maker, a zygote or a
 // clone receives. The first byte says which message, the second how many descriptors came.
 //
-// What it looks for: a sanitizer's finding, and a message that passes with what its
-// receiver relies on not being true.
+// Finds: a sanitizer's finding, and a message that passes the check although a property that its
+// receiver relies on does not hold.
 #include <stdlib.h>
 #include <string.h>
 

@@ -57,7 +57,7 @@ def templates_with_small_pools(folder):
     return tuple(served)
 
 
-# `box`: None where the client cannot know it. `began` is known of abandoned ones.
+# `box`: None if the client cannot know it. `began` is set for abandoned tasks.
 Ended = collections.namedtuple("Ended", "kind wanted verdict box complete began at said")
 UNSEEN = "unseen"
 VERDICT_LINE = re.compile(r"^mayfly: (\w+).* \| box (\d+)(?: (is gone)|:)", re.M)
@@ -91,7 +91,7 @@ class Soak:
         try:
             if live:
                 started = process.stdout.readline() == b"1\n"
-                if started:  # else it ended before it could speak, and says how
+                if started:  # else it ended before its first output; its result says how
                     process.send_signal(signal.SIGINT if kind == "cancelled" else signal.SIGKILL)
             out, err = process.communicate(timeout=END_SECONDS_MAX)
         finally:
@@ -100,7 +100,7 @@ class Soak:
                 process.wait()
         if verdict is None:
             return self.note(kind, "refused", "refused" if process.returncode == 125 else f"exit {process.returncode}")
-        # One that is interrupted before it knows its task's id leaves at once, like one that is killed.
+        # A client that is interrupted before it knows its task's id exits at once, like a killed one.
         left = kind == "abandoned" or (process.returncode == 130 and err == b"")
         if live and started and left:
             return self.note(kind, verdict, UNSEEN, began=began)
@@ -164,7 +164,7 @@ class Soak:
             self.faults.append(f"worker {number}: {type(error).__name__}: {error}")
             self.over.set()
 
-    # --- who kills and who looks ---
+    # --- killers and watchers ------
 
     def kill_helper(self, rng):
         """A zygote and a maker in turn."""
@@ -211,7 +211,7 @@ class Soak:
                     continue
                 self.most[f"descriptors of the {who}"] = max(self.most[f"descriptors of the {who}"], held)
 
-    # --- what came of it ---
+    # --- results -----------
 
     def judge(self):
         """Those whose result is wrong. A box that we killed may have been claimed meanwhile: before `started` its
@@ -266,7 +266,7 @@ def test_nothing_is_left_after_a_long_time():
 
 def run(daemon):
     test_leaks.SOCKET = daemon.socket
-    # What is made once is made now: each kind of task, and each zygote's first renewal.
+    # One-time work is done now: each kind of task, and each zygote's first renewal.
     warm = Soak(daemon)
     rng = random.Random(SEED)
     for _ in range(3 * len(test_leaks.MIX)):
@@ -344,7 +344,7 @@ def not_renewed(before, after, kills):
 
 
 def left_over(before, after):
-    """What is not as it was; of what the kernel frees in its own time, what there is more of."""
+    """The differences from before; for things that the kernel frees later, only increases."""
     late = "dying cgroups"
     return {key: [before[key], after[key]] for key in before
             if (after[key] > before[key] if key == late else after[key] != before[key])}

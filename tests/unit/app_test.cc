@@ -81,7 +81,7 @@ TEST(UidSlots, DaemonsUidLiesInTheLastRangeOfItsOwnSlot) {
   EXPECT_LT(daemonUid(63), 1u << 31);
 }
 
-// A made-up host, a ledger, and what the audit tells.
+// A made-up host, a ledger, and the audit's reports.
 struct AuditFixture : testing::Test, base::Observer {
   Folder top;
   boost::asio::io_context io;
@@ -140,13 +140,13 @@ TEST_F(AuditFixture, WhatBelongsToABoxOfTheLedgerIsNoFinding) {
   process(1, 0, "/");
   process(10, 1'000'000, "/");                        // the daemon
   process(11, 0, "/");                                // its spawner
-  process(20, 1'000'001, "/mayfly/one/t1");           // a zygote's
-  process(21, 1'000'002, "/mayfly/one/t1/b12/task");  // a box's
-  process(22, 1'000'002, "/", 11);                    // who collects its output files
+  process(20, 1'000'001, "/mayfly/one/t1");           // a zygote
+  process(21, 1'000'002, "/mayfly/one/t1/b12/task");  // of a box
+  process(22, 1'000'002, "/", 11);                    // its collector of output files
   process(23, 1'000'003, "/", 1, "Z (zombie)");       // dead
   process(24, 2'000'000, "/mayfly/other/t1/b7");      // another daemon's
   process(25, 1'000, "/mayfly/one-more/t1/b7");       // the same
-  put("proc/26/environ", "x");                        // ends while it is looked at
+  put("proc/26/environ", "x");                        // ends during the look
   doWalk();
   EXPECT_TRUE(found.empty()) << found[0].what;
   EXPECT_EQ(walks, 1);
@@ -186,7 +186,7 @@ TEST_F(AuditFixture, EachKindOfStrayIsFoundAndToldOnce) {
   EXPECT_EQ(told, expected);
   EXPECT_EQ(walk.findings, 8u);
   doWalk();
-  EXPECT_TRUE(found.empty());  // known by now
+  EXPECT_TRUE(found.empty());  // already known
   EXPECT_EQ(walk.findings, 8u);
   cgroup("v2/mayfly/one/t1/b9");
   doWalk();
@@ -196,7 +196,7 @@ TEST_F(AuditFixture, EachKindOfStrayIsFoundAndToldOnce) {
 
 TEST_F(AuditFixture, WhatGoesWhileItIsListedIsNoFinding) {
   for (int i = 1; i <= 200; ++i) cgroup("v2/mayfly/one/t1/b" + std::to_string(i));
-  audit->step();  // has listed more than it has looked at
+  audit->step();  // has listed more entries than it has checked
   const size_t looked_at = found.size();
   EXPECT_LE(looked_at, kAuditEntriesPerStep);
   std::filesystem::remove_all(top.path + "/v2/mayfly/one/t1");
@@ -215,7 +215,7 @@ TEST_F(AuditFixture, AWalkIsManySmallSteps) {
 }
 
 TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
-  box::HostBudget host;
+  host::HostBudget host;
   host.fds_hard = 20'000;
   host.pids_max = 32'768;
   host.memory_total_bytes = 100ull << 30;
@@ -247,7 +247,7 @@ TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
 }
 
 TEST(Budget, TasksHaveFewerTerminalsRatherThanWaitForEachOther) {
-  box::HostBudget host;
+  host::HostBudget host;
   host.fds_hard = 1'048'576;
   host.pids_max = 4'194'304;
   host.memory_total_bytes = 100ull << 30;
@@ -272,7 +272,7 @@ TEST(Budget, TasksHaveFewerTerminalsRatherThanWaitForEachOther) {
 }
 
 TEST(Budget, BlobsTakeAShareOfTheHostAndNotMore) {
-  box::HostBudget host;
+  host::HostBudget host;
   host.fds_hard = 1'048'576;
   host.memory_total_bytes = 100ull << 30;
   config::Daemon settings;
@@ -291,7 +291,7 @@ TEST(Budget, BlobsTakeAShareOfTheHostAndNotMore) {
   EXPECT_EQ(b.of(Resource::outFileBytes).pool_max, 256ull << 20);
   EXPECT_EQ(b.of(Resource::blobs).pool_max, 512u);
   EXPECT_EQ(b.of(Resource::blobs).user_max, 512u);
-  // The boxes' descriptors are what is left.
+  // The boxes get the remaining descriptors.
   EXPECT_LE(deriveBudget(host, config::Daemon{}).fds_max, 4'096u - 512u);
 }
 

@@ -1,4 +1,4 @@
-// The store's policy: bounds, shares, reservations, what is over. Every time is a number.
+// The store's policy: bounds, shares, reservations, expiry. Every time is a number.
 #include <gtest/gtest.h>
 
 #include <optional>
@@ -46,7 +46,7 @@ struct Store : testing::Test {
   BlobStore& s() { return *store; }
   uint64_t bytes() const { return book->usedByAll(Resource::blobBytes); }
   uint64_t blobs() const { return book->usedByAll(Resource::blobs); }
-  // Uploads and keeps at once; the code of the refusal where it is refused.
+  // Uploads and keeps at once; the refusal's code if it is refused.
   Code put(const sched::AccountRef& user, uint8_t n, uint64_t size,
            BlobStore::Content c = content()) {
     auto r = s().reserve(user, size, now);
@@ -131,7 +131,7 @@ TEST_F(Store, AFullStoreTellsWhenTheNextBlobCanExpire) {
   auto full = s().reserve(ada, 10, now);
   ASSERT_FALSE(full);
   EXPECT_EQ(full.error().retry_after_ms, 500u);
-  // The whole store is full for Bob, though none of his can expire before 800 ms.
+  // The whole store is full for Bob, though none of his blobs can expire before 800 ms.
   full = s().reserve(bob, 10, now);
   ASSERT_FALSE(full);
   EXPECT_EQ(full.error().retry_after_ms, 500u);
@@ -151,11 +151,11 @@ TEST_F(Store, NothingIsKnownOfWhenUploadsFillIt) {
 TEST_F(Store, ABlobExpiresATimeToLiveAfterItsLastUse) {
   EXPECT_EQ(put(ada, 1, 10), Code{});
   now += 999 * kMs;
-  EXPECT_TRUE(has(ada, 1));  // begins anew
+  EXPECT_TRUE(has(ada, 1));  // its time begins anew
   now += 999 * kMs;
-  EXPECT_TRUE(s().offered(ada, hash(1), now));  // begins anew
+  EXPECT_TRUE(s().offered(ada, hash(1), now));  // its time begins anew
   now += 999 * kMs;
-  EXPECT_EQ(s().list(ada, now).size(), 1u);  // looking does not
+  EXPECT_EQ(s().list(ada, now).size(), 1u);  // listing does not renew
   now += 1 * kMs;
   EXPECT_TRUE(s().list(ada, now).empty());
   EXPECT_FALSE(has(ada, 1));
@@ -163,7 +163,7 @@ TEST_F(Store, ABlobExpiresATimeToLiveAfterItsLastUse) {
 }
 
 TEST_F(Store, SweepForgetsWhatIsOverAndTellsWhenTheNextOneIs) {
-  EXPECT_EQ(s().sweep(now), now + 1000 * kMs);  // empty: nothing can be over sooner
+  EXPECT_EQ(s().sweep(now), now + 1000 * kMs);  // empty: nothing can expire sooner
   EXPECT_EQ(put(ada, 1, 10), Code{});
   now += 400 * kMs;
   EXPECT_EQ(put(ada, 2, 10), Code{});
@@ -199,7 +199,7 @@ TEST_F(Store, ARemovedBlobIsGoneForItsUserAndCountedUntilTasksLetGo) {
   EXPECT_FALSE(s().remove(ada, hash(1), now));
   EXPECT_FALSE(has(ada, 1));
   EXPECT_TRUE(s().list(ada, now).empty());
-  // No way to hold more than one's share by removing what tasks hold.
+  // Removing blobs that tasks hold does not raise a user's share.
   EXPECT_EQ(bytes(), 60u);
   EXPECT_EQ(put(ada, 2, 60), Code::resourceExhausted);
   task.reset();

@@ -376,7 +376,7 @@ TEST_F(Folder, ALargeInputFileIsOpenedAndNotRead) {
   EXPECT_EQ(left, kInlineFilesBytesMax);
   for (size_t i = 0; i < kInlineFilesBytesMax / kInlineFileBytesMax; ++i)
     EXPECT_EQ(openInput(path / "small", &left)->file.data.size(), kInlineFileBytesMax);
-  // What the request has no room for any more goes as a blob, however small.
+  // A file that no longer fits into the request becomes a blob, however small.
   EXPECT_EQ(left, 0u);
   EXPECT_TRUE(openInput(path / "small", &left)->large);
 }

@@ -70,7 +70,7 @@ TEST(Units, WriteWhatTheyCanReadBack) {
 }
 
 TEST(Limits, TableNamesEveryFieldOnce) {
-  // A field that the table forgets would be a cap that no one checks.
+  // A field missing from the table would be a cap that nothing checks.
   base::Limits limits{};
   uint64_t value = 1'000;
   for (const LimitField& field : limitFields()) field.set(limits, value++);
@@ -93,7 +93,7 @@ TEST(Limits, DocsTableSaysWhatTheCodeAllows) {
                                field.format(field.highest) + " | " + field.format(field.get({}));
     EXPECT_EQ(1, std::count_if(lines.begin(), lines.end(),
                                [&](const std::string& line) {
-                                 // After the default comes the row's end, or a word on what it
+                                 // After the default, the row ends, or a word says what it
                                  // counts.
                                  const size_t at = line.find(bounds);
                                  return line.starts_with(start) && at != std::string::npos &&
@@ -186,7 +186,7 @@ TEST(Manifest, MaximumFollowsTheDefaultWhereItSaysNothing) {
 
 TEST(Manifest, ForkedClonesAreTriedUnlessTheManifestGivesThatUp) {
   const std::string none = with(kSmall, "trial = \"trial.py\"\n", "");
-  EXPECT_NE(errorOf(none).find("'zygote.trial' is required where clones are forked"),
+  EXPECT_NE(errorOf(none).find("'zygote.trial' is required for mechanism \"fork\""),
             std::string::npos)
       << errorOf(none);
   EXPECT_TRUE(
@@ -300,7 +300,7 @@ TEST(Requirements, CompareByTheNameThatTheirIndexKnows) {
             (std::vector<std::string>{"attrs", "pyyaml>=6.1", "requests"}));
 }
 
-// Templates in a folder that goes with the test.
+// Templates in a folder that is removed with the test.
 class Bases : public testing::Test {
  protected:
   void SetUp() override {
@@ -451,7 +451,7 @@ TEST_F(Bases, ErrorsNameFileKeyAndWhatToDo) {
       refusal(),
       "DIR/own/manifest.toml:3: 'base' must be the name of another template, e.g. \"python\"");
   derive("", "own");
-  EXPECT_EQ(refusal(), "DIR/own/manifest.toml: 'base' goes in a circle: own -> own");
+  EXPECT_EQ(refusal(), "DIR/own/manifest.toml: the bases form a cycle: own -> own");
   derive("[image]\nsuite = \"bookworm\"\n");
   EXPECT_EQ(refusal(),
             "DIR/own/manifest.toml:5: 'image.suite' is 'bookworm', but the base's is 'trixie': "
@@ -490,7 +490,7 @@ TEST_F(Bases, AChainOfBasesHasAnEnd) {
   }
   derive("", "c");
   EXPECT_NE(
-      refusal().find("more than 4 templates stand upon each other: own -> c -> b -> a -> root"),
+      refusal().find("a chain of bases has more than 4 templates: own -> c -> b -> a -> root"),
       std::string::npos)
       << refusal();
   derive("", "b");
@@ -554,7 +554,7 @@ TEST(Settings, EveryKeyIsListedWithItsBoundsAndEveryKeyOfTheDaemonHasAMeaning) {
   EXPECT_TRUE(has(manifest, {"pool.max", "count", "0 to 4096", "64"}));
   EXPECT_TRUE(has(manifest, {"limits.maximum.cpu", "cores", "0.01 to 1024", "1"}));
   EXPECT_TRUE(has(manifest, {"check.wait", "string", "", ""})) << "the last one: none is left out";
-  // What the parser takes is what the list says.
+  // The list contains every key that the parser accepts.
   for (const Setting& s : daemon)
     if (s.type == "count") {
       const std::string most = s.allowed.substr(s.allowed.rfind(' ') + 1);

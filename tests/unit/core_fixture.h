@@ -104,7 +104,7 @@ struct Recorder : base::Observer {
   void spawnerReady(std::string_view) override { ++calls["spawnerReady"]; }
 };
 
-// What the spawner and the clone hold of one box.
+// The spawner's and the clone's side of one box.
 struct FakeBox {
   base::BoxId id = 0;
   base::Fd control, in, out, err;
@@ -139,7 +139,7 @@ struct Fixture : testing::Test {
       io.run_one_for(std::chrono::milliseconds(100));
     }
   }
-  void settle() {  // everything that is ready now
+  void settle() {  // handles all present events
     io.restart();
     io.poll();
   }
@@ -151,7 +151,7 @@ struct Fixture : testing::Test {
       auto m = base::receiveMessage(spawner.view(), base::writableBytesOf(r));
       if (!m) return false;
       EXPECT_EQ(m->bytes, sizeof r);
-      if (r.op == Op::sample && op != Op::sample) return false;  // of a clone that just parked
+      if (r.op == Op::sample && op != Op::sample) return false;  // of a clone that was just parked
       request_fds.clear();
       for (size_t i = 0; i < m->fds; ++i) request_fds.push_back(std::move(m->fd[i]));
       return got = true;
@@ -287,7 +287,7 @@ struct Fixture : testing::Test {
       return true;
     });
     caps_stood = c.caps_stand == 1;
-    EXPECT_EQ(caps_stood, (r.flags & spawner::kCapsStand) != 0);  // both are told the same
+    EXPECT_EQ(caps_stood, (r.flags & spawner::kCapsStand) != 0);  // both messages must agree
     return blob;
   }
   void sayStarted(FakeBox& b, uint32_t fresh = 0) {
@@ -313,7 +313,7 @@ struct Fixture : testing::Test {
     e.exit_status = status;
     tell(e);
   }
-  // The box's processes are dead: the fake's ends go with them.
+  // The box's processes are dead: closes the fake's ends.
   void reaped(FakeBox& b, Event e = {}) {
     b.in.reset(), b.out.reset(), b.err.reset(), b.control.reset();
     e.kind = Kind::boxReaped;

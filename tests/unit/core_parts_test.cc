@@ -1,4 +1,4 @@
-// The parts of the clone room that need no spawner: the task's block, the spool.
+// The parts of the core that need no spawner: the task's block, the spool.
 #include <gtest/gtest.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,7 +11,7 @@
 namespace mayfly::core {
 namespace {
 
-// Reads a block as the clone does: every offset against the size.
+// Reads a block like the clone: every offset is checked against the size.
 struct Decoded {
   wire::TaskBlob head;
   std::vector<std::string> argv, envp;
@@ -131,7 +131,7 @@ TEST(Blob, FilesOfTheStoreNameADescriptorAndTakeNoRoomInTheBlock) {
              {"d", "", 0644, one, 1ull << 32}};
   auto w = BlobWriter::create(s, {});
   ASSERT_TRUE(w);
-  EXPECT_EQ(one.use_count(), 4);  // ours, two files' and the writer's
+  EXPECT_EQ(one.use_count(), 4);  // this one, two files' and the writer's
   while (!*w->step()) {
   }
   EXPECT_LT(w->bytes(), 1000u);

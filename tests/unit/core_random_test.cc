@@ -1,5 +1,5 @@
-// Pool, admission, the tasks' state machines and the ledger as the engine drives them, against a
-// spawner that answers, fails, dies and repeats itself in random order.
+// Pool, admission, the tasks' state machines and the ledger, driven by the engine against a spawner
+// that answers, fails, dies and repeats itself in random order.
 #include <algorithm>
 #include <map>
 #include <random>
@@ -27,13 +27,13 @@ struct RandomSpawner : Fixture {
 
   uint32_t below(uint32_t n) { return static_cast<uint32_t>(random() % n); }
 
-  // What the engine asked for since the last look.
+  // The engine's requests since the last look.
   void readRequests() {
     settle();
     Request r;
     for (;;) {
       auto m = base::receiveMessage(spawner.view(), base::writableBytesOf(r));
-      if (!m || m->bytes == 0) return;  // nothing more, or the engine's end is closed
+      if (!m || m->bytes == 0) return;  // no more requests, or the engine's end is closed
       switch (r.op) {
         case Op::publish:
           ASSERT_TRUE(starting.insert(r.zygote_id).second) << "a zygote's number was used twice";
@@ -96,7 +96,7 @@ struct RandomSpawner : Fixture {
   }
 
   void endOf(base::BoxId id, Seen& box) {
-    if (box.at == At::asked) {  // it was asked for and is given up: as if it never was
+    if (box.at == At::asked) {  // requested, then given up: as if it never existed
       return fail(id, box);
     }
     if (box.at < At::reaped) {
@@ -115,7 +115,7 @@ struct RandomSpawner : Fixture {
     if (e.complete == 1) box.at = At::gone;
   }
 
-  // One thing that may happen to one box.
+  // One event that may happen to one box.
   void step(base::BoxId id, Seen& box) {
     if (box.at == At::gone) return;
     if (box.end_asked) return endOf(id, box);
@@ -124,7 +124,7 @@ struct RandomSpawner : Fixture {
         if (box.stock) {
           if (below(8) == 0) return fail(id, box);
           tell(Kind::boxStocked, id);
-          return;  // told again and again, if the dice say so: once counts
+          return;  // repeated at random: counts once
         }
         return below(6) == 0 ? fail(id, box) : makeBox(id, box);
       case At::made:
@@ -151,7 +151,7 @@ struct RandomSpawner : Fixture {
     }
   }
 
-  // A channel that is closed with a claim unread would take the word along.
+  // A close with an unread claim in the channel would lose the message.
   void startTask(Seen& box) {
     zygote::Claim claim;
     if (!base::receiveMessage(box.fake.control.view(), base::writableBytesOf(claim))) return;
@@ -203,7 +203,7 @@ struct RandomSpawner : Fixture {
         << "a slot was given before its box was gone";
   }
 
-  // As many tasks as there are slots run at once.
+  // As many tasks run at once as there are slots.
   void allSlotsAreFree(std::chrono::steady_clock::time_point give_up) {
     auto unfinished = [](const auto& each) { return each.second->results == 0; };
     auto running = [](const auto& each) {
@@ -279,7 +279,7 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
       check();
       if (HasFatalFailure()) return;
     }
-    // The spawner behaves from here on: every task ends, every box goes.
+    // From here on the spawner behaves: every task ends, every box goes.
     auto give_up = std::chrono::steady_clock::now() + kPatience;
     auto waits = [&] {
       for (const auto& [id, l] : listeners)

@@ -282,7 +282,7 @@ TEST_F(Fixture, ParkedCloneIsClaimedAtOnceAndReplaced) {
   submit(spec());
   takeClaim(clones[0]);  // the oldest
   EXPECT_EQ(engine->templates()[0].pool.parked, 1u);
-  EXPECT_TRUE(nothingAsked());  // refill waits until the task is under way
+  EXPECT_TRUE(nothingAsked());  // refill waits until the task has started
   sayStarted(clones[0]);
   until([&] { return listener->started == 1; });
   FakeBox next = made(spawner::kRehearse);
@@ -420,7 +420,8 @@ TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
   until([&] { return engine->templates()[0].pool.parked == 1; });
   tellZygote(Kind::zygoteGone, 1);
   EXPECT_EQ(expect(Op::end).box, old.id);
-  // Both stand still, and one is ready only now: the task waits for the next zygote's.
+  // Both are stopped, and one becomes ready only now: the task waits for a clone of the next
+  // zygote.
   submit(spec());
   cloneReady(late);
   EXPECT_EQ(expect(Op::end).box, late.id);
@@ -429,7 +430,7 @@ TEST_F(Fixture, DeadZygotesClonesGetNoTask) {
   tellZygote(Kind::zygoteReady, 2);
   FakeBox fresh = made();
   EXPECT_EQ(made_by.zygote_id, 2u);
-  FakeBox next[] = {made(spawner::kRehearse), made(spawner::kRehearse)};  // to be parked
+  FakeBox next[] = {made(spawner::kRehearse), made(spawner::kRehearse)};  // for the pool
   cloneReady(fresh);
   EXPECT_NE(takeClaim(fresh).find("print(1)"), std::string::npos);
   sayStarted(fresh);
@@ -452,7 +453,7 @@ TEST_F(Fixture, RenewedZygoteDrainsWhileItsSuccessorServes) {
   takeClaim(first);
   sayStarted(first);
   until([&] { return listener->started == 1; });
-  FakeBox second = made(spawner::kRehearse);  // its second clone: a successor is due
+  FakeBox second = made(spawner::kRehearse);  // the zygote's second clone: a successor is due
   cloneReady(second);
   EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
   EXPECT_EQ(engine->templates()[0].state, "ready");
@@ -460,7 +461,7 @@ TEST_F(Fixture, RenewedZygoteDrainsWhileItsSuccessorServes) {
   tellZygote(Kind::zygoteReady, 2);
   FakeBox fresh = made(spawner::kRehearse);  // the successor's
   EXPECT_EQ(made_by.zygote_id, 2u);
-  EXPECT_EQ(engine->templates()[0].pool.parked, 1u);  // the old one's clone serves until then
+  EXPECT_EQ(engine->templates()[0].pool.parked, 1u);  // the old zygote's clone serves until then
   EXPECT_TRUE(nothingAsked());
   cloneReady(fresh);
   EXPECT_EQ(expect(Op::end).box, second.id);
@@ -468,7 +469,7 @@ TEST_F(Fixture, RenewedZygoteDrainsWhileItsSuccessorServes) {
   reaped(second);
   tell(goneEvent(second.id));
   EXPECT_EQ(told.calls["zygoteRenewed"], 1);
-  EXPECT_TRUE(nothingAsked());  // a task of the old one runs still
+  EXPECT_TRUE(nothingAsked());  // a task of the old zygote still runs
   exits(first.id, CLD_EXITED, 0);
   expect(Op::end);
   reaped(first);
@@ -493,7 +494,7 @@ TEST_F(Fixture, SuccessorThatFailsLeavesTheOldZygoteServing) {
   tellZygote(Kind::zygoteFailed, 2);
   settle();
   EXPECT_EQ(engine->templates()[0].state, "ready");
-  EXPECT_NE(engine->templates()[0].state_text.find("serves on"), std::string::npos);
+  EXPECT_NE(engine->templates()[0].state_text.find("still serves"), std::string::npos);
   submit(spec());
   takeClaim(clone);
 }
@@ -562,7 +563,7 @@ TEST_F(Fixture, TenantsShareNoZygote) {
   sched::TaskSpec s = spec();
   s.account = account(7, "a");
   submit(s);
-  EXPECT_EQ(expect(Op::publish).zygote_id, 2u);  // the spare one behind it
+  EXPECT_EQ(expect(Op::publish).zygote_id, 2u);  // the next spare zygote
   held.push_back(made());
   EXPECT_EQ(made_by.zygote_id, 1u);
   submit(s);
@@ -575,7 +576,7 @@ TEST_F(Fixture, TenantsShareNoZygote) {
   tellZygote(Kind::zygoteReady, 2);
   held.push_back(made());
   EXPECT_EQ(made_by.zygote_id, 2u);
-  s.account = account(8, "b");  // of the same name, and another user's
+  s.account = account(8, "b");  // the same name, but another user
   auto refused = engine->submit(s, listener);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);
@@ -642,7 +643,7 @@ TEST_F(Fixture, SlowListenerHoldsTheTaskBackInsteadOfFillingTheDaemon) {
   EXPECT_GT(written, sched::kOutputWindowBytes);
   engine->acknowledgeOutput(id, Stream::out, 1000);
   until([&] { return listener->out[0].size() == sched::kOutputWindowBytes + 1000; });
-  // Dead: what the pipe holds follows at once, and all of it.
+  // The task is dead: the rest of the pipe follows at once, all of it.
   exits(b.id, CLD_EXITED, 0);
   expect(Op::end);
   reaped(b);
@@ -657,7 +658,7 @@ TEST_F(Fixture, PipeHeldOpenByADescendantDoesNotDelayTheEnd) {
   submit(spec());
   FakeBox b = running();
   exits(b.id, CLD_EXITED, 0);
-  expect(Op::end);  // though stdout is still open
+  expect(Op::end);  // although stdout is still open
   ASSERT_EQ(::write(b.out.get(), "late", 4), 4);
   reaped(b);
   tell(goneEvent(b.id));
@@ -758,7 +759,7 @@ TEST_F(Fixture, CapHitEventIsTheCauseThoughTheTaskExitsToo) {
   tell(goneEvent(b.id));
   result();
   EXPECT_EQ(listener->result.verdict, Verdict::processes);
-  EXPECT_TRUE(nothingAsked());  // one end, whatever came
+  EXPECT_TRUE(nothingAsked());  // one end, whatever the number of causes
 }
 
 TEST_F(Fixture, CancelWhileTheBoxIsMadeDropsItsDescriptors) {
@@ -795,7 +796,7 @@ TEST_F(Fixture, OwnerThatGoesTakesItsTasksAndNoOthers) {
   EXPECT_EQ(listener->result.task, a);
   EXPECT_EQ(listener->result.verdict, Verdict::clientGone);
   EXPECT_EQ(theirs->results, 0);
-  expect(Op::make);  // the slot goes to the other
+  expect(Op::make);  // the other task gets the slot
 }
 
 TEST_F(Fixture, BoxFailedIsInternalWithItsStep) {
@@ -916,7 +917,7 @@ TEST_F(Fixture, OutputFilesThatAreKeptAreBounded) {
   tell(e);
   result();
   ASSERT_NE(listener->result.spool, nullptr);
-  // As long as somebody has the result, no further task may bring files; others may run.
+  // While the result is held, no further task may collect files; other tasks may run.
   auto refused = engine->submit(s, listener);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);

@@ -1,5 +1,5 @@
-// Own packages in an image: locks, what the tools' failures mean, whose settings are taken.
-// That packages are really installed is proven by tests/e2e/test_templates.py.
+// Own packages in an image: locks, the meaning of the tools' failures, and whose settings apply.
+// tests/e2e/test_templates.py proves that packages are really installed.
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>

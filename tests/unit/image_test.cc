@@ -1,5 +1,5 @@
-// Images: where packages come from, what a key depends on, and who may remove what.
-// Bootstrapping itself is proven by the images that the end-to-end tests run on.
+// Images: the sources of packages, the inputs of a key, and who may remove what. The images of the
+// end-to-end tests prove the bootstrap itself.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -28,7 +28,7 @@ class Images : public testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(state_); }
 
-  // An image file with `content` that is the template's.
+  // A template's image file with `content`.
   std::string publish(const std::string& template_name, const std::string& content) {
     Hash hash;
     hash.bytes(content);

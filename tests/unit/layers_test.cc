@@ -1,4 +1,4 @@
-// Arrows point down only: every #include "room/..." and every #include <...> is checked
+// Dependencies point down only: every #include "room/..." and every #include <...> is checked
 // against the tables of docs/ARCHITECTURE.md.
 #include <gtest/gtest.h>
 
@@ -23,7 +23,7 @@ std::string readFile(const fs::path& path) {
   return text.str();
 }
 
-// The rows after the line that begins with `head`, to the first line that is no row.
+// The rows after the line that begins with `head`, until the first line that is not a row.
 std::string rowsAfter(const std::string& text, const std::string& head) {
   const size_t at = text.find("\n" + head);
   if (at == std::string::npos) return {};
@@ -49,7 +49,8 @@ Rooms readTable(const std::string& all) {
   return rooms;
 }
 
-// A room may include its own headers, those of the rooms named, and what those may.
+// A room may include its own headers, those of the named rooms, and those that these rooms may
+// include.
 std::set<std::string> reach(const Rooms& rooms, const std::string& room) {
   std::set<std::string> all{room};
   std::vector<std::string> todo{room};
@@ -88,11 +89,12 @@ TEST(Layers, ForbiddenIncludeIsFound) {
 // --- headers of the system and of libraries ---
 
 struct Families {
-  std::map<std::string, std::set<std::string>> headers;  // by family; `x/*` is all below x
-  std::map<std::string, std::set<std::string>> rooms;    // what each may include
+  std::map<std::string, std::set<std::string>>
+      headers;                                         // by family; `x/*` means all headers below x
+  std::map<std::string, std::set<std::string>> rooms;  // the families of each room
   std::set<std::string> pure;
 
-  // Empty: of none.
+  // The header's family; empty: none.
   std::string of(const std::string& header) const {
     for (const auto& [family, patterns] : headers) {
       if (patterns.contains(header)) return family;
@@ -135,7 +137,7 @@ Includes includes(const std::string& text, char open, char close) {
   return out;
 }
 
-// `readOwn`: the text of a header of ours, by the words of its #include.
+// `readOwn` returns the text of one of our headers, by the name in its #include.
 template <class ReadOwn>
 std::vector<std::string> strangers(const Families& families, const std::string& room,
                                    const std::string& file, const std::string& text,

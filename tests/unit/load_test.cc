@@ -1,4 +1,4 @@
-// The load engine against a server that only exists as arithmetic: time is a number.
+// The load engine against a server that exists only as arithmetic: time is a number.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -123,7 +123,7 @@ TEST(LoadHistogram, FewValuesGiveThemselves) {
   EXPECT_EQ(h.percentile_ns(50), 5 * kMs);
   EXPECT_EQ(h.percentile_ns(99), 5 * kMs);
   h.record(7 * kMs);
-  expectNear(h.percentile_ns(50), 5e6);  // the least that half of them do not exceed
+  expectNear(h.percentile_ns(50), 5e6);  // the least value that half of them do not exceed
   EXPECT_EQ(h.percentile_ns(51), 7 * kMs);
 }
 
@@ -222,8 +222,8 @@ TEST(LoadRun, AnIdleServerGivesItsServiceTime) {
   EXPECT_EQ(r.send_lag.max_ns(), 0u);
 }
 
-// The server stands still for a second of ten. A generator that waits for answers before it
-// sends would see one slow request; here everyone who would have come in that second waits.
+// The server stands still for one second of ten. A generator that waits for answers before it sends
+// would see one slow request; here every request of that second waits.
 TEST(LoadRun, AFrozenServerCostsEveryRequestThatWasMeantToStartMeanwhile) {
   Plan plan{.arrivals = constantArrivals(100, 1'000), .outstanding_max = 10'000};
   Report r = simulate(std::move(plan),
@@ -236,7 +236,7 @@ TEST(LoadRun, AFrozenServerCostsEveryRequestThatWasMeantToStartMeanwhile) {
   EXPECT_LT(r.latency.percentile_ns(95), 560 * kMs);
 }
 
-// The same where only one request may be under way: the generator is late, the figures are not.
+// The same with only one request in flight: the generator is late, the figures are not.
 TEST(LoadRun, TheWaitForAFullConnectionIsPartOfTheLatency) {
   for (uint32_t outstanding : {1u, 10'000u}) {
     Plan plan{.arrivals = constantArrivals(100, 1'000), .outstanding_max = outstanding};
@@ -246,7 +246,7 @@ TEST(LoadRun, TheWaitForAFullConnectionIsPartOfTheLatency) {
     EXPECT_GT(r.latency.percentile_ns(95), 450 * kMs);
     if (outstanding == 1) {
       EXPECT_GT(r.send_lag.percentile_ns(95), 450 * kMs);
-      expectNear(r.service.percentile_ns(95), 1e6);  // what a generator that omits would report
+      expectNear(r.service.percentile_ns(95), 1e6);  // the report of a generator that omits
     }
   }
 }
@@ -288,7 +288,7 @@ TEST(LoadRun, TheWarmUpIsSentButNotRecorded) {
   EXPECT_EQ(r.sent, 110u);
   EXPECT_EQ(r.latency.count(), 100u);
   EXPECT_EQ(r.latency.max_ns(), kMs);
-  EXPECT_NEAR(r.per_s(), 1'000, 0.5);  // not over the second in which nothing went
+  EXPECT_NEAR(r.per_s(), 1'000, 0.5);  // without the second in which nothing ran
 }
 
 TEST(LoadRun, FailuresAreCountedByKindAndLeftOutOfTheLatencies) {
@@ -324,7 +324,7 @@ TEST(LoadRun, EveryPhaseIsATimeOfItsOwn) {
   at(made.phases, base::Phase::boxReady, 400'000);
   at(made.phases, base::Phase::clone, 600'000);
   at(made.phases, base::Phase::exited,
-     700'000);  // not claimed, no output: those phases are no step
+     700'000);  // not claimed, no output: these phases make no step
   at(made.phases, base::Phase::receipt, 900'000);
   run.ended(run.next(kS).ticket, made);
   const auto& steps = run.report().steps;
@@ -339,7 +339,7 @@ TEST(LoadRun, EveryPhaseIsATimeOfItsOwn) {
   EXPECT_EQ(steps.count("claimed"), 0u);
   EXPECT_EQ(steps.count("firstByte"), 0u);
   EXPECT_EQ(run.report().parked, 0u);
-  // One whose clone stood ready: its box's times fall together.
+  // A task whose clone was ready: its box's times are equal.
   Outcome hit = made;
   at(hit.phases, base::Phase::boxReady, 30'000);
   at(hit.phases, base::Phase::clone, 30'000);
@@ -350,7 +350,7 @@ TEST(LoadRun, EveryPhaseIsATimeOfItsOwn) {
   EXPECT_EQ(run.report().stocked, 0u);
   EXPECT_EQ(run.report().claim.max_ns(), 40'000u);
   EXPECT_EQ(run.report().run.max_ns(), 610'000u);
-  // One whose box stood, and whose clone was forked into it.
+  // A task whose box was stocked; its clone was forked into it.
   Outcome stocked = made;
   at(stocked.phases, base::Phase::boxReady, 30'000);
   run.ended(run.next(kS).ticket, stocked);
@@ -361,7 +361,7 @@ TEST(LoadRun, EveryPhaseIsATimeOfItsOwn) {
 
 // --- for real -----------------------------------------------------------------------
 
-// Answers from a thread of its own, every third time with an error.
+// Answers from a separate thread, every third time with an error.
 class EchoTarget final : public Target {
  public:
   ~EchoTarget() override {

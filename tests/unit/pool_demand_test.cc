@@ -14,8 +14,8 @@ namespace {
 
 constexpr uint64_t kMs = 1'000'000, kS = 1'000'000'000;
 
-// The stationary number of makes outstanding with constant make times, by iteration: after one make
-// time those that were being made are made, and `load` more were ordered in the mean.
+// The stationary number of outstanding makes with constant make times, by iteration: after one make
+// time the present makes are done, and `load` more are requested on average.
 double exactEmptyChance(double load, int makers, int held) {
   std::vector<double> now(500), next(500), more(60);
   now[0] = 1;
@@ -113,7 +113,7 @@ void makes(LaneDemand& d, uint64_t make_ns) {
   d.setMakers(4);
 }
 
-// Poisson arrivals from `from_ns` on; wanted() after each. The last answer.
+// Poisson arrivals from `from_ns` on; wanted() after each. Returns the last answer.
 uint32_t poisson(LaneDemand& d, double rate_hz, double for_s, uint64_t from_ns, uint64_t seed) {
   Random random(seed);
   uint32_t parked = d.wanted(from_ns).parked;
@@ -184,7 +184,7 @@ TEST(Demand, BurstThatIsRarerThanTheTargetIsNotKeptFor) {
   makes(d, 5 * kMs);
   const uint32_t before = poisson(d, 400, 300, 1, 3);
   for (int i = 0; i < 100; ++i) d.arrival(300 * kS + 1);
-  // 100 of 120,000 tasks: a tenth of the share that may miss.
+  // 100 of 120,000 tasks: a tenth of the allowed share of misses.
   EXPECT_LE(d.wanted(300 * kS + 1).parked, before + 4);
 }
 
@@ -219,7 +219,7 @@ TEST(Demand, UnusedTemplateFallsToZeroAndComesBackOnFirstUse) {
   o.parked_min = 2;
   LaneDemand d(o, kS);
   makes(d, 5 * kMs);
-  EXPECT_EQ(d.wanted(kS).parked, 2u);  // new: its minimum
+  EXPECT_EQ(d.wanted(kS).parked, 2u);  // new: the minimum
   for (uint64_t burst = 1; burst <= 5; ++burst)
     for (int i = 0; i < 12; ++i) d.arrival(burst * 20 * kS);
   EXPECT_GE(d.wanted(100 * kS).parked, 12u);
@@ -231,7 +231,7 @@ TEST(Demand, UnusedTemplateFallsToZeroAndComesBackOnFirstUse) {
   EXPECT_EQ(d.wanted(now).parked, 0u);
   EXPECT_FALSE(d.used());
   d.arrival(now + 100 * kS);
-  EXPECT_TRUE(d.wanted(now + 100 * kS).parked >= 12u);  // what it needed last time
+  EXPECT_TRUE(d.wanted(now + 100 * kS).parked >= 12u);  // its size of last time
   EXPECT_TRUE(d.used());
 }
 
@@ -283,7 +283,7 @@ TEST(Demand, SteadyLoadDoesNotFlap) {
       changes += parked != last;
       last = parked;
     }
-    EXPECT_LE(changes, 20u) << seed;  // of 48,000 chances
+    EXPECT_LE(changes, 20u) << seed;  // of 48,000 possible changes
   }
 }
 
@@ -331,7 +331,7 @@ TEST(Demand, AnyOrderOfEventsKeepsItsBoundsAndIsRepeatable) {
           break;
         }
         default: {
-          // A clock that steps back is taken as standing still.
+          // A clock that steps back counts as standing still.
           const uint64_t at = now - std::min<uint64_t>(now, random.next() % 10 == 0 ? kS : 0);
           for (uint64_t n = random.next() % 8; n > 0; --n) a.arrival(at), b.arrival(at);
         }
@@ -408,8 +408,8 @@ TEST(Plan, OfTwoEqualLoadsTheCheaperCloneIsKept) {
 }
 
 TEST(Plan, LoadThatNeedsManyClonesTogetherIsNotStarved) {
-  // 2,000 tasks a second and makes of 5 ms need some 20 clones before the first one saves anything;
-  // bursts of two want two.
+  // 2,000 tasks a second and makes of 5 ms need some 20 clones before the first of them saves a
+  // miss; bursts of two need two.
   PlanOptions o = budget(4 * 40);
   o.makers = 32;
   Plan plan(o);
@@ -452,7 +452,7 @@ TEST(Plan, CloneThatTheBudgetCutsMayStillGetItsBox) {
   burst(plan, 1, 40, kS);
   const Target t = plan.plan(kS)[0];
   EXPECT_EQ(t.parked, 11u);
-  EXPECT_EQ(t.stocked, 2u);  // the two MiB that hold no clone
+  EXPECT_EQ(t.stocked, 2u);  // the two MiB without a clone
 }
 
 TEST(Plan, UnusedTemplateGivesItsShareToTheOthers) {

@@ -1,4 +1,4 @@
-// The life of a box, and when a lane's boxes are made; at random, both together.
+// The life of a box, and when a lane's boxes are made; then both together, at random.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -86,7 +86,7 @@ struct Lane {
     refill.setTarget(parked, stocked);
     refill.setZygote(1);
   }
-  // What is wanted now, asked for; the boxes.
+  // Requests all present wishes; returns the boxes.
   std::vector<BoxId> ask(uint64_t now_ns) {
     std::vector<BoxId> boxes;
     makes = refill.work(true, now_ns).make;
@@ -204,8 +204,8 @@ TEST(Refill, NothingIsMadeWhileNoZygoteServes) {
 
 // --- both, at random ---------------------------------------------------------------
 
-// A driver as the engine is one: machines of all boxes, tasks, and a spawner that does what it
-// likes. A clone may die at any time and be spoken of out of place.
+// A driver like the engine: machines of all boxes, tasks, and a random spawner. A clone may die at
+// any time, and events may come out of place.
 class World {
  public:
   explicit World(uint32_t seed) : random_(seed), making_max_(1 + below(4)), refill_(making_max_) {
@@ -255,7 +255,7 @@ class World {
     ASSERT_TRUE(waiting_.empty() || refill_.parked() == 0) << "a task waits beside a ready clone";
   }
 
-  // Whoever waits is served in the end, and then all is as wanted, without a spin.
+  // Every waiting task is served in the end, and then every wish is met, without a spin.
   void settle() {
     refill_.setTarget(3, 2);
     for (int turns = 0; turns < 2000; ++turns) {
@@ -308,7 +308,7 @@ class World {
     running_[task] = box;
     refill_.claimBegan(now_ns_);
     if (below(4) != 0)
-      refill_.claimOver();  // else it hangs
+      refill_.claimOver();  // else the claim hangs
     else
       ++hanging_;
   }
@@ -326,7 +326,7 @@ class World {
 
   void event(BoxId id, BoxEvent e) {
     BoxMachine& box = boxes_.at(id);
-    // These are ours to say, not the spawner's.
+    // These events are the driver's, not the spawner's.
     if (e == BoxEvent::claim || e == BoxEvent::clone || e == BoxEvent::end) return;
     const bool bound = box.state() == BoxState::claimed;
     switch (box.on(e)) {
@@ -360,7 +360,7 @@ class World {
     }
   }
 
-  // The next thing that the spawner or the clone has to say of it; false: nothing.
+  // The next event of the spawner or the clone about it; false: none.
   bool advance(BoxId id) {
     auto at = boxes_.find(id);
     if (at == boxes_.end()) return false;

@@ -1,4 +1,4 @@
-// mayfly pool replay: its words, its tables, its errors.
+// mayfly pool replay: its options, its tables, its errors.
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -32,7 +32,7 @@ std::string refused(const Words& words) {
   return text->text;
 }
 
-// Bytes that continue a character count for nothing.
+// Continuation bytes of a character count for nothing.
 size_t widest(const std::string& text) {
   size_t most = 0, width = 0;
   for (char c : text) {

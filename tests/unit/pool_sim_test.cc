@@ -1,5 +1,5 @@
-// The pool's simulator against what can be computed by hand, and the sizing
-// policies against each other in it. All seeds are fixed.
+// The pool's simulator against values computed by hand, and the sizing policies compared in it. All
+// seeds are fixed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -72,7 +72,7 @@ TEST(Sim, PoolIsFilledHeldAndRefilledAndItsMemoryIsCounted) {
   EXPECT_EQ(r.boxes_max, 4u);
 }
 
-// Template 0 holds what it is told, the others nothing.
+// Template 0 holds the given number, the others nothing.
 class FirstOnly : public FixedSizing {
  public:
   explicit FirstOnly(uint32_t parked) : FixedSizing(0), parked_(parked) {}
@@ -121,7 +121,7 @@ TEST(Sim, TasksWaitForAPlaceWhereBoxesAreFewAndParkedClonesTakeNone) {
   EXPECT_EQ(r.running_max, 2u);
   EXPECT_EQ(r.boxes_max, 2u);
   EXPECT_EQ(r.all.wait_max_ns, kS + 20 * kMs);
-  // Template 0's parked clones are no task's: template 1's has its place.
+  // Template 0's parked clones belong to no task: the task of template 1 gets its place.
   FirstOnly two(2);
   r = run(at({{kS, kS, 1}}, 3 * kS, 2), o, two);
   EXPECT_EQ(r.all.wait_max_ns, 10 * kMs);
@@ -134,7 +134,7 @@ TEST(Sim, ClaimsAndEndsTakeTheirTime) {
   o.boxes_max = 1;
   o.claim_ns = 1 * kMs;
   o.end_ns = 3 * kMs;
-  // The second one waits for the first one's make, claim, run and end, then for its own make.
+  // The second task waits for the first one's make, claim, run and end, then for its own make.
   SimResult r = runFixed(at({{kS, 20 * kMs, 0}, {kS, 0, 0}}, 2 * kS), o, 0);
   EXPECT_EQ(r.all.wait_max_ns, (10 + 1 + 20 + 3 + 10) * kMs);
   EXPECT_NEAR(r.running_mean, (1 + 20 + 1) * 1e-3 / 2, 1e-12);
@@ -155,8 +155,8 @@ TEST(Sim, SurplusIsThrownAwayAtOnce) {
 }
 
 TEST(Sim, FixedSizeMissesAsOftenAsTheModelSaysAndWhatHeldBackParkingAdds) {
-  // Twelve cells; the model is a bound that is close below 70 % of the makers' time. It knows
-  // no quiet time: with that, a replacement takes half as long again, in which makers idle.
+  // Twelve cells; the model is a bound that is close below 70 % of the makers' time. It ignores the
+  // quiet time: with it, a replacement takes half as long again, while makers idle.
   const double held_back = 1 + static_cast<double>(kParkQuiet_ns) / (10 * kMs);
   for (double share : {0.1, 0.35, 0.6})
     for (uint32_t held : {1u, 2u, 4u, 6u}) {
@@ -203,7 +203,7 @@ TEST(Sim, CountsAddUpForAnyTraceAndPolicy) {
       ASSERT_EQ(r.all.arrivals, 400u);
       ASSERT_LE(r.all.hits + r.all.box_hits, r.all.arrivals);
       ASSERT_LE(r.running_max, o.boxes_max);
-      // Every task had a clone of its own; what is over was thrown away or is parked.
+      // Every task had a clone of its own; surplus clones were thrown away or are parked.
       ASSERT_GE(r.all.clones_made, r.all.arrivals + r.all.thrown_away);
       ASSERT_LE(r.all.clones_made,
                 r.all.arrivals + r.all.thrown_away + r.all.parked_max + templates * o.making_max);
@@ -303,7 +303,7 @@ TEST(Sizing, HundredfoldLoadIsFollowedWithinSeconds) {
 }
 
 TEST(Sizing, MemoryBudgetIsKeptAndSharedByNeed) {
-  // Two templates in bursts: the budget holds about half of what both want.
+  // Two templates in bursts: the budget covers about half of their wishes.
   Random random(4);
   std::vector<Arrival> arrivals;
   for (uint64_t burst = 1; burst <= 100; ++burst)
@@ -321,9 +321,9 @@ TEST(Sizing, MemoryBudgetIsKeptAndSharedByNeed) {
   EXPECT_GE(r.templates[1].hits, 900u);
 }
 
-// What is shown of the policies: two hours each, the first half hour left out (every policy but a
-// fixed size has to learn first), three seeds. A fixed size has the size that costs as much memory
-// as ours, between two sizes the mean of both: nobody knows it beforehand.
+// The comparison of policies: two hours each, without the first half hour (every policy but a fixed
+// size must learn first), three seeds. The fixed size is the one that costs as much memory as ours,
+// or the mean of the two nearest sizes: it is known only in hindsight.
 struct Contest {
   double ours, ours_memory, fixed;
   double best_watermark;  // of those that cost no more memory
@@ -365,7 +365,8 @@ Contest hold(const Trace& trace, uint64_t seed) {
     EwmaOptions e;
     e.cover_s = cover_s;
     auto c = *simulateAll("", "", traces, o.sim, ewmaMaker(e));
-    if (c.memory_byte_s() > 1.2 * out.ours_memory) break;  // it only grows with the time covered
+    if (c.memory_byte_s() > 1.2 * out.ours_memory)
+      break;  // memory only grows with the covered time
     if (c.memory_byte_s() <= out.ours_memory)
       out.best_watermark = std::max(out.best_watermark, c.hitRate());
   }
@@ -392,7 +393,7 @@ TEST(Sizing, NoWatermarkIsBetterForTheSameMemoryOnAnyKindOfArrivals) {
 
 TEST(Sizing, BestFixedSizeIsHardlyBetterWhereLoadIsStationaryAndWorseWhereItIsNot) {
   for (const auto& [steady, bursty, on_off] : contests()) {
-    // It cannot be beaten here: the optimum for a load that never changes is a constant.
+    // Ours cannot win here: for a load that never changes, a constant is optimal.
     EXPECT_GT(steady.ours, steady.fixed - 0.0005);
     EXPECT_GT(bursty.ours, bursty.fixed - 0.005);
     EXPECT_GT(1 - on_off.fixed, 5 * (1 - on_off.ours));

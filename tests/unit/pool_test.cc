@@ -29,7 +29,7 @@ TEST(ClonePool, TaskGetsTheOldestReadyCloneAndNobodyElseDoes) {
   EXPECT_EQ(p.claim(11), 2u);
   EXPECT_EQ(p.claim(12), std::nullopt);
   EXPECT_FALSE(p.holds(1));
-  EXPECT_TRUE(p.ready(1, 0).end);  // a second word of the same clone's
+  EXPECT_TRUE(p.ready(1, 0).end);  // a repeated message of the same clone
 }
 
 TEST(ClonePool, EmptyPoolServesInTheOrderOfAskingBeforeAnyRefill) {
@@ -78,7 +78,7 @@ TEST(ClonePool, ParkingPausesLongerAfterEachFailureAndTasksDoNot) {
 TEST(ClonePool, PauseThatIsOverIsNotDueAgain) {
   for (bool may_make : {true, false}) {
     ClonePool p(4);
-    p.setTarget(may_make ? 0 : 1);  // nothing is made either way
+    p.setTarget(may_make ? 0 : 1);  // no clone is made either way
     p.asked(1, Rehearsed::yes);
     p.lost(1, 5);
     uint64_t due_ns = p.due_ns();
@@ -125,7 +125,7 @@ TEST(ClonePool, OldZygotesClonesServeUntilTheNewOnesAreParked) {
   for (base::BoxId b : {1, 2}) p.asked(b, Rehearsed::yes), p.ready(b, 0);
   p.asked(3, Rehearsed::yes);
   p.setZygote(2);
-  EXPECT_TRUE(p.ready(3, 0).end);  // one more of the old is not parked
+  EXPECT_TRUE(p.ready(3, 0).end);  // a further clone of the old zygote is not parked
   EXPECT_EQ(p.work(true, true, 1).make_to_park, 2u);
   p.asked(4, Rehearsed::yes), p.asked(5, Rehearsed::yes);
   EXPECT_EQ(p.claim(10), 1u);
@@ -146,8 +146,8 @@ TEST(ClonePool, SmallerTargetEndsTheOldest) {
   EXPECT_EQ(p.parked(), 1u);
 }
 
-// Whatever comes in whatever order: a clone serves one task at most, a task gets one clone
-// at most, none is both parked and gone, and no task waits for ever while clones come.
+// Whatever the order of events: a clone serves one task at most, a task gets one clone at most, no
+// clone is both parked and gone, and no task waits for ever while clones come.
 TEST(ClonePool, RandomInterleavingsKeepItsWord) {
   for (uint32_t seed = 0; seed < 300; ++seed) {
     std::mt19937 random(seed);
@@ -328,7 +328,7 @@ TEST(ZygoteFsm, FourthStartInARowThatFailsRetiresTheTemplateHoweverLongEachTakes
   ZygoteFsm f(kStart_ns);
   uint64_t now = 100 * kS;
   f.tick(f.due_ns());
-  f.ready(now);  // what failed before it served does not count
+  f.ready(now);  // failures before it served do not count
   for (int i = 0; i < 4; ++i) {
     EXPECT_EQ(f.died(now += 100 * kS, "slow crash"), Do::nothing) << i;
     f.tick(f.due_ns());
@@ -359,21 +359,21 @@ TEST(ZygoteFsm, UnhealthyTemplateIsTriedOnceAndOneFailureSuffices) {
   EXPECT_EQ(f.tick(now), Do::publish);
   f.ready(now + kS);
   EXPECT_EQ(f.state(), ZygoteState::ready);
-  EXPECT_EQ(f.died(now + 2 * kS, "crash"), Do::nothing);  // healthy again: counts anew
+  EXPECT_EQ(f.died(now + 2 * kS, "crash"), Do::nothing);  // healthy again: counting restarts
 }
 
 TEST(ZygoteFsm, ZygoteIsRenewedAfterSoManyClonesOrSoLong) {
   ZygoteFsm f(kStart_ns, {.clones = 3, .after_ns = 600 * kS});
   f.tick(kS);
   f.ready(2 * kS);
-  EXPECT_EQ(f.due_ns(), 0u);  // nobody has seen its memory yet
+  EXPECT_EQ(f.due_ns(), 0u);  // no task has seen its memory yet
   f.cloned(3 * kS);
   EXPECT_EQ(f.due_ns(), 602 * kS);
   f.cloned(4 * kS), f.cloned(5 * kS);
   EXPECT_EQ(f.tick(5 * kS), Do::publish);
   EXPECT_EQ(f.state(), ZygoteState::ready);
   EXPECT_TRUE(f.renewing());
-  f.cloned(6 * kS);  // by the old one, which serves meanwhile
+  f.cloned(6 * kS);  // by the old zygote, which serves meanwhile
   f.ready(7 * kS);
   EXPECT_EQ(f.renewals(), 1u);
   EXPECT_EQ(f.due_ns(), 0u);
@@ -470,7 +470,7 @@ TEST(TemplateRegistry, BrokenTemplateLeavesTheOthersAlone) {
     r.onDied(of_a, now += 1, "crash");
     for (const Order& o : r.due(r.nextDue_ns(), kMayRenew)) EXPECT_EQ(o.lane, of_a);
   }
-  // The last round was the try after the pause; it fails too.
+  // The last round was the retry after the pause; it fails, too.
   r.onDied(of_a, now += 1, "crash");
   auto refused = r.laneFor(a, "", now);
   ASSERT_FALSE(refused);
@@ -515,7 +515,7 @@ TEST(TemplateRegistry, EachTenantHasALaneOfItsOwnAndASpareOneWaits) {
   auto spare = r.takeOpened();
   ASSERT_EQ(spare.size(), 1u);
   auto a = *r.laneFor(id, "a", 2);
-  EXPECT_EQ(a, spare[0]);  // it has served nobody
+  EXPECT_EQ(a, spare[0]);  // it has served no task
   EXPECT_EQ(r.takeOpened().size(), 1u);
   EXPECT_EQ(*r.laneFor(id, "a", 3), a);
   EXPECT_NE(*r.laneFor(id, "b", 3), a);

@@ -155,7 +155,7 @@ TEST_F(BlobRpc, BytesOfAnotherHashOrSizeAreNeverKept) {
   auto many = peer.begin(sha256("hello"), 5);
   EXPECT_EQ(peer.write(many, "hel"), ErrorCode::OK);
   EXPECT_EQ(peer.write(many, "lo!"), ErrorCode::INVALID_ARGUMENT);
-  EXPECT_EQ(peer.write(many, "lo"), ErrorCode::OK);  // nothing of the refused write was stored
+  EXPECT_EQ(peer.write(many, "lo"), ErrorCode::OK);  // the refused write stored nothing
   EXPECT_EQ(peer.finish(many), ErrorCode::OK);
   EXPECT_EQ(peer.write(many, "x"), ErrorCode::FAILED_PRECONDITION);
   EXPECT_EQ(peer.blobs().size(), 1u);
@@ -205,7 +205,7 @@ TEST_F(BlobRpc, UploadsReserveTheirSizeAndGiveItBackHoweverTheyEnd) {
     EXPECT_EQ(other.write(dropped, "x"), ErrorCode::OK);
     EXPECT_EQ(peer.refused(sha256("b"), 1, true), ErrorCode::RESOURCE_EXHAUSTED);
   }
-  // The server notices the end of the other connection in its own time.
+  // The server notices the end of the other connection asynchronously.
   for (;;) {
     auto begun = peer.wait(peer.uploadRequest(sha256("b"), 1000).send());
     if (begun.getError().getCode() == ErrorCode::OK) break;
@@ -238,7 +238,7 @@ TEST_F(BlobRpc, AnIdleUploadIsGivenUpAndABlobThatNobodyUsesExpires) {
       if (std::chrono::steady_clock::now() > deadline) return false;
     return true;
   };
-  // A write that is refused renews nothing.
+  // A refused write renews nothing.
   EXPECT_TRUE(at_once([&] { return peer.write(idle, "") == ErrorCode::NOT_FOUND; }));
   EXPECT_EQ(peer.finish(idle), ErrorCode::NOT_FOUND);
   auto upload = peer.begin(sha256("b"), 1);

@@ -1,5 +1,5 @@
-// What the server refuses or ends on its own: idle and half-silent connections,
-// messages that Mayfly's protocol has no use for, memory that many hold together.
+// Things that the server refuses or ends on its own: idle and half-silent connections, messages
+// that Mayfly's protocol does not use, memory that many connections hold together.
 #include <set>
 
 #include "edge/asio_port.h"
@@ -71,7 +71,7 @@ TEST_F(BoundsTest, HalfAMessageAndThenSilenceEndsItsConnection) {
     write(fd, std::string(reinterpret_cast<const char*>(words), bytes));
     EXPECT_TRUE(isEnded(fd.view())) << bytes;
   }
-  // A whole message and then half a one.
+  // A whole message, then half of one.
   base::Fd fd = rawConnect(socket_path);
   write(fd, bootstrap(0) + std::string(5, '\0'));
   EXPECT_TRUE(isEnded(fd.view()));
@@ -100,7 +100,8 @@ TEST_F(BoundsTest, AnIdleConnectionWithoutATaskIsEndedAndOneWithATaskIsNot) {
     EXPECT_TRUE(isEnded(spoke.view()));
   }
   EXPECT_EQ(task.infoRequest().send().wait(busy.io.waitScope).getError().getCode(), ErrorCode::OK);
-  // A detached task is not the connection's, but a call that waits for it is something.
+  // A detached task does not belong to the connection, but a call that waits for it counts as
+  // activity.
   auto request = busy.submitRequest("hold");
   request.getSpec().getDetach().setLeaseMs(60'000);
   auto detached = request.send().wait(busy.io.waitScope).getTask();
@@ -149,7 +150,7 @@ TEST_F(BoundsTest, MessagesThatHaveNoUseHereEndTheirConnectionOnly) {
          m.initDisembargo().getContext().setReceiverLoopback(3);
        })},
   };
-  // By 1.x it is ignored: it may have crossed an answer that needed none.
+  // 1.x ignores it: it may have crossed an answer that needed none.
   if (!rpc::kAnswersMayNeedNoFinish)
     bad.emplace_back("a finish of nothing", root([](capnp::rpc::Message::Builder m) {
                        m.initFinish().setQuestionId(77);
@@ -166,7 +167,7 @@ TEST_F(BoundsTest, AnswersThatAreNotFinishedAreBounded) {
   options.answers_per_connection_max = 1'000;
   start();
   base::Fd fd = rawConnect(socket_path);
-  // Answers with a capability: they always want to be finished.
+  // Answers with a capability must always be finished.
   std::string bytes;
   for (uint32_t i = 0; i <= 999; ++i) bytes += bootstrap(i);
   std::thread writer([&] { write(fd, bytes); });
@@ -373,7 +374,7 @@ TEST_F(BoundsTest, EachCallThatIsAnsweredIsToldOnceWithItsName) {
   });
 }
 
-// Large calls on a promise that is not kept yet: Cap'n Proto holds their messages.
+// Large calls on an unresolved promise: Cap'n Proto holds their messages.
 std::string largeCallOn(uint32_t question, uint32_t promised, size_t bytes) {
   return call(question, [&](capnp::rpc::Call::Builder c) {
     c.getTarget().getPromisedAnswer().setQuestionId(promised);
@@ -385,7 +386,7 @@ std::string largeCallOn(uint32_t question, uint32_t promised, size_t bytes) {
   });
 }
 
-// A task that runs on, and a wait for it as question 2.
+// A task that keeps running, and a wait for it as question 2.
 std::string aWaitThatDoesNotReturn() {
   std::string bytes = bootstrap(0) + call(1, [](capnp::rpc::Call::Builder c) {
                         c.setMethodId(2);
@@ -421,7 +422,7 @@ TEST_F(BoundsTest, WhoKeepsTheSharedMemoryOfRequestsFromOthersIsEnded) {
     }
   });
   writer.join();
-  // Small requests of others go on meanwhile; a large one waits for the hog's end.
+  // Small requests of others proceed meanwhile; a large one waits until the hog ends.
   EXPECT_TRUE(othersAreServed());
   Peer peer(socket_path);
   auto large = peer.submitRequest("echo", std::string(3u << 20, 'x')).send();
@@ -630,7 +631,7 @@ TEST(ByteBudget, WhoAskedFirstIsServedFirst) {
         .eagerlyEvaluate(nullptr);
   };
   auto large = wait(*c, 600, 'c');
-  // It would fit, but would keep the large one waiting for ever.
+  // It would fit, but would make the large one wait for ever.
   EXPECT_TRUE(d->tryTake(150) == nullptr);
   auto small = wait(*d, 150, 'd');
   io.waitScope.poll();
@@ -649,7 +650,7 @@ TEST(ByteBudget, AnAccountHasItsMaximumAndAWaiterThatGoesHoldsNobodyUp) {
   auto a = shared.open(), b = shared.open();
   auto held = a->take(500).wait(io.waitScope);
   auto second = a->take(200);
-  EXPECT_TRUE(b->tryTake(200) == nullptr);  // who waits first for whatever reason is first
+  EXPECT_TRUE(b->tryTake(200) == nullptr);  // the first waiter stays first, whatever it waits for
   { auto gone = kj::mv(second); }
   held = edge::ByteBudget::Hold();
   EXPECT_FALSE(a->tryTake(600) == nullptr);

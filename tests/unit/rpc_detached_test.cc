@@ -23,7 +23,7 @@ class DetachedTest : public test::RpcFixture {
     call.setKey(key);
     return call.send().wait(peer.io.waitScope);
   }
-  // Calls until the answer is this one, at most for the time of an event.
+  // Repeats the call until it gives this answer, at most for the time of an event.
   template <class Call>
   static ::testing::AssertionResult until(Peer& peer, ErrorCode code, Call call) {
     ErrorCode got{};
@@ -56,7 +56,7 @@ TEST_F(DetachedTest, ATaskOutlivesItsConnectionAndIsFoundByIdAndByKey) {
     auto result = found.getTask().waitRequest().send().wait(peer.io.waitScope);
     EXPECT_EQ(edge::view(result.getResult().getStdout()), "kept");
   }
-  // Letting go of what find gave does nothing; close forgets it for everybody.
+  // Releasing the object of `find` does nothing; close forgets the task for everybody.
   auto found = find(peer, id);
   ASSERT_EQ(found.getError().getCode(), ErrorCode::OK);
   Peer other(socket_path, peer);
@@ -80,7 +80,7 @@ TEST_F(DetachedTest, TheSameKeyGivesTheSameTaskAndAnotherSpecIsRefused) {
   EXPECT_EQ(
       request(peer, "hold", "b", 60'000, "k").send().wait(peer.io.waitScope).getError().getCode(),
       ErrorCode::ALREADY_EXISTS);
-  // Closed, the key is free again.
+  // After the close, the key is free again.
   again.getTask().closeRequest().send().wait(other.io.waitScope);
   auto next = request(peer, "hold", "b", 60'000, "k").send().wait(peer.io.waitScope);
   EXPECT_EQ(next.getError().getCode(), ErrorCode::OK);
@@ -153,7 +153,7 @@ TEST_F(DetachedTest, ItsLeaseBeginsWithItsEndAndEveryCallRenewsIt) {
   constexpr uint32_t kLeaseMs = 1'000;
   uint64_t id = request(peer, "hold", "", kLeaseMs).send().wait(peer.io.waitScope).getId();
   auto task = find(peer, id).getTask();
-  // A task that runs has no lease, however long it runs.
+  // A running task has no lease, however long it runs.
   auto& timer = peer.io.provider->getTimer();
   timer.afterDelay(2 * kLeaseMs * kj::MILLISECONDS).wait(peer.io.waitScope);
   EXPECT_EQ(task.infoRequest().send().wait(peer.io.waitScope).getInfo().getState(), "running");
@@ -165,7 +165,7 @@ TEST_F(DetachedTest, ItsLeaseBeginsWithItsEndAndEveryCallRenewsIt) {
     EXPECT_EQ(info.getInfo().getState(), "done");
     EXPECT_EQ(info.getInfo().getQueuedNs(), 1u);
   }
-  // Left alone it is forgotten: what waits is no call, but one would renew the lease.
+  // Without calls it is forgotten: a pending wait is no call, but a new call would renew the lease.
   EXPECT_TRUE(until(peer, ErrorCode::NOT_FOUND, [&] {
     timer.afterDelay(2 * kLeaseMs * kj::MILLISECONDS).wait(peer.io.waitScope);
     return find(peer, id).getError().getCode();
@@ -202,7 +202,7 @@ TEST_F(DetachedTest, AWriteThatNeverReturnsDoesNotKeepTheTaskForEver) {
   auto call = peer.submitRequest("echo", "x");
   call.setOutput(kj::heap<test::Sink>(log));
   auto task = call.send().wait(peer.io.waitScope).getTask();
-  // The task has ended, its output is not delivered, and then it never will be.
+  // The task has ended; its output is not delivered, and never will be.
   EXPECT_EQ(task.waitRequest().send().wait(peer.io.waitScope).getError().getCode(),
             ErrorCode::NOT_FOUND);
 }

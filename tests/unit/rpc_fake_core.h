@@ -1,5 +1,5 @@
-// A core without boxes, on its own thread, and a real unix socket served by
-// rpc::Server over it. What a task does is its template's name.
+// A core without boxes, on its own thread, and rpc::Server over it on a real unix socket. A task's
+// template name says what it does.
 //
 //   echo   started; its code on stdout, "err" on stderr where live; succeeded
 //   hold   does nothing until the test says so
@@ -37,8 +37,7 @@ namespace mayfly::test {
 using base::Code;
 using sched::TaskListener;
 
-inline constexpr auto kEventTime =
-    std::chrono::seconds(20);  // an event that does not come: a failure
+inline constexpr auto kEventTime = std::chrono::seconds(20);  // a missing event is a failure
 
 struct FakeTask {
   base::TaskId id = 0;
@@ -278,7 +277,7 @@ class RpcFixture : public ::testing::Test {
       server_ = std::move(*made);
     });
   }
-  // As a handler of the core's own; nobody waits for it.
+  // Posts a handler to the core's thread, without waiting for it.
   void post(std::function<void()> f) { boost::asio::post(io_, std::move(f)); }
   void stopServer() {
     if (server_) onCore([&](FakeCore&) { server_.reset(); });
@@ -291,7 +290,7 @@ class RpcFixture : public ::testing::Test {
     ::unlink(socket_path.c_str());
     ::rmdir(folder_.c_str());
   }
-  // Waits for a state of the core; looks again after each of its calls. Fails when none comes.
+  // Waits for a state of the core; looks again after each of its calls. Fails on a timeout.
   ::testing::AssertionResult eventually(const char* what, std::function<bool(FakeCore&)> is) {
     for (;;) {
       uint64_t seen;

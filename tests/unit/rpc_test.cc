@@ -1,5 +1,5 @@
-// The server against hostile and slow clients that the C++ client would never
-// be: sinks that do not return, messages that are too large, answers unread.
+// The server against hostile and slow clients, unlike the C++ client: sinks that do not return,
+// messages that are too large, unread answers.
 #include <capnp/message.h>
 #include <capnp/rpc-twoparty.h>
 #include <capnp/rpc.capnp.h>
@@ -130,7 +130,7 @@ TEST_F(RpcTest, CloseEndsTheTaskAndItsWaits) {
   task.closeRequest().send().wait(peer.io.waitScope);
   EXPECT_EQ(waiting.wait(peer.io.waitScope).getError().getCode(), schema::ErrorCode::CANCELLED);
   EXPECT_TRUE(eventually("cancelled", [](FakeCore& c) { return c.task(1).ended; }));
-  // Whatever is called after is answered, not served.
+  // Later calls get an answer, but no service.
   task.closeRequest().send().wait(peer.io.waitScope);
   EXPECT_EQ(task.waitRequest().send().wait(peer.io.waitScope).getError().getCode(),
             schema::ErrorCode::CANCELLED);
@@ -152,7 +152,7 @@ TEST_F(RpcTest, WaitMayBeCalledAgainButNotWithoutBound) {
   for (uint32_t i = 0; i < rpc::kWaitsPerTaskMax; ++i) waits.push_back(task.waitRequest().send());
   EXPECT_EQ(task.waitRequest().send().wait(peer.io.waitScope).getError().getCode(),
             schema::ErrorCode::RESOURCE_EXHAUSTED);
-  waits.pop_back();  // a wait that was given up makes room
+  waits.pop_back();  // a dropped wait makes room
   auto again = task.waitRequest().send();
   onCore([](FakeCore& c) { c.end(c.task(1), base::Verdict::succeeded); });
   EXPECT_EQ(again.wait(peer.io.waitScope).getError().getCode(), schema::ErrorCode::OK);
@@ -251,7 +251,7 @@ TEST_F(RpcTest, HalfAMessageAndNonsenseEndTheirConnectionOnly) {
   {
     base::Fd fd = rawConnect(socket_path);
     std::string nonsense(64, '\0');
-    nonsense[4] = 2;  // two words of a root that is no message
+    nonsense[4] = 2;  // two words of a root that is not a message
     nonsense[8] = '\xff';
     ASSERT_EQ(::write(fd.get(), nonsense.data(), 24), 24);
     ::shutdown(fd.get(), SHUT_WR);
@@ -294,12 +294,13 @@ TEST_F(RpcTest, AClientThatNeverReadsIsNotReadFrom) {
     }
   });
   ASSERT_TRUE(eventually("a call", [](FakeCore& c) { return c.templates_calls > 0; }));
-  // The server has had many turns, and made no more than the bound and a few calls' answers.
+  // The server has had many turns, and made only as many answers as the bound and a few calls
+  // allow.
   Peer other(socket_path);
   for (int i = 0; i < 200; ++i) other.mayfly.tasksRequest().send().wait(other.io.waitScope);
   uint64_t made = onCore([](FakeCore& c) { return c.templates_calls; });
   EXPECT_LT(made, kCalls / 4);
-  // Reading sets it going again, and every call is answered.
+  // Once the client reads, the server resumes, and every call is answered.
   reader = std::jthread([&] {
     std::vector<char> buffer(1 << 20);
     while (::read(fd.get(), buffer.data(), buffer.size()) > 0) {

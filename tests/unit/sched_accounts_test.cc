@@ -68,7 +68,7 @@ TEST(Accounts, EachUserHasItsOwnPartWhateverTheOthersHold) {
   Accounts book(
       boundsOf(Resource::connections, {.pool_max = 4, .user_own = 2, .user_max = kUnbounded}));
   auto greedy = takeAll(book, opened(book, 1), Resource::connections);
-  EXPECT_EQ(greedy.size(), 6u);  // its own, and the pool
+  EXPECT_EQ(greedy.size(), 6u);  // its own part, and the pool
   auto other = opened(book, 2);
   auto own = takeAll(book, other, Resource::connections);
   EXPECT_EQ(own.size(), 2u);
@@ -133,7 +133,7 @@ TEST(Accounts, TenantsThatAreKeptAreBoundedPerUserAndInAll) {
   EXPECT_EQ(kept.size(), 5u);
   EXPECT_EQ(keep(2), Code::resourceExhausted);
   EXPECT_EQ(kept.size(), 5u + 3);
-  EXPECT_EQ(keep(3), Code::resourceExhausted);  // its own one
+  EXPECT_EQ(keep(3), Code::resourceExhausted);  // its own part
   EXPECT_EQ(kept.size(), 5u + 3 + 1);
   EXPECT_EQ(book.known(), kept.size() + 3);
   kept.clear();
@@ -399,7 +399,7 @@ class World {
     for (const Who& who : std::set<Who>(all)) all.insert({who.first, ""});
     return all;
   }
-  // Of a user: with its tenants.
+  // Of a user, with its tenants.
   uint64_t used(const Who& who, Resource r) const {
     uint64_t sum = 0;
     for (const Held& held : shares_)
@@ -508,7 +508,7 @@ class World {
   std::unique_ptr<Accounts> book_;
   std::vector<Ref> refs_;
   std::vector<Held> shares_;
-  std::map<Who, AccountId> id_of_;  // of those that are known
+  std::map<Who, AccountId> id_of_;  // of known accounts
   std::set<AccountId> ids_ever_;
 };
 

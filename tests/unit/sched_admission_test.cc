@@ -1,4 +1,4 @@
-// Who gets a box next, and who is refused a place in the queue.
+// Which task gets the next box, and which is refused a place in the queue.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -30,7 +30,7 @@ struct Queue {
   std::optional<base::TaskId> next(const std::function<bool(base::LaneId)>& ready) {
     return admission.next(ready);
   }
-  // All that can begin, each ended at once.
+  // All tasks that can start, each ended at once.
   std::vector<base::TaskId> order() {
     std::vector<base::TaskId> tasks;
     while (auto task = admission.next([](base::LaneId) { return true; })) {
@@ -199,7 +199,7 @@ TEST(Admission, WhoRunsAsManyTasksAsItMayIsPassedOver) {
   EXPECT_EQ(q.next(anyReady), 3u);
   EXPECT_EQ(q.next(anyReady), std::nullopt);
   q.release(3);
-  EXPECT_EQ(q.next(anyReady), 4u);  // tenant a runs one still
+  EXPECT_EQ(q.next(anyReady), 4u);  // tenant a still runs one
   q.release(1);
   EXPECT_EQ(q.next(anyReady), 2u);
 }
@@ -217,8 +217,8 @@ TEST(Admission, ATaskPutBackIsNotRefusedByAFullQueue) {
   EXPECT_EQ(q.book.known(), 0u);
 }
 
-// Against the plain rule: of those who wait, whose user had its turn longest ago, then whose
-// tenant, then whose connection.
+// Against the plain rule: of the waiting tasks, the one whose user had its turn longest ago, then
+// whose tenant, then whose connection.
 TEST(Admission, RandomQueuesKeepTheTurnsOfEveryLevelAndLeaveNothing) {
   struct Wait {
     base::TaskId task;

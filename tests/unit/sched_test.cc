@@ -1,4 +1,4 @@
-// Policy: what is refused, who comes next, how a task ended. No process, socket or
+// Policy: which submission is refused, which task is next, how a task ended. No process, socket or
 // clock: every time is a number.
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -123,7 +123,7 @@ TEST(Validate, CountsAndSizesHaveBounds) {
   s = code("1");
   s.limits.disk_bytes = 1 << 20;
   s.files = {{"big", std::string((1 << 20) + 1, 'x')}};
-  EXPECT_NE(refusal(s).find("bytes of disk"), std::string::npos);
+  EXPECT_NE(refusal(s).find("files fill the disk"), std::string::npos);
   s = code("1");
   s.limits.disk_inodes = 64;
   for (int i = 0; i < 60; ++i) s.files.push_back({"f" + std::to_string(i), ""});
@@ -144,7 +144,7 @@ TEST(Validate, ABlobCountsAgainstTheTasksCapsAndNotForTheDaemonsMemory) {
   s.limits.disk_bytes = 1 << 20;
   s.limits.input_bytes.reset();
   s.files[1].blob_bytes = 1 << 20;
-  EXPECT_NE(refusal(s).find("bytes of disk"), std::string::npos);
+  EXPECT_NE(refusal(s).find("files fill the disk"), std::string::npos);
 }
 
 TEST(Validate, AFileHasABlobOrDataAndATaskHasAtMost64Blobs) {
@@ -314,7 +314,7 @@ struct Running {
 TEST(TaskMachine, OrdinaryLifeEndsOnceAndKeepsEveryPhase) {
   Running r;
   EXPECT_TRUE(r.m.cloneExited({CLD_EXITED, 0}, 1000, 1100).has(Act::end));
-  EXPECT_EQ(r.m.state(), TaskState::ending);
+  EXPECT_EQ(r.m.stage(), TaskStage::ending);
   EXPECT_TRUE(r.m.boxReaped({CLD_EXITED, 0}, {}, 1000, 1200).has(Act::drain));
   Acts acts = r.m.boxGone(true, 1300);
   EXPECT_TRUE(acts.has(Act::finish));
@@ -328,7 +328,7 @@ TEST(TaskMachine, OrdinaryLifeEndsOnceAndKeepsEveryPhase) {
 TEST(TaskMachine, TimesThatCannotBeTrueAreClamped) {
   TaskMachine m({}, {}, 100);
   m.admitted(200);
-  m.boxMade(50, 300);  // before it was asked for
+  m.boxMade(50, 300);  // before it was requested
   EXPECT_EQ(m.phases()[size_t(Phase::boxReady)], 200u);
   m.cloneReady(999, 400);  // in the future
   EXPECT_EQ(m.phases()[size_t(Phase::clone)], 400u);
@@ -378,7 +378,7 @@ TEST(TaskMachine, ExitBeforeStartedIsInternal) {
 TEST(TaskMachine, ControlEofAfterStartedMeansNothing) {
   Running r;
   EXPECT_FALSE(r.m.controlBroken("eof", Again::no, 700).has(Act::end));
-  EXPECT_EQ(r.m.state(), TaskState::running);
+  EXPECT_EQ(r.m.stage(), TaskStage::running);
 }
 
 TEST(TaskMachine, WallDeadlineCountsFromStarted) {
@@ -416,11 +416,11 @@ TEST(TaskMachine, OnlyWhatMayPassIsWorthAnotherBox) {
   EXPECT_TRUE(lost.boxDied("the init was killed", 400).has(Act::end));
   lost.boxReaped({}, {}, 0, 500);
   EXPECT_TRUE(lost.boxGone(true, 600).has(Act::queue));
-  EXPECT_EQ(lost.state(), TaskState::queued);
+  EXPECT_EQ(lost.stage(), TaskStage::queued);
   EXPECT_EQ(lost.phases()[static_cast<size_t>(Phase::queued)], 100u);
   EXPECT_EQ(lost.phases()[static_cast<size_t>(Phase::boxReady)], 0u);
 
-  auto said_so = claiming();  // the clone's own report of what it cannot do
+  auto said_so = claiming();  // the clone itself reports its failure
   said_so.controlBroken("input files: no space", Again::no, 400);
   said_so.boxReaped({}, {}, 0, 500);
   EXPECT_TRUE(said_so.boxGone(true, 600).has(Act::finish));

@@ -19,7 +19,7 @@ const std::vector<E> kAllEvents = {E::askInit,   E::initMade, E::stands, E::askC
                                    E::cloneMade, E::claim,    E::end,    E::lost,
                                    E::collect,   E::free,     E::remove, E::removed};
 
-// A way to each state, through the machine alone.
+// A way to each state, by events of the machine alone.
 const std::map<S, std::vector<E>> kWays = {
     {S::empty, {}},
     {S::asked, {E::askInit}},
@@ -51,7 +51,7 @@ BoxMachine at(S state) {
 TEST(BoxMachine, EveryStateHasAWayAndEveryCellIsAsWritten) {
   ASSERT_EQ(kWays.size(), static_cast<size_t>(kBoxStates));
   ASSERT_EQ(kAllEvents.size(), static_cast<size_t>(kBoxEvents));
-  // Where each event is in its place, and what it leads to. Elsewhere it is ignored or a breach.
+  // The place of each event, and the state that it leads to. Elsewhere it is ignored or a breach.
   const std::map<std::pair<S, E>, S> next = {
       {{S::empty, E::askInit}, S::asked},         {{S::empty, E::end}, S::reaping},
       {{S::asked, E::initMade}, S::rising},       {{S::asked, E::stands}, S::standing},
@@ -81,7 +81,7 @@ TEST(BoxMachine, EveryStateHasAWayAndEveryCellIsAsWritten) {
       auto found = next.find({state, event});
       EXPECT_EQ(step == BoxStep::next, found != next.end()) << name(state) << " " << name(event);
       EXPECT_EQ(m.state(), found != next.end() ? found->second : state);
-      // Only what may cross another word, or repeat it, is ignored.
+      // Only an event that may cross or repeat another message is ignored.
       if (step == BoxStep::ignore) {
         EXPECT_TRUE(event == E::stands || event == E::end || event == E::lost)
             << name(state) << " " << name(event);
@@ -117,7 +117,7 @@ TEST(Requests, EachHasItsStatesAndOnlyAnEndingBoxMayBeAskedInVain) {
   }
 }
 
-// Maker, source, init and mayflyd in any order, as they may speak; and what must hold in each life.
+// Maker, source, init and mayflyd speak in any allowed order; then the invariants of each life.
 TEST(BoxMachine, RandomLivesEndGoneAndKeepTheirPromises) {
   std::mt19937 random(1);
   size_t ended = 0, claimed = 0;

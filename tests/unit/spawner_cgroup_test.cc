@@ -1,8 +1,8 @@
-// The cgroups of boxes on a made-up tree in a temporary folder: what is looked for and written
-// where on hosts with v2, with v1 and with both. No root needed.
+// The cgroups of boxes on a made-up tree in a temporary folder: the files that are read and written
+// on hosts with v2, with v1 and with both. No root needed.
 //
-// The kernel's part is played by our own mkdirat() and unlinkat(), which come before libc's: a
-// folder made below the tree has its files at once, and can be removed with them.
+// Our own mkdirat() and unlinkat(), which override libc's, play the kernel's part: a folder made
+// below the tree gets its files at once, and can be removed with them.
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -40,9 +40,9 @@ const std::map<std::string, std::vector<std::string>>& filesOf() {
   return files;
 }
 
-std::string tree_root;  // <tree_root>/<hierarchy>/...; empty: no tree stands
+std::string tree_root;  // <tree_root>/<hierarchy>/...; empty: there is no tree
 
-// The hierarchy that `fd` lies in; empty where it is none of ours.
+// The hierarchy that contains `fd`; empty if none of ours does.
 std::string hierarchyOf(int fd) {
   char path[4'096];
   const ssize_t n = ::readlink(fmt::format("/proc/self/fd/{}", fd).c_str(), path, sizeof path - 1);
@@ -129,7 +129,7 @@ class Cgroups : public ::testing::TestWithParam<Layout> {
     std::ifstream in(top_ / below);
     return {std::istreambuf_iterator<char>(in), {}};
   }
-  // A file of box 7 of zygote 1, by the controller that it is of.
+  // A file of box 7 of zygote 1, by its controller.
   fs::path fileOf(const char* controller, const char* v2, const char* v1) const {
     const bool split = GetParam().controllers[0] != 0;
     if (isV2(controller)) return fs::path("v2/mayfly/i/t1/b7") / (split ? "task" : "") / v2;
@@ -182,7 +182,7 @@ TEST_P(Cgroups, ABoxHasItsCapsInFilesOfTheRightHierarchyAndLeavesNoFolder) {
   ASSERT_TRUE(box->changeCaps(limits, more));
   EXPECT_EQ(read(fileOf("memory", "memory.max", "memory.limit_in_bytes")), "223456512");
 
-  // Its clone joins one `tasks` file for each v1 hierarchy.
+  // The clone joins one `tasks` file for each v1 hierarchy.
   auto tasks = box->openTasks();
   ASSERT_TRUE(tasks);
   EXPECT_EQ(tasks->size(), GetParam().v1.size());
@@ -211,7 +211,7 @@ TEST_P(Cgroups, WhatTheKernelCountedIsReadFromWhereItStands) {
   write("v2/mayfly/i/t1/b7/cpu.stat", "usage_usec 30\nuser_usec 20\nsystem_usec 10\n");
   write("v2/mayfly/i/t1/b7/cgroup.events", "populated 1\nfrozen 0\n");
   write(fileOf("memory", "memory.peak", "memory.max_usage_in_bytes"), "4096\n");
-  // "oom" alone counts what was tried, "oom_kill" what was killed.
+  // "oom" counts attempts; "oom_kill" counts kills.
   write(fileOf("memory", "memory.events", "memory.oom_control"), "oom 9\noom_kill 2\n");
   write(fileOf("pids", "pids.events", "pids.events"), "max 3\n");
   wire::Counters c;
@@ -272,7 +272,7 @@ TEST(CgroupTree, AHostWithoutV2OrWithoutAControllerIsUnfit) {
   auto none = CgroupTree::openIn("30 23 0:26 / /nowhere rw - cgroup none rw,memory\n", "i");
   ASSERT_FALSE(none);
   EXPECT_EQ(none.error().code, base::Code::hostUnfit);
-  // A bind of somebody's subtree is not a hierarchy of ours.
+  // A bind mount of a subtree is not a hierarchy of ours.
   auto bind = CgroupTree::openIn("30 23 0:26 /sub /nowhere rw - cgroup2 none rw\n", "i");
   ASSERT_FALSE(bind);
   EXPECT_EQ(bind.error().code, base::Code::hostUnfit);

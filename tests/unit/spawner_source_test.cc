@@ -30,7 +30,7 @@ class ForkingSource : public ::testing::Test {
     source_ = makeForkingSource(std::move(pair->ours));
   }
 
-  // What the zygote says, and what the source makes of it.
+  // The zygote's message, and the source's reading of it.
   CloneSource::Answer say(const wire::CloneMade& made, std::vector<int> fds = {}) {
     EXPECT_TRUE(base::sendMessage(zygote_.view(), base::bytesOf(made), fds));
     return source_->receive();
@@ -99,7 +99,7 @@ TEST_F(ForkingSource, OnlyAChildOfOursIsAClone) {
   EXPECT_EQ(answer.what, What::made);
   EXPECT_EQ(answer.box, 4u);
   EXPECT_TRUE(answer.clone);
-  // A template's own code may pass whatever it has.
+  // A template's own code may pass any descriptor.
   auto file = base::openAt({}, "/proc/self/exe", O_RDONLY);
   auto pipe = base::makePipe();
   for (int fd : {file->get(), pipe->read.get(), parent.get(), zygote_.get()})

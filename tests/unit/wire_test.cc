@@ -140,7 +140,7 @@ TEST(Events, TextsEndAndUnknownWordsAreFound) {
   }
 }
 
-// What each side may say, and by how many descriptors it is followed.
+// The messages of each side, and the number of descriptors of each.
 template <class Message>
 void expectFrame(Message sound, size_t fds) {
   EXPECT_EQ(faultOf(sound, sizeof sound, fds), nullptr);

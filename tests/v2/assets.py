@@ -1,9 +1,9 @@
-# What a guest boots from: Debian's cloud kernel with a small initramfs, and a
+# The guest's boot files: Debian's cloud kernel with a small initramfs, and a
 # small Debian root as an erofs disk. Both are made once and kept in a cache,
 # each under the hash of its recipe, so that a later run starts at once.
 #
-# Packages come from wherever this machine's apt takes them, checked by apt with
-# Debian's own keys. Nothing is installed on this machine.
+# Packages come from this machine's apt sources; apt checks them with Debian's own
+# keys. Nothing is installed on this machine.
 import contextlib
 import fcntl
 import hashlib
@@ -19,8 +19,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 KEPT_ASSETS_MAX = 12  # directories kept in the cache, newest first
 
-# Modules the guest needs; what they depend on is added. virtio_ring goes before
-# virtio: loaded the other way round, the disks never appear.
+# Modules that the guest needs; their dependencies are added. virtio_ring comes before
+# virtio: in the other order, the disks never appear.
 MODULES = ["virtio_ring", "virtio", "virtio_pci", "virtio_blk", "erofs", "ext4", "overlay", "loop"]
 ROOT_PACKAGES = ["busybox-static", "erofs-utils", "libc6", "mount", "python3", "python3-pytest"]
 
@@ -169,7 +169,7 @@ def load_order(modules):
 
 
 def cpio(folders, files):
-    """A `newc` archive: what the kernel unpacks as its first root."""
+    """A `newc` archive, which the kernel unpacks as its first root."""
     out = bytearray()
     inode = 0
 

@@ -1,4 +1,4 @@
-# What the guest's tests share: skipping, waiting for an event, raw system calls.
+# Shared by the guest's tests: skipping, waiting for an event, raw system calls.
 import ctypes
 import os
 import time

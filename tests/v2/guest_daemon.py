@@ -16,7 +16,7 @@ CGROUP = pathlib.Path("/sys/fs/cgroup")
 
 
 class Daemon:
-    """mayflyd with its defaults but for instance and socket; ended by close()."""
+    """mayflyd with its defaults except instance and socket; close() ends it."""
 
     def __init__(self, instance="v2", socket=SOCKET):
         self.socket = socket
@@ -94,11 +94,11 @@ def expect(result, verdict):
 
 
 def box_cgroups():
-    """Cgroups of boxes that stand now."""
+    """Cgroups of the present boxes."""
     return sorted(str(p.relative_to(CGROUP)) for p in CGROUP.glob("mayfly/*/t*/b*") if p.is_dir())
 
 
-# First in a task's code: its box is found by this name among those that are parked.
+# First line of a task's code: its box is found by this name among the parked ones.
 HELD = "import ctypes; ctypes.CDLL(None).prctl(15, b'held', 0, 0, 0)\n"  # PR_SET_NAME
 
 
@@ -106,7 +106,7 @@ def held_boxes():
     """Cgroups of boxes in which a process bears the name."""
     found = []
     for box in box_cgroups():
-        for folder, _, _ in os.walk(CGROUP / box):  # one that goes meanwhile is passed over
+        for folder, _, _ in os.walk(CGROUP / box):  # a cgroup that is removed meanwhile is skipped
             try:
                 pids = pathlib.Path(folder, "cgroup.procs").read_text().split()
                 if any(pathlib.Path(f"/proc/{pid}/comm").read_text() == "held\n" for pid in pids):

@@ -1,5 +1,5 @@
-# What this host offers, before Mayfly is asked anything: if one of these fails,
-# the guest is not the host that the other tests are about.
+# The host's features, without Mayfly: if one of these tests fails, the guest is not
+# the kind of host that the other tests need.
 import ctypes
 import errno
 import os

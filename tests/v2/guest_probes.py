@@ -1,4 +1,4 @@
-# The hostile probes of tests/escape and the leak test, as they are, on this host.
+# The hostile probes of tests/escape and the leak test, unchanged, on this host.
 import re
 import subprocess
 
@@ -8,7 +8,7 @@ TESTS = "/share/repo/tests"
 SECONDS_MAX = 1200
 WALLS_SHORT = ["cgroup_files", "core_dump", "mountinfo", "priority"]
 BOMBS_SHORT = ["fork", "memory", "memory_of_children", "disk", "output"]
-LEAK_TASKS = 60  # three of each kind: the exact count of dying cgroups is what v2 adds
+LEAK_TASKS = 60  # three of each kind: v2 adds the exact count of dying cgroups
 
 
 def test_environment(**more):

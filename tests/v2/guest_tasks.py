@@ -1,5 +1,5 @@
 # Real tasks on a host where every controller is cgroup v2: doctor, one task for
-# every verdict with its receipt, caps, dumps, and what is left afterwards.
+# every verdict with its receipt, caps, dumps, and the leftovers afterwards.
 import functools
 import json
 import pathlib

@@ -1,5 +1,5 @@
-"""Fixtures. A daemon is taken from MAYFLY_SOCKET (`./dev test python` starts one); without one
-the tests skip and say so. Tests that take `client` run with both clients."""
+"""Fixtures. MAYFLY_SOCKET names the daemon (`./dev test python` starts one); without it the
+tests skip and say so. Tests that take `client` run with both clients."""
 
 import asyncio
 import contextlib
@@ -35,8 +35,8 @@ def pytest_pyfunc_call(pyfuncitem):
 
 @pytest.fixture(scope="session", autouse=True)
 def collector():
-    """All cyclic garbage is freed on a thread that owns no event loop: where an object of
-    pycapnp's is in it, the process aborts."""
+    """Frees all cyclic garbage on a thread that owns no event loop: if it contains a pycapnp
+    object, the process aborts."""
     stop = threading.Event()
 
     def collect():

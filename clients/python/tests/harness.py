@@ -1,5 +1,5 @@
-"""What the tests stand on: both clients behind one async face, daemons of a test's own, and a
-fake daemon for what a real one does not do on demand."""
+"""Helpers of the tests: both clients behind one async interface, daemons for one test, and a
+fake daemon for events that a real one does not produce on demand."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ _END = object()
 
 
 class Awaited:
-    """The sync client, or one of its tasks, with the async one's face."""
+    """The sync client, or one of its tasks, with the async client's interface."""
 
     def __init__(self, blocking):
         self.blocking = blocking
@@ -102,7 +102,7 @@ async def connect(kind, socket, **options):
 
 
 async def until(task, word=b"up"):
-    """Reads a streamed task's output until `word` is there."""
+    """Reads a streamed task's output until it contains `word`."""
     said = b""
     stream = task.stream()
     async for _, data in stream:
@@ -123,7 +123,7 @@ async def eventually(condition, what):
 
 
 class Daemon:
-    """One mayflyd of a test's own, to be killed or filled up."""
+    """A mayflyd for one test, to be killed or filled up."""
 
     def __init__(self, folder, config=""):
         self.run_dir = pathlib.Path(folder)
@@ -156,7 +156,7 @@ class Daemon:
 
 
 def old_schema(folder):
-    """The schema as it was before uploads: those methods are not there at all."""
+    """The schema before uploads existed: it lacks those methods."""
     text = pathlib.Path(mayfly.__file__).with_name("mayfly.capnp").read_text()
     old = folder / "old.capnp"
     old.write_text(re.sub(r"  upload @5 .*?\n}\n", "}\n", text, count=1, flags=re.S))
@@ -166,7 +166,7 @@ def old_schema(folder):
 
 
 class FakeDaemon:
-    """Answers as it is told: `answers` are coroutines by method name, called with the context."""
+    """Answers as configured: `answers` maps method names to coroutines, called with the context."""
 
     def __init__(self, path, answers, old=False):
         self.socket = str(path)

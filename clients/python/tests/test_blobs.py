@@ -103,7 +103,7 @@ async def test_bounds_of_the_store(daemons, kind):
 
 
 async def test_an_upload_that_fails_leaves_nothing(daemons, kind):
-    """Its Upload is closed: the next one has all the room, at once."""
+    """Its Upload is closed, so the next one has all the room at once."""
     daemon = daemons('blob_user_max = "4MiB"\nblob_store_max = "4MiB"\n')
     async with connect(kind, daemon.socket) as client:
         for _ in range(3):
@@ -114,7 +114,7 @@ async def test_an_upload_that_fails_leaves_nothing(daemons, kind):
 
 
 class Lying(bytes):
-    """Its hash is another one's: read for the hash, then for the upload."""
+    """The file changes between the reading for the hash and the reading for the upload."""
 
     def __new__(cls, size):
         self = super().__new__(cls, size)

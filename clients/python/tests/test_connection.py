@@ -99,7 +99,7 @@ async def test_an_idle_client_stays_connected(daemons, kind):
     daemon = daemons('connection_idle = "600ms"\n')
     async with connect(kind, daemon.socket) as client:
         for _ in range(2):
-            # The control: a connection made after the client's, that says nothing, is closed.
+            # The control: a later, silent connection is closed.
             reader, writer = await asyncio.open_unix_connection(daemon.socket)
             assert await asyncio.wait_for(reader.read(1), SECONDS_MAX) == b""
             writer.close()
@@ -185,7 +185,7 @@ def test_a_fork_leaves_the_parents_client_alone(daemon):
                 del task, client
                 gc.collect()
                 os.write(write, said)
-                os.read(go_on, 1)  # lives on, with what it inherited
+                os.read(go_on, 1)  # lives on, with its inherited descriptors
             finally:
                 os._exit(0)
         os.close(go_on)
@@ -194,7 +194,7 @@ def test_a_fork_leaves_the_parents_client_alone(daemon):
         assert client.run("python", "print(1)").ok
         number = task.id
         client.close()
-        # The child holds no end of the socket: the daemon sees that the client is gone.
+        # The child does not hold the socket: the daemon sees that the client is gone.
         deadline = time.monotonic() + SECONDS_MAX
         while [each for each in witness.tasks() if each.id == number]:
             assert time.monotonic() < deadline
@@ -330,7 +330,7 @@ def test_the_socket_is_found_by_the_environment(daemon, monkeypatch, tmp_path):
 
 
 async def test_waiting_task_hears_of_stdin_and_ends(client):
-    """The control of the tests above: nothing of what they kill ends by itself."""
+    """The control of the tests above: the killed things do not end by themselves."""
     async with await client.submit("python", WAITING, stdin=mayfly.PIPE, stream=True) as task:
         await until(task)
         with pytest.raises(mayfly.DeadlineExceeded):

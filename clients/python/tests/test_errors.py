@@ -1,4 +1,4 @@
-"""One class for each code, with message, advice and when to try again."""
+"""One class for each code, with message, advice and retry hint."""
 
 import asyncio
 import os
@@ -169,7 +169,7 @@ async def test_what_can_never_succeed(client, options, kind_of_error, words):
     with pytest.raises(kind_of_error) as caught:
         await client.run(template, code, **rest)
     assert words in str(caught.value) and not caught.value.retryable
-    assert (await client.run("python", "print(1)")).ok  # the connection stands
+    assert (await client.run("python", "print(1)")).ok  # the connection still works
 
 
 async def test_more_input_than_the_cap(client):

@@ -123,8 +123,8 @@ async def test_saving_never_leaves_the_folder_nor_follows_a_link(client, tmp_pat
     out.mkdir()
     outside.mkdir()
     (outside / "file").write_text("mine")
-    (out / "link").symlink_to(outside)              # where the task has a folder
-    (out / "taken").symlink_to(outside / "file")    # where it has a file
+    (out / "link").symlink_to(outside)              # the task has a folder of this name
+    (out / "taken").symlink_to(outside / "file")    # the task has a file of this name
     result = await client.run("python", HOSTILE, out=out, collect=True)
     assert result.ok, result.stderr
     why = {each.path: each.not_saved for each in result.out_files}

@@ -12,7 +12,7 @@ from harness import connect
 
 IN_FLIGHT = 500
 TASKS = int(os.environ.get("MAYFLY_CLIENT_TASKS", "1000"))
-GROWTH_BYTES_MAX = 2 << 20  # of an allocator's own making; a leak of 2 KiB a task is more
+GROWTH_BYTES_MAX = 2 << 20  # noise of the allocator; a leak of 2 KiB a task exceeds it
 
 
 def rss_bytes():
@@ -44,7 +44,7 @@ async def test_500_tasks_in_flight_streamed(daemon):
 
 
 def test_memory_does_not_grow(daemon):
-    """Half of the tasks warm up whatever keeps memory; the other half must not add to it."""
+    """Half of the tasks warm up every cache; the other half must not need more memory."""
     def some(client, count):
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             jobs = []
@@ -76,12 +76,12 @@ def test_memory_does_not_grow(daemon):
         gc.collect()
         assert rss_bytes() - before < GROWTH_BYTES_MAX
         assert len(gc.get_objects()) - objects < 500
-        client.templates()  # goes the same way as the last task's close: that is done then
+        client.templates()  # follows the last task's close, which is then done
         assert len(client._portal.connection.tasks) == 0
 
 
 async def test_async_concurrency_is_real(client):
-    """All tasks are there at once: each ends only when all have started."""
+    """All tasks run at once: each ends only when all have started."""
     count = 8
     code = "import sys; print('up', flush=True); sys.stdin.read()"
     tasks = await asyncio.gather(*(client.submit("python", code, stdin=mayfly.PIPE, stream=True)
@@ -98,7 +98,7 @@ async def test_async_concurrency_is_real(client):
 
 
 async def test_uploads_and_streams_do_not_starve_calls(client):
-    """While a task floods and is read, other calls are answered."""
+    """While a task's flood of output is read, other calls get answers."""
     async with await client.submit("shell", command=["yes"], stream=True, output="64MiB") as task:
         stream = task.stream()
         await anext(stream)

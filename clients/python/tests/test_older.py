@@ -1,4 +1,4 @@
-"""Against a daemon that is older than the client: told plainly, and done without where that can be."""
+"""With a daemon older than the client: a clear error, or a fallback if there is one."""
 
 import pytest
 

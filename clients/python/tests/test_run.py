@@ -1,4 +1,4 @@
-"""run, submit, wait, cancel, close: what goes in comes out, with either client."""
+"""run, submit, wait, cancel, close: input reaches the task and its output comes back, with either client."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""Live output: as it comes, in order, no more than is read, and never lost between two readers."""
+"""Live output: immediate, in order, no more than is read, and never lost between two readers."""
 
 import asyncio
 import threading
@@ -51,7 +51,7 @@ async def test_what_nobody_reads_stops_the_task_and_not_the_client(client):
     async with await client.submit("python", code, stream=True, output="64MiB") as slow:
         stream = slow.stream()
         first = len((await anext(stream))[1])
-        # Others go on; the slow one's task cannot end before it is read.
+        # Others proceed; the slow reader's task cannot end before it is read.
         for _ in range(3):
             assert (await client.run("python", "print(1)")).ok
         with pytest.raises(mayfly.DeadlineExceeded):

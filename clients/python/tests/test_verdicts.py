@@ -1,4 +1,4 @@
-"""Every verdict reaches the client, with what belongs to it."""
+"""Every verdict reaches the client, with its fields."""
 
 import signal
 

@@ -13,7 +13,7 @@ const CONSTANTS = ["protocolVersion", "messageBytesMax", "chunkBytesMax"];
 
 const capnp = (...args) => execFileSync("capnp", args, { maxBuffer: 64 << 20 });
 
-// A file that did not change keeps its time.
+// An unchanged file keeps its time.
 function put(name, text) {
   const path = join(out, name);
   let old;
@@ -30,7 +30,7 @@ const request = capnp("compile", "-o-", `--src-prefix=${dirname(schema)}`, schem
 const { files } = await compileAll(request, { ts: true, js: false, dts: false });
 const classes = [...files].find(([name]) => name.endsWith("mayfly.ts"))?.[1];
 if (classes === undefined) throw new Error(`capnp-es made nothing of ${schema}`);
-// capnp-es writes for less strict settings than this package's.
+// capnp-es's code does not pass this package's stricter settings.
 put("mayfly.ts", `// @ts-nocheck\n${classes}`);
 const constants = CONSTANTS.map((name) => {
   const value = capnp("eval", schema, name).toString().trim();

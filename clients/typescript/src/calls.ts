@@ -1,4 +1,4 @@
-// Calls to the daemon: every answer's error field as an exception, Cap'n Proto's own as ours.
+// Calls to the daemon: throws an answer's error field, converts Cap'n Proto's exceptions to ours.
 
 import { within } from "./deadline.js";
 import type { CallOptions } from "./deadline.js";
@@ -20,7 +20,7 @@ export async function call<R extends { error: schema.Error }>(
   return within(what, settled(what, answer), options);
 }
 
-/** The answer, or its error, as long as it may take. */
+/** The answer, or its error, without a time limit. */
 export async function settled<R extends { error: schema.Error }>(
   what: string,
   answer: Answer<R>,
@@ -41,7 +41,7 @@ export async function settled<R extends { error: schema.Error }>(
   return results;
 }
 
-/** What the RPC threw, as one of ours. */
+/** Converts an exception of the RPC to one of ours. */
 export function translated(what: string, error: unknown): unknown {
   if (error instanceof MayflyError || !(error instanceof RpcError)) return error;
   switch (error.kind) {

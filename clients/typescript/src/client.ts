@@ -1,4 +1,4 @@
-// A connection to the daemon, and what can be asked of it.
+// A connection to the daemon, and its calls.
 
 import { connect as connectSocket } from "node:net";
 import type { Socket } from "node:net";
@@ -31,20 +31,20 @@ export interface ConnectOptions extends CallOptions {
   socket?: string | undefined;
   /** Free text for the daemon's log. */
   clientName?: string | undefined;
-  /** How long every call but `wait`, `run` and stdin waits for its answer. 30,000 by default. */
+  /** Time limit of every call except `wait`, `run` and stdin. 30,000 by default. */
   callTimeoutMs?: number | undefined;
 }
 
 export interface SubmitOptions extends CallOptions, OutputHandlers {
-  /** Gives the output while it comes as `Task.output`; else it is captured into the result. */
+  /** Delivers the output live as `Task.output`; else it is captured into the result. */
   stream?: boolean | undefined;
 }
 
-/** Giving up cancels the task. */
+/** A timeout or an abort cancels the task. */
 export interface RunOptions extends CallOptions, OutputHandlers {
   /** Throw TaskFailedError unless the verdict is `succeeded`. */
   check?: boolean | undefined;
-  /** Save what the task leaves in /task/out below this folder; see `Task.saveFiles`. */
+  /** Save the task's files of /task/out below this folder; see `Task.saveFiles`. */
   out?: string | undefined;
 }
 
@@ -54,13 +54,13 @@ export async function connect(options: ConnectOptions | string = {}): Promise<Cl
 }
 
 /**
- * A connection. All calls may be made at any time, many at once. Closing it ends its tasks, but for
+ * A connection. Calls may be made at any time, many at once. Closing it ends its tasks, except
  * detached ones.
  */
 export class Client implements AsyncDisposable {
-  /** Of the daemon, as it was when the connection was made. */
+  /** The daemon's answer when the connection was made. */
   readonly server: ServerInfo;
-  /** Resolves when the connection is over, for whatever reason. */
+  /** Resolves when the connection has ended, for any reason. */
   readonly closed: Promise<void>;
 
   /** @internal */
@@ -125,7 +125,7 @@ export class Client implements AsyncDisposable {
                 : await task.saveFiles(options.out, { signal }),
           });
       } finally {
-        // Not waited for: a daemon that hangs would hide what is thrown here.
+        // Not awaited: a daemon that hangs would hide the exception thrown here.
         if (task.detached) task.release();
         else task.close().catch(() => {});
       }
@@ -171,7 +171,7 @@ export class Client implements AsyncDisposable {
       try {
         return await within("submit", made, { signal, timeoutMs: this.callTimeoutMs });
       } catch (error) {
-        // Given up: what the daemon made of it meanwhile is nobody's.
+        // The caller gave up: drop the task if the daemon still made it.
         made.then((late) => late[Symbol.asyncDispose]()).catch(() => {});
         throw error;
       }
@@ -179,8 +179,8 @@ export class Client implements AsyncDisposable {
   }
 
   /**
-   * A detached task of this user, by the key it was submitted with, or by its id. Closing it
-   * forgets it for everybody.
+   * A detached task of this user, by the key that it was submitted with, or by its id. `close`
+   * forgets it for every connection.
    */
   async find(
     by: { key: string } | { id: number | bigint },
@@ -205,7 +205,7 @@ export class Client implements AsyncDisposable {
     });
   }
 
-  /** What tasks can be made from. */
+  /** The templates that tasks can name. */
   async templates(options: CallOptions = {}): Promise<TemplateInfo[]> {
     const answer = await call("templates", this.mayfly.templates(), this.patience(options));
     return answer.templates.toArray().map(templateInfoFrom);
@@ -228,8 +228,8 @@ export class Client implements AsyncDisposable {
   }
 
   /**
-   * Stores bytes that any number of this user's tasks can have as an input file: `{ blob }`. What
-   * the daemon has already is not sent again.
+   * Stores bytes that any number of this user's tasks can take as an input file: `{ blob }`. Bytes
+   * that the daemon already has are not sent again.
    */
   async upload(source: UploadSource, options: CallOptions = {}): Promise<BlobRef> {
     return withDeadline("upload", options, (signal) =>
@@ -237,13 +237,13 @@ export class Client implements AsyncDisposable {
     );
   }
 
-  /** This user's blobs, whole ones only. */
+  /** This user's complete blobs. */
   async blobs(options: CallOptions = {}): Promise<BlobInfo[]> {
     const answer = await call("blobs", this.mayfly.blobs(), this.patience(options));
     return answer.blobs.toArray().map(blobInfoFrom);
   }
 
-  /** Tasks that name it already keep it. */
+  /** Removes a blob. Tasks that already name it keep it. */
   async removeBlob(blob: BlobRef | string, options: CallOptions = {}): Promise<void> {
     const sha256 = sha256Of(blob);
     await call(
@@ -253,7 +253,7 @@ export class Client implements AsyncDisposable {
     );
   }
 
-  /** Ends the connection, and with it its tasks that are not detached. Harmless when repeated. */
+  /** Ends the connection and its tasks, except detached ones. Harmless when repeated. */
   async close(): Promise<void> {
     this.rpc.end(new RpcError("disconnected", "this client was closed"));
     await this.closed;
@@ -271,7 +271,7 @@ export class Client implements AsyncDisposable {
   }
 }
 
-// Whether the output is sent while it comes.
+// Whether the output is sent live.
 function checkOutput(spec: TaskSpec, options: SubmitOptions): boolean {
   const stream = options.stream === true;
   if (stream && options.onOutput !== undefined)
@@ -280,7 +280,7 @@ function checkOutput(spec: TaskSpec, options: SubmitOptions): boolean {
     );
   const live = stream || options.onOutput !== undefined;
   if (options.onStarted !== undefined && !live)
-    throw new InvalidArgumentError("submit: `onStarted` comes with live output", {
+    throw new InvalidArgumentError("submit: `onStarted` needs live output", {
       advice: "Give `onOutput` or `stream` too.",
     });
   if (live && spec.detach !== undefined)
@@ -301,8 +301,8 @@ async function readAll(
   return all;
 }
 
-// The daemon closes a connection on which nothing happens; an open client stays usable. This alone
-// does not keep the process alive.
+// Sends calls on an idle connection, which the daemon would otherwise close. This alone does not
+// keep the process alive.
 function keepAlive(idleMs: number, say: () => Answer<unknown>, closed: Promise<void>): void {
   if (idleMs === 0) return;
   const timer = setInterval(

@@ -32,7 +32,7 @@ const VERDICTS: readonly Verdict[] = [
   "internal",
 ];
 
-/** Bytes fit to be printed: control characters, and what is no UTF-8, as \xNN. */
+/** Makes bytes printable: control characters and bytes that are not UTF-8 become \xNN. */
 export function printable(bytes: Uint8Array): string {
   let text: string;
   try {
@@ -51,7 +51,7 @@ const hexByte = (byte: number): string => `\\x${byte.toString(16).padStart(2, "0
 
 export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 
-// Kept beyond its message, which may be megabytes large.
+// Copied, so that its message, which may be megabytes large, can be freed.
 const copy = (data: { toUint8Array(): Uint8Array }): Uint8Array => data.toUint8Array().slice();
 
 function limitsFrom(l: schema.Limits): Limits {

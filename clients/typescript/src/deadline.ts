@@ -2,20 +2,20 @@
 
 import { DeadlineExceededError } from "./errors.js";
 
-/** How long to wait for an answer. What was begun goes on unless the call says otherwise. */
+/** How long to wait for an answer. The operation itself goes on unless the call says otherwise. */
 export interface CallOptions {
-  /** Gives up when it is aborted; the call is rejected with `signal.reason`, as with `fetch`. */
+  /** Gives up when the signal aborts; the call rejects with `signal.reason`, as `fetch` does. */
   signal?: AbortSignal | undefined;
-  /** Gives up after so many milliseconds, with DeadlineExceededError. */
+  /** Gives up after this many milliseconds, with DeadlineExceededError. */
   timeoutMs?: number | undefined;
 }
 
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
-// One listener a signal, however many calls it may abort: Node warns of more than 10.
+// One listener per signal, however many calls it may abort: Node warns above 10.
 const waiting = new WeakMap<AbortSignal, Set<() => void>>();
 
-// Calls `then` when the signal is aborted, until the function that it gives is called.
+// Calls `then` when the signal aborts, unless the returned function was called before.
 function onAbort(signal: AbortSignal, then: () => void): () => void {
   let all = waiting.get(signal);
   if (all === undefined) {
@@ -35,7 +35,7 @@ function after(ms: number | undefined, then: () => void): () => void {
   return () => clearTimeout(timer);
 }
 
-/** The promise, or the caller's patience, whichever ends first. */
+/** Settles with the promise, or with the caller's time limit or abort, whichever is first. */
 export function within<T>(what: string, promise: Promise<T>, options: CallOptions): Promise<T> {
   const { signal, timeoutMs } = options;
   if (signal === undefined && timeoutMs === undefined) return promise;
@@ -58,7 +58,7 @@ export function within<T>(what: string, promise: Promise<T>, options: CallOption
   });
 }
 
-/** Runs what takes several calls with one signal for all of them, aborted when patience ends. */
+/** Runs work of several calls with one signal for all, which aborts at the caller's limit. */
 export async function withDeadline<T>(
   what: string,
   options: CallOptions,

@@ -1,11 +1,11 @@
-// What can go wrong, one class for each code of the protocol.
+// The errors of this client, one class for each code of the protocol.
 //
-// How a *task* ended is never an error: that is the result's verdict. TaskFailedError is thrown
-// only where the caller asks for it (`check`).
+// The end of a *task* is never an error: it is the result's verdict. TaskFailedError is thrown
+// only if the caller asks for it (`check`).
 
 import type { TaskResult } from "./result.js";
 
-/** What kind of failure it is: the same words in the schema, the command line and all clients. */
+/** Kinds of failure: the same words in the schema, the command line and all clients. */
 export type ErrorCode =
   | "invalidArgument"
   | "notFound"
@@ -24,12 +24,12 @@ export interface ErrorDetails {
   advice?: string;
   /** The same call can succeed later. */
   retryable?: boolean;
-  /** Not worth trying sooner; 0 where nothing is known. */
+  /** Do not retry sooner; 0: unknown. */
   retryAfterMs?: number;
   cause?: unknown;
 }
 
-/** A call that did not do what it says. `message` says what failed, on which object, and why. */
+/** A failed call. `message` says what failed, on which object, and why. */
 export abstract class MayflyError extends Error {
   abstract readonly code: ErrorCode;
   readonly advice: string;
@@ -51,7 +51,7 @@ export abstract class MayflyError extends Error {
   }
 }
 
-/** The request can never succeed as it is. */
+/** This request can never succeed. */
 export class InvalidArgumentError extends MayflyError {
   readonly code = "invalidArgument";
 }
@@ -59,15 +59,15 @@ export class InvalidArgumentError extends MayflyError {
 export class NotFoundError extends MayflyError {
   readonly code = "notFound";
 }
-/** The name belongs to something else already. */
+/** The key already belongs to another task. */
 export class AlreadyExistsError extends MayflyError {
   readonly code = "alreadyExists";
 }
-/** A bound was met: a queue, connections, bytes. Retryable. */
+/** A bound is reached: a queue, connections, bytes. Retryable. */
 export class ResourceExhaustedError extends MayflyError {
   readonly code = "resourceExhausted";
 }
-/** Not now: no daemon, or it starts, or it stops, or the template is not ready. Retryable. */
+/** Not now: no daemon, or it starts or stops, or the template is not ready. Retryable. */
 export class UnavailableError extends MayflyError {
   readonly code = "unavailable";
 }
@@ -79,11 +79,11 @@ export class FailedPreconditionError extends MayflyError {
 }
 /** The daemon is older than this client and does not know the call. */
 export class UnsupportedError extends FailedPreconditionError {}
-/** This user may not speak to the daemon. */
+/** This user may not use the daemon. */
 export class PermissionDeniedError extends MayflyError {
   readonly code = "permissionDenied";
 }
-/** The task was closed while the call waited for it. */
+/** The task was closed during the call. */
 export class CancelledError extends MayflyError {
   readonly code = "cancelled";
 }
@@ -91,16 +91,16 @@ export class CancelledError extends MayflyError {
 export class DeadlineExceededError extends MayflyError {
   readonly code = "deadlineExceeded";
 }
-/** The host lacks what a promise needs. */
+/** The host cannot keep a promise. */
 export class HostUnfitError extends MayflyError {
   readonly code = "hostUnfit";
 }
-/** A fault of Mayfly's own. */
+/** A fault of Mayfly itself. */
 export class InternalError extends MayflyError {
   readonly code = "internal";
 }
 
-/** The task ended with another verdict than `succeeded`, and the caller asked to be told. */
+/** The task's verdict is not `succeeded`, and the caller asked for this exception. */
 export class TaskFailedError extends Error {
   readonly result: TaskResult;
 

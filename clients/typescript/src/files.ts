@@ -1,6 +1,6 @@
 // Files on their way into a task, and out of it.
 //
-// What comes out is named by the task: it is written below one folder only, never through a link,
+// The task names its output files: they are written below one folder only, never through a link,
 // and never over a link's target.
 
 import { constants } from "node:fs";
@@ -14,17 +14,17 @@ import { InvalidArgumentError, MayflyError } from "./errors.js";
 import type { OutFile } from "./result.js";
 import { checkBytes, checkText } from "./request.js";
 
-/** Bytes that the daemon keeps for this user's tasks: what `Client.upload` gives. */
+/** Bytes that the daemon stores for this user's tasks, from `Client.upload`. */
 export interface BlobRef {
   /** 64 hexadecimal digits. */
   readonly sha256: string;
   readonly sizeBytes: number;
 }
 
-/** What can be uploaded: text, bytes, or a local file. */
+/** Uploadable content: text, bytes, or a local file. */
 export type UploadSource = string | Uint8Array | URL | { path: string | URL };
 
-/** Where an input file comes from. `mode`: permission bits; else the local file's, or 0644. */
+/** An input file's content. `mode`: permission bits; else the local file's, or 0644. */
 export type FileSource =
   | string
   | Uint8Array
@@ -33,7 +33,7 @@ export type FileSource =
   | { path: string | URL; mode?: number }
   | { blob: BlobRef | string; mode?: number };
 
-/** An input file whose bytes are at hand, lie in a local file, or are a blob. */
+/** An input file as bytes, as a local file, or as a blob. */
 export interface PlannedFile {
   /** Relative to /task. */
   path: string;
@@ -50,7 +50,7 @@ const MODE = 0o644;
 export const localPath = (path: string | URL): string =>
   path instanceof URL ? fileURLToPath(path) : path;
 
-/** Files as the caller gave them; local ones are only looked at. */
+/** The caller's files; local files are checked, but not read. */
 export async function planFiles(
   files: readonly (string | URL)[] | Readonly<Record<string, FileSource>>,
 ): Promise<PlannedFile[]> {
@@ -102,7 +102,7 @@ async function planLocal(
   const local = localPath(from);
   const status = await stat(local);
   if (!status.isFile())
-    throw new InvalidArgumentError(`files: '${local}' is no plain file`, {
+    throw new InvalidArgumentError(`files: '${local}' is not a plain file`, {
       advice: "Give a folder's files one by one, or a tar archive.",
     });
   return {
@@ -115,19 +115,19 @@ async function planLocal(
 
 function checkMode(path: string, mode: number): number {
   if (Number.isInteger(mode) && mode >= 0 && mode <= 0xffff) return mode;
-  throw new InvalidArgumentError(`files: the mode of '${path}', ${mode}, is no number of 16 bits`);
+  throw new InvalidArgumentError(`files: the mode ${mode} of '${path}' is not a 16-bit number`);
 }
 
 export function sha256Of(blob: BlobRef | string): Uint8Array {
   const text = typeof blob === "string" ? blob : blob.sha256;
   if (typeof text !== "string" || !/^[0-9a-f]{64}$/i.test(text))
-    throw new InvalidArgumentError(`'${text}' is no sha256`, {
+    throw new InvalidArgumentError(`'${text}' is not a sha256`, {
       advice: "It has 64 hexadecimal digits.",
     });
   return Buffer.from(text, "hex");
 }
 
-/** Whole, and no larger than it was when it was planned. */
+/** Reads the whole file, but no more than its size when it was planned. */
 export async function readPlanned(local: string, sizeBytes: number): Promise<Uint8Array> {
   const file = await open(local, constants.O_RDONLY);
   try {
@@ -150,7 +150,7 @@ const DEPTH_MAX = 32;
 const PATH_BYTES_MAX = 4000;
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 
-/** Why a path that a task chose is not written; empty: it is. */
+/** Why a path that a task chose is refused; empty: it is not. */
 export function oddName(path: Uint8Array): string {
   if (path.byteLength === 0 || path[0] === 0x2f) return "its name is not relative";
   if (path.byteLength > PATH_BYTES_MAX) return "its name is too long";
@@ -158,18 +158,18 @@ export function oddName(path: Uint8Array): string {
   if (printable(path) !== text) return "its name has control characters or is not UTF-8";
   const parts = text.split("/");
   if (parts.some((part) => part === "" || part === "." || part === ".."))
-    return "its name has a part that is no name";
-  return parts.length > DEPTH_MAX ? "it lies too deep" : "";
+    return "its name has an empty part, or '.' or '..'";
+  return parts.length > DEPTH_MAX ? "its path is too deep" : "";
 }
 
 // A name in an open folder. Node has no openat; the kernel resolves this path from the descriptor,
-// whatever happens to the folder's own path meanwhile.
+// even if the folder's own path changes.
 const within = (folder: FileHandle, name: string): string => `/proc/self/fd/${folder.fd}/${name}`;
 
 const codeOf = (error: unknown): string =>
   error instanceof Error && "code" in error ? String(error.code) : "";
 
-// The folder `parts` below `top`, made where it is missing. A link anywhere is an error.
+// The folder `parts` below `top`; makes missing folders. A link anywhere is an error.
 async function openFolder(top: FileHandle, parts: readonly string[]): Promise<FileHandle> {
   let at = await open(within(top, "."), FOLDER);
   for (const part of parts) {
@@ -181,7 +181,7 @@ async function openFolder(top: FileHandle, parts: readonly string[]): Promise<Fi
       at = await open(within(above, part), FOLDER);
     } catch (error) {
       if (["ELOOP", "ENOTDIR"].includes(codeOf(error)))
-        throw new Error(`'${part}' is there and is no folder`, { cause: error });
+        throw new Error(`'${part}' exists and is not a folder`, { cause: error });
       throw error;
     } finally {
       await above.close();
@@ -192,7 +192,7 @@ async function openFolder(top: FileHandle, parts: readonly string[]): Promise<Fi
 
 let temporaries = 0;
 
-/** Writes one file to `path` below `top`: folders are made, a file that is there is replaced. */
+/** Writes one file to `path` below `top`: makes folders, replaces an existing file. */
 export async function writeBelow(
   top: FileHandle,
   path: Uint8Array,
@@ -204,8 +204,8 @@ export async function writeBelow(
   const parts = Buffer.from(path).toString("utf8").split("/");
   const folder = await openFolder(top, parts.slice(0, -1));
   try {
-    // Written beside its place and renamed into it: a link or a hard-linked file that is there is
-    // replaced, not written through, and nobody sees half a file.
+    // The file is written beside its place and renamed into it: an existing link or hard-linked
+    // file is replaced, not written through, and nobody sees half a file.
     const temporary = within(folder, `.mayfly-${process.pid}-${++temporaries}.part`);
     const file = await open(
       temporary,
@@ -227,8 +227,8 @@ export async function writeBelow(
 }
 
 /**
- * Saves the files below `dir`, which is made if it is missing. One that cannot be written does not
- * stop the others; one that cannot be read does.
+ * Saves the files below `dir` (made if missing). A file that cannot be written does not stop the
+ * others; a file that cannot be read does.
  */
 export async function saveAll(
   dir: string,

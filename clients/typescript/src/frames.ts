@@ -1,17 +1,17 @@
 // Cap'n Proto's messages cut out of a byte stream: a table of segment sizes, then the segments.
-// A message's size is checked on its table, before any of it is kept.
+// A message's size is checked in its table, before any of its bytes are stored.
 
 export const SEGMENTS_MAX = 512;
 
 export class FrameReader {
   private chunks: Uint8Array[] = [];
   private bytes = 0;
-  /** Of the message, or of what tells its size; more are needed before the next step. */
+  /** Bytes of the message, or of the table with its size, that the next step needs. */
   private needed = 8;
 
   constructor(private readonly messageBytesMax: number) {}
 
-  /** Takes what was read; gives the messages that are whole now. Throws at one too large. */
+  /** Takes received bytes; yields the messages that are complete. Throws if one is too large. */
   *push(chunk: Uint8Array): Generator<Uint8Array> {
     this.chunks.push(chunk);
     this.bytes += chunk.byteLength;
@@ -42,7 +42,7 @@ export class FrameReader {
   }
 }
 
-// What `start` tells: the whole message's size, or the table's where that is not all there.
+// The size of the whole message; or of its table, while the table is incomplete.
 function sizeOf(start: Uint8Array, messageBytesMax: number): number {
   const view = new DataView(start.buffer, start.byteOffset, start.byteLength);
   const segments = view.getUint32(0, true) + 1;

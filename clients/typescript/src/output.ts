@@ -1,7 +1,7 @@
-// A task's output while it comes: the sink that the daemon writes to, and its reader.
+// A task's live output: the sink that the daemon writes to, and its reader.
 //
 // The daemon sends one write at a time and waits for its return, so at most one piece of 256 KiB
-// is held here; a reader that is slow slows its own task only.
+// is held here; a slow reader slows its own task only.
 
 import { TextDecoder } from "node:util";
 
@@ -10,20 +10,20 @@ import * as schema from "./generated/mayfly.js";
 
 export type StreamName = "stdout" | "stderr";
 
-/** A piece of output. Pieces end anywhere, also within a line or a character. */
+/** A piece of output. A piece may end within a line or a character. */
 export interface OutputChunk {
   readonly stream: StreamName;
   readonly data: Uint8Array;
-  /** The same as text; a character that a piece cuts in two comes with the second one. */
+  /** The same as text; a character that is split between two pieces is in the second. */
   readonly text: string;
 }
 
 export interface OutputHandlers {
-  /** The task's first instruction comes now. */
+  /** The task is about to run its first instruction. */
   onStarted?: (() => void) | undefined;
   /**
-   * Each piece of output while it comes, one at a time: the next one waits for the promise. What it
-   * throws cancels the task, and `wait` throws it.
+   * Gets each piece of live output, one at a time: the next one waits for the promise. An exception
+   * of the handler cancels the task, and `wait` throws it.
    */
   onOutput?: ((chunk: OutputChunk) => void | Promise<void>) | undefined;
 }
@@ -37,7 +37,7 @@ const DONE: IteratorResult<OutputChunk, undefined> = { done: true, value: undefi
 
 /**
  * The output of one task, to be read once, with `for await`. Leaving the loop early cancels the
- * task: nobody reads on. `Task.wait` discards what nobody began to read.
+ * task. `Task.wait` discards output that has no reader yet.
  */
 export class OutputStream implements AsyncIterableIterator<OutputChunk> {
   private held: { chunk: OutputChunk; taken: (failure?: Error) => void } | undefined;
@@ -88,12 +88,12 @@ export class OutputStream implements AsyncIterableIterator<OutputChunk> {
     return Promise.resolve(DONE);
   }
 
-  /** `then` is called when the reader leaves before the end. @internal */
+  /** Calls `then` if the reader leaves before the end. @internal */
   onLeave(then: () => void): void {
     this.leave = then;
   }
 
-  /** From now on, what comes is dropped, unless somebody reads it. @internal */
+  /** From now on, output without a reader is dropped. @internal */
   discardUnread(): void {
     if (this.begun || this.discarding) return;
     this.discarding = true;
@@ -115,7 +115,7 @@ export class OutputStream implements AsyncIterableIterator<OutputChunk> {
     });
   }
 
-  /** Nothing more comes; what is held is still read. @internal */
+  /** No more output follows; the held piece can still be read. @internal */
   end(error?: unknown): void {
     if (this.over !== undefined) return;
     this.over = error === undefined ? {} : { error };
@@ -125,7 +125,7 @@ export class OutputStream implements AsyncIterableIterator<OutputChunk> {
   }
 }
 
-/** What the daemon writes a task's output to. @internal */
+/** The daemon writes a task's output to it. @internal */
 export class Sink {
   private failure: { error: unknown } | undefined;
   private tell: ((error: unknown) => void) | undefined;
@@ -135,7 +135,7 @@ export class Sink {
     private readonly stream: OutputStream | undefined,
   ) {}
 
-  /** Hears what a handler threw, also if that was before. */
+  /** Passes a handler's exception to `tell`, even an earlier one. */
   onFailure(tell: (error: unknown) => void): void {
     this.tell = tell;
     if (this.failure !== undefined) tell(this.failure.error);
@@ -159,7 +159,7 @@ export class Sink {
     }).client();
   }
 
-  // An exception tells the daemon that nobody wants more.
+  // An exception tells the daemon that no more output is wanted.
   private async guarded(handle: () => void | Promise<void>): Promise<void> {
     try {
       await handle();

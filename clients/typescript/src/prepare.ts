@@ -1,5 +1,5 @@
-// A TaskSpec as the caller wrote it, checked and made ready for a request: programs and small files
-// read, large files uploaded.
+// Prepares the caller's TaskSpec for a request: checks it, reads programs and small files, uploads
+// large files.
 
 import { basename } from "node:path";
 import { readFile, stat } from "node:fs/promises";
@@ -23,7 +23,7 @@ import { parseMs } from "./units.js";
 
 const NOTHING = new Uint8Array(0);
 
-/** What goes to stdin once the task is there. */
+/** The input that is written to stdin once the task exists. */
 export interface Later {
   stdin: StdinSource | undefined;
   keepOpen: boolean;
@@ -84,7 +84,7 @@ async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | 
   };
 }
 
-// What is short, or of a detached task, comes with the request; the rest is fed as it is taken.
+// Short input, and that of a detached task, is part of the request; the rest follows later.
 function splitStdin(spec: TaskSpec): [Uint8Array, Later] {
   const keepOpen = spec.stdinOpen ?? false;
   const { stdin } = spec;
@@ -93,10 +93,10 @@ function splitStdin(spec: TaskSpec): [Uint8Array, Later] {
   const fed =
     typeof stdin === "object" && (Symbol.asyncIterator in stdin || Symbol.iterator in stdin);
   if (!whole && !fed)
-    throw new InvalidArgumentError("stdin is neither text, bytes nor a source of them");
+    throw new InvalidArgumentError("stdin is neither text, bytes nor a stream of them");
   if (spec.detach !== undefined && !whole)
     throw new InvalidArgumentError("the stdin of a detached task must be a string or bytes", {
-      advice: "It goes with the request: nobody may be there to feed it later.",
+      advice: "It is part of the request, because the task outlives the connection.",
     });
   if (whole) {
     const bytes = checkBytes("stdin", stdin);
@@ -107,7 +107,7 @@ function splitStdin(spec: TaskSpec): [Uint8Array, Later] {
   return [NOTHING, { stdin, keepOpen }];
 }
 
-// Reads files into the request while there is room; the largest ones go as blobs.
+// Reads files into the request while there is room; the largest files become blobs.
 async function fit(
   files: PlannedFile[],
   room: number,
@@ -120,7 +120,7 @@ async function fit(
   inline.sort((a, b) => a.sizeBytes - b.sizeBytes);
   while (bytes > room) {
     const largest = inline.pop();
-    if (largest === undefined) break; // the names alone are too many: the size check says so
+    if (largest === undefined) break; // the names alone are too large: the size check reports it
     bytes -= largest.sizeBytes;
     largest.blob = sha256Of(await uploadFile(largest));
     delete largest.data;

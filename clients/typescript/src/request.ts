@@ -1,4 +1,4 @@
-// A request for a task: checked values, and how they go into a message.
+// A request for a task: checked values, and their encoding into a message.
 
 import { InvalidArgumentError } from "./errors.js";
 import type { PlannedFile } from "./files.js";
@@ -8,7 +8,7 @@ import { reserve } from "./rpc.js";
 import type { LimitWishes, TaskSpec } from "./spec.js";
 import { parseBytes, parseCoresMilli, parseCount, parseMs } from "./units.js";
 
-/** A TaskSpec, checked and in bytes. Files that are to be uploaded have their blob by then. */
+/** A checked TaskSpec, as bytes. Files for upload already have their blob. */
 export interface Prepared {
   template: string;
   kind: "command" | "file" | "string" | "stdin";
@@ -46,7 +46,7 @@ interface WireLimits {
 export const bytesOf = (data: string | Uint8Array): Uint8Array =>
   typeof data === "string" ? Buffer.from(data, "utf8") : data;
 
-/** Throws where it is neither text nor bytes: what comes from plain JavaScript is not checked. */
+/** Throws if it is neither text nor bytes: plain JavaScript has no type check. */
 export function checkBytes(name: string, data: unknown): Uint8Array {
   if (typeof data === "string" || data instanceof Uint8Array) return bytesOf(data);
   throw new InvalidArgumentError(`${name} is neither a string nor a Uint8Array`);
@@ -54,14 +54,14 @@ export function checkBytes(name: string, data: unknown): Uint8Array {
 
 /** Text that UTF-8 can hold. */
 export function checkText(name: string, text: unknown): string {
-  if (typeof text !== "string") throw new InvalidArgumentError(`${name} is no string`);
+  if (typeof text !== "string") throw new InvalidArgumentError(`${name} is not a string`);
   if (/\p{Surrogate}/u.test(text))
-    throw new InvalidArgumentError(`${name} is no valid Unicode text`);
+    throw new InvalidArgumentError(`${name} is not valid Unicode text`);
   return text;
 }
 
 function words(name: string, list: unknown): readonly string[] {
-  if (!Array.isArray(list)) throw new InvalidArgumentError(`${name} is no list of strings`);
+  if (!Array.isArray(list)) throw new InvalidArgumentError(`${name} is not a list of strings`);
   return list.map((word, i) => checkText(`${name}[${i}]`, word));
 }
 
@@ -104,7 +104,7 @@ export function seedFrom(seed: number | bigint | undefined): bigint | undefined 
 export function prepareWords(spec: TaskSpec): Pick<Prepared, "args" | "env"> {
   const args = words("args", spec.args ?? []);
   if (spec.command !== undefined && args.length > 0)
-    throw new InvalidArgumentError("args stand in `command` itself", {
+    throw new InvalidArgumentError("the arguments of a `command` are part of it", {
       advice: "Add them to its list.",
     });
   const env = Object.entries(spec.env ?? {});
@@ -120,7 +120,7 @@ const FILE_EXTRA = 96;
 
 const textBytes = (text: string): number => Buffer.byteLength(text) + TEXT_EXTRA;
 
-/** At least what the request takes without the files. */
+/** An upper bound on the request's size without the files. */
 export function bareBytes(p: Omit<Prepared, "files">): number {
   let bytes = 1024 + p.code.byteLength + p.stdinData.byteLength;
   bytes += textBytes(p.template) + textBytes(p.name) + textBytes(p.key) + textBytes(p.tenant);
@@ -129,11 +129,11 @@ export function bareBytes(p: Omit<Prepared, "files">): number {
   return bytes;
 }
 
-/** The same of one file, `data` bytes of it in the request. */
+/** The same for one file with `data` bytes in the request. */
 export const fileBytes = (path: string, data: number): number =>
   textBytes(path) + FILE_EXTRA + data;
 
-/** Puts it into a request; throws where a message cannot hold it. */
+/** Throws if a message cannot hold the request. */
 export function checkSize(p: Prepared): number {
   let bytes = bareBytes(p);
   for (const file of p.files) bytes += fileBytes(file.path, file.data?.byteLength ?? 0);
@@ -141,7 +141,7 @@ export function checkSize(p: Prepared): number {
     throw new InvalidArgumentError(
       `the task with its code, arguments and small files has ${bytes} bytes; a request holds at ` +
         `most ${messageBytesMax}`,
-      { advice: "Give large data as few large files, or on stdin: both go in pieces." },
+      { advice: "Give large data as few large files, or on stdin: both are sent in pieces." },
     );
   return bytes;
 }

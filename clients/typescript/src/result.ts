@@ -1,4 +1,4 @@
-// What the daemon answers, as plain data: no object here holds the connection.
+// The daemon's answers as plain data: no object here holds the connection.
 //
 // Units stand last in a name: Bytes, Ms, Ns, Milli. Counts, sizes and durations are numbers (exact
 // up to 2^53: 9 PB, 104 days in ns). Ids and points in time are bigints: an id is any 64 bits, and
@@ -6,7 +6,7 @@
 
 import { TaskFailedError } from "./errors.js";
 
-/** How a task ended. The kernel says it; nothing that runs in the box can forge it. */
+/** How a task ended, as the kernel reports it; no code in the box can forge it. */
 export type Verdict =
   | "succeeded"
   | "failed"
@@ -21,7 +21,7 @@ export type Verdict =
   | "clientGone"
   | "daemonStopping"
   | "internal"
-  /** One that this client is too old to know. */
+  /** A verdict that is newer than this client. */
   | "unknown";
 
 const CAPS: ReadonlySet<Verdict> = new Set<Verdict>([
@@ -51,7 +51,7 @@ export interface Limits {
 }
 
 export interface Usage {
-  /** First instruction to exit or kill. */
+  /** From the first instruction to exit or kill. */
   readonly wallNs: number;
   readonly userCpuNs: number;
   readonly systemCpuNs: number;
@@ -63,11 +63,11 @@ export interface Usage {
   readonly diskBytes: number;
   /** Held at death. */
   readonly diskInodes: number;
-  /** Its runtime started anew for it, without what the template preloads. */
+  /** The task got a new runtime, without the template's preloads. */
   readonly freshRuntime: boolean;
 }
 
-/** When each step was reached, on the host's monotonic clock. */
+/** The time of each step, on the host's monotonic clock. */
 export interface Phases {
   readonly queuedNs: bigint;
   readonly boxNs: bigint;
@@ -90,41 +90,41 @@ export interface Receipt {
   readonly fdsClosedNs: bigint;
   readonly cgroupsGoneNs: bigint;
   readonly uidFreeNs: bigint;
-  /** What is not proven, and why; empty when complete. */
+  /** Which points are not proven, and why; empty when complete. */
   readonly missing: string;
 }
 
 /** A file that the task left in /task/out. */
 export interface OutFile {
   readonly index: number;
-  /** The path relative to /task/out, fit to be printed and compared: odd bytes are escaped. */
+  /** The path relative to /task/out in a form to print and compare: odd bytes are escaped. */
   readonly name: string;
-  /** The path's bytes as the task chose them: never use them as a path as they are. */
+  /** The path's bytes, chosen by the task: never use them as a path unchecked. */
   readonly path: Uint8Array;
   readonly sizeBytes: number;
   readonly mode: number;
-  /** Why the daemon did not collect it ("symbolic link"...); empty when it did. */
+  /** Why the daemon did not collect it ("symbolic link"...); empty if it did. */
   readonly skipped: string;
-  /** Its bytes, where `run` brought them. */
+  /** Its bytes, if `run` fetched them. */
   readonly data?: Uint8Array;
-  /** Where it was saved. */
+  /** The path under which it was saved. */
   readonly saved?: string;
-  /** Why it was not saved, though that was asked for. */
+  /** Why saving failed, if it was requested. */
   readonly notSaved?: string;
 }
 
 export interface TaskInfo {
   readonly id: bigint;
   readonly template: string;
-  /** "queued", "making", "running", "ending"; of `Task.info` also "done". */
+  /** "queued", "making", "running", "ending"; from `Task.info` also "done". */
   readonly state: string;
   readonly queuedNs: bigint;
   readonly startedNs: bigint;
   /** The daemon's clock at the answer. */
   readonly nowNs: bigint;
-  /** Of the box's init; 0 where there is none. */
+  /** Of the box's init; 0: none. */
   readonly pidHost: number;
-  /** Of this connection, or detached and of this user. */
+  /** The task belongs to this connection, or is detached and belongs to this user. */
   readonly yours: boolean;
 }
 
@@ -135,7 +135,7 @@ export interface TemplateInfo {
   readonly mechanism: string;
   /** "starting", "ready", "unhealthy", "missingImage". */
   readonly state: string;
-  /** Why, and what to do. */
+  /** The reason, and what to do. */
   readonly stateText: string;
   readonly imageDigest: string;
   readonly defaults: Limits;
@@ -144,22 +144,22 @@ export interface TemplateInfo {
   readonly boxes: number;
   /** Of them: with a clone that is ready for a task. */
   readonly parked: number;
-  /** Of them: walls that wait for a clone. */
+  /** Of them: without a clone yet. */
   readonly stocked: number;
-  /** What the pool holds, or is being filled to. */
+  /** The number that the pool holds or is being filled to. */
   readonly parkedTarget: number;
   readonly stockedTarget: number;
-  /** Clones. */
+  /** Clones being made. */
   readonly making: number;
-  /** Tasks that have a box's place and no clone yet. */
+  /** Tasks that have a place but no clone yet. */
   readonly waiting: number;
-  /** Alive: serving, starting, and those whose last boxes end. */
+  /** Alive: serving, starting, or draining. */
   readonly zygotes: number;
-  /** Zygotes that a younger one followed, since the daemon's start. */
+  /** Zygotes replaced by a successor, since the daemon's start. */
   readonly renewals: number;
-  /** Tasks that found a clone parked, since the daemon's start. */
+  /** Tasks that found a parked clone, since the daemon's start. */
   readonly hits: bigint;
-  /** Tasks whose clone was made when they came. */
+  /** Tasks that had to wait for their clone to be made. */
   readonly misses: bigint;
 }
 
@@ -167,11 +167,11 @@ export interface BlobInfo {
   /** 64 hexadecimal digits. */
   readonly sha256: string;
   readonly sizeBytes: number;
-  /** From now, if nothing uses it. */
+  /** From now, unless a task uses it. */
   readonly expiresMs: number;
 }
 
-/** Of this daemon; beyond each: ResourceExhaustedError. 0: the daemon is too old to tell. */
+/** This daemon's bounds; at each: ResourceExhaustedError. 0: the daemon is too old to report it. */
 export interface Bounds {
   readonly connectionsMax: number;
   readonly tasksPerConnectionMax: number;
@@ -192,10 +192,10 @@ export interface Bounds {
   readonly messageMsMax: number;
   /** Of all connections' requests. */
   readonly inFlightBytesMax: number;
-  /** Of all tasks that are not closed. */
+  /** Of all unclosed tasks. */
   readonly outputHeldBytesMax: number;
   readonly handlesPerConnectionMax: number;
-  /** Collected output files of all tasks that are not closed; one connection or user: half of it. */
+  /** Collected output files of all unclosed tasks; one connection or user may hold half of it. */
   readonly outFilesHeldBytesMax: number;
 }
 
@@ -207,31 +207,31 @@ export interface ServerInfo {
   readonly bounds: Bounds;
 }
 
-/** How a task ended, and what it left. */
+/** A task's end and its output. */
 export class TaskResult {
   declare readonly id: bigint;
   declare readonly template: string;
   declare readonly verdict: Verdict;
-  /** Where the verdict is `succeeded` or `failed`. */
+  /** Set if the verdict is `succeeded` or `failed`. */
   declare readonly exitCode: number | null;
-  /** The signal's number, where the verdict is `signaled`. */
+  /** The signal's number, if the verdict is `signaled`. */
   declare readonly signal: number | null;
   /** One line for people: which cap and its value, or what failed. */
   declare readonly reason: string;
-  /** The cap that was hit, in its unit. */
+  /** The cap that the task reached, in its unit. */
   declare readonly capValue: number | null;
   declare readonly limits: Limits;
   declare readonly usage: Usage;
   declare readonly phases: Phases;
   declare readonly receipt: Receipt;
-  /** What was captured: the first MiB. Empty where the output was sent while it came. */
+  /** The captured output: the first MiB. Empty if the output was sent live. */
   declare readonly stdoutBytes: Uint8Array;
   declare readonly stderrBytes: Uint8Array;
-  /** More came than was captured. */
+  /** The task wrote more than was captured. */
   declare readonly stdoutTruncated: boolean;
   declare readonly stderrTruncated: boolean;
   declare readonly outFiles: readonly OutFile[];
-  /** Why the collection of files is not whole; empty when it is. */
+  /** Why files are missing from the collection; empty if none are. */
   declare readonly outFilesNote: string;
 
   /** @internal */
@@ -249,7 +249,7 @@ export class TaskResult {
     return CAPS.has(this.verdict);
   }
 
-  /** What was captured, as text; what is not UTF-8 becomes U+FFFD. */
+  /** The captured output as text; bytes that are not UTF-8 become U+FFFD. */
   get stdout(): string {
     return text(this.stdoutBytes);
   }
@@ -258,7 +258,7 @@ export class TaskResult {
     return text(this.stderrBytes);
   }
 
-  /** Gives the result itself, or throws TaskFailedError when the verdict is not `succeeded`. */
+  /** Returns the result itself, or throws TaskFailedError if the verdict is not `succeeded`. */
   check(): this {
     if (!this.ok) throw new TaskFailedError(this);
     return this;

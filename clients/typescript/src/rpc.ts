@@ -1,23 +1,23 @@
-// The connection: capnp-es's RPC over a unix socket, and what it lacks.
+// The connection: capnp-es's RPC over a unix socket, with its gaps filled.
 //
 // capnp-es 0.0.16 has messages, calls both ways and pipelining. A client of a daemon needs more,
-// and some of what it has goes wrong; each point is put right here, and nowhere else:
+// and some of its code is wrong; each point is fixed here, and nowhere else:
 //
 //   transport      there is none for a socket, and its own (DeferredTransport) loses a message
-//                  that arrives while the last one is worked on: messages are handed in directly
+//                  that arrives during another's handling: messages are handed in directly
 //   end            a lost connection leaves every call waiting for ever: calls are rejected
 //   exceptions     their type is dropped (disconnected, unimplemented...): it is kept
 //   Release in     is not known, so exported sinks pile up: they are released
 //   Release out    is never sent, so the daemon keeps its objects till the connection ends:
 //                  close() of an imported object sends it
-//   Finish         of a call of ours released exports by a wrong number: it releases none
-//   unknown calls  are answered in a way that ends the connection: they get an exception
-//   rejections     of promises that nobody holds end the process: they are marked as seen
-//   older structs  in results have fields missing, or there is none, and reading throws: they grow
-//                  (and `resize`, which does that, turns capabilities into nothing: put back)
-//   copies         of a whole message at each growth: `reserve` makes room before
+//   Finish         released exports by a wrong number for our calls: it releases none
+//   unknown calls  get an answer that ends the connection: they get an exception
+//   rejections     of unreferenced promises end the process: they are marked as handled
+//   older structs  in results lack fields, or are null, and reading throws: they grow (and
+//                  `resize`, which does that, loses capabilities: they are restored)
+//   copies         of a whole message at each growth: `reserve` makes room in advance
 //
-// It works on capnp-es's internals, so package.json names its version exactly.
+// This uses capnp-es's internals, so package.json pins its version.
 
 import { Conn, Message, ObjectSize, PointerType, Registry, utils } from "capnp-es";
 import type { Client as Capability, Method, Struct } from "capnp-es";
@@ -39,7 +39,7 @@ export class RpcError extends Error {
     readonly kind: RpcErrorKind,
     reason: string,
   ) {
-    // The far side's text arrives with a prefix that says nothing to people.
+    // Removes a prefix of the remote text that means nothing to people.
     super(reason.replace(/^remote exception: /, ""));
   }
 }
@@ -60,7 +60,7 @@ export class RpcConnection extends Conn {
   private corked = false;
   private reason: RpcError | undefined;
 
-  /** `onEnd` is called once, when no call can be made any more. */
+  /** Calls `onEnd` once, when no more calls are possible. */
   constructor(
     socket: Socket,
     messageBytesMax: number,
@@ -68,7 +68,7 @@ export class RpcConnection extends Conn {
   ) {
     super(
       { sendMessage: () => {}, recvMessage: () => NEVER, close: () => {} },
-      // Objects are released by close(), not when the collector comes by.
+      // Objects are released by close(), not by the garbage collector.
       () => {},
     );
     this.socket = socket;
@@ -78,7 +78,7 @@ export class RpcConnection extends Conn {
     socket.on("close", () => this.end(new RpcError("disconnected", "the daemon closed it")));
   }
 
-  /** Why the connection is over; undefined while it stands. */
+  /** Why the connection has ended; undefined while it is open. */
   get ended(): RpcError | undefined {
     return this.reason;
   }
@@ -103,7 +103,7 @@ export class RpcConnection extends Conn {
       }
     } catch (error) {
       const text = error instanceof Error ? error.message : String(error);
-      this.end(new RpcError("failed", `the daemon sent what is no message: ${text}`));
+      this.end(new RpcError("failed", `the daemon sent an invalid message: ${text}`));
     }
   }
 
@@ -113,7 +113,7 @@ export class RpcConnection extends Conn {
   override sendMessage(message: RpcMessage): void {
     if (this.reason !== undefined) return;
     if (!this.corked) {
-      // What is sent in one turn of the event loop takes one system call.
+      // All messages of one turn of the event loop take one system call.
       this.corked = true;
       this.socket.cork();
       process.nextTick(() => {
@@ -209,7 +209,7 @@ export class RpcConnection extends Conn {
     this.sendMessage(answer);
   }
 
-  // No answer of this side's holds a capability that could be released.
+  // This side's answers hold no capability that could be released.
   override handleFinishMessage(message: RpcMessage): void {
     this.popAnswer(message.finish.questionId);
   }
@@ -235,8 +235,8 @@ function settle(question: { state: number; reject(error: Error): void }, reason:
   if (question.state === IN_PROGRESS) question.reject(reason);
 }
 
-// What an older daemon sends lacks the newer fields, and an answer that says nothing is null: room
-// for the defaults is made.
+// An older daemon's structs lack the newer fields, and an empty answer is null: makes room for the
+// defaults.
 function grow(struct: Struct, want: ObjectSize): void {
   const have = utils.getTargetStructSize(struct);
   if (have.dataByteLength >= want.dataByteLength && have.pointerLength >= want.pointerLength)
@@ -258,8 +258,8 @@ function grow(struct: Struct, want: ObjectSize): void {
 }
 
 /**
- * Makes room for `bytes` more in a message before it is filled: capnp-es copies all of it each time
- * it grows, and it grows by as little as it can.
+ * Makes room for `bytes` more in a message before it is filled: capnp-es copies the whole message
+ * each time it grows, and grows it by the minimum.
  */
 export function reserve(struct: Struct, bytes: number): void {
   const { segment } = struct;

@@ -1,11 +1,11 @@
-// What a caller asks for.
+// A caller's request for a task.
 
 import type { FileSource } from "./files.js";
 import type { Cores, Duration, Size } from "./units.js";
 
 /**
- * Caps that the task wants. What is not named takes the template's default. What each does at its
- * ceiling: docs/SPECIFICATION.md.
+ * The caps that the task wants. A cap that is not named takes the template's default.
+ * docs/SPECIFICATION.md says what happens at each cap.
  */
 export interface LimitWishes {
   /** Share of the cores: 0.5, 2. */
@@ -24,7 +24,7 @@ export interface LimitWishes {
   fileSize?: Size | undefined;
   /** /tmp, /task, /run and /dev/shm together. */
   disk?: Size | undefined;
-  /** Files and folders there. */
+  /** Files and folders in them. */
   diskInodes?: number | undefined;
   /** stdout and stderr, each. */
   output?: Size | undefined;
@@ -40,25 +40,25 @@ export interface Detach {
   /** How long the result is kept after the task's end and the last call on it. */
   lease: Duration;
   /**
-   * Your own name for this very run, at most 128 bytes. A submit with a key that a kept task has
-   * gives that task instead of a second run.
+   * Your own name for this run, at most 128 bytes. A submit that repeats a kept task's key returns
+   * that task instead of running a second one.
    */
   key?: string | undefined;
 }
 
-/** What runs: one of these. */
+/** The program: one of these. */
 export type Code =
   /**
    * A program. `via` says how it reaches the runtime: "string", as after its -c (the default), or
    * "stdin", as if piped into it.
    */
   | { code: string | Uint8Array; via?: "string" | "stdin"; script?: never; command?: never }
-  /** A script, a local file by default; it is put at /task/NAME and runs from there. */
+  /** A script, a local file by default; it is placed at /task/NAME and runs from there. */
   | { script: string | URL | Script; code?: never; via?: never; command?: never }
   /** A whole command line; templates of mechanism `exec` only. */
   | { command: readonly string[]; code?: never; via?: never; script?: never };
 
-/** A script that is no file yet. */
+/** A script that is not a file yet. */
 export interface Script {
   /** A plain file name, e.g. "script.py". */
   name: string;
@@ -69,29 +69,29 @@ export type StdinSource =
   string | Uint8Array | Iterable<string | Uint8Array> | AsyncIterable<string | Uint8Array>;
 
 export type TaskSpec = Code & {
-  /** As `templates()` lists it; "python" where it is not named. */
+  /** The template's name, as `templates()` lists it; by default "python". */
   template?: string | undefined;
-  /** What follows the program or script in argv. */
+  /** The arguments after the program or script in argv. */
   args?: readonly string[] | undefined;
-  /** Added to the template's short fixed list; the same name replaces. */
+  /** Added to the template's short fixed list, or replacing a variable of it. */
   env?: Readonly<Record<string, string>> | undefined;
   /**
-   * Input files: a list of local paths, each put at /task/ with its own name; or by their paths
-   * below /task: text, bytes, `{ path }`, `{ blob }`. Large ones are uploaded as blobs.
+   * Input files: a list of local paths, each placed in /task under its own name; or an object from
+   * paths below /task to text, bytes, `{ path }`, `{ blob }`. Large files are uploaded as blobs.
    */
   files?: readonly (string | URL)[] | Readonly<Record<string, FileSource>> | undefined;
-  /** What the task finds on stdin. Pieces go as the task takes them. */
+  /** The task's stdin. It is sent in pieces as the task reads. */
   stdin?: StdinSource | undefined;
-  /** More follows by `Task.writeStdin`, up to `Task.closeStdin`. */
+  /** More input follows by `Task.writeStdin`, until `Task.closeStdin`. */
   stdinOpen?: boolean | undefined;
   limits?: LimitWishes | undefined;
   /** Seeds the runtime's reproducible generators. */
   seed?: number | bigint | undefined;
-  /** Keep what the task leaves in /task/out. `run` brings it, a Task has readFile and saveFiles. */
+  /** Keep the task's files of /task/out. `run` fetches them; a Task has readFile and saveFiles. */
   collect?: boolean | undefined;
   /**
-   * Whom it is for, where this client serves several: at most 64 bytes, printable. Where a template
-   * has a zygote for each tenant, tasks of different ones never share it.
+   * The person or service that the task is for, if this client serves several: at most 64 bytes,
+   * printable. If a template has a zygote for each tenant, tenants never share one.
    */
   tenant?: string | undefined;
   /** Let the task outlive this connection; see `Client.find`. */

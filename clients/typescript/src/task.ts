@@ -1,4 +1,4 @@
-// One task: a handle on it, and on what it leaves.
+// One task: a handle on it and on its output.
 
 import { Readable } from "node:stream";
 
@@ -39,16 +39,16 @@ export interface TaskParts {
 }
 
 /**
- * A task of this connection, or a detached one of this user. `await using` closes it; a detached
- * one is only let go.
+ * A task of this connection, or a detached task of this user. `await using` closes it; it only
+ * releases a detached one.
  */
 export class Task implements AsyncDisposable {
   readonly id: bigint;
-  /** It outlives the connection. */
+  /** The task outlives the connection. */
   readonly detached: boolean;
   /** `submit` found this task by its key: nothing ran a second time. */
   readonly existing: boolean;
-  /** The output while it comes, where it was asked for with `stream: true`. */
+  /** The live output, if `stream: true` asked for it. */
   readonly output: OutputStream | undefined;
 
   private readonly callTimeoutMs: number;
@@ -71,33 +71,33 @@ export class Task implements AsyncDisposable {
     this.existing = parts.existing;
     this.collect = parts.collect;
     this.output = parts.output;
-    // The end of the stream comes with the result.
+    // The stream ends with the result.
     if (this.output !== undefined) this.begin();
   }
 
   /**
-   * The result, when nothing of the task is left. Can be called again; giving up does not end the
-   * task. Unless files were collected, or the task is detached, the daemon forgets it then.
+   * The result, once nothing of the task is left. Can be called again; a timeout does not end the
+   * task. Unless files were collected, or the task is detached, the daemon then forgets it.
    */
   async wait(options: CallOptions = {}): Promise<TaskResult> {
     this.output?.discardUnread();
     return within("wait", this.begin(), options);
   }
 
-  /** Ends the task as `cancelled`; `wait` gives the result. Harmless when it has ended. */
+  /** Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended. */
   async cancel(options: CallOptions = {}): Promise<void> {
     if (this.remoteOrGone === undefined) return;
     await call("cancel", this.remote("cancel").cancel(), this.patience(options));
   }
 
-  /** Where it stands, without waiting. */
+  /** The task's current state, without waiting. */
   async info(options: CallOptions = {}): Promise<TaskInfo> {
     const answer = await call("info", this.remote("info").info(), this.patience(options));
     return taskInfoFrom(answer.info);
   }
 
   /**
-   * Gives the task more to read, where it was submitted with `stdinOpen`. Returns when it has taken
+   * Gives more input to a task that was submitted with `stdinOpen`. Returns when the task has taken
    * all of it. Calls keep their order.
    */
   async writeStdin(data: string | Uint8Array, options: CallOptions = {}): Promise<void> {
@@ -109,7 +109,7 @@ export class Task implements AsyncDisposable {
     );
   }
 
-  /** The task reads end-of-file after what was written. */
+  /** The task reads end-of-file after all written data. */
   async closeStdin(options: CallOptions = {}): Promise<void> {
     await within(
       "closeStdin",
@@ -151,8 +151,8 @@ export class Task implements AsyncDisposable {
   }
 
   /**
-   * Waits for the end, then saves the collected files below `dir`. The task has chosen their names:
-   * they are written below `dir` only, never through a link, never over a link's target.
+   * Waits for the end, then saves the collected files below `dir`. The task chose their names: they
+   * are written below `dir` only, never through a link, never over a link's target.
    */
   async saveFiles(dir: string, options: CallOptions = {}): Promise<OutFile[]> {
     const { outFiles } = await this.wait(options);
@@ -160,8 +160,8 @@ export class Task implements AsyncDisposable {
   }
 
   /**
-   * The client is done with the task: one that still runs is cancelled, and the daemon forgets it;
-   * a detached one for everybody. Harmless when repeated.
+   * Gives up the task: the daemon cancels it if it still runs, and forgets it; a detached task for
+   * every connection. Harmless when repeated.
    */
   async close(): Promise<void> {
     const remote = this.remoteOrGone;
@@ -171,13 +171,13 @@ export class Task implements AsyncDisposable {
     try {
       await within("close", answer.promise(), { timeoutMs: this.callTimeoutMs });
     } catch (error) {
-      // The end of the connection is the end of its tasks.
+      // The tasks end with their connection.
       const why = translated("close", error);
       if (!(why instanceof DisconnectedError) || this.detached) throw why;
     }
   }
 
-  /** Lets go of the handle. A detached task goes on; another one is closed. */
+  /** Releases the handle. A detached task keeps running; any other task is closed. */
   release(): void {
     const remote = this.remoteOrGone;
     this.remoteOrGone = undefined;
@@ -201,11 +201,11 @@ export class Task implements AsyncDisposable {
     let over = false;
     const stop = (): void => {
       over = true;
-      // A stream's iterator would wait for the read that is under way.
+      // A stream's iterator would wait for the read in progress.
       if (source instanceof Readable) source.destroy();
       Promise.resolve(pieces.return?.()).catch(() => {});
     };
-    // A source that gives nothing must learn, too, that nobody wants it any more.
+    // A source without data must also learn that no more is wanted.
     this.begin().then(stop, stop);
     try {
       for (;;) {
@@ -218,7 +218,7 @@ export class Task implements AsyncDisposable {
     } catch (error) {
       if (over) return;
       stop();
-      // A task that reads no more, or is gone, is no fault of the source's.
+      // It is not the source's fault that the task reads no more or is gone.
       if (!(error instanceof FailedPreconditionError || error instanceof DisconnectedError))
         this.fail(error);
     }
@@ -242,7 +242,7 @@ export class Task implements AsyncDisposable {
     return turn;
   }
 
-  // The one call that waits, however often `wait` is called.
+  // The one waiting call, however often `wait` is called.
   private begin(): Promise<TaskResult> {
     if (this.result === undefined) {
       this.result = this.fetch();
@@ -255,7 +255,7 @@ export class Task implements AsyncDisposable {
     try {
       const answer = await settled("wait", this.remote("wait").wait());
       const result = resultFrom(answer.result);
-      // Nothing is left to be had from the daemon.
+      // The daemon has nothing more for this task.
       if (!this.detached && !this.collect) this.close().catch(() => {});
       if (this.failure !== undefined) throw this.failure.error;
       this.output?.end();

@@ -39,7 +39,7 @@ interface Kind {
   example: string;
 }
 
-// Exact: digits are counted in integers, for 0.1 has no exact double.
+// Exact: digits are counted in integers, because 0.1 has no exact double.
 function scaled(text: string, units: Record<string, bigint>): bigint | undefined {
   const match = NUMBER.exec(text);
   if (match === null) return undefined;
@@ -56,7 +56,7 @@ function parse(name: string, value: unknown, kind: Kind, bits: bigint): bigint {
   if (typeof value === "string") exact = scaled(value, kind.units);
   else if (typeof value === "bigint") exact = value < 0n ? undefined : value * kind.plain;
   else if (typeof value === "number") exact = scaled(String(value), { "": kind.plain });
-  // All ones say "not named" on the wire.
+  // All ones mean "not named" on the wire.
   if (exact !== undefined && exact < (1n << bits) - 1n) return exact;
   throw new InvalidArgumentError(
     `${name}: ${typeof value === "string" ? `'${value}'` : String(value)} is not ${kind.what}`,

@@ -1,4 +1,4 @@
-// Blobs on their way to the daemon: hashed first, then sent in pieces, if the daemon has none.
+// Uploads blobs: hashes them first, then sends them in pieces, unless the daemon has them.
 
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
@@ -12,7 +12,7 @@ import { chunkBytesMax } from "./generated/constants.js";
 import type * as schema from "./generated/mayfly.js";
 import { checkBytes } from "./request.js";
 
-// Bytes that can be read twice: for the hash, and to be sent.
+// Bytes that can be read twice: for the hash, and for sending.
 interface Source {
   sizeBytes: number;
   read(at: number, bytes: number): Promise<Uint8Array>;
@@ -62,7 +62,7 @@ async function* pieces(
   for (let at = 0; at < source.sizeBytes;) {
     signal?.throwIfAborted();
     const piece = await source.read(at, Math.min(chunkBytesMax, source.sizeBytes - at));
-    if (piece.byteLength === 0) return; // it got shorter meanwhile: the daemon will say so
+    if (piece.byteLength === 0) return; // the file got shorter: the daemon will report it
     at += piece.byteLength;
     yield piece;
   }
@@ -98,7 +98,7 @@ export async function upload(
         );
       await call("upload", remote.finish(), options);
     } finally {
-      // A finished one is not given up by this.
+      // This does not drop a finished upload.
       remote
         .close()
         .promise()

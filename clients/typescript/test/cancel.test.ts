@@ -1,4 +1,4 @@
-// Giving up: signals, deadlines, close; nothing of a task that was given up stays.
+// Giving up: signals, timeouts, close; nothing of a dropped task stays.
 
 import assert from "node:assert/strict";
 

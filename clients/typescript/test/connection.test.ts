@@ -1,4 +1,4 @@
-// The connection: how it ends, and what is seen of daemons that are older, newer, slow or mad.
+// The connection: how it ends, and how daemons appear that are older, newer, slow or broken.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -184,7 +184,7 @@ test("each code has its class, with message, advice and retry hint", async (t) =
   await mayfly.kill(0);
 });
 
-// A task object of the fake's: it ends as the id of its submit says.
+// A task object of the fake: the id of its submit says how it ends.
 function fakeTask(fill: (result: schema.TaskResult) => void): schema.Task$Client {
   const missing = (): Promise<void> => Promise.reject(new Error("not faked"));
   return new schema.Task$Server({
@@ -324,7 +324,7 @@ test("half a message and then the end is a lost connection", async (t) => {
 });
 
 test("messages are cut out of the stream wherever it is cut", async (t) => {
-  // Each byte of the real daemon's answers comes alone.
+  // Each byte of the real daemon's answers arrives alone.
   const between = await proxy(t, socket());
   const slow = await listen(t, (near) => {
     const far = createConnection({ path: between.path });

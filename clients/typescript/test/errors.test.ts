@@ -1,4 +1,4 @@
-// Errors that the daemon gives, each with its class, words and hints.
+// The daemon's errors, each with its class, message and hints.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -48,7 +48,7 @@ test("what the daemon refuses is an error of its code's class", async (t) => {
 test("a bound that was met is retryable", async (t) => {
   const mayfly = await client(t);
   const { tasksPerConnectionMax } = mayfly.server.bounds;
-  // Ended tasks that are not closed count; nothing of them runs.
+  // Ended tasks that are unclosed count; none of them runs.
   const first = await mayfly.submit({ code: "", collect: true });
   await first.wait();
   const rest = await Promise.allSettled(

@@ -1,5 +1,5 @@
-// Stand-ins on a unix socket: a daemon that answers what a test wants, a peer that sends bytes as
-// they are, and a proxy before the real daemon that can be cut.
+// Stand-ins on a unix socket: a daemon that gives the test's answers, a peer that sends raw bytes,
+// and a proxy before the real daemon that can be cut.
 
 import { once } from "node:events";
 import { createConnection, createServer } from "node:net";
@@ -18,7 +18,7 @@ const MESSAGE_BYTES_MAX = 8 << 20;
 
 export interface Listener {
   path: string;
-  /** The connections that were made, in order. */
+  /** The accepted connections, in order. */
   sockets: Socket[];
 }
 
@@ -56,7 +56,7 @@ export interface Fake extends Listener {
   connections: RpcConnection[];
 }
 
-/** A daemon that answers as the methods do; `hello` says yes where it is not given. */
+/** A daemon that answers with the given methods; by default `hello` succeeds. */
 export async function fakeDaemon(t: TestContext, methods: FakeMethods): Promise<Fake> {
   const connections: RpcConnection[] = [];
   const missing = (): Promise<void> => Promise.reject(new Error("not faked"));
@@ -83,7 +83,7 @@ export async function fakeDaemon(t: TestContext, methods: FakeMethods): Promise<
   return { ...listener, connections };
 }
 
-/** Before the real daemon: what is sent passes, until the test destroys a socket. */
+/** A proxy before the real daemon: passes all bytes until the test destroys a socket. */
 export function proxy(t: TestContext, daemon: string): Promise<Listener> {
   return listen(t, (socket) => {
     const far = createConnection({ path: daemon });

@@ -1,4 +1,4 @@
-// Files on their way into a task, through blobs where they are large, and out of it.
+// A task's files on their way in, through blobs if they are large, and out.
 
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";

@@ -12,7 +12,7 @@ interface Tables {
   imports: Record<number, unknown>;
 }
 
-/** What the connection holds, by kind. */
+/** The connection's table sizes, by kind. */
 function held(mayfly: Client): Record<string, number> {
   const rpc = (mayfly as unknown as { rpc: Tables }).rpc;
   return {
@@ -59,6 +59,6 @@ test("what tasks took on the connection is given back", async (t) => {
     );
     await mayfly.upload(`bytes of round ${round}`);
   }
-  // One round trip: what the daemon releases stands before its answer.
+  // One round trip: the daemon's releases come before its answer.
   while (JSON.stringify(held(mayfly)) !== JSON.stringify(before)) await mayfly.tasks();
 });

@@ -1,4 +1,4 @@
-// The package as others get it: what is in it, its types, the README's examples.
+// The package as users get it: its contents, its types, the README's examples.
 
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
@@ -11,7 +11,7 @@ import { PACKAGE, folder, test } from "./support.js";
 
 const run = promisify(execFile);
 
-/** A project that has the packed package, and nothing but what that names. */
+/** A project with the packed package and its dependencies only. */
 async function project(top: string): Promise<void> {
   const { stdout } = await run(
     "npm",

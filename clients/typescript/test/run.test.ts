@@ -1,4 +1,4 @@
-// Tasks in all the ways in which they can be asked for, and what comes back.
+// All ways to request a task, and their results.
 
 import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
@@ -239,8 +239,8 @@ test("what cannot be sent is refused before it is sent", async (t) => {
     [{ code: "", script: "x" }, /code and script/],
     [{ code: 7 }, /code is neither/],
     [{ code: "", via: "telepathy" }, /telepathy/],
-    [{ code: "", args: "x" }, /args is no list/],
-    [{ code: "", args: ["\ud800"] }, /args\[0\] is no valid Unicode/],
+    [{ code: "", args: "x" }, /args is not a list/],
+    [{ code: "", args: ["\ud800"] }, /args\[0\] is not valid Unicode/],
     [{ code: "", env: { A: 1 } }, /env: the value of 'A'/],
     [{ template: "shell", command: ["true"], args: ["x"] }, /`command` itself/],
     [{ code: "", files: { x: 7 } }, /files: 'x'/],

@@ -1,4 +1,4 @@
-// Runs beside a daemon of its own, and stops it under a running task. See verdicts.test.ts.
+// Starts its own daemon and stops it under a running task. See verdicts.test.ts.
 
 import { connect, MayflyError } from "mayfly";
 import { running } from "./support.js";

@@ -1,4 +1,4 @@
-// Output while it comes, and stdin while it goes.
+// Live output, and stdin in pieces.
 
 import assert from "node:assert/strict";
 import { Readable } from "node:stream";
@@ -16,7 +16,7 @@ test("output comes while the task runs", async (t) => {
   const seen: string[] = [];
   for await (const { stream, text } of task.output ?? []) {
     seen.push(`${stream}: ${text}`);
-    // The task goes on only because its output was here before its end.
+    // The task continues only because its output arrived before its end.
     if (seen.length === 1) await task.writeStdin("go on\n");
   }
   assert.deepEqual(seen, ["stdout: ready\n", "stdout: GO ON\n"]);
@@ -72,7 +72,7 @@ test("a character that pieces cut in two is whole in the text", async (t) => {
   const pieces: OutputChunk[] = [];
   for await (const chunk of task.output ?? []) {
     pieces.push(chunk);
-    await task.writeStdin("\n").catch(() => {}); // the last one finds nobody
+    await task.writeStdin("\n").catch(() => {}); // the last write finds no reader
   }
   assert.equal(pieces.length, 10);
   assert.equal(pieces.map(({ text }) => text).join(""), "aé€🦋");

@@ -1,4 +1,4 @@
-// What the tests share: a daemon (`./dev with-daemon` names its socket) and connections to it.
+// Shared by the tests: a daemon (`./dev with-daemon` names its socket) and connections to it.
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -12,7 +12,7 @@ import type { Client, ConnectOptions, Task } from "mayfly";
 
 const TEST_MS_MAX = 60_000;
 
-/** A test, with an end to its patience. */
+/** A test with a time limit. */
 export function test(name: string, run: (t: TestContext) => void | Promise<void>): void {
   void nodeTest(name, { timeout: TEST_MS_MAX }, run);
 }
@@ -21,7 +21,7 @@ export const MIB = 1 << 20;
 /** The package, built. */
 export const PACKAGE = dirname(dirname(fileURLToPath(import.meta.url)));
 
-/** The daemon's socket. Only what needs a daemon fails without one. */
+/** The daemon's socket. Only tests that need a daemon fail without one. */
 export function socket(): string {
   const path = process.env["MAYFLY_SOCKET"];
   if (path === undefined) throw new Error("no daemon: run this by `./dev test typescript`");
@@ -42,7 +42,7 @@ export async function folder(t: TestContext): Promise<string> {
   return path;
 }
 
-/** A promise and what settles it. */
+/** A promise and its resolvers. */
 export interface Later<T> {
   promise: Promise<T>;
   resolve: (value: T) => void;

@@ -1,4 +1,4 @@
-# Looks for the host's files: one that lies on it, its name, its users' homes.
+# Looks for the host's files: a known file, the host's name, its users' homes.
 import os
 import sys
 

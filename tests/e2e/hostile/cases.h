@@ -1,4 +1,4 @@
-// What hostile_client can do; each prints one JSON object a line.
+// The attacks of hostile_client; each prints one JSON object a line.
 #pragma once
 
 #include <string>
@@ -13,7 +13,7 @@ void say(const std::string& name, const std::string& key, uint64_t value);
 // Blocks until the test closes our standard input.
 void awaitTest();
 
-// submissions.cc: requests that are whole messages, and wrong. One connection makes all of them.
+// submissions.cc: well-formed messages with wrong requests, all on one connection.
 int submissions(const std::string& socket);
 // wire.cc: messages that no encoder makes. Each has its own connection.
 int wire_attacks(const std::string& socket);

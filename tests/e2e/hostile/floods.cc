@@ -1,5 +1,5 @@
-// Too much of what one of would be fine. Where it says so, the program then waits
-// until the test closes its standard input, and holds what it has.
+// Too many of things of which one would be fine. Some attacks then keep what they hold and wait
+// until the test closes the program's standard input.
 #include <poll.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -41,7 +41,7 @@ void shell(Spec spec, const char* command) {
   args.set(2, command);
 }
 
-// Sends each its bytes, as far as the daemon takes them: until none of it takes more for a while.
+// Sends each connection its bytes, until the daemon has taken no more from any for a while.
 uint64_t pushAll(std::vector<Raw>& all, const std::vector<std::string_view>& bytes) {
   constexpr int kQuietMs = 3000;  // longer than a busy machine keeps the daemon waiting
   std::vector<std::string_view> rests = bytes;
@@ -82,7 +82,7 @@ int calls(const std::string& socket, uint32_t count) {
   while (raw.alive() && read <= count) {
     if (!rest.empty()) rest.remove_prefix(raw.sendSome(rest, 0));
     if (!raw.read(rest.empty() ? kAnswerMs : 0)) break;
-    // Answers are looked at only once all calls are on their way.
+    // Answers are read only once all calls are sent.
     while (rest.empty() && read <= count) {
       Answer got = raw.answer(read, 1);
       ++by_code[got.code];
@@ -92,7 +92,7 @@ int calls(const std::string& socket, uint32_t count) {
   }
   for (const auto& [code, number] : by_code) say("calls: " + code, "value", number);
   for (uint32_t i = 1; i <= count; ++i) raw.finish(i);
-  // The connection still serves.
+  // The connection still works.
   Question after = raw.submit([](Spec spec) { python(spec, "print('after')"); });
   say("after", raw.answer(raw.wait(after), 1));
   return 0;
@@ -108,7 +108,7 @@ int bootstraps(const std::string& socket, uint32_t count) {
   }
   const size_t each_bytes = bytes.size() / count;
   std::string_view rest = bytes;
-  // Reads what comes, so that nothing but its own calls fills the daemon.
+  // Reads all answers, so that only its calls fill the daemon.
   while (raw.alive() && !rest.empty()) {
     rest.remove_prefix(raw.sendSome(rest, 0));
     raw.read(rest.empty() ? 0 : 1);
@@ -138,7 +138,7 @@ int connections(const std::string& socket, uint32_t count) {
   return 0;
 }
 
-// Tasks that print without end, and nobody who reads.
+// Tasks that print without end, and no reader.
 int unread(const std::string& socket, uint32_t clients, uint32_t tasks) {
   raiseOpenFiles();
   std::vector<Raw> all;
@@ -157,7 +157,7 @@ int unread(const std::string& socket, uint32_t clients, uint32_t tasks) {
   return 0;
 }
 
-// Calls of a hundred bytes whose answers are far larger, and nobody who reads.
+// Calls of a hundred bytes with far larger answers, and no reader.
 int unread_answers(const std::string& socket, uint32_t clients, uint32_t calls_each) {
   raiseOpenFiles();
   std::vector<Raw> all;
@@ -210,7 +210,7 @@ int promises(const std::string& socket, uint32_t clients) {
   return 0;
 }
 
-// Results with files that nobody closes, until the daemon refuses the next.
+// Results with files that are never closed, until the daemon refuses the next task.
 int spools(const std::string& socket, uint32_t count) {
   Raw raw(socket);
   raw.bootstrap();

@@ -1,4 +1,4 @@
-// hostile_client SOCKET ATTACK [NUMBERS]: what no client of ours would do. See
+// hostile_client SOCKET ATTACK [NUMBERS]: attacks that no client of ours makes. See
 // tests/e2e/test_bad_input.py and docs/SPECIFICATION.md.
 #include <poll.h>
 #include <signal.h>

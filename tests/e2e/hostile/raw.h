@@ -1,5 +1,5 @@
-// A client that keeps to no rules: it speaks Cap'n Proto's RPC by hand over a
-// blocking socket, and sends whatever its test wants.
+// A client without rules: it speaks Cap'n Proto's RPC by hand over a blocking socket, and sends
+// whatever its test wants.
 //
 // For tests/e2e/test_bad_input.py. One thread per Raw.
 #pragma once
@@ -27,7 +27,7 @@ using Question = uint32_t;
 
 inline constexpr int kAnswerMs = 60'000;
 
-// What a call came to: "ok" or the error's code as a word, "exception" or "ended"; and its text.
+// A call's outcome: "ok" or the error's code as a word, "exception" or "ended"; and its text.
 struct Answer {
   std::string code, text;
   uint32_t retry_after_ms = 0;
@@ -45,14 +45,14 @@ class Raw {
   int fd() const { return fd_.get(); }
   void hangUp() { fd_.reset(); }
 
-  // All of it, as the daemon takes it; false: the connection has ended.
+  // Sends all bytes, as the daemon takes them; false: the connection has ended.
   bool send(std::string_view bytes);
-  // What there is room for, at most for `ms`; how much was taken.
+  // Sends as much as the daemon takes within `ms`; returns the number of bytes.
   size_t sendSome(std::string_view bytes, int ms);
 
   Question bootstrap();
-  // A call on pointer field 0 of `on`'s answer, or on its answer itself where it is the
-  // bootstrap's. `fill(params)` fills the parameters.
+  // A call on pointer field 0 of `on`'s answer; for the bootstrap, on the answer itself.
+  // `fill(params)` fills the parameters.
   template <class Params, class Fill>
   std::string callBytes(Question question, Question on, uint64_t interface_id, uint16_t method,
                         Fill fill) {
@@ -85,7 +85,7 @@ class Raw {
                          [&](wire::CapDescriptor::Builder cap) { cap.setSenderHosted(question); }));
     return question;
   }
-  // `fill_cap` says what the output is.
+  // `fill_cap` writes the capability of the output sink.
   template <class Fill, class FillCap>
   static std::string submitLiveBytes(Question question, Fill fill, FillCap fill_cap);
   template <class Fill>
@@ -103,11 +103,11 @@ class Raw {
 
   // Reads until the question is answered. `error_at` is the pointer field of the answer's error.
   Answer answer(Question question, unsigned error_at, int ms = kAnswerMs);
-  // The answer's message, read before by answer(); its content is the results.
+  // The answer's message, already read by answer(); its content is the results.
   capnp::AnyPointer::Reader results(Question question);
-  // Reads what comes, for at most `ms`; false: the connection has ended.
+  // Reads messages for at most `ms`; false: the connection has ended.
   bool read(int ms);
-  // Whether the daemon ends the connection within `ms`; what it said before is lastWords().
+  // Whether the daemon ends the connection within `ms`; lastWords() is its last message.
   bool ends(int ms);
   const std::string& lastWords() const { return last_words_; }
   size_t answered() const { return answers_.size(); }

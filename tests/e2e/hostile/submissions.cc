@@ -1,5 +1,5 @@
-// Requests that are whole messages, and wrong: each must be answered by a typed
-// error, and the connection must serve a good one after all of them.
+// Well-formed messages with wrong requests: each must get a typed error, and after all of them the
+// connection must serve a good request.
 #include <functional>
 
 #include "edge/convert.h"
@@ -262,7 +262,7 @@ void otherCalls(Raw& raw) {
   answer("stdin closed", raw.call<T, T::CloseStdinParams>(open, 3, [](auto) {}), 0);
   answer("stdin: closed", stdin_of(open, 1), 0);
   say("its end", raw.answer(raw.wait(open), 1));
-  // The task goes on, whatever it does with its streams.
+  // The task runs on, whatever it does with its streams.
   Question mute = raw.submit([](Spec spec) {
     good(spec);
     spec.getCode().setString(

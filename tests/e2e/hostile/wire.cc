@@ -1,5 +1,5 @@
-// Messages that no encoder makes: each on a connection of its own, which the
-// daemon may end, but nothing else.
+// Messages that no encoder makes, each on a connection of its own: the daemon may end that
+// connection, and nothing else may happen.
 #include <string.h>
 
 #include <functional>
@@ -26,7 +26,7 @@ std::string message(std::initializer_list<uint64_t> all) {
 
 // A call of submit, question 1. `fill(call, spec)`.
 std::string submitWith(std::function<void(wire::Call::Builder, schema::TaskSpec::Builder)> fill) {
-  // All in one segment, what is made last at the end: a test patches it there.
+  // All in one segment, with the last-made object at its end, where a test patches it.
   capnp::MallocMessageBuilder builder(1 << 20);
   auto call = builder.initRoot<wire::Message>().initCall();
   call.setQuestionId(1);
@@ -187,7 +187,7 @@ std::vector<Attack> contents() {
   return all;
 }
 
-// The output of a task is something of the daemon's own.
+// One of the daemon's own objects as a task's output sink.
 void ownSinks(const std::string& socket) {
   using Fill = std::function<void(wire::CapDescriptor::Builder)>;
   const std::pair<const char*, Fill> sinks[] = {
@@ -220,9 +220,9 @@ int wire_attacks(const std::string& socket) {
     Raw raw(socket);
     raw.bootstrap();
     raw.send(each.bytes);
-    // Nothing more comes: what is half a message is one for ever.
+    // Nothing more is sent: half a message stays half a message.
     say(each.name, raw.answer(1, 1, 30'000));
-    // What is not answered yet goes with the connection.
+    // Unanswered calls end with the connection.
   }
   ownSinks(socket);
   return 0;

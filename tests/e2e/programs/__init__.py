@@ -1,4 +1,4 @@
-"""Programs that are compared with what runs them plain: each file holds many, under a line `### name -- options`."""
+"""Programs whose runs as tasks are compared with plain runs: each file holds many, each under a line `### name -- options`."""
 
 import pathlib
 import re

@@ -24,9 +24,9 @@ class RunOptions(TaskOptions, total=False):
     check: bool
     """Raise TaskFailed for any verdict but `succeeded`."""
     out: str | os.PathLike[str]
-    """Save what the task leaves in /task/out below this folder."""
+    """Save the task's files of /task/out below this folder."""
     on_output: Callable[[Stream, bytes], Awaitable[None] | None]
-    """Gets the output while it comes; the result then has none."""
+    """Gets the output live; the result then has none."""
 
 
 def _check_loop(connection: Connection) -> None:
@@ -43,14 +43,14 @@ class AsyncStdin:
 
     async def write(self, data: bytes | bytearray | memoryview | str, *,
                     timeout: Timeout = None) -> None:
-        """Returns when the task has taken all of it: write concurrently where the program also has
-        to be read from."""
+        """Returns when the task has taken all of it: if the task also prints, read its output
+        concurrently."""
         _check_loop(self._remote.connection)
         content = data.encode() if isinstance(data, str) else bytes(data)
         await self._remote.write_stdin(content, seconds(timeout, self._remote.connection))
 
     async def close(self, *, timeout: Timeout = DEFAULT) -> None:
-        """The task reads end-of-file after what was written."""
+        """The task reads end-of-file after all written data."""
         _check_loop(self._remote.connection)
         await self._remote.close_stdin(seconds(timeout, self._remote.connection))
 
@@ -65,7 +65,7 @@ class AsyncStdin:
 
 
 def _drop_task(remote: Remote) -> None:
-    """A task that nobody holds any more."""
+    """Finalizer: no reference to the task is left."""
     try:
         if remote.detached:
             remote.connection.loop.call_soon_threadsafe(remote.release_soon)
@@ -76,12 +76,12 @@ def _drop_task(remote: Remote) -> None:
 
 
 class AsyncTask:
-    """One task. Leaving `async with`, `close` and dropping it are the same: the daemon forgets
-    the task, one that still runs is cancelled. A detached task is forgotten by `close` only."""
+    """One task. Leaving `async with`, `close` and dropping the object do the same: the daemon
+    forgets the task, and cancels it if it still runs. Only `close` forgets a detached task."""
 
     def __init__(self, remote: Remote, client: AsyncClient) -> None:
         self._remote = remote
-        self._client = client  # its end would be the task's
+        self._client = client  # keeps the client: its end would end the task
         self._result: TaskResult | None = None
         self.stdin = AsyncStdin(remote)
         weakref.finalize(self, _drop_task, remote).atexit = False
@@ -103,7 +103,7 @@ class AsyncTask:
 
     @property
     def existing(self) -> bool:
-        """Submitted before with the same key: nothing ran a second time."""
+        """The task was submitted before with the same key: nothing ran a second time."""
         return self._remote.existing
 
     @property
@@ -132,8 +132,8 @@ class AsyncTask:
     def stream(self, *, text: Literal[True]) -> AsyncIterator[tuple[Stream, str]]: ...
 
     def stream(self, *, text: bool = False) -> AsyncIterator[tuple[Stream, Any]]:
-        """The output while it comes, of a task submitted with `stream=True`. A slow reader slows
-        its own task only. What is not read goes into the result once `wait` is called."""
+        """The live output of a task submitted with `stream=True`. A slow reader slows its own task
+        only. Once `wait` is called, unread output goes into the result."""
         output = self._here().output
         if output is None:
             raise errors.FailedPrecondition("the task's output is captured into its result",
@@ -160,11 +160,11 @@ class AsyncTask:
             output.reader = None
 
     async def cancel(self, *, timeout: Timeout = DEFAULT) -> None:
-        """Ends it as `cancelled`; `wait` gives the result. Harmless when it has ended."""
+        """Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended."""
         await self._here().cancel(seconds(timeout, self._remote.connection))
 
     async def info(self, *, timeout: Timeout = DEFAULT) -> results.TaskInfo:
-        """Where it stands, without waiting."""
+        """The task's current state, without waiting."""
         return await self._here().info(seconds(timeout, self._remote.connection))
 
     async def read_file(self, file: OutFile | str | int, offset: int = 0, size: int = 1 << 20, *,
@@ -177,7 +177,7 @@ class AsyncTask:
 
     async def read_chunks(self, file: OutFile | str | int, *,
                           timeout: Timeout = DEFAULT) -> AsyncIterator[bytes]:
-        """A whole output file, piece by piece; the deadline is of each."""
+        """A whole output file, piece by piece; the timeout applies to each piece."""
         index, limit = index_of(file, self._result), seconds(timeout, self._remote.connection)
         offset, end = 0, False
         while not end:
@@ -188,7 +188,7 @@ class AsyncTask:
 
     async def save_files(self, folder: str | os.PathLike[str], *,
                          timeout: Timeout = DEFAULT) -> tuple[OutFile, ...]:
-        """Saves the output files below `folder` (made if missing), after `wait`. Each tells where
+        """Saves the output files below `folder` (made if missing), after `wait`. Each says where
         it was `saved`, or why it was `not_saved`: the task chose the names."""
         top = Path(folder)
         await asyncio.to_thread(top.mkdir, exist_ok=True)
@@ -213,7 +213,7 @@ class AsyncTask:
         return dataclasses.replace(file, saved=writer.path)
 
     async def close(self, *, timeout: float = CLOSE_TIMEOUT_SECONDS) -> None:
-        """The daemon forgets the task; one that runs is cancelled. Harmless when repeated."""
+        """The daemon forgets the task, and cancels it if it runs. Harmless when repeated."""
         await self._here().close(timeout)
 
 
@@ -231,7 +231,7 @@ class AsyncClient:
         async with mayfly.AsyncClient() as client:
             result = await client.run("python", "print(6*7)")
 
-    All calls may be made at the same time. Leaving it ends all of its tasks, but detached ones.
+    Any calls may overlap. Leaving it ends all of its tasks except detached ones.
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None, *,
@@ -240,7 +240,7 @@ class AsyncClient:
         self._connection: Connection | None = None
 
     async def connect(self) -> Self:
-        """Connects, if it is not connected."""
+        """Connects, unless it is connected."""
         if self._connection is None:
             self._connection = await Connection.open(self._path, self._name, self._timeout)
             weakref.finalize(self, _drop_client, self._connection).atexit = False
@@ -270,7 +270,7 @@ class AsyncClient:
 
     @property
     def server(self) -> results.ServerInfo:
-        """What the daemon said of itself when the connection was made."""
+        """The daemon's answer when the connection was made: version, name, bounds."""
         info = self._live().server
         assert info is not None
         return info
@@ -285,8 +285,8 @@ class AsyncClient:
 
     async def run(self, template: str, code: str | bytes | None = None, /,
                   **options: Unpack[RunOptions]) -> TaskResult:
-        """Submits a task, waits for its result and closes it. `timeout` is of the whole; without
-        one it waits as long as the connection lives, bounded by the task's own `wall_time`."""
+        """Submits a task, waits for its result and closes it. `timeout` applies to the whole;
+        without it, only the task's own `wall_time` bounds the wait."""
         connection = self._live()
         given, timeout = split(options)
         limit = seconds(None if timeout is DEFAULT else timeout, connection)
@@ -328,7 +328,7 @@ class AsyncClient:
         return AsyncTask(remote, self)
 
     async def templates(self, *, timeout: Timeout = DEFAULT) -> list[results.TemplateInfo]:
-        """What tasks can be made from."""
+        """The templates that tasks can name."""
         connection = self._live()
         return await connection.templates(seconds(timeout, connection))
 
@@ -343,19 +343,19 @@ class AsyncClient:
         await connection.kill(id, seconds(timeout, connection))
 
     async def upload(self, content: FileContent, *, timeout: Timeout = DEFAULT) -> results.Blob:
-        """Keeps bytes or a file at the daemon, for `files=` of any number of tasks."""
+        """Stores bytes or a file at the daemon, for `files=` of any number of tasks."""
         connection = self._live()
         source = await asyncio.to_thread(_spec.upload_source, content)
         await _upload.upload(connection, source, seconds(timeout, connection))
         return results.Blob(sha256=source.sha256, size_bytes=source.size)
 
     async def blobs(self, *, timeout: Timeout = DEFAULT) -> list[results.Blob]:
-        """This user's."""
+        """This user's blobs."""
         connection = self._live()
         return await connection.blobs(seconds(timeout, connection))
 
     async def remove_blob(self, blob: results.Blob | bytes, *, timeout: Timeout = DEFAULT) -> None:
-        """Tasks that name it already keep it."""
+        """Removes a blob. Tasks that already name it keep it."""
         connection = self._live()
         await connection.remove_blob(_spec.blob_hash(blob), seconds(timeout, connection))
 

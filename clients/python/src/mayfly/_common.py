@@ -1,4 +1,4 @@
-"""What the sync and the async client share beside the connection."""
+"""Code that the sync and the async client share, beside the connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLOSE_TIMEOUT_SECONDS: Final = 10.0
 
 DEFAULT: Final = "default"
 Timeout: TypeAlias = Duration | Literal["default"] | None
-"""Of a call: a duration; None: none; "default": the client's."""
+"""A call's time limit: a duration; None: no limit; "default": the client's."""
 
 
 def seconds(timeout: Timeout, connection: Connection) -> float | None:
@@ -31,14 +31,14 @@ def seconds(timeout: Timeout, connection: Connection) -> float | None:
 
 
 def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], Timeout]:
-    """The task's options, and the call's deadline."""
+    """Splits the keywords into the task's options and the call's timeout."""
     given = dict(options)
     timeout: Timeout = given.pop("timeout", DEFAULT)
     return given, timeout
 
 
 async def within(left: float | None, limit: float | None, work: Awaitable[T]) -> T:
-    """The work's result, unless the `left` of a call's `limit` is over before."""
+    """The work's result, unless the `left` part of a call's `limit` passes first."""
     deadline = asyncio.timeout(left)
     try:
         async with deadline:
@@ -54,7 +54,7 @@ class Decode(Protocol):
 
 
 def decoder() -> Decode:
-    """UTF-8 by pieces: a character may be cut in two."""
+    """Decodes UTF-8 in pieces: a piece may end within a character."""
     make = codecs.getincrementaldecoder("utf-8")
     decoders = {stream: make("replace") for stream in Stream}
     return lambda stream, data, final=False: decoders[stream].decode(data, final)

@@ -1,7 +1,7 @@
-"""One connection and its tasks, as the event loop sees them; both clients stand on it.
+"""One connection and its tasks, on the event loop; both clients are built on it.
 
 Every coroutine here runs on the loop that opened the connection. Errors are raised from
-frames that hold no object of pycapnp's: a traceback may be freed on any thread.
+frames without pycapnp objects, because a traceback may be freed on any thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """The child lets go of the socket: its parent's end must end the connection."""
+    """Closes the socket in the child, so that the parent's end ends the connection."""
     for connection in list(_open):
         connection.forked()
 
@@ -49,7 +49,7 @@ async def _connect(path: str, timeout: float | None) -> socket.socket:
     end = None if timeout is None else asyncio.get_running_loop().time() + timeout
     while True:
         try:
-            sock.connect(path)  # of a unix socket: at once or not at all
+            sock.connect(path)  # a unix socket connects at once or not at all
             return sock
         except OSError as error:
             if error.errno == errno.EAGAIN and (
@@ -82,7 +82,7 @@ class Connection:
         self.loop = asyncio.get_running_loop()
         self.server: results.ServerInfo | None = None
         self.tasks: set[Remote] = set()
-        self.ended: str = ""  # why no call can be made any more
+        self.ended: str = ""  # why no more calls are possible
         self._socket: socket.socket | None = None
         self._stream: Any = None
         self._rpc: Any = None
@@ -119,7 +119,7 @@ class Connection:
         return self
 
     async def _keep_alive(self, name: str, pause_seconds: float) -> None:
-        """The daemon closes a connection on which nothing happens; an open client stays usable."""
+        """Sends calls on an idle connection, which the daemon would otherwise close."""
         while True:
             await asyncio.sleep(pause_seconds)
             try:
@@ -128,7 +128,7 @@ class Connection:
             except errors.Disconnected:
                 return
             except errors.MayflyError:
-                pass  # the next one may be answered
+                pass  # the next call may succeed
 
     async def close(self) -> None:
         """Ends all of its tasks and waits. Harmless when repeated."""
@@ -168,7 +168,7 @@ class Connection:
     # --- calls -------------------------------------------------------------------
 
     def spawn(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # A cancelled task keeps the exception, and by its traceback the frames.
+        # A cancelled task keeps the exception, and with its traceback the frames.
         async def run() -> None:
             try:
                 await job
@@ -177,7 +177,7 @@ class Connection:
 
         def done(task: asyncio.Task[None]) -> None:
             self._background.discard(task)
-            job.close()  # also one that never began lets go of its arguments
+            job.close()  # releases the arguments even of a job that never started
 
         task = self.loop.create_task(run())
         self._background.add(task)
@@ -186,7 +186,7 @@ class Connection:
 
     async def call(self, what: str, send: Callable[[], Awaitable[Any]],
                    decode: Callable[[Any], T], timeout: float | None) -> T:
-        """`send`s a request and `decode`s its answer, both on this thread, within the deadline."""
+        """Runs `send` and then `decode` on the answer, both on this thread, within the timeout."""
         value, error = await self._exchange(what, send, decode, timeout)
         if error is not None:
             raise error
@@ -206,7 +206,7 @@ class Connection:
             if exception.type == "DISCONNECTED" and self.ended:
                 return None, self.end_error(what)
             return None, _wire.error_of_exception(exception, what)
-        except Exception as error:  # what could not be sent, or not be read
+        except Exception as error:  # sending or reading failed
             error.__cause__ = error.__context__ = None
             return None, error.with_traceback(None)
 
@@ -254,7 +254,7 @@ class Connection:
 
     async def run(self, spec: TaskSpec, collect: bool, limit: float | None = None,
                   ) -> results.TaskResult:
-        """submit, wait and close in one."""
+        """Submits, waits and closes in one step."""
         return await within(limit, limit, self._run(spec, collect))
 
     async def _run(self, spec: TaskSpec, collect: bool) -> results.TaskResult:
@@ -297,7 +297,7 @@ class Connection:
                         timeout)
 
     async def begin_upload(self, sha256: bytes, size: int, timeout: float | None) -> Any:
-        """An Upload to write to, or None where the daemon has the blob already."""
+        """An Upload to write to, or None if the daemon already has the blob."""
         return await self.call("upload", lambda: self._mayfly.upload(sha256=sha256, sizeBytes=size),
                                lambda a: None if a.known else a.upload, timeout)
 

@@ -1,6 +1,6 @@
-"""The sync client's thread: it runs an event loop with one connection, for any thread's calls.
+"""The sync client's thread: it runs an event loop with one connection, for calls of any thread.
 
-Objects of pycapnp's never leave it, and errors leave it without their frames.
+pycapnp objects never leave the thread, and errors leave it without their frames.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Outcome = tuple[Any, BaseException | None]
 
 
 def _stripped(error: BaseException) -> BaseException:
-    """Without its frames: what they hold must end on this thread."""
+    """The error without its frames, whose objects must be freed on this thread."""
     if not isinstance(error, (errors.MayflyError, OSError)):
         error.add_note("".join(traceback.format_exception(error)))
     error.__cause__ = error.__context__ = None
@@ -45,7 +45,7 @@ class Portal:
     def __init__(self, path: str, name: str, timeout: float | None) -> None:
         self._pid = os.getpid()
         _portals.add(self)
-        self._lock = threading.RLock()  # a finalizer may come in between
+        self._lock = threading.RLock()  # re-entrant: a finalizer may run in between
         self._calls: set[concurrent.futures.Future[Outcome]] = set()
         self._over = ""  # why no call can be made any more
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -155,7 +155,7 @@ class Portal:
                 self._loop.call_soon_threadsafe(job)
 
     def soon(self, job: Callable[[], object]) -> None:
-        """Has `job` called on the loop, if there still is one; for finalizers."""
+        """Calls `job` on the loop, if the loop still exists; for finalizers."""
         if os.getpid() != self._pid or self._over:
             return
         try:

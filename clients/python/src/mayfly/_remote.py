@@ -1,7 +1,7 @@
-"""A task on the event loop's side: the daemon's object, its result, its live output and stdin.
+"""A task on the side of the event loop: the daemon's object, its result, live output and stdin.
 
-Who holds a `Remote` holds no object of pycapnp's once it is closed: `close_soon`,
-`release_soon` and `let_go` drop them on the loop's thread.
+A closed `Remote` holds no pycapnp object: `close_soon`, `release_soon` and `let_go` drop
+them on the loop's thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .results import Stream
 if TYPE_CHECKING:
     from ._connection import Connection
 
-OUTPUT_BYTES_HELD_MAX: Final = 256 << 10  # beyond it the daemon's next write does not return
+OUTPUT_BYTES_HELD_MAX: Final = 256 << 10  # while more is held, the daemon's write does not return
 CAPTURE_BYTES_MAX: Final = 1 << 20        # of each stream, as the daemon's own capture
 STDIN_PIECE_BYTES: Final = 256 << 10
 
@@ -28,11 +28,11 @@ Chunk = tuple[Stream, bytes]
 
 
 class Output:
-    """Live output on its way to an iterator, or, while somebody waits for the result and
-    nobody iterates, into the result."""
+    """Live output on its way to an iterator; or, if `wait` is called and nobody iterates, into
+    the result."""
 
     def __init__(self) -> None:
-        self.reader: object = None  # who iterates: a thread or a task
+        self.reader: object = None  # the iterating thread or asyncio task
         self._chunks: collections.deque[Chunk] = collections.deque()
         self._held_bytes = 0
         self._news = asyncio.Event()
@@ -54,7 +54,7 @@ class Output:
             await self._room.wait()
 
     async def take(self) -> list[Chunk]:
-        """What has come since, at least one; empty at the end."""
+        """All chunks since the last call, at least one; empty at the end."""
         while not self._chunks:
             if self._ended:
                 if self._error is not None:
@@ -136,12 +136,12 @@ class Remote:
     # --- ends --------------------------------------------------------------------
 
     def let_go(self, error: errors.MayflyError) -> None:
-        """The connection is ending: nobody can be told any more."""
+        """The connection is ending: the daemon cannot be told any more."""
         self._set(error)
         self._cap = None
 
     def close_soon(self) -> asyncio.Task[None] | None:
-        """The daemon forgets the task; one that runs is cancelled."""
+        """The daemon forgets the task, and cancels it if it runs."""
         cap = self._leave(errors.Cancelled("wait: the task was closed"))
         return None if cap is None else self.connection.spawn(self._tell_closed(cap))
 
@@ -151,7 +151,7 @@ class Remote:
             await asyncio.wait((closing,), timeout=timeout)
 
     def release_soon(self) -> None:
-        """Forgets the task here; a detached one runs on."""
+        """Forgets the task on this side; a detached task keeps running."""
         self._leave(errors.FailedPrecondition("wait: the task was released"))
         if self._waiter is not None:
             self._waiter.cancel()
@@ -182,7 +182,7 @@ class Remote:
     async def wait(self, timeout: float | None, waiter: object) -> results.TaskResult:
         collects = self.output is not None and self.output.reader in (None, waiter)
         if self.output is not None and collects:
-            # Whoever iterates and then waits, in the same thread or task, will not read on.
+            # A thread or task that iterated and now waits will not read on.
             self.output.collect(True)
         try:
             async with asyncio.timeout(timeout):
@@ -238,7 +238,7 @@ class Remote:
     # --- stdin -------------------------------------------------------------------
 
     async def write_stdin(self, data: bytes | memoryview, timeout: float | None) -> None:
-        """Returns when the task has taken all of it; the deadline is of each piece."""
+        """Returns when the task has taken all of it; the timeout applies to each piece."""
         view = memoryview(data)
         for at in range(0, len(view), STDIN_PIECE_BYTES):
             self._need("writeStdin")
@@ -265,7 +265,7 @@ class Remote:
                     await self.write_stdin(piece, None)
             await self.close_stdin(self.connection.default_timeout)
         except (errors.FailedPrecondition, errors.Cancelled, errors.Disconnected):
-            pass  # the task ended before it had read all; its result tells how
+            pass  # the task ended before it had read everything; see its result
         except Exception as error:
             self._input_error = error.with_traceback(None)
             if self._cap is not None:
@@ -273,7 +273,7 @@ class Remote:
 
 
 async def _pieces(file: Any) -> AsyncIterator[bytes]:
-    """An open file's content, read by a thread of its own: a read may block for ever."""
+    """An open file's content, read by a separate thread, because a read may block for ever."""
     loop = asyncio.get_running_loop()
     wanted: queue.SimpleQueue[asyncio.Future[bytes] | None] = queue.SimpleQueue()
 
@@ -289,14 +289,14 @@ async def _pieces(file: Any) -> AsyncIterator[bytes]:
         while (future := wanted.get()) is not None:
             data, error = b"", None
             try:
-                # read1: what is there now, without waiting for a whole piece.
+                # read1 returns the present bytes without waiting for a whole piece.
                 data = getattr(file, "read1", file.read)(STDIN_PIECE_BYTES)
                 data = data.encode() if isinstance(data, str) else bytes(data)
             except Exception as caught:
                 error = caught.with_traceback(None)
             try:
                 loop.call_soon_threadsafe(answer, future, data, error)
-            except RuntimeError:  # the loop is closed: nobody wants it
+            except RuntimeError:  # the loop is closed: the data is not needed
                 return
 
     threading.Thread(target=serve, name="mayfly-stdin", daemon=True).start()

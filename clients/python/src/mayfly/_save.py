@@ -1,7 +1,7 @@
-"""Saves what a task left in /task/out below a folder.
+"""Saves a task's files of /task/out below a folder.
 
-The names are the task's own choice and not to be trusted: none leaves the folder, none
-follows a link, and what is there already is replaced as a whole, never written through.
+The task chose the names, so they are not trusted: no file is saved outside the folder or
+through a link, and an existing file is replaced as a whole, never written through.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def why_odd(path: bytes) -> str:
-    """Why a file of this name is not saved; empty where it can be."""
+    """Why a file of this name is not saved; empty if it can be saved."""
     if not path or path.startswith(b"/"):
         return "its name is not relative"
     if len(path) > PATH_BYTES_MAX:
@@ -31,12 +31,12 @@ def why_odd(path: bytes) -> str:
         return "its name has control characters"
     parts = path.split(b"/")
     if any(part in (b"", b".", b"..") for part in parts):
-        return "its name has a part that is no name"
-    return "it lies too deep" if len(parts) > DEPTH_MAX else ""
+        return "its name has an empty part, or '.' or '..'"
+    return "its path is too deep" if len(parts) > DEPTH_MAX else ""
 
 
 class Writer:
-    """One file: `write` pieces, then leave the `with`; on an exception nothing is left."""
+    """One file: `write` pieces, then leave the `with`; after an exception no file is left."""
 
     def __init__(self, top: Path, path: bytes, mode: int) -> None:
         *folders, self._name = os.fsdecode(path).split("/")

@@ -1,7 +1,7 @@
-"""What is to be run: keyword arguments as people write them, made into one checked TaskSpec.
+"""Turns a caller's keyword arguments into one checked TaskSpec.
 
-Pure but for looking at the files that the caller names. Whether a name, a cap or a number of
-files is acceptable is the daemon's to say; here is refused what could not be sent.
+Pure but for looking at the files that the caller names. The daemon decides whether a name, a
+cap or a number of files is acceptable; this module refuses only values that cannot be sent.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .errors import InvalidArgument
 from .results import Blob
 from ._units import (Cores, Duration, Size, parse_bytes, parse_cores_milli, parse_count, parse_ms)
 
-INLINE_STDIN_BYTES_MAX: Final = 1 << 20  # more goes in pieces
-INLINE_FILES_BYTES_MAX: Final = 2 << 20  # all input files of a task together; more goes as blobs
+INLINE_STDIN_BYTES_MAX: Final = 1 << 20  # larger input is sent in pieces
+INLINE_FILES_BYTES_MAX: Final = 2 << 20  # all input files of a task together; the rest become blobs
 U64_MAX: Final = (1 << 64) - 1
 
 
@@ -47,7 +47,7 @@ Stdin: TypeAlias = bytes | bytearray | memoryview | str | IO[bytes] | IO[str] | 
 
 
 class Caps(TypedDict, total=False):
-    """What is not named takes the template's default."""
+    """A cap that is not named takes the template's default."""
 
     cpu: Cores
     cpu_time: Duration
@@ -65,16 +65,16 @@ class Caps(TypedDict, total=False):
 
 
 class TaskOptions(Caps, total=False):
-    """What `run` and `submit` have in common."""
+    """The options that `run` and `submit` share."""
 
     command: Sequence[str]
     """A whole command line, instead of code: templates of mechanism "exec" only."""
     script: str | os.PathLike[str] | tuple[str, str | bytes]
-    """A script, instead of code: a local file, or (name, text). It is put at /task/NAME."""
+    """A script, instead of code: a local file, or (name, text). It is placed at /task/NAME."""
     via: str
     """How code reaches the runtime: "string" (as after -c, the default) or "stdin"."""
     args: Sequence[str]
-    """What follows the script in argv."""
+    """The arguments after the script in argv."""
     env: Mapping[str, str]
     files: Files
     """Input files: {"name in /task": bytes, a Path, a Blob or a File}, or a list of local paths."""
@@ -83,23 +83,23 @@ class TaskOptions(Caps, total=False):
     seed: int
     """Seeds the runtime's reproducible generators."""
     collect: bool
-    """Keep what the task leaves in /task/out."""
+    """Keep the files that the task leaves in /task/out."""
     timeout: Duration | None
-    """The deadline of the call; the task's own is `wall_time`."""
+    """The time limit of the call; the task's own is `wall_time`."""
 
 
 class SubmitOptions(TaskOptions, total=False):
     stream: bool
-    """Send the output while it comes, for `Task.stream`, instead of capturing it."""
+    """Send the output live, for `Task.stream`, instead of capturing it."""
     detach: Duration
-    """Let the task outlive the connection; keep its result so long after its end."""
+    """Let the task outlive the connection; keep its result for this time after its end."""
     key: str
-    """With `detach`: one's own name for this very run. A second submit gives the same task."""
+    """With `detach`: your own name for this run. A second submit with it gives the same task."""
 
 
 @dataclass(slots=True)
 class Source:
-    """An input file before it is known whether it goes inside the request or as a blob."""
+    """An input file, before it is placed in the request or in a blob."""
 
     path: str
     mode: int
@@ -107,7 +107,7 @@ class Source:
     local: Path | None = None
     blob: bytes | None = None
     size: int = 0
-    sha256: bytes = b""  # of what is too large for the request
+    sha256: bytes = b""  # of a file that is too large for the request
 
     def read(self, offset: int, size: int) -> bytes:
         assert self.local is not None
@@ -125,7 +125,7 @@ class Source:
 
 
 def place(sources: list[Source]) -> None:
-    """Marks the largest files for upload until the others fit into a request; reads those."""
+    """Marks the largest files for upload until the others fit into a request; reads the others."""
     inline = sum(source.size for source in sources if source.blob is None)
     for source in sorted(sources, key=lambda source: -source.size):
         if inline <= INLINE_FILES_BYTES_MAX:
@@ -149,7 +149,7 @@ class TaskSpec:
     files: list[Source] = field(default_factory=list)
     stdin_data: bytes = b""
     stdin_open: bool = False
-    pump: Any = None  # what feeds stdin while the task runs: a memoryview or a file object
+    pump: Any = None  # feeds stdin while the task runs: a memoryview or a file object
     limits: dict[str, int] = field(default_factory=dict)
     seed: int | None = None
     collect: bool = False
@@ -179,7 +179,7 @@ def text(value: object, what: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidArgument(f"{what}: {value!r} is no valid Unicode text") from None
+        raise InvalidArgument(f"{what}: {value!r} is not valid Unicode text") from None
     return value
 
 
@@ -212,7 +212,7 @@ def _source(path: str, content: object, mode: int | None = None) -> Source:
     if isinstance(content, File):
         return _source(path, content.content, content.mode)
     if isinstance(content, (bytes, bytearray, memoryview)):
-        # A bytearray may change while it is sent.
+        # Copied, because a bytearray may change while it is sent.
         data = content if isinstance(content, bytes) else bytes(content)
         return Source(path, 0o644 if mode is None else mode, data=data, size=len(data))
     if isinstance(content, Blob):
@@ -220,7 +220,7 @@ def _source(path: str, content: object, mode: int | None = None) -> Source:
     if isinstance(content, os.PathLike):
         return _local(path, Path(content), mode)
     if isinstance(content, str):
-        raise TypeError(f"files[{path!r}]: a str could be a path or the content; "
+        raise TypeError(f"files[{path!r}]: a str may mean a path or the content; "
                         "give pathlib.Path(...) or bytes")
     raise TypeError(f"files[{path!r}]: bytes, a path, a Blob or a File are needed, "
                     f"not {type(content).__name__}")
@@ -230,7 +230,7 @@ def _local(path: str, local: Path, mode: int | None) -> Source:
     status = local.stat()
     if stat.S_ISDIR(status.st_mode):
         raise InvalidArgument(f"'{local}' is a folder", "Give its files, or a tar archive.")
-    if not stat.S_ISREG(status.st_mode):  # a pipe, a device: its size is known when it is read
+    if not stat.S_ISREG(status.st_mode):  # a pipe or device: only reading tells its size
         data = local.read_bytes()
         return Source(path, 0o644 if mode is None else mode, data=data, size=len(data))
     return Source(path, status.st_mode & 0o777 if mode is None else mode, local=local,
@@ -290,7 +290,7 @@ def _stdin(spec: TaskSpec, stdin: object) -> None:
 
 
 def build(template: str, code: str | bytes | None, given: Mapping[str, Any]) -> TaskSpec:
-    """Reads the script, stats the input files; the only input and output here."""
+    """Reads the script and stats the input files: this module's only I/O."""
     options = {name: value for name, value in given.items() if value is not None}
     unknown = sorted(set(options) - _TASK_OPTIONS - _CAPS.keys())
     if unknown:
@@ -326,22 +326,22 @@ def _detach(spec: TaskSpec, options: dict[str, Any]) -> None:
         return
     spec.detach_ms = parse_ms(options["detach"])
     if not 0 < spec.detach_ms < 1 << 32:
-        raise InvalidArgument(f"detach: {options['detach']!r} is no lease",
+        raise InvalidArgument(f"detach: {options['detach']!r} is not a lease",
                               'Write it like "10m" or in seconds.')
     if spec.stream:
         raise InvalidArgument("a detached task cannot be streamed: its output is captured",
                               "Leave out stream=True.")
     if spec.stdin_open:
         raise InvalidArgument(
-            f"a detached task has its stdin with the request: at most {INLINE_STDIN_BYTES_MAX} "
+            f"the stdin of a detached task is part of the request: at most {INLINE_STDIN_BYTES_MAX} "
             "bytes, no file and no PIPE", "Give large input as an input file.")
 
 
 def upload_source(content: FileContent) -> Source:
-    """What `upload` was given, hashed."""
+    """The content given to `upload`, hashed."""
     source = _source("upload", content)
     if source.blob is not None:
-        raise TypeError("upload: this is a blob already")
+        raise TypeError("upload: this is already a blob")
     source.hash()
     return source
 

@@ -27,9 +27,9 @@ class RunOptions(TaskOptions, total=False):
     check: bool
     """Raise TaskFailed for any verdict but `succeeded`."""
     out: str | os.PathLike[str]
-    """Save what the task leaves in /task/out below this folder."""
+    """Save the task's files of /task/out below this folder."""
     on_output: Callable[[Stream, bytes], object]
-    """Gets the output while it comes, on the calling thread; the result then has none."""
+    """Gets the output live, on the calling thread; the result then has none."""
 
 
 class Stdin:
@@ -39,14 +39,14 @@ class Stdin:
         self._remote, self._portal = remote, portal
 
     def write(self, data: bytes | bytearray | memoryview | str, *, timeout: Timeout = None) -> None:
-        """Returns when the task has taken all of it: write concurrently where the program also has
-        to be read from."""
+        """Returns when the task has taken all of it: if the task also prints, read its output
+        concurrently."""
         content = data.encode() if isinstance(data, str) else bytes(data)
         limit = seconds(timeout, self._remote.connection)
         self._portal.call(lambda _: self._remote.write_stdin(content, limit))
 
     def close(self, *, timeout: Timeout = DEFAULT) -> None:
-        """The task reads end-of-file after what was written."""
+        """The task reads end-of-file after all written data."""
         limit = seconds(timeout, self._remote.connection)
         self._portal.call(lambda _: self._remote.close_stdin(limit))
 
@@ -61,17 +61,17 @@ class Stdin:
 
 
 def _drop_task(portal: Portal, remote: Remote) -> None:
-    """A task that nobody holds any more."""
+    """Finalizer: no reference to the task is left."""
     portal.soon(remote.release_soon if remote.detached else remote.close_soon)
 
 
 class Task:
-    """One task. Leaving `with`, `close` and dropping it are the same: the daemon forgets the
-    task, one that still runs is cancelled. A detached task is forgotten by `close` only."""
+    """One task. Leaving `with`, `close` and dropping the object do the same: the daemon forgets
+    the task, and cancels it if it still runs. Only `close` forgets a detached task."""
 
     def __init__(self, remote: Remote, client: Client) -> None:
         self._remote = remote
-        self._client = client  # its end would be the task's
+        self._client = client  # keeps the client: its end would end the task
         self._portal = client._portal
         self._result: TaskResult | None = None
         self.stdin = Stdin(remote, self._portal)
@@ -90,7 +90,7 @@ class Task:
 
     @property
     def existing(self) -> bool:
-        """Submitted before with the same key: nothing ran a second time."""
+        """The task was submitted before with the same key: nothing ran a second time."""
         return self._remote.existing
 
     @property
@@ -118,8 +118,8 @@ class Task:
     def stream(self, *, text: Literal[True]) -> Iterator[tuple[Stream, str]]: ...
 
     def stream(self, *, text: bool = False) -> Iterator[tuple[Stream, Any]]:
-        """The output while it comes, of a task submitted with `stream=True`. A slow reader slows
-        its own task only. What is not read goes into the result once `wait` is called."""
+        """The live output of a task submitted with `stream=True`. A slow reader slows its own task
+        only. Once `wait` is called, unread output goes into the result."""
         output = self._remote.output
         if output is None:
             raise errors.FailedPrecondition("the task's output is captured into its result",
@@ -146,12 +146,12 @@ class Task:
             output.reader = None
 
     def cancel(self, *, timeout: Timeout = DEFAULT) -> None:
-        """Ends it as `cancelled`; `wait` gives the result. Harmless when it has ended."""
+        """Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended."""
         limit = seconds(timeout, self._remote.connection)
         self._portal.call(lambda _: self._remote.cancel(limit))
 
     def info(self, *, timeout: Timeout = DEFAULT) -> results.TaskInfo:
-        """Where it stands, without waiting."""
+        """The task's current state, without waiting."""
         limit = seconds(timeout, self._remote.connection)
         return self._portal.call(lambda _: self._remote.info(limit))
 
@@ -164,7 +164,7 @@ class Task:
 
     def read_chunks(self, file: OutFile | str | int, *,
                     timeout: Timeout = DEFAULT) -> Iterator[bytes]:
-        """A whole output file, piece by piece; the deadline is of each."""
+        """A whole output file, piece by piece; the timeout applies to each piece."""
         index, limit = index_of(file, self._result), seconds(timeout, self._remote.connection)
         offset, end = 0, False
         while not end:
@@ -176,7 +176,7 @@ class Task:
 
     def save_files(self, folder: str | os.PathLike[str], *,
                    timeout: Timeout = DEFAULT) -> tuple[OutFile, ...]:
-        """Saves the output files below `folder` (made if missing), after `wait`. Each tells where
+        """Saves the output files below `folder` (made if missing), after `wait`. Each says where
         it was `saved`, or why it was `not_saved`: the task chose the names."""
         top = Path(folder)
         top.mkdir(exist_ok=True)
@@ -198,11 +198,11 @@ class Task:
         return dataclasses.replace(file, saved=writer.path)
 
     def close(self, *, timeout: float = CLOSE_TIMEOUT_SECONDS) -> None:
-        """The daemon forgets the task; one that runs is cancelled. Harmless when repeated."""
+        """The daemon forgets the task, and cancels it if it runs. Harmless when repeated."""
         try:
             self._portal.call(lambda _: self._remote.close(timeout))
         except errors.Disconnected:
-            pass  # and with the connection the task
+            pass  # the connection has ended, and the task with it
 
 
 class Client:
@@ -211,8 +211,8 @@ class Client:
         with mayfly.connect() as client:
             print(client.run("python", "print(6*7)").stdout)
 
-    Leaving it ends all of its tasks, but detached ones. It does not survive a fork: a new process
-    connects anew.
+    Leaving it ends all of its tasks except detached ones. It does not survive a fork: the new
+    process must connect again.
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None, *,
@@ -232,7 +232,7 @@ class Client:
 
     @property
     def server(self) -> results.ServerInfo:
-        """What the daemon said of itself when the connection was made."""
+        """The daemon's answer when the connection was made: version, name, bounds."""
         info = self._portal.connection.server
         assert info is not None
         return info
@@ -249,8 +249,8 @@ class Client:
 
     def run(self, template: str, code: str | bytes | None = None, /,
             **options: Unpack[RunOptions]) -> TaskResult:
-        """Submits a task, waits for its result and closes it. `timeout` is of the whole; without
-        one it waits as long as the connection lives, bounded by the task's own `wall_time`."""
+        """Submits a task, waits for its result and closes it. `timeout` applies to the whole;
+        without it, only the task's own `wall_time` bounds the wait."""
         given, timeout = split(options)
         limit = self._seconds(None if timeout == DEFAULT else timeout)
         check, out, on_output = (given.pop(n, None) for n in ("check", "out", "on_output"))
@@ -266,7 +266,7 @@ class Client:
     def _run(self, spec: _spec.TaskSpec, collect: bool, out: str | os.PathLike[str] | None,
              on_output: Callable[[Stream, bytes], object] | None,
              limit: float | None) -> TaskResult:
-        """In steps: the calling thread has something to do in between."""
+        """In steps, because the calling thread handles output in between."""
         end = None if limit is None else time.monotonic() + limit
 
         def step(make: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
@@ -297,7 +297,7 @@ class Client:
         return Task(self._portal.call(lambda c: c.find(id, key, limit)), self)
 
     def templates(self, *, timeout: Timeout = DEFAULT) -> list[results.TemplateInfo]:
-        """What tasks can be made from."""
+        """The templates that tasks can name."""
         limit = self._seconds(timeout)
         return self._portal.call(lambda c: c.templates(limit))
 
@@ -312,18 +312,18 @@ class Client:
         self._portal.call(lambda c: c.kill(id, limit))
 
     def upload(self, content: FileContent, *, timeout: Timeout = DEFAULT) -> results.Blob:
-        """Keeps bytes or a file at the daemon, for `files=` of any number of tasks."""
+        """Stores bytes or a file at the daemon, for `files=` of any number of tasks."""
         source, limit = _spec.upload_source(content), self._seconds(timeout)
         self._portal.call(lambda c: _upload.upload(c, source, limit))
         return results.Blob(sha256=source.sha256, size_bytes=source.size)
 
     def blobs(self, *, timeout: Timeout = DEFAULT) -> list[results.Blob]:
-        """This user's."""
+        """This user's blobs."""
         limit = self._seconds(timeout)
         return self._portal.call(lambda c: c.blobs(limit))
 
     def remove_blob(self, blob: results.Blob | bytes, *, timeout: Timeout = DEFAULT) -> None:
-        """Tasks that name it already keep it."""
+        """Removes a blob. Tasks that already name it keep it."""
         sha256, limit = _spec.blob_hash(blob), self._seconds(timeout)
         self._portal.call(lambda c: c.remove_blob(sha256, limit))
 
@@ -331,5 +331,5 @@ class Client:
 def connect(socket: str | os.PathLike[str] | None = None, *,
             timeout: float | None = DEFAULT_TIMEOUT_SECONDS, name: str = "python") -> Client:
     """Connects to the daemon at `socket`, else at MAYFLY_SOCKET, else at the default path.
-    `timeout`: seconds, of every call but `run` and `Task.wait`; `name`: for the daemon's log."""
+    `timeout`: seconds, for every call except `run` and `Task.wait`; `name`: for the daemon's log."""
     return Client(socket, timeout=timeout, name=name)

@@ -37,7 +37,7 @@ def _parse(value: object, units: dict[str, int], plain: int, what: str, example:
     elif isinstance(value, int) and not isinstance(value, bool):
         exact = Fraction(value) * plain
     elif isinstance(value, float) and value == 0:
-        exact = Fraction(0)  # the daemon says what is wrong with a cap of 0
+        exact = Fraction(0)  # the daemon refuses a cap of 0 with a message
     if exact is None or exact < 0 or exact.denominator != 1:
         raise error
     return int(exact)
@@ -49,7 +49,7 @@ def parse_bytes(value: Size) -> int:
 
 def parse_ms(value: Duration) -> int:
     if isinstance(value, datetime.timedelta):
-        # Finer than what is counted: up, so that no little time becomes none.
+        # Rounded up to the finest unit, so that a small time does not become 0.
         return -(-value // datetime.timedelta(milliseconds=1))
     if isinstance(value, float) and 0 < value < 1e12:
         return max(1, round(value * 1000))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 async def upload(connection: Connection, source: Source, timeout: float | None) -> None:
-    """The daemon has the source's bytes as a blob; the deadline is of each call."""
+    """Uploads the source's bytes as a blob; the timeout applies to each call."""
     to = await connection.begin_upload(source.sha256, source.size, timeout)
     if to is None:
         return
@@ -31,14 +31,14 @@ async def upload(connection: Connection, source: Source, timeout: float | None) 
         connection.spawn(_give_up(connection, to))
         raise
     finally:
-        to = None  # a traceback may outlive this thread's hold on it
+        to = None  # a traceback may outlive this thread
 
 
 async def _give_up(connection: Connection, to: Any) -> None:
     try:
         await connection.call("upload", lambda: to.close(), _nothing, connection.default_timeout)  # noqa: F821 (deleted below)
     except errors.MayflyError:
-        pass  # its lease ends it
+        pass  # its lease will end it
     finally:
         del to
 
@@ -48,7 +48,7 @@ def _nothing(answer: Any) -> None:
 
 
 async def place(connection: Connection, spec: TaskSpec, timeout: float | None) -> None:
-    """Uploads what `spec` marks as too large for the request."""
+    """Uploads the files that `spec` marks as too large for the request."""
     large = [source for source in spec.files if source.sha256 and source.blob is None]
     known: set[bytes] = set()
     for source in large:

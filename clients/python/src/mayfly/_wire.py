@@ -1,7 +1,7 @@
-"""All that knows pycapnp's objects: the schema, messages made from plain data and back.
+"""The only code that handles pycapnp's objects: the schema, and conversions to and from plain data.
 
-pycapnp's objects belong to the thread of their event loop; even their destruction elsewhere
-is a crash. So everything here is called on that thread, and what leaves is plain data.
+pycapnp's objects belong to the thread of their event loop; even destroying them elsewhere
+crashes. So everything here is called on that thread, and returns plain data.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ._units import human_bytes
 from .results import Stream, Verdict
 
 _here = Path(__file__).resolve().parent
-# pycapnp carries the files that the schema imports.
+# pycapnp contains the files that the schema imports.
 schema: Any = capnp.SchemaParser().load(
     str(_here / "mayfly.capnp"), imports=[str(Path(capnp.__file__).resolve().parent.parent)])
 
 PROTOCOL: int = schema.protocolVersion
 MESSAGE_BYTES_MAX: int = schema.messageBytesMax
 CHUNK_BYTES_MAX: int = schema.chunkBytesMax
-MESSAGE_SLACK_BYTES: Final = 64 << 10  # what RPC puts around a request, generously
-# The daemon's messages have at most 8 MiB; how often a reader looks at them is no attack.
+MESSAGE_SLACK_BYTES: Final = 64 << 10  # a generous bound on RPC's own part of a message
+# The daemon's messages have at most 8 MiB, so reading them repeatedly is no attack.
 TRAVERSAL_WORDS_MAX: Final = 1 << 26
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def error_of(answer: Any) -> errors.MayflyError | None:
 
 
 def error_of_exception(exception: Any, what: str) -> errors.MayflyError:
-    """Cap'n Proto's own exceptions: transport, version, malformed."""
+    """Converts Cap'n Proto's own exceptions: transport, version, malformed."""
     text = str(exception.description).removeprefix("remote exception: ")
     if exception.type == "DISCONNECTED":
         return errors.Disconnected(f"{what}: the connection has ended", "Connect again.",
@@ -70,7 +70,7 @@ def _camel(name: str) -> str:
 
 
 def _plain(kind: type[T]) -> Any:
-    """A function from a message to `kind`, whose fields have the same names as the schema's."""
+    """A function from a message to `kind`, whose fields are named as in the schema."""
     names = [(name, _camel(name)) for name in kind.__dataclass_fields__]  # type: ignore[attr-defined]
     return lambda reader: kind(**{name: getattr(reader, theirs) for name, theirs in names})
 
@@ -163,11 +163,11 @@ def put_spec(to: Any, spec: TaskSpec) -> None:
 
 
 def check_size(request: Any) -> None:
-    """More than a message holds would end the connection, and with it all its tasks."""
+    """Refuses a request above the largest message, which would end the connection and all its tasks."""
     size = request.total_size.word_count * 8
     if size > MESSAGE_BYTES_MAX - MESSAGE_SLACK_BYTES:
         raise errors.InvalidArgument(
-            f"the task with its code, names and inline input has {human_bytes(size)}; "
+            f"the task with its code, names and inline input takes {human_bytes(size)}; "
             f"a request holds at most {human_bytes(MESSAGE_BYTES_MAX)}",
             "Give large input as input files or on stdin: they go in pieces.")
 
@@ -178,14 +178,14 @@ def check_size(request: Any) -> None:
 class Hold:
     """KJ's event loop on one asyncio loop, for as long as anything here uses it.
 
-    One asyncio loop has at most one of KJ's, so all connections on it share it; one that
-    the caller runs himself (`capnp.kj_loop`, `capnp.run`) is used as it is.
+    One asyncio loop can have only one of KJ's, so all connections on it share one; if the
+    caller already runs one (`capnp.kj_loop`, `capnp.run`), that one is used.
     """
 
     _of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hold] = weakref.WeakKeyDictionary()
 
     def __init__(self) -> None:
-        self.users: set[object] = set()  # also keeps them alive: they end on this thread
+        self.users: set[object] = set()  # keeps them alive, so that they end on this thread
         self.context: Any = None
 
     @classmethod
@@ -212,7 +212,7 @@ class Hold:
 
 
 class Sink(schema.OutputSink.Server):  # type: ignore[misc]
-    """The daemon's way to a live output. Its write returns when there is room again."""
+    """Receives a task's live output from the daemon. Its write returns when there is room again."""
 
     def __init__(self, write: Any) -> None:
         self._write = write
@@ -225,5 +225,5 @@ class Sink(schema.OutputSink.Server):  # type: ignore[misc]
         stream = Stream.STDERR if params.stream.raw else Stream.STDOUT
         data: bytes = params.data
         context.release_params()
-        del params, context  # this may wait for long, and be cancelled
+        del params, context  # freed now: the next line may wait for long, and be cancelled
         await self._write(stream, data)

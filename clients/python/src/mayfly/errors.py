@@ -1,7 +1,7 @@
-"""What can go wrong, one class for each code of the protocol.
+"""The errors of this package, one class for each code of the protocol.
 
-How a *task* ended is never an error: that is the result's verdict. `TaskFailed` is
-raised only where the caller asked for it (`check=True`, `TaskResult.check`).
+The end of a *task* is never an error: it is the result's verdict. `TaskFailed` is
+raised only if the caller asks for it (`check=True`, `TaskResult.check`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ErrorCode(enum.StrEnum):
 
 
 class MayflyError(Exception):
-    """A call that did not do what it says. Every error of this package's own is one."""
+    """A failed call. The base class of this package's errors."""
 
     code: ErrorCode = ErrorCode.INTERNAL
 
@@ -42,7 +42,7 @@ class MayflyError(Exception):
         self.retryable = retryable
         """The same call can succeed later."""
         self.retry_after = retry_after
-        """Seconds before which a retry is not worth it; None where nothing is known."""
+        """Do not retry for this many seconds; None: unknown."""
 
     def __str__(self) -> str:
         if not self.advice:
@@ -62,7 +62,7 @@ def _rebuild(kind: type[MayflyError], message: str, advice: str, retryable: bool
 
 
 class InvalidArgument(MayflyError, ValueError):
-    """The request can never succeed as it is."""
+    """This request can never succeed."""
 
     code = ErrorCode.INVALID_ARGUMENT
 
@@ -74,19 +74,19 @@ class NotFound(MayflyError, LookupError):
 
 
 class AlreadyExists(MayflyError):
-    """The name belongs to something else already."""
+    """The key already belongs to another task."""
 
     code = ErrorCode.ALREADY_EXISTS
 
 
 class ResourceExhausted(MayflyError):
-    """A bound was met: a queue, connections, bytes."""
+    """A bound is reached: a queue, connections, bytes."""
 
     code = ErrorCode.RESOURCE_EXHAUSTED
 
 
 class Unavailable(MayflyError):
-    """Not now: no daemon, or it starts, or it stops, or the template is not ready."""
+    """Not now: the daemon is missing, starting or stopping, or the template is not ready."""
 
     code = ErrorCode.UNAVAILABLE
 
@@ -106,13 +106,13 @@ class Unsupported(FailedPrecondition, NotImplementedError):
 
 
 class PermissionDenied(MayflyError, PermissionError):
-    """This user may not speak to the daemon."""
+    """This user may not use the daemon."""
 
     code = ErrorCode.PERMISSION_DENIED
 
 
 class Cancelled(MayflyError):
-    """The task was closed while the call waited for it."""
+    """The task was closed during the call."""
 
     code = ErrorCode.CANCELLED
 
@@ -124,19 +124,19 @@ class DeadlineExceeded(MayflyError, TimeoutError):
 
 
 class HostUnfit(MayflyError):
-    """The host lacks what a promise needs."""
+    """The host cannot keep a promise."""
 
     code = ErrorCode.HOST_UNFIT
 
 
 class Internal(MayflyError):
-    """A fault of Mayfly's own."""
+    """A fault of Mayfly itself."""
 
     code = ErrorCode.INTERNAL
 
 
 class TaskFailed(Exception):
-    """The task ended with another verdict than `succeeded`, and the caller asked to be told."""
+    """The task's verdict is not `succeeded`, and the caller asked for this exception."""
 
     def __init__(self, result: TaskResult) -> None:
         super().__init__(result)
@@ -148,12 +148,12 @@ class TaskFailed(Exception):
         if result.reason:
             text += f": {result.reason}"
         last = result.stderr.strip().rsplit("\n", 1)[-1]
-        # What the task printed is its own choice: never onto a terminal as it is.
+        # The task chose the bytes that it printed: escape them for a terminal.
         last = "".join(c if c.isprintable() else "?" for c in last)[:200]
         return f"{text}; its last line on stderr: {last}" if last else text
 
 
-# By the number that crosses the wire.
+# By the number on the wire.
 BY_NUMBER: tuple[type[MayflyError] | None, ...] = (
     None, InvalidArgument, NotFound, AlreadyExists, ResourceExhausted, Unavailable,
     FailedPrecondition, PermissionDenied, Cancelled, DeadlineExceeded, HostUnfit, Internal)

@@ -1,7 +1,7 @@
-"""What the daemon answers, as plain frozen data: no object here holds the connection.
+"""The daemon's answers as plain frozen data: no object here holds the connection.
 
 Units stand last in a name: bytes, ms, ns, milli. Times in ns are of the host's monotonic
-clock; 0 means "did not happen". What each field means: mayfly.capnp, beside this file.
+clock; 0 means "did not happen". mayfly.capnp, beside this file, explains each field.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .errors import TaskFailed
 
 
 class Verdict(enum.StrEnum):
-    """How a task ended. The kernel says it; nothing that runs in the box can forge it."""
+    """How a task ended, as the kernel reports it; no code in the box can forge it."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -30,7 +30,7 @@ class Verdict(enum.StrEnum):
     DAEMON_STOPPING = "daemonStopping"
     INTERNAL = "internal"
     UNKNOWN = "unknown"
-    """One that this client is too old to know."""
+    """A verdict that is newer than this client."""
 
     @property
     def is_cap(self) -> bool:
@@ -43,7 +43,7 @@ _CAPS = frozenset((Verdict.WALL_TIME, Verdict.CPU_TIME, Verdict.MEMORY, Verdict.
 
 
 class Stream(enum.StrEnum):
-    """Where a piece of output came from."""
+    """The stream of a piece of output."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
@@ -82,7 +82,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phases:
-    """When each step was reached."""
+    """The time of each step."""
 
     queued_ns: int
     box_ns: int
@@ -116,21 +116,21 @@ class OutFile:
 
     index: int
     path: bytes
-    """Relative to /task/out; bytes that the task chose: never use them as a path as they are."""
+    """Relative to /task/out; bytes that the task chose: never use them as a path unchecked."""
     size_bytes: int
     mode: int
     skipped: str
-    """Why the daemon did not collect it ("symbolic link"...); empty when it did."""
+    """Why the daemon did not collect it ("symbolic link"...); empty if it did."""
     data: bytes | None = field(default=None, repr=False)
-    """Its bytes, where the task was run with `collect=True`."""
+    """Its bytes, if the task was run with `collect=True`."""
     saved: Path | None = None
-    """Where it was saved, if it was."""
+    """The path under which it was saved; None if it was not."""
     not_saved: str = ""
-    """Why it was not saved, though that was asked for."""
+    """Why saving failed, if it was requested."""
 
     @property
     def name(self) -> str:
-        """The path, fit to be printed and compared: odd bytes are escaped."""
+        """The path in a form to print and compare: odd bytes are escaped."""
         text = self.path.decode("utf-8", "backslashreplace")
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -141,15 +141,15 @@ class TaskResult:
     template: str
     verdict: Verdict
     exit_code: int | None
-    """Where the verdict is succeeded or failed."""
+    """Set if the verdict is succeeded or failed."""
     signal: int | None
-    """Where the verdict is signaled."""
+    """Set if the verdict is signaled."""
     reason: str
     """One line for people: which cap and its value, or what failed."""
     cap_value: int | None
-    """The cap that was hit, in its unit."""
+    """The cap that the task reached, in its unit."""
     stdout_bytes: bytes = field(repr=False)
-    """What was captured: the first MiB. Empty of what went to a `stream` or `on_output`."""
+    """The captured output: the first MiB. Empty if it went to a `stream` or `on_output`."""
     stderr_bytes: bytes = field(repr=False)
     stdout_truncated: bool
     stderr_truncated: bool
@@ -159,7 +159,7 @@ class TaskResult:
     receipt: Receipt = field(repr=False)
     out_files: tuple[OutFile, ...] = ()
     out_files_note: str = ""
-    """Why the collection is not whole; empty when it is."""
+    """Why files are missing from the collection; empty if none are."""
 
     @property
     def stdout(self) -> str:
@@ -174,13 +174,13 @@ class TaskResult:
         return self.verdict is Verdict.SUCCEEDED
 
     def check(self) -> TaskResult:
-        """Itself, or `TaskFailed` for any verdict but `succeeded`."""
+        """Returns itself; raises `TaskFailed` for any verdict but `succeeded`."""
         if not self.ok:
             raise TaskFailed(self)
         return self
 
     def file(self, name: str) -> OutFile:
-        """The output file of this name; KeyError where the task left none."""
+        """The output file of this name; KeyError if there is none."""
         for each in self.out_files:
             if each.name == name:
                 return each
@@ -192,14 +192,14 @@ class TaskInfo:
     id: int
     template: str
     state: str
-    """"queued", "making", "running", "ending"; by `Task.info` also "done"."""
+    """"queued", "making", "running", "ending"; from `Task.info` also "done"."""
     queued_ns: int
     started_ns: int
     now_ns: int
-    """The daemon's clock at the answer: ages need no second clock."""
+    """The daemon's clock at the answer, to compute ages with."""
     pid_host: int
     yours: bool
-    """Of this connection, or detached and of this user."""
+    """The task belongs to this connection, or is detached and belongs to this user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,20 +214,20 @@ class TemplateInfo:
     maximum: Limits = field(repr=False)
     boxes: int    # alive now
     parked: int   # of them: with a clone that is ready for a task
-    stocked: int  # of them: walls that wait for a clone
-    parked_target: int   # what the pool holds, or is being filled to
+    stocked: int  # of them: without a clone yet
+    parked_target: int   # the number that the pool holds or is being filled to
     stocked_target: int
-    making: int    # clones
-    waiting: int   # tasks that have a box's place and no clone yet
-    zygotes: int   # alive: serving, starting, and those whose last boxes end
-    renewals: int  # zygotes that a younger one followed, since the daemon's start
-    hits: int      # tasks that found a clone parked, since the daemon's start
-    misses: int    # tasks whose clone was made when they came
+    making: int    # clones being made
+    waiting: int   # tasks that have a place but no clone yet
+    zygotes: int   # alive: serving, starting, or draining
+    renewals: int  # zygotes replaced by a successor, since the daemon's start
+    hits: int      # tasks that found a parked clone, since the daemon's start
+    misses: int    # tasks that had to wait for their clone to be made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """This daemon's; 0 where it is too old to say."""
+    """This daemon's bounds; 0 if it is too old to report one."""
 
     connections_max: int
     tasks_per_connection_max: int
@@ -262,9 +262,9 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """Bytes that the daemon keeps for a while; any number of tasks can have them as input."""
+    """Bytes that the daemon stores for a while; any number of tasks can take them as input."""
 
     sha256: bytes
     size_bytes: int
     expires_ms: int | None = None
-    """From the answer on, if nothing uses it; None where the daemon was not asked."""
+    """From the answer on, unless a task uses it; None if the daemon was not asked."""

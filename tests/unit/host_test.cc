@@ -1,14 +1,14 @@
-// The host report: what it makes of cgroup layouts, kernel names and budgets,
-// and that its table fits a terminal. The last tests ask this very host.
+// The host report: how it reads cgroup layouts, kernel names and budgets, and that its table fits a
+// terminal. The last tests probe the real host.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <sstream>
 
-#include "box/host.h"
+#include "host/report.h"
 
-namespace mayfly::box {
+namespace mayfly::host {
 namespace {
 
 constexpr char kHybrid[] =
@@ -69,7 +69,7 @@ TEST(HostBudget, TheScarcestPartDecides) {
 TEST(HostBudget, TerminalsAreThreeQuartersOfWhatTheKernelLeavesAndNeverTheReserve) {
   EXPECT_EQ(boxesPtys(4'096, 1'024, 0), 2'303u);
   EXPECT_EQ(boxesPtys(4'096, 1'024, 767), 2'303u);
-  EXPECT_EQ(boxesPtys(4'096, 1'024, 1'000), 2'071u);  // others have more than their quarter
+  EXPECT_EQ(boxesPtys(4'096, 1'024, 1'000), 2'071u);  // others use more than their quarter
   EXPECT_EQ(boxesPtys(4'096, 1'024, 3'500), 0u);
   EXPECT_EQ(boxesPtys(1'024, 1'024, 0), 0u);
   EXPECT_EQ(boxesPtys(0, 1'024, 0), 0u);
@@ -145,4 +145,4 @@ TEST(HostReport, ThisHostIsAskedWholeAndNothingOfTheAskingStays) {
 }
 
 }  // namespace
-}  // namespace mayfly::box
+}  // namespace mayfly::host

@@ -6,9 +6,9 @@
 #include <sstream>
 
 #include "base/text.h"
-#include "box/host.h"
+#include "host/report.h"
 
-namespace mayfly::box {
+namespace mayfly::host {
 namespace {
 
 bool hasWord(std::string_view list, std::string_view word, char separator) {
@@ -86,7 +86,7 @@ CgroupLayout parseCgroupLayout(std::string_view mountinfo, std::string_view v2_c
     while (words >> word && word != "-") {
     }
     words >> type >> source >> options;
-    if (root != "/") continue;  // a bind of somebody's subtree is not ours to use
+    if (root != "/") continue;  // a bind mount of a subtree is not ours to use
     if (type == "cgroup2" && layout.v2_path.empty()) layout.v2_path = path;
     if (type == "cgroup") v1.push_back({path, options});
   }
@@ -122,7 +122,7 @@ uint32_t HostBudget::boxes() const {
 }
 
 uint64_t boxesPtys(uint64_t limit, uint64_t reserve, uint64_t used) {
-  // The kernel refuses the one that would make the sum reach `limit` - `reserve`.
+  // The kernel refuses the terminal that would make the number reach `limit` - `reserve`.
   const uint64_t pool = limit > reserve ? limit - reserve - 1 : 0;
   return std::min(pool * kPtyPercent / 100, pool - std::min(pool, used));
 }
@@ -133,7 +133,7 @@ void deriveBudget(HostBudget& b, const base::Limits& per_box) {
   // A box's processes, and its init.
   b.boxes_by_pids = clamp32(left(b.pids_max, kPidsReserved) / (uint64_t{per_box.processes} + 1));
   b.boxes_by_namespaces = clamp32(left(b.user_namespaces_max, 64));
-  // Where there are none, boxes have no terminals: that makes them no fewer.
+  // Without terminals, their number does not bound the boxes.
   b.boxes_by_ptys = clamp32(b.ptys_max == 0 ? ~0ull : b.ptys_max / kPtysPerBox);
   // A tenth, at least 512 MiB, stays for the host, the daemon and the zygotes.
   uint64_t reserved = std::max<uint64_t>(b.memory_total_bytes / 10, 512ull << 20);
@@ -216,4 +216,4 @@ std::string renderTable(const HostReport& report, size_t width) {
   return out;
 }
 
-}  // namespace mayfly::box
+}  // namespace mayfly::host

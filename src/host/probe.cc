@@ -1,4 +1,4 @@
-#include "box/host.h"
+#include "host/report.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +28,7 @@
 #include "base/text.h"
 #include "box/seccomp.h"
 
-namespace mayfly::box {
+namespace mayfly::host {
 namespace {
 
 using base::Fd;
@@ -48,7 +48,7 @@ uint64_t readNumber(const std::string& path) {
   return ::strtoull(readText(path).c_str(), nullptr, 10);
 }
 
-// Runs `probe` in a forked child: 0, or the errno that it met. ETIMEDOUT where it hangs.
+// Runs `probe` in a forked child: returns 0, the probe's errno, or ETIMEDOUT if it hangs.
 int inChild(const std::function<int()>& probe) {
   pid_t pid = ::fork();
   if (pid < 0) return errno;
@@ -62,7 +62,7 @@ int inChild(const std::function<int()>& probe) {
   do {
     ready = ::poll(&wait, 1, handle ? kChildMsMax : 0);
   } while (ready < 0 && errno == EINTR);
-  if (handle && ready <= 0) ::kill(pid, SIGKILL);  // our unreaped child: the pid is its own
+  if (handle && ready <= 0) ::kill(pid, SIGKILL);  // our unreaped child: the pid cannot be reused
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
@@ -78,7 +78,7 @@ struct Probe {
   KernelVersion kernel;
   bool root = ::geteuid() == 0;
   std::string group;
-  bool terminals = false;  // a box can have some
+  bool terminals = false;  // a box can have terminals
 
   HostLine& line(std::string what, std::string value) {
     return report.lines.emplace_back(
@@ -115,7 +115,7 @@ void Probe::kernelAndRights() {
   std::string value = fmt::format("{} {}", name.release, name.machine);
   if (kernel < KernelVersion{5, 14})
     missing("version", value, "ephemeral",
-            "5.14 is the least: cgroup.kill proves that nothing is left running.");
+            "At least 5.14 is needed: only cgroup.kill proves that nothing still runs.");
   else
     ok("version", value);
 
@@ -135,16 +135,15 @@ void Probe::kernelAndRights() {
     if (!(effective >> cap.bit & 1))
       lacking += (lacking.empty() ? "" : " ") + std::string(cap.name);
   if (lacking.empty())
-    ok("capabilities", "SYS_ADMIN SETUID SETGID CHOWN: all the spawner needs");
+    ok("capabilities", "SYS_ADMIN SETUID SETGID CHOWN: all that the spawner needs");
   else if (!root)
-    unknown("capabilities",
-            "Run the doctor as root: what the daemon would get is not seen from here.");
+    unknown("capabilities", "Run the doctor as root to see the daemon's capabilities.");
   else
     missing("capabilities", "no " + lacking, "isolation",
             "The spawner cannot build a box without them.");
 }
 
-// The maps of a namespace that this process just unshared: root of it, nothing else.
+// Maps a namespace that this process has just unshared: uid 0 is this process's uid, nothing else.
 int mapSelf(unsigned uid, unsigned gid) {
   auto write = [](const char* path, const std::string& text) {
     int fd = ::open(path, O_WRONLY | O_CLOEXEC);
@@ -184,7 +183,7 @@ void Probe::namespaces() {
     missing("namespaces", "no " + lack, "isolation",
             "See /proc/sys/user/max_*_namespaces and the kernel's configuration.");
 
-  // A template's user namespace, and a box's below it with all the others.
+  // A template's user namespace, with a box's below it together with all other kinds.
   int error = inChild([&] {
     if (::unshare(CLONE_NEWUSER) != 0) return errno;
     if (int e = mapSelf(uid, gid)) return e;
@@ -199,13 +198,13 @@ void Probe::namespaces() {
   error = inChild([&] {
     int handle = static_cast<int>(::syscall(SYS_pidfd_open, ::getppid(), 0));
     if (handle < 0) return errno;
-    // Into the parent's own namespaces: nothing changes, but all of it is checked.
+    // Joins the parent's own namespaces: changes nothing, but the kernel makes every check.
     return root ? errnoOf(::setns(handle, CLONE_NEWUTS | CLONE_NEWIPC)) : 0;
   });
   if (error == 0)
     ok("pidfd", root ? "held by descriptor; setns by pidfd" : "held by descriptor");
   else
-    missing("pidfd", why(error), "isolation", "Kernel 5.8 is the least for setns by pidfd.");
+    missing("pidfd", why(error), "isolation", "setns by pidfd needs kernel 5.8.");
 
   error = inChild([] {
     int fs = static_cast<int>(::syscall(SYS_fsopen, "proc", 0));
@@ -213,11 +212,11 @@ void Probe::namespaces() {
     return errnoOf(::syscall(SYS_fsconfig, fs, 1 /* set string */, "subset", "pid", 0));
   });
   if (error == 0)
-    ok("proc", "subset=pid: nothing of the host in a box's /proc");
+    ok("proc", "subset=pid: a box's /proc shows nothing of the host");
   else if (!root)
     unknown("proc", "Run the doctor as root to try it.");
   else
-    missing("proc", why(error), "isolation", "Kernel 5.8 is the least for proc with subset=pid.");
+    missing("proc", why(error), "isolation", "proc with subset=pid needs kernel 5.8.");
 
   error = inChild([&] {
     if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return errno;
@@ -234,7 +233,7 @@ void Probe::namespaces() {
              "The kernel needs CONFIG_UNIX98_PTYS.");
 }
 
-// Files of a throw-away cgroup, made and removed: what the controller offers here.
+// Makes and removes a throw-away cgroup: which of `names` the controller offers here.
 std::vector<std::string> filesOf(const std::string& hierarchy,
                                  const std::vector<std::string>& names, int* error) {
   std::string path = fmt::format("{}/mayfly-doctor-{}", hierarchy, ::getpid());
@@ -269,8 +268,8 @@ void Probe::cgroups() {
 
   if (layout.v2_path.empty()) {
     missing("cgroup v2", "not mounted", "ephemeral",
-            "Mount it (mount -t cgroup2 none /sys/fs/cgroup/unified): every box is killed by "
-            "cgroup.kill.");
+            "Mount it (mount -t cgroup2 none /sys/fs/cgroup/unified): cgroup.kill kills "
+            "every box.");
     return;
   }
   int error = 0;
@@ -284,12 +283,12 @@ void Probe::cgroups() {
     missing("cgroup v2", why(error), "ephemeral",
             "No cgroup can be made in " + layout.v2_path + ".");
   } else if (!has(files, "cgroup.kill") || !has(files, "cgroup.events")) {
-    missing("cgroup v2", "no cgroup.kill", "ephemeral", "Kernel 5.14 is the least.");
+    missing("cgroup v2", "no cgroup.kill", "ephemeral", "cgroup.kill needs kernel 5.14.");
   } else {
     ok("cgroup v2", "cgroup.kill, populated");
   }
 
-  // What is read at the end, and what v1 cannot do.
+  // The files that the spawner reads at a box's end, and the gaps of v1.
   if (error == 0 && layout.memory == CgroupPlace::v2) {
     if (!has(files, "memory.max"))
       degraded("memory files", "not enabled below the root",
@@ -297,7 +296,7 @@ void Probe::cgroups() {
                    "/cgroup.subtree_control.");
     else if (!has(files, "memory.peak"))
       degraded("memory files", "no memory.peak",
-               "A task's peak memory is not known (kernel 5.19).");
+               "A task's peak memory is unknown (it needs kernel 5.19).");
     else
       ok("memory files", "max, peak, oom.group");
   }
@@ -315,7 +314,7 @@ void Probe::cgroups() {
               "No cgroup can be made in " + layout.memory_path + ".");
     else if (!has(v1, "memory.oom_control"))
       missing("memory files", "no memory.oom_control", "caps",
-              "The memory cap cannot be told from a crash.");
+              "A kill at the memory cap looks like a crash.");
     else
       ok("memory files", has(v1, "memory.kmem.tcp.limit_in_bytes")
                              ? "limit, peak, oom_control; TCP buffers capped apart"
@@ -326,11 +325,12 @@ void Probe::cgroups() {
     pids = filesOf(layout.pids_path, {"pids.peak", "pids.events"}, &v1_error);
   if (layout.pids != CgroupPlace::none && (root || error == 0)) {
     if (has(pids, "pids.peak"))
-      ok("process files", layout.pids == CgroupPlace::v1 ? "max, peak; the cap is seen by sampling"
-                                                         : "max, peak, events");
+      ok("process files", layout.pids == CgroupPlace::v1
+                              ? "max, peak; the cap is enforced by sampling"
+                              : "max, peak, events");
     else
       degraded("process files", "no pids.peak",
-               "A task's peak of processes is not known (kernel 6.1).");
+               "A task's peak of processes is unknown (it needs kernel 6.1).");
   }
 
   std::string meminfo = readText("/proc/meminfo");
@@ -344,8 +344,7 @@ void Probe::cgroups() {
   else if (swap_capped)
     ok("swap", base::humanBytes(swap) + ", forbidden to boxes");
   else if (!root)
-    unknown("swap",
-            "Run the doctor as root: whether it can be forbidden to boxes is not seen from here.");
+    unknown("swap", "Run the doctor as root to see whether boxes can be kept from it.");
   else
     missing("swap", base::humanBytes(swap) + ", cannot be forbidden", "caps",
             "Turn it off, or boot with swapaccount=1: a box would use more than its memory cap.");
@@ -373,12 +372,12 @@ void Probe::cgroups() {
   else if (!root)
     unknown("CLONE_INTO_CGROUP", "Run the doctor as root to try it.");
   else
-    missing("CLONE_INTO_CGROUP", why(error), "caps", "Kernel 5.7 is the least.");
+    missing("CLONE_INTO_CGROUP", why(error), "caps", "CLONE_INTO_CGROUP needs kernel 5.7.");
 }
 
 void Probe::filters() {
   group = "Filters";
-  auto program = buildSeccomp({});
+  auto program = box::buildSeccomp({});
   if (!program) {
     missing("seccomp", program.error().message, "isolation", program.error().advice);
   } else {
@@ -403,10 +402,10 @@ void Probe::filters() {
   if (abi < 1)
     missing("Landlock", errno == EOPNOTSUPP ? "built in, not enabled" : "not in this kernel",
             "landlock",
-            "A second line behind the mounts is lost. Boot with lsm=landlock,... to have it.");
+            "The second wall behind the mounts is missing. Boot with lsm=landlock,... to get it.");
   else if (abi < 6)
     degraded("Landlock", fmt::format("ABI {}", abi),
-             "No scopes for abstract sockets and signals (ABI 6); namespaces hold those.");
+             "No scopes for abstract sockets and signals (ABI 6); only namespaces contain these.");
   else
     ok("Landlock", fmt::format("ABI {}: files, abstract sockets, signals", abi));
 }
@@ -435,17 +434,17 @@ void Probe::files() {
 
   auto memfd = base::makeMemfd("mayfly-doctor");
   if (memfd && base::sealMemfd(memfd->view()))
-    ok("memfd", "sealed: inputs cannot change on their way");
+    ok("memfd", "sealed: inputs cannot change in transit");
   else
     missing("memfd", "no sealing", "isolation", "Kernel 3.17 with CONFIG_MEMFD_CREATE.");
 
   std::string pattern = readText("/proc/sys/kernel/core_pattern");
   if (!pattern.empty() && pattern[0] == '@')
     missing("core dumps", "'" + pattern + "'", "ephemeral",
-            "A socket as core pattern is handed a task's memory whatever its limits; use a file or "
+            "A socket as core pattern gets a task's memory whatever its limits; use a file or "
             "a pipe.");
   else
-    ok("core dumps", fmt::format("'{}': none is made of a box (limit 1)", pattern));
+    ok("core dumps", fmt::format("'{}': boxes dump none (limit 1)", pattern));
 }
 
 void Probe::neighbours() {
@@ -453,13 +452,13 @@ void Probe::neighbours() {
   std::string ksm = readText("/sys/kernel/mm/ksm/run");
   if (ksm == "1")
     degraded("page merging", "on",
-             "Boxes take no part (refused by seccomp), but other processes of the host do.");
+             "Boxes cannot join (seccomp refuses), but other processes of the host can.");
   else
     ok("page merging", ksm.empty() ? "not in this kernel" : "off");
   std::string smt = readText("/sys/devices/system/cpu/smt/active");
   if (smt == "1")
     degraded("hyperthreads", "on",
-             "Two tenants may share a core: turn SMT off where they are enemies.");
+             "Two tenants may share a core: turn SMT off if tenants are enemies.");
   else
     ok("hyperthreads", "off");
   std::string mask = readText("/sys/devices/virtual/workqueue/cpumask");  // hexadecimal words
@@ -473,9 +472,8 @@ void Probe::neighbours() {
        terminals ? fmt::format("in kernel workers on {} of {} cores", workers, cores) : "none");
   else
     degraded("terminals' work", "in kernel workers on every core",
-             "It is outside a task's cpu caps: where tenants are enemies, set terminal.ptys to 0, "
-             "or write fewer cores to "
-             "/sys/devices/virtual/workqueue/cpumask.");
+             "This work is outside a task's cpu caps: if tenants are enemies, set terminal.ptys to "
+             "0, or write fewer cores to /sys/devices/virtual/workqueue/cpumask.");
   std::string vulnerable;
   for (const char* name : {"spectre_v1", "spectre_v2", "meltdown", "spec_store_bypass", "l1tf",
                            "mds", "tsx_async_abort", "mmio_stale_data", "retbleed", "srbds",
@@ -486,14 +484,14 @@ void Probe::neighbours() {
       vulnerable += (vulnerable.empty() ? "" : " ") + std::string(name);
   }
   if (vulnerable.empty())
-    ok("cpu flaws", "none that the kernel knows and leaves open");
+    ok("cpu flaws", "the kernel leaves no known flaw open");
   else
     degraded("cpu flaws", vulnerable,
-             "Left open by this kernel or machine: a task may read memory that is not its own.");
+             "Open on this kernel or machine: a task may read memory that is not its own.");
   std::string overcommit = readText("/proc/sys/vm/overcommit_memory");
   if (overcommit == "2")
     degraded("overcommit", "strict",
-             "Forks may fail long before any cap is met (vm.overcommit_memory is 2).");
+             "Forks may fail long before any cap is reached (vm.overcommit_memory is 2).");
   else
     ok("overcommit", overcommit == "1" ? "always" : "heuristic");
   std::string thp = readText("/sys/kernel/mm/transparent_hugepage/enabled");
@@ -546,4 +544,4 @@ HostReport hostReport() {
   return std::move(probe.report);
 }
 
-}  // namespace mayfly::box
+}  // namespace mayfly::host
