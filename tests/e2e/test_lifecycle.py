@@ -357,7 +357,7 @@ def test_a_tasks_end_is_one_line_of_the_log_without_its_input_and_output(daemons
     [line] = await_that(lambda: re.findall(r"^.* info (task id=.*)$", read(daemon.log), re.M), "it is told")
     told = dict(re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', line))
     assert {key: told[key] for key in ("id", "template", "mechanism", "user", "tenant", "verdict", "stdout", "stderr")} == {
-        "id": str(result["id"]), "template": "python", "mechanism": "fork", "user": "0", "tenant": r'"a\"b"',
+        "id": str(result["id"]), "template": "python", "mechanism": "fork", "user": "uid:0", "tenant": r'"a\"b"',
         "verdict": "failed", "stdout": "13", "stderr": "0"}
     assert float(told["whole_ms"]) >= float(told["run_ms"]) > 0 and int(told["memory_peak"]) > 0, line
     assert "secret" not in read(daemon.log) and "terces" not in read(daemon.log)
