@@ -95,7 +95,7 @@ def test_a_successor_that_fails_costs_nothing_but_a_word(daemons):
                 renewed += 1
         if renewed and info(daemon)["stateText"]:
             break
-    assert "serves on" in info(daemon)["stateText"]
+    assert "still serves" in info(daemon)["stateText"]
     assert info(daemon)["state"] == "ready"
     assert zygotes(daemon) == [serving]
     layout(daemon)
