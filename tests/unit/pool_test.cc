@@ -270,10 +270,10 @@ TEST(Trial, EveryKindOfFaultIsNamed) {
   } cases[] = {
       {"differ rng 1\n", "differ rng 1\n", "same rng"},
       {"equal path x\n", "equal path y\n", "differ in path"},
-      {"differ a 1\n", "differ a 2\ndiffer b 1\n", "same things"},
+      {"differ a 1\n", "differ a 2\ndiffer b 1\n", "different sets"},
       {"differ a 1\ndiffer b 1\n", "differ a 2\n", "only one"},
       {"differ a 1\n", "fault it has a timer\n", "has a timer"},
-      {"", "", "nothing"},
+      {"", "", "no finding"},
       {"hello\n", "hello\n", "printed 'hello'"},
       {"equal a 1\nequal a 1\n", "equal a 1\n", "printed"},
       {"fault \x1b[2J\n", "", "x1b"},
