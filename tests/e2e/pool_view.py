@@ -6,14 +6,15 @@ import json
 import pathlib
 import re
 
-from test_lifecycle import STATE_DIR, await_that, family, pids_inside, read
+from light import light
+from test_lifecycle import await_that, family, pids_inside, read
 
 ZYGOTE, MAKER = "/usr/lib/mayfly/zygote.py", "mayfly-maker"
 
 
 def make_templates(folder, manifests, base="python", image=None):
-    """Arguments of a Daemon that serves templates of one image: {name: more of its manifest}."""
-    image = image or pathlib.Path(STATE_DIR) / "index" / f"{base}.json"
+    """Arguments of a Daemon that serves templates of one image, the light one if none is told: {name: more of its manifest}."""
+    image = image or pathlib.Path(light()["state_dir"]) / "index/python.json"
     index = json.loads(pathlib.Path(image).read_text())
     state, templates = folder / "state", folder / "templates"
     for each in (state / "index", templates):
