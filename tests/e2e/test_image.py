@@ -25,11 +25,12 @@ def images():
 
 @pytest.fixture(scope="module", params=TEMPLATES)
 def root(request, tmp_path_factory):
-    """The files of one template's image, as fsck.erofs takes them out."""
-    place = tmp_path_factory.mktemp("image") / "root"
-    run("fsck.erofs", f"--extract={place}", images()[request.param]["path"])
+    """The files of one template's image, as the kernel shows them to a box."""
+    place, path = tmp_path_factory.mktemp("image"), images()[request.param]["path"]
+    if run("mount", "-t", "erofs", "-o", "ro", path, str(place), check=False).returncode != 0:
+        run("mount", "-t", "erofs", "-o", "ro,loop", path, str(place))  # a kernel that takes no file
     yield place
-    run("rm", "-rf", str(place))
+    run("umount", str(place))
 
 
 def files(root):
