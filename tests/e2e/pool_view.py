@@ -2,9 +2,11 @@
 makes out of an image that is there already, in no time.
 """
 
+import contextlib
 import json
 import pathlib
 import re
+import subprocess
 
 from light import light
 from test_lifecycle import await_that, family, pids_inside, read
@@ -27,6 +29,19 @@ def make_templates(folder, manifests, base="python", image=None):
             f'name = "{name}"\ndescription = "of a test"\nbase = "{base}"\n{more}')
         (state / "index" / f"{name}.json").write_text(json.dumps({**index, "template": name}))
     return {"templates": tuple(manifests), "state_dir": str(state), "template_dirs": (templates,)}
+
+
+@contextlib.contextmanager
+def mounted(image, at):
+    """The files of an image, at a folder that is made."""
+    at.mkdir()
+    direct = subprocess.run(["mount", "-t", "erofs", "-o", "ro", image, str(at)], capture_output=True)
+    if direct.returncode != 0:  # a kernel that takes no file
+        subprocess.run(["mount", "-t", "erofs", "-o", "ro,loop", image, str(at)], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", str(at)], check=True)
 
 
 def tasks(daemon):

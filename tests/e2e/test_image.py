@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from pool_view import mounted
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 MAYFLY = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
 TEMPLATES = ["perl", "python", "python-data", "shell"]
@@ -26,11 +28,8 @@ def images():
 @pytest.fixture(scope="module", params=TEMPLATES)
 def root(request, tmp_path_factory):
     """The files of one template's image, as the kernel shows them to a box."""
-    place, path = tmp_path_factory.mktemp("image"), images()[request.param]["path"]
-    if run("mount", "-t", "erofs", "-o", "ro", path, str(place), check=False).returncode != 0:
-        run("mount", "-t", "erofs", "-o", "ro,loop", path, str(place))  # a kernel that takes no file
-    yield place
-    run("umount", str(place))
+    with mounted(images()[request.param]["path"], tmp_path_factory.mktemp("image") / "root") as place:
+        yield place
 
 
 def files(root):
