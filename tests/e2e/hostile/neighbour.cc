@@ -15,7 +15,7 @@ namespace {
 using namespace mayfly;
 using Clock = std::chrono::steady_clock;
 constexpr size_t kOutputBytes = 300'000;  // more than the daemon holds of a stream
-constexpr int kPauseMs = 30;                // it is a neighbour, and no load
+constexpr int kPauseMs = 30;              // it is a neighbour, and no load
 
 std::string faultOf(Client& client, const std::string& word, uint64_t* incomplete) {
   TaskSpec spec;
