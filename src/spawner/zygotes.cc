@@ -23,6 +23,10 @@ namespace {
 
 constexpr const char* kNames[] = {"pid 1", "maker", "zygote"};
 
+std::string refusalText(const CloneSource::Answer& answer) {
+  return fmt::format("the zygote can't serve: {}", answer.text);
+}
+
 }  // namespace
 
 // --- what mayflyd asks for -----------------------------------------------------------
@@ -240,7 +244,7 @@ void Zygotes::onHello(Zygote& z, const CloneSource::Answer& answer) {
     event.zygote_id = z.id;
     event.sys = answer.error;
     event.at_ns = monotonicNs();
-    setText(event, "zygote", fmt::format("the zygote can't serve: {}", answer.text));
+    setText(event, "zygote", refusalText(answer));
     out_.send(event);
     z.told = true;
     return retire(z.id);  // before another one is published in its place
@@ -264,17 +268,20 @@ void Zygotes::onEnd(Zygote& z, Who who) {
   const Exit exit = reap(process, poller_);
   if (z.stage >= Stage::ending) return;
   std::string how = exit.code != 0 ? describe(exit) : "broke the protocol";
+  std::string why = fmt::format("the template's {} {}", its_name, how);
+  // Its last word says more than its exit, whichever of them is seen first.
+  if (who == Who::zygote && z.source && z.stage <= Stage::loading)
+    if (auto last = z.source->receive();
+        last.what == CloneSource::Answer::What::refused && last.error == 0)
+      why = refusalText(last);
   if (isStarting(z.stage)) {
-    // Its last word before the exec says more than its exit.
     Zygote::Failure failure;
     if (!z.start || !z.start->report || readReport(z, &failure) != StartWord::failed)
-      failure = {its_name,
-                 Error{Code::internal, fmt::format("the template's {} {}", its_name, how), {}, 0}};
+      failure = {its_name, Error{Code::internal, std::move(why), {}, 0}};
     return failStart(z, std::move(failure.step), std::move(failure.error));
   }
   if (who == Who::zygote && z.zygote_cgroup.oomKills() > 0)
-    how += " at the memory cap of its zygote";
-  const std::string why = fmt::format("the template's {} {}", its_name, how);
+    why += " at the memory cap of its zygote";
   const bool drains = z.stage == Stage::draining;
   if (who == Who::pid1) signalKill(z.pid1);
   if (!drains) {

@@ -19,6 +19,7 @@ import uuid
 
 import pytest
 
+from light import light
 from support import CLI
 from test_lifecycle import Daemon, await_that, read, slow
 
@@ -54,7 +55,7 @@ def serving(settings):
     folder = pathlib.Path("/run") / ("mayfly-test-" + uuid.uuid4().hex[:8])  # where the attacker can go
     folder.mkdir(mode=0o755)
     shutil.copy(HOSTILE, folder)
-    daemon = Daemon(folder, config=settings)
+    daemon = Daemon(folder, config=settings, **light())
     try:
         daemon.start()
         assert daemon.cli.run("-c", "print(1)")["verdict"] == "succeeded"
