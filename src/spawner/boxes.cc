@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "spawner/child.h"
 #include "spawner/room.h"
+#include "spawner/tcp_charge.h"
 
 namespace mayfly::spawner {
 
@@ -126,7 +127,15 @@ void Boxes::sample(Box& box) {
   readDisk(box, &event.counters);
   event.at_ns = monotonicNs();
   out_.send(event);
-  if (box.machine.state() == BoxState::parked) restartCounters(box);
+  if (box.machine.state() == BoxState::parked) return restartCounters(box);
+  if (box.owner->loopback && box.init) chargeTcp(box);
+}
+
+// Sockets that the kernel charges to nobody count for the box's memory all the same.
+void Boxes::chargeTcp(Box& box) {
+  const uint64_t charge = tcpCharge(box.pid_host);
+  if (charge != 0 && box.cgroups.memoryBytes() + charge > box.limits.memory_bytes)
+    tellCap(box, Cap::memory);
 }
 
 // Of cgroups and disk; the task has not started.
@@ -229,9 +238,14 @@ void Boxes::onCapEvent(Box& box, Cap cap) {
   box.cgroups.read(&event.counters);
   const bool hit = cap == Cap::memory ? event.counters.oom_kills > 0 || count > 0
                                       : event.counters.forks_refused > 0;
+  if (hit) tellCap(box, cap);
+}
+
+void Boxes::tellCap(Box& box, Cap cap) {
   bool& told = box.watches_told[cap == Cap::memory ? 0 : 1];
-  if (!hit || told) return;
+  if (told) return;
   told = true;
+  Event event;
   event.kind = Kind::capHit;
   event.box = box.id;
   event.cap = cap;

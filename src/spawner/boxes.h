@@ -104,6 +104,8 @@ class Boxes : public Zygotes::Client {
   void onInitExit(Box& box);
   void onCloneExit(Box& box);
   void onCapEvent(Box& box, wire::Cap cap);
+  void chargeTcp(Box& box);
+  void tellCap(Box& box, wire::Cap cap);
 
   // --- ending (box_ending.cc) ---
   void beginEnd(Box& box, BoxEvent why);

@@ -272,6 +272,12 @@ void BoxCgroups::read(wire::Counters* c) const {
   c->processes_peak = static_cast<uint32_t>(numberIn(capped().read(Of::pids, "pids.peak")));
 }
 
+uint64_t BoxCgroups::memoryBytes() const {
+  using Of = CgroupSet::Of;
+  return numberIn(capped().read(
+      Of::memory, capped().isV2(Of::memory) ? "memory.current" : "memory.usage_in_bytes"));
+}
+
 Result<Fd> BoxCgroups::watchMemory() const {
   using Of = CgroupSet::Of;
   if (capped().isV2(Of::memory)) return capped().open(Of::memory, "memory.events", O_RDONLY);

@@ -116,6 +116,7 @@ class BoxCgroups {
   base::Status kill();  // idempotent; returns before they are dead
   base::Result<bool> populated() const;
   void read(wire::Counters* counters) const;  // what the kernel counted so far
+  uint64_t memoryBytes() const;               // charged now
   // An fd that polls when the memory cap killed something, and one for the
   // process cap; either may be absent on hosts that offer no event.
   base::Result<base::Fd> watchMemory() const;
