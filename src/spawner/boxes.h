@@ -44,6 +44,7 @@ struct Box {
                            // ours (its task may start)
   base::Fd their_fds[4];   // control, stdin, stdout, stderr: the clone's ends
   base::Fd our_fds[4];
+  uint64_t process_keys[2] = {};  // of init and clone, in the zygote's book
   uint32_t pid_host = 0;
   bool watches_told[2] = {};
   uint32_t collect_ms_max = 0;
@@ -85,6 +86,7 @@ class Boxes : public Zygotes::Client {
   base::Status prepare(Box& box);
   base::Status askInit(Box& box);
   base::Status makeChannels(Box& box);
+  base::Status adopt(Box& box, base::Fd& place, base::Fd process, uint64_t key, Source source);
   void onInitStatus(Box& box);
   void arrived(Box& box);
   void askCloneOrFail(Box& box);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -25,6 +26,17 @@ namespace {
 constexpr size_t kRequestsMax = 1'024;  // read ahead; more wait in the socket
 constexpr uint64_t kStopMsMax = 5'000;  // after mayflyd's end
 
+// A user namespace takes its creator's limits as what all in it may have: pending signals and
+// message queues are counted up to the host's root, which keeps the other half.
+void leaveHalfToTheHost() {
+  for (auto resource : {RLIMIT_SIGPENDING, RLIMIT_MSGQUEUE}) {
+    rlimit limit;
+    if (::getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) continue;
+    limit.rlim_cur /= 2;
+    (void)::setrlimit(resource, &limit);
+  }
+}
+
 }  // namespace
 
 Spawner::Spawner(Fd daemon, const Options& options)
@@ -42,10 +54,11 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
   std::unique_ptr<Spawner> s(new Spawner(std::move(daemon), options));
   MAYFLY_CHECK(s->poller_.open());
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2}) ::signal(signal, SIG_IGN);
+  leaveHalfToTheHost();
   MAYFLY_TRY(s->tree_, CgroupTree::open(options.instance));
   MAYFLY_TRY(s->room_, enterRoom(options.images_dir));
   MAYFLY_CHECK(dropToLeast());
-  s->poller_.watch(s->daemon_.view(), EPOLLIN, Source::daemon, 0);
+  MAYFLY_CHECK(s->poller_.watch(s->daemon_.view(), EPOLLIN, Source::daemon, 0));
   wire::Event hello;
   hello.kind = wire::Kind::hello;
   hello.at_ns = monotonicNs();
