@@ -26,6 +26,7 @@ constexpr uint64_t kRemoveMsMax = 2'000;  // removal of cgroups, before the box 
 }  // namespace
 
 void Boxes::beginEnd(Box& box, BoxEvent why) {
+  if (box.machine.state() == BoxState::claimed) --claimed_;
   box.machine.on(why);
   ending_.insert(box.id);
   box.deadline_ns = inMs(kReapMsMax);

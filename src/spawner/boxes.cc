@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "spawner/child.h"
 #include "spawner/room.h"
-#include "spawner/tcp_charge.h"
+#include "spawner/net_charge.h"
 
 namespace mayfly::spawner {
 
@@ -89,6 +89,7 @@ void Boxes::clone(Box& box, const wire::Request& request) {
 // mayflyd hands the task to the clone meanwhile; it starts only with our byte.
 void Boxes::claim(Box& box, const wire::Request& request) {
   box.machine.on(BoxEvent::claim);
+  ++claimed_;
   auto ready = [&]() -> Status {
     if ((request.flags & wire::kCapsStand) != 0) {
       // It may run already, and may have when we looked last.
@@ -128,14 +129,19 @@ void Boxes::sample(Box& box) {
   event.at_ns = monotonicNs();
   out_.send(event);
   if (box.machine.state() == BoxState::parked) return restartCounters(box);
-  if (box.owner->loopback && box.init) chargeTcp(box);
+  if (box.owner->loopback && box.init) chargeSockets(box);
 }
 
 // Sockets that the kernel charges to nobody count for the box's memory all the same.
-void Boxes::chargeTcp(Box& box) {
-  const uint64_t charge = tcpCharge(box.pid_host);
+void Boxes::chargeSockets(Box& box) {
+  const uint64_t charge = netCharge(box.pid_host);
   if (charge != 0 && box.cgroups.memoryBytes() + charge > box.limits.memory_bytes)
     tellCap(box, Cap::memory);
+}
+
+void Boxes::onTooManyLocks(base::BoxId id) {
+  if (Box* box = find(id); box != nullptr && box->machine.state() == BoxState::claimed)
+    tellCap(*box, Cap::memory);
 }
 
 // Of cgroups and disk; the task has not started.

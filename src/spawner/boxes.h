@@ -75,6 +75,8 @@ class Boxes : public Zygotes::Client {
   uint64_t nextTimer() const;  // monotonic ns; UINT64_MAX: none
   void runTimers();
   bool empty() const { return boxes_.empty(); }
+  bool tasksRun() const { return claimed_ != 0; }
+  void onTooManyLocks(base::BoxId id);
   bool owns(const std::function<bool(const base::Fd&)>& is) const;
 
  private:
@@ -106,7 +108,7 @@ class Boxes : public Zygotes::Client {
   void onInitExit(Box& box);
   void onCloneExit(Box& box);
   void onCapEvent(Box& box, wire::Cap cap);
-  void chargeTcp(Box& box);
+  void chargeSockets(Box& box);
   void tellCap(Box& box, wire::Cap cap);
 
   // --- ending (box_ending.cc) ---
@@ -129,6 +131,7 @@ class Boxes : public Zygotes::Client {
   std::function<void()> reap_strays_;
   const uint64_t cores_ = static_cast<uint64_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   std::unordered_map<base::BoxId, std::unique_ptr<Box>> boxes_;
+  uint32_t claimed_ = 0;          // of boxes_: those whose task may run
   std::set<base::BoxId> ending_;  // of boxes_: those that timers are for
 };
 

@@ -13,6 +13,7 @@ namespace mayfly::spawner {
 
 // The id of the box or zygote rides along.
 enum class Source : uint8_t {
+  lockWatch,
   daemon,
   // of a zygote
   pid1,

@@ -43,7 +43,9 @@ Spawner::Spawner(Fd daemon, const Options& options)
     : daemon_(std::move(daemon)),
       out_(daemon_.view(), poller_),
       zygotes_(poller_, out_, room_, tree_, options.uid_slot),
-      boxes_(poller_, out_, tree_, zygotes_) {
+      boxes_(poller_, out_, tree_, zygotes_),
+      lock_watch_(poller_, options.instance,
+                  [this](base::BoxId box) { boxes_.onTooManyLocks(box); }) {
   zygotes_.setClient(boxes_);
   zygotes_.setReaper([this] { reapStrays(); });
   boxes_.setReaper([this] { reapStrays(); });
@@ -125,13 +127,15 @@ void Spawner::reapStrays() {
       return;
     const auto pid = static_cast<uint32_t>(info.si_pid);
     auto is = [pid](const Fd& process) { return process && pidOf(process) == pid; };
-    if (boxes_.owns(is) || zygotes_.owns(is)) return;  // its own event comes first
+    if (boxes_.owns(is) || zygotes_.owns(is) || lock_watch_.owns(is))
+      return;  // its own event comes first
     ::waitid(P_PID, static_cast<id_t>(info.si_pid), &info, WEXITED | WNOHANG | __WALL);
   }
 }
 
 int Spawner::msUntilNextTimer() const {
-  uint64_t next = std::min(boxes_.nextTimer(), zygotes_.nextTimer());
+  uint64_t next = std::min(
+      {boxes_.nextTimer(), zygotes_.nextTimer(), lock_watch_.nextTimer(boxes_.tasksRun())});
   if (stopping_) next = std::min(next, stop_deadline_ns_);
   if (next == UINT64_MAX) return -1;
   const uint64_t now = monotonicNs();
@@ -144,6 +148,8 @@ void Spawner::dispatch(Source source, uint64_t id) {
   if (source == Source::daemon) {
     out_.flush();
     if (!stopping_ && !readRequests()) shutDown();
+  } else if (source == Source::lockWatch) {
+    lock_watch_.onEvent();
   } else if (isOfZygote(source)) {
     zygotes_.onEvent(source, static_cast<uint32_t>(id));
   } else {
@@ -159,6 +165,7 @@ int Spawner::run() {
     if (!requests_.empty()) doOneRequest();
     boxes_.runTimers();
     zygotes_.runTimers();
+    lock_watch_.runTimer(boxes_.tasksRun());
     if (out_.broken()) shutDown();
     if (!stopping_) continue;
     const bool late = monotonicNs() > stop_deadline_ns_;

@@ -57,7 +57,7 @@ int writeOnce(const char* file, const char* text) {
 }
 
 // What connections that nobody accepted hold is charged to nobody, and so is what closed ones
-// leave behind: both are kept small. The spawner reckons with it (spawner/tcp_charge.h). Needs
+// leave behind: both are kept small. The spawner reckons with it (spawner/net_charge.h). Needs
 // the template's whole /proc.
 int boundTcp() {
   if (writeOnce("/proc/sys/net/ipv4/tcp_rmem", "4096 16384 262144") != 0) return -1;

@@ -169,6 +169,8 @@ BOMBS = (
     Bomb("unaccepted_with_data_of_children", ("memory",)),
     Bomb("unaccepted_closed", ("memory",)),
     Bomb("unaccepted_closed_with_data", ("memory",)),
+    Bomb("record_locks_of_many_files", ("memory",)),
+    Bomb("record_locks_of_children", ("memory",)),
     Bomb("shared_ports_of_children", REFUSED + ("memory", "wallTime"), {"--timeout": "4s"}),
     Bomb("timer_descriptors_of_children", REFUSED + ("memory", "wallTime"), {"--timeout": "4s"}),
     Bomb("output", ("output",), {"--output": "1MiB"}),
