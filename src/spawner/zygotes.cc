@@ -72,7 +72,8 @@ void Zygotes::publish(const wire::Request& request, base::Received& fds) {
   if (!mounting) return failStart(z, "image", std::move(mounting).error());
   z.helper = std::move(mounting->helper);
   z.helper_said = std::move(mounting->said);
-  poller_.watch(z.helper.view(), EPOLLIN, Source::helper, z.key);
+  if (auto s = poller_.watch(z.helper.view(), EPOLLIN, Source::helper, z.key); !s)
+    return failStart(z, "image", std::move(s).error());
   z.deadline_ns = inMs(kMountMsMax);
 }
 
@@ -138,14 +139,11 @@ void Zygotes::enter(Zygote& z, Stage stage) {
   auto started = startProcess(room_, z, &step);
   const bool pid1 = stage == Stage::startingPid1, maker = stage == Stage::startingMaker;
   const Fd& process = pid1 ? z.pid1 : maker ? z.maker : z.zygote;
-  if (process)
-    poller_.watch(process.view(), EPOLLIN,
-                  pid1    ? Source::pid1
-                  : maker ? Source::maker
-                          : Source::zygote,
-                  z.key);
+  const Source source = pid1 ? Source::pid1 : maker ? Source::maker : Source::zygote;
+  if (process) z.processes.insert(processKey(process));
+  if (process && started) started = poller_.watch(process.view(), EPOLLIN, source, z.key);
+  if (started) started = poller_.watch(z.start->report.view(), EPOLLIN, Source::start, z.key);
   if (!started) return failStart(z, std::move(step), std::move(started).error());
-  poller_.watch(z.start->report.view(), EPOLLIN, Source::start, z.key);
 }
 
 void Zygotes::onReport(Zygote& z) {
@@ -159,11 +157,13 @@ void Zygotes::onReport(Zygote& z) {
   z.start->report.reset();
   if (z.stage == Stage::startingPid1) return enter(z, Stage::startingMaker);
   if (z.stage == Stage::startingMaker) return enter(z, Stage::startingZygote);
+  base::Status watched =
+      poller_.watch(z.maker_channel.view(), EPOLLIN, Source::makerChannel, z.key);
+  if (watched) watched = poller_.watch(z.source->answers(), EPOLLIN, Source::cloneSource, z.key);
+  if (!watched) return failStart(z, "zygote", std::move(watched).error());
   z.start.reset();
   z.stage = Stage::loading;
   z.deadline_ns = 0;
-  poller_.watch(z.maker_channel.view(), EPOLLIN, Source::makerChannel, z.key);
-  poller_.watch(z.source->answers(), EPOLLIN, Source::cloneSource, z.key);
 }
 
 void Zygotes::failStart(Zygote& z, std::string step, Error error) {
