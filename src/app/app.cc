@@ -38,7 +38,7 @@
 namespace mayfly::app {
 namespace {
 
-constexpr int kListenBacklog = 128;
+constexpr uint32_t kListenBacklogLeast = 128;
 constexpr int kSpawnerEndMsMax = 8'000;  // longer than the spawner's own bounds
 constexpr int kOrphansMsMax = 2'000;     // for the orphans of a killed spawner
 constexpr mode_t kSocketMode = 0666;     // the server asks the kernel for the peer's uid
@@ -59,7 +59,14 @@ base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
   return report;
 }
 
-base::Result<base::Fd> listenAt(const std::string& path) {
+// Whether a daemon listens there: a socket without one refuses.
+bool isServed(const sockaddr_un& address) {
+  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
+         errno == EAGAIN;  // its queue is full
+}
+
+base::Result<base::Fd> listenAt(const std::string& path, uint32_t connections_max) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
@@ -71,24 +78,34 @@ base::Result<base::Fd> listenAt(const std::string& path) {
     MAYFLY_CHECK(makeFolders(path.substr(0, slash)));
   base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return base::failSys(errno, "socket", path);
+  if (isServed(address))
+    return base::fail(base::Code::alreadyExists,
+                      "another daemon serves the socket '" + path + "' already",
+                      "Stop it, or give this one another socket (--socket).");
   // Replaces only a socket, the leftover of a dead daemon; never another file.
   struct stat st;
   if (::lstat(path.c_str(), &st) == 0 && S_ISSOCK(st.st_mode)) ::unlink(path.c_str());
   if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
     return base::failSys(errno, "bind", path);
   if (::chmod(path.c_str(), kSocketMode) != 0) return base::failSys(errno, "chmod", path);
-  if (::listen(fd.get(), kListenBacklog) != 0) return base::failSys(errno, "listen", path);
+  const uint32_t backlog = std::max(connections_max, kListenBacklogLeast);
+  if (::listen(fd.get(), static_cast<int>(backlog)) != 0)
+    return base::failSys(errno, "listen", path);
   return fd;
 }
 
 class App final : private core::EngineOwner {
  public:
-  explicit App(AppOptions options) : options_(std::move(options)) { observers_.add(log_); }
+  explicit App(AppOptions options) : options_(std::move(options)) {
+    observers_.add(log_);
+    for (int signal : {SIGHUP, SIGUSR1, SIGUSR2, SIGALRM}) without_effect_.add(signal);
+  }
   base::Result<int> run();
 
  private:
   base::Status makeEngine(const host::HostReport& report);
   void onSignal();
+  void outliveSignals();
   void stop();
   void awaitSpawner();
 
@@ -99,6 +116,8 @@ class App final : private core::EngineOwner {
   AppOptions options_;
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
+  // Caught, because they would end the daemon, and an ignored signal stays so across exec.
+  boost::asio::signal_set without_effect_{io_};
   LogObserver log_;
   base::Observers observers_;  // the log and any other listener
   LoopLag lag_{io_, observers_};
@@ -149,6 +168,7 @@ base::Result<int> App::run() {
   MAYFLY_TRY(instance_lock_, lockInstance(s.run_dir, s.instance));
   MAYFLY_TRY(host::HostReport report, checkHost(s));
   MAYFLY_TRY(slot_, takeUidSlot(kSlotsDir));
+  MAYFLY_CHECK(checkOpenFiles(report.budget, s));
   MAYFLY_CHECK(raiseOpenFiles());
   std::string images = s.state_dir + "/images";
   MAYFLY_CHECK(makeFolders(images));
@@ -165,12 +185,13 @@ base::Result<int> App::run() {
                            "--images", images, "--uid-slot", std::to_string(slot_.number)},
                           {instance_lock_.view(), slot_.lock.view()}));
   MAYFLY_TRY(AuditPlaces places, auditPlaces(s.instance, s.state_dir, slot_.number, spawner_.pid));
-  MAYFLY_TRY(base::Fd listener, listenAt(s.socketPath()));
+  MAYFLY_TRY(base::Fd listener, listenAt(s.socketPath(), s.connections_max));
   MAYFLY_CHECK(dropRoot(daemonUid(slot_.number)));
 
   signals_.async_wait([this](boost::system::error_code failed, int) {
     if (!failed) onSignal();
   });
+  outliveSignals();
   MAYFLY_CHECK(makeEngine(report));
   rpc::Options edge;
   edge.instance = s.instance;
@@ -216,6 +237,14 @@ void App::onSignal() {
     if (!failed) onSignal();
   });
   stop();
+}
+
+void App::outliveSignals() {
+  without_effect_.async_wait([this](boost::system::error_code failed, int signal) {
+    if (failed) return;
+    spdlog::info("{} has no effect here", ::strsignal(signal));
+    outliveSignals();
+  });
 }
 
 void App::stop() {

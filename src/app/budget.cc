@@ -1,15 +1,39 @@
 #include "app/budget.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "core/engine.h"
 
 namespace mayfly::app {
 
+namespace {
+
+// Descriptors that are not of running boxes.
+uint64_t reservedFds(const host::HostBudget& host, const config::Daemon& settings) {
+  using sched::Resource;
+  const sched::AccountBounds accounts = deriveAccountBounds(host, settings);
+  return uint64_t{host::kFdsReserved} + settings.connections_max +
+         accounts.of(Resource::blobs).pool_max + accounts.of(Resource::spools).pool_max;
+}
+
+}  // namespace
+
+base::Status checkOpenFiles(const host::HostBudget& host, const config::Daemon& settings) {
+  const uint64_t least = reservedFds(host, settings) + host::kFdsReckonedPerBox;
+  if (host.fds_hard >= least) return base::Unit{};
+  return base::fail(
+      base::Code::hostUnfit,
+      fmt::format("the hard limit on open files (ulimit -n, RLIMIT_NOFILE) is {}; with {} "
+                  "connections the daemon needs at least {}",
+                  host.fds_hard, settings.connections_max, least),
+      "Raise it (LimitNOFILE of the service, `ulimit -n` in a shell), or lower `connections_max`.");
+}
+
 sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& settings) {
   sched::Budget b;
-  uint64_t reserved = uint64_t{host::kFdsReserved} + settings.connections_max +
-                      deriveAccountBounds(host, settings).of(sched::Resource::blobs).pool_max;
+  const uint64_t reserved = reservedFds(host, settings);
   uint64_t fds = host.fds_hard > reserved ? host.fds_hard - reserved : 0;
   uint64_t pids = host.pids_max > host::kPidsReserved ? host.pids_max - host::kPidsReserved : 0;
   b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
@@ -49,6 +73,8 @@ sched::AccountBounds deriveAccountBounds(const host::HostBudget& host,
                                              host.memory_total_bytes / kOutFilesMemoryShare));
   b.setPool(Resource::connections, settings.connections_max);
   b.setPool(Resource::requestBytes, settings.in_flight_bytes_max);
+  b.setPool(Resource::spools,
+            std::min<uint64_t>(b.of(Resource::spools).pool_max, host.fds_hard / kSpoolFdsShare));
   const uint64_t blob_bytes =
       std::min(settings.blob_store_bytes_max, host.memory_total_bytes / kBlobMemoryShare);
   b.setPool(Resource::blobBytes, blob_bytes, std::min(settings.blob_user_bytes_max, blob_bytes));

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "host/report.h"
+#include "base/result.h"
 #include "config/daemon.h"
 #include "sched/accounts.h"
 #include "sched/admission.h"
@@ -18,8 +19,11 @@ inline constexpr uint32_t kBlobMemoryShare = 8;       // at most 1/8 of the host
 inline constexpr uint32_t kOutFilesMemoryShare = 8;   // the same, for collected output files
 inline constexpr uint32_t kPtyTasksLeast =
     16;  // at least this many tasks at once get pseudo-terminals
-inline constexpr uint32_t kBlobFdsShare = 8;  // at most 1/8 of our descriptors
+inline constexpr uint32_t kBlobFdsShare = 8;   // at most 1/8 of our descriptors
+inline constexpr uint32_t kSpoolFdsShare = 8;  // the same, for collected output files
 
+// Refuses a limit on open files that leaves no box any.
+base::Status checkOpenFiles(const host::HostBudget& host, const config::Daemon& settings);
 // The sums are hard bounds: a runaway costs one task and never the host.
 sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& settings);
 // The number of pseudo-terminals, at most `wished`, that a task gets so that kPtyTasksLeast tasks,

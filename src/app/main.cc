@@ -14,14 +14,14 @@
 
 #include <CLI/CLI.hpp>
 #include <climits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include <spdlog/sinks/stdout_sinks.h>
-
 #include "app/app.h"
 #include "app/log.h"
+#include "app/log_sink.h"
 #include "config/daemon.h"
 #include "config/settings.h"
 
@@ -93,7 +93,8 @@ int main(int argc, char** argv) {
 
   app::AppOptions options;
   options.ready = closeInherited(ready_fd);
-  spdlog::set_default_logger(spdlog::stderr_logger_st("mayflyd"));
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("mayflyd", std::make_shared<app::LogSink>(STDERR_FILENO)));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
 
   if (ready_fd >= 0 && !options.ready)

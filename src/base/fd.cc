@@ -144,7 +144,7 @@ Result<Received> receiveMessage(FdView socket, std::span<std::byte> buffer) {
         ::close(fd);
     }
   }
-  if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+  if (msg.msg_flags & MSG_TRUNC)
     return fail(Code::internal, "recvmsg: a message was longer than the protocol allows");
   return got;
 }

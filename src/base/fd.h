@@ -83,8 +83,9 @@ struct Received {
   size_t fds = 0;
   Fd fd[kMessageFdsMax];
 };
-// Receives one message into `buffer`. A truncated message or control part is an
-// error. EAGAIN is Code::unavailable.
+// Receives one message into `buffer`. A truncated message is an error. EAGAIN is
+// Code::unavailable. Fewer descriptors than were sent arrive if the peer sent more than `fd` holds,
+// or if this process has none free (RLIMIT_NOFILE): the caller checks their number.
 Result<Received> receiveMessage(FdView socket, std::span<std::byte> buffer);
 
 template <class T>

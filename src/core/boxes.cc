@@ -246,7 +246,8 @@ void Boxes::made(const BoxPtr& box, const Event& e, std::span<base::Fd> fds) {
   box->stands_ns = e.box_ready_ns;
   box->io = std::make_shared<TaskIo>(x_.io, static_cast<TaskIo::Sink&>(*this), box->id);
   if (auto opened = box->io->open(fds); !opened)
-    step(box, BoxEvent::lost, std::move(opened).error().message, Again::no);
+    step(box, BoxEvent::lost, opened.error().message,
+         opened.error().code == base::Code::resourceExhausted ? Again::yes : Again::no);
   else
     box->io->pollControl();
 }

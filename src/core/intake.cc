@@ -31,8 +31,10 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
   MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
   const sched::AccountRef& account = spec.account;
   MAYFLY_CHECK(x_.ledger.accepts(account));
-  if (spec.collect_out_files)
+  if (spec.collect_out_files) {
     MAYFLY_CHECK(x_.accounts.accepts(account, sched::Resource::outFileBytes));
+    MAYFLY_CHECK(x_.accounts.accepts(account, sched::Resource::spools));
+  }
   MAYFLY_TRY(sched::Share input,
              x_.accounts.take(account, sched::Resource::inputBytes, sched::heldBytes(spec)));
   const sched::Demand demand{

@@ -45,14 +45,15 @@ std::shared_ptr<base::Fd> holdSpool(std::shared_ptr<base::Fd> spool, sched::Acco
                                     const sched::AccountRef& account) {
   struct Held {
     std::shared_ptr<base::Fd> spool;
-    sched::Share share;
+    sched::Share bytes, one;
   };
   struct stat st;
   if (::fstat(spool->get(), &st) != 0) return spool;
   base::Fd* fd = spool.get();
   auto held = std::make_shared<Held>(std::move(spool),
                                      accounts.charge(account, sched::Resource::outFileBytes,
-                                                     static_cast<uint64_t>(st.st_blocks) * 512));
+                                                     static_cast<uint64_t>(st.st_blocks) * 512),
+                                     accounts.charge(account, sched::Resource::spools));
   return {std::move(held), fd};
 }
 

@@ -38,8 +38,10 @@ base::Status TaskIo::adopt(Descriptor& to, base::Fd& fd) {
 
 base::Status TaskIo::open(std::span<base::Fd> fds) {
   if (fds.size() != 4)
-    return base::fail(base::Code::internal, "the spawner passed " + std::to_string(fds.size()) +
-                                                " descriptors of a box, not 4");
+    return base::fail(base::Code::resourceExhausted,
+                      "of a box's 4 descriptors " + std::to_string(fds.size()) +
+                          " arrived: the daemon has none free",
+                      "Raise the limit on its open files (LimitNOFILE, ulimit -n).");
   MAYFLY_CHECK(adopt(control_, fds[0]));
   MAYFLY_CHECK(adopt(stdin_, fds[1]));
   MAYFLY_CHECK(adopt(outputs_[0].fd, fds[2]));

@@ -50,6 +50,8 @@ constexpr Row kRows[kResources] = {
      4 * kMiB, 24, 24, base::kRetryMs, base::kRetryMs, kClose},
     {"outFileBytes", "output files of unclosed tasks", In::bytes, 2 * kGiB, 0, 16, 24,
      base::kRetryMs, base::kRetryMs, kClose},
+    {"spools", "tasks that are not closed and left output files", In::pieces, 4'096, 0, 16, 24,
+     base::kRetryMs, base::kRetryMs, kClose},
     {"quarantinedBoxes", "boxes in quarantine with incomplete receipts", In::pieces, 32, 0, 16, 16,
      kProofMs, kProofMs, "The daemon's log says which proof is missing."},
     {"connections", "connections", In::pieces, 256, 2, 31, 32, base::kRetryMs, base::kRetryMs,

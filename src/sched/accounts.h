@@ -35,6 +35,7 @@ enum class Resource : uint8_t {
   inputBytes,        // code, files and stdin that the daemon holds
   outputBytes,       // output of tasks, held or still possible
   outFileBytes,      // collected output files
+  spools,            // files of collected output, each a descriptor
   quarantinedBoxes,  // with incomplete receipts
   // of connections
   connections,
@@ -47,8 +48,8 @@ enum class Resource : uint8_t {
   blobBytes,     // an upload counts in full from its start
   tenants,       // below a user
 };
-inline constexpr size_t kResources = 17;
-inline constexpr size_t kTaskResources = 8;  // the first ones
+inline constexpr size_t kResources = 18;
+inline constexpr size_t kTaskResources = 9;  // the first ones
 std::string_view name(Resource resource);    // "queuedTasks" ...
 
 inline constexpr uint64_t kUnbounded = UINT64_MAX;

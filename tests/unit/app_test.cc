@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <spdlog/logger.h>
 #include <unistd.h>
 #include <sys/stat.h>
 #include <fcntl.h>
@@ -14,8 +15,10 @@
 #include "app/budget.h"
 #include "app/instance.h"
 #include "app/log.h"
+#include "app/log_sink.h"
 #include "app/loop_lag.h"
 #include "app/templates.h"
+#include "core/options.h"
 #include "sched/accounts.h"
 
 namespace mayfly::app {
@@ -231,6 +234,39 @@ TEST_F(AuditFixture, AWalkIsManySmallSteps) {
   EXPECT_EQ(found.size(), 800u);
 }
 
+// Both are full before long, and neither is ever waited for.
+TEST(LogSink, LinesThatNobodyReadsAreDroppedCountedAndToldOf) {
+  auto pipe = base::makePipe();
+  auto sockets = base::makeSeqpacketPair();
+  ASSERT_TRUE(pipe && sockets);
+  for (auto [write, read] : {std::pair{pipe->write.get(), pipe->read.get()},
+                             std::pair{sockets->ours.get(), sockets->theirs.get()}}) {
+    spdlog::logger log("unit", std::make_shared<LogSink>(write));
+    log.set_pattern("%l %v");
+    constexpr int kLines = 20'000;
+    for (int i = 0; i < kLines; ++i) log.info("line {} {}", i, std::string(60, '.'));
+    ASSERT_TRUE(base::setNonblocking(base::FdView(read)));
+    std::string all;
+    auto readAll = [&] {
+      char buffer[65'536];
+      for (ssize_t n; (n = ::read(read, buffer, sizeof buffer)) > 0;)
+        all.append(buffer, static_cast<size_t>(n));
+    };
+    readAll();
+    const auto kept = std::count(all.begin(), all.end(), '\n');
+    EXPECT_GT(kept, 10);
+    EXPECT_LT(kept, kLines);
+    EXPECT_EQ(all.rfind("line " + std::to_string(kept - 1) + " "), all.rfind("line "));
+    all.clear();
+    log.info("after");
+    readAll();
+    EXPECT_EQ(all, "warning " + std::to_string(kLines - kept) +
+                       " lines of this log were dropped: nobody read them in time\ninfo after\n");
+    // The descriptor's own flags are others' as well.
+    EXPECT_EQ(::fcntl(write, F_GETFL) & O_NONBLOCK, 0);
+  }
+}
+
 TEST(LoopLag, ToldAsLongAsTheLoopWasHeldUp) {
   struct : base::Observer {
     std::vector<std::chrono::nanoseconds> late;
@@ -303,6 +339,22 @@ TEST(Budget, TasksHaveFewerTerminalsRatherThanWaitForEachOther) {
   host.ptys_max = 0;  // the kernel has none
   settings.ptys_max = 0;
   EXPECT_EQ(grantPtys(deriveBudget(host, settings), 8), 0u);
+}
+
+TEST(Budget, TooFewDescriptorsAreRefusedInWordsThatNameTheLimit) {
+  host::HostBudget host;
+  config::Daemon settings;
+  for (uint64_t fds : {0, 100, 256, 512, 700}) {
+    host.fds_hard = fds;
+    auto refused = checkOpenFiles(host, settings);
+    ASSERT_FALSE(refused) << fds;
+    EXPECT_NE(refused.error().message.find("RLIMIT_NOFILE"), std::string::npos);
+    EXPECT_NE(refused.error().message.find("is " + std::to_string(fds) + ";"), std::string::npos);
+  }
+  host.fds_hard = 1'100;
+  host.boxes_by_namespaces = host.boxes_by_fds = 100;
+  EXPECT_TRUE(checkOpenFiles(host, settings));
+  EXPECT_GE(deriveBudget(host, settings).fds_max, core::kFdsPerBox);
 }
 
 TEST(Budget, BlobsTakeAShareOfTheHostAndNotMore) {

@@ -262,6 +262,7 @@ TEST(Spool, ItsMemoryIsHeldUntilItsLastCopyIsGone) {
   auto b = holdSpool(fileOf(256 << 10), book, user(2));
   auto c = holdSpool(fileOf(256 << 10), book, user(3));
   EXPECT_EQ(book.usedByAll(Resource::outFileBytes), 1u << 20);
+  EXPECT_EQ(book.usedByAll(Resource::spools), 3u);
   EXPECT_FALSE(accepts(4));
   auto copy = a;
   a.reset();
