@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 
@@ -343,6 +344,8 @@ def own(tmp_path_factory, registries):  # noqa: F811
     place.put("nodes", '[image]\npackages = ["nodejs"]\nnpm = ["@lydell/node-pty"]\n', base="shell")
     names = ("expecting", "blind", "blind-too", "nodes")
     for name in names:
+        if name.startswith("blind"):  # the same packages: nothing is looked up again
+            shutil.copy(place.dir / "expecting/manifest.lock", place.dir / name)
         place.build(name)
     folder = tmp_path_factory.mktemp("run")
     os.chmod(folder, 0o755)

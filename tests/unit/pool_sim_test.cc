@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <map>
 
 #include "pool/compare.h"
@@ -359,20 +360,22 @@ uint32_t firstTooLarge(uint32_t from, uint32_t to, TooLarge too_large) {
   return to;
 }
 
-// Fixed sizes over the same traces; each is simulated once.
-class FixedSizes {
+// Policies of a kind over the same traces, by their one setting; each is simulated once.
+class Kind {
  public:
-  FixedSizes(std::vector<Trace> traces, const SimOptions& o) : traces_(std::move(traces)), o_(o) {}
+  Kind(std::vector<Trace> traces, const SimOptions& o, std::function<PolicyMaker(uint32_t)> maker)
+      : traces_(std::move(traces)), o_(o), maker_(std::move(maker)) {}
   const Compared& operator()(uint32_t n) {
     auto found = seen_.find(n);
     if (found == seen_.end())
-      found = seen_.emplace(n, *simulateAll("", "", traces_, o_, fixedMaker(n))).first;
+      found = seen_.emplace(n, *simulateAll("", "", traces_, o_, maker_(n))).first;
     return found->second;
   }
 
  private:
   std::vector<Trace> traces_;
   SimOptions o_;
+  std::function<PolicyMaker(uint32_t)> maker_;
   std::map<uint32_t, Compared> seen_;
 };
 
@@ -389,7 +392,7 @@ Contest hold(const Trace& trace, uint64_t seed) {
   o.sim.count_from_ns = 1800 * kS;
   auto ours = *simulateAll("", "", traces, o.sim, oursMaker(o));
   Contest out{ours.hitRate(), ours.memory_byte_s(), 0, 0};
-  FixedSizes fixed(traces, o.sim);
+  Kind fixed(traces, o.sim, fixedMaker);
   auto dearer = [&](uint32_t n) { return fixed(n).memory_byte_s() >= out.ours_memory; };
   // Memory is nearly proportional to the size: the two that ours is between are near this one.
   const double near = 16 * out.ours_memory / fixed(16).memory_byte_s();
@@ -400,11 +403,11 @@ Contest hold(const Trace& trace, uint64_t seed) {
   const double part =
       (out.ours_memory - below.memory_byte_s()) / (above.memory_byte_s() - below.memory_byte_s());
   out.fixed = below.hitRate() + part * (above.hitRate() - below.hitRate());
-  auto watermark = [&](uint32_t nth) {
+  Kind watermark(traces, o.sim, [](uint32_t nth) {
     EwmaOptions e;
     e.cover_s = cover_s(nth);
-    return *simulateAll("", "", traces, o.sim, ewmaMaker(e));
-  };
+    return ewmaMaker(e);
+  });
   const uint32_t end = firstTooLarge(
       0, kCovers, [&](uint32_t nth) { return watermark(nth).memory_byte_s() > out.ours_memory; });
   for (uint32_t nth = end > kCoversNearest ? end - kCoversNearest : 0; nth < end; ++nth)
@@ -447,7 +450,7 @@ TEST(Sizing, NoOneFixedSizeServesAllKindsAsWellForTwiceTheMemory) {
     for (const Contest& c : kinds) memory += c.ours_memory, least = std::min(least, c.ours);
     SimOptions o = wide(seed).sim;
     o.count_from_ns = 1800 * kS;
-    FixedSizes fixed(threeKinds(seed), o);
+    Kind fixed(threeKinds(seed), o, fixedMaker);
     // Of 1, 9, 17 and so on, the largest that costs no more than twice as much: a larger one hits
     // no less than a smaller one.
     const uint32_t fit = firstTooLarge(0, 32, [&](uint32_t nth) {
