@@ -64,9 +64,6 @@ Result<Fd> openAt(FdView dir, const std::string& path, int flags, unsigned mode 
 Result<std::string> readSmallFile(FdView dir, const std::string& path, size_t bytes_max = 65536);
 // One write() of the whole text: what cgroup and proc files expect.
 Status writeSmallFile(FdView dir, const std::string& path, std::string_view text);
-// A file for flock(), made where there is none. Only its owner may open it: whoever can, can hold
-// the lock.
-Result<Fd> openLockFile(const std::string& path);
 // A memfd that is sealed against every change once `seal` was called.
 Result<Fd> makeMemfd(const char* name);
 Status sealMemfd(FdView fd);
