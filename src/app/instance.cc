@@ -11,6 +11,7 @@
 #include <charconv>
 
 #include "base/clock.h"
+#include "base/lock_file.h"
 #include "wire/spawner.h"
 
 namespace mayfly::app {

@@ -12,6 +12,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/lock_file.h"
 #include "base/text.h"
 
 namespace mayfly::image {

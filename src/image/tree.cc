@@ -14,6 +14,7 @@
 #include <set>
 
 #include "base/clock.h"
+#include "base/lock_file.h"
 #include "base/text.h"
 #include "image/explain.h"
 #include "image/hash.h"

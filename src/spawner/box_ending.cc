@@ -26,7 +26,8 @@ constexpr uint64_t kRemoveMsMax = 2'000;  // removal of cgroups, before the box 
 }  // namespace
 
 void Boxes::beginEnd(Box& box, BoxEvent why) {
-  if (box.machine.state() == BoxState::claimed) --claimed_;
+  const bool has_task = box.machine.state() == BoxState::claimed;
+  if (has_task) --claimed_;
   box.machine.on(why);
   ending_.insert(box.id);
   box.deadline_ns = inMs(kReapMsMax);
@@ -34,7 +35,7 @@ void Boxes::beginEnd(Box& box, BoxEvent why) {
   poller_.unwatch(box.memory_watch.view());
   poller_.unwatch(box.process_watch.view());
   // One that has used up its share would wait for the next period before it dies.
-  if (box.clone && box.machine.made()) (void)box.cgroups.liftCpu();
+  if (has_task && box.clone) (void)box.cgroups.liftCpu();
   (void)box.cgroups.kill();  // absent only where the box has no cgroup yet
   signalKill(box.init);
   signalKill(box.clone);

@@ -86,7 +86,7 @@ SHARED_BLOB = ("blob_bytes", "blob_size", "blob_mode", "blob_lock", "blob_record
 # The boxes of a template share the image's files. The server tells whether it saw anything.
 SHARED_IMAGE = ("directory_events",)
 # What two boxes of one template can tell each other on purpose: docs/threat_model.md, known limits.
-KNOWN_CHANNELS = ("file_lock", "record_lock")
+KNOWN_CHANNELS = ("file_lock", "record_lock", "page_maps")
 
 MIB = 1 << 20
 BOMB_MEMORY = 96 * MIB

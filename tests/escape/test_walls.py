@@ -60,7 +60,7 @@ def meet(mayfly, tmp_path, host, kind, flags=()):
     assert_gone(result)
 
 
-@pytest.mark.xfail(strict=True, reason="locks on the shared image's files: docs/threat_model.md, known limits")
+@pytest.mark.xfail(strict=True, reason="locks and pages of the shared image's files: docs/threat_model.md, known limits")
 @pytest.mark.parametrize("kind", cases.KNOWN_CHANNELS)
 def test_known_channel_between_two_boxes(mayfly, tmp_path, host, kind):
     meet(mayfly, tmp_path, host, kind)

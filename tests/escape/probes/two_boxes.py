@@ -294,6 +294,27 @@ def reach_record_lock():
     return struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK and "locked by a neighbour"
 
 
+def touch_seldom_file():
+    """A page of a file that nobody else maps, mapped; its path."""
+    path = os.path.join(os.path.dirname(os.__file__), "this.py")
+    with open(path, "rb") as f:
+        m = hold(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ))
+    m[0]
+    return path
+
+
+def serve_page_maps():
+    touch_seldom_file()
+
+
+def reach_page_maps():
+    """Whether another process has the page mapped shows in the caller's own map."""
+    path = touch_seldom_file()
+    fields = open("/proc/self/smaps").read().split(path)[1].splitlines()
+    shared = next(line for line in fields if line.startswith("Shared_Clean"))
+    return int(shared.split()[1]) > 0 and f"mapped by a neighbour too: {shared}"
+
+
 def serve_blob_bytes():
     with open(BLOB_FILE, "r+b") as f:
         f.write(b"x")
