@@ -446,14 +446,14 @@ struct Bounds {
   outputHeldBytesMax @18 :UInt64;     # of unclosed tasks: output that is held, or may still come
   handlesPerConnectionMax @19 :UInt32;  # unreleased Task and Upload objects
   outFilesHeldBytesMax @20 :UInt64;   # collected output files of unclosed tasks
-  accounts @21 :List(ResourceBounds); # every bound on a user; some of those above repeat one
+  accounts @21 :List(ResourceBounds); # all bounds on users; some fields above repeat one
 }
 
 struct ResourceBounds {
-  # The bounds on one resource. A user is the identity that the daemon proves of the peer (on a unix
-  # socket: its uid), however many connections it has. A tenant is named by a submit.
-  resource @0 :Text;       # "queuedTasks", "openTasks", "connections", ...: names end in their unit
-  allMax @1 :UInt64;       # of all users, beyond what each has of its own; 2^64 - 1: not bounded
+  # The bounds on one resource. A user is the peer's identity as the daemon proves it (on a unix
+  # socket: the uid), however many connections it has. TaskSpec.tenant names one of its tenants.
+  resource @0 :Text;       # "queuedTasks", "openTasks", "connections", ...; the name ends in the unit
+  allMax @1 :UInt64;       # of all users together, beyond each one's userOwn; 2^64 - 1: unbounded
   userMax @2 :UInt64;      # of one user, its tenants included
   userOwn @3 :UInt64;      # a user always gets this much, whatever the others hold
   tenantMax @4 :UInt64;    # of one tenant
