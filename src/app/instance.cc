@@ -47,7 +47,7 @@ base::Status makeFolders(const std::string& path) {
 base::Result<base::Fd> lockInstance(const std::string& run_dir, const std::string& instance) {
   MAYFLY_CHECK(makeFolders(run_dir));
   std::string path = run_dir + "/" + instance + ".lock";
-  MAYFLY_TRY(base::Fd lock, base::openAt({}, path, O_RDWR | O_CREAT, 0644));
+  MAYFLY_TRY(base::Fd lock, base::openLockFile(path));
   uint64_t give_up_ns = base::monotonicNs() + kLockWaitMsMax * 1'000'000;
   while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK && errno != EINTR) return base::failSys(errno, "flock", path);
@@ -68,8 +68,7 @@ base::Result<base::Fd> lockInstance(const std::string& run_dir, const std::strin
 base::Result<UidSlot> takeUidSlot(const std::string& slots_dir) {
   MAYFLY_CHECK(makeFolders(slots_dir));
   for (uint32_t n = 0; n < kUidSlots; ++n) {
-    MAYFLY_TRY(base::Fd lock,
-               base::openAt({}, slots_dir + "/" + std::to_string(n), O_RDWR | O_CREAT, 0600));
+    MAYFLY_TRY(base::Fd lock, base::openLockFile(slots_dir + "/" + std::to_string(n)));
     if (::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return UidSlot{n, std::move(lock)};
     if (errno != EWOULDBLOCK) return base::failSys(errno, "flock", slots_dir);
   }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace mayfly::base {
@@ -65,6 +66,12 @@ Status writeSmallFile(FdView dir, const std::string& path, std::string_view text
     if (n < 0 && errno == EINTR) continue;
     return failSys(n < 0 ? errno : EIO, "write", path);
   }
+}
+
+Result<Fd> openLockFile(const std::string& path) {
+  MAYFLY_TRY(Fd fd, openAt(FdView(AT_FDCWD), path, O_RDWR | O_CREAT, 0600));
+  if (::fchmod(fd.get(), 0600) != 0) return failSys(errno, "fchmod", path);
+  return fd;
 }
 
 Result<Fd> makeMemfd(const char* name) {

@@ -6,6 +6,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/mman.h>
@@ -19,6 +20,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <utility>
 
 #include "box/syscalls.h"
 
@@ -33,8 +35,9 @@ using Program = std::vector<sock_filter>;
 
 // Values that the oldest headers lack.
 constexpr uint32_t kPrSchedCore = 62, kPrSetMemoryMerge = 67;
-constexpr uint32_t kFNotify = 1026;  // F_NOTIFY
-constexpr uint32_t kTcpUlp = 31;
+constexpr uint32_t kFSetPipeSize = 1031, kFNotify = 1026;  // F_SETPIPE_SZ, F_NOTIFY
+constexpr uint32_t kFOfdLocks[] = {36, 37, 38};            // F_OFD_GETLK, _SETLK, _SETLKW
+constexpr uint32_t kPrSetVma = 0x53564d41;
 // Without the size that their numbers carry.
 constexpr uint32_t kTcsetsf2 = 0x542d, kTiocsig = 0x5436, kTiocvhangup = 0x5437;
 
@@ -86,20 +89,64 @@ class Guard {
   Program body_;
 };
 
+struct SocketOptions {
+  uint32_t level;
+  std::vector<uint32_t> names;
+};
+const SocketOptions kSocketOptions[] = {
+    {SOL_SOCKET,
+     {SO_REUSEADDR,
+      SO_DONTROUTE,
+      SO_BROADCAST,
+      SO_SNDBUF,
+      SO_KEEPALIVE,
+      SO_OOBINLINE,
+      SO_PRIORITY,
+      SO_LINGER,
+      SO_REUSEPORT,
+      SO_PASSCRED,
+      SO_RCVLOWAT,
+      SO_RCVTIMEO,
+      SO_SNDTIMEO,
+      SO_TIMESTAMP,
+      SO_TIMESTAMPNS,
+      SO_PEEK_OFF,
+      SO_INCOMING_CPU,
+      63,
+      64,
+      66,
+      67}},  // the last: _NEW times
+    {IPPROTO_IP,
+     {IP_TOS, IP_TTL, IP_PKTINFO, IP_MTU_DISCOVER, IP_RECVTTL, IP_RECVTOS, IP_BIND_ADDRESS_NO_PORT,
+      IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_MULTICAST_LOOP}},
+    {IPPROTO_IPV6,
+     {IPV6_UNICAST_HOPS, IPV6_MULTICAST_IF, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_LOOP,
+      IPV6_MTU_DISCOVER, IPV6_V6ONLY, IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_DONTFRAG,
+      IPV6_RECVTCLASS, IPV6_TCLASS}},
+    {IPPROTO_TCP,
+     {TCP_NODELAY, TCP_MAXSEG, TCP_CORK, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_SYNCNT,
+      TCP_WINDOW_CLAMP, TCP_QUICKACK, TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT}},
+};
+
 // Every guarded call but clone3 is in the base list.
 std::vector<Guard> guards(bool loopback) {
   std::vector<Guard> list;
-  list.reserve(24);
+  list.reserve(32);
   auto guard = [&](const char* name, uint32_t otherwise = kAllow) -> Guard& {
     return list.emplace_back(callNumber(name), otherwise);
   };
 
   guard("mmap").load(3).onAnyBit(MAP_HUGETLB, kEperm);  // the host's huge pages are in no cap
   // New namespaces; and CLONE_PARENT, whose child would be the spawner's and keep the box from
-  // dying.
-  guard("clone").load(0).onAnyBit(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
-                                      CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_PARENT,
-                                  kEperm);
+  // dying. Processes (no threads) that share descriptors: a lock would outlive the one that is
+  // named as its owner, and be counted for nobody.
+  guard("clone")
+      .load(0)
+      .onAnyBit(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
+                    CLONE_NEWPID | CLONE_NEWNET | CLONE_PARENT,
+                kEperm)
+      .mask(CLONE_FILES | CLONE_THREAD)
+      .on(CLONE_FILES, kEperm);
   guard("clone3", error(ENOSYS));
   // Of the terminals' commands (0x54..) only those that a pseudo-terminal knows. The refused ones
   // type for others (TIOCSTI), reach consoles and serial lines, or load line disciplines
@@ -121,12 +168,16 @@ std::vector<Guard> guards(bool loopback) {
       .over(FIONREAD, kEperm)  // TIOCPKT..TIOCNOTTY; TIOCLINUX..
       .on(TIOCSTI, kEperm);
   // Directory events would show the neighbours' use of the shared image.
-  guard("fcntl").load(1).on(kFNotify, kEperm);
+  // A larger pipe would hold more of a task's output than the daemon reckons with. Locks of open
+  // files name no owner, by which the spawner could count them (spawner/lock_watch.h).
+  Guard& fcntl = guard("fcntl").load(1).on(kFNotify, kEperm).on(kFSetPipeSize, kEperm);
+  for (uint32_t command : kFOfdLocks) fcntl.on(command, error(EINVAL));
   // Merged pages tell tenants about each other; a core cookie idles the neighbours' hyperthread.
   guard("prctl")
       .load(0)
       .on(kPrSetMemoryMerge, kEperm)
       .on(kPrSchedCore, kEperm)
+      .on(kPrSetVma, error(EINVAL))  // names of mappings, in no cap
       .on(PR_SET_SECCOMP, kEperm);
   guard("madvise").load(2).on(MADV_MERGEABLE, kEperm);
   guard("memfd_create").load(1).onAnyBit(MFD_HUGETLB, kEperm);
@@ -152,6 +203,9 @@ std::vector<Guard> guards(bool loopback) {
       .on(0, kAllow)  // only reads
       .load(1)
       .on(RLIMIT_CORE, kEperm);
+  // As before Linux 6.6, where a tmpfs has no attributes of users: the lists of access rights that
+  // can be set by the same call, 64 KiB a file, are in no cap.
+  for (const char* name : {"setxattr", "lsetxattr", "fsetxattr"}) guard(name, error(EOPNOTSUPP));
   guard("sync", error(0));  // would flush the whole host; in a box all is in memory
 
   // Family, type and protocol as one word; SOCK_CLOEXEC and _NONBLOCK do not count.
@@ -173,21 +227,21 @@ std::vector<Guard> guards(bool loopback) {
     }
   }
 
-  // No filter programs and no TLS in the kernel: surface nobody needs.
-  auto option = [](uint32_t level, uint32_t name) { return level << 16 | name; };
-  guard("setsockopt")
-      .load(2)
-      .over(0xffff, kAllow)
-      .keep()
-      .load(1)
-      .over(0xffff, kAllow)
-      .shift(16)
-      .join()
-      .on(option(SOL_SOCKET, SO_ATTACH_FILTER), kEperm)
-      .on(option(SOL_SOCKET, SO_ATTACH_BPF), kEperm)
-      .on(option(SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF), kEperm)
-      .on(option(SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF), kEperm)
-      .on(option(IPPROTO_TCP, kTcpUlp), kEperm);
+  // Urgent data on unix sockets is young surface. MSG_MORE keeps a datagram that is begun in
+  // memory that no cap counts, 64 KiB a socket.
+  for (auto [name, flags] : {std::pair{"sendto", 3u}, {"sendmsg", 2u}, {"sendmmsg", 3u}})
+    guard(name).load(flags).onAnyBit(MSG_OOB | MSG_MORE, error(EOPNOTSUPP));
+
+  // The options that programs set, and no others: many keep memory for each socket that no cap
+  // counts, or load what is kept for all (filters, keys, groups, flow labels, error queues).
+  Guard& options = guard("setsockopt", error(ENOPROTOOPT));
+  options.load(2).over(0xffff, error(ENOPROTOOPT)).keep();
+  options.load(1).over(0xffff, error(ENOPROTOOPT)).shift(16).join();
+  // Quietly not taken, as beyond the host's maximum: what connections that nobody accepted hold
+  // is charged to nobody, and this is its bound.
+  options.on(uint32_t{SOL_SOCKET} << 16 | SO_RCVBUF, error(0));
+  for (const SocketOptions& known : kSocketOptions)
+    for (uint32_t name : known.names) options.on(known.level << 16 | name, kAllow);
 
   return list;
 }

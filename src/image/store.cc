@@ -224,6 +224,7 @@ base::Result<Lease> Lease::take(const std::string& state_dir, std::string_view d
                       fmt::format("image {} is being removed", digest.substr(0, 12)),
                       "Build it again: mayfly image build.");
   }
+  (void)::fchmod(fd.get(), 0600);  // elder builds let everybody open it, and so hold its lock
   return Lease(std::move(fd), digest);
 }
 
@@ -243,7 +244,7 @@ base::Status readAhead(base::FdView image, uint64_t bytes_max) {
 }
 
 base::Result<base::Fd> lockFile(const std::string& path, uint32_t seconds_max) {
-  MAYFLY_TRY(base::Fd fd, base::openAt(base::FdView(AT_FDCWD), path, O_RDWR | O_CREAT, 0644));
+  MAYFLY_TRY(base::Fd fd, base::openLockFile(path));
   // flock() has no timeout.
   for (uint64_t waited_ms = 0; ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0; waited_ms += 100) {
     if (errno != EWOULDBLOCK && errno != EINTR) return base::failSys(errno, "flock", path);

@@ -174,8 +174,7 @@ base::Result<Tree> openTree(Workshop& shop, const std::string& key, Fresh fresh)
   // An unfinished tree may hold set-user-id programs: no other user may enter.
   if (::chmod(folder.c_str(), 0700) != 0) return base::failSys(errno, "chmod", folder);
   Tree tree{key, folder + "/" + key, {}};
-  MAYFLY_TRY(tree.lock,
-             base::openAt(base::FdView(AT_FDCWD), tree.path + ".lock", O_RDWR | O_CREAT, 0644));
+  MAYFLY_TRY(tree.lock, base::openLockFile(tree.path + ".lock"));
   const uint64_t deadline_ns = base::monotonicNs() + uint64_t{kLockSecondsMax} * 1'000'000'000;
   for (;;) {
     const bool there = ::access(tree.path.c_str(), F_OK) == 0;

@@ -26,12 +26,15 @@ constexpr uint64_t kRemoveMsMax = 2'000;  // removal of cgroups, before the box 
 }  // namespace
 
 void Boxes::beginEnd(Box& box, BoxEvent why) {
+  if (box.machine.state() == BoxState::claimed) --claimed_;
   box.machine.on(why);
   ending_.insert(box.id);
   box.deadline_ns = inMs(kReapMsMax);
   // The watches would fire for what the kill itself causes.
   poller_.unwatch(box.memory_watch.view());
   poller_.unwatch(box.process_watch.view());
+  // One that has used up its share would wait for the next period before it dies.
+  if (box.clone && box.machine.made()) (void)box.cgroups.liftCpu();
   (void)box.cgroups.kill();  // absent only where the box has no cgroup yet
   signalKill(box.init);
   signalKill(box.clone);
@@ -95,7 +98,8 @@ void Boxes::afterReaped(Box& box) {
 
 // Where much lies on the disk, the last to close it frees it for many milliseconds.
 void Boxes::freeDisk(Box& box) {
-  if (box.disk && box.result.counters.disk_bytes > kFreeBytesMax)
+  const wire::Counters& held = box.result.counters;
+  if (box.disk && (held.disk_bytes > kFreeBytesMax || held.disk_inodes > kFreeInodesMax))
     if (auto closer = startCloser(std::move(box.disk)))
       return awaitChild(box, std::move(*closer), BoxEvent::free, kFreeMsMax);
   beginRemove(box);
@@ -103,7 +107,8 @@ void Boxes::freeDisk(Box& box) {
 
 void Boxes::awaitChild(Box& box, Fd child, BoxEvent event, uint64_t ms_max) {
   box.collector = std::move(child);
-  poller_.watch(box.collector.view(), EPOLLIN, Source::collector, box.id);
+  // Unwatched, its end is seen when its time is over.
+  (void)poller_.watch(box.collector.view(), EPOLLIN, Source::collector, box.id);
   box.machine.on(event);
   box.deadline_ns = inMs(ms_max);
 }
@@ -169,6 +174,10 @@ void Boxes::reportStuck(Box& box, const std::string& what) {
 }
 
 void Boxes::onLate(Box& box) {
+  if (box.collector) {
+    onCollectorExit(box);
+    if (!box.collector) return;
+  }
   switch (box.machine.state()) {
     case BoxState::collecting:
       box.collect_state = CollectState::timedOut;
@@ -217,6 +226,7 @@ void Boxes::runTimers() {
 void Boxes::drop(Box& box) {
   Zygote& z = *box.owner;
   z.uids.give(box.uid_first);
+  for (uint64_t key : box.process_keys) z.processes.erase(key);
   ending_.erase(box.id);
   boxes_.erase(box.id);
   zygotes_.release(z);

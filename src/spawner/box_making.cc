@@ -64,10 +64,11 @@ Status Boxes::prepare(Box& box) {
   MAYFLY_CHECK(box.cgroups.setCaps(box.limits));
   MAYFLY_TRY(box.memory_watch, box.cgroups.watchMemory());
   MAYFLY_TRY(box.process_watch, box.cgroups.watchProcesses());
-  poller_.watch(box.memory_watch.view(), box.cgroups.memoryWatchIsEventfd() ? EPOLLIN : EPOLLPRI,
-                Source::memoryCap, box.id);
+  MAYFLY_CHECK(poller_.watch(box.memory_watch.view(),
+                             box.cgroups.memoryWatchIsEventfd() ? EPOLLIN : EPOLLPRI,
+                             Source::memoryCap, box.id));
   if (box.process_watch)
-    poller_.watch(box.process_watch.view(), EPOLLPRI, Source::processCap, box.id);
+    MAYFLY_CHECK(poller_.watch(box.process_watch.view(), EPOLLPRI, Source::processCap, box.id));
   return makeChannels(box);
 }
 
@@ -76,7 +77,7 @@ Status Boxes::askInit(Box& box) {
   MAYFLY_TRY(base::Pair status, base::makeSeqpacketPair());
   MAYFLY_CHECK(base::setNonblocking(status.ours.view()));
   box.init_status = std::move(status.ours);
-  poller_.watch(box.init_status.view(), EPOLLIN, Source::initStatus, box.id);
+  MAYFLY_CHECK(poller_.watch(box.init_status.view(), EPOLLIN, Source::initStatus, box.id));
   wire::MakeInit make;
   make.box = box.id;
   make.uid_user = box.uid_first;
@@ -114,17 +115,28 @@ Status Boxes::makeChannels(Box& box) {
   return Unit{};
 }
 
+// A process that maker or zygote passed becomes the box's.
+Status Boxes::adopt(Box& box, Fd& place, Fd process, uint64_t key, Source source) {
+  if (!process) return Unit{};
+  box.owner->processes.insert(key);
+  box.process_keys[source == Source::init ? 0 : 1] = key;
+  place = std::move(process);
+  return poller_.watch(place.view(), EPOLLIN, source, box.id);
+}
+
 Boxes::Said Boxes::onInitMade(Zygote& z, const wire::InitMade& made, Fd init) {
   Box* found = find(made.box);
-  if (found == nullptr || found->owner != &z ||
+  const uint64_t key = init ? processKey(init) : 0;
+  if (found == nullptr || found->owner != &z || z.processes.contains(key) ||
       found->machine.on(BoxEvent::initMade) == BoxStep::breach)
     return Said::breach;
   Box& box = *found;
-  box.init = std::move(init);
-  if (box.init) poller_.watch(box.init.view(), EPOLLIN, Source::init, box.id);
+  const Status adopted = adopt(box, box.init, std::move(init), key, Source::init);
   if (box.machine.ending()) {
     signalKill(box.init);
     tryFinishReaping(box);
+  } else if (!adopted) {
+    failBox(box, "init", adopted.error());
   } else if (made.error != 0) {
     failBox(box, fmt::format("init: {}", made.step),
             base::sysError(made.error, made.step, "the box's init"));
@@ -156,15 +168,17 @@ void Boxes::onInitStatus(Box& box) {
 
 Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
   Box* found = find(answer.box);
-  if (found == nullptr || found->owner != &z ||
+  const uint64_t key = answer.clone ? processKey(answer.clone) : 0;
+  if (found == nullptr || found->owner != &z || z.processes.contains(key) ||
       found->machine.on(BoxEvent::cloneMade) == BoxStep::breach)
     return Said::breach;
   Box& box = *found;
-  box.clone = std::move(answer.clone);
-  if (box.clone) poller_.watch(box.clone.view(), EPOLLIN, Source::clone, box.id);
+  const Status adopted = adopt(box, box.clone, std::move(answer.clone), key, Source::clone);
   if (box.machine.ending()) {
     signalKill(box.clone);
     tryFinishReaping(box);
+  } else if (!adopted) {
+    failBox(box, "clone", adopted.error());
   } else if (answer.what == CloneSource::Answer::What::failed) {
     // Nothing can be forked beside an init that was killed.
     box.result.again = isDying(box.pid_host) ? 1 : 0;

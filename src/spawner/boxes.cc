@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "spawner/child.h"
 #include "spawner/room.h"
+#include "spawner/net_charge.h"
 
 namespace mayfly::spawner {
 
@@ -88,6 +89,7 @@ void Boxes::clone(Box& box, const wire::Request& request) {
 // mayflyd hands the task to the clone meanwhile; it starts only with our byte.
 void Boxes::claim(Box& box, const wire::Request& request) {
   box.machine.on(BoxEvent::claim);
+  ++claimed_;
   auto ready = [&]() -> Status {
     if ((request.flags & wire::kCapsStand) != 0) {
       // It may run already, and may have when we looked last.
@@ -126,7 +128,20 @@ void Boxes::sample(Box& box) {
   readDisk(box, &event.counters);
   event.at_ns = monotonicNs();
   out_.send(event);
-  if (box.machine.state() == BoxState::parked) restartCounters(box);
+  if (box.machine.state() == BoxState::parked) return restartCounters(box);
+  if (box.owner->loopback && box.init) chargeSockets(box);
+}
+
+// Sockets that the kernel charges to nobody count for the box's memory all the same.
+void Boxes::chargeSockets(Box& box) {
+  const uint64_t charge = netCharge(box.pid_host);
+  if (charge != 0 && box.cgroups.memoryBytes() + charge > box.limits.memory_bytes)
+    tellCap(box, Cap::memory);
+}
+
+void Boxes::onTooManyLocks(base::BoxId id) {
+  if (Box* box = find(id); box != nullptr && box->machine.state() == BoxState::claimed)
+    tellCap(*box, Cap::memory);
 }
 
 // Of cgroups and disk; the task has not started.
@@ -229,9 +244,14 @@ void Boxes::onCapEvent(Box& box, Cap cap) {
   box.cgroups.read(&event.counters);
   const bool hit = cap == Cap::memory ? event.counters.oom_kills > 0 || count > 0
                                       : event.counters.forks_refused > 0;
+  if (hit) tellCap(box, cap);
+}
+
+void Boxes::tellCap(Box& box, Cap cap) {
   bool& told = box.watches_told[cap == Cap::memory ? 0 : 1];
-  if (!hit || told) return;
+  if (told) return;
   told = true;
+  Event event;
   event.kind = Kind::capHit;
   event.box = box.id;
   event.cap = cap;

@@ -44,6 +44,7 @@ struct Box {
                            // ours (its task may start)
   base::Fd their_fds[4];   // control, stdin, stdout, stderr: the clone's ends
   base::Fd our_fds[4];
+  uint64_t process_keys[2] = {};  // of init and clone, in the zygote's book
   uint32_t pid_host = 0;
   bool watches_told[2] = {};
   uint32_t collect_ms_max = 0;
@@ -74,6 +75,8 @@ class Boxes : public Zygotes::Client {
   uint64_t nextTimer() const;  // monotonic ns; UINT64_MAX: none
   void runTimers();
   bool empty() const { return boxes_.empty(); }
+  bool tasksRun() const { return claimed_ != 0; }
+  void onTooManyLocks(base::BoxId id);
   bool owns(const std::function<bool(const base::Fd&)>& is) const;
 
  private:
@@ -85,6 +88,7 @@ class Boxes : public Zygotes::Client {
   base::Status prepare(Box& box);
   base::Status askInit(Box& box);
   base::Status makeChannels(Box& box);
+  base::Status adopt(Box& box, base::Fd& place, base::Fd process, uint64_t key, Source source);
   void onInitStatus(Box& box);
   void arrived(Box& box);
   void askCloneOrFail(Box& box);
@@ -104,6 +108,8 @@ class Boxes : public Zygotes::Client {
   void onInitExit(Box& box);
   void onCloneExit(Box& box);
   void onCapEvent(Box& box, wire::Cap cap);
+  void chargeSockets(Box& box);
+  void tellCap(Box& box, wire::Cap cap);
 
   // --- ending (box_ending.cc) ---
   void beginEnd(Box& box, BoxEvent why);
@@ -125,6 +131,7 @@ class Boxes : public Zygotes::Client {
   std::function<void()> reap_strays_;
   const uint64_t cores_ = static_cast<uint64_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   std::unordered_map<base::BoxId, std::unique_ptr<Box>> boxes_;
+  uint32_t claimed_ = 0;          // of boxes_: those whose task may run
   std::set<base::BoxId> ending_;  // of boxes_: those that timers are for
 };
 

@@ -239,6 +239,11 @@ void BoxCgroups::restartCpuBefore(uint64_t used_ns_max) {
 
 Status BoxCgroups::kill() { return box_.write(CgroupSet::Of::v2, "cgroup.kill", "1"); }
 
+Status BoxCgroups::liftCpu() {
+  return capped().setCpu(1'000 *
+                         static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN))));
+}
+
 Result<bool> BoxCgroups::populated() const {
   MAYFLY_TRY(std::string text, box_.read(CgroupSet::Of::v2, "cgroup.events"));
   return text.find("populated 1") != std::string::npos;
@@ -270,6 +275,12 @@ void BoxCgroups::read(wire::Counters* c) const {
   if (auto events = capped().read(Of::pids, "pids.events"))
     c->forks_refused = valueOf(*events, "max");
   c->processes_peak = static_cast<uint32_t>(numberIn(capped().read(Of::pids, "pids.peak")));
+}
+
+uint64_t BoxCgroups::memoryBytes() const {
+  using Of = CgroupSet::Of;
+  return numberIn(capped().read(
+      Of::memory, capped().isV2(Of::memory) ? "memory.current" : "memory.usage_in_bytes"));
 }
 
 Result<Fd> BoxCgroups::watchMemory() const {

@@ -113,9 +113,11 @@ class BoxCgroups {
   base::Result<base::Fd> openInitDir() const { return (split_ ? init_ : box_).openV2(); }
   base::Result<base::Fd> openTaskDir() const { return (split_ ? task_ : box_).openV2(); }
   base::Result<std::vector<base::Fd>> openTasks() const { return box_.openTasks(); }
-  base::Status kill();  // idempotent; returns before they are dead
+  base::Status kill();     // idempotent; returns before they are dead
+  base::Status liftCpu();  // to all cores: for who is to die at once
   base::Result<bool> populated() const;
   void read(wire::Counters* counters) const;  // what the kernel counted so far
+  uint64_t memoryBytes() const;               // charged now
   // An fd that polls when the memory cap killed something, and one for the
   // process cap; either may be absent on hosts that offer no event.
   base::Result<base::Fd> watchMemory() const;

@@ -8,11 +8,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <string>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -26,6 +29,7 @@ using base::Fd;
 inline constexpr uint64_t kMsNs = 1'000'000;
 inline constexpr uint64_t kFreeBytesMax =
     16 << 20;  // of a disk that the spawner frees itself: some milliseconds
+inline constexpr uint64_t kFreeInodesMax = 512;  // the same: each takes some microseconds
 inline constexpr uint64_t kFreeMsMax =
     10'000;  // that a child frees a larger one, before it is told as stuck
 inline constexpr uint64_t kReapMsMax = 5'000;   // kill to reaped, before it is told as stuck
@@ -41,18 +45,18 @@ inline void setText(wire::Event& event, const std::string& step, const std::stri
 struct Exit {
   int code = 0, status = 0;  // si_code, si_status; code 0: not exited
 };
+inline constexpr Exit kEndUnknown{CLD_KILLED, SIGKILL};  // another descriptor took its status
 
 // Takes the exit status of our child from the kernel; empties the pidfd. It is unwatched first:
 // a child that hangs before its exec may hold a copy, which would go on polling.
 inline Exit reap(Fd& pidfd, Poller& poller) {
   siginfo_t info{};
-  if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info,
-               WEXITED | WNOHANG | __WALL) != 0 ||
-      info.si_pid == 0)
-    return {};
+  const bool ours = ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info,
+                             WEXITED | WNOHANG | __WALL) == 0;
+  if (ours ? info.si_pid == 0 : !pidfd || errno != ECHILD) return {};
   poller.unwatch(pidfd.view());
   pidfd.reset();
-  return {info.si_code, info.si_status};
+  return ours ? Exit{info.si_code, info.si_status} : kEndUnknown;
 }
 
 // Whether it is the pidfd of a child of ours, or none. Of a descriptor that came with a
@@ -70,6 +74,18 @@ inline uint32_t pidOf(const Fd& process) {
   if (at == std::string::npos) return 0;
   long pid = ::strtol(text->c_str() + at + 5, nullptr, 10);
   return pid > 0 ? static_cast<uint32_t>(pid) : 0;
+}
+
+// What tells a process from every other one while a descriptor of it is held. The kernel numbers
+// processes for ever since 6.9, where a pidfd is a file of its own system.
+inline uint64_t processKey(const Fd& pidfd) {
+  constexpr decltype(std::declval<struct statfs>().f_type) kPidfsMagic = 0x50494446;
+  struct statfs fs;
+  struct stat st;
+  if (::fstatfs(pidfd.get(), &fs) == 0 && fs.f_type == kPidfsMagic &&
+      ::fstat(pidfd.get(), &st) == 0)
+    return st.st_ino;
+  return pidOf(pidfd);
 }
 
 // Whether a child that is not reaped yet is dying or was sent a SIGKILL. Its pidfd

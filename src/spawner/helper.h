@@ -18,7 +18,8 @@
 
 namespace mayfly::spawner {
 
-inline constexpr int kHelperFd = 3;  // the first descriptor that a helper is given
+inline constexpr char kEmpty[] = "/empty";  // a folder of the room, for who needs no root
+inline constexpr int kHelperFd = 3;         // the first descriptor that a helper is given
 
 // The child's pidfd. The child has `keep` as descriptors from kHelperFd on, and nothing else of
 // ours: what it holds open must not keep a box from its end. It ends with what `work` returns.

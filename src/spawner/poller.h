@@ -4,7 +4,6 @@
 #pragma once
 
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 
 #include "base/fd.h"
@@ -14,6 +13,7 @@ namespace mayfly::spawner {
 
 // The id of the box or zygote rides along.
 enum class Source : uint8_t {
+  lockWatch,
   daemon,
   // of a zygote
   pid1,
@@ -43,10 +43,11 @@ class Poller {
     return base::Unit{};
   }
 
-  // Every descriptor is of the kernel's that polls, or the pidfd of a child: an error is the
-  // kernel's want of memory.
-  void watch(base::FdView fd, uint32_t events, Source source, uint64_t id) {
-    if (control(EPOLL_CTL_ADD, fd, events, source, id) != 0) ::abort();
+  // Fails for want of memory, or where the descriptor does not poll: an error of whom it is for.
+  [[nodiscard]] base::Status watch(base::FdView fd, uint32_t events, Source source, uint64_t id) {
+    if (control(EPOLL_CTL_ADD, fd, events, source, id) != 0)
+      return base::failSys(errno, "epoll_ctl", "a descriptor of the spawner's loop");
+    return base::Unit{};
   }
   void change(base::FdView fd, uint32_t events, Source source, uint64_t id) {
     (void)control(EPOLL_CTL_MOD, fd, events, source, id);

@@ -19,6 +19,7 @@
 #include <algorithm>
 
 #include "spawner/helper.h"
+#include "wire/spawner.h"
 
 namespace mayfly::spawner {
 
@@ -35,8 +36,6 @@ constexpr char kRoot[] = "/tmp";  // covered by our own file system, in our name
 
 #define DO(call, object, expr) \
   if ((expr) < 0) return failSys(errno, call, object)
-
-enum class Terminals : uint8_t { none, some };
 
 Status makeDevices(const std::string& dev, Terminals terminals) {
   DO("mount tmpfs", dev,
@@ -71,6 +70,10 @@ Status makeDevices(const std::string& dev, Terminals terminals) {
     DO("symlink", "ptmx", ::symlink("pts/ptmx", (dev + "/ptmx").c_str()));
   }
   DO("mkdir", "shm", ::mkdir((dev + "/shm").c_str(), 0755));
+  return Unit{};
+}
+
+Status makeReadOnly(const std::string& dev) {
   DO("mount read-only", dev,
      ::mount(nullptr, dev.c_str(), nullptr,
              MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC | MS_NOATIME, nullptr));
@@ -135,6 +138,11 @@ Status mountErofs(int source_fd, const std::string& target) {
 
 }  // namespace
 
+std::string devicesOf(uint32_t slot, Terminals terminals) {
+  return fmt::format("/devices{}/{}", terminals == Terminals::some ? "" : "-without-terminals",
+                     slot);
+}
+
 Result<Room> enterRoom(const std::string& images_dir) {
   Room room;
   MAYFLY_TRY(room.images, base::openAt({}, images_dir, O_RDONLY | O_DIRECTORY));
@@ -145,12 +153,20 @@ Result<Room> enterRoom(const std::string& images_dir) {
   DO("mount tmpfs", kRoot,
      ::mount("room", kRoot, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=1m"));
   std::string root = kRoot;
-  for (const char* folder : {"/proc", kDevices, kDevicesWithoutTerminals, "/img", "/src"})
+  for (const char* folder :
+       {"/proc", "/dev", "/devices", "/devices-without-terminals", "/img", "/src", kEmpty})
     DO("mkdir", folder, ::mkdir((root + folder).c_str(), 0755));
   DO("mount proc", root + "/proc",
      ::mount("proc", (root + "/proc").c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
-  MAYFLY_CHECK(makeDevices(root + kDevices, Terminals::some));
-  MAYFLY_CHECK(makeDevices(root + kDevicesWithoutTerminals, Terminals::none));
+  MAYFLY_CHECK(makeDevices(root + "/dev", Terminals::none));
+  // All at once: later nobody here may make a node.
+  for (uint32_t slot = 0; slot + 1 < wire::kUidRanges; ++slot)
+    for (Terminals terminals : {Terminals::none, Terminals::some}) {
+      const std::string dev = root + devicesOf(slot, terminals);
+      DO("mkdir", dev, ::mkdir(dev.c_str(), 0755));
+      MAYFLY_CHECK(makeDevices(dev, terminals));
+      MAYFLY_CHECK(makeReadOnly(dev));
+    }
   DO("chdir", root, ::chdir(kRoot));
   DO("pivot_root", root, ::syscall(SYS_pivot_root, ".", "."));
   DO("umount", "the host's root", ::umount2(".", MNT_DETACH));
@@ -160,7 +176,8 @@ Result<Room> enterRoom(const std::string& images_dir) {
 
 Status dropToLeast() {
   auto bit = [](int cap) { return 1u << cap; };
-  uint32_t keep = bit(CAP_SYS_ADMIN) | bit(CAP_SETUID) | bit(CAP_SETGID) | bit(CAP_CHOWN);
+  uint32_t keep = bit(CAP_SYS_ADMIN) | bit(CAP_SETUID) | bit(CAP_SETGID) | bit(CAP_CHOWN) |
+                  bit(CAP_SYS_CHROOT);  // for the collector's root
   for (int cap = 0; cap <= 63; ++cap) {
     if (cap < 32 && (keep & bit(cap))) continue;
     if (::prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0) {
@@ -191,7 +208,8 @@ std::string describeCapabilities() {
   for (Name n : {Name{CAP_CHOWN, "CHOWN"},
                  {CAP_SETGID, "SETGID"},
                  {CAP_SETUID, "SETUID"},
-                 {CAP_SYS_ADMIN, "SYS_ADMIN"}})
+                 {CAP_SYS_ADMIN, "SYS_ADMIN"},
+                 {CAP_SYS_CHROOT, "SYS_CHROOT"}})
     if (set & (1ull << n.cap)) {
       text += (text.empty() ? "" : " ") + std::string(n.name);
       set &= ~(1ull << n.cap);

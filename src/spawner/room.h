@@ -2,8 +2,10 @@
 // empty network, and the least capabilities.
 //
 //   /proc   the host's processes, whole: id maps are written through it
-//   /dev    the few safe device nodes, one file system shared read-only by all boxes
-//   /dev-without-terminals  the same for boxes that have no terminals
+//   /dev    the few safe device nodes
+//   /devices/N  the same, read-only, for the boxes of the zygote in slot N: locks on a node reach
+//           nobody beyond
+//   /devices-without-terminals/N  for boxes that have no terminals
 //   /img/N  the image of the zygote in slot N
 //   /src/N  where its source is named, so that no host path shows in mountinfo
 //
@@ -19,8 +21,8 @@
 
 namespace mayfly::spawner {
 
-inline constexpr char kDevices[] = "/dev";
-inline constexpr char kDevicesWithoutTerminals[] = "/dev-without-terminals";
+enum class Terminals : uint8_t { none, some };
+std::string devicesOf(uint32_t slot, Terminals terminals);
 
 // Descriptors of the host that the room keeps.
 struct Room {
@@ -31,7 +33,7 @@ struct Room {
 
 base::Result<Room> enterRoom(const std::string& images_dir);
 
-// Keeps SYS_ADMIN, SETUID, SETGID, CHOWN; the bounding set follows. no_new_privs.
+// Keeps SYS_ADMIN, SETUID, SETGID, CHOWN, SYS_CHROOT; the bounding set follows. no_new_privs.
 base::Status dropToLeast();
 std::string describeCapabilities();
 

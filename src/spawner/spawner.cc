@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -25,13 +26,26 @@ namespace {
 constexpr size_t kRequestsMax = 1'024;  // read ahead; more wait in the socket
 constexpr uint64_t kStopMsMax = 5'000;  // after mayflyd's end
 
+// A user namespace takes its creator's limits as what all in it may have: pending signals and
+// message queues are counted up to the host's root, which keeps the other half.
+void leaveHalfToTheHost() {
+  for (auto resource : {RLIMIT_SIGPENDING, RLIMIT_MSGQUEUE}) {
+    rlimit limit;
+    if (::getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) continue;
+    limit.rlim_cur /= 2;
+    (void)::setrlimit(resource, &limit);
+  }
+}
+
 }  // namespace
 
 Spawner::Spawner(Fd daemon, const Options& options)
     : daemon_(std::move(daemon)),
       out_(daemon_.view(), poller_),
       zygotes_(poller_, out_, room_, tree_, options.uid_slot),
-      boxes_(poller_, out_, tree_, zygotes_) {
+      boxes_(poller_, out_, tree_, zygotes_),
+      lock_watch_(poller_, options.instance,
+                  [this](base::BoxId box) { boxes_.onTooManyLocks(box); }) {
   zygotes_.setClient(boxes_);
   zygotes_.setReaper([this] { reapStrays(); });
   boxes_.setReaper([this] { reapStrays(); });
@@ -42,10 +56,11 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
   std::unique_ptr<Spawner> s(new Spawner(std::move(daemon), options));
   MAYFLY_CHECK(s->poller_.open());
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2}) ::signal(signal, SIG_IGN);
+  leaveHalfToTheHost();
   MAYFLY_TRY(s->tree_, CgroupTree::open(options.instance));
   MAYFLY_TRY(s->room_, enterRoom(options.images_dir));
   MAYFLY_CHECK(dropToLeast());
-  s->poller_.watch(s->daemon_.view(), EPOLLIN, Source::daemon, 0);
+  MAYFLY_CHECK(s->poller_.watch(s->daemon_.view(), EPOLLIN, Source::daemon, 0));
   wire::Event hello;
   hello.kind = wire::Kind::hello;
   hello.at_ns = monotonicNs();
@@ -112,13 +127,15 @@ void Spawner::reapStrays() {
       return;
     const auto pid = static_cast<uint32_t>(info.si_pid);
     auto is = [pid](const Fd& process) { return process && pidOf(process) == pid; };
-    if (boxes_.owns(is) || zygotes_.owns(is)) return;  // its own event comes first
+    if (boxes_.owns(is) || zygotes_.owns(is) || lock_watch_.owns(is))
+      return;  // its own event comes first
     ::waitid(P_PID, static_cast<id_t>(info.si_pid), &info, WEXITED | WNOHANG | __WALL);
   }
 }
 
 int Spawner::msUntilNextTimer() const {
-  uint64_t next = std::min(boxes_.nextTimer(), zygotes_.nextTimer());
+  uint64_t next = std::min(
+      {boxes_.nextTimer(), zygotes_.nextTimer(), lock_watch_.nextTimer(boxes_.tasksRun())});
   if (stopping_) next = std::min(next, stop_deadline_ns_);
   if (next == UINT64_MAX) return -1;
   const uint64_t now = monotonicNs();
@@ -131,6 +148,8 @@ void Spawner::dispatch(Source source, uint64_t id) {
   if (source == Source::daemon) {
     out_.flush();
     if (!stopping_ && !readRequests()) shutDown();
+  } else if (source == Source::lockWatch) {
+    lock_watch_.onEvent();
   } else if (isOfZygote(source)) {
     zygotes_.onEvent(source, static_cast<uint32_t>(id));
   } else {
@@ -146,6 +165,7 @@ int Spawner::run() {
     if (!requests_.empty()) doOneRequest();
     boxes_.runTimers();
     zygotes_.runTimers();
+    lock_watch_.runTimer(boxes_.tasksRun());
     if (out_.broken()) shutDown();
     if (!stopping_) continue;
     const bool late = monotonicNs() > stop_deadline_ns_;

@@ -16,6 +16,7 @@
 #include "spawner/boxes.h"
 #include "spawner/cgroup.h"
 #include "spawner/outbox.h"
+#include "spawner/lock_watch.h"
 #include "spawner/poller.h"
 #include "spawner/room.h"
 #include "spawner/zygotes.h"
@@ -57,6 +58,7 @@ class Spawner {
   Outbox out_;
   Zygotes zygotes_;
   Boxes boxes_;
+  LockWatch lock_watch_;
   std::deque<Pending> requests_;
   bool stopping_ = false;
   uint64_t stop_deadline_ns_ = 0;

@@ -4,10 +4,12 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -36,6 +38,7 @@ namespace {
 constexpr uint64_t kForkBytesMax = 512 << 10;    // of the kernel's memory, for one clone
 constexpr uint32_t kCapBoxesStep = 64;           // the zygote's cap is seldom written
 constexpr uint32_t kHelperProcessesMax = 4'096;  // on v1 each box counts here until it is moved
+constexpr uint32_t kHelperCpuMilli = 1'500;      // of the maker, and of the zygote: one thread each
 constexpr char kMakerPath[] = "/usr/lib/mayfly/mayfly-maker";
 // The zygote's pid in its namespace: large, so that its value is found exactly
 // once in libc's thread block, and never that of a young process in a box.
@@ -97,6 +100,8 @@ bool keepGiven(const std::vector<int>& given) {
   if (::read(sync, &byte, 1) != 1) ::_exit(98);  // the spawner gave up
   for (size_t i = 0; i < plan.tasks.size(); ++i)
     if (::write(fdOf(kTasks + static_cast<int>(i)), "0", 1) != 1) failed("join cgroups");
+  // The host's memory is short: tasks go first, whatever the daemon's own place is. Boxes inherit.
+  if (!base::writeSmallFile({}, "/proc/self/oom_score_adj", "1000")) failed("memory order");
   const char* step = "enter";
   if (int e = plan.enter(&step); e != 0) {
     errno = e;
@@ -106,6 +111,8 @@ bool keepGiven(const std::vector<int>& given) {
     failed("ids");
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) failed("parent-death signal");
   if (::setsid() < 0) failed("setsid");
+  // It could lift the ceilings of its namespaces.
+  if (::prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0) != 0) failed("capabilities");
   rlimit core{1, 1};
   if (::setrlimit(RLIMIT_CORE, &core) != 0) failed("rlimit core");
   ::umask(022);
@@ -176,9 +183,25 @@ Status startChild(const ChildPlan& plan, const char* who, Fd* process, Fd* chann
   return Unit{};
 }
 
+// Half of what the host has of each kind of namespace is what a zygote and its boxes may have, all
+// of them together with the host's root: also one that is taken over leaves the rest.
+struct Ceiling {
+  std::string file, value;
+};
+std::vector<Ceiling> namespaceCeilings() {
+  std::vector<Ceiling> ceilings;
+  for (const char* kind : {"user", "pid", "uts", "ipc", "cgroup", "net", "mnt"}) {
+    const std::string file = fmt::format("/sys/user/max_{}_namespaces", kind);
+    if (auto of_host = base::readSmallFile({}, "/proc" + file))
+      ceilings.push_back({file, std::to_string(::strtoull(of_host->c_str(), nullptr, 10) / 2)});
+  }
+  return ceilings;
+}
+
 // In pid 1's place: the image becomes the root, with /dev and a whole /proc of
 // its own (a box may mount a /proc only where one is fully visible).
-int enterImage(const std::string& image, const char* devices, const char** step) {
+int enterImage(const std::string& image, const std::string& devices,
+               const std::vector<Ceiling>& ceilings, const char** step) {
 #define DO(name, expr) \
   *step = name;        \
   if ((expr) != 0) return errno
@@ -187,9 +210,12 @@ int enterImage(const std::string& image, const char* devices, const char** step)
   DO("ids", ::setresuid(0, 0, 0));
   DO("network", ::unshare(CLONE_NEWNET));  // here, since it may wait for others that end
   DO("bind image", ::mount(image.c_str(), image.c_str(), nullptr, MS_BIND | MS_REC, nullptr));
-  DO("bind dev", ::mount(devices, dev.c_str(), nullptr, MS_BIND | MS_REC, nullptr));
+  DO("bind dev", ::mount(devices.c_str(), dev.c_str(), nullptr, MS_BIND, nullptr));
   DO("mount proc",
      ::mount("proc", proc.c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
+  for (const Ceiling& c : ceilings) {
+    DO("ceilings", base::writeSmallFile({}, proc + c.file, c.value) ? 0 : -1);
+  }
   DO("chdir image", ::chdir(image.c_str()));
   DO("pivot_root", static_cast<int>(::syscall(SYS_pivot_root, ".", ".")));
   DO("detach old root", ::umount2(".", MNT_DETACH));
@@ -212,8 +238,10 @@ ChildPlan planOfPid1(const Zygote& z) {
   plan.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
   plan.argv = {kMakerPath, "pid1", nullptr};
   plan.map_uid_base = z.uid_base;
-  plan.enter = [image = z.imagePath(), terminals = z.ptys != 0](const char** step) {
-    return enterImage(image, terminals ? kDevices : kDevicesWithoutTerminals, step);
+  plan.enter = [image = z.imagePath(),
+                devices = devicesOf(z.slot, z.ptys != 0 ? Terminals::some : Terminals::none),
+                ceilings = namespaceCeilings()](const char** step) {
+    return enterImage(image, devices, ceilings, step);
   };
   return plan;
 }
@@ -266,6 +294,9 @@ Status makeCgroups(const CgroupTree& tree, Zygote& z) {
   MAYFLY_TRY(z.zygote_cgroup, CgroupSet::create(tree, name + "/zygote"));
   MAYFLY_CHECK(z.maker_cgroup.setProcesses(kHelperProcessesMax));
   MAYFLY_CHECK(z.zygote_cgroup.setProcesses(kHelperProcessesMax));
+  // On v1 the inits and clones that are being made count here as well, until they are moved.
+  MAYFLY_CHECK(z.maker_cgroup.setCpu(kHelperCpuMilli));
+  MAYFLY_CHECK(z.zygote_cgroup.setCpu(kHelperCpuMilli));
   return z.zygote_cgroup.setMemory(z.memory_bytes);
 }
 

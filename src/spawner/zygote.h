@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_set>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -60,6 +61,8 @@ struct Zygote {
   ImageMount image_mount = ImageMount::file;
   CgroupSet cgroup, maker_cgroup, zygote_cgroup;
   base::Fd pid1, maker, zygote;  // pidfds; empty once reaped
+  // Keys of these and of the boxes' inits and clones: nobody passes a process twice.
+  std::unordered_set<uint64_t> processes;
   base::Fd pid1_channel, maker_channel;
   std::unique_ptr<CloneSource> source;
   uint64_t memory_bytes = 0;  // cap of the zygote's own

@@ -23,6 +23,10 @@ namespace {
 
 constexpr const char* kNames[] = {"pid 1", "maker", "zygote"};
 
+std::string refusalText(const CloneSource::Answer& answer) {
+  return fmt::format("the zygote can't serve: {}", answer.text);
+}
+
 }  // namespace
 
 // --- what mayflyd asks for -----------------------------------------------------------
@@ -68,7 +72,8 @@ void Zygotes::publish(const wire::Request& request, base::Received& fds) {
   if (!mounting) return failStart(z, "image", std::move(mounting).error());
   z.helper = std::move(mounting->helper);
   z.helper_said = std::move(mounting->said);
-  poller_.watch(z.helper.view(), EPOLLIN, Source::helper, z.key);
+  if (auto s = poller_.watch(z.helper.view(), EPOLLIN, Source::helper, z.key); !s)
+    return failStart(z, "image", std::move(s).error());
   z.deadline_ns = inMs(kMountMsMax);
 }
 
@@ -134,14 +139,11 @@ void Zygotes::enter(Zygote& z, Stage stage) {
   auto started = startProcess(room_, z, &step);
   const bool pid1 = stage == Stage::startingPid1, maker = stage == Stage::startingMaker;
   const Fd& process = pid1 ? z.pid1 : maker ? z.maker : z.zygote;
-  if (process)
-    poller_.watch(process.view(), EPOLLIN,
-                  pid1    ? Source::pid1
-                  : maker ? Source::maker
-                          : Source::zygote,
-                  z.key);
+  const Source source = pid1 ? Source::pid1 : maker ? Source::maker : Source::zygote;
+  if (process) z.processes.insert(processKey(process));
+  if (process && started) started = poller_.watch(process.view(), EPOLLIN, source, z.key);
+  if (started) started = poller_.watch(z.start->report.view(), EPOLLIN, Source::start, z.key);
   if (!started) return failStart(z, std::move(step), std::move(started).error());
-  poller_.watch(z.start->report.view(), EPOLLIN, Source::start, z.key);
 }
 
 void Zygotes::onReport(Zygote& z) {
@@ -155,11 +157,13 @@ void Zygotes::onReport(Zygote& z) {
   z.start->report.reset();
   if (z.stage == Stage::startingPid1) return enter(z, Stage::startingMaker);
   if (z.stage == Stage::startingMaker) return enter(z, Stage::startingZygote);
+  base::Status watched =
+      poller_.watch(z.maker_channel.view(), EPOLLIN, Source::makerChannel, z.key);
+  if (watched) watched = poller_.watch(z.source->answers(), EPOLLIN, Source::cloneSource, z.key);
+  if (!watched) return failStart(z, "zygote", std::move(watched).error());
   z.start.reset();
   z.stage = Stage::loading;
   z.deadline_ns = 0;
-  poller_.watch(z.maker_channel.view(), EPOLLIN, Source::makerChannel, z.key);
-  poller_.watch(z.source->answers(), EPOLLIN, Source::cloneSource, z.key);
 }
 
 void Zygotes::failStart(Zygote& z, std::string step, Error error) {
@@ -240,7 +244,7 @@ void Zygotes::onHello(Zygote& z, const CloneSource::Answer& answer) {
     event.zygote_id = z.id;
     event.sys = answer.error;
     event.at_ns = monotonicNs();
-    setText(event, "zygote", fmt::format("the zygote can't serve: {}", answer.text));
+    setText(event, "zygote", refusalText(answer));
     out_.send(event);
     z.told = true;
     return retire(z.id);  // before another one is published in its place
@@ -264,17 +268,20 @@ void Zygotes::onEnd(Zygote& z, Who who) {
   const Exit exit = reap(process, poller_);
   if (z.stage >= Stage::ending) return;
   std::string how = exit.code != 0 ? describe(exit) : "broke the protocol";
+  std::string why = fmt::format("the template's {} {}", its_name, how);
+  // Its last word says more than its exit, whichever of them is seen first.
+  if (who == Who::zygote && z.source && z.stage <= Stage::loading)
+    if (auto last = z.source->receive();
+        last.what == CloneSource::Answer::What::refused && last.error == 0)
+      why = refusalText(last);
   if (isStarting(z.stage)) {
-    // Its last word before the exec says more than its exit.
     Zygote::Failure failure;
     if (!z.start || !z.start->report || readReport(z, &failure) != StartWord::failed)
-      failure = {its_name,
-                 Error{Code::internal, fmt::format("the template's {} {}", its_name, how), {}, 0}};
+      failure = {its_name, Error{Code::internal, std::move(why), {}, 0}};
     return failStart(z, std::move(failure.step), std::move(failure.error));
   }
   if (who == Who::zygote && z.zygote_cgroup.oomKills() > 0)
-    how += " at the memory cap of its zygote";
-  const std::string why = fmt::format("the template's {} {}", its_name, how);
+    why += " at the memory cap of its zygote";
   const bool drains = z.stage == Stage::draining;
   if (who == Who::pid1) signalKill(z.pid1);
   if (!drains) {

@@ -71,7 +71,8 @@ void Zygotes::beginUnmount(Zygote& z) {
     return;
   }
   z.helper = std::move(*helper);
-  poller_.watch(z.helper.view(), EPOLLIN, Source::helper, z.key);
+  if (!poller_.watch(z.helper.view(), EPOLLIN, Source::helper, z.key))
+    z.next_try_ns = inMs(kLateTryMs);
 }
 
 void Zygotes::tryRemove(Zygote& z) {

@@ -263,7 +263,7 @@ void findArenas(const PyObject* object) {
     const void *free, *next, *previous;
   };
   constexpr uintptr_t kReach = 1u << 20, kArenaBytes = 1u << 20;
-  constexpr unsigned kRowsMin = 16, kRowsMax = 1u << 14;
+  constexpr unsigned kRowsMin = 16, kRowsMax = 1u << 14, kRowsAtOnce = 64;
   const auto at = reinterpret_cast<uintptr_t>(object),
              middle = reinterpret_cast<uintptr_t>(&_PyRuntime);
   unsigned found = 0;
@@ -273,11 +273,17 @@ void findArenas(const PyObject* object) {
     if (count < kRowsMin || count > kRowsMax || (count & (count - 1)) != 0 || rows == nullptr)
       return;
     bool holds = false;
-    for (unsigned i = 0; i < count && !holds; ++i) {
-      Row row;
-      if (!peek(rows + i, &row, sizeof row)) break;
-      holds = row.address <= at && at < row.address + kArenaBytes && row.pools > row.address &&
-              row.pools <= row.address + kArenaBytes && row.free_pools <= row.all_pools;
+    Row some[kRowsAtOnce];
+    // The first one alone: most words that could be a table's lead nowhere.
+    for (unsigned i = 0, n = 1; i < count && !holds;
+         i += n, n = count - i < kRowsAtOnce ? count - i : kRowsAtOnce) {
+      while (n > 0 && !peek(rows + i, some, n * sizeof *some)) n /= 2;  // where memory ends
+      if (n == 0) break;
+      for (unsigned k = 0; k < n && !holds; ++k) {
+        const Row& row = some[k];
+        holds = row.address <= at && at < row.address + kArenaBytes && row.pools > row.address &&
+                row.pools <= row.address + kArenaBytes && row.free_pools <= row.all_pools;
+      }
     }
     if (!holds) return;
     ++found;

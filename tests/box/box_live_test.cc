@@ -8,6 +8,7 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -57,6 +58,7 @@ std::string buildImage(const fs::path& dir) {
   fs::copy_file(binDir() + "/mayfly-maker", root / "usr/lib/mayfly/mayfly-maker");
   fs::copy_file(binDir() + "/mayfly-exec-zygote", root / "usr/lib/mayfly/mayfly-exec-zygote");
   fs::copy_file(binDir() + "/box-probe", root / "bin/probe");
+  fs::copy_file(binDir() + "/hostile-zygote", root / "bin/hostile");
   std::string cmd = "mkfs.erofs -T0 " + (dir / "images/").string() + std::string(64, 'a') +
                     ".erofs " + root.string() + " >/dev/null 2>&1";
   fs::create_directories(dir / "images");
@@ -100,19 +102,28 @@ class Live {
     return base::sendMessage(socket_.view(), base::bytesOf(r), fds);
   }
 
-  Event publish(base::ZygoteId id) {
-    sendPublish(id);
+  Event publish(base::ZygoteId id, const char* hostile_deed = nullptr) {
+    sendPublish(id, hostile_deed);
     return next();
   }
 
-  void sendPublish(base::ZygoteId id) {
+  // What the spawner itself has used.
+  uint64_t cpuNs() const {
+    uint64_t ns = 0;
+    std::ifstream("/proc/" + std::to_string(pid_) + "/schedstat") >> ns;
+    return ns;
+  }
+
+  void sendPublish(base::ZygoteId id, const char* hostile_deed = nullptr) {
     Request r;
     r.op = Op::publish;
     r.zygote_id = id;
     r.flags = kLoopback;
     r.limits.memory_bytes = 64 << 20;
     std::string(64, 'a').copy(r.digest, 64);
-    strcpy(r.zygote[0], "/usr/lib/mayfly/mayfly-exec-zygote");
+    strcpy(r.zygote[0],
+           hostile_deed != nullptr ? "/bin/hostile" : "/usr/lib/mayfly/mayfly-exec-zygote");
+    if (hostile_deed != nullptr) strcpy(r.zygote[1], hostile_deed);
     sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     auto program = base::makeMemfd("seccomp");
     EXPECT_EQ(::write(program->get(), &allow, sizeof allow), static_cast<ssize_t>(sizeof allow));
@@ -184,7 +195,7 @@ class Box : public ::testing::Test {
     live_ = std::make_unique<Live>(images_, "box-live-" + std::to_string(::getpid()), "62");
     ASSERT_EQ(live_->hello_.kind, Kind::hello);
     EXPECT_EQ(std::string(live_->hello_.text)
-                  .find("capabilities: CHOWN SETGID SETUID SYS_ADMIN; cgroups:"),
+                  .find("capabilities: CHOWN SETGID SETUID SYS_ADMIN SYS_CHROOT; cgroups:"),
               0u)
         << live_->hello_.text;
     Event e = live_->publish(template_);
@@ -330,6 +341,24 @@ class Box : public ::testing::Test {
     EXPECT_GT(ended.gone.reaped_ns, 0u);
     EXPECT_GE(ended.gone.cgroups_gone_ns, ended.gone.fds_closed_ns);
     return ended;
+  }
+
+  // What the task says first.
+  std::string line() {
+    std::string text;
+    for (char c; readable(stdout_.get()) && ::read(stdout_.get(), &c, 1) == 1 && c != '\n';)
+      text += c;
+    return text;
+  }
+
+  // Ends a box that the test does not follow any more.
+  void endBox(base::BoxId box) {
+    Request r;
+    r.op = Op::end;
+    r.box = box;
+    ASSERT_TRUE(live_->send(r));
+    for (Event e; (e = next()).kind != Kind::boxGone || e.box != box;)
+      ASSERT_NE(e.kind, Kind{}) << "box " << box << " does not end";
   }
 
   Ended run(std::vector<std::string> argv, base::Limits limits = {}) {
@@ -708,6 +737,116 @@ TEST_F(Box, ARequestOutOfItsPlaceEndsItsBoxAndNoOther) {
     ASSERT_TRUE(live_->send(r));
   }
   EXPECT_EQ(run({"/bin/probe", "exit", "6"}).reaped.exit_status, 6);
+}
+
+// It passes a descriptor that is no new child of the spawner's, or speaks out of its turn.
+TEST_F(Box, AHostileZygoteIsItsOwnEndAndNobodyElses) {
+  start({"/bin/probe", "sleep"});  // of the honest one
+  const base::BoxId honest = box_;
+  base::ZygoteId id = 100;
+  for (const char* deed :
+       {"file", "device", "pipe", "socket", "init", "pid1", "itself", "own child", "ended child",
+        "second hello", "refusal", "another box", "twice", "nothing passed", "noise", "many"}) {
+    Event ready = live_->publish(++id, deed);
+    ASSERT_EQ(ready.kind, Kind::zygoteReady) << deed << ": " << ready.text;
+    Request r;
+    r.op = Op::make;
+    r.box = ++boxes_;
+    r.zygote_id = id;
+    r.limits.memory_bytes = 64 << 20;
+    ASSERT_TRUE(live_->send(r));
+    bool gone = false, failed = false;
+    while (!gone || !failed) {
+      Event e = next();
+      ASSERT_NE(e.kind, Kind{}) << deed << ": " << (gone ? "its box" : "it") << " does not end";
+      if (e.kind == Kind::zygoteGone) {
+        gone = true;
+        EXPECT_EQ(e.zygote_id, id) << deed;
+        EXPECT_STREQ(e.text, "the template's zygote broke the protocol") << deed;
+      } else {
+        failed = true;
+        EXPECT_EQ(e.kind, Kind::boxFailed) << deed;
+        EXPECT_EQ(e.box, boxes_) << deed;
+      }
+    }
+  }
+  // No descriptor of theirs keeps the loop busy.
+  const uint64_t before_ns = live_->cpuNs();
+  ::poll(nullptr, 0, 200);
+  EXPECT_LT(live_->cpuNs() - before_ns, 20'000'000u);
+  box_ = honest;
+  EXPECT_EQ(finish(true).reaped.exit_status, SIGKILL);
+  EXPECT_EQ(run({"/bin/probe", "exit", "4"}).reaped.exit_status, 4);
+}
+
+TEST_F(Box, LocksOnDevicesReachNoBoxOfAnotherZygote) {
+  start({"/bin/probe", "flock", "/dev/null"});
+  ASSERT_EQ(line(), "taken");
+  const base::BoxId first = box_;
+  ASSERT_EQ(live_->publish(50).kind, Kind::zygoteReady);
+  template_ = 50;
+  start({"/bin/probe", "flock", "/dev/null"});
+  template_ = 1;
+  EXPECT_EQ(line(), "taken");
+  endBox(box_);
+  endBox(first);
+}
+
+TEST_F(Box, PendingSignalsOfAllBoxesLeaveHalfToTheHost) {
+  constexpr rlim_t kOfTheHost = 3'000;  // each box may have 1,024
+  rlimit whole, few;
+  ASSERT_EQ(::getrlimit(RLIMIT_SIGPENDING, &whole), 0);
+  few = {std::min(kOfTheHost, whole.rlim_max), whole.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &few), 0);
+  auto mine = std::make_unique<Live>(images_, "box-signals-" + std::to_string(::getpid()), "60");
+  ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &whole), 0);
+  ASSERT_EQ(mine->publish(1).kind, Kind::zygoteReady);
+  std::swap(live_, mine);
+  int queued = 0;
+  for (int i = 0; i < 4; ++i) {
+    start({"/bin/probe", "queue"});
+    queued += std::stoi(line());
+  }
+  std::swap(live_, mine);
+  EXPECT_GT(queued, 1'024);
+  EXPECT_LE(queued, static_cast<int>(few.rlim_cur / 2));
+  EXPECT_EQ(mine->close(), 0);
+}
+
+TEST_F(Box, ATakenOverZygoteCannotUseUpTheHostsNamespaces) {
+  for (const Process& p : childrenOf(live_->pid_)) {
+    std::ifstream status("/proc/" + std::to_string(p.pid) + "/status");
+    for (std::string text; std::getline(status, text);)
+      if (text.rfind("CapBnd:", 0) == 0) {
+        EXPECT_EQ(std::stoull(text.substr(7), nullptr, 16) & (1ull << 24 /* SYS_RESOURCE */), 0u)
+            << p.name << " could lift the ceilings";
+      }
+  }
+}
+
+TEST_F(Box, TasksGoFirstWhereTheHostIsShortOfMemory) {
+  EXPECT_EQ(run({"/bin/probe", "show", "/proc/self/oom_score_adj"}).out, "1000\n");
+}
+
+TEST_F(Box, AThrottledBoxDiesAtOnce) {
+  base::Limits limits;
+  limits.cpu_milli = 10;
+  start({"/bin/probe", "crowd", "30"}, limits);
+  ::poll(nullptr, 0, 500);  // each of them waits for its next millisecond by now
+  const uint64_t ended_ns = base::monotonicNs();
+  Ended ended = finish(true);
+  EXPECT_LT(ended.gone.reaped_ns - ended_ns, 150'000'000u);
+}
+
+TEST_F(Box, ADiskOfManyEmptyFilesStallsNobody) {
+  constexpr uint64_t kFiles = 16'000;
+  base::Limits limits;
+  limits.disk_inodes = kFiles + 100;
+  start({"/bin/probe", "files", std::to_string(kFiles)}, limits);
+  while (sampleOnce().counters.disk_inodes < kFiles) ::poll(nullptr, 0, 20);
+  const uint64_t before_ns = live_->cpuNs();
+  endBox(box_);  // nothing is collected: the disk is freed at once
+  EXPECT_LT(live_->cpuNs() - before_ns, 8'000'000u);
 }
 
 TEST_F(Box, AKilledSpawnerTakesEverythingAlongAndTheNextStartSweeps) {

@@ -2,10 +2,12 @@
 // Static: the test's image holds nothing but it and Mayfly's own helpers.
 #include <dirent.h>
 #include <fcntl.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -41,6 +43,34 @@ int main(int argc, char** argv) {
         printf("%s %.4s\n", e->d_name, to);
       }
     return 0;
+  }
+  if (!strcmp(deed, "files")) {  // so many empty ones, then it waits
+    char name[32];
+    for (int i = 0; i < atoi(argv[2]); ++i) {
+      snprintf(name, sizeof name, "/tmp/%d", i);
+      close(open(name, O_WRONLY | O_CREAT, 0600));
+    }
+    for (;;) pause();
+  }
+  if (!strcmp(deed, "flock")) {  // takes it or says why not, then waits
+    int fd = open(argv[2], O_RDONLY);
+    dprintf(1, "%s\n", fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 ? "taken" : strerror(errno));
+    for (;;) pause();
+  }
+  if (!strcmp(deed, "queue")) {  // as many signals as there may be, then it waits
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, nullptr);
+    int count = 0;
+    while (sigqueue(getpid(), SIGRTMIN, sigval{}) == 0) ++count;
+    dprintf(1, "%d\n", count);
+    for (;;) pause();
+  }
+  if (!strcmp(deed, "crowd")) {  // so many processes that spin
+    for (int i = 1; i < atoi(argv[2]); ++i)
+      if (fork() == 0) break;
+    for (;;) {
+    }
   }
   if (!strcmp(deed, "ids")) {
     printf("pid %d ppid %d uid %d gid %d sid %d\n", getpid(), getppid(), getuid(), getgid(),

@@ -2,18 +2,21 @@
 makes out of an image that is there already, in no time.
 """
 
+import contextlib
 import json
 import pathlib
 import re
+import subprocess
 
-from test_lifecycle import STATE_DIR, await_that, family, pids_inside, read
+from light import light
+from test_lifecycle import await_that, family, pids_inside, read
 
 ZYGOTE, MAKER = "/usr/lib/mayfly/zygote.py", "mayfly-maker"
 
 
 def make_templates(folder, manifests, base="python", image=None):
-    """Arguments of a Daemon that serves templates of one image: {name: more of its manifest}."""
-    image = image or pathlib.Path(STATE_DIR) / "index" / f"{base}.json"
+    """Arguments of a Daemon that serves templates of one image, the light one if none is told: {name: more of its manifest}."""
+    image = image or pathlib.Path(light()["state_dir"]) / "index/python.json"
     index = json.loads(pathlib.Path(image).read_text())
     state, templates = folder / "state", folder / "templates"
     for each in (state / "index", templates):
@@ -26,6 +29,19 @@ def make_templates(folder, manifests, base="python", image=None):
             f'name = "{name}"\ndescription = "of a test"\nbase = "{base}"\n{more}')
         (state / "index" / f"{name}.json").write_text(json.dumps({**index, "template": name}))
     return {"templates": tuple(manifests), "state_dir": str(state), "template_dirs": (templates,)}
+
+
+@contextlib.contextmanager
+def mounted(image, at):
+    """The files of an image, at a folder that is made."""
+    at.mkdir()
+    direct = subprocess.run(["mount", "-t", "erofs", "-o", "ro", image, str(at)], capture_output=True)
+    if direct.returncode != 0:  # a kernel that takes no file
+        subprocess.run(["mount", "-t", "erofs", "-o", "ro,loop", image, str(at)], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", str(at)], check=True)
 
 
 def tasks(daemon):

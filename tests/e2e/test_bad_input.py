@@ -19,6 +19,7 @@ import uuid
 
 import pytest
 
+from light import light
 from support import CLI
 from test_lifecycle import Daemon, await_that, read, slow
 
@@ -54,7 +55,7 @@ def serving(settings):
     folder = pathlib.Path("/run") / ("mayfly-test-" + uuid.uuid4().hex[:8])  # where the attacker can go
     folder.mkdir(mode=0o755)
     shutil.copy(HOSTILE, folder)
-    daemon = Daemon(folder, config=settings)
+    daemon = Daemon(folder, config=settings, **light())
     try:
         daemon.start()
         assert daemon.cli.run("-c", "print(1)")["verdict"] == "succeeded"
@@ -310,11 +311,12 @@ def test_requests_that_are_never_taken_hold_little_and_not_for_long(patient_daem
     large.write_text("pass" + " " * 3_500_000)
     with Watch(daemon, IN_FLIGHT_MAX + REST) as watch, Attack(daemon, "promises", 64) as attack:
         assert attack.line()["value"] > 64 * MIB
-        # A large request of another client is served: who holds the memory is ended.
+        # Another user's large request is served at once.
         watch.new_client(large)
+        # The attacker's own connections wait for each other, and who holds the bytes is ended.
+        await_that(lambda: re.search(r"it keeps .* of requests from the others", read(daemon.log)), "one is ended")
         attack.end()
         watch.memory_back()
-    assert re.search(r"it keeps .* of requests from the others", read(daemon.log))
 
 
 # --- too much of it ------------------------------------------------------------------
@@ -326,7 +328,7 @@ def test_a_hundred_thousand_calls_at_once(daemon):
     assert said.pop("after")["code"] == "ok"
     counts = {name: each["value"] for name, each in said.items()}
     assert sum(counts.values()) == 100_000
-    assert set(counts) == {"calls: ok", "calls: resourceExhausted"}, counts
+    assert counts["calls: ok"] > 8_192 and set(counts) <= {"calls: ok", "calls: resourceExhausted"}, counts
 
 
 def test_answers_that_are_never_finished(daemon):
@@ -341,11 +343,11 @@ def test_answers_that_are_never_finished(daemon):
 def test_ten_thousand_connections(daemon):
     log_bytes = daemon.log.stat().st_size
     with Watch(daemon, 128 * MIB) as watch, Attack(daemon, "connections", 10_000) as attack:
-        counts = {each["name"]: each["value"] for each in iter_lines(attack, "connections: ok")}
+        counts = {each["name"]: each["value"] for each in iter_lines(attack, "connections: resourceExhausted")}
         assert counts["connections: opened"] > 9_000
-        assert 0 < counts["connections: ok"] <= CONNECTIONS_MAX
-        refused = daemon.cli.run("-c", "print('refused')")["error"]
-        assert refused["retryable"] and refused["code"] in ("resourceExhausted", "unavailable"), refused
+        assert 0 < counts["connections: ok"] < CONNECTIONS_MAX
+        # Another user always has room for a connection.
+        watch.new_client("-c", "print('fine')")
         attack.end()
         watch.new_client("-c", "print('fine')")
     assert daemon.log.stat().st_size - log_bytes < 64 << 10  # nor does the log grow with them

@@ -1,6 +1,6 @@
 """Templates that are broken in every way: refused with the fault named, and nobody else notices.
 
-One daemon serves them all, beside one that is right. They share one image, whose last
+One daemon serves them all, beside one that is right. They share one image, whose only
 preload does what its zygote's argument tells.
 """
 
@@ -8,12 +8,14 @@ import json
 import os
 import pathlib
 import select
+import shutil
 import subprocess
 import threading
 import time
 
 import pytest
 
+from light import light
 from pool_view import boxes, helpers, make_templates, templates
 from support import CLI
 from test_lifecycle import BINARIES, SECONDS_MAX, Daemon, await_that, pids_inside, read
@@ -77,11 +79,14 @@ def image(tmp_path_factory):
                                             "own-memory": OWN_MEMORY})
     culprit += "exec(DO.get(sys.argv[1] if len(sys.argv) > 1 else '', ''))\n"
     bad = folder / "templates/bad"
-    bad.mkdir(parents=True)
+    shutil.copytree(light()["template_dirs"][0] / "python", bad)
     (bad / "culprit.py").write_text(culprit)
-    (bad / "manifest.toml").write_text(
-        'name = "bad"\ndescription = "of a test"\nbase = "python"\n[image.files]\n'
-        f'"{FOLDER}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n')
+    manifest = (bad / "manifest.toml").read_text()
+    for old, new in (('name = "python"\n', 'name = "bad"\n'), ("preload = []\n", 'preload = ["culprit"]\n'),
+                     ("[image.files]\n", f'[image.files]\n"{FOLDER}/culprit.py" = "culprit.py"\n')):
+        assert manifest.count(old) == 1, manifest
+        manifest = manifest.replace(old, new)
+    (bad / "manifest.toml").write_text(manifest)
     subprocess.run([CLI, "template", "build", "bad", "--templates", str(bad.parent), "--state-dir", str(folder / "built"),
                     "--runtime-dir", str(BINARIES)], check=True, capture_output=True, timeout=900)
     # The one that is right: the same image, and nothing told.
@@ -113,14 +118,14 @@ def run_dir():
 
 
 class Neighbour(threading.Thread):
-    """Runs tasks on the template that is right, all the while."""
+    """Runs tasks on the template that is right, all the while, and leaves the processors some time."""
 
     def __init__(self, daemon):
         super().__init__()
         self.daemon_of_tasks, self.done, self.bad, self.over = daemon, 0, [], threading.Event()
 
     def run(self):
-        while not self.over.is_set():
+        while not self.over.wait(0.05):
             result = json.loads(self.daemon_of_tasks.cli("run", "--json", "-t", "good", "-c", "print(6*7)").stdout)
             if result.get("stdout") == "42\n" and result["receipt"]["complete"]:
                 self.done += 1

@@ -16,6 +16,7 @@ import time
 
 import pytest
 
+from light import light
 from support import CLI
 from test_lifecycle import Daemon
 
@@ -88,7 +89,7 @@ def own_daemon():
         started = []
 
         def start(config):
-            started.append(Daemon(folder, config=config, templates=("python",)).start())
+            started.append(Daemon(folder, config=config, templates=("python",), **light()).start())
             return started[-1]
 
         yield start

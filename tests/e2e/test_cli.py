@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from light import light
 from test_lifecycle import Daemon
 
 SECONDS_MAX = 60
@@ -26,7 +27,7 @@ def tasks(mayfly):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The command line of a daemon that no other test uses: its tasks are this test's."""
-    daemon = Daemon(tmp_path_factory.mktemp("alone"), templates=("python",))
+    daemon = Daemon(tmp_path_factory.mktemp("alone"), templates=("python",), **light())
     try:
         yield daemon.start().cli
     finally:

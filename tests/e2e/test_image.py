@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from pool_view import mounted
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 MAYFLY = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
 TEMPLATES = ["perl", "python", "python-data", "shell"]
@@ -25,11 +27,9 @@ def images():
 
 @pytest.fixture(scope="module", params=TEMPLATES)
 def root(request, tmp_path_factory):
-    """The files of one template's image, as fsck.erofs takes them out."""
-    place = tmp_path_factory.mktemp("image") / "root"
-    run("fsck.erofs", f"--extract={place}", images()[request.param]["path"])
-    yield place
-    run("rm", "-rf", str(place))
+    """The files of one template's image, as the kernel shows them to a box."""
+    with mounted(images()[request.param]["path"], tmp_path_factory.mktemp("image") / "root") as place:
+        yield place
 
 
 def files(root):

@@ -15,6 +15,7 @@ import uuid
 
 import pytest
 
+from light import light
 from support import CLI, Mayfly
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -29,10 +30,20 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon nee
 
 
 def read(path):
+    """Of /proc as a rule, thousands of times: with the fewest calls."""
     try:
-        return pathlib.Path(path).read_text(errors="replace")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    parts = []
+    try:
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    return b"".join(parts).decode(errors="replace")
 
 
 def parent_of(pid):
@@ -41,7 +52,7 @@ def parent_of(pid):
 
 
 def all_pids():
-    return [int(p.name) for p in pathlib.Path("/proc").glob("[0-9]*")]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def family(pid):
@@ -58,11 +69,12 @@ def comm(pid):
     return read(f"/proc/{pid}/comm").strip()
 
 
-def await_that(condition, what, seconds_max=SECONDS_MAX):
+def await_that(condition, what, seconds_max=SECONDS_MAX, pause_s=0.01):
     deadline = time.monotonic() + seconds_max
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds_max} s"
-        select.select([], [], [], 0.01)
+        select.select([], [], [], pause_s)
+        pause_s = min(pause_s * 1.2, max(pause_s, 0.05))  # what takes long is not asked for all the time
     return value
 
 
@@ -160,19 +172,25 @@ class Daemon:
             if status and status[1] != "Z" and int(status[2]) in mine:
                 found.append((pid, comm(pid)))
         # Looked up after the processes: a daemon may start between the two looks.
-        others = {p for d in all_pids() if d != self.pid and comm(d) == "mayflyd" for p in family(d)}
-        return [(pid, name) for pid, name in found if pid not in others and comm(pid)]
+        return [(pid, name) for pid, name in found if not self.is_anothers(pid) and comm(pid)]
+
+    def is_anothers(self, pid):
+        while pid > 1:
+            if pid != self.pid and comm(pid) == "mayflyd":
+                return True
+            pid = parent_of(pid)
+        return False
 
 
 @pytest.fixture
 def daemons(tmp_path_factory):
-    """A function that starts daemons; they are ended with the test."""
+    """A function that starts daemons, of light templates if none are told; they are ended with the test."""
     made = []
     folder = pathlib.Path("/run") / ("mayfly-test-" + uuid.uuid4().hex[:8])
     folder.mkdir(mode=0o755)
 
     def start(**options):
-        daemon = Daemon(folder, **options)
+        daemon = Daemon(folder, **({} if "state_dir" in options or "template_dirs" in options else light()), **options)
         made.append(daemon)
         return daemon.start()
 
@@ -312,7 +330,7 @@ def test_killed_daemon_leaves_nothing_at_any_moment(daemons, moment):
                                 env=daemon.cli.environment) for _ in range(3)]
     for _ in range(moment * 2 + 1):
         for client in clients:
-            client.stdout.readline()
+            assert client.stdout.readline(), daemon.said()
     victim = daemon.spawner if moment % 2 else daemon.pid
     held = hold([daemon.pid, daemon.spawner])
     bound, began = GONE_SECONDS_MAX * slow(), time.monotonic()
@@ -335,7 +353,7 @@ def test_two_daemons_never_touch_each_other(daemons, who):
     one, other = daemons(), daemons()
     task = begin(other, WAITING, "--stdin")
     doomed = begin(one, CLINGING)
-    assert not set(one.uids()) & set(other.uids())
+    assert one.uids().stop <= other.uids().start or other.uids().stop <= one.uids().start
     before = sorted(other.processes_by_uid())
     kill_and_watch(one, one.pid if who == "daemon" else one.spawner)
     one.process.wait(SECONDS_MAX)
@@ -357,7 +375,7 @@ def test_a_tasks_end_is_one_line_of_the_log_without_its_input_and_output(daemons
     [line] = await_that(lambda: re.findall(r"^.* info (task id=.*)$", read(daemon.log), re.M), "it is told")
     told = dict(re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', line))
     assert {key: told[key] for key in ("id", "template", "mechanism", "user", "tenant", "verdict", "stdout", "stderr")} == {
-        "id": str(result["id"]), "template": "python", "mechanism": "fork", "user": "0", "tenant": r'"a\"b"',
+        "id": str(result["id"]), "template": "python", "mechanism": "fork", "user": "uid:0", "tenant": r'"a\"b"',
         "verdict": "failed", "stdout": "13", "stderr": "0"}
     assert float(told["whole_ms"]) >= float(told["run_ms"]) > 0 and int(told["memory_peak"]) > 0, line
     assert "secret" not in read(daemon.log) and "terces" not in read(daemon.log)
@@ -426,8 +444,8 @@ def test_sigterm_ends_running_tasks_with_a_receipt(daemons):
 
 
 def starting(daemons):
-    """A daemon whose template is asked for its trial clones now."""
-    daemon = Daemon(daemons.folder, templates=("python", "python-data", "perl", "shell"))
+    """A daemon whose template is asked for its trial clones soon."""
+    daemon = Daemon(daemons.folder, templates=("python",), **light())
     daemons.made.append(daemon)
     with open(os.devnull, "wb") as null:
         daemon.process = daemon.spawn(null.fileno())
@@ -460,7 +478,7 @@ def test_sigterm_at_any_moment_of_a_templates_start_ends_it_at_once(daemons):
     """Of a box in the making a process may be forked and nobody told yet: it is reaped like all others."""
     for ms in range(0, 36, 3):
         daemon = starting(daemons)
-        await_that(lambda: "zygote of 'python' says" in daemon.said(), "the trial clones are asked for")
+        await_that(daemon.box_cgroups, "the trial clones are asked for", pause_s=0.001)
         time.sleep(ms / 1000)  # no event tells of these moments
         ends_at_once(daemon)
 
@@ -468,7 +486,7 @@ def test_sigterm_at_any_moment_of_a_templates_start_ends_it_at_once(daemons):
 def test_second_daemon_of_an_instance_is_refused(daemons):
     daemon = daemons()
     task = begin(daemon, WAITING, "--stdin")
-    second = Daemon(daemon.run_dir, instance=daemon.instance)
+    second = Daemon(daemon.run_dir, instance=daemon.instance, **light())
     second.log = daemon.run_dir / "second.log"
     with open(os.devnull, "wb") as null:
         process = second.spawn(null.fileno())
@@ -714,7 +732,7 @@ def test_nothing_of_the_daemon_reaches_its_descendants(daemons):
         task = WAITING if template == "python" else "echo up; read line; echo got $line"
         command = ["-c", task] if template == "python" else ["--", "sh", "-c", task]
         client = daemon.cli.start("run", "-t", template, "--stdin", *command)
-        assert client.stdout.readline() == b"up\n"
+        assert client.stdout.readline() == b"up\n", (template, client.stderr.read(), daemon.said())
         look_at_descendants(daemon, canary)
         client.communicate(b"x\n", timeout=SECONDS_MAX)
     # Written backwards, the task's own words are no find.

@@ -18,6 +18,7 @@ import zipfile
 
 import pytest
 
+from pool_view import mounted
 from support import CLI
 from test_lifecycle import BINARIES, Daemon
 
@@ -76,10 +77,9 @@ class Place:
                                 check=True, timeout=60)
         return next(i for i in json.loads(listed.stdout)["images"] if i["template"] == name)
 
-    def root(self, name, into):
-        subprocess.run(["fsck.erofs", f"--extract={into}", self.image(name)["path"]], check=True, capture_output=True,
-                       timeout=300)
-        return into
+    def root(self, name, at):
+        """The files of its image, as the kernel shows them to a box."""
+        return mounted(self.image(name)["path"], at)
 
 
 @pytest.fixture(scope="module")
@@ -253,23 +253,22 @@ def test_a_lock_names_every_package_by_version_and_hash_and_no_host(shop):
 
 @pytest.mark.parametrize("name", ["pips", pytest.param("nodes", marks=pytest.mark.slow)])
 def test_neither_host_nor_credential_of_the_machine_is_in_the_image(shop, tmp_path, name):
-    root = shop.root(name, tmp_path / "root")
-    hosts = hosts_of_this_machine()
-    for top in ("etc", "var", "root", "tmp", "run", "usr/local", "usr/lib/mayfly", "node_modules"):
-        for folder, _, files in os.walk(root / top):
-            for file in files:
-                path = pathlib.Path(folder, file)
-                if path.is_symlink():
-                    continue
-                text = path.read_bytes()
-                if top in ("usr/local", "node_modules"):  # packages may name their own home pages
-                    assert b"_authToken" not in text or b"npm" in text, path
-                else:
-                    assert not any(host in text for host in hosts), path
-    for gone in ("etc/pip.conf", "etc/npmrc", "root/.npmrc", "root/.cache", "etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
-        assert not os.path.lexists(root / gone), gone
-    assert os.listdir(root / "tmp") == os.listdir(root / "run") == os.listdir(root / "root") == []
-    subprocess.run(["rm", "-rf", str(root)], check=True)
+    with shop.root(name, tmp_path / "root") as root:
+        hosts = hosts_of_this_machine()
+        for top in ("etc", "var", "root", "tmp", "run", "usr/local", "usr/lib/mayfly", "node_modules"):
+            for folder, _, files in os.walk(root / top):
+                for file in files:
+                    path = pathlib.Path(folder, file)
+                    if path.is_symlink():
+                        continue
+                    text = path.read_bytes()
+                    if top in ("usr/local", "node_modules"):  # packages may name their own homes
+                        assert b"_authToken" not in text or b"npm" in text, path
+                    else:
+                        assert not any(host in text for host in hosts), path
+        for gone in ("etc/pip.conf", "etc/npmrc", "root/.npmrc", "root/.cache", "etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
+            assert not os.path.lexists(root / gone), gone
+        assert os.listdir(root / "tmp") == os.listdir(root / "run") == os.listdir(root / "root") == []
 
 
 def test_a_second_build_uses_the_lock_and_changes_nothing(shop):
@@ -459,15 +458,14 @@ def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
     for name, (_, why) in NO_PYTHON.items():
         assert any(line.startswith(f"not compiled: {ascii(f'{SITE}/{name}')}: {why}") for line in notes), (name, notes)
     assert any(line.startswith(f"not compiled: '/{stdlib}/antigravity.py': SyntaxError: ") for line in notes), notes
-    root = place.root("partly-bad", tmp_path / "root")
-    assert b"good" in compiled(root, f"{site}/good_one.py")
-    assert compiled(root, f"{site}/half/good.py")
-    assert all(compiled(root, f"{site}/{name}") is None for name in NO_PYTHON)
-    # A command may change a module after it was compiled, also in the base.
-    assert b"of_the_command" in compiled(root, f"{site}/changed.py")
-    assert b"of_the_command" in compiled(root, f"{stdlib}/__hello__.py")
-    assert compiled(root, f"{stdlib}/antigravity.py") is None
-    subprocess.run(["rm", "-rf", str(root)], check=True)
+    with place.root("partly-bad", tmp_path / "root") as root:
+        assert b"good" in compiled(root, f"{site}/good_one.py")
+        assert compiled(root, f"{site}/half/good.py")
+        assert all(compiled(root, f"{site}/{name}") is None for name in NO_PYTHON)
+        # A command may change a module after it was compiled, also in the base.
+        assert b"of_the_command" in compiled(root, f"{site}/changed.py")
+        assert b"of_the_command" in compiled(root, f"{stdlib}/__hello__.py")
+        assert compiled(root, f"{stdlib}/antigravity.py") is None
     own = [tree for tree in (CACHE / "trees").iterdir() if (tree / site / "good_one.py").is_file()
            and word in (tree / site / "good_one.py").read_text()]
     assert len(own) == 1
@@ -480,9 +478,8 @@ def test_a_package_of_debian_may_hold_files_that_are_no_python(place, tmp_path):
     place.build("suite", "--update")  # even if an earlier run left its tree
     log = (place.state / "logs/build-suite.log").read_text()
     assert "not compiled: '/usr/lib/python3.13/test/tokenizedata/badsyntax_3131.py': SyntaxError: " in log
-    root = place.root("suite", tmp_path / "root")
-    assert compiled(root, "usr/lib/python3.13/test/test_array.py")
-    subprocess.run(["rm", "-rf", str(root)], check=True)
+    with place.root("suite", tmp_path / "root") as root:
+        assert compiled(root, "usr/lib/python3.13/test/test_array.py")
 
 
 @pytest.mark.slow
@@ -490,9 +487,8 @@ def test_a_package_of_debian_may_hold_files_that_are_no_python(place, tmp_path):
 def test_python_is_compiled_whatever_template_brings_it(place, tmp_path, package):
     place.put("compiles", f'[image]\npackages = ["{package}"]\n', base="shell")
     place.build("compiles")
-    root = place.root("compiles", tmp_path / "root")
-    assert compiled(root, "usr/lib/python3.13/os.py")
-    subprocess.run(["rm", "-rf", str(root)], check=True)
+    with place.root("compiles", tmp_path / "root") as root:
+        assert compiled(root, "usr/lib/python3.13/os.py")
 
 
 # --- where the steps of a build run --------------------------------------------------------
@@ -547,18 +543,17 @@ def test_a_command_of_a_build_is_apart_from_the_host(place, tmp_path):
     for tree in CACHE.glob("trees/*/usr/local/share/run.json"):
         if str(marker) in tree.read_text():
             subprocess.run(["rm", "-rf", str(tree.parents[3])], check=True)
-    root = place.root("apart", tmp_path / "root")
-    see = json.loads((root / "usr/local/share/run.json").read_text())
-    assert "of-the-host" not in json.dumps(see["environment"])
-    assert set(see["environment"]) <= {"PATH", "LC_ALL", "HOME", "LC_CTYPE", "SOURCE_DATE_EPOCH", "PYTHONHASHSEED", "PWD", "_", "SHLVL", "OLDPWD"}, see
-    assert see["uid"] == 0 and see["write"] and see["chown"], "it may do in its tree what installing needs"
-    shell = json.loads((root / "usr/local/share/shell.json").read_text())
-    for what in ("marker", "connect", "abstract", "device", "mount", "chroot", "user_namespace", "kill", "sysctl", "proc_root"):
-        assert see[what] is False and shell[what] is False, (what, see, shell)
-    assert shell["processes"] == 0 and shell["interfaces"] == ["lo"] and "of-the-host" not in json.dumps(shell), shell
-    assert (root / outside[1:] / "file").is_file()
-    assert see["processes"] <= 3 and see["interfaces"] == ["lo"] and see["host"] == "mayfly", see
-    subprocess.run(["rm", "-rf", str(root)], check=True)
+    with place.root("apart", tmp_path / "root") as root:
+        see = json.loads((root / "usr/local/share/run.json").read_text())
+        assert "of-the-host" not in json.dumps(see["environment"])
+        assert set(see["environment"]) <= {"PATH", "LC_ALL", "HOME", "LC_CTYPE", "SOURCE_DATE_EPOCH", "PYTHONHASHSEED", "PWD", "_", "SHLVL", "OLDPWD"}, see
+        assert see["uid"] == 0 and see["write"] and see["chown"], "it may do in its tree what installing needs"
+        shell = json.loads((root / "usr/local/share/shell.json").read_text())
+        for what in ("marker", "connect", "abstract", "device", "mount", "chroot", "user_namespace", "kill", "sysctl", "proc_root"):
+            assert see[what] is False and shell[what] is False, (what, see, shell)
+        assert shell["processes"] == 0 and shell["interfaces"] == ["lo"] and "of-the-host" not in json.dumps(shell), shell
+        assert (root / outside[1:] / "file").is_file()
+        assert see["processes"] <= 3 and see["interfaces"] == ["lo"] and see["host"] == "mayfly", see
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from light import light
 from test_lifecycle import Daemon, read
 from test_templates import Place, registries  # noqa: F401 (a fixture)
 
@@ -303,7 +304,7 @@ def daemon_of(tmp_path):
 
     def start(**options):
         os.chmod(tmp_path, 0o755)
-        started.append(Daemon(tmp_path, **options))
+        started.append(Daemon(tmp_path, **light(), **options))
         return started[-1].start()
 
     yield start

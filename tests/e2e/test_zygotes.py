@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from light import light
 from pool_view import boxes
-from test_lifecycle import SECONDS_MAX, TOP, await_that, comm, daemons, family, read  # noqa: F401
+from test_lifecycle import SECONDS_MAX, STATE_DIR, TOP, await_that, comm, daemons, family, read  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
 
@@ -19,10 +20,13 @@ BOXES = 100  # that are killed while another zygote hangs at its start
 LAYOUT = "import json\nprint(json.dumps([id(json), id(len)]))"
 
 
-def with_keys(daemons, table, keys, **options):
-    """A daemon whose template `python` has these keys in a table of its manifest."""
-    folder = daemons.folder / "templates"
-    shutil.copytree(TOP / "templates/python", folder / "python")
+WHOLE = {"state_dir": STATE_DIR, "template_dirs": (TOP / "templates",)}
+
+
+def with_keys(daemons, table, keys, templates=None, **options):
+    """A daemon whose template `python`, a light one if no other is told, has these keys in a table of its manifest."""
+    folder, templates = daemons.folder / "templates", templates or light()
+    shutil.copytree(templates["template_dirs"][0] / "python", folder / "python")
     manifest = folder / "python/manifest.toml"
     text = manifest.read_text()
     if f"[{table}]" not in text:
@@ -30,7 +34,7 @@ def with_keys(daemons, table, keys, **options):
     for key in re.findall(r"^\w+", keys, re.M):
         text = re.sub(rf"(?m)(?<=^\[{table}\]\n)((?:(?!\[).*\n)*?){key} = .*\n", r"\1", text)
     manifest.write_text(text.replace(f"[{table}]\n", f"[{table}]\n{keys}\n", 1))
-    return daemons(templates=("python",), template_dirs=(folder,), **options)
+    return daemons(**{**templates, "template_dirs": (folder,)}, templates=("python",), **options)
 
 
 def info(daemon):
@@ -128,7 +132,7 @@ def test_tenants_have_zygotes_of_their_own(daemons):
 
 def test_what_a_zygote_shares_is_private(daemons):
     """Its memory is a file's, which no clone can reach or write to."""
-    daemon = daemons(templates=("python",))
+    daemon = daemons(templates=("python",), **WHOLE)
     code = """
 import ctypes, glob, json, os
 lines = [line for line in open('/proc/self/maps') if 'zygote (deleted)' in line]
@@ -153,7 +157,7 @@ json.__doc__ = 'written'
 
 def test_no_clone_sees_which_pages_others_touched(daemons):
     """Of what it shares, no page is only its own, though no other clone lives."""
-    daemon = daemons(templates=("python",), config="parked_max = 0\nstocked_max = 0\n")
+    daemon = daemons(templates=("python",), config="parked_max = 0\nstocked_max = 0\n", **WHOLE)
     task = daemon.cli.run("-t", "python", "-c", """
 import ctypes
 PRESENT, OF_A_FILE, ALONE = 1 << 63, 1 << 61, 1 << 56
@@ -174,7 +178,7 @@ print(shared > 1000, alone)
 
 def test_the_zygotes_memory_cap_is_not_used_up_by_its_clones(daemons):
     """The kernel charges a fork's page tables to who forks."""
-    daemon = with_keys(daemons, "zygote", 'memory = "80MiB"', config="parked_max = 256\nparked_memory = \"2GiB\"\n")
+    daemon = with_keys(daemons, "zygote", 'memory = "80MiB"', WHOLE, config="parked_max = 256\nparked_memory = \"2GiB\"\n")
     manifest = daemons.folder / "templates/python/manifest.toml"
     daemon.end()
     manifest.write_text(manifest.read_text() + "\n[pool]\nmin = 256\nmax = 256\n")

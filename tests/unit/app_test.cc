@@ -1,4 +1,7 @@
 #include <gtest/gtest.h>
+#include <unistd.h>
+#include <sys/stat.h>
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include <algorithm>
@@ -59,6 +62,17 @@ TEST(Instance, SecondDaemonOfTheSameNameIsRefusedAtOnceAndOthersAreNot) {
   EXPECT_TRUE(lockInstance(run.path + "/deep/run", "b"));
   *first = base::Fd();
   EXPECT_TRUE(lockInstance(run.path + "/deep/run", "a"));
+}
+
+TEST(Instance, NobodyElseMayOpenTheLock) {
+  Folder run;
+  const std::string path = run.path + "/a.lock";
+  ::close(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));  // an elder daemon's
+  auto lock = lockInstance(run.path, "a");
+  ASSERT_TRUE(lock) << lock.error().message;
+  struct stat st;
+  ASSERT_EQ(::fstat(lock->get(), &st), 0);
+  EXPECT_EQ(st.st_mode & 0777, 0600u);
 }
 
 TEST(UidSlots, NoTwoDaemonsShareOneAndAFreedOneIsTakenAgain) {

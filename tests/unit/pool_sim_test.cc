@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 
 #include "pool/compare.h"
 
@@ -345,31 +346,69 @@ std::vector<Trace> threeKinds(uint64_t seed) {
   return out;
 }
 
+// The first size in [from, to) that is too large, as all after it are; `to` if none is.
+template <class TooLarge>
+uint32_t firstTooLarge(uint32_t from, uint32_t to, TooLarge too_large) {
+  while (from < to) {
+    const uint32_t middle = (from + to) / 2;
+    if (too_large(middle))
+      to = middle;
+    else
+      from = middle + 1;
+  }
+  return to;
+}
+
+// Fixed sizes over the same traces; each is simulated once.
+class FixedSizes {
+ public:
+  FixedSizes(std::vector<Trace> traces, const SimOptions& o) : traces_(std::move(traces)), o_(o) {}
+  const Compared& operator()(uint32_t n) {
+    auto found = seen_.find(n);
+    if (found == seen_.end())
+      found = seen_.emplace(n, *simulateAll("", "", traces_, o_, fixedMaker(n))).first;
+    return found->second;
+  }
+
+ private:
+  std::vector<Trace> traces_;
+  SimOptions o_;
+  std::map<uint32_t, Compared> seen_;
+};
+
+// What a watermark covers, from nothing to ten minutes.
+constexpr uint32_t kCovers = 27;
+double cover_s(uint32_t nth) { return nth == 0 ? 0 : 0.001 * std::pow(1.7, nth - 1); }
+// Memory and hits grow with what is covered: of those that cost no more than ours, these many of
+// the largest are looked at, as hits may differ by chance.
+constexpr uint32_t kCoversNearest = 4;
+
 Contest hold(const Trace& trace, uint64_t seed) {
   const std::vector<Trace> traces{trace};
   CompareOptions o = wide(seed);
   o.sim.count_from_ns = 1800 * kS;
   auto ours = *simulateAll("", "", traces, o.sim, oursMaker(o));
   Contest out{ours.hitRate(), ours.memory_byte_s(), 0, 0};
-  auto fixed = [&](uint32_t n) { return *simulateAll("", "", traces, o.sim, fixedMaker(n)); };
-  uint32_t low = 0, high = 128;
-  while (high - low > 1) {
-    const uint32_t middle = (low + high) / 2;
-    (fixed(middle).memory_byte_s() >= out.ours_memory ? high : low) = middle;
-  }
-  const Compared below = fixed(low), above = fixed(high);
+  FixedSizes fixed(traces, o.sim);
+  auto dearer = [&](uint32_t n) { return fixed(n).memory_byte_s() >= out.ours_memory; };
+  // Memory is nearly proportional to the size: the two that ours is between are near this one.
+  const double near = 16 * out.ours_memory / fixed(16).memory_byte_s();
+  uint32_t high = std::clamp(static_cast<uint32_t>(near), 1u, 128u);
+  while (high < 128 && !dearer(high)) ++high;
+  while (high > 1 && dearer(high - 1)) --high;
+  const Compared &below = fixed(high - 1), &above = fixed(high);
   const double part =
       (out.ours_memory - below.memory_byte_s()) / (above.memory_byte_s() - below.memory_byte_s());
   out.fixed = below.hitRate() + part * (above.hitRate() - below.hitRate());
-  for (double cover_s = 0; cover_s < 600; cover_s = cover_s == 0 ? 0.001 : cover_s * 1.7) {
+  auto watermark = [&](uint32_t nth) {
     EwmaOptions e;
-    e.cover_s = cover_s;
-    auto c = *simulateAll("", "", traces, o.sim, ewmaMaker(e));
-    if (c.memory_byte_s() > 1.2 * out.ours_memory)
-      break;  // memory only grows with the covered time
-    if (c.memory_byte_s() <= out.ours_memory)
-      out.best_watermark = std::max(out.best_watermark, c.hitRate());
-  }
+    e.cover_s = cover_s(nth);
+    return *simulateAll("", "", traces, o.sim, ewmaMaker(e));
+  };
+  const uint32_t end = firstTooLarge(
+      0, kCovers, [&](uint32_t nth) { return watermark(nth).memory_byte_s() > out.ours_memory; });
+  for (uint32_t nth = end > kCoversNearest ? end - kCoversNearest : 0; nth < end; ++nth)
+    out.best_watermark = std::max(out.best_watermark, watermark(nth).hitRate());
   return out;
 }
 
@@ -403,18 +442,21 @@ TEST(Sizing, BestFixedSizeIsHardlyBetterWhereLoadIsStationaryAndWorseWhereItIsNo
 
 TEST(Sizing, NoOneFixedSizeServesAllKindsAsWellForTwiceTheMemory) {
   for (uint64_t seed : {1, 2, 3}) {
-    CompareOptions o = wide(seed);
-    o.sim.count_from_ns = 1800 * kS;
-    const std::vector<Trace> traces = threeKinds(seed);
-    const auto ours = *simulateAll("", "", traces, o.sim, oursMaker(o));
-    uint32_t n = 1;
-    while (n < 256) {
-      const auto fixed = *simulateAll("", "", traces, o.sim, fixedMaker(n));
-      if (fixed.memory_byte_s() > 2 * ours.memory_byte_s()) break;
-      EXPECT_LT(fixed.leastHitRate(), ours.leastHitRate()) << n;
-      n += 8;
-    }
-    EXPECT_GT(n, 8u);
+    const auto& kinds = contests()[seed - 1];
+    double memory = 0, least = 1;
+    for (const Contest& c : kinds) memory += c.ours_memory, least = std::min(least, c.ours);
+    SimOptions o = wide(seed).sim;
+    o.count_from_ns = 1800 * kS;
+    FixedSizes fixed(threeKinds(seed), o);
+    // Of 1, 9, 17 and so on, the largest that costs no more than twice as much: a larger one hits
+    // no less than a smaller one.
+    const uint32_t fit = firstTooLarge(0, 32, [&](uint32_t nth) {
+      const Compared& c = fixed(1 + 8 * nth);
+      if (c.memory_byte_s() > 2 * memory) return true;
+      EXPECT_LT(c.leastHitRate(), least) << 1 + 8 * nth;
+      return false;
+    });
+    EXPECT_GT(fit, 0u);
   }
 }
 

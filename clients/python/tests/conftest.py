@@ -40,7 +40,7 @@ def collector():
     stop = threading.Event()
 
     def collect():
-        while not stop.wait(0.02):
+        while not stop.wait(0.2):
             gc.collect()
 
     gc.freeze()

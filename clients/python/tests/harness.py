@@ -10,6 +10,7 @@ import re
 import select
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -20,6 +21,9 @@ import mayfly
 from mayfly._wire import schema
 
 TOP = pathlib.Path(__file__).resolve().parents[3]
+sys.path += [str(TOP / "tests"), str(TOP / "tests/e2e")]
+from light import light  # noqa: E402
+
 SECONDS_MAX = 60  # of any wait for an event
 MIB = 1 << 20
 WAITING = "import sys; print('up', flush=True); print('got', sys.stdin.readline(), flush=True)"
@@ -137,7 +141,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 [shutil.which("mayflyd"), "--config", str(self.run_dir / "d.toml"), "--instance",
                  instance, "--socket", self.socket, "--run-dir", str(self.run_dir), "--state-dir",
-                 os.environ["MAYFLY_STATE_DIR"], "--templates", str(TOP / "templates"),
+                 light()["state_dir"], "--templates", str(light()["template_dirs"][0]),
                  "--template", "python", "--ready-fd", str(theirs)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs,))
         os.close(theirs)

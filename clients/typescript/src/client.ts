@@ -211,13 +211,13 @@ export class Client implements AsyncDisposable {
     return answer.templates.toArray().map(templateInfoFrom);
   }
 
-  /** All tasks that are queued, running or ending, of every client. */
+  /** The queued, running and ending tasks of the asking user; for root, of every user. */
   async tasks(options: CallOptions = {}): Promise<TaskInfo[]> {
     const answer = await call("tasks", this.mayfly.tasks(), this.patience(options));
     return answer.tasks.toArray().map(taskInfoFrom);
   }
 
-  /** Ends any task, of any client, as `cancelled`. Returns when the end is decided. */
+  /** Ends a task of the asking user as `cancelled`, of any connection; root ends anybody's. Returns when the end is decided. */
   async kill(id: number | bigint, options: CallOptions = {}): Promise<void> {
     const wanted = BigInt(id);
     await call(

@@ -1,7 +1,7 @@
 // good_neighbour SOCKET: another client, beside hostile_client. It runs one task after the
-// other on one connection, each with stdin, live output and a file of its own, until its
-// standard input closes; then it prints one JSON object. Whatever of a task is lost, or
-// other than it was sent, ends it with 1.
+// other on one connection, each with stdin, live output and a file of its own, with a moment
+// between them, until its standard input closes; then it prints one JSON object. Whatever of
+// a task is lost, or other than it was sent, ends it with 1.
 #include <mayfly/client.h>
 #include <poll.h>
 #include <stdio.h>
@@ -15,6 +15,7 @@ namespace {
 using namespace mayfly;
 using Clock = std::chrono::steady_clock;
 constexpr size_t kOutputBytes = 300'000;  // more than the daemon holds of a stream
+constexpr int kPauseMs = 30;              // it is a neighbour, and no load
 
 std::string faultOf(Client& client, const std::string& word, uint64_t* incomplete) {
   TaskSpec spec;
@@ -45,9 +46,9 @@ std::string faultOf(Client& client, const std::string& word, uint64_t* incomplet
   return {};
 }
 
-bool stdinClosed() {
+bool stdinClosesWithin(int ms) {
   pollfd in{STDIN_FILENO, POLLIN, 0};
-  return ::poll(&in, 1, 0) > 0;
+  return ::poll(&in, 1, ms) > 0;
 }
 
 }  // namespace
@@ -60,7 +61,7 @@ int main(int argc, char** argv) {
   int64_t slowest_ms = 0;
   puts("connected");
   fflush(stdout);
-  while (fault.empty() && (tasks == 0 || !stdinClosed())) {
+  while (fault.empty() && (tasks == 0 || !stdinClosesWithin(kPauseMs))) {
     auto began = Clock::now();
     fault = faultOf(**client, "word " + std::to_string(tasks) + "\n", &incomplete);
     slowest_ms = std::max<int64_t>(

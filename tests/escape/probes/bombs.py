@@ -402,6 +402,181 @@ def children_spin(n):
     os.waitpid(pid, 0)
 
 
+# --- what the kernel keeps for an object and charges to nobody, unless it is refused or counted ---
+
+def in_children(fill):
+    """Every child has descriptors of its own, and fills them all; 20 stay below the cap on processes."""
+    if len(held) == 20 and not small:
+        time.sleep(1000)
+    held.append(None)
+    if os.fork() == 0:
+        held.clear()
+        try:
+            for n in range(1 if small else 1 << 30):
+                fill(n)
+        except OSError:
+            pass
+        while not small:
+            time.sleep(1000)
+        os._exit(0)
+
+
+def packet_options(_):
+    """IPV6_2292PKTOPTIONS: 64 KiB of options kept for each socket."""
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    held.append(s)
+    word = struct.pack("QIIi4x", 20, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 0)
+    s.setsockopt(socket.IPPROTO_IPV6, 6, word * (65536 // len(word) - 1))
+
+
+def memberships(n):
+    """Groups of multicast: the kernel keeps a piece for each, in no cap."""
+    if n % 400 == 0:
+        held.append(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+    held[-1].setsockopt(socket.IPPROTO_IPV6, 20, bytes([0xFF, 0x02]) + bytes(10) + struct.pack(">I", n) + struct.pack("I", 1))
+
+
+def flow_labels(n):
+    if n == 0:
+        held.append(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+    held[0].setsockopt(socket.IPPROTO_IPV6, 32, bytes(15) + b"\1" + struct.pack("IBBHHHI", 0, 0, 255, 1, 60, 0, 0))
+
+
+def signature_keys(n):
+    """TCP_MD5SIG: a key for each peer."""
+    if n % 500 == 0:
+        held.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    peer = struct.pack("=HH4s", socket.AF_INET, 0, struct.pack(">I", 0x7F000001 + n)).ljust(128, b"\0")
+    held[-1].setsockopt(socket.IPPROTO_TCP, 14, peer + struct.pack("=BBHii", 0, 0, 4, 0, 0) + b"key!".ljust(80, b"\0"))
+
+
+def corked(_):
+    """Datagrams that are begun and never ended."""
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    held.append(s)
+    s.connect(("127.0.0.1", 9))
+    s.send(b"x" * 65000, socket.MSG_MORE)
+
+
+def error_queues(_):
+    """Answers to datagrams for closed ports, kept for a socket that asks for them."""
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    held.append(s)
+    s.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+    s.connect(("127.0.0.1", 9))
+    for _ in range(400):
+        try:
+            s.send(b"x" * 500)
+        except ConnectionRefusedError:
+            pass
+
+
+def access_lists(n):
+    """A long access control list for each file: the owner of a file may set it."""
+    path = f"{TMP}/list-{os.getpid()}-{n}"
+    open(path, "w").close()
+    user = struct.pack("<HHI", 2, 7, os.getuid())
+    entry = lambda tag: struct.pack("<HHI", tag, 7, 0xFFFFFFFF)
+    os.setxattr(path, "system.posix_acl_access",
+                struct.pack("<I", 2) + entry(1) + user * (10 if small else 8000) + entry(4) + entry(0x10) + entry(0x20))
+
+
+def unaccepted(n, data=b"", close=False):
+    """Connections that wait in a listener's queue for ever."""
+    if n % 4000 == 0:
+        server = socket.socket()
+        server.bind((f"127.0.{(os.getpid() + n // 4000) % 250}.{1 + n // 4000 % 250}", 0))
+        server.listen(4096)
+        held.append(server)
+        unaccepted.to = server.getsockname()
+    s = socket.socket()
+    if not close:
+        held.append(s)
+    s.settimeout(0.5)
+    try:
+        s.connect(unaccepted.to)
+    except TimeoutError:
+        return
+    if data:
+        s.setblocking(False)
+        try:
+            while True:
+                s.send(data)
+        except OSError:
+            pass
+    if close:
+        s.close()
+
+
+def unaccepted_of_children(_):
+    in_children(unaccepted)
+
+
+def unaccepted_with_data(n):
+    unaccepted(n, b"x" * 16384)
+
+
+def unaccepted_with_data_of_children(_):
+    in_children(unaccepted_with_data)
+
+
+def unaccepted_closed(n):
+    """The same, the client's end closed at once: what is left is charged to nobody."""
+    unaccepted(n, b"", close=True)
+
+
+def unaccepted_closed_with_data(n):
+    unaccepted(n, b"x" * 16384, close=True)
+
+
+def shared_ports(_):
+    """SO_REUSEPORT: a group for each port."""
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    s.bind(("127.0.0.1", 0))
+    held.append(s)
+
+
+def shared_ports_of_children(_):
+    in_children(shared_ports)
+
+
+def timer_descriptors_of_children(_):
+    def one(_):
+        fd = libc.timerfd_create(1, 0)
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd")
+    in_children(one)
+
+
+def policies(n):
+    """Single pages of a sparse file, each with a memory policy of its own."""
+    pages = 1 << 14  # of a file: every second one, 128 MiB in all
+    if n % pages == 0:
+        held.append(os.memfd_create("bomb"))
+        os.ftruncate(held[-1], pages * 8192)
+        policies.at = libc.mmap(None, ctypes.c_size_t(pages * 8192), 3, 1, held[-1], ctypes.c_long(0))
+    mask = ctypes.c_ulong(1)
+    if libc.syscall(237, ctypes.c_void_p(policies.at + n % pages * 8192), ctypes.c_long(4096), 1, ctypes.byref(mask),
+                    ctypes.c_long(64), 0) != 0:
+        raise OSError(ctypes.get_errno(), "mbind")
+
+
+def record_locks_of_many_files(n, per_file=2000):
+    if n % per_file == 0:
+        held.append(open(f"{TMP}/bomb-{os.getpid()}-{n}", "w"))
+    fcntl.lockf(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 2 * (n % per_file))
+
+
+def record_locks_of_children(_):
+    in_children(record_locks_of_many_files)
+
+
+def grown_output(_):
+    """What a pipe holds is the daemon's to keep after the box's end."""
+    fcntl.fcntl(1, 1031, MIB)  # F_SETPIPE_SZ
+
+
 def sparse(n):
     with open(f"{TMP}/sparse", "wb") as f:
         f.truncate(1 << (20 + n))

@@ -333,12 +333,12 @@ class AsyncClient:
         return await connection.templates(seconds(timeout, connection))
 
     async def tasks(self, *, timeout: Timeout = DEFAULT) -> list[results.TaskInfo]:
-        """All tasks that are queued, running or ending, of every client."""
+        """The queued, running and ending tasks of the asking user; for root, of every user."""
         connection = self._live()
         return await connection.list_tasks(seconds(timeout, connection))
 
     async def kill(self, id: int, *, timeout: Timeout = DEFAULT) -> None:
-        """Ends any task, of any client, as `cancelled`."""
+        """Ends a task of the asking user as `cancelled`, of any connection; root ends anybody's."""
         connection = self._live()
         await connection.kill(id, seconds(timeout, connection))
 

@@ -302,12 +302,12 @@ class Client:
         return self._portal.call(lambda c: c.templates(limit))
 
     def tasks(self, *, timeout: Timeout = DEFAULT) -> list[results.TaskInfo]:
-        """All tasks that are queued, running or ending, of every client."""
+        """The queued, running and ending tasks of the asking user; for root, of every user."""
         limit = self._seconds(timeout)
         return self._portal.call(lambda c: c.list_tasks(limit))
 
     def kill(self, id: int, *, timeout: Timeout = DEFAULT) -> None:
-        """Ends any task, of any client, as `cancelled`."""
+        """Ends a task of the asking user as `cancelled`, of any connection; root ends anybody's."""
         limit = self._seconds(timeout)
         self._portal.call(lambda c: c.kill(id, limit))
 
