@@ -75,7 +75,7 @@ LEAKS = "keep = []\nos.register_at_fork(before=lambda: keep.append(bytearray(os.
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    """Builds one image for all; returns its manifest, beside which the others are written."""
+    """Builds one image for all templates; returns the folder that their manifests are written to."""
     folder = tmp_path_factory.mktemp("bad")
     culprit = "import os, sys\nDO = {}\n".format({**{k: f[0] for k, f in FAULTS.items()}, "leaks": LEAKS,
                                             "own-memory": OWN_MEMORY})
