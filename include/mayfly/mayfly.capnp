@@ -91,12 +91,13 @@ interface Mayfly {
   # resourceExhausted (a queue or this connection is full, or unclosed tasks hold too much).
 
   tasks @3 () -> (tasks :List(TaskInfo), error :Error);
-  # The tasks of the asking user that are queued, running or ending, by whatever connection they
-  # came (at most 10,000). Root sees those of every user.
+  # The asking user's tasks that are queued, running or ending, of all its connections (at most
+  # 10,000). Root sees every user's tasks.
 
   kill @4 (id :UInt64) -> (error :Error);
-  # Ends a task of the asking user, of any connection, as `cancelled`; root ends anybody's. Returns
-  # when the end is decided; the owner's `wait` returns when nothing of the task is left.
+  # Ends a task of the asking user, whichever connection started it, as `cancelled`; root may end any
+  # user's task. Returns when the end is decided; the owner's `wait` returns when nothing of the task
+  # is left.
   # error: notFound, the user has no such task or it has ended.
 
   upload @5 (sha256 :Data, sizeBytes :UInt64) -> (upload :Upload, known :Bool, error :Error);
