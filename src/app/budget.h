@@ -3,8 +3,8 @@
 // Layer: app. Pure.
 #pragma once
 
-#include "host/report.h"
 #include "config/daemon.h"
+#include "host/report.h"
 #include "sched/accounts.h"
 #include "sched/admission.h"
 

@@ -175,7 +175,7 @@ class Accounts {
   // or invalidArgument if it can never fit. A refusal changes nothing.
   base::Result<Share> take(const AccountRef& whose, Resource resource, uint64_t amount = 1);
   base::Status accepts(const AccountRef& whose, Resource resource, uint64_t amount = 1) const;
-  // Like accepts(), but tells only whose bound refuses: one of the account or its user, or the
+  // Like accepts(), but returns only whose bound refuses: the account's (or its user's), or the
   // pool's.
   enum class Room : uint8_t { yes, noneOfAccount, noneOfPool };
   Room roomFor(const AccountRef& whose, Resource resource, uint64_t amount = 1) const;

@@ -62,7 +62,7 @@ class Boxes : public Zygotes::Client {
       : poller_(poller), out_(out), tree_(tree), zygotes_(zygotes) {}
   void setReaper(std::function<void()> reap_strays) { reap_strays_ = std::move(reap_strays); }
 
-  // A request on a box. `unsound` says what is wrong with it, or is null.
+  // A request on a box. `unsound` names its fault, or is null.
   void on(const wire::Request& request, base::Received& fds, const char* unsound);
   void endAll();
 

@@ -31,9 +31,9 @@ inline constexpr uint64_t kFreeBytesMax =
     16 << 20;  // of a disk that the spawner frees itself: some milliseconds
 inline constexpr uint64_t kFreeInodesMax = 512;  // the same: each takes some microseconds
 inline constexpr uint64_t kFreeMsMax =
-    10'000;  // that a child frees a larger one, before it is told as stuck
-inline constexpr uint64_t kReapMsMax = 5'000;   // kill to reaped, before it is told as stuck
-inline constexpr uint64_t kNever = UINT64_MAX;  // a deadline that was told of already
+    10'000;  // that a child frees a larger one, before it is reported as stuck
+inline constexpr uint64_t kReapMsMax = 5'000;   // kill to reaped, before it is reported as stuck
+inline constexpr uint64_t kNever = UINT64_MAX;  // a deadline that was already reported
 
 inline uint64_t inMs(uint64_t ms) { return base::monotonicNs() + ms * kMsNs; }
 
