@@ -5,13 +5,16 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "app/audit.h"
 #include "app/budget.h"
 #include "app/instance.h"
 #include "app/log.h"
+#include "app/loop_lag.h"
 #include "app/templates.h"
 #include "sched/accounts.h"
 
@@ -226,6 +229,23 @@ TEST_F(AuditFixture, AWalkIsManySmallSteps) {
   }
   EXPECT_GE(doWalk(), 800 / static_cast<int>(kAuditEntriesPerStep));
   EXPECT_EQ(found.size(), 800u);
+}
+
+TEST(LoopLag, ToldAsLongAsTheLoopWasHeldUp) {
+  struct : base::Observer {
+    std::vector<std::chrono::nanoseconds> late;
+    void loopLag(uint64_t late_ns) override { late.emplace_back(late_ns); }
+  } told;
+  boost::asio::io_context io;
+  LoopLag lag(io, told);
+  constexpr std::chrono::milliseconds kHeld{30};
+  lag.start();
+  std::this_thread::sleep_for(LoopLag::kPeriod + kHeld);
+  io.run_one();
+  ASSERT_EQ(told.late.size(), 1u);
+  EXPECT_GE(told.late[0], kHeld);
+  io.run_one();  // told again
+  EXPECT_EQ(told.late.size(), 2u);
 }
 
 TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
