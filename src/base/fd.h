@@ -64,8 +64,8 @@ Result<Fd> openAt(FdView dir, const std::string& path, int flags, unsigned mode 
 Result<std::string> readSmallFile(FdView dir, const std::string& path, size_t bytes_max = 65536);
 // One write() of the whole text, as cgroup and proc files expect.
 Status writeSmallFile(FdView dir, const std::string& path, std::string_view text);
-// A file for flock(), made if it does not exist. Only its owner may open it, because a process that
-// can open it can hold the lock.
+// A file for flock(), made if it does not exist. Only its owner may open it, because whoever can
+// open it can hold the lock.
 Result<Fd> openLockFile(const std::string& path);
 // A memfd; sealMemfd() seals it against every change.
 Result<Fd> makeMemfd(const char* name);

@@ -346,7 +346,7 @@ std::vector<Trace> threeKinds(uint64_t seed) {
   return out;
 }
 
-// The first size in [from, to) that is too large; all sizes after it are, too. `to` if none is.
+// The first size in [from, to) that is too large, as all after it are; `to` if none is.
 template <class TooLarge>
 uint32_t firstTooLarge(uint32_t from, uint32_t to, TooLarge too_large) {
   while (from < to) {
@@ -376,11 +376,11 @@ class FixedSizes {
   std::map<uint32_t, Compared> seen_;
 };
 
-// The time that a watermark covers, from nothing to ten minutes.
+// What a watermark covers, from nothing to ten minutes.
 constexpr uint32_t kCovers = 27;
 double cover_s(uint32_t nth) { return nth == 0 ? 0 : 0.001 * std::pow(1.7, nth - 1); }
-// Memory and hits grow with the covered time. Among the watermarks that cost no more than ours,
-// only so many of the longest times are compared, because hits may differ by chance.
+// Memory and hits grow with what is covered: of those that cost no more than ours, these many of
+// the largest are looked at, as hits may differ by chance.
 constexpr uint32_t kCoversNearest = 4;
 
 Contest hold(const Trace& trace, uint64_t seed) {
@@ -391,8 +391,7 @@ Contest hold(const Trace& trace, uint64_t seed) {
   Contest out{ours.hitRate(), ours.memory_byte_s(), 0, 0};
   FixedSizes fixed(traces, o.sim);
   auto dearer = [&](uint32_t n) { return fixed(n).memory_byte_s() >= out.ours_memory; };
-  // Memory is nearly proportional to the size, so the two sizes on both sides of ours are near this
-  // one.
+  // Memory is nearly proportional to the size: the two that ours is between are near this one.
   const double near = 16 * out.ours_memory / fixed(16).memory_byte_s();
   uint32_t high = std::clamp(static_cast<uint32_t>(near), 1u, 128u);
   while (high < 128 && !dearer(high)) ++high;
@@ -449,8 +448,8 @@ TEST(Sizing, NoOneFixedSizeServesAllKindsAsWellForTwiceTheMemory) {
     SimOptions o = wide(seed).sim;
     o.count_from_ns = 1800 * kS;
     FixedSizes fixed(threeKinds(seed), o);
-    // The largest of 1, 9, 17, ... that costs no more than twice as much: a larger size never hits
-    // less than a smaller one.
+    // Of 1, 9, 17 and so on, the largest that costs no more than twice as much: a larger one hits
+    // no less than a smaller one.
     const uint32_t fit = firstTooLarge(0, 32, [&](uint32_t nth) {
       const Compared& c = fixed(1 + 8 * nth);
       if (c.memory_byte_s() > 2 * memory) return true;
