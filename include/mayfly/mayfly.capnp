@@ -1,8 +1,10 @@
 # Mayfly's RPC: the reference manual of all that a client can ask of the daemon.
 #
 # Address: a unix stream socket, by default /run/mayfly/default.sock. The daemon checks the peer's
-# uid (SO_PEERCRED): it serves root, its own uid and the uids that its configuration names; every
-# call of another uid answers `permissionDenied`. The bootstrap interface is `Mayfly`.
+# uid (SO_PEERCRED): it serves root, its own uid and the uids that its configuration names. On a
+# connection of another uid every call answers `permissionDenied`, and on one that exceeds its user's
+# number of connections `resourceExhausted`; but each second only one refused connection of a user
+# gets these answers, and its others are closed. The bootstrap interface is `Mayfly`.
 #
 # The shortest use: submit a TaskSpec, keep the Task, wait, close.
 #
