@@ -2,9 +2,9 @@
 #
 # Address: a unix stream socket, by default /run/mayfly/default.sock. The daemon checks the peer's
 # uid (SO_PEERCRED): it serves root, its own uid and the uids that its configuration names. On a
-# connection of another uid every call answers `permissionDenied`, and on one that exceeds its user's
-# number of connections `resourceExhausted`; but each second only one refused connection of a user
-# gets these answers, and its others are closed. The bootstrap interface is `Mayfly`.
+# connection of another uid every call answers `permissionDenied`; on a connection beyond its user's
+# bound, `resourceExhausted`. Each second, only one refused connection of a user gets these answers;
+# its others are closed. The bootstrap interface is `Mayfly`.
 #
 # The shortest use: submit a TaskSpec, keep the Task, wait, close.
 #
@@ -97,9 +97,9 @@ interface Mayfly {
   # 10,000). Root sees every user's tasks.
 
   kill @4 (id :UInt64) -> (error :Error);
-  # Ends a task of the asking user, whichever connection started it, as `cancelled`; root may end any
-  # user's task. Returns when the end is decided; the owner's `wait` returns when nothing of the task
-  # is left.
+  # Ends a task of the asking user, whichever connection started it, as `cancelled`; root may end
+  # any user's task. Returns when the end is decided; the owner's `wait` returns when nothing of the
+  # task is left.
   # error: notFound, the user has no such task or it has ended.
 
   upload @5 (sha256 :Data, sizeBytes :UInt64) -> (upload :Upload, known :Bool, error :Error);
@@ -456,7 +456,7 @@ struct Bounds {
 struct ResourceBounds {
   # The bounds on one resource. A user is the peer's identity as the daemon proves it (on a unix
   # socket: the uid), however many connections it has. TaskSpec.tenant names one of its tenants.
-  resource @0 :Text;       # "queuedTasks", "openTasks", "connections", ...; the name ends in the unit
+  resource @0 :Text;       # "queuedTasks", "openTasks", "connections", ...; unit last
   allMax @1 :UInt64;       # of all users together, beyond each one's userOwn; 2^64 - 1: unbounded
   userMax @2 :UInt64;      # of one user, its tenants included
   userOwn @3 :UInt64;      # a user always gets this much, whatever the others hold
