@@ -1,8 +1,10 @@
 # Mayfly's RPC: the reference manual of all that a client can ask of the daemon.
 #
 # Address: a unix stream socket, by default /run/mayfly/default.sock. The daemon checks the peer's
-# uid (SO_PEERCRED): it serves root, its own uid and the uids that its configuration names; every
-# call of another uid answers `permissionDenied`. The bootstrap interface is `Mayfly`.
+# uid (SO_PEERCRED): it serves root, its own uid and the uids that its configuration names. On a
+# connection of another uid every call answers `permissionDenied`; on a connection beyond its user's
+# bound, `resourceExhausted`. Each second, only one refused connection of a user gets these answers;
+# its others are closed. The bootstrap interface is `Mayfly`.
 #
 # The shortest use: submit a TaskSpec, keep the Task, wait, close.
 #
@@ -91,12 +93,13 @@ interface Mayfly {
   # resourceExhausted (a queue or this connection is full, or unclosed tasks hold too much).
 
   tasks @3 () -> (tasks :List(TaskInfo), error :Error);
-  # The tasks of the asking user that are queued, running or ending, by whatever connection they
-  # came (at most 10,000). Root sees those of every user.
+  # The asking user's tasks that are queued, running or ending, of all its connections (at most
+  # 10,000). Root sees every user's tasks.
 
   kill @4 (id :UInt64) -> (error :Error);
-  # Ends a task of the asking user, of any connection, as `cancelled`; root ends anybody's. Returns
-  # when the end is decided; the owner's `wait` returns when nothing of the task is left.
+  # Ends a task of the asking user, whichever connection started it, as `cancelled`; root may end
+  # any user's task. Returns when the end is decided; the owner's `wait` returns when nothing of the
+  # task is left.
   # error: notFound, the user has no such task or it has ended.
 
   upload @5 (sha256 :Data, sizeBytes :UInt64) -> (upload :Upload, known :Bool, error :Error);
@@ -447,14 +450,14 @@ struct Bounds {
   outputHeldBytesMax @18 :UInt64;     # of unclosed tasks: output that is held, or may still come
   handlesPerConnectionMax @19 :UInt32;  # unreleased Task and Upload objects
   outFilesHeldBytesMax @20 :UInt64;   # collected output files of unclosed tasks
-  accounts @21 :List(ResourceBounds); # every bound on a user; some of those above repeat one
+  accounts @21 :List(ResourceBounds); # all bounds on users; some fields above repeat one
 }
 
 struct ResourceBounds {
-  # The bounds on one resource. A user is the identity that the daemon proves of the peer (on a unix
-  # socket: its uid), however many connections it has. A tenant is named by a submit.
-  resource @0 :Text;       # "queuedTasks", "openTasks", "connections", ...: names end in their unit
-  allMax @1 :UInt64;       # of all users, beyond what each has of its own; 2^64 - 1: not bounded
+  # The bounds on one resource. A user is the peer's identity as the daemon proves it (on a unix
+  # socket: the uid), however many connections it has. TaskSpec.tenant names one of its tenants.
+  resource @0 :Text;       # "queuedTasks", "openTasks", "connections", ...; unit last
+  allMax @1 :UInt64;       # of all users together, beyond each one's userOwn; 2^64 - 1: unbounded
   userMax @2 :UInt64;      # of one user, its tenants included
   userOwn @3 :UInt64;      # a user always gets this much, whatever the others hold
   tenantMax @4 :UInt64;    # of one tenant

@@ -30,8 +30,8 @@
 #include "app/privileges.h"
 #include "app/templates.h"
 #include "base/text.h"
-#include "host/report.h"
 #include "core/engine.h"
+#include "host/report.h"
 #include "image/build.h"
 #include "rpc/server.h"
 

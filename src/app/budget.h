@@ -3,9 +3,9 @@
 // Layer: app. Pure.
 #pragma once
 
-#include "host/report.h"
 #include "base/result.h"
 #include "config/daemon.h"
+#include "host/report.h"
 #include "sched/accounts.h"
 #include "sched/admission.h"
 
@@ -29,7 +29,7 @@ sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& s
 // The number of pseudo-terminals, at most `wished`, that a task gets so that kPtyTasksLeast tasks,
 // or the largest possible number of boxes, fit at once.
 uint32_t grantPtys(const sched::Budget& budget, uint32_t wished);
-// How much of each resource users may hold.
+// The bounds on what users may hold of each resource.
 sched::AccountBounds deriveAccountBounds(const host::HostBudget& host,
                                          const config::Daemon& settings);
 

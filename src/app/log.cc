@@ -9,7 +9,7 @@ namespace mayfly::app {
 
 using base::Phase;
 
-constexpr uint64_t kLateNs = 200'000'000;  // the host is overloaded, or somebody floods
+constexpr uint64_t kLateNs = 200'000'000;  // later: an overloaded host, or a client's flood
 
 std::string oneLine(const base::Error& error) {
   return base::printable(error.advice.empty() ? error.message : error.message + ". " + error.advice,

@@ -1,4 +1,4 @@
-// How late the core thread comes to a timer, told to the observer again and again.
+// Tells the observer every `kPeriod` how late the core thread comes to a timer.
 //
 // Layer: app. Core thread.
 #pragma once

@@ -79,16 +79,17 @@ class Observer {
   virtual void auditEnded(const AuditWalk&) {}
 
   // --- clients ---
-  // `user`: its account's, e.g. "uid:0".
+  // `user`: the user of the connection's account, e.g. "uid:0".
   virtual void connectionOpened(std::string_view /*user*/) {}
   virtual void connectionEnded(std::string_view /*user*/) {}
   virtual void connectionRefused(std::string_view /*user*/, std::string_view /*code*/) {}
   // From the call's message to the answer's; `method`: "Mayfly.submit", ..., or "other".
   virtual void callAnswered(std::string_view /*method*/, uint64_t /*took_ns*/) {}
-  // Each message of a client's, and each to it.
+  // Each message from a client, and each message to a client.
   virtual void messageReceived(uint64_t /*bytes*/) {}
   virtual void messageSent(uint64_t /*bytes*/) {}
-  // How late the core thread came to a timer: whoever waits for it waits so long. Told regularly.
+  // How late the core thread came to a timer: all other work of the thread waits as long. Reported
+  // regularly.
   virtual void loopLag(uint64_t /*late_ns*/) {}
 
   // --- templates and zygotes ---

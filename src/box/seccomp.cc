@@ -38,22 +38,22 @@ constexpr uint32_t kPrSchedCore = 62, kPrSetMemoryMerge = 67;
 constexpr uint32_t kFSetPipeSize = 1031, kFNotify = 1026;  // F_SETPIPE_SZ, F_NOTIFY
 constexpr uint32_t kFOfdLocks[] = {36, 37, 38};            // F_OFD_GETLK, _SETLK, _SETLKW
 constexpr uint32_t kPrSetVma = 0x53564d41;
-// Without the size that their numbers carry.
+// Without the argument size that their numbers encode.
 constexpr uint32_t kTcsetsf2 = 0x542d, kTiocsig = 0x5436, kTiocvhangup = 0x5437;
 
 constexpr uint32_t kAllow = SECCOMP_RET_ALLOW;
 constexpr uint32_t error(int number) { return SECCOMP_RET_ERRNO | static_cast<uint32_t>(number); }
 constexpr uint32_t kEperm = error(EPERM);
 
-// The low half of an argument: all that the kernel reads of an int. Comparing
-// all 64 bits would let garbage in the high half carry a refused value through.
+// The low half of an argument: for an int the kernel reads no more. If all 64 bits were compared,
+// garbage in the high half would let a refused value through.
 constexpr uint32_t low(unsigned argument) {
   static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
   return offsetof(seccomp_data, args) + argument * 8;
 }
 
-// One guarded call: straight-line tests, each of which ends the program with a
-// verdict or falls through to the next; at the end stands `otherwise`.
+// One guarded call: a sequence of tests, each of which ends the program with a verdict or falls
+// through to the next; the last verdict is `otherwise`.
 class Guard {
  public:
   Guard(int call, uint32_t otherwise) : call_(call), otherwise_(otherwise) {}
@@ -63,7 +63,7 @@ class Guard {
   Guard& mask(uint32_t bits) { return add(BPF_ALU | BPF_AND | BPF_K, bits); }
   Guard& shift(uint32_t bits) { return add(BPF_ALU | BPF_LSH | BPF_K, bits); }
   Guard& keep() { return add(BPF_MISC | BPF_TAX, 0); }        // for the next join
-  Guard& join() { return add(BPF_ALU | BPF_OR | BPF_X, 0); }  // with what was kept
+  Guard& join() { return add(BPF_ALU | BPF_OR | BPF_X, 0); }  // with the kept value
   Guard& on(uint32_t value, uint32_t verdict) { return when(BPF_JEQ, value, verdict); }
   Guard& over(uint32_t value, uint32_t verdict) { return when(BPF_JGT, value, verdict); }
   Guard& onAnyBit(uint32_t bits, uint32_t verdict) { return when(BPF_JSET, bits, verdict); }
@@ -136,10 +136,10 @@ std::vector<Guard> guards(bool loopback) {
     return list.emplace_back(callNumber(name), otherwise);
   };
 
-  guard("mmap").load(3).onAnyBit(MAP_HUGETLB, kEperm);  // the host's huge pages are in no cap
-  // New namespaces; and CLONE_PARENT, whose child would be the spawner's and keep the box from
-  // dying. Processes (no threads) that share descriptors: a lock would outlive the one that is
-  // named as its owner, and be counted for nobody.
+  guard("mmap").load(3).onAnyBit(MAP_HUGETLB, kEperm);  // the host's huge pages count for no cap
+  // Refused: new namespaces; CLONE_PARENT, because the child would be the spawner's and keep the
+  // box from dying; and processes (not threads) that share descriptors, because a lock would
+  // outlive the process that is named as its owner, and count for nobody.
   guard("clone")
       .load(0)
       .onAnyBit(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
@@ -148,9 +148,9 @@ std::vector<Guard> guards(bool loopback) {
       .mask(CLONE_FILES | CLONE_THREAD)
       .on(CLONE_FILES, kEperm);
   guard("clone3", error(ENOSYS));
-  // Of the terminals' commands (0x54..) only those that a pseudo-terminal knows. The refused ones
-  // type for others (TIOCSTI), reach consoles and serial lines, or load line disciplines
-  // (TIOCSETD).
+  // Of the terminal commands (0x54..), only those that a pseudo-terminal implements are allowed.
+  // The others type for other users (TIOCSTI), reach consoles and serial lines, or load line
+  // disciplines (TIOCSETD).
   guard("ioctl")
       .load(1)
       .mask(0xffff)
@@ -167,33 +167,34 @@ std::vector<Guard> guards(bool loopback) {
       .over(TIOCSSERIAL, kAllow)
       .over(FIONREAD, kEperm)  // TIOCPKT..TIOCNOTTY; TIOCLINUX..
       .on(TIOCSTI, kEperm);
-  // Directory events would show the neighbours' use of the shared image.
-  // A larger pipe would hold more of a task's output than the daemon reckons with. Locks of open
-  // files name no owner, by which the spawner could count them (spawner/lock_watch.h).
+  // A watch on a folder of the shared image would show the neighbours' accesses. A larger pipe
+  // would hold more of a task's output than the daemon reckons with. Locks of open files name no
+  // owner for which the spawner could count them (spawner/lock_watch.h).
   Guard& fcntl = guard("fcntl").load(1).on(kFNotify, kEperm).on(kFSetPipeSize, kEperm);
   for (uint32_t command : kFOfdLocks) fcntl.on(command, error(EINVAL));
-  // Merged pages tell tenants about each other; a core cookie idles the neighbours' hyperthread.
+  // Merged pages leak information between tenants; a core cookie idles the neighbours' hyperthread.
   guard("prctl")
       .load(0)
       .on(kPrSetMemoryMerge, kEperm)
       .on(kPrSchedCore, kEperm)
-      .on(kPrSetVma, error(EINVAL))  // names of mappings, in no cap
+      .on(kPrSetVma, error(EINVAL))  // names of mappings count for no cap
       .on(PR_SET_SECCOMP, kEperm);
   guard("madvise").load(2).on(MADV_MERGEABLE, kEperm);
   guard("memfd_create").load(1).onAnyBit(MFD_HUGETLB, kEperm);
   guard("personality", kEperm).load(0).on(0, kAllow).on(0xffff'ffff, kAllow);
-  // No filters inside: they are compiled into memory that no cap counts (4 MiB a process), out of
-  // one budget for the whole host (bpf_jit_limit), without which no further box could be filtered.
-  // Landlock, whose rules are charged, is there for a task that fences itself in.
+  // No filters inside a box: the kernel compiles them into memory that no cap counts (4 MiB a
+  // process), out of one budget of the host (bpf_jit_limit); without that, no further box could be
+  // filtered. A task that wants to confine itself has Landlock, whose rules are charged to it.
   guard("seccomp", kEperm)
       .load(0)
       .on(SECCOMP_SET_MODE_STRICT, kAllow)
       .on(SECCOMP_GET_ACTION_AVAIL, kAllow);
-  // Whether a page is cached is what RWF_NOWAIT tells: mincore by another name.
+  // RWF_NOWAIT shows whether a page is cached, like mincore.
   guard("preadv2").load(5).onAnyBit(RWF_NOWAIT, error(EOPNOTSUPP));
-  // Advice, quietly not taken: dropping pages of the image would slow the neighbours and time them.
+  // Advice, silently ignored: dropping pages of the image would slow the neighbours, and time them.
   guard("fadvise64").load(3).on(POSIX_FADV_DONTNEED, error(0));
-  // A core limit lowered from 1 to 0 would wake the host's piped collector: 1 stops it, 0 does not.
+  // Lowering the core limit from 1 to 0 would start the host's piped collector: 1 stops it, 0 does
+  // not.
   guard("setrlimit").load(0).on(RLIMIT_CORE, kEperm);
   guard("prlimit64")
       .loadHigh(2)
@@ -203,8 +204,8 @@ std::vector<Guard> guards(bool loopback) {
       .on(0, kAllow)  // only reads
       .load(1)
       .on(RLIMIT_CORE, kEperm);
-  // As before Linux 6.6, where a tmpfs has no attributes of users: the lists of access rights that
-  // can be set by the same call, 64 KiB a file, are in no cap.
+  // As before Linux 6.6, where a tmpfs has no user attributes: the same calls set access control
+  // lists, and those, 64 KiB a file, count for no cap.
   for (const char* name : {"setxattr", "lsetxattr", "fsetxattr"}) guard(name, error(EOPNOTSUPP));
   guard("sync", error(0));  // would flush the whole host; in a box all is in memory
 
@@ -227,18 +228,18 @@ std::vector<Guard> guards(bool loopback) {
     }
   }
 
-  // Urgent data on unix sockets is young surface. MSG_MORE keeps a datagram that is begun in
-  // memory that no cap counts, 64 KiB a socket.
+  // Urgent data on unix sockets is young code, so attack surface. MSG_MORE keeps an unfinished
+  // datagram, up to 64 KiB a socket, in memory that no cap counts.
   for (auto [name, flags] : {std::pair{"sendto", 3u}, {"sendmsg", 2u}, {"sendmmsg", 3u}})
     guard(name).load(flags).onAnyBit(MSG_OOB | MSG_MORE, error(EOPNOTSUPP));
 
-  // The options that programs set, and no others: many keep memory for each socket that no cap
-  // counts, or load what is kept for all (filters, keys, groups, flow labels, error queues).
+  // Only the options that programs set. Many of the others keep memory for each socket that no cap
+  // counts, or use up what all boxes share (filters, keys, groups, flow labels, error queues).
   Guard& options = guard("setsockopt", error(ENOPROTOOPT));
   options.load(2).over(0xffff, error(ENOPROTOOPT)).keep();
   options.load(1).over(0xffff, error(ENOPROTOOPT)).shift(16).join();
-  // Quietly not taken, as beyond the host's maximum: what connections that nobody accepted hold
-  // is charged to nobody, and this is its bound.
+  // Silently ignored, as a value beyond the host's maximum is: the data of unaccepted connections
+  // is charged to nobody, and the receive buffer's size bounds it.
   options.on(uint32_t{SOL_SOCKET} << 16 | SO_RCVBUF, error(0));
   for (const SocketOptions& known : kSocketOptions)
     for (uint32_t name : known.names) options.on(known.level << 16 | name, kAllow);
@@ -277,13 +278,13 @@ Result<std::vector<int>> extraNumbers(const SeccompSpec& spec) {
   return numbers;
 }
 
-// What a program that looks at architecture and number only returns for them;
-// kUnclear where it does anything else.
-constexpr uint32_t kUnclear = 0xffff'ffff;  // no return values of the kernel's, both
-constexpr uint32_t kGuard = 0x1234'0000;    // plus the guard's place: decided there
+// The verdict of a program that looks at architecture and number only; kUnclear if it does anything
+// else.
+constexpr uint32_t kUnclear = 0xffff'ffff;  // neither is a return value of the kernel
+constexpr uint32_t kGuard = 0x1234'0000;    // plus the guard's index: the guard decides
 uint32_t verdictOf(const Program& program, uint32_t arch, uint32_t number) {
   uint32_t a = 0;
-  for (size_t at = 0; at < program.size(); ++at) {  // jumps go forward only
+  for (size_t at = 0; at < program.size(); ++at) {  // jumps only go forward
     const sock_filter& op = program[at];
     switch (op.code) {
       case BPF_LD | BPF_W | BPF_ABS:
@@ -316,7 +317,7 @@ struct Range {
   uint32_t first, verdict;
 };
 
-// A binary search over ranges; the number is loaded before.
+// A binary search over ranges; the number is already loaded.
 Program search(std::span<const Range> ranges) {
   if (ranges.size() == 1) return {BPF_STMT(BPF_RET | BPF_K, ranges[0].verdict)};
   size_t middle = ranges.size() / 2;
@@ -334,9 +335,9 @@ Program search(std::span<const Range> ranges) {
   return out;
 }
 
-// libseccomp's decisions by number and the guards' by argument, as one program. Its tree is
-// rewritten as ranges, half the instructions: loading them is paid by every clone. A tree of
-// comparisons decides alike between two of its constants, so its verdicts there are all it says.
+// libseccomp's decisions by number and the guards' by argument, as one program. libseccomp's tree
+// is rewritten as ranges, which halves the instructions that every clone has to load. Between two
+// neighbouring constants a tree of comparisons has one verdict, so the ranges lose nothing.
 Result<Program> join(const Program& tree, const std::vector<Guard>& guarded) {
   const uint32_t native = seccomp_arch_native();
   std::vector<uint32_t> bounds{0};
@@ -380,7 +381,7 @@ Result<Program> join(const Program& tree, const std::vector<Guard>& guarded) {
   return out;
 }
 
-// The call numbers: what libseccomp makes of the lists, as instructions.
+// The instructions that libseccomp makes of the lists, for the call numbers.
 Result<Program> numbers(const SeccompSpec& spec) {
   MAYFLY_TRY(std::vector<int> extra, extraNumbers(spec));
   Context context(seccomp_init(SCMP_ACT_ERRNO(ENOSYS)));

@@ -1,8 +1,8 @@
 // A template's seccomp program: built once, loaded raw by each of its clones.
 //
-// Two parts in one program: libseccomp's decisions over the call numbers (allowed,
-// refused with EPERM, unknown with ENOSYS; foreign architectures and x32 killed),
-// and guards that look at arguments (socket families, the flags of clone, ...).
+// It has two parts: libseccomp decides by call number (allowed, refused with EPERM, unknown with
+// ENOSYS; foreign architectures and x32 are killed), and guards check arguments (socket families,
+// the flags of clone, ...).
 //
 // Layer: box. Pure but for the memfd; runs in the daemon, never in a box.
 #pragma once

@@ -53,28 +53,26 @@ constexpr std::string_view kBase[] = {
     "socket", "socketpair", "bind", "listen", "accept", "accept4", "connect", "getsockname",
     "getpeername", "getsockopt", "setsockopt", "shutdown", "sendto", "recvfrom", "sendmsg",
     "recvmsg", "sendmmsg", "recvmmsg",
-    // System V IPC: in the box's own ipc namespace. The kernel charges segments, queues and
-    // semaphores to
-    // the memory cgroup, and they die with the namespace.
+    // System V IPC, in the box's own ipc namespace. The kernel charges segments, queues and
+    // semaphores to the memory cgroup, and they die with the namespace.
     "shmget", "shmat", "shmdt", "shmctl", "semget", "semop", "semtimedop", "semctl", "msgget",
     "msgsnd", "msgrcv", "msgctl",
-    // A task may fence itself in further; seccomp only tells what it can do.
+    // A task may confine itself further; seccomp only reports its features.
     "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self",
     // The rest.
     "getrandom", "uname", "sysinfo"};
 
-// Not in the base, so ENOSYS, for a reason:
-// - inotify_*: the inodes of an image are shared by all its boxes, so a watch shows what the
-// neighbours
-//   open; and instances are counted against the namespaces' creator, so one box could use up the
-//   host's.
+// Calls that are not in the base (ENOSYS), and the reasons:
+// - inotify_*: all boxes of an image share its inodes, so a watch shows the neighbours' accesses;
+//   and instances count against the namespaces' creator, so one box could use up the host's.
 // - mq_*: RLIMIT_MSGQUEUE is counted the same way.
 // - io_setup...: fs.aio-max-nr is one number for the whole host.
-// - modify_ldt, uselib, ustat, sysfs, remap_file_pages, memfd_secret: kernel surface nobody needs.
+// - modify_ldt, uselib, ustat, sysfs, remap_file_pages, memfd_secret: attack surface that no task
+//   needs.
 
 constexpr std::string_view kNever[] = {
-    // Namespaces, mounts, roots. clone3 passes its flags in memory, where no filter can look; it
-    // answers ENOSYS, so that libraries fall back to clone.
+    // Namespaces, mounts, roots. clone3 passes its flags in memory, which no filter can read; it
+    // gets ENOSYS, so that libraries fall back to clone.
     "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "mount_setattr",
     "move_mount", "open_tree", "open_tree_attr", "fsopen", "fsmount", "fsconfig", "fspick",
     // Other processes' memory and descriptors.
@@ -83,16 +81,16 @@ constexpr std::string_view kNever[] = {
     "bpf", "keyctl", "add_key", "request_key", "perf_event_open", "userfaultfd", "io_uring_setup",
     "io_uring_enter", "io_uring_register", "fanotify_init", "fanotify_mark", "lookup_dcookie",
     "nfsservctl", "quotactl", "quotactl_fd", "name_to_handle_at", "open_by_handle_at",
-    // What the page cache holds is what the neighbours read.
+    // The page cache shows the neighbours' reads.
     "mincore", "cachestat",
     // The machine.
     "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
     "create_module", "query_module", "get_kernel_syms", "acct", "swapon", "swapoff", "reboot",
     "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname",
     "syslog", "iopl", "ioperm", "vhangup", "_sysctl",
-    // Policies are kept for single pages, in memory that no cap counts.
+    // The kernel keeps policies for single pages, in memory that no cap counts.
     "mbind", "set_mempolicy", "set_mempolicy_home_node", "move_pages", "migrate_pages",
-    // An access control list of 64 KiB for each file, in no cap; its elder names are guarded.
+    // Sets access control lists, 64 KiB a file, that count for no cap; the older calls are guarded.
     "setxattrat"};
 
 struct Young {

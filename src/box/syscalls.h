@@ -1,7 +1,7 @@
-// Which system calls a box may make: the common base, and what no template may add.
+// The system calls that a box may make: the common base, and the calls that no template may add.
 //
-// Neither list: the call does not exist for the box (ENOSYS), as on an older
-// kernel, and a template's manifest may add it.
+// A call on neither list does not exist for the box (ENOSYS), as on an older kernel, and a
+// template's manifest may add it.
 //
 // Layer: box. Pure data.
 #pragma once

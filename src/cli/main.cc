@@ -1,4 +1,4 @@
-// The command line: `mayfly VERB`. Reads the words, calls what does the work.
+// The command line: `mayfly VERB`. Parses the arguments and calls the verb's function.
 //
 // Layer: cli. `mayfly --help` is its documentation.
 #include <fmt/format.h>
@@ -9,13 +9,13 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
-#include "host/report.h"
 #include "cli/options.h"
 #include "cli/pool_replay.h"
 #include "cli/report.h"
 #include "cli/run.h"
 #include "cli/task.h"
 #include "cli/template.h"
+#include "host/report.h"
 #include "image/cli_image.h"
 
 namespace mayfly::cli {

@@ -246,12 +246,13 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
           },
           "Seed the runtime's reproducible generators")
       ->type_name("N");
-  run_app->add_option("--tenant", run.tenant, "Whom the task is for; some templates part tenants")
+  run_app
+      ->add_option("--tenant", run.tenant, "Whom the task is for; some templates isolate tenants")
       ->type_name("NAME");
   bool detach = false;
   std::string key, lease;
   run_app->add_flag("--detach", detach, "Print the task's id and exit; see `mayfly task`");
-  run_app->add_option("--key", key, "Your name for the run; a repeat gives the first task")
+  run_app->add_option("--key", key, "Your name for the run; reuse returns the same task")
       ->type_name("KEY");
   run_app->add_option("--lease", lease, "How long the result is kept [1h]")->type_name("TIME");
   for (const char* each : {"--key", "--lease"}) run_app->get_option(each)->group("With --detach");

@@ -19,8 +19,8 @@ namespace mayfly::core {
 // An empty spool has no files.
 base::Result<std::vector<base::OutFile>> readSpool(base::FdView spool, const base::Limits& limits);
 
-// The same descriptor. Until its last copy is gone, the account holds the memory and the
-// descriptor that the file takes; the book outlives all copies.
+// Returns the same descriptor. Until the last copy of the pointer is gone, the account is charged
+// for the memory and the descriptor that the file takes. The book must outlive all copies.
 std::shared_ptr<base::Fd> holdSpool(std::shared_ptr<base::Fd> spool, sched::Accounts& accounts,
                                     const sched::AccountRef& account);
 

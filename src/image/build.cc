@@ -129,7 +129,8 @@ base::Status pack(Workshop& shop, const std::vector<Laid>& files, const std::str
   make.seconds_max = kPackSecondsMax;
   MAYFLY_CHECK(shop.run(make));
   MAYFLY_TRY(base::Fd fd, base::openAt(base::FdView(AT_FDCWD), packed, O_RDONLY));
-  // Root's alone: whoever can open an image can hold its lock, and so its removal, for ever.
+  // Only root may open it: a process that can open an image can lock it and so delay its removal
+  // for ever.
   if (::fchmod(fd.get(), 0600) != 0 || ::fsync(fd.get()) != 0)
     return base::failSys(errno, "fsync", packed);
   return base::Unit{};

@@ -225,7 +225,7 @@ base::Result<Lease> Lease::take(const std::string& state_dir, std::string_view d
                       fmt::format("image {} is being removed", digest.substr(0, 12)),
                       "Build it again: mayfly image build.");
   }
-  (void)::fchmod(fd.get(), 0600);  // elder builds let everybody open it, and so hold its lock
+  (void)::fchmod(fd.get(), 0600);  // older builds let everybody open it, and so lock it
   return Lease(std::move(fd), digest);
 }
 

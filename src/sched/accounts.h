@@ -1,10 +1,10 @@
-// The book of accounts: how much of each resource that clients can use up every user, every tenant
-// and all together hold, and may hold.
+// The book of accounts. For each resource that clients can use up, it counts the holdings of every
+// user, every tenant and all users together, and bounds them.
 //
 // The edge proves the user: a peer's uid, later a token's subject. A client cannot choose its user,
-// so every bound applies to the user. A tenant is a name that the client chooses below its user: a
-// tenant's bounds keep a user's tenants apart, and its holdings count for its user, too. So more
-// tenants, or more connections, give nobody a larger share.
+// so every bound applies to the user. A tenant is a name that the client chooses below its user.
+// Its bounds keep one tenant from taking its user's whole share. A tenant's holdings count for its
+// user, too: more tenants, or more connections, give nobody a larger share.
 //
 // Layer: sched. Pure. One thread. Refs and shares must not outlive the book.
 #pragma once
@@ -24,8 +24,8 @@
 
 namespace mayfly::sched {
 
-// The counted resources. Bounds on those of tasks apply to tenants, too; bounds on those of
-// connections apply to users only, because a connection belongs to its user and names no tenant.
+// The counted resources. Bounds on the resources of tasks apply to tenants, too. Bounds on the
+// resources of connections apply to users only, because a connection names no tenant.
 enum class Resource : uint8_t {
   // of tasks
   queuedTasks,
@@ -59,7 +59,7 @@ inline constexpr uint64_t kUnbounded = UINT64_MAX;
 struct ShareBounds {
   uint64_t pool_max = kUnbounded;
   uint64_t user_own = 0;
-  uint64_t user_max = kUnbounded;    // its own part and its tenants included
+  uint64_t user_max = kUnbounded;    // of one user, its own part and its tenants included
   uint64_t tenant_max = kUnbounded;  // of one tenant
 };
 
@@ -75,7 +75,7 @@ class AccountBounds {
   ShareBounds& of(Resource resource) { return of_[static_cast<size_t>(resource)]; }
   const ShareBounds& of(Resource resource) const { return of_[static_cast<size_t>(resource)]; }
 
-  uint32_t users_max = 1'024;  // known at once; an account that sees all is let in beyond them
+  uint32_t users_max = 1'024;  // known at once; one that sees all is admitted beyond this
 
  private:
   std::array<ShareBounds, kResources> of_;
@@ -89,7 +89,8 @@ struct Account {
   std::string tenant;  // empty: the user itself
   bool sees_all = false;
 
-  // The gid is no part of it: a process chooses among its groups, and would get a share for each.
+  // The gid is not part of the user: a process could choose among its groups and get a share for
+  // each.
   static Account ofPeer(uint32_t uid, std::string_view tenant = {});
   static Account ofSubject(std::string_view subject, std::string_view tenant, bool sees_all);
 };
@@ -99,7 +100,7 @@ enum class AccountId : uint64_t { none = 0 };
 
 class Accounts;
 
-// Keeps an account known. Empty: no account. Copying is cheap.
+// A counted reference that keeps its account in the book. Empty: no account. Copies are cheap.
 class AccountRef {
  public:
   AccountRef() = default;
@@ -113,14 +114,14 @@ class AccountRef {
 
   AccountId id() const;
   AccountId user() const;  // the user's account; id() if this is one
-  // A name that outlives the account's time in the book, for objects that do (a tenant's zygote).
-  // No two accounts have the same key.
+  // A unique name that stays valid after the account has left the book, for objects that live
+  // longer than that (a tenant's zygote).
   std::string key() const;
-  // As in Account; valid as long as the ref. Empty for nobody's account, or without a tenant.
+  // As in Account, valid as long as the ref. An empty ref has neither name, a user no tenant's.
   std::string_view userName() const;
   std::string_view tenantName() const;
   // Whether this account may see and end the tasks of `owner`. A user sees its tenants' tasks, a
-  // tenant only its own. Nobody sees the daemon's own.
+  // tenant only its own. Nobody sees the daemon's own tasks.
   bool sees(AccountId owner) const;
 
  private:
@@ -165,8 +166,8 @@ class Accounts {
 
   // The account; it is known as long as a ref or share of it exists.
   base::Result<AccountRef> open(const Account& who);
-  // A tenant of the account's user; the account itself where `tenant` is empty. An account that is
-  // bound to a tenant opens no other.
+  // A tenant of the account's user; the account itself if `tenant` is empty. permissionDenied if
+  // the account is of another tenant.
   base::Result<AccountRef> openTenant(const AccountRef& whose, std::string_view tenant);
   // The daemon's own account, for its own holdings: counted, and bounded only by the pools.
   AccountRef daemon();
@@ -175,13 +176,14 @@ class Accounts {
   // or invalidArgument if it can never fit. A refusal changes nothing.
   base::Result<Share> take(const AccountRef& whose, Resource resource, uint64_t amount = 1);
   base::Status accepts(const AccountRef& whose, Resource resource, uint64_t amount = 1) const;
-  // Like accepts(), without a message: whose bound is broken.
+  // Like accepts(), but returns only whose bound refuses: the account's (or its user's), or the
+  // pool's.
   enum class Room : uint8_t { yes, noneOfAccount, noneOfPool };
   Room roomFor(const AccountRef& whose, Resource resource, uint64_t amount = 1) const;
   bool fits(const AccountRef& whose, Resource resource, uint64_t amount = 1) const {
     return roomFor(whose, resource, amount) == Room::yes;
   }
-  // Whether the user would hold some of the pool with `amount` more.
+  // Whether the user, with `amount` more, would hold more than its own part.
   bool drawsOnPool(const AccountRef& whose, Resource resource, uint64_t amount = 0) const;
   // Counts an amount that cannot be refused, even beyond the bounds. Beyond them accepts() refuses.
   Share charge(const AccountRef& whose, Resource resource, uint64_t amount = 1);

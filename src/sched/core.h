@@ -136,13 +136,13 @@ class Core {
   virtual base::Status writeStdin(base::TaskId task, std::string data) = 0;
   virtual base::Status closeStdin(base::TaskId task) = 0;
   virtual void acknowledgeOutput(base::TaskId task, Stream stream, uint64_t bytes) = 0;
-  // onResult follows with `cancelled`. A task that `asks` may not see is not found.
+  // onResult follows with `cancelled`. notFound for a task that the account `asks` may not see.
   virtual base::Status cancel(base::TaskId task, const AccountRef& asks) = 0;
   virtual void ownerGone(OwnerId owner) = 0;  // its tasks end with `clientGone`
-  virtual std::vector<TaskInfo> tasks(const AccountRef& asks) const = 0;  // that it may see
+  virtual std::vector<TaskInfo> tasks(const AccountRef& asks) const = 0;  // that `asks` may see
   virtual std::optional<TaskInfo> info(base::TaskId task) const = 0;      // none: unknown or ended
   virtual std::vector<TemplateInfo> templates() const = 0;
-  // The book that every account is opened in. What edges take of it ends before the core.
+  // The book that every account is opened in. The refs and shares of an edge end before the core.
   virtual Accounts& accounts() = 0;
 };
 

@@ -1,4 +1,4 @@
-// Ending a box: kill, reap, read, collect, free, remove, and the proof of each.
+// The end of a box: kill, reap, read, collect, free, remove; and the proof of each step.
 #include <errno.h>
 #include <fmt/format.h>
 #include <string.h>
@@ -21,7 +21,7 @@ using wire::Kind;
 
 namespace {
 
-constexpr uint64_t kRemoveMsMax = 2'000;  // removal of cgroups, before the box is told as stuck
+constexpr uint64_t kRemoveMsMax = 2'000;  // removing cgroups, before the box is reported as stuck
 
 }  // namespace
 
@@ -31,12 +31,12 @@ void Boxes::beginEnd(Box& box, BoxEvent why) {
   box.machine.on(why);
   ending_.insert(box.id);
   box.deadline_ns = inMs(kReapMsMax);
-  // The watches would fire for what the kill itself causes.
+  // The kill itself would trigger the watches.
   poller_.unwatch(box.memory_watch.view());
   poller_.unwatch(box.process_watch.view());
-  // One that has used up its share would wait for the next period before it dies.
+  // A box that has used up its cpu share would otherwise wait for the next period before it dies.
   if (has_task && box.clone) (void)box.cgroups.liftCpu();
-  (void)box.cgroups.kill();  // absent only where the box has no cgroup yet
+  (void)box.cgroups.kill();  // absent only if the box has no cgroup yet
   signalKill(box.init);
   signalKill(box.clone);
   poller_.unwatch(box.init_status.view());
@@ -56,8 +56,9 @@ void Boxes::endAll() {
       beginEnd(*box, BoxEvent::end);
 }
 
-// All reaped by us, its parent, and the kernel says that nobody is left. A box that is orphaned
-// has a process of which nobody told: its pid 1 can't end before, and it is ours to reap.
+// Proven when the spawner, the parent, has reaped both and the kernel reports the cgroup as empty.
+// An orphaned box has a process that was never reported; its pid 1 can't end before that process,
+// which the spawner has to reap.
 void Boxes::tryFinishReaping(Box& box) {
   if (!box.machine.reaping()) return;
   const bool orphaned = box.machine.state() == BoxState::orphaned;
@@ -72,7 +73,7 @@ void Boxes::tryFinishReaping(Box& box) {
     box.next_try_ns = inMs(1);
     return;
   }
-  if (orphaned) reap_strays_();  // who ended since
+  if (orphaned) reap_strays_();  // processes that have ended since
   box.next_try_ns = 0;
   box.result.unpopulated_ns = monotonicNs();
   afterReaped(box);
@@ -93,11 +94,12 @@ void Boxes::afterReaped(Box& box) {
     box.collect_state = CollectState::failed;
     return freeDisk(box);
   }
-  box.disk.reset();  // the collector's is the last
+  box.disk.reset();  // the collector's copy is the last
   awaitChild(box, std::move(*collector), BoxEvent::collect, box.collect_ms_max);
 }
 
-// Where much lies on the disk, the last to close it frees it for many milliseconds.
+// If a disk holds much data, the process that closes it last spends many milliseconds on freeing
+// it.
 void Boxes::freeDisk(Box& box) {
   const wire::Counters& held = box.result.counters;
   if (box.disk && (held.disk_bytes > kFreeBytesMax || held.disk_inodes > kFreeInodesMax))
@@ -108,7 +110,7 @@ void Boxes::freeDisk(Box& box) {
 
 void Boxes::awaitChild(Box& box, Fd child, BoxEvent event, uint64_t ms_max) {
   box.collector = std::move(child);
-  // Unwatched, its end is seen when its time is over.
+  // If the watch fails, the child's end is seen only when its time is over.
   (void)poller_.watch(box.collector.view(), EPOLLIN, Source::collector, box.id);
   box.machine.on(event);
   box.deadline_ns = inMs(ms_max);
@@ -136,7 +138,7 @@ void Boxes::beginRemove(Box& box) {
 
 void Boxes::tryRemove(Box& box) {
   const bool late = box.deadline_ns == kNever;
-  // Of a zygote whose end is still to be told mayflyd hears first.
+  // mayflyd hears of a zygote's end before it hears of the boxes that failed because of it.
   const bool early =
       box.result.kind == Kind::boxFailed && box.owner->stage == ZygoteStage::dying && !late;
   if (early || !box.cgroups.remove()) {
@@ -161,7 +163,7 @@ void Boxes::tryRemove(Box& box) {
   drop(box);
 }
 
-// What is not proven in time is told at once, and tried on until it is.
+// A step that is not proven in time is reported at once; the spawner keeps trying until it is.
 void Boxes::reportStuck(Box& box, const std::string& what) {
   Event event = box.result;
   event.kind = Kind::boxGone;

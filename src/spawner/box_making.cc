@@ -53,8 +53,8 @@ void Boxes::make(const wire::Request& request, const char* unsound) {
   if (auto s = prepare(box); !s) failBox(box, "prepare", s.error());
 }
 
-// The init is asked for first. What only the clone needs is made while the maker
-// works: its answer is read after this.
+// Asks for the init first. While the maker works, makes what only the clone needs; the answer is
+// read after that.
 Status Boxes::prepare(Box& box) {
   const Zygote& z = *box.owner;
   MAYFLY_TRY(box.cgroups,
@@ -107,7 +107,7 @@ Status Boxes::makeChannels(Box& box) {
   box.their_fds[2] = std::move(out.write);
   box.our_fds[3] = std::move(err.read);
   box.their_fds[3] = std::move(err.write);
-  // The task may open /dev/stdout again: the pipes are its own.
+  // The task may open /dev/stdout again, so it owns the pipes.
   const uint32_t uid = box.owner->uid_base + box.uid_first;
   for (int i = 1; i <= 3; ++i)
     if (::fchown(box.their_fds[i].get(), uid, uid) != 0)
@@ -115,7 +115,7 @@ Status Boxes::makeChannels(Box& box) {
   return Unit{};
 }
 
-// A process that maker or zygote passed becomes the box's.
+// Takes a process that the maker or zygote passed as the box's own.
 Status Boxes::adopt(Box& box, Fd& place, Fd process, uint64_t key, Source source) {
   if (!process) return Unit{};
   box.owner->processes.insert(key);
@@ -151,7 +151,7 @@ void Boxes::onInitStatus(Box& box) {
   auto got = base::receiveMessage(box.init_status.view(), base::writableBytesOf(ready));
   if (!got && got.error().sys == EAGAIN) return;
   poller_.unwatch(box.init_status.view());
-  // Once it has spoken, the init's end is told by its pidfd.
+  // After its first message, the init's end is reported by its pidfd.
   if (box.machine.ending() || !box.machine.rising()) return;
   if (!got || faultOf(ready, got->bytes, got->fds) != nullptr) {
     box.result.again = 1;
@@ -180,7 +180,7 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
   } else if (!adopted) {
     failBox(box, "clone", adopted.error());
   } else if (answer.what == CloneSource::Answer::What::failed) {
-    // Nothing can be forked beside an init that was killed.
+    // The zygote can't fork into the namespace of an init that was killed.
     box.result.again = isDying(box.pid_host) ? 1 : 0;
     failBox(box, fmt::format("clone: {}", answer.text),
             base::sysError(answer.error, "fork", "the clone"));
@@ -190,7 +190,7 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
   return Said::inPlace;
 }
 
-// What the new state calls for.
+// Does what the new state requires.
 void Boxes::arrived(Box& box) {
   switch (box.machine.state()) {
     case BoxState::rising:
@@ -207,7 +207,7 @@ void Boxes::arrived(Box& box) {
   }
 }
 
-// mayflyd hears that a zygote is gone before it hears of a box that failed for that.
+// mayflyd hears of a zygote's end before it hears of a box that failed because of it.
 void Boxes::askCloneOrFail(Box& box) {
   if (auto asked = askClone(box); !asked) {
     Zygote& z = *box.owner;
@@ -216,7 +216,7 @@ void Boxes::askCloneOrFail(Box& box) {
   }
 }
 
-// Once the init is known: the clone is made while the init sets its box up.
+// Called once the init is known: the clone is made while the init sets up its box.
 Status Boxes::askClone(Box& box) {
   Zygote& z = *box.owner;
   if (z.stage >= ZygoteStage::draining)
@@ -252,11 +252,11 @@ void Boxes::tellMade(Box& box) {
   for (const Fd& fd : box.our_fds) fds.push_back(fd.get());
   out_.send(event, fds);
   for (Fd& fd : box.our_fds) fd.reset();
-  // It may have its task before it is measured while it is parked.
+  // Restarted here because the box may get its task before it is measured as a parked one.
   restartCounters(box);
 }
 
-// Nothing of a box that could not be made stays; mayflyd hears of it at the end.
+// Nothing of a box that could not be made remains; mayflyd hears of it when the box has ended.
 void Boxes::failBox(Box& box, const std::string& step, const Error& error) {
   if (box.machine.ending()) return;
   box.result.kind = Kind::boxFailed;
@@ -265,7 +265,7 @@ void Boxes::failBox(Box& box, const std::string& step, const Error& error) {
   beginEnd(box, BoxEvent::end);
 }
 
-// Boxes in the making wait for an answer that will not come.
+// Boxes that are being made wait for an answer that will not come.
 void Boxes::onAnswersLost(const Zygote& z, const char* who, const std::string& why) {
   std::vector<base::BoxId> waiting;
   for (const auto& [id, box] : boxes_)

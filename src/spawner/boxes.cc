@@ -68,7 +68,7 @@ void Boxes::on(const wire::Request& request, base::Received& fds, const char* un
   }
 }
 
-// Its processes end now; its removal awaits mayflyd's `end`, if mayflyd has it.
+// Kills its processes now; its removal waits for mayflyd's `end`, if mayflyd knows the box.
 void Boxes::giveUp(Box& box, const std::string& why) {
   if (box.machine.ending()) return;
   if (!box.machine.made()) return failBox(box, "request", Error{Code::invalidArgument, why, {}, 0});
@@ -86,13 +86,14 @@ void Boxes::clone(Box& box, const wire::Request& request) {
   if (auto set = changeCaps(box, request.limits); !set) failBox(box, "caps", set.error());
 }
 
-// mayflyd hands the task to the clone meanwhile; it starts only with our byte.
+// Meanwhile mayflyd hands the task to the clone; the task starts only with the spawner's byte.
 void Boxes::claim(Box& box, const wire::Request& request) {
   box.machine.on(BoxEvent::claim);
   ++claimed_;
   auto ready = [&]() -> Status {
     if ((request.flags & wire::kCapsStand) != 0) {
-      // It may run already, and may have when we looked last.
+      // The task may already run. If the counters were restarted after the claim, it may have run
+      // before that restart, too: undo the restart.
       if (box.restarted_ns > request.claimed_ns) box.cgroups.undoRestartCpu();
       const uint64_t now_ns = monotonicNs();
       box.cgroups.restartCpuBefore((now_ns - std::min(now_ns, request.claimed_ns)) * cores_);
@@ -113,7 +114,7 @@ void Boxes::end(Box& box, const wire::Request& request, base::Received& fds, con
   if (unsound == nullptr && (request.flags & wire::kCollect) != 0) {
     box.spool = std::move(fds.fd[0]);
     box.collect_ms_max = request.collect_ms_max;
-    // The clone's box may have been made for another task with the same caps otherwise.
+    // The clone's box may have been made for another task, whose other caps were the same.
     box.limits.out_files = request.limits.out_files;
     box.limits.out_files_bytes = request.limits.out_files_bytes;
   }
@@ -132,7 +133,7 @@ void Boxes::sample(Box& box) {
   if (box.owner->loopback && box.init) chargeSockets(box);
 }
 
-// Sockets that the kernel charges to nobody count for the box's memory all the same.
+// Sockets that the kernel charges to nobody still count for the box's memory cap.
 void Boxes::chargeSockets(Box& box) {
   const uint64_t charge = netCharge(box.pid_host);
   if (charge != 0 && box.cgroups.memoryBytes() + charge > box.limits.memory_bytes)
@@ -144,7 +145,7 @@ void Boxes::onTooManyLocks(base::BoxId id) {
     tellCap(*box, Cap::memory);
 }
 
-// Of cgroups and disk; the task has not started.
+// Changes the caps of cgroups and disk; the task has not started.
 Status Boxes::changeCaps(Box& box, const base::Limits& limits) {
   MAYFLY_CHECK(box.cgroups.changeCaps(box.limits, limits));
   if (box.limits.disk_bytes != limits.disk_bytes || box.limits.disk_inodes != limits.disk_inodes)
@@ -153,7 +154,7 @@ Status Boxes::changeCaps(Box& box, const base::Limits& limits) {
   return Unit{};
 }
 
-// What the box's making cost is not its task's.
+// A task does not pay for the making of its box.
 void Boxes::restartCounters(Box& box) {
   box.cgroups.restartPeak();
   box.cgroups.restartCpu();
@@ -211,14 +212,14 @@ void Boxes::onCloneExit(Box& box) {
   box.result.clone_exited_ns = monotonicNs();
   if (box.machine.ending()) return tryFinishReaping(box);
   const bool made = box.machine.made();
-  // A clone gives up when its init does: the init's own word names the step.
+  // A clone gives up when its init does: the init's own message names the step.
   if (box.machine.rising() && box.init_status) onInitStatus(box);
   if (box.machine.ending()) return;
   if (!made) {
     box.result.again = exit.code == CLD_KILLED ? 1 : 0;
     return failBox(box, "clone", Error{Code::internal, "the clone " + describe(exit), {}, 0});
   }
-  // An init that is killed takes the box along, its processes first: that end is not the task's.
+  // An init that is killed takes the box along, its processes first. That end is not the task's.
   if (exit.code == CLD_KILLED && exit.status == SIGKILL && isDying(box.pid_host))
     return tell(box, Kind::boxDied, "the box's init was killed");
   Event event;
@@ -234,7 +235,7 @@ void Boxes::onCapEvent(Box& box, Cap cap) {
   uint64_t count = 0;
   if (cap == Cap::memory && box.cgroups.memoryWatchIsEventfd())
     (void)!::read(box.memory_watch.get(), &count, sizeof count);
-  else {  // reading the file arms its next event
+  else {  // reading the file arms the next event
     char text[512];
     (void)!::pread(cap == Cap::memory ? box.memory_watch.get() : box.process_watch.get(), text,
                    sizeof text, 0);

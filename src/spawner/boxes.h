@@ -1,5 +1,5 @@
-// The boxes of this spawner: made, claimed, ended, each with the proof that it is gone.
-// BoxMachine says where a box stands and which request has its place there; here is how.
+// The boxes of this spawner: made, claimed, ended, each with the proof that it is gone. BoxMachine
+// decides the state of a box and the requests that its state allows; this class does the work.
 //
 // Layer: spawner. One thread. Never blocks.
 #pragma once
@@ -30,7 +30,7 @@ struct Box {
   BoxMachine machine;
   base::Limits limits;
   uint32_t uid_first = 0;
-  // Whether the clone is asked for as soon as the init is known, and how.
+  // Whether the spawner asks for the clone as soon as the init is known, and whether it rehearses.
   enum class Clone : uint8_t { atOnce, whenAsked } clone_comes = Clone::atOnce;
   CloneSource::Rehearse rehearse = CloneSource::Rehearse::no;
   BoxCgroups cgroups;
@@ -38,7 +38,7 @@ struct Box {
   base::Fd init_status;  // our end of the init's socket; its close ends the init
   base::Fd disk;         // root of the box's disk
   base::Fd memory_watch, process_watch;
-  base::Fd collector;  // or who frees the disk
+  base::Fd collector;  // or the process that frees the disk
   base::Fd spool;
   base::Fd go, go_theirs;  // pipe to the clone: a byte of the init's (the box stands), one of
                            // ours (its task may start)
@@ -62,7 +62,7 @@ class Boxes : public Zygotes::Client {
       : poller_(poller), out_(out), tree_(tree), zygotes_(zygotes) {}
   void setReaper(std::function<void()> reap_strays) { reap_strays_ = std::move(reap_strays); }
 
-  // A request on a box. `unsound` says what is wrong with it, or is null.
+  // A request on a box. `unsound` names its fault, or is null.
   void on(const wire::Request& request, base::Received& fds, const char* unsound);
   void endAll();
 

@@ -119,15 +119,15 @@ Status CgroupSet::enableChildren() {
 
 Status CgroupSet::setMemory(uint64_t bytes) {
   std::string value = std::to_string(bytes);
-  // What the host does not have (swap, say) needs no cap.
+  // A resource that the host lacks (swap, say) needs no cap.
   auto unlessAbsent = [](Status s) { return !s && s.error().sys == ENOENT ? Status(Unit{}) : s; };
   if (isV2(Of::memory)) {
     MAYFLY_CHECK(write(Of::memory, "memory.max", value));
     MAYFLY_CHECK(unlessAbsent(write(Of::memory, "memory.swap.max", "0")));
     return write(Of::memory, "memory.oom.group", "1");
   }
-  // The sum with swap is never below the limit: a lower one is set in this order, a higher one in
-  // the other.
+  // The kernel keeps the sum with swap at or above the memory limit: to lower both, set the limit
+  // first; to raise both, the sum.
   auto limit = [&] { return write(Of::memory, "memory.limit_in_bytes", value); };
   auto with_swap = [&] {
     return unlessAbsent(write(Of::memory, "memory.memsw.limit_in_bytes", value));
@@ -138,7 +138,7 @@ Status CgroupSet::setMemory(uint64_t bytes) {
     MAYFLY_CHECK(with_swap());
     MAYFLY_CHECK(limit());
   }
-  // v1 counts the buffers of TCP and UDP apart: what is granted here comes on top of the cap.
+  // v1 counts the buffers of TCP and UDP apart: they come on top of the memory cap.
   return unlessAbsent(write(Of::memory, "memory.kmem.tcp.limit_in_bytes",
                             std::to_string(std::min(bytes / 4, kSocketBytesMax))));
 }
@@ -165,7 +165,7 @@ Result<std::vector<Fd>> CgroupSet::openTasks() const {
 }
 
 Status CgroupSet::remove() {
-  // Backwards: the v2 folder goes last, it says whether anybody is left.
+  // In reverse order: the v2 folder goes last, because it tells whether processes are left.
   for (; made_ > 0; --made_) {
     const Hierarchy& h = tree_->hierarchies()[made_ - 1];
     if (::unlinkat(h.dir.get(), name_.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
@@ -259,7 +259,7 @@ void BoxCgroups::readCpu(uint64_t* user_ns, uint64_t* system_ns) const {
 void BoxCgroups::read(wire::Counters* c) const {
   using Of = CgroupSet::Of;
   readCpu(&c->user_cpu_ns, &c->system_cpu_ns);
-  // The kernel scales both to the total: one of them may go back a little.
+  // The kernel scales both values to the total, so one of them may go back a little.
   c->user_cpu_ns -= std::min(c->user_cpu_ns, base_.user_ns);
   c->system_cpu_ns -= std::min(c->system_cpu_ns, base_.system_ns);
   bool v2 = capped().isV2(Of::memory);
@@ -297,7 +297,7 @@ Result<Fd> BoxCgroups::watchMemory() const {
 }
 
 Result<Fd> BoxCgroups::watchProcesses() const {
-  // v1 counts refused forks but gives no event for them: mayflyd's samples see it.
+  // v1 counts refused forks but gives no event for them; mayflyd's samples show them.
   if (!capped().isV2(CgroupSet::Of::pids)) return Fd();
   return capped().open(CgroupSet::Of::pids, "pids.events", O_RDONLY);
 }

@@ -1,4 +1,4 @@
-// What the spawner knows of its children, and how it words an event.
+// The spawner's view of its children, and the wording of events.
 //
 // Layer: spawner. Short calls that never block.
 #pragma once
@@ -31,9 +31,9 @@ inline constexpr uint64_t kFreeBytesMax =
     16 << 20;  // of a disk that the spawner frees itself: some milliseconds
 inline constexpr uint64_t kFreeInodesMax = 512;  // the same: each takes some microseconds
 inline constexpr uint64_t kFreeMsMax =
-    10'000;  // that a child frees a larger one, before it is told as stuck
-inline constexpr uint64_t kReapMsMax = 5'000;   // kill to reaped, before it is told as stuck
-inline constexpr uint64_t kNever = UINT64_MAX;  // a deadline that was told of already
+    10'000;  // that a child frees a larger one, before it is reported as stuck
+inline constexpr uint64_t kReapMsMax = 5'000;   // kill to reaped, before it is reported as stuck
+inline constexpr uint64_t kNever = UINT64_MAX;  // a deadline that was already reported
 
 inline uint64_t inMs(uint64_t ms) { return base::monotonicNs() + ms * kMsNs; }
 
@@ -43,12 +43,12 @@ inline void setText(wire::Event& event, const std::string& step, const std::stri
 }
 
 struct Exit {
-  int code = 0, status = 0;  // si_code, si_status; code 0: not exited
+  int code = 0, status = 0;  // si_code, si_status; code 0: has not exited
 };
-inline constexpr Exit kEndUnknown{CLD_KILLED, SIGKILL};  // another descriptor took its status
+inline constexpr Exit kEndUnknown{CLD_KILLED, SIGKILL};  // another descriptor took its exit status
 
-// Takes the exit status of our child from the kernel; empties the pidfd. It is unwatched first:
-// a child that hangs before its exec may hold a copy, which would go on polling.
+// Takes the exit status of a child of the spawner and closes the pidfd. First it unwatches the
+// pidfd: a child that hangs before its exec may hold a copy, which would go on polling.
 inline Exit reap(Fd& pidfd, Poller& poller) {
   siginfo_t info{};
   const bool ours = ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info,
@@ -59,15 +59,15 @@ inline Exit reap(Fd& pidfd, Poller& poller) {
   return ours ? Exit{info.si_code, info.si_status} : kEndUnknown;
 }
 
-// Whether it is the pidfd of a child of ours, or none. Of a descriptor that came with a
-// message only the kernel can tell.
+// Whether the pidfd is empty or of a child of the spawner. About a descriptor that came with a
+// message, only the kernel can tell.
 inline bool isOurChild(const Fd& pidfd) {
   siginfo_t info{};
   return !pidfd || ::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd.get()), &info,
                             WEXITED | WNOHANG | WNOWAIT | __WALL) == 0;
 }
 
-// The pid behind a pidfd as the host sees it; 0 where it has ended. For people only.
+// The host's pid of the process behind a pidfd; 0 if it has ended. For messages only.
 inline uint32_t pidOf(const Fd& process) {
   auto text = base::readSmallFile({}, fmt::format("/proc/self/fdinfo/{}", process.get()));
   size_t at = text ? text->find("Pid:\t") : std::string::npos;
@@ -76,8 +76,8 @@ inline uint32_t pidOf(const Fd& process) {
   return pid > 0 ? static_cast<uint32_t>(pid) : 0;
 }
 
-// What tells a process from every other one while a descriptor of it is held. The kernel numbers
-// processes for ever since 6.9, where a pidfd is a file of its own system.
+// A key that no other process has while a descriptor of this one is open. Since 6.9 the kernel
+// never reuses the number of a process; there a pidfd is a file of its own file system.
 inline uint64_t processKey(const Fd& pidfd) {
   constexpr decltype(std::declval<struct statfs>().f_type) kPidfsMagic = 0x50494446;
   struct statfs fs;
@@ -88,8 +88,8 @@ inline uint64_t processKey(const Fd& pidfd) {
   return pidOf(pidfd);
 }
 
-// Whether a child that is not reaped yet is dying or was sent a SIGKILL. Its pidfd
-// tells only when its end is over, which for a pid 1 is after that of its processes.
+// Whether an unreaped child is dying or was sent a SIGKILL. Its pidfd polls only when its end is
+// complete: for a pid 1, after the ends of all its processes.
 inline bool isDying(uint32_t pid) {
   constexpr size_t kFlagsField = 9, kSignalField = 31;        // of /proc/PID/stat, from 1
   constexpr unsigned long kExiting = 0x4, kSignaled = 0x400;  // PF_EXITING, PF_SIGNALED
@@ -112,7 +112,7 @@ inline std::string describe(const Exit& exit) {
                                  : fmt::format("was killed by signal {}", exit.status);
 }
 
-// Whether the peer closed its end; one that dies with a request unread resets the channel.
+// Whether the peer closed its end. A peer that dies with an unread request resets the channel.
 inline bool isEnd(const base::Result<base::Received>& got) {
   return got ? got->bytes == 0 : got.error().sys == ECONNRESET;
 }

@@ -68,7 +68,7 @@ class Collector {
     entries_.push_back({0, 0, mode, path, reason.substr(0, kSpoolSkippedBytesMax)});
   }
 
-  // No process lives in the box: a name means the same file from here to the end.
+  // No process lives in the box, so a name means the same file from here on.
   void walk(FdView dir, const std::string& prefix, uint32_t depth) {
     std::vector<std::string> names;
     int copy = ::fcntl(dir.get(), F_DUPFD_CLOEXEC, 3);
@@ -157,7 +157,7 @@ class Collector {
   }
 
   bool finish() {
-    // A file that failed halfway left bytes behind: the index goes after them.
+    // A file that failed halfway left bytes behind; the index goes after them.
     off_t end = ::lseek(spool_.get(), 0, SEEK_END);
     if (end < 0) return false;
     SpoolHeader header;
@@ -193,7 +193,7 @@ class Collector {
 };
 
 // Changes the spawner's child into the box's user, in an empty root: it opens files only below the
-// descriptors that it was given.
+// descriptors that it got.
 bool becomeUser(uint32_t uid) {
   if (::chroot(kEmpty) != 0 || ::chdir("/") != 0) return false;
   if (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 ||
@@ -202,11 +202,12 @@ bool becomeUser(uint32_t uid) {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct none[2] = {};
   if (::syscall(SYS_capset, &header, none) != 0) return false;
-  // Set again: the change of ids cleared it.
+  // Set again, because the change of ids cleared it.
   return ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0;
 }
 
-// All system calls but those that walking, copying and allocating take; another one ends it.
+// Allows only the system calls that walking, copying and allocating need; any other ends the
+// process.
 bool allowOnlyCollecting() {
 #define ALLOW(nr) \
   BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
@@ -256,7 +257,7 @@ base::Result<Fd> startCloser(Fd disk_root) {
   MAYFLY_TRY(base::Pipe closed, base::makePipe());
   auto child = startHelper("the closer of a disk", {disk_root.view(), closed.read.view()}, [] {
     char none;
-    (void)!::read(kHelperFd + 1, &none, 1);  // until our end is closed
+    (void)!::read(kHelperFd + 1, &none, 1);  // until the spawner closes its end
     return 0;
   });
   disk_root.reset();

@@ -1,5 +1,5 @@
-// A child of the spawner's for one piece of work that may take long or hang: the loop watches
-// its pidfd and kills it after its time.
+// A child of the spawner for one piece of work that may take long or hang: the loop watches its
+// pidfd and kills it when its time is over.
 //
 // Layer: spawner. Forking takes some hundred microseconds.
 #pragma once
@@ -18,11 +18,12 @@
 
 namespace mayfly::spawner {
 
-inline constexpr char kEmpty[] = "/empty";  // a folder of the room, for who needs no root
-inline constexpr int kHelperFd = 3;         // the first descriptor that a helper is given
+inline constexpr char kEmpty[] = "/empty";  // a folder of the room: an empty root
+inline constexpr int kHelperFd = 3;         // the first descriptor that a helper gets
 
-// The child's pidfd. The child has `keep` as descriptors from kHelperFd on, and nothing else of
-// ours: what it holds open must not keep a box from its end. It ends with what `work` returns.
+// Returns the child's pidfd. The child has `keep` as descriptors from kHelperFd on, and no other of
+// the spawner's: a descriptor that it held open would keep a box from its end. Its exit code is the
+// result of `work`.
 template <class Work>
 base::Result<base::Fd> startHelper(const char* what, std::initializer_list<base::FdView> keep,
                                    Work work) {
@@ -35,7 +36,7 @@ base::Result<base::Fd> startHelper(const char* what, std::initializer_list<base:
   if (pid > 0) return base::Fd(pidfd);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   ::prctl(PR_SET_NAME, "mayfly-helper", 0, 0, 0);
-  constexpr int kAbove = 64;  // of the targets, so that no dup2 overwrites a source
+  constexpr int kAbove = 64;  // above the targets, so that no dup2 overwrites a source
   int high[8], count = 0;
   for (base::FdView fd : keep)
     if ((high[count++] = ::fcntl(fd.get(), F_DUPFD, kAbove)) < 0) ::_exit(2);

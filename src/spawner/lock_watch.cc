@@ -22,7 +22,7 @@ using base::Fd;
 namespace {
 
 constexpr uint64_t kPeriodMs = 100;
-constexpr uint64_t kOneAWord = 8;  // bytes that the child writes for a box
+constexpr uint64_t kOneAWord = 8;  // bytes that the child writes for each box
 
 uint64_t kernelBytes() {
   auto text = base::readSmallFile({}, "/proc/meminfo");
@@ -30,7 +30,7 @@ uint64_t kernelBytes() {
   return at == std::string::npos ? 0 : ::strtoull(text->c_str() + at + 11, nullptr, 10) << 10;
 }
 
-// In the child.
+// Runs in the child.
 int lookAtAll(const std::string& instance) {
   Fd file(::open("/proc/locks", O_RDONLY | O_CLOEXEC));
   std::string text(kLocksTextBytesMax, '\0');
@@ -51,7 +51,8 @@ int lookAtAll(const std::string& instance) {
 
 }  // namespace
 
-// 1: POSIX  ADVISORY  WRITE 2345 00:2d:17 0 EOF. A "->" after the number is one that waits.
+// A line is "1: POSIX ADVISORY WRITE 2345 00:2d:17 0 EOF"; "->" after the number marks a waiting
+// lock.
 std::unordered_map<uint32_t, uint32_t> locksByPid(const std::string& text) {
   std::unordered_map<uint32_t, uint32_t> by_pid;
   for (size_t at = 0; at < text.size();) {
@@ -96,7 +97,7 @@ void LockWatch::runTimer(bool tasks_run) {
   look();
 }
 
-// A failure is tried again once the memory has grown further.
+// After a failure, the next look comes once the memory has grown further.
 void LockWatch::look() {
   auto said = base::makePipe();
   if (!said || !base::setNonblocking(said->read.view())) return;

@@ -1,10 +1,10 @@
-// Record locks (fcntl, lockf) are in no cap, and no limit counts them: 230 MiB of the kernel's
-// memory a second, in a box that makes nothing else.
+// Record locks (fcntl, lockf) count for no cap, and no other limit counts them. A box that makes
+// nothing else takes 230 MiB of the kernel's memory a second.
 //
-// The list of all locks costs whoever takes one while it is read. So it is read only where the
-// kernel's own memory has grown, by a child, and not to its end.
+// Reading the list of all locks delays every process that takes a lock meanwhile. So it is read
+// only after the kernel's own memory has grown, by a child, and not to its end.
 //
-// Layer: spawner. One small read each 100 ms while a task runs, some 20 us.
+// Layer: spawner. While a task runs, one small read each 100 ms, some 20 us.
 #pragma once
 
 #include <stdint.h>
@@ -21,15 +21,15 @@
 namespace mayfly::spawner {
 
 inline constexpr uint32_t kLocksMax = 4'096;              // of a box
-inline constexpr uint64_t kGrownBytes = 32 << 20;         // of the kernel's memory, to look at all
-inline constexpr size_t kLocksTextBytesMax = 1 << 20;     // some 20,000 lines are looked at
-inline constexpr uint32_t kLocksOfTheLargestMin = 1'024;  // where there are more
+inline constexpr uint64_t kGrownBytes = 32 << 20;         // growth of the kernel's memory
+inline constexpr size_t kLocksTextBytesMax = 1 << 20;     // some 20,000 lines are read
+inline constexpr uint32_t kLocksOfTheLargestMin = 1'024;  // for a box to end, if there are more
 
-// Pids by the number of their locks, in lines of /proc/locks.
+// The number of locks by pid, from lines of /proc/locks.
 std::unordered_map<uint32_t, uint32_t> locksByPid(const std::string& text);
-// The box of a process, in what /proc/PID/cgroup says; 0: none of the instance's.
+// The box of a process, from its /proc/PID/cgroup; 0: no box of the instance.
 base::BoxId boxOf(const std::string& cgroup, const std::string& instance);
-// Which boxes have too many. `cut`: there are more locks than were looked at.
+// The boxes that have too many locks. `cut`: there are more locks than were read.
 std::vector<base::BoxId> tooMany(const std::unordered_map<base::BoxId, uint32_t>& by_box, bool cut);
 
 class LockWatch {

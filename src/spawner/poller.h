@@ -1,4 +1,4 @@
-// What the spawner's loop waits for: descriptors, each with what its event is about.
+// The descriptors that the spawner's loop waits for, each with the source of its events.
 //
 // Layer: spawner. One thread. Never blocks but in wait().
 #pragma once
@@ -11,7 +11,7 @@
 
 namespace mayfly::spawner {
 
-// The id of the box or zygote rides along.
+// The source of an event; the id of its box or zygote comes with it.
 enum class Source : uint8_t {
   lockWatch,
   daemon,
@@ -20,16 +20,16 @@ enum class Source : uint8_t {
   maker,
   makerChannel,
   zygote,
-  cloneSource,  // an answer of it
-  start,        // the last word of a child before its exec
-  helper,       // who mounts or unmounts its image
+  cloneSource,  // an answer from it
+  start,        // the last message of a child before its exec
+  helper,       // the process that mounts or unmounts its image
   // of a box
   initStatus,
   init,
   clone,
   memoryCap,
   processCap,
-  collector  // or who frees its disk
+  collector  // or the process that frees its disk
 };
 inline bool isOfZygote(Source source) {
   return source > Source::daemon && source < Source::initStatus;
@@ -43,7 +43,8 @@ class Poller {
     return base::Unit{};
   }
 
-  // Fails for want of memory, or where the descriptor does not poll: an error of whom it is for.
+  // Fails if memory is short or the descriptor can't be polled; the error belongs to the
+  // descriptor's owner.
   [[nodiscard]] base::Status watch(base::FdView fd, uint32_t events, Source source, uint64_t id) {
     if (control(EPOLL_CTL_ADD, fd, events, source, id) != 0)
       return base::failSys(errno, "epoll_ctl", "a descriptor of the spawner's loop");
@@ -67,7 +68,7 @@ class Poller {
   }
 
  private:
-  static constexpr int kEventsMax = 64;  // taken at once
+  static constexpr int kEventsMax = 64;  // taken per call
   static constexpr int kIdBits = 56;
   static constexpr uint64_t kIdMask = (uint64_t{1} << kIdBits) - 1;
 

@@ -32,7 +32,7 @@ using base::Unit;
 
 namespace {
 
-constexpr char kRoot[] = "/tmp";  // covered by our own file system, in our namespace only
+constexpr char kRoot[] = "/tmp";  // covered by the spawner's own file system, in its namespace only
 
 #define DO(call, object, expr) \
   if ((expr) < 0) return failSys(errno, call, object)
@@ -65,7 +65,8 @@ Status makeDevices(const std::string& dev, Terminals terminals) {
                  {"stderr", "/proc/self/fd/2"}})
     DO("symlink", l.name, ::symlink(l.to, (dev + "/" + l.name).c_str()));
   if (terminals == Terminals::some) {
-    // Each box mounts terminals of its own upon `pts`; the link leads to what makes them there.
+    // Each box mounts its own terminals on `pts`; the link leads to the device that makes them
+    // there.
     DO("mkdir", "pts", ::mkdir((dev + "/pts").c_str(), 0755));
     DO("symlink", "ptmx", ::symlink("pts/ptmx", (dev + "/ptmx").c_str()));
   }
@@ -103,8 +104,8 @@ std::string contextLog(int fs) {
   return n > 0 ? ": " + std::string(text, static_cast<size_t>(n)) : "";
 }
 
-// The source is looked up as a path and shown in mountinfo as it was written, so
-// it is a link of a fixed name in our current folder.
+// The kernel resolves the source as a path and shows it in mountinfo as it was written, so it is a
+// link with a fixed name in the current folder.
 Status mountErofs(int source_fd, const std::string& target) {
   const std::string folder = "/src/" + target.substr(target.rfind('/') + 1);
   const std::string link = folder + "/image";
@@ -159,7 +160,7 @@ Result<Room> enterRoom(const std::string& images_dir) {
   DO("mount proc", root + "/proc",
      ::mount("proc", (root + "/proc").c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
   MAYFLY_CHECK(makeDevices(root + "/dev", Terminals::none));
-  // All at once: later nobody here may make a node.
+  // All at once, because later the spawner may not make device nodes.
   for (uint32_t slot = 0; slot + 1 < wire::kUidRanges; ++slot)
     for (Terminals terminals : {Terminals::none, Terminals::some}) {
       const std::string dev = root + devicesOf(slot, terminals);
@@ -219,7 +220,7 @@ std::string describeCapabilities() {
 
 namespace {
 
-// In the helper.
+// Runs in the helper.
 Result<ImageMount> mountImage(const Room& room, const std::string& digest,
                               const std::string& target) {
   std::string file = digest + ".erofs";
@@ -290,7 +291,7 @@ Result<Fd> startUnmount(const std::string& target) {
 
 namespace {
 
-constexpr uint64_t kOwnFolders = 8;  // ours cost inodes; the task's cap is what it can add
+constexpr uint64_t kOwnFolders = 8;  // inodes of the spawner's, on top of the task's cap
 
 Status setDiskLimits(base::FdView fs, const base::Limits& limits) {
   std::string size = std::to_string(limits.disk_bytes),
@@ -325,7 +326,7 @@ Result<Fd> makeDisk(const base::Limits& limits, uint32_t uid) {
     DO("fsconfig", o.name,
        ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, o.name, o.value.c_str(), 0));
   MAYFLY_CHECK(setDiskLimits(fs.view(), limits));
-  // Kernels before 6.4 have no such option; there the cgroup forbids the swap.
+  // Kernels before 6.4 have no such option; there the cgroup forbids swap.
   (void)::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "noswap", nullptr, 0);
   DO("fsconfig(create)", "disk",
      ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));

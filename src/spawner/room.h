@@ -1,5 +1,5 @@
-// The spawner's own room: a mount namespace with nothing of the host in it, an
-// empty network, and the least capabilities.
+// The spawner's room: a mount namespace with nothing of the host in it, an empty network, and the
+// least capabilities.
 //
 //   /proc   the host's processes, whole: id maps are written through it
 //   /dev    the few safe device nodes
@@ -38,24 +38,24 @@ base::Status dropToLeast();
 std::string describeCapabilities();
 
 enum class ImageMount { file, loop };
-// Starts a helper that mounts images/<digest>.erofs read-only at `target`, named "image" and
-// nothing else: a disk or the kernel may take its time. It refuses a file that anybody but
-// root may write.
+// Starts a helper that mounts images/<digest>.erofs read-only at `target`, because a disk or the
+// kernel may be slow. The mount's source is named "image" and nothing else. The helper refuses a
+// file that anybody but root may write.
 struct Mounting {
   base::Fd helper;  // pidfd
   base::Fd said;
 };
 base::Result<Mounting> startMount(const Room& room, const std::string& digest,
                                   const std::string& target);
-// What the helper said; to be read once it has ended.
+// The helper's result; read it once the helper has ended.
 base::Result<ImageMount> readMount(base::FdView said);
-// Starts a helper that unmounts it: the last to do so frees what the kernel keeps of the image.
+// Starts a helper that unmounts it. The last unmount frees what the kernel keeps of the image.
 base::Result<base::Fd> startUnmount(const std::string& target);
 
-// A box's disk: a file system in memory with the task's caps, mounted nowhere
-// yet, its root folder owned by `uid`.
+// A box's disk: a file system in memory with the task's caps, not mounted yet, its root folder
+// owned by `uid`.
 base::Result<base::Fd> makeDisk(const base::Limits& limits, uint32_t uid);
-// To other caps, whatever it holds: one that holds more takes no more.
+// Changes the caps, whatever the disk holds; a disk above its new caps takes no more.
 base::Status resizeDisk(base::FdView disk, const base::Limits& limits);
 
 }  // namespace mayfly::spawner

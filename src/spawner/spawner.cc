@@ -26,8 +26,9 @@ namespace {
 constexpr size_t kRequestsMax = 1'024;  // read ahead; more wait in the socket
 constexpr uint64_t kStopMsMax = 5'000;  // after mayflyd's end
 
-// A user namespace takes its creator's limits as what all in it may have: pending signals and
-// message queues are counted up to the host's root, which keeps the other half.
+// The kernel bounds pending signals and message queues of a user namespace by the limits of its
+// creator, and counts them up to the host's root; so the spawner halves its limits and leaves the
+// other half to the host's root.
 void leaveHalfToTheHost() {
   for (auto resource : {RLIMIT_SIGPENDING, RLIMIT_MSGQUEUE}) {
     rlimit limit;
@@ -73,8 +74,8 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
 
 // --- what mayflyd asks for -----------------------------------------------------------
 
-// A claim is done at once; making and ending boxes, which take longer, wait their turn.
-// False: mayflyd is gone, or speaks another language.
+// A claim is done at once; slower requests (making and ending boxes) wait their turn. False:
+// mayflyd is gone, or has another version of the protocol.
 bool Spawner::readRequests() {
   while (requests_.size() < kRequestsMax) {
     wire::Request request;
@@ -105,7 +106,7 @@ void Spawner::doOneRequest() {
   }
 }
 
-// mayflyd is gone: every box ends, then we do.
+// mayflyd is gone: every box ends, then the spawner.
 void Spawner::shutDown() {
   if (stopping_) return;
   stopping_ = true;
@@ -118,8 +119,8 @@ void Spawner::shutDown() {
 
 // --- the loop ----------------------------------------------------------------
 
-// A maker or zygote may die between its fork and its answer: the child is ours to
-// reap, and its box's pid 1 can't end before, but we have no pidfd of it.
+// A maker or zygote may die between its fork and its answer. Then the spawner has to reap the
+// child, whose box's pid 1 can't end before it, but has no pidfd of it.
 void Spawner::reapStrays() {
   for (;;) {
     siginfo_t info{};

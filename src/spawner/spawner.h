@@ -4,7 +4,7 @@
 // One thread, one loop, which waits only for its next event. mayflyd decides what to do and when;
 // the spawner only does it. The end of mayflyd's connection ends every box and the spawner.
 //
-// Layer: spawner. Wiring: Zygotes and Boxes act.
+// Layer: spawner. Wiring; Zygotes and Boxes do the work.
 #pragma once
 
 #include <deque>

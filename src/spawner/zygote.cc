@@ -35,22 +35,22 @@ using base::Unit;
 
 namespace {
 
-constexpr uint64_t kForkBytesMax = 512 << 10;    // of the kernel's memory, for one clone
-constexpr uint32_t kCapBoxesStep = 64;           // the zygote's cap is seldom written
+constexpr uint64_t kForkBytesMax = 512 << 10;    // the kernel's memory for one clone
+constexpr uint32_t kCapBoxesStep = 64;           // so that the zygote's cap is seldom written
 constexpr uint32_t kHelperProcessesMax = 4'096;  // on v1 each box counts here until it is moved
 constexpr uint32_t kHelperCpuMilli = 1'500;      // of the maker, and of the zygote: one thread each
 constexpr char kMakerPath[] = "/usr/lib/mayfly/mayfly-maker";
-// The zygote's pid in its namespace: large, so that its value is found exactly
-// once in libc's thread block, and never that of a young process in a box.
+// The zygote's pid in its namespace: large, so that its value occurs exactly once in libc's thread
+// block, and is never the pid of a young process in a box.
 constexpr pid_t kZygotePid = 23'129;
 
-// What a child says when a step before its exec fails; success is silence.
+// A child's message when a step before its exec fails; success has no message.
 struct Report {
   int error;
   char step[28];
 };
 
-// What a child is given; the order is that of its descriptors from kGivenFd on.
+// The descriptors that a child gets, in this order from kGivenFd on.
 constexpr int kGivenFd = 3;
 enum Given { kSync, kReport, kNull, kLog, kChannel, kSeccomp, kPid1, kTasks };
 
@@ -61,18 +61,18 @@ struct ChildPlan {
   pid_t pid = 0;          // chosen pid in its namespace, 0: any
   FdView seccomp;         // becomes fd 4
   FdView log;             // becomes stdout and stderr
-  FdView pid1;            // whose namespaces it enters
+  FdView pid1;            // the process whose namespaces it enters
   std::vector<const char*> argv;
-  uint32_t map_uid_base = 0;                    // not 0: a new user namespace, mapped by us
+  uint32_t map_uid_base = 0;  // not 0: a new user namespace, mapped by the spawner
   std::function<int(const char** step)> enter;  // in the child: 0 or errno
 };
 
-// A task's own, so that a clone seldom has to change it.
+// As in a task's environment, so that a clone seldom has to change it.
 const char* const kEnvironment[] = {
     "HOME=/task", "LANG=C.UTF-8", "LOGNAME=task",     "PATH=/usr/local/bin:/usr/bin:/bin",
     "TZ=UTC",     "USER=task",    "PYTHONHASHSEED=0", nullptr};
 
-// All but what it is given is closed first: a child that hangs holds no box's descriptor.
+// First closes every descriptor but the given ones: a child that hangs holds no box's descriptor.
 bool keepGiven(const std::vector<int>& given) {
   std::vector<int> high;
   for (int fd : given) {
@@ -100,7 +100,8 @@ bool keepGiven(const std::vector<int>& given) {
   if (::read(sync, &byte, 1) != 1) ::_exit(98);  // the spawner gave up
   for (size_t i = 0; i < plan.tasks.size(); ++i)
     if (::write(fdOf(kTasks + static_cast<int>(i)), "0", 1) != 1) failed("join cgroups");
-  // The host's memory is short: tasks go first, whatever the daemon's own place is. Boxes inherit.
+  // When the host's memory is short, tasks go first, whatever the daemon's own score is. Boxes
+  // inherit it.
   if (!base::writeSmallFile({}, "/proc/self/oom_score_adj", "1000")) failed("memory order");
   const char* step = "enter";
   if (int e = plan.enter(&step); e != 0) {
@@ -111,7 +112,7 @@ bool keepGiven(const std::vector<int>& given) {
     failed("ids");
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) failed("parent-death signal");
   if (::setsid() < 0) failed("setsid");
-  // It could lift the ceilings of its namespaces.
+  // With it, the process could raise the ceilings of its namespaces.
   if (::prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0) != 0) failed("capabilities");
   rlimit core{1, 1};
   if (::setrlimit(RLIMIT_CORE, &core) != 0) failed("rlimit core");
@@ -127,7 +128,7 @@ bool keepGiven(const std::vector<int>& given) {
   report = 5;
   if (::fcntl(report, F_SETFD, FD_CLOEXEC) != 0) failed("descriptors");
   ::syscall(SYS_close_range, 6u, ~0u, 0u);
-  // What the spawner ignores is its own affair.
+  // The spawner's ignored signals are its own affair.
   for (int signal = 1; signal < 32; ++signal) ::signal(signal, SIG_DFL);
   if (!plan.seccomp) ::close(4);
   ::execve(plan.argv[0], const_cast<char* const*>(plan.argv.data()),
@@ -142,7 +143,8 @@ Status writeMaps(pid_t pid, uint32_t base_id) {
   return base::writeSmallFile({}, fmt::format("/proc/{}/gid_map", pid), map);
 }
 
-// *process is the child as soon as it exists; it waits for its start signal until all is well.
+// *process is the child as soon as it exists. The child waits for its start signal until all steps
+// have succeeded.
 Status startChild(const ChildPlan& plan, const char* who, Fd* process, Fd* channel, Fd* report,
                   std::string* step) {
   MAYFLY_TRY(base::Pair pair, base::makeSeqpacketPair());
@@ -183,8 +185,9 @@ Status startChild(const ChildPlan& plan, const char* who, Fd* process, Fd* chann
   return Unit{};
 }
 
-// Half of what the host has of each kind of namespace is what a zygote and its boxes may have, all
-// of them together with the host's root: also one that is taken over leaves the rest.
+// A zygote and its boxes together may have half of the host's namespaces of each kind, and the
+// kernel counts all of them for the host's root, too. So even a zygote that is taken over leaves
+// the rest.
 struct Ceiling {
   std::string file, value;
 };
@@ -198,8 +201,8 @@ std::vector<Ceiling> namespaceCeilings() {
   return ceilings;
 }
 
-// In pid 1's place: the image becomes the root, with /dev and a whole /proc of
-// its own (a box may mount a /proc only where one is fully visible).
+// Runs in pid 1. The image becomes the root, with a /dev and a full /proc of its own (a box may
+// mount a /proc only where a full one is visible).
 int enterImage(const std::string& image, const std::string& devices,
                const std::vector<Ceiling>& ceilings, const char** step) {
 #define DO(name, expr) \
@@ -208,7 +211,7 @@ int enterImage(const std::string& image, const std::string& devices,
   std::string dev = image + "/dev", proc = image + "/proc";
   DO("ids", ::setresgid(0, 0, 0));
   DO("ids", ::setresuid(0, 0, 0));
-  DO("network", ::unshare(CLONE_NEWNET));  // here, since it may wait for others that end
+  DO("network", ::unshare(CLONE_NEWNET));  // here, because it may wait for others that end
   DO("bind image", ::mount(image.c_str(), image.c_str(), nullptr, MS_BIND | MS_REC, nullptr));
   DO("bind dev", ::mount(devices.c_str(), dev.c_str(), nullptr, MS_BIND, nullptr));
   DO("mount proc",
@@ -312,12 +315,12 @@ Status startProcess(const Room& room, Zygote& z, std::string* step) {
   MAYFLY_TRY(plan.tasks, cgroup.openTasks());
   plan.cgroup = folder.view();
   plan.log = z.start->log.view();
-  // Children go into the zygote's pid namespace while this is set.
+  // While this is set, children start in the zygote's pid namespace.
   if (z.pid1 && ::setns(z.pid1.get(), CLONE_NEWPID) != 0)
     return failSys(errno, "setns", "the zygote's pid namespace");
   auto started = startChild(plan, who, &process, &channel, &z.start->report, step);
   if (::setns(room.own_pid_ns.get(), CLONE_NEWPID) != 0)
-    ::abort();  // every later child would be misplaced
+    ::abort();  // every later child would be in the wrong namespace
   if (of_zygote)
     z.source = makeForkingSource(std::move(channel));
   else
@@ -341,7 +344,7 @@ StartWord readReport(const Zygote& z, Zygote::Failure* failure) {
 bool isServing(const Zygote& z) {
   if (z.stage != ZygoteStage::serving || !z.pid1 || !z.maker || !z.zygote || !z.source->open())
     return false;
-  // A process that dies closes its channel before its pidfd tells its end.
+  // A dying process closes its channel before its pidfd reports its end.
   pollfd ended[] = {{z.pid1.get(), POLLIN, 0},
                     {z.maker.get(), POLLIN, 0},
                     {z.zygote.get(), POLLIN, 0},

@@ -89,7 +89,7 @@ void Zygotes::retire(base::ZygoteId id) {
   tryEnd(z);
 }
 
-// Boxes that are stuck are left to the next start's sweep.
+// Leaves stuck boxes to the next start, which removes them.
 void Zygotes::retireAll() {
   std::vector<Zygote*> all;
   for (const auto& [key, z] : zygotes_)
@@ -102,7 +102,8 @@ void Zygotes::retireAll() {
   }
 }
 
-// One whose end is not told yet takes a box as well: mayflyd hears of its end, then of the box's.
+// A zygote whose end is not reported yet takes a box as well: mayflyd hears of its end, then of the
+// box's.
 Zygote* Zygotes::findServing(base::ZygoteId id) {
   for (const auto& [key, z] : zygotes_)
     if (z->id == id && (z->stage == Stage::serving || z->stage == Stage::dying)) return z.get();
@@ -198,7 +199,7 @@ void Zygotes::onEvent(Source source, uint32_t key) {
   }
 }
 
-// A process that dies closes its channel first: its pidfd will tell how it ended.
+// A dying process closes its channel first; its pidfd will tell how it ended.
 void Zygotes::onChannelEnd(Zygote& z, base::FdView channel, const Fd& process) {
   poller_.unwatch(channel);
   signalKill(process);
@@ -247,7 +248,7 @@ void Zygotes::onHello(Zygote& z, const CloneSource::Answer& answer) {
     setText(event, "zygote", refusalText(answer));
     out_.send(event);
     z.told = true;
-    return retire(z.id);  // before another one is published in its place
+    return retire(z.id);  // before another zygote is published in its place
   }
   z.stage = Stage::serving;
   Event event;
@@ -260,7 +261,7 @@ void Zygotes::onHello(Zygote& z, const CloneSource::Answer& answer) {
   out_.send(event);
 }
 
-// A process of it ended unasked, or is not to be trusted. Boxes that run go on while pid 1
+// A process of the zygote ended unasked, or broke the protocol. Running boxes go on while pid 1
 // lives; new ones need a new zygote.
 void Zygotes::onEnd(Zygote& z, Who who) {
   Fd& process = who == Who::pid1 ? z.pid1 : who == Who::maker ? z.maker : z.zygote;
@@ -269,7 +270,7 @@ void Zygotes::onEnd(Zygote& z, Who who) {
   if (z.stage >= Stage::ending) return;
   std::string how = exit.code != 0 ? describe(exit) : "broke the protocol";
   std::string why = fmt::format("the template's {} {}", its_name, how);
-  // Its last word says more than its exit, whichever of them is seen first.
+  // Its last message says more than its exit code, whichever is seen first.
   if (who == Who::zygote && z.source && z.stage <= Stage::loading)
     if (auto last = z.source->receive();
         last.what == CloneSource::Answer::What::refused && last.error == 0)

@@ -1,12 +1,12 @@
-// The zygotes of this spawner: published, serving, retired, each in a stage of the loop with a
-// deadline of its own. A zygote that hangs, at its start or at its end, delays only itself.
+// The zygotes of this spawner: published, serving, retired. Each has a stage and a deadline of its
+// own in the loop, so a zygote that hangs at its start or end delays only itself.
 //
 //   mounting -> startingPid1 -> startingMaker -> startingZygote -> loading -> serving
 //   serving -> dying -> draining        a process of it ended
 //   any of them -> draining             retired, or failed
 //   draining -> ending -> unmounting -> removing -> gone       once no box of it lives
 //
-// Its slot, with the ids and the mount point, is free again only when it is gone.
+// Its slot, with the ids and the mount point, is free again only when the zygote is gone.
 //
 // Layer: spawner. One thread. Never blocks.
 #pragma once
@@ -29,7 +29,7 @@ inline constexpr uint64_t kStartMsMax = 10'000;  // pid 1, maker or zygote, unti
 
 class Zygotes {
  public:
-  // The user of zygotes, which makes boxes of them.
+  // The user of zygotes, which makes boxes from them.
   class Client {
    public:
     virtual ~Client() = default;
@@ -50,12 +50,13 @@ class Zygotes {
   void publish(const wire::Request& request, base::Received& fds);
   void refuse(const wire::Request& request, const std::string& step, const std::string& text);
   void retire(base::ZygoteId id);
-  void retireAll();  // without reports to mayflyd
+  void retireAll();  // sends no reports to mayflyd
 
   Zygote* findServing(base::ZygoteId id);
-  // One of its boxes holds nothing of it any more.
+  // A box no longer holds any part of the zygote.
   void release(Zygote& z);
-  // It took no request: if its source has closed its end, the end of the process is reported first.
+  // The zygote took no request. If its source has closed its end, the end of the process is
+  // reported first.
   void suspect(Zygote& z);
 
   void onEvent(Source source, uint32_t key);
@@ -73,7 +74,7 @@ class Zygotes {
   void onHello(Zygote& z, const CloneSource::Answer& answer);
   void onChannelEnd(Zygote& z, base::FdView channel, const base::Fd& process);
   enum class Who : uint8_t { pid1, maker, zygote };
-  void onEnd(Zygote& z, Who who);  // of a process, or of our trust in it
+  void onEnd(Zygote& z, Who who);  // a process ended, or broke the protocol
   void failStart(Zygote& z, std::string step, base::Error error);
   void drain(Zygote& z);
   void tryEnd(Zygote& z);
@@ -90,7 +91,7 @@ class Zygotes {
   const uint32_t uid_slot_;
   Client* client_ = nullptr;
   std::function<void()> reap_strays_;
-  std::map<uint32_t, std::unique_ptr<Zygote>> zygotes_;  // by their keys
+  std::map<uint32_t, std::unique_ptr<Zygote>> zygotes_;  // by key
   std::vector<bool> slots_used_ = std::vector<bool>(wire::kUidRanges, false);
   uint32_t keys_ = 0;
 };

@@ -20,14 +20,14 @@ using Stage = ZygoteStage;
 
 namespace {
 
-constexpr uint64_t kTryMs = 1;        // between two looks at what ends
-constexpr uint64_t kLateTryMs = 500;  // the same, once it was told as stuck
+constexpr uint64_t kTryMs = 1;        // between two checks of an end
+constexpr uint64_t kLateTryMs = 500;  // the same, once it was reported as stuck
 
 }  // namespace
 
 // --- its end ---------------------------------------------------------------------------
 
-// No box is made of it any more, and what it is made of is killed.
+// No more boxes are made of it, and its processes are killed.
 void Zygotes::drain(Zygote& z) {
   if (z.start) poller_.unwatch(z.start->report.view());
   z.start.reset();
@@ -39,8 +39,8 @@ void Zygotes::drain(Zygote& z) {
   signalKill(z.helper);
 }
 
-// The kernel ends pid 1 after all others of its namespace are reaped, maker, zygote and strays:
-// the timer looks again until then, and nobody else's box waits for it.
+// The kernel ends pid 1 after all other processes of its namespace are reaped: maker, zygote and
+// strays. Until then the timer tries again, and no other zygote's box waits for it.
 void Zygotes::tryEnd(Zygote& z) {
   if (z.stage == Stage::draining && z.boxes == 0) {
     z.stage = Stage::ending;
@@ -111,8 +111,8 @@ void Zygotes::tellLast(Zygote& z, const std::string& text) {
 
 // --- its deadlines ------------------------------------------------------------------------
 
-// What does not start in time fails. What does not end in time is told at once, and tried on
-// until it has: its slot stays in use.
+// A start that is late fails. An end that is late is reported at once and tried again until it
+// succeeds; the slot stays in use until then.
 void Zygotes::onLate(Zygote& z) {
   auto late = [](const std::string& what, uint64_t ms) {
     return Error{Code::deadlineExceeded, fmt::format("{} within {} ms", what, ms), {}, 0};

@@ -56,17 +56,17 @@ int writeOnce(const char* file, const char* text) {
   return n < 0 ? -1 : 0;
 }
 
-// What connections that nobody accepted hold is charged to nobody, and so is what closed ones
-// leave behind: both are kept small. The spawner reckons with it (spawner/net_charge.h). Needs
-// the template's whole /proc.
+// Data of unaccepted connections is charged to nobody, and neither is what closed ones leave
+// behind, so both are kept small. The spawner relies on it (spawner/net_charge.h). Needs the
+// template's full /proc.
 int boundTcp() {
   if (writeOnce("/proc/sys/net/ipv4/tcp_rmem", "4096 16384 262144") != 0) return -1;
   if (writeOnce("/proc/sys/net/ipv4/tcp_max_tw_buckets", "4096") != 0) return -1;
   return writeOnce("/proc/sys/net/ipv4/tcp_orphan_retries", "1");
 }
 
-// The spawner made the disk, so that its limits are the host's to change and no
-// id of the box shows among its mount options.
+// The spawner made the disk, so the host can change its limits, and its mount options show no id of
+// the box.
 int attachDisk(int disk_fd) {
   constexpr unsigned kEmptyPath = 4;  // MOVE_MOUNT_F_EMPTY_PATH
   return static_cast<int>(syscall(SYS_move_mount, disk_fd, "", AT_FDCWD, "/mnt", kEmptyPath));
@@ -81,8 +81,8 @@ int bindFolder(const char* from, const char* to) {
   return mount(from, to, nullptr, MS_BIND, nullptr);
 }
 
-// A file system of the box's own: no other's terminals are in it. Without `uid` and `gid` a
-// terminal belongs to who opens it; `gid` would show the host's number in mountinfo.
+// A file system of the box's own, without the terminals of others. Without `uid` and `gid` a
+// terminal belongs to the user that opens it; `gid` would show the host's number in mountinfo.
 int mountTerminals(uint32_t ptys) {
   char options[64];
   snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620,max=%u", ptys);
@@ -121,8 +121,8 @@ Failure setUp(const MakeInit& make, int disk_fd) {
   return {};
 }
 
-// Every capability and every way to a new one goes; then, last, all system calls
-// but the few that waiting takes.
+// Drops every capability and every way to a new one; allowOnlyWaiting() then refuses all system
+// calls but the few that waiting needs.
 int dropAll() {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return -errno;
   return dropCapabilities();
@@ -153,7 +153,7 @@ int allowOnlyWaiting() {
 void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd, int stands_fd) {
   char byte;
   if (read(maps_fd, &byte, 1) != 1) _exit(1);  // the maker is gone
-  // The kernel reaps for a pid 1 that ignores SIGCHLD: orphans never stay as zombies.
+  // If pid 1 ignores SIGCHLD, the kernel reaps for it: orphans never stay as zombies.
   signal(SIGCHLD, SIG_IGN);
   InitReady ready;
   Failure failure = setUp(make, disk_fd);
@@ -163,7 +163,7 @@ void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd, int 
   copyText(ready.step, sizeof ready.step, failure.step);
   if (sendRaw(status_fd, &ready, sizeof ready, nullptr, 0) != 0) _exit(1);
   if (failure.error != 0 || write(stands_fd, "s", 1) != 1) _exit(1);
-  // Only the status socket stays: its end is the box's end.
+  // Only the status socket stays open: its end is the box's end.
   if (dup2(status_fd, 0) != 0 || close_range(1, ~0u, 0) != 0) _exit(1);
   if (allowOnlyWaiting() != 0) _exit(1);
   pollfd end{0, 0, 0};  // POLLHUP comes unasked

@@ -1,5 +1,5 @@
-// A zygote that was taken over: it says that it serves, and answers the first request for a clone
-// with what argv[1] names. Static; runs in the image of box_live_test.
+// A zygote that was taken over: it claims to serve, and answers the first request for a clone with
+// the attack that argv[1] names. Static; runs in the image of box_live_test.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

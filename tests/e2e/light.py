@@ -1,6 +1,6 @@
-"""A `python` that preloads nothing, beside the `shell` that there is: it starts with half the work.
+"""A `python` that preloads nothing and so starts with half the work, and the installed `shell`.
 
-For daemons of tests that are about processes and boxes, not about what is loaded. The image is made once,
+For daemons of tests about processes and boxes, which need no loaded modules. The image is made once,
 in a moment, and kept beside the others.
 """
 
@@ -21,7 +21,7 @@ FOLDER = STATE_DIR.with_name(STATE_DIR.name + "-light")
 
 
 def put(path, content):
-    """Another run of pytest may have a daemon read it now: what is right stays, and what is not is replaced whole."""
+    """Writes a file, if it differs, by a rename: a daemon of another pytest run may be reading it."""
     if not path.exists() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(path.name + ".new")
@@ -31,7 +31,7 @@ def put(path, content):
 
 @functools.cache
 def light():
-    """Arguments of a Daemon that serves the two."""
+    """Arguments of a Daemon that serves both."""
     state, templates = FOLDER / "state", FOLDER / "templates"
     FOLDER.mkdir(exist_ok=True)
     with open(FOLDER / "lock", "w") as lock:

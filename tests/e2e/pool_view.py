@@ -15,7 +15,7 @@ ZYGOTE, MAKER = "/usr/lib/mayfly/zygote.py", "mayfly-maker"
 
 
 def make_templates(folder, manifests, base="python", image=None):
-    """Arguments of a Daemon that serves templates of one image, the light one if none is told: {name: more of its manifest}."""
+    """Arguments of a Daemon that serves templates of one image (light by default): {name: more of its manifest}."""
     image = image or pathlib.Path(light()["state_dir"]) / "index/python.json"
     index = json.loads(pathlib.Path(image).read_text())
     state, templates = folder / "state", folder / "templates"
@@ -33,10 +33,10 @@ def make_templates(folder, manifests, base="python", image=None):
 
 @contextlib.contextmanager
 def mounted(image, at):
-    """The files of an image, at a folder that is made."""
+    """Mounts an image at a folder, which is made."""
     at.mkdir()
     direct = subprocess.run(["mount", "-t", "erofs", "-o", "ro", image, str(at)], capture_output=True)
-    if direct.returncode != 0:  # a kernel that takes no file
+    if direct.returncode != 0:  # a kernel that can't mount a file
         subprocess.run(["mount", "-t", "erofs", "-o", "ro,loop", image, str(at)], check=True)
     try:
         yield at
@@ -57,13 +57,13 @@ def templates(daemon):
 
 
 def place_of(pid):
-    """(template's key, box's id or None) by its v2 cgroup; None for what is none of either."""
+    """(template's key, box's id or None) of a process, by its v2 cgroup; None if no template has it."""
     found = re.search(r"^0::.*/(t\d+)(?:/b(\d+))?", read(f"/proc/{pid}/cgroup"), re.M)
     return (found[1], int(found[2]) if found[2] else None) if found else None
 
 
 class Box:
-    """A box that has its init; the clone is 0 where it has none."""
+    """A box that has its init; `clone` is 0 if it has none."""
 
     def __init__(self, template, number):
         self.template, self.id, self.init, self.clone = template, number, 0, 0
@@ -95,32 +95,32 @@ def idle(daemon):
 
 
 def helpers(daemon, word, number_1=False):
-    """Templates' own processes, by a word of their command lines: pid 1, or what has another number."""
+    """Templates' processes whose command line has `word`: pid 1, or those with another pid."""
     return [p for p in family(daemon.pid) if word in read(f"/proc/{p}/cmdline")
             and len(pids_inside(p)) == 2 and (pids_inside(p)[1] == "1") == number_1]
 
 
 def helper(daemon, which):
-    """zygote, maker or pid1 of the one template that is served."""
+    """The zygote, maker or pid 1 of the only template."""
     return await_that(lambda: {"zygote": lambda: helpers(daemon, ZYGOTE),
                                "maker": lambda: helpers(daemon, MAKER),
                                "pid1": lambda: helpers(daemon, MAKER, number_1=True)}[which](), f"its {which}")[0]
 
 
 def collectors(daemon, spawner):
-    """Who collects output files: the spawner's children in the host's own pid namespace."""
+    """The collectors of output files: the spawner's children in the host's pid namespace."""
     pids = read(f"/proc/{spawner}/task/{spawner}/children").split()
     return [int(p) for p in pids if len(pids_inside(p)) == 1]
 
 
 class Rest:
-    """The pools as they are while nothing happens; every test comes back to it."""
+    """The pools at rest; every test returns to this state."""
 
     def __init__(self, daemon, parked, stocked=0):
         self.daemon, self.parked, self.stocked = daemon, parked, stocked
 
     def await_full(self):
-        """Parked and stocked as told, and not a box, cgroup or process more."""
+        """Parked and stocked boxes as expected, and no further box, cgroup or process."""
         last = []
 
         def full():
@@ -147,7 +147,7 @@ class Rest:
                 "ready": sum(t["state"] == "ready" for t in listed)}  # without the daemon itself
 
     def check_books(self):
-        """Full again, no receipt was incomplete, no cgroup strayed; after the end nothing is left."""
+        """The pools are full again, each receipt was complete, no cgroup is stray; nothing outlives the daemon."""
         self.await_full()
         said = read(self.daemon.log)
         assert not re.search("quarantine|audit: (?:box|stray)|has not ended|critical", said), said[-4000:]

@@ -1,9 +1,9 @@
 """Bad input against the real daemon: the table "Bad input" of docs/SPECIFICATION.md, row by row.
 
-Each attack is made by tests/e2e/hostile (a client that keeps to no rules), as a user of its own.
-While it goes on, another user's tasks (good_neighbour, one connection; the command line, one each) lose
-nothing, and the daemon's memory stays within the bound that the row states; afterwards the
-daemon lives and has given the memory back. MAYFLY_HEAVY (./dev check) makes it last longer.
+Each attack comes from tests/e2e/hostile (a client that keeps no rules), with a uid of its own. While it goes
+on, another user's tasks (good_neighbour, one connection; the command line, one each) lose nothing, and the
+daemon's memory stays within the bound of the row; afterwards the daemon lives and has returned the memory.
+MAYFLY_HEAVY (./dev check) makes each attack longer.
 """
 
 import contextlib
@@ -26,19 +26,19 @@ from test_lifecycle import Daemon, await_that, read, slow
 HOSTILE = pathlib.Path(CLI).parent / "hostile_client"
 NEIGHBOUR = pathlib.Path(CLI).parent / "good_neighbour"
 HEAVY = bool(os.environ.get("MAYFLY_HEAVY"))
-# A sanitizer keeps what was freed and pads the rest: memory is measured without.
+# A sanitizer keeps freed memory and pads the rest, so memory is measured only without one.
 MEASURED = "ASAN_OPTIONS" not in os.environ
 MIB = 1 << 20
 ATTACK_SECONDS_MAX = 240
 CONNECTIONS_MAX = 256
-TASK_HOLDS_MAX = 2 * (256 + 64) << 10  # of output, per task that nobody reads
+TASK_HOLDS_MAX = 2 * (256 + 64) << 10  # of output, per task whose output is not read
 IN_FLIGHT_MAX = 512 * MIB  # of requests
 UNSENT_MAX = 256 * MIB  # of answers
-REST = 64 * MIB  # tables, connections, what malloc adds
+REST = 64 * MIB  # tables, connections, malloc's overhead
 OUT_FILES_MAX = 64 * MIB
-ATTACKER = 64_001  # a uid that is nobody else's
-# Short times, so that what waits for them does not take long; the bounds are as installed, but
-# for the one on output files.
+ATTACKER = 64_001  # a uid that no other test uses
+# Short times, so that waiting for them does not take long. The bounds are the installed ones,
+# except the bound on output files.
 SETTINGS = f"""
 uids_allowed = [{ATTACKER}]
 message_time = "2s"
@@ -52,7 +52,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon nee
 
 @contextlib.contextmanager
 def serving(settings):
-    folder = pathlib.Path("/run") / ("mayfly-test-" + uuid.uuid4().hex[:8])  # where the attacker can go
+    folder = pathlib.Path("/run") / ("mayfly-test-" + uuid.uuid4().hex[:8])  # a folder that the attacker can enter
     folder.mkdir(mode=0o755)
     shutil.copy(HOSTILE, folder)
     daemon = Daemon(folder, config=settings, **light())
@@ -77,7 +77,7 @@ def daemon():
 
 @pytest.fixture
 def patient_daemon():
-    """Also on a busy machine a message arrives within its time."""
+    """A daemon with a longer message_time: even on a busy machine a message arrives in time."""
     with serving(SETTINGS.replace('message_time = "2s"', 'message_time = "10s"')) as daemon:
         yield daemon
 
@@ -87,14 +87,14 @@ def memory_bytes(pid):
 
 
 def memfd_bytes(pid, name):
-    """What the memfds of this name that the process holds take."""
+    """The memory of the process's memfds with this name."""
     total = 0
     for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
         try:
             if f"memfd:{name}" in os.readlink(fd):
                 total += os.stat(fd).st_blocks * 512
         except OSError:
-            pass  # closed since
+            pass  # closed meanwhile
     return total
 
 
@@ -103,7 +103,7 @@ def tasks_of(daemon):
 
 
 class Watch:
-    """The daemon's memory and another client's tasks, while something bad goes on."""
+    """Watches the daemon's memory and another client's tasks during an attack."""
 
     def __init__(self, daemon, memory_growth_max):
         self.daemon, self.memory_growth_max = daemon, memory_growth_max
@@ -126,7 +126,7 @@ class Watch:
             self.peak = max(self.peak, self.growth())
 
     def new_client(self, *args):
-        """One that comes now is served, as soon as there is room for it."""
+        """A new client is served as soon as there is room for it."""
         def served():
             result = self.daemon.cli.run("--template", "python", *args)
             error = result.get("error")
@@ -136,7 +136,7 @@ class Watch:
         assert result["verdict"] == "succeeded", result
 
     def settled(self):
-        """The daemon's memory does not change any more."""
+        """Waits until the daemon's memory no longer changes."""
         seen = []
         def same():
             seen.append(self.growth())
@@ -155,13 +155,14 @@ class Watch:
             neighbour = json.loads(said)
             print(f"memory: {self.peak / MIB:+.0f} MiB at the peak, {self.growth() / MIB:+.0f} now; neighbour: {said}")
             assert neighbour["fault"] == "" and neighbour["tasks"] > 0, neighbour
-            # A host whose cores are all at work for others may take longer over a proof than its bound.
+            # A host whose cores are busy with other work may take longer over a proof than its
+            # bound.
             assert neighbour["incompleteReceipts"] == 0 or slow() > 3, neighbour
             assert not MEASURED or self.peak <= self.memory_growth_max, f"the daemon grew by {self.peak / MIB:.0f} MiB"
 
 
 class Attack:
-    """One run of hostile_client; what it says, and the way to end one that holds."""
+    """One run of hostile_client: its output, and the way to end a run that holds its attack."""
 
     def __init__(self, daemon, *args):
         self.process = subprocess.Popen([str(daemon.run_dir / HOSTILE.name), daemon.socket, *map(str, args)],
@@ -170,7 +171,7 @@ class Attack:
         self.unread = b""
 
     def line(self):
-        """The next that it says; None at its end."""
+        """Its next line of output; None at its end."""
         out = self.process.stdout.fileno()
         while b"\n" not in self.unread:
             assert select.select([out], [], [], ATTACK_SECONDS_MAX)[0], "the hostile client hangs"
@@ -205,7 +206,7 @@ def run(daemon, *args):
 
 # --- requests that are whole messages, and wrong -------------------------------------
 
-# Every other is invalidArgument.
+# All other cases get invalidArgument.
 ANSWERS = {
     "template: unknown": "notFound",
     "template: empty": "notFound",
@@ -213,7 +214,7 @@ ANSWERS = {
     "template: a path": "notFound",
     "template: 5 MB": "notFound",
     "template: not UTF-8": "notFound",
-    # An empty program is one: it ends at once with exit code 0.
+    # An empty program is a program: it ends at once with exit code 0.
     "code: empty": "ok",
     "code: an empty stdin": "ok",
     "code: an empty file": "ok",
@@ -255,7 +256,7 @@ def test_wrong_requests_are_answered_in_words_and_the_connection_goes_on(daemon)
     for name, each in said.items():
         if each["code"] in ("ok", "exception"):
             continue
-        # In words, whatever was sent: short, and nothing that moves a terminal's cursor.
+        # Every answer is text: short, and without characters that move a terminal's cursor.
         assert 0 < each["textBytes"] < 1000, (name, each)
         assert each["text"].isprintable(), (name, each)
         assert not each["retryable"] and each["retryAfterMs"] == 0, (name, each)
@@ -263,7 +264,7 @@ def test_wrong_requests_are_answered_in_words_and_the_connection_goes_on(daemon)
 
 # --- messages that no encoder makes ----------------------------------------------------
 
-# What the daemon may answer besides ending the connection.
+# The permitted answers; the daemon may also end the connection.
 SURVIVORS = {
     "a spec from the future": {"ok"},
     "nesting: 100,000 deep in a field that nobody reads": {"ok"},
@@ -275,9 +276,9 @@ SURVIVORS = {
     "amplification: 2^29 variables of no size": {"exception", "invalidArgument"},
     "amplification: 2^29 things of no size where the spec is hashed": {"exception", "ok"},
     "a text that does not end": {"exception"},
-    # Nothing is ever asked of the third party: the vine stands for it.
+    # The daemon never contacts the third party; the vine stands for it.
     "capabilities: third party": {"ok"},
-    # A sink is called when there is output; one that cannot be called cancels its task.
+    # A sink is called when there is output; a sink that can't be called cancels its task.
     "a sink that is the daemon itself": {"ok"},
     "a sink that is no capability": {"exception"},
     "a sink that is promised for ever": {"ok"},
@@ -300,7 +301,7 @@ def test_half_messages_and_then_silence_hold_little_and_not_for_long(daemon):
     with Watch(daemon, IN_FLIGHT_MAX + REST) as watch, Attack(daemon, "half-messages", CONNECTIONS_MAX - 16) as attack:
         assert attack.line()["value"] > 64 * MIB
         watch.new_client("-c", "print('fine')")
-        # message_time has ended them all, though they never hung up.
+        # message_time has ended them all, although they never hung up.
         watch.memory_back()
         attack.end()
 
@@ -313,7 +314,7 @@ def test_requests_that_are_never_taken_hold_little_and_not_for_long(patient_daem
         assert attack.line()["value"] > 64 * MIB
         # Another user's large request is served at once.
         watch.new_client(large)
-        # The attacker's own connections wait for each other, and who holds the bytes is ended.
+        # The attacker's own connections wait for each other; the one that keeps the bytes is ended.
         await_that(lambda: re.search(r"it keeps .* of requests from the others", read(daemon.log)), "one is ended")
         attack.end()
         watch.memory_back()
@@ -354,7 +355,7 @@ def test_ten_thousand_connections(daemon):
 
 
 def iter_lines(attack, last):
-    """What it says up to the line of this name."""
+    """Its output up to the line with this name."""
     while line := attack.line():
         yield line
         if line["name"] == last:
@@ -370,7 +371,7 @@ def test_two_hundred_clients_that_never_read_while_their_tasks_print(daemon):
         await_that(lambda: running() >= clients, "they run")
         watch.new_client("-c", "print('fine')")
         watch.settled()
-        assert running() >= clients / 2  # still, for nobody takes what they print
+        assert running() >= clients / 2  # they still run, because nobody reads their output
         attack.end()
         await_that(lambda: len(tasks_of(daemon)) < 3, "their tasks end")
         watch.memory_back()

@@ -1,4 +1,4 @@
-"""Templates that are broken in every way: refused with the fault named, and nobody else notices.
+"""Templates with faults of every kind: each is refused with the fault named, and other templates go on.
 
 One daemon serves them all, beside one that is right. They share one image, whose only
 preload does what its zygote's argument tells.
@@ -23,13 +23,14 @@ from test_lifecycle import BINARIES, SECONDS_MAX, Daemon, await_that, pids_insid
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building an image needs root")
 
 FOLDER = "/usr/local/lib/python3.13/dist-packages"
-START_SECONDS_MAX = 300  # all of them, each four times, with sanitizers on a busy machine
+START_SECONDS_MAX = 300  # all of them, four times each, with sanitizers on a busy machine
 QUICK = '[zygote]\nstart_time = "1s"\n'
 SMALL = '[zygote]\nmemory = "96MiB"\n'
 
 NO = "import builtins, ctypes\ndef no(*words, **more): raise OSError('no')\n"
 
-# kind: (what the preload does, what must be in the template's state text, more of the manifest)
+# kind: (what the preload does, the words that the template's state text must have, more of the
+# manifest)
 FAULTS = {
     "hang": ("import time; time.sleep(600)", "did not serve within", QUICK),
     "hang-busy": ("while True: pass", "did not serve within", QUICK),
@@ -51,7 +52,8 @@ FAULTS = {
     "timer-fd": ("import ctypes; ctypes.CDLL(None).timerfd_create(1, 0)",
                  "preload 'culprit' left descriptor 5 open: anon_inode:[timerfd]", ""),
     "canary-memory": ("word = 'MAYFLY-CANARY' + '-0123456789abcdef'", "unfit: the daemon's canary is in its memory", ""),
-    # Its memory holds the word as well: the look there is blinded, so that the other has to find it.
+    # Its memory holds the word as well, so the look there is switched off and the other look has to
+    # find it.
     "canary-env": ("import builtins\ntrue_open = open\ndef blind(name, *words, **more):\n"
                    "  return true_open('/dev/null' if name == '/proc/self/maps' else name, *words, **more)\n"
                    "os.register_at_fork(after_in_child=lambda: setattr(builtins, 'open', blind))",
@@ -65,15 +67,15 @@ FAULTS = {
     "rehearsal-clone": (NO + "os.register_at_fork(after_in_child=lambda: setattr(ctypes, 'create_string_buffer', no))",
                         "step 'rehearsal'", ""),
 }
-# Serves: an allocator of its own, which counts on zeros after MADV_DONTNEED.
+# Serves: an allocator of its own, which relies on zeros after MADV_DONTNEED.
 OWN_MEMORY = "import mmap\nkeep = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\nkeep[:] = b'x' * len(keep)"
-# Serves, and dies by its memory cap some clones later.
+# Serves, and dies at its memory cap some clones later.
 LEAKS = "keep = []\nos.register_at_fork(before=lambda: keep.append(bytearray(os.urandom(1 << 20)) * 16))"
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    """One image for all; its manifest, beside which the others stand."""
+    """Builds one image for all templates; returns the folder that their manifests are written to."""
     folder = tmp_path_factory.mktemp("bad")
     culprit = "import os, sys\nDO = {}\n".format({**{k: f[0] for k, f in FAULTS.items()}, "leaks": LEAKS,
                                             "own-memory": OWN_MEMORY})
@@ -89,13 +91,13 @@ def image(tmp_path_factory):
     (bad / "manifest.toml").write_text(manifest)
     subprocess.run([CLI, "template", "build", "bad", "--templates", str(bad.parent), "--state-dir", str(folder / "built"),
                     "--runtime-dir", str(BINARIES)], check=True, capture_output=True, timeout=900)
-    # The one that is right: the same image, and nothing told.
+    # The sound template: the same image, without an argument.
     make_templates(folder, {"good": "[pool]\nmin = 1\nmax = 1\n"}, base="bad", image=folder / "built/index/bad.json")
     return folder
 
 
 def manifests(kinds, more):
-    """Each with its own argument for the zygote."""
+    """Writes the templates, each with its own argument for the zygote."""
     made = {}
     for kind in kinds:
         zygote = f'argv = ["/usr/bin/python3", "/usr/lib/mayfly/zygote.py", "{kind}"]\n'
@@ -118,7 +120,7 @@ def run_dir():
 
 
 class Neighbour(threading.Thread):
-    """Runs tasks on the template that is right, all the while, and leaves the processors some time."""
+    """Runs tasks on the sound template all the while, and leaves the processors some time."""
 
     def __init__(self, daemon):
         super().__init__()
@@ -150,7 +152,7 @@ def served(image, run_dir):
         neighbour = Neighbour(daemon)
         neighbour.start()
         began = time.monotonic()
-        with open(ready, "rb", buffering=0) as pipe:  # all others are given up
+        with open(ready, "rb", buffering=0) as pipe:  # until the daemon has given up all other templates
             told = select.select([pipe], [], [], START_SECONDS_MAX)[0]
             left = [name for name, t in templates(daemon).items() if t["state"] != ("ready" if name == "good" else "unhealthy")]
             neighbour.end()
@@ -172,7 +174,7 @@ def test_a_broken_template_is_refused_and_its_fault_named(served, kind):
     assert "died 4 times " in text, text  # within 60 s, or, on a slow machine, before it served
     assert f"template '{kind}' is unhealthy" in read(served.log)
     assert listed["boxes"] == listed["parked"] == listed["stocked"] == 0
-    # The breaker is open: a client hears so at once, with the fault and with when to come again.
+    # The breaker is open: a client hears so at once, with the fault and the time to try again.
     began = time.monotonic()
     done = served.cli("run", "--json", "-t", kind, "-c", "print(1)")
     assert time.monotonic() - began < SECONDS_MAX
@@ -189,14 +191,14 @@ def test_broken_templates_leave_nothing_and_the_right_one_serves_on(served):
     owners = {b.template for b in boxes(served).values()}
     assert len(owners) == 1
     ours = [p for p, _ in served.processes_by_uid() if p != served.pid and len(pids_inside(p)) == 2]
-    assert len(ours) == 3, [read(f"/proc/{p}/cmdline") for p in ours]  # one pid 1, maker and zygote
+    assert len(ours) == 3, [read(f"/proc/{p}/cmdline") for p in ours]  # a pid 1, a maker and a zygote
     for _ in range(5):
         assert served.cli.run("-t", "good", "-c", "print(6*7)")["stdout"] == "42\n"
     assert len(helpers(served, "zygote.py")) == 1
 
 
 def test_a_zygote_that_leaks_with_every_clone_costs_its_own_tasks_only(image, run_dir):
-    """It dies by its memory cap again and again: tasks get results until the breaker opens; the neighbour, always."""
+    """It dies at its memory cap again and again. Its tasks get results until the breaker opens, the neighbour's always."""
     daemon = serve(image, run_dir, ["leaks"], {"leaks": '[zygote]\nmemory = "160MiB"\n[pool]\nmin = 1\nmax = 1\n'})
     try:
         daemon.start()
@@ -210,7 +212,7 @@ def test_a_zygote_that_leaks_with_every_clone_costs_its_own_tasks_only(image, ru
                 break
             verdicts.append(result["verdict"])
             assert result["verdict"] in ("succeeded", "internal") and result["receipt"]["complete"], result
-            if result["verdict"] == "internal":  # the fourth death: it waited, and hears why
+            if result["verdict"] == "internal":  # the fourth death: the task waited, and hears the cause
                 assert "unhealthy" in result["reason"] and result["phases"]["startedNs"] == 0, result
         neighbour.end()
         assert verdicts.count("succeeded") >= 8 and verdicts.count("internal") <= 1, verdicts
@@ -226,7 +228,7 @@ import culprit, mmap, sys
 assert culprit.keep[:] == b'x' * len(culprit.keep)
 culprit.keep.madvise(mmap.MADV_DONTNEED)
 assert not any(culprit.keep[:])
-# The interpreter's arenas, libc's heap and what was there before anything was loaded.
+# The interpreter's arenas, libc's heap, and the data from before anything was loaded.
 shared = [[int(end, 16) for end in line.split()[0].split('-')] for line in open('/proc/self/maps') if 'zygote (deleted)' in line]
 for each in (sys, culprit, culprit.DO, sys.modules['json'].loads.__code__):
     assert any(begin <= id(each) < end for begin, end in shared), each
@@ -235,7 +237,7 @@ print('shared')
 
 
 def test_a_librarys_own_memory_is_zero_where_it_counts_on_that(image, run_dir):
-    """What a zygote shares with its clones is never memory that somebody else manages."""
+    """A zygote never shares memory with its clones that another allocator manages."""
     daemon = serve(image, run_dir, ["own-memory"], {})
     try:
         daemon.start()

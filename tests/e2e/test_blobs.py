@@ -1,4 +1,4 @@
-"""Blobs: large input by --file, one upload for many tasks, lies, bounds, expiry, another user.
+"""Blobs: large input by --file, one upload for many tasks, false claims, bounds, expiry, another user.
 
 mayfly-blob-peer speaks the raw protocol, for what no well-behaved client does.
 """
@@ -21,7 +21,7 @@ from support import CLI
 from test_lifecycle import Daemon
 
 PEER = str(pathlib.Path(CLI).parent / "mayfly-blob-peer")
-SECONDS_MAX = 60  # of any wait for an event
+SECONDS_MAX = 60  # of a wait for an event
 MIB = 1 << 20
 OK, INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION = 0, 1, 2, 4, 6
 
@@ -59,7 +59,7 @@ class Peer:
         return json.loads(self.process.stdout.readline())
 
     def put(self, size, byte):
-        """Uploads so many bytes of one value; their hash."""
+        """Uploads `size` equal bytes; returns their hash."""
         name = sha256(bytes([byte]) * size)
         begun = self("upload", name, size)
         assert begun["code"] == OK and not begun["known"], begun
@@ -113,7 +113,8 @@ def test_100_mb_in_a_task_and_not_in_the_client(mayfly, tmp_path):
     os.chmod(big, 0o640)
     code = ("import hashlib, os\nd = open('d/data.bin', 'rb').read()\n"
             "print(len(d), hashlib.sha256(d).hexdigest(), oct(os.stat('d/data.bin').st_mode & 0o777))")
-    # The command is the only child of a process of its own, which then says how much it held.
+    # The command is the only child of a separate process, which then prints how much memory it
+    # used.
     held = tmp_path / "held"
     between = ("import resource, subprocess, sys\ncode = subprocess.run(sys.argv[2:]).returncode\n"
                "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))\n"
@@ -125,7 +126,7 @@ def test_100_mb_in_a_task_and_not_in_the_client(mayfly, tmp_path):
     assert result["verdict"] == "succeeded", (result["reason"], result["stderr"])
     assert result["stdout"] == f"100000000 {sha256(big.read_bytes())} 0o640\n"
     assert result["usage"]["diskBytes"] >= 100_000_000
-    # A sanitizer keeps what was freed.
+    # A sanitizer keeps freed memory.
     assert int(held.read_text()) << 10 < 64 * MIB or "ASAN_OPTIONS" in os.environ
 
 
@@ -190,7 +191,7 @@ def test_a_task_cannot_change_what_the_next_one_gets(mayfly, tmp_path):
 def test_a_file_beyond_the_bound_is_refused_before_it_is_read(mayfly, tmp_path):
     huge = tmp_path / "huge"
     with open(huge, "wb") as file:
-        file.truncate(1 << 40)  # sparse; to read it would take minutes
+        file.truncate(1 << 40)  # sparse; reading it would take minutes
     done = mayfly("run", "--file", huge, "-c", "print('ran')")
     assert done.returncode == 125 and done.stdout == b""
     assert b"huge" in done.stderr and b"a blob may have at most" in done.stderr
@@ -275,7 +276,7 @@ def test_what_nobody_uses_expires(own_daemon):
         name = peer.put(1000, 1)
         idle = peer("upload", sha256(b"idle"), 1000)["upload"]
         assert list(peer.blobs()) == [name]
-        # A refused write renews nothing.
+        # A refused write does not extend the upload's time.
         gone = wait_for(lambda: (r := peer("write", idle, 2000, 1))["code"] == NOT_FOUND and r, "the idle upload's end")
         assert "500 ms" in gone["message"], gone
         wait_for(lambda: peer.blobs() == {}, "the blob's end")
@@ -304,7 +305,7 @@ def test_another_user_can_neither_use_nor_see_nor_remove_a_blob(own_daemon):
         assert other.blobs() == {}
         assert other("run", name, "f", "print(1)")["code"] == NOT_FOUND
         assert other("remove", name)["code"] == NOT_FOUND
-        # That somebody has the same bytes does not show, and takes none of the other's share.
+        # Equal bytes of another user do not show, and do not count for this user's share.
         assert other.put(MIB, 9) == name
         assert other("remove", name)["code"] == OK
         assert mine("run", name, "f", "print(len(open('f').read()))")["stdout"] == f"{MIB}\n"
@@ -316,7 +317,7 @@ def test_what_a_task_holds_outlives_its_removal(own_daemon):
     assert blocker.stdout.readline() == b"READY\n"
     with Peer(daemon.socket) as mine, Peer(daemon.socket) as waiting:
         name = mine.put(2 * MIB, 3)
-        # The only box is taken: the task waits in the queue with its blob.
+        # The only box is taken, so the task waits in the queue with its blob.
         waiting.process.stdin.write(f"run {name} f print(len(open('f').read()))\n".encode())
         waiting.process.stdin.flush()
         wait_for(lambda: b'"queued"' in daemon.cli("ps", "--json").stdout, "the queued task")

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, its exit codes, its refusals."""
+"""The command line: its output, exit codes and refusals."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ def tasks(mayfly):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The command line of a daemon that no other test uses: its tasks are this test's."""
+    """The command line with a daemon that no other test uses, so that all its tasks are this test's."""
     daemon = Daemon(tmp_path_factory.mktemp("alone"), templates=("python",), **light())
     try:
         yield daemon.start().cli
@@ -71,7 +71,7 @@ def test_json_of_an_error_is_one_object_too(mayfly, args):
 def test_output_is_live_and_streams_stay_apart(mayfly):
     client = mayfly.start("run", "--stdin", "-c", "import sys\nprint('one', flush=True)\n"
                           "sys.stdin.readline()\nprint('two', file=sys.stderr, flush=True)\nsys.stdin.readline()\nprint('end')")
-    # Each step waits for the one before, so output that is held back would hang here.
+    # Each step waits for the step before, so delayed output would hang here.
     assert client.stdout.readline() == b"one\n"
     client.stdin.write(b"go\n")
     client.stdin.flush()
@@ -170,8 +170,8 @@ def test_no_daemon_is_said_with_what_to_do(mayfly, tmp_path):
         done = mayfly("--socket", tmp_path / "none.sock", *verb)
         said = done.stderr.decode()
         assert done.returncode == 125 and "none.sock" in said and done.stdout == b""
-        assert len(said.splitlines()) == 2  # what, and what to do
-    # One that is no daemon's: refused, and no hang.
+        assert len(said.splitlines()) == 2  # the fault, and the remedy
+    # A socket that is not a daemon's: refused, without a hang.
     (tmp_path / "plain").write_text("x")
     assert mayfly("--socket", tmp_path / "plain", "ps").returncode == 125
 
@@ -195,7 +195,8 @@ def test_script_with_arguments_that_look_like_options(mayfly, tmp_path):
 
 
 def test_code_with_arguments(mayfly):
-    # After -c the first word that is no option of ours is the program's, and so is all that follows.
+    # After -c, the first word that is not an option of mayfly belongs to the program, and so does
+    # the rest.
     done = mayfly("run", "-c", "import sys; print(sys.argv)", "-q", "first", "-t", "none", "--help")
     assert done.stdout == b"['-c', 'first', '-t', 'none', '--help']\n", done
 
@@ -219,7 +220,7 @@ def test_environment_has_what_is_given_and_nothing_of_ours(mayfly):
     assert set(seen) - {"ONE", "EMPTY", "SPACES"} <= {"HOME", "PATH", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "SHELL",
                                                      "TMPDIR", "PWD", "HOSTNAME", "TERM"}, seen
     assert b"canary" not in done.stdout
-    # What the task sets replaces what is there.
+    # A variable that the task sets replaces the default.
     assert mayfly("run", "-q", "-t", "shell", "--env", "HOME=/tmp", "--", "sh", "-c", "echo $HOME").stdout == b"/tmp\n"
 
 
@@ -313,21 +314,21 @@ def test_a_closed_pipe_ends_the_task(mayfly):
 
 
 def test_a_reader_that_stops_slows_the_task_down(alone):
-    """The task cannot run ahead of its reader by more than the buffers between them."""
+    """A task can't run ahead of its reader by more than the buffers in between."""
     task = alone.start("run", "-q", "--output", "32M", "--timeout", "60s", "-c", """
 import sys, os
 for i in range(3000): os.write(1, b'x' * 10000)
 """)
     got = task.stdout.read(1000)
-    other = alone("run", "-c", "print(2)")  # another task is not held up
+    other = alone("run", "-c", "print(2)")  # another task is not delayed
     assert other.stdout == b"2\n"
-    assert [t['state'] for t in tasks(alone)] == ['running']  # unread, it cannot have ended
+    assert [t['state'] for t in tasks(alone)] == ['running']  # its output is unread, so it can't have ended
     got += task.stdout.read()
     assert task.wait() == 0 and len(got) == 30_000_000
 
 
 def test_many_at_once(mayfly):
-    """Twenty command lines together; each gets its own output."""
+    """Twenty command lines at once: each gets its own output."""
     results = {}
 
     def one(i):
@@ -454,7 +455,7 @@ def test_a_command_that_is_not_there_is_not_named_raw(mayfly):
 
 
 def test_the_kernels_thread_name_of_a_task_stays_in_its_box(mayfly):
-    """A task that renames itself puts nothing onto the terminal of who lists tasks."""
+    """A task that renames itself can't write to the terminal of a user who lists tasks."""
     client = mayfly.start("run", "-c", "import ctypes\nctypes.CDLL(None).prctl(15, b'\\x1b[31mred', 0, 0, 0)\n" + FOR_EVER)
     assert client.stdout.readline() == b"up\n"
     for args in (["ps"], ["ps", "--json"]):
@@ -474,7 +475,7 @@ def test_a_detached_task_is_left_found_waited_for_and_closed(mayfly, tmp_path):
     assert again == {"id": int(task), "existing": True}
     info = json.loads(mayfly("task", "info", task, "--json").stdout)
     assert info["id"] == int(task) and info["yours"] and info["state"] in ("queued", "making", "running", "ending", "done")
-    for name in (task,), ("--key", key):  # its result is there for everyone who asks
+    for name in (task,), ("--key", key):  # its result is there for every client that asks
         waited = mayfly("task", "wait", *name, "--out", tmp_path)
         assert waited.returncode == 3
         assert waited.stdout == b"said\n" and waited.stderr.startswith(b"err\nmayfly: failed: exit code 3")

@@ -1,4 +1,4 @@
-"""python-data's packages: all there, computing right, and no letter of a chart missing.
+"""python-data's packages: complete, computing correctly, and with every letter of a chart.
 
 What a task does is told by the task itself, as JSON or by its exit code.
 """
@@ -16,8 +16,9 @@ from test_lifecycle import Daemon, await_that, read
 START_SECONDS_MAX = 400  # a zygote that is refused, on a busy machine
 BIG = ("--memory", "2GiB", "--timeout", "10m", "--cpu-time", "10m")
 
-# Imports each public module below the folders of packages; a child for each package, so that none hides what another
-# one lacks, and what kills the interpreter is told.
+# Imports each public module below the folders of packages, with a child for each package. So no
+# package hides that another one lacks a module, and a module that kills the interpreter is
+# reported.
 IMPORT_ALL = r"""
 import importlib, importlib.machinery, json, os, pathlib, warnings
 
@@ -44,7 +45,7 @@ for folder in FOLDERS:
         packages.setdefault(name.split(".")[0], []).append(name)
 warnings.simplefilter("ignore")
 told, failed = open(os.dup(1), "w"), {}
-os.dup2(os.open("/dev/null", os.O_WRONLY), 1)  # some say something
+os.dup2(os.open("/dev/null", os.O_WRONLY), 1)  # some modules print
 for package, names in packages.items():
     read, write = os.pipe()
     child = os.fork()
@@ -68,14 +69,14 @@ for package, names in packages.items():
 print(json.dumps({"names": sum(packages.values(), []), "failed": failed}), file=told)
 """
 
-# Modules that need what is not in the image: what their error names is the reason.
+# Modules that need something outside the image; their error names it.
 OPTIONAL = {
     "OpenSSL", "aiohttp", "bokeh", "cairo", "cattrs", "dask", "docutils", "freetype", "fuse", "genshi", "h2",
     "ipykernel", "libarchive", "msgpack", "olefile", "panel", "paramiko", "pathops", "pyarrow", "pygit2", "pyglet",
     "pytest", "railroad", "reportlab", "six", "smbclient", "socks", "wx",
-    "Quartz", "js", "msvcrt", "winreg",  # of other systems
+    "Quartz", "js", "msvcrt", "winreg",  # modules of other systems
 }
-# module: (what its error holds, why it is right)
+# module: (a part of its error, why the error is right)
 REFUSED = {
     "lxml.html.clean": ("a separate project", "Debian has it as a package of its own"),
     "lxml.html.usedoctest": ("Could not find doctest", "works below doctest only"),
@@ -210,7 +211,7 @@ import numpy as np
 lib = ctypes.PyDLL("libblas.so.3")
 lib.openblas_get_config.restype = ctypes.c_char_p
 a = np.random.default_rng(1).integers(-9, 9, (700, 700))
-right = bool(np.array_equal(a.astype(float) @ a.astype(float), a @ a))  # integers: numpy's own loops
+right = bool(np.array_equal(a.astype(float) @ a.astype(float), a @ a))  # for integers numpy uses its own loops
 print(json.dumps([lib.openblas_get_config().decode().split()[0], right, lib.openblas_get_num_threads(),
                   len(os.listdir("/proc/self/task"))]))
 """
@@ -238,7 +239,8 @@ def test_threads_are_those_that_the_environment_names(mayfly):
         assert result["stdout"] == f"{threads}\n", result
 
 
-# Functions of BLAS and LAPACK that numpy calls. Each of them, made to return at once, must be found.
+# Functions of BLAS and LAPACK that numpy calls. The test must notice each of them when it returns
+# at once.
 CALLED = {
     "libblas.so.3": ["cblas_dgemm", "cblas_sgemm", "cblas_zgemm", "cblas_cgemm", "cblas_dsyrk", "cblas_ssyrk", "cblas_dgemv",
                      "cblas_sgemv", "cblas_zgemv", "cblas_cgemv", "cblas_ddot", "cblas_sdot", "cblas_zdotu_sub",
@@ -277,7 +279,7 @@ def test_the_check_finds_each_function_that_computes_nothing(mayfly):
 
 
 def test_a_template_whose_kernels_this_processor_cannot_run_is_refused(tmp_path):
-    """Bulldozer's have FMA4 instructions, which no other processor has."""
+    """Bulldozer's kernels have FMA4 instructions, which no other processor has."""
     with open("/proc/cpuinfo") as file:
         if " fma4 " in file.read():
             pytest.skip("this processor has FMA4")
@@ -325,7 +327,7 @@ def test_no_generator_of_a_preloaded_package_is_the_same_in_two_clones(mayfly):
 
 LETTERS = {"Chinese": "结果 繁體", "Japanese": "日本語 グラフ", "Korean": "한국어 결과", "Hindi": "हिन्दी परिणाम",
            "Arabic": "عربي النتائج", "Hebrew": "עברית", "Persian": "فارسی"}
-# What scripts do before they draw.
+# The usual lines of scripts before they draw.
 STYLES = {
     "plain": "",
     "serif": "plt.rcParams['font.family'] = 'serif'",
@@ -353,7 +355,7 @@ told = {"pictures": {name: drawn(text) for name, text in letters.items()}, "Engl
 for suffix in ("pdf", "svg"):
     for text in letters.values():
         drawn(text, suffix)
-fonts._fonts_of_other_scripts = list  # as it was: what the text's own fonts lack is a box
+fonts._fonts_of_other_scripts = list  # restored: a letter that the text's own fonts lack is a box
 warnings.filterwarnings("ignore", message="Glyph")
 told["boxes"] = {name: drawn(text) for name, text in letters.items()}
 told["English as it was"] = drawn("Result: fifty - 5%")

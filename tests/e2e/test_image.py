@@ -1,4 +1,4 @@
-"""The images: neutral, the same for the same inputs, and safe while in use."""
+"""The images: neutral, identical for identical inputs, and safe while in use."""
 
 import json
 import os
@@ -99,7 +99,7 @@ print(os.stat("back-xztar-json/decoder.py").st_mtime)
 
 @pytest.mark.parametrize("zone", ["UTC", "Etc/GMT+12"])
 def test_python_puts_files_of_its_image_into_archives(mayfly, zone):
-    # zip knows no time before 1980, and takes the time of day where it is.
+    # zip has no time before 1980, and stores the local time of day.
     result = mayfly.run("-t", "python", "--env", f"TZ={zone}", "-c", ARCHIVES)
     date = {"UTC": (2024, 1, 1, 0, 0, 0), "Etc/GMT+12": (2023, 12, 31, 12, 0, 0)}[zone]
     assert result["stdout"].split("\n") == [str(date), str(IMAGE_TIME), "True", f"{IMAGE_TIME}.0", ""], result
@@ -117,7 +117,7 @@ find old -newer /etc/passwd; find new -newer /etc/passwd
 
 
 def test_every_name_of_a_time_zone_is_there(root):
-    # tzdata.zi names them all: Debian's tzdata holds those of places, tzdata-legacy the others.
+    # tzdata.zi names all zones: Debian's tzdata has those of places, tzdata-legacy the others.
     zones = root / "usr/share/zoneinfo"
     words = [line.split() for line in (zones / "tzdata.zi").read_text().splitlines()]
     names = {w[1] for w in words if w[0] == "Z"} | {w[2] for w in words if w[0] == "L"}
@@ -143,11 +143,11 @@ def test_the_caller_names_a_time_zone_by_its_old_name(mayfly, template, code):
 
 
 def test_pyc_files_hold_no_time(root):
-    # A pyc that python took for stale would be compiled again in every zygote.
+    # Python would compile a pyc that it takes for stale again in every zygote.
     compiled = [p for p in (root / "usr/lib").glob("python3*/**/*.pyc")] if (root / "usr/lib").is_dir() else []
     for path in compiled:
         with open(path, "rb") as file:
-            assert file.read(8)[4] == 1, path  # flags: a hash that nobody checks
+            assert file.read(8)[4] == 1, path  # flags: an unchecked hash
     assert compiled or not (root / "usr/bin/python3").exists()
 
 

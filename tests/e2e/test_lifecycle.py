@@ -1,4 +1,4 @@
-"""The ends of daemon, spawner, zygote and client: nothing is left, nobody else is touched.
+"""The ends of daemon, spawner, zygote and client: nothing is left behind, nothing else is touched.
 
 Each test starts its own daemons (own instance, own run directory).
 """
@@ -21,8 +21,8 @@ from support import CLI, Mayfly
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BINARIES = pathlib.Path(CLI).parent
 STATE_DIR = os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")
-SECONDS_MAX = 60  # of any wait for an event
-# docs/SPECIFICATION.md: what a killed daemon or spawner leaves is gone within a second.
+SECONDS_MAX = 60  # of a wait for an event
+# docs/SPECIFICATION.md: everything that a killed daemon or spawner leaves is gone within a second.
 GONE_SECONDS_MAX = 1
 UIDS_OF_A_SLOT = 64 * 65536
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon nee
 
 
 def read(path):
-    """Of /proc as a rule, thousands of times: with the fewest calls."""
+    """The content of a file, with the fewest calls: it reads /proc thousands of times."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -74,17 +74,17 @@ def await_that(condition, what, seconds_max=SECONDS_MAX, pause_s=0.01):
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds_max} s"
         select.select([], [], [], pause_s)
-        pause_s = min(pause_s * 1.2, max(pause_s, 0.05))  # what takes long is not asked for all the time
+        pause_s = min(pause_s * 1.2, max(pause_s, 0.05))  # an event that takes long is not polled all the time
     return value
 
 
 def slow():
-    """How much longer things may take because the machine is at work for others."""
+    """The factor for time limits while the machine is busy with other work."""
     return max(1.0, os.getloadavg()[0] / os.cpu_count())
 
 
 class Daemon:
-    """One mayflyd of its own, seen from outside."""
+    """A mayflyd of the test's own, seen from outside."""
 
     def __init__(self, folder, instance=None, config="", templates=("python", "shell"), state_dir=STATE_DIR,
                  template_dirs=(TOP / "templates",), **popen):
@@ -156,22 +156,22 @@ class Daemon:
         return [p for top in self.cgroups() for p in top.glob("t*/b*")]
 
     def box_inodes(self):
-        """Which boxes they are: a daemon's numbers begin anew."""
+        """Identifies boxes: the numbers of boxes start again with each daemon."""
         return {p.stat().st_ino for p in self.box_cgroups()}
 
     def uids(self):
-        """The host's uids of this daemon; its own is the last one's first."""
+        """This daemon's uids on the host; its own is the first of the last range."""
         own = int(re.findall(r"as uid (\d+)", read(self.log))[-1])
         return range(own - UIDS_OF_A_SLOT + 65536, own + 65536)
 
     def processes_by_uid(self):
-        """Not those of other daemons: once this one has ended, its uids are free for them."""
+        """Without those of other daemons: once this one has ended, its uids are free for them."""
         mine, found = self.uids(), []
         for pid in all_pids():
             status = re.search(r"^State:\s+(\S).*^Uid:\s+(\d+)", read(f"/proc/{pid}/status"), re.M | re.S)
             if status and status[1] != "Z" and int(status[2]) in mine:
                 found.append((pid, comm(pid)))
-        # Looked up after the processes: a daemon may start between the two looks.
+        # Looked up after the processes, because a daemon may start in between.
         return [(pid, name) for pid, name in found if not self.is_anothers(pid) and comm(pid)]
 
     def is_anothers(self, pid):
@@ -184,7 +184,7 @@ class Daemon:
 
 @pytest.fixture
 def daemons(tmp_path_factory):
-    """A function that starts daemons, of light templates if none are told; they are ended with the test."""
+    """A function that starts daemons, with light templates by default; they end with the test."""
     made = []
     folder = pathlib.Path("/run") / ("mayfly-test-" + uuid.uuid4().hex[:8])
     folder.mkdir(mode=0o755)
@@ -202,7 +202,7 @@ def daemons(tmp_path_factory):
     subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
-# A task that leaves nothing undone to stay alive; says "up" when all of it stands.
+# A task that does everything to stay alive; it prints "up" when all of that is in place.
 CLINGING = r"""
 import os, signal, time
 def ignore():
@@ -233,7 +233,7 @@ WAITING = "import sys\nprint('up', flush=True)\nprint('got', sys.stdin.readline(
 
 
 def begin(daemon, code, *flags, up=b"up\n"):
-    """Starts a task by the command line and waits until it runs."""
+    """Starts a task with the command line and waits until it runs."""
     client = daemon.cli.start("run", "-t", "python", *flags, "-c", code)
     line = client.stdout.readline()
     if line != up:
@@ -249,7 +249,7 @@ def abandon(*clients):
 
 
 def await_ends(pids_and_fds, began):
-    """Seconds until every process is gone; they are held by pidfds, so no pid is mistaken."""
+    """Seconds until every process is gone; pidfds keep their pids from being confused with new ones."""
     poll = select.poll()
     waiting = {}
     for pid, fd in pids_and_fds:
@@ -283,7 +283,7 @@ def kill_and_watch(daemon, victim):
     os.kill(victim, signal.SIGKILL)
     took = await_ends(held, began)
     assert took <= bound, f"{took:.2f} s"
-    # No process that was made meanwhile, either.
+    # Nor any process that was made meanwhile.
     assert daemon.processes_by_uid() == []
 
 
@@ -298,7 +298,7 @@ def test_killed_daemon_leaves_nothing(daemons):
     for client in clients:
         out, err = client.communicate(timeout=SECONDS_MAX)
         assert client.returncode == 125 and err.startswith(b"mayfly: "), err
-    # The name, the socket and the uids serve again at once.
+    # The name, the socket and the uids can be used again at once.
     assert Daemon.start(daemon).cli.run("-c", "print(6*7)")["stdout"] == "42\n"
 
 
@@ -312,7 +312,7 @@ def test_killed_spawner_leaves_nothing_and_ends_the_daemon(daemons):
     for client in clients:
         out, err = client.communicate(timeout=SECONDS_MAX)
         assert client.returncode == 125 and b"mayfly: " in err, err
-    # The daemon may not touch cgroups: the next start does.
+    # The daemon may not touch cgroups, so the next start removes them.
     left = daemon.box_inodes()
     Daemon.start(daemon)
     assert not left & daemon.box_inodes()
@@ -323,7 +323,7 @@ def test_killed_spawner_leaves_nothing_and_ends_the_daemon(daemons):
 
 @pytest.mark.parametrize("moment", range(4))
 def test_killed_daemon_leaves_nothing_at_any_moment(daemons, moment):
-    """While boxes are made and ended: the kill comes after so many results."""
+    """The kill comes after `moment` results, while boxes are made and ended."""
     daemon = daemons()
     script = f"i=0; while :; do {daemon.cli.command()[0]} run -q -t shell -- true || exit; echo $i; i=$((i+1)); done"
     clients = [subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -358,7 +358,7 @@ def test_two_daemons_never_touch_each_other(daemons, who):
     kill_and_watch(one, one.pid if who == "daemon" else one.spawner)
     one.process.wait(SECONDS_MAX)
     abandon(doomed)
-    # A third daemon of the dead one's name sweeps: not the neighbour's.
+    # A third daemon with the dead one's name removes its leftovers, not the neighbour's.
     Daemon.start(one)
     assert sorted(other.processes_by_uid()) == before
     assert len(other.box_cgroups()) >= 1
@@ -382,7 +382,7 @@ def test_a_tasks_end_is_one_line_of_the_log_without_its_input_and_output(daemons
 
 
 def test_the_audit_finds_a_planted_cgroup_process_and_mount(daemons):
-    """What the daemon did not make, as if it had been left: each is told, once, and what is right is not."""
+    """Each planted leftover is reported once; proper objects are not reported."""
     daemon = daemons(templates=("python",), config='audit_time = "50ms"\nlog_level = "debug"\n')
     task = begin(daemon, WAITING, "--stdin")
 
@@ -444,7 +444,7 @@ def test_sigterm_ends_running_tasks_with_a_receipt(daemons):
 
 
 def starting(daemons):
-    """A daemon whose template is asked for its trial clones soon."""
+    """A daemon whose template will soon make its trial clones."""
     daemon = Daemon(daemons.folder, templates=("python",), **light())
     daemons.made.append(daemon)
     with open(os.devnull, "wb") as null:
@@ -464,9 +464,9 @@ def ends_at_once(daemon):
 
 @pytest.mark.parametrize("word", ["/usr/lib/mayfly/zygote.py", "mayfly-maker"])
 def test_sigterm_amid_a_templates_start_ends_it_at_once(daemons, word):
-    """Boxes that its maker or zygote is making, and never will, hold nothing up."""
+    """A box that the stopped maker or zygote never finishes delays nothing."""
     daemon = starting(daemons)
-    if "zygote" in word:  # it stops within its trial, wherever that is
+    if "zygote" in word:  # it stops within its trial, at any point
         await_that(daemon.box_cgroups, "the trial clones are asked for")
     helper = await_that(lambda: helpers(daemon, word), "it is there")[0]
     os.kill(helper, signal.SIGSTOP)
@@ -475,11 +475,11 @@ def test_sigterm_amid_a_templates_start_ends_it_at_once(daemons, word):
 
 
 def test_sigterm_at_any_moment_of_a_templates_start_ends_it_at_once(daemons):
-    """Of a box in the making a process may be forked and nobody told yet: it is reaped like all others."""
+    """A process of a box may be forked but not yet reported: it is reaped like all others."""
     for ms in range(0, 36, 3):
         daemon = starting(daemons)
         await_that(daemon.box_cgroups, "the trial clones are asked for", pause_s=0.001)
-        time.sleep(ms / 1000)  # no event tells of these moments
+        time.sleep(ms / 1000)  # no event marks these moments
         ends_at_once(daemon)
 
 
@@ -511,7 +511,7 @@ def test_killed_clients_tasks_end_and_their_slot_is_free(daemons):
     client.kill()
     client.communicate()
     await_ends(held, time.monotonic())
-    # There is one slot: this runs when it is free, and not before.
+    # There is one slot: this task runs once it is free, and not before.
     assert daemon.cli.run("-c", "print(6*7)")["stdout"] == "42\n"
     assert tasks(daemon) == []
     assert daemon.box_cgroups() == []
@@ -532,19 +532,19 @@ def test_one_slot_is_used_again_and_again_whatever_ends(daemons):
 
 
 def pids_inside(pid):
-    """Its numbers from the host's namespace inwards: a template's processes have two, a box's three."""
+    """Its pids from the host's namespace inwards: a template's process has two, a box's three."""
     found = re.search(r"^NSpid:\s+(.*)$", read(f"/proc/{pid}/status"), re.M)
     return found[1].split() if found else []
 
 
 def helpers(daemon, word, number_1=False):
-    """Of a template, by a word of their command lines: its pid 1, or what has another number."""
+    """A template's processes whose command line has `word`: its pid 1, or those with another pid."""
     return [p for p in family(daemon.pid) if word in read(f"/proc/{p}/cmdline")
             and len(pids_inside(p)) == 2 and (pids_inside(p)[1] == "1") == number_1]
 
 
 def template_process(daemon, word, number_1=False):
-    """The template's own process whose command line has `word`; its pid 1 or another."""
+    """The template's process whose command line has `word`: its pid 1, or one with another pid."""
     [pid] = helpers(daemon, word, number_1)
     return pid
 
@@ -553,7 +553,7 @@ def test_a_stocked_box_found_dead_costs_a_task_nothing(daemons):
     daemon = daemons(templates=("python",), config="parked_max = 0\nstocked_max = 1\n")
 
     def inits():
-        """Of boxes that stand without a clone."""
+        """The inits of boxes without a clone."""
         return [p for p in family(daemon.pid) if pids_inside(p)[2:] == ["1"]]
 
     [init] = await_that(inits, "a box is stocked")
@@ -582,7 +582,7 @@ def test_killed_zygote_spares_running_tasks_and_is_replaced(daemons):
 
 
 def attempt(daemon):
-    """A result, or None where the template is not ready yet, or died under a box in the making."""
+    """A result, or None if the template is not ready yet or died while it made the box."""
     result = json.loads(daemon.cli("run", "--json", "-c", "print(6*7)").stdout)
     if "error" in result:
         assert result["error"]["code"] == "unavailable", result
@@ -593,7 +593,7 @@ def attempt(daemon):
 @pytest.mark.parametrize("parked_max", [pytest.param(0, marks=pytest.mark.slow), 64])
 @pytest.mark.parametrize("word", ["/usr/lib/mayfly/zygote.py", "mayfly-maker maker", "mayfly-maker pid1"])
 def test_tasks_whose_box_was_in_the_making_lose_only_time(daemons, word, parked_max):
-    """Killed while a crowd's boxes are held in their making, and amid it: who did not run yet gets another box."""
+    """Killed while boxes for a crowd of tasks are being made: a task that did not run yet gets another box."""
     daemon = daemons(templates=("python",), config=f"parked_max = {parked_max}\n")
     for held in (True, False):
         await_that(lambda: attempt(daemon), "the template is ready")
@@ -650,7 +650,7 @@ def test_killed_maker_or_pid_1_is_replaced(daemons, who):
 
 
 def test_a_task_that_mayflys_own_end_takes_along_is_internal(daemons):
-    """The kernel kills a box whose template's pid 1 dies, or whose init does: not the task's failure."""
+    """If the template's pid 1 or the box's init dies, the kernel kills the box: not a failure of the task."""
     daemon = daemons(templates=("python",))
     for victim in (lambda: template_process(daemon, "mayfly-maker", number_1=True),
                    lambda: tasks(daemon)[0]["pidHost"]) * 2:
@@ -677,7 +677,7 @@ def test_descendants_that_hold_the_pipes_delay_no_result(daemons, holder):
     assert result["receipt"]["complete"]
 
 
-# What a task can see of where it came from.
+# Everything from which a task could learn about the daemon.
 LOOK = r"""
 import os
 def take(path):
@@ -725,7 +725,7 @@ def test_nothing_of_the_daemon_reaches_its_descendants(daemons):
                      env={**os.environ, "CANARY_TOKEN": canary, "LD_LIBRARY_PATH": "/nonexistent/" + canary})
     os.close(control)
     os.close(inherited)
-    # The control: the daemon itself holds it, or the look would prove nothing.
+    # The control: the daemon itself holds the word; else the look would prove nothing.
     assert canary in read(f"/proc/{daemon.pid}/environ")
     assert canary in read(f"/proc/{daemon.pid}/cmdline")
     for template in ("python", "shell"):
@@ -735,22 +735,22 @@ def test_nothing_of_the_daemon_reaches_its_descendants(daemons):
         assert client.stdout.readline() == b"up\n", (template, client.stderr.read(), daemon.said())
         look_at_descendants(daemon, canary)
         client.communicate(b"x\n", timeout=SECONDS_MAX)
-    # Written backwards, the task's own words are no find.
+    # The word stands reversed in the task's own code, so that the code is no find.
     result = daemon.cli.run("--memory", "1GiB", "--env", "OWN_WORD=" + uuid.uuid4().hex, "-c", LOOK.replace("CANARY", repr(canary[::-1].encode())))
     assert result["verdict"] == "succeeded", result["stderr"]
-    # The controls: it finds a word that is its own, and has read its memory.
+    # The controls: it finds a word of its own, and has read its memory.
     assert result["stdout"] == "True True []\n"
 
 
 def links_to(pid, word):
     try:
         return [fd for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir() if word in os.readlink(fd)]
-    except OSError:  # it ended
+    except OSError:  # the process ended
         return []
 
 
 def look_at_descendants(daemon, canary):
-    """The zygote holds cgroups only while it makes a box: the pool is at rest before the look."""
+    """Waits until no box is being made, because the zygote holds cgroups meanwhile; then looks."""
     await_that(lambda: not any(links_to(pid, "/cgroup") for pid in family(daemon.pid)
                                if comm(pid) not in ("mayflyd", "mayfly-spawner")), "no box is in the making")
     spawner = daemon.spawner
@@ -763,7 +763,7 @@ def look_at_descendants(daemon, canary):
         links = [os.readlink(f"/proc/{pid}/cwd")]
         links += [os.readlink(p) for p in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
         if pid == spawner:
-            # Told by name which instance it serves; it holds the two locks and its log.
+            # It knows its instance's name, and holds the two locks and its log.
             assert links[0] == "/"
             known = (str(daemon.run_dir / (daemon.instance + ".lock")), str(daemon.log))
             links = [link for link in links if link not in known and "/cgroup" not in link]

@@ -1,4 +1,4 @@
-"""Pseudo-terminals in a box: what programs that want one do, as on any machine, and no more of them than granted."""
+"""Pseudo-terminals in a box: programs use them as on any machine, and get no more than the template grants."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def python(mayfly, code, *flags, template="python"):
 
 
 def found(mayfly, code, *flags, template="python"):
-    """What the code leaves in `see`."""
+    """The value that the code leaves in `see`."""
     return json.loads(python(mayfly, f"import json\nsee = {{}}\n{code}\nprint(json.dumps(see))", *flags, template=template))
 
 
@@ -134,7 +134,7 @@ def child():
     os.tcsetpgrp(0, os.getpgrp())
     os.write(1, b'<%d %d>' % (end, os.waitpid(back, os.WNOHANG)[0]))
     os.kill(back, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it may come before it is waited for
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it may come before the wait
     os.write(1, b'again!')
     signal.sigwait({signal.SIGINT})
     os._exit(5)
@@ -191,7 +191,7 @@ def test_a_changed_window_is_signalled(mayfly):
     see = found(mayfly, """
 import fcntl, struct
 def child():
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})  # it may come before it is waited for
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})  # it may come before the wait
     os.write(1, b'ready!')
     signal.sigwait({signal.SIGWINCH})
     os.write(1, b'<%d>' % os.get_terminal_size(0).columns)
@@ -280,7 +280,7 @@ def test_who_has_all_of_his_own_takes_none_of_anothers(mayfly):
 
 
 def test_a_box_that_ends_with_open_terminals_gives_them_back(mayfly):
-    """Killed, with readers and a session on them; twice what one pool of the host could hold otherwise."""
+    """Killed with readers and a session on its terminals: twice as many in all as one pool of the host could hold."""
     code = TAKE + "import sys\nif os.fork() == 0:\n  os.login_tty(held[0][1])\n  os.read(0, 1)\nprint(len(held), flush=True)\nos.read(held[1][1], 1)"
     for _ in range(3):
         before = pool_used()
@@ -288,7 +288,7 @@ def test_a_box_that_ends_with_open_terminals_gives_them_back(mayfly):
         assert (result["verdict"], result["stdout"]) == ("wallTime", f"{PTYS}\n"), result
         assert result["receipt"]["complete"], result["receipt"]
         if pool_used() <= before:
-            break  # others on this machine may have opened some meanwhile
+            break  # other programs on this machine may have opened some meanwhile
     else:
         raise AssertionError("pseudo-terminals of an ended box are still counted")
 

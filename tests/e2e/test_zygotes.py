@@ -1,4 +1,4 @@
-"""Zygotes that are followed by younger ones, and those that serve one tenant each."""
+"""Zygotes that are replaced by younger ones, and zygotes that serve one tenant each."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from test_lifecycle import SECONDS_MAX, STATE_DIR, TOP, await_that, comm, daemon
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
 
-BOXES = 100  # that are killed while another zygote hangs at its start
-# The zygote's address layout, as each of its clones sees it.
+BOXES = 100  # killed while another zygote hangs at its start
+# The zygote's address layout, as its clones see it.
 LAYOUT = "import json\nprint(json.dumps([id(json), id(len)]))"
 
 
@@ -24,7 +24,7 @@ WHOLE = {"state_dir": STATE_DIR, "template_dirs": (TOP / "templates",)}
 
 
 def with_keys(daemons, table, keys, templates=None, **options):
-    """A daemon whose template `python`, a light one if no other is told, has these keys in a table of its manifest."""
+    """A daemon whose template `python` (light by default) has these keys in a table of its manifest."""
     folder, templates = daemons.folder / "templates", templates or light()
     shutil.copytree(templates["template_dirs"][0] / "python", folder / "python")
     manifest = folder / "python/manifest.toml"
@@ -67,7 +67,7 @@ def test_a_zygote_is_followed_by_a_younger_one_and_no_task_is_lost(daemons):
     out, err = long.communicate(b"done\n", timeout=SECONDS_MAX)
     assert (long.returncode, out) == (0, b"done\n"), err
     await_that(lambda: old not in zygotes(daemon), "the end of the first zygote")
-    # Those in between have no box left; what serves now may itself be about to be followed.
+    # The zygotes in between have no box left; the serving one may itself be about to be replaced.
     await_that(lambda: len(zygotes(daemon)) <= 2, "the end of the others")
     assert "unhealthy" not in daemon.said()
 
@@ -76,7 +76,7 @@ def test_a_zygote_that_nobody_used_stays(daemons):
     daemon = with_keys(daemons, "zygote", 'renew_after = "100ms"', config="parked_max = 0\nstocked_max = 0\n")
     before = zygotes(daemon)
     assert len(before) == 1
-    layout(daemon)  # its first clone
+    layout(daemon)  # of its first clone
     await_that(lambda: info(daemon)["renewals"] >= 1, "the renewal")
     await_that(lambda: before[0] not in zygotes(daemon), "the end of the first zygote")
     [unused] = await_that(lambda: len(zygotes(daemon)) == 1 and zygotes(daemon), "one zygote")
@@ -89,7 +89,7 @@ def test_a_zygote_that_nobody_used_stays(daemons):
 def test_a_successor_that_fails_costs_nothing_but_a_word(daemons):
     daemon = with_keys(daemons, "zygote", "renew_clones = 4")
     [serving] = zygotes(daemon)
-    # Successors are killed as they come.
+    # Successors are killed as they appear.
     renewed = 0
     for _ in range(40):
         layout(daemon)
@@ -120,7 +120,7 @@ def test_tenants_have_zygotes_of_their_own(daemons):
     assert b"tenants" in refused.stderr and b"tenants_max" in refused.stderr
     for each in holding:
         each.communicate(b"\n", timeout=SECONDS_MAX)
-    # A second later it takes the place of the one that is idle longest.
+    # A second later it takes the place of the zygote that is idle longest.
     await_that(lambda: daemon.cli("run", "-t", "python", "--tenant", "c", "-c", "1").returncode == 0, "a place for c")
     assert layout(daemon, "--tenant", "c") not in (a, b)
     await_that(lambda: len(zygotes(daemon)) == 3, "the end of that one's zygote")
@@ -131,7 +131,7 @@ def test_tenants_have_zygotes_of_their_own(daemons):
 
 
 def test_what_a_zygote_shares_is_private(daemons):
-    """Its memory is a file's, which no clone can reach or write to."""
+    """The shared memory belongs to a file that no clone can reach or write to."""
     daemon = daemons(templates=("python",), **WHOLE)
     code = """
 import ctypes, glob, json, os
@@ -156,7 +156,7 @@ json.__doc__ = 'written'
 
 
 def test_no_clone_sees_which_pages_others_touched(daemons):
-    """Of what it shares, no page is only its own, though no other clone lives."""
+    """No shared page is the clone's alone, although no other clone lives."""
     daemon = daemons(templates=("python",), config="parked_max = 0\nstocked_max = 0\n", **WHOLE)
     task = daemon.cli.run("-t", "python", "-c", """
 import ctypes
@@ -177,7 +177,7 @@ print(shared > 1000, alone)
 
 
 def test_the_zygotes_memory_cap_is_not_used_up_by_its_clones(daemons):
-    """The kernel charges a fork's page tables to who forks."""
+    """The kernel charges a fork's page tables to the process that forks."""
     daemon = with_keys(daemons, "zygote", 'memory = "80MiB"', WHOLE, config="parked_max = 256\nparked_memory = \"2GiB\"\n")
     manifest = daemons.folder / "templates/python/manifest.toml"
     daemon.end()
@@ -200,7 +200,7 @@ def test_the_state_of_the_pool_is_told(daemons):
 
 
 def test_a_publish_that_hangs_delays_no_kill(daemons):
-    """A new zygote's processes are frozen where they stand: 100 boxes of another template end meanwhile."""
+    """A new zygote's processes are frozen; meanwhile 100 boxes of another template end."""
     daemon = daemons(config="parked_max = 4\nstocked_max = 0\n")
     clients = [daemon.cli.start("run", "-t", "shell", "--memory", "32MiB", "--", "sh", "-c", "echo; exec sleep 1000") for _ in range(BOXES)]
     for client in clients:
@@ -215,7 +215,7 @@ def test_a_publish_that_hangs_delays_no_kill(daemons):
     took = time.monotonic() - began
     assert "did not start" not in daemon.said(), f"the publish came to its end before the kills, which took {took} s"
     assert comm_of_frozen(folder) & {"mayfly-spawner"}, "it hangs before an exec still"
-    # It has 10 s for each of its processes; then it is tried again.
+    # Each of its processes has 10 s; then the start is tried again.
     await_that(lambda: "did not start within 10000 ms" in read(daemon.log), "it fails in its time")
     await_that(lambda: not folder.exists(), "nothing of it is left")
     await_that(lambda: info(daemon)["state"] == "ready", "it serves again")
@@ -229,7 +229,7 @@ def comm_of_frozen(folder):
 
 
 def freeze_next_zygote(daemon):
-    """Ends python's zygote; the next one is frozen before all its processes have executed their programs."""
+    """Ends python's zygote, and freezes the next one before all its processes have executed their programs."""
     [top] = [p for p in daemon.cgroups() if (p / "cgroup.events").exists()]
     for _ in range(3):
         known = set(top.iterdir())

@@ -73,7 +73,7 @@ TEST(Instance, SecondDaemonOfTheSameNameIsRefusedAtOnceAndOthersAreNot) {
 TEST(Instance, NobodyElseMayOpenTheLock) {
   Folder run;
   const std::string path = run.path + "/a.lock";
-  ::close(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));  // an elder daemon's
+  ::close(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));  // an older daemon's
   auto lock = lockInstance(run.path, "a");
   ASSERT_TRUE(lock) << lock.error().message;
   struct stat st;
@@ -280,7 +280,7 @@ TEST(LoopLag, ToldAsLongAsTheLoopWasHeldUp) {
   io.run_one();
   ASSERT_EQ(told.late.size(), 1u);
   EXPECT_GE(told.late[0], kHeld);
-  io.run_one();  // told again
+  io.run_one();  // reported again
   EXPECT_EQ(told.late.size(), 2u);
 }
 

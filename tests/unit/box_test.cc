@@ -64,19 +64,19 @@ int under(const SeccompSpec& spec, const std::function<int()>& body) {
   return status;
 }
 
-// The errno that a call meets in the box, 0 where it succeeds, -signal where it kills.
+// The errno of a call in the box, 0 if it succeeds, -signal if it kills.
 int answer(const std::function<long()>& call, const SeccompSpec& spec = {}) {
   int status = under(spec, [&] { return call() == -1 ? errno : 0; });
   return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-// A flags word whose high half is garbage: the kernel reads the low half only.
+// A flags word with garbage in its high half: the kernel reads only the low half.
 constexpr unsigned long kGarbage = 0xdead'beef'0000'0000;
 
 TEST(Seccomp, EveryCallOfTheNeverListIsRefusedWithEperm) {
   for (std::string_view name : neverCalls()) {
     int number = callNumber(name);
-    if (number < 0) continue;  // absent on this architecture: nothing to call
+    if (number < 0) continue;  // absent on this architecture: no call to make
     int expected = name == "clone3" ? ENOSYS : EPERM;
     EXPECT_EQ(answer([&] { return ::syscall(number, 0, 0, 0, 0, 0, 0); }), expected) << name;
   }
@@ -122,7 +122,7 @@ TEST(Seccomp, X32FormOfAGuardedCallIsKilled) {
             -SIGSYS);
 }
 TEST(Seccomp, I386CallsAreKilledWhateverTheirNumber) {
-  // 20 is getpid there; 41 and 359 (dup, socket) fall on numbers that the guards know.
+  // 20 is getpid there; 41 and 359 (dup, socket) collide with numbers that the guards know.
   for (int number : {20, 41, 359, 16, 56}) {
     EXPECT_EQ(answer([&] {
                 long result = number;
@@ -154,7 +154,7 @@ TEST(Seccomp, CloneCannotMakeASiblingThatOnlyTheSpawnerCouldReap) {
   EXPECT_EQ(answer([] { return ::syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0); }), EPERM);
 }
 
-// What a terminal's command meets: the filter's EPERM, or the kernel, to which a pipe is no
+// The answer to a terminal command: the filter's EPERM, or the kernel's, for which a pipe is no
 // terminal.
 TEST(Seccomp, OfTheTerminalsCommandsOnlyThoseOfPseudoTerminalsPass) {
   auto met = [](unsigned long request) {
@@ -384,7 +384,7 @@ TEST(Seccomp, NothingTellsOfTheNeighboursThroughSharedPages) {
   EXPECT_EQ(preadv2(0), 0);
 }
 
-// Filters live in memory that no cap counts, out of one budget for the whole host.
+// Filters take memory that no cap counts, out of one budget for the whole host.
 TEST(Seccomp, TaskCannotPileUpFilters) {
   sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   sock_fprog prog{1, &allow};
@@ -407,7 +407,7 @@ TEST(Seccomp, TaskMayFenceItselfInByLandlock) {
             EPERM);
 }
 
-// An interpreter of its own: what the program says of a call whose arguments are all 0.
+// A separate interpreter: the program's verdict on a call whose arguments are all 0.
 uint32_t verdict(const std::vector<sock_filter>& program, uint32_t arch, uint32_t nr) {
   uint32_t a = 0, x = 0;
   for (size_t at = 0; at < program.size(); ++at) {
@@ -465,7 +465,7 @@ TEST(Seccomp, EveryNumberGetsTheVerdictOfItsList) {
     if (callNumber(name) >= 0) expected[static_cast<size_t>(callNumber(name))] = SECCOMP_RET_ALLOW;
   for (std::string_view name : neverCalls())
     if (callNumber(name) >= 0) expected[static_cast<size_t>(callNumber(name))] = eperm;
-  // With all arguments 0 these guards refuse: families, and what is answered without being done.
+  // With all arguments 0 these guards refuse: families, and calls that are answered without effect.
   expected[SYS_socket] = expected[SYS_socketpair] = eperm;
   expected[SYS_sync] = SECCOMP_RET_ERRNO;
   expected[SYS_setsockopt] = SECCOMP_RET_ERRNO | ENOPROTOOPT;

@@ -1,4 +1,4 @@
-// What the spawner reads of the kernel about memory that no cap counts.
+// The spawner's readings of kernel memory that no cap counts.
 #include <gtest/gtest.h>
 
 #include "spawner/lock_watch.h"

@@ -217,7 +217,10 @@ export class Client implements AsyncDisposable {
     return answer.tasks.toArray().map(taskInfoFrom);
   }
 
-  /** Ends a task of the asking user as `cancelled`, of any connection; root ends anybody's. Returns when the end is decided. */
+  /**
+   * Ends a task of the asking user, from any connection, as `cancelled`; root may end any user's.
+   * Returns when the end is decided.
+   */
   async kill(id: number | bigint, options: CallOptions = {}): Promise<void> {
     const wanted = BigInt(id);
     await call(

@@ -1,7 +1,7 @@
-// good_neighbour SOCKET: another client, beside hostile_client. It runs one task after the
-// other on one connection, each with stdin, live output and a file of its own, with a moment
-// between them, until its standard input closes; then it prints one JSON object. Whatever of
-// a task is lost, or other than it was sent, ends it with 1.
+// good_neighbour SOCKET: another client, beside hostile_client. It runs one task after another on
+// one connection, each with stdin, live output and a file, with a short pause in between, until its
+// standard input closes. Then it prints one JSON object. If any data of a task is lost or altered,
+// it exits with 1.
 #include <mayfly/client.h>
 #include <poll.h>
 #include <stdio.h>
@@ -15,7 +15,7 @@ namespace {
 using namespace mayfly;
 using Clock = std::chrono::steady_clock;
 constexpr size_t kOutputBytes = 300'000;  // more than the daemon holds of a stream
-constexpr int kPauseMs = 30;              // it is a neighbour, and no load
+constexpr int kPauseMs = 30;              // a neighbour, not a load
 
 std::string faultOf(Client& client, const std::string& word, uint64_t* incomplete) {
   TaskSpec spec;

@@ -137,7 +137,7 @@ def pipes(_):
 
 
 def pipes_of_children(n):
-    """Beyond one process's descriptors: every child fills its own."""
+    """More descriptors than one process may have: every child fills its own table."""
     if os.fork() == 0:
         try:
             for _ in range(1 if small else 1 << 30):
@@ -217,7 +217,7 @@ def sockets_of_children(n):
 
 
 def descriptors_in_flight(_):
-    """Descriptors in sockets in sockets: closed by nobody, counted where?"""
+    """Descriptors in sockets in sockets, which nobody closes: which cgroup is charged?"""
     a, b = socket.socketpair()
     for s in held[-1:]:
         a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("2i", *s))])
@@ -257,7 +257,7 @@ def queued_signals(n):
 
 
 def terminals(_):
-    """Both ways full: what the kernel keeps for a terminal is in no cap."""
+    """Terminals with full buffers both ways: the kernel's memory for a terminal counts for no cap."""
     pair = os.openpty()
     held.append(pair)
     for fd in pair:
@@ -270,7 +270,7 @@ def terminals(_):
 
 
 def terminals_anew(n):
-    """What is freed later piles up."""
+    """Memory that the kernel frees late piles up."""
     terminals(0)
     for fd in held.pop():
         os.close(fd)
@@ -402,7 +402,7 @@ def children_spin(n):
     os.waitpid(pid, 0)
 
 
-# --- what the kernel keeps for an object and charges to nobody, unless it is refused or counted ---
+# --- kernel memory that is charged to nobody, unless it is refused or counted ---
 
 def in_children(fill):
     """Every child has descriptors of its own, and fills them all; 20 stay below the cap on processes."""
@@ -430,7 +430,7 @@ def packet_options(_):
 
 
 def memberships(n):
-    """Groups of multicast: the kernel keeps a piece for each, in no cap."""
+    """Multicast groups: the kernel keeps an object for each, which counts for no cap."""
     if n % 400 == 0:
         held.append(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
     held[-1].setsockopt(socket.IPPROTO_IPV6, 20, bytes([0xFF, 0x02]) + bytes(10) + struct.pack(">I", n) + struct.pack("I", 1))
@@ -521,7 +521,7 @@ def unaccepted_with_data_of_children(_):
 
 
 def unaccepted_closed(n):
-    """The same, the client's end closed at once: what is left is charged to nobody."""
+    """The same with the client's end closed at once: the rest of the connection is charged to nobody."""
     unaccepted(n, b"", close=True)
 
 
@@ -573,7 +573,7 @@ def record_locks_of_children(_):
 
 
 def grown_output(_):
-    """What a pipe holds is the daemon's to keep after the box's end."""
+    """After a box's end the daemon still holds the data in its pipes."""
     fcntl.fcntl(1, 1031, MIB)  # F_SETPIPE_SZ
 
 

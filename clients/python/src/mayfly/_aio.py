@@ -338,7 +338,7 @@ class AsyncClient:
         return await connection.list_tasks(seconds(timeout, connection))
 
     async def kill(self, id: int, *, timeout: Timeout = DEFAULT) -> None:
-        """Ends a task of the asking user as `cancelled`, of any connection; root ends anybody's."""
+        """Ends a task of the asking user, from any connection, as `cancelled`; root may end any user's."""
         connection = self._live()
         await connection.kill(id, seconds(timeout, connection))
 

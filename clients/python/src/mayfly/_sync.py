@@ -307,7 +307,7 @@ class Client:
         return self._portal.call(lambda c: c.list_tasks(limit))
 
     def kill(self, id: int, *, timeout: Timeout = DEFAULT) -> None:
-        """Ends a task of the asking user as `cancelled`, of any connection; root ends anybody's."""
+        """Ends a task of the asking user, from any connection, as `cancelled`; root may end any user's."""
         limit = self._seconds(timeout)
         self._portal.call(lambda c: c.kill(id, limit))
 
