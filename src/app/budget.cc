@@ -10,18 +10,18 @@ namespace mayfly::app {
 
 namespace {
 
-// Descriptors that are not of running boxes.
-uint64_t reservedFds(const host::HostBudget& host, const config::Daemon& settings) {
+// Descriptors that clients may make the daemon hold beside those of running boxes.
+uint64_t clientsFds(const host::HostBudget& host, const config::Daemon& settings) {
   using sched::Resource;
   const sched::AccountBounds accounts = deriveAccountBounds(host, settings);
-  return uint64_t{host::kFdsReserved} + settings.connections_max +
-         accounts.of(Resource::blobs).pool_max + accounts.of(Resource::spools).pool_max;
+  return settings.connections_max + accounts.of(Resource::blobs).pool_max +
+         accounts.of(Resource::spools).pool_max;
 }
 
 }  // namespace
 
 base::Status checkOpenFiles(const host::HostBudget& host, const config::Daemon& settings) {
-  const uint64_t least = reservedFds(host, settings) + host::kFdsReckonedPerBox;
+  const uint64_t least = kOwnFdsLeast + clientsFds(host, settings) + host::kFdsReckonedPerBox;
   if (host.fds_hard >= least) return base::Unit{};
   return base::fail(
       base::Code::hostUnfit,
@@ -33,7 +33,7 @@ base::Status checkOpenFiles(const host::HostBudget& host, const config::Daemon& 
 
 sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& settings) {
   sched::Budget b;
-  const uint64_t reserved = reservedFds(host, settings);
+  const uint64_t reserved = host::kFdsReserved + clientsFds(host, settings);
   uint64_t fds = host.fds_hard > reserved ? host.fds_hard - reserved : 0;
   uint64_t pids = host.pids_max > host::kPidsReserved ? host.pids_max - host::kPidsReserved : 0;
   b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});

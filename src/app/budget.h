@@ -20,6 +20,7 @@ inline constexpr uint32_t kOutFilesMemoryShare = 8;   // the same, for collected
 inline constexpr uint32_t kPtyTasksLeast =
     16;  // at least this many tasks at once get pseudo-terminals
 inline constexpr uint32_t kBlobFdsShare = 8;   // at most 1/8 of our descriptors
+inline constexpr uint32_t kOwnFdsLeast = 64;   // of the daemon without a client or a box
 inline constexpr uint32_t kSpoolFdsShare = 8;  // the same, for collected output files
 
 // Refuses a limit on open files that leaves no box any.

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <kj/debug.h>
 #include <kj/refcount.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -53,8 +54,7 @@ class AsioStream final : public kj::AsyncIoStream {
   }
   kj::Promise<void> whenWriteDisconnected() override {
     KJ_IF_MAYBE (known, hang_up_) return known->addBranch();
-    // Out-of-band data, which nobody here sends, counts as a hang-up: it would wake us for ever.
-    auto hang_up = ready(descriptor_base::wait_error, *hung_up_).fork();
+    auto hang_up = untilHungUp().fork();
     auto branch = hang_up.addBranch();
     hang_up_ = kj::mv(hang_up);
     return branch;
@@ -89,6 +89,17 @@ class AsioStream final : public kj::AsyncIoStream {
       });
     }
     return kj::mv(paf.promise);
+  }
+
+  // The host may wake us for an event of an earlier socket: it keeps its record of a socket that
+  // was closed for the next one that is opened, and with it what was still to be told. Out-of-band
+  // data, which nobody here sends, would wake us for ever, and counts as a hang-up.
+  kj::Promise<void> untilHungUp() {
+    return ready(descriptor_base::wait_error, *hung_up_).then([this]() -> kj::Promise<void> {
+      pollfd socket{socket_.native_handle(), POLLPRI, 0};
+      if (::poll(&socket, 1, 0) == 0) return untilHungUp();
+      return kj::READY_NOW;
+    });
   }
 
   // `got` bytes were read before; `bytes_min` and `bytes_max` count what is missing.

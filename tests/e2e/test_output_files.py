@@ -235,7 +235,7 @@ def test_links_in_the_callers_folder_are_not_written_through(mayfly, out, tmp_pa
     for name in ("file", "dangling", "hard"):
         assert (out / name).read_text() == "task" and not (out / name).is_symlink()
     for name in (b"folder/kept", b"folder/new", b"dots/new"):
-        assert not files[name]["written"] and "is no folder" in files[name]["whyNotWritten"]
+        assert not files[name]["written"] and "is not a folder" in files[name]["whyNotWritten"]
 
 
 def test_a_file_where_a_folder_stands_replaces_nothing(mayfly, out):

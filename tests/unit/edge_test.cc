@@ -236,6 +236,40 @@ TEST(AsioStream, APeerThatHangsUpIsNoticedThoughNothingIsRead) {
   EXPECT_TRUE(rig.until([&] { return gone; }));
 }
 
+// Asio's record of a socket that is closed serves the next one, with the events that were still to
+// be told of the first.
+TEST(AsioStream, AHangUpOfASocketThatIsClosedIsNotTheNextSockets) {
+  Rig rig;
+  auto [first_ours, first_theirs] = sockets();
+  auto [other_ours, other_theirs] = sockets();
+  auto [next_ours, next_theirs] = sockets();
+  auto first = asioStream(*rig.port, std::move(first_ours));
+  auto first_end = first->whenWriteDisconnected().eagerlyEvaluate(nullptr);
+  boost::asio::posix::stream_descriptor other(rig.host, other_ours.get());
+  other_ours.release();
+  kj::Own<kj::AsyncIoStream> next;
+  kj::Promise<void> next_end = nullptr;
+  bool told = false;
+  // In the same look at all descriptors, and before the first one's hang-up is acted upon.
+  other.async_wait(boost::asio::posix::descriptor_base::wait_read, [&](auto) {
+    first_end = nullptr;
+    first = nullptr;
+    next = asioStream(*rig.port, std::move(next_ours));
+    next_end = next->whenWriteDisconnected().then([&] { told = true; }).eagerlyEvaluate(nullptr);
+  });
+  rig.host.poll();  // all are waited for
+  ASSERT_EQ(::write(other_theirs.get(), "x", 1), 1);
+  first_theirs.reset();
+  ASSERT_TRUE(rig.until([&] { return next.get() != nullptr; }));
+  for (int i = 0; i < 10; ++i) {
+    rig.host.restart();
+    rig.host.poll();
+  }
+  EXPECT_FALSE(told);
+  next_theirs.reset();
+  EXPECT_TRUE(rig.until([&] { return told; }));
+}
+
 TEST(AsioStream, AWriteToWhomHasGoneFailsAsDisconnected) {
   Rig rig;
   auto [ours, theirs] = sockets();

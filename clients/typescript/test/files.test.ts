@@ -261,7 +261,7 @@ for name in good + odd:
   assert.equal(saved.get("plain"), "saved");
   assert.equal(saved.get("file"), "saved");
   assert.equal(saved.get("hard"), "saved");
-  assert.match(saved.get("folder/x") ?? "", /no folder/);
+  assert.match(saved.get("folder/x") ?? "", /not a folder/);
   assert.notEqual(saved.get("taken"), "saved");
   for (const name of ["new\\x0aline", "not\\xffutf8", "esc\\x1b[31m", "bidi\\xe2\\x80\\xae"])
     assert.match(saved.get(name) ?? `${[...saved.keys()]}`, /control characters|UTF-8/);

@@ -242,7 +242,7 @@ test("what cannot be sent is refused before it is sent", async (t) => {
     [{ code: "", args: "x" }, /args is not a list/],
     [{ code: "", args: ["\ud800"] }, /args\[0\] is not valid Unicode/],
     [{ code: "", env: { A: 1 } }, /env: the value of 'A'/],
-    [{ template: "shell", command: ["true"], args: ["x"] }, /`command` itself/],
+    [{ template: "shell", command: ["true"], args: ["x"] }, /of a `command` are part of it/],
     [{ code: "", files: { x: 7 } }, /files: 'x'/],
     [{ code: "", files: { x: { data: "", mode: -1 } } }, /mode of 'x'/],
     [{ code: "", files: { x: { blob: "abc" } } }, /no sha256/],
