@@ -29,6 +29,7 @@ namespace {
 
 constexpr auto kAcceptRetryTime = 100 * kj::MILLISECONDS;
 constexpr int kAcceptsPerTurnMax = 8;
+constexpr auto kRefusedPauseTime = 1 * kj::MILLISECONDS;
 constexpr uint32_t kLastEventsMax = 100'000;     // of the loop, when the server ends
 constexpr auto kRefusedTime = 5 * kj::SECONDS;   // a refused client has so long to read why
 constexpr auto kRefusalTime = 1 * kj::SECONDS;   // a user is told so often
@@ -75,6 +76,7 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
 
   // Whoever still waits in the kernel's queue has his turn after the host's other handlers.
   void acceptSome() {
+    int refused = 0;
     for (int i = 0; i < kAcceptsPerTurnMax; ++i) {
       base::Fd socket(
           ::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -86,11 +88,13 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
         return;
       }
       // One client's socket that is gone already must not end the accepting.
-      KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { admit(std::move(socket)); })) {
+      KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { refused += !admit(std::move(socket)); })) {
         spdlog::warn("rpc: a connection could not be served: {}", edge::errorOf(*e).message);
       }
     }
-    awaitClients();
+    if (refused < kAcceptsPerTurnMax) return awaitClients();
+    // Users that may not connect do so in a loop: the kernel's queue fills, and holds them up.
+    tasks_.add(timer_.afterDelay(kRefusedPauseTime).then([this] { awaitClients(); }));
   }
 
   // The account's share of the connections, or why it gets none.
@@ -120,15 +124,20 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     return true;
   }
 
-  void admit(base::Fd socket) {
+  // False: refused.
+  bool admit(base::Fd socket) {
     ucred peer{};
     socklen_t length = sizeof peer;
     KJ_SYSCALL(::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length));
     auto admitted = admission(peer.uid);
-    if (admitted) return serve(std::move(socket), std::move(*admitted), std::nullopt);
+    if (admitted) {
+      serve(std::move(socket), std::move(*admitted), std::nullopt);
+      return true;
+    }
     hub_.observer.connectionRefused(sched::Account::ofPeer(peer.uid).user,
                                     base::name(admitted.error().code));
     if (tells(peer, admitted.error())) serve(std::move(socket), {}, std::move(admitted).error());
+    return false;
   }
 
   void serve(base::Fd socket, sched::Share admitted, std::optional<Error> refusal) {
