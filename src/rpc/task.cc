@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "edge/convert.h"
 #include "rpc/hub.h"
 
@@ -330,9 +331,52 @@ sched::LimitWishes wishesFrom(schema::LimitWishes::Reader in) {
   return out;
 }
 
+// Counts and sizes are checked before the copies: the thread that copies is the one that kills, and
+// a list's elements cost more here than on the wire. The core checks all of it again.
+Status checkSizes(schema::TaskSpec::Reader in) {
+  auto tooLong = [](std::string_view what, uint64_t bytes, uint64_t max) -> Status {
+    if (bytes <= max) return Unit{};
+    return fail(Code::invalidArgument, fmt::format("{} {} bytes; at most {}", what, bytes, max));
+  };
+  if (in.getTemplate().size() > sched::kPathBytesMax)
+    return fail(
+        Code::notFound,
+        fmt::format("there is no template '{}'", base::printable(edge::view(in.getTemplate()), 80)),
+        "`mayfly templates` lists them.");
+  auto code = in.getCode();
+  size_t code_bytes = 0;
+  if (code.isFile()) {
+    code_bytes = code.getFile().getText().size();
+    MAYFLY_CHECK(
+        tooLong("the script's name has", code.getFile().getName().size(), sched::kPathBytesMax));
+  } else if (code.isString()) {
+    code_bytes = code.getString().size();
+  } else if (code.isStdin()) {
+    code_bytes = code.getStdin().size();
+  }
+  MAYFLY_CHECK(tooLong("the code has", code_bytes, sched::kCodeBytesMax));
+  if (in.getArgs().size() > sched::kArgsMax)
+    return tooMany("arguments", in.getArgs().size(), sched::kArgsMax);
+  if (in.getEnv().size() > sched::kEnvMax)
+    return tooMany("environment variables", in.getEnv().size(), sched::kEnvMax);
+  if (in.getFiles().size() > sched::kFilesMax)
+    return tooMany("input files", in.getFiles().size(), sched::kFilesMax);
+  uint64_t bytes = 0;
+  for (auto arg : in.getArgs()) bytes += arg.size();
+  MAYFLY_CHECK(tooLong("the arguments take", bytes, sched::kArgBytesMax));
+  bytes = 0;
+  for (auto var : in.getEnv()) bytes += var.getName().size() + var.getValue().size();
+  MAYFLY_CHECK(tooLong("the environment takes", bytes, sched::kArgBytesMax));
+  for (auto file : in.getFiles())
+    MAYFLY_CHECK(
+        tooLong("the path of an input file has", file.getPath().size(), sched::kPathBytesMax));
+  return Unit{};
+}
+
 }  // namespace
 
 base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBlob& find_blob) {
+  MAYFLY_CHECK(checkSizes(in));
   sched::TaskSpec spec;
   spec.template_name = edge::str(in.getTemplate());
   auto code = in.getCode();
@@ -356,20 +400,13 @@ base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBl
     default:
       return fail(Code::invalidArgument, "unknown kind of code", "Update the daemon.");
   }
-  // Counts are checked before the copies: a list's elements cost more here than on the wire.
   auto args = in.getArgs();
-  if (args.size() > sched::kArgsMax)
-    MAYFLY_CHECK(tooMany("arguments", args.size(), sched::kArgsMax));
   spec.args.reserve(args.size());
   for (auto arg : args) spec.args.push_back(edge::str(arg));
   auto env = in.getEnv();
-  if (env.size() > sched::kEnvMax)
-    MAYFLY_CHECK(tooMany("environment variables", env.size(), sched::kEnvMax));
   spec.env.reserve(env.size());
   for (auto var : env) spec.env.emplace_back(edge::str(var.getName()), edge::str(var.getValue()));
   auto files = in.getFiles();
-  if (files.size() > sched::kFilesMax)
-    MAYFLY_CHECK(tooMany("input files", files.size(), sched::kFilesMax));
   spec.files.reserve(files.size());
   for (auto each : files) {
     MAYFLY_TRY(auto file, inputFileFrom(each, find_blob));
