@@ -56,7 +56,8 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
   MAYFLY_CHECK(base::setNonblocking(daemon.view()));
   std::unique_ptr<Spawner> s(new Spawner(std::move(daemon), options));
   MAYFLY_CHECK(s->poller_.open());
-  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM}) ::signal(signal, SIG_IGN);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM})
+    ::signal(signal, SIG_IGN);
   leaveHalfToTheHost();
   MAYFLY_TRY(s->tree_, CgroupTree::open(options.instance));
   MAYFLY_TRY(s->room_, enterRoom(options.images_dir));

@@ -10,6 +10,7 @@ is printed by a task, for a clone has its zygote's memory.
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 
@@ -28,6 +29,14 @@ def unexpected(report, allowed):
 
 # --- as the init ---------------------------------------------------------------------
 
+def has_params(pid, params):
+    """Whether the box has these parameters in /task: the daemon runs others' tasks as well."""
+    try:
+        return json.loads(pathlib.Path(f"/proc/{pid}/root/task/params.json").read_text()) == params
+    except OSError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def living_box(mayfly, host, tmp_path_factory):
     """The host's pid of a living box's init; every probe lies in the box's /task."""
@@ -36,9 +45,9 @@ def living_box(mayfly, host, tmp_path_factory):
     files = [word for path in [*stage.PROBES.glob("*.py"), folder / "params.json"] for word in ("--file", path)]
     with stage.hold_box(mayfly, files) as server:
         tasks = json.loads(mayfly("ps", "--json").stdout)["tasks"]
-        running = [t for t in tasks if t["state"] == "running"]
-        assert len(running) == 1, tasks
-        yield running[0]["pidHost"]
+        ours = [t["pidHost"] for t in tasks if t["state"] == "running" and has_params(t["pidHost"], host.params)]
+        assert len(ours) == 1, tasks
+        yield ours[0]
         assert server.poll() is None, "the box ended before its probes did"
 
 
