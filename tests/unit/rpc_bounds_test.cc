@@ -255,8 +255,9 @@ TEST_F(BoundsTest, CallsAreTheUsersAndAnotherUserIsServed) {
   }
   for (Peer* by : {&peer, &second}) {
     EXPECT_TRUE(peer.until([&] {  // the other connection's calls are there
-      auto refused = by->mayfly.templatesRequest().send().wait(peer.io.waitScope).getError();
-      return refused.getCode() == ErrorCode::RESOURCE_EXHAUSTED && refused.getRetryable();
+      auto refused = by->mayfly.templatesRequest().send().wait(peer.io.waitScope);
+      return refused.getError().getCode() == ErrorCode::RESOURCE_EXHAUSTED &&
+             refused.getError().getRetryable();
     }));
   }
   // The pool is all the first user's; the other has a part of its own.
@@ -287,9 +288,9 @@ TEST_F(BoundsTest, AUserThatMayNotSpeakIsToldOnceAndIsThenClosedWithoutAWord) {
   asUser(kOther, [&] {
     {
       Peer peer(socket_path);
-      auto refused = peer.mayfly.templatesRequest().send().wait(peer.io.waitScope).getError();
-      EXPECT_EQ(refused.getCode(), ErrorCode::PERMISSION_DENIED);
-      EXPECT_NE(edge::view(refused.getMessage()).find(std::to_string(kOther)),
+      auto refused = peer.mayfly.templatesRequest().send().wait(peer.io.waitScope);
+      EXPECT_EQ(refused.getError().getCode(), ErrorCode::PERMISSION_DENIED);
+      EXPECT_NE(edge::view(refused.getError().getMessage()).find(std::to_string(kOther)),
                 std::string_view::npos);
     }
     for (int i = 0; i < 100; ++i) {
