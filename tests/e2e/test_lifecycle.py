@@ -496,6 +496,28 @@ def test_second_daemon_of_an_instance_is_refused(daemons):
     assert (task.returncode, out) == (0, b"got word\n\n"), err
 
 
+def test_a_second_instance_does_not_take_a_living_daemons_socket(daemons):
+    first = daemons(templates=("shell",))
+    second = Daemon(daemons.folder, templates=("shell",), **light())
+    second.socket = first.socket
+    read_end, theirs = os.pipe()
+    process = second.spawn(theirs)
+    os.close(theirs)
+    os.close(read_end)
+    assert process.wait(SECONDS_MAX) == 1
+    assert "another daemon serves the socket" in second.said(), second.said()
+    assert first.cli.run("-t", "shell", "--", "echo", "fine")["stdout"] == "fine\n"
+
+
+def test_signals_without_a_meaning_end_nothing(daemons):
+    daemon = daemons(templates=("shell",))
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+        for pid in (daemon.pid, daemon.spawner):
+            os.kill(pid, number)
+        assert daemon.cli.run("-t", "shell", "--", "echo", "fine")["stdout"] == "fine\n", number
+
+
+
 def tasks(daemon):
     done = daemon.cli("ps", "--json")
     assert done.returncode == 0, done.stderr
