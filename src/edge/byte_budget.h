@@ -92,7 +92,6 @@ class ByteBudget {
   }
   // Before the loop ends; nobody is told to end any more.
   void stop();
-  const Bounds& bounds() const { return bounds_; }
 
  private:
   enum class Fit : uint8_t { yes, accountFull, ownerFull, poolFull };

@@ -392,11 +392,6 @@ Accounts::Room Accounts::roomFor(const AccountRef& whose, Resource resource,
   return breach->level == Level::pool ? Room::noneOfPool : Room::noneOfAccount;
 }
 
-bool Accounts::drawsOnPool(const AccountRef& whose, Resource resource, uint64_t amount) const {
-  if (whose.book_ != this) return false;
-  return beyondOwn(resource, nodes_[nodes_[whose.slot_].user].used[indexOf(resource)] + amount) > 0;
-}
-
 base::Result<Share> Accounts::take(const AccountRef& whose, Resource resource, uint64_t amount) {
   MAYFLY_CHECK(accepts(whose, resource, amount));
   return charge(whose, resource, amount);

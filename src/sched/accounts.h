@@ -183,8 +183,6 @@ class Accounts {
   bool fits(const AccountRef& whose, Resource resource, uint64_t amount = 1) const {
     return roomFor(whose, resource, amount) == Room::yes;
   }
-  // Whether the user, with `amount` more, would hold more than its own part.
-  bool drawsOnPool(const AccountRef& whose, Resource resource, uint64_t amount = 0) const;
   // Counts an amount that cannot be refused, even beyond the bounds. Beyond them accepts() refuses.
   Share charge(const AccountRef& whose, Resource resource, uint64_t amount = 1);
 
