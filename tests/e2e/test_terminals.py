@@ -368,6 +368,7 @@ python.waitnoecho()
 python.sendline('secret')
 python.expect(r'\\b6\\b')
 see['hidden'] = 'secret' not in python.before
+python.expect('>>> ')  # before it the terminal is still cooked, and readline would read the EOF as a NUL
 python.sendeof()
 python.expect(pexpect.EOF)
 python.close()
