@@ -20,6 +20,8 @@
 
 #include <chrono>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "app/audit.h"
@@ -28,6 +30,7 @@
 #include "app/log.h"
 #include "app/loop_lag.h"
 #include "app/privileges.h"
+#include "app/remains.h"
 #include "app/templates.h"
 #include "base/text.h"
 #include "core/engine.h"
@@ -107,10 +110,12 @@ class App final : private core::EngineOwner {
   void onSignal();
   void outliveSignals();
   void stop();
-  void awaitSpawner();
+  base::Status awaitSpawner();
+  base::Status left(std::vector<Process> children, const std::string& why) const;
 
   // core::EngineOwner
   void onSettled() override;
+  void onSpawnerReady() override { audit_->start(); }
   void onFatal(base::Error error) override;
 
   AppOptions options_;
@@ -125,6 +130,7 @@ class App final : private core::EngineOwner {
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
   Child spawner_;
+  std::set<uint32_t> foreign_;  // children that this process had before it became the daemon
   std::unique_ptr<core::Engine> engine_;
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<Audit> audit_;
@@ -176,6 +182,7 @@ base::Result<int> App::run() {
              image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
   MAYFLY_TRY(served_, loadTemplates(s, runtime));
   if (served_.empty()) spdlog::warn("there is no template to serve, ignoring");
+  for (const Process& p : childrenOf(static_cast<uint32_t>(::getpid()))) foreign_.insert(p.pid);
   // The dead children of a killed spawner come to us: unless a parent reaps them at once, the
   // namespaces' pid 1 cannot end.
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
@@ -209,15 +216,18 @@ base::Result<int> App::run() {
                daemonUid(slot_.number));
   audit_ =
       std::make_unique<Audit>(io_, std::move(places), engine_->ledger(), observers_, s.audit_ms);
-  audit_->start();
   lag_.start();
   io_.run();
 
   server_.reset();
   audit_.reset();
   engine_.reset();
-  awaitSpawner();
-  if (fatal_) return base::fail(std::move(*fatal_));
+  base::Status ended = awaitSpawner();
+  if (fatal_) {
+    if (!ended) spdlog::error("{}", ended.error().message);
+    return base::fail(std::move(*fatal_));
+  }
+  MAYFLY_CHECK(std::move(ended));
   spdlog::info("stopped");
   return 0;
 }
@@ -250,41 +260,55 @@ void App::outliveSignals() {
 void App::stop() {
   stopping_ = true;
   engine_->stop([this] {
+    audit_->stop();
     // Posted, so that the clients get the results that end in this handler before the loop stops.
     boost::asio::post(io_, [this] { io_.stop(); });
   });
 }
 
 void App::onFatal(base::Error error) {
+  audit_->stop();
   if (!fatal_) fatal_ = std::move(error);  // main logs it once all parts are down
   if (!stopping_) stop();
 }
 
-// The spawner's end proves that it left nothing on the host.
-void App::awaitSpawner() {
+// The ends of the spawner and of all its processes prove that nothing is left on the host.
+base::Status App::awaitSpawner() {
   pollfd p{spawner_.pidfd.get(), POLLIN, 0};
   int n;
   do n = ::poll(&p, 1, kSpawnerEndMsMax);
   while (n < 0 && errno == EINTR);
-  if (n <= 0) {
-    spdlog::error("the spawner did not end within {} ms", kSpawnerEndMsMax);
-    return;
-  }
+  const auto self = static_cast<uint32_t>(::getpid());
+  if (n <= 0)
+    return left(childrenOf(self),
+                "the spawner did not end within " + std::to_string(kSpawnerEndMsMax) + " ms");
   siginfo_t info{};
-  if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(spawner_.pidfd.get()), &info,
-               WEXITED) == 0 &&
-      (info.si_code != CLD_EXITED || info.si_status != 0))
-    spdlog::error("the spawner ended with {} {}",
-                  info.si_code == CLD_EXITED ? "exit code" : "signal", info.si_status);
+  const bool known = ::waitid(static_cast<idtype_t>(P_PIDFD),
+                              static_cast<id_t>(spawner_.pidfd.get()), &info, WEXITED) == 0;
   for (int ms = 0; ms < kOrphansMsMax; ++ms) {
     int status;
     pid_t pid;
     while ((pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
     }
-    if (pid < 0) return;  // no child is left
+    if (pid < 0) break;  // no child is left
     ::poll(nullptr, 0, 1);
   }
-  spdlog::error("processes of the spawner are still alive after {} ms", kOrphansMsMax);
+  MAYFLY_CHECK(left(childrenOf(self), "processes of the spawner are alive " +
+                                          std::to_string(kOrphansMsMax) + " ms after its end"));
+  if (known && (info.si_code != CLD_EXITED || info.si_status != 0))
+    return base::fail(base::Code::internal,
+                      std::string("the spawner ended with ") +
+                          (info.si_code == CLD_EXITED ? "exit code " : "signal ") +
+                          std::to_string(info.si_status));
+  return base::Unit{};
+}
+
+// Fails if one of them is ours.
+base::Status App::left(std::vector<Process> children, const std::string& why) const {
+  std::erase_if(children, [&](const Process& p) { return foreign_.contains(p.pid); });
+  if (children.empty()) return base::Unit{};
+  return base::fail(base::Code::internal, why + ": " + describe(children),
+                    "They keep their cgroups and uids until they end; see what they wait for.");
 }
 
 }  // namespace

@@ -3,7 +3,8 @@
 // Walks, in small steps, the instance's cgroups of every hierarchy, all processes, and the mounts
 // of the host's namespace. A thing of the daemon's that belongs to no box of the ledger is a stray;
 // a box in quarantine without a cgroup is lost. Each finding is reported once. Every user may read
-// these files: the audit needs no privilege, and it trusts no message of the spawner.
+// these files: the audit needs no privilege, and it trusts no message of the spawner. Once the
+// spawner has ended, its remains are being removed, and nothing is found any more.
 //
 // Layer: app. Core thread; each step is a short read of virtual file systems.
 #pragma once
@@ -49,7 +50,10 @@ class Audit {
   Audit(boost::asio::io_context& io, AuditPlaces places, const reap::Ledger& ledger,
         base::Observer& observer, uint64_t period_ms);
 
-  void start();  // the first walk starts at once, each next one a period after the last one's end
+  // Once the spawner has removed what an earlier daemon left. The first walk starts at once, each
+  // next one a period after the last one's end.
+  void start();
+  void stop();  // for good
   // Looks at a few more entries. False: that was the walk's last step; the next step starts a new
   // walk.
   bool step();
@@ -68,6 +72,7 @@ class Audit {
   void mounts();
   std::string backingFile(const std::string& source) const;
   void lost();
+  bool spawnerLives() const;
   void found(base::AuditFinding::Kind kind, base::BoxId box, std::string what);
 
   AuditPlaces places_;
@@ -75,6 +80,7 @@ class Audit {
   base::Observer& observer_;
   boost::asio::steady_timer timer_;
   uint64_t period_ms_;
+  bool stopped_ = false;
   Part part_ = Part::cgroups;
   size_t hierarchy_ = 0;
   Folder zygotes_, boxes_, processes_;  // being listed

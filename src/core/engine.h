@@ -31,6 +31,7 @@ class EngineOwner {
  public:
   virtual ~EngineOwner() = default;
   virtual void onSettled() {}           // every template is ready, or was given up
+  virtual void onSpawnerReady() {}      // what an earlier daemon of this name left is removed
   virtual void onFatal(base::Error) {}  // the spawner is gone
 };
 

@@ -1,7 +1,8 @@
 // Copies a dead task's /task/out into the spool.
 //
 // Runs in a child of the spawner that has become the box's user: it can read only what the task
-// could read, and a hostile tree can hurt only this child, which the spawner kills after its time.
+// could read, and a hostile tree can hurt only this child, which the spawner kills after its time
+// (by CAP_KILL: the child's uid is another one).
 //
 // Layer: spawner.
 #pragma once

@@ -25,6 +25,7 @@ namespace {
 
 constexpr size_t kRequestsMax = 1'024;  // read ahead; more wait in the socket
 constexpr uint64_t kStopMsMax = 5'000;  // after mayflyd's end
+constexpr int kExitLeft = 3;
 
 // The kernel bounds pending signals and message queues of a user namespace by the limits of its
 // creator, and counts them up to the host's root; so the spawner halves its limits and leaves the
@@ -175,7 +176,7 @@ int Spawner::run() {
     if (late) break;
   }
   tree_.remove();
-  return 0;
+  return boxes_.empty() && zygotes_.empty() ? 0 : kExitLeft;
 }
 
 }  // namespace mayfly::spawner

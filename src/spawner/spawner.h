@@ -34,7 +34,8 @@ class Spawner {
  public:
   // Enters the room, finds the cgroups, drops to the least capabilities.
   static base::Result<std::unique_ptr<Spawner>> start(base::Fd daemon, const Options& options);
-  int run();  // until mayflyd goes; the exit code
+  // Until mayflyd goes. The exit code: 0, if nothing is left.
+  int run();
 
  private:
   Spawner(base::Fd daemon, const Options& options);
