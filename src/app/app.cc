@@ -43,8 +43,9 @@ namespace {
 
 constexpr uint32_t kListenBacklogLeast = 128;
 constexpr int kSpawnerEndMsMax = 8'000;  // longer than the spawner's own bounds
-constexpr int kOrphansMsMax = 2'000;     // for the orphans of a killed spawner
-constexpr mode_t kSocketMode = 0666;     // the server asks the kernel for the peer's uid
+constexpr uint64_t kSpawnerPingNs = 1'000'000'000;
+constexpr int kOrphansMsMax = 2'000;  // for the orphans of a killed spawner
+constexpr mode_t kSocketMode = 0666;  // the server asks the kernel for the peer's uid
 
 // P6: refuses a host that cannot keep a promise, unless the settings accept its loss.
 base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
@@ -110,12 +111,13 @@ class App final : private core::EngineOwner {
   void onSignal();
   void outliveSignals();
   void stop();
+  void killSpawner();
   base::Status awaitSpawner();
   base::Status left(std::vector<Process> children, const std::string& why) const;
 
   // core::EngineOwner
   void onSettled() override;
-  void onSpawnerReady() override { audit_->start(); }
+  void onSpawnerReady(base::Fd kill) override;
   void onFatal(base::Error error) override;
 
   AppOptions options_;
@@ -130,6 +132,7 @@ class App final : private core::EngineOwner {
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
   Child spawner_;
+  base::Fd spawner_kill_;       // a file; this process has no capability to signal the spawner
   std::set<uint32_t> foreign_;  // children that this process had before it became the daemon
   std::unique_ptr<core::Engine> engine_;
   std::unique_ptr<rpc::Server> server_;
@@ -146,6 +149,7 @@ base::Status App::makeEngine(const host::HostReport& report) {
   e.bounds.receipt_ns = (s.receipt_ms_max + s.collect_ms_max) * 1'000'000;
   e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   e.accounts = deriveAccountBounds(report.budget, s);
+  e.spawner_ping_ns = kSpawnerPingNs;
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
   spdlog::info(
       "at most {} boxes, {} of their memory, {} processes, {} pseudo-terminals, "
@@ -266,7 +270,18 @@ void App::stop() {
   });
 }
 
+void App::onSpawnerReady(base::Fd kill) {
+  spawner_kill_ = std::move(kill);
+  audit_->start();
+}
+
+// With all that it made; no effect on a dead one.
+void App::killSpawner() {
+  if (spawner_kill_) (void)!::write(spawner_kill_.get(), "1", 1);
+}
+
 void App::onFatal(base::Error error) {
+  killSpawner();  // it may only hang
   audit_->stop();
   if (!fatal_) fatal_ = std::move(error);  // main logs it once all parts are down
   if (!stopping_) stop();
@@ -274,14 +289,21 @@ void App::onFatal(base::Error error) {
 
 // The ends of the spawner and of all its processes prove that nothing is left on the host.
 base::Status App::awaitSpawner() {
-  pollfd p{spawner_.pidfd.get(), POLLIN, 0};
-  int n;
-  do n = ::poll(&p, 1, kSpawnerEndMsMax);
-  while (n < 0 && errno == EINTR);
+  auto ends = [this](int ms_max) {
+    pollfd p{spawner_.pidfd.get(), POLLIN, 0};
+    int n;
+    do n = ::poll(&p, 1, ms_max);
+    while (n < 0 && errno == EINTR);
+    return n > 0;
+  };
   const auto self = static_cast<uint32_t>(::getpid());
-  if (n <= 0)
-    return left(childrenOf(self),
-                "the spawner did not end within " + std::to_string(kSpawnerEndMsMax) + " ms");
+  const bool in_time = ends(kSpawnerEndMsMax);
+  if (!in_time) {
+    killSpawner();
+    if (!ends(kOrphansMsMax))
+      return left(childrenOf(self),
+                  "the spawner did not end within " + std::to_string(kSpawnerEndMsMax) + " ms");
+  }
   siginfo_t info{};
   const bool known = ::waitid(static_cast<idtype_t>(P_PIDFD),
                               static_cast<id_t>(spawner_.pidfd.get()), &info, WEXITED) == 0;
@@ -295,6 +317,10 @@ base::Status App::awaitSpawner() {
   }
   MAYFLY_CHECK(left(childrenOf(self), "processes of the spawner are alive " +
                                           std::to_string(kOrphansMsMax) + " ms after its end"));
+  if (!in_time)
+    return base::fail(base::Code::internal, "the spawner did not end within " +
+                                                std::to_string(kSpawnerEndMsMax) +
+                                                " ms, and was killed");
   if (known && (info.si_code != CLD_EXITED || info.si_status != 0))
     return base::fail(base::Code::internal,
                       std::string("the spawner ended with ") +

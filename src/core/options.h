@@ -25,6 +25,7 @@ struct EngineOptions {
   uint64_t parked_memory_bytes_max = 512ull << 20;  // of all parked clones
   // Of a clone, from its making to its word that it is parked: its walls, and a rehearsal.
   uint64_t clone_ready_ns_max = 8'000'000'000;
+  uint64_t spawner_ping_ns = 0;  // between two questions whether the spawner lives; 0: none
   uint64_t stop_tasks_ns_max = 5'000'000'000;  // for all tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
 };

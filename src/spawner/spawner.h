@@ -46,6 +46,7 @@ class Spawner {
     const char* unsound;  // the fault of the request, or null
   };
   bool readRequests();
+  void pong();
   void doOneRequest();
   void dispatch(Source source, uint64_t id);
   int msUntilNextTimer() const;

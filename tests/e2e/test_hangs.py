@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon nee
 
 ANSWER_SECONDS_MAX = 4  # of a zygote or maker that is asked for a process, and of an init
 SERVED_SECONDS_MAX = ANSWER_SECONDS_MAX + 4  # and the next zygote's start and trial
+SPAWNER_SECONDS_MAX = 7  # five periods of a second without an answer, and the one that had begun
 FREEZER = pathlib.Path("/sys/fs/cgroup/freezer")  # of v1: not even SIGKILL ends what it has frozen
 LARGE = "for i in range(200):\n open(f'/task/out/{i}', 'wb').write(bytes(1 << 20))"
 
@@ -210,6 +211,57 @@ def catch_young_init(daemon, client):
                     os.kill(int(pid), signal.SIGSTOP)
                     return True
     return False
+
+
+# --- the spawner ------------------------------------------------------------------------------
+
+
+def test_a_spawner_that_hangs_is_killed_with_all_it_made_and_no_task_is_told_a_falsehood(daemons):
+    daemon = daemons(templates=("python",))
+    waits = begin(daemon, "print('up', flush=True)\nimport time\ntime.sleep(600)", "--timeout", "1s")
+    exits = begin(daemon, "print('up', flush=True)\nprint(input())", "--stdin", "--timeout", "3s")
+    held = hold(family(daemon.pid))
+    began = time.monotonic()
+    stop(daemon.spawner)
+    exits.stdin.write(b"done\n")  # it exits at once, and nobody sees that
+    exits.stdin.flush()
+    assert daemon.process.wait(SECONDS_MAX) == 1, daemon.said()
+    took = await_ends(held, began)
+    assert took <= (SPAWNER_SECONDS_MAX + 1) * slow(), took
+    for task in (waits, exits):
+        out, err = task.communicate(timeout=SECONDS_MAX)
+        assert task.returncode == 125 and b"did not answer" in err and b"wall time" not in err, (out, err)
+    last = daemon.said().strip().splitlines()[-1]
+    assert "critical" in last and "the spawner did not answer within 5000 ms" in last, daemon.said()
+    assert daemon.processes_by_uid() == []
+    daemon.start()
+    assert daemon.cli.run("-c", "print(6*7)")["stdout"] == "42\n"
+
+
+def test_a_spawner_that_hangs_for_a_while_costs_no_task_its_own_end(daemons):
+    """Stopped for less than it takes to be seen: who had exited is told so, whoever ran on was killed at its wall time."""
+    daemon = daemons(templates=("python",))
+    waits = daemon.cli.start("run", "--json", "--timeout", "1s", "-c", "import time\ntime.sleep(600)")
+    exits = daemon.cli.start("run", "--json", "--timeout", "1s", "-c", "import time\ntime.sleep(0.5)\nraise SystemExit(7)")
+    await_that(lambda: [t["state"] for t in tasks(daemon)] == ["running"] * 2, "both run")
+    stop(daemon.spawner)
+    time.sleep(2)  # no event tells that both deadlines have passed
+    os.kill(daemon.spawner, signal.SIGCONT)
+    verdicts = [json.loads(task.communicate(timeout=SECONDS_MAX)[0]) for task in (waits, exits)]
+    assert [(v["verdict"], v["exitCode"]) for v in verdicts] == [("wallTime", None), ("failed", 7)], verdicts
+    assert all(v["receipt"]["complete"] for v in verdicts), verdicts
+    assert daemon.cli.run("-c", "print(6*7)")["stdout"] == "42\n"
+
+
+def test_sigterm_ends_a_spawner_that_hangs(daemons):
+    daemon = daemons(templates=("python",))
+    held = hold(family(daemon.pid))
+    began = time.monotonic()
+    stop(daemon.spawner)
+    daemon.process.terminate()
+    assert daemon.process.wait(SECONDS_MAX) == 1, daemon.said()
+    assert await_ends(held, began) <= 15 * slow()
+    assert "the spawner did not" in daemon.said(), daemon.said()
 
 
 # --- the audit -------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ Fault faultIn(const Request& r, size_t fds = 0, size_t bytes = sizeof(Request)) 
   return check(r, bytes, fds).fault;
 }
 
-constexpr Op kAll[] = {Op::publish, Op::retire, Op::make,  Op::clone,
-                       Op::claim,   Op::end,    Op::sample};
+constexpr Op kAll[] = {Op::publish, Op::retire, Op::make,   Op::clone,
+                       Op::claim,   Op::end,    Op::sample, Op::ping};
 
 TEST(Requests, WhatMayflydSendsIsSound) {
   EXPECT_EQ(faultIn(soundPublish(), 2), Fault::none);
@@ -102,10 +102,14 @@ TEST(Requests, EachContentThatNoMayflydSendsIsFound) {
 }
 
 TEST(Requests, AFlagOrADescriptorOfAnotherRequestIsFound) {
-  constexpr std::pair<Op, uint32_t> kOwn[] = {
-      {Op::publish, kLoopback}, {Op::retire, 0},         {Op::make, kStock | kRehearse},
-      {Op::clone, kRehearse},   {Op::claim, kCapsStand}, {Op::end, kCollect},
-      {Op::sample, 0}};
+  constexpr std::pair<Op, uint32_t> kOwn[] = {{Op::publish, kLoopback},
+                                              {Op::retire, 0},
+                                              {Op::make, kStock | kRehearse},
+                                              {Op::clone, kRehearse},
+                                              {Op::claim, kCapsStand},
+                                              {Op::end, kCollect},
+                                              {Op::sample, 0},
+                                              {Op::ping, 0}};
   for (const auto& [op, own] : kOwn)
     for (int bit = 0; bit < 32; ++bit) {
       Request r = op == Op::publish ? soundPublish() : soundOf(op);
