@@ -124,12 +124,19 @@ def test_a_stop_that_leaves_a_process_is_an_error_that_names_it(daemons, tmp_pat
         daemon.process.terminate()
         assert daemon.process.wait(SECONDS_MAX) == 1, daemon.said()
         assert f"process {collector} (mayfly-helper, state " in daemon.said(), daemon.said()
-        # The next start gives its uid to nobody.
         uids = daemon.uids()
-        daemon.start()
-        assert daemon.uids() != uids, daemon.said()
-        assert "audit: " not in read(daemon.log), "the sweep of an earlier daemon's remains is no finding"
-        assert daemon.cli.run("-c", "print(6*7)")["stdout"] == "42\n"
+        # It is seen dead before a start of this name, and no other daemon gets its uid.
+        with pytest.raises(AssertionError):
+            daemon.start()
+        assert daemon.process.wait(SECONDS_MAX) == 1
+        assert f"an earlier daemon left process {collector} " in read(daemon.log), daemon.said()
+        assert "an earlier daemon left can't be removed" in daemon.said(), daemon.said()
+        other = daemons(templates=("python",))
+        assert other.uids() != uids, other.said()
+        assert other.cli.run("-c", "print(6*7)")["stdout"] == "42\n"
+    daemon.start()
+    assert daemon.cli.run("-c", "print(6*7)")["stdout"] == "42\n"
+    assert "audit: " not in read(daemon.log), "the sweep of an earlier daemon's remains is no finding"
 
 
 # --- zygote, maker, init, clone ----------------------------------------------------------------

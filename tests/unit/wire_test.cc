@@ -135,12 +135,18 @@ TEST(Events, TextsEndAndUnknownWordsAreFound) {
   EXPECT_EQ(check(e, sizeof e - 1, 0).fault, Fault::language);
   for (auto spoil : std::vector<std::function<void(Event&)>>{
            [](Event& x) { x.magic = 0; }, [](Event& x) { x.version = 0; },
-           [](Event& x) { x.kind = Kind{}; }, [](Event& x) { x.kind = static_cast<Kind>(14); },
+           [](Event& x) { x.kind = Kind{}; },
+           [](Event& x) { x.kind = static_cast<Kind>(static_cast<int>(kKindMax) + 1); },
            [](Event& x) { x.cap = static_cast<Cap>(3); },
            [](Event& x) { x.collect = static_cast<CollectState>(4); }}) {
     Event bad = e;
     spoil(bad);
     EXPECT_EQ(check(bad, sizeof bad, 0).fault, Fault::language);
+  }
+  for (auto [kind, fds_max] : {std::pair{Kind::boxMade, 4u}, {Kind::hello, 1u}, {Kind::pong, 0u}}) {
+    e.kind = kind;
+    EXPECT_EQ(check(e, sizeof e, fds_max).fault, Fault::none);
+    EXPECT_EQ(check(e, sizeof e, fds_max + 1).fault, Fault::language);
   }
 }
 
