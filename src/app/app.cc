@@ -69,9 +69,8 @@ base::Status awaitRoom(const Child& spawner) {
   do n = ::poll(&p, 1, kRoomMsMax);
   while (n < 0 && errno == EINTR);
   if (n == 0)
-    return base::fail(
-        base::Code::deadlineExceeded,
-        "the spawner did not start within " + std::to_string(kRoomMsMax) + " ms");
+    return base::fail(base::Code::deadlineExceeded,
+                      "the spawner did not start within " + std::to_string(kRoomMsMax) + " ms");
   char first;
   if (::recv(spawner.channel.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) != 1)
     return base::fail(base::Code::internal, "the spawner ended");
