@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -28,6 +29,7 @@
 #include "app/log.h"
 #include "app/loop_lag.h"
 #include "app/privileges.h"
+#include "app/run_state.h"
 #include "app/templates.h"
 #include "base/text.h"
 #include "core/engine.h"
@@ -94,6 +96,15 @@ base::Result<base::Fd> listenAt(const std::string& path, uint32_t connections_ma
   return fd;
 }
 
+// The time now, for people.
+std::string timeText() {
+  const time_t now = ::time(nullptr);
+  tm utc{};
+  char text[40] = {};
+  ::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", ::gmtime_r(&now, &utc));
+  return text;
+}
+
 class App final : private core::EngineOwner {
  public:
   explicit App(AppOptions options) : options_(std::move(options)) {
@@ -103,6 +114,7 @@ class App final : private core::EngineOwner {
   base::Result<int> run();
 
  private:
+  base::Status openRunState();
   base::Status makeEngine(const host::HostReport& report);
   void onSignal();
   void outliveSignals();
@@ -114,6 +126,7 @@ class App final : private core::EngineOwner {
   void onFatal(base::Error error) override;
 
   AppOptions options_;
+  const std::string started_ = timeText();  // when this run began
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
   // Caught, because they would end the daemon, and an ignored signal stays so across exec.
@@ -122,6 +135,9 @@ class App final : private core::EngineOwner {
   base::Observers observers_;  // the log and any other listener
   LoopLag lag_{io_, observers_};
   base::Fd instance_lock_;
+  RunState run_state_;
+  std::optional<IdFile> id_file_;
+  std::optional<sched::TaskIds> ids_;
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
   Child spawner_;
@@ -131,6 +147,15 @@ class App final : private core::EngineOwner {
   std::optional<base::Error> fatal_;
   bool stopping_ = false;
 };
+
+// Before root is dropped. What the daemon cannot keep across its runs, it refuses to begin.
+base::Status App::openRunState() {
+  MAYFLY_TRY(run_state_, lockRunState(options_.settings.state_dir, options_.settings.instance));
+  MAYFLY_TRY(id_file_, IdFile::open(run_state_));
+  ids_.emplace(
+      id_file_->key(), [this] { return id_file_->reserve(); }, started_);
+  return ids_->reserve();
+}
 
 base::Status App::makeEngine(const host::HostReport& report) {
   const config::Daemon& s = options_.settings;
@@ -146,8 +171,8 @@ base::Status App::makeEngine(const host::HostReport& report) {
       "{} tasks in the queue",
       e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
       e.budget.ptys_max, s.queue_max);
-  engine_ =
-      std::make_unique<core::Engine>(io_, e, observers_, static_cast<core::EngineOwner&>(*this));
+  engine_ = std::make_unique<core::Engine>(io_, e, *ids_, observers_,
+                                           static_cast<core::EngineOwner&>(*this));
   for (Served& t : served_) {
     const uint32_t wished = std::exchange(t.spec.ptys, grantPtys(e.budget, t.spec.ptys));
     if (t.spec.ptys < wished)
@@ -172,6 +197,7 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(raiseOpenFiles());
   std::string images = s.state_dir + "/images";
   MAYFLY_CHECK(makeFolders(images));
+  MAYFLY_CHECK(openRunState());
   MAYFLY_TRY(std::string runtime,
              image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
   MAYFLY_TRY(served_, loadTemplates(s, runtime));

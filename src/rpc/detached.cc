@@ -142,6 +142,12 @@ Result<kj::Own<TaskState>> Users::find(const sched::AccountRef& account, TaskId 
       return kj::addRef(*entry.task);
     }
   }
+  if (const std::string since = hub_.core.restartedSince(id); key.empty() && !since.empty())
+    return fail(Code::notFound,
+                fmt::format("find: the daemon was restarted at {}; task {} and its result ended "
+                            "with its earlier run",
+                            since, id),
+                "Submit the task again.");
   return fail(Code::notFound,
               key.empty() ? fmt::format("find: this user has no detached task {}", id)
                           : fmt::format("find: this user has no detached task with the key '{}'",

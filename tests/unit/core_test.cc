@@ -549,6 +549,34 @@ TEST_F(Fixture, AnAccountSeesAndEndsItsOwnTasksOnlyAndRootSeesAll) {
   EXPECT_EQ(seen(account(0)), Ids{plain});
 }
 
+TEST_F(Fixture, AnIdOfAnEarlierRunIsNobodysTaskAndSaysThatTheDaemonWasRestarted) {
+  const uint64_t old =
+      *sched::TaskIds(
+           sched::IdKey{1, 2, 3}, [] { return base::Result<uint64_t>(6u); }, "", 10)
+           .take();
+  start();
+  const base::TaskId mine = submit(spec());
+  EXPECT_EQ(engine->cancel(old, account(0)).error().message,
+            "there is no task " + std::to_string(old) +
+                ": the id is of an earlier run of the daemon, which was restarted at noon");
+  EXPECT_EQ(engine->restartedSince(old), "noon");
+  for (base::TaskId id : {mine, mine ^ 1, base::TaskId{1}})
+    EXPECT_EQ(engine->restartedSince(id), "") << id;
+  EXPECT_EQ(engine->cancel(1, account(0)).error().message, "there is no task 1");
+}
+
+TEST_F(Fixture, WithoutANewIdNothingRuns) {
+  start();
+  id_blocks_fail = true;
+  while (task_ids.take()) {
+  }
+  auto refused = engine->submit(spec(), listener);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message, "the disk is full");
+  EXPECT_TRUE(nothingAsked());
+  EXPECT_EQ(told.calls["taskRefused"], 1);
+}
+
 TEST_F(Fixture, ATaskOfNobodysIsRefused) {
   start();
   sched::TaskSpec s = spec();
