@@ -35,6 +35,7 @@
 #include "core/engine.h"
 #include "host/report.h"
 #include "image/build.h"
+#include "rpc/kept_keys.h"
 #include "rpc/server.h"
 
 namespace mayfly::app {
@@ -138,6 +139,7 @@ class App final : private core::EngineOwner {
   RunState run_state_;
   std::optional<IdFile> id_file_;
   std::optional<sched::TaskIds> ids_;
+  std::shared_ptr<rpc::KeptKeys> keys_;
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
   Child spawner_;
@@ -152,6 +154,8 @@ class App final : private core::EngineOwner {
 base::Status App::openRunState() {
   MAYFLY_TRY(run_state_, lockRunState(options_.settings.state_dir, options_.settings.instance));
   MAYFLY_TRY(id_file_, IdFile::open(run_state_));
+  MAYFLY_TRY(keys_, rpc::KeptKeys::open(run_state_.folder.view(), run_state_.path, started_,
+                                        static_cast<uint64_t>(::time(nullptr)) * 1'000));
   ids_.emplace(
       id_file_->key(), [this] { return id_file_->reserve(); }, started_);
   return ids_->reserve();
@@ -229,6 +233,7 @@ base::Result<int> App::run() {
   edge.result_lease_ms = static_cast<uint32_t>(s.result_lease_ms);
   edge.connection_idle_ms = static_cast<uint32_t>(s.connection_idle_ms);
   edge.message_ms_max = static_cast<uint32_t>(s.message_ms_max);
+  edge.keys = keys_;
   MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_, std::move(listener), edge, observers_));
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),

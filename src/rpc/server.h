@@ -26,6 +26,8 @@ class io_context;
 
 namespace mayfly::rpc {
 
+class KeptKeys;
+
 // What one connection may hold, and how long. What users and all of them may is in the core's book
 // of accounts; these bounds keep a user's connections apart.
 struct Options {
@@ -48,6 +50,7 @@ struct Options {
   // Of requests and of unread answers, each; whatever the others hold.
   uint64_t own_bytes = 256u << 10;
   uint32_t message_ms_max = 30'000;  // from a message's first byte to its last
+  std::shared_ptr<KeptKeys> keys;    // of detached tasks; null: they end with the daemon
 };
 
 class Server {

@@ -104,6 +104,9 @@ class FakeCore final : public sched::Core {
       if (t.spec.owner == owner && !t.ended) end(t, base::Verdict::clientGone);
     changed();
   }
+  std::string restartedSince(base::TaskId id) const override {
+    return id == id_of_an_earlier_run ? "noon" : "";
+  }
   std::vector<sched::TaskInfo> tasks(const sched::AccountRef& asks) const override {
     std::vector<sched::TaskInfo> all;
     for (auto& [id, t] : tasks_)
@@ -170,6 +173,7 @@ class FakeCore final : public sched::Core {
   mutable uint64_t templates_calls = 0;
   size_t templates_count = 1;
   uint64_t stdin_bytes_max = 64u << 20;
+  base::TaskId id_of_an_earlier_run = UINT64_MAX;
 
  private:
   friend class RpcFixture;
