@@ -138,6 +138,11 @@ class Daemon:
                 self.process.wait()
 
     @property
+    def instance_state(self):
+        """What the instance keeps across its runs."""
+        return pathlib.Path(self.state_dir) / "instances" / self.instance
+
+    @property
     def spawner(self):
         [pid] = [p for p in family(self.pid) if comm(p) == "mayfly-spawner"]
         return pid
@@ -199,6 +204,7 @@ def daemons(tmp_path_factory):
     yield start
     for daemon in made:
         daemon.end()
+        subprocess.run(["rm", "-rf", str(daemon.instance_state)], check=True)
     subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
