@@ -1,5 +1,5 @@
-// mayfly-bench-floods SOCKET SECONDS: how another client sees the daemon's present load, as one
-// JSON object: how late its tasks are killed at their wall time, and how long a `print` takes.
+// mayfly-bench-floods SOCKET SECONDS: measures as a client of a loaded daemon how late its tasks
+// are killed at their wall time, and how long a `print` takes. Prints one JSON object.
 //
 // Layer: a client of Mayfly. bench/floods runs it while it floods the daemon.
 #include <stdlib.h>
@@ -45,7 +45,7 @@ struct Kills {
   std::vector<double> decided_ms, dead_ms;  // after the end of the wall time
 };
 
-// A flood of connections may leave no room at first.
+// Tries until `end_ns`, because a flood of connections may leave no room at first.
 std::unique_ptr<Client> connected(const char* socket, uint64_t end_ns) {
   while (true) {
     auto client = Client::connect(socket);
@@ -55,7 +55,7 @@ std::unique_ptr<Client> connected(const char* socket, uint64_t end_ns) {
   }
 }
 
-// Several sleeping tasks at once, each with a small cap.
+// Keeps kKillsAtOnce sleeping tasks running, each until it is killed at its wall time.
 void kill(const char* socket, uint64_t end_ns, Kills* kills) {
   auto client = connected(socket, end_ns);
   std::vector<std::future<base::Result<TaskResult>>> under_way;

@@ -56,4 +56,7 @@
       OutFilesBytes, "--out-size", "Collected output files together")                              \
   /* Their number. */                                                                              \
   CAP(out_files, uint32_t, 256, count, 1, 100'000, "out_files", OutFiles, "--out-files",           \
-      "Number of collected output files")
+      "Number of collected output files")                                                          \
+  /* In the queue, before its box. */                                                              \
+  CAP(queue_time_ms, uint64_t, 600'000, milliseconds, 10, 86'400'000, "queue_time", QueueTimeMs,   \
+      "--queue-time", "How long it waits for a box")

@@ -1,4 +1,4 @@
-// Mayfly's C++ client: submits tasks to a daemon and brings their results.
+// Mayfly's C++ client: submits tasks to a daemon and returns their results.
 //
 //   auto client = mayfly::Client::connect("/run/mayfly/default.sock");
 //   mayfly::TaskSpec spec;
@@ -7,20 +7,20 @@
 //   spec.code = "print(6*7)";
 //   auto result = (*client)->run(spec);   // result->captured[0] == "42\n"
 //
-// A Client owns one connection and, unless its caller serves it (ServedBy), one thread
-// that does. All calls may be made from any thread, many at a time; they never throw.
-// Those that end in Async give a future at once, the others block until answered, and
-// all have a deadline. Callbacks run on the thread that serves, one at a time, and must
-// return: while one runs, the daemon sends this client nothing more of that task, and no
-// blocking call of this client may be made from within it (failedPrecondition).
+// A Client owns one connection, and one thread that serves it unless the caller does
+// (ServedBy). Any thread may make calls, many at a time. Calls never throw, and each
+// takes a deadline. Calls whose names end in Async return a future at once; the others
+// block until answered. Callbacks run on the serving thread, one at a time, and must
+// return: while one runs, the daemon sends this client nothing more of that task. A
+// blocking call from within a callback fails with failedPrecondition.
 //
-// Input of more than a few MiB goes as a blob: upload it once, name it in as many
-// tasks' files as you like.
+// Send input of more than a few MiB as a blob: upload it once, and name it in the files
+// of any number of tasks.
 //
-// Dropping a Task that still runs cancels it; dropping the Client ends all of
-// its tasks as `clientGone`. A task with `detach` is the user's instead: dropping it
-// leaves it alone, any Client of that user can find() it, and a submit that repeats its
-// key gives the same task instead of a second run.
+// Destroying the Task of a task that still runs cancels the task. The end of the
+// connection ends its other tasks as `clientGone`. A task with `detach` belongs to the
+// user instead: destroying its Task lets it run on, any Client of that user can find()
+// it, and a submit that repeats its key returns the same task and runs nothing.
 //
 // Layer: client. Link mayfly_client.
 #pragma once
@@ -45,14 +45,14 @@ namespace mayfly {
 inline constexpr const char* kDefaultSocket = "/run/mayfly/default.sock";
 
 enum class CodeKind : uint8_t {
-  command,    // `args` is a whole command line: templates of mechanism `exec`
+  command,    // `args` is a whole command line; for templates of mechanism `exec`
   file,       // `code` is a script, put at /task/`script_name` and run from there
   string,     // `code` is the program, as after the runtime's -c
   stdinText,  // `code` is the program, as if piped into the runtime
 };
 enum class Stream : uint8_t { out, err };
 
-// Bytes that the daemon keeps for this user: any number of tasks can have them as an input file.
+// Names bytes that the daemon stores for this user. Any number of tasks can have them as a file.
 struct BlobRef {
   std::array<uint8_t, 32> sha256{};
   uint64_t size_bytes = 0;
@@ -65,18 +65,18 @@ struct InputFile {
   std::optional<BlobRef> blob;  // instead of `data`
 };
 
-// What is absent takes the template's default. Units: base::Limits.
+// An absent cap takes the template's default. Units: base::Limits.
 struct LimitWishes {
 #define MAYFLY_CAP(member, type, ...) std::optional<type> member;
   MAYFLY_CAPS(MAYFLY_CAP)
 #undef MAYFLY_CAP
 };
 
-// Lets a task outlive its connection. Its output is captured, all of its stdin goes with the spec.
+// Lets a task outlive its connection. Its output is captured; its whole stdin comes with the spec.
 struct Detach {
-  uint32_t lease_ms =
-      3'600'000;    // its result is kept so long after its end and the last call on it
-  std::string key;  // optional, at most 128 bytes: the user's own name for this very run
+  // How long the result is kept after the task's end and after the last call on it.
+  uint32_t lease_ms = 3'600'000;
+  std::string key;  // optional, at most 128 bytes: the user's own name for this run
 };
 
 struct TaskSpec {
@@ -97,10 +97,10 @@ struct TaskSpec {
 };
 
 struct OutFile {
-  std::string path;  // relative to /task/out; bytes as the task chose them: never trust them
+  std::string path;  // relative to /task/out; any bytes, chosen by the task: never trust them
   uint64_t size_bytes = 0;
   uint32_t mode = 0;
-  std::string skipped;  // why it was not collected; empty when it was
+  std::string skipped;  // why the file was not collected; empty if it was
 };
 
 struct TaskResult {
@@ -115,7 +115,7 @@ struct TaskResult {
   base::Usage usage;
   base::Phases phases{};
   base::Receipt receipt;
-  std::string captured[2];  // by Stream, where no on_output was given: the first 1 MiB
+  std::string captured[2];  // by Stream, without on_output: the first 1 MiB
   bool truncated[2] = {};
   std::vector<OutFile> out_files;
   std::string out_files_note;
@@ -125,21 +125,21 @@ struct TaskResult {
 struct Callbacks {
   std::function<void()> on_started;
   std::function<void(Stream, std::string_view)> on_output;
-  std::function<void(const base::Result<TaskResult>&)> on_result;  // once, the last
+  std::function<void(const base::Result<TaskResult>&)> on_result;  // called once, after the others
 };
 
 struct TemplateInfo {
   std::string name, description, mechanism, state, state_text, image_digest;
   base::Limits defaults, maximum;
   uint32_t boxes = 0;                              // alive now
-  uint32_t parked = 0;                             // of them: with a clone that is ready for a task
-  uint32_t stocked = 0;                            // of them: walls that wait for a clone
-  uint32_t parked_target = 0, stocked_target = 0;  // what the pool holds, or is being filled to
-  uint32_t making = 0;                             // clones
-  uint32_t waiting = 0;                            // tasks that have a box's place and no clone yet
-  uint32_t zygotes = 0;           // alive: serving, starting, and those whose last boxes end
-  uint32_t renewals = 0;          // zygotes that a younger one followed, since the daemon's start
-  uint64_t hits = 0, misses = 0;  // tasks that found a clone parked, and that did not
+  uint32_t parked = 0;                             // boxes with a clone that is ready for a task
+  uint32_t stocked = 0;                            // boxes without a clone yet
+  uint32_t parked_target = 0, stocked_target = 0;  // the numbers that the pool is filled to
+  uint32_t making = 0;                             // clones in the making
+  uint32_t waiting = 0;                            // tasks that have a place but no clone yet
+  uint32_t zygotes = 0;                            // alive: serving, starting, or draining
+  uint32_t renewals = 0;          // zygotes replaced by a successor, since the daemon's start
+  uint64_t hits = 0, misses = 0;  // tasks that found a parked clone, and that did not
 };
 
 struct TaskInfo {
@@ -152,10 +152,10 @@ struct TaskInfo {
 
 struct BlobInfo {
   BlobRef blob;
-  uint32_t expires_ms = 0;  // from now, if nothing uses it
+  uint32_t expires_ms = 0;  // from now, if nobody uses the blob
 };
 
-// 0 is what an older daemon does not tell.
+// A bound that an older daemon does not report is 0.
 struct ServerInfo {
   std::string version, instance;
   uint16_t protocol = 0;
@@ -167,55 +167,56 @@ struct ServerInfo {
   uint32_t detached_per_user_max = 0, detach_lease_ms_max = 0;
 };
 
-// Who serves a connection: receives what the daemon sends, and runs the callbacks.
+// The thread that serves a connection: it receives the daemon's messages and runs the callbacks.
 enum class ServedBy : uint8_t {
   ownThread,  // a thread of the client's own, at any time
-  // The thread that connected, in its blocking calls and only there, which saves it two wake-ups a
-  // task. Other threads' calls are answered meanwhile. Client and Tasks are destroyed on that
-  // thread, which has one such client at a time.
+  // The thread that connected, during its blocking calls and only then; this saves two wake-ups per
+  // task. Other threads' calls are answered only then, too. Destroy the Client and its Tasks on
+  // that thread. A thread serves one client at a time.
   caller,
 };
 
 struct ConnectOptions {
   std::string client_name = "c++";  // for the daemon's log
   ServedBy served_by = ServedBy::ownThread;
-  // Of connect and of every call that is given none, but for those that last as long as a task
-  // does (run, wait, writeStdin): these have none then.
+  // The deadline of connect, and of every call without one of its own. The calls that last as long
+  // as a task (run, wait, writeStdin) then have none.
   uint64_t call_timeout_ms = 30'000;
 };
 
-// A call's own deadline; what is not answered in time is deadlineExceeded.
+// A call's own deadline. A call that is not answered in time fails with deadlineExceeded.
 using TimeoutMs = std::optional<uint64_t>;
 
 class Client;
 
-// A task of a Client's. It keeps the connection alive.
+// A task of a Client. It keeps the connection alive.
 class Task {
  public:
   struct State;  // internal
   explicit Task(std::shared_ptr<State> state) : state_(std::move(state)) {}
   Task(Task&&) noexcept = default;
   Task& operator=(Task&&) noexcept;
-  ~Task();  // close(), or release() of a detached one
+  ~Task();  // release()
 
   uint64_t id() const;
-  // An earlier submit with the same key made it: nothing runs a second time.
+  // Whether an earlier submit with the same key made the task; it does not run a second time.
   bool existing() const;
-  // Where it stands, without waiting; state "done" once wait() would return at once.
+  // The task's present state, without waiting: "done" once wait() would return at once.
   base::Result<TaskInfo> info(TimeoutMs timeout_ms = {});
-  // The result, when nothing of the task is left. After its deadline the task runs on.
+  // Returns the result when nothing of the task is left. If the deadline passes, the task runs on.
   base::Result<TaskResult> wait(TimeoutMs timeout_ms = {});
   std::shared_future<base::Result<TaskResult>> waitAsync() const;
   base::Status cancel(TimeoutMs timeout_ms = {});
-  // Returns when the task has taken all of it. After the deadline some of it may have been taken.
+  // Returns when the task has taken all of `data`; after a missed deadline it may have taken a
+  // part.
   base::Status writeStdin(std::string_view data, TimeoutMs timeout_ms = {});
   base::Status closeStdin(TimeoutMs timeout_ms = {});
-  // At most 1 MiB of out_files[index], from `offset`; empty at its end. After wait.
+  // Reads at most 1 MiB of out_files[index] from `offset`; empty at its end. Call after wait().
   base::Result<std::string> readFile(uint32_t index, uint64_t offset, TimeoutMs timeout_ms = {});
-  // The daemon forgets the task, also a detached one, for everybody; one that runs is cancelled.
+  // Makes the daemon forget the task, even a detached one, for every client; cancels it if it runs.
   // Idempotent; does not wait.
   void close();
-  // Lets go of a detached task and leaves it to the daemon; close() of any other.
+  // Leaves a detached task to the daemon; closes any other.
   void release();
 
  private:
@@ -230,18 +231,18 @@ class Client {
   ~Client();
 
   const ServerInfo& server() const;
-  // Returns when the daemon has checked and queued the task. After its deadline the task is
-  // cancelled, and no callback is called any more.
+  // Returns when the daemon has checked and queued the task. If the deadline passes, the task is
+  // cancelled and no callback is called any more.
   base::Result<Task> submit(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
   std::future<base::Result<Task>> submitAsync(TaskSpec spec, Callbacks callbacks = {},
                                               TimeoutMs timeout_ms = {});
-  // submit, wait and close (of a detached one: release) in one; the cheapest way to a result. Its
-  // deadline, which is not the task's wall time, is treated as submit's.
+  // submit(), wait() and release() in one; the cheapest way to a result. The deadline works like
+  // submit's; it is not the task's wall time.
   base::Result<TaskResult> run(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
   std::future<base::Result<TaskResult>> runAsync(TaskSpec spec, Callbacks callbacks = {},
                                                  TimeoutMs timeout_ms = {});
-  // A detached task of this user, by its key or its id. Its wait() gives the result, however long
-  // ago it ended. notFound: there is none, or its lease is over.
+  // Finds a detached task of this user by its key or its id. Its wait() returns the result even if
+  // the task has ended. notFound: there is no such task, or its lease is over.
   base::Result<Task> find(std::string key, TimeoutMs timeout_ms = {});
   base::Result<Task> find(uint64_t id, TimeoutMs timeout_ms = {});
   std::future<base::Result<Task>> findAsync(std::string key, TimeoutMs timeout_ms = {});
@@ -250,10 +251,11 @@ class Client {
   base::Result<std::vector<TaskInfo>> tasks(TimeoutMs timeout_ms = {});
   base::Status kill(uint64_t id, TimeoutMs timeout_ms = {});
 
-  // Brings bytes to the daemon, unless it has them, and begins their time to live anew. The
-  // deadline is of the whole upload; without one each of its calls has the connection's.
+  // Uploads the bytes unless the daemon has them, and restarts their time to live. The deadline
+  // bounds the whole upload; without one, the connection's deadline bounds each of its calls.
   base::Result<BlobRef> upload(std::string_view bytes, TimeoutMs timeout_ms = {});
-  // A regular file from its beginning: read twice, in pieces, and never held as a whole.
+  // Uploads a regular file from its beginning: reads it twice, in pieces, and never holds all of
+  // it.
   base::Result<BlobRef> upload(base::FdView file, TimeoutMs timeout_ms = {});
   base::Result<BlobRef> uploadFile(const std::string& path, TimeoutMs timeout_ms = {});
   base::Result<std::vector<BlobInfo>> blobs(TimeoutMs timeout_ms = {});

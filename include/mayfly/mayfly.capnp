@@ -312,6 +312,7 @@ struct LimitWishes {
   inputBytes @10 :UInt64 = .default64;       # stdin and input files together
   outFilesBytes @11 :UInt64 = .default64;    # collected files together
   outFiles @12 :UInt32 = .default32;         # their number
+  queueTimeMs @13 :UInt64 = .default64;      # in the queue, before its box
 }
 
 # ------------------------------------------------------------------ the result
@@ -351,6 +352,7 @@ enum Verdict {
   clientGone @10;     # the connection ended
   daemonStopping @11;
   internal @12;       # Mayfly's own failure; never the task's
+  queueTime @13;      # no box was free within this cap: the task never ran
 }
 
 struct Limits {
@@ -367,6 +369,7 @@ struct Limits {
   inputBytes @10 :UInt64;
   outFilesBytes @11 :UInt64;
   outFiles @12 :UInt32;
+  queueTimeMs @13 :UInt64;
 }
 
 struct Usage {

@@ -23,14 +23,14 @@ LogSink::LogSink(int out) : out_(out) {
   }
 }
 
-// False: there is no room now.
+// Returns false if there is no room now.
 bool LogSink::put(std::string_view line) {
   while (!line.empty()) {
     const ssize_t n = is_socket_
                           ? ::send(out_, line.data(), line.size(), MSG_DONTWAIT | MSG_NOSIGNAL)
                           : ::write(out_, line.data(), line.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return n < 0 && errno != EAGAIN;  // a log that cannot be written is no fault
+    if (n <= 0) return n < 0 && errno != EAGAIN;  // other errors of the log are ignored
     line.remove_prefix(static_cast<size_t>(n));
   }
   return true;

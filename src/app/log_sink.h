@@ -1,5 +1,5 @@
-// The log's lines on a descriptor that nobody may be reading: a full pipe never holds the core
-// thread up. Lines that do not fit are dropped, and their number is the next line's news.
+// Writes the log to a descriptor that perhaps nobody reads: a full pipe never holds up the core
+// thread. Lines that do not fit are dropped, and a line with their number comes before the next.
 //
 // Layer: app. One thread.
 #pragma once
@@ -16,8 +16,8 @@ namespace mayfly::app {
 
 class LogSink final : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
  public:
-  // Writes to `out`, which outlives the sink. A pipe is opened anew, because others (a shell) share
-  // its flags; a socket is sent to.
+  // Writes to `out`, which outlives the sink. A pipe is reopened as non-blocking, because other
+  // processes (a shell) share the flags of `out`.
   explicit LogSink(int out);
 
  protected:
@@ -28,7 +28,7 @@ class LogSink final : public spdlog::sinks::base_sink<spdlog::details::null_mute
   bool put(std::string_view line);
 
   int out_;
-  base::Fd own_;  // of a pipe: the same one, non-blocking
+  base::Fd own_;  // the reopened pipe; empty if `out` is no pipe
   bool is_socket_ = false;
   uint64_t dropped_ = 0;
 };

@@ -1,4 +1,4 @@
-// Tells the observer every `kPeriod` how late the core thread comes to a timer.
+// Reports to the observer, every `kPeriod`, how late the core thread runs a timer.
 //
 // Layer: app. Core thread.
 #pragma once

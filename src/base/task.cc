@@ -4,8 +4,8 @@ namespace mayfly::base {
 
 std::string_view name(Verdict verdict) {
   constexpr std::string_view names[kVerdicts] = {
-      "succeeded", "failed", "signaled",  "wallTime",   "cpuTime",        "memory",  "processes",
-      "output",    "disk",   "cancelled", "clientGone", "daemonStopping", "internal"};
+      "succeeded", "failed", "signaled",  "wallTime",   "cpuTime",        "memory",   "processes",
+      "output",    "disk",   "cancelled", "clientGone", "daemonStopping", "internal", "queueTime"};
   auto i = static_cast<size_t>(verdict);
   return i < kVerdicts ? names[i] : "internal";
 }

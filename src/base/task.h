@@ -43,9 +43,10 @@ enum class Verdict : uint8_t {
   cancelled = 9,
   clientGone = 10,
   daemonStopping = 11,
-  internal = 12,  // Mayfly's own failure; never the task's
+  internal = 12,   // Mayfly's own failure; never the task's
+  queueTime = 13,  // no box was free in time: the task never ran
 };
-inline constexpr size_t kVerdicts = 13;
+inline constexpr size_t kVerdicts = 14;
 std::string_view name(Verdict verdict);
 
 struct Usage {

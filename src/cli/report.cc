@@ -109,6 +109,7 @@ int exitCode(const TaskResult& result) {
     case Verdict::clientGone:
     case Verdict::daemonStopping:
     case Verdict::internal:
+    case Verdict::queueTime:
       break;
   }
   return kExitMayfly;

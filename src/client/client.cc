@@ -17,13 +17,13 @@ using base::Unit;
 
 namespace {
 
-// The daemon's object. Jobs of the loop hold it; it holds nothing of theirs, so that none of them
-// can be the last to let go of the connection, which waits for the loop.
+// The daemon's object for a task. Jobs of the loop hold it. It has no reference to the connection:
+// a job must not drop the last one, because the connection's destructor waits for the loop.
 struct Remote {
   std::atomic<bool> closed = false;
-  // Loop's thread; null once closed.
+  // For the loop's thread only; null once closed.
   kj::Maybe<schema::Task::Client> task;
-  kj::Own<kj::PromiseFulfiller<void>> let_go;  // of a detached task: ends its `wait` here
+  kj::Own<kj::PromiseFulfiller<void>> let_go;  // for detached tasks: ends this client's `wait`
 };
 
 }  // namespace
@@ -61,7 +61,7 @@ class SinkImpl final : public schema::OutputSink::Server {
   std::shared_ptr<Callbacks> callbacks_;
 };
 
-// Where the result goes, once; no callback is called afterwards.
+// Receives the result, once. No callback is called afterwards.
 struct ResultSlot {
   explicit ResultSlot(Callbacks c) : callbacks(std::make_shared<Callbacks>(std::move(c))) {}
   ResultSlot(const ResultSlot&) = delete;
@@ -79,7 +79,7 @@ struct ResultSlot {
   bool done = false;
 };
 
-// More than one message holds would end the connection, and with it the client's other tasks.
+// Refuses a spec that exceeds one message: it would end the connection and all tasks on it.
 Status checkSize(const TaskSpec& spec) {
   uint64_t bytes = sizeHint(spec).wordCount * sizeof(capnp::word);
   if (bytes <= schema::MESSAGE_BYTES_MAX) return Unit{};
@@ -89,7 +89,7 @@ Status checkSize(const TaskSpec& spec) {
               "Upload large files and name them as blobs, or give large input on standard input.");
 }
 
-// Also what ends a `wait` that is under way: the release alone would not.
+// Closes the task. This also ends a pending `wait`; releasing the object alone would not.
 void closeRemote(Wire& wire, Remote& remote) {
   KJ_IF_MAYBE (task, remote.task) {
     wire.calls.add(task->closeRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
@@ -97,13 +97,13 @@ void closeRemote(Wire& wire, Remote& remote) {
   }
 }
 
-// The daemon keeps the task, and hears nothing more of it from here.
+// Releases the object. The daemon keeps the task, and this client makes no more calls on it.
 void releaseRemote(Remote& remote) {
   remote.task = nullptr;
   if (remote.let_go.get() != nullptr) remote.let_go->fulfill();
 }
 
-// Ends `waiting` once the task is let go of.
+// Ends `waiting` when releaseRemote() is called.
 kj::Promise<void> untilLetGo(kj::Promise<void> waiting, Remote& remote,
                              std::shared_ptr<ResultSlot> slot) {
   auto paf = kj::newPromiseAndFulfiller<void>();
@@ -136,8 +136,8 @@ kj::Promise<void> waitFor(capnp::RemotePromise<schema::Task::WaitResults> waitin
       [slot](kj::Exception&& e) { slot->set(fail(edge::errorOf(e))); });
 }
 
-// Sends submit and, without waiting for its answer, wait. `submitted` hears of the first, `slot` of
-// the second. What is not answered in time is given up, and with it the task.
+// Sends submit and, without waiting for its answer, wait. `submitted` gets the answer of the first,
+// `slot` that of the second. If the deadline passes, the calls and the task are given up.
 template <class OnSubmitted>
 kj::Promise<void> begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot,
                         Deadline deadline, TimeoutMs timeout_ms, OnSubmitted submitted) {
@@ -214,7 +214,7 @@ const ServerInfo& Client::server() const { return connection_->server; }
 
 namespace {
 
-// Where submit's answer goes, once, also where the loop ends first.
+// Receives the answer of submit or find, once; an error if the loop ends first.
 struct TaskSlot {
   explicit TaskSlot(const char* call = "submit") : what(call) {}
   TaskSlot(const TaskSlot&) = delete;
@@ -260,7 +260,7 @@ std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks
     state->remote = remote;
     answer->set(Task(std::move(state)));
   };
-  // A job that is dropped lets go of both slots, which then say so.
+  // If the job is dropped, the destructors of both slots report it.
   connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
                            slot = std::move(slot), submitted = std::move(submitted), remote,
                            timeout = connection_->timeoutMs(timeout_ms)]() mutable {
@@ -284,10 +284,10 @@ std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callba
     slot->set(fail(size.error()));
     return future;
   }
-  // A job that is dropped lets go of the slot, which then says so.
+  // If the job is dropped, the slot's destructor reports it.
   connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
                            slot = std::move(slot), timeout_ms]() mutable {
-    // The daemon's object is released with submit's answer, when wait has returned.
+    // Nothing keeps the daemon's object: it is released when submit and wait have returned.
     wire->calls.add(mayfly::begin(*wire, spec, std::move(slot), Deadline::ofRun, timeout_ms,
                                   [](Result<Submitted>, kj::Maybe<schema::Task::Client>) {}));
   });

@@ -39,7 +39,7 @@ base::Result<base::Fd> connectTo(const std::string& path, uint64_t timeout_ms) {
   memcpy(address.sun_path, path.c_str(), path.size() + 1);
   base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return base::failSys(errno, "socket", "AF_UNIX");
-  // How long to wait where the daemon's queue of new connections is full.
+  // Bounds the wait while the daemon's queue of new connections is full.
   timeval wait{static_cast<time_t>(timeout_ms / 1'000),
                static_cast<suseconds_t>(timeout_ms % 1'000 * 1'000 + 1)};
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);

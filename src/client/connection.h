@@ -1,6 +1,6 @@
-// The client's connection: its loop, and the blocking calls that threads make to it.
+// The client's connection: its loop, and the blocking calls that threads make on it.
 //
-// Layer: client. Members named *_ of Wire belong to the loop's thread.
+// Layer: client. A Wire belongs to the loop's thread.
 #pragma once
 
 #include <capnp/rpc-twoparty.h>
@@ -19,7 +19,7 @@
 
 namespace mayfly {
 
-// The RPC objects. Loop's thread only.
+// The RPC objects of a connection.
 struct Wire final : kj::TaskSet::ErrorHandler {
   Wire(kj::Own<kj::AsyncIoStream> s, kj::Timer& t);
   void taskFailed(kj::Exception&&) override {}  // every call hands its failure to its caller
@@ -35,7 +35,7 @@ struct Wire final : kj::TaskSet::ErrorHandler {
 
 inline constexpr size_t kPieceBytes = schema::CHUNK_BYTES_MAX / 4;  // of one write
 
-// What is left of a deadline that many calls share.
+// The time left of a deadline that several calls share.
 class Patience {
  public:
   explicit Patience(TimeoutMs timeout_ms) {
@@ -53,8 +53,8 @@ class Patience {
 };
 
 struct Client::Connection {
-  // Whoever lets go of it last waits for the loop's end. Where that is the loop itself (of a
-  // result that nobody took), another thread does.
+  // Dropping the last reference waits for the loop's end. If the loop itself drops it (with a
+  // result that nobody took), another thread waits.
   static std::shared_ptr<Connection> make();
   ~Connection();
   ConnectOptions options;
@@ -64,8 +64,8 @@ struct Client::Connection {
 
   uint64_t timeoutMs(TimeoutMs own) const { return own.value_or(options.call_timeout_ms); }
 
-  // Runs `start(wire)` on the loop: it returns a promise of T. What KJ throws becomes an error.
-  // The future is broken where the loop ends first.
+  // Runs `start(wire)` on the loop; it returns a promise of a Result<T>. An exception of KJ becomes
+  // an error. If the loop ends first, the future is broken.
   template <class T, class Start>
   std::future<base::Result<T>> begin(Start start) {
     auto answer = std::make_shared<std::promise<base::Result<T>>>();
@@ -81,7 +81,7 @@ struct Client::Connection {
     return future;
   }
 
-  // The same; blocks until it resolves, or for `timeout_ms`.
+  // begin(), then blocks until the answer or the deadline.
   template <class T, class Start>
   base::Result<T> call(const char* what, TimeoutMs timeout_ms, Start start) {
     if (loop->onThread()) return base::fail(onOwnThread(what));
@@ -95,12 +95,12 @@ struct Client::Connection {
     if (!loop->await(future, timeout_ms)) return base::fail(late(what, timeout_ms.value_or(0)));
     try {
       return future.get();
-    } catch (const std::future_error&) {  // the loop ended with the call under way
+    } catch (const std::future_error&) {  // the loop ended during the call
       return base::fail(closed(what));
     }
   }
 
-  // Of a future that is always set, with an error where the loop ends first.
+  // Waits for a future that is always set: with an error if the loop ends first.
   template <class T>
   base::Result<T> take(std::future<base::Result<T>> future) {
     loop->await(future, std::nullopt);

@@ -1,4 +1,4 @@
-// The client's values to and from the schema's structs.
+// Converts the client's values to and from the schema's structs.
 #include "client/connection.h"
 #include "edge/sha256.h"
 

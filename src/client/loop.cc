@@ -61,7 +61,7 @@ Loop::~Loop() { stop(); }
 
 Status Loop::begin(const std::function<void(edge::AsioPort&)>& setup) {
   KJ_IF_MAYBE (fault, kj::runCatchingExceptions([&] {
-                 // Every call hands its failure to its caller; nothing is left to be told.
+                 // Every call hands its failure to its caller, so no fault is left to report.
                  port_ = kj::heap<edge::AsioPort>(host_->io, edge::TurnBounds{},
                                                   [](kj::Exception&&) {});
                  setup(*port_);
@@ -73,7 +73,7 @@ Status Loop::begin(const std::function<void(edge::AsioPort&)>& setup) {
   return Unit{};
 }
 
-// What the last jobs asked for goes out before the connection ends.
+// Sends the requests of the last jobs before the connection ends.
 void Loop::end() {
   (void)kj::runCatchingExceptions([this] {
     port_->finish(kLastEventsMax);
@@ -88,7 +88,7 @@ void Loop::end() {
 bool Loop::post(Job job) {
   if (stopped_) return false;
   boost::asio::post(host_->io, [job = kj::mv(job)]() mutable {
-    // A job is one call's business; what it throws must not end the loop for all others.
+    // A job belongs to one call; its exception must not end the loop for all others.
     (void)kj::runCatchingExceptions([&] { job(); });
   });
   return true;

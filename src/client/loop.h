@@ -1,8 +1,8 @@
-// The client's event loop: Asio with KJ as its guest, as the daemon's is. It is served
-// by a thread of its own, or by the thread that made it, whenever that one waits.
+// The client's event loop: Asio with KJ as its guest, like the daemon's. A thread of its
+// own serves it, or the thread that made it, whenever that thread waits.
 //
-// KJ's objects belong to the thread that serves. Other threads post jobs, which run
-// in the order in which they were posted. A poster never waits.
+// KJ's objects belong to the serving thread. Other threads post jobs, which run in the
+// order of posting. post() never waits.
 //
 // Layer: client. post(), onThread() and await() may be called by any thread.
 #pragma once
@@ -32,24 +32,24 @@ namespace mayfly::client {
 class Loop {
  public:
   using Job = kj::Function<void()>;
-  // Runs `setup` on the thread that serves, and `teardown` there when the loop is stopped. What
-  // `setup` throws is returned as an error.
+  // Runs `setup` on the serving thread, and `teardown` there when the loop is stopped. An exception
+  // of `setup` is returned as an error.
   static base::Result<std::unique_ptr<Loop>> start(ServedBy who,
                                                    std::function<void(edge::AsioPort&)> setup,
                                                    std::function<void()> teardown);
   Loop(const Loop&) = delete;
   ~Loop();  // stop()
 
-  // false: the loop has stopped, the job was dropped (destroyed here).
+  // Returns false if the loop has stopped; the job is then destroyed here.
   bool post(Job job);
-  // Returns when all jobs have run, and the thread has ended. Not to be called within a job; where
-  // the caller serves, on its thread only.
+  // Returns when all jobs have run and the thread has ended. Do not call it within a job. With
+  // ServedBy::caller, call it on the serving thread only.
   void stop();
-  // Within a job or a callback: whoever waits here waits for ever.
+  // Whether the caller is within a job or a callback, where a wait would never end.
   bool onThread() const;
 
-  // Waits for the future; serves meanwhile where this thread is the one that does. false: it is not
-  // ready in time.
+  // Waits for the future, and serves the loop meanwhile if this is the serving thread. Returns
+  // false if the future is not ready in time.
   template <class Future>
   bool await(const Future& future, TimeoutMs timeout_ms) {
     using namespace std::chrono;
@@ -71,10 +71,10 @@ class Loop {
   const ServedBy who_;
   std::function<void()> teardown_;
   std::unique_ptr<Host> host_;
-  kj::Own<edge::AsioPort> port_;  // of the thread that serves
+  kj::Own<edge::AsioPort> port_;  // for the serving thread only
   std::atomic<bool> stopped_ = false;
   bool ended_ = false;    // end() has run
-  bool serving_ = false;  // the caller, at this moment
+  bool serving_ = false;  // the caller's thread serves at the moment
   std::thread::id maker_ = std::this_thread::get_id();
   std::thread thread_;
 };

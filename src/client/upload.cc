@@ -1,5 +1,5 @@
-// Blobs: bytes on their way into the daemon's store, in pieces, several of them under
-// way at a time; and what lies there.
+// The calls for blobs: uploads, in several pieces at a time, and the list of the
+// daemon's store.
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -26,10 +26,11 @@ namespace {
 
 constexpr size_t kPiecesUnderWayMax = 8;
 
-// Gives so many bytes from an offset on, which lie in it.
+// Reads exactly `bytes` from `offset`; the range lies within the source.
 using Source = std::function<Result<std::string>(uint64_t offset, size_t bytes)>;
 
-// The daemon's object. Only the loop's thread touches it; jobs hold it, never the connection.
+// The daemon's object for an upload, for the loop's thread only. Jobs hold it, so it has no
+// reference to the connection.
 struct RemoteUpload {
   kj::Maybe<schema::Upload::Client> upload;
 };
@@ -42,13 +43,13 @@ class Uploading {
         bounded_(timeout_ms.has_value()),
         patience_(timeout_ms) {}
   ~Uploading() {
-    // Dropped unless it is finished: what was written is freed then.
+    // The daemon then frees the bytes of an unfinished upload.
     connection_.loop->post([remote = remote_] { remote->upload = nullptr; });
   }
 
   Result<BlobRef> run(uint64_t size_bytes, const Source& source) {
     uint64_t bytes_max = connection_.server.blob_bytes_max;
-    if (bytes_max != 0 && size_bytes > bytes_max)  // before all of it is read for its hash
+    if (bytes_max != 0 && size_bytes > bytes_max)  // checked before reading all for the hash
       return fail(
           Code::invalidArgument,
           fmt::format("upload: {} bytes; a blob may have at most {}", size_bytes, bytes_max),
@@ -93,7 +94,7 @@ class Uploading {
     return sum.take();
   }
 
-  // true: the daemon has it.
+  // True: the daemon has the blob already.
   Result<bool> start(const BlobRef& blob) {
     auto begun = connection_.begin<bool>([remote = remote_, blob](Wire& wire) {
       auto request = wire.mayfly.uploadRequest();

@@ -13,6 +13,7 @@ using base::fail;
 using base::monotonicNs;
 
 constexpr uint32_t kStartMs = 1'000;  // a restarted daemon answers after about this time
+constexpr uint64_t kAroundTask_ns = 1'000'000'000;  // of a slot: the box's making and end
 
 Intake::Intake(Context& context, Lanes& lanes)
     : x_(context), lanes_(lanes), admission_(context.options.budget, context.accounts) {}
@@ -37,17 +38,18 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
   }
   MAYFLY_TRY(sched::Share input,
              x_.accounts.take(account, sched::Resource::inputBytes, sched::heldBytes(spec)));
+  sched::Bounds bounds = x_.options.bounds;
+  bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
+  const uint64_t longest_ns = limits.wall_time_ms * 1'000'000 + kAroundTask_ns;
   const sched::Demand demand{
       limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
-      limits.processes + kPidsPerBox, tmpl->ptys};
+      limits.processes + kPidsPerBox, tmpl->ptys, longest_ns};
   // Before a lane is chosen: a refused task must not cost a tenant its zygote.
   MAYFLY_CHECK(admission_.accepts(account, spec.owner, demand));
   auto lane = x_.registry.laneFor(tmpl_id, account.key(), monotonicNs());
   x_.events.onLanesChanged();
   MAYFLY_CHECK(lane);
   MAYFLY_CHECK(admission_.enqueue(id, account, spec.owner, *lane, demand));
-  sched::Bounds bounds = x_.options.bounds;
-  bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
   auto t = std::make_shared<Task>(x_.io, id, limits, bounds, monotonicNs());
   t->tmpl = tmpl_id;
   t->lane = *lane;
@@ -62,7 +64,9 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
 }
 
 base::TaskId Intake::next() {
-  return admission_.next([this](base::LaneId lane) { return x_.registry.ready(lane); }).value_or(0);
+  return admission_
+      .next(monotonicNs(), [this](base::LaneId lane) { return x_.registry.ready(lane); })
+      .value_or(0);
 }
 
 void Intake::putBack(const Task& t) { admission_.putBack(t.id, t.lane); }

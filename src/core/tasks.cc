@@ -98,8 +98,9 @@ base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
   tell(x_, *t, Phase::queued);
   x_.observer.taskAccepted(labelsOf(x_, *t));
   // Posted, so that the caller has the id before the first callback.
-  boost::asio::post(x_.io, [this] {
+  boost::asio::post(x_.io, [this, t] {
     dispatch();
+    if (t->machine.stage() == TaskStage::queued) armTimer(t);
     lanes_.resize();
   });
   return t->id;
@@ -456,7 +457,7 @@ void Tasks::zygoteGone(base::ZygoteId zygote, const std::vector<base::TaskId>& w
     if (t->trial_of == zygote && t->box == 0) wait.push_back(t);
   for (base::TaskId id : waiting)
     if (TaskPtr t = find(id)) wait.push_back(t);
-  for (const TaskPtr& t : wait) act(t, t->machine.templateGone());
+  for (const TaskPtr& t : wait) act(t, t->machine.templateGone(monotonicNs()));
 }
 
 void Tasks::failQueue(base::LaneId lane, const std::string& why) {

@@ -14,7 +14,7 @@ kj::TimePoint clockNow() {
   return kj::origin<kj::TimePoint>() + static_cast<int64_t>(base::monotonicNs()) * kj::NANOSECONDS;
 }
 
-// steady_clock is the same clock.
+// steady_clock and base::monotonicNs() read the same clock.
 std::chrono::steady_clock::time_point hostTime(kj::TimePoint time) {
   return std::chrono::steady_clock::time_point(
       std::chrono::nanoseconds((time - kj::origin<kj::TimePoint>()) / kj::NANOSECONDS));
@@ -36,7 +36,7 @@ kj::Promise<void> AsioPort::Timer::atTime(kj::TimePoint time) {
 
 kj::Promise<void> AsioPort::Timer::afterDelay(kj::Duration delay) { return atTime(now() + delay); }
 
-// The alarm of a wait that was dropped still rings, and finds the next one.
+// If the wait that set the alarm is dropped, the alarm still fires and is set for the next wait.
 void AsioPort::Timer::arm() {
   KJ_IF_MAYBE (next, waits_.nextEvent()) {
     KJ_IF_MAYBE (armed, armed_for_) {
@@ -87,7 +87,7 @@ void AsioPort::postTurn() {
 bool AsioPort::runOne() {
   if (!loop_.isRunnable()) return false;
   KJ_IF_MAYBE (fault, kj::runCatchingExceptions([this] { loop_.run(1); })) {
-    loop_.run(0);  // has it notice whether it still has events
+    loop_.run(0);  // makes the loop check again whether it has events
     on_fault_(kj::mv(*fault));
   }
   return true;
@@ -99,7 +99,7 @@ void AsioPort::turn() {
     if (std::chrono::steady_clock::now() >= end) break;
   posted_ = loop_.isRunnable();
   if (!posted_) return;
-  // By way of a second handler: between the two the host looks at its descriptors and timers.
+  // A handler posts the next turn's handler: between the two the host polls descriptors and timers.
   boost::asio::post(host_, [self = self_] {
     if (*self != nullptr) (*self)->postTurn();
   });

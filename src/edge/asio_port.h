@@ -1,13 +1,14 @@
-// KJ's event loop as a guest of an io_context: both live on one thread, and Asio
-// is the host.
+// KJ's event loop as a guest of an io_context: Asio is the host, and both run on
+// one thread.
 //
-// KJ's events run in turns. A turn is one handler of the host: so many events at
-// most, and none begins when its time is over. What is left waits until the host
-// has looked at its descriptors and timers and has run what was ready. Whoever
-// floods KJ's side so delays the host's handlers by one turn, not by the flood.
+// KJ's events run in turns. A turn is one handler of the host. It runs at most
+// `events_max` events and begins none after `time_max`. The other events wait
+// until the host has polled its descriptors and timers and has run the ready
+// handlers. So a flood on KJ's side delays the host's handlers by one turn, not by
+// the whole flood.
 //
 // Layer: edge. Made, used and destroyed on the thread that runs the io_context;
-// that thread has no other KJ loop. The io_context may outlive it and run on.
+// that thread has no other KJ loop. The io_context may outlive the port and run on.
 #pragma once
 
 #include <kj/async.h>
@@ -30,7 +31,7 @@ struct TurnBounds {
 
 class AsioPort final : private kj::EventPort {
  public:
-  // `on_fault` hears of an exception that no promise caught; the loop goes on.
+  // `on_fault` gets each exception that no promise caught; the loop goes on.
   AsioPort(boost::asio::io_context& host, TurnBounds bounds,
            kj::Function<void(kj::Exception&&)> on_fault);
   ~AsioPort() noexcept(false);
@@ -38,11 +39,11 @@ class AsioPort final : private kj::EventPort {
 
   boost::asio::io_context& host() { return host_; }
   kj::Timer& timer() { return timer_; }
-  // Before the end: runs what is ready, for at most so many events.
+  // Runs the ready events, at most `events_max`. Call before the port is destroyed.
   void finish(uint32_t events_max);
 
  private:
-  // KJ's timer, which wakes the host. Its time is the clock's, also between two turns.
+  // KJ's timer, driven by the host's. now() reads the clock, so it is right between two turns, too.
   class Timer final : public kj::Timer {
    public:
     explicit Timer(AsioPort& port);
@@ -57,7 +58,7 @@ class AsioPort final : private kj::EventPort {
     boost::asio::steady_timer alarm_;
     kj::Maybe<kj::TimePoint> armed_for_;  // null: the alarm is off
   };
-  // Handlers of the host reach the port through it, and find null when they outlive it.
+  // The host's handlers reach the port through this pointer; null once the port is destroyed.
   using Self = std::shared_ptr<AsioPort*>;
 
   bool wait() override;

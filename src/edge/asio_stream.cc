@@ -70,10 +70,10 @@ class AsioStream final : public kj::AsyncIoStream {
 
  private:
   using Descriptor = boost::asio::posix::stream_descriptor;
-  // Whom the host tells; its handler may outlive the stream.
+  // A wait for the host's report. Shared with the host's handler, which may outlive the stream.
   struct Readiness : kj::Refcounted {
     kj::Own<kj::PromiseFulfiller<void>> told;  // null: nobody waits
-    bool asked = false;                        // the host has a handler for it
+    bool asked = false;                        // the host has the handler
   };
 
   kj::Promise<void> ready(descriptor_base::wait_type what, Readiness& side) {
@@ -83,7 +83,7 @@ class AsioStream final : public kj::AsyncIoStream {
       side.asked = true;
       socket_.async_wait(what, [side = kj::addRef(side)](boost::system::error_code) mutable {
         side->asked = false;
-        // What failed shows when the socket is used.
+        // An error shows at the next use of the socket.
         auto told = kj::mv(side->told);
         if (told.get() != nullptr) told->fulfill();
       });
@@ -91,9 +91,9 @@ class AsioStream final : public kj::AsyncIoStream {
     return kj::mv(paf.promise);
   }
 
-  // The host may wake us for an event of an earlier socket: it keeps its record of a socket that
-  // was closed for the next one that is opened, and with it what was still to be told. Out-of-band
-  // data, which nobody here sends, would wake us for ever, and counts as a hang-up.
+  // Checks each report with poll(), because the host may report an event of an earlier socket: it
+  // reuses its record of a closed socket, with the pending events, for the next socket. Out-of-band
+  // data counts as a hang-up: Mayfly's clients send none, and it would wake us for ever.
   kj::Promise<void> untilHungUp() {
     return ready(descriptor_base::wait_error, *hung_up_).then([this]() -> kj::Promise<void> {
       pollfd socket{socket_.native_handle(), POLLPRI, 0};
@@ -102,9 +102,9 @@ class AsioStream final : public kj::AsyncIoStream {
     });
   }
 
-  // `got` bytes were read before; `bytes_min` and `bytes_max` count what is missing.
+  // `got` bytes are read already; `bytes_min` and `bytes_max` count the missing ones.
   kj::Promise<size_t> readMore(kj::byte* to, size_t bytes_min, size_t bytes_max, size_t got) {
-    // Where the last read took all that was there, this one would mostly find nothing.
+    // Right after a read that emptied the socket, another would mostly find nothing.
     if (!drained_) {
       const size_t room = std::min(bytes_max, kSocketBytesPerCallMax);
       ssize_t n;
@@ -127,7 +127,7 @@ class AsioStream final : public kj::AsyncIoStream {
         });
   }
 
-  // `first` is what is left of the piece before `rest`.
+  // Writes `first`, the unwritten part of a piece, and then the pieces of `rest`.
   kj::Promise<void> writeMore(Bytes first, kj::ArrayPtr<const Bytes> rest) {
     iovec parts[kPiecesPerCallMax];
     size_t count = 0, bytes = 0;
@@ -162,7 +162,7 @@ class AsioStream final : public kj::AsyncIoStream {
   }
 
   Descriptor socket_;
-  bool drained_ = false;  // the last read left nothing
+  bool drained_ = false;  // the last read emptied the socket
   kj::Own<Readiness> readable_ = kj::refcounted<Readiness>();
   kj::Own<Readiness> writable_ = kj::refcounted<Readiness>();
   kj::Own<Readiness> hung_up_ = kj::refcounted<Readiness>();

@@ -1,9 +1,9 @@
-// A stream socket of the host's loop as KJ's byte stream.
+// A stream socket on the host's loop, as a KJ byte stream.
 //
-// A read or a write is one system call of bounded size; what it leaves waits until
-// the host says that the socket is ready again, which is after its other handlers.
+// A read or a write makes one system call of bounded size. The rest waits until the
+// host reports the socket ready again, after its other handlers.
 //
-// Layer: edge. The AsioPort's thread, and not to outlive the port.
+// Layer: edge. Used on the AsioPort's thread; must not outlive the port.
 #pragma once
 
 #include <kj/async-io.h>
@@ -15,7 +15,7 @@ namespace mayfly::edge {
 
 inline constexpr size_t kSocketBytesPerCallMax = 256u << 10;
 
-// Of a connected stream socket.
+// `socket`: a connected stream socket.
 kj::Own<kj::AsyncIoStream> asioStream(AsioPort& port, base::Fd socket);
 
 }  // namespace mayfly::edge

@@ -61,7 +61,7 @@ void ByteBudget::Account::give(std::list<Hold::Entry>::iterator entry) {
 
 kj::Maybe<ByteBudget::Hold> ByteBudget::Account::tryTake(uint64_t bytes) {
   if (budget_.fit(*this, bytes) != Fit::yes) return nullptr;
-  // Who came first goes first; a stream's own bytes take nothing from him.
+  // Waiters go first, but a stream's own bytes take nothing from them.
   if (!budget_.waiters_.empty() && held_bytes_ + bytes > budget_.bounds_.own_bytes) return nullptr;
   return add(bytes);
 }
@@ -98,7 +98,7 @@ ByteBudget::Fit ByteBudget::fit(const Account& account, uint64_t bytes) const {
 }
 
 void ByteBudget::pump() {
-  if (pumping_) return;  // a hold that nobody takes gives itself back from within
+  if (pumping_) return;  // called from the loop below: by the end of a hold that nobody took
   pumping_ = true;
   for (auto at = waiters_.begin(); at != waiters_.end();) {
     if (!at->fulfiller->isWaiting()) {
@@ -133,8 +133,8 @@ kj::Promise<void> ByteBudget::watch() {
 
 void ByteBudget::endStuck() {
   kj::TimePoint long_ago = timer_.now() - bounds_.patience;
-  bool all_wait = false;      // for the pool
-  std::set<uint64_t> owners;  // whose streams wait for each other
+  bool all_wait = false;      // a stream waits for the pool, which all share
+  std::set<uint64_t> owners;  // owners with a stream that waits for their own bound
   for (auto& waiter : waiters_) {
     if (waiter.since > long_ago) continue;
     Fit fits = fit(*waiter.account, waiter.bytes);

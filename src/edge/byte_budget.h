@@ -1,10 +1,11 @@
-// Bytes of memory that many streams share. Each has a few of its own; beyond them its
-// purse says whether there is room, and who asks first is served first.
+// A budget of memory that many streams share. Each stream has a few bytes of its own.
+// Beyond them its purse decides whether there is room, and waiting streams are served
+// in the order of arrival.
 //
 // A stream that holds bytes for long while another waits for them is stuck or
 // hostile, and is told to end.
 //
-// Layer: edge. One KJ thread. Accounts and holds may outlive their streams, not
+// Layer: edge. One KJ thread. Accounts and holds may outlive their streams, but not
 // the budget.
 #pragma once
 
@@ -18,15 +19,15 @@
 
 namespace mayfly::edge {
 
-// Where the bytes of one stream are booked: what its owner may hold, and all owners together.
+// Books the bytes of one stream, and knows the bounds of its owner and of all owners together.
 class Purse {
  public:
   enum class Room : uint8_t { yes, noneOfOwner, noneOfPool };
   virtual ~Purse() noexcept(false) = default;
   virtual Room roomFor(uint64_t more_bytes) const = 0;
-  // What the stream holds now, whether there was room or not.
+  // Sets the bytes that the stream holds now, even beyond the bounds.
   virtual void settle(uint64_t bytes) = 0;
-  virtual uint64_t owner() const = 0;  // the same for all streams that share a part
+  virtual uint64_t owner() const = 0;  // the same for all streams of one owner
 };
 
 class ByteBudget {
@@ -34,11 +35,11 @@ class ByteBudget {
   struct Bounds {
     uint64_t own_bytes;          // of each account, whatever the others hold
     uint64_t account_bytes_max;  // of each account, its own included
-    kj::Duration patience;       // how long one waits before who is stuck must go
+    kj::Duration patience;       // how long a stream waits before stuck streams must end
   };
   class Account;
 
-  // Bytes that are taken; its end gives them back.
+  // Taken bytes. The destructor gives them back.
   class Hold {
    public:
     Hold() = default;
@@ -62,11 +63,11 @@ class ByteBudget {
    public:
     Account(ByteBudget& budget, kj::Own<Purse> purse);
     ~Account() noexcept(false);
-    // Null: not now.
+    // Null: there is no room now.
     kj::Maybe<Hold> tryTake(uint64_t bytes);
-    // When there is room. One call at a time.
+    // Resolves when there is room. One call at a time.
     kj::Promise<Hold> take(uint64_t bytes);
-    // Resolves when others wait for what this one holds and does not give back.
+    // Resolves when this account has kept for too long bytes that others wait for.
     kj::Promise<void> onStuck() { return stuck_.addBranch(); }
     uint64_t heldBytes() const { return held_bytes_; }
 
@@ -90,7 +91,7 @@ class ByteBudget {
   kj::Own<Account> open(kj::Own<Purse> purse) {
     return kj::refcounted<Account>(*this, kj::mv(purse));
   }
-  // Before the loop ends; nobody is told to end any more.
+  // Call before the loop ends. Afterwards no stream is told to end.
   void stop();
 
  private:
@@ -109,7 +110,7 @@ class ByteBudget {
   kj::Timer& timer_;
   Bounds bounds_;
   std::set<Account*> accounts_;
-  std::list<Waiter> waiters_;  // in the order of asking; at most one an account
+  std::list<Waiter> waiters_;  // in the order of arrival; at most one per account
   bool pumping_ = false, watching_ = false, stopped_ = false;
   kj::Promise<void> watch_ = nullptr;
 };

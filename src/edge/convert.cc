@@ -11,7 +11,7 @@ constexpr uint64_t kDefault32 = 0xffffffffu;
 constexpr uint64_t kDefault64 = 0xffffffffffffffffu;
 static_assert(schema::DEFAULT32 == kDefault32 && schema::DEFAULT64 == kDefault64);
 
-// Enums cross as numbers: both sides list the same words in the same order.
+// Enums cross as numbers: schema and base list the same values in the same order.
 static_assert(static_cast<int>(schema::Verdict::INTERNAL) ==
               static_cast<int>(base::Verdict::internal));
 static_assert(static_cast<int>(schema::Verdict::CANCELLED) ==
@@ -150,7 +150,7 @@ base::Verdict get(schema::Verdict verdict) {
 
 base::Error errorOf(const kj::Exception& exception) {
   std::string text(exception.getDescription().begin(), exception.getDescription().end());
-  // The far side's text arrives with a prefix that says nothing to people.
+  // KJ puts a prefix before the other side's text; it tells people nothing.
   constexpr std::string_view prefix = "remote exception: ";
   if (text.starts_with(prefix)) text.erase(0, prefix.size());
   switch (exception.getType()) {

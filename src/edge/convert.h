@@ -1,4 +1,4 @@
-// Values of base to and from the schema's structs, and KJ's exceptions as errors.
+// Converts base's values to and from the schema's structs, and KJ's exceptions to errors.
 //
 // Layer: edge. Pure.
 #pragma once
@@ -41,7 +41,7 @@ base::Receipt get(schema::Receipt::Reader in);
 schema::Verdict put(base::Verdict verdict);
 base::Verdict get(schema::Verdict verdict);
 
-// Words for what KJ threw: the connection is gone, the daemon is older, or a fault.
+// The error for an exception of KJ: a lost connection, an overload, an unknown call or a fault.
 base::Error errorOf(const kj::Exception& exception);
 
 }  // namespace mayfly::edge

@@ -22,13 +22,13 @@ size_t sizeOf(kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
 
 }  // namespace
 
-// How often a message may be traversed (hashed with its size taken first, then copied), and what a
-// small one may be traversed beyond that.
+// How often a message may be traversed (to take its size, to hash it, to copy it), and how many
+// words beyond that.
 constexpr uint64_t kTraversalsMax = 4;
 constexpr uint64_t kTraversalWordsMin = (64u << 10) / sizeof(capnp::word);
 
-// The work that a message makes is bounded by its size: a small one whose pointers all lead to one
-// object is not worth megabytes.
+// Bounds the work on a message by its size: a small message whose pointers all lead to one object
+// must not cost megabytes of traversal.
 capnp::ReaderOptions limited(capnp::ReaderOptions options, size_t words) {
   options.traversalLimitInWords =
       kj::min(options.traversalLimitInWords, kTraversalWordsMin + kTraversalsMax * words);
@@ -92,7 +92,7 @@ void MessageStream::written(size_t bytes) {
     last_activity_ = guard->timer.now();
   }
   KJ_IF_MAYBE (backlog, backlog_) {
-    // What was just written is still counted by Cap'n Proto 0.9, and not any more by 1.x.
+    // Cap'n Proto 0.9 still counts the bytes just written, 1.x does not.
     size_t now = backlog->queued_bytes();
     bool still_full = full(*backlog, now - kj::min(now, bytes), backlog->bytes_max / 2);
     if (room_waits_.empty() || still_full) return;

@@ -1,11 +1,10 @@
-// Cap'n Proto messages over a byte stream, with bounds: what both ends of the
-// RPC read and write through.
+// Bounded Cap'n Proto messages over a byte stream, for both ends of the RPC.
 //
-// A message's size is checked on its segment table before anything is allocated
-// for it. Small messages are read many at a time, so a call costs one read. While
-// the peer does not read what was sent to it, nothing more is read from it. A
-// guarded stream also takes the memory of its messages from a budget, and does not
-// wait for ever for the rest of one.
+// A message's size is checked on its segment table before memory is allocated for
+// it. Many small messages are read at a time, so a call costs one read. While the
+// peer leaves too many sent bytes unread, nothing more is read from it. A guarded
+// stream also takes its messages' memory from a budget, and refuses a message that
+// does not arrive in time.
 //
 // Layer: edge. Lives on one KJ thread; the byte stream is borrowed.
 #pragma once
@@ -24,8 +23,8 @@ inline constexpr uint64_t kMessageBytesMax = 8u << 20;
 inline constexpr uint32_t kSegmentsMax = 512;
 inline constexpr int kNestingMax = 32;
 
-// What may be traversed of one message: more than its size, for a getter may be called twice, but
-// bounded, for many pointers may lead to one object.
+// The traversal limit is larger than a message, because a getter may be called twice. There is a
+// limit because many pointers may lead to one object.
 inline capnp::ReaderOptions readerOptions() {
   capnp::ReaderOptions options;
   options.traversalLimitInWords = 3 * kMessageBytesMax / sizeof(capnp::word);
@@ -33,25 +32,25 @@ inline capnp::ReaderOptions readerOptions() {
   return options;
 }
 
-// Beside its own bytes a message costs the objects of the call that it is.
+// The objects of a call, which a message costs beside its own bytes.
 inline constexpr uint64_t kMessageOverheadBytes = 1'024;
 
 class MessageStream final : public capnp::MessageStream {
  public:
   explicit MessageStream(kj::AsyncIoStream& stream)
       : MessageStream(stream, kj::newPromiseAndFulfiller<void>()) {}
-  // When guard() was called or the last message was read or written.
+  // The time of the last message, read or written; before the first one, the time of guard().
   kj::TimePoint lastActivity() const { return last_activity_; }
 
-  // Reads no further message while more waits to be sent than the bounds allow.
+  // Reads no further message while more bytes wait to be sent than the bounds allow.
   struct Backlog {
-    kj::Function<size_t()> queued_bytes;  // what waits to be sent
+    kj::Function<size_t()> queued_bytes;  // bytes that wait to be sent
     size_t bytes_max;                     // of this stream
-    size_t own_bytes;                     // with no more queued, the others do not hold it up
+    size_t own_bytes;                     // up to here, other streams do not hold this one up
     kj::Own<Purse> purse;
   };
   void pauseWhile(Backlog backlog);
-  // Resolves when it is below.
+  // Resolves at once if the backlog is within its bounds, else when half of `bytes_max` is free.
   kj::Promise<void> whenRoom();
 
   // For a peer that is not trusted. The timer outlives the stream.
@@ -59,18 +58,17 @@ class MessageStream final : public capnp::MessageStream {
     kj::Timer& timer;
     kj::Duration message_time_max;  // from a message's first byte to its last; pauses do not count
     kj::Own<ByteBudget::Account> account;
-    kj::Function<void(capnp::MessageReader&, size_t bytes)> inspect;  // throws to refuse it
-    kj::Function<void(capnp::MessageReader&, size_t bytes)> sent;     // each, before it is written
-    // When the peer's messages have ended, what it should still have said, one after the other:
-    // so that what it holds here goes piece by piece, and not all in one event.
+    kj::Function<void(capnp::MessageReader&, size_t bytes)> inspect;  // throws to refuse a message
+    kj::Function<void(capnp::MessageReader&, size_t bytes)> sent;     // runs before each is written
+    // Called after the peer's last message until it returns null: makes the messages that the peer
+    // should still have sent. So the peer's objects are freed one by one, and not all in one event.
     kj::Function<kj::Maybe<kj::Own<capnp::MessageReader>>()> farewell;
   };
   void guard(Guard guard);
 
-  // Resolves when nothing more can be read: end of stream, or a message that was refused; after
-  // the guard's farewell.
+  // Resolves after the end of the stream, or a refused message, and the guard's farewell.
   kj::Promise<void> onReadEnd() { return read_end_.addBranch(); }
-  bool saysFarewell() const { return ended_; }  // or has said it
+  bool saysFarewell() const { return ended_; }  // the farewell has begun, or is over
 
   using capnp::MessageStream::tryReadMessage;
   using capnp::MessageStream::writeMessage;
@@ -92,12 +90,12 @@ class MessageStream final : public capnp::MessageStream {
   MessageStream(kj::AsyncIoStream& stream, kj::PromiseFulfillerPair<void> read_end);
   kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> readOne(capnp::ReaderOptions options);
   kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> afterEnd();
-  // Makes sure that `bytes` bytes lie in the buffer; false: the stream ended before the first. At a
-  // message's start it waits for the first byte as long as it takes.
+  // Reads until the buffer holds `bytes` unread bytes. False: the stream ended before the first.
+  // The wait for a message's first byte has no deadline.
   kj::Promise<bool> fill(size_t bytes, End at_end);
   kj::Promise<size_t> read(void* to, size_t bytes_min, size_t bytes_max);
   kj::Promise<kj::Own<Message>> readTable(capnp::ReaderOptions options);
-  // When there is memory for it.
+  // Resolves when the budget has memory for the message.
   kj::Promise<kj::Own<Message>> takeMemory(capnp::ReaderOptions options, kj::Array<uint32_t> sizes,
                                            size_t words);
   kj::Promise<kj::Own<capnp::MessageReader>> readBody(kj::Own<Message> message);
@@ -115,7 +113,7 @@ class MessageStream final : public capnp::MessageStream {
   kj::TimePoint last_activity_ = kj::origin<kj::TimePoint>();
   kj::Vector<kj::Own<kj::PromiseFulfiller<void>>> room_waits_;
   bool ended_ = false;              // nothing more is read
-  kj::Maybe<kj::Exception> fault_;  // why
+  kj::Maybe<kj::Exception> fault_;  // why reading ended; null: at the end of the stream
   kj::Own<kj::PromiseFulfiller<void>> read_ended_;
   kj::ForkedPromise<void> read_end_;
 };

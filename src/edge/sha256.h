@@ -1,4 +1,4 @@
-// SHA-256, as bytes come: the name of a blob.
+// SHA-256 of bytes that come in pieces. A blob's hash is its name.
 //
 // Layer: edge. Pure.
 #pragma once
@@ -22,7 +22,7 @@ class Sha256Sum {
     crypto_hash_sha256_update(&state_, reinterpret_cast<const unsigned char*>(bytes.data()),
                               bytes.size());
   }
-  Sha256 take() {  // once
+  Sha256 take() {  // call once
     Sha256 sum;
     crypto_hash_sha256_final(&state_, sum.data());
     return sum;
@@ -32,7 +32,7 @@ class Sha256Sum {
   crypto_hash_sha256_state state_;
 };
 
-// The hash in a message's bytes; none where they are not 32.
+// The hash in a message's bytes; none if they are not 32.
 inline std::optional<Sha256> sha256From(std::string_view bytes) {
   Sha256 sum;
   if (bytes.size() != sum.size()) return std::nullopt;

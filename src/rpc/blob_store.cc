@@ -11,7 +11,8 @@ using base::Code;
 using base::Error;
 using sched::Resource;
 
-// The only handle left is ours, so nobody else can make one any more.
+// A use count above 1 means that tasks hold the content, which counts as a use. At 1 the store has
+// the only handle, so nobody else can copy it.
 bool BlobStore::over(Entry& entry, uint64_t now_ns) const {
   if (entry.content.use_count() > 1) {
     entry.used_ns = std::max(entry.used_ns, now_ns);
@@ -35,7 +36,8 @@ base::Result<BlobStore::Reservation> BlobStore::take(const sched::AccountRef& us
   return reservation;
 }
 
-// When a blob is over whose end makes room: one of all where all together have too much.
+// Milliseconds until the first expiry that makes room: of any user's blob if the pool is full, else
+// of one of this user's. 0: there is no such blob.
 uint32_t BlobStore::soonestMs(const sched::AccountRef& user, uint64_t bytes,
                               uint64_t now_ns) const {
   using Room = sched::Accounts::Room;

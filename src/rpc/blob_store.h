@@ -1,12 +1,12 @@
-// Which blobs are kept, for whom and for how long: reservations of uploads that are
-// under way, and what is over. How much each user may keep is in the book of accounts.
+// The store of blobs: each user's blobs, their expiry, and the reservations of
+// unfinished uploads. The book of accounts bounds what each user may store.
 //
-// A blob belongs to one user: another one's is neither used nor known of, not even
-// where the bytes are the same. A reservation counts as a blob of its full size
-// from the start, so nothing is ever written that may not be kept. What tasks still
-// hold is counted until they let go of it.
+// A blob belongs to one user. No other user can use it or learn of it, even if both
+// uploaded the same bytes. A reservation counts as a blob of its full size from the
+// start, so no byte is written that may not be kept. A blob that tasks hold stays
+// counted until they release it.
 //
-// Layer: rpc. Time is an argument, a content is a handle. Core thread.
+// Layer: rpc. Time is an argument. Core thread.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +37,7 @@ class BlobStore {
     uint64_t expires_ns = 0;
   };
 
-  // What an upload holds of its user's share before its bytes come.
+  // An upload's part of its user's share, taken before the bytes come.
   class Reservation {
    public:
     explicit operator bool() const { return static_cast<bool>(bytes_); }
@@ -53,33 +53,34 @@ class BlobStore {
   BlobStore(sched::Accounts& accounts, uint64_t ttl_ms) : accounts_(accounts), ttl_ms_(ttl_ms) {}
   BlobStore(const BlobStore&) = delete;
 
-  // invalidArgument: beyond what one blob may have. resourceExhausted: no room at the moment.
+  // invalidArgument: larger than any blob may be. resourceExhausted: no room now.
   base::Result<Reservation> reserve(const sched::AccountRef& user, uint64_t bytes, uint64_t now_ns);
-  // Its bytes are there. Where the same blob is kept already, that one stays.
+  // Stores a finished upload. If the user already has this blob, the old one stays.
   void keep(Reservation reservation, const edge::Sha256& hash, Content content, uint64_t now_ns);
 
-  // Both begin its time to live anew. offered() also brings back one that was removed and that
-  // tasks still hold.
+  // Both restart the blob's time to live. offered() also revives a removed blob that tasks still
+  // hold.
   std::optional<Blob> use(const sched::AccountRef& user, const edge::Sha256& hash, uint64_t now_ns);
   std::optional<Blob> offered(const sched::AccountRef& user, const edge::Sha256& hash,
                               uint64_t now_ns);
 
-  // false: this user has no such blob.
+  // Returns false if the user has no such blob.
   bool remove(const sched::AccountRef& user, const edge::Sha256& hash, uint64_t now_ns);
   std::vector<Listed> list(const sched::AccountRef& user, uint64_t now_ns);
 
-  // Forgets what is over. Returns when the next blob can be; at most a time to live from now.
+  // Drops expired and removed blobs that no task holds. Returns the earliest time at which another
+  // can expire, at most one time to live from now.
   uint64_t sweep(uint64_t now_ns);
 
   size_t kept() const { return entries_.size(); }
 
  private:
-  using Key = std::pair<sched::AccountId, edge::Sha256>;  // of a user, not of a tenant
+  using Key = std::pair<sched::AccountId, edge::Sha256>;  // the id of a user, not of a tenant
   struct Entry {
     Content content;
     Reservation held;
     uint64_t used_ns = 0;
-    bool removed = false;  // only tasks know it still
+    bool removed = false;  // by the user; only tasks still hold the blob
   };
   using Entries = std::map<Key, Entry>;
 

@@ -170,7 +170,8 @@ uint64_t Blobs::now_ns() const {
   return static_cast<uint64_t>((timer_.now() - kj::origin<kj::TimePoint>()) / kj::NANOSECONDS);
 }
 
-// Sleeps at most as long as what comes meanwhile lives, so nothing ends late.
+// Sleeps no longer than a new blob or upload lives, so one that begins during the sleep does not
+// expire late.
 kj::Promise<void> Blobs::watch() {
   uint64_t now = now_ns();
   uint64_t next = std::min(store_.sweep(now), now + uint64_t{options_.upload_idle_ms} * 1'000'000);

@@ -1,9 +1,8 @@
-// Blobs as the clients see them: uploads under way, whole ones in the store, and
-// their end when nobody uses them.
+// The blob calls: uploads, the store behind them, and the expiry of both.
 //
-// Bytes go into a memfd as they come, and into the hash; what is whole and has the
-// hash that was told is sealed and kept. Who uploads what another connection of the
-// same user is uploading waits a little for that one.
+// Each chunk of an upload goes into a memfd and into a running hash. If the finished
+// upload has the announced size and hash, its memfd is sealed and stored. While one
+// connection uploads a blob, the same user's other uploads of it wait.
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -28,24 +27,25 @@ namespace mayfly::rpc {
 struct ConnectionState;
 class UploadCalls;
 
-// For another's upload of the same bytes, before one's own is begun.
+// For how long, and how many at once, uploads wait for an earlier upload of the same blob. Beyond
+// either bound they begin.
 inline constexpr uint32_t kOthersUploadMsMax = 10'000;
 inline constexpr uint32_t kOthersUploadWaitsMax = 256;
 
-// A blob of the submitting user's; none: there is none.
+// Finds a blob of the submitting user.
 using FindBlob = std::function<std::optional<BlobStore::Blob>(const edge::Sha256&)>;
 base::Result<sched::InputFile> inputFileFrom(schema::InputFile::Reader in, const FindBlob& find);
 
-// Lives as long as the hub: Cap'n Proto's last objects go with the loop.
+// Lives as long as the hub: Cap'n Proto may destroy the last uploads only with the loop.
 class Blobs {
  public:
   Blobs(const Options& options, sched::Accounts& accounts, kj::Timer& timer);
   Blobs(const Blobs&) = delete;
-  void stop() { watch_ = nullptr; }  // before the loop ends
+  void stop() { watch_ = nullptr; }  // call before the loop ends
 
   struct Begun {
     bool known = false;
-    kj::Maybe<schema::Upload::Client> upload;  // null where it is known
+    kj::Maybe<schema::Upload::Client> upload;  // null if `known`
   };
   kj::Promise<base::Result<Begun>> begin(kj::Own<ConnectionState> connection,
                                          capnp::Data::Reader hash, uint64_t size_bytes);
@@ -55,7 +55,7 @@ class Blobs {
 
  private:
   friend class UploadCalls;
-  using Key = std::pair<sched::AccountId, edge::Sha256>;  // of a user
+  using Key = std::pair<sched::AccountId, edge::Sha256>;  // the id of a user
   struct UnderWay {
     uint32_t uploads = 0;
     std::vector<kj::Own<kj::PromiseFulfiller<void>>> waiting;  // <= kOthersUploadWaitsMax
@@ -71,7 +71,7 @@ class Blobs {
   const Options& options_;
   kj::Timer& timer_;
   BlobStore store_;
-  std::set<UploadCalls*> uploads_;  // that are not whole
+  std::set<UploadCalls*> uploads_;  // open ones
   std::map<Key, UnderWay> under_way_;
   kj::Promise<void> watch_;
 };

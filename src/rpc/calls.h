@@ -1,4 +1,4 @@
-// What every call of the schema does alike: it is counted, refused, answered or made in its turn.
+// The parts that all calls of the schema share: counting, refusing, answering, taking turns.
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -13,8 +13,8 @@
 #include "edge/convert.h"
 #include "rpc/hub.h"
 
-// Lets a call's work be dropped when its caller goes: Cap'n Proto 0.9 wants it said in the method,
-// 1.x in the schema (src/edge/CMakeLists.txt).
+// Lets Cap'n Proto cancel a call when its caller is gone. Version 0.9 takes this permission in the
+// method, 1.x in the schema (src/edge/CMakeLists.txt).
 #if CAPNP_VERSION >= 1000000
 #define MAYFLY_ALLOW_CANCELLATION(context) static_cast<void>(context)
 #else
@@ -23,7 +23,7 @@
 
 namespace mayfly::rpc {
 
-// A call that has not returned.
+// Counts a call until it returns.
 class Call {
  public:
   explicit Call(ConnectionState& state)
@@ -41,7 +41,7 @@ class Call {
   sched::Share share_;
 };
 
-// An object that a client was given and has not released.
+// Counts an object, a Task or an Upload, until the client releases it.
 class Handle {
  public:
   explicit Handle(ConnectionState& state)
@@ -57,8 +57,8 @@ class Handle {
   sched::Share share_;
 };
 
-// Results of so many bytes of text and data and a few fields. Without the size Cap'n Proto takes
-// 8 KiB for each answer, also for those that wait unread.
+// Results with room for `bytes` of text and data and a few fields. Without a size Cap'n Proto
+// allocates 8 KiB for each answer, and keeps them while the answer waits unread.
 template <class Context>
 auto resultsOf(Context& context, size_t bytes, unsigned caps = 0) {
   return context.getResults(capnp::MessageSize{bytes / sizeof(capnp::word) + 16, caps});
@@ -75,7 +75,8 @@ void answer(Context& context, const base::Status& status) {
   if (!status) refuse(context, status.error());
 }
 
-// Runs `answer()` as the connection's one large answer of the moment; it gives a promise.
+// Runs `make_answer`, which returns a promise, when the connection's turn comes: one large answer
+// is made at a time.
 template <class MakeAnswer>
 kj::Promise<void> inTurn(ConnectionState& state, MakeAnswer make_answer) {
   return state.turn().then(
@@ -84,14 +85,14 @@ kj::Promise<void> inTurn(ConnectionState& state, MakeAnswer make_answer) {
       });
 }
 
-// Why the account gets no more of it.
+// Why the account gets no more of the resource.
 inline std::optional<base::Error> refusalOf(const ConnectionState& state,
                                             sched::Resource resource) {
   auto room = state.hub.accounts.accepts(state.account, resource);
   return room ? std::nullopt : std::optional(std::move(room).error());
 }
 
-// Why no further call of this connection is begun.
+// Why the connection may begin no further call.
 inline std::optional<base::Error> overloaded(const ConnectionState& state) {
   if (state.calls >= state.hub.options.calls_per_connection_max)
     return base::Error{base::Code::resourceExhausted,
@@ -100,7 +101,7 @@ inline std::optional<base::Error> overloaded(const ConnectionState& state) {
   return refusalOf(state, sched::Resource::calls);
 }
 
-// Why it gets no further object.
+// Why the connection gets no further object.
 inline std::optional<base::Error> tooManyHandles(const ConnectionState& state) {
   if (state.handles >= state.hub.options.handles_per_connection_max)
     return base::Error{

@@ -22,8 +22,8 @@ namespace {
 constexpr uint32_t kTasksListedMax = 10'000;
 constexpr size_t kClientNameBytesMax = 100;
 constexpr uint32_t kRefusedAnswersMax = 64;
-constexpr size_t kUnsentOverheadBytes = 2'048;    // of an answer, beside its words: its objects
-constexpr auto kLastWordsTime = 1 * kj::SECONDS;  // to send what is queued when reading has ended
+constexpr size_t kUnsentOverheadBytes = 2'048;    // of an answer's objects, beside its words
+constexpr auto kLastWordsTime = 1 * kj::SECONDS;  // to send queued answers after the last read
 
 void putTemplates(schema::Mayfly::TemplatesResults::Builder out,
                   const std::vector<sched::TemplateInfo>& all) {
@@ -213,7 +213,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
  private:
   std::optional<Error> unfit() const { return refusal_ ? refusal_ : overloaded(*state_); }
 
-  // `hash` is compared where the spec has a key only.
+  // `hash` is used only if the spec has a key.
   kj::Promise<void> submitNew(SubmitContext& context, const SpecHash& hash) {
     auto params = context.getParams();
     auto detach = params.getSpec().getDetach();
@@ -227,7 +227,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
                           fmt::format("{} tasks of this connection are not closed", state_->tasks),
                           "Close tasks whose results were read.", 0});
     if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
-    // All that bounds the task here is taken before its spec is copied.
+    // Shares are taken first: the spec of a refused task is not copied.
     auto account =
         hub_.accounts.openTenant(state_->account, edge::view(params.getSpec().getTenant()));
     if (!account) return refuse(context, account.error());
@@ -310,10 +310,11 @@ Connection::~Connection() noexcept(false) {
 }
 
 kj::Promise<void> Connection::onEnd() {
-  // After a refused message the RPC system still says why, as far as the client reads.
+  // After a refused message the RPC system still sends the reason, as far as the client reads it.
   auto read_end = messages_.onReadEnd().then(
       [&timer = state_->hub.timer] { return timer.afterDelay(kLastWordsTime); });
-  // Whoever is gone is noticed also while nothing more is read of it; what it sent is read first.
+  // Notices a client that hung up even while reading from it is paused. The messages that it had
+  // sent still get kLastWordsTime to be read.
   auto left = stream_->whenWriteDisconnected()
                   .then([this] { return state_->hub.timer.afterDelay(kLastWordsTime); })
                   .then([this]() -> kj::Promise<void> {
@@ -340,7 +341,7 @@ size_t Connection::unsentBytes() {
 kj::Promise<void> Connection::onIdle() {
   auto idle = state_->hub.options.connection_idle_ms * kj::MILLISECONDS;
   kj::TimePoint now = state_->hub.timer.now();
-  // A call that waits is something that happens, unless it waits for the client to read.
+  // An unreturned call counts as activity, unless it waits for the client to read answers.
   bool busy = state_->tasks > 0 || (state_->calls > 0 && network_.getCurrentQueueCount() == 0);
   kj::TimePoint end = (busy ? now : messages_.lastActivity()) + idle;
   if (end <= now) {

@@ -18,14 +18,14 @@ namespace mayfly::rpc {
 
 class Connection {
  public:
-  // `admitted`: the account's share of the connections. Without one, every call is answered by the
-  // refusal.
+  // `admitted`: the account's share of the connections. If it is empty, every call is answered with
+  // `refusal`.
   Connection(Hub& hub, kj::Own<kj::AsyncIoStream> stream, sched::Share admitted,
              std::optional<base::Error> refusal);
-  ~Connection() noexcept(false);  // the core is told that the owner is gone
+  ~Connection() noexcept(false);  // tells the core that the owner is gone
 
-  // Resolves when the client is gone, broke the protocol or was idle for too long; the connection
-  // is to be destroyed then.
+  // Resolves when the client is gone, broke the protocol, was idle for too long or keeps memory
+  // that others wait for. The caller then destroys the connection.
   kj::Promise<void> onEnd();
   sched::OwnerId id() const { return state_->id; }
 

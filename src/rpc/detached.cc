@@ -55,7 +55,8 @@ kj::Promise<SpecHash> hashOf(schema::TaskSpec::Reader spec) {
   return hashOn(kj::mv(hashing));
 }
 
-// One user's. Held by its tasks too, so that a task that is being closed still has its owner.
+// One user's detached tasks. Each task holds a reference, so a task that is being closed still has
+// its owner.
 class UserTasks final : public Owner {
  public:
   UserTasks(Hub& h, const sched::AccountRef& user) : Owner(h, h.next_owner++, user) {}
@@ -86,7 +87,7 @@ Users::Users(Hub& hub) : hub_(hub) {}
 Users::~Users() = default;
 
 void Users::stop() {
-  // A task that goes looks itself up in its user's entries.
+  // A destroyed task looks itself up in `user->entries`, so they are emptied before the tasks go.
   for (auto& [account, user] : users_) {
     auto entries = std::move(user->entries);
     user->entries.clear();

@@ -1,10 +1,10 @@
 // Detached tasks: they belong to a user, outlive the connection that submitted
 // them, and are found by id or by the user's own key.
 //
-// A key makes submit idempotent: as long as its task is kept, a submit with the
-// same key and the same spec gives that task. Specs are compared by a hash of
-// their canonical form. Tasks and results end with the daemon; keys do not
-// (kept_keys.h): one of an earlier run is refused.
+// A key makes submit idempotent: while its task is kept, a submit with the same key
+// and the same spec returns that task. Specs are compared by a hash of their
+// canonical form. Tasks and results end with the daemon; keys do not
+// (kept_keys.h): a key of an earlier run is refused.
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -24,7 +24,7 @@ namespace mayfly::rpc {
 inline constexpr size_t kDetachKeyBytesMax = 128;
 
 using SpecHash = std::array<uint8_t, 32>;
-// Hashes a large one in steps, between which others have their turn.
+// Hashes in steps of bounded size; other events run between two steps.
 kj::Promise<SpecHash> hashOf(schema::TaskSpec::Reader spec);
 
 class UserTasks;
@@ -41,17 +41,17 @@ class Users {
     kj::Own<TaskState> task;
     bool existing;
   };
-  // The task that has the key, if one is kept. alreadyExists: it has another spec. To be asked
-  // before anything else of a spec is looked at: its blobs, for one, may be gone by now.
+  // Finds the kept task that has the key. alreadyExists: the task has another spec. Call it before
+  // checking anything else in a spec: the blobs of a repeated spec, for example, may have expired.
   base::Result<std::optional<Found>> known(const sched::AccountRef& account, const std::string& key,
                                            const SpecHash& hash);
-  // A new one. Detach says how: its bounds are checked here; no task has its key.
+  // Submits a new task, after checking the bounds in `detach`. No kept task may have its key.
   base::Result<Found> submit(const sched::AccountRef& account, schema::Detach::Reader detach,
                              const SpecHash& hash, TaskShares shares, sched::TaskSpec spec);
-  // By the key, or by `id` where the key is empty.
+  // Finds by the key, or by `id` if the key is empty.
   base::Result<kj::Own<TaskState>> find(const sched::AccountRef& account, base::TaskId id,
                                         const std::string& key);
-  // Whether a task of the core's belongs to this user.
+  // Whether a task that the core lists under `owner` is a detached task of this user.
   bool owns(const sched::AccountRef& account, sched::OwnerId owner) const;
 
  private:
@@ -61,7 +61,7 @@ class Users {
   void drop(uint32_t kept_key);
 
   Hub& hub_;
-  std::unordered_map<sched::AccountId, kj::Own<UserTasks>> users_;  // each has a task
+  std::unordered_map<sched::AccountId, kj::Own<UserTasks>> users_;  // only users that have tasks
 };
 
 }  // namespace mayfly::rpc

@@ -1,4 +1,4 @@
-// What all connections share. Lives longer than KJ's loop.
+// The state that all connections share. Outlives KJ's loop.
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -22,7 +22,7 @@ namespace mayfly::rpc {
 struct Hub {
   Hub(Options o, sched::Core& c, edge::AsioPort& p, base::Observer& told);
   KJ_DISALLOW_COPY(Hub);
-  // Before the loop ends. What of Cap'n Proto ends with the loop still finds the hub.
+  // Call before the loop ends. The objects of Cap'n Proto that end with the loop still use the hub.
   void stop();
 
   const Options options;

@@ -18,7 +18,7 @@ void Leases::renew(TaskState& task, kj::Duration lease) {
   KJ_IF_MAYBE (watched, watched_for_) {
     if (*watched <= at) return;
   }
-  // The watch looks again itself after a sweep; it must not be replaced while it runs.
+  // A sweep runs within `watch_`, which must not be replaced meanwhile and re-arms itself after it.
   if (!sweeping_) watch_ = watch().eagerlyEvaluate([](kj::Exception&&) {});
 }
 
@@ -46,7 +46,7 @@ void Leases::sweep() {
   while (!by_end_.empty() && by_end_.begin()->first <= timer_.now()) {
     TaskState& task = *by_end_.begin()->second;
     end(task);
-    // One that cannot be forgotten properly must not keep the others for ever.
+    // If forgetting one task throws, the other tasks are still forgotten.
     (void)kj::runCatchingExceptions([&] { over_(task); });
   }
   sweeping_ = false;

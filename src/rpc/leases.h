@@ -1,4 +1,5 @@
-// When what a client left alone is forgotten: one timer for all of it.
+// The leases of ended tasks: a task that its clients leave alone is forgotten. All leases share
+// one timer.
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -17,14 +18,14 @@ class TaskState;
 
 class Leases {
  public:
-  // `over` hears of each task whose lease has ended; it may call renew() and end().
+  // Calls `over` with each task whose lease has ended. `over` may call renew() and end().
   Leases(kj::Timer& timer, std::function<void(TaskState&)> over)
       : timer_(timer), over_(std::move(over)) {}
 
-  // The task's lease ends so long from now, whatever it was before.
+  // Begins the task's lease, or replaces it: it ends `lease` from now.
   void renew(TaskState& task, kj::Duration lease);
-  void end(TaskState& task);  // nothing if it has none
-  void stop();                // before the loop ends
+  void end(TaskState& task);  // no effect on a task without a lease
+  void stop();                // call before the loop ends
 
  private:
   kj::Promise<void> watch();
@@ -34,7 +35,7 @@ class Leases {
   std::function<void(TaskState&)> over_;
   std::set<std::pair<kj::TimePoint, TaskState*>> by_end_;
   std::unordered_map<TaskState*, kj::TimePoint> ends_;
-  kj::Maybe<kj::TimePoint> watched_for_;  // null: nothing is waited for
+  kj::Maybe<kj::TimePoint> watched_for_;  // null: the timer is off
   bool sweeping_ = false, stopped_ = false;
   kj::Promise<void> watch_ = nullptr;
 };

@@ -20,7 +20,7 @@ ConnectionState::Turn::~Turn() noexcept(false) {
   while (!waiting.empty()) {
     auto next = kj::mv(waiting.front());
     waiting.pop_front();
-    if (!next->isWaiting()) continue;  // its caller went
+    if (!next->isWaiting()) continue;  // its caller is gone
     next->fulfill(kj::heap<Turn>(*state_));
     return;
   }

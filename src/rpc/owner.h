@@ -1,5 +1,5 @@
-// Whom a task belongs to: the connection that submitted it or, where it is
-// detached, a user (detached.h).
+// The owner of a task: the connection that submitted it or, if it is detached, a
+// user (detached.h).
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -19,38 +19,39 @@ namespace mayfly::rpc {
 struct Hub;
 class TaskState;
 
-// Lives until the last of its tasks' objects is gone; the hub lives longer.
+// Lives until the last object of its tasks is gone. The hub outlives it.
 struct Owner : kj::Refcounted {
   Owner(Hub& h, sched::OwnerId i, sched::AccountRef whose)
       : hub(h), id(i), account(std::move(whose)) {}
-  // Nobody is there who could say `close`: what ends now ends as `clientGone`.
+  // Whether the client is gone. Its tasks then end as `clientGone`, not as `cancelled`.
   virtual bool gone() const { return false; }
-  // The task is closed or forgotten.
+  // Called when the task is closed or forgotten.
   virtual void onClosed(TaskState&) {}
 
   Hub& hub;
   sched::OwnerId id;
-  sched::AccountRef account;  // empty: of a connection that is refused
+  sched::AccountRef account;  // empty if the connection is refused
   uint32_t tasks = 0;         // not closed
 };
 
-// What a connection's objects share.
+// The state that the objects of one connection share.
 struct ConnectionState final : Owner {
   using Owner::Owner;
   bool gone() const override;
 
-  int socket = -1;       // of the connection, while it stands
-  bool ended = false;    // the connection is gone; the core is told
-  uint32_t calls = 0;    // that have not returned
+  int socket = -1;       // borrowed from the connection until `ended`
+  bool ended = false;    // the connection is gone
+  uint32_t calls = 0;    // not returned
   uint32_t uploads = 0;  // not finished
   uint32_t handles = 0;  // Task and Upload objects not released
 
-  // Large answers are made one at a time, each when what was sent before is mostly read: else calls
-  // of a few bytes could make the daemon hold megabytes for each. `room` says when that is.
+  // The permission to make a large answer. A connection makes one at a time, and only after the
+  // client has read most of the earlier answers (`room`): otherwise each call of a few bytes could
+  // make the daemon hold megabytes.
   class Turn {
    public:
     explicit Turn(ConnectionState& state);
-    ~Turn() noexcept(false);  // the next one's
+    ~Turn() noexcept(false);  // passes the turn on
     KJ_DISALLOW_COPY(Turn);
 
    private:

@@ -17,7 +17,7 @@ namespace {
 
 constexpr unsigned kFinishWords = 16;
 
-// "Mayfly.submit"; of any other interface or method: "other".
+// For example "Mayfly.submit"; "other" for an unknown interface or method.
 const char* methodOf(wire::Call::Reader call) {
   using Key = std::pair<uint64_t, uint16_t>;
   static const std::map<Key, std::string> names = [] {
@@ -67,7 +67,7 @@ void PeerGuard::inspect(capnp::MessageReader& reader, size_t bytes) {
 
 void PeerGuard::checkCall(wire::Call::Reader call) {
   checkTarget(call.getTarget());
-  // Results that are sent elsewhere stay in memory until somebody takes them.
+  // Results sent elsewhere would stay in memory until somebody takes them.
   KJ_REQUIRE(call.getSendResultsTo().isCaller(),
              "message refused: results can be sent to the caller only");
   checkPayload(call.getParams());
@@ -101,7 +101,7 @@ void PeerGuard::begin(uint32_t question, const char* method) {
   KJ_REQUIRE(answers_.size() < answers_max_,
              "message refused: too many calls of this connection were answered and not finished",
              answers_.size());
-  // Cap'n Proto 1.x finds it too, and gives up the first call's answer on the way.
+  // Cap'n Proto 1.x refuses a repeated question, too, but then loses the first call's answer.
   KJ_REQUIRE(!answers_.contains(question), "message refused: its question is asked already",
              question);
   if (auto room = unfinished_.grow(1); !room)
@@ -112,7 +112,7 @@ void PeerGuard::begin(uint32_t question, const char* method) {
 void PeerGuard::finish(uint32_t question) {
   bool known = answers_.erase(question) == 1;
   if (known) unfinished_.shrink(1);
-  // 1.x ignores it: it may have crossed an answer that needed none.
+  // Cap'n Proto 1.x ignores an unknown `finish`: it may have crossed an answer that needed none.
   KJ_REQUIRE(known || kAnswersMayNeedNoFinish,
              "message refused: it finishes a call that was not made");
 }
@@ -129,7 +129,7 @@ void PeerGuard::returned(wire::Return::Reader answer) {
   if (const char* method = std::exchange(at->second.method, nullptr))
     observer_.callAnswered(method, base::monotonicNs() - at->second.begun_ns);
 #if CAPNP_VERSION >= 1000000
-  // Cap'n Proto 1.x forgets an answer without capabilities as it sends it.
+  // Cap'n Proto 1.x forgets an answer without capabilities when it sends it.
   if (answer.getNoFinishNeeded()) {
     answers_.erase(at);
     unfinished_.shrink(1);

@@ -1,8 +1,9 @@
-// Looks at every message of a client before Cap'n Proto does: refuses what Mayfly's
-// protocol has no use for and what Cap'n Proto would keep without bound.
+// Inspects every message of a client before Cap'n Proto does. Refuses messages that
+// Mayfly's protocol does not use, and messages that would make Cap'n Proto's tables
+// grow without bound.
 //
-// The tables of answers and imports grow at the client's word: an answer stays
-// until its `finish`, an import costs far more than its few bytes on the wire.
+// The client controls how the tables of answers and imports grow: an answer stays
+// until its `finish`, and an import costs far more than its few bytes on the wire.
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -19,8 +20,8 @@
 
 namespace mayfly::rpc {
 
-inline constexpr uint32_t kCapsPerMessageMax = 16;  // submit brings one
-inline constexpr uint32_t kPipelineOpsMax = 16;     // `task` of submit's results is one
+inline constexpr uint32_t kCapsPerMessageMax = 16;  // `submit` carries one
+inline constexpr uint32_t kPipelineOpsMax = 16;     // a call on the `task` that submit returns: one
 inline constexpr bool kAnswersMayNeedNoFinish = CAPNP_VERSION >= 1000000;
 
 class PeerGuard {
@@ -30,10 +31,10 @@ class PeerGuard {
       : answers_max_(answers_max), unfinished_(std::move(unfinished)), observer_(observer) {}
   PeerGuard(const PeerGuard&) = delete;
 
-  // Throws where the message is refused; the connection ends then.
+  // Throws to refuse the message; the connection then ends.
   void inspect(capnp::MessageReader& message, size_t bytes);
   void sent(capnp::MessageReader& message, size_t bytes);
-  // Finishes the next call that the client, which has gone, has not; null: there is none.
+  // Makes the `finish` of one call that the departed client did not finish; null: none is left.
   kj::Maybe<kj::Own<capnp::MessageReader>> farewell();
 
  private:
@@ -42,7 +43,7 @@ class PeerGuard {
   void checkPayload(capnp::rpc::Payload::Reader payload);
   void checkReturn(capnp::rpc::Return::Reader answer);
   struct Answer {
-    const char* method = nullptr;  // that the observer has not heard of yet
+    const char* method = nullptr;  // null: not to be reported to the observer, or reported already
     uint64_t begun_ns = 0;
   };
   void begin(uint32_t question, const char* method);
@@ -52,7 +53,7 @@ class PeerGuard {
   uint32_t answers_max_;
   sched::Share unfinished_;
   base::Observer& observer_;
-  std::unordered_map<uint32_t, Answer> answers_;  // by their questions' ids
+  std::unordered_map<uint32_t, Answer> answers_;  // by question id
 };
 
 }  // namespace mayfly::rpc

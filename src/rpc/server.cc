@@ -30,11 +30,11 @@ namespace {
 constexpr auto kAcceptRetryTime = 100 * kj::MILLISECONDS;
 constexpr int kAcceptsPerTurnMax = 8;
 constexpr auto kRefusedPauseTime = 1 * kj::MILLISECONDS;
-constexpr uint32_t kLastEventsMax = 100'000;     // of the loop, when the server ends
-constexpr auto kRefusedTime = 5 * kj::SECONDS;   // a refused client has so long to read why
-constexpr auto kRefusalTime = 1 * kj::SECONDS;   // a user is told so often
-constexpr auto kTrimTime = 1 * kj::SECONDS;      // between two looks at what malloc keeps
-constexpr size_t kKeptFreeBytesMax = 32u << 20;  // and of code and stacks; more goes back
+constexpr uint32_t kLastEventsMax = 100'000;     // that the loop still runs when the server ends
+constexpr auto kRefusedTime = 5 * kj::SECONDS;   // for a refused client to read the reason
+constexpr auto kRefusalTime = 1 * kj::SECONDS;   // between two reasons sent to one user
+constexpr auto kTrimTime = 1 * kj::SECONDS;      // from a connection's end to a check of malloc
+constexpr size_t kKeptFreeBytesMax = 32u << 20;  // freed memory, code and stacks; beyond: trimmed
 constexpr uint32_t kRefusedConnectionsMax = 16;  // beyond: closed without a word
 
 size_t residentBytes() {
@@ -74,7 +74,8 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     });
   }
 
-  // Whoever still waits in the kernel's queue has his turn after the host's other handlers.
+  // Clients beyond kAcceptsPerTurnMax stay in the kernel's queue until the host's other handlers
+  // have run.
   void acceptSome() {
     int refused = 0;
     for (int i = 0; i < kAcceptsPerTurnMax; ++i) {
@@ -87,17 +88,17 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
         tasks_.add(timer_.afterDelay(kAcceptRetryTime).then([this] { awaitClients(); }));
         return;
       }
-      // One client's socket that is gone already must not end the accepting.
+      // A client that is already gone must not stop the acceptor.
       KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { refused += !admit(std::move(socket)); })) {
         spdlog::warn("rpc: a connection could not be served: {}", edge::errorOf(*e).message);
       }
     }
     if (refused < kAcceptsPerTurnMax) return awaitClients();
-    // Users that may not connect do so in a loop: the kernel's queue fills, and holds them up.
+    // Refused users connect in a loop. During this pause the kernel's queue fills and blocks them.
     tasks_.add(timer_.afterDelay(kRefusedPauseTime).then([this] { awaitClients(); }));
   }
 
-  // The account's share of the connections, or why it gets none.
+  // The account's share of the connections, or the reason for refusing it one.
   base::Result<sched::Share> admission(uid_t uid) const {
     const auto& allowed = hub_.options.uids_allowed;
     if (uid != 0 && uid != ::geteuid() &&
@@ -108,8 +109,9 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     return hub_.accounts.take(account, sched::Resource::connections);
   }
 
-  // Whether the user is told why; one that connects in a loop is closed without a word, and fills
-  // neither the log nor the thread's time.
+  // Whether to tell the user the reason. A user that connects in a loop is told once per
+  // kRefusalTime. Its other connections are closed without a word and without a log line, so that
+  // they cost the thread little time.
   bool tells(const ucred& peer, const Error& refusal) {
     const kj::TimePoint now = timer_.now();
     std::erase_if(refused_until_, [&](const auto& user) { return user.second <= now; });
@@ -124,7 +126,7 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     return true;
   }
 
-  // False: refused.
+  // Returns false if it refused the client.
   bool admit(base::Fd socket) {
     ucred peer{};
     socklen_t length = sizeof peer;
@@ -153,7 +155,7 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
       ++refused_;
     else
       hub_.observer.connectionOpened(user);
-    // A step later, for a connection must not be destroyed by a promise of its own.
+    // One event later, because a connection must not be destroyed from within its own promise.
     tasks_.add(end.catch_([](kj::Exception&&) {}).then([this, owner, user, is_refused] {
       return kj::evalLater([this, owner, user, is_refused] {
         connections_.erase(owner);
@@ -166,7 +168,8 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     }));
   }
 
-  // What a client made the daemon hold was many small pieces; freed, malloc would keep their pages.
+  // A client's memory was many small allocations, and malloc keeps their pages after they are
+  // freed.
   void trimSoon() {
     if (trim_waits_) return;
     trim_waits_ = true;
@@ -179,10 +182,10 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
   Hub& hub_;
   kj::Timer& timer_;
   Listener listener_;
-  std::shared_ptr<Acceptor*> self_ = std::make_shared<Acceptor*>(this);  // null: it is gone
-  uint32_t refused_ = 0;                                                 // of connections_
-  std::unordered_map<uid_t, kj::TimePoint> refused_until_;  // who was told, each for a while
-  uint64_t untold_ = 0;                                     // since somebody was told
+  std::shared_ptr<Acceptor*> self_ = std::make_shared<Acceptor*>(this);  // null: destroyed
+  uint32_t refused_ = 0;                                                 // among connections_
+  std::unordered_map<uid_t, kj::TimePoint> refused_until_;  // users told; not told again until then
+  uint64_t untold_ = 0;                                     // refusals since the last one told
   bool trim_waits_ = false;
   std::unordered_map<sched::OwnerId, kj::Own<Connection>> connections_;
   kj::TaskSet tasks_;
@@ -226,7 +229,7 @@ struct Server::Impl {
                    acceptor = nullptr;
                    hub.stop();
                    port->finish(kLastEventsMax);
-                   port = nullptr;  // before the hub, which the loop's last objects still find
+                   port = nullptr;  // before the hub, which the loop's last objects still use
                  })) {
       sayFault(kj::mv(*fault));
     }

@@ -1,4 +1,4 @@
-// The bytes of one stream as a share in the book of accounts.
+// Books the bytes of one stream as a share in the book of accounts.
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -14,7 +14,7 @@ class SharePurse final : public edge::Purse {
       : accounts_(accounts), resource_(resource), share_(accounts.charge(account, resource, 0)) {}
 
   Room roomFor(uint64_t more_bytes) const override {
-    // What is larger than all of the pool has its turn when nobody holds any of it.
+    // A message larger than the whole pool gets its turn when nobody holds any of the pool.
     if (accounts_.usedByAll(resource_) == 0) return Room::yes;
     switch (accounts_.roomFor(share_.whose(), resource_, more_bytes)) {
       case sched::Accounts::Room::yes:

@@ -18,9 +18,9 @@ using base::Status;
 using base::Unit;
 using sched::Stream;
 
-// --- what the core tells ----------------------------------------------------------
+// --- TaskEar ----------------------------------------------------------------------
 
-// What a task's client causes must not reach the core as an exception.
+// An exception that a client causes must not reach the core.
 template <class Event>
 void TaskEar::tell(Event event) {
   if (state_ == nullptr) return;
@@ -107,7 +107,7 @@ kj::Promise<Status> TaskState::wait() {
   if (auto status = kept("wait"); !status) return status;
   renew();
   if (done_) return Status(Unit{});
-  // A wait whose caller went leaves a fulfiller that nobody hears.
+  // A wait whose caller is gone leaves a fulfiller that nobody waits on.
   std::erase_if(waits_, [](StatusFulfiller& wait) { return !wait->isWaiting(); });
   if (waits_.size() >= kWaitsPerTaskMax)
     return Status(fail(Code::resourceExhausted,
@@ -119,15 +119,15 @@ kj::Promise<Status> TaskState::wait() {
 }
 
 Status TaskState::cancel() {
-  // Cancelling what has ended is no error: the client cannot know.
+  // Cancelling an ended task is no error: the client cannot know that it has ended.
   MAYFLY_CHECK(kept("cancel"));
   renew();
   if (runs()) (void)owner_->hub.core.cancel(id_, owner_->account);
   return Unit{};
 }
 
-// A connection that breaks releases its tasks and fails their sinks before it ends itself. Those
-// tasks are not cancelled: their client is gone, and that is what their verdict must say.
+// A broken connection releases its tasks and fails their sinks before it ends. Those tasks are not
+// cancelled: their verdict is to be `clientGone`.
 void TaskState::cancelUnlessGone() {
   if (!owner_->gone()) (void)cancel();
 }
@@ -152,7 +152,8 @@ kj::Promise<Status> TaskState::writeStdin(std::string data) {
   stdin_untaken_bytes_ += data.size();
   auto paf = kj::newPromiseAndFulfiller<Status>();
   stdin_writes_.push_back({data.size(), kj::mv(paf.fulfiller)});
-  // The task may take some of it at once. Nothing is taken of what is refused.
+  // The core may accept a part within this call, so the write is queued before. The core takes
+  // nothing of a write that it refuses.
   if (auto written = owner_->hub.core.writeStdin(id_, std::move(data)); !written) {
     stdin_untaken_bytes_ -= stdin_writes_.back().bytes_left;
     stdin_writes_.pop_back();
@@ -182,10 +183,10 @@ Status TaskState::closeStdin() {
 
 void TaskState::end(Kept why) {
   if (kept_ != Kept::yes) return;
-  ear_->forget();  // first, for the core may tell the end within `cancel`
+  ear_->forget();  // first: the core may report the end within `cancel`
   cancelUnlessGone();
   kept_ = why;
-  // What can be large goes now, the object itself when the client lets go of it.
+  // Large members are freed now. The object itself lives until the client releases it.
   result_.reset();
   done_ = false;
   owner_->hub.leases.end(*this);
@@ -205,8 +206,8 @@ void TaskState::end(Kept why) {
 
 void TaskState::onStarted() {
   KJ_IF_MAYBE (sink, sink_) {
-    // Not waited for: Cap'n Proto keeps the order of calls to one object. A sink that cannot be
-    // called shows with the first write.
+    // Output need not wait for this call: Cap'n Proto keeps the order of calls to one object. If
+    // the sink cannot be called, the first write fails.
     deliveries_.add(sink->startedRequest(capnp::MessageSize{4, 0})
                         .send()
                         .ignoreResult()
@@ -216,7 +217,7 @@ void TaskState::onStarted() {
 
 void TaskState::onOutput(Stream stream, std::string_view bytes) {
   if (sink_ == nullptr || bytes.empty()) return;
-  // What waits behind a write under way is sent as one, up to the core's window.
+  // Bytes of one stream that wait behind a write are sent as one chunk, up to the core's window.
   if (!chunks_.empty() && chunks_.back().stream == stream &&
       chunks_.back().bytes.size() + bytes.size() <= sched::kOutputWindowBytes)
     chunks_.back().bytes += bytes;
@@ -257,7 +258,7 @@ kj::Promise<void> TaskState::deliverOne() {
   return kj::READY_NOW;
 }
 
-// The client wants no more output, or is gone: the task has nobody to run for.
+// The client wants no more output or is gone, so nobody needs the task.
 void TaskState::sinkFailed() {
   dropSink();
   cancelUnlessGone();
@@ -331,8 +332,8 @@ sched::LimitWishes wishesFrom(schema::LimitWishes::Reader in) {
   return out;
 }
 
-// Counts and sizes are checked before the copies: the thread that copies is the one that kills, and
-// a list's elements cost more here than on the wire. The core checks all of it again.
+// Checks counts and sizes before anything is copied: copies delay kills, which run on the same
+// thread, and a list's elements cost more here than on the wire. The core repeats these checks.
 Status checkSizes(schema::TaskSpec::Reader in) {
   auto tooLong = [](std::string_view what, uint64_t bytes, uint64_t max) -> Status {
     if (bytes <= max) return Unit{};
@@ -446,7 +447,8 @@ void put(schema::TaskResult::Builder out, const sched::TaskResult& result) {
   out.setStderr(edge::data(result.captured[1]));
   out.setStdoutTruncated(result.truncated[0]);
   out.setStderrTruncated(result.truncated[1]);
-  // The message must stay below its maximum whatever names the task chose.
+  // The task chooses the names of its files, so the list is cut to keep the message below its
+  // maximum.
   size_t count = 0, bytes = 0;
   for (const auto& file : result.out_files) {
     bytes += 64 + file.path.size() + file.skipped.size();

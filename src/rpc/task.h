@@ -1,10 +1,10 @@
-// One task as its clients see it: its events on their way to the client, and the
-// calls that wait for something of it.
+// One task as its clients see it: delivers its events to the client, and holds the
+// calls that wait for it.
 //
-// Events come from the core in order; output goes to the client's sink one write
-// at a time, and is acknowledged to the core when the write returned. The result
-// waits until the last write returned. From the end on it is kept as long as its
-// lease, which every call renews.
+// Events come from the core in order. Output goes to the client's sink one write at a
+// time; when a write returns, its bytes are acknowledged to the core. The result
+// waits until the last write has returned. An ended task is kept until its lease
+// ends; every call renews the lease.
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -29,24 +29,24 @@ namespace mayfly::rpc {
 inline constexpr uint32_t kWaitsPerTaskMax = 16;
 inline constexpr size_t kOutFilesListBytesMax = 4u << 20;  // of the result's message
 
-// What a task that has not ended may come to hold of its output: what was read beyond the window
-// when its last writer died is at most a pipe's.
+// The most output that the daemon holds for a task that has not ended, both streams together. Live:
+// the window, and the rest of a pipe (64 KiB), read at once when the task's last process is dead.
 inline constexpr uint64_t kLiveHeldBytes = 2 * (sched::kOutputWindowBytes + (64u << 10));
 inline constexpr uint64_t kCapturedHeldBytes = 2 * sched::kCaptureBytesMax;
 
 class TaskState;
 
-// What a task holds of its account until it is closed.
+// A task's shares of its account, until it is closed.
 struct TaskShares {
-  // Refused where the account, its user or all of them would hold too much.
+  // Refuses if the account, its user or all users together would hold too much.
   static base::Result<TaskShares> take(sched::Accounts& accounts, const sched::AccountRef& account,
                                        uint64_t output_bytes, bool detached);
   sched::Share open;
-  sched::Share output;  // and results, or what of it is to be expected
+  sched::Share output;  // and results: the most until the task ends, then their true size
   sched::Share detached;
 };
 
-// What the core holds of a task: it passes on what the core tells, as long as the task is kept.
+// The listener that the core holds. It passes events on to the task while the task is kept.
 class TaskEar final : public sched::TaskListener {
  public:
   explicit TaskEar(TaskState& state) : state_(&state) {}
@@ -60,7 +60,7 @@ class TaskEar final : public sched::TaskListener {
  private:
   template <class Event>
   void tell(Event event);
-  TaskState* state_;  // null: nobody hears any more
+  TaskState* state_;  // null after forget()
 };
 
 class TaskState final : public kj::Refcounted {
@@ -69,27 +69,26 @@ class TaskState final : public kj::Refcounted {
             kj::Duration lease);
   ~TaskState() noexcept(false);
 
-  // Gives the task to the core; closed where the core refuses it.
+  // Gives the task to the core. If the core refuses it, the task is closed.
   base::Status submit(sched::TaskSpec spec);
-  // The promises below resolve with an error rather than fail.
+  // The promises below do not fail; they resolve with an error.
   kj::Promise<base::Status> wait();
   base::Status cancel();
   kj::Promise<base::Status> writeStdin(std::string data);
   base::Status closeStdin();
-  // The client is done with it. Idempotent; also what the destructor of its Task does.
+  // The client needs the task no more. Idempotent.
   void close() { end(Kept::closed); }
-  // Its lease is over.
+  // The task's lease is over.
   void forget() { end(Kept::forgotten); }
-  // A call was made on it or has returned.
+  // Restarts the lease of an ended task. Called when a call on the task begins or returns.
   void renew();
-  // Why calls on it cannot be served any more; ok while it is kept.
+  // Ok while the task is kept; else the error that `call` answers.
   base::Status kept(const char* call) const;
   base::TaskId id() const { return id_; }  // 0 until the core has given one
-  // Of the ended task, once everything was delivered.
+  // Null until the task has ended and all its output is delivered.
   const sched::TaskResult* result() const { return done_ ? &*result_ : nullptr; }
-  const sched::TaskResult* ended() const {
-    return result_ ? &*result_ : nullptr;
-  }  // maybe not delivered yet
+  // Null until the task has ended.
+  const sched::TaskResult* ended() const { return result_ ? &*result_ : nullptr; }
   const std::string& templateName() const { return template_name_; }
 
   // Events, in the core's order.
@@ -107,13 +106,13 @@ class TaskState final : public kj::Refcounted {
   };
   struct StdinWrite {
     uint64_t bytes_left;
-    kj::Maybe<StatusFulfiller> done;  // null: the data that came with the task
+    kj::Maybe<StatusFulfiller> done;  // null: the spec's `stdinData`
   };
   struct Errors final : kj::TaskSet::ErrorHandler {
     void taskFailed(kj::Exception&&) override {}  // each delivery handles its own failure
   };
 
-  bool runs() const { return id_ != 0 && !ended_; }  // in the core
+  bool runs() const { return id_ != 0 && !ended_; }  // the core still has the task
   void end(Kept why);
   void deliver();
   kj::Promise<void> deliverOne();
@@ -133,21 +132,21 @@ class TaskState final : public kj::Refcounted {
   std::deque<Chunk> chunks_;  // bounded by the core: kOutputWindowBytes per stream
   bool delivering_ = false;
   bool stdin_open_ = false;
-  std::deque<StdinWrite> stdin_writes_;  // in order, those that the task has not taken
-  uint64_t stdin_untaken_bytes_ = 0;     // of writeStdin
+  std::deque<StdinWrite> stdin_writes_;  // in order; not taken by the task yet
+  uint64_t stdin_untaken_bytes_ = 0;     // of writeStdin, without the spec's `stdinData`
   std::optional<sched::TaskResult> result_;
-  bool ended_ = false;  // the core told the result, which may be dropped again
-  bool done_ = false;   // result_ is set and everything was delivered
+  bool ended_ = false;  // the core has reported the result; end() drops result_ again
+  bool done_ = false;   // result_ is set and all output is delivered
   Kept kept_ = Kept::yes;
   std::vector<StatusFulfiller> waits_;
   Errors errors_;
   kj::TaskSet deliveries_;
 };
 
-// The schema's TaskSpec, copied; what is out of bounds here could not be copied safely. Everything
-// else is the core's to check.
+// Copies the schema's TaskSpec. Refuses only a spec that is too large to copy safely; the core
+// checks everything else.
 base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBlob& find_blob);
 void put(schema::TaskResult::Builder out, const sched::TaskResult& result);
-size_t sizeOf(const sched::TaskResult& result);  // of its message, about
+size_t sizeOf(const sched::TaskResult& result);  // roughly, of its message
 
 }  // namespace mayfly::rpc

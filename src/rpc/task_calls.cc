@@ -38,7 +38,7 @@ class TaskImpl final : public schema::Task::Server {
       auto& on = *connection;
       return inTurn(on, [context, status = std::move(status), connection = kj::mv(connection),
                          state = kj::mv(state), call = kj::mv(call)]() mutable {
-        // It may have been closed or forgotten since the end.
+        // The task may have been closed or forgotten since its end.
         if (status && state->result() == nullptr)
           status = fail(Code::cancelled, "wait: the task was closed");
         if (!status) return refuse(context, status.error());
@@ -88,7 +88,7 @@ class TaskImpl final : public schema::Task::Server {
 
   kj::Promise<void> close(CloseContext) override {
     if (state_.get() == nullptr) return kj::READY_NOW;
-    auto state = kj::mv(state_);  // the object may stay for long: it keeps nothing
+    auto state = kj::mv(state_);  // this object may live long and must not keep the task
     state->close();
     return kj::READY_NOW;
   }
@@ -99,7 +99,7 @@ class TaskImpl final : public schema::Task::Server {
     state_->renew();
     auto info = connection_->hub.core.info(state_->id());
     if (!info) {
-      // The core is done with it: what is left is to deliver.
+      // The core has dropped the task; only deliveries are left.
       info.emplace();
       info->task = state_->id();
       info->template_name = state_->templateName();
@@ -119,7 +119,7 @@ class TaskImpl final : public schema::Task::Server {
     bool end = false;
   };
 
-  // Why a call cannot be served at all; `closed` is what a closed task answers.
+  // Why the call cannot be served. `closed` is the code for a closed task.
   std::optional<base::Error> unfit(const char* call, Code closed = Code::failedPrecondition) const {
     if (auto error = overloaded(*connection_)) return error;
     if (state_.get() == nullptr)

@@ -7,7 +7,7 @@
 
 namespace mayfly::rpc {
 
-enum class OnRelease : uint8_t { close, keep };  // what letting go of the object does to the task
+enum class OnRelease : uint8_t { close, keep };  // what releasing a Task does to its task
 
 // The object that a client gets for its task.
 schema::Task::Client makeTaskCalls(kj::Own<ConnectionState> connection, kj::Own<TaskState> state,

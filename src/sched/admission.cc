@@ -5,11 +5,28 @@
 
 namespace mayfly::sched {
 
-bool Admission::fits(const Demand& d) const {
-  return held_.size() < budget_.boxes_max &&
-         used_.memory_bytes + d.memory_bytes <= budget_.memory_bytes_max &&
-         used_.fds + d.fds <= budget_.fds_max && used_.pids + d.pids <= budget_.pids_max &&
-         used_.ptys + d.ptys <= budget_.ptys_max;
+Demand& Demand::operator+=(const Demand& d) {
+  memory_bytes += d.memory_bytes;
+  fds += d.fds;
+  pids += d.pids;
+  ptys += d.ptys;
+  return *this;
+}
+
+Demand& Demand::operator-=(const Demand& d) {
+  memory_bytes -= d.memory_bytes;
+  fds -= d.fds;
+  pids -= d.pids;
+  ptys -= d.ptys;
+  return *this;
+}
+
+bool Admission::fits(const Sum& taken, const Demand& d) const {
+  return taken.boxes < budget_.boxes_max &&
+         taken.demand.memory_bytes + d.memory_bytes <= budget_.memory_bytes_max &&
+         taken.demand.fds + d.fds <= budget_.fds_max &&
+         taken.demand.pids + d.pids <= budget_.pids_max &&
+         taken.demand.ptys + d.ptys <= budget_.ptys_max;
 }
 
 bool Admission::couldEverFit(const Demand& d) const {
@@ -58,34 +75,84 @@ base::Status Admission::enqueue(base::TaskId task, const AccountRef& account, Ow
   return base::Unit{};
 }
 
-std::optional<base::TaskId> Admission::next(const std::function<bool(base::LaneId)>& ready) {
-  for (auto user = users_.begin(); user != users_.end(); ++user) {
-    for (auto tenant = user->second.begin(); tenant != user->second.end(); ++tenant) {
-      for (auto owner = tenant->second.begin(); owner != tenant->second.end(); ++owner) {
-        Line& line = owner->second;
-        const AccountRef& account = line.front().queued.whose();
-        if (!accounts_.fits(account, Resource::runningTasks)) break;  // another tenant's turn
-        auto w =
-            std::find_if(line.begin(), line.end(), [&](const Waiting& x) { return ready(x.lane); });
-        if (w == line.end()) continue;
-        if (!fits(w->demand)) return std::nullopt;
-        const base::TaskId task = w->task;
-        const Demand& d = w->demand;
-        used_.memory_bytes += d.memory_bytes;
-        used_.fds += d.fds;
-        used_.pids += d.pids;
-        used_.ptys += d.ptys;
-        held_.emplace(task,
-                      Running{d, owner->first, accounts_.charge(account, Resource::runningTasks)});
-        tenant->second.toBack(owner);
-        user->second.toBack(tenant);
-        users_.toBack(user);
-        withdraw(task);
-        return task;
+std::optional<base::TaskId> Admission::next(uint64_t now_ns,
+                                            const std::function<bool(base::LaneId)>& ready) {
+  const Sum taken{held_.size(), used_};
+  if (taken.boxes >= budget_.boxes_max) return std::nullopt;
+  Reservation reservation;
+  if (reserved_ != 0) {
+    const Place place = whose_.at(reserved_);
+    const auto w = waiting(place, reserved_);
+    if (!ready(w->lane) || !accounts_.fits(w->queued.whose(), Resource::runningTasks))
+      reserved_ = 0;
+    else if (fits(taken, w->demand))
+      return start(place, w, now_ns);
+    else
+      reservation = reserve(w->demand, now_ns);
+  }
+  auto mayPass = [&](const Demand& d) {
+    return reserved_ == 0 || d.time_ns < reservation.at_ns - now_ns || fits(reservation.taken, d);
+  };
+  for (auto& [user_id, user] : users_) {
+    for (auto& [account_id, tenant] : user) {
+      for (auto& [owner, line] : tenant) {
+        if (!accounts_.fits(line.front().queued.whose(), Resource::runningTasks))
+          break;  // another tenant's turn
+        for (auto w = line.begin(); w != line.end(); ++w) {
+          if (!ready(w->lane)) continue;
+          if (!fits(taken, w->demand)) {
+            if (reserved_ != 0) continue;
+            reserved_ = w->task;
+            reservation = reserve(w->demand, now_ns);
+          } else if (mayPass(w->demand)) {
+            return start({user_id, account_id, owner}, w, now_ns);
+          }
+        }
       }
     }
   }
   return std::nullopt;
+}
+
+// Running tasks free their shares in the order of their latest ends.
+Admission::Reservation Admission::reserve(const Demand& demand, uint64_t now_ns) const {
+  std::vector<const Running*> ends;
+  ends.reserve(held_.size());
+  for (const auto& [task, running] : held_) ends.push_back(&running);
+  std::sort(ends.begin(), ends.end(),
+            [](const Running* a, const Running* b) { return a->until_ns < b->until_ns; });
+  Reservation r{now_ns, {held_.size(), used_}};
+  for (const Running* running : ends) {
+    if (fits(r.taken, demand)) break;
+    r.at_ns = std::max(now_ns, running->until_ns);
+    --r.taken.boxes;
+    r.taken.demand -= running->demand;
+  }
+  ++r.taken.boxes;
+  r.taken.demand += demand;
+  return r;
+}
+
+Admission::Line::iterator Admission::waiting(const Place& place, base::TaskId task) {
+  Line& line =
+      users_.find(place.user)->second.find(place.account)->second.find(place.owner)->second;
+  return std::find_if(line.begin(), line.end(), [&](const Waiting& w) { return w.task == task; });
+}
+
+base::TaskId Admission::start(const Place& place, Line::iterator w, uint64_t now_ns) {
+  const base::TaskId task = w->task;
+  const Demand& d = w->demand;
+  used_ += d;
+  const uint64_t until_ns = now_ns + std::min(d.time_ns, UINT64_MAX - now_ns);
+  held_.emplace(task, Running{d, place.owner, until_ns,
+                              accounts_.charge(w->queued.whose(), Resource::runningTasks)});
+  auto user = users_.find(place.user);
+  auto tenant = user->second.find(place.account);
+  tenant->second.toBack(tenant->second.find(place.owner));
+  user->second.toBack(tenant);
+  users_.toBack(user);
+  withdraw(task);
+  return task;
 }
 
 // Takes the task out of its queue; entries that become empty lose their turn.
@@ -94,12 +161,12 @@ void Admission::withdraw(base::TaskId task) {
   if (at == whose_.end()) return;
   const Place place = at->second;
   whose_.erase(at);
+  if (task == reserved_) reserved_ = 0;
   auto user = users_.find(place.user);
   auto tenant = user->second.find(place.account);
   auto owner = tenant->second.find(place.owner);
   Line& line = owner->second;
-  line.erase(
-      std::find_if(line.begin(), line.end(), [&](const Waiting& w) { return w.task == task; }));
+  line.erase(waiting(place, task));
   if (!line.empty()) return;
   tenant->second.erase(owner);
   if (!tenant->second.empty()) return;
@@ -110,11 +177,7 @@ void Admission::withdraw(base::TaskId task) {
 void Admission::release(base::TaskId task) {
   auto h = held_.find(task);
   if (h == held_.end()) return;
-  const Demand& d = h->second.demand;
-  used_.memory_bytes -= d.memory_bytes;
-  used_.fds -= d.fds;
-  used_.pids -= d.pids;
-  used_.ptys -= d.ptys;
+  used_ -= h->second.demand;
   held_.erase(h);
 }
 

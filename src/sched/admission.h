@@ -4,8 +4,11 @@
 // in the order of their arrival. So a user's share does not depend on how many tenants it names or
 // connections it opens. An account that already runs as many tasks as it may is skipped.
 //
-// The head of the queue waits until it fits: small tasks never starve a large one. Tasks of a
-// template that is not ready are skipped.
+// The first task in the queue that does not fit gets a reservation: the time by which enough of the
+// running tasks have ended, because each has a wall time cap. Until then tasks behind it go first
+// if they end before that time, or need only what it leaves. So a large task holds nobody up
+// without need, and small tasks never starve a large one. Tasks of a template that is not ready are
+// skipped.
 //
 // Layer: sched. Pure. Core thread.
 #pragma once
@@ -30,7 +33,11 @@ struct Demand {
   uint64_t memory_bytes = 0;
   uint32_t fds = 0;  // the daemon's
   uint32_t pids = 0;
-  uint32_t ptys = 0;  // pseudo-terminals, of the kernel's one pool
+  uint32_t ptys = 0;              // pseudo-terminals, of the kernel's one pool
+  uint64_t time_ns = UINT64_MAX;  // the longest time that the task may take from next() on
+
+  Demand& operator+=(const Demand& d);  // adds all but the times
+  Demand& operator-=(const Demand& d);
 };
 
 struct Budget {
@@ -55,7 +62,7 @@ class Admission {
   base::Status enqueue(base::TaskId task, const AccountRef& account, OwnerId owner,
                        base::LaneId lane, Demand demand);
   // The next task that may have a box; it holds a slot until release().
-  std::optional<base::TaskId> next(const std::function<bool(base::LaneId)>& ready);
+  std::optional<base::TaskId> next(uint64_t now_ns, const std::function<bool(base::LaneId)>& ready);
   void withdraw(base::TaskId task);  // leaves the queue; no effect if not queued
   void release(base::TaskId task);   // returns its slot; no effect if it holds none
   // Requeues a task that holds a slot, and returns the slot. The task comes next: first in its
@@ -78,6 +85,7 @@ class Admission {
   struct Running {
     Demand demand;
     OwnerId owner;
+    uint64_t until_ns;  // its latest end
     Share running;
   };
   using Line = std::deque<Waiting>;  // of one connection
@@ -89,7 +97,21 @@ class Admission {
     OwnerId owner;
   };
 
-  bool fits(const Demand& demand) const;
+  // The host's boxes, and what they take.
+  struct Sum {
+    size_t boxes = 0;
+    Demand demand;
+  };
+  // Of a task that waits for room: when it can start at the latest, and what is taken from then on.
+  struct Reservation {
+    uint64_t at_ns = 0;
+    Sum taken;
+  };
+
+  bool fits(const Sum& taken, const Demand& demand) const;
+  Reservation reserve(const Demand& demand, uint64_t now_ns) const;
+  Line::iterator waiting(const Place& place, base::TaskId task);
+  base::TaskId start(const Place& place, Line::iterator waiting, uint64_t now_ns);
   bool couldEverFit(const Demand& demand) const;
   const Line* lineOf(const Place& place) const;
   static Place placeOf(const AccountRef& account, OwnerId owner);
@@ -97,6 +119,7 @@ class Admission {
   Budget budget_;
   Accounts& accounts_;
   Demand used_;
+  base::TaskId reserved_ = 0;                      // the waiting task with the reservation; 0: none
   Users users_;                                    // no level has empty entries
   std::unordered_map<base::TaskId, Place> whose_;  // of each waiting task
   std::unordered_map<base::TaskId, Running> held_;

@@ -29,6 +29,7 @@ uint64_t nextCpuSample_ns(uint64_t now_ns, const Counters& used, const base::Lim
 
 TaskMachine::TaskMachine(const base::Limits& limits, const Bounds& bounds, uint64_t now_ns)
     : limits_(limits), bounds_(bounds) {
+  queue_deadline_ns_ = now_ns + limits_.queue_time_ms * 1'000'000;
   mark(Phase::queued, now_ns, now_ns);
 }
 
@@ -51,6 +52,7 @@ uint64_t TaskMachine::deadline_ns() const {
     case TaskStage::ending:
       return end_bound_ns_;
     case TaskStage::queued:
+      return queue_deadline_ns_;
     case TaskStage::done:
       break;
   }
@@ -65,10 +67,10 @@ Acts TaskMachine::admitted(uint64_t now_ns) {
   return Act::make;
 }
 
-Acts TaskMachine::templateGone() {
+Acts TaskMachine::templateGone(uint64_t now_ns) {
   if (stage_ != TaskStage::making) return {};
   --boxes_;
-  return startOver();
+  return startOver(now_ns);
 }
 
 Acts TaskMachine::boxMade(uint64_t box_ready_ns, uint64_t now_ns) {
@@ -83,7 +85,7 @@ Acts TaskMachine::boxFailed(std::string why, Again again, uint64_t now_ns) {
     end_.first = Cause::internal, end_.detail = std::move(why);
     again_ = again;
   }
-  if (worthAnother()) return startOver();
+  if (worthAnother()) return startOver(now_ns);
   stage_ = TaskStage::done;
   mark(Phase::exited, now_ns, now_ns);
   mark(Phase::reaped, now_ns, now_ns);
@@ -208,6 +210,7 @@ Acts TaskMachine::tick(uint64_t now_ns) {
       receipt_overdue_ = true;
       return Act::finish;
     case TaskStage::queued:
+      return endFor(Cause::queueTime, {}, now_ns);
     case TaskStage::done:
       break;
   }
@@ -231,7 +234,7 @@ Acts TaskMachine::boxReaped(ExitStatus exit, const Counters& counters, uint64_t 
 
 Acts TaskMachine::boxGone(bool complete, uint64_t now_ns) {
   if (stage_ == TaskStage::done) return {};
-  if (complete && worthAnother()) return startOver();
+  if (complete && worthAnother()) return startOver(now_ns);
   if (stage_ != TaskStage::ending) {
     end_.first = Cause::boxDied;
     mark(Phase::exited, now_ns, now_ns);
@@ -268,8 +271,9 @@ bool TaskMachine::worthAnother() const {
   return again_ == Again::yes && boxes_ < bounds_.boxes_max && end_.counters.oom_kills == 0;
 }
 
-Acts TaskMachine::startOver() {
+Acts TaskMachine::startOver(uint64_t now_ns) {
   stage_ = TaskStage::queued;
+  queue_deadline_ns_ = now_ns + limits_.queue_time_ms * 1'000'000;
   for (size_t i = static_cast<size_t>(Phase::box); i < base::kPhases; ++i) phases_[i] = 0;
   end_ = {};
   again_ = Again::no;

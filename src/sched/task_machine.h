@@ -86,8 +86,8 @@ class TaskMachine {
   // When to call tick(); 0: never.
   uint64_t deadline_ns() const;
 
-  Acts admitted(uint64_t now_ns);  // the task has a slot
-  Acts templateGone();             // before it had a clone: requeued; not counted as a try
+  Acts admitted(uint64_t now_ns);      // the task has a slot
+  Acts templateGone(uint64_t now_ns);  // before it had a clone: requeued; not counted as a try
   // Times from other processes are clamped to the possible range.
   Acts boxMade(uint64_t box_ready_ns, uint64_t now_ns);
   Acts boxFailed(std::string why, Again again, uint64_t now_ns);  // nothing of the box is left
@@ -117,7 +117,7 @@ class TaskMachine {
   Acts endFor(Cause cause, std::string detail, uint64_t now_ns);
   Acts lose(std::string why, uint64_t now_ns);  // the box failed before it started the task
   bool worthAnother() const;
-  Acts startOver();
+  Acts startOver(uint64_t now_ns);
   void mark(base::Phase phase, uint64_t at_ns, uint64_t now_ns);
   uint64_t at(base::Phase phase) const { return phases_[static_cast<size_t>(phase)]; }
 
@@ -126,6 +126,7 @@ class TaskMachine {
   TaskStage stage_ = TaskStage::queued;
   base::Phases phases_{};
   End end_;
+  uint64_t queue_deadline_ns_ = 0;
   uint64_t wall_deadline_ns_ = 0;
   uint64_t next_sample_ns_ = 0;
   uint64_t end_bound_ns_ = 0;

@@ -59,6 +59,10 @@ Judgement byCause(Cause cause, const End& e, const base::Limits& l) {
       return cap(Verdict::clientGone, 0, "its client went away");
     case Cause::daemonStopping:
       return cap(Verdict::daemonStopping, 0, "the daemon is stopping");
+    case Cause::queueTime:
+      return cap(Verdict::queueTime, l.queue_time_ms,
+                 "no box was free within its queue time cap of " + ms(l.queue_time_ms) +
+                     ": it never ran, submit it again");
     case Cause::none:
     case Cause::exited:
     case Cause::boxDied:

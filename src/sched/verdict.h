@@ -28,6 +28,7 @@ enum class Cause : uint8_t {
   clientGone,
   daemonStopping,
   internal,
+  queueTime,
 };
 
 // The kernel's counters of a box.

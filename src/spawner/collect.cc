@@ -68,7 +68,7 @@ class Collector {
     entries_.push_back({0, 0, mode, path, reason.substr(0, kSpoolSkippedBytesMax)});
   }
 
-  // No process lives in the box, so a name means the same file from here on.
+  // No process of the box is alive, so from here on a name means the same file.
   void walk(FdView dir, const std::string& prefix, uint32_t depth) {
     std::vector<std::string> names;
     int copy = ::fcntl(dir.get(), F_DUPFD_CLOEXEC, 3);

@@ -1,7 +1,8 @@
 // Copies a dead task's /task/out into the spool.
 //
-// Runs in a child of the spawner that has become the box's user: it can read only what the task
-// could read, and a hostile tree can hurt only this child, which the spawner kills after its time.
+// Runs in a child of the spawner that has become the box's user: it can read only files that the
+// task could read, and a hostile tree can hurt only this child, which the spawner kills at its
+// deadline.
 //
 // Layer: spawner.
 #pragma once
@@ -19,8 +20,8 @@ inline constexpr uint32_t kCollectNamesMax = 4'000;  // entries that are looked 
 base::Result<base::Fd> startCollector(base::FdView disk_root, base::FdView spool, uint32_t uid,
                                       const base::Limits& limits);
 
-// Closes the disk so that a child drops the last reference: the child's exit frees the disk, in its
-// own time. Returns the child's pidfd.
+// Closes the disk so that a child drops the last reference: the child's exit frees the disk, and
+// the spawner does not wait for it. Returns the child's pidfd.
 base::Result<base::Fd> startCloser(base::Fd disk_root);
 
 }  // namespace mayfly::spawner

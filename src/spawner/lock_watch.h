@@ -1,8 +1,8 @@
-// Record locks (fcntl, lockf) count for no cap, and no other limit counts them. A box that makes
-// nothing else takes 230 MiB of the kernel's memory a second.
+// Finds the boxes that hold too many record locks (fcntl, lockf), which no cap and no other limit
+// counts. A box that makes only locks takes 230 MiB of the kernel's memory a second.
 //
-// Reading the list of all locks delays every process that takes a lock meanwhile. So it is read
-// only after the kernel's own memory has grown, by a child, and not to its end.
+// Reading the list of all locks delays every process that takes a lock meanwhile. So the list is
+// read only after the kernel's own memory has grown, by a child, and not to its end.
 //
 // Layer: spawner. While a task runs, one small read each 100 ms, some 20 us.
 #pragma once
@@ -23,7 +23,7 @@ namespace mayfly::spawner {
 inline constexpr uint32_t kLocksMax = 4'096;              // of a box
 inline constexpr uint64_t kGrownBytes = 32 << 20;         // growth of the kernel's memory
 inline constexpr size_t kLocksTextBytesMax = 1 << 20;     // some 20,000 lines are read
-inline constexpr uint32_t kLocksOfTheLargestMin = 1'024;  // for a box to end, if there are more
+inline constexpr uint32_t kLocksOfTheLargestMin = 1'024;  // of the largest box, if the list is cut
 
 // The number of locks by pid, from lines of /proc/locks.
 std::unordered_map<uint32_t, uint32_t> locksByPid(const std::string& text);
@@ -34,7 +34,7 @@ std::vector<base::BoxId> tooMany(const std::unordered_map<base::BoxId, uint32_t>
 
 class LockWatch {
  public:
-  using Told = std::function<void(base::BoxId)>;
+  using Told = std::function<void(base::BoxId)>;  // called with each box that tooMany() finds
   LockWatch(Poller& poller, std::string instance, Told told)
       : poller_(poller), instance_(std::move(instance)), told_(std::move(told)) {}
 

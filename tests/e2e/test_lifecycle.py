@@ -559,6 +559,22 @@ def test_one_slot_is_used_again_and_again_whatever_ends(daemons):
     assert result["phases"]["boxNs"] > result["phases"]["queuedNs"]
 
 
+def test_a_task_waits_for_a_box_no_longer_than_its_queue_time(daemons):
+    daemon = daemons(config="boxes_max = 1\n")
+    first = begin(daemon, WAITING, "--stdin")
+    late = daemon.cli.start("run", "--json", "--queue-time", "200ms", "-c", "print(1)")
+    patient = daemon.cli.start("run", "--json", "-c", "print(2)")
+    out, _ = late.communicate(timeout=SECONDS_MAX)
+    result = json.loads(out)
+    assert (late.returncode, result["verdict"], result["capValue"]) == (125, "queueTime", 200), result
+    assert "200 ms" in result["reason"] and result["phases"]["startedNs"] == 0
+    waited_ns = result["phases"]["receiptNs"] - result["phases"]["queuedNs"]
+    assert waited_ns >= 200e6 and result["receipt"]["complete"], result
+    assert [task["state"] for task in tasks(daemon)] == ["running", "queued"]
+    first.communicate(b"x\n", timeout=SECONDS_MAX)
+    assert json.loads(patient.communicate(timeout=SECONDS_MAX)[0])["stdout"] == "2\n"
+
+
 def pids_inside(pid):
     """Its pids from the host's namespace inwards: a template's process has two, a box's three."""
     found = re.search(r"^NSpid:\s+(.*)$", read(f"/proc/{pid}/status"), re.M)

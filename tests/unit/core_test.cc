@@ -806,6 +806,44 @@ TEST_F(Fixture, CancelWhileTheBoxIsMadeDropsItsDescriptors) {
   EXPECT_EQ(openFds(), fds);
 }
 
+TEST_F(Fixture, AShortTaskPassesALargeOneThatWaitsForRoom) {
+  options.budget.memory_bytes_max = 100ull << 20;
+  start();
+  auto taking = [&](uint64_t mib, uint64_t wall_time_ms) {
+    sched::TaskSpec s = spec();
+    s.limits.memory_bytes = mib << 20;
+    s.limits.wall_time_ms = wall_time_ms;
+    return submit(std::move(s));
+  };
+  taking(60, 15'000);
+  const FakeBox first = made();
+  taking(90, 30'000);
+  const base::TaskId slow = taking(20, 30'000), quick = taking(20, 10'000);
+  const FakeBox second = made();
+  EXPECT_EQ(made_by.limits.memory_bytes, 20u << 20);
+  settle();
+  std::map<base::TaskId, std::string> states;
+  for (const sched::TaskInfo& t : engine->tasks(account(0))) states[t.task] = t.state;
+  EXPECT_EQ(states[quick], "making");
+  EXPECT_EQ(states[slow], "queued");
+}
+
+TEST_F(Fixture, ATaskThatGetsNoBoxInTimeEndsAsNeverRun) {
+  options.budget.boxes_max = 1;
+  start();
+  submit(spec());
+  const FakeBox first = made();
+  listener = std::make_shared<Listener>();
+  sched::TaskSpec late = spec();
+  late.limits.queue_time_ms = 20;
+  submit(std::move(late));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::queueTime) << listener->result.reason;
+  EXPECT_EQ(listener->result.cap_value, 20u);
+  EXPECT_TRUE(listener->result.receipt.complete);
+  EXPECT_EQ(engine->tasks(account(0)).size(), 1u);
+}
+
 TEST_F(Fixture, OwnerThatGoesTakesItsTasksAndNoOthers) {
   options.budget.boxes_max = 1;
   start();

@@ -1,4 +1,4 @@
-// KJ as a guest of Asio: what a turn is bounded by, timers, sockets, and the end.
+// KJ as a guest of Asio: the bounds of a turn, timers, sockets, and the port's end.
 #include <gtest/gtest.h>
 #include <kj/debug.h>
 #include <sys/socket.h>
@@ -19,13 +19,13 @@ namespace mayfly::edge {
 namespace {
 
 constexpr auto kLong = std::chrono::hours(1);
-constexpr auto kEventTime = std::chrono::seconds(20);  // an event that does not come: a failure
+constexpr auto kEventTime = std::chrono::seconds(20);  // a later event is a failure
 
 struct Rig {
   explicit Rig(TurnBounds bounds = {})
       : port(std::in_place, host, bounds,
              [this](kj::Exception&& e) { faults.push_back(e.getDescription().cStr()); }) {}
-  // Runs the host until `is()`, for at most the time that an event may take.
+  // Runs the host until `is()`. Returns false after kEventTime.
   template <class Is>
   bool until(Is is) {
     const auto end = std::chrono::steady_clock::now() + kEventTime;
@@ -50,7 +50,7 @@ struct Rig {
   std::optional<AsioPort> port;
 };
 
-// A thing that is never done, and counts its events.
+// Counts its events, and never ends.
 kj::Promise<void> flood(uint64_t& events) {
   return kj::evalLater([&events] {
     ++events;
@@ -171,7 +171,7 @@ TEST(AsioPort, TheHostRunsOnWhenThePortHasGone) {
   }
   rig.port.reset();
   rig.host.restart();
-  rig.host.run();  // what is in its queue finds nobody
+  rig.host.run();  // the handlers in its queue find no port
 }
 
 // --- sockets -----------------------------------------------------------------------
@@ -236,8 +236,8 @@ TEST(AsioStream, APeerThatHangsUpIsNoticedThoughNothingIsRead) {
   EXPECT_TRUE(rig.until([&] { return gone; }));
 }
 
-// Asio's record of a socket that is closed serves the next one, with the events that were still to
-// be told of the first.
+// Asio reuses its record of a closed socket for the next one, with the first one's unreported
+// events.
 TEST(AsioStream, AHangUpOfASocketThatIsClosedIsNotTheNextSockets) {
   Rig rig;
   auto [first_ours, first_theirs] = sockets();
@@ -250,14 +250,14 @@ TEST(AsioStream, AHangUpOfASocketThatIsClosedIsNotTheNextSockets) {
   kj::Own<kj::AsyncIoStream> next;
   kj::Promise<void> next_end = nullptr;
   bool told = false;
-  // In the same look at all descriptors, and before the first one's hang-up is acted upon.
+  // Runs in the same poll of all descriptors, before the handler of the first one's hang-up.
   other.async_wait(boost::asio::posix::descriptor_base::wait_read, [&](auto) {
     first_end = nullptr;
     first = nullptr;
     next = asioStream(*rig.port, std::move(next_ours));
     next_end = next->whenWriteDisconnected().then([&] { told = true; }).eagerlyEvaluate(nullptr);
   });
-  rig.host.poll();  // all are waited for
+  rig.host.poll();  // begins the waits for all of them
   ASSERT_EQ(::write(other_theirs.get(), "x", 1), 1);
   first_theirs.reset();
   ASSERT_TRUE(rig.until([&] { return next.get() != nullptr; }));

@@ -1,4 +1,4 @@
-// Blobs over the real RPC: uploads, their ends, and tasks that name blobs.
+// Blobs over the real RPC: uploads, the ways they end, and tasks that name blobs.
 #include <fcntl.h>
 
 #include "edge/sha256.h"
@@ -261,7 +261,7 @@ TEST_F(BlobRpc, SecondUploadOfTheSameBytesWaitsForTheFirst) {
                       EXPECT_TRUE(response.getKnown());
                     })
                     .eagerlyEvaluate(nullptr);
-  other.wait(other.mayfly.blobsRequest().send());  // the server has the call
+  other.wait(other.mayfly.blobsRequest().send());  // by this answer the server has the upload call
   EXPECT_FALSE(returned);
   EXPECT_EQ(peer.write(first, "same"), ErrorCode::OK);
   EXPECT_FALSE(returned);
@@ -274,7 +274,7 @@ TEST_F(BlobRpc, SecondUploadTakesOverWhereTheFirstComesToNothing) {
   Peer peer(socket_path), other(socket_path, peer), third(socket_path, peer);
   auto first = peer.begin(sha256("same"), 4);
   auto second = other.uploadRequest(sha256("same"), 4).send();
-  other.wait(other.mayfly.blobsRequest().send());  // the server has the call, before the next one
+  other.wait(other.mayfly.blobsRequest().send());  // the server has this upload before the third
   auto waits = third.uploadRequest(sha256("same"), 4).send();
   third.wait(third.mayfly.blobsRequest().send());
   EXPECT_EQ(peer.write(first, "lies"), ErrorCode::OK);

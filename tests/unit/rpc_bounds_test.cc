@@ -1,5 +1,5 @@
-// Things that the server refuses or ends on its own: idle and half-silent connections, messages
-// that Mayfly's protocol does not use, memory that many connections hold together.
+// The server's own refusals and ends: of idle and half-silent connections, of messages that
+// Mayfly's protocol does not use, of memory that many connections hold together.
 #include <set>
 
 #include "edge/asio_port.h"
@@ -150,7 +150,7 @@ TEST_F(BoundsTest, MessagesThatHaveNoUseHereEndTheirConnectionOnly) {
          m.initDisembargo().getContext().setReceiverLoopback(3);
        })},
   };
-  // 1.x ignores it: it may have crossed an answer that needed none.
+  // Cap'n Proto 1.x ignores an unknown `finish`: it may have crossed an answer that needed none.
   if (!rpc::kAnswersMayNeedNoFinish)
     bad.emplace_back("a finish of nothing", root([](capnp::rpc::Message::Builder m) {
                        m.initFinish().setQuestionId(77);
@@ -173,7 +173,7 @@ TEST_F(BoundsTest, AnswersThatAreNotFinishedAreBounded) {
   std::thread writer([&] { write(fd, bytes); });
   size_t got = 0;
   char buffer[65'536];
-  // All are answered: more than one byte each.
+  // All calls are answered: more than one byte each.
   while (got < 1'000 * 64) {
     ssize_t n = ::read(fd.get(), buffer, sizeof buffer);
     ASSERT_GT(n, 0);
@@ -212,7 +212,7 @@ TEST_F(BoundsTest, TasksThatAreClosedAndNotReleasedAreBounded) {
   }));
 }
 
-// --- what a user may hold, by however many connections ---
+// --- the bounds of a user, over all its connections ---
 
 TEST_F(BoundsTest, OutputThatMayBeHeldIsTheUsersWhateverItsConnections) {
   constexpr uint32_t kMax = 5;
@@ -248,19 +248,19 @@ TEST_F(BoundsTest, CallsAreTheUsersAndAnotherUserIsServed) {
   Peer peer(socket_path), second(socket_path, peer);
   std::vector<schema::Task::Client> tasks;
   std::vector<kj::Promise<capnp::Response<schema::Task::WaitResults>>> waits;
-  for (Peer* by : {&peer, &second, &second}) {  // more than may be
+  for (Peer* by : {&peer, &second, &second}) {  // more calls than the user may have
     tasks.push_back(by->submitRequest("hold").send().wait(peer.io.waitScope).getTask());
     for (uint32_t k = 0; k < rpc::kWaitsPerTaskMax; ++k)
       waits.push_back(tasks.back().waitRequest().send());
   }
   for (Peer* by : {&peer, &second}) {
-    EXPECT_TRUE(peer.until([&] {  // the other connection's calls are there
+    EXPECT_TRUE(peer.until([&] {  // until the other connection's calls have arrived
       auto refused = by->mayfly.templatesRequest().send().wait(peer.io.waitScope);
       return refused.getError().getCode() == ErrorCode::RESOURCE_EXHAUSTED &&
              refused.getError().getRetryable();
     }));
   }
-  // The pool is all the first user's; the other has a part of its own.
+  // The first user holds the whole pool; the other user has a part of its own.
   asUser(kOther, [&] { EXPECT_TRUE(othersAreServed()); });
 }
 
@@ -437,7 +437,7 @@ TEST_F(BoundsTest, WhoeverLeavesIsNoticedThoughNothingMoreIsReadOfIt) {
   {
     base::Fd client = rawConnect(socket_path);
     write(client, aWaitThatDoesNotReturn());
-    // Does not fit beside the wait, which does not return.
+    // Does not fit beside the wait, so the server reads no further.
     write(client, largeCallOn(3, 2, 64u << 10));
     ASSERT_TRUE(eventually("submitted", [](FakeCore& c) { return c.count() == 1; }));
   }
@@ -464,7 +464,7 @@ TEST_F(BoundsTest, AFloodOfReadyCallsKeepsTheCoresHandlersWaitingForOneTurnAtMos
   int room = 4 << 20;
   ASSERT_EQ(::setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room), 0);
   ASSERT_TRUE(base::setNonblocking(fd.view()));
-  // In a handler of the core's, so that nothing is read before all calls are there.
+  // Writes in a handler of the core, so that the server reads nothing before all calls are there.
   ASSERT_EQ(onCore([&](FakeCore&) { return ::write(fd.get(), bytes.data(), bytes.size()); }),
             static_cast<ssize_t>(bytes.size()));
   size_t before = 0, most = 0;
@@ -554,7 +554,7 @@ TEST(MessageStream, TheFarewellComesBetweenTheLastMessageAndTheEnd) {
                 }});
   bool ended = false;
   auto end = stream.onReadEnd().then([&] { ended = true; }).eagerlyEvaluate(nullptr);
-  // Half a message: the stream's end is a fault, which is told after the farewell.
+  // After half a message the stream's end is a fault, which is reported after the farewell.
   pipe.ends[1]->write("\0\0\0\0\5", 5).wait(io.waitScope);
   pipe.ends[1]->shutdownWrite();
   for (int i = 0; i < 2; ++i) {
@@ -632,7 +632,7 @@ TEST(ByteBudget, WhoAskedFirstIsServedFirst) {
         .eagerlyEvaluate(nullptr);
   };
   auto large = wait(*c, 600, 'c');
-  // It would fit, but would make the large one wait for ever.
+  // These bytes would fit, but taking them would make the large request wait for ever.
   EXPECT_TRUE(d->tryTake(150) == nullptr);
   auto small = wait(*d, 150, 'd');
   io.waitScope.poll();
@@ -651,7 +651,7 @@ TEST(ByteBudget, AnAccountHasItsMaximumAndAWaiterThatGoesHoldsNobodyUp) {
   auto a = shared.open(), b = shared.open();
   auto held = a->take(500).wait(io.waitScope);
   auto second = a->take(200);
-  EXPECT_TRUE(b->tryTake(200) == nullptr);  // the first waiter stays first, whatever it waits for
+  EXPECT_TRUE(b->tryTake(200) == nullptr);  // the first waiter stays first, whatever its reason
   { auto gone = kj::mv(second); }
   held = edge::ByteBudget::Hold();
   EXPECT_FALSE(a->tryTake(600) == nullptr);
@@ -679,7 +679,7 @@ TEST(ByteBudget, AnOwnersStreamsWaitForEachOtherAndHoldNoOtherOwnerUp) {
   auto& io = shared.io;
   auto a = shared.openOf(1), b = shared.openOf(1), own = shared.openOf(1), c = shared.openOf(2);
   auto held_a = a->take(600).wait(io.waitScope);
-  auto waits = b->take(400);  // of the pool 300, and its owner has 200 left
+  auto waits = b->take(400);  // 300 of them from the pool, of which the owner has 200 left
   auto held_c = c->take(500).wait(io.waitScope);
   auto held_own = own->take(100).wait(io.waitScope);
   bool told_c = false;

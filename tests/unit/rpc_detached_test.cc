@@ -23,7 +23,7 @@ class DetachedTest : public test::RpcFixture {
     call.setKey(key);
     return call.send().wait(peer.io.waitScope);
   }
-  // Repeats the call until it gives this answer, at most for the time of an event.
+  // Repeats the call until it answers `code`. Fails after kEventTime.
   template <class Call>
   static ::testing::AssertionResult until(Peer& peer, ErrorCode code, Call call) {
     ErrorCode got{};
@@ -165,7 +165,8 @@ TEST_F(DetachedTest, ItsLeaseBeginsWithItsEndAndEveryCallRenewsIt) {
     EXPECT_EQ(info.getInfo().getState(), "done");
     EXPECT_EQ(info.getInfo().getQueuedNs(), 1u);
   }
-  // Without calls it is forgotten: a pending wait is no call, but a new call would renew the lease.
+  // Without calls the task is forgotten. Each call renews the lease, so the pause between two calls
+  // is longer than it.
   EXPECT_TRUE(until(peer, ErrorCode::NOT_FOUND, [&] {
     timer.afterDelay(2 * kLeaseMs * kj::MILLISECONDS).wait(peer.io.waitScope);
     return find(peer, id).getError().getCode();
@@ -202,7 +203,7 @@ TEST_F(DetachedTest, AWriteThatNeverReturnsDoesNotKeepTheTaskForEver) {
   auto call = peer.submitRequest("echo", "x");
   call.setOutput(kj::heap<test::Sink>(log));
   auto task = call.send().wait(peer.io.waitScope).getTask();
-  // The task has ended; its output is not delivered, and never will be.
+  // The task has ended, and its output is never delivered.
   EXPECT_EQ(task.waitRequest().send().wait(peer.io.waitScope).getError().getCode(),
             ErrorCode::NOT_FOUND);
 }

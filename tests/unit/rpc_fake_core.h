@@ -1,10 +1,10 @@
-// A core without boxes, on its own thread, and rpc::Server over it on a real unix socket. A task's
-// template name says what it does.
+// A core without boxes, on its own thread, and an rpc::Server for it on a real unix socket. A
+// task's template name selects the task's behaviour:
 //
-//   echo   started; its code on stdout, "err" on stderr where live; succeeded
-//   hold   does nothing until the test says so
-//   flood  `code` bytes (a number) on stdout as fast as the window lets it; succeeded
-//   files  leaves three files, one of them skipped; succeeded
+//   echo   starts, writes its code to stdout and, if output is live, "err" to stderr; succeeds
+//   hold   does nothing until the test acts on it
+//   flood  writes `code` bytes (a number) to stdout as fast as the window allows; succeeds
+//   files  leaves three files, one of them skipped; succeeds
 #pragma once
 
 #include <gtest/gtest.h>
@@ -37,7 +37,7 @@ namespace mayfly::test {
 using base::Code;
 using sched::TaskListener;
 
-inline constexpr auto kEventTime = std::chrono::seconds(20);  // a missing event is a failure
+inline constexpr auto kEventTime = std::chrono::seconds(20);  // a later event is a failure
 
 struct FakeTask {
   base::TaskId id = 0;
@@ -168,7 +168,7 @@ class FakeCore final : public sched::Core {
     changed();
   }
 
-  sched::AccountBounds account_bounds;  // until the server starts
+  sched::AccountBounds account_bounds;  // read when the server starts
   std::vector<sched::OwnerId> owners_gone;
   mutable uint64_t templates_calls = 0;
   size_t templates_count = 1;
@@ -231,7 +231,7 @@ class FakeCore final : public sched::Core {
   mutable uint64_t changes_ = 0;
 };
 
-// What the server tells: on the core thread.
+// Counts the server's reports. Core thread.
 struct Told : base::Observer {
   std::map<std::string, uint64_t> answered, refused;  // by method; by user and code
   int opened = 0, ended = 0;
@@ -253,7 +253,7 @@ class RpcFixture : public ::testing::Test {
     options.version = "1.2.3";
     core.io_ = &io_;
   }
-  // Runs `f(core)` on the core thread and gives what it returned.
+  // Runs `f(core)` on the core thread and returns its result.
   template <class F>
   auto onCore(F f) {
     auto job = std::make_shared<std::packaged_task<decltype(f(core))()>>([&] { return f(core); });
@@ -294,7 +294,7 @@ class RpcFixture : public ::testing::Test {
     ::unlink(socket_path.c_str());
     ::rmdir(folder_.c_str());
   }
-  // Waits for a state of the core; looks again after each of its calls. Fails on a timeout.
+  // Waits until `is(core)`; checks again after each call of the core. Fails after kEventTime.
   ::testing::AssertionResult eventually(const char* what, std::function<bool(FakeCore&)> is) {
     for (;;) {
       uint64_t seen;
@@ -309,11 +309,11 @@ class RpcFixture : public ::testing::Test {
     }
   }
 
-  // Runs `f` on a thread that is another user of the host.
+  // Runs `f` on a thread with another uid.
   template <class F>
   void asUser(uid_t uid, F f) {
     std::thread([&] {
-      ASSERT_EQ(::syscall(SYS_setresuid, -1, uid, -1), 0);  // of this thread alone
+      ASSERT_EQ(::syscall(SYS_setresuid, -1, uid, -1), 0);  // sets this thread's uid only
       f();
     }).join();
   }

@@ -1,5 +1,5 @@
-// Clients for the server's tests: raw bytes, and KJ's own stream with a sink that returns when the
-// test wants.
+// Clients for the server's tests: one of raw bytes, and one with KJ's own stream and a sink whose
+// calls return when the test lets them.
 #pragma once
 
 #include <capnp/message.h>
@@ -28,7 +28,7 @@ inline base::Fd rawConnect(const std::string& path) {
   return fd;
 }
 
-// The calls that a sink got, and when it returns.
+// Records the calls of a sink, and decides when they return.
 struct SinkLog {
   std::string out, err;
   uint64_t writes = 0;
@@ -66,7 +66,7 @@ class Sink final : public schema::OutputSink::Server {
   SinkLog& log_;
 };
 
-// A client with KJ's own stream, on the test's thread: like those of other languages.
+// A client with KJ's own stream, on the test's thread: like the clients of other languages.
 struct Peer {
   explicit Peer(const std::string& path) : Peer(path, nullptr) {}
   // A second connection on the same thread.
@@ -89,7 +89,7 @@ struct Peer {
     spec.getCode().setString(edge::data(code));
     return request;
   }
-  // Runs the loop until `is()`, for at most the time that an event may take.
+  // Runs the loop until `is()`. Returns false after kEventTime.
   template <class Is>
   bool until(Is is) {
     auto deadline = std::chrono::steady_clock::now() + kEventTime;
@@ -107,7 +107,7 @@ struct Peer {
   schema::Mayfly::Client mayfly;
 };
 
-// Whether the daemon ends this connection, whatever it sends before.
+// Whether the daemon ends this connection. Ignores the bytes that it sends before.
 inline bool isEnded(base::FdView fd) {
   char buffer[4096];
   for (;;) {

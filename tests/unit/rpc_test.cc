@@ -1,5 +1,5 @@
-// The server against hostile and slow clients, unlike the C++ client: sinks that do not return,
-// messages that are too large, unread answers.
+// The server against hostile and slow clients: sinks that do not return, messages that are too
+// large, unread answers. The C++ client does none of this.
 #include <capnp/message.h>
 #include <capnp/rpc-twoparty.h>
 #include <capnp/rpc.capnp.h>
@@ -37,7 +37,7 @@ TEST_F(RpcTest, ASinkThatDoesNotReturnStopsTheFlowAtTheWindow) {
   ASSERT_EQ(submitted.getError().getCode(), schema::ErrorCode::OK);
   auto waiting = submitted.getTask().waitRequest().send();
   ASSERT_TRUE(peer.until([&] { return log.writes == 1; }));
-  // The task's window is full, and no second write comes before the first returned.
+  // The task's window is full, and no second write comes before the first has returned.
   ASSERT_TRUE(eventually(
       "a full window", [](FakeCore& c) { return c.task(1).sent[0] == sched::kOutputWindowBytes; }));
   for (int i = 0; i < 50; ++i) peer.mayfly.tasksRequest().send().wait(peer.io.waitScope);

@@ -280,6 +280,7 @@ TEST(Verdict, FirstCauseIsNeverOverwrittenByCounters) {
                                 {Cause::cancelled, Verdict::cancelled},
                                 {Cause::clientGone, Verdict::clientGone},
                                 {Cause::daemonStopping, Verdict::daemonStopping},
+                                {Cause::queueTime, Verdict::queueTime},
                                 {Cause::internal, Verdict::internal}}) {
     End e = exitedWith(0);
     e.first = cause;
@@ -393,6 +394,28 @@ TEST(TaskMachine, WallDeadlineCountsFromStarted) {
   r.m.boxGone(true, 70 * kMs);
   EXPECT_EQ(r.m.judgement().verdict, Verdict::wallTime);
   EXPECT_EQ(r.m.judgement().cap_value, 50u);
+}
+
+TEST(TaskMachine, ATaskThatNoBoxTookInTimeNeverRan) {
+  base::Limits l;
+  l.queue_time_ms = 20;
+  TaskMachine m(l, {}, 100);
+  EXPECT_EQ(m.deadline_ns(), 100 + 20 * kMs);
+  EXPECT_FALSE(m.tick(100 + 20 * kMs - 1).has(Act::finish));
+  EXPECT_TRUE(m.tick(100 + 20 * kMs).has(Act::finish));
+  EXPECT_EQ(m.judgement().verdict, Verdict::queueTime);
+  EXPECT_EQ(m.judgement().cap_value, 20u);
+  EXPECT_EQ(m.phases()[size_t(Phase::started)], 0u);
+}
+
+TEST(TaskMachine, ATaskThatLostItsBoxWaitsAnew) {
+  base::Limits l;
+  l.queue_time_ms = 20;
+  TaskMachine m(l, {}, 100);
+  m.admitted(100 + 19 * kMs);
+  EXPECT_GT(m.deadline_ns(), 100 + 20 * kMs);  // no queue any more
+  EXPECT_TRUE(m.templateGone(100 + 30 * kMs).has(Act::queue));
+  EXPECT_EQ(m.deadline_ns(), 100 + 50 * kMs);
 }
 
 TEST(TaskMachine, BoxThatIsNotMadeInTimeIsInternal) {

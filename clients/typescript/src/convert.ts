@@ -30,6 +30,7 @@ const VERDICTS: readonly Verdict[] = [
   "clientGone",
   "daemonStopping",
   "internal",
+  "queueTime",
 ];
 
 /** Makes bytes printable: control characters and bytes that are not UTF-8 become \xNN. */
@@ -69,6 +70,7 @@ function limitsFrom(l: schema.Limits): Limits {
     inputBytes: Number(l.inputBytes),
     outFilesBytes: Number(l.outFilesBytes),
     outFiles: l.outFiles,
+    queueTimeMs: Number(l.queueTimeMs),
   };
 }
 

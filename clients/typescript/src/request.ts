@@ -41,6 +41,7 @@ interface WireLimits {
   inputBytes?: bigint;
   outFilesBytes?: bigint;
   outFiles?: number;
+  queueTimeMs?: bigint;
 }
 
 export const bytesOf = (data: string | Uint8Array): Uint8Array =>
@@ -81,6 +82,7 @@ export function limitsFrom(wishes: LimitWishes): WireLimits {
     input: (n, v) => (out.inputBytes = parseBytes(n, v)),
     outFilesSize: (n, v) => (out.outFilesBytes = parseBytes(n, v)),
     outFiles: (n, v) => (out.outFiles = Number(parseCount(n, v, 32n))),
+    queueTime: (n, v) => (out.queueTimeMs = parseMs(n, v)),
   };
   for (const [name, value] of Object.entries(wishes)) {
     if (value === undefined) continue;

@@ -21,6 +21,7 @@ export type Verdict =
   | "clientGone"
   | "daemonStopping"
   | "internal"
+  | "queueTime"
   /** A verdict that is newer than this client. */
   | "unknown";
 
@@ -48,6 +49,7 @@ export interface Limits {
   readonly inputBytes: number;
   readonly outFilesBytes: number;
   readonly outFiles: number;
+  readonly queueTimeMs: number;
 }
 
 export interface Usage {

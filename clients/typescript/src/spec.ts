@@ -34,6 +34,8 @@ export interface LimitWishes {
   outFilesSize?: Size | undefined;
   /** Their number. */
   outFiles?: number | undefined;
+  /** In the queue, before its box. */
+  queueTime?: Duration | undefined;
 }
 
 export interface Detach {

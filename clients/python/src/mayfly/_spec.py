@@ -62,6 +62,7 @@ class Caps(TypedDict, total=False):
     input: Size
     out_files_size: Size
     out_files: int
+    queue_time: Duration
 
 
 class TaskOptions(Caps, total=False):
@@ -166,7 +167,7 @@ _CAPS = {
     "file_size": ("fileSizeBytes", parse_bytes), "disk": ("diskBytes", parse_bytes),
     "disk_inodes": ("diskInodes", parse_count), "output": ("outputBytes", parse_bytes),
     "input": ("inputBytes", parse_bytes), "out_files_size": ("outFilesBytes", parse_bytes),
-    "out_files": ("outFiles", parse_count),
+    "out_files": ("outFiles", parse_count), "queue_time": ("queueTimeMs", parse_ms),
 }
 _U32 = frozenset(("cpuMilli", "processes", "openFiles", "outFiles"))
 _TASK_OPTIONS = frozenset(("command", "script", "via", "args", "env", "files", "stdin", "seed",

@@ -29,6 +29,8 @@ class Verdict(enum.StrEnum):
     CLIENT_GONE = "clientGone"
     DAEMON_STOPPING = "daemonStopping"
     INTERNAL = "internal"
+    QUEUE_TIME = "queueTime"
+    """No box was free within this cap: the task never ran."""
     UNKNOWN = "unknown"
     """A verdict that is newer than this client."""
 
@@ -64,6 +66,7 @@ class Limits:
     input_bytes: int
     out_files_bytes: int
     out_files: int
+    queue_time_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
