@@ -42,9 +42,10 @@ namespace mayfly::app {
 namespace {
 
 constexpr uint32_t kListenBacklogLeast = 128;
-constexpr int kSpawnerEndMsMax = 8'000;  // longer than the spawner's own bounds
-constexpr int kOrphansMsMax = 2'000;     // for the orphans of a killed spawner
-constexpr mode_t kSocketMode = 0666;     // the server asks the kernel for the peer's uid
+constexpr int kSpawnerEndMsMax = 8'000;     // longer than the spawner's own bounds
+constexpr uint64_t kDeliveryMsMax = 2'000;  // for clients to read the last results
+constexpr int kOrphansMsMax = 2'000;        // for the orphans of a killed spawner
+constexpr mode_t kSocketMode = 0666;        // the server asks the kernel for the peer's uid
 
 // P6: refuses a host that cannot keep a promise, unless the settings accept its loss.
 base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
@@ -280,9 +281,9 @@ void App::outliveSignals() {
 
 void App::stop() {
   stopping_ = true;
+  // Every result is told; the clients get what of it is still on its way to them.
   engine_->stop([this] {
-    // Posted, so that the clients get the results that end in this handler before the loop stops.
-    boost::asio::post(io_, [this] { io_.stop(); });
+    server_->deliver(kDeliveryMsMax, [this] { boost::asio::post(io_, [this] { io_.stop(); }); });
   });
 }
 

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -61,6 +62,10 @@ class Server {
   static base::Result<std::unique_ptr<Server>> start(sched::Core& core, boost::asio::io_context& io,
                                                      base::Fd listener, Options options,
                                                      base::Observer& observer);
+  // At the end, when the core has told every result: calls `done` once each client has its results
+  // and, if it asks for them at once, their files; at the latest after `ms_max`, so a client that
+  // does not read holds nothing up. `done` must not destroy the server.
+  void deliver(uint64_t ms_max, std::function<void()> done);
   // Sends the finished answers as far as the clients' sockets take them at once, then ends every
   // connection. Nothing calls the core afterwards.
   ~Server();

@@ -261,6 +261,11 @@ class RpcFixture : public ::testing::Test {
     boost::asio::post(io_, [job] { (*job)(); });
     return done.get();
   }
+  // Runs `f(server)` on the core thread.
+  template <class F>
+  void onServer(F f) {
+    onCore([&](FakeCore&) { f(*server_); });
+  }
   void start() {
     char folder[] = "/tmp/mayfly-unit-XXXXXX";
     ASSERT_NE(::mkdtemp(folder), nullptr);
