@@ -449,6 +449,36 @@ def test_sigterm_ends_running_tasks_with_a_receipt(daemons):
     assert daemon.processes_by_uid() == [] and daemon.cgroups() == []
 
 
+def test_sigterm_delivers_what_has_ended(daemons, tmp_path):
+    daemon = daemons(templates=("python",))
+    # The client cannot print: the task's last output is on its way, and its verdict waits behind it.
+    lines = 40_000
+    slow_client = daemon.cli.start("run", "-t", "python", "--out", tmp_path, "-c",
+                                   f"open('/task/out/f', 'w').write('kept')\nfor n in range({lines}): print(n)")
+    running = daemon.cli.start("run", "--json", "-t", "python", "-c", CLINGING)
+    await_that(lambda: [t["state"] for t in tasks(daemon)] == ["running"], "one has ended, one runs")
+    daemon.process.terminate()
+    out, _ = running.communicate(timeout=SECONDS_MAX)
+    assert json.loads(out)["verdict"] == "daemonStopping"
+    assert daemon.process.poll() is None, "it waits for the client"
+    out, err = slow_client.communicate(timeout=SECONDS_MAX)
+    assert slow_client.returncode == 0, err
+    assert out.split() == [b"%d" % n for n in range(lines)]
+    assert (tmp_path / "f").read_text() == "kept"
+    assert daemon.process.wait(SECONDS_MAX) == 0, daemon.said()
+
+
+def test_a_client_that_does_not_read_delays_sigterm_by_two_seconds_at_most(daemons):
+    daemon = daemons(templates=("python",))
+    client = daemon.cli.start("run", "-t", "python", "-c", "for n in range(40_000): print(n)")
+    await_that(lambda: client.poll() is None and not tasks(daemon) and "verdict=succeeded" in daemon.said(), "it has ended")
+    began = time.monotonic()
+    daemon.process.terminate()
+    assert daemon.process.wait(SECONDS_MAX) == 0, daemon.said()
+    assert time.monotonic() - began < 2 + 3 * slow()
+    abandon(client)
+
+
 def starting(daemons):
     """A daemon whose template will soon make its trial clones."""
     daemon = Daemon(daemons.folder, templates=("python",), **light())
