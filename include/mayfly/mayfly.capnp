@@ -163,7 +163,8 @@ interface Task {
   readFile @4 (index :UInt32, offset :UInt64, bytesMax :UInt32) -> (data :Data, end :Bool, error :Error);
   # Bytes of `TaskResult.outFiles[index]`, at most min(bytesMax, chunkBytesMax), from `offset`;
   # `end`: nothing follows. Only after `wait` has returned.
-  # error: failedPrecondition (the task runs, or the file was skipped), notFound (index),
+  # error: failedPrecondition (the task runs, or the file was skipped), notFound (index), unavailable
+  # (no such index, and `outFilesLost`: run the task again),
   # invalidArgument (bytesMax is 0).
 
   close @5 () -> (error :Error);
@@ -335,6 +336,9 @@ struct TaskResult {
   stderrTruncated @14 :Bool;
   outFiles @15 :List(OutFile);
   outFilesNote @16 :Text;   # why files are missing from the collection; empty if none are
+  outFilesLost @17 :Bool;   # Mayfly lost files that the task may have left: their collector failed, was
+                            # killed or ran out of time. The verdict stays the task's own. Another run
+                            # can give the files
 }
 
 enum Verdict {

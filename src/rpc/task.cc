@@ -471,6 +471,7 @@ void put(schema::TaskResult::Builder out, const sched::TaskResult& result) {
     note += fmt::format("{}{} more files are not listed", note.empty() ? "" : "; ",
                         result.out_files.size() - count);
   out.setOutFilesNote(edge::text(note));
+  out.setOutFilesLost(result.out_files_lost);
 }
 
 }  // namespace mayfly::rpc

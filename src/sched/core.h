@@ -91,6 +91,7 @@ struct TaskResult {
   bool truncated[2] = {};   // the task wrote more than kCaptureBytesMax
   std::vector<base::OutFile> out_files;
   std::string out_files_note;       // why files are missing from the collection; empty if none are
+  bool out_files_lost = false;      // by the collection's failure or its time, not by the task
   std::shared_ptr<base::Fd> spool;  // the collected bytes; read with pread, never written
 };
 

@@ -479,6 +479,39 @@ def test_a_client_that_does_not_read_delays_sigterm_by_two_seconds_at_most(daemo
     abandon(client)
 
 
+def kill_collector(daemon, until):
+    """Kills the first collector of a task's files, which is a child of the spawner with the uid of a box."""
+    children = f"/proc/{daemon.spawner}/task/{daemon.spawner}/children"
+    before = set(read(children).split())
+    while until.poll() is None:
+        for pid in set(read(children).split()) - before:
+            status = read(f"/proc/{pid}/status")
+            if status.startswith("Name:\tmayfly-helper\n") and "\nUid:\t0\t" not in status:
+                os.kill(int(pid), signal.SIGKILL)
+                return
+
+
+def test_output_files_that_were_lost_are_an_error_of_those_who_asked_for_them(daemons, tmp_path):
+    daemon = daemons(templates=("python",))
+    code = "for n in range(40): open(f'/task/out/{n}', 'wb').write(bytes(1 << 20))"
+    for how in (["--json", "--out", tmp_path], ["--out", tmp_path]):
+        for _ in range(20):  # the collector lives for some milliseconds
+            client = daemon.cli.start("run", "-t", "python", "--memory", "512MiB", "--disk", "256MiB", *how, "-c", code)
+            kill_collector(daemon, client)
+            out, err = client.communicate(timeout=SECONDS_MAX)
+            if client.returncode != 0:
+                break
+        assert client.returncode == 125, (out, err)
+        if "--json" in how:
+            result = json.loads(out)
+            assert (result["verdict"], result["exitCode"], result["filesLost"]) == ("succeeded", 0, True)
+            assert result["filesNote"] and result["receipt"]["complete"]
+        else:
+            assert b"output files were lost: " in err and b"Run the task again." in err, err
+    whole = daemon.cli.run("-t", "python", "--memory", "512MiB", "--disk", "256MiB", "--out", tmp_path, "-c", code)
+    assert len(whole["files"]) == 40 and not whole["filesLost"]
+
+
 def starting(daemons):
     """A daemon whose template will soon make its trial clones."""
     daemon = Daemon(daemons.folder, templates=("python",), **light())

@@ -957,6 +957,40 @@ TEST_F(Fixture, OutputFilesAreReadFromTheSpool) {
   EXPECT_EQ(std::string(text, 3), "abc");
 }
 
+TEST_F(Fixture, OutputFilesThatWereLostAreToldApartFromATasksOwnNotes) {
+  using spawner::CollectState;
+  start();
+  struct Case {
+    CollectState state;
+    const char* spool;
+    bool lost;
+  };
+  for (const Case& each : {Case{CollectState::failed, "", true},
+                           {CollectState::timedOut, "", true},
+                           {CollectState::none, "", true},
+                           {CollectState::done, "no spool", true},
+                           {CollectState::done, "", false}}) {
+    listener = std::make_shared<Listener>();
+    sched::TaskSpec s = spec();
+    s.collect_out_files = true;
+    submit(std::move(s));
+    FakeBox b = running();
+    exits(b.id, CLD_EXITED, 0);
+    expect(Op::end);
+    ASSERT_EQ(request_fds.size(), 1u);
+    ASSERT_EQ(::pwrite(request_fds[0].get(), each.spool, strlen(each.spool), 0),
+              ssize_t(strlen(each.spool)));
+    reaped(b);
+    Event e = goneEvent(b.id);
+    e.collect = each.state;
+    tell(e);
+    result();
+    EXPECT_EQ(listener->result.verdict, Verdict::succeeded) << "the task's own";
+    EXPECT_EQ(listener->result.out_files_lost, each.lost) << static_cast<int>(each.state);
+    EXPECT_EQ(listener->result.out_files_note.empty(), !each.lost);
+  }
+}
+
 TEST_F(Fixture, OutputFilesThatAreKeptAreBounded) {
   options.accounts.setPool(sched::Resource::outFileBytes, 64u << 10);
   start();

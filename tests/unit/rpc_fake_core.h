@@ -4,7 +4,8 @@
 //   echo   starts, writes its code to stdout and, if output is live, "err" to stderr; succeeds
 //   hold   does nothing until the test acts on it
 //   flood  writes `code` bytes (a number) to stdout as fast as the window allows; succeeds
-//   files  leaves three files, one of them skipped; succeeds
+//   files  leaves three files, one of them skipped; succeeds; with the code "lost", others were
+//   lost
 #pragma once
 
 #include <gtest/gtest.h>
@@ -203,7 +204,7 @@ class FakeCore final : public sched::Core {
       }
       if (t.flood_left == 0) end(t, base::Verdict::succeeded);
     } else if (t.spec.template_name == "files") {
-      end(t, base::Verdict::succeeded, [](sched::TaskResult& r) {
+      end(t, base::Verdict::succeeded, [lost = t.spec.code == "lost"](sched::TaskResult& r) {
         auto spool = base::makeMemfd("spool");
         std::string big(3'000'000, 'b');
         std::string all = "headerhello" + big;
@@ -213,6 +214,7 @@ class FakeCore final : public sched::Core {
                        {"link", 0, 0777, 0, "symbolic link"},
                        {"big", big.size(), 0600, 11, ""}};
         r.out_files_note = "a note";
+        r.out_files_lost = lost;
       });
     }
   }
