@@ -17,6 +17,8 @@ static_assert(static_cast<int>(schema::Verdict::INTERNAL) ==
 static_assert(static_cast<int>(schema::Verdict::CANCELLED) ==
               static_cast<int>(base::Verdict::cancelled));
 static_assert(static_cast<int>(schema::Verdict::OUTPUT) == static_cast<int>(base::Verdict::output));
+static_assert(static_cast<int>(schema::Verdict::QUEUE_TIME) ==
+              static_cast<int>(base::Verdict::queueTime));
 static_assert(static_cast<int>(schema::Verdict::QUEUE_TIME) + 1 == base::kVerdicts);
 static_assert(static_cast<int>(schema::ErrorCode::INTERNAL) == static_cast<int>(Code::internal));
 static_assert(static_cast<int>(schema::ErrorCode::UNAVAILABLE) ==
