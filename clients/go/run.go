@@ -235,4 +235,3 @@ func resultFrom(r schema.TaskResult, err error) (*Result, error) {
 		OutFilesLost:    r.OutFilesLost(),
 	}, nil
 }
-

@@ -67,11 +67,6 @@ base::Status writeSlot(FdView file, const std::string& path, const sched::IdKey&
   return writeAt(file, path, Slot{next_block, sumOf(key, slot, next_block)}, placeOf(slot));
 }
 
-base::Status sync(FdView fd, const std::string& path) {
-  if (::fdatasync(fd.get()) != 0) return base::failSys(errno, "fdatasync", path);
-  return base::Unit{};
-}
-
 // A complete file under its name, or none.
 base::Status make(FdView folder) {
   const std::string part = std::string(kIds) + ".new";
@@ -115,7 +110,10 @@ base::Result<RunState> lockRunState(const std::string& state_dir, const std::str
 
 base::Result<IdFile> IdFile::open(const RunState& state) {
   const std::string path = state.path + "/" + kIds;
-  auto open = [&] { return base::openAt(state.folder.view(), kIds, O_RDWR | O_NOFOLLOW); };
+  // O_DSYNC: a write returns when the disk has it.
+  auto open = [&] {
+    return base::openAt(state.folder.view(), kIds, O_RDWR | O_DSYNC | O_NOFOLLOW);
+  };
   auto file = open();
   if (!file && file.error().sys == ENOENT) {
     if (auto made = make(state.folder.view()); !made)
@@ -165,8 +163,6 @@ base::Result<uint64_t> IdFile::reserve() {
   const uint64_t block = next_;
   if (auto written = writeSlot(file_.view(), path_, key_, slot_, block + 1); !written)
     return fail(std::move(written).error().in("cannot reserve task ids"));
-  if (auto synced = sync(file_.view(), path_); !synced)
-    return fail(std::move(synced).error().in("cannot reserve task ids"));
   next_ = block + 1;
   slot_ = 1 - slot_;
   return block;
