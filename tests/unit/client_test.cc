@@ -311,7 +311,7 @@ TEST_F(ClientTest, AskingForAFileThatWasLostIsARetryableError) {
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, lost ? base::Code::unavailable : base::Code::notFound);
     EXPECT_EQ(refused.error().retryable(), lost);
-    if (lost) EXPECT_EQ(refused.error().advice, "Run the task again.");
+    EXPECT_EQ(refused.error().advice == "Run the task again.", lost);
   }
 }
 
