@@ -28,8 +28,10 @@
 #include "app/instance.h"
 #include "app/log.h"
 #include "app/loop_lag.h"
+#include "app/own_root.h"
 #include "app/privileges.h"
 #include "app/run_state.h"
+#include "app/system_calls.h"
 #include "app/templates.h"
 #include "base/text.h"
 #include "core/engine.h"
@@ -45,6 +47,7 @@ constexpr uint32_t kListenBacklogLeast = 128;
 constexpr int kSpawnerEndMsMax = 8'000;     // longer than the spawner's own bounds
 constexpr uint64_t kDeliveryMsMax = 2'000;  // for clients to read the last results
 constexpr int kOrphansMsMax = 2'000;        // for the orphans of a killed spawner
+constexpr int kRoomMsMax = 10'000;          // for the spawner's start
 constexpr mode_t kSocketMode = 0666;        // the server asks the kernel for the peer's uid
 
 // P6: refuses a host that cannot keep a promise, unless the settings accept its loss.
@@ -61,6 +64,21 @@ base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
   for (const std::string& promise : report.lostPromises())
     spdlog::warn("the promise '{}' is given up by the settings", promise);
   return report;
+}
+
+// The spawner's first message follows its entry into its own namespaces; the engine reads it.
+base::Status awaitRoom(const Child& spawner) {
+  pollfd p{spawner.channel.get(), POLLIN, 0};
+  int n;
+  do n = ::poll(&p, 1, kRoomMsMax);
+  while (n < 0 && errno == EINTR);
+  if (n == 0)
+    return base::fail(base::Code::deadlineExceeded,
+                      "the spawner did not start within " + std::to_string(kRoomMsMax) + " ms");
+  char first;
+  if (::recv(spawner.channel.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) != 1)
+    return base::fail(base::Code::internal, "the spawner ended");
+  return base::Unit{};
 }
 
 // Whether a daemon listens there: a socket without one refuses.
@@ -215,8 +233,10 @@ base::Result<int> App::run() {
              startSpawner({options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
                            "--images", images, "--uid-slot", std::to_string(slot_.number)},
                           {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_CHECK(awaitRoom(spawner_));
   MAYFLY_TRY(AuditPlaces places, auditPlaces(s.instance, s.state_dir, slot_.number, spawner_.pid));
   MAYFLY_TRY(base::Fd listener, listenAt(s.socketPath(), s.connections_max));
+  MAYFLY_CHECK(enterOwnRoot(places.folders()));
   MAYFLY_CHECK(dropRoot(daemonUid(slot_.number)));
 
   signals_.async_wait([this](boost::system::error_code failed, int) {
@@ -243,6 +263,7 @@ base::Result<int> App::run() {
       std::make_unique<Audit>(io_, std::move(places), engine_->ledger(), observers_, s.audit_ms);
   audit_->start();
   lag_.start();
+  MAYFLY_CHECK(allowOnlyServing(options_.log));
   io_.run();
 
   server_.reset();

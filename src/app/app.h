@@ -16,6 +16,7 @@ namespace mayfly::app {
 struct AppOptions {
   config::Daemon settings;
   std::string executable_dir;  // the folder of mayfly-spawner
+  base::FdView log;            // lines about refused system calls go there
   base::Fd ready;              // gets "ready\n" once every template is ready or has failed
 };
 

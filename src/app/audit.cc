@@ -24,6 +24,7 @@ namespace {
 constexpr size_t kToldMax = 10'000;      // then every finding is reported again
 constexpr size_t kFileBytesMax = 4'096;  // of a process
 constexpr size_t kMountsBytesMax = 4u << 20;
+constexpr size_t kMountReadBytes = 2'048, kMountLineBytesMax = 64u << 10;
 // The spawner's names for the sources of its mounts. It mounts them in its own namespace, never in
 // the host's.
 constexpr std::string_view kRoomSources[] = {"room", "disk", "image"};
@@ -89,15 +90,26 @@ base::Result<AuditPlaces> auditPlaces(const std::string& instance, const std::st
   places.subtree = "/mayfly/" + instance;
   std::set<std::string> others;
   for (const std::string& v1 : {layout.cpu_path, layout.memory_path, layout.pids_path})
-    if (!v1.empty() && v1 != layout.v2_path) others.insert(v1 + places.subtree);
-  places.cgroups.push_back(layout.v2_path + places.subtree);
-  places.cgroups.insert(places.cgroups.end(), others.begin(), others.end());
+    if (!v1.empty() && v1 != layout.v2_path) others.insert(v1);
+  places.hierarchies.push_back(layout.v2_path);
+  places.hierarchies.insert(places.hierarchies.end(), others.begin(), others.end());
+  for (const std::string& hierarchy : places.hierarchies)
+    places.cgroups.push_back(hierarchy + places.subtree);
+  MAYFLY_TRY(places.host_mounts, base::openAt({}, "/proc/self/mountinfo", O_RDONLY));
+  MAYFLY_TRY(places.spawner_mounts,
+             base::openAt({}, "/proc/" + std::to_string(spawner_pid) + "/mountinfo", O_RDONLY));
   places.images = state_dir + "/images";
   places.uid_first = wire::kUidBase + uid_slot * wire::kUidsPerSlot;
   places.uids = wire::kUidsPerSlot;
   places.self = static_cast<uint32_t>(::getpid());
   places.spawner = spawner_pid;
   return places;
+}
+
+std::set<std::string> AuditPlaces::folders() const {
+  std::set<std::string> all(hierarchies.begin(), hierarchies.end());
+  all.insert({proc, blocks, "/sys/devices/virtual/block"});  // `blocks` is a folder of links
+  return all;
 }
 
 Audit::Audit(boost::asio::io_context& io, AuditPlaces places, const reap::Ledger& ledger,
@@ -124,10 +136,15 @@ bool Audit::step() {
       if (!cgroupStep()) part_ = Part::processes;
       return true;
     case Part::processes:
-      if (!processStep()) part_ = Part::mounts;
+      if (!processStep()) part_ = Part::hostMounts;
       return true;
-    case Part::mounts:
-      mounts();
+    case Part::hostMounts:
+      if (!mountStep(places_.host_mounts.view())) part_ = Part::spawnerMounts;
+      return true;
+    case Part::spawnerMounts:
+      if (mountStep(places_.spawner_mounts.view())) return true;
+      odd_before_ = std::exchange(odd_, {});
+      points_.clear();
       part_ = Part::lost;
       return true;
     case Part::lost:
@@ -253,27 +270,89 @@ std::string Audit::backingFile(const std::string& source) const {
   return file;
 }
 
-// id parent major:minor root place options [tags] - type source options
-void Audit::mounts() {
-  auto text = base::readSmallFile({}, places_.proc + "/self/mountinfo", kMountsBytesMax);
-  if (!text) return;
-  for (std::string_view rest = *text; !rest.empty();) {
-    const std::string_view line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+struct Audit::Mount {
+  std::string_view id, point, type, source;
+
+  // id parent major:minor root point options [tags] - type source options
+  static std::optional<Mount> parse(std::string_view line) {
     const size_t dash = line.find(" - ");
-    if (dash == std::string_view::npos) continue;
+    if (dash == std::string_view::npos) return std::nullopt;
     const auto before = words(line.substr(0, dash)), after = words(line.substr(dash + 3));
-    if (before.size() < 5 || after.size() < 2) continue;
-    ++walk_.mounts;
-    const std::string source(after[1]);
-    bool ours =
-        backingFile(source).compare(0, places_.images.size() + 1, places_.images + "/") == 0;
-    for (std::string_view name : kRoomSources) ours = ours || source == name;
-    if (ours)
-      found(AuditFinding::Kind::strayMount, 0,
-            "mount " + std::string(before[0]) + " at '" + base::printable(before[4], 200) + "' (" +
-                base::printable(after[0], 20) + ", " + base::printable(source, 100) + ")");
+    if (before.size() < 5 || after.size() < 2) return std::nullopt;
+    return Mount{before[0], before[4], after[0], after[1]};
   }
+  std::string text() const {
+    return "mount " + std::string(id) + " at '" + base::printable(point, 200) + "' (" +
+           base::printable(type, 20) + ", " + base::printable(source, 100) + ")";
+  }
+};
+
+// The list's next line; after the last one false. The kernel keeps the place between two reads.
+bool Audit::nextMount(base::FdView mountinfo, std::string* line) {
+  if (!mounts_) {
+    if (::lseek(mountinfo.get(), 0, SEEK_SET) != 0) return false;
+    mounts_.emplace();
+  }
+  size_t end;
+  while ((end = mounts_->find('\n')) == std::string::npos) {
+    if (mounts_->size() > kMountLineBytesMax) mounts_->clear();  // no path is so long
+    char text[kMountReadBytes];
+    const ssize_t n = ::read(mountinfo.get(), text, sizeof text);
+    if (n <= 0) {
+      mounts_.reset();
+      return false;
+    }
+    mounts_->append(text, static_cast<size_t>(n));
+  }
+  *line = mounts_->substr(0, end);
+  mounts_->erase(0, end + 1);
+  return true;
+}
+
+bool Audit::mountStep(base::FdView mountinfo) {
+  std::string line;
+  for (size_t n = 0; n < kAuditEntriesPerStep; ++n) {
+    if (!nextMount(mountinfo, &line)) return false;
+    const auto mount = Mount::parse(line);
+    if (!mount) continue;
+    ++walk_.mounts;
+    part_ == Part::hostMounts ? hostMount(*mount) : spawnerMount(*mount);
+  }
+  return true;
+}
+
+void Audit::hostMount(const Mount& mount) {
+  bool ours = backingFile(std::string(mount.source))
+                  .compare(0, places_.images.size() + 1, places_.images + "/") == 0;
+  for (std::string_view name : kRoomSources) ours = ours || mount.source == name;
+  if (ours) found(AuditFinding::Kind::strayMount, 0, mount.text());
+}
+
+// Whether the spawner has made it, and its zygote, if it is an image, still has a cgroup: the
+// cgroup is made before the image is mounted, and removed after the image.
+bool Audit::belongsToRoom(const Mount& mount) {
+  if (mount.point == "/") return mount.source == "room";
+  if (mount.point == "/proc") return mount.type == "proc";
+  if (mount.point == "/dev") return mount.source == "dev";
+  for (std::string_view devices : {"/devices/", "/devices-without-terminals/"})
+    if (mount.point.starts_with(devices)) {
+      const auto slot = number<uint32_t>(mount.point.substr(devices.size()));
+      return slot && *slot < wire::kUidRanges && mount.source == "dev";
+    }
+  constexpr std::string_view kImages = "/img/t";
+  if (!mount.point.starts_with(kImages) || mount.type != "erofs") return false;
+  const auto zygote = number<uint32_t>(mount.point.substr(kImages.size()));
+  std::error_code gone;
+  return zygote && fs::exists(places_.cgroups[0] + "/t" + std::to_string(*zygote), gone);
+}
+
+void Audit::spawnerMount(const Mount& mount) {
+  // A second mount at a place hides the first.
+  if (points_.insert(std::string(mount.point)).second && belongsToRoom(mount)) return;
+  // Twice: an image that goes between two looks is no finding.
+  std::string what = mount.text() + " in the spawner's namespace";
+  if (odd_before_.contains(what)) found(AuditFinding::Kind::strayMount, 0, what);
+  odd_.insert(std::move(what));
 }
 
 // --- boxes in quarantine whose cgroup is gone -------------------------------------------------

@@ -1,9 +1,11 @@
 // The audit: compares the host with the ledger, and reports whatever of this daemon one side lacks.
 //
 // Walks, in small steps, the instance's cgroups of every hierarchy, all processes, and the mounts
-// of the host's namespace. A thing of the daemon's that belongs to no box of the ledger is a stray;
-// a box in quarantine without a cgroup is lost. Each finding is reported once. Every user may read
-// these files: the audit needs no privilege, and it trusts no message of the spawner.
+// of two namespaces: the host's, which has none of the daemon's, and the spawner's, which has a
+// fixed set and an image for each zygote's cgroup. A thing of the daemon's that belongs to no box
+// of the ledger is a stray; a box in quarantine without a cgroup is lost. Each finding is reported
+// once. The audit needs no privilege once its places are open, and it trusts no message of the
+// spawner.
 //
 // Layer: app. Core thread; each step is a short read of virtual file systems.
 #pragma once
@@ -18,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/observer.h"
 #include "base/result.h"
 #include "base/task.h"
@@ -29,17 +32,22 @@ inline constexpr size_t kAuditEntriesPerStep = 16;
 inline constexpr uint64_t kAuditStepPause_ms = 1;
 
 struct AuditPlaces {
-  std::vector<std::string> cgroups;  // the instance's folder in each hierarchy, v2 first
-  std::string subtree;               // the path of that folder in /proc/<pid>/cgroup
-  std::string images;                // folder
+  std::vector<std::string> hierarchies;  // the cgroup file systems, v2 first
+  std::vector<std::string> cgroups;      // the instance's folder in each hierarchy, v2 first
+  std::string subtree;                   // the path of that folder in /proc/<pid>/cgroup
+  std::string images;                    // folder
   std::string proc = "/proc";
   std::string blocks = "/sys/block";
-  uint32_t uid_first = 0, uids = 0;  // the daemon's range: boxes, templates and itself
-  uint32_t self = 0;                 // the daemon's pid
-  uint32_t spawner = 0;              // its children outside our cgroups are its helpers
+  base::Fd host_mounts, spawner_mounts;  // each namespace's mountinfo
+  uint32_t uid_first = 0, uids = 0;      // the daemon's range: boxes, templates and itself
+  uint32_t self = 0;                     // the daemon's pid
+  uint32_t spawner = 0;                  // its children outside our cgroups are its helpers
+
+  std::set<std::string> folders() const;  // that the audit reads
 };
 
-// The places on this host, for a daemon that is this process.
+// The places on this host, for a daemon that is this process, is still root, and has not left the
+// host's mount namespace; the spawner has entered its own.
 base::Result<AuditPlaces> auditPlaces(const std::string& instance, const std::string& state_dir,
                                       uint32_t uid_slot, uint32_t spawner_pid);
 
@@ -55,7 +63,8 @@ class Audit {
   bool step();
 
  private:
-  enum class Part : uint8_t { cgroups, processes, mounts, lost };
+  enum class Part : uint8_t { cgroups, processes, hostMounts, spawnerMounts, lost };
+  struct Mount;
   using Folder = std::optional<std::filesystem::directory_iterator>;
 
   void run();
@@ -65,7 +74,11 @@ class Audit {
   bool processStep();
   void process(std::string_view pid);
   bool isStray(const std::string& folder, std::string* what) const;
-  void mounts();
+  bool mountStep(base::FdView mountinfo);
+  bool nextMount(base::FdView mountinfo, std::string* line);
+  void hostMount(const Mount& mount);
+  void spawnerMount(const Mount& mount);
+  bool belongsToRoom(const Mount& mount);
   std::string backingFile(const std::string& source) const;
   void lost();
   void found(base::AuditFinding::Kind kind, base::BoxId box, std::string what);
@@ -77,10 +90,13 @@ class Audit {
   uint64_t period_ms_;
   Part part_ = Part::cgroups;
   size_t hierarchy_ = 0;
-  Folder zygotes_, boxes_, processes_;  // being listed
-  base::AuditWalk walk_;                // this walk's counts so far
-  std::set<base::BoxId> seen_;          // boxes of the first hierarchy
-  std::set<std::string> told_;          // reported findings; at most kToldMax
+  Folder zygotes_, boxes_, processes_;      // being listed
+  std::optional<std::string> mounts_;       // read of the list, but not yet looked at
+  std::set<std::string> points_;            // the spawner's mount points of this walk
+  std::set<std::string> odd_, odd_before_;  // its mounts that belong to nothing; of the last walk
+  base::AuditWalk walk_;                    // this walk's counts so far
+  std::set<base::BoxId> seen_;              // boxes of the first hierarchy
+  std::set<std::string> told_;              // reported findings; at most kToldMax
 };
 
 }  // namespace mayfly::app

@@ -19,6 +19,7 @@ class LogSink final : public spdlog::sinks::base_sink<spdlog::details::null_mute
   // Writes to `out`, which outlives the sink. A pipe is reopened as non-blocking, because other
   // processes (a shell) share the flags of `out`.
   explicit LogSink(int out);
+  base::FdView descriptor() const { return base::FdView(out_); }
 
  protected:
   void sink_it_(const spdlog::details::log_msg& message) override;

@@ -93,8 +93,9 @@ int main(int argc, char** argv) {
 
   app::AppOptions options;
   options.ready = closeInherited(ready_fd);
-  spdlog::set_default_logger(
-      std::make_shared<spdlog::logger>("mayflyd", std::make_shared<app::LogSink>(STDERR_FILENO)));
+  const auto log = std::make_shared<app::LogSink>(STDERR_FILENO);
+  options.log = log->descriptor();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>("mayflyd", log));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
 
   if (ready_fd >= 0 && !options.ready)

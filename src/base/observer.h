@@ -41,7 +41,7 @@ struct AuditFinding {
   enum class Kind : uint8_t {
     strayCgroup,   // of a box that is gone by the ledger
     strayProcess,  // in such a cgroup, or with a uid of the daemon's but in none of its cgroups
-    strayMount,    // of an image or a box's file system, in the host's mount namespace
+    strayMount,    // an image or disk in the host's mount namespace, or odd in the spawner's
     lostBox,       // in quarantine, but its cgroup is gone
   };
   Kind kind = Kind::strayCgroup;

@@ -5,13 +5,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <grp.h>
-#include <linux/audit.h>
 #include <linux/capability.h>
-#include <linux/filter.h>
 #include <linux/openat2.h>
-#include <linux/seccomp.h>
 #include <signal.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -24,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "base/call_filter.h"
 #include "base/text.h"
 #include "spawner/helper.h"
 #include "wire/spool.h"
@@ -209,38 +206,11 @@ bool becomeUser(uint32_t uid) {
 // Allows only the system calls that walking, copying and allocating need; any other ends the
 // process.
 bool allowOnlyCollecting() {
-#define ALLOW(nr) \
-  BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
-  sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      ALLOW(SYS_sendfile),
-      ALLOW(SYS_openat2),
-      ALLOW(SYS_close),
-      ALLOW(SYS_newfstatat),
-      ALLOW(SYS_fstat),
-      ALLOW(SYS_getdents64),
-      ALLOW(SYS_fcntl),
-      ALLOW(SYS_fchmodat),
-      ALLOW(SYS_lseek),
-      ALLOW(SYS_write),
-      ALLOW(SYS_pwrite64),
-      ALLOW(SYS_brk),
-      ALLOW(SYS_mmap),
-      ALLOW(SYS_mremap),
-      ALLOW(SYS_munmap),
-      ALLOW(SYS_madvise),
-      ALLOW(SYS_restart_syscall),
-      ALLOW(SYS_rt_sigreturn),
-      ALLOW(SYS_exit_group),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-  };
-#undef ALLOW
-  const sock_fprog program{sizeof code / sizeof code[0], code};
   return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-         ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0;
+         base::allowOnlyCalls({SYS_sendfile, SYS_openat2, SYS_close, SYS_newfstatat, SYS_fstat,
+                               SYS_getdents64, SYS_fcntl, SYS_fchmodat, SYS_lseek, SYS_write,
+                               SYS_pwrite64, SYS_brk, SYS_mmap, SYS_mremap, SYS_munmap, SYS_madvise,
+                               SYS_restart_syscall, SYS_rt_sigreturn, SYS_exit_group}) == 0;
 }
 
 }  // namespace

@@ -104,10 +104,14 @@ std::string contextLog(int fs) {
   return n > 0 ? ": " + std::string(text, static_cast<size_t>(n)) : "";
 }
 
+std::string sourceFolder(const std::string& target) {
+  return "/src/" + target.substr(target.rfind('/') + 1);
+}
+
 // The kernel resolves the source as a path and shows it in mountinfo as it was written, so it is a
 // link with a fixed name in the current folder.
 Status mountErofs(int source_fd, const std::string& target) {
-  const std::string folder = "/src/" + target.substr(target.rfind('/') + 1);
+  const std::string folder = sourceFolder(target);
   const std::string link = folder + "/image";
   (void)::mkdir(folder.c_str(), 0755);
   (void)::unlink(link.c_str());
@@ -285,8 +289,14 @@ Result<ImageMount> readMount(base::FdView said) {
 }
 
 Result<Fd> startUnmount(const std::string& target) {
-  return startHelper("the unmounting of an image", {},
-                     [&] { return ::umount2(target.c_str(), MNT_DETACH) == 0 ? 0 : 1; });
+  return startHelper("the unmounting of an image", {}, [&] {
+    const int unmounted = ::umount2(target.c_str(), MNT_DETACH);
+    (void)::rmdir(target.c_str());
+    const std::string folder = sourceFolder(target);
+    (void)::unlink((folder + "/image").c_str());
+    (void)::rmdir(folder.c_str());
+    return unmounted == 0 ? 0 : 1;
+  });
 }
 
 namespace {

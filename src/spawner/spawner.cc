@@ -159,21 +159,24 @@ void Spawner::dispatch(Source source, uint64_t id) {
   }
 }
 
+bool Spawner::step(int wait_ms) {
+  if (!poller_.wait(requests_.empty() ? wait_ms : 0,
+                    [this](Source source, uint64_t id) { dispatch(source, id); }))
+    return false;
+  if (!requests_.empty()) doOneRequest();
+  boxes_.runTimers();
+  zygotes_.runTimers();
+  lock_watch_.runTimer(boxes_.tasksRun());
+  if (out_.broken()) shutDown();
+  if (!stopping_) return true;
+  late_ = monotonicNs() > stop_deadline_ns_;
+  if (boxes_.empty() || late_) zygotes_.retireAll();  // the next start sweeps what is stuck
+  return true;
+}
+
 int Spawner::run() {
-  while (!stopping_ || !boxes_.empty() || !zygotes_.empty()) {
-    if (!poller_.wait(requests_.empty() ? msUntilNextTimer() : 0,
-                      [this](Source source, uint64_t id) { dispatch(source, id); }))
-      return 1;
-    if (!requests_.empty()) doOneRequest();
-    boxes_.runTimers();
-    zygotes_.runTimers();
-    lock_watch_.runTimer(boxes_.tasksRun());
-    if (out_.broken()) shutDown();
-    if (!stopping_) continue;
-    const bool late = monotonicNs() > stop_deadline_ns_;
-    if (boxes_.empty() || late) zygotes_.retireAll();  // the next start sweeps what is stuck
-    if (late) break;
-  }
+  while (!done())
+    if (!step(msUntilNextTimer())) return 1;
   tree_.remove();
   return 0;
 }

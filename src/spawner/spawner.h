@@ -35,6 +35,11 @@ class Spawner {
   // Enters the room, finds the cgroups, drops to the least capabilities.
   static base::Result<std::unique_ptr<Spawner>> start(base::Fd daemon, const Options& options);
   int run();  // until mayflyd goes; the exit code
+  // One turn: waits for events, at most so long (-1: for the first one), and handles them. False:
+  // the loop can wait for nothing any more.
+  bool step(int wait_ms);
+  // mayflyd is gone, and so is all that the spawner made, or its time is over.
+  bool done() const { return stopping_ && (late_ || (boxes_.empty() && zygotes_.empty())); }
 
  private:
   Spawner(base::Fd daemon, const Options& options);
@@ -60,7 +65,7 @@ class Spawner {
   Boxes boxes_;
   LockWatch lock_watch_;
   std::deque<Pending> requests_;
-  bool stopping_ = false;
+  bool stopping_ = false, late_ = false;
   uint64_t stop_deadline_ns_ = 0;
 };
 

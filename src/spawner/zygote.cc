@@ -289,7 +289,7 @@ const char* nameOfStarted(ZygoteStage stage) {
 }
 
 Status makeCgroups(const CgroupTree& tree, Zygote& z) {
-  const std::string name = fmt::format("t{}", z.key);
+  const std::string name = z.name();
   MAYFLY_TRY(z.cgroup, CgroupSet::create(tree, name));
   MAYFLY_CHECK(z.cgroup.enableChildren());
   MAYFLY_CHECK(z.cgroup.delegate(z.uid_base));

@@ -53,7 +53,7 @@ inline bool isStarting(ZygoteStage stage) { return stage <= ZygoteStage::startin
 struct Zygote {
   base::ZygoteId id = 0;  // mayflyd's number
   uint32_t key = 0;       // the spawner's number; never reused
-  uint32_t slot = 0;      // of its uid range and its image's mount point
+  uint32_t slot = 0;      // of its uid range
   uint32_t uid_base = 0;
   bool loopback = true;
   uint32_t ptys = 0;  // of each box
@@ -89,7 +89,9 @@ struct Zygote {
   uint64_t deadline_ns = 0;  // of the stage; 0: none
   uint64_t next_try_ns = 0;
 
-  std::string imagePath() const { return "/img/" + std::to_string(slot); }
+  // Of its cgroups; the audit knows its image by it.
+  std::string name() const { return "t" + std::to_string(key); }
+  std::string imagePath() const { return "/img/" + name(); }
 };
 
 base::Status makeCgroups(const CgroupTree& tree, Zygote& z);

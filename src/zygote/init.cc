@@ -2,9 +2,6 @@
 
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <net/if.h>
 #include <poll.h>
 #include <stdio.h>
@@ -15,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "base/call_filter.h"
 #include "zygote/raw.h"
 
 namespace mayfly::zygote {
@@ -129,23 +127,8 @@ int dropAll() {
 }
 
 int allowOnlyWaiting() {
-#define ALLOW(nr) \
-  BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
-  sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      ALLOW(SYS_poll),
-      ALLOW(SYS_ppoll),
-      ALLOW(SYS_restart_syscall),
-      ALLOW(SYS_exit_group),
-      ALLOW(SYS_rt_sigreturn),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-  };
-#undef ALLOW
-  sock_fprog program{sizeof code / sizeof code[0], code};
-  return static_cast<int>(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
+  return base::allowOnlyCalls(
+      {SYS_poll, SYS_ppoll, SYS_restart_syscall, SYS_exit_group, SYS_rt_sigreturn});
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 import uuid
 
@@ -205,7 +206,9 @@ def daemons(tmp_path_factory):
     for daemon in made:
         daemon.end()
         subprocess.run(["rm", "-rf", str(daemon.instance_state)], check=True)
+    refused = [line for daemon in made for line in re.findall("^.*refused itself the system call.*$", read(daemon.log), re.M)]
     subprocess.run(["rm", "-rf", str(folder)], check=True)
+    assert not refused, "the list in src/app/system_calls.cc lacks a call"
 
 
 # A task that does everything to stay alive; it prints "up" when all of that is in place.
@@ -387,6 +390,28 @@ def test_a_tasks_end_is_one_line_of_the_log_without_its_input_and_output(daemons
     assert "secret" not in read(daemon.log) and "terces" not in read(daemon.log)
 
 
+WITHIN = r"""
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+words = [word.encode() or None for word in sys.argv[2:]]
+fd = os.open(f"/proc/{sys.argv[1]}/ns/mnt", os.O_RDONLY)
+def must(result):
+    if result != 0: raise OSError(ctypes.get_errno(), sys.argv)
+must(libc.setns(fd, 0x20000))
+if len(words) == 1:
+    must(libc.umount2(words[0], 0))
+    if words[0].startswith(b"/img/"): os.rmdir(words[0])
+else:
+    os.makedirs(words[1], exist_ok=True)
+    must(libc.mount(words[0], words[1], words[2], 0 if words[2] else 4096, None))
+"""
+
+
+def in_namespace_of(pid, *words):
+    """Mounts (source, target, type; no type: a bind mount) or unmounts (target) there."""
+    subprocess.run([sys.executable, "-c", WITHIN, str(pid), *words], check=True)
+
+
 def test_the_audit_finds_a_planted_cgroup_process_and_mount(daemons):
     """Each planted leftover is reported once; proper objects are not reported."""
     daemon = daemons(templates=("python",), config='audit_time = "50ms"\nlog_level = "debug"\n')
@@ -404,23 +429,29 @@ def test_the_audit_finds_a_planted_cgroup_process_and_mount(daemons):
     uid = daemon.uids()[5 * 65536]
     places = [next(iter(top.glob("t[0-9]*"))) / "b999999" for top in daemon.cgroups()]
     point = daemon.run_dir / "planted"
+    planted = {"/src": ("disk", "/src", "tmpfs"), "/img/t999999": ("/img/t1", "/img/t999999", "")}  # in the spawner's
     process = subprocess.Popen(["/bin/sleep", "600"], user=uid, group=uid)
     try:
         for place in places:
             place.mkdir()
         point.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "disk", str(point)], check=True)
+        for words in planted.values():
+            in_namespace_of(daemon.spawner, *words)
         for words in [f"audit: box 999999 has a cgroup, and the ledger says that it is gone: '{place}'" for place in places] + [
                 f"audit: stray process {process.pid} of uid {uid} (sleep) is in no cgroup of this daemon's",
-                "audit: stray mount ", f"at '{point}' (tmpfs, disk)"]:
+                "audit: stray mount ", f"at '{point}' (tmpfs, disk)", "at '/src' (tmpfs, disk) in the spawner's namespace",
+                "at '/img/t999999' (erofs, image) in the spawner's namespace"]:
             await_that(lambda: words in read(daemon.log), words)
         walk_on()
         assert read(daemon.log).count(f"audit: stray process {process.pid} ") == 1
-        assert len(re.findall("audit: stray", read(daemon.log))) == 2, daemon.said()
+        assert len(re.findall("audit: stray", read(daemon.log))) == 4, daemon.said()
     finally:
         process.kill()
         process.wait()
         subprocess.run(["umount", str(point)], check=False)
+        for target in planted:
+            in_namespace_of(daemon.spawner, target)
         for place in places:
             if place.is_dir():
                 place.rmdir()

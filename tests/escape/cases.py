@@ -87,6 +87,10 @@ SHARED_BLOB = ("blob_bytes", "blob_size", "blob_mode", "blob_lock", "blob_record
 SHARED_IMAGE = ("directory_events",)
 # What two boxes of one template can tell each other on purpose: docs/threat_model.md, known limits.
 KNOWN_CHANNELS = ("file_lock", "record_lock", "page_maps")
+# The same for clones of one zygote. Outside there is none, so the probe's control is a clone without such a neighbour.
+ZYGOTE_CHANNELS = ("zygote_pages",)
+# What a task learns of the host, or of all boxes together: docs/threat_model.md, known limits.
+HOST_FACTS = ("memory", "load", "processes", "packets", "inodes", "uptime")
 
 MIB = 1 << 20
 BOMB_MEMORY = 96 * MIB

@@ -8,6 +8,7 @@ import os
 import pathlib
 import select
 import shutil
+import time
 
 PROBES = pathlib.Path(__file__).with_name("probes")
 READY_SECONDS_MAX = 60
@@ -43,6 +44,16 @@ def serve(mayfly, tmp_path, kind, token, flags=()):
     """A box that holds one of two_boxes.py's things until the block ends."""
     folder = copy_probe(tmp_path, "two_boxes", {})
     return hold_box(mayfly, ["--file", folder / "escapekit.py", *flags], folder / "two_boxes.py", "serve", kind, token)
+
+
+def host_facts():
+    """What host_facts.py compares with; the inode numbers of pipes only grow."""
+    ends = os.pipe()
+    inode = os.fstat(ends[0]).st_ino
+    for fd in ends:
+        os.close(fd)
+    return {"host_facts": {"memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "inode": inode // 2,
+                           "uptime": time.clock_gettime(time.CLOCK_BOOTTIME)}}
 
 
 def blob_file(folder):

@@ -79,6 +79,10 @@ def test_two_processes_meet(open_path, host, kind):
     assert report["reached"] == [kind], report
 
 
+def test_the_host_tells_its_facts(tmp_path, host):
+    assert set(run(tmp_path, host, "host_facts", params=stage.host_facts())["reached"]) == set(cases.HOST_FACTS)
+
+
 def test_directory_events_show_the_neighbour(tmp_path, host):
     folder = stage.copy_probe(tmp_path, "two_boxes", {})
     argv = [sys.executable, "-u", str(folder / "two_boxes.py")]

@@ -1,10 +1,11 @@
 // fuzz_seeds FOLDER: the fuzzers' first inputs, in a folder for each: whole sessions, whole specs,
-// the messages of the spawner's side and a spool.
+// the messages of the spawner's side, a spool and scripts for the spawner.
 #include <capnp/serialize.h>
 #include <sys/stat.h>
 
 #include <fstream>
 #include <functional>
+#include <random>
 #include <string>
 
 #include "edge/convert.h"
@@ -154,15 +155,26 @@ void writeSpool(const std::string& folder) {
   write(folder + "/files", raw(header) + "bytes" + index);
 }
 
+// Whatever its bytes are, a script runs.
+void writeScripts(const std::string& folder) {
+  std::mt19937 random(1);
+  for (int n = 0; n < 16; ++n) {
+    std::string bytes(1'000, '\0');
+    for (char& byte : bytes) byte = static_cast<char>(random());
+    write(folder + "/" + std::to_string(n), bytes);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
   std::string folder = argv[1];
-  for (const char* each : {"", "/request", "/spec", "/wire", "/spool"})
+  for (const char* each : {"", "/request", "/spec", "/wire", "/spool", "/spawner"})
     ::mkdir((folder + each).c_str(), 0755);
   writeWire(folder + "/wire");
   writeSpool(folder + "/spool");
+  writeScripts(folder + "/spawner");
   for (const auto& [name, fill] : kSpecs) {
     capnp::MallocMessageBuilder message;
     fill(message.initRoot<schema::TaskSpec>());

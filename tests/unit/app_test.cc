@@ -1,9 +1,18 @@
 #include <gtest/gtest.h>
 #include <spdlog/logger.h>
-#include <unistd.h>
-#include <sys/stat.h>
 #include <fcntl.h>
+#include <malloc.h>
+#include <seccomp.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -17,6 +26,7 @@
 #include "app/log.h"
 #include "app/log_sink.h"
 #include "app/loop_lag.h"
+#include "app/system_calls.h"
 #include "app/templates.h"
 #include "core/options.h"
 #include "sched/accounts.h"
@@ -116,8 +126,11 @@ struct AuditFixture : testing::Test, base::Observer {
   void auditEnded(const base::AuditWalk& w) override { walk = w, ++walks; }
 
   void SetUp() override {
-    put("proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/vda1 rw\n");
+    put("mounts", "22 1 8:1 / / rw - ext4 /dev/vda1 rw\n");
+    put("room", "");
     AuditPlaces places;
+    places.host_mounts = base::Fd(::open((top.path + "/mounts").c_str(), O_RDONLY | O_CLOEXEC));
+    places.spawner_mounts = base::Fd(::open((top.path + "/room").c_str(), O_RDONLY | O_CLOEXEC));
     places.cgroups = {top.path + "/v2/mayfly/one", top.path + "/memory/mayfly/one"};
     places.subtree = "/mayfly/one";
     places.images = "/var/lib/mayfly/images";
@@ -127,7 +140,7 @@ struct AuditFixture : testing::Test, base::Observer {
     places.uids = 65'536;
     places.self = 10;
     places.spawner = 11;
-    audit = std::make_unique<Audit>(io, places, ledger, *this, 1'000);
+    audit = std::make_unique<Audit>(io, std::move(places), ledger, *this, 1'000);
   }
   void put(const std::string& path, const std::string& text) {
     std::filesystem::create_directories(std::filesystem::path(top.path + "/" + path).parent_path());
@@ -183,7 +196,7 @@ TEST_F(AuditFixture, EachKindOfStrayIsFoundAndToldOnce) {
   process(30, 1'000'009, "/mayfly/one/t1/b7");
   process(31, 1'065'535, "/user.slice");
   put("block/loop3/loop/backing_file", "/var/lib/mayfly/images/abc.erofs\n");
-  put("proc/self/mountinfo",
+  put("mounts",
       "22 1 8:1 / / rw - ext4 /dev/vda1 rw\n23 22 0:9 / /mnt/a rw shared:1 - tmpfs disk rw\n"
       "24 22 7:3 / /mnt/b ro - erofs /dev/loop3 ro\n25 22 7:4 / /mnt/c ro - erofs /dev/loop4 ro\n"
       "26 22 0:8 / /mnt/d ro - erofs /var/lib/mayfly/images/def.erofs ro\nnonsense\n");
@@ -214,6 +227,68 @@ TEST_F(AuditFixture, EachKindOfStrayIsFoundAndToldOnce) {
   EXPECT_EQ(found[0].box, 9u);
 }
 
+// What the spawner makes, one line a mount.
+std::string roomOf(const std::vector<std::string>& more) {
+  std::string text;
+  int id = 100;
+  auto add = [&](const std::string& rest) {
+    text += std::to_string(id++) + " 64 0:40 / " + rest + "\n";
+  };
+  add("/ rw,nosuid - tmpfs room rw");
+  add("/proc rw - proc proc rw");
+  add("/dev rw - tmpfs dev rw");
+  for (int slot = 0; slot < 63; ++slot)
+    for (const char* kind : {"/devices/", "/devices-without-terminals/"})
+      add(kind + std::to_string(slot) + " ro - tmpfs dev rw");
+  for (const std::string& rest : more) add(rest);
+  return text;
+}
+
+TEST_F(AuditFixture, TheSpawnersMountsAreItsOwnFewAndAnImageForEachZygotesCgroup) {
+  cgroup("v2/mayfly/one/t7");
+  put("room", roomOf({"/img/t7 ro - erofs image ro"}));
+  EXPECT_GE(doWalk(), 130 / static_cast<int>(kAuditEntriesPerStep));
+  doWalk();
+  EXPECT_TRUE(found.empty()) << found[0].what;
+  EXPECT_EQ(walk.mounts, 1u + 130u);
+
+  const std::vector<std::string> strays = {
+      "/img/t8 ro - erofs image ro",      // its zygote is gone
+      "/img/t7 ro - erofs image ro",      // over the other
+      "/img/t07x ro - erofs image ro",    // no zygote's
+      "/img/t7/lib rw - tmpfs disk rw",   // in an image
+      "/src rw - tmpfs disk rw",          // a box's disk
+      "/devices/64 ro - tmpfs dev rw",    // no slot
+      "/devices/3 ro - tmpfs other rw"};  // over the devices of a slot
+  std::vector<std::string> more = {"/img/t7 ro - erofs image ro"};
+  more.insert(more.end(), strays.begin(), strays.end());
+  put("room", roomOf(more));
+  doWalk();
+  EXPECT_TRUE(found.empty()) << "one look is not enough";
+  doWalk();
+  ASSERT_EQ(found.size(), strays.size());
+  EXPECT_EQ(found[0].kind, base::AuditFinding::Kind::strayMount);
+  EXPECT_EQ(found[0].what, "mount 230 at '/img/t8' (erofs, image) in the spawner's namespace");
+  doWalk();
+  EXPECT_TRUE(found.empty());  // already known
+  EXPECT_EQ(walk.findings, strays.size());
+
+  put("room", roomOf({"/img/t7 ro - erofs image ro"}));
+  doWalk();
+  EXPECT_EQ(walk.findings, 0u);
+}
+
+TEST_F(AuditFixture, AnImageThatGoesBetweenTwoWalksIsNoFinding) {
+  put("room", roomOf({"/img/t8 ro - erofs image ro"}));
+  doWalk();
+  put("room", roomOf({"/img/t9 ro - erofs image ro"}));
+  doWalk();
+  put("room", roomOf({}));
+  doWalk();
+  EXPECT_EQ(walk.findings, 0u);
+  EXPECT_TRUE(found.empty());
+}
+
 TEST_F(AuditFixture, WhatGoesWhileItIsListedIsNoFinding) {
   for (int i = 1; i <= 200; ++i) cgroup("v2/mayfly/one/t1/b" + std::to_string(i));
   audit->step();  // has listed more entries than it has checked
@@ -232,6 +307,126 @@ TEST_F(AuditFixture, AWalkIsManySmallSteps) {
   }
   EXPECT_GE(doWalk(), 800 / static_cast<int>(kAuditEntriesPerStep));
   EXPECT_EQ(found.size(), 800u);
+}
+
+// Runs `act` in a child that has put up the daemon's list; returns how the child ended, and what it
+// said of refused calls.
+struct Confined {
+  int status = 0;
+  std::string log;
+};
+template <class Act>
+Confined confined(Act act) {
+  auto pipe = base::makePipe();
+  EXPECT_TRUE(pipe);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || !allowOnlyServing(pipe->write.view()))
+      ::_exit(99);
+    ::_exit(act());
+  }
+  pipe->write.reset();
+  Confined c;
+  char text[512];
+  for (ssize_t n; (n = ::read(pipe->read.get(), text, sizeof text)) > 0;)
+    c.log.append(text, static_cast<size_t>(n));
+  EXPECT_EQ(::waitpid(child, &c.status, 0), child);
+  return c;
+}
+bool refused(long result) { return result == -1 && errno == EPERM; }
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SKIP_WITHOUT_LIST() GTEST_SKIP() << "a sanitizer's build has no list"
+#else
+#define SKIP_WITHOUT_LIST() (void)0
+#endif
+
+TEST(SystemCalls, WhatServingNeedsIsAllowed) {
+  SKIP_WITHOUT_LIST();
+  const Confined c = confined([] {
+    auto pipe = base::makePipe();
+    auto file = base::makeMemfd("unit");
+    char text[8];
+    if (!pipe || !file || ::write(pipe->write.get(), "word", 4) != 4 ||
+        ::read(pipe->read.get(), text, 4) != 4 || ::ftruncate(file->get(), 4096) != 0 ||
+        !base::sealMemfd(file->view()) || !base::setNonblocking(pipe->read.view()))
+      return 1;
+    if (!base::readSmallFile({}, "/proc/self/mountinfo", 1 << 20)) return 2;
+    if (std::filesystem::is_empty("/proc")) return 3;
+    std::vector<std::string> large(64, std::string(1 << 20, 'x'));  // maps and unmaps memory
+    large.clear();
+    ::malloc_trim(0);
+    return ::getpid() > 0 && !large.size() ? 0 : 4;
+  });
+  EXPECT_TRUE(WIFEXITED(c.status)) << WTERMSIG(c.status);
+  EXPECT_EQ(WEXITSTATUS(c.status), 0);
+  EXPECT_EQ(c.log, "");
+}
+
+TEST(SystemCalls, EachOtherOneFailsAndIsNamedInTheLogOnce) {
+  SKIP_WITHOUT_LIST();
+  const Confined c = confined([] {
+    for (int i = 0; i < 3; ++i)
+      if (!refused(::socket(AF_UNIX, SOCK_STREAM, 0))) return 1;
+    if (!refused(::open("/tmp/mayfly-unit-made", O_WRONLY | O_CREAT | O_CLOEXEC, 0600))) return 2;
+    if (!refused(::open("/proc/self/comm", O_RDWR | O_CLOEXEC))) return 3;
+    const size_t size = 4096;
+    constexpr int kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS;
+    if (::mmap(nullptr, size, PROT_READ | PROT_EXEC, kAnonymous, -1, 0) != MAP_FAILED) return 4;
+    void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, kAnonymous, -1, 0);
+    if (data == MAP_FAILED || !refused(::mprotect(data, size, PROT_READ | PROT_EXEC))) return 5;
+    if (!refused(::syscall(SYS_fork)) || !refused(::syscall(SYS_vfork))) return 6;
+    if (!refused(::kill(::getppid(), 0)) || !refused(::syscall(SYS_tgkill, 1, 1, 0))) return 7;
+    if (!refused(::prctl(PR_GET_DUMPABLE, 0, 0, 0, 0))) return 8;
+    if (!refused(::fcntl(0, F_SETOWN, 1)) || !refused(::ioctl(0, TIOCGWINSZ, data))) return 9;
+    if (!refused(::unlink("/tmp/mayfly-unit-none"))) return 10;
+    if (!refused(::syscall(5'000))) return 11;
+    return 0;
+  });
+  EXPECT_TRUE(WIFEXITED(c.status)) << WTERMSIG(c.status);
+  EXPECT_EQ(WEXITSTATUS(c.status), 0);
+  const std::string socket_line =
+      "mayflyd: error: refused itself the system call socket, which is not in its list: a defect, "
+      "or somebody who took it over\n";
+  EXPECT_EQ(c.log.substr(0, socket_line.size()), socket_line) << c.log;
+  EXPECT_EQ(c.log.find(" socket,", socket_line.size()), std::string::npos) << c.log;
+  for (const char* name : {"openat", "mmap", "mprotect", "fork", "vfork", "kill", "tgkill", "prctl",
+                           "fcntl", "ioctl", "unlink", "of an unknown number"})
+    EXPECT_NE(c.log.find(std::string("call ") + name + ","), std::string::npos) << name;
+}
+
+TEST(SystemCalls, AnExploitsCallEndsTheDaemon) {
+  SKIP_WITHOUT_LIST();
+  const Confined c = confined([] {
+    char program[] = "/bin/true";
+    char* const arguments[] = {program, nullptr};
+    ::execve(program, arguments, nullptr);
+    return 0;
+  });
+  EXPECT_TRUE(WIFSIGNALED(c.status) && WTERMSIG(c.status) == SIGSYS) << c.status;
+  size_t ends = 0;
+  for (const KnownCall& call : knownCalls()) {
+    const int number = ::seccomp_syscall_resolve_name(std::string(call.name).c_str());
+    EXPECT_NE(number, __NR_SCMP_ERROR) << call.name;  // a slip of the pen would allow nothing
+    if (call.on != OnCall::end || number < 0) continue;
+    const Confined each = confined([&] { return static_cast<int>(::syscall(number, 0, 0, 0, 0)); });
+    EXPECT_TRUE(WIFSIGNALED(each.status) && WTERMSIG(each.status) == SIGSYS) << call.name;
+    ++ends;
+  }
+  EXPECT_GT(ends, 20u);
+}
+
+// A signal that is blocked or ignored does not let a refused call through.
+TEST(SystemCalls, ADeafProcessIsEnded) {
+  SKIP_WITHOUT_LIST();
+  const Confined c = confined([] {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::sigprocmask(SIG_BLOCK, &all, nullptr);
+    ::socket(AF_UNIX, SOCK_STREAM, 0);
+    return 0;
+  });
+  EXPECT_TRUE(WIFSIGNALED(c.status) && WTERMSIG(c.status) == SIGSYS) << c.status;
 }
 
 // Both are full before long, and neither is ever waited for.
