@@ -158,6 +158,7 @@ class Daemon:
             self.process.wait()
             print("bench: mayflyd did not stop", file=sys.stderr)
         shutil.rmtree(self.folder)
+        shutil.rmtree(pathlib.Path(STATE_DIR) / "instances" / self.instance, ignore_errors=True)
 
     def load(self, *flags):
         return engine(self.build, "load", "--socket", self.socket, *flags)

@@ -142,6 +142,7 @@ type Result struct {
 	MemoryPeakBytes uint64
 	Box             uint64
 	BoxGone         bool // proven by the receipt
+	OutFilesLost    bool // by Mayfly, not by the task: another run can give them
 }
 
 // OnOutput gets live output: the daemon sends the next piece once it returns. Its error cancels
@@ -231,6 +232,6 @@ func resultFrom(r schema.TaskResult, err error) (*Result, error) {
 		MemoryPeakBytes: usage.MemoryPeakBytes(),
 		Box:             receipt.Box(),
 		BoxGone:         receipt.Complete(),
+		OutFilesLost:    r.OutFilesLost(),
 	}, nil
 }
-

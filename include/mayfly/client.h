@@ -118,7 +118,8 @@ struct TaskResult {
   std::string captured[2];  // by Stream, without on_output: the first 1 MiB
   bool truncated[2] = {};
   std::vector<OutFile> out_files;
-  std::string out_files_note;
+  std::string out_files_note;   // why files are missing from the collection; empty if none are
+  bool out_files_lost = false;  // by Mayfly, not by the task: another run can give them
 };
 
 // All optional. With on_output the output is live; without, it is captured into the result.

@@ -27,7 +27,8 @@
 # alike: `close`, the release of a Task on which no call is outstanding, and the end of the
 # connection. A task that still runs is then killed (`cancelled` by close or release, `clientGone`
 # by a dropped connection), and its result and files are freed. Clients that never release
-# capabilities must call `close`. A task with `detach` belongs to the user (the peer's uid): it
+# capabilities must call `close`. An id is below 2^53, never given twice and not to be guessed; it
+# gives no right to the task. A task with `detach` belongs to the user (the peer's uid): it
 # outlives its connection, and any connection of that user can `find` it. Blobs belong to the user
 # as well.
 #
@@ -89,7 +90,7 @@ interface Mayfly {
   # instead of being sent live. `existing`: this user has submitted a task with the same
   # `detach.key` before; the answer is that task, and nothing runs a second time.
   # error: invalidArgument, notFound (the template, a blob), alreadyExists (the key belongs to a
-  # task with another spec), unavailable (the template is not ready, the daemon stops),
+  # task with another spec, or to one of an earlier run of the daemon), unavailable (the template is not ready, the daemon stops),
   # resourceExhausted (a queue or this connection is full, or unclosed tasks hold too much).
 
   tasks @3 () -> (tasks :List(TaskInfo), error :Error);
@@ -100,7 +101,8 @@ interface Mayfly {
   # Ends a task of the asking user, whichever connection started it, as `cancelled`; root may end
   # any user's task. Returns when the end is decided; the owner's `wait` returns when nothing of the
   # task is left.
-  # error: notFound, the user has no such task or it has ended.
+  # error: notFound, the user has no such task or it has ended. The message says if the id is of an
+  # earlier run of the daemon.
 
   upload @5 (sha256 :Data, sizeBytes :UInt64) -> (upload :Upload, known :Bool, error :Error);
   # Begins a blob: bytes that any number of this user's tasks can take as an input file. `sha256`:
@@ -119,7 +121,8 @@ interface Mayfly {
   find @8 (id :UInt64, key :Text) -> (task :Task, id :UInt64, error :Error);
   # A detached task of this user, by the key that it was submitted with, or by `id` if `key` is
   # empty. `close` forgets the task for every connection; releasing the object does nothing.
-  # error: notFound, there is no such task or its lease is over.
+  # error: notFound, there is no such task or its lease is over. The message says if the daemon was
+  # restarted since the task was submitted: its result is gone then, and it may have run.
 }
 
 interface Upload {
@@ -163,7 +166,8 @@ interface Task {
   readFile @4 (index :UInt32, offset :UInt64, bytesMax :UInt32) -> (data :Data, end :Bool, error :Error);
   # Bytes of `TaskResult.outFiles[index]`, at most min(bytesMax, chunkBytesMax), from `offset`;
   # `end`: nothing follows. Only after `wait` has returned.
-  # error: failedPrecondition (the task runs, or the file was skipped), notFound (index),
+  # error: failedPrecondition (the task runs, or the file was skipped), notFound (index), unavailable
+  # (no such index, and `outFilesLost`: run the task again),
   # invalidArgument (bytesMax is 0).
 
   close @5 () -> (error :Error);
@@ -278,7 +282,8 @@ struct Detach {
 
   key @1 :Text;
   # Optional, at most 128 bytes: the user's own name for this run. A submit that repeats a kept
-  # task's key returns that task instead of running a second one.
+  # task's key returns that task instead of running a second one. Keys outlive the daemon, results
+  # do not: after a restart a repeated key is refused for `leaseMs`, for its task may have run.
 }
 
 struct EnvVar {
@@ -335,6 +340,9 @@ struct TaskResult {
   stderrTruncated @14 :Bool;
   outFiles @15 :List(OutFile);
   outFilesNote @16 :Text;   # why files are missing from the collection; empty if none are
+  outFilesLost @17 :Bool;   # Mayfly lost files that the task may have left: their collector failed, was
+                            # killed or ran out of time. The verdict stays the task's own. Another run
+                            # can give the files
 }
 
 enum Verdict {

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -32,12 +33,14 @@
 #include "app/own_root.h"
 #include "app/privileges.h"
 #include "app/remains.h"
+#include "app/run_state.h"
 #include "app/system_calls.h"
 #include "app/templates.h"
 #include "base/text.h"
 #include "core/engine.h"
 #include "host/report.h"
 #include "image/build.h"
+#include "rpc/kept_keys.h"
 #include "rpc/server.h"
 
 namespace mayfly::app {
@@ -46,9 +49,10 @@ namespace {
 constexpr uint32_t kListenBacklogLeast = 128;
 constexpr int kSpawnerEndMsMax = 8'000;  // longer than the spawner's own bounds
 constexpr uint64_t kSpawnerPingNs = 1'000'000'000;
-constexpr int kOrphansMsMax = 2'000;  // for the orphans of a killed spawner
-constexpr int kRoomMsMax = 10'000;    // for the spawner's start
-constexpr mode_t kSocketMode = 0666;  // the server asks the kernel for the peer's uid
+constexpr uint64_t kDeliveryMsMax = 2'000;  // for clients to read the last results
+constexpr int kOrphansMsMax = 2'000;        // for the orphans of a killed spawner
+constexpr int kRoomMsMax = 10'000;          // for the spawner's start
+constexpr mode_t kSocketMode = 0666;        // the server asks the kernel for the peer's uid
 
 // P6: refuses a host that cannot keep a promise, unless the settings accept its loss.
 base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
@@ -116,6 +120,15 @@ base::Result<base::Fd> listenAt(const std::string& path, uint32_t connections_ma
   return fd;
 }
 
+// The time now, for people.
+std::string timeText() {
+  const time_t now = ::time(nullptr);
+  tm utc{};
+  char text[40] = {};
+  ::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", ::gmtime_r(&now, &utc));
+  return text;
+}
+
 class App final : private core::EngineOwner {
  public:
   explicit App(AppOptions options) : options_(std::move(options)) {
@@ -125,6 +138,7 @@ class App final : private core::EngineOwner {
   base::Result<int> run();
 
  private:
+  base::Status openRunState();
   base::Status makeEngine(const host::HostReport& report);
   void onSignal();
   void outliveSignals();
@@ -139,6 +153,7 @@ class App final : private core::EngineOwner {
   void onFatal(base::Error error) override;
 
   AppOptions options_;
+  const std::string started_ = timeText();  // when this run began
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
   // Caught, because they would end the daemon, and an ignored signal stays so across exec.
@@ -147,6 +162,10 @@ class App final : private core::EngineOwner {
   base::Observers observers_;  // the log and any other listener
   LoopLag lag_{io_, observers_};
   base::Fd instance_lock_;
+  RunState run_state_;
+  std::optional<IdFile> id_file_;
+  std::optional<sched::TaskIds> ids_;
+  std::shared_ptr<rpc::KeptKeys> keys_;
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
   Child spawner_;
@@ -158,6 +177,17 @@ class App final : private core::EngineOwner {
   std::optional<base::Error> fatal_;
   bool stopping_ = false;
 };
+
+// Before root is dropped. What the daemon cannot keep across its runs, it refuses to begin.
+base::Status App::openRunState() {
+  MAYFLY_TRY(run_state_, lockRunState(options_.settings.state_dir, options_.settings.instance));
+  MAYFLY_TRY(id_file_, IdFile::open(run_state_));
+  MAYFLY_TRY(keys_, rpc::KeptKeys::open(run_state_.folder.view(), run_state_.path, started_,
+                                        static_cast<uint64_t>(::time(nullptr)) * 1'000));
+  ids_.emplace(
+      id_file_->key(), [this] { return id_file_->reserve(); }, started_);
+  return ids_->reserve();
+}
 
 base::Status App::makeEngine(const host::HostReport& report) {
   const config::Daemon& s = options_.settings;
@@ -174,8 +204,8 @@ base::Status App::makeEngine(const host::HostReport& report) {
       "{} tasks in the queue",
       e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
       e.budget.ptys_max, s.queue_max);
-  engine_ =
-      std::make_unique<core::Engine>(io_, e, observers_, static_cast<core::EngineOwner&>(*this));
+  engine_ = std::make_unique<core::Engine>(io_, e, *ids_, observers_,
+                                           static_cast<core::EngineOwner&>(*this));
   for (Served& t : served_) {
     const uint32_t wished = std::exchange(t.spec.ptys, grantPtys(e.budget, t.spec.ptys));
     if (t.spec.ptys < wished)
@@ -200,6 +230,7 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(raiseOpenFiles());
   std::string images = s.state_dir + "/images";
   MAYFLY_CHECK(makeFolders(images));
+  MAYFLY_CHECK(openRunState());
   MAYFLY_TRY(std::string runtime,
              image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
   MAYFLY_TRY(served_, loadTemplates(s, runtime));
@@ -234,6 +265,7 @@ base::Result<int> App::run() {
   edge.result_lease_ms = static_cast<uint32_t>(s.result_lease_ms);
   edge.connection_idle_ms = static_cast<uint32_t>(s.connection_idle_ms);
   edge.message_ms_max = static_cast<uint32_t>(s.message_ms_max);
+  edge.keys = keys_;
   MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_, std::move(listener), edge, observers_));
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),
@@ -284,10 +316,10 @@ void App::outliveSignals() {
 
 void App::stop() {
   stopping_ = true;
+  // Every result is told; the clients get what of it is still on its way to them.
   engine_->stop([this] {
     audit_->stop();
-    // Posted, so that the clients get the results that end in this handler before the loop stops.
-    boost::asio::post(io_, [this] { io_.stop(); });
+    server_->deliver(kDeliveryMsMax, [this] { boost::asio::post(io_, [this] { io_.stop(); }); });
   });
 }
 

@@ -205,6 +205,7 @@ std::string resultJson(const TaskResult& r, std::string_view out, std::string_vi
   }
   json["files"] = std::move(files);
   json["filesNote"] = r.out_files_note;
+  json["filesLost"] = r.out_files_lost;
   return dump(json);
 }
 

@@ -196,8 +196,10 @@ void sayFiles(const TaskResult& result, const std::vector<Written>& written) {
                                           base::printable(result.out_files[i].path),
                                           base::printable(written[i].why_not)));
   if (!result.out_files_note.empty())
-    writeAll(STDERR_FILENO, fmt::format("mayfly: output files: {}\n",
-                                        base::printable(result.out_files_note, 1000)));
+    writeAll(STDERR_FILENO, fmt::format("mayfly: output files{}: {}\n{}",
+                                        result.out_files_lost ? " were lost" : "",
+                                        base::printable(result.out_files_note, 1000),
+                                        result.out_files_lost ? "  Run the task again.\n" : ""));
 }
 
 // Prints the id on stdout: a script needs nothing else to come back.
@@ -224,7 +226,8 @@ int tellEnd(Task& task, const TaskResult& result, std::string_view out, std::str
     if (!how.quiet || result.verdict != base::Verdict::succeeded)
       writeAll(STDERR_FILENO, "mayfly: " + verdictLine(result) + "\n");
   }
-  return exitCode(result);
+  const int code = exitCode(result);
+  return code == 0 && how.out_dir && result.out_files_lost ? kExitMayfly : code;
 }
 
 int runTask(const std::string& socket, const RunOptions& options) {

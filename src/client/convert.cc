@@ -91,6 +91,7 @@ TaskResult get(schema::TaskResult::Reader in) {
     out.out_files.push_back({edge::str(file.getPath()), file.getSizeBytes(), file.getMode(),
                              edge::str(file.getSkipped())});
   out.out_files_note = edge::str(in.getOutFilesNote());
+  out.out_files_lost = in.getOutFilesLost();
   return out;
 }
 

@@ -21,7 +21,7 @@ inline constexpr std::string_view kPromises[] = {"isolation", "caps",       "sec
 struct Daemon {
   std::string instance = "default";           // its name in cgroups and in the run directory
   std::string socket_path;                    // empty: <run_dir>/<instance>.sock, see socketPath()
-  std::string state_dir = "/var/lib/mayfly";  // images; shared by instances
+  std::string state_dir = "/var/lib/mayfly";  // images, shared; instances/<instance>
   std::string run_dir = "/run/mayfly";        // locks and sockets
   std::vector<std::string> template_dirs;     // empty: defaultTemplateDirs()
   std::vector<std::string> base_dirs;         // further folders for bases; not a setting

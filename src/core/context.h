@@ -28,6 +28,7 @@
 #include "reap/ledger.h"
 #include "sched/accounts.h"
 #include "sched/core.h"
+#include "sched/task_ids.h"
 #include "sched/task_machine.h"
 #include "wire/zygote.h"
 
@@ -40,6 +41,8 @@ inline std::chrono::steady_clock::time_point timePoint(uint64_t monotonic_ns) {
 }
 
 inline constexpr sched::OwnerId kOwn = 0;  // owner of the trials: not a client
+// Trials count from here on: no client's task has such an id.
+inline constexpr base::TaskId kTrialIds = base::TaskId{1} << sched::kTaskIdBits;
 
 // A zygote, its template and its lane.
 struct ZygoteRef {
@@ -125,6 +128,7 @@ class CoreEvents {
 struct Context {
   boost::asio::io_context& io;
   const EngineOptions& options;
+  sched::TaskIds& ids;
   base::Observer& observer;
   SpawnerLink& link;
   pool::TemplateRegistry& registry;

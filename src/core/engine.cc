@@ -16,14 +16,14 @@ using spawner::Event;
 using spawner::Kind;
 using Stopping = Context::Stopping;
 
-Engine::Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
-               EngineOwner& owner)
+Engine::Engine(boost::asio::io_context& io, EngineOptions options, sched::TaskIds& ids,
+               base::Observer& observer, EngineOwner& owner)
     : options_(std::move(options)),
       owner_(owner),
       link_(io, *this),
       accounts_(options_.accounts),
       ledger_(accounts_),
-      context_{io, options_, observer, link_, registry_, ledger_, accounts_, *this},
+      context_{io, options_, ids, observer, link_, registry_, ledger_, accounts_, *this},
       boxes_(context_),
       lanes_(context_, boxes_),
       tasks_(context_, boxes_, lanes_),

@@ -39,8 +39,9 @@ class EngineOwner {
 
 class Engine final : public sched::Core, private SpawnerLink::Handler, private CoreEvents {
  public:
-  Engine(boost::asio::io_context& io, EngineOptions options, base::Observer& observer,
-         EngineOwner& owner);
+  // `ids` has its first block.
+  Engine(boost::asio::io_context& io, EngineOptions options, sched::TaskIds& ids,
+         base::Observer& observer, EngineOwner& owner);
 
   // Before start(). `seccomp`: the template's program, a sealed memfd.
   base::Result<base::TemplateId> addTemplate(pool::TemplateSpec spec, base::Fd seccomp);
@@ -65,6 +66,9 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
     return tasks_.cancel(task, asks);
   }
   void ownerGone(sched::OwnerId owner) override { tasks_.ownerGone(owner); }
+  std::string restartedSince(base::TaskId task) const override {
+    return context_.ids.isOfEarlierRun(task) ? context_.ids.since() : std::string();
+  }
   std::vector<sched::TaskInfo> tasks(const sched::AccountRef& asks) const override {
     return tasks_.list(asks);
   }

@@ -76,22 +76,20 @@ void Task::collected(const spawner::Event& box_gone) {
 }
 
 void Task::readFiles(sched::Accounts& accounts, uint32_t collect_ms_max, sched::TaskResult* r) {
-  r->out_files_note = collect_text_;
+  using spawner::CollectState;
+  auto lost = [r](std::string why) {
+    r->out_files_lost = true;
+    if (r->out_files_note.empty()) r->out_files_note = std::move(why);
+  };
+  if (!collect_text_.empty()) lost(collect_text_);
   if (!spool_) return;
-  if (collect_ == spawner::CollectState::timedOut)
-    r->out_files_note = "collecting took longer than " + std::to_string(collect_ms_max) +
-                        " ms; files may be missing";
-  if (collect_ == spawner::CollectState::failed && r->out_files_note.empty())
-    r->out_files_note = "collecting failed";
-  if (collect_ == spawner::CollectState::none) {
-    r->out_files_note = "nothing was collected";
-    return;
-  }
+  if (collect_ == CollectState::timedOut)
+    lost("collecting took longer than " + std::to_string(collect_ms_max) +
+         " ms; files may be missing");
+  if (collect_ == CollectState::failed) lost("collecting failed");
+  if (collect_ == CollectState::none) return lost("nothing was collected");
   auto files = readSpool(spool_->view(), machine.limits());
-  if (!files) {
-    if (r->out_files_note.empty()) r->out_files_note = files.error().message;
-    return;
-  }
+  if (!files) return lost(files.error().message);
   // An entry without a name is a note on /task/out itself.
   std::erase_if(*files, [&](const base::OutFile& file) {
     if (!file.path.empty()) return false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <tuple>
 #include <utility>
 
 #include "base/clock.h"
@@ -40,10 +41,6 @@ sched::Counters toCounters(const spawner::Counters& c) {
   return out;
 }
 
-base::Error noTask(base::TaskId id) {
-  return {Code::notFound, "there is no task " + std::to_string(id)};
-}
-
 }  // namespace
 
 Tasks::Tasks(Context& context, Boxes& boxes, Lanes& lanes)
@@ -67,6 +64,14 @@ TaskPtr Tasks::find(base::TaskId id) const {
   return at != tasks_.end() ? at->second : nullptr;
 }
 
+base::Error Tasks::noTask(base::TaskId id) const {
+  base::Error error{Code::notFound, "there is no task " + std::to_string(id), {}, 0};
+  if (x_.ids.isOfEarlierRun(id))
+    error.message +=
+        ": the id is of an earlier run of the daemon, which was restarted at " + x_.ids.since();
+  return error;
+}
+
 std::vector<TaskPtr> Tasks::all() const {
   std::vector<TaskPtr> list;
   list.reserve(tasks_.size());
@@ -79,13 +84,16 @@ std::vector<TaskPtr> Tasks::all() const {
 base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
                                          std::shared_ptr<sched::TaskListener> listener) {
   const std::string template_name = base::printable(spec.template_name, 80);
-  auto accepted = intake_.accept(next_task_, std::move(spec), std::move(listener));
+  auto accept = [&]() -> base::Result<TaskPtr> {
+    MAYFLY_TRY(const base::TaskId id, x_.ids.take());
+    return intake_.accept(id, std::move(spec), std::move(listener));
+  };
+  auto accepted = accept();
   if (!accepted) {
     x_.observer.taskRefused(template_name, base::name(accepted.error().code));
     return fail(std::move(accepted).error());
   }
   const TaskPtr t = std::move(*accepted);
-  ++next_task_;
   tasks_[t->id] = t;
   tell(x_, *t, Phase::queued);
   x_.observer.taskAccepted(labelsOf(x_, *t));
@@ -165,7 +173,9 @@ std::vector<sched::TaskInfo> Tasks::list(const sched::AccountRef& asks) const {
   std::vector<sched::TaskInfo> list;
   for (const auto& [id, t] : tasks_)
     if (asks.sees(t->spec.account.id())) list.push_back(infoOf(*t));
-  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.task < b.task; });
+  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.queued_ns, a.task) < std::tie(b.queued_ns, b.task);
+  });
   return list;
 }
 
@@ -173,7 +183,7 @@ void Tasks::tryOut(const ZygoteRef& zygote, pool::ClonePool::Rehearsed rehearsed
                    std::shared_ptr<sched::TaskListener> listener) {
   const pool::TemplateSpec& s = *x_.registry.get(zygote.tmpl);
   const uint64_t now_ns = monotonicNs();
-  auto t = std::make_shared<Task>(x_.io, next_task_++, s.defaults, x_.options.bounds, now_ns);
+  auto t = std::make_shared<Task>(x_.io, next_trial_++, s.defaults, x_.options.bounds, now_ns);
   t->tmpl = zygote.tmpl;
   t->lane = zygote.lane;
   t->trial_of = zygote.id;

@@ -70,6 +70,7 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   void onSlotFree(base::TaskId) override;
 
   TaskPtr find(base::TaskId id) const;
+  base::Error noTask(base::TaskId id) const;
   std::vector<TaskPtr> all() const;
   void act(const TaskPtr& t, const sched::Acts& acts);
   void make(const TaskPtr& t);
@@ -86,7 +87,7 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   Intake intake_;
   Claims claims_;
   std::unordered_map<base::TaskId, TaskPtr> tasks_;
-  base::TaskId next_task_ = 1;
+  base::TaskId next_trial_ = kTrialIds;
   bool dispatching_ = false;
 };
 

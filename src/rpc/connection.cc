@@ -334,6 +334,12 @@ kj::Promise<void> Connection::onEnd() {
       .exclusiveJoin(onIdle());
 }
 
+bool Connection::isServed(kj::Duration quiet) {
+  if (state_->undelivered > 0 || state_->calls > 0 || network_.getCurrentQueueCount() > 0)
+    return false;
+  return state_->handles == 0 || messages_.lastActivity() + quiet <= state_->hub.timer.now();
+}
+
 size_t Connection::unsentBytes() {
   return network_.getCurrentQueueSize() + kUnsentOverheadBytes * network_.getCurrentQueueCount();
 }

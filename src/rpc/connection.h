@@ -28,6 +28,9 @@ class Connection {
   // that others wait for. The caller then destroys the connection.
   kj::Promise<void> onEnd();
   sched::OwnerId id() const { return state_->id; }
+  // Whether the client has what is there for it: every output and answer is in its socket, and it
+  // has let go of its tasks or asked for nothing for `quiet`.
+  bool isServed(kj::Duration quiet);
 
  private:
   kj::Promise<void> onIdle();

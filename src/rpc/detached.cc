@@ -3,10 +3,13 @@
 #include <capnp/message.h>
 #include <fmt/format.h>
 #include <sodium.h>
+#include <spdlog/spdlog.h>
+#include <time.h>
 
 #include "base/text.h"
 #include "edge/convert.h"
 #include "rpc/hub.h"
+#include "rpc/kept_keys.h"
 
 namespace mayfly::rpc {
 
@@ -18,6 +21,12 @@ using base::TaskId;
 namespace {
 
 constexpr size_t kHashStepBytes = 256u << 10;
+
+uint64_t unixMs() {
+  timespec now;
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
+}
 
 struct Hashing {
   crypto_generichash_state sum;
@@ -56,6 +65,7 @@ class UserTasks final : public Owner {
     kj::Own<TaskState> task;
     std::string key;
     SpecHash hash;
+    std::optional<uint32_t> kept;  // its key's record
   };
   using Entries = std::unordered_map<TaskState*, Entry>;
 
@@ -65,6 +75,7 @@ class UserTasks final : public Owner {
     Entry gone = kj::mv(at->second);
     entries.erase(at);
     if (!gone.key.empty()) by_key.erase(gone.key);
+    if (gone.kept) hub.users.drop(*gone.kept);
     if (entries.empty()) hub.users.users_.erase(account.user());
   }
 
@@ -85,12 +96,33 @@ void Users::stop() {
   users_.clear();
 }
 
+// Nothing is known of the key, unless it is of an earlier run.
+Result<std::optional<Users::Found>> Users::notLost(const sched::AccountRef& account,
+                                                   const std::string& key) const {
+  const auto& keys = hub_.options.keys;
+  const auto lost_ms = keys ? keys->lostForMs(account.userName(), key, unixMs()) : std::nullopt;
+  if (!lost_ms) return std::nullopt;
+  return fail(Code::alreadyExists,
+              fmt::format("detach: the daemon was restarted at {} after it had taken a task with "
+                          "the key '{}': that task may have run, and its result is gone",
+                          keys->since(), base::printable(key)),
+              fmt::format("Check what the task did, then submit with another key. This key is free "
+                          "in {} s.",
+                          (*lost_ms + 999) / 1'000));
+}
+
+void Users::drop(uint32_t kept_key) {
+  if (auto dropped = hub_.options.keys->drop(kept_key); !dropped)
+    spdlog::warn("rpc: {}; a key of a closed task counts as used after the next start",
+                 dropped.error().message);
+}
+
 Result<std::optional<Users::Found>> Users::known(const sched::AccountRef& account,
                                                  const std::string& key, const SpecHash& hash) {
   auto user = users_.find(account.user());
-  if (user == users_.end()) return std::nullopt;
+  if (user == users_.end()) return notLost(account, key);
   auto at = user->second->by_key.find(key);
-  if (at == user->second->by_key.end()) return std::nullopt;
+  if (at == user->second->by_key.end()) return notLost(account, key);
   UserTasks::Entry& entry = user->second->entries.at(at->second);
   if (entry.hash != hash)
     return fail(Code::alreadyExists,
@@ -118,6 +150,10 @@ Result<Users::Found> Users::submit(const sched::AccountRef& account, schema::Det
   if (spec.stdin_open)
     return fail(Code::invalidArgument, "detach: `stdinOpen`; nobody may be there to write",
                 "Give all of stdin in `stdinData`.");
+  std::optional<uint32_t> kept;
+  if (!key.empty() && options.keys) {
+    MAYFLY_TRY(kept, options.keys->keep(account.userName(), key, detach.getLeaseMs(), unixMs()));
+  }
   auto user = users_.find(account.user());
   if (user == users_.end())
     user = users_.emplace(account.user(), kj::refcounted<UserTasks>(hub_, account)).first;
@@ -126,10 +162,11 @@ Result<Users::Found> Users::submit(const sched::AccountRef& account, schema::Det
                                         detach.getLeaseMs() * kj::MILLISECONDS);
   if (auto submitted = task->submit(std::move(spec)); !submitted) {
     if (mine.entries.empty()) users_.erase(user);
+    if (kept) drop(*kept);
     return fail(std::move(submitted).error());
   }
   if (!key.empty()) mine.by_key.emplace(key, task.get());
-  mine.entries.emplace(task.get(), UserTasks::Entry{kj::addRef(*task), std::move(key), hash});
+  mine.entries.emplace(task.get(), UserTasks::Entry{kj::addRef(*task), std::move(key), hash, kept});
   return Found{kj::mv(task), false};
 }
 
@@ -143,6 +180,18 @@ Result<kj::Own<TaskState>> Users::find(const sched::AccountRef& account, TaskId 
       return kj::addRef(*entry.task);
     }
   }
+  if (const std::string since = hub_.core.restartedSince(id); key.empty() && !since.empty())
+    return fail(Code::notFound,
+                fmt::format("find: the daemon was restarted at {}; task {} and its result ended "
+                            "with its earlier run",
+                            since, id),
+                "Submit the task again.");
+  if (!key.empty() && !notLost(account, key))
+    return fail(Code::notFound,
+                fmt::format("find: the daemon was restarted at {}; the task with the key '{}' may "
+                            "have run, and its result ended with the earlier run",
+                            hub_.options.keys->since(), base::printable(key)),
+                "Check what the task did, then submit it with another key.");
   return fail(Code::notFound,
               key.empty() ? fmt::format("find: this user has no detached task {}", id)
                           : fmt::format("find: this user has no detached task with the key '{}'",

@@ -3,7 +3,8 @@
 //
 // A key makes submit idempotent: while its task is kept, a submit with the same key
 // and the same spec returns that task. Specs are compared by a hash of their
-// canonical form.
+// canonical form. Tasks and results end with the daemon; keys do not
+// (kept_keys.h): a key of an earlier run is refused.
 //
 // Layer: rpc. Core thread.
 #pragma once
@@ -55,6 +56,10 @@ class Users {
 
  private:
   friend class UserTasks;
+  base::Result<std::optional<Found>> notLost(const sched::AccountRef& account,
+                                             const std::string& key) const;
+  void drop(uint32_t kept_key);
+
   Hub& hub_;
   std::unordered_map<sched::AccountId, kj::Own<UserTasks>> users_;  // only users that have tasks
 };

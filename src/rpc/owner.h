@@ -32,6 +32,7 @@ struct Owner : kj::Refcounted {
   sched::OwnerId id;
   sched::AccountRef account;  // empty if the connection is refused
   uint32_t tasks = 0;         // not closed
+  uint32_t undelivered = 0;   // of them: ended, and their last output is on its way to the client
 };
 
 // The state that the objects of one connection share.

@@ -30,10 +30,13 @@ namespace {
 constexpr auto kAcceptRetryTime = 100 * kj::MILLISECONDS;
 constexpr int kAcceptsPerTurnMax = 8;
 constexpr auto kRefusedPauseTime = 1 * kj::MILLISECONDS;
-constexpr uint32_t kLastEventsMax = 100'000;     // that the loop still runs when the server ends
-constexpr auto kRefusedTime = 5 * kj::SECONDS;   // for a refused client to read the reason
-constexpr auto kRefusalTime = 1 * kj::SECONDS;   // between two reasons sent to one user
-constexpr auto kTrimTime = 1 * kj::SECONDS;      // from a connection's end to a check of malloc
+constexpr uint32_t kLastEventsMax = 100'000;    // that the loop still runs when the server ends
+constexpr auto kRefusedTime = 5 * kj::SECONDS;  // for a refused client to read the reason
+constexpr auto kRefusalTime = 1 * kj::SECONDS;  // between two reasons sent to one user
+constexpr auto kTrimTime = 1 * kj::SECONDS;     // from a connection's end to a check of malloc
+constexpr auto kDeliveredLookTime = 2 * kj::MILLISECONDS;
+constexpr auto kQuietTime =
+    200 * kj::MILLISECONDS;                      // a client that reads a result's files asks sooner
 constexpr size_t kKeptFreeBytesMax = 32u << 20;  // freed memory, code and stacks; beyond: trimmed
 constexpr uint32_t kRefusedConnectionsMax = 16;  // beyond: closed without a word
 
@@ -60,6 +63,13 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     awaitClients();
   }
   ~Acceptor() noexcept(false) { *self_ = nullptr; }
+
+  void deliver(kj::Duration time_max, std::function<void()> done) {
+    tasks_.add(
+        delivered().exclusiveJoin(timer_.afterDelay(time_max)).then([done = std::move(done)] {
+          done();
+        }));
+  }
 
  private:
   using Listener = boost::asio::posix::stream_descriptor;
@@ -96,6 +106,13 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     if (refused < kAcceptsPerTurnMax) return awaitClients();
     // Refused users connect in a loop. During this pause the kernel's queue fills and blocks them.
     tasks_.add(timer_.afterDelay(kRefusedPauseTime).then([this] { awaitClients(); }));
+  }
+
+  kj::Promise<void> delivered() {
+    if (std::all_of(connections_.begin(), connections_.end(),
+                    [](auto& each) { return each.second->isServed(kQuietTime); }))
+      return kj::READY_NOW;
+    return timer_.afterDelay(kDeliveredLookTime).then([this] { return delivered(); });
   }
 
   // The account's share of the connections, or the reason for refusing it one.
@@ -243,6 +260,10 @@ struct Server::Impl {
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
+
+void Server::deliver(uint64_t ms_max, std::function<void()> done) {
+  impl_->acceptor->deliver(ms_max * kj::MILLISECONDS, std::move(done));
+}
 
 base::Result<std::unique_ptr<Server>> Server::start(sched::Core& core, boost::asio::io_context& io,
                                                     base::Fd listener, Options options,

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -25,6 +26,8 @@ class io_context;
 }
 
 namespace mayfly::rpc {
+
+class KeptKeys;
 
 // Bounds on what one connection may hold, and for how long. The core's book of accounts bounds each
 // user and all users together; the bounds here protect a user's connections from each other.
@@ -49,6 +52,7 @@ struct Options {
   // much the others hold.
   uint64_t own_bytes = 256u << 10;
   uint32_t message_ms_max = 30'000;  // from a message's first byte to its last
+  std::shared_ptr<KeptKeys> keys;    // of detached tasks; null: they end with the daemon
 };
 
 class Server {
@@ -58,6 +62,10 @@ class Server {
   static base::Result<std::unique_ptr<Server>> start(sched::Core& core, boost::asio::io_context& io,
                                                      base::Fd listener, Options options,
                                                      base::Observer& observer);
+  // At the end, when the core has told every result: calls `done` once each client has its results
+  // and, if it asks for them at once, their files; at the latest after `ms_max`, so a client that
+  // does not read holds nothing up. `done` must not destroy the server.
+  void deliver(uint64_t ms_max, std::function<void()> done);
   // Sends the finished answers as far as the clients' sockets take them at once, then ends every
   // connection. Nothing calls the core afterwards.
   ~Server();

@@ -186,6 +186,7 @@ void TaskState::end(Kept why) {
   ear_->forget();  // first: the core may report the end within `cancel`
   cancelUnlessGone();
   kept_ = why;
+  if (result_ && !done_) --owner_->undelivered;
   // Large members are freed now. The object itself lives until the client releases it.
   result_.reset();
   done_ = false;
@@ -290,6 +291,7 @@ void TaskState::onStdinAccepted(uint64_t bytes) {
 void TaskState::onResult(sched::TaskResult result) {
   result_ = std::move(result);
   ended_ = true;
+  ++owner_->undelivered;
   renew();
   uint64_t bytes = result_->captured[0].size() + result_->captured[1].size();
   for (const auto& file : result_->out_files)
@@ -302,6 +304,7 @@ void TaskState::onResult(sched::TaskResult result) {
 void TaskState::finishIfDelivered() {
   if (done_ || !result_ || delivering_) return;
   done_ = true;
+  --owner_->undelivered;
   dropSink();
   for (auto& wait : waits_) wait->fulfill(Status(Unit{}));
   waits_.clear();
@@ -468,6 +471,7 @@ void put(schema::TaskResult::Builder out, const sched::TaskResult& result) {
     note += fmt::format("{}{} more files are not listed", note.empty() ? "" : "; ",
                         result.out_files.size() - count);
   out.setOutFilesNote(edge::text(note));
+  out.setOutFilesLost(result.out_files_lost);
 }
 
 }  // namespace mayfly::rpc

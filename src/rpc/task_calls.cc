@@ -136,6 +136,11 @@ class TaskImpl final : public schema::Task::Server {
     if (result == nullptr)
       return fail(Code::failedPrecondition, "readFile: the task has no result yet",
                   "Call wait first.");
+    if (index >= result->out_files.size() && result->out_files_lost)
+      return fail(
+          Code::unavailable,
+          fmt::format("readFile: the task's output files were lost: {}", result->out_files_note),
+          "Run the task again.");
     if (index >= result->out_files.size())
       return fail(Code::notFound, fmt::format("readFile: no file {}; the task left {}", index,
                                               result->out_files.size()));

@@ -91,6 +91,7 @@ struct TaskResult {
   bool truncated[2] = {};   // the task wrote more than kCaptureBytesMax
   std::vector<base::OutFile> out_files;
   std::string out_files_note;       // why files are missing from the collection; empty if none are
+  bool out_files_lost = false;      // by the collection's failure or its time, not by the task
   std::shared_ptr<base::Fd> spool;  // the collected bytes; read with pread, never written
 };
 
@@ -139,6 +140,8 @@ class Core {
   // onResult follows with `cancelled`. notFound for a task that the account `asks` may not see.
   virtual base::Status cancel(base::TaskId task, const AccountRef& asks) = 0;
   virtual void ownerGone(OwnerId owner) = 0;  // its tasks end with `clientGone`
+  // When this run of the daemon began, if the id was given by an earlier one; else empty.
+  virtual std::string restartedSince(base::TaskId /*task*/) const { return {}; }
   virtual std::vector<TaskInfo> tasks(const AccountRef& asks) const = 0;  // that `asks` may see
   virtual std::optional<TaskInfo> info(base::TaskId task) const = 0;      // none: unknown or ended
   virtual std::vector<TemplateInfo> templates() const = 0;

@@ -54,7 +54,7 @@ def test_json_is_exactly_one_object_and_stderr_is_silent(mayfly, code):
     assert done.stdout.decode()[end:].strip() == "" and isinstance(value, dict)
     assert done.stderr == b""
     for key in ("id", "template", "verdict", "exitCode", "signal", "reason", "capValue", "stdout", "stderr", "limits",
-                "usage", "phases", "receipt", "files", "filesNote"):
+                "usage", "phases", "receipt", "files", "filesNote", "filesLost"):
         assert key in value, key
 
 

@@ -139,6 +139,11 @@ class Daemon:
                 self.process.wait()
 
     @property
+    def instance_state(self):
+        """What the instance keeps across its runs."""
+        return pathlib.Path(self.state_dir) / "instances" / self.instance
+
+    @property
     def spawner(self):
         [pid] = [p for p in family(self.pid) if comm(p) == "mayfly-spawner"]
         return pid
@@ -200,6 +205,7 @@ def daemons(tmp_path_factory):
     yield start
     for daemon in made:
         daemon.end()
+        subprocess.run(["rm", "-rf", str(daemon.instance_state)], check=True)
     refused = [line for daemon in made for line in re.findall("^.*refused itself the system call.*$", read(daemon.log), re.M)]
     subprocess.run(["rm", "-rf", str(folder)], check=True)
     assert not refused, "the list in src/app/system_calls.cc lacks a call"
@@ -472,6 +478,69 @@ def test_sigterm_ends_running_tasks_with_a_receipt(daemons):
     assert daemon.process.wait(SECONDS_MAX) == 0, daemon.said()
     await_ends(held, time.monotonic())
     assert daemon.processes_by_uid() == [] and daemon.cgroups() == []
+
+
+def test_sigterm_delivers_what_has_ended(daemons, tmp_path):
+    daemon = daemons(templates=("python",))
+    # The client cannot print: the task's last output is on its way, and its verdict waits behind it.
+    lines = 40_000
+    slow_client = daemon.cli.start("run", "-t", "python", "--out", tmp_path, "-c",
+                                   f"open('/task/out/f', 'w').write('kept')\nfor n in range({lines}): print(n)")
+    running = daemon.cli.start("run", "--json", "-t", "python", "-c", CLINGING)
+    await_that(lambda: [t["state"] for t in tasks(daemon)] == ["running"], "one has ended, one runs")
+    daemon.process.terminate()
+    out, _ = running.communicate(timeout=SECONDS_MAX)
+    assert json.loads(out)["verdict"] == "daemonStopping"
+    assert daemon.process.poll() is None, "it waits for the client"
+    out, err = slow_client.communicate(timeout=SECONDS_MAX)
+    assert slow_client.returncode == 0, err
+    assert out.split() == [b"%d" % n for n in range(lines)]
+    assert (tmp_path / "f").read_text() == "kept"
+    assert daemon.process.wait(SECONDS_MAX) == 0, daemon.said()
+
+
+def test_a_client_that_does_not_read_delays_sigterm_by_two_seconds_at_most(daemons):
+    daemon = daemons(templates=("python",))
+    client = daemon.cli.start("run", "-t", "python", "-c", "for n in range(40_000): print(n)")
+    await_that(lambda: client.poll() is None and not tasks(daemon) and "verdict=succeeded" in daemon.said(), "it has ended")
+    began = time.monotonic()
+    daemon.process.terminate()
+    assert daemon.process.wait(SECONDS_MAX) == 0, daemon.said()
+    assert time.monotonic() - began < 2 + 3 * slow()
+    abandon(client)
+
+
+def kill_collector(daemon, until):
+    """Kills the first collector of a task's files, which is a child of the spawner with the uid of a box."""
+    children = f"/proc/{daemon.spawner}/task/{daemon.spawner}/children"
+    before = set(read(children).split())
+    while until.poll() is None:
+        for pid in set(read(children).split()) - before:
+            status = read(f"/proc/{pid}/status")
+            if status.startswith("Name:\tmayfly-helper\n") and "\nUid:\t0\t" not in status:
+                os.kill(int(pid), signal.SIGKILL)
+                return
+
+
+def test_output_files_that_were_lost_are_an_error_of_those_who_asked_for_them(daemons, tmp_path):
+    daemon = daemons(templates=("python",))
+    code = "for n in range(40): open(f'/task/out/{n}', 'wb').write(bytes(1 << 20))"
+    for how in (["--json", "--out", tmp_path], ["--out", tmp_path]):
+        for _ in range(20):  # the collector lives for some milliseconds
+            client = daemon.cli.start("run", "-t", "python", "--memory", "512MiB", "--disk", "256MiB", *how, "-c", code)
+            kill_collector(daemon, client)
+            out, err = client.communicate(timeout=SECONDS_MAX)
+            if client.returncode != 0:
+                break
+        assert client.returncode == 125, (out, err)
+        if "--json" in how:
+            result = json.loads(out)
+            assert (result["verdict"], result["exitCode"], result["filesLost"]) == ("succeeded", 0, True)
+            assert result["filesNote"] and result["receipt"]["complete"]
+        else:
+            assert b"output files were lost: " in err and b"Run the task again." in err, err
+    whole = daemon.cli.run("-t", "python", "--memory", "512MiB", "--disk", "256MiB", "--out", tmp_path, "-c", code)
+    assert len(whole["files"]) == 40 and not whole["filesLost"]
 
 
 def starting(daemons):

@@ -293,6 +293,28 @@ TEST_F(ClientTest, AWriteToATaskThatEndsReturns) {
   EXPECT_EQ(task->wait()->verdict, base::Verdict::wallTime);
 }
 
+TEST_F(ClientTest, AskingForAFileThatWasLostIsARetryableError) {
+  start();
+  auto client = connect();
+  for (const char* code : {"", "lost"}) {
+    TaskSpec s = spec("files");
+    s.code = code;
+    auto task = client->submit(s);
+    ASSERT_TRUE(task);
+    auto result = task->wait();
+    ASSERT_TRUE(result);
+    EXPECT_EQ(result->verdict, base::Verdict::succeeded);
+    const bool lost = *code != '\0';
+    EXPECT_EQ(result->out_files_lost, lost);
+    EXPECT_EQ(*task->readFile(0, 0), "hello") << "what came is there";
+    auto refused = task->readFile(3, 0);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, lost ? base::Code::unavailable : base::Code::notFound);
+    EXPECT_EQ(refused.error().retryable(), lost);
+    EXPECT_EQ(refused.error().advice == "Run the task again.", lost);
+  }
+}
+
 TEST_F(ClientTest, CollectedFilesAreReadInPiecesFromTheSpool) {
   start();
   auto client = connect();

@@ -121,6 +121,15 @@ struct Fixture : testing::Test {
   pool::Renewal renewal;
   uint32_t tenants_max = 0;
   std::string second_template;  // its name; empty: none
+  uint64_t id_blocks = 7;       // reserved so far
+  bool id_blocks_fail = false;
+  sched::TaskIds task_ids{sched::IdKey{1, 2, 3},
+                          [this]() -> base::Result<uint64_t> {
+                            if (id_blocks_fail)
+                              return base::fail(base::Code::internal, "the disk is full");
+                            return id_blocks++;
+                          },
+                          "noon", /*block_bits=*/10};
   std::unique_ptr<Engine> engine;
   base::Fd spawner;
   std::vector<base::Fd> request_fds;
@@ -187,7 +196,8 @@ struct Fixture : testing::Test {
   }
 
   void start(bool ready = true) {
-    engine = std::make_unique<Engine>(io, options, observers, owner);
+    ASSERT_TRUE(task_ids.reserve());
+    engine = std::make_unique<Engine>(io, options, task_ids, observers, owner);
     pool::TemplateSpec t;
     t.name = "python";
     t.image_digest = std::string(64, 'a');

@@ -549,6 +549,34 @@ TEST_F(Fixture, AnAccountSeesAndEndsItsOwnTasksOnlyAndRootSeesAll) {
   EXPECT_EQ(seen(account(0)), Ids{plain});
 }
 
+TEST_F(Fixture, AnIdOfAnEarlierRunIsNobodysTaskAndSaysThatTheDaemonWasRestarted) {
+  const uint64_t old =
+      *sched::TaskIds(
+           sched::IdKey{1, 2, 3}, [] { return base::Result<uint64_t>(6u); }, "", 10)
+           .take();
+  start();
+  const base::TaskId mine = submit(spec());
+  EXPECT_EQ(engine->cancel(old, account(0)).error().message,
+            "there is no task " + std::to_string(old) +
+                ": the id is of an earlier run of the daemon, which was restarted at noon");
+  EXPECT_EQ(engine->restartedSince(old), "noon");
+  for (base::TaskId id : {mine, mine ^ 1, base::TaskId{1}})
+    EXPECT_EQ(engine->restartedSince(id), "") << id;
+  EXPECT_EQ(engine->cancel(1, account(0)).error().message, "there is no task 1");
+}
+
+TEST_F(Fixture, WithoutANewIdNothingRuns) {
+  start();
+  id_blocks_fail = true;
+  while (task_ids.take()) {
+  }
+  auto refused = engine->submit(spec(), listener);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message, "the disk is full");
+  EXPECT_TRUE(nothingAsked());
+  EXPECT_EQ(told.calls["taskRefused"], 1);
+}
+
 TEST_F(Fixture, ATaskOfNobodysIsRefused) {
   start();
   sched::TaskSpec s = spec();
@@ -1001,6 +1029,40 @@ TEST_F(Fixture, OutputFilesAreReadFromTheSpool) {
       ::pread(listener->result.spool->get(), text, 3, off_t(listener->result.out_files[0].offset)),
       3);
   EXPECT_EQ(std::string(text, 3), "abc");
+}
+
+TEST_F(Fixture, OutputFilesThatWereLostAreToldApartFromATasksOwnNotes) {
+  using spawner::CollectState;
+  start();
+  struct Case {
+    CollectState state;
+    const char* spool;
+    bool lost;
+  };
+  for (const Case& each : {Case{CollectState::failed, "", true},
+                           {CollectState::timedOut, "", true},
+                           {CollectState::none, "", true},
+                           {CollectState::done, "no spool", true},
+                           {CollectState::done, "", false}}) {
+    listener = std::make_shared<Listener>();
+    sched::TaskSpec s = spec();
+    s.collect_out_files = true;
+    submit(std::move(s));
+    FakeBox b = running();
+    exits(b.id, CLD_EXITED, 0);
+    expect(Op::end);
+    ASSERT_EQ(request_fds.size(), 1u);
+    ASSERT_EQ(::pwrite(request_fds[0].get(), each.spool, strlen(each.spool), 0),
+              ssize_t(strlen(each.spool)));
+    reaped(b);
+    Event e = goneEvent(b.id);
+    e.collect = each.state;
+    tell(e);
+    result();
+    EXPECT_EQ(listener->result.verdict, Verdict::succeeded) << "the task's own";
+    EXPECT_EQ(listener->result.out_files_lost, each.lost) << static_cast<int>(each.state);
+    EXPECT_EQ(listener->result.out_files_note.empty(), !each.lost);
+  }
 }
 
 TEST_F(Fixture, OutputFilesThatAreKeptAreBounded) {

@@ -4,7 +4,8 @@
 //   echo   starts, writes its code to stdout and, if output is live, "err" to stderr; succeeds
 //   hold   does nothing until the test acts on it
 //   flood  writes `code` bytes (a number) to stdout as fast as the window allows; succeeds
-//   files  leaves three files, one of them skipped; succeeds
+//   files  leaves three files, one of them skipped; succeeds; with the code "lost", others were
+//   lost
 #pragma once
 
 #include <gtest/gtest.h>
@@ -104,6 +105,9 @@ class FakeCore final : public sched::Core {
       if (t.spec.owner == owner && !t.ended) end(t, base::Verdict::clientGone);
     changed();
   }
+  std::string restartedSince(base::TaskId id) const override {
+    return id == id_of_an_earlier_run ? "noon" : "";
+  }
   std::vector<sched::TaskInfo> tasks(const sched::AccountRef& asks) const override {
     std::vector<sched::TaskInfo> all;
     for (auto& [id, t] : tasks_)
@@ -170,6 +174,7 @@ class FakeCore final : public sched::Core {
   mutable uint64_t templates_calls = 0;
   size_t templates_count = 1;
   uint64_t stdin_bytes_max = 64u << 20;
+  base::TaskId id_of_an_earlier_run = UINT64_MAX;
 
  private:
   friend class RpcFixture;
@@ -199,7 +204,7 @@ class FakeCore final : public sched::Core {
       }
       if (t.flood_left == 0) end(t, base::Verdict::succeeded);
     } else if (t.spec.template_name == "files") {
-      end(t, base::Verdict::succeeded, [](sched::TaskResult& r) {
+      end(t, base::Verdict::succeeded, [lost = t.spec.code == "lost"](sched::TaskResult& r) {
         auto spool = base::makeMemfd("spool");
         std::string big(3'000'000, 'b');
         std::string all = "headerhello" + big;
@@ -209,6 +214,7 @@ class FakeCore final : public sched::Core {
                        {"link", 0, 0777, 0, "symbolic link"},
                        {"big", big.size(), 0600, 11, ""}};
         r.out_files_note = "a note";
+        r.out_files_lost = lost;
       });
     }
   }
@@ -256,6 +262,11 @@ class RpcFixture : public ::testing::Test {
     auto done = job->get_future();
     boost::asio::post(io_, [job] { (*job)(); });
     return done.get();
+  }
+  // Runs `f(server)` on the core thread.
+  template <class F>
+  void onServer(F f) {
+    onCore([&](FakeCore&) { f(*server_); });
   }
   void start() {
     char folder[] = "/tmp/mayfly-unit-XXXXXX";

@@ -169,3 +169,16 @@ async def test_results_are_plain_data(client):
     import pickle
     assert pickle.loads(pickle.dumps(result)) == result
     assert dataclasses.asdict(result)["usage"]["stdout_bytes"] == 0
+
+
+async def test_files_that_were_lost_are_a_retryable_error_of_those_who_asked_for_them(client):
+    result = await client.run("python", "open('out/a', 'w').write('A')", collect=True)
+    assert not result.out_files_lost and result.check_files() is result
+    lost = dataclasses.replace(result, out_files_lost=True, out_files_note="collecting failed")
+    assert lost.file("a").data == b"A", "what came is there"
+    for ask in lost.check_files, lambda: lost.file("b"):
+        with pytest.raises(mayfly.Unavailable, match="collecting failed") as caught:
+            ask()
+        assert caught.value.retryable
+    with pytest.raises(KeyError):
+        result.file("b")

@@ -9,7 +9,7 @@ import { blobInfoFrom, serverInfoFrom, taskInfoFrom, templateInfoFrom } from "./
 import { withDeadline, within } from "./deadline.js";
 import type { CallOptions } from "./deadline.js";
 import { InvalidArgumentError, PermissionDeniedError, UnavailableError } from "./errors.js";
-import { sha256Of } from "./files.js";
+import { checkNotLost, sha256Of } from "./files.js";
 import type { BlobRef, UploadSource } from "./files.js";
 import { messageBytesMax, protocolVersion } from "./generated/constants.js";
 import * as schema from "./generated/mayfly.js";
@@ -105,7 +105,8 @@ export class Client implements AsyncDisposable {
     return this.rpc.ended === undefined;
   }
 
-  /** Runs a task and gives its result. With `collect`, the files in it have their bytes. */
+  /** Runs a task and gives its result. With `collect`, the files in it have their bytes;
+   * throws UnavailableError (retryable) if Mayfly lost files. */
   async run(spec: TaskSpec, options: RunOptions = {}): Promise<TaskResult> {
     return withDeadline("run", options, async (signal) => {
       const collect = spec.collect === true || options.out !== undefined;
@@ -121,7 +122,7 @@ export class Client implements AsyncDisposable {
             ...result,
             outFiles:
               options.out === undefined
-                ? await readAll(task, result.outFiles, signal)
+                ? await readAll(task, result, signal)
                 : await task.saveFiles(options.out, { signal }),
           });
       } finally {
@@ -295,11 +296,12 @@ function checkOutput(spec: TaskSpec, options: SubmitOptions): boolean {
 
 async function readAll(
   task: Task,
-  files: readonly OutFile[],
+  result: TaskResult,
   signal: AbortSignal,
 ): Promise<OutFile[]> {
+  checkNotLost(result);
   const all: OutFile[] = [];
-  for (const file of files)
+  for (const file of result.outFiles)
     all.push(file.skipped === "" ? { ...file, data: await task.readFile(file, { signal }) } : file);
   return all;
 }

@@ -149,6 +149,7 @@ export function resultFrom(r: schema.TaskResult): TaskResult {
     stderrTruncated: r.stderrTruncated,
     outFiles: r.outFiles.toArray().map(fileFrom),
     outFilesNote: r.outFilesNote,
+    outFilesLost: r.outFilesLost,
   });
 }
 

@@ -59,7 +59,7 @@ export class InvalidArgumentError extends MayflyError {
 export class NotFoundError extends MayflyError {
   readonly code = "notFound";
 }
-/** The key already belongs to another task. */
+/** The key already belongs to another task, or to one of before the daemon's restart. */
 export class AlreadyExistsError extends MayflyError {
   readonly code = "alreadyExists";
 }
@@ -67,7 +67,7 @@ export class AlreadyExistsError extends MayflyError {
 export class ResourceExhaustedError extends MayflyError {
   readonly code = "resourceExhausted";
 }
-/** Not now: no daemon, or it starts or stops, or the template is not ready. Retryable. */
+/** Not now: no daemon, it starts or stops, the template is not ready; or lost files. Retryable. */
 export class UnavailableError extends MayflyError {
   readonly code = "unavailable";
 }

@@ -10,8 +10,8 @@ import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { printable } from "./convert.js";
-import { InvalidArgumentError, MayflyError } from "./errors.js";
-import type { OutFile } from "./result.js";
+import { InvalidArgumentError, MayflyError, UnavailableError } from "./errors.js";
+import type { OutFile, TaskResult } from "./result.js";
 import { checkBytes, checkText } from "./request.js";
 
 /** Bytes that the daemon stores for this user's tasks, from `Client.upload`. */
@@ -142,6 +142,15 @@ export async function readPlanned(local: string, sizeBytes: number): Promise<Uin
   } finally {
     await file.close();
   }
+}
+
+/** Throws if Mayfly lost the output files, which the caller asked for. */
+export function checkNotLost(result: TaskResult): void {
+  if (result.outFilesLost)
+    throw new UnavailableError(`the task's output files were lost: ${result.outFilesNote}`, {
+      advice: "Run the task again.",
+      retryable: true,
+    });
 }
 
 // --- out -----------------------------------------------------------------------------------

@@ -235,6 +235,8 @@ export class TaskResult {
   declare readonly outFiles: readonly OutFile[];
   /** Why files are missing from the collection; empty if none are. */
   declare readonly outFilesNote: string;
+  /** Mayfly lost files that the task may have left; another run can give them. */
+  declare readonly outFilesLost: boolean;
 
   /** @internal */
   constructor(fields: ResultFields) {

@@ -7,7 +7,7 @@ import { resultFrom, taskInfoFrom } from "./convert.js";
 import { within } from "./deadline.js";
 import type { CallOptions } from "./deadline.js";
 import { DisconnectedError, FailedPreconditionError } from "./errors.js";
-import { saveAll } from "./files.js";
+import { checkNotLost, saveAll } from "./files.js";
 import { chunkBytesMax } from "./generated/constants.js";
 import type * as schema from "./generated/mayfly.js";
 import type { OutputStream } from "./output.js";
@@ -152,11 +152,19 @@ export class Task implements AsyncDisposable {
 
   /**
    * Waits for the end, then saves the collected files below `dir`. The task chose their names: they
-   * are written below `dir` only, never through a link, never over a link's target.
+   * are written below `dir` only, never through a link, never over a link's target. If Mayfly lost
+   * files, throws UnavailableError (retryable) once those that came are saved.
    */
   async saveFiles(dir: string, options: CallOptions = {}): Promise<OutFile[]> {
-    const { outFiles } = await this.wait(options);
-    return saveAll(dir, outFiles, (file) => this.readChunks(file, options), options.signal);
+    const result = await this.wait(options);
+    const saved = await saveAll(
+      dir,
+      result.outFiles,
+      (file) => this.readChunks(file, options),
+      options.signal,
+    );
+    checkNotLost(result);
+    return saved;
   }
 
   /**

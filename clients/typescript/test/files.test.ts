@@ -16,8 +16,9 @@ import {
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-import { InvalidArgumentError, NotFoundError } from "mayfly";
-import type { TaskSpec } from "mayfly";
+import { InvalidArgumentError, NotFoundError, UnavailableError } from "mayfly";
+import type { TaskResult, TaskSpec } from "mayfly";
+import { checkNotLost } from "../dist/files.js";
 import { MIB, client, folder, test } from "./support.js";
 
 /** Prints each file of /task as "path mode sha256-start". */
@@ -287,4 +288,17 @@ test("a collection that is not whole says so", async (t) => {
   const brought = result.outFiles.filter(({ data }) => data !== undefined);
   assert.equal(brought.length, 2);
   assert.ok(result.outFilesNote !== "" || result.outFiles.some(({ skipped }) => skipped !== ""));
+});
+
+test("files that were lost are a retryable error of those who asked for them", async (t) => {
+  const mayfly = await client(t);
+  const result = await mayfly.run({ code: "1" });
+  assert.equal(result.outFilesLost, false);
+  checkNotLost(result);
+  const lost = { ...result, outFilesLost: true, outFilesNote: "collecting failed" } as TaskResult;
+  assert.throws(
+    () => checkNotLost(lost),
+    (error) =>
+      error instanceof UnavailableError && error.retryable && /collecting failed/.test(error.message),
+  );
 });

@@ -189,13 +189,15 @@ class AsyncTask:
     async def save_files(self, folder: str | os.PathLike[str], *,
                          timeout: Timeout = DEFAULT) -> tuple[OutFile, ...]:
         """Saves the output files below `folder` (made if missing), after `wait`. Each says where
-        it was `saved`, or why it was `not_saved`: the task chose the names."""
+        it was `saved`, or why it was `not_saved`: the task chose the names. Raises `Unavailable`
+        (retryable) if Mayfly lost files; those that came are saved before."""
         top = Path(folder)
         await asyncio.to_thread(top.mkdir, exist_ok=True)
         result = self._result or await self.wait()
         saved = []
         for each in result.out_files:
             saved.append(await self._save(top, each, timeout))
+        result.check_files()
         return tuple(saved)
 
     async def _save(self, top: Path, file: OutFile, timeout: Timeout) -> OutFile:

@@ -230,7 +230,8 @@ class Remote:
 
     async def with_data(self, result: results.TaskResult,
                         timeout: float | None) -> results.TaskResult:
-        """The result with the bytes of its output files."""
+        """The result with the bytes of its output files; raises if Mayfly lost some."""
+        result.check_files()
         files = [dataclasses.replace(each, data=await self.read_all(each.index, timeout))
                  if not each.skipped else each for each in result.out_files]
         return dataclasses.replace(result, out_files=tuple(files))

@@ -177,11 +177,14 @@ class Task:
     def save_files(self, folder: str | os.PathLike[str], *,
                    timeout: Timeout = DEFAULT) -> tuple[OutFile, ...]:
         """Saves the output files below `folder` (made if missing), after `wait`. Each says where
-        it was `saved`, or why it was `not_saved`: the task chose the names."""
+        it was `saved`, or why it was `not_saved`: the task chose the names. Raises `Unavailable`
+        (retryable) if Mayfly lost files; those that came are saved before."""
         top = Path(folder)
         top.mkdir(exist_ok=True)
         result = self._result or self.wait()
-        return tuple(self._save(top, each, timeout) for each in result.out_files)
+        saved = tuple(self._save(top, each, timeout) for each in result.out_files)
+        result.check_files()
+        return saved
 
     def _save(self, top: Path, file: OutFile, timeout: Timeout) -> OutFile:
         why = file.skipped or _save.why_odd(file.path)

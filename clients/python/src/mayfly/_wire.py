@@ -106,7 +106,7 @@ def task_result(reader: Any) -> results.TaskResult:
             results.OutFile(index=index, path=each.path, size_bytes=each.sizeBytes,
                             mode=each.mode, skipped=each.skipped)
             for index, each in enumerate(reader.outFiles)),
-        out_files_note=reader.outFilesNote)
+        out_files_note=reader.outFilesNote, out_files_lost=reader.outFilesLost)
 
 
 def template_info(reader: Any) -> results.TemplateInfo:

@@ -74,7 +74,7 @@ class NotFound(MayflyError, LookupError):
 
 
 class AlreadyExists(MayflyError):
-    """The key already belongs to another task."""
+    """The key already belongs to another task, or to one of before the daemon's restart."""
 
     code = ErrorCode.ALREADY_EXISTS
 
@@ -86,7 +86,8 @@ class ResourceExhausted(MayflyError):
 
 
 class Unavailable(MayflyError):
-    """Not now: the daemon is missing, starting or stopping, or the template is not ready."""
+    """Not now: the daemon is missing, starting or stopping, the template is not ready, or Mayfly
+    lost the output files that were asked for: run the task again."""
 
     code = ErrorCode.UNAVAILABLE
 

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import TaskFailed
+from .errors import TaskFailed, Unavailable
 
 
 class Verdict(enum.StrEnum):
@@ -163,6 +163,8 @@ class TaskResult:
     out_files: tuple[OutFile, ...] = ()
     out_files_note: str = ""
     """Why files are missing from the collection; empty if none are."""
+    out_files_lost: bool = False
+    """Mayfly lost files that the task may have left; another run can give them."""
 
     @property
     def stdout(self) -> str:
@@ -182,11 +184,20 @@ class TaskResult:
             raise TaskFailed(self)
         return self
 
+    def check_files(self) -> TaskResult:
+        """Returns itself; raises `Unavailable` (retryable) if Mayfly lost output files."""
+        if self.out_files_lost:
+            raise Unavailable(f"the task's output files were lost: {self.out_files_note}",
+                              "Run the task again.", retryable=True)
+        return self
+
     def file(self, name: str) -> OutFile:
-        """The output file of this name; KeyError if there is none."""
+        """The output file of this name; KeyError if there is none, `Unavailable` if it may be
+        one that Mayfly lost."""
         for each in self.out_files:
             if each.name == name:
                 return each
+        self.check_files()
         raise KeyError(name)
 
 
