@@ -47,12 +47,12 @@ namespace mayfly::app {
 namespace {
 
 constexpr uint32_t kListenBacklogLeast = 128;
-constexpr int kSpawnerEndMsMax = 8'000;     // longer than the spawner's own bounds
-constexpr uint64_t kDeliveryMsMax = 2'000;  // for clients to read the last results
+constexpr int kSpawnerEndMsMax = 8'000;  // longer than the spawner's own bounds
 constexpr uint64_t kSpawnerPingNs = 1'000'000'000;
-constexpr int kOrphansMsMax = 2'000;  // for the orphans of a killed spawner
-constexpr int kRoomMsMax = 10'000;    // for the spawner's start
-constexpr mode_t kSocketMode = 0666;  // the server asks the kernel for the peer's uid
+constexpr uint64_t kDeliveryMsMax = 2'000;  // for clients to read the last results
+constexpr int kOrphansMsMax = 2'000;        // for the orphans of a killed spawner
+constexpr int kRoomMsMax = 10'000;          // for the spawner's start
+constexpr mode_t kSocketMode = 0666;        // the server asks the kernel for the peer's uid
 
 // P6: refuses a host that cannot keep a promise, unless the settings accept its loss.
 base::Result<host::HostReport> checkHost(const config::Daemon& settings) {

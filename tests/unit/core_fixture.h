@@ -121,7 +121,7 @@ struct Fixture : testing::Test {
   pool::Renewal renewal;
   uint32_t tenants_max = 0;
   std::string second_template;  // its name; empty: none
-  uint64_t id_blocks = 7;  // reserved so far
+  uint64_t id_blocks = 7;       // reserved so far
   bool id_blocks_fail = false;
   sched::TaskIds task_ids{sched::IdKey{1, 2, 3},
                           [this]() -> base::Result<uint64_t> {
