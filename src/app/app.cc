@@ -20,6 +20,8 @@
 
 #include <chrono>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "app/audit.h"
@@ -29,6 +31,7 @@
 #include "app/loop_lag.h"
 #include "app/own_root.h"
 #include "app/privileges.h"
+#include "app/remains.h"
 #include "app/system_calls.h"
 #include "app/templates.h"
 #include "base/text.h"
@@ -42,9 +45,10 @@ namespace {
 
 constexpr uint32_t kListenBacklogLeast = 128;
 constexpr int kSpawnerEndMsMax = 8'000;  // longer than the spawner's own bounds
-constexpr int kOrphansMsMax = 2'000;     // for the orphans of a killed spawner
-constexpr int kRoomMsMax = 10'000;       // for the spawner's start
-constexpr mode_t kSocketMode = 0666;     // the server asks the kernel for the peer's uid
+constexpr uint64_t kSpawnerPingNs = 1'000'000'000;
+constexpr int kOrphansMsMax = 2'000;  // for the orphans of a killed spawner
+constexpr int kRoomMsMax = 10'000;    // for the spawner's start
+constexpr mode_t kSocketMode = 0666;  // the server asks the kernel for the peer's uid
 
 // P6: refuses a host that cannot keep a promise, unless the settings accept its loss.
 base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
@@ -125,10 +129,13 @@ class App final : private core::EngineOwner {
   void onSignal();
   void outliveSignals();
   void stop();
-  void awaitSpawner();
+  void killSpawner();
+  base::Status awaitSpawner();
+  base::Status left(std::vector<Process> children, const std::string& why) const;
 
   // core::EngineOwner
   void onSettled() override;
+  void onSpawnerReady(base::Fd kill) override;
   void onFatal(base::Error error) override;
 
   AppOptions options_;
@@ -143,6 +150,8 @@ class App final : private core::EngineOwner {
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
   Child spawner_;
+  base::Fd spawner_kill_;       // a file; this process has no capability to signal the spawner
+  std::set<uint32_t> foreign_;  // children that this process had before it became the daemon
   std::unique_ptr<core::Engine> engine_;
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<Audit> audit_;
@@ -158,6 +167,7 @@ base::Status App::makeEngine(const host::HostReport& report) {
   e.bounds.receipt_ns = (s.receipt_ms_max + s.collect_ms_max) * 1'000'000;
   e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   e.accounts = deriveAccountBounds(report.budget, s);
+  e.spawner_ping_ns = kSpawnerPingNs;
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
   spdlog::info(
       "at most {} boxes, {} of their memory, {} processes, {} pseudo-terminals, "
@@ -194,6 +204,7 @@ base::Result<int> App::run() {
              image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
   MAYFLY_TRY(served_, loadTemplates(s, runtime));
   if (served_.empty()) spdlog::warn("there is no template to serve, ignoring");
+  for (const Process& p : childrenOf(static_cast<uint32_t>(::getpid()))) foreign_.insert(p.pid);
   // The dead children of a killed spawner come to us: unless a parent reaps them at once, the
   // namespaces' pid 1 cannot end.
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
@@ -229,7 +240,6 @@ base::Result<int> App::run() {
                daemonUid(slot_.number));
   audit_ =
       std::make_unique<Audit>(io_, std::move(places), engine_->ledger(), observers_, s.audit_ms);
-  audit_->start();
   lag_.start();
   MAYFLY_CHECK(allowOnlyServing(options_.log));
   io_.run();
@@ -237,8 +247,12 @@ base::Result<int> App::run() {
   server_.reset();
   audit_.reset();
   engine_.reset();
-  awaitSpawner();
-  if (fatal_) return base::fail(std::move(*fatal_));
+  base::Status ended = awaitSpawner();
+  if (fatal_) {
+    if (!ended) spdlog::error("{}", ended.error().message);
+    return base::fail(std::move(*fatal_));
+  }
+  MAYFLY_CHECK(std::move(ended));
   spdlog::info("stopped");
   return 0;
 }
@@ -271,41 +285,77 @@ void App::outliveSignals() {
 void App::stop() {
   stopping_ = true;
   engine_->stop([this] {
+    audit_->stop();
     // Posted, so that the clients get the results that end in this handler before the loop stops.
     boost::asio::post(io_, [this] { io_.stop(); });
   });
 }
 
+void App::onSpawnerReady(base::Fd kill) {
+  spawner_kill_ = std::move(kill);
+  audit_->start();
+}
+
+// With all that it made; no effect on a dead one.
+void App::killSpawner() {
+  if (spawner_kill_) (void)!::write(spawner_kill_.get(), "1", 1);
+}
+
 void App::onFatal(base::Error error) {
+  killSpawner();  // it may only hang
+  audit_->stop();
   if (!fatal_) fatal_ = std::move(error);  // main logs it once all parts are down
   if (!stopping_) stop();
 }
 
-// The spawner's end proves that it left nothing on the host.
-void App::awaitSpawner() {
-  pollfd p{spawner_.pidfd.get(), POLLIN, 0};
-  int n;
-  do n = ::poll(&p, 1, kSpawnerEndMsMax);
-  while (n < 0 && errno == EINTR);
-  if (n <= 0) {
-    spdlog::error("the spawner did not end within {} ms", kSpawnerEndMsMax);
-    return;
+// The ends of the spawner and of all its processes prove that nothing is left on the host.
+base::Status App::awaitSpawner() {
+  auto ends = [this](int ms_max) {
+    pollfd p{spawner_.pidfd.get(), POLLIN, 0};
+    int n;
+    do n = ::poll(&p, 1, ms_max);
+    while (n < 0 && errno == EINTR);
+    return n > 0;
+  };
+  const auto self = static_cast<uint32_t>(::getpid());
+  const bool in_time = ends(kSpawnerEndMsMax);
+  if (!in_time) {
+    killSpawner();
+    if (!ends(kOrphansMsMax))
+      return left(childrenOf(self),
+                  "the spawner did not end within " + std::to_string(kSpawnerEndMsMax) + " ms");
   }
   siginfo_t info{};
-  if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(spawner_.pidfd.get()), &info,
-               WEXITED) == 0 &&
-      (info.si_code != CLD_EXITED || info.si_status != 0))
-    spdlog::error("the spawner ended with {} {}",
-                  info.si_code == CLD_EXITED ? "exit code" : "signal", info.si_status);
+  const bool known = ::waitid(static_cast<idtype_t>(P_PIDFD),
+                              static_cast<id_t>(spawner_.pidfd.get()), &info, WEXITED) == 0;
   for (int ms = 0; ms < kOrphansMsMax; ++ms) {
     int status;
     pid_t pid;
     while ((pid = ::waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
     }
-    if (pid < 0) return;  // no child is left
+    if (pid < 0) break;  // no child is left
     ::poll(nullptr, 0, 1);
   }
-  spdlog::error("processes of the spawner are still alive after {} ms", kOrphansMsMax);
+  MAYFLY_CHECK(left(childrenOf(self), "processes of the spawner are alive " +
+                                          std::to_string(kOrphansMsMax) + " ms after its end"));
+  if (!in_time)
+    return base::fail(base::Code::internal, "the spawner did not end within " +
+                                                std::to_string(kSpawnerEndMsMax) +
+                                                " ms, and was killed");
+  if (known && (info.si_code != CLD_EXITED || info.si_status != 0))
+    return base::fail(base::Code::internal,
+                      std::string("the spawner ended with ") +
+                          (info.si_code == CLD_EXITED ? "exit code " : "signal ") +
+                          std::to_string(info.si_status));
+  return base::Unit{};
+}
+
+// Fails if one of them is ours.
+base::Status App::left(std::vector<Process> children, const std::string& why) const {
+  std::erase_if(children, [&](const Process& p) { return foreign_.contains(p.pid); });
+  if (children.empty()) return base::Unit{};
+  return base::fail(base::Code::internal, why + ": " + describe(children),
+                    "They keep their cgroups and uids until they end; see what they wait for.");
 }
 
 }  // namespace

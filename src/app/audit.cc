@@ -122,7 +122,13 @@ Audit::Audit(boost::asio::io_context& io, AuditPlaces places, const reap::Ledger
 
 void Audit::start() { run(); }
 
+void Audit::stop() {
+  stopped_ = true;
+  timer_.cancel();
+}
+
 void Audit::run() {
+  if (stopped_) return;
   const bool more = step();
   timer_.expires_after(std::chrono::milliseconds(more ? kAuditStepPause_ms : period_ms_));
   timer_.async_wait([this](boost::system::error_code failed) {
@@ -158,7 +164,15 @@ bool Audit::step() {
   return false;
 }
 
+// Asked after each look: what was seen then is no remains of a spawner that lives still.
+bool Audit::spawnerLives() const {
+  const std::string status = head(places_.proc + "/" + std::to_string(places_.spawner) + "/status");
+  const std::string_view state = field(status, "State:").substr(0, 1);
+  return !state.empty() && state != "Z" && state != "X";
+}
+
 void Audit::found(AuditFinding::Kind kind, base::BoxId box, std::string what) {
+  if (!spawnerLives()) return;
   ++walk_.findings;
   if (told_.size() >= kToldMax) told_.clear();
   if (told_.insert(std::to_string(static_cast<int>(kind)) + what).second)

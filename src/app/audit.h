@@ -5,7 +5,7 @@
 // fixed set and an image for each zygote's cgroup. A thing of the daemon's that belongs to no box
 // of the ledger is a stray; a box in quarantine without a cgroup is lost. Each finding is reported
 // once. The audit needs no privilege once its places are open, and it trusts no message of the
-// spawner.
+// spawner. Once the spawner has ended, its remains are being removed, and nothing is found any more.
 //
 // Layer: app. Core thread; each step is a short read of virtual file systems.
 #pragma once
@@ -57,7 +57,10 @@ class Audit {
   Audit(boost::asio::io_context& io, AuditPlaces places, const reap::Ledger& ledger,
         base::Observer& observer, uint64_t period_ms);
 
-  void start();  // the first walk starts at once, each next one a period after the last one's end
+  // Once the spawner has removed what an earlier daemon left. The first walk starts at once, each
+  // next one a period after the last one's end.
+  void start();
+  void stop();  // for good
   // Looks at a few more entries. False: that was the walk's last step; the next step starts a new
   // walk.
   bool step();
@@ -81,6 +84,7 @@ class Audit {
   bool belongsToRoom(const Mount& mount);
   std::string backingFile(const std::string& source) const;
   void lost();
+  bool spawnerLives() const;
   void found(base::AuditFinding::Kind kind, base::BoxId box, std::string what);
 
   AuditPlaces places_;
@@ -88,6 +92,7 @@ class Audit {
   base::Observer& observer_;
   boost::asio::steady_timer timer_;
   uint64_t period_ms_;
+  bool stopped_ = false;
   Part part_ = Part::cgroups;
   size_t hierarchy_ = 0;
   Folder zygotes_, boxes_, processes_;      // being listed

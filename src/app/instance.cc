@@ -4,12 +4,14 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <charconv>
 
+#include "app/remains.h"
 #include "base/clock.h"
 #include "base/lock_file.h"
 #include "wire/spawner.h"
@@ -66,12 +68,18 @@ base::Result<base::Fd> lockInstance(const std::string& run_dir, const std::strin
   return lock;
 }
 
-base::Result<UidSlot> takeUidSlot(const std::string& slots_dir) {
+base::Result<UidSlot> takeUidSlot(const std::string& slots_dir, const std::string& proc) {
   MAYFLY_CHECK(makeFolders(slots_dir));
   for (uint32_t n = 0; n < kUidSlots; ++n) {
     MAYFLY_TRY(base::Fd lock, base::openLockFile(slots_dir + "/" + std::to_string(n)));
-    if (::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return UidSlot{n, std::move(lock)};
-    if (errno != EWOULDBLOCK) return base::failSys(errno, "flock", slots_dir);
+    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK) return base::failSys(errno, "flock", slots_dir);
+      continue;
+    }
+    const auto left =
+        processesOfUids(wire::kUidBase + n * wire::kUidsPerSlot, wire::kUidsPerSlot, proc);
+    if (left.empty()) return UidSlot{n, std::move(lock)};
+    spdlog::warn("the uids of slot {} are not used: an earlier daemon left {}", n, describe(left));
   }
   return base::fail(base::Code::resourceExhausted,
                     "all " + std::to_string(kUidSlots) + " uid ranges in '" + slots_dir +

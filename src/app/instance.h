@@ -28,8 +28,9 @@ struct UidSlot {
   uint32_t number = 0;
   base::Fd lock;
 };
-// One of 64 ranges of 64 x 65536 uids; no other daemon of the host uses it.
-base::Result<UidSlot> takeUidSlot(const std::string& slots_dir);
+// One of 64 ranges of 64 x 65536 uids; no other daemon of the host uses it, and no process has one
+// of its uids (`proc` names them): what an earlier daemon could not end keeps its uid to itself.
+base::Result<UidSlot> takeUidSlot(const std::string& slots_dir, const std::string& proc = "/proc");
 
 // The daemon's own uid and gid: the first of its slot's last range, which no template gets.
 uint32_t daemonUid(uint32_t slot);

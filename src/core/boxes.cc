@@ -63,7 +63,7 @@ BoxPtr Boxes::make(const ZygoteRef& zygote, BoxKeeper& keeper, BoxMachine::First
   box->asked_ns = monotonicNs();
   boxes_[box->id] = box;
   ++of_zygote_[zygote.id];
-  x_.ledger.opened(box->id, box->asked_ns);
+  x_.ledger.opened(box->id, zygote.tmpl, box->asked_ns);
   sendMake(*box, spawner::Op::make, rehearsed);
   return box;
 }
@@ -250,6 +250,32 @@ void Boxes::made(const BoxPtr& box, const Event& e, std::span<base::Fd> fds) {
          opened.error().code == base::Code::resourceExhausted ? Again::yes : Again::no);
   else
     box->io->pollControl();
+  if (box->machine.state() == pool::BoxState::made) awaitReady(box->id);
+}
+
+void Boxes::awaitReady(base::BoxId id) {
+  unready_.push_back({monotonicNs() + x_.options.clone_ready_ns_max, id});
+  if (unready_.size() == 1) armReadyTimer();
+}
+
+void Boxes::armReadyTimer() {
+  ready_timer_.expires_at(timePoint(unready_.front().due_ns));
+  ready_timer_.async_wait([this](boost::system::error_code failed) {
+    if (failed) return;
+    const uint64_t now_ns = monotonicNs();
+    while (!unready_.empty() && unready_.front().due_ns <= now_ns) {
+      const BoxPtr box = find(unready_.front().box);
+      unready_.pop_front();
+      if (!box || box->machine.state() != pool::BoxState::made) continue;
+      box->io->pollControl();
+      if (box->machine.state() == pool::BoxState::made)
+        step(box, BoxEvent::lost,
+             "its clone was not ready within " +
+                 std::to_string(x_.options.clone_ready_ns_max / 1'000'000) + " ms",
+             Again::yes);
+    }
+    if (!unready_.empty()) armReadyTimer();
+  });
 }
 
 void Boxes::gone(const Event& e) {

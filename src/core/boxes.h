@@ -5,6 +5,8 @@
 // Layer: core. Core thread.
 #pragma once
 
+#include <boost/asio/steady_timer.hpp>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,7 +39,7 @@ struct Box {
 
 class Boxes final : private TaskIo::Sink {
  public:
-  explicit Boxes(Context& context) : x_(context) {}
+  explicit Boxes(Context& context) : x_(context), ready_timer_(context.io) {}
   ~Boxes() override;
 
   // --- calls of keepers ---
@@ -79,6 +81,8 @@ class Boxes final : private TaskIo::Sink {
   void sendEnd(const Box& box);
   bool step(const BoxPtr& box, pool::BoxEvent event, std::string why, sched::Again again);
   void made(const BoxPtr& box, const spawner::Event& event, std::span<base::Fd> fds);
+  void awaitReady(base::BoxId id);
+  void armReadyTimer();
   void unclaimedEvent(const BoxPtr& box, const spawner::Event& event, std::span<base::Fd> fds);
   void gone(const spawner::Event& event);
   void drop(const BoxPtr& box);
@@ -88,6 +92,13 @@ class Boxes final : private TaskIo::Sink {
   std::unordered_map<base::BoxId, BoxPtr> boxes_;
   std::unordered_map<base::ZygoteId, uint32_t> of_zygote_;  // not yet proven gone
   base::BoxId next_box_ = 1;
+  // Boxes whose clone has to become ready, in the order of their deadlines; some already did.
+  struct Unready {
+    uint64_t due_ns;
+    base::BoxId box;
+  };
+  std::deque<Unready> unready_;
+  boost::asio::steady_timer ready_timer_;
 };
 
 // "<what> at step '<step>': <error>: <text>", with words from another process.

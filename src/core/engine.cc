@@ -68,6 +68,8 @@ void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
     case Kind::hello:
       context_.spawner_ready = true;
       context_.observer.spawnerReady(base::printable(event.text));
+      owner_.onSpawnerReady(fds.empty() ? base::Fd() : std::move(fds[0]));
+      if (options_.spawner_ping_ns != 0) link_.watch(options_.spawner_ping_ns);
       return runTemplates();
     case Kind::zygoteReady:
     case Kind::zygoteFailed:
@@ -183,9 +185,13 @@ std::vector<sched::TemplateInfo> Engine::templates() const {
   std::vector<sched::TemplateInfo> list;
   for (base::TemplateId id = 1; id <= registry_.size(); ++id) {
     const pool::TemplateSpec& s = *registry_.get(id);
-    list.push_back({s.name, s.description, s.mechanism, std::string(registry_.state(id)),
-                    std::string(registry_.stateText(id)), s.image_digest, s.defaults, s.maximum,
-                    boxes_.countOf(id), poolState(id)});
+    const bool serves = ledger_.serves(id);
+    list.push_back(
+        {s.name, s.description, s.mechanism,
+         serves ? std::string(registry_.state(id)) : "unhealthy",
+         serves ? std::string(registry_.stateText(id))
+                : std::to_string(ledger_.quarantinedOf(id)) + " of its boxes are not proven gone",
+         s.image_digest, s.defaults, s.maximum, boxes_.countOf(id), poolState(id)});
   }
   return list;
 }

@@ -30,7 +30,10 @@ namespace mayfly::core {
 class EngineOwner {
  public:
   virtual ~EngineOwner() = default;
-  virtual void onSettled() {}           // every template is ready, or was given up
+  virtual void onSettled() {}  // every template is ready, or was given up
+  // What an earlier daemon of this name left is removed. "1" in `kill` kills the spawner and every
+  // process that it made.
+  virtual void onSpawnerReady(base::Fd /*kill*/) {}
   virtual void onFatal(base::Error) {}  // the spawner is gone
 };
 

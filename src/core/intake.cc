@@ -31,6 +31,12 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
                 "`mayfly templates` lists them.");
   MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
   const sched::AccountRef& account = spec.account;
+  if (!x_.ledger.serves(tmpl_id))
+    return fail(Code::unavailable,
+                "template '" + tmpl->name +
+                    "' gets no more boxes: " + std::to_string(x_.ledger.quarantinedOf(tmpl_id)) +
+                    " of its boxes are not proven gone",
+                "The daemon's log names them and what is missing.", base::kRetryMs);
   MAYFLY_CHECK(x_.ledger.accepts(account));
   if (spec.collect_out_files) {
     MAYFLY_CHECK(x_.accounts.accepts(account, sched::Resource::outFileBytes));
@@ -65,7 +71,10 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
 
 base::TaskId Intake::next() {
   return admission_
-      .next(monotonicNs(), [this](base::LaneId lane) { return x_.registry.ready(lane); })
+      .next(monotonicNs(),
+            [this](base::LaneId lane) {
+              return x_.registry.ready(lane) && x_.ledger.serves(x_.registry.lane(lane)->tmpl);
+            })
       .value_or(0);
 }
 

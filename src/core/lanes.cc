@@ -136,7 +136,8 @@ void Lanes::make(base::LaneId id, Lane& lane, const Refill::Make& make) {
 void Lanes::refill(base::LaneId id) {
   Lane* lane = find(id);
   if (!x_.spawner_ready || lane == nullptr) return;
-  const bool serves = x_.serving() && x_.registry.ready(id);
+  lane->held_back = !x_.ledger.serves(lane->tmpl);
+  const bool serves = x_.serving() && x_.registry.ready(id) && !lane->held_back;
   Refill::Work work = lane->refill.work(serves, monotonicNs());
   boxes_.end(work.end);
   for (const Refill::Make& one : work.make) make(id, *lane, one);
@@ -230,6 +231,9 @@ void Lanes::onMeasured(const BoxPtr& box, uint64_t memory_bytes) {
 
 void Lanes::onGone(const BoxPtr& box) {
   if (Lane* lane = find(box->zygote.lane)) lane->refill.happened(monotonicNs());
+  if (!x_.ledger.serves(box->zygote.tmpl)) return;
+  for (auto& [id, lane] : lanes_)
+    if (lane.tmpl == box->zygote.tmpl && lane.held_back) refill(id);
 }
 
 // --- figures for reports -----------------------------------------------------------------

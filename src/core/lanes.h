@@ -52,6 +52,7 @@ class Lanes final : public BoxKeeper {
     base::TemplateId tmpl;
     pool::Refill refill;
     base::ZygoteId zygote = 0;  // of new boxes
+    bool held_back = false;     // too many boxes of its template are in quarantine
   };
   struct Finds {
     uint64_t hits = 0, misses = 0;  // tasks that found a parked clone, and tasks that did not

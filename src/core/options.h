@@ -23,7 +23,10 @@ struct EngineOptions {
   uint32_t collect_ms_max = 5'000;
   uint32_t making_max = 4;                          // boxes of one template being made at a time
   uint64_t parked_memory_bytes_max = 512ull << 20;  // of all parked clones
-  uint64_t stop_tasks_ns_max = 5'000'000'000;       // for all tasks to end and be proven gone
+  // Of a clone, from its making to its word that it is parked: its walls, and a rehearsal.
+  uint64_t clone_ready_ns_max = 8'000'000'000;
+  uint64_t spawner_ping_ns = 0;  // between two questions whether the spawner lives; 0: none
+  uint64_t stop_tasks_ns_max = 5'000'000'000;  // for all tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
 };
 

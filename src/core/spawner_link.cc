@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include <array>
+#include <chrono>
 #include <string>
 
 #include "wire/check.h"
@@ -24,6 +25,7 @@ base::Status SpawnerLink::open(base::Fd socket) {
 
 void SpawnerLink::close() {
   open_ = false;
+  watch_timer_.cancel();
   boost::system::error_code ignored;
   socket_.close(ignored);
   out_.clear();
@@ -33,6 +35,26 @@ void SpawnerLink::lost(base::Error why) {
   if (!open_) return;
   close();
   handler_.onSpawnerLost(std::move(why));
+}
+
+void SpawnerLink::watch(uint64_t period_ns) {
+  watch_timer_.expires_after(std::chrono::nanoseconds(static_cast<int64_t>(period_ns)));
+  watch_timer_.async_wait([this, period_ns,
+                           alive = std::weak_ptr<char>(alive_)](boost::system::error_code failed) {
+    if (failed || alive.expired() || !open_) return;
+    if (silent_periods_ == kSilentPeriodsMax)
+      return lost(base::Error{base::Code::deadlineExceeded,
+                              "the spawner did not answer within " +
+                                  std::to_string(kSilentPeriodsMax * period_ns / 1'000'000) + " ms",
+                              {},
+                              0});
+    if (silent_periods_++ == 0) {
+      spawner::Request ping;
+      ping.op = spawner::Op::ping;
+      send(ping);
+    }
+    watch(period_ns);
+  });
 }
 
 void SpawnerLink::listen() {
@@ -59,6 +81,8 @@ void SpawnerLink::receive() {
                               "the spawner sent a malformed message: " + std::string(checked.what),
                               {},
                               0});
+    silent_periods_ = 0;
+    if (event.kind == spawner::Kind::pong) continue;
     handler_.onSpawnerEvent(event, std::span<base::Fd>(got->fd, got->fds));
     if (alive.expired() || !open_) return;
   }

@@ -11,6 +11,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/post.hpp>
 #include <deque>
 #include <functional>
@@ -28,6 +29,7 @@ namespace spawner = wire;
 
 inline constexpr size_t kOutboundMessagesMax = 8'192;
 inline constexpr size_t kEventsPerTurnMax = 64;
+inline constexpr uint32_t kSilentPeriodsMax = 5;
 
 class SpawnerLink {
  public:
@@ -39,11 +41,18 @@ class SpawnerLink {
   };
   using SharedFd = std::shared_ptr<base::Fd>;
 
-  SpawnerLink(boost::asio::io_context& io, Handler& handler) : handler_(handler), socket_(io) {}
+  SpawnerLink(boost::asio::io_context& io, Handler& handler)
+      : handler_(handler), socket_(io), watch_timer_(io) {}
 
   base::Status open(base::Fd socket);  // starts to listen
   // A failure is reported to the handler, once, and never here.
   void send(const spawner::Request& request, std::vector<SharedFd> fds = {});
+  // From here on, asks each period whether the spawner lives. One that says nothing for
+  // kSilentPeriodsMax periods is lost. Periods are counted, not time: this process may itself have
+  // been stopped.
+  void watch(uint64_t period_ns);
+  // It owes an answer for a whole period.
+  bool isSilent() const { return silent_periods_ > 1; }
   void close();
   bool isOpen() const { return open_; }
 
@@ -63,6 +72,8 @@ class SpawnerLink {
   std::deque<Out> out_;
   bool open_ = false;
   bool waiting_to_write_ = false;
+  boost::asio::steady_timer watch_timer_;
+  uint32_t silent_periods_ = 0;
   // Asio's handlers hold it weakly: it is gone once the link is.
   std::shared_ptr<char> alive_ = std::make_shared<char>();
 };

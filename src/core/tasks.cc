@@ -333,6 +333,7 @@ void Tasks::finish(const TaskPtr& t) {
   if (t->machine.receiptOverdue()) {
     t->receipt = x_.ledger.overdue(t->box, "the spawner gave no receipt in time").receipt;
     t->slot_free = false;
+    if (x_.link.isSilent()) t->machine.unproven("the spawner does not answer");
   } else if (t->box == 0) {
     t->receipt.complete = true;  // it had no box: nothing can be left
   }
@@ -462,7 +463,10 @@ void Tasks::stopAll(Cause cause) {
 void Tasks::abandon(Cause cause, const std::string& why, const std::string& no_receipt) {
   for (const TaskPtr& t : all()) {
     const uint64_t now_ns = monotonicNs();
-    if (!why.empty()) t->machine.stop(cause, why, now_ns);
+    if (!why.empty()) {
+      t->machine.stop(cause, why, now_ns);
+      t->machine.unproven(why);
+    }
     if (t->io) t->io->close();
     if (t->box != 0) {
       t->receipt = x_.ledger.overdue(t->box, no_receipt).receipt;

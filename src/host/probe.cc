@@ -128,14 +128,15 @@ void Probe::kernelAndRights() {
   constexpr struct {
     int bit;
     const char* name;
-  } kNeeded[] = {{21, "SYS_ADMIN"}, {7, "SETUID"}, {6, "SETGID"}, {0, "CHOWN"}, {18, "SYS_CHROOT"}};
+  } kNeeded[] = {{21, "SYS_ADMIN"}, {7, "SETUID"},      {6, "SETGID"},
+                 {0, "CHOWN"},      {18, "SYS_CHROOT"}, {5, "KILL"}};
   uint64_t effective = field("CapEff:");
   std::string lacking;
   for (const auto& cap : kNeeded)
     if (!(effective >> cap.bit & 1))
       lacking += (lacking.empty() ? "" : " ") + std::string(cap.name);
   if (lacking.empty())
-    ok("capabilities", "SYS_ADMIN SETUID SETGID CHOWN SYS_CHROOT: all that the spawner needs");
+    ok("capabilities", "SYS_ADMIN SETUID SETGID CHOWN SYS_CHROOT KILL: all that the spawner needs");
   else if (!root)
     unknown("capabilities", "Run the doctor as root to see the daemon's capabilities.");
   else

@@ -1,13 +1,17 @@
 #include "reap/ledger.h"
 
 #include <algorithm>
-#include <unordered_set>
+#include <utility>
 
 #include "base/text.h"
 
 namespace mayfly::reap {
 
-void Ledger::opened(base::BoxId box, uint64_t now_ns) { boxes_[box] = Entry{.opened_ns = now_ns}; }
+void Ledger::opened(base::BoxId box, base::TemplateId tmpl, uint64_t now_ns) {
+  Entry& entry = boxes_[box] = Entry();
+  entry.tmpl = tmpl;
+  entry.opened_ns = now_ns;
+}
 
 void Ledger::claimed(base::BoxId box, base::TaskId task, sched::AccountRef account) {
   auto at = boxes_.find(box);
@@ -16,20 +20,53 @@ void Ledger::claimed(base::BoxId box, base::TaskId task, sched::AccountRef accou
   at->second.account = std::move(account);
 }
 
+// Between the bounds of a user and of the host: no user alone has a template refused to others, and
+// no template alone the host.
+uint64_t Ledger::templateMax() const {
+  const auto& b = accounts_.bounds().of(sched::Resource::quarantinedBoxes);
+  return std::max<uint64_t>(1, b.user_max / 2 + b.pool_max / 2);
+}
+
+uint32_t Ledger::quarantinedOf(base::TemplateId tmpl) const {
+  auto at = quarantined_of_.find(tmpl);
+  return at != quarantined_of_.end() ? at->second : 0;
+}
+
+void Ledger::charge(Entry& entry) {
+  entry.charged = accounts_.charge(entry.account, sched::Resource::quarantinedBoxes);
+}
+
 void Ledger::quarantine(Entry& entry) {
-  if (!entry.quarantined)
-    entry.quarantined = accounts_.charge(entry.account, sched::Resource::quarantinedBoxes);
+  if (std::exchange(entry.quarantined, true)) return;
+  ++quarantined_;
+  if (++quarantined_of_[entry.tmpl] <= templateMax()) charge(entry);
+}
+
+void Ledger::erase(Boxes::iterator at) {
+  const Entry gone = std::move(at->second);
+  boxes_.erase(at);
+  if (!gone.quarantined) return;
+  --quarantined_;
+  if (--quarantined_of_.at(gone.tmpl) == 0) quarantined_of_.erase(gone.tmpl);
+  if (!gone.charged) return;
+  // Its place in the template's bound is for one that was beyond.
+  auto next = std::find_if(boxes_.begin(), boxes_.end(), [&](const auto& each) {
+    return each.second.tmpl == gone.tmpl && each.second.quarantined && !each.second.charged;
+  });
+  if (next != boxes_.end()) charge(next->second);
 }
 
 Closed Ledger::neverMade(base::BoxId box, uint64_t now_ns) {
   Closed c;
-  if (auto at = boxes_.find(box); at != boxes_.end()) c.task = at->second.task;
+  if (auto at = boxes_.find(box); at != boxes_.end()) {
+    c.task = at->second.task;
+    erase(at);
+  }
   c.slot = Closed::Slot::free;
   c.receipt.box = box;
   c.receipt.complete = true;
   c.receipt.reaped_ns = c.receipt.unpopulated_ns = c.receipt.fds_closed_ns =
       c.receipt.cgroups_gone_ns = c.receipt.uid_free_ns = now_ns;
-  boxes_.erase(box);
   return c;
 }
 
@@ -67,7 +104,7 @@ std::optional<Closed> Ledger::gone(const wire::Event& e, uint64_t our_fds_closed
   if (r.complete) {
     r.uid_free_ns = e.at_ns;
     c.slot = Closed::Slot::free;
-    boxes_.erase(e.box);
+    erase(at);
   } else {
     quarantine(at->second);
   }

@@ -2,9 +2,10 @@
 // proof is missing.
 //
 // A slot is free only when the receipt is complete. If a box's receipt is not complete in time, the
-// box stays here until a later message of the spawner completes it. It counts for the account of
-// its task; the book refuses an account with too many of them, and everybody if all together have
-// too many.
+// box stays here until a later message of the spawner completes it. It counts for its template and
+// for the account of its task: a template with too many of them gets no more boxes, and the book
+// refuses an account with too many. Everybody is refused if all together have too many; a template
+// counts there up to its own bound, so it takes several templates to make the host unfit.
 //
 // Layer: reap. Pure: time is an argument. Core thread.
 #pragma once
@@ -34,7 +35,7 @@ class Ledger {
  public:
   explicit Ledger(sched::Accounts& accounts) : accounts_(accounts) {}
 
-  void opened(base::BoxId box, uint64_t now_ns);
+  void opened(base::BoxId box, base::TemplateId tmpl, uint64_t now_ns);
   void claimed(base::BoxId box, base::TaskId task, sched::AccountRef account);
   // The box was never made: the spawner has undone it.
   Closed neverMade(base::BoxId box, uint64_t now_ns);
@@ -46,8 +47,11 @@ class Ledger {
   Closed overdue(base::BoxId box, std::string why);
 
   base::Status accepts(const sched::AccountRef& account) const;
+  // Whether more boxes of the template may be made.
+  bool serves(base::TemplateId tmpl) const { return quarantinedOf(tmpl) < templateMax(); }
+  uint32_t quarantinedOf(base::TemplateId tmpl) const;
   size_t alive() const { return boxes_.size(); }  // quarantined ones included
-  size_t quarantined() const { return accounts_.usedByAll(sched::Resource::quarantinedBoxes); }
+  size_t quarantined() const { return quarantined_; }
   bool knows(base::BoxId box) const { return boxes_.contains(box); }
   std::vector<base::BoxId> quarantinedBoxes() const;
 
@@ -55,13 +59,21 @@ class Ledger {
   struct Entry {
     base::TaskId task = 0;
     sched::AccountRef account;  // empty: a box without a task, the daemon's own
+    base::TemplateId tmpl = 0;
     uint64_t opened_ns = 0, reaped_ns = 0;
-    sched::Share quarantined;
+    bool quarantined = false;
+    sched::Share charged;  // empty: in quarantine beyond its template's bound, or not at all
   };
+  using Boxes = std::unordered_map<base::BoxId, Entry>;
+  uint64_t templateMax() const;
   void quarantine(Entry& entry);
+  void charge(Entry& entry);
+  void erase(Boxes::iterator at);
 
   sched::Accounts& accounts_;
-  std::unordered_map<base::BoxId, Entry> boxes_;
+  Boxes boxes_;
+  std::unordered_map<base::TemplateId, uint32_t> quarantined_of_;
+  size_t quarantined_ = 0;
 };
 
 }  // namespace mayfly::reap

@@ -225,11 +225,19 @@ Acts TaskMachine::boxReaped(ExitStatus exit, const Counters& counters, uint64_t 
   end_.counters_final = true;
   Acts acts;
   if (stage_ != TaskStage::ending) acts = endFor(Cause::boxDied, {}, now_ns);
+  // The task had ended by itself before the kill: the spawner's report of that came late.
+  if (end_.first == Cause::wallTime && exit.code == CLD_EXITED) end_.first = Cause::exited;
   if (end_.first == Cause::exited && end_.exit.code == 0) end_.exit = exit;
   if (end_.first == Cause::exited && clone_exited_ns != 0)
     mark(Phase::exited, clone_exited_ns, now_ns);
   mark(Phase::reaped, now_ns, now_ns);
   return acts.then(Act::drain);
+}
+
+void TaskMachine::unproven(std::string why) {
+  if (stage_ != TaskStage::ending || reaped_ || end_.first != Cause::wallTime) return;
+  end_.first = Cause::internal;
+  end_.detail = std::move(why);
 }
 
 Acts TaskMachine::boxGone(bool complete, uint64_t now_ns) {

@@ -106,6 +106,8 @@ class TaskMachine {
   Acts tick(uint64_t now_ns);
   Acts boxReaped(ExitStatus exit, const Counters& counters, uint64_t clone_exited_ns,
                  uint64_t now_ns);
+  // Nobody tells any more how the task ends. If only the timer ended it, it may have ended before.
+  void unproven(std::string why);
   Acts boxGone(bool complete, uint64_t now_ns);  // the receipt is there
 
   // The result's verdict; final once the stage is `done`.

@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/clock.h"
 #include "spawner/boxes.h"
@@ -29,6 +30,7 @@ void Boxes::beginEnd(Box& box, BoxEvent why) {
   const bool has_task = box.machine.state() == BoxState::claimed;
   if (has_task) --claimed_;
   box.machine.on(why);
+  if (!box.machine.owed()) awaitNothing(box);
   ending_.insert(box.id);
   box.deadline_ns = inMs(kReapMsMax);
   // The kill itself would trigger the watches.
@@ -54,6 +56,8 @@ void Boxes::endAll() {
   for (base::BoxId id : ids)
     if (Box* box = find(id); box != nullptr && !box->machine.ending())
       beginEnd(*box, BoxEvent::end);
+    else if (box != nullptr && box->machine.state() == BoxState::collecting)
+      signalKill(box->collector);  // nobody will read its spool
 }
 
 // Proven when the spawner, the parent, has reaped both and the kernel reports the cgroup as empty.
@@ -183,6 +187,8 @@ void Boxes::onLate(Box& box) {
   }
   switch (box.machine.state()) {
     case BoxState::collecting:
+      if (box.collect_state == CollectState::timedOut)
+        return reportStuck(box, "the collector of its files is killed, but not reaped");
       box.collect_state = CollectState::timedOut;
       box.deadline_ns = inMs(kReapMsMax);
       return signalKill(box.collector);
@@ -204,12 +210,17 @@ uint64_t Boxes::nextTimer() const {
     if (box.next_try_ns != 0) next = std::min(next, box.next_try_ns);
     next = std::min(next, box.deadline_ns);
   }
+  for (base::BoxId id : awaiting_) next = std::min(next, boxes_.at(id)->answer_due_ns);
   return next;
 }
 
 void Boxes::runTimers() {
   const uint64_t now = monotonicNs();
   std::vector<base::BoxId> due;
+  for (base::BoxId id : awaiting_)
+    if (boxes_.at(id)->answer_due_ns <= now) due.push_back(id);
+  for (base::BoxId id : std::exchange(due, {}))
+    if (Box* box = find(id); box != nullptr && box->answer_due_ns != 0) onSilent(*box);
   for (base::BoxId id : ending_) {
     const Box& box = *boxes_.at(id);
     if ((box.next_try_ns != 0 && box.next_try_ns <= now) || box.deadline_ns <= now)
@@ -231,6 +242,7 @@ void Boxes::drop(Box& box) {
   z.uids.give(box.uid_first);
   for (uint64_t key : box.process_keys) z.processes.erase(key);
   ending_.erase(box.id);
+  awaiting_.erase(box.id);
   boxes_.erase(box.id);
   zygotes_.release(z);
 }

@@ -107,7 +107,8 @@ Place placeOf(wire::Op op, BoxState state) {
       return places.sample;
     case wire::Op::publish:
     case wire::Op::retire:
-      break;  // on a zygote
+    case wire::Op::ping:
+      break;  // on no box
   }
   return Place::breach;
 }

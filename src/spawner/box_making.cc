@@ -61,6 +61,7 @@ Status Boxes::prepare(Box& box) {
              BoxCgroups::create(tree_, fmt::format("t{}/b{}", z.key, box.id), z.uid_base));
   MAYFLY_CHECK(askInit(box));
   box.machine.on(BoxEvent::askInit);
+  awaitAnswer(box);
   MAYFLY_CHECK(box.cgroups.setCaps(box.limits));
   MAYFLY_TRY(box.memory_watch, box.cgroups.watchMemory());
   MAYFLY_TRY(box.process_watch, box.cgroups.watchProcesses());
@@ -131,8 +132,10 @@ Boxes::Said Boxes::onInitMade(Zygote& z, const wire::InitMade& made, Fd init) {
       found->machine.on(BoxEvent::initMade) == BoxStep::breach)
     return Said::breach;
   Box& box = *found;
+  awaitAnswer(box);  // the init's
   const Status adopted = adopt(box, box.init, std::move(init), key, Source::init);
   if (box.machine.ending()) {
+    awaitNothing(box);
     signalKill(box.init);
     tryFinishReaping(box);
   } else if (!adopted) {
@@ -175,6 +178,7 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
   Box& box = *found;
   const Status adopted = adopt(box, box.clone, std::move(answer.clone), key, Source::clone);
   if (box.machine.ending()) {
+    awaitNothing(box);
     signalKill(box.clone);
     tryFinishReaping(box);
   } else if (!adopted) {
@@ -197,9 +201,11 @@ void Boxes::arrived(Box& box) {
       if (box.clone_comes == Box::Clone::atOnce) askCloneOrFail(box);
       return;
     case BoxState::stocked:
+      awaitNothing(box);
       if (box.clone_comes == Box::Clone::atOnce) return askCloneOrFail(box);
       return tell(box, Kind::boxStocked);
     case BoxState::parked:
+      awaitNothing(box);
       if (box.clone) tellMade(box);  // otherwise it ended meanwhile, and the box fails for that
       return;
     default:
@@ -234,6 +240,7 @@ Status Boxes::askClone(Box& box) {
   ask.tasks = tasks;
   MAYFLY_CHECK(z.source->ask(ask));
   box.machine.on(BoxEvent::askClone);
+  awaitAnswer(box);
   box.pid_host = pidOf(box.init);  // while the zygote forks
   for (Fd& fd : box.their_fds) fd.reset();
   box.go_theirs.reset();
@@ -265,6 +272,41 @@ void Boxes::failBox(Box& box, const std::string& step, const Error& error) {
   beginEnd(box, BoxEvent::end);
 }
 
+void Boxes::awaitAnswer(Box& box) {
+  box.answer_due_ns = inMs(kAnswerMsMax);
+  awaiting_.insert(box.id);
+}
+
+void Boxes::awaitNothing(Box& box) {
+  box.answer_due_ns = 0;
+  awaiting_.erase(box.id);
+}
+
+// Whoever hangs is ended: the maker or the zygote with all boxes that wait for it, or this box
+// alone for its init. An answer that waits to be read, or a timer that is late itself, shows that
+// the spawner was held up.
+void Boxes::onSilent(Box& box) {
+  const Zygote& z = *box.owner;
+  const BoxState s = box.machine.state();
+  const bool of_maker = s == BoxState::asked || s == BoxState::standing || s == BoxState::owedInit;
+  const bool of_init = !of_maker && !box.machine.owed();
+  const base::FdView from = of_maker   ? z.maker_channel.view()
+                            : of_init  ? box.init_status.view()
+                            : z.source ? z.source->answers()
+                                       : base::FdView();
+  if (isReadable(from) || monotonicNs() > box.answer_due_ns + kHeldUpMs * kMsNs)
+    return awaitAnswer(box);
+  awaitNothing(box);
+  if (!of_init)
+    return zygotes_.onSilent(*box.owner, of_maker ? Zygotes::Who::maker : Zygotes::Who::zygote);
+  box.result.again = 1;
+  failBox(box, "init",
+          Error{Code::deadlineExceeded,
+                fmt::format("the box's init did not answer within {} ms", kAnswerMsMax),
+                {},
+                0});
+}
+
 // Boxes that are being made wait for an answer that will not come.
 void Boxes::onAnswersLost(const Zygote& z, const char* who, const std::string& why) {
   std::vector<base::BoxId> waiting;
@@ -273,6 +315,7 @@ void Boxes::onAnswersLost(const Zygote& z, const char* who, const std::string& w
   for (base::BoxId id : waiting) {
     Box* box = find(id);
     if (box == nullptr) continue;
+    awaitNothing(*box);
     if (box->machine.ending()) {
       box->machine.on(BoxEvent::lost);
       tryFinishReaping(*box);

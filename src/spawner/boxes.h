@@ -49,7 +49,8 @@ struct Box {
   bool watches_told[2] = {};
   uint32_t collect_ms_max = 0;
   wire::CollectState collect_state = wire::CollectState::none;
-  uint64_t deadline_ns = 0;  // of the present state, while it ends
+  uint64_t answer_due_ns = 0;  // of the maker, the zygote or the init; 0: no answer is awaited
+  uint64_t deadline_ns = 0;    // of the present state, while it ends
   uint64_t next_try_ns = 0;
   uint32_t tries = 0;
   wire::Event result;                           // boxReaped, then boxGone, as it grows
@@ -95,6 +96,9 @@ class Boxes : public Zygotes::Client {
   base::Status askClone(Box& box);
   void tellMade(Box& box);
   void failBox(Box& box, const std::string& step, const base::Error& error);
+  void awaitAnswer(Box& box);
+  void awaitNothing(Box& box);
+  void onSilent(Box& box);
 
   // --- while it lives (boxes.cc) ---
   void giveUp(Box& box, const std::string& why);
@@ -131,8 +135,9 @@ class Boxes : public Zygotes::Client {
   std::function<void()> reap_strays_;
   const uint64_t cores_ = static_cast<uint64_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   std::unordered_map<base::BoxId, std::unique_ptr<Box>> boxes_;
-  uint32_t claimed_ = 0;          // of boxes_: those whose task may run
-  std::set<base::BoxId> ending_;  // of boxes_: those that timers are for
+  uint32_t claimed_ = 0;            // of boxes_: those whose task may run
+  std::set<base::BoxId> ending_;    // of boxes_: those that timers are for
+  std::set<base::BoxId> awaiting_;  // of boxes_: those with an answer_due_ns
 };
 
 }  // namespace mayfly::spawner

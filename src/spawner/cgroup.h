@@ -39,12 +39,16 @@ class CgroupTree {
   const std::vector<Hierarchy>& hierarchies() const { return all_; }
   const Hierarchy& v2() const { return all_.front(); }  // always there
   std::string describe() const;                         // "v2: kill; v1: cpu memory pids"
-  // Removes the instance's folders; a busy one stays for the next start to remove.
+  // Moves this process into a v2 folder of the instance's. Returns the instance's `cgroup.kill`:
+  // who has it can kill this process with all that it made, even if this one is stopped.
+  base::Result<base::Fd> enter();
+  // Leaves it and removes the instance's folders; a busy one stays for the next start to remove.
   void remove();
 
  private:
   std::vector<Hierarchy> all_;
   std::string instance_;
+  bool entered_ = false;
 };
 
 // A set of folders of the same name, one per hierarchy.

@@ -25,6 +25,7 @@ using base::Unit;
 namespace {
 
 constexpr int kSweepMsMax = 2'000;
+constexpr char kOwnFolder[] = "spawner";
 
 struct Mount {
   std::string path;
@@ -174,7 +175,18 @@ std::string CgroupTree::describe() const {
   return text;
 }
 
+Result<Fd> CgroupTree::enter() {
+  MAYFLY_TRY(Fd own, makeFolder(v2().dir.view(), kOwnFolder, false));
+  MAYFLY_CHECK(base::writeSmallFile(own.view(), "cgroup.procs", "0"));
+  entered_ = true;
+  return base::openAt(v2().dir.view(), "cgroup.kill", O_WRONLY);
+}
+
 void CgroupTree::remove() {
+  if (entered_) {
+    (void)base::writeSmallFile(v2().mount.view(), "cgroup.procs", "0");
+    ::unlinkat(v2().dir.get(), kOwnFolder, AT_REMOVEDIR);
+  }
   for (Hierarchy& h : all_) {
     h.dir.reset();
     ::unlinkat(h.top.get(), instance_.c_str(), AT_REMOVEDIR);

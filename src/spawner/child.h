@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +33,11 @@ inline constexpr uint64_t kFreeBytesMax =
 inline constexpr uint64_t kFreeInodesMax = 512;  // the same: each takes some microseconds
 inline constexpr uint64_t kFreeMsMax =
     10'000;  // that a child frees a larger one, before it is reported as stuck
-inline constexpr uint64_t kReapMsMax = 5'000;   // kill to reaped, before it is reported as stuck
+inline constexpr uint64_t kReapMsMax = 5'000;  // kill to reaped, before it is reported as stuck
+// Of a maker or zygote that is asked for a process, and of an init that makes its box: each takes
+// some milliseconds. Who needs longer hangs, and is ended.
+inline constexpr uint64_t kAnswerMsMax = 4'000;
+inline constexpr uint64_t kHeldUpMs = 1'000;    // a timer that is later tells nothing of others
 inline constexpr uint64_t kNever = UINT64_MAX;  // a deadline that was already reported
 
 inline uint64_t inMs(uint64_t ms) { return base::monotonicNs() + ms * kMsNs; }
@@ -115,6 +120,11 @@ inline std::string describe(const Exit& exit) {
 // Whether the peer closed its end. A peer that dies with an unread request resets the channel.
 inline bool isEnd(const base::Result<base::Received>& got) {
   return got ? got->bytes == 0 : got.error().sys == ECONNRESET;
+}
+
+inline bool isReadable(base::FdView fd) {
+  pollfd one{fd.get(), POLLIN, 0};
+  return fd && ::poll(&one, 1, 0) > 0;
 }
 
 inline void signalKill(const Fd& pidfd) {

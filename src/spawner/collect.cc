@@ -192,6 +192,7 @@ class Collector {
 // Changes the spawner's child into the box's user, in an empty root: it opens files only below the
 // descriptors that it got.
 bool becomeUser(uint32_t uid) {
+  const pid_t spawner = ::getppid();
   if (::chroot(kEmpty) != 0 || ::chdir("/") != 0) return false;
   if (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 ||
       ::setresuid(uid, uid, uid) != 0)
@@ -200,7 +201,7 @@ bool becomeUser(uint32_t uid) {
   __user_cap_data_struct none[2] = {};
   if (::syscall(SYS_capset, &header, none) != 0) return false;
   // Set again, because the change of ids cleared it.
-  return ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0;
+  return ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && ::getppid() == spawner;
 }
 
 // Allows only the system calls that walking, copying and allocating need; any other ends the

@@ -2,7 +2,7 @@
 //
 // Runs in a child of the spawner that has become the box's user: it can read only files that the
 // task could read, and a hostile tree can hurt only this child, which the spawner kills at its
-// deadline.
+// deadline (by CAP_KILL: the child's uid is another one).
 //
 // Layer: spawner.
 #pragma once

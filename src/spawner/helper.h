@@ -27,6 +27,7 @@ inline constexpr int kHelperFd = 3;         // the first descriptor that a helpe
 template <class Work>
 base::Result<base::Fd> startHelper(const char* what, std::initializer_list<base::FdView> keep,
                                    Work work) {
+  const pid_t spawner = ::getpid();
   int pidfd = -1;
   clone_args args{};
   args.flags = CLONE_PIDFD;
@@ -35,6 +36,7 @@ base::Result<base::Fd> startHelper(const char* what, std::initializer_list<base:
   if (pid < 0) return base::failSys(errno, "clone3", what);
   if (pid > 0) return base::Fd(pidfd);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (::getppid() != spawner) ::_exit(2);  // it ended before that
   ::prctl(PR_SET_NAME, "mayfly-helper", 0, 0, 0);
   constexpr int kAbove = 64;  // above the targets, so that no dup2 overwrites a source
   int high[8], count = 0;

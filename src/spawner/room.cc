@@ -182,7 +182,8 @@ Result<Room> enterRoom(const std::string& images_dir) {
 Status dropToLeast() {
   auto bit = [](int cap) { return 1u << cap; };
   uint32_t keep = bit(CAP_SYS_ADMIN) | bit(CAP_SETUID) | bit(CAP_SETGID) | bit(CAP_CHOWN) |
-                  bit(CAP_SYS_CHROOT);  // for the collector's root
+                  bit(CAP_SYS_CHROOT) |  // for the collector's root
+                  bit(CAP_KILL);         // over the collector, which has another uid
   for (int cap = 0; cap <= 63; ++cap) {
     if (cap < 32 && (keep & bit(cap))) continue;
     if (::prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0) {
@@ -211,6 +212,7 @@ std::string describeCapabilities() {
   };
   std::string text;
   for (Name n : {Name{CAP_CHOWN, "CHOWN"},
+                 {CAP_KILL, "KILL"},
                  {CAP_SETGID, "SETGID"},
                  {CAP_SETUID, "SETUID"},
                  {CAP_SYS_ADMIN, "SYS_ADMIN"},

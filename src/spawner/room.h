@@ -33,7 +33,7 @@ struct Room {
 
 base::Result<Room> enterRoom(const std::string& images_dir);
 
-// Keeps SYS_ADMIN, SETUID, SETGID, CHOWN, SYS_CHROOT; the bounding set follows. no_new_privs.
+// Keeps SYS_ADMIN, SETUID, SETGID, CHOWN, SYS_CHROOT, KILL; the bounding set follows. no_new_privs.
 base::Status dropToLeast();
 std::string describeCapabilities();
 

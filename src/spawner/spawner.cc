@@ -25,6 +25,7 @@ namespace {
 
 constexpr size_t kRequestsMax = 1'024;  // read ahead; more wait in the socket
 constexpr uint64_t kStopMsMax = 5'000;  // after mayflyd's end
+constexpr int kExitLeft = 3;
 
 // The kernel bounds pending signals and message queues of a user namespace by the limits of its
 // creator, and counts them up to the host's root; so the spawner halves its limits and leaves the
@@ -60,6 +61,7 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
     ::signal(signal, SIG_IGN);
   leaveHalfToTheHost();
   MAYFLY_TRY(s->tree_, CgroupTree::open(options.instance));
+  MAYFLY_TRY(Fd kill, s->tree_.enter());
   MAYFLY_TRY(s->room_, enterRoom(options.images_dir));
   MAYFLY_CHECK(dropToLeast());
   MAYFLY_CHECK(s->poller_.watch(s->daemon_.view(), EPOLLIN, Source::daemon, 0));
@@ -69,14 +71,15 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
   setText(
       hello, "",
       fmt::format("capabilities: {}; cgroups: {}", describeCapabilities(), s->tree_.describe()));
-  s->out_.send(hello);
+  const int fds[] = {kill.get()};
+  s->out_.send(hello, fds);
   return s;
 }
 
 // --- what mayflyd asks for -----------------------------------------------------------
 
-// A claim is done at once; slower requests (making and ending boxes) wait their turn. False:
-// mayflyd is gone, or has another version of the protocol.
+// A claim and a ping are done at once; slower requests (making and ending boxes) wait their turn.
+// False: mayflyd is gone, or has another version of the protocol.
 bool Spawner::readRequests() {
   while (requests_.size() < kRequestsMax) {
     wire::Request request;
@@ -85,12 +88,21 @@ bool Spawner::readRequests() {
     const Checked checked = wire::check(request, got->bytes, got->fds);
     if (checked.fault == Checked::Fault::language) return false;
     const char* unsound = checked.fault == Checked::Fault::content ? checked.what : nullptr;
-    if (request.op == Op::claim)
+    if (request.op == Op::ping)
+      pong();
+    else if (request.op == Op::claim)
       boxes_.on(request, *got, unsound);
     else
       requests_.push_back({request, std::move(*got), unsound});
   }
   return true;
+}
+
+void Spawner::pong() {
+  wire::Event event;
+  event.kind = wire::Kind::pong;
+  event.at_ns = monotonicNs();
+  out_.send(event);
 }
 
 void Spawner::doOneRequest() {
@@ -178,7 +190,7 @@ int Spawner::run() {
   while (!done())
     if (!step(msUntilNextTimer())) return 1;
   tree_.remove();
-  return 0;
+  return boxes_.empty() && zygotes_.empty() ? 0 : kExitLeft;
 }
 
 }  // namespace mayfly::spawner

@@ -34,7 +34,8 @@ class Spawner {
  public:
   // Enters the room, finds the cgroups, drops to the least capabilities.
   static base::Result<std::unique_ptr<Spawner>> start(base::Fd daemon, const Options& options);
-  int run();  // until mayflyd goes; the exit code
+  // Until mayflyd goes. The exit code: 0, if nothing is left.
+  int run();
   // One turn: waits for events, at most so long (-1: for the first one), and handles them. False:
   // the loop can wait for nothing any more.
   bool step(int wait_ms);
@@ -50,6 +51,7 @@ class Spawner {
     const char* unsound;  // the fault of the request, or null
   };
   bool readRequests();
+  void pong();
   void doOneRequest();
   void dispatch(Source source, uint64_t id);
   int msUntilNextTimer() const;

@@ -261,14 +261,17 @@ void Zygotes::onHello(Zygote& z, const CloneSource::Answer& answer) {
   out_.send(event);
 }
 
-// A process of the zygote ended unasked, or broke the protocol. Running boxes go on while pid 1
-// lives; new ones need a new zygote.
-void Zygotes::onEnd(Zygote& z, Who who) {
+void Zygotes::onSilent(Zygote& z, Who who) {
+  onEnd(z, who, fmt::format("did not answer within {} ms", kAnswerMsMax));
+}
+
+// Running boxes go on while pid 1 lives; new ones need a new zygote.
+void Zygotes::onEnd(Zygote& z, Who who, const std::string& fault) {
   Fd& process = who == Who::pid1 ? z.pid1 : who == Who::maker ? z.maker : z.zygote;
   const char* const its_name = kNames[static_cast<size_t>(who)];
   const Exit exit = reap(process, poller_);
   if (z.stage >= Stage::ending) return;
-  std::string how = exit.code != 0 ? describe(exit) : "broke the protocol";
+  std::string how = exit.code != 0 ? describe(exit) : fault;
   std::string why = fmt::format("the template's {} {}", its_name, how);
   // Its last message says more than its exit code, whichever is seen first.
   if (who == Who::zygote && z.source && z.stage <= Stage::loading)

@@ -58,6 +58,9 @@ class Zygotes {
   // The zygote took no request. If its source has closed its end, the end of the process is
   // reported first.
   void suspect(Zygote& z);
+  // Its maker or its source of clones owes an answer for too long.
+  enum class Who : uint8_t { pid1, maker, zygote };
+  void onSilent(Zygote& z, Who who);
 
   void onEvent(Source source, uint32_t key);
   uint64_t nextTimer() const;  // monotonic ns; UINT64_MAX: none
@@ -73,8 +76,8 @@ class Zygotes {
   void onSourceAnswer(Zygote& z);
   void onHello(Zygote& z, const CloneSource::Answer& answer);
   void onChannelEnd(Zygote& z, base::FdView channel, const base::Fd& process);
-  enum class Who : uint8_t { pid1, maker, zygote };
-  void onEnd(Zygote& z, Who who);  // a process ended, or broke the protocol
+  // A process ended; or, if it lives, it is ended for `fault`.
+  void onEnd(Zygote& z, Who who, const std::string& fault = "broke the protocol");
   void failStart(Zygote& z, std::string step, base::Error error);
   void drain(Zygote& z);
   void tryEnd(Zygote& z);

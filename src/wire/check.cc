@@ -27,6 +27,7 @@ Shape shapeOf(Op op) {
     case Op::publish:
       return {true, kLoopback, false};
     case Op::retire:
+    case Op::ping:
       return {true, 0, false};
     case Op::make:
       return {true, kStock | kRehearse, true};
@@ -105,7 +106,8 @@ Checked check(Event& e, size_t bytes, size_t fds) {
   if (e.kind < Kind::hello || e.kind > kKindMax) return {Fault::language, "unknown event"};
   if (e.cap > Cap::processes || e.collect > CollectState::failed)
     return {Fault::language, "unknown word"};
-  if (e.kind != Kind::boxMade && fds != 0) return {Fault::language, "descriptors"};
+  if (fds > (e.kind == Kind::boxMade ? 4u : e.kind == Kind::hello ? 1u : 0u))
+    return {Fault::language, "descriptors"};
   endText(e.step);
   endText(e.text);
   return kSound;

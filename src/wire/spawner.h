@@ -16,7 +16,7 @@
 namespace mayfly::wire {
 
 inline constexpr uint32_t kSpawnerMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kSpawnerVersion = 7;
+inline constexpr uint16_t kSpawnerVersion = 8;
 inline constexpr uint32_t kZygoteArgsMax = 8;
 inline constexpr uint64_t kBoxIdMax = (uint64_t{1} << 56) - 1;
 
@@ -52,6 +52,8 @@ enum class Op : uint16_t {
   end = 4,
   // Asks for a box's usage so far. Answer: sampled (or nothing, if it ended).
   sample = 5,
+  // Asks whether the spawner's loop runs. Answer: pong. Overtakes every other request.
+  ping = 8,
 };
 
 enum RequestFlags : uint32_t {
@@ -79,7 +81,8 @@ struct Request {
 };
 
 enum class Kind : uint16_t {
-  hello = 1,  // after start: the spawner is ready; text lists what is in force
+  hello = 1,  // after start: the spawner is ready; text lists what is in force. fds: [0] a file
+              // into which "1" kills the spawner and every process that it made
   zygoteReady = 2,
   zygoteFailed = 3,  // step, sys, text; nothing of it is left, or text names the stuck part
   zygoteGone = 4,    // retired, or died by itself (text says how); its boxes' events come first
@@ -92,9 +95,10 @@ enum class Kind : uint16_t {
   boxReaped = 11,   // usage, counters and exit status are final
   boxGone = 12,     // receipt
   boxStocked = 13,  // the box is complete, without a clone
+  pong = 14,
 };
-inline constexpr Op kOpMax = Op::clone;
-inline constexpr Kind kKindMax = Kind::boxStocked;
+inline constexpr Op kOpMax = Op::ping;
+inline constexpr Kind kKindMax = Kind::pong;
 
 enum class Cap : uint16_t { none = 0, memory = 1, processes = 2 };
 

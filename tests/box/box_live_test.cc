@@ -203,7 +203,7 @@ class Box : public ::testing::Test {
     live_ = std::make_unique<Live>(images_, "box-live-" + std::to_string(::getpid()), "62");
     ASSERT_EQ(live_->hello_.kind, Kind::hello);
     EXPECT_EQ(std::string(live_->hello_.text)
-                  .find("capabilities: CHOWN SETGID SETUID SYS_ADMIN SYS_CHROOT; cgroups:"),
+                  .find("capabilities: CHOWN KILL SETGID SETUID SYS_ADMIN SYS_CHROOT; cgroups:"),
               0u)
         << live_->hello_.text;
     Event e = live_->publish(template_);

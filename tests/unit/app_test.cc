@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <spdlog/logger.h>
 #include <fcntl.h>
@@ -26,6 +27,7 @@
 #include "app/log.h"
 #include "app/log_sink.h"
 #include "app/loop_lag.h"
+#include "app/remains.h"
 #include "app/system_calls.h"
 #include "app/templates.h"
 #include "core/options.h"
@@ -95,14 +97,45 @@ TEST(UidSlots, NoTwoDaemonsShareOneAndAFreedOneIsTakenAgain) {
   Folder slots;
   std::vector<UidSlot> taken;
   for (uint32_t i = 0; i < kUidSlots; ++i) {
-    auto slot = takeUidSlot(slots.path);
+    auto slot = takeUidSlot(slots.path, slots.path + "/proc");
     ASSERT_TRUE(slot);
     EXPECT_EQ(slot->number, i);
     taken.push_back(std::move(*slot));
   }
-  EXPECT_EQ(takeUidSlot(slots.path).error().code, base::Code::resourceExhausted);
+  EXPECT_EQ(takeUidSlot(slots.path, slots.path + "/proc").error().code,
+            base::Code::resourceExhausted);
   taken[7].lock.reset();
-  EXPECT_EQ(takeUidSlot(slots.path)->number, 7u);
+  EXPECT_EQ(takeUidSlot(slots.path, slots.path + "/proc")->number, 7u);
+}
+
+// A process in the /proc of a folder.
+void putProcess(const Folder& top, uint32_t pid, uint32_t uid, char state) {
+  const std::string folder = top.path + "/proc/" + std::to_string(pid);
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder + "/status") << fmt::format(
+      "Name:\tleft\nUmask:\t0022\nState:\t{} (x)\nTgid:\t{}\nPPid:\t1\nUid:\t{}\t{}\t{}\t{}\n",
+      state, pid, uid, uid, uid, uid);
+}
+
+TEST(UidSlots, UidsOfAProcessThatAnEarlierDaemonLeftAreNotGivenAway) {
+  Folder slots;
+  const std::string proc = slots.path + "/proc";
+  putProcess(slots, 71, 1'879'048'192u + 65'538, 'D');                // of slot 0
+  putProcess(slots, 72, 1'879'048'192u + 64 * 65'536 + 65'538, 'Z');  // of slot 1: it has ended
+  auto slot = takeUidSlot(slots.path + "/slots", proc);
+  ASSERT_TRUE(slot);
+  EXPECT_EQ(slot->number, 1u);
+  std::filesystem::remove_all(proc + "/71");
+  EXPECT_EQ(takeUidSlot(slots.path + "/slots", proc)->number, 0u);
+}
+
+TEST(Remains, AreNamedByPidNameAndState) {
+  Folder top;
+  for (uint32_t pid = 1; pid <= 10; ++pid) putProcess(top, pid, 7, 'T');
+  const std::string all = describe(childrenOf(1, top.path + "/proc"));
+  EXPECT_NE(all.find("process 5 (left, state T)"), std::string::npos) << all;
+  EXPECT_NE(all.find(" and 2 more"), std::string::npos) << all;
+  EXPECT_TRUE(childrenOf(2, top.path + "/proc").empty());
 }
 
 TEST(UidSlots, DaemonsUidLiesInTheLastRangeOfItsOwnSlot) {
@@ -141,6 +174,7 @@ struct AuditFixture : testing::Test, base::Observer {
     places.self = 10;
     places.spawner = 11;
     audit = std::make_unique<Audit>(io, std::move(places), ledger, *this, 1'000);
+    process(11, 0, "/");
   }
   void put(const std::string& path, const std::string& text) {
     std::filesystem::create_directories(std::filesystem::path(top.path + "/" + path).parent_path());
@@ -165,7 +199,7 @@ struct AuditFixture : testing::Test, base::Observer {
 };
 
 TEST_F(AuditFixture, WhatBelongsToABoxOfTheLedgerIsNoFinding) {
-  ledger.opened(12, 5);
+  ledger.opened(12, 1, 5);
   for (const char* path :
        {"v2/mayfly/one/t1/b12", "v2/mayfly/one/t1/maker", "v2/mayfly/one/t2/bx",
         "v2/mayfly/one/t2/b", "v2/mayfly/one/t2/b9x", "memory/mayfly/one/t1/b12"})
@@ -200,7 +234,7 @@ TEST_F(AuditFixture, EachKindOfStrayIsFoundAndToldOnce) {
       "22 1 8:1 / / rw - ext4 /dev/vda1 rw\n23 22 0:9 / /mnt/a rw shared:1 - tmpfs disk rw\n"
       "24 22 7:3 / /mnt/b ro - erofs /dev/loop3 ro\n25 22 7:4 / /mnt/c ro - erofs /dev/loop4 ro\n"
       "26 22 0:8 / /mnt/d ro - erofs /var/lib/mayfly/images/def.erofs ro\nnonsense\n");
-  ledger.opened(2, 5);
+  ledger.opened(2, 1, 5);
   ledger.overdue(2, "late");
   doWalk();
   std::vector<std::pair<Kind, std::string>> told;
@@ -225,6 +259,27 @@ TEST_F(AuditFixture, EachKindOfStrayIsFoundAndToldOnce) {
   doWalk();
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].box, 9u);
+}
+
+// Its children are the daemon's from then on, until they are reaped.
+TEST_F(AuditFixture, TheRemainsOfAKilledSpawnerAreNoFinding) {
+  cgroup("v2/mayfly/one/t1/b7");
+  process(22, 1'000'002, "/", 10);
+  ledger.opened(2, 1, 5);
+  ledger.overdue(2, "the spawner ended");
+  doWalk();
+  EXPECT_EQ(found.size(), 3u);  // while the spawner lives, each is one
+  SetUp();
+  process(11, 0, "/", 10, "Z (zombie)");
+  doWalk();
+  EXPECT_TRUE(found.empty()) << found[0].what;
+  std::filesystem::remove_all(top.path + "/proc/11");
+  doWalk();
+  EXPECT_TRUE(found.empty()) << found[0].what;
+  process(11, 0, "/", 10);
+  audit->stop();
+  audit->start();
+  EXPECT_EQ(io.run(), 0u) << "a stopped audit does nothing more";
 }
 
 // What the spawner makes, one line a mount.

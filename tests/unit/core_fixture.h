@@ -120,6 +120,7 @@ struct Fixture : testing::Test {
   uint32_t parked = 0;
   pool::Renewal renewal;
   uint32_t tenants_max = 0;
+  std::string second_template;  // its name; empty: none
   std::unique_ptr<Engine> engine;
   base::Fd spawner;
   std::vector<base::Fd> request_fds;
@@ -201,6 +202,10 @@ struct Fixture : testing::Test {
     t.trial_code = trial_code;
     t.tenants_max = tenants_max;
     ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
+    if (!second_template.empty()) {
+      t.name = second_template;
+      ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
+    }
     auto pair = base::makeSeqpacketPair();
     spawner = std::move(pair->theirs);
     ASSERT_TRUE(base::setNonblocking(spawner.view()));
@@ -210,8 +215,12 @@ struct Fixture : testing::Test {
     EXPECT_EQ(r.zygote_id, 1u);
     EXPECT_STREQ(r.zygote[2], "zygote");
     EXPECT_EQ(request_fds.size(), 2u);
+    if (!second_template.empty()) {
+      EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
+    }
     if (!ready) return;
     tellZygote(Kind::zygoteReady, 1);
+    if (!second_template.empty()) tellZygote(Kind::zygoteReady, 2);
     until([&] { return owner.settled == 1; });
   }
 

@@ -878,6 +878,80 @@ TEST_F(Fixture, IncompleteReceiptKeepsTheSlotUntilALaterOneCompletesIt) {
   EXPECT_EQ(told.calls["receiptCompleted"], 1);
 }
 
+// The other template, and with it the host, goes on.
+TEST_F(Fixture, ATemplateWithTooManyBoxesInQuarantineIsRefusedAndNoOther) {
+  options.accounts.of(sched::Resource::quarantinedBoxes) = {
+      .pool_max = 4, .user_max = 2, .tenant_max = 2};
+  options.bounds.receipt_ns = 20'000'000;
+  second_template = "other";
+  start();
+  std::vector<base::BoxId> stuck;
+  for (uint32_t uid : {1, 2, 3}) {
+    listener = std::make_shared<Listener>();
+    sched::TaskSpec s = spec();
+    s.account = account(uid);
+    submit(s);
+    FakeBox b = running();
+    exits(b.id, CLD_EXITED, 0);
+    expect(Op::end);
+    result();
+    stuck.push_back(b.id);
+  }
+  sched::TaskSpec refused = spec();
+  refused.account = account(4);
+  auto id = engine->submit(refused, listener);
+  ASSERT_FALSE(id);
+  EXPECT_EQ(id.error().code, base::Code::unavailable);
+  EXPECT_NE(id.error().message.find("'python'"), std::string::npos) << id.error().message;
+  EXPECT_EQ(engine->templates()[0].state, "unhealthy");
+  EXPECT_EQ(engine->templates()[1].state, "ready");
+  refused.template_name = "other";
+  listener = std::make_shared<Listener>();
+  submit(refused);
+  FakeBox b = made();
+  EXPECT_EQ(made_by.zygote_id, 2u);
+  tell(goneEvent(stuck[0]));
+  until([&] { return engine->ledger().quarantined() == 2; });
+  EXPECT_EQ(engine->templates()[0].state, "ready");
+  refused.template_name = "python";
+  EXPECT_TRUE(engine->submit(refused, listener));
+}
+
+TEST_F(Fixture, AParkedCloneThatIsNeverReadyFreesItsPlace) {
+  options.clone_ready_ns_max = 300'000'000;
+  options.budget.parked_max = parked = 1;
+  start();
+  FakeBox hung = made(spawner::kRehearse);
+  Request end = expect(Op::end);
+  EXPECT_EQ(end.box, hung.id);
+  reaped(hung);
+  tell(goneEvent(hung.id));
+  FakeBox next = made(spawner::kRehearse);
+  cloneReady(next);
+  settle();
+  submit(spec());
+  takeClaim(next);
+  sayStarted(next);
+  until([&] { return listener->started == 1; });
+  EXPECT_EQ(told.calls["boxLost"], 1);
+}
+
+TEST_F(Fixture, ATaskWhoseCloneIsNeverReadyGetsAnother) {
+  options.clone_ready_ns_max = 300'000'000;
+  start();
+  submit(spec());
+  FakeBox hung = made();
+  Request end = expect(Op::end);
+  EXPECT_EQ(end.box, hung.id);
+  FakeBox b = running();
+  exits(b.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
+}
+
 TEST_F(Fixture, MissingReceiptGivesTheResultWithinItsBound) {
   options.bounds.receipt_ns = 20'000'000;
   start();

@@ -26,7 +26,7 @@ sched::AccountRef accountOf(sched::Accounts& book, uint32_t uid, std::string_vie
 TEST(Ledger, CompleteReceiptFreesTheSlot) {
   sched::Accounts book;
   Ledger l(book);
-  l.opened(7, 5);
+  l.opened(7, 1, 5);
   l.claimed(7, 70, accountOf(book, 1));
   auto c = l.gone(goneEvent(7), 20);
   ASSERT_TRUE(c);
@@ -50,7 +50,7 @@ TEST(Ledger, EachMissingProofKeepsTheSlotAndIsNamed) {
   for (const auto& [member, why] : cases) {
     sched::Accounts book;
     Ledger l(book);
-    l.opened(7, 5);
+    l.opened(7, 1, 5);
     l.claimed(7, 70, accountOf(book, 1));
     wire::Event e = goneEvent(7);
     e.*member = 0;
@@ -67,7 +67,7 @@ TEST(Ledger, EachMissingProofKeepsTheSlotAndIsNamed) {
 TEST(Ledger, LaterReceiptCompletesAQuarantinedBox) {
   sched::Accounts book;
   Ledger l(book);
-  l.opened(7, 5);
+  l.opened(7, 1, 5);
   l.claimed(7, 70, accountOf(book, 1));
   wire::Event e = goneEvent(7);
   e.cgroups_gone_ns = 0;
@@ -88,7 +88,7 @@ TEST(Ledger, QuarantineIsBoundedPerTenantPerUserAndForTheHost) {
   Ledger l(book);
   auto a = accountOf(book, 1, "a"), b = accountOf(book, 1, "b"), other = accountOf(book, 2);
   auto late = [&](base::BoxId box, const sched::AccountRef& whose) {
-    l.opened(box, 5);
+    l.opened(box, 1, 5);
     l.claimed(box, box, whose);
     l.overdue(box, "late");
   };
@@ -101,7 +101,7 @@ TEST(Ledger, QuarantineIsBoundedPerTenantPerUserAndForTheHost) {
   late(3, b);
   EXPECT_EQ(l.accepts(b).error().code, base::Code::resourceExhausted);
   EXPECT_TRUE(l.accepts(other));
-  l.opened(4, 5);
+  l.opened(4, 2, 5);
   l.overdue(4, "late");  // it had no task
   EXPECT_EQ(l.accepts(other).error().code, base::Code::unavailable);
   EXPECT_EQ(l.quarantined(), 4u);
@@ -110,10 +110,46 @@ TEST(Ledger, QuarantineIsBoundedPerTenantPerUserAndForTheHost) {
   EXPECT_TRUE(l.accepts(other));
 }
 
+// A template's boxes in quarantine refuse that template, before they refuse the host; it takes
+// several templates to do that.
+TEST(Ledger, QuarantineCountsForTheTemplateBeforeItCountsForTheHost) {
+  sched::AccountBounds bounds;
+  bounds.of(sched::Resource::quarantinedBoxes) = {.pool_max = 6, .user_max = 2, .tenant_max = 2};
+  sched::Accounts book(bounds);
+  Ledger l(book);
+  auto other = accountOf(book, 2);
+  constexpr base::TemplateId kBad = 1, kGood = 2;
+  for (base::BoxId box = 1; box <= 20; ++box) {
+    EXPECT_EQ(l.serves(kBad), box <= 4) << box;
+    l.opened(box, kBad, 5);  // parked
+    l.overdue(box, "late");
+    EXPECT_TRUE(l.serves(kGood));
+    EXPECT_TRUE(l.accepts(other)) << box;  // four count for the host
+  }
+  EXPECT_EQ(l.quarantined(), 20u);
+  EXPECT_EQ(l.quarantinedOf(kBad), 20u);
+  for (base::BoxId box = 21; box <= 22; ++box) {
+    l.opened(box, kGood, 5);
+    l.overdue(box, "late");
+  }
+  EXPECT_TRUE(l.serves(kGood));
+  EXPECT_EQ(l.accepts(other).error().code, base::Code::unavailable);  // two templates
+  // A box that is gone leaves its place in the bound to one that was beyond it.
+  for (base::BoxId box = 1; box <= 16; ++box) l.gone(goneEvent(box), 20);
+  EXPECT_FALSE(l.accepts(other));
+  EXPECT_FALSE(l.serves(kBad));
+  l.gone(goneEvent(17), 20);
+  EXPECT_TRUE(l.accepts(other));
+  EXPECT_TRUE(l.serves(kBad));
+  for (base::BoxId box = 18; box <= 22; ++box) l.gone(goneEvent(box), 20);
+  EXPECT_EQ(l.quarantined(), 0u);
+  EXPECT_EQ(book.known(), 1u);
+}
+
 TEST(Ledger, ABoxInQuarantineKeepsItsAccountKnown) {
   sched::Accounts book;
   Ledger l(book);
-  l.opened(1, 5);
+  l.opened(1, 1, 5);
   l.claimed(1, 1, accountOf(book, 1, "a"));
   l.overdue(1, "late");
   EXPECT_EQ(book.known(), 2u);
@@ -124,9 +160,9 @@ TEST(Ledger, ABoxInQuarantineKeepsItsAccountKnown) {
 TEST(Ledger, KnowsItsBoxesAndWhichAreInQuarantine) {
   sched::Accounts book;
   Ledger l(book);
-  l.opened(1, 5);
+  l.opened(1, 1, 5);
   l.claimed(1, 1, accountOf(book, 1));
-  l.opened(2, 5);
+  l.opened(2, 1, 5);
   l.claimed(2, 2, accountOf(book, 1));
   l.overdue(2, "late");
   EXPECT_TRUE(l.knows(1) && l.knows(2));

@@ -396,6 +396,31 @@ TEST(TaskMachine, WallDeadlineCountsFromStarted) {
   EXPECT_EQ(r.m.judgement().cap_value, 50u);
 }
 
+// The spawner's report of the exit came after the deadline.
+TEST(TaskMachine, ATaskThatHadExitedByItselfIsNotToldWallTime) {
+  base::Limits l;
+  l.wall_time_ms = 50;
+  Running r(l);
+  EXPECT_TRUE(r.m.tick(500 + 50 * kMs).has(Act::end));
+  r.m.boxReaped({CLD_EXITED, 7}, {}, 60 * kMs, 60 * kMs);
+  r.m.boxGone(true, 70 * kMs);
+  EXPECT_EQ(r.m.judgement().verdict, Verdict::failed);
+  EXPECT_EQ(r.m.judgement().exit_code, 7);
+}
+
+TEST(TaskMachine, ADeadlineThatNobodyConfirmsIsInternal) {
+  base::Limits l;
+  l.wall_time_ms = 50;
+  for (bool reaped : {false, true}) {
+    Running r(l);
+    EXPECT_TRUE(r.m.tick(500 + 50 * kMs).has(Act::end));
+    if (reaped) r.m.boxReaped({CLD_KILLED, SIGKILL}, {}, 0, 60 * kMs);
+    r.m.unproven("the spawner did not answer");
+    r.m.boxGone(false, 70 * kMs);
+    EXPECT_EQ(r.m.judgement().verdict, reaped ? Verdict::wallTime : Verdict::internal);
+  }
+}
+
 TEST(TaskMachine, ATaskThatNoBoxTookInTimeNeverRan) {
   base::Limits l;
   l.queue_time_ms = 20;

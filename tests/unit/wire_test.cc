@@ -36,8 +36,8 @@ Fault faultIn(const Request& r, size_t fds = 0, size_t bytes = sizeof(Request)) 
   return check(r, bytes, fds).fault;
 }
 
-constexpr Op kAll[] = {Op::publish, Op::retire, Op::make,  Op::clone,
-                       Op::claim,   Op::end,    Op::sample};
+constexpr Op kAll[] = {Op::publish, Op::retire, Op::make,   Op::clone,
+                       Op::claim,   Op::end,    Op::sample, Op::ping};
 
 TEST(Requests, WhatMayflydSendsIsSound) {
   EXPECT_EQ(faultIn(soundPublish(), 2), Fault::none);
@@ -102,10 +102,14 @@ TEST(Requests, EachContentThatNoMayflydSendsIsFound) {
 }
 
 TEST(Requests, AFlagOrADescriptorOfAnotherRequestIsFound) {
-  constexpr std::pair<Op, uint32_t> kOwn[] = {
-      {Op::publish, kLoopback}, {Op::retire, 0},         {Op::make, kStock | kRehearse},
-      {Op::clone, kRehearse},   {Op::claim, kCapsStand}, {Op::end, kCollect},
-      {Op::sample, 0}};
+  constexpr std::pair<Op, uint32_t> kOwn[] = {{Op::publish, kLoopback},
+                                              {Op::retire, 0},
+                                              {Op::make, kStock | kRehearse},
+                                              {Op::clone, kRehearse},
+                                              {Op::claim, kCapsStand},
+                                              {Op::end, kCollect},
+                                              {Op::sample, 0},
+                                              {Op::ping, 0}};
   for (const auto& [op, own] : kOwn)
     for (int bit = 0; bit < 32; ++bit) {
       Request r = op == Op::publish ? soundPublish() : soundOf(op);
@@ -131,12 +135,18 @@ TEST(Events, TextsEndAndUnknownWordsAreFound) {
   EXPECT_EQ(check(e, sizeof e - 1, 0).fault, Fault::language);
   for (auto spoil : std::vector<std::function<void(Event&)>>{
            [](Event& x) { x.magic = 0; }, [](Event& x) { x.version = 0; },
-           [](Event& x) { x.kind = Kind{}; }, [](Event& x) { x.kind = static_cast<Kind>(14); },
+           [](Event& x) { x.kind = Kind{}; },
+           [](Event& x) { x.kind = static_cast<Kind>(static_cast<int>(kKindMax) + 1); },
            [](Event& x) { x.cap = static_cast<Cap>(3); },
            [](Event& x) { x.collect = static_cast<CollectState>(4); }}) {
     Event bad = e;
     spoil(bad);
     EXPECT_EQ(check(bad, sizeof bad, 0).fault, Fault::language);
+  }
+  for (auto [kind, fds_max] : {std::pair{Kind::boxMade, 4u}, {Kind::hello, 1u}, {Kind::pong, 0u}}) {
+    e.kind = kind;
+    EXPECT_EQ(check(e, sizeof e, fds_max).fault, Fault::none);
+    EXPECT_EQ(check(e, sizeof e, fds_max + 1).fault, Fault::language);
   }
 }
 
