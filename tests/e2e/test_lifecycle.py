@@ -3,6 +3,7 @@
 Each test starts its own daemons (own instance, own run directory).
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -137,6 +138,8 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        refused = re.findall("^.*refused itself the system call.*$", read(self.log), re.M)
+        assert not refused, f"the list in src/app/system_calls.cc lacks a call: {refused}"
 
     @property
     def instance_state(self):
@@ -203,12 +206,11 @@ def daemons(tmp_path_factory):
     start.folder = folder
     start.made = made
     yield start
-    for daemon in made:
-        daemon.end()
-        subprocess.run(["rm", "-rf", str(daemon.instance_state)], check=True)
-    refused = [line for daemon in made for line in re.findall("^.*refused itself the system call.*$", read(daemon.log), re.M)]
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
-    assert not refused, "the list in src/app/system_calls.cc lacks a call"
+    with contextlib.ExitStack() as all_end:
+        all_end.callback(subprocess.run, ["rm", "-rf", str(folder)], check=True)
+        for daemon in made:
+            all_end.callback(subprocess.run, ["rm", "-rf", str(daemon.instance_state)], check=True)
+            all_end.callback(daemon.end)
 
 
 # A task that does everything to stay alive; it prints "up" when all of that is in place.

@@ -411,7 +411,7 @@ TEST(SystemCalls, WhatServingNeedsIsAllowed) {
     std::vector<std::string> large(64, std::string(1 << 20, 'x'));  // maps and unmaps memory
     large.clear();
     ::malloc_trim(0);
-    return ::getpid() > 0 && !large.size() ? 0 : 4;
+    return ::getpid() > 0 && ::geteuid() != static_cast<uid_t>(-EPERM) && large.empty() ? 0 : 4;
   });
   EXPECT_TRUE(WIFEXITED(c.status)) << WTERMSIG(c.status);
   EXPECT_EQ(WEXITSTATUS(c.status), 0);
