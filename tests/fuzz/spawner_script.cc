@@ -206,6 +206,7 @@ void Script::onEvent(const Event& e, size_t fds) {
   Seen& box = boxes_[e.box];
   switch (e.kind) {
     case Kind::hello:
+    case Kind::pong:
       return;
     case Kind::zygoteReady:
     case Kind::zygoteFailed:
