@@ -488,8 +488,9 @@ def test_sigterm_delivers_what_has_ended(daemons, tmp_path):
     lines = 40_000
     slow_client = daemon.cli.start("run", "-t", "python", "--out", tmp_path, "-c",
                                    f"open('/task/out/f', 'w').write('kept')\nfor n in range({lines}): print(n)")
+    await_that(lambda: "verdict=succeeded" in daemon.said(), "it has ended")
     running = daemon.cli.start("run", "--json", "-t", "python", "-c", CLINGING)
-    await_that(lambda: [t["state"] for t in tasks(daemon)] == ["running"], "one has ended, one runs")
+    await_that(lambda: [t["state"] for t in tasks(daemon)] == ["running"], "another one runs")
     daemon.process.terminate()
     out, _ = running.communicate(timeout=SECONDS_MAX)
     assert json.loads(out)["verdict"] == "daemonStopping"
