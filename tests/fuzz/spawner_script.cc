@@ -37,7 +37,7 @@ using wire::Request;
 
 constexpr base::ZygoteId kFirst = 1, kSecond = 2, kThird = 3;
 constexpr base::BoxId kSecondsBox = 1'000, kBoxesMax = 6;
-constexpr size_t kActsMax = 400;
+constexpr size_t kActsMax = 200;
 constexpr int kQuietTurnsMax = 200;           // of a spawner that nobody talks to
 constexpr uint64_t kAwaitNs = 4'000'000'000;  // for an end that the kernel has to make
 
@@ -394,8 +394,7 @@ void Script::answer(const Fd& channel, base::BoxId box) {
   } else if (how % 8 < 6) {
     fds.push_back(descriptor());
   } else if (how % 8 == 6) {
-    for (int n = next() % 80; n > 0 && fds.size() < base::kMessageFdsMax; --n)
-      fds.push_back(descriptor());
+    fds.assign(next() % (base::kMessageFdsMax + 1), descriptor());
   }
   const size_t bytes = oneIn(16) ? next() % (sizeof made + 1) : sizeof made;
   for (int times = oneIn(12) ? 2 : 1; times > 0; --times) sendRaw(channel, &made, bytes, fds);
@@ -463,7 +462,7 @@ void Script::actWell() {
 // could end by a plain request.
 void Script::ask() {
   constexpr base::ZygoteId kIds[] = {kFirst, kFirst, kFirst, kThird, 0, 0xffff'fff0};
-  const auto op = static_cast<Op>(1 + next() % 7);
+  const auto op = static_cast<Op>(1 + next() % static_cast<int>(wire::kOpMax));
   Request r = soundRequest(op, next() % (kBoxesMax + 2), kIds[next() % std::size(kIds)]);
   r.flags = oneIn(2) ? 0u : next() % 32u;
   if (oneIn(6)) r.limits.memory_bytes = next() % 2 == 0 ? 0 : UINT64_MAX;
@@ -623,6 +622,11 @@ Outcome Script::run() {
 Outcome runScript(const uint8_t* bytes, size_t size) {
   const KeptProcess kept;
   ::signal(SIGPIPE, SIG_IGN);
+  rlimit files;  // a script keeps two for each process
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    files.rlim_cur = files.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &files);
+  }
   const std::vector<int> before = openDescriptors();
   Outcome outcome = Script(bytes, size).run();
   for (size_t i = 0; i < world().children.size(); ++i) killProcess(i);
