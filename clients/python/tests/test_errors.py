@@ -63,9 +63,10 @@ async def test_a_code_of_a_newer_daemon_is_an_error_still(fakes, kind):
 
 async def test_a_verdict_of_a_newer_daemon_is_unknown():
     from mayfly import _wire
-    assert [_wire.verdict(n) for n in range(13)] == list(mayfly.Verdict)[:13]
-    assert [str(v) for v in mayfly.Verdict][:13] == list(schema.Verdict.schema.enumerants)
-    assert _wire.verdict(13) is _wire.verdict(500) is mayfly.Verdict.UNKNOWN
+    known = list(schema.Verdict.schema.enumerants)
+    assert [*known, "unknown"] == [str(v) for v in mayfly.Verdict]
+    assert [_wire.verdict(n) for n in range(len(known))] == known
+    assert _wire.verdict(len(known)) is _wire.verdict(500) is mayfly.Verdict.UNKNOWN
 
 
 async def test_a_newer_client_is_told_plainly(daemon, kind, monkeypatch):
