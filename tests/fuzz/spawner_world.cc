@@ -102,7 +102,6 @@ Status startProcess(const Room&, Zygote& z, std::string*) {
 Result<CgroupTree> CgroupTree::open(const std::string&) { return CgroupTree(); }
 Result<Fd> CgroupTree::enter() { return nothing(); }
 std::string CgroupTree::describe() const { return "none"; }
-Result<Fd> CgroupTree::enter() { return nothing(); }
 void CgroupTree::remove() {}
 
 const Hierarchy& CgroupSet::find(Of) const { return kHierarchy; }

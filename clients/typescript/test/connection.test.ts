@@ -216,6 +216,7 @@ test("every verdict has its word, one of a newer daemon too", async (t) => {
     "clientGone",
     "daemonStopping",
     "internal",
+    "queueTime",
     "unknown",
   ];
   let next = 0;
