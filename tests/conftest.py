@@ -12,8 +12,8 @@ from support import Mayfly
 
 
 # Files that take long begin first: with several side by side, none of them is what the others wait for at the end.
-LONGEST = ("test_templates", "test_bad_input", "test_lifecycle", "test_pool_kills", "test_python_ends", "test_bad_templates",
-           "test_data_packages", "test_python_starts", "test_terminals", "test_bombs", "test_shell")
+LONGEST = ("test_templates", "test_bad_input", "test_hangs", "test_pool_kills", "test_lifecycle", "test_python_ends",
+           "test_data_packages", "test_bad_templates", "test_python_starts", "test_terminals", "test_bombs", "test_shell")
 
 
 def pytest_collection_modifyitems(items):

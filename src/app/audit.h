@@ -5,7 +5,8 @@
 // fixed set and an image for each zygote's cgroup. A thing of the daemon's that belongs to no box
 // of the ledger is a stray; a box in quarantine without a cgroup is lost. Each finding is reported
 // once. The audit needs no privilege once its places are open, and it trusts no message of the
-// spawner. Once the spawner has ended, its remains are being removed, and nothing is found any more.
+// spawner. Once the spawner has ended, its remains are being removed, and nothing is found any
+// more.
 //
 // Layer: app. Core thread; each step is a short read of virtual file systems.
 #pragma once

@@ -16,7 +16,8 @@ struct Meaning {
 constexpr Meaning kMeanings[] = {
     {"instance", "the daemon's name in cgroups and in `run_dir`; `[a-z0-9][a-z0-9-]{0,31}`"},
     {"socket", "path of the daemon's socket; nothing: `<run_dir>/<instance>.sock`"},
-    {"state_dir", "the folder of the images, which instances share, and of what each instance keeps"},
+    {"state_dir",
+     "the folder of the images, which instances share, and of what each instance keeps"},
     {"run_dir", "the folder of locks and sockets"},
     {"template_dirs", "folders of templates; nothing: the templates that come with Mayfly"},
     {"templates", "the templates to serve; nothing: every one whose image is built"},

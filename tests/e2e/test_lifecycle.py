@@ -365,13 +365,13 @@ def test_two_daemons_never_touch_each_other(daemons, who):
     task = begin(other, WAITING, "--stdin")
     doomed = begin(one, CLINGING)
     assert one.uids().stop <= other.uids().start or other.uids().stop <= one.uids().start
-    before = sorted(other.processes_by_uid())
+    before = {pid for pid, _ in other.processes_by_uid()}
     kill_and_watch(one, one.pid if who == "daemon" else one.spawner)
     one.process.wait(SECONDS_MAX)
     abandon(doomed)
     # A third daemon with the dead one's name removes its leftovers, not the neighbour's.
     Daemon.start(one)
-    assert sorted(other.processes_by_uid()) == before
+    assert before <= {pid for pid, _ in other.processes_by_uid()}
     assert len(other.box_cgroups()) >= 1
     out, err = task.communicate(b"word\n", timeout=SECONDS_MAX)
     assert (task.returncode, out) == (0, b"got word\n\n"), err

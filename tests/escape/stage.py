@@ -53,6 +53,7 @@ def host_facts():
     for fd in ends:
         os.close(fd)
     return {"host_facts": {"memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "inode": inode // 2,
+                           "processes": sum(name.isdigit() for name in os.listdir("/proc")),
                            "uptime": time.clock_gettime(time.CLOCK_BOOTTIME)}}
 
 

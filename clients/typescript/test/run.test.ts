@@ -133,6 +133,7 @@ test("caps have friendly units and are in force", async (t) => {
     input: 1_000_000n,
     outFilesSize: "1MB",
     outFiles: 3,
+    queueTime: "5m",
   };
   const result = await mayfly.run({ code: "", limits });
   assert.deepEqual(result.limits, {
@@ -149,6 +150,7 @@ test("caps have friendly units and are in force", async (t) => {
     inputBytes: 1_000_000,
     outFilesBytes: 1_000_000,
     outFiles: 3,
+    queueTimeMs: 300_000,
   });
 });
 
