@@ -4,10 +4,13 @@ import json
 import os
 import pathlib
 import subprocess
+import uuid
 
 TOP = pathlib.Path(__file__).resolve().parents[1]
 CLI = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
 COMMAND_SECONDS_MAX = 180
+# In the names of this run's instances; pytest's workers inherit it.
+RUN = os.environ.setdefault("MAYFLY_TEST_RUN", uuid.uuid4().hex[:6])
 
 
 class Mayfly:

@@ -18,7 +18,7 @@ import uuid
 import pytest
 
 from light import light
-from support import CLI, Mayfly
+from support import CLI, Mayfly, RUN
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BINARIES = pathlib.Path(CLI).parent
@@ -90,7 +90,7 @@ class Daemon:
 
     def __init__(self, folder, instance=None, config="", templates=("python", "shell"), state_dir=STATE_DIR,
                  template_dirs=(TOP / "templates",), **popen):
-        self.instance = instance or "t-" + uuid.uuid4().hex[:12]
+        self.instance = instance or f"t-{RUN}-{uuid.uuid4().hex[:6]}"
         self.run_dir = pathlib.Path(folder)
         self.socket = str(self.run_dir / (self.instance + ".sock"))
         self.log = self.run_dir / (self.instance + ".log")
@@ -138,8 +138,17 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        if self.process and self.process.returncode != 0:
+            self.sweep()
         refused = re.findall("^.*refused itself the system call.*$", read(self.log), re.M)
         assert not refused, f"the list in src/app/system_calls.cc lacks a call: {refused}"
+
+    def sweep(self):
+        """What the next start of the name would do after a killed spawner: removes empty cgroups."""
+        for top in self.cgroups():
+            for folder, _, _ in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
 
     @property
     def instance_state(self):

@@ -4,7 +4,7 @@
 // The spawner serves two templates. The script plays all parts of the first one and of mayflyd;
 // the second one's part is played well. Whatever the script does, the second template still makes
 // and ends a box; each box's messages to mayflyd come in their order; nothing polls without end;
-// and at the end no process and no descriptor is left.
+// and at the end no descriptor is left.
 #pragma once
 
 #include <cstddef>
