@@ -198,6 +198,7 @@ base::Status App::makeEngine(const host::HostReport& report) {
   e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   e.accounts = deriveAccountBounds(report.budget, s);
   e.spawner_ping_ns = kSpawnerPingNs;
+  e.spawner_busy = [pid = spawner_.pid] { return isBusy(static_cast<uint32_t>(pid)); };
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
   spdlog::info(
       "at most {} boxes, {} of their memory, {} processes, {} pseudo-terminals, "

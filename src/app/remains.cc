@@ -66,6 +66,12 @@ std::vector<Process> childrenOf(uint32_t parent, const std::string& proc) {
   return only(livingProcesses(proc), [&](const Process& p) { return p.parent == parent; });
 }
 
+bool isBusy(uint32_t pid, const std::string& proc) {
+  Process p;
+  auto status = base::readSmallFile({}, proc + "/" + std::to_string(pid) + "/status");
+  return status && parse(*status, &p) && (p.state == 'R' || p.state == 'D');
+}
+
 std::string describe(const std::vector<Process>& processes) {
   std::string text;
   for (size_t i = 0; i < std::min(processes.size(), kNamedMax); ++i) {

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include <functional>
+
 #include "sched/accounts.h"
 #include "sched/admission.h"
 #include "sched/task_machine.h"
@@ -26,6 +28,8 @@ struct EngineOptions {
   // Of a clone, from its making to its word that it is parked: its walls, and a rehearsal.
   uint64_t clone_ready_ns_max = 8'000'000'000;
   uint64_t spawner_ping_ns = 0;  // between two questions whether the spawner lives; 0: none
+  // Whether it runs, or waits for a processor or a device: then it does not hang. Empty: never.
+  std::function<bool()> spawner_busy;
   uint64_t stop_tasks_ns_max = 5'000'000'000;  // for all tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
 };

@@ -37,24 +37,26 @@ void SpawnerLink::lost(base::Error why) {
   handler_.onSpawnerLost(std::move(why));
 }
 
-void SpawnerLink::watch(uint64_t period_ns) {
+void SpawnerLink::watch(uint64_t period_ns, std::function<bool()> busy) {
   watch_timer_.expires_after(std::chrono::nanoseconds(static_cast<int64_t>(period_ns)));
-  watch_timer_.async_wait([this, period_ns,
-                           alive = std::weak_ptr<char>(alive_)](boost::system::error_code failed) {
-    if (failed || alive.expired() || !open_) return;
-    if (silent_periods_ == kSilentPeriodsMax)
-      return lost(base::Error{base::Code::deadlineExceeded,
-                              "the spawner did not answer within " +
-                                  std::to_string(kSilentPeriodsMax * period_ns / 1'000'000) + " ms",
-                              {},
-                              0});
-    if (silent_periods_++ == 0) {
-      spawner::Request ping;
-      ping.op = spawner::Op::ping;
-      send(ping);
-    }
-    watch(period_ns);
-  });
+  watch_timer_.async_wait(
+      [this, period_ns, busy = std::move(busy),
+       alive = std::weak_ptr<char>(alive_)](boost::system::error_code failed) mutable {
+        if (failed || alive.expired() || !open_) return;
+        if (owed_periods_ > 0 && !(busy && busy())) ++silent_periods_;
+        if (silent_periods_ == kSilentPeriodsMax || owed_periods_ == kBusyPeriodsMax)
+          return lost(base::Error{base::Code::deadlineExceeded,
+                                  "the spawner did not answer within " +
+                                      std::to_string(owed_periods_ * period_ns / 1'000'000) + " ms",
+                                  {},
+                                  0});
+        if (owed_periods_++ == 0) {
+          spawner::Request ping;
+          ping.op = spawner::Op::ping;
+          send(ping);
+        }
+        watch(period_ns, std::move(busy));
+      });
 }
 
 void SpawnerLink::listen() {
@@ -81,7 +83,7 @@ void SpawnerLink::receive() {
                               "the spawner sent a malformed message: " + std::string(checked.what),
                               {},
                               0});
-    silent_periods_ = 0;
+    owed_periods_ = silent_periods_ = 0;
     if (event.kind == spawner::Kind::pong) continue;
     handler_.onSpawnerEvent(event, std::span<base::Fd>(got->fd, got->fds));
     if (alive.expired() || !open_) return;

@@ -30,6 +30,7 @@ namespace spawner = wire;
 inline constexpr size_t kOutboundMessagesMax = 8'192;
 inline constexpr size_t kEventsPerTurnMax = 64;
 inline constexpr uint32_t kSilentPeriodsMax = 5;
+inline constexpr uint32_t kBusyPeriodsMax = 30;
 
 class SpawnerLink {
  public:
@@ -47,12 +48,13 @@ class SpawnerLink {
   base::Status open(base::Fd socket);  // starts to listen
   // A failure is reported to the handler, once, and never here.
   void send(const spawner::Request& request, std::vector<SharedFd> fds = {});
-  // From here on, asks each period whether the spawner lives. One that says nothing for
-  // kSilentPeriodsMax periods is lost. Periods are counted, not time: this process may itself have
-  // been stopped.
-  void watch(uint64_t period_ns);
+  // From here on, asks each period whether the spawner lives. One that says nothing is lost after
+  // kSilentPeriodsMax periods in which it was not busy either, or after kBusyPeriodsMax: on a host
+  // that is short of processors, everything takes long and nothing hangs. Periods are counted, not
+  // time: this process may itself have been stopped.
+  void watch(uint64_t period_ns, std::function<bool()> busy);
   // It owes an answer for a whole period.
-  bool isSilent() const { return silent_periods_ > 1; }
+  bool isSilent() const { return owed_periods_ > 1; }
   void close();
   bool isOpen() const { return open_; }
 
@@ -73,7 +75,8 @@ class SpawnerLink {
   bool open_ = false;
   bool waiting_to_write_ = false;
   boost::asio::steady_timer watch_timer_;
-  uint32_t silent_periods_ = 0;
+  uint32_t owed_periods_ = 0;    // since the question that it has not answered
+  uint32_t silent_periods_ = 0;  // of them: those at whose end it was not busy
   // Asio's handlers hold it weakly: it is gone once the link is.
   std::shared_ptr<char> alive_ = std::make_shared<char>();
 };

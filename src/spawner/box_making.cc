@@ -274,6 +274,7 @@ void Boxes::failBox(Box& box, const std::string& step, const Error& error) {
 
 void Boxes::awaitAnswer(Box& box) {
   box.answer_due_ns = inMs(kAnswerMsMax);
+  box.answer_last_ns = inMs(kBusyMsMax);
   awaiting_.insert(box.id);
 }
 
@@ -296,6 +297,13 @@ void Boxes::onSilent(Box& box) {
                                        : base::FdView();
   if (isReadable(from) || monotonicNs() > box.answer_due_ns + kHeldUpMs * kMsNs)
     return awaitAnswer(box);
+  if (isBusy(of_maker  ? z.maker
+             : of_init ? box.init
+                       : z.zygote) &&
+      monotonicNs() < box.answer_last_ns) {
+    box.answer_due_ns = inMs(kBusyLookMs);
+    return;
+  }
   awaitNothing(box);
   if (!of_init)
     return zygotes_.onSilent(*box.owner, of_maker ? Zygotes::Who::maker : Zygotes::Who::zygote);

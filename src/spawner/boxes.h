@@ -49,8 +49,9 @@ struct Box {
   bool watches_told[2] = {};
   uint32_t collect_ms_max = 0;
   wire::CollectState collect_state = wire::CollectState::none;
-  uint64_t answer_due_ns = 0;  // of the maker, the zygote or the init; 0: no answer is awaited
-  uint64_t deadline_ns = 0;    // of the present state, while it ends
+  uint64_t answer_due_ns = 0;   // of the maker, the zygote or the init; 0: no answer is awaited
+  uint64_t answer_last_ns = 0;  // the same, if it is busy
+  uint64_t deadline_ns = 0;     // of the present state, while it ends
   uint64_t next_try_ns = 0;
   uint32_t tries = 0;
   wire::Event result;                           // boxReaped, then boxGone, as it grows

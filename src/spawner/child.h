@@ -35,8 +35,11 @@ inline constexpr uint64_t kFreeMsMax =
     10'000;  // that a child frees a larger one, before it is reported as stuck
 inline constexpr uint64_t kReapMsMax = 5'000;  // kill to reaped, before it is reported as stuck
 // Of a maker or zygote that is asked for a process, and of an init that makes its box: each takes
-// some milliseconds. Who needs longer hangs, and is ended.
+// some milliseconds. Who needs longer hangs, and is ended; who runs, or waits for a processor or a
+// device, may only be held up, and gets more time.
 inline constexpr uint64_t kAnswerMsMax = 4'000;
+inline constexpr uint64_t kBusyMsMax = 10'000;
+inline constexpr uint64_t kBusyLookMs = 250;
 inline constexpr uint64_t kHeldUpMs = 1'000;    // a timer that is later tells nothing of others
 inline constexpr uint64_t kNever = UINT64_MAX;  // a deadline that was already reported
 
@@ -79,6 +82,15 @@ inline uint32_t pidOf(const Fd& process) {
   if (at == std::string::npos) return 0;
   long pid = ::strtol(text->c_str() + at + 5, nullptr, 10);
   return pid > 0 ? static_cast<uint32_t>(pid) : 0;
+}
+
+// Whether it runs, or waits for a processor or a device.
+inline bool isBusy(const Fd& process) {
+  auto text = base::readSmallFile({}, fmt::format("/proc/{}/stat", pidOf(process)));
+  const size_t name_end = text ? text->rfind(") ") : std::string::npos;
+  if (name_end == std::string::npos || name_end + 2 >= text->size()) return false;
+  const char state = (*text)[name_end + 2];
+  return state == 'R' || state == 'D';
 }
 
 // A key that no other process has while a descriptor of this one is open. Since 6.9 the kernel

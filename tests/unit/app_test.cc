@@ -129,6 +129,14 @@ TEST(UidSlots, UidsOfAProcessThatAnEarlierDaemonLeftAreNotGivenAway) {
   EXPECT_EQ(takeUidSlot(slots.path + "/slots", proc)->number, 0u);
 }
 
+TEST(Remains, WhoRunsOrWaitsForADeviceIsBusy) {
+  Folder top;
+  const std::string states = "RDSTZ";
+  for (uint32_t i = 0; i < states.size(); ++i) putProcess(top, i, 7, states[i]);
+  for (uint32_t i = 0; i <= states.size(); ++i)
+    EXPECT_EQ(isBusy(i, top.path + "/proc"), i < 2) << i;
+}
+
 TEST(Remains, AreNamedByPidNameAndState) {
   Folder top;
   for (uint32_t pid = 1; pid <= 10; ++pid) putProcess(top, pid, 7, 'T');

@@ -1,9 +1,13 @@
-// The parts of the core that need no spawner: the task's block, the spool.
+// The parts of the core that need no spawner: the task's block, the spool, the watch over a silent
+// one.
 #include <gtest/gtest.h>
 #include <string.h>
 #include <unistd.h>
 
+#include <boost/asio/io_context.hpp>
+
 #include "core/blob.h"
+#include "core/spawner_link.h"
 #include "core/spool.h"
 #include "wire/spool.h"
 #include "wire/zygote.h"
@@ -272,6 +276,33 @@ TEST(Spool, ItsMemoryIsHeldUntilItsLastCopyIsGone) {
   copy.reset();
   EXPECT_TRUE(accepts(4));
   EXPECT_TRUE(accepts(1));
+}
+
+// --- the watch over the spawner ---------------------------------------------------
+
+struct Silence : SpawnerLink::Handler {
+  // The periods until a spawner that never answers is lost, if it is busy at the ends of so many.
+  explicit Silence(uint32_t busy_periods) {
+    boost::asio::io_context io;
+    SpawnerLink link(io, *this);
+    auto pair = base::makeSeqpacketPair();
+    EXPECT_TRUE(link.open(std::move(pair->ours)));
+    link.watch(100'000, [this, busy_periods] { return ++looks <= busy_periods; });
+    io.run();
+  }
+  void onSpawnerEvent(const spawner::Event&, std::span<base::Fd>) override {}
+  void onSpawnerLost(base::Error why) override { lost = why.message; }
+
+  uint32_t looks = 0;
+  std::string lost;
+};
+
+TEST(SpawnerLink, ASilentSpawnerIsLostSoonAndABusyOneLater) {
+  Silence hung(0), held_up(7), spinning(UINT32_MAX);
+  EXPECT_EQ(hung.looks, kSilentPeriodsMax);
+  EXPECT_EQ(held_up.looks, 7 + kSilentPeriodsMax);
+  EXPECT_EQ(spinning.looks, kBusyPeriodsMax);
+  EXPECT_NE(spinning.lost.find("did not answer within 3 ms"), std::string::npos) << spinning.lost;
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The engine against a double of the spawner: core_fixture.h.
 #include "core_fixture.h"
+#include "full_table.h"
 
 namespace mayfly::core {
 namespace {
@@ -192,6 +193,35 @@ TEST_F(Fixture, BoxLostBeforeTheTaskStartedIsReplaced) {
   EXPECT_EQ(listener->result.verdict, Verdict::succeeded);
   EXPECT_EQ(listener->result.receipt.box, last.id);
   EXPECT_EQ(engine->ledger().alive(), 0u);
+}
+
+TEST_F(Fixture, ABoxWhoseDescriptorsFindNoPlaceCostsItsTaskOnlyTime) {
+  start();
+  submit(spec());
+  FakeBox first;
+  first.id = expect(Op::make).box;
+  auto control = base::makeSeqpacketPair();
+  auto in = base::makePipe(), out = base::makePipe(), err = base::makePipe();
+  Event e;
+  e.kind = Kind::boxMade;
+  e.box = first.id;
+  e.box_ready_ns = base::monotonicNs();
+  tell(e, {control->ours.get(), in->write.get(), out->read.get(), err->read.get()});
+  {
+    test::FullTable full;
+    settle();
+  }
+  EXPECT_EQ(expect(Op::end).box, first.id);
+  reaped(first);
+  tell(goneEvent(first.id));
+  FakeBox next = running();
+  EXPECT_NE(next.id, first.id);
+  exits(next.id, CLD_EXITED, 0);
+  expect(Op::end);
+  reaped(next);
+  tell(goneEvent(next.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::succeeded) << listener->result.reason;
 }
 
 TEST_F(Fixture, BlobsGoWithEveryClaimAndAreLetGoWhenTheTaskStarted) {

@@ -8,8 +8,15 @@
 #include <kj/async-io.h>
 #include <mayfly/mayfly.capnp.h>
 #include <poll.h>
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
 
 #include "edge/message_stream.h"
+#include "full_table.h"
 #include "rpc/task.h"
 #include "rpc_peer.h"
 
@@ -74,6 +81,51 @@ TEST_F(RpcTest, WaitReturnsOnlyAfterTheLastWriteReturned) {
   log.release();
   waiting.wait(peer.io.waitScope);
   EXPECT_EQ(log.err, "err");
+}
+
+// Counts lines of the log.
+class LineCount final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit LineCount(std::string_view words) : words_(words) {}
+  int lines() const { return lines_; }
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& line) override {
+    if (std::string_view(line.payload.data(), line.payload.size()).find(words_) !=
+        std::string_view::npos)
+      ++lines_;
+  }
+  void flush_() override {}
+
+  std::string words_;
+  std::atomic<int> lines_ = 0;
+};
+
+TEST_F(RpcTest, AcceptingGoesOnOnceTheTableOfDescriptorsHasRoom) {
+  auto refused = std::make_shared<LineCount>("accept");
+  spdlog::default_logger()->sinks().push_back(refused);
+  start();
+  Peer before(socket_path);
+  before.mayfly.infoRequest().send().wait(before.io.waitScope);
+  base::Fd late(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  socket_path.copy(address.sun_path, sizeof address.sun_path - 1);
+  {
+    test::FullTable full;
+    ASSERT_EQ(::connect(late.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    ASSERT_TRUE(before.until([&] { return refused->lines() > 1; }));
+    before.mayfly.infoRequest().send().wait(before.io.waitScope);  // who is in, is served
+  }
+  Peer after(socket_path, before);
+  bool answered = false;
+  auto asked = after.mayfly.infoRequest()
+                   .send()
+                   .then([&](auto&&) { answered = true; })
+                   .eagerlyEvaluate(nullptr);
+  EXPECT_TRUE(after.until([&] { return answered; }));
+  stopServer();
+  spdlog::default_logger()->sinks().pop_back();
 }
 
 TEST_F(RpcTest, OneSlowSinkDoesNotHoldUpAnotherTask) {
