@@ -73,9 +73,9 @@ MEMORY_MORE_MAX = 1 << 20  # the peak of a rehearsed clone over that of a fresh 
 
 
 def started(daemons, name, parked):  # noqa: F811
-    """A daemon whose clones are all rehearsed, or all unrehearsed."""
+    """A daemon with the whole template, whose clones are all rehearsed, or all unrehearsed."""
     config = f"parked_max = {parked}\nstocked_max = 0\n"
-    daemon = daemons(config=config, templates=(name,))
+    daemon = daemons(config=config, templates=(name,), state_dir=STATE_DIR)
     if parked:
         await_that(lambda: told(daemon)["parked"] > 0, "a parked clone")
     return daemon

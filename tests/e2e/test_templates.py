@@ -474,8 +474,9 @@ def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
 
 @pytest.mark.slow
 def test_a_package_of_debian_may_hold_files_that_are_no_python(place, tmp_path):
-    place.put("suite", '[image]\npackages = ["libpython3.13-testsuite"]\n')
-    place.build("suite", "--update")  # even if an earlier run left its tree
+    new = f'run = ["true {secrets.token_hex(8)}"]\n'  # no earlier run left this tree
+    place.put("suite", f'[image]\npackages = ["libpython3.13-testsuite"]\n{new}')
+    place.build("suite")
     log = (place.state / "logs/build-suite.log").read_text()
     assert "not compiled: '/usr/lib/python3.13/test/tokenizedata/badsyntax_3131.py': SyntaxError: " in log
     with place.root("suite", tmp_path / "root") as root:
@@ -521,6 +522,7 @@ open(sys.argv[1], "w").write(json.dumps(see))
 # A command's leftovers are not trusted either: the tree's shell does the last step.
 EVIL_SHELL = f"""#!/usr/bin/python3
 import os, subprocess, sys
+import uuid
 subprocess.run([sys.executable, "{SITE}/probe_it.py", "/usr/local/share/shell.json"])
 os.execv("/usr/bin/dash.real", ["sh", *sys.argv[1:]])
 """
