@@ -106,7 +106,7 @@ TEST_F(RpcTest, AcceptingGoesOnOnceTheTableOfDescriptorsHasRoom) {
   spdlog::default_logger()->sinks().push_back(refused);
   start();
   Peer before(socket_path);
-  before.mayfly.infoRequest().send().wait(before.io.waitScope);
+  before.mayfly.tasksRequest().send().wait(before.io.waitScope);
   base::Fd late(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -115,11 +115,11 @@ TEST_F(RpcTest, AcceptingGoesOnOnceTheTableOfDescriptorsHasRoom) {
     test::FullTable full;
     ASSERT_EQ(::connect(late.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
     ASSERT_TRUE(before.until([&] { return refused->lines() > 1; }));
-    before.mayfly.infoRequest().send().wait(before.io.waitScope);  // who is in, is served
+    before.mayfly.tasksRequest().send().wait(before.io.waitScope);  // who is in, is served
   }
   Peer after(socket_path, before);
   bool answered = false;
-  auto asked = after.mayfly.infoRequest()
+  auto asked = after.mayfly.tasksRequest()
                    .send()
                    .then([&](auto&&) { answered = true; })
                    .eagerlyEvaluate(nullptr);
