@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 
+#include "base/call_filter.h"
 #include "base/text.h"
 
 namespace mayfly::app {
@@ -129,18 +130,6 @@ constexpr int kFcntlCommands[] = {F_GETFD, F_SETFD,         F_GETFL,     F_SETFL
 constexpr unsigned long kIoctlCommands[] = {FIONBIO, FIONREAD};
 constexpr int kChanging = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | (O_TMPFILE & ~O_DIRECTORY);
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
-#else
-constexpr bool kSanitized = false;
-#endif
-
 // The handler runs amid any code of ours, malloc included, so all that it needs is made before.
 constexpr size_t kCallsMax = 512, kNameBytesMax = 32;
 char call_names[kCallsMax][kNameBytesMax];
@@ -253,7 +242,7 @@ class Filter {
 std::span<const KnownCall> knownCalls() { return kCalls; }
 
 base::Status allowOnlyServing(base::FdView log) {
-  if (kSanitized) return base::Unit{};
+  if (base::kSanitized) return base::Unit{};
   MAYFLY_CHECK(handleRefused(log));
   return Filter().build();
 }

@@ -14,10 +14,24 @@
 
 namespace mayfly::base {
 
+// A sanitizer makes calls of its own, so such a build has no filter.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 // From here on each call that is not in `calls` ends the process. Needs no_new_privs. 0, or -1 with
 // errno.
 template <size_t N>
 int allowOnlyCalls(const int (&calls)[N]) {
+  if (kSanitized) return 0;
   sock_filter code[2 * N + 5];
   unsigned short at = 0;
   const auto add = [&](uint16_t op, uint32_t value, uint8_t if_true = 0, uint8_t if_false = 0) {
