@@ -292,6 +292,7 @@ def run(daemon):
     seconds = time.monotonic() - began
 
     leaks = test_leaks.settled(lambda: left_over(before, instance.snapshot()), lambda left: left == {})
+    instance.reclaim()
     dying = test_leaks.settled(test_leaks.v1_dying, lambda now: now - v1 <= DYING_MAX) - v1
     told = templates(daemon)
     with open(daemon.log, "rb") as log:
