@@ -1,4 +1,5 @@
 // KJ as a guest of Asio: the bounds of a turn, timers, sockets, and the port's end.
+#include <capnp/common.h>  // its version is KJ's
 #include <gtest/gtest.h>
 #include <kj/debug.h>
 #include <sys/socket.h>
@@ -145,6 +146,8 @@ TEST(AsioPort, TimersRingInTheirOrderAndDroppedOnesNever) {
   EXPECT_EQ(rung, "pabc");
 }
 
+// Since 1.0, KJ ends the process for an error handler that throws, and nothing else throws there.
+#if CAPNP_VERSION < 1000000
 TEST(AsioPort, AnExceptionThatNothingCatchesIsToldAndTheLoopGoesOn) {
   struct Rude final : kj::TaskSet::ErrorHandler {
     void taskFailed(kj::Exception&& e) override { kj::throwFatalException(kj::mv(e)); }
@@ -156,6 +159,7 @@ TEST(AsioPort, AnExceptionThatNothingCatchesIsToldAndTheLoopGoesOn) {
   EXPECT_NE(rig.faults.at(0).find("nobody's"), std::string::npos);
   EXPECT_EQ(rig.get(kj::evalLater([] { return 1; })), 1);
 }
+#endif
 
 TEST(AsioPort, TheHostRunsOnWhenThePortHasGone) {
   Rig rig;
