@@ -69,7 +69,8 @@ void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {
       context_.spawner_ready = true;
       context_.observer.spawnerReady(base::printable(event.text));
       owner_.onSpawnerReady(fds.empty() ? base::Fd() : std::move(fds[0]));
-      if (options_.spawner_ping_ns != 0) link_.watch(options_.spawner_ping_ns, options_.spawner_busy);
+      if (options_.spawner_ping_ns != 0)
+        link_.watch(options_.spawner_ping_ns, options_.spawner_busy);
       return runTemplates();
     case Kind::zygoteReady:
     case Kind::zygoteFailed:
