@@ -931,5 +931,7 @@ def see_descendants(daemon, canary):
         else:
             assert canary not in cmdline, (comm(pid), cmdline)
             seen += 1
+        if comm(pid) == "mayfly-maker":  # while it makes a box, it holds that box's cgroup
+            links = [link for link in links if not re.match(r"/sys/fs/cgroup/.*/t\d+/b\d+$", link)]
         assert not [link for link in links if canary in link], (comm(pid), links)
     assert seen >= 5  # pid 1, maker, zygote, init and clone
