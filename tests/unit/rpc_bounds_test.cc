@@ -464,9 +464,6 @@ TEST_F(BoundsTest, AFloodOfReadyCallsKeepsTheCoresHandlersWaitingForOneTurnAtMos
   int room = 4 << 20;
   ASSERT_EQ(::setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room), 0);
   ASSERT_TRUE(base::setNonblocking(fd.view()));
-  // Writes in a handler of the core, so that the server reads nothing before all calls are there.
-  ASSERT_EQ(onCore([&](FakeCore&) { return ::write(fd.get(), bytes.data(), bytes.size()); }),
-            static_cast<ssize_t>(bytes.size()));
   size_t before = 0, most = 0;
   std::promise<void> done;
   std::function<void()> look = [&] {
@@ -477,7 +474,13 @@ TEST_F(BoundsTest, AFloodOfReadyCallsKeepsTheCoresHandlersWaitingForOneTurnAtMos
     else
       done.set_value();
   };
-  post(look);
+  // Writes in a handler of the core, so that the server reads nothing before all calls are there,
+  // and nothing before the first look.
+  ASSERT_EQ(onCore([&](FakeCore&) {
+              post(look);
+              return ::write(fd.get(), bytes.data(), bytes.size());
+            }),
+            static_cast<ssize_t>(bytes.size()));
   ASSERT_EQ(done.get_future().wait_for(test::kEventTime), std::future_status::ready);
   EXPECT_LE(most, edge::TurnBounds{}.events_max);
 }
