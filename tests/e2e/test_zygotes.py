@@ -205,8 +205,7 @@ def test_a_publish_that_hangs_delays_no_kill(daemons):
     clients = [daemon.cli.start("run", "-t", "shell", "--memory", "32MiB", "--", "sh", "-c", "echo; exec sleep 1000") for _ in range(BOXES)]
     for client in clients:
         assert client.stdout.readline() == b"\n", (client.stderr.read(), daemon.said())
-    running = {b.id for b in boxes(daemon).values() if comm(b.clone) == "sleep"}
-    assert len(running) == BOXES
+    running = await_that(lambda: all_sleep(daemon), "each shell has executed its sleep")
     folder = freeze_next_zygote(daemon)
     began = time.monotonic()
     for client in clients:
@@ -222,6 +221,12 @@ def test_a_publish_that_hangs_delays_no_kill(daemons):
     assert daemon.cli.run("-t", "python", "-c", "print(6*7)")["stdout"] == "42\n"
     for client in clients:
         client.communicate()
+
+
+def all_sleep(daemon):
+    """The ids of the boxes that sleep, once there are BOXES of them: a shell's newline comes before its exec."""
+    found = {b.id for b in boxes(daemon).values() if comm(b.clone) == "sleep"}
+    return found if len(found) == BOXES else None
 
 
 def comm_of_frozen(folder):
