@@ -27,13 +27,13 @@ using pool::Compared;
 using pool::SimFigures;
 using pool::TraceShape;
 
-constexpr const char* kAbout =
+constexpr const char* kReplayAbout =
     "Replays arrivals of tasks against the warm pool in simulated time, and shows\n"
     "our sizing beside a fixed size and an EWMA watermark. Needs no daemon, no root.\n";
 
 constexpr const char* kUsage = "Usage: mayfly pool replay [OPTIONS] [FILE]\n";
 
-constexpr const char* kFooter = R"(Arrivals:
+constexpr const char* kReplayFooter = R"(Arrivals:
   steady   Poisson: --rate a second (default 20)
   bursty   batches that arrive as one: a mean of --burst tasks (geometric; 20),
            at random times --every apart in the mean (30s); with --spread, the
@@ -160,8 +160,8 @@ std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::strin
   demand.stocked_max = 0;
   double make_s = 5e-3, box_make_s = 2e-3;
 
-  CLI::App app(kAbout, "mayfly pool replay");
-  app.footer(kFooter);
+  CLI::App app(kReplayAbout, "mayfly pool replay");
+  app.footer(kReplayFooter);
   app.get_formatter()->column_width(25);
   app.set_help_flag("-h,--help", "Print this help")->group("Output");
   app.add_option("FILE", out.file, "A trace to replay")->group("Arrivals");
@@ -423,7 +423,7 @@ int poolMain(const std::vector<std::string>& args) {
     fmt::print(asks_help ? stdout : stderr,
                "Usage: mayfly pool replay [OPTIONS] [FILE]\n\n{}\n"
                "`mayfly pool replay --help` lists the options.\n",
-               kAbout);
+               kReplayAbout);
     return asks_help ? 0 : 2;
   }
   auto parsed = parseReplay({args.begin() + 1, args.end()});

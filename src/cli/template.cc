@@ -23,7 +23,7 @@
 namespace mayfly::cli {
 namespace {
 
-constexpr const char* kAbout =
+constexpr const char* kTemplateAbout =
     "mayfly template: your own packages in a template.\n\n"
     "  mayfly template init NAME           write a folder with a commented manifest\n"
     "  mayfly template build NAME...       lock the packages by hash, build the image (root)\n"
@@ -231,7 +231,7 @@ int templateMain(const std::vector<std::string>& words) {
   a.state_dir = config::Daemon{}.state_dir;
   if (const char* dir = ::getenv("MAYFLY_STATE_DIR")) a.state_dir = dir;
   a.cache_dir = image::BuildOptions{}.cache_dir;
-  CLI::App app(kAbout, "mayfly template");
+  CLI::App app(kTemplateAbout, "mayfly template");
   app.require_subcommand(1);
   const auto places = [&](CLI::App* verb) {
     verb->add_option("--templates", a.template_dirs, "Folders of templates; repeatable")

@@ -34,7 +34,7 @@ constexpr size_t kBasesMax = 4;  // templates in a chain of bases
 bool all(std::string_view text, std::string_view allowed) {
   return text.find_first_not_of(allowed) == std::string_view::npos;
 }
-constexpr std::string_view kLower = "abcdefghijklmnopqrstuvwxyz";
+constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz";
 constexpr std::string_view kWord =
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
 
@@ -116,7 +116,7 @@ void readImage(Reader::Table t, bool has_base, ImageRecipe& out) {
   if (!t.present()) return;
   const std::string base_suite = out.suite;
   t.string("suite", out.suite);
-  if (out.suite.empty() || !all(out.suite, kLower)) {
+  if (out.suite.empty() || !all(out.suite, kLetters)) {
     t.complain("suite", "must be the code name of a Debian release, e.g. \"trixie\"");
   } else if (has_base && out.suite != base_suite) {
     t.complain("suite",

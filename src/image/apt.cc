@@ -21,9 +21,7 @@ namespace {
 
 using base::Code;
 
-constexpr uint32_t kShortSecondsMax = 300;
 constexpr uint32_t kDownloadSecondsMax = 1'200;
-constexpr uint32_t kLockSecondsMax = 1'800;
 constexpr size_t kNamesAtOnce = 150;
 constexpr size_t kResolvedBytesMax = 4u << 20;
 constexpr const char* kArchiveKeys = "/usr/share/keyrings/debian-archive-keyring.gpg";

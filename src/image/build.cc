@@ -24,7 +24,6 @@ namespace {
 using base::Code;
 
 constexpr uint32_t kPackSecondsMax = 600;
-constexpr uint32_t kLockSecondsMax = 1'800;
 // The same for every image: only the file's hash names it.
 constexpr const char* kUuid = "6d617966-6c79-4000-8000-000000000000";
 constexpr const char* kFolder = "/usr/lib/mayfly";

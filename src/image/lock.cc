@@ -19,7 +19,7 @@ namespace mayfly::image {
 namespace {
 
 using base::Code;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr size_t kLockBytesMax = 8u << 20;
 constexpr int kVersion = 1;
@@ -57,7 +57,7 @@ class Parser {
     if (!failed_) at_ = at;
     failed_ = true;
   }
-  std::string string(const Json& json, const char* key, bool (*good)(std::string_view)) {
+  std::string string(const OrderedJson& json, const char* key, bool (*good)(std::string_view)) {
     if (!json.is_object() || !json.contains(key) || !json[key].is_string()) {
       fail(key);
       return {};
@@ -66,13 +66,13 @@ class Parser {
     if (!good(value)) fail(value);
     return value;
   }
-  std::vector<std::string> strings(const Json& json, const char* key) {
+  std::vector<std::string> strings(const OrderedJson& json, const char* key) {
     std::vector<std::string> all;
     if (!json.is_object() || !json.contains(key) || !json[key].is_array()) {
       fail(key);
       return all;
     }
-    for (const Json& one : json[key]) {
+    for (const OrderedJson& one : json[key]) {
       if (one.is_string())
         all.push_back(one.get<std::string>());
       else
@@ -82,13 +82,13 @@ class Parser {
   }
   // The entries of a list of objects.
   template <class Read>
-  auto list(const Json& json, const char* key, Read read) {
+  auto list(const OrderedJson& json, const char* key, Read read) {
     std::vector<decltype(read(json))> all;
     if (!json.is_object() || !json.contains(key) || !json[key].is_array()) {
       fail(key);
       return all;
     }
-    for (const Json& one : json[key]) all.push_back(read(one));
+    for (const OrderedJson& one : json[key]) all.push_back(read(one));
     return all;
   }
 
@@ -102,30 +102,30 @@ bool isVersion(std::string_view s) { return isPlain(s, ""); }
 bool isFileName(std::string_view s) { return isPlain(s, "") && s.front() != '.'; }
 bool isIntegrity(std::string_view s) { return isPlain(s, "=/") && s.rfind("sha", 0) == 0; }
 
-Deb readDeb(Parser& p, const Json& json) {
+Deb readDeb(Parser& p, const OrderedJson& json) {
   return {p.string(json, "name", isVersion), p.string(json, "version", isVersion),
           p.string(json, "architecture", isVersion), p.string(json, "sha256", isDigest)};
 }
-Json debJson(const Deb& d) {
+OrderedJson debJson(const Deb& d) {
   return {{"name", d.name},
           {"version", d.version},
           {"architecture", d.architecture},
           {"sha256", d.sha256}};
 }
-Json debsJson(const std::vector<Deb>& debs) {
-  Json list = Json::array();
+OrderedJson debsJson(const std::vector<Deb>& debs) {
+  OrderedJson list = OrderedJson::array();
   for (const Deb& d : debs) list.push_back(debJson(d));
   return list;
 }
 
-Wheel readWheel(Parser& p, const Json& json) {
+Wheel readWheel(Parser& p, const OrderedJson& json) {
   Wheel w{p.string(json, "name", isName), p.string(json, "version", isVersion),
           p.string(json, "file", isFileName), p.string(json, "sha256", isDigest), false};
   w.own = json.is_object() && json.contains("own") && json["own"] == true;
   return w;
 }
 
-NpmPackage readNpm(Parser& p, const Json& json) {
+NpmPackage readNpm(Parser& p, const OrderedJson& json) {
   NpmPackage n;
   n.path = p.string(json, "path", isPlainPath);
   n.name = p.string(json, "name", isName);
@@ -144,8 +144,8 @@ NpmPackage readNpm(Parser& p, const Json& json) {
   return n;
 }
 
-std::string dump(const Json& json) {
-  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+std::string dump(const OrderedJson& json) {
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 }  // namespace
@@ -153,15 +153,15 @@ std::string dump(const Json& json) {
 std::string debsText(const std::vector<Deb>& debs) { return dump(debsJson(debs)); }
 
 base::Result<std::vector<Deb>> parseDebs(std::string_view text, std::string_view file) {
-  const Json json = {{"packages", Json::parse(text, nullptr, false)}};
+  const OrderedJson json = {{"packages", OrderedJson::parse(text, nullptr, false)}};
   Parser p(file);
-  auto debs = p.list(json, "packages", [&](const Json& one) { return readDeb(p, one); });
+  auto debs = p.list(json, "packages", [&](const OrderedJson& one) { return readDeb(p, one); });
   if (p.failed()) return base::fail(p.error());
   return debs;
 }
 
 base::Result<Lock> parseLock(std::string_view text, std::string_view file) {
-  const Json json = Json::parse(text, nullptr, false);
+  const OrderedJson json = OrderedJson::parse(text, nullptr, false);
   Parser p(file);
   if (!json.is_object() || !json.contains("mayfly_lock")) p.fail("mayfly_lock");
   if (p.failed()) return base::fail(p.error());
@@ -173,42 +173,43 @@ base::Result<Lock> parseLock(std::string_view text, std::string_view file) {
   Lock lock;
   lock.suite = p.string(json, "suite", isVersion);
   lock.architecture = p.string(json, "architecture", isVersion);
-  const auto section = [&](const char* key) -> const Json& {
-    static const Json none = Json::object();
+  const auto section = [&](const char* key) -> const OrderedJson& {
+    static const OrderedJson none = OrderedJson::object();
     if (json.contains(key) && json[key].is_object()) return json[key];
     p.fail(key);
     return none;
   };
-  const Json &debian = section("debian"), &pip = section("pip"), &npm = section("npm");
+  const OrderedJson &debian = section("debian"), &pip = section("pip"), &npm = section("npm");
   lock.debian_wishes = p.strings(debian, "wishes");
-  lock.debian = p.list(debian, "packages", [&](const Json& one) { return readDeb(p, one); });
+  lock.debian = p.list(debian, "packages", [&](const OrderedJson& one) { return readDeb(p, one); });
   lock.pip_wishes = p.strings(pip, "wishes");
-  lock.tools = p.list(pip, "tools", [&](const Json& one) { return readDeb(p, one); });
-  lock.pip = p.list(pip, "packages", [&](const Json& one) { return readWheel(p, one); });
+  lock.tools = p.list(pip, "tools", [&](const OrderedJson& one) { return readDeb(p, one); });
+  lock.pip = p.list(pip, "packages", [&](const OrderedJson& one) { return readWheel(p, one); });
   lock.npm_wishes = p.strings(npm, "wishes");
-  lock.npm = p.list(npm, "packages", [&](const Json& one) { return readNpm(p, one); });
+  lock.npm = p.list(npm, "packages", [&](const OrderedJson& one) { return readNpm(p, one); });
   if (p.failed()) return base::fail(p.error());
   return lock;
 }
 
 std::string lockText(const Lock& lock) {
-  Json pip = Json::array(), npm = Json::array();
+  OrderedJson pip = OrderedJson::array(), npm = OrderedJson::array();
   for (const Wheel& w : lock.pip) {
-    Json one = {{"name", w.name}, {"version", w.version}, {"file", w.file}, {"sha256", w.sha256}};
+    OrderedJson one = {
+        {"name", w.name}, {"version", w.version}, {"file", w.file}, {"sha256", w.sha256}};
     if (w.own) one["own"] = true;
     pip.push_back(std::move(one));
   }
   for (const NpmPackage& n : lock.npm) {
-    Json one = {{"path", n.path},
-                {"name", n.name},
-                {"version", n.version},
-                {"integrity", n.integrity},
-                {"sha256", n.sha256}};
+    OrderedJson one = {{"path", n.path},
+                       {"name", n.name},
+                       {"version", n.version},
+                       {"integrity", n.integrity},
+                       {"sha256", n.sha256}};
     if (n.wished) one["wished"] = true;
     for (const auto& [command, file] : n.bin) one["bin"][command] = file;
     npm.push_back(std::move(one));
   }
-  Json json;
+  OrderedJson json;
   json["mayfly_lock"] = kVersion;
   json["suite"] = lock.suite;
   json["architecture"] = lock.architecture;

@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kConfigBytesMax = 256u << 10;
-constexpr uint32_t kShortSecondsMax = 120;
+constexpr uint32_t kCopySecondsMax = 120;
 constexpr const char* kHome = "/run/build/home";
 constexpr const char* kCertificates = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -218,7 +218,7 @@ std::vector<std::string> variablesIn(std::string_view npmrc) {
 }
 
 base::Status makeEtc(const std::string& tree, const std::string& etc) {
-  MAYFLY_CHECK(runCommand({"cp", "-a", tree + "/etc", etc}, kShortSecondsMax));
+  MAYFLY_CHECK(runCommand({"cp", "-a", tree + "/etc", etc}, kCopySecondsMax));
   for (const char* name : {"/resolv.conf", "/hosts"})
     MAYFLY_CHECK(putText(etc, name, textOf(std::string("/etc") + name), 0644));
   MAYFLY_CHECK(putText(etc, "/nsswitch.conf", "hosts: files dns\n", 0644));

@@ -31,6 +31,7 @@ struct LookUp {
   std::string out;  // on the host; kOutFolder inside
 };
 inline constexpr const char* kOutFolder = "/run/build/out";
+inline constexpr uint32_t kLookUpSecondsMax = 1'200;
 
 // Copies the tree's /etc to a new folder `etc`, with the host's name resolution and certificates.
 base::Status makeEtc(const std::string& tree, const std::string& etc);

@@ -26,7 +26,6 @@ namespace {
 using base::Code;
 using Json = nlohmann::json;
 
-constexpr uint32_t kLookUpSecondsMax = 1'200;
 constexpr size_t kPackageLockBytesMax = 64u << 20;
 constexpr size_t kTarballBytesMax = 512u << 20;
 constexpr size_t kPackedAtOnce = 50;
@@ -79,8 +78,8 @@ base::Result<bool> matches(const std::string& file, std::string_view integrity) 
   return integrity == fmt::format("sha512-{}", text);
 }
 
-base::Status lookUp(Workshop& shop, const LookUp& place, std::vector<std::string> argv,
-                    std::string* output) {
+base::Status lookUpNpm(Workshop& shop, const LookUp& place, std::vector<std::string> argv,
+                       std::string* output) {
   Command command;
   command.argv = {"/usr/bin/env", "-C", kOutFolder};
   command.argv.insert(command.argv.end(), argv.begin(), argv.end());
@@ -106,7 +105,7 @@ base::Status fetchNpm(Workshop& shop, const NpmTree& npm_tree, std::vector<NpmPa
     for (size_t i = at; i < std::min(at + kPackedAtOnce, missing.size()); ++i)
       argv.push_back(fmt::format("{}@{}", missing[i]->name, missing[i]->version));
     std::string output;
-    MAYFLY_CHECK(lookUp(shop, place, std::move(argv), &output));
+    MAYFLY_CHECK(lookUpNpm(shop, place, std::move(argv), &output));
   }
   DIR* dir = ::opendir(place.out.c_str());
   if (!dir) return base::failSys(errno, "opendir", place.out);
@@ -215,10 +214,10 @@ base::Status resolveNpm(Workshop& shop, const NpmTree& npm_tree, const config::I
   const Json package = {{"name", "template"}, {"private", true}, {"dependencies", wishes}};
   MAYFLY_CHECK(writeText(place.out + "/package.json", package.dump()));
   std::string output;
-  MAYFLY_CHECK(lookUp(shop, place,
-                      {"npm", "install", "--package-lock-only", "--ignore-scripts", "--no-audit",
-                       "--no-fund", "--no-update-notifier", "--loglevel=error"},
-                      &output));
+  MAYFLY_CHECK(lookUpNpm(shop, place,
+                         {"npm", "install", "--package-lock-only", "--ignore-scripts", "--no-audit",
+                          "--no-fund", "--no-update-notifier", "--loglevel=error"},
+                         &output));
   MAYFLY_TRY(std::string written, sourceFile(place.out, "package-lock.json"));
   MAYFLY_TRY(std::string text,
              base::readSmallFile(base::FdView(AT_FDCWD), written, kPackageLockBytesMax));

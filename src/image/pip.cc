@@ -25,8 +25,6 @@ namespace {
 using base::Code;
 using Json = nlohmann::json;
 
-constexpr uint32_t kShortSecondsMax = 300;
-constexpr uint32_t kLookUpSecondsMax = 1'200;
 constexpr size_t kReportBytesMax = 64u << 20;
 constexpr const char* kPip = "/run/build/pip.whl";
 constexpr const char* kWheels = "/run/build/wheels";
@@ -62,8 +60,8 @@ std::vector<std::string> pipCommand(const char* verb) {
   return {"/usr/bin/python3", "-I", std::string(kPip) + "/pip", verb};
 }
 
-base::Status lookUp(Workshop& shop, const LookUp& place, std::vector<std::string> argv,
-                    std::string* output) {
+base::Status lookUpPip(Workshop& shop, const LookUp& place, std::vector<std::string> argv,
+                       std::string* output) {
   Command command;
   command.argv = std::move(argv);
   command.seconds_max = kLookUpSecondsMax;
@@ -154,7 +152,7 @@ base::Status fetchPip(Workshop& shop, const config::ImageRecipe& recipe, const s
               {"--no-deps", "--only-binary=:all:", "--require-hashes", "-r",
                std::string(kOutFolder) + "/locked.txt", "-d", std::string(kOutFolder) + "/wheels"});
   std::string output;
-  if (auto status = lookUp(shop, place, std::move(argv), &output); !status) {
+  if (auto status = lookUpPip(shop, place, std::move(argv), &output); !status) {
     if (auto gone = findNoWheel(output)) {
       return base::fail(Code::notFound,
                         fmt::format("pip's index does not have '{}' any more", gone->requirement),
@@ -178,7 +176,7 @@ base::Error explainMissing(Workshop& shop, const LookUp& place, const NoWheel& m
   argv.insert(argv.end(), {"versions", "-vv", "--no-binary=:all:", "--pre",
                            config::packageOf(config::Packages::pip, missing.requirement)});
   std::string output;
-  (void)lookUp(shop, place, std::move(argv), &output);
+  (void)lookUpPip(shop, place, std::move(argv), &output);
   base::Error error = explainPip(output, base::Error{});
   if (error.code == Code::unavailable) return error;
   return explainNoWheel(missing, availableVersions(output));
@@ -215,7 +213,7 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
     argv.push_back(inside);
   }
   std::string output;
-  if (auto status = lookUp(shop, place, std::move(argv), &output); !status) {
+  if (auto status = lookUpPip(shop, place, std::move(argv), &output); !status) {
     base::Error error = explainPip(output, std::move(status).error());
     const auto missing = findNoWheel(output);
     if (missing && error.code == Code::internal) error = explainMissing(shop, place, *missing);

@@ -28,9 +28,7 @@ namespace mayfly::image {
 namespace {
 
 constexpr uint32_t kBootstrapSecondsMax = 1'500;
-constexpr uint32_t kShortSecondsMax = 300;
 constexpr uint32_t kRunSecondsMax = 1'500;
-constexpr uint32_t kLockSecondsMax = 1'800;
 constexpr time_t kUnusedTreeSecondsMax = 14 * 86'400;
 constexpr time_t kLeftoverSecondsMax = 86'400;
 constexpr const char* kPath = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";

@@ -18,7 +18,6 @@ namespace {
 
 using base::Code;
 
-constexpr uint32_t kShortSecondsMax = 300;
 constexpr size_t kOutputBytesMax = 4u << 20;
 constexpr uint64_t kLogBytesMax = 64u << 20;
 constexpr time_t kUnusedArtifactSecondsMax = 30 * 86'400;

@@ -18,6 +18,9 @@
 
 namespace mayfly::image {
 
+inline constexpr uint32_t kShortSecondsMax = 300;   // a command that neither downloads nor installs
+inline constexpr uint32_t kLockSecondsMax = 1'800;  // waiting for another build
+
 class Workshop {
  public:
   // `progress` gets a line per step; `log_path` (may be empty) gets all output of commands.
