@@ -786,6 +786,9 @@ TEST(Settings, EachKeyOfAManifestThatTheDaemonReadsReachesItsTemplate) {
       {"[pool]\nmax = 9", [](const Spec& s) -> uint64_t { return s.parked_max; }, 9},
       {"[network]\nloopback = false", [](const Spec& s) -> uint64_t { return s.loopback; }, 0},
       {"[terminal]\nptys = 2", [](const Spec& s) -> uint64_t { return s.ptys; }, 2},
+      {"[limits.default]\ngrace = \"1s\"", [](const Spec& s) { return s.defaults.grace_ms; },
+       1'000},
+      {"[limits.maximum]\ngrace = \"2s\"", [](const Spec& s) { return s.maximum.grace_ms; }, 2'000},
   };
   auto plain = config::parseManifest(least, "m.toml");
   ASSERT_TRUE(plain) << plain.error().message;
