@@ -54,7 +54,9 @@ class InstantCore final : public sched::Core {
   base::Status writeStdin(base::TaskId, std::string) override { return base::Unit{}; }
   base::Status closeStdin(base::TaskId) override { return base::Unit{}; }
   void acknowledgeOutput(base::TaskId, sched::Stream, uint64_t) override {}
-  base::Status cancel(base::TaskId, const sched::AccountRef&) override { return base::Unit{}; }
+  base::Status cancel(base::TaskId, const sched::AccountRef&, sched::Cancel) override {
+    return base::Unit{};
+  }
   void ownerGone(sched::OwnerId) override {}
   std::vector<sched::TaskInfo> tasks(const sched::AccountRef&) const override { return {}; }
   std::optional<sched::TaskInfo> info(base::TaskId) const override { return {}; }

@@ -59,4 +59,7 @@
       "Number of collected output files")                                                          \
   /* In the queue, before its box. */                                                              \
   CAP(queue_time_ms, uint64_t, 600'000, milliseconds, 10, 86'400'000, "queue_time", QueueTimeMs,   \
-      "--queue-time", "How long it waits for a box")
+      "--queue-time", "How long it waits for a box")                                               \
+  /* From SIGTERM to the kill, at wall time and at a cancel. 0: the kill alone. */                 \
+  CAP(grace_ms, uint64_t, 0, milliseconds, 0, 600'000, "grace", GraceMs, "--grace",                \
+      "From SIGTERM to the kill, at --timeout and Ctrl-C")

@@ -107,8 +107,9 @@ struct TaskResult {
   uint64_t id = 0;
   std::string template_name;
   base::Verdict verdict = base::Verdict::internal;
-  int exit_code = 0;
-  int signal = 0;
+  int exit_code = 0;      // succeeded, failed, and if in_grace
+  int signal = 0;         // signaled, and if in_grace; 0: none
+  bool in_grace = false;  // its main process ended by itself, after SIGTERM and before the kill
   std::string reason;
   uint64_t cap_value = 0;
   base::Limits limits;

@@ -98,8 +98,8 @@ interface Mayfly {
   # 10,000). Root sees every user's tasks.
 
   kill @4 (id :UInt64) -> (error :Error);
-  # Ends a task of the asking user, whichever connection started it, as `cancelled`; root may end
-  # any user's task. Returns when the end is decided; the owner's `wait` returns when nothing of the
+  # Ends a task of the asking user, whichever connection started it, as `cancelled`, like
+  # `Task.cancel`; root may end any user's task. Returns when the end is decided; the owner's `wait` returns when nothing of the
   # task is left.
   # error: notFound, the user has no such task or it has ended. The message says if the id is of an
   # earlier run of the daemon.
@@ -149,7 +149,8 @@ interface Task {
   # error: cancelled, the task was closed during the wait.
 
   cancel @1 () -> (error :Error);
-  # Ends the task as `cancelled`; `wait` gives the result. Harmless once the task has ended.
+  # Ends the task as `cancelled`; `wait` gives the result. A task with a grace (`graceMs`) first gets
+  # SIGTERM; a second call ends the grace. Harmless once the task has ended.
 
   writeStdin @2 (data :Data) -> (error :Error);
   # Returns when the task's stdin has taken all of `data`: this is the back-pressure. Calls keep
@@ -301,8 +302,8 @@ struct InputFile {
 }
 
 struct LimitWishes {
-  # The caps that this task wants. An unset field takes the template's default; 0, or more than the
-  # template's maximum, is an invalidArgument. The table in docs/SPECIFICATION.md says what happens
+  # The caps that this task wants. An unset field takes the template's default; 0 (but for `graceMs`),
+  # or more than the template's maximum, is an invalidArgument. The table in docs/SPECIFICATION.md says what happens
   # when a task reaches a cap.
   cpuMilli @0 :UInt32 = .default32;          # thousandths of one core: 1500 = 1.5 cores
   cpuTimeMs @1 :UInt64 = .default64;         # user + system of the whole box
@@ -318,6 +319,7 @@ struct LimitWishes {
   outFilesBytes @11 :UInt64 = .default64;    # collected files together
   outFiles @12 :UInt32 = .default32;         # their number
   queueTimeMs @13 :UInt64 = .default64;      # in the queue, before its box
+  graceMs @14 :UInt64 = .default64;          # at wall time and at a cancel: from SIGTERM to the kill
 }
 
 # ------------------------------------------------------------------ the result
@@ -326,8 +328,8 @@ struct TaskResult {
   id @0 :UInt64;
   template @1 :Text;
   verdict @2 :Verdict;
-  exitCode @3 :Int32;       # succeeded (0), failed
-  signal @4 :Int32;         # signaled
+  exitCode @3 :Int32;       # succeeded (0), failed, and if `inGrace`
+  signal @4 :Int32;         # signaled, and if `inGrace`; 0: none
   reason @5 :Text;          # one line for people: which cap and its value, or what failed
   capValue @6 :UInt64;      # the cap that the task reached, in its unit; 0: none
   limits @7 :Limits;        # the caps that were in force
@@ -343,6 +345,9 @@ struct TaskResult {
   outFilesLost @17 :Bool;   # Mayfly lost files that the task may have left: their collector failed, was
                             # killed or ran out of time. The verdict stays the task's own. Another run
                             # can give the files
+  inGrace @18 :Bool;        # wallTime, cancelled, daemonStopping: the task's main process was sent
+                            # SIGTERM and ended by itself, before the kill; `exitCode` and `signal`
+                            # say how
 }
 
 enum Verdict {
@@ -350,7 +355,7 @@ enum Verdict {
   succeeded @0;       # exit code 0
   failed @1;          # another exit code
   signaled @2;        # killed by a signal that no cap sent
-  wallTime @3;        # killed at this cap, from here...
+  wallTime @3;        # ended at this cap, from here...
   cpuTime @4;
   memory @5;
   processes @6;
@@ -378,6 +383,7 @@ struct Limits {
   outFilesBytes @11 :UInt64;
   outFiles @12 :UInt32;
   queueTimeMs @13 :UInt64;
+  graceMs @14 :UInt64;
 }
 
 struct Usage {

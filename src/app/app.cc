@@ -13,8 +13,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +25,7 @@
 
 #include "app/audit.h"
 #include "app/budget.h"
+#include "app/door.h"
 #include "app/instance.h"
 #include "app/log.h"
 #include "app/loop_lag.h"
@@ -46,13 +45,11 @@
 namespace mayfly::app {
 namespace {
 
-constexpr uint32_t kListenBacklogLeast = 128;
 constexpr int kSpawnerEndMsMax = 8'000;  // longer than the spawner's own bounds
 constexpr uint64_t kSpawnerPingNs = 1'000'000'000;
 constexpr uint64_t kDeliveryMsMax = 2'000;  // for clients to read the last results
 constexpr int kOrphansMsMax = 2'000;        // for the orphans of a killed spawner
 constexpr int kRoomMsMax = 10'000;          // for the spawner's start
-constexpr mode_t kSocketMode = 0666;        // the server asks the kernel for the peer's uid
 
 // P6: refuses a host that cannot keep a promise, unless the settings accept its loss.
 base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
@@ -83,41 +80,6 @@ base::Status awaitRoom(const Child& spawner) {
   if (::recv(spawner.channel.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) != 1)
     return base::fail(base::Code::internal, "the spawner ended");
   return base::Unit{};
-}
-
-// Whether a daemon listens there: a socket without one refuses.
-bool isServed(const sockaddr_un& address) {
-  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
-         errno == EAGAIN;  // its queue is full
-}
-
-base::Result<base::Fd> listenAt(const std::string& path, uint32_t connections_max) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path)
-    return base::fail(base::Code::invalidArgument, "the path of the socket has more than " +
-                                                       std::to_string(sizeof address.sun_path - 1) +
-                                                       " bytes: '" + path + "'");
-  memcpy(address.sun_path, path.data(), path.size());
-  if (size_t slash = path.find_last_of('/'); slash != std::string::npos && slash > 0)
-    MAYFLY_CHECK(makeFolders(path.substr(0, slash)));
-  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd) return base::failSys(errno, "socket", path);
-  if (isServed(address))
-    return base::fail(base::Code::alreadyExists,
-                      "another daemon serves the socket '" + path + "' already",
-                      "Stop it, or give this one another socket (--socket).");
-  // Replaces only a socket, the leftover of a dead daemon; never another file.
-  struct stat st;
-  if (::lstat(path.c_str(), &st) == 0 && S_ISSOCK(st.st_mode)) ::unlink(path.c_str());
-  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
-    return base::failSys(errno, "bind", path);
-  if (::chmod(path.c_str(), kSocketMode) != 0) return base::failSys(errno, "chmod", path);
-  const uint32_t backlog = std::max(connections_max, kListenBacklogLeast);
-  if (::listen(fd.get(), static_cast<int>(backlog)) != 0)
-    return base::failSys(errno, "listen", path);
-  return fd;
 }
 
 // The time now, for people.
@@ -191,12 +153,8 @@ base::Status App::openRunState() {
 
 base::Status App::makeEngine(const host::HostReport& report) {
   const config::Daemon& s = options_.settings;
-  core::EngineOptions e;
-  e.budget = deriveBudget(report.budget, s);
-  e.parked_memory_bytes_max = s.parked_memory_bytes;
-  e.bounds.receipt_ns = (s.receipt_ms_max + s.collect_ms_max) * 1'000'000;
+  core::EngineOptions e = engineOptions(report.budget, s);
   e.bounds.host_cores = static_cast<uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
-  e.accounts = deriveAccountBounds(report.budget, s);
   e.spawner_ping_ns = kSpawnerPingNs;
   e.spawner_busy = [pid = spawner_.pid] { return isBusy(static_cast<uint32_t>(pid)); };
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
@@ -225,6 +183,7 @@ base::Result<int> App::run() {
     return base::fail(base::Code::permissionDenied, "mayflyd must be started as root",
                       "It starts the spawner and then drops root.");
   MAYFLY_TRY(instance_lock_, lockInstance(s.run_dir, s.instance));
+  MAYFLY_TRY(Allowed allowed, whoMayConnect(s));
   MAYFLY_TRY(host::HostReport report, checkHost(s));
   MAYFLY_TRY(slot_, takeUidSlot(kSlotsDir));
   MAYFLY_CHECK(checkOpenFiles(report.budget, s));
@@ -247,7 +206,8 @@ base::Result<int> App::run() {
                           {instance_lock_.view(), slot_.lock.view()}));
   MAYFLY_CHECK(awaitRoom(spawner_));
   MAYFLY_TRY(AuditPlaces places, auditPlaces(s.instance, s.state_dir, slot_.number, spawner_.pid));
-  MAYFLY_TRY(base::Fd listener, listenAt(s.socketPath(), s.connections_max));
+  MAYFLY_TRY(base::Fd listener,
+             listenAt(s.socketPath(), s.connections_max, socketModeFor(allowed)));
   MAYFLY_CHECK(enterOwnRoot(places.folders()));
   MAYFLY_CHECK(dropRoot(daemonUid(slot_.number)));
 
@@ -256,16 +216,10 @@ base::Result<int> App::run() {
   });
   outliveSignals();
   MAYFLY_CHECK(makeEngine(report));
-  rpc::Options edge;
-  edge.instance = s.instance;
+  rpc::Options edge = edgeOptions(s);
   edge.version = MAYFLY_VERSION;
-  edge.uids_allowed.assign(s.uids_allowed.begin(), s.uids_allowed.end());
-  edge.blob_ttl_ms = s.blob_ttl_ms;
-  edge.upload_idle_ms = static_cast<uint32_t>(s.upload_idle_ms);
-  edge.detach_lease_ms_max = static_cast<uint32_t>(s.detach_lease_ms_max);
-  edge.result_lease_ms = static_cast<uint32_t>(s.result_lease_ms);
-  edge.connection_idle_ms = static_cast<uint32_t>(s.connection_idle_ms);
-  edge.message_ms_max = static_cast<uint32_t>(s.message_ms_max);
+  edge.uids_allowed = std::move(allowed.uids);
+  edge.gids_allowed = std::move(allowed.gids);
   edge.keys = keys_;
   MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_, std::move(listener), edge, observers_));
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));

@@ -84,4 +84,26 @@ sched::AccountBounds deriveAccountBounds(const host::HostBudget& host,
   return b;
 }
 
+core::EngineOptions engineOptions(const host::HostBudget& host, const config::Daemon& settings) {
+  core::EngineOptions e;
+  e.budget = deriveBudget(host, settings);
+  e.accounts = deriveAccountBounds(host, settings);
+  e.parked_memory_bytes_max = settings.parked_memory_bytes;
+  e.bounds.receipt_ns = (settings.receipt_ms_max + settings.collect_ms_max) * 1'000'000;
+  e.collect_ms_max = static_cast<uint32_t>(settings.collect_ms_max);
+  return e;
+}
+
+rpc::Options edgeOptions(const config::Daemon& settings) {
+  rpc::Options edge;
+  edge.instance = settings.instance;
+  edge.blob_ttl_ms = settings.blob_ttl_ms;
+  edge.upload_idle_ms = static_cast<uint32_t>(settings.upload_idle_ms);
+  edge.detach_lease_ms_max = static_cast<uint32_t>(settings.detach_lease_ms_max);
+  edge.result_lease_ms = static_cast<uint32_t>(settings.result_lease_ms);
+  edge.connection_idle_ms = static_cast<uint32_t>(settings.connection_idle_ms);
+  edge.message_ms_max = static_cast<uint32_t>(settings.message_ms_max);
+  return edge;
+}
+
 }  // namespace mayfly::app

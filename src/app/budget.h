@@ -1,11 +1,13 @@
-// The number of boxes at once, from the host's limits and the settings.
+// What the core and the edge may hold and for how long, from the host's limits and the settings.
 //
 // Layer: app. Pure.
 #pragma once
 
 #include "base/result.h"
 #include "config/daemon.h"
+#include "core/options.h"
 #include "host/report.h"
+#include "rpc/server.h"
 #include "sched/accounts.h"
 #include "sched/admission.h"
 
@@ -33,5 +35,8 @@ uint32_t grantPtys(const sched::Budget& budget, uint32_t wished);
 // The bounds on what users may hold of each resource.
 sched::AccountBounds deriveAccountBounds(const host::HostBudget& host,
                                          const config::Daemon& settings);
+// All that the settings say to the core, and to the edge but who may connect.
+core::EngineOptions engineOptions(const host::HostBudget& host, const config::Daemon& settings);
+rpc::Options edgeOptions(const config::Daemon& settings);
 
 }  // namespace mayfly::app

@@ -159,9 +159,12 @@ std::string resultJson(const TaskResult& r, std::string_view out, std::string_vi
   json["id"] = r.id;
   json["template"] = r.template_name;
   json["verdict"] = base::name(r.verdict);
-  bool exited = r.verdict == Verdict::succeeded || r.verdict == Verdict::failed;
+  const bool signaled = r.verdict == Verdict::signaled || (r.in_grace && r.signal != 0);
+  const bool exited = r.verdict == Verdict::succeeded || r.verdict == Verdict::failed ||
+                      (r.in_grace && r.signal == 0);
   json["exitCode"] = exited ? Json(r.exit_code) : Json(nullptr);
-  json["signal"] = r.verdict == Verdict::signaled ? Json(r.signal) : Json(nullptr);
+  json["signal"] = signaled ? Json(r.signal) : Json(nullptr);
+  json["inGrace"] = r.in_grace;
   json["reason"] = r.reason;
   json["capValue"] = r.cap_value;
   addBytes(json, "stdout", out);

@@ -57,7 +57,9 @@ base::Result<base::Fd> connectTo(const std::string& path, uint64_t timeout_ms) {
         "or --socket.";
   } else if (err == EACCES || err == EPERM) {
     error.code = Code::permissionDenied;
-    error.advice = "Run it as root, as the daemon's user, or as a member of the socket's group.";
+    error.advice =
+        "Run it as root, or let the user in: `uids_allowed` and `gids_allowed` in the daemon's "
+        "settings.";
   } else if (err == EAGAIN) {
     error.code = Code::resourceExhausted;
     error.advice = "The daemon's queue of new connections is full. Try again later.";

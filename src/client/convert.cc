@@ -77,6 +77,7 @@ TaskResult get(schema::TaskResult::Reader in) {
   out.verdict = edge::get(in.getVerdict());
   out.exit_code = in.getExitCode();
   out.signal = in.getSignal();
+  out.in_grace = in.getInGrace();
   out.reason = edge::str(in.getReason());
   out.cap_value = in.getCapValue();
   out.limits = edge::get(in.getLimits());

@@ -81,6 +81,7 @@ base::Result<Daemon> parseDaemonListing(std::string_view text, std::string_view 
   t.count("stocked_max", 0, 4'096, d.stocked_max);
   t.quantity("parked_memory", 0, 1ull << 40, sizes(), d.parked_memory_bytes);
   t.ids("uids_allowed", 1'000, d.uids_allowed);
+  t.ids("gids_allowed", 1'000, d.gids_allowed);
   t.count("connections_max", 1, 10'000, d.connections_max);
   constexpr uint64_t kDayMs = 86'400'000, kMiB = 1u << 20;
   t.count("tasks_max", 1, 1'000'000, d.tasks_max);

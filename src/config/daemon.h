@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/result.h"
@@ -17,6 +18,9 @@ inline constexpr size_t kDaemonFileBytesMax = 256u << 10;
 // The promises of docs/SPECIFICATION.md that a setting may give up (P6).
 inline constexpr std::string_view kPromises[] = {"isolation", "caps",       "secrets",
                                                  "ephemeral", "same-start", "landlock"};
+
+// A user or group: its number, or a name that the daemon looks up at its start.
+using Id = std::variant<uint32_t, std::string>;
 
 struct Daemon {
   std::string instance = "default";           // its name in cgroups and in the run directory
@@ -32,7 +36,8 @@ struct Daemon {
   uint32_t parked_max = 64;    // clones parked ahead, of all templates; 0: none
   uint32_t stocked_max = 16;   // boxes ahead of their clones, of all templates; 0: none
   uint64_t parked_memory_bytes = 512ull << 20;  // memory of both together
-  std::vector<uint32_t> uids_allowed;  // that may connect, besides root and the daemon's own
+  std::vector<Id> uids_allowed;  // users that may connect, besides root and the daemon's own
+  std::vector<Id> gids_allowed;  // groups, any member of which may connect
   uint32_t connections_max = 256;
   // Bounds on what clients make the daemon hold, named as in ServerInfo.bounds.
   uint32_t tasks_max = 4'096;            // unclosed tasks of all connections

@@ -13,6 +13,7 @@ namespace mayfly::config {
 namespace {
 
 constexpr size_t kStringBytesMax = 4'096;
+constexpr size_t kIdNameBytesMax = 256;  // a user's or group's name
 
 }  // namespace
 
@@ -148,20 +149,26 @@ void Reader::Table::strings(std::string_view key, size_t count_max, std::vector<
   out = std::move(values);
 }
 
-// User ids: 2^32 - 1 is not a uid.
-void Reader::Table::ids(std::string_view key, size_t count_max, std::vector<uint32_t>& out) {
-  list(key, "numbers", fmt::format("at most {}", count_max), {});
+// 2^32 - 1 is no user's and no group's number.
+void Reader::Table::ids(std::string_view key, size_t count_max, std::vector<Id>& out) {
+  list(key, "ids", fmt::format("at most {}", count_max), {});
   const toml::node* node = find(key);
   if (!node) return;
   const toml::array* array = node->as_array();
-  const std::string want =
-      fmt::format("must be a list of at most {} numbers from 0 to {}", count_max, UINT32_MAX - 1);
+  const std::string want = fmt::format(
+      "must be a list of at most {} names, or numbers from 0 to {}", count_max, UINT32_MAX - 1);
   if (!array || array->size() > count_max) return complain(key, want);
-  std::vector<uint32_t> values;
+  std::vector<Id> values;
   for (const toml::node& item : *array) {
+    if (const auto* name = item.as_string(); name && !name->get().empty() &&
+                                             name->get().size() <= kIdNameBytesMax &&
+                                             name->get().find('\0') == std::string::npos) {
+      values.emplace_back(name->get());
+      continue;
+    }
     const auto* value = item.as_integer();
     if (!value || value->get() < 0 || value->get() >= UINT32_MAX) return complain(key, want);
-    values.push_back(static_cast<uint32_t>(value->get()));
+    values.emplace_back(static_cast<uint32_t>(value->get()));
   }
   out = std::move(values);
 }

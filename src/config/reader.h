@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "config/daemon.h"
 #include "config/settings.h"
 
 namespace mayfly::config {
@@ -50,7 +51,8 @@ class Reader {
     // A string, or a bare number, that `kind` turns into a value within the bounds.
     void quantity(std::string_view key, uint64_t lowest, uint64_t highest, const Quantity& kind,
                   uint64_t& out);
-    void ids(std::string_view key, size_t count_max, std::vector<uint32_t>& out);
+    // Numbers and names of users or groups.
+    void ids(std::string_view key, size_t count_max, std::vector<Id>& out);
     void strings(std::string_view key, size_t count_max, std::vector<std::string>& out);
     // A table whose values are all strings; its keys are free.
     void stringTable(std::string_view key, size_t count_max,

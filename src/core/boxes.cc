@@ -110,6 +110,13 @@ void Boxes::sample(base::BoxId box) {
   x_.link.send(r);
 }
 
+void Boxes::terminate(base::BoxId box) {
+  spawner::Request r;
+  r.op = spawner::Op::terminate;
+  r.box = box;
+  x_.link.send(r);
+}
+
 bool Boxes::claim(const BoxPtr& box, base::TaskId task, const sched::AccountRef& account) {
   if (box->machine.on(BoxEvent::claim) != BoxStep::next) return false;
   box->task = task;

@@ -49,7 +49,8 @@ class Boxes final : private TaskIo::Sink {
   void makeClone(const BoxPtr& box, const base::Limits& caps, pool::ClonePool::Rehearsed rehearsed);
   void end(const BoxPtr& box);  // no effect if its end is already requested
   void end(const std::vector<base::BoxId>& boxes);
-  void sample(base::BoxId box);  // the answer: BoxKeeper::onMeasured, or the task's
+  void sample(base::BoxId box);     // the answer: BoxKeeper::onMeasured, or the task's
+  void terminate(base::BoxId box);  // SIGTERM to its task
 
   // --- calls of tasks ---
   // From here on the box belongs to the task, and never to another. False: the box has no clone to

@@ -62,8 +62,9 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   void acknowledgeOutput(base::TaskId task, sched::Stream stream, uint64_t bytes) override {
     tasks_.acknowledgeOutput(task, stream, bytes);
   }
-  base::Status cancel(base::TaskId task, const sched::AccountRef& asks) override {
-    return tasks_.cancel(task, asks);
+  base::Status cancel(base::TaskId task, const sched::AccountRef& asks,
+                      sched::Cancel how) override {
+    return tasks_.cancel(task, asks, how);
   }
   void ownerGone(sched::OwnerId owner) override { tasks_.ownerGone(owner); }
   std::string restartedSince(base::TaskId task) const override {

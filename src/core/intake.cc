@@ -46,7 +46,7 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
              x_.accounts.take(account, sched::Resource::inputBytes, sched::heldBytes(spec)));
   sched::Bounds bounds = x_.options.bounds;
   bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
-  const uint64_t longest_ns = limits.wall_time_ms * 1'000'000 + kAroundTask_ns;
+  const uint64_t longest_ns = (limits.wall_time_ms + limits.grace_ms) * 1'000'000 + kAroundTask_ns;
   const sched::Demand demand{
       limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
       limits.processes + kPidsPerBox, tmpl->ptys, longest_ns};

@@ -110,6 +110,7 @@ sched::TaskResult Task::result(sched::Accounts& accounts, uint32_t collect_ms_ma
   r.verdict = j.verdict;
   r.exit_code = j.exit_code;
   r.signal = j.signal;
+  r.in_grace = j.in_grace;
   r.reason = std::move(j.reason);
   r.cap_value = j.cap_value;
   r.limits = machine.limits();

@@ -140,10 +140,10 @@ void Tasks::acknowledgeOutput(base::TaskId id, Stream stream, uint64_t bytes) {
   if (TaskPtr t = find(id); t && t->io) t->io->acknowledge(stream, bytes);
 }
 
-base::Status Tasks::cancel(base::TaskId id, const sched::AccountRef& asks) {
+base::Status Tasks::cancel(base::TaskId id, const sched::AccountRef& asks, sched::Cancel how) {
   TaskPtr t = find(id);
   if (!t || !asks.sees(t->spec.account.id())) return fail(noTask(id));
-  act(t, t->machine.stop(Cause::cancelled, {}, monotonicNs()));
+  act(t, t->machine.cancel(how, monotonicNs()));
   return base::Unit{};
 }
 
@@ -157,7 +157,9 @@ sched::TaskInfo Tasks::infoOf(const Task& t) const {
   const BoxPtr box = boxes_.find(t.box);
   return {t.id,
           t.spec.template_name,
-          std::string(s == TaskStage::claiming ? "making" : sched::name(s)),
+          std::string(t.machine.inGrace()        ? sched::name(TaskStage::ending)
+                      : s == TaskStage::claiming ? "making"
+                                                 : sched::name(s)),
           t.phase(Phase::queued),
           t.phase(Phase::started),
           box ? box->pid_host : 0,
@@ -230,6 +232,9 @@ void Tasks::act(const TaskPtr& t, const Acts& acts) {
         break;
       case Act::sample:
         boxes_.sample(t->box);
+        break;
+      case Act::terminate:
+        boxes_.terminate(t->box);
         break;
       case Act::end:
         end(t);
@@ -412,7 +417,7 @@ void Tasks::onBoxEvent(base::TaskId id, const Event& e) {
   TaskPtr t = find(id);
   if (!t) return;  // it already has its result: only the receipt is awaited
   const uint64_t now_ns = monotonicNs();
-  const sched::ExitStatus exit{e.exit_code, e.exit_status};
+  const sched::ExitStatus exit{e.exit_code, e.exit_status, e.terminated != 0};
   switch (e.kind) {
     case Kind::cloneExited:
       return act(t, t->machine.cloneExited(exit, e.at_ns, now_ns));

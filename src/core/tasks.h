@@ -31,7 +31,7 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   base::Status writeStdin(base::TaskId id, std::string data);
   base::Status closeStdin(base::TaskId id);
   void acknowledgeOutput(base::TaskId id, sched::Stream stream, uint64_t bytes);
-  base::Status cancel(base::TaskId id, const sched::AccountRef& asks);
+  base::Status cancel(base::TaskId id, const sched::AccountRef& asks, sched::Cancel how);
   void ownerGone(sched::OwnerId owner);
   std::vector<sched::TaskInfo> list(const sched::AccountRef& asks) const;
   std::optional<sched::TaskInfo> info(base::TaskId id) const;

@@ -175,7 +175,8 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   kj::Promise<void> kill(KillContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
-    answer(context, hub_.core.cancel(context.getParams().getId(), state_->account));
+    answer(context,
+           hub_.core.cancel(context.getParams().getId(), state_->account, sched::Cancel::soft));
     return kj::READY_NOW;
   }
 

@@ -39,6 +39,7 @@ constexpr auto kQuietTime =
     200 * kj::MILLISECONDS;                      // a client that reads a result's files asks sooner
 constexpr size_t kKeptFreeBytesMax = 32u << 20;  // freed memory, code and stacks; beyond: trimmed
 constexpr uint32_t kRefusedConnectionsMax = 16;  // beyond: closed without a word
+constexpr size_t kPeerGroupsMax = 65'536;        // the kernel's own bound
 
 size_t residentBytes() {
   size_t pages = 0, resident_pages = 0;
@@ -52,6 +53,21 @@ size_t residentBytes() {
 size_t inUseBytes() {
   auto info = ::mallinfo2();
   return info.uordblks + info.hblkhd;
+}
+
+// The supplementary groups that the peer had when it connected; none if the kernel does not tell.
+std::vector<gid_t> groupsOf(int socket) {
+  std::vector<gid_t> groups(64);
+  for (;;) {
+    auto bytes = static_cast<socklen_t>(groups.size() * sizeof(gid_t));
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &bytes) == 0) {
+      groups.resize(bytes / sizeof(gid_t));
+      return groups;
+    }
+    const size_t count = bytes / sizeof(gid_t);  // ERANGE: all of them
+    if (errno != ERANGE || count <= groups.size() || count > kPeerGroupsMax) return {};
+    groups.resize(count);
+  }
 }
 
 // Accepts and holds the connections.
@@ -115,13 +131,27 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     return timer_.afterDelay(kDeliveredLookTime).then([this] { return delivered(); });
   }
 
+  // A group only opens the door: the peer's account is its uid's.
+  bool mayConnect(int socket, const ucred& peer) const {
+    const auto has = [](const auto& list, auto id) {
+      return std::find(list.begin(), list.end(), id) != list.end();
+    };
+    const std::vector<gid_t>& groups = hub_.options.gids_allowed;
+    if (peer.uid == 0 || peer.uid == ::geteuid() || has(hub_.options.uids_allowed, peer.uid))
+      return true;
+    if (groups.empty()) return false;
+    if (has(groups, peer.gid)) return true;
+    const std::vector<gid_t> others = groupsOf(socket);
+    return std::any_of(others.begin(), others.end(), [&](gid_t gid) { return has(groups, gid); });
+  }
+
   // The account's share of the connections, or the reason for refusing it one.
-  base::Result<sched::Share> admission(uid_t uid) const {
-    const auto& allowed = hub_.options.uids_allowed;
-    if (uid != 0 && uid != ::geteuid() &&
-        std::find(allowed.begin(), allowed.end(), uid) == allowed.end())
+  base::Result<sched::Share> admission(int socket, const ucred& peer) const {
+    const uid_t uid = peer.uid;
+    if (!mayConnect(socket, peer))
       return base::fail(Code::permissionDenied, fmt::format("uid {} may not use this daemon", uid),
-                        "Add the uid to `uids_allowed` in the daemon's configuration.");
+                        "Add the user to `uids_allowed`, or a group of its to `gids_allowed`, in "
+                        "the daemon's settings.");
     MAYFLY_TRY(sched::AccountRef account, hub_.accounts.open(sched::Account::ofPeer(uid)));
     return hub_.accounts.take(account, sched::Resource::connections);
   }
@@ -148,7 +178,7 @@ class Acceptor final : kj::TaskSet::ErrorHandler {
     ucred peer{};
     socklen_t length = sizeof peer;
     KJ_SYSCALL(::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length));
-    auto admitted = admission(peer.uid);
+    auto admitted = admission(socket.get(), peer);
     if (admitted) {
       serve(std::move(socket), std::move(*admitted), std::nullopt);
       return true;

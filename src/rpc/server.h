@@ -35,6 +35,7 @@ struct Options {
   std::string instance = "default";
   std::string version;
   std::vector<uid_t> uids_allowed;               // besides root and the daemon's own
+  std::vector<gid_t> gids_allowed;               // whose members may connect, too
   uint32_t tasks_per_connection_max = 1'024;     // Task objects that are not closed yet
   uint32_t calls_per_connection_max = 8'192;     // calls that have not returned
   uint32_t uploads_per_connection_max = 16;      // not finished

@@ -118,18 +118,18 @@ kj::Promise<Status> TaskState::wait() {
   return kj::mv(paf.promise);
 }
 
-Status TaskState::cancel() {
+Status TaskState::cancel(sched::Cancel how) {
   // Cancelling an ended task is no error: the client cannot know that it has ended.
   MAYFLY_CHECK(kept("cancel"));
   renew();
-  if (runs()) (void)owner_->hub.core.cancel(id_, owner_->account);
+  if (runs()) (void)owner_->hub.core.cancel(id_, owner_->account, how);
   return Unit{};
 }
 
 // A broken connection releases its tasks and fails their sinks before it ends. Those tasks are not
 // cancelled: their verdict is to be `clientGone`.
-void TaskState::cancelUnlessGone() {
-  if (!owner_->gone()) (void)cancel();
+void TaskState::cancelUnlessGone(sched::Cancel how) {
+  if (!owner_->gone()) (void)cancel(how);
 }
 
 kj::Promise<Status> TaskState::writeStdin(std::string data) {
@@ -184,7 +184,7 @@ Status TaskState::closeStdin() {
 void TaskState::end(Kept why) {
   if (kept_ != Kept::yes) return;
   ear_->forget();  // first: the core may report the end within `cancel`
-  cancelUnlessGone();
+  cancelUnlessGone(sched::Cancel::atOnce);
   kept_ = why;
   if (result_ && !done_) --owner_->undelivered;
   // Large members are freed now. The object itself lives until the client releases it.
@@ -262,7 +262,7 @@ kj::Promise<void> TaskState::deliverOne() {
 // The client wants no more output or is gone, so nobody needs the task.
 void TaskState::sinkFailed() {
   dropSink();
-  cancelUnlessGone();
+  cancelUnlessGone(sched::Cancel::soft);
   finishIfDelivered();
 }
 
@@ -440,6 +440,7 @@ void put(schema::TaskResult::Builder out, const sched::TaskResult& result) {
   out.setVerdict(edge::put(result.verdict));
   out.setExitCode(result.exit_code);
   out.setSignal(result.signal);
+  out.setInGrace(result.in_grace);
   out.setReason(edge::text(result.reason));
   out.setCapValue(result.cap_value);
   edge::put(out.initLimits(), result.limits);

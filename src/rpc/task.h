@@ -73,7 +73,7 @@ class TaskState final : public kj::Refcounted {
   base::Status submit(sched::TaskSpec spec);
   // The promises below do not fail; they resolve with an error.
   kj::Promise<base::Status> wait();
-  base::Status cancel();
+  base::Status cancel(sched::Cancel how);
   kj::Promise<base::Status> writeStdin(std::string data);
   base::Status closeStdin();
   // The client needs the task no more. Idempotent.
@@ -118,7 +118,7 @@ class TaskState final : public kj::Refcounted {
   kj::Promise<void> deliverOne();
   void sinkFailed();
   void dropSink();
-  void cancelUnlessGone();
+  void cancelUnlessGone(sched::Cancel how);
   void finishIfDelivered();
   void failStdin(const base::Error& error);
 

@@ -51,7 +51,7 @@ class TaskImpl final : public schema::Task::Server {
 
   kj::Promise<void> cancel(CancelContext context) override {
     if (auto error = unfit("cancel")) return refuse(context, *error);
-    answer(context, state_->cancel());
+    answer(context, state_->cancel(sched::Cancel::soft));
     return kj::READY_NOW;
   }
 

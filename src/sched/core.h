@@ -19,6 +19,7 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "sched/accounts.h"
+#include "sched/cancel.h"
 
 namespace mayfly::sched {
 
@@ -79,8 +80,9 @@ struct TaskResult {
   base::TaskId task = 0;
   std::string template_name;
   base::Verdict verdict = base::Verdict::internal;
-  int exit_code = 0;       // succeeded, failed
-  int signal = 0;          // signaled
+  int exit_code = 0;       // succeeded, failed, and if in_grace
+  int signal = 0;          // signaled, and if in_grace; 0: none
+  bool in_grace = false;   // its main process ended by itself, after SIGTERM and before the kill
   std::string reason;      // one line for people: which cap and its value, or what failed
   uint64_t cap_value = 0;  // the cap that the task reached, in its unit; 0: none
   base::Limits limits;     // in force
@@ -138,7 +140,7 @@ class Core {
   virtual base::Status closeStdin(base::TaskId task) = 0;
   virtual void acknowledgeOutput(base::TaskId task, Stream stream, uint64_t bytes) = 0;
   // onResult follows with `cancelled`. notFound for a task that the account `asks` may not see.
-  virtual base::Status cancel(base::TaskId task, const AccountRef& asks) = 0;
+  virtual base::Status cancel(base::TaskId task, const AccountRef& asks, Cancel how) = 0;
   virtual void ownerGone(OwnerId owner) = 0;  // its tasks end with `clientGone`
   // When this run of the daemon began, if the id was given by an earlier one; else empty.
   virtual std::string restartedSince(base::TaskId /*task*/) const { return {}; }

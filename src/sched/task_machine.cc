@@ -48,7 +48,7 @@ uint64_t TaskMachine::deadline_ns() const {
     case TaskStage::claiming:
       return at(Phase::box) + bounds_.make_ns;
     case TaskStage::running:
-      return std::min(wall_deadline_ns_, next_sample_ns_);
+      return std::min(end_.asked ? grace_deadline_ns_ : wall_deadline_ns_, next_sample_ns_);
     case TaskStage::ending:
       return end_bound_ns_;
     case TaskStage::queued:
@@ -137,6 +137,7 @@ Acts TaskMachine::cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns) 
       return lose("the clone ended before the task started", now_ns);
     case TaskStage::running:
       end_.exit = exit;
+      if (!exit.terminated) endedBefore();
       mark(Phase::exited, at_ns, now_ns);
       return endFor(Cause::exited, {}, now_ns);
     case TaskStage::queued:
@@ -148,10 +149,11 @@ Acts TaskMachine::cloneExited(ExitStatus exit, uint64_t at_ns, uint64_t now_ns) 
 }
 
 Acts TaskMachine::boxDied(std::string why, uint64_t now_ns) {
-  if (stage_ == TaskStage::ending && end_.first == Cause::exited && end_.exit.code == CLD_KILLED &&
+  Cause& last = end_.asked ? end_.then : end_.first;
+  if (stage_ == TaskStage::ending && last == Cause::exited && end_.exit.code == CLD_KILLED &&
       end_.exit.status == SIGKILL && !reaped_) {
     // The init ended first and took the clone along: a task cannot cause that.
-    end_.first = Cause::boxDied;
+    last = Cause::boxDied;
     end_.detail = std::move(why);
     return {};
   }
@@ -183,7 +185,36 @@ Acts TaskMachine::sampled(const Counters& counters, uint64_t now_ns) {
   return {};
 }
 
+// The main process had ended before the SIGTERM that its wall time sent.
+void TaskMachine::endedBefore() {
+  if (!end_.asked || end_.first != Cause::wallTime) return;
+  end_.first = Cause::exited;
+  end_.asked = false;
+  end_.then = Cause::none;
+  end_.detail.clear();
+}
+
+Acts TaskMachine::askToEnd(Cause cause, uint64_t grace_ns, uint64_t now_ns) {
+  if (stage_ != TaskStage::running || grace_ns == 0) return endFor(cause, {}, now_ns);
+  end_.first = cause;
+  end_.asked = true;
+  grace_deadline_ns_ = now_ns + grace_ns;
+  return Act::terminate;
+}
+
+Acts TaskMachine::cancel(Cancel how, uint64_t now_ns) {
+  if (how == Cancel::soft && !inGrace() && stage_ == TaskStage::running)
+    return askToEnd(Cause::cancelled, graceNs(), now_ns);
+  return stop(Cause::cancelled, {}, now_ns);
+}
+
 Acts TaskMachine::stop(Cause cause, std::string why, uint64_t now_ns) {
+  if (stage_ == TaskStage::running && cause == Cause::daemonStopping) {
+    const uint64_t grace_ns = std::min(graceNs(), bounds_.stop_grace_ns);
+    if (!end_.asked) return askToEnd(cause, grace_ns, now_ns);
+    grace_deadline_ns_ = std::min(grace_deadline_ns_, now_ns + grace_ns);
+    return {};
+  }
   if (stage_ == TaskStage::ending && worthAnother()) {  // the client wants no other box
     again_ = Again::no;
     end_.first = cause;
@@ -201,7 +232,9 @@ Acts TaskMachine::tick(uint64_t now_ns) {
     case TaskStage::claiming:
       return endFor(Cause::internal, "the clone did not start the task in time", now_ns);
     case TaskStage::running:
-      if (now_ns >= wall_deadline_ns_) return endFor(Cause::wallTime, {}, now_ns);
+      if (end_.asked && now_ns >= grace_deadline_ns_) return endFor(Cause::none, {}, now_ns);
+      if (!end_.asked && now_ns >= wall_deadline_ns_)
+        return askToEnd(Cause::wallTime, graceNs(), now_ns);
       next_sample_ns_ =
           now_ns + bounds_.disk_sample_ns;  // unless the answer asks for an earlier one
       return Act::sample;
@@ -226,7 +259,15 @@ Acts TaskMachine::boxReaped(ExitStatus exit, const Counters& counters, uint64_t 
   Acts acts;
   if (stage_ != TaskStage::ending) acts = endFor(Cause::boxDied, {}, now_ns);
   // The task had ended by itself before the kill: the spawner's report of that came late.
-  if (end_.first == Cause::wallTime && exit.code == CLD_EXITED) end_.first = Cause::exited;
+  if (exit.code == CLD_EXITED) {
+    if (!exit.terminated) endedBefore();
+    if (end_.asked && end_.then == Cause::none) {
+      end_.then = Cause::exited;
+      end_.exit = exit;
+    } else if (!end_.asked && end_.first == Cause::wallTime) {
+      end_.first = Cause::exited;
+    }
+  }
   if (end_.first == Cause::exited && end_.exit.code == 0) end_.exit = exit;
   if (end_.first == Cause::exited && clone_exited_ns != 0)
     mark(Phase::exited, clone_exited_ns, now_ns);
@@ -237,6 +278,7 @@ Acts TaskMachine::boxReaped(ExitStatus exit, const Counters& counters, uint64_t 
 void TaskMachine::unproven(std::string why) {
   if (stage_ != TaskStage::ending || reaped_ || end_.first != Cause::wallTime) return;
   end_.first = Cause::internal;
+  end_.asked = false;
   end_.detail = std::move(why);
 }
 
@@ -244,7 +286,7 @@ Acts TaskMachine::boxGone(bool complete, uint64_t now_ns) {
   if (stage_ == TaskStage::done) return {};
   if (complete && worthAnother()) return startOver(now_ns);
   if (stage_ != TaskStage::ending) {
-    end_.first = Cause::boxDied;
+    (end_.asked ? end_.then : end_.first) = Cause::boxDied;
     mark(Phase::exited, now_ns, now_ns);
   }
   mark(Phase::reaped, now_ns, now_ns);
@@ -255,7 +297,10 @@ Acts TaskMachine::boxGone(bool complete, uint64_t now_ns) {
 
 Acts TaskMachine::endFor(Cause cause, std::string detail, uint64_t now_ns) {
   if (stage_ == TaskStage::ending || stage_ == TaskStage::done) return {};  // the first cause wins
-  end_.first = cause;
+  if (end_.asked)
+    end_.then = cause;
+  else if (cause != Cause::none)
+    end_.first = cause;
   end_.detail = std::move(detail);
   mark(Phase::exited, now_ns, now_ns);
   if (stage_ == TaskStage::queued) {

@@ -1,11 +1,15 @@
 // One task's life as a state machine: events in, actions out.
 //
-//   queued -> making -> claiming -> running -> ending -> done
+//   queued -> making -> claiming -> running [-> its grace] -> ending -> done
 //      ^                                          |
 //      +--- the box died before it started the task ---+
 //
 // Every end takes one path: the first cause wins, `end` is requested once per box, and the result
 // is given once. The driver acts and feeds the answers back.
+//
+// A task with a grace is first asked to end (SIGTERM), at its wall time, at a cancel and at the
+// daemon's stop. Within its grace it is still `running`, with all its caps; whatever ends the
+// grace, its own exit included, the first cause stays the verdict.
 //
 // Layer: sched. Pure: time is an argument. Core thread.
 #pragma once
@@ -16,6 +20,7 @@
 #include <string_view>
 
 #include "base/task.h"
+#include "sched/cancel.h"
 #include "sched/verdict.h"
 
 namespace mayfly::sched {
@@ -35,7 +40,8 @@ struct Bounds {
   uint64_t quota_period_ns =
       100'000'000;  // of the cpu controller: one period's quota may be used at once
   uint32_t host_cores = 1;
-  uint32_t boxes_max = 3;  // boxes that a task may get before it fails
+  uint32_t boxes_max = 3;                  // boxes that a task may get before it fails
+  uint64_t stop_grace_ns = 3'000'000'000;  // the longest grace once the daemon stops
 };
 
 // The earliest time at which the remaining cpu time can be used up.
@@ -43,14 +49,15 @@ uint64_t nextCpuSample_ns(uint64_t now_ns, const Counters& used, const base::Lim
                           const Bounds& bounds);
 
 enum class Act : uint8_t {
-  make,    // request a box
-  claim,   // give the task to the clone
-  begin,   // the task runs: pump its streams, tell the listener
-  sample,  // request the counters
-  end,     // request the box's end
-  drain,   // all writers are dead: read the streams to their end
-  queue,   // the box is proven gone: requeue the task, first in its queue
-  finish,  // make the result; nothing follows
+  make,       // request a box
+  claim,      // give the task to the clone
+  begin,      // the task runs: pump its streams, tell the listener
+  sample,     // request the counters
+  terminate,  // send SIGTERM
+  end,        // request the box's end
+  drain,      // all writers are dead: read the streams to their end
+  queue,      // the box is proven gone: requeue the task, first in its queue
+  finish,     // make the result; nothing follows
 };
 
 // The actions, in order.
@@ -102,7 +109,8 @@ class TaskMachine {
   Acts boxDied(std::string why, uint64_t now_ns);
   Acts capHit(Cause memory_or_processes, uint64_t now_ns);
   Acts sampled(const Counters& counters, uint64_t now_ns);
-  Acts stop(Cause cause, std::string why, uint64_t now_ns);  // cancelled, clientGone, ...
+  Acts cancel(Cancel how, uint64_t now_ns);
+  Acts stop(Cause cause, std::string why, uint64_t now_ns);  // clientGone, daemonStopping, ...
   Acts tick(uint64_t now_ns);
   Acts boxReaped(ExitStatus exit, const Counters& counters, uint64_t clone_exited_ns,
                  uint64_t now_ns);
@@ -114,8 +122,12 @@ class TaskMachine {
   Judgement judgement() const { return judge(end_, limits_); }
   base::Usage usage(uint64_t stdout_bytes, uint64_t stderr_bytes) const;
   bool receiptOverdue() const { return receipt_overdue_; }
+  bool inGrace() const { return stage_ == TaskStage::running && end_.asked; }
 
  private:
+  uint64_t graceNs() const { return limits_.grace_ms * 1'000'000; }
+  Acts askToEnd(Cause cause, uint64_t grace_ns, uint64_t now_ns);
+  void endedBefore();
   Acts endFor(Cause cause, std::string detail, uint64_t now_ns);
   Acts lose(std::string why, uint64_t now_ns);  // the box failed before it started the task
   bool worthAnother() const;
@@ -130,6 +142,7 @@ class TaskMachine {
   End end_;
   uint64_t queue_deadline_ns_ = 0;
   uint64_t wall_deadline_ns_ = 0;
+  uint64_t grace_deadline_ns_ = 0;
   uint64_t next_sample_ns_ = 0;
   uint64_t end_bound_ns_ = 0;
   uint32_t boxes_ = 0;  // requested so far

@@ -206,7 +206,8 @@ base::Status setLimit(std::string_view key, uint64_t wish, const base::Limits& m
   const config::LimitField& field = config::limitField(key);
   const uint64_t highest = field.get(maximum);
   const std::string cap = "the cap '" + std::string(key) + "'";
-  if (wish == 0) return fail(Code::invalidArgument, cap + " must be more than 0");
+  if (wish == 0 && field.lowest > 0)
+    return fail(Code::invalidArgument, cap + " must be more than 0");
   if (wish > highest)
     return fail(Code::invalidArgument, cap + " of " + field.format(wish) +
                                            " is above the template's maximum of " +

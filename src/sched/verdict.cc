@@ -90,6 +90,48 @@ std::string signalName(int signal) {
                                  : "signal " + std::to_string(signal);
 }
 
+// The exit code or signal of the main process, in numbers and words; false: it has no status.
+bool readExit(const ExitStatus& exit, Judgement* j) {
+  switch (exit.code) {
+    case CLD_EXITED:
+      j->exit_code = exit.status;
+      j->reason = "exited with code " + std::to_string(exit.status);
+      return true;
+    case CLD_KILLED:
+    case CLD_DUMPED:
+      j->signal = exit.status;
+      j->reason = "killed by " + signalName(exit.status);
+      return true;
+  }
+  return false;
+}
+
+// The task was asked to end: the first cause is the verdict, whatever ended its grace.
+Judgement afterAsking(const End& e, const base::Limits& l) {
+  Judgement j = byCause(e.first, e, l);
+  const Cause revealed = e.then == Cause::exited ? hidden(e, l) : Cause::none;
+  const Cause then = revealed != Cause::none ? revealed : e.then;
+  std::string how;
+  if (then == Cause::none) {
+    how = "did not end within its grace of " + ms(l.grace_ms) + ", killed";
+  } else if (Judgement exit; then == Cause::exited && readExit(e.exit, &exit)) {
+    j.exit_code = exit.exit_code;
+    j.signal = exit.signal;
+    j.in_grace = true;
+    how = exit.reason + " within its grace";
+  } else if (then == Cause::boxDied) {
+    how = "its box ended within its grace";
+  } else {
+    how = byCause(then, e, l).reason + " within its grace";
+  }
+  const std::string why = e.first == Cause::wallTime
+                              ? "reached its wall time cap of " + ms(l.wall_time_ms)
+                          : e.first == Cause::cancelled ? "cancelled"
+                                                        : "the daemon is stopping";
+  j.reason = why + "; sent SIGTERM; " + how;
+  return j;
+}
+
 }  // namespace
 
 bool diskFull(const Counters& c) {
@@ -102,6 +144,7 @@ bool cpuTimeUsedUp(const Counters& c, const base::Limits& l) {
 }
 
 Judgement judge(const End& e, const base::Limits& l) {
+  if (e.asked) return afterAsking(e, l);
   if (e.first == Cause::boxDied) {
     // The kernel kills the largest process first; if the whole box died with it, the memory cap is
     // still the cause.
@@ -112,21 +155,11 @@ Judgement judge(const End& e, const base::Limits& l) {
   if (Cause cause = hidden(e, l); cause != Cause::none) return byCause(cause, e, l);
 
   Judgement j;
-  switch (e.exit.code) {
-    case CLD_EXITED:
-      j.exit_code = e.exit.status;
-      j.verdict = e.exit.status == 0 ? Verdict::succeeded : Verdict::failed;
-      j.reason = e.exit.status == 0 ? "exited with code 0"
-                                    : "exited with code " + std::to_string(e.exit.status);
-      return j;
-    case CLD_KILLED:
-    case CLD_DUMPED:
-      j.signal = e.exit.status;
-      j.verdict = Verdict::signaled;
-      j.reason = "killed by " + signalName(e.exit.status);
-      return j;
-  }
-  return internal("its main process ended without a status");
+  if (!readExit(e.exit, &j)) return internal("its main process ended without a status");
+  j.verdict = j.signal != 0      ? Verdict::signaled
+              : j.exit_code == 0 ? Verdict::succeeded
+                                 : Verdict::failed;
+  return j;
 }
 
 }  // namespace mayfly::sched

@@ -2,7 +2,8 @@
 // process, the kernel's counters, and the limits.
 //
 // The first cause wins. If the main process ended by itself, the counters can reveal a reached cap,
-// whatever its exit code.
+// whatever its exit code. A task that was asked to end (SIGTERM) keeps the cause of that; its own
+// exit code or signal goes with it.
 //
 // Layer: sched. Pure.
 #pragma once
@@ -43,6 +44,7 @@ struct Counters {
 // si_code and si_status of waitid; code 0: it did not end by itself.
 struct ExitStatus {
   int code = 0, status = 0;
+  bool terminated = false;  // SIGTERM was sent before it ended
 };
 
 bool diskFull(const Counters& c);
@@ -51,6 +53,10 @@ bool cpuTimeUsedUp(const Counters& c, const base::Limits& l);
 struct End {
   Cause first = Cause::none;
   std::string detail;  // of the cause: what failed; empty if the cause says all
+  bool asked = false;  // SIGTERM was sent for the first cause, and a grace began
+  // The cause that ended the grace; `exited`: its main process ended by itself; none: it is used
+  // up. If it is not none, the detail is its own.
+  Cause then = Cause::none;
   ExitStatus exit;
   bool counters_final = false;
   Counters counters;
@@ -61,6 +67,7 @@ struct Judgement {
   base::Verdict verdict = base::Verdict::internal;
   int exit_code = 0;
   int signal = 0;
+  bool in_grace = false;  // the main process ended by itself, within its grace
   uint64_t cap_value = 0;
   std::string reason;
 };

@@ -44,28 +44,28 @@ constexpr std::array<Row, kBoxStates> kTable = {{
 
 constexpr Place Y = Place::act, l = Place::late, X = Place::breach;
 struct Places {
-  Place make, clone, claim, end, sample;
+  Place make, clone, claim, end, sample, terminate;
 };
 constexpr std::array<Places, kBoxStates> kPlaces = {{
-    //               make clone claim end sample
-    /* empty      */ {X,   X,    X,    Y,  X},
-    /* asked      */ {X,   X,    X,    Y,  X},
-    /* standing   */ {X,   X,    X,    Y,  X},
-    /* rising     */ {X,   X,    X,    Y,  X},
-    /* stocked    */ {X,   Y,    X,    Y,  X},
-    /* forking    */ {X,   X,    X,    Y,  X},
-    /* entering   */ {X,   X,    X,    Y,  X},
-    /* waiting    */ {X,   X,    X,    Y,  X},
-    /* parked     */ {X,   X,    Y,    Y,  Y},
-    /* claimed    */ {X,   X,    X,    Y,  Y},
-    /* owedInit   */ {X,   l,    l,    l,  l},
-    /* owedClone  */ {X,   l,    l,    l,  l},
-    /* orphaned   */ {X,   l,    l,    l,  l},
-    /* reaping    */ {X,   l,    l,    l,  l},
-    /* collecting */ {X,   l,    l,    l,  l},
-    /* freeing    */ {X,   l,    l,    l,  l},
-    /* removing   */ {X,   l,    l,    l,  l},
-    /* gone       */ {Y,   l,    l,    l,  l},
+    //               make clone claim end sample terminate
+    /* empty      */ {X,   X,    X,    Y,  X,      X},
+    /* asked      */ {X,   X,    X,    Y,  X,      X},
+    /* standing   */ {X,   X,    X,    Y,  X,      X},
+    /* rising     */ {X,   X,    X,    Y,  X,      X},
+    /* stocked    */ {X,   Y,    X,    Y,  X,      X},
+    /* forking    */ {X,   X,    X,    Y,  X,      X},
+    /* entering   */ {X,   X,    X,    Y,  X,      X},
+    /* waiting    */ {X,   X,    X,    Y,  X,      X},
+    /* parked     */ {X,   X,    Y,    Y,  Y,      X},
+    /* claimed    */ {X,   X,    X,    Y,  Y,      Y},
+    /* owedInit   */ {X,   l,    l,    l,  l,      l},
+    /* owedClone  */ {X,   l,    l,    l,  l,      l},
+    /* orphaned   */ {X,   l,    l,    l,  l,      l},
+    /* reaping    */ {X,   l,    l,    l,  l,      l},
+    /* collecting */ {X,   l,    l,    l,  l,      l},
+    /* freeing    */ {X,   l,    l,    l,  l,      l},
+    /* removing   */ {X,   l,    l,    l,  l,      l},
+    /* gone       */ {Y,   l,    l,    l,  l,      l},
 }};
 // clang-format on
 
@@ -105,6 +105,8 @@ Place placeOf(wire::Op op, BoxState state) {
       return places.end;
     case wire::Op::sample:
       return places.sample;
+    case wire::Op::terminate:
+      return places.terminate;
     case wire::Op::publish:
     case wire::Op::retire:
     case wire::Op::ping:

@@ -59,6 +59,8 @@ void Boxes::on(const wire::Request& request, base::Received& fds, const char* un
       return end(*box, request, fds, unsound);
     case Op::sample:
       return sample(*box);
+    case Op::terminate:
+      return terminate(*box);
     case Op::clone:
       return unsound != nullptr ? giveUp(*box, unsound) : clone(*box, request);
     case Op::claim:
@@ -131,6 +133,10 @@ void Boxes::sample(Box& box) {
   out_.send(event);
   if (box.machine.state() == BoxState::parked) return restartCounters(box);
   if (box.owner->loopback && box.init) chargeSockets(box);
+}
+
+void Boxes::terminate(Box& box) {
+  if (signalTerm(box.clone)) box.result.terminated = 1;
 }
 
 // Sockets that the kernel charges to nobody still count for the box's memory cap.
@@ -227,6 +233,7 @@ void Boxes::onCloneExit(Box& box) {
   event.box = box.id;
   event.exit_code = exit.code;
   event.exit_status = exit.status;
+  event.terminated = box.result.terminated;
   event.at_ns = box.result.clone_exited_ns;
   out_.send(event);
 }

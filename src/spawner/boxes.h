@@ -107,6 +107,7 @@ class Boxes : public Zygotes::Client {
   void claim(Box& box, const wire::Request& request);
   void end(Box& box, const wire::Request& request, base::Received& fds, const char* unsound);
   void sample(Box& box);
+  void terminate(Box& box);
   base::Status changeCaps(Box& box, const base::Limits& limits);
   void restartCounters(Box& box);
   void readDisk(const Box& box, wire::Counters* counters) const;

@@ -139,6 +139,20 @@ inline bool isReadable(base::FdView fd) {
   return fd && ::poll(&one, 1, 0) > 0;
 }
 
+// Asks a task to end, by its main process. False: that has ended already.
+//
+// Like timeout(1), it signals the process group, so that a shell that waits for a program of its
+// own runs its trap, and wakes a stopped task. The main process leads its group (its session, too),
+// and nobody but this process reaps it: its number is no other's.
+inline bool signalTerm(const Fd& leader) {
+  if (!leader || isReadable(leader.view())) return false;
+  const auto group = static_cast<pid_t>(pidOf(leader));
+  if (group <= 1) return false;
+  ::kill(-group, SIGTERM);
+  ::kill(-group, SIGCONT);
+  return true;
+}
+
 inline void signalKill(const Fd& pidfd) {
   if (pidfd) ::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0);
 }

@@ -78,7 +78,8 @@ Result<std::unique_ptr<Spawner>> Spawner::start(Fd daemon, const Options& option
 
 // --- what mayflyd asks for -----------------------------------------------------------
 
-// A claim and a ping are done at once; slower requests (making and ending boxes) wait their turn.
+// A claim, a SIGTERM and a ping are done at once; slower requests (making and ending boxes) wait
+// their turn.
 // False: mayflyd is gone, or has another version of the protocol.
 bool Spawner::readRequests() {
   while (requests_.size() < kRequestsMax) {
@@ -90,7 +91,7 @@ bool Spawner::readRequests() {
     const char* unsound = checked.fault == Checked::Fault::content ? checked.what : nullptr;
     if (request.op == Op::ping)
       pong();
-    else if (request.op == Op::claim)
+    else if (request.op == Op::claim || request.op == Op::terminate)
       boxes_.on(request, *got, unsound);
     else
       requests_.push_back({request, std::move(*got), unsound});

@@ -38,6 +38,7 @@ Shape shapeOf(Op op) {
     case Op::end:
       return {true, kCollect, true};
     case Op::sample:
+    case Op::terminate:
       return {true, 0, true};
   }
   return {};

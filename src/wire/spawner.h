@@ -16,7 +16,7 @@
 namespace mayfly::wire {
 
 inline constexpr uint32_t kSpawnerMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kSpawnerVersion = 8;
+inline constexpr uint16_t kSpawnerVersion = 9;
 inline constexpr uint32_t kZygoteArgsMax = 8;
 inline constexpr uint64_t kBoxIdMax = (uint64_t{1} << 56) - 1;
 
@@ -54,6 +54,9 @@ enum class Op : uint16_t {
   sample = 5,
   // Asks whether the spawner's loop runs. Answer: pong. Overtakes every other request.
   ping = 8,
+  // Asks a task to end: SIGTERM, then SIGCONT, to the process group of its main process. No answer;
+  // cloneExited says whether the signal came before the end. Overtakes every other request.
+  terminate = 9,
 };
 
 enum RequestFlags : uint32_t {
@@ -97,7 +100,7 @@ enum class Kind : uint16_t {
   boxStocked = 13,  // the box is complete, without a clone
   pong = 14,
 };
-inline constexpr Op kOpMax = Op::ping;
+inline constexpr Op kOpMax = Op::terminate;
 inline constexpr Kind kKindMax = Kind::pong;
 
 enum class Cap : uint16_t { none = 0, memory = 1, processes = 2 };
@@ -137,8 +140,11 @@ struct Event {
   uint32_t complete = 0;  // boxGone: 1 if every point is proven
   uint32_t again = 0;     // boxFailed: 1 if its init, clone or zygote was killed: another try may
                           // succeed
-  char step[32] = {};     // *Failed: the step of the box or zygote that failed
-  char text[200] = {};    // for people
+  uint32_t terminated =
+      0;  // cloneExited, boxReaped: 1 if a `terminate` came before the clone's end
+  uint32_t padding = 0;
+  char step[32] = {};   // *Failed: the step of the box or zygote that failed
+  char text[200] = {};  // for people
 };
 
 }  // namespace mayfly::wire

@@ -312,6 +312,13 @@ class Box : public ::testing::Test {
     ended->spool = std::move(*spool);
   }
 
+  void terminate() {
+    Request r;
+    r.op = Op::terminate;
+    r.box = box_;
+    ASSERT_TRUE(live_->send(r));
+  }
+
   Event sampleOnce() {
     Request r;
     r.op = Op::sample;
@@ -392,6 +399,30 @@ class Box : public ::testing::Test {
   base::Limits limits_;  // its task's
   Fd control_, stdin_, stdout_, stderr_;
 };
+
+TEST_F(Box, SigtermEndsAPlainTaskAndLetsAnotherSaveItsState) {
+  start({"/bin/probe", "sleep"});
+  ASSERT_FALSE(HasFatalFailure());
+  terminate();
+  Ended plain = finish();
+  EXPECT_EQ(plain.exited.exit_code, CLD_KILLED);
+  EXPECT_EQ(plain.exited.exit_status, SIGTERM);
+  EXPECT_EQ(plain.exited.terminated, 1u);
+
+  start({"/bin/probe", "save"});
+  ASSERT_FALSE(HasFatalFailure());
+  ASSERT_EQ(line(), "ready");
+  terminate();
+  Ended saved = finish();
+  EXPECT_EQ(saved.exited.exit_code, CLD_EXITED);
+  EXPECT_EQ(saved.exited.exit_status, 6);
+  EXPECT_EQ(saved.exited.terminated, 1u);
+  EXPECT_EQ(saved.reaped.terminated, 1u);
+  EXPECT_EQ(saved.gone.collect, CollectState::done);
+
+  Ended own = run({"/bin/probe", "exit", "6"});
+  EXPECT_EQ(own.exited.terminated, 0u);
+}
 
 TEST_F(Box, RunsACommandAndTheKernelTellsItsExitCode) {
   Ended e = run({"/bin/probe", "say", "hello"});

@@ -77,7 +77,8 @@ class CheckingCore final : public sched::Core {
     return base::Unit{};
   }
   void acknowledgeOutput(base::TaskId, sched::Stream, uint64_t) override {}
-  base::Status cancel(base::TaskId id, const sched::AccountRef& asks) override {
+  base::Status cancel(base::TaskId id, const sched::AccountRef& asks,
+                      sched::Cancel /*how*/) override {
     auto at = tasks_.find(id);
     if (at == tasks_.end() || !asks.sees(at->second.spec.account.id()))
       return base::fail(base::Code::notFound, "no such task");

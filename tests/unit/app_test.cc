@@ -19,10 +19,12 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <thread>
 
 #include "app/audit.h"
 #include "app/budget.h"
+#include "app/door.h"
 #include "app/instance.h"
 #include "app/log.h"
 #include "app/log_sink.h"
@@ -44,6 +46,68 @@ struct Folder {
   }
   ~Folder() { (void)!::system(("rm -rf '" + path + "'").c_str()); }
 };
+
+// --- who may connect -------------------------------------------------------------------------
+
+TEST(Door, TheSocketsModeIsNoWiderThanWhoMayConnect) {
+  struct Case {
+    Allowed allowed;
+    mode_t mode;
+    gid_t group;
+  };
+  const Case cases[] = {{{}, 0600, 0},
+                        {{{0}, {}}, 0600, 0},  // root may anyway
+                        {{{}, {77}}, 0660, 77},
+                        {{{0}, {77, 77}}, 0660, 77},
+                        {{{1000}, {}}, 0666, 0},
+                        {{{1000}, {77}}, 0666, 0},
+                        {{{}, {77, 78}}, 0666, 0}};
+  for (const Case& c : cases) {
+    const SocketMode got = socketModeFor(c.allowed);
+    EXPECT_EQ(got.mode, c.mode);
+    EXPECT_EQ(got.group, c.group);
+  }
+}
+
+TEST(Door, NamesAreLookedUpOnceAndAnUnknownOneRefusesTheStart) {
+  config::Daemon settings;
+  settings.uids_allowed = {config::Id{uint32_t{1000}}, config::Id{"root"}};
+  settings.gids_allowed = {config::Id{"root"}, config::Id{uint32_t{77}}};
+  auto allowed = whoMayConnect(settings);
+  ASSERT_TRUE(allowed) << allowed.error().message;
+  EXPECT_EQ(allowed->uids, (std::vector<uid_t>{1000, 0}));
+  EXPECT_EQ(allowed->gids, (std::vector<gid_t>{0, 77}));
+  settings.gids_allowed = {config::Id{"no-such-group-here"}};
+  auto refused = whoMayConnect(settings);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message,
+            "the setting gids_allowed names 'no-such-group-here', and the host knows no group of "
+            "that name");
+  settings.gids_allowed = {};
+  settings.uids_allowed = {config::Id{"no-such-user-here"}};
+  EXPECT_NE(whoMayConnect(settings).error().message.find("no user of that name"),
+            std::string::npos);
+}
+
+TEST(Door, TheSocketHasItsModeAndGroupBeforeAnybodyCanConnect) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to give the socket to a group";
+  Folder folder;
+  for (const SocketMode& mode : {SocketMode{0600, 0}, SocketMode{0660, 64'011},
+                                 SocketMode{0666, 0}}) {  // each replaces the last's leftover
+    const std::string path = folder.path + "/door.sock";
+    auto listener = listenAt(path, 4, mode);
+    ASSERT_TRUE(listener) << listener.error().message;
+    struct stat st;
+    ASSERT_EQ(::stat(path.c_str(), &st), 0);
+    EXPECT_TRUE(S_ISSOCK(st.st_mode));
+    EXPECT_EQ(st.st_mode & 07777, mode.mode);
+    EXPECT_EQ(st.st_uid, 0u);
+    EXPECT_EQ(st.st_gid, mode.group);
+    auto second = listenAt(path, 4, mode);
+    ASSERT_FALSE(second);
+    EXPECT_EQ(second.error().code, base::Code::alreadyExists);
+  }
+}
 
 TEST(Log, TaskLineHasWhoHowAndHowMuchAndLeavesOutWhatWasNotReached) {
   base::Phases phases{};
@@ -637,6 +701,111 @@ TEST(Budget, BlobsTakeAShareOfTheHostAndNotMore) {
   EXPECT_EQ(b.of(Resource::blobs).user_max, 512u);
   // The boxes get the remaining descriptors.
   EXPECT_LE(deriveBudget(host, config::Daemon{}).fds_max, 4'096u - 512u);
+}
+
+// --- every setting that bounds a holding or a time changes what the core or the edge is told
+// --------
+
+TEST(Settings, EachReachesWhatItIsPromisedFor) {
+  host::HostBudget host;
+  host.fds_hard = 1'048'576;
+  host.pids_max = 4'194'304;
+  host.memory_total_bytes = 1'000ull << 30;
+  host.boxes_by_fds = host.boxes_by_namespaces = 4'096;
+  host.ptys_max = 3'072;
+  using sched::Resource;
+  using Told = std::function<uint64_t(const core::EngineOptions&, const rpc::Options&)>;
+  const auto pool = [](Resource r) -> Told {
+    return [r](const auto& e, const auto&) { return e.accounts.of(r).pool_max; };
+  };
+  const auto user = [](Resource r) -> Told {
+    return [r](const auto& e, const auto&) { return e.accounts.of(r).user_max; };
+  };
+#define ENGINE(member) \
+  [](const core::EngineOptions& e, const rpc::Options&) -> uint64_t { return e.member; }
+#define EDGE(member) \
+  [](const core::EngineOptions&, const rpc::Options& e) -> uint64_t { return e.member; }
+  struct Case {
+    const char* text;
+    Told told;
+    uint64_t want;
+  };
+  const Case cases[] = {
+      {"boxes_max = 40\nparked_max = 0\nstocked_max = 0", ENGINE(budget.boxes_max), 40},
+      {"ptys_max = 7", ENGINE(budget.ptys_max), 7},
+      {"parked_max = 3", ENGINE(budget.parked_max), 3},
+      {"stocked_max = 2", ENGINE(budget.stocked_max), 2},
+      {"parked_memory = \"3MiB\"", ENGINE(parked_memory_bytes_max), 3u << 20},
+      {"queue_max = 64", pool(Resource::queuedTasks), 64},
+      {"tasks_max = 77", pool(Resource::openTasks), 77},
+      {"detached_per_user_max = 5", user(Resource::detachedTasks), 5},
+      {"connections_max = 33", pool(Resource::connections), 33},
+      {"in_flight_max = \"17MiB\"", pool(Resource::requestBytes), 17u << 20},
+      {"output_held_max = \"18MiB\"", pool(Resource::outputBytes), 18u << 20},
+      {"out_files_held_max = \"19MiB\"", pool(Resource::outFileBytes), 19u << 20},
+      {"blob_user_max = \"2MiB\"", user(Resource::blobBytes), 2u << 20},
+      {"blob_store_max = \"600MiB\"", pool(Resource::blobBytes), 600u << 20},
+      {"receipt_time = \"1s\"\ncollect_time = \"1s\"", ENGINE(bounds.receipt_ns), 2'000'000'000},
+      {"collect_time = \"7s\"", ENGINE(collect_ms_max), 7'000},
+      {"blob_ttl = \"3s\"", EDGE(blob_ttl_ms), 3'000},
+      {"upload_idle = \"4s\"", EDGE(upload_idle_ms), 4'000},
+      {"detach_lease_max = \"5s\"", EDGE(detach_lease_ms_max), 5'000},
+      {"result_lease = \"6s\"", EDGE(result_lease_ms), 6'000},
+      {"connection_idle = \"8s\"", EDGE(connection_idle_ms), 8'000},
+      {"message_time = \"9s\"", EDGE(message_ms_max), 9'000},
+  };
+#undef ENGINE
+#undef EDGE
+  for (const Case& c : cases) {
+    auto settings = config::parseDaemon(c.text, "d.toml");
+    ASSERT_TRUE(settings) << settings.error().message;
+    const auto told = [&](const config::Daemon& s) {
+      return c.told(engineOptions(host, s), edgeOptions(s));
+    };
+    EXPECT_EQ(told(*settings), c.want) << c.text;
+    EXPECT_NE(told(config::Daemon{}), c.want) << c.text << ": the default shows nothing";
+  }
+}
+
+TEST(Settings, EachKeyOfAManifestThatTheDaemonReadsReachesItsTemplate) {
+  const std::string least =
+      "name = 'x'\ndescription = 'x'\nmechanism = 'exec'\n[image]\n[zygote]\nargv = ['/x']\n";
+  using Told = std::function<uint64_t(const pool::TemplateSpec&)>;
+  struct Case {
+    const char* text;  // of [zygote] and the tables that follow
+    Told told;
+    uint64_t want;
+  };
+  using Spec = pool::TemplateSpec;
+  const auto variable = [](const Spec& s, std::string_view name) -> uint64_t {
+    for (const auto& [n, value] : s.env)
+      if (n == name) return std::stoull(value);
+    return 0;
+  };
+  const Case cases[] = {
+      {"memory = \"100MiB\"", [](const Spec& s) { return s.zygote_memory_bytes; }, 100u << 20},
+      {"start_time = \"7s\"", [](const Spec& s) { return s.start_ns_max; }, 7'000'000'000},
+      {"renew_clones = 5", [](const Spec& s) -> uint64_t { return s.renewal.clones; }, 5},
+      {"renew_after = \"3s\"", [](const Spec& s) { return s.renewal.after_ns; }, 3'000'000'000},
+      {"tenants_max = 4", [](const Spec& s) -> uint64_t { return s.tenants_max; }, 4},
+      {"[task]\ncpus_env = [\"THREADS\"]", [](const Spec& s) { return s.cpus_env.size(); }, 1},
+      {"[task.env]\nANSWER = \"42\"", [&](const Spec& s) { return variable(s, "ANSWER"); }, 42},
+      {"[pool]\nmin = 3", [](const Spec& s) -> uint64_t { return s.parked_min; }, 3},
+      {"[pool]\nmax = 9", [](const Spec& s) -> uint64_t { return s.parked_max; }, 9},
+      {"[network]\nloopback = false", [](const Spec& s) -> uint64_t { return s.loopback; }, 0},
+      {"[terminal]\nptys = 2", [](const Spec& s) -> uint64_t { return s.ptys; }, 2},
+      {"[limits.default]\ngrace = \"1s\"", [](const Spec& s) { return s.defaults.grace_ms; },
+       1'000},
+      {"[limits.maximum]\ngrace = \"2s\"", [](const Spec& s) { return s.maximum.grace_ms; }, 2'000},
+  };
+  auto plain = config::parseManifest(least, "m.toml");
+  ASSERT_TRUE(plain) << plain.error().message;
+  for (const Case& c : cases) {
+    auto manifest = config::parseManifest(least + c.text, "m.toml");
+    ASSERT_TRUE(manifest) << c.text << ": " << manifest.error().message;
+    EXPECT_EQ(c.told(toSpec(*manifest)), c.want) << c.text;
+    EXPECT_NE(c.told(toSpec(*plain)), c.want) << c.text << ": the default shows nothing";
+  }
 }
 
 TEST(Templates, TasksEnvironmentIsFixedUnlessTheManifestSaysOtherwise) {

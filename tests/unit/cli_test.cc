@@ -66,12 +66,15 @@ TEST(Words, ACommandStandsBehindTwoDashes) {
   EXPECT_EQ(run.args, (Words{"sh", "-c", "echo"}));
 }
 TEST(Words, EveryCapHasItsFlag) {
-  auto l =
-      runOf({"run",  "--memory",    "512M", "--cpus",   "1.5", "--timeout",   "30s", "--cpu-time",
-             "1m",   "--pids",      "3",    "--files",  "4",   "--file-size", "5",   "--disk",
-             "6KiB", "--inodes",    "7",    "--output", "8",   "--input",     "9",   "--out-size",
-             "10",   "--out-files", "11",   "x"})
-          .limits;
+  auto l = runOf({"run",  "--memory",    "512M", "--cpus",
+                  "1.5",  "--timeout",   "30s",  "--cpu-time",
+                  "1m",   "--pids",      "3",    "--files",
+                  "4",    "--file-size", "5",    "--disk",
+                  "6KiB", "--inodes",    "7",    "--output",
+                  "8",    "--input",     "9",    "--out-size",
+                  "10",   "--out-files", "11",   "--queue-time",
+                  "12ms", "--grace",     "13ms", "x"})
+               .limits;
   EXPECT_EQ(l.memory_bytes, 512u << 20);
   EXPECT_EQ(l.cpu_milli, 1500u);
   EXPECT_EQ(l.wall_time_ms, 30'000u);
@@ -85,6 +88,8 @@ TEST(Words, EveryCapHasItsFlag) {
   EXPECT_EQ(l.input_bytes, 9u);
   EXPECT_EQ(l.out_files_bytes, 10u);
   EXPECT_EQ(l.out_files, 11u);
+  EXPECT_EQ(l.queue_time_ms, 12u);
+  EXPECT_EQ(l.grace_ms, 13u);
   EXPECT_EQ(runOf({"run", "--open-files", "5", "x"}).limits.open_files, 5u);
 }
 TEST(Words, NoCapIsNamedByDefault) {
@@ -241,6 +246,24 @@ TEST(VerdictLine, NamesTheEndTheCapAndTheReceipt) {
   r.receipt.complete = false;
   r.receipt.missing = "a cgroup stands";
   EXPECT_NE(verdictLine(r).find("receipt incomplete: a cgroup stands"), std::string::npos);
+}
+TEST(Json, WhoEndedWithinTheGraceHasItsExitBesideTheVerdict) {
+  for (auto verdict : {base::Verdict::wallTime, base::Verdict::cancelled}) {
+    auto r = resultOf(verdict);
+    auto json = nlohmann::json::parse(resultJson(r, "", "", {}));
+    EXPECT_TRUE(json["exitCode"].is_null() && json["signal"].is_null());
+    EXPECT_EQ(json["inGrace"], false);
+    r.in_grace = true;
+    json = nlohmann::json::parse(resultJson(r, "", "", {}));
+    EXPECT_EQ(json["exitCode"], 0);
+    EXPECT_TRUE(json["signal"].is_null());
+    r.signal = 15;
+    json = nlohmann::json::parse(resultJson(r, "", "", {}));
+    EXPECT_TRUE(json["exitCode"].is_null());
+    EXPECT_EQ(json["signal"], 15);
+    EXPECT_EQ(json["inGrace"], true);
+    EXPECT_EQ(exitCode(r), verdict == base::Verdict::wallTime ? 124 : 130) << "the verdict's";
+  }
 }
 TEST(Json, HoldsEverythingAndMarksWhatIsNotUtf8) {
   auto r = resultOf(base::Verdict::failed);

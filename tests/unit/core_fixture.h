@@ -207,6 +207,7 @@ struct Fixture : testing::Test {
     t.env = {{"HOME", "/task"}};
     t.cpus_env = {"THREADS"};
     t.maximum.cpu_milli = 2'000;
+    t.maximum.grace_ms = 60'000;
     t.renewal = renewal;
     t.mechanism = "fork";
     t.trial_code = trial_code;
@@ -324,9 +325,10 @@ struct Fixture : testing::Test {
     until([&] { return listener->started == 1; });
     return b;
   }
-  void exits(base::BoxId box, int code, int status) {
+  void exits(base::BoxId box, int code, int status, bool terminated = false) {
     Event e;
     e.kind = Kind::cloneExited;
+    e.terminated = terminated ? 1 : 0;
     e.box = box;
     e.exit_code = code;
     e.exit_status = status;

@@ -266,7 +266,7 @@ TEST_F(RandomSpawner, EachTaskHasOneResultAndNothingLeaks) {
           if (!listeners.empty() && below(4) == 0)
             (void)engine->cancel(
                 std::next(listeners.begin(), below(static_cast<uint32_t>(listeners.size())))->first,
-                account(0));
+                account(0), below(2) == 0 ? sched::Cancel::soft : sched::Cancel::atOnce);
           break;
         case 3:
           stepZygotes();

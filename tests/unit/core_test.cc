@@ -290,7 +290,7 @@ TEST_F(Fixture, LostBoxOfACancelledTaskIsNotReplaced) {
   takeClaim(b);
   b.control.reset();
   expect(Op::end);
-  ASSERT_TRUE(engine->cancel(id, account(1000)));
+  ASSERT_TRUE(engine->cancel(id, account(1000), sched::Cancel::soft));
   reaped(b);
   tell(goneEvent(b.id));
   result();
@@ -569,12 +569,12 @@ TEST_F(Fixture, AnAccountSeesAndEndsItsOwnTasksOnlyAndRootSeesAll) {
   // A task of others looks like none at all.
   for (auto& [asks, task] : {std::pair{account(8), plain}, std::pair{account(7, "blue"), plain},
                              std::pair{account(7, "red"), blue}}) {
-    auto refused = engine->cancel(task, asks);
+    auto refused = engine->cancel(task, asks, sched::Cancel::soft);
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().message, "there is no task " + std::to_string(task));
   }
-  EXPECT_TRUE(engine->cancel(blue, account(7)));
-  EXPECT_TRUE(engine->cancel(other, account(0)));
+  EXPECT_TRUE(engine->cancel(blue, account(7), sched::Cancel::soft));
+  EXPECT_TRUE(engine->cancel(other, account(0), sched::Cancel::soft));
   until([&] { return listener->results == 2; });
   EXPECT_EQ(seen(account(0)), Ids{plain});
 }
@@ -586,13 +586,14 @@ TEST_F(Fixture, AnIdOfAnEarlierRunIsNobodysTaskAndSaysThatTheDaemonWasRestarted)
            .take();
   start();
   const base::TaskId mine = submit(spec());
-  EXPECT_EQ(engine->cancel(old, account(0)).error().message,
+  EXPECT_EQ(engine->cancel(old, account(0), sched::Cancel::soft).error().message,
             "there is no task " + std::to_string(old) +
                 ": the id is of an earlier run of the daemon, which was restarted at noon");
   EXPECT_EQ(engine->restartedSince(old), "noon");
   for (base::TaskId id : {mine, mine ^ 1, base::TaskId{1}})
     EXPECT_EQ(engine->restartedSince(id), "") << id;
-  EXPECT_EQ(engine->cancel(1, account(0)).error().message, "there is no task 1");
+  EXPECT_EQ(engine->cancel(1, account(0), sched::Cancel::soft).error().message,
+            "there is no task 1");
 }
 
 TEST_F(Fixture, WithoutANewIdNothingRuns) {
@@ -820,12 +821,87 @@ TEST_F(Fixture, CapHitEventIsTheCauseThoughTheTaskExitsToo) {
   EXPECT_TRUE(nothingAsked());  // one end, whatever the number of causes
 }
 
+TEST_F(Fixture, ACancelledTaskWithAGraceIsAskedAndItsLastOutputAndExitAreKept) {
+  start();
+  sched::TaskSpec s = spec();
+  s.limits.grace_ms = 60'000;
+  s.live_output = true;
+  const base::TaskId id = submit(std::move(s));
+  FakeBox b = running();
+  ASSERT_TRUE(engine->cancel(id, account(1000), sched::Cancel::soft));
+  EXPECT_EQ(expect(Op::terminate).box, b.id);
+  EXPECT_EQ(engine->info(id)->state, "ending");
+  EXPECT_TRUE(nothingAsked());
+  ASSERT_EQ(::write(b.out.get(), "saved", 5), 5);
+  until([&] { return listener->out[0] == "saved"; });
+  exits(b.id, CLD_EXITED, 3, true);
+  expect(Op::end);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::cancelled);
+  EXPECT_TRUE(listener->result.in_grace);
+  EXPECT_EQ(listener->result.exit_code, 3);
+}
+
+TEST_F(Fixture, WallTimeAsksFirstAndTheGracesEndKills) {
+  start();
+  sched::TaskSpec s = spec();
+  s.limits.wall_time_ms = 20;
+  s.limits.grace_ms = 30;
+  submit(std::move(s));
+  FakeBox b = running();
+  EXPECT_EQ(expect(Op::terminate).box, b.id);
+  EXPECT_EQ(expect(Op::end).box, b.id);
+  reaped(b);
+  tell(goneEvent(b.id));
+  result();
+  EXPECT_EQ(listener->result.verdict, Verdict::wallTime);
+  EXPECT_FALSE(listener->result.in_grace);
+  EXPECT_GE(listener->result.usage.wall_ns, 50'000'000u);
+}
+
+TEST_F(Fixture, WhoIsClosedOrLosesItsClientHasNoGrace) {
+  start();
+  for (bool closed : {true, false}) {
+    listener = std::make_shared<Listener>();
+    sched::TaskSpec s = spec();
+    s.limits.grace_ms = 60'000;
+    const base::TaskId id = submit(std::move(s));
+    FakeBox b = running();
+    if (closed) {
+      ASSERT_TRUE(engine->cancel(id, account(1000), sched::Cancel::atOnce));
+    } else {
+      engine->ownerGone(1);
+    }
+    EXPECT_EQ(expect(Op::end).box, b.id);
+    reaped(b);
+    tell(goneEvent(b.id));
+    result();
+    EXPECT_EQ(listener->result.verdict, closed ? Verdict::cancelled : Verdict::clientGone);
+  }
+}
+
+TEST_F(Fixture, AGraceBeyondTheTemplatesMaximumIsRefused) {
+  start();
+  sched::TaskSpec s = spec();
+  s.limits.grace_ms = 60'001;
+  auto refused = engine->submit(std::move(s), listener);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, base::Code::invalidArgument);
+  EXPECT_NE(refused.error().message.find("'grace' of 60001ms"), std::string::npos)
+      << refused.error().message;
+  sched::TaskSpec none = spec();
+  none.limits.grace_ms = 0;
+  EXPECT_TRUE(engine->submit(std::move(none), listener));
+}
+
 TEST_F(Fixture, CancelWhileTheBoxIsMadeDropsItsDescriptors) {
   start();
   size_t fds = openFds();
   base::TaskId id = submit(spec());
   until([&] { return engine->ledger().alive() == 1; });
-  ASSERT_TRUE(engine->cancel(id, account(1000)));
+  ASSERT_TRUE(engine->cancel(id, account(1000), sched::Cancel::soft));
   FakeBox b = made();
   cloneReady(b);
   expect(Op::end);
@@ -839,8 +915,9 @@ TEST_F(Fixture, CancelWhileTheBoxIsMadeDropsItsDescriptors) {
 TEST_F(Fixture, AShortTaskPassesALargeOneThatWaitsForRoom) {
   options.budget.memory_bytes_max = 100ull << 20;
   start();
-  auto taking = [&](uint64_t mib, uint64_t wall_time_ms) {
+  auto taking = [&](uint64_t mib, uint64_t wall_time_ms, uint64_t grace_ms = 0) {
     sched::TaskSpec s = spec();
+    s.limits.grace_ms = grace_ms;
     s.limits.memory_bytes = mib << 20;
     s.limits.wall_time_ms = wall_time_ms;
     return submit(std::move(s));
@@ -848,7 +925,8 @@ TEST_F(Fixture, AShortTaskPassesALargeOneThatWaitsForRoom) {
   taking(60, 15'000);
   const FakeBox first = made();
   taking(90, 30'000);
-  const base::TaskId slow = taking(20, 30'000), quick = taking(20, 10'000);
+  const base::TaskId slow = taking(20, 30'000), graceful = taking(20, 10'000, 20'000),
+                     quick = taking(20, 10'000);
   const FakeBox second = made();
   EXPECT_EQ(made_by.limits.memory_bytes, 20u << 20);
   settle();
@@ -856,6 +934,7 @@ TEST_F(Fixture, AShortTaskPassesALargeOneThatWaitsForRoom) {
   for (const sched::TaskInfo& t : engine->tasks(account(0))) states[t.task] = t.state;
   EXPECT_EQ(states[quick], "making");
   EXPECT_EQ(states[slow], "queued");
+  EXPECT_EQ(states[graceful], "queued") << "it may run for its grace, too";
 }
 
 TEST_F(Fixture, ATaskThatGetsNoBoxInTimeEndsAsNeverRun) {

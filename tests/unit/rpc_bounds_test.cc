@@ -1,6 +1,10 @@
 // The server's own refusals and ends: of idle and half-silent connections, of messages that
 // Mayfly's protocol does not use, of memory that many connections hold together.
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <set>
+#include <thread>
 
 #include "edge/asio_port.h"
 #include "edge/byte_budget.h"
@@ -301,6 +305,41 @@ TEST_F(BoundsTest, AUserThatMayNotSpeakIsToldOnceAndIsThenClosedWithoutAWord) {
   });
   EXPECT_TRUE(othersAreServed());
   EXPECT_EQ(onCore([&](FakeCore&) { return told.refused.begin()->second; }), 101u);
+}
+
+TEST_F(BoundsTest, AMemberOfAnAllowedGroupIsServedAsItsUser) {
+  constexpr gid_t kGroup = 80'000, kAnother = 64'012;
+  options.gids_allowed = {kGroup};
+  start();
+  // The raw calls change this thread only, as asUser's does.
+  const auto codeAs = [&](gid_t gid, std::vector<gid_t> others, uint32_t* tasks = nullptr) {
+    ErrorCode code{};
+    std::thread([&] {
+      ASSERT_EQ(::syscall(SYS_setgroups, others.size(), others.data()), 0);
+      ASSERT_EQ(::syscall(SYS_setresgid, -1, gid, -1), 0);
+      ASSERT_EQ(::syscall(SYS_setresuid, -1, kOther, -1), 0);
+      Peer peer(socket_path);
+      auto answer = peer.mayfly.tasksRequest().send().wait(peer.io.waitScope);
+      code = answer.getError().getCode();
+      if (tasks != nullptr) *tasks = answer.getTasks().size();
+    }).join();
+    return code;
+  };
+  Peer root(socket_path);
+  auto roots = root.submitRequest("hold").send().wait(root.io.waitScope);
+  uint32_t seen = 1;
+  EXPECT_EQ(codeAs(kGroup, {}, &seen), ErrorCode::OK);
+  EXPECT_EQ(seen, 0u) << "a group opens the door and shows nobody's tasks";
+  EXPECT_EQ(codeAs(kAnother, {kGroup}), ErrorCode::OK);
+  std::vector<gid_t> many;
+  for (gid_t gid = 70'000; gid < 71'000; ++gid) many.push_back(gid);
+  many.push_back(kGroup);  // the last, as the kernel sorts them, too
+  EXPECT_EQ(codeAs(kAnother, many), ErrorCode::OK);
+  many.pop_back();
+  EXPECT_EQ(codeAs(kAnother, many), ErrorCode::PERMISSION_DENIED);
+  EXPECT_EQ(onCore([&](FakeCore&) { return told.opened; }), 4);
+  EXPECT_EQ(onCore([&](FakeCore&) { return told.refused; }),
+            (std::map<std::string, uint64_t>{{"uid:64002 permissionDenied", 1}}));
 }
 
 TEST_F(BoundsTest, AUserSeesAndEndsItsOwnTasksOnly) {

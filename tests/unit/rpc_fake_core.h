@@ -92,10 +92,12 @@ class FakeCore final : public sched::Core {
     if (t.spec.template_name == "flood") act(t);
     changed();
   }
-  base::Status cancel(base::TaskId id, const sched::AccountRef& asks) override {
+  base::Status cancel(base::TaskId id, const sched::AccountRef& asks,
+                      sched::Cancel how) override {
     auto it = tasks_.find(id);
     if (it == tasks_.end() || it->second.ended || !asks.sees(it->second.spec.account.id()))
       return base::fail(Code::notFound, "no task " + std::to_string(id));
+    cancels.push_back(how);
     end(it->second, base::Verdict::cancelled);
     return base::Unit{};
   }
@@ -171,6 +173,7 @@ class FakeCore final : public sched::Core {
 
   sched::AccountBounds account_bounds;  // read when the server starts
   std::vector<sched::OwnerId> owners_gone;
+  std::vector<sched::Cancel> cancels;  // of tasks that ran
   mutable uint64_t templates_calls = 0;
   size_t templates_count = 1;
   uint64_t stdin_bytes_max = 64u << 20;

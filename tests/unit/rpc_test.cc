@@ -157,6 +157,40 @@ TEST_F(RpcTest, ASinkThatFailsCancelsItsTask) {
   EXPECT_EQ(log.writes, 1u);
 }
 
+TEST_F(RpcTest, WhoWaitsForTheResultGivesTheTaskItsGraceAndCloseDoesNot) {
+  start();
+  Peer peer(socket_path);
+  auto& scope = peer.io.waitScope;
+  auto cancelled = peer.submitRequest("hold").send().wait(scope);
+  auto killed = peer.submitRequest("hold").send().wait(scope);
+  auto closed = peer.submitRequest("hold").send().wait(scope);
+  cancelled.getTask().cancelRequest().send().wait(scope);
+  auto kill = peer.mayfly.killRequest();
+  kill.setId(killed.getId());
+  kill.send().wait(scope);
+  closed.getTask().closeRequest().send().wait(scope);
+  using sched::Cancel;
+  EXPECT_EQ(onCore([](FakeCore& c) { return c.cancels; }),
+            (std::vector<Cancel>{Cancel::soft, Cancel::soft, Cancel::atOnce}));
+}
+
+TEST_F(RpcTest, TheResultTellsOfAnEndWithinTheGrace) {
+  start();
+  Peer peer(socket_path);
+  auto task = peer.submitRequest("hold").send().wait(peer.io.waitScope).getTask();
+  onCore([](FakeCore& c) {
+    c.end(c.task(1), base::Verdict::wallTime, [](sched::TaskResult& r) {
+      r.in_grace = true;
+      r.exit_code = 3;
+      r.limits.grace_ms = 7;
+    });
+  });
+  auto result = task.waitRequest().send().wait(peer.io.waitScope);
+  EXPECT_TRUE(result.getResult().getInGrace());
+  EXPECT_EQ(result.getResult().getExitCode(), 3);
+  EXPECT_EQ(result.getResult().getLimits().getGraceMs(), 7u);
+}
+
 TEST_F(RpcTest, AClientThatDiesWithAWriteOutstandingIsGoneToTheCore) {
   start();
   {

@@ -203,6 +203,11 @@ TEST(Validate, ZeroCapsAndCapsAboveTheMaximumNameTheCap) {
   EXPECT_EQ(refusal(s), "accepted");
   s.limits.processes = 0;
   EXPECT_EQ(refusal(s), "the cap 'processes' must be more than 0");
+  s = code("1");
+  s.limits.grace_ms = 0;  // none
+  EXPECT_EQ(refusal(s), "accepted");
+  s.limits.grace_ms = 1;
+  EXPECT_EQ(refusal(s), "the cap 'grace' of 1ms is above the template's maximum of 0ms");
 }
 
 TEST(Validate, CodeAndCommandMustFitTheTemplate) {
@@ -287,6 +292,69 @@ TEST(Verdict, FirstCauseIsNeverOverwrittenByCounters) {
     e.counters.oom_kills = 5;
     EXPECT_EQ(judge(e, l).verdict, verdict);
   }
+}
+
+TEST(Verdict, WhoEndsWithinTheGraceKeepsItsExitBesideTheFirstCause) {
+  base::Limits l;
+  l.wall_time_ms = 300;
+  l.grace_ms = 2'000;
+  const std::pair<Cause, Verdict> firsts[] = {{Cause::wallTime, Verdict::wallTime},
+                                              {Cause::cancelled, Verdict::cancelled},
+                                              {Cause::daemonStopping, Verdict::daemonStopping}};
+  const std::tuple<ExitStatus, int, int, const char*> exits[] = {
+      {{CLD_EXITED, 0, true}, 0, 0, "exited with code 0 within its grace"},
+      {{CLD_EXITED, 3, true}, 3, 0, "exited with code 3 within its grace"},
+      {{CLD_KILLED, SIGTERM, true}, 0, SIGTERM, "killed by SIGTERM within its grace"}};
+  for (const auto& [first, verdict] : firsts)
+    for (const auto& [exit, code, signal, words] : exits) {
+      End e;
+      e.first = first;
+      e.asked = true;
+      e.then = Cause::exited;
+      e.exit = exit;
+      e.counters_final = true;
+      const Judgement j = judge(e, l);
+      EXPECT_EQ(j.verdict, verdict);
+      EXPECT_EQ(std::tuple(j.exit_code, j.signal, j.in_grace), std::tuple(code, signal, true));
+      EXPECT_EQ(j.cap_value, first == Cause::wallTime ? 300u : 0u);
+      EXPECT_NE(j.reason.find(words), std::string::npos) << j.reason;
+    }
+}
+
+TEST(Verdict, WhateverElseEndsTheGraceIsNamedAndIsNoExit) {
+  base::Limits l;
+  l.wall_time_ms = 300;
+  l.grace_ms = 2'000;
+  for (auto [then, words] : {std::pair{Cause::none, "grace of 2000 ms, killed"},
+                             {Cause::memory, "killed at its memory cap"},
+                             {Cause::output, "killed at its output cap"},
+                             {Cause::cpuTime, "killed at its cpu time cap"},
+                             {Cause::cancelled, "; cancelled within its grace"},
+                             {Cause::clientGone, "its client went away within its grace"},
+                             {Cause::boxDied, "its box ended within its grace"}}) {
+    End e;
+    e.first = Cause::wallTime;
+    e.asked = true;
+    e.then = then;
+    e.exit = {CLD_KILLED, SIGKILL, true};
+    const Judgement j = judge(e, l);
+    EXPECT_EQ(j.verdict, Verdict::wallTime);
+    EXPECT_EQ(std::tuple(j.exit_code, j.signal, j.in_grace), std::tuple(0, 0, false));
+    EXPECT_NE(j.reason.find(words), std::string::npos) << j.reason;
+    EXPECT_NE(j.reason.find("wall time cap of 300 ms"), std::string::npos) << j.reason;
+  }
+  // The kernel killed the main process at the memory cap: that end is not its own.
+  End e;
+  e.first = Cause::cancelled;
+  e.asked = true;
+  e.then = Cause::exited;
+  e.exit = {CLD_KILLED, SIGKILL, true};
+  e.counters_final = true;
+  e.counters.oom_kills = 1;
+  const Judgement j = judge(e, l);
+  EXPECT_EQ(j.verdict, Verdict::cancelled);
+  EXPECT_EQ(std::tuple(j.signal, j.in_grace), std::tuple(0, false));
+  EXPECT_NE(j.reason.find("memory cap"), std::string::npos) << j.reason;
 }
 
 TEST(Verdict, NoStatusIsMayflysFailureNotTheTasks) {
@@ -419,6 +487,162 @@ TEST(TaskMachine, ADeadlineThatNobodyConfirmsIsInternal) {
     r.m.boxGone(false, 70 * kMs);
     EXPECT_EQ(r.m.judgement().verdict, reaped ? Verdict::wallTime : Verdict::internal);
   }
+}
+
+// --- the grace -------------------------------------------------------------------------------
+
+base::Limits withGrace(uint64_t grace_ms) {
+  base::Limits l;
+  l.wall_time_ms = 50;
+  l.cpu_time_ms = 1'000'000;
+  l.grace_ms = grace_ms;
+  return l;
+}
+constexpr uint64_t kWall = 500 + 50 * kMs;  // of a Running task
+
+// Samples until `at_ns`, as the driver does.
+Acts tickTo(TaskMachine& m, uint64_t at_ns) {
+  Acts acts;
+  while (m.stage() == TaskStage::running && m.deadline_ns() <= at_ns) {
+    acts = m.tick(m.deadline_ns());
+    if (!acts.has(Act::sample)) return acts;
+  }
+  return acts;
+}
+
+TEST(TaskMachine, AtWallTimeATaskWithAGraceIsAskedFirstAndKilledAfterIt) {
+  Running r(withGrace(1'000));
+  EXPECT_TRUE(r.m.tick(kWall).has(Act::terminate));
+  EXPECT_TRUE(r.m.inGrace());
+  EXPECT_EQ(r.m.stage(), TaskStage::running);
+  EXPECT_FALSE(tickTo(r.m, kWall + 1'000 * kMs - 1).has(Act::end));
+  EXPECT_TRUE(tickTo(r.m, kWall + 1'000 * kMs).has(Act::end));
+  r.m.boxReaped({CLD_KILLED, SIGKILL, true}, {}, 0, 2 * kS);
+  r.m.boxGone(true, 2 * kS);
+  EXPECT_EQ(r.m.judgement().verdict, Verdict::wallTime);
+  EXPECT_FALSE(r.m.judgement().in_grace);
+  EXPECT_EQ(r.m.usage(0, 0).wall_ns, 1'050 * kMs);
+}
+
+TEST(TaskMachine, WithoutAGraceNothingIsAskedOfATask) {
+  Running wall(withGrace(0)), cancelled(withGrace(0)), stopping(withGrace(0));
+  EXPECT_TRUE(wall.m.tick(kWall).has(Act::end));
+  EXPECT_TRUE(cancelled.m.cancel(Cancel::soft, 700).has(Act::end));
+  EXPECT_TRUE(stopping.m.stop(Cause::daemonStopping, {}, 700).has(Act::end));
+}
+
+TEST(TaskMachine, WhoEndsWithinTheGraceEndsAtOnceAndKeepsItsExitCode) {
+  Running r(withGrace(60'000));
+  EXPECT_TRUE(r.m.cancel(Cancel::soft, 700).has(Act::terminate));
+  EXPECT_TRUE(r.m.cloneExited({CLD_EXITED, 3, true}, 800, 900).has(Act::end));
+  r.m.boxReaped({CLD_EXITED, 3, true}, {}, 800, 1'000);
+  r.m.boxGone(true, 1'100);
+  const Judgement j = r.m.judgement();
+  EXPECT_EQ(j.verdict, Verdict::cancelled);
+  EXPECT_EQ(std::tuple(j.exit_code, j.in_grace), std::tuple(3, true));
+  EXPECT_EQ(r.m.phases()[size_t(Phase::exited)], 800u);
+}
+
+// The exit is known only by the box's last report: it came between SIGTERM and the kill.
+TEST(TaskMachine, AnExitThatCrossesTheEndOfTheGraceStillCounts) {
+  Running r(withGrace(1'000));
+  r.m.tick(kWall);
+  EXPECT_TRUE(tickTo(r.m, 2 * kS).has(Act::end));
+  r.m.boxReaped({CLD_EXITED, 0, true}, {}, 2 * kS, 2 * kS);
+  r.m.boxGone(true, 2 * kS);
+  EXPECT_EQ(r.m.judgement().verdict, Verdict::wallTime);
+  EXPECT_TRUE(r.m.judgement().in_grace);
+}
+
+TEST(TaskMachine, WhoHadEndedBeforeItWasAskedIsNotToldWallTime) {
+  for (bool by_last_report : {false, true}) {
+    Running r(withGrace(1'000));
+    EXPECT_TRUE(r.m.tick(kWall).has(Act::terminate));
+    const ExitStatus before{CLD_EXITED, 7, false};
+    if (by_last_report)
+      EXPECT_TRUE(tickTo(r.m, 2 * kS).has(Act::end));
+    else
+      EXPECT_TRUE(r.m.cloneExited(before, kWall, kWall + kMs).has(Act::end));
+    r.m.boxReaped(before, {}, kWall, 2 * kS);
+    r.m.boxGone(true, 2 * kS);
+    EXPECT_EQ(r.m.judgement().verdict, Verdict::failed);
+    EXPECT_EQ(r.m.judgement().exit_code, 7);
+    EXPECT_FALSE(r.m.judgement().in_grace);
+  }
+}
+
+TEST(TaskMachine, CapsHoldWithinTheGraceAndEndItAtOnce) {
+  using Hit = Acts (*)(TaskMachine&);
+  const std::pair<const char*, Hit> hits[] = {
+      {"memory cap", [](TaskMachine& m) { return m.capHit(Cause::memory, 800); }},
+      {"processes", [](TaskMachine& m) { return m.capHit(Cause::processes, 800); }},
+      {"output cap", [](TaskMachine& m) { return m.outputOver("stdout", 800); }},
+      {"cpu time cap",
+       [](TaskMachine& m) {
+         Counters c;
+         c.user_cpu_ns = 1'000'000 * kMs;
+         return m.sampled(c, 800);
+       }},
+      {"its box ended", [](TaskMachine& m) { return m.boxDied("killed", 800); }},
+      {"its client went away", [](TaskMachine& m) { return m.stop(Cause::clientGone, {}, 800); }},
+  };
+  for (const auto& [words, hit] : hits) {
+    Running r(withGrace(60'000));
+    r.m.cancel(Cancel::soft, 700);
+    EXPECT_FALSE(tickTo(r.m, kWall).has(Act::terminate));  // wall time has nothing to add
+    EXPECT_TRUE(hit(r.m).has(Act::end)) << words;
+    EXPECT_EQ(r.m.judgement().verdict, Verdict::cancelled);
+    EXPECT_NE(r.m.judgement().reason.find(words), std::string::npos) << r.m.judgement().reason;
+  }
+}
+
+TEST(TaskMachine, ASecondCancelEndsTheGraceAndSoDoesAClosedTask) {
+  Running twice(withGrace(60'000)), closed(withGrace(60'000));
+  EXPECT_TRUE(twice.m.cancel(Cancel::soft, 700).has(Act::terminate));
+  EXPECT_TRUE(twice.m.cancel(Cancel::soft, 800).has(Act::end));
+  EXPECT_TRUE(closed.m.cancel(Cancel::atOnce, 700).has(Act::end));
+  EXPECT_EQ(twice.m.judgement().verdict, Verdict::cancelled);
+}
+
+TEST(TaskMachine, WhoHasNotStartedNeedsNoGrace) {
+  TaskMachine m(withGrace(60'000), {}, 100);
+  EXPECT_TRUE(m.cancel(Cancel::soft, 200).has(Act::finish));
+  TaskMachine claiming(withGrace(60'000), {}, 100);
+  claiming.admitted(200);
+  claiming.boxMade(250, 300);
+  EXPECT_TRUE(claiming.cancel(Cancel::soft, 400).has(Act::end));
+}
+
+TEST(TaskMachine, TheDaemonsStopBoundsEveryGrace) {
+  Bounds bounds;
+  bounds.stop_grace_ns = 3 * kS;
+  Running asked(withGrace(60'000), bounds), early(withGrace(60'000), bounds),
+      shorter(withGrace(10), bounds);
+  EXPECT_TRUE(asked.m.stop(Cause::daemonStopping, {}, 700).has(Act::terminate));
+  EXPECT_TRUE(tickTo(asked.m, 700 + 3 * kS).has(Act::end));
+  EXPECT_EQ(asked.m.judgement().verdict, Verdict::daemonStopping);
+  early.m.cancel(Cancel::soft, 700);
+  EXPECT_FALSE(early.m.stop(Cause::daemonStopping, {}, 800).has(Act::end));
+  EXPECT_TRUE(tickTo(early.m, 800 + 3 * kS).has(Act::end));
+  EXPECT_EQ(early.m.judgement().verdict, Verdict::cancelled);
+  shorter.m.stop(Cause::daemonStopping, {}, 700);
+  EXPECT_TRUE(tickTo(shorter.m, 700 + 10 * kMs).has(Act::end));
+}
+
+TEST(TaskMachine, AGraceWhoseEndNobodySawIsInternalAndAnInitThatDiedIsNotTheTasksExit) {
+  Running r(withGrace(1'000));
+  r.m.tick(kWall);
+  tickTo(r.m, 2 * kS);
+  r.m.unproven("the spawner did not answer");
+  r.m.boxGone(false, 3 * kS);
+  EXPECT_EQ(r.m.judgement().verdict, Verdict::internal);
+
+  Running init(withGrace(1'000));
+  init.m.cancel(Cancel::soft, 700);
+  init.m.cloneExited({CLD_KILLED, SIGKILL, true}, 800, 810);
+  init.m.boxDied("killed", 820);
+  EXPECT_EQ(init.m.judgement().verdict, Verdict::cancelled);
+  EXPECT_FALSE(init.m.judgement().in_grace);
 }
 
 TEST(TaskMachine, ATaskThatNoBoxTookInTimeNeverRan) {

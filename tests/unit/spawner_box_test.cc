@@ -107,7 +107,8 @@ TEST(Requests, EachHasItsStatesAndOnlyAnEndingBoxMayBeAskedInVain) {
     const std::map<Op, bool> in_place = {{Op::clone, state == S::stocked},
                                          {Op::claim, state == S::parked},
                                          {Op::end, !ending},
-                                         {Op::sample, state == S::parked || state == S::claimed}};
+                                         {Op::sample, state == S::parked || state == S::claimed},
+                                         {Op::terminate, state == S::claimed}};
     for (const auto& [op, here] : in_place)
       EXPECT_EQ(placeOf(op, state), here     ? Place::act
                                     : ending ? Place::late

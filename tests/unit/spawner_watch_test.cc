@@ -1,6 +1,14 @@
-// The spawner's readings of kernel memory that no cap counts.
+// The spawner's readings of kernel memory that no cap counts, and its signal to a task.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <optional>
+
+#include "base/fd.h"
+#include "spawner/child.h"
 #include "spawner/lock_watch.h"
 #include "spawner/net_charge.h"
 
@@ -21,6 +29,87 @@ TEST(NetCharge, SocketsInUseAreThoseOfTheNamespace) {
 TEST(NetCharge, FewSocketsCountForNothing) {
   EXPECT_EQ(netCharge(1), 0u);
   EXPECT_EQ(netCharge(0), 0u) << "a process that is gone";
+}
+
+constexpr unsigned kSecondsMax = 60;
+
+// A task that leads its session, as in a box: it runs `body`, then tells by a byte that it is
+// ready.
+struct Task {
+  template <class Body>
+  explicit Task(Body body) {
+    auto pipe = base::makePipe();
+    pid = ::fork();
+    if (pid == 0) {
+      ::setsid();
+      ::alarm(kSecondsMax);  // a test that fails ends
+      body();
+      (void)!::write(pipe->write.get(), "r", 1);
+      for (;;) ::pause();
+    }
+    pidfd = base::Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    pipe->write.reset();
+    char byte;
+    EXPECT_EQ(::read(pipe->read.get(), &byte, 1), 1);
+  }
+  ~Task() {
+    if (!status) ::kill(-pid, SIGKILL), end();
+  }
+  int end() {
+    int said = 0;
+    ::waitpid(pid, &said, 0);
+    return *(status = said);
+  }
+  pid_t pid;
+  base::Fd pidfd;
+  std::optional<int> status;
+};
+
+TEST(Term, TheDefaultActionEndsTheTaskAndAHandlerMaySaveItsState) {
+  Task plain([] {});
+  EXPECT_TRUE(signalTerm(plain.pidfd));
+  const int killed = plain.end();
+  EXPECT_TRUE(WIFSIGNALED(killed) && WTERMSIG(killed) == SIGTERM);
+  Task saves([] { ::signal(SIGTERM, [](int) { ::_exit(7); }); });
+  EXPECT_TRUE(signalTerm(saves.pidfd));
+  const int exited = saves.end();
+  EXPECT_TRUE(WIFEXITED(exited) && WEXITSTATUS(exited) == 7);
+}
+
+// As a shell that waits for a program, and runs its trap only then.
+TEST(Term, ItReachesTheProgramsThatTheTaskWaitsFor) {
+  Task shell([] {
+    ::signal(SIGCHLD, [](int) { ::_exit(9); });
+    if (::fork() == 0) {
+      ::alarm(kSecondsMax);
+      for (;;) ::pause();
+    }
+    ::signal(SIGTERM, SIG_IGN);
+  });
+  EXPECT_TRUE(signalTerm(shell.pidfd));
+  const int exited = shell.end();
+  EXPECT_TRUE(WIFEXITED(exited) && WEXITSTATUS(exited) == 9);
+}
+
+TEST(Term, AStoppedTaskIsWokenForIt) {
+  Task stopped([] { ::signal(SIGTERM, [](int) { ::_exit(5); }); });
+  ::kill(stopped.pid, SIGSTOP);
+  int status = 0;
+  ::waitpid(stopped.pid, &status, WUNTRACED);
+  ASSERT_TRUE(WIFSTOPPED(status));
+  EXPECT_TRUE(signalTerm(stopped.pidfd));
+  EXPECT_EQ(WEXITSTATUS(stopped.end()), 5);
+}
+
+TEST(Term, WhoHasEndedIsNotAskedAndSaysSo) {
+  Task ends([] {});
+  ::kill(ends.pid, SIGKILL);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(ends.pid), &info, WEXITED | WNOWAIT), 0);
+  EXPECT_FALSE(signalTerm(ends.pidfd)) << "it is a zombie, not yet reaped";
+  ends.end();
+  EXPECT_FALSE(signalTerm(ends.pidfd));
+  EXPECT_FALSE(signalTerm(base::Fd()));
 }
 
 TEST(LockWatch, LocksAreCountedByTheirOwner) {

@@ -36,8 +36,8 @@ Fault faultIn(const Request& r, size_t fds = 0, size_t bytes = sizeof(Request)) 
   return check(r, bytes, fds).fault;
 }
 
-constexpr Op kAll[] = {Op::publish, Op::retire, Op::make,   Op::clone,
-                       Op::claim,   Op::end,    Op::sample, Op::ping};
+constexpr Op kAll[] = {Op::publish, Op::retire, Op::make, Op::clone,    Op::claim,
+                       Op::end,     Op::sample, Op::ping, Op::terminate};
 
 TEST(Requests, WhatMayflydSendsIsSound) {
   EXPECT_EQ(faultIn(soundPublish(), 2), Fault::none);
@@ -83,6 +83,7 @@ TEST(Requests, EachContentThatNoMayflydSendsIsFound) {
       {"no process", Op::claim, [](Request& r) { r.limits.processes = 0; }},
       {"more processes than pids", Op::claim, [](Request& r) { r.limits.processes = ~0u; }},
       {"no cpu", Op::claim, [](Request& r) { r.limits.cpu_milli = 0; }},
+      {"SIGTERM to box 0", Op::terminate, [](Request& r) { r.box = 0; }},
       {"zygote 0", Op::publish, [](Request& r) { r.zygote_id = 0; }},
       {"a relative program", Op::publish, [](Request& r) { r.zygote[0][0] = 'b'; }},
       {"no program", Op::publish, [](Request& r) { r.zygote[0][0] = 0; }},
@@ -102,14 +103,10 @@ TEST(Requests, EachContentThatNoMayflydSendsIsFound) {
 }
 
 TEST(Requests, AFlagOrADescriptorOfAnotherRequestIsFound) {
-  constexpr std::pair<Op, uint32_t> kOwn[] = {{Op::publish, kLoopback},
-                                              {Op::retire, 0},
-                                              {Op::make, kStock | kRehearse},
-                                              {Op::clone, kRehearse},
-                                              {Op::claim, kCapsStand},
-                                              {Op::end, kCollect},
-                                              {Op::sample, 0},
-                                              {Op::ping, 0}};
+  constexpr std::pair<Op, uint32_t> kOwn[] = {
+      {Op::publish, kLoopback}, {Op::retire, 0},         {Op::make, kStock | kRehearse},
+      {Op::clone, kRehearse},   {Op::claim, kCapsStand}, {Op::end, kCollect},
+      {Op::sample, 0},          {Op::ping, 0},           {Op::terminate, 0}};
   for (const auto& [op, own] : kOwn)
     for (int bit = 0; bit < 32; ++bit) {
       Request r = op == Op::publish ? soundPublish() : soundOf(op);

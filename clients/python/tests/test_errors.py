@@ -108,7 +108,7 @@ def test_another_user_is_refused(daemon):
         os._exit(0)
     os.close(write)
     with open(read, "rb") as pipe:
-        assert pipe.read().startswith(b"PermissionDenied cannot use the daemon at")
+        assert pipe.read().startswith(b"PermissionDenied cannot connect to the daemon at")
     os.waitpid(child, 0)
 
 

@@ -29,6 +29,28 @@ async def test_phases_usage_limits_and_receipt_are_there(client):
     assert receipt.uid_free_ns >= phases.exited_ns
 
 
+SAVES = """
+import signal, sys, time
+def save(*_):
+    open('out/state', 'w').write('step 7')
+    print('saved', flush=True)
+    sys.exit(3)
+signal.signal(signal.SIGTERM, save)
+while True: time.sleep(600)
+"""
+
+
+async def test_a_task_may_save_its_state_within_its_grace(client):
+    result = await client.run("python", SAVES, wall_time="1s", grace="30s", collect=True)
+    assert (result.verdict, result.in_grace, result.exit_code, result.signal) == (Verdict.WALL_TIME, True, 3, None)
+    assert result.stdout == "saved\n" and [(f.name, f.data) for f in result.out_files] == [("state", b"step 7")]
+    assert result.cap_value == 1000 and result.limits.grace_ms == 30_000
+    plain = await client.run("python", "import time; time.sleep(600)", wall_time="300ms", grace=30)
+    assert (plain.verdict, plain.in_grace, plain.exit_code, plain.signal) == (Verdict.WALL_TIME, True, None, 15)
+    none = await client.run("python", SAVES, wall_time="300ms", grace=0)
+    assert (none.in_grace, none.exit_code, none.stdout) == (False, None, "")
+
+
 async def test_a_new_runtime_is_told_of(client):
     result = await client.run("python", "import sys; print(sys.flags.optimize)", env={"PYTHONOPTIMIZE": "1"})
     assert (result.stdout, result.usage.fresh_runtime) == ("1\n", True)

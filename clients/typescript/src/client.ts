@@ -346,7 +346,11 @@ function openSocket(path: string, signal: AbortSignal): Promise<Socket> {
 
 function connectError(path: string, error: NodeJS.ErrnoException): Error {
   if (error.code === "EACCES" || error.code === "EPERM")
-    return new PermissionDeniedError(`connect: this user may not open '${path}'`, { cause: error });
+    return new PermissionDeniedError(`connect: this user may not open '${path}'`, {
+      advice:
+        "Run it as root, or let the user in: `uids_allowed` and `gids_allowed` in the daemon's settings.",
+      cause: error,
+    });
   if (error.code === "ENOENT" || error.code === "ECONNREFUSED" || error.code === "ENOTSOCK")
     return new UnavailableError(`connect: no daemon answers at '${path}' (${error.code})`, {
       advice: "Start mayflyd, or name its socket: connect({ socket }) or MAYFLY_SOCKET.",

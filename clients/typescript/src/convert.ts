@@ -71,6 +71,7 @@ function limitsFrom(l: schema.Limits): Limits {
     outFilesBytes: Number(l.outFilesBytes),
     outFiles: l.outFiles,
     queueTimeMs: Number(l.queueTimeMs),
+    graceMs: Number(l.graceMs),
   };
 }
 
@@ -135,8 +136,12 @@ export function resultFrom(r: schema.TaskResult): TaskResult {
     id: r.id,
     template: r.template,
     verdict,
-    exitCode: verdict === "succeeded" || verdict === "failed" ? r.exitCode : null,
-    signal: verdict === "signaled" ? r.signal : null,
+    exitCode:
+      verdict === "succeeded" || verdict === "failed" || (r.inGrace && r.signal === 0)
+        ? r.exitCode
+        : null,
+    signal: verdict === "signaled" || (r.inGrace && r.signal !== 0) ? r.signal : null,
+    inGrace: r.inGrace,
     reason: r.reason,
     capValue: r.capValue === 0n ? null : Number(r.capValue),
     limits: limitsFrom(r.limits),

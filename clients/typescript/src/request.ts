@@ -42,6 +42,7 @@ interface WireLimits {
   outFilesBytes?: bigint;
   outFiles?: number;
   queueTimeMs?: bigint;
+  graceMs?: bigint;
 }
 
 export const bytesOf = (data: string | Uint8Array): Uint8Array =>
@@ -83,6 +84,7 @@ export function limitsFrom(wishes: LimitWishes): WireLimits {
     outFilesSize: (n, v) => (out.outFilesBytes = parseBytes(n, v)),
     outFiles: (n, v) => (out.outFiles = Number(parseCount(n, v, 32n))),
     queueTime: (n, v) => (out.queueTimeMs = parseMs(n, v)),
+    grace: (n, v) => (out.graceMs = parseMs(n, v)),
   };
   for (const [name, value] of Object.entries(wishes)) {
     if (value === undefined) continue;

@@ -50,6 +50,7 @@ export interface Limits {
   readonly outFilesBytes: number;
   readonly outFiles: number;
   readonly queueTimeMs: number;
+  readonly graceMs: number;
 }
 
 export interface Usage {
@@ -214,10 +215,12 @@ export class TaskResult {
   declare readonly id: bigint;
   declare readonly template: string;
   declare readonly verdict: Verdict;
-  /** Set if the verdict is `succeeded` or `failed`. */
+  /** Set if the verdict is `succeeded` or `failed`, and for a task that exited `inGrace`. */
   declare readonly exitCode: number | null;
-  /** The signal's number, if the verdict is `signaled`. */
+  /** The signal's number, if the verdict is `signaled` or the signal ended it `inGrace`. */
   declare readonly signal: number | null;
+  /** The task was asked to end (SIGTERM), and ended by itself before the kill. */
+  declare readonly inGrace: boolean;
   /** One line for people: which cap and its value, or what failed. */
   declare readonly reason: string;
   /** The cap that the task reached, in its unit. */

@@ -36,6 +36,8 @@ export interface LimitWishes {
   outFiles?: number | undefined;
   /** In the queue, before its box. */
   queueTime?: Duration | undefined;
+  /** From SIGTERM to the kill, at wall time and at a cancel; 0: the kill alone. */
+  grace?: Duration | undefined;
 }
 
 export interface Detach {

@@ -134,6 +134,7 @@ test("caps have friendly units and are in force", async (t) => {
     outFilesSize: "1MB",
     outFiles: 3,
     queueTime: "5m",
+    grace: "1.5s",
   };
   const result = await mayfly.run({ code: "", limits });
   assert.deepEqual(result.limits, {
@@ -151,7 +152,32 @@ test("caps have friendly units and are in force", async (t) => {
     outFilesBytes: 1_000_000,
     outFiles: 3,
     queueTimeMs: 300_000,
+    graceMs: 1_500,
   });
+});
+
+test("a task may save its state within its grace", async (t) => {
+  const mayfly = await client(t);
+  const code = [
+    "import signal, sys, time",
+    "def save(*_):",
+    "    print('saved', flush=True)",
+    "    sys.exit(3)",
+    "signal.signal(signal.SIGTERM, save)",
+    "while True: time.sleep(600)",
+  ].join("\n");
+  const saved = await mayfly.run({ code, limits: { wallTime: "1s", grace: "30s" } });
+  assert.deepEqual(
+    [saved.verdict, saved.inGrace, saved.exitCode, saved.signal, saved.stdout],
+    ["wallTime", true, 3, null, "saved\n"],
+  );
+  const plain = await mayfly.run({
+    code: "import time; time.sleep(600)",
+    limits: { wallTime: "300ms", grace: "30s" },
+  });
+  assert.deepEqual([plain.inGrace, plain.exitCode, plain.signal], [true, null, 15]);
+  const none = await mayfly.run({ code, limits: { wallTime: "300ms", grace: "0ms" } });
+  assert.deepEqual([none.inGrace, none.exitCode, none.stdout], [false, null, ""]);
 });
 
 test("caps that are not named take the template's defaults", async (t) => {

@@ -116,10 +116,13 @@ void addLimits(std::vector<Case>& all) {
       {"inputBytes", [](Wishes w, uint64_t v) { w.setInputBytes(v); }},
       {"outFilesBytes", [](Wishes w, uint64_t v) { w.setOutFilesBytes(v); }},
       {"outFiles", [](Wishes w, uint64_t v) { w.setOutFiles(static_cast<uint32_t>(v)); }},
+      {"queueTimeMs", [](Wishes w, uint64_t v) { w.setQueueTimeMs(v); }},
+      {"graceMs", [](Wishes w, uint64_t v) { w.setGraceMs(v); }},
   };
   for (const auto& [name, set] : caps) {
-    all.push_back(
-        {std::string("cap of 0: ") + name, [set = set](Spec spec) { set(spec.initLimits(), 0); }});
+    if (std::string_view(name) != "graceMs")  // there, 0 means none
+      all.push_back({std::string("cap of 0: ") + name,
+                     [set = set](Spec spec) { set(spec.initLimits(), 0); }});
     all.push_back({std::string("cap above the maximum: ") + name,
                    [set = set](Spec spec) { set(spec.initLimits(), 0xfffffffffffffffe); }});
   }

@@ -68,7 +68,8 @@ def _connect_error(error: OSError, path: str) -> errors.MayflyError:
             "mayfly.connect(PATH) or MAYFLY_SOCKET.", retryable=True)
     if error.errno in (errno.EACCES, errno.EPERM):
         return errors.PermissionDenied(
-            said, "Run it as root, as the daemon's user, or as a member of the socket's group.")
+            said, "Run it as root, or let the user in: `uids_allowed` and `gids_allowed` in the "
+            "daemon's settings.")
     if error.errno == errno.EAGAIN:
         return errors.ResourceExhausted(
             said, "The daemon's queue of new connections is full. Try again later.", retryable=True)

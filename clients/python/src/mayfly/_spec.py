@@ -63,6 +63,8 @@ class Caps(TypedDict, total=False):
     out_files_size: Size
     out_files: int
     queue_time: Duration
+    grace: Duration
+    """From SIGTERM to the kill, at wall time and at a cancel; 0: the kill alone."""
 
 
 class TaskOptions(Caps, total=False):
@@ -168,6 +170,7 @@ _CAPS = {
     "disk_inodes": ("diskInodes", parse_count), "output": ("outputBytes", parse_bytes),
     "input": ("inputBytes", parse_bytes), "out_files_size": ("outFilesBytes", parse_bytes),
     "out_files": ("outFiles", parse_count), "queue_time": ("queueTimeMs", parse_ms),
+    "grace": ("graceMs", parse_ms),
 }
 _U32 = frozenset(("cpuMilli", "processes", "openFiles", "outFiles"))
 _TASK_OPTIONS = frozenset(("command", "script", "via", "args", "env", "files", "stdin", "seed",

@@ -93,10 +93,13 @@ def verdict(number: int) -> Verdict:
 
 def task_result(reader: Any) -> results.TaskResult:
     end = verdict(reader.verdict.raw)
+    in_grace = reader.inGrace
     return results.TaskResult(
-        id=reader.id, template=reader.template, verdict=end,
-        exit_code=reader.exitCode if end in _ENDS_WITH_A_CODE else None,
-        signal=reader.signal if end is Verdict.SIGNALED else None,
+        id=reader.id, template=reader.template, verdict=end, in_grace=in_grace,
+        exit_code=reader.exitCode if end in _ENDS_WITH_A_CODE or (
+            in_grace and reader.signal == 0) else None,
+        signal=reader.signal if end is Verdict.SIGNALED or (
+            in_grace and reader.signal != 0) else None,
         reason=reader.reason, cap_value=reader.capValue if end.is_cap else None,
         limits=limits(reader.limits), usage=usage(reader.usage), phases=phases(reader.phases),
         receipt=receipt(reader.receipt),

@@ -67,6 +67,7 @@ class Limits:
     out_files_bytes: int
     out_files: int
     queue_time_ms: int
+    grace_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +145,9 @@ class TaskResult:
     template: str
     verdict: Verdict
     exit_code: int | None
-    """Set if the verdict is succeeded or failed."""
+    """Set if the verdict is succeeded or failed, and for a task that exited `in_grace`."""
     signal: int | None
-    """Set if the verdict is signaled."""
+    """Set if the verdict is signaled, and for a task that a signal ended `in_grace`."""
     reason: str
     """One line for people: which cap and its value, or what failed."""
     cap_value: int | None
@@ -165,6 +166,8 @@ class TaskResult:
     """Why files are missing from the collection; empty if none are."""
     out_files_lost: bool = False
     """Mayfly lost files that the task may have left; another run can give them."""
+    in_grace: bool = False
+    """The task was asked to end (SIGTERM), and ended by itself before the kill."""
 
     @property
     def stdout(self) -> str:
