@@ -16,7 +16,7 @@
 namespace mayfly::wire {
 
 inline constexpr uint32_t kSpawnerMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kSpawnerVersion = 8;
+inline constexpr uint16_t kSpawnerVersion = 9;
 inline constexpr uint32_t kZygoteArgsMax = 8;
 inline constexpr uint64_t kBoxIdMax = (uint64_t{1} << 56) - 1;
 
@@ -138,7 +138,7 @@ struct Event {
   uint32_t again = 0;     // boxFailed: 1 if its init, clone or zygote was killed: another try may
                           // succeed
   char step[32] = {};     // *Failed: the step of the box or zygote that failed
-  char text[200] = {};    // for people
+  char text[440] = {};    // for people; holds a zygote's whole refusal
 };
 
 }  // namespace mayfly::wire
