@@ -27,7 +27,7 @@ struct Missing {
   std::string package;  // Debian's package of it; empty: not known
   bool operator==(const Missing&) const = default;
 };
-// "'/x.so' and 3 more files need libstdc++.so.6, ...", with the remedy.
+// "'/x.so' and 3 more need libstdc++.so.6, ...", with the remedy.
 std::string missingText(const Missing& missing);
 
 struct ImageInfo {

@@ -310,7 +310,7 @@ TEST(MissingLibrary, IsToldWithDebiansPackageWhereItIsKnown) {
   EXPECT_EQ(debianPackage("libglib-2.0.so.0", "bookworm"), "libglib2.0-0");
   EXPECT_EQ(debianPackage("libgone.so.1", "trixie"), "");
   EXPECT_EQ(missingText({"libgomp.so.1", "", "/x.so", 3, "libgomp1"}),
-            "'/x.so' and 2 more files need libgomp.so.1: add \"libgomp1\" to image.packages");
+            "'/x.so' and 2 more need libgomp.so.1: add \"libgomp1\" to image.packages");
   EXPECT_NE(missingText({"libcuda.so.1", "", "/x.so", 1, ""}).find("no box has"),
             std::string::npos);
   EXPECT_NE(missingText({"libodd.so.1", "", "/x.so", 1, ""}).find("apt-file search libodd.so.1"),
