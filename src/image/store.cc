@@ -102,9 +102,8 @@ std::string imagePath(const std::string& state_dir, std::string_view digest) {
 }
 
 std::string missingText(const Missing& m) {
-  const std::string who = m.files > 1
-                              ? fmt::format("'{}' and {} more need", m.file, m.files - 1)
-                              : fmt::format("'{}' needs", m.file);
+  const std::string who = m.files > 1 ? fmt::format("'{}' and {} more need", m.file, m.files - 1)
+                                      : fmt::format("'{}' needs", m.file);
   if (!m.version.empty())
     return fmt::format("{} {} of {}, and the image's is older: take an older build of the package",
                        who, m.version, m.library);

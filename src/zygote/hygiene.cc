@@ -72,7 +72,7 @@ size_t readStack(int thread, uint64_t* words, size_t words_max) {
   for (int look = 0; look < kLooksMax && counter == 0; ++look) {
     if (look > 0) usleep(kLookMs * 1'000);
     readStart(path, text, sizeof text);
-    if (text[0] == '\0') return 0;  // it ended
+    if (text[0] == '\0') return 0;         // it ended
     const char* end = strrchr(text, ' ');  // "number arguments... stack counter", or "running"
     if (end == nullptr) continue;
     while (end > text && end[-1] != ' ') --end;
