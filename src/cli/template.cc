@@ -118,6 +118,7 @@ int build(const TemplateArgs& a) {
       json["rebuilt"] = result->rebuilt;
       json["lock"] = manifest->folder + "/" + image::kLockFile;
       json["lockedAnew"] = result->locked_anew;
+      json["missing"] = missingJson(result->image.missing);
       json["packages"] = {{"debian", result->debian_packages},
                           {"pip", result->pip_packages},
                           {"npm", result->npm_packages}};
@@ -128,6 +129,9 @@ int build(const TemplateArgs& a) {
                  base::humanBytes(result->image.bytes), result->rebuilt ? "built" : "unchanged",
                  result->debian_packages, result->pip_packages, result->npm_packages,
                  result->locked_anew ? "locked anew" : "as locked");
+      // A build that did something said so by itself.
+      for (const image::Missing& missing : result->image.missing)
+        if (!result->rebuilt) fmt::print(stderr, "missing library: {}\n", missingText(missing));
     }
     ::fflush(stdout);
   }
@@ -188,6 +192,8 @@ packages = []
 # Python's packages: as for `pip install`, or the path of a .whl file in this folder.
 # Wheels only: nothing is compiled, and no package's code runs.
 {4}pip = ["pyyaml", "requests>=2.31,<3"]
+# Further indexes of pip, besides the machine's own; without user name and password.
+# pip_extra_index = ["https://packages.example/simple"]
 
 # Node's packages, put into /node_modules; "nodejs" must be among the Debian packages.
 # npm = ["lodash@^4.17"]

@@ -35,6 +35,8 @@ constexpr uint64_t kDaemonStartMsMax = 30'000;  // besides the zygote's own star
 constexpr int kDaemonStopMsMax = 20'000;
 constexpr uint64_t kTaskWallMs = 30'000;
 constexpr size_t kSaidBytesMax = 2'000;
+constexpr size_t kSaidLinesMax = 20;
+constexpr size_t kLineBytesMax = 400;
 constexpr int kLookMs = 100;  // between looks at the daemon's log
 constexpr std::string_view kCannotServe = "the zygote can't serve: ";
 constexpr size_t kProcBytesMax = 64u << 10;
@@ -204,11 +206,14 @@ TaskSpec specOf(const config::Manifest& manifest) {
   return spec;
 }
 
-std::string failureOf(const TaskResult& result) {
-  if (result.verdict == base::Verdict::succeeded) return {};
-  return fmt::format("a task that does nothing ends as {}: {}\n{}", base::name(result.verdict),
-                     base::printable(result.reason),
-                     base::printable(result.captured[1], kSaidBytesMax));
+// An exception's last line says more than the exit code.
+void noteFailure(const TaskResult& result, CheckReport& report) {
+  if (result.verdict == base::Verdict::succeeded) return;
+  report.said = lastLines(result.captured[1]);
+  report.refused =
+      fmt::format("a task that does nothing ends as {}: {}{}", base::name(result.verdict),
+                  base::printable(result.reason, kLineBytesMax),
+                  report.said.empty() ? std::string() : ": " + report.said.back());
 }
 
 // The zygote's own words, without the daemon's count of its deaths.
@@ -222,7 +227,7 @@ base::Status measureClones(Client& client, const config::Manifest& manifest, uin
                            CheckReport& report) {
   for (uint32_t i = 0; i < clones; ++i) {
     MAYFLY_TRY(TaskResult result, client.run(specOf(manifest)));
-    report.refused = failureOf(result);
+    noteFailure(result, report);
     if (!report.refused.empty()) return base::Unit{};
     const auto at = [&](Phase phase) { return result.phases[static_cast<size_t>(phase)]; };
     if (at(Phase::box) != 0 && at(Phase::clone) > at(Phase::box))
@@ -301,6 +306,33 @@ std::optional<PreloadReport> parsePreloads(std::string_view log, std::string_vie
   return report;
 }
 
+std::vector<std::string> lastLines(std::string_view text) {
+  std::vector<std::string> lines;
+  while (!text.empty() && lines.size() < kSaidLinesMax) {
+    const size_t end = text.find_last_of('\n');
+    const std::string_view line = end == std::string_view::npos ? text : text.substr(end + 1);
+    text = text.substr(0, end == std::string_view::npos ? 0 : end);
+    if (line.find_first_not_of(" \t\r") != std::string_view::npos)
+      lines.push_back(base::printable(line, kLineBytesMax));
+  }
+  std::reverse(lines.begin(), lines.end());
+  return lines;
+}
+
+std::vector<std::string> zygoteWords(std::string_view log, std::string_view template_name) {
+  const std::string before = fmt::format("zygote of '{}' says: ", template_name);
+  std::string words;
+  for (size_t at = log.find(before); at != std::string_view::npos; at = log.find(before, at)) {
+    at += before.size();
+    const std::string_view line = log.substr(at, log.find('\n', at) - at);
+    if (line.rfind("Traceback ", 0) == 0) words.clear();
+    // The report of preloads, and the refusal, which the check shows anyway.
+    if (line.rfind("preloaded ", 0) != 0 && line.rfind("cannot serve: ", 0) != 0)
+      words.append(line) += '\n';
+  }
+  return lastLines(words);
+}
+
 std::optional<uint64_t> uniqueBytes(std::string_view rollup) {
   uint64_t sum = 0;
   int found = 0;
@@ -330,7 +362,9 @@ base::Result<CheckReport> checkTemplate(const config::Manifest& manifest,
   for (const TemplateInfo& t : templates)
     if (t.name == manifest.name && t.state != "ready")
       report.refused = refusalOf(t.state_text.empty() ? daemon.log() : t.state_text);
-  if (report.refused.empty()) {
+  if (!report.refused.empty()) {
+    report.said = zygoteWords(daemon.log(), manifest.name);
+  } else {
     MAYFLY_CHECK(measureClones(*client, manifest, args.clones, report));
     if (report.refused.empty()) MAYFLY_CHECK(measureMemory(*client, manifest, report));
   }
@@ -341,6 +375,8 @@ base::Result<CheckReport> checkTemplate(const config::Manifest& manifest,
 std::string checkText(const CheckReport& r) {
   std::string text = fmt::format("template   {}\nimage      {}, {}\n", r.name,
                                  base::humanBytes(r.image.bytes), r.image.digest.substr(0, 12));
+  for (const image::Missing& missing : r.image.missing)
+    text += fmt::format("missing    {}\n", missingText(missing));
   if (r.preload) {
     text += fmt::format("preload    {:.1f} ms for {}", r.preload->ms, r.preload->count);
     for (size_t i = 0; i < r.preload->longest.size(); ++i)
@@ -354,8 +390,24 @@ std::string checkText(const CheckReport& r) {
     text += fmt::format("memory     {} of a clone's own\n", base::humanBytes(*r.unique_bytes));
   else if (!r.no_memory_text.empty())
     text += fmt::format("memory     not known: {}\n", r.no_memory_text);
-  return text +
-         (r.refused.empty() ? "fit        yes\n" : fmt::format("refused    {}\n", r.refused));
+  if (r.refused.empty()) return text + "fit        yes\n";
+  text += fmt::format("refused    {}\n", r.refused);
+  for (const std::string& line : r.said) text += fmt::format("  | {}\n", line);
+  return text;
+}
+
+nlohmann::ordered_json missingJson(const std::vector<image::Missing>& missing) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const image::Missing& m : missing) {
+    nlohmann::ordered_json one;
+    one["library"] = m.library;
+    one["version"] = m.version;
+    one["file"] = m.file;
+    one["files"] = m.files;
+    one["package"] = m.package;
+    list.push_back(std::move(one));
+  }
+  return list;
 }
 
 std::string checkJson(const CheckReport& r) {
@@ -363,7 +415,9 @@ std::string checkJson(const CheckReport& r) {
   json["template"] = r.name;
   json["fit"] = r.refused.empty();
   json["refused"] = r.refused;
+  json["said"] = r.said;
   json["image"] = {{"digest", r.image.digest}, {"bytes", r.image.bytes}};
+  json["missing"] = missingJson(r.image.missing);
   json["preload"] = nullptr;
   if (r.preload) {
     json["preload"] = {{"count", r.preload->count}, {"ms", r.preload->ms}};

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,6 +27,10 @@ struct PreloadReport {
 };
 std::optional<PreloadReport> parsePreloads(std::string_view daemon_log,
                                            std::string_view template_name);
+// The last lines that the zygote wrote, from its last trace on, without its report of preloads.
+std::vector<std::string> zygoteWords(std::string_view daemon_log, std::string_view template_name);
+// The last lines of a text, without empty ones, safe to print.
+std::vector<std::string> lastLines(std::string_view text);
 // Private pages in the text of a /proc/PID/smaps_rollup, in bytes.
 std::optional<uint64_t> uniqueBytes(std::string_view smaps_rollup);
 
@@ -34,6 +39,7 @@ struct CheckReport {
   image::ImageInfo image;
   std::string
       refused;  // why the zygote does not serve, or its tasks fail; empty: the template is fit
+  std::vector<std::string> said;  // the zygote's or the task's last lines, if it is refused
   std::optional<PreloadReport> preload;
   std::vector<uint64_t>
       clone_ns;  // sorted; each from the request of a box to its clone behind all walls
@@ -46,5 +52,6 @@ base::Result<CheckReport> checkTemplate(const config::Manifest& manifest,
                                         const std::vector<std::string>& template_dirs);
 std::string checkText(const CheckReport& report);
 std::string checkJson(const CheckReport& report);
+nlohmann::ordered_json missingJson(const std::vector<image::Missing>& missing);
 
 }  // namespace mayfly::cli

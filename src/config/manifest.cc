@@ -23,6 +23,7 @@ namespace {
 using base::Code;
 
 constexpr size_t kPackagesMax = 200;
+constexpr size_t kIndexesMax = 8;
 constexpr size_t kRunMax = 50;
 constexpr size_t kFilesMax = 100;
 constexpr size_t kPreloadMax = 500;
@@ -60,6 +61,12 @@ bool isPlainPath(std::string_view path, bool absolute) {
   }
 }
 
+// Entries that the base already has keep their place.
+void addTo(std::vector<std::string>& out, const std::vector<std::string>& more) {
+  for (const std::string& one : more)
+    if (std::find(out.begin(), out.end(), one) == out.end()) out.push_back(one);
+}
+
 void readPackages(Reader::Table& t, std::string_view key, Packages kind,
                   std::vector<std::string>& out) {
   std::vector<std::string> wishes;
@@ -93,6 +100,19 @@ void readPip(Reader::Table& t, ImageRecipe& out) {
   out.pip = mergePackages(Packages::pip, out.pip, wishes);
 }
 
+void readIndexes(Reader::Table& t, ImageRecipe& out) {
+  const auto judge = [&](std::string_view key, const std::string& url) {
+    // The text is not quoted: it may hold a password.
+    if (const std::string_view fault = faultOfIndex(url); !fault.empty()) t.complain(key, fault);
+  };
+  t.string("pip_index", out.pip_index);
+  if (t.has("pip_index")) judge("pip_index", out.pip_index);
+  std::vector<std::string> more;
+  t.strings("pip_extra_index", kIndexesMax, more);
+  for (const std::string& url : more) judge("pip_extra_index", url);
+  addTo(out.pip_extra_index, more);
+}
+
 void readFiles(Reader::Table& t, std::vector<ImageFile>& out) {
   std::vector<std::pair<std::string, std::string>> files;
   t.stringTable("files", kFilesMax, files);
@@ -124,6 +144,7 @@ void readImage(Reader::Table t, bool has_base, ImageRecipe& out) {
   }
   readPackages(t, "packages", Packages::debian, out.packages);
   readPip(t, out);
+  readIndexes(t, out);
   readPackages(t, "npm", Packages::npm, out.npm);
   readPackages(t, "npm_without_scripts", Packages::npm, out.npm_without_scripts);
   for (const std::string& name : out.npm_without_scripts) {
@@ -154,12 +175,6 @@ void readEnv(Reader::Table& t, std::vector<std::pair<std::string, std::string>>&
     out.emplace_back(std::move(name), std::move(value));
   }
   std::sort(out.begin(), out.end());
-}
-
-// Entries that the base already has keep their place.
-void addTo(std::vector<std::string>& out, const std::vector<std::string>& more) {
-  for (const std::string& one : more)
-    if (std::find(out.begin(), out.end(), one) == out.end()) out.push_back(one);
 }
 
 void readZygote(Reader::Table t, ZygoteSpec& out) {

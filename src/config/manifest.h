@@ -38,7 +38,11 @@ struct ImageRecipe {
   std::vector<std::string> early_run;  // commands of a root template without pip and npm packages
   std::vector<std::string> pip;        // requirements for an index; sorted, one per name
   std::vector<ImageFile> wheels;       // pip's, from a template's folder
-  std::vector<std::string> npm;        // sorted, one per name
+  // Where pip looks besides the machine's own configuration: instead of its index, if not empty;
+  // after its further indexes.
+  std::string pip_index;
+  std::vector<std::string> pip_extra_index;
+  std::vector<std::string> npm;                  // sorted, one per name
   std::vector<std::string> npm_without_scripts;  // packages that work without their install scripts
   std::vector<std::string> run;  // shell commands in the image's root, at build time
   std::vector<ImageFile> files;  // sorted by target

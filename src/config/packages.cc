@@ -8,6 +8,7 @@ namespace mayfly::config {
 namespace {
 
 constexpr size_t kBytesMax = 200;
+constexpr size_t kIndexBytesMax = 500;
 constexpr std::string_view kLower = "abcdefghijklmnopqrstuvwxyz0123456789";
 constexpr std::string_view kAlnum =
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
@@ -120,6 +121,32 @@ std::string_view example(Packages kind) {
       return "\"lodash\", \"lodash@4.17.21\" or \"@types/node@^20\"";
   }
   return {};
+}
+
+std::string_view faultOfIndex(std::string_view url) {
+  constexpr std::string_view how =
+      "must be the https:// URL of a package index, such as "
+      "\"https://download.pytorch.org/whl/cpu\"";
+  if (url.size() > kIndexBytesMax || url.find("://") == std::string_view::npos) return how;
+  if (url.find('@') != std::string_view::npos || url.find_first_of("?#") != std::string_view::npos)
+    return "must hold no user name, password or token: an index that asks for one belongs in the "
+           "machine's own configuration of pip (docs/templates.md)";
+  const size_t scheme = url.find("://");
+  std::string_view host = url.substr(scheme + 3), path;
+  if (const size_t slash = host.find('/'); slash != std::string_view::npos) {
+    path = host.substr(slash);
+    host = host.substr(0, slash);
+  }
+  if (const size_t colon = host.find(':'); colon != std::string_view::npos) {
+    const std::string_view port = host.substr(colon + 1);
+    if (port.empty() || port.size() > 5 || !all(port, "0123456789", "")) return how;
+    host = host.substr(0, colon);
+  }
+  if (!beginsWith(host, kAlnum) || !all(host, kAlnum, ".-") || !all(path, kAlnum, "/._~+%-"))
+    return how;
+  if (url.substr(0, scheme) == "https") return {};
+  if (url.substr(0, scheme) == "http" && (host == "localhost" || host == "127.0.0.1")) return {};
+  return how;
 }
 
 std::vector<std::string> mergePackages(Packages kind, const std::vector<std::string>& inherited,

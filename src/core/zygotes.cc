@@ -169,14 +169,15 @@ void Zygotes::onSpawnerEvent(const Event& e) {
       x_.events.onZygoteReady({e.zygote_id, z.tmpl, z.lane});
     return;
   }
-  std::string why = base::printable(e.text);
+  const std::string text = base::printable(e.text, sizeof e.text);
+  std::string why = text;
   if (e.kind == Kind::zygoteFailed) {
     why = "step '" + base::printable(e.step) + "'";
     if (e.sys != 0) {
-      const char* text = ::strerrordesc_np(e.sys);
-      why += ": " + std::string(text != nullptr ? text : "unknown error");
+      const char* error = ::strerrordesc_np(e.sys);
+      why += ": " + std::string(error != nullptr ? error : "unknown error");
     }
-    if (e.text[0] != '\0') why += ": " + base::printable(e.text);
+    if (!text.empty()) why += ": " + text;
   }
   gone(e.zygote_id, std::move(why));
 }

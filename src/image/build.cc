@@ -13,6 +13,7 @@
 #include "image/apt.h"
 #include "image/hash.h"
 #include "image/lock.h"
+#include "image/needs.h"
 #include "image/npm.h"
 #include "image/pip.h"
 #include "image/within.h"
@@ -24,6 +25,7 @@ namespace {
 using base::Code;
 
 constexpr uint32_t kPackSecondsMax = 600;
+constexpr size_t kMissingShownMax = 10;
 // The same for every image: only the file's hash names it.
 constexpr const char* kUuid = "6d617966-6c79-4000-8000-000000000000";
 constexpr const char* kFolder = "/usr/lib/mayfly";
@@ -109,8 +111,10 @@ base::Error lockMisfit(const config::Manifest& manifest, bool missing) {
           fmt::format("Make it with: mayfly template build {}.", manifest.name), 0, 0};
 }
 
-base::Status pack(Workshop& shop, const std::vector<Laid>& files, const std::string& tree,
-                  const std::string& packed) {
+// Returns the libraries that the image lacks.
+base::Result<std::vector<Missing>> pack(Workshop& shop, const std::vector<Laid>& files,
+                                        const std::string& tree, std::string_view suite,
+                                        const std::string& packed) {
   MAYFLY_TRY(std::string folder, shop.scratch());
   const std::string stage = folder + "/stage";
   Command copy;
@@ -120,6 +124,19 @@ base::Status pack(Workshop& shop, const std::vector<Laid>& files, const std::str
   for (const Laid& f : files)
     MAYFLY_CHECK(f.source.empty() ? putText(stage, f.target, f.text, f.mode)
                                   : putCopy(stage, f.target, f.source, f.mode));
+  // What is missing may belong to a part that nobody uses, so neither it nor a failed look is an
+  // error of the build.
+  std::vector<Missing> missing;
+  if (auto found = examine(shop, stage, suite)) {
+    missing = std::move(*found);
+  } else {
+    shop.say("not checked for missing libraries: " + found.error().message);
+  }
+  for (size_t i = 0; i < missing.size(); ++i)
+    if (i < kMissingShownMax) shop.say("missing library: " + missingText(missing[i]));
+  if (missing.size() > kMissingShownMax)
+    shop.say(fmt::format("{} more libraries are missing: `mayfly template build --json` names each",
+                         missing.size() - kMissingShownMax));
   // One time, no owners, no attributes: the same files give the same image. Some versions of
   // mkfs.erofs keep a file's time if it is older; the tree has none such.
   const std::string time = fmt::format("-T{}", kImageUnixSeconds);
@@ -132,7 +149,7 @@ base::Status pack(Workshop& shop, const std::vector<Laid>& files, const std::str
   // for ever.
   if (::fchmod(fd.get(), 0600) != 0 || ::fsync(fd.get()) != 0)
     return base::failSys(errno, "fsync", packed);
-  return base::Unit{};
+  return missing;
 }
 
 }  // namespace
@@ -248,11 +265,13 @@ base::Result<BuildResult> build(const config::Manifest& manifest, const BuildOpt
                                      options.fresh));
   shop.say("packing");
   const std::string packed = fmt::format("{}/.new-{}", folder, ::getpid());
-  if (auto status = pack(shop, files, tree.path, packed); !status) {
+  auto missing = pack(shop, files, tree.path, recipe.suite, packed);
+  if (!missing) {
     ::unlink(packed.c_str());
-    return base::fail(std::move(status).error());
+    return base::fail(std::move(missing).error());
   }
   ImageInfo info;
+  info.missing = std::move(*missing);
   MAYFLY_TRY(info.digest, hashFile(packed));
   const std::string path = imagePath(options.state_dir, info.digest);
   if (::rename(packed.c_str(), path.c_str()) != 0) return base::failSys(errno, "rename", path);

@@ -116,6 +116,9 @@ int build(const Arguments& a) {
     fmt::print("{}  {}  {}  {}\n", result->image.digest.substr(0, 12), name,
                base::humanBytes(result->image.bytes), result->rebuilt ? "built" : "unchanged");
     ::fflush(stdout);
+    // A build that did something said so by itself.
+    for (const Missing& missing : result->image.missing)
+      if (!result->rebuilt) fmt::print(stderr, "missing library: {}\n", missingText(missing));
   }
   return code;
 }

@@ -183,6 +183,7 @@ base::Result<Lock> parseLock(std::string_view text, std::string_view file) {
   lock.debian_wishes = p.strings(debian, "wishes");
   lock.debian = p.list(debian, "packages", [&](const OrderedJson& one) { return readDeb(p, one); });
   lock.pip_wishes = p.strings(pip, "wishes");
+  if (pip.contains("index")) lock.pip_index = p.string(pip, "index", isDigest);
   lock.tools = p.list(pip, "tools", [&](const OrderedJson& one) { return readDeb(p, one); });
   lock.pip = p.list(pip, "packages", [&](const OrderedJson& one) { return readWheel(p, one); });
   lock.npm_wishes = p.strings(npm, "wishes");
@@ -215,6 +216,7 @@ std::string lockText(const Lock& lock) {
   json["architecture"] = lock.architecture;
   json["debian"] = {{"wishes", lock.debian_wishes}, {"packages", debsJson(lock.debian)}};
   json["pip"] = {{"wishes", lock.pip_wishes}, {"tools", debsJson(lock.tools)}, {"packages", pip}};
+  if (!lock.pip_index.empty()) json["pip"]["index"] = lock.pip_index;
   json["npm"] = {{"wishes", lock.npm_wishes}, {"packages", npm}};
   return dump(json);
 }
@@ -263,6 +265,15 @@ base::Result<std::vector<std::string>> pipWishes(const config::ImageRecipe& reci
   return wishes;
 }
 
+std::string indexDigest(const config::ImageRecipe& recipe) {
+  if (recipe.pip_index.empty() && recipe.pip_extra_index.empty()) return {};
+  Hash hash;
+  hash.field("mayfly pip indexes");
+  hash.field(recipe.pip_index);
+  for (const std::string& url : recipe.pip_extra_index) hash.field(url);
+  return hash.hex();
+}
+
 base::Result<std::vector<Section>> stale(const Lock& lock, const config::ImageRecipe& recipe,
                                          std::string_view architecture) {
   MAYFLY_TRY(std::vector<std::string> pip, pipWishes(recipe));
@@ -271,7 +282,8 @@ base::Result<std::vector<Section>> stale(const Lock& lock, const config::ImageRe
                       lock.debian_wishes != recipe.packages;
   if (debian) sections.push_back(Section::debian);
   // A changed Python or Node may need other builds of the same packages.
-  if (lock.pip_wishes != pip || (debian && !pip.empty())) sections.push_back(Section::pip);
+  const bool moved = !pip.empty() && lock.pip_index != indexDigest(recipe);
+  if (lock.pip_wishes != pip || moved || (debian && !pip.empty())) sections.push_back(Section::pip);
   if (lock.npm_wishes != recipe.npm || (debian && !recipe.npm.empty()))
     sections.push_back(Section::npm);
   return sections;

@@ -2,7 +2,8 @@
 // manifest as manifest.lock and belongs under version control: with it, the same template gives the
 // same image everywhere.
 //
-// It names no host: each machine's own configuration says where packages come from.
+// It names no host: the manifest, or each machine's own configuration, says where packages come
+// from.
 //
 // Layer: image. Pure but for readLock() and writeLock().
 #pragma once
@@ -40,6 +41,7 @@ struct NpmPackage {
 struct Lock {
   std::string suite, architecture;
   std::vector<std::string> debian_wishes, pip_wishes, npm_wishes;
+  std::string pip_index;  // a hash of the template's own indexes; empty: it has none
   std::vector<Deb> debian;
   std::vector<Deb> tools;  // the packages that install pip's; not in the image
   std::vector<Wheel> pip;
@@ -63,6 +65,9 @@ base::Result<std::vector<Deb>> parseDebs(std::string_view text, std::string_view
 
 // The recipe's wishes to pip; its own wheels with their hashes.
 base::Result<std::vector<std::string>> pipWishes(const config::ImageRecipe& recipe);
+
+// The lock's pip_index for the recipe.
+std::string indexDigest(const config::ImageRecipe& recipe);
 
 enum class Section : uint8_t { debian, pip, npm };
 // The sections that do not match the recipe's wishes; empty: the lock fits.

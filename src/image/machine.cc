@@ -78,7 +78,7 @@ std::string bindPath(LookUp& look_up, const std::string& path, const std::string
 }
 
 // pip's settings, all as variables: they override every file.
-void addPip(LookUp& look_up) {
+void addPip(LookUp& look_up, const config::ImageRecipe& recipe) {
   std::map<std::string, std::string> settings;
   const std::string home = environmentValue("HOME");
   for (const std::string& file :
@@ -86,15 +86,24 @@ void addPip(LookUp& look_up) {
         home + "/.config/pip/pip.conf", environmentValue("PIP_CONFIG_FILE")})
     for (auto& [key, value] : parsePipConfig(textOf(file))) settings[key] = value;
   auto& environment = look_up.environment;
-  for (const char* key : {"index-url", "extra-index-url", "find-links", "no-index", "trusted-host",
-                          "cert", "client-cert", "proxy", "timeout", "retries"}) {
+  constexpr const char* kKeys[] = {
+      "index-url", "extra-index-url", "find-links", "no-index", "trusted-host",
+      "cert",      "client-cert",     "proxy",      "timeout",  "retries"};
+  const auto variableOf = [](const char* key) {
     std::string variable = "PIP_";
     for (const char* c = key; *c; ++c)
       variable += *c == '-' ? '_' : static_cast<char>(*c - 'a' + 'A');
-    std::string value = environmentValue(variable);
+    return variable;
+  };
+  for (const char* key : kKeys) {
+    std::string value = environmentValue(variableOf(key));
     if (value.empty() && std::string_view(key) == "timeout")
       value = environmentValue("PIP_DEFAULT_TIMEOUT");
-    if (value.empty()) value = settings[key];
+    if (!value.empty()) settings[key] = value;
+  }
+  addIndexes(settings, recipe);
+  for (const char* key : kKeys) {
+    std::string value = settings[key];
     if (value.empty()) continue;
     const bool file = std::string_view(key).find("cert") != std::string_view::npos;
     if (file) {
@@ -116,7 +125,7 @@ void addPip(LookUp& look_up) {
       if (kept.empty()) continue;
       value = kept;
     }
-    environment.push_back(variable + "=" + value);
+    environment.push_back(variableOf(key) + "=" + value);
   }
   environment.insert(environment.end(),
                      {"PIP_CONFIG_FILE=/dev/null", "PIP_NO_INPUT=1", "PIP_NO_CACHE_DIR=1",
@@ -230,22 +239,48 @@ base::Status makeEtc(const std::string& tree, const std::string& etc) {
   return putCopy(etc, "/ssl/certs/ca-certificates.crt", kCertificates, 0644);
 }
 
-base::Result<LookUp> prepareLookUp(Workshop& shop, const std::string& tree, Tool tool) {
+void addIndexes(std::map<std::string, std::string>& settings, const config::ImageRecipe& recipe) {
+  if (!recipe.pip_index.empty()) settings["index-url"] = recipe.pip_index;
+  for (const std::string& url : recipe.pip_extra_index) {
+    std::string& all = settings["extra-index-url"];
+    all += (all.empty() ? "" : " ") + url;
+  }
+}
+
+namespace {
+
+// `home` gets the host's path of the look-up's home folder.
+base::Result<LookUp> prepareLookUp(Workshop& shop, const std::string& tree, std::string& home) {
   MAYFLY_TRY(std::string folder, shop.scratch());
+  home = folder + "/home";
   LookUp look_up;
   look_up.out = folder + "/out";
   MAYFLY_CHECK(makeOwnFolder(look_up.out));
-  MAYFLY_CHECK(makeOwnFolder(folder + "/home"));
+  MAYFLY_CHECK(makeOwnFolder(home));
   MAYFLY_CHECK(makeEtc(tree, folder + "/etc"));
   look_up.sandbox.tree = tree;
   look_up.sandbox.inside = Inside::lookUp;
-  look_up.sandbox.binds = {{folder + "/etc", "/etc", false},
-                           {folder + "/home", kHome, true},
-                           {look_up.out, kOutFolder, true}};
+  look_up.sandbox.binds = {
+      {folder + "/etc", "/etc", false}, {home, kHome, true}, {look_up.out, kOutFolder, true}};
   look_up.environment = sandboxEnvironment({std::string("HOME=") + kHome});
   passProxies(look_up.environment);
-  if (tool == Tool::pip) addPip(look_up);
-  if (tool == Tool::npm) MAYFLY_CHECK(addNpm(look_up, folder + "/home"));
+  return look_up;
+}
+
+}  // namespace
+
+base::Result<LookUp> preparePipLookUp(Workshop& shop, const std::string& tree,
+                                      const config::ImageRecipe& recipe) {
+  std::string home;
+  MAYFLY_TRY(LookUp look_up, prepareLookUp(shop, tree, home));
+  addPip(look_up, recipe);
+  return look_up;
+}
+
+base::Result<LookUp> prepareNpmLookUp(Workshop& shop, const std::string& tree) {
+  std::string home;
+  MAYFLY_TRY(LookUp look_up, prepareLookUp(shop, tree, home));
+  MAYFLY_CHECK(addNpm(look_up, home));
   return look_up;
 }
 

@@ -1,7 +1,8 @@
 // The sources of pip's and npm's packages: the machine's own configuration, prepared for a look-up
-// inside a root tree. None of it goes into an image or a lock.
+// inside a root tree, with a template's own indexes of pip. None of it goes into an image or a
+// lock.
 //
-// Layer: image, internal to it. Pure but for prepareLookUp().
+// Layer: image, internal to it. Pure but for the functions that return a Result or a Status.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "config/manifest.h"
 #include "image/sandbox.h"
 #include "image/workshop.h"
 
@@ -36,7 +38,12 @@ inline constexpr uint32_t kLookUpSecondsMax = 1'200;
 // Copies the tree's /etc to a new folder `etc`, with the host's name resolution and certificates.
 base::Status makeEtc(const std::string& tree, const std::string& etc);
 
-enum class Tool : uint8_t { pip, npm };
-base::Result<LookUp> prepareLookUp(Workshop& shop, const std::string& tree, Tool tool);
+// A template's own indexes in pip's settings: its index takes the place of the machine's, the
+// further ones come after the machine's. The rest, such as proxies and certificates, stays.
+void addIndexes(std::map<std::string, std::string>& settings, const config::ImageRecipe& recipe);
+
+base::Result<LookUp> preparePipLookUp(Workshop& shop, const std::string& tree,
+                                      const config::ImageRecipe& recipe);
+base::Result<LookUp> prepareNpmLookUp(Workshop& shop, const std::string& tree);
 
 }  // namespace mayfly::image

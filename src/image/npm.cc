@@ -99,7 +99,7 @@ base::Status fetchNpm(Workshop& shop, const NpmTree& npm_tree, std::vector<NpmPa
   if (missing.empty()) return base::Unit{};
   shop.say(fmt::format("downloading {} npm packages", missing.size()));
   MAYFLY_TRY(std::string tree, npm_tree());
-  MAYFLY_TRY(LookUp place, prepareLookUp(shop, tree, Tool::npm));
+  MAYFLY_TRY(LookUp place, prepareNpmLookUp(shop, tree));
   for (size_t at = 0; at < missing.size(); at += kPackedAtOnce) {
     std::vector<std::string> argv = {"npm", "pack", "--silent", "--ignore-scripts"};
     for (size_t i = at; i < std::min(at + kPackedAtOnce, missing.size()); ++i)
@@ -204,7 +204,7 @@ base::Status resolveNpm(Workshop& shop, const NpmTree& npm_tree, const config::I
   }
   MAYFLY_TRY(std::string npm, npm_tree());
   shop.say(fmt::format("looking up {} npm packages and what they need", recipe.npm.size()));
-  MAYFLY_TRY(LookUp place, prepareLookUp(shop, npm, Tool::npm));
+  MAYFLY_TRY(LookUp place, prepareNpmLookUp(shop, npm));
   Json wishes = Json::object();
   for (const std::string& wish : recipe.npm) {
     const std::string_view version = config::versionOf(config::Packages::npm, wish);

@@ -127,6 +127,15 @@ base::Status keepDownloads(Workshop& shop, const std::string& folder) {
   return status;
 }
 
+// A package that is not found, or an index that is not reached, may be the template's choice.
+void nameIndexes(const config::ImageRecipe& recipe, base::Error& error) {
+  if (error.code != Code::unavailable && error.code != Code::notFound) return;
+  std::string own = recipe.pip_index.empty() ? "" : "\n'image.pip_index' is " + recipe.pip_index;
+  for (const std::string& url : recipe.pip_extra_index)
+    own += "\n'image.pip_extra_index' has " + url;
+  error.advice += own;
+}
+
 // Makes every locked wheel an artifact.
 base::Status fetchPip(Workshop& shop, const config::ImageRecipe& recipe, const std::string& tree,
                       const std::string& pip, const std::vector<Wheel>& wheels) {
@@ -144,7 +153,7 @@ base::Status fetchPip(Workshop& shop, const config::ImageRecipe& recipe, const s
   }
   if (missing.empty()) return base::Unit{};
   shop.say(fmt::format("downloading {} wheels", missing.size()));
-  MAYFLY_TRY(LookUp place, prepareLookUp(shop, tree, Tool::pip));
+  MAYFLY_TRY(LookUp place, preparePipLookUp(shop, tree, recipe));
   MAYFLY_CHECK(writeText(place.out + "/locked.txt", requirementsText(missing)));
   place.sandbox.binds.push_back({pip, kPip, false});
   std::vector<std::string> argv = pipCommand("download");
@@ -158,7 +167,9 @@ base::Status fetchPip(Workshop& shop, const config::ImageRecipe& recipe, const s
                         fmt::format("pip's index does not have '{}' any more", gone->requirement),
                         "Take another version with --update.");
     }
-    return base::fail(explainPip(output, std::move(status).error()));
+    base::Error error = explainPip(output, std::move(status).error());
+    nameIndexes(recipe, error);
+    return base::fail(std::move(error));
   }
   MAYFLY_CHECK(keepDownloads(shop, place.out + "/wheels"));
   for (const Wheel& w : missing) {
@@ -188,8 +199,10 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
                         const std::string& tree, Fresh fresh, Lock& lock) {
   lock.pip.clear();
   lock.tools.clear();
+  lock.pip_index.clear();
   MAYFLY_TRY(lock.pip_wishes, pipWishes(recipe));
   if (lock.pip_wishes.empty()) return base::Unit{};
+  lock.pip_index = indexDigest(recipe);
   if (::access((tree + "/usr/bin/python3").c_str(), X_OK) != 0) {
     return base::fail(
         Code::failedPrecondition, "the image has pip packages, but no Python",
@@ -198,7 +211,7 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
   shop.say(fmt::format("looking up {} pip packages and what they need", lock.pip_wishes.size()));
   MAYFLY_TRY(lock.tools, apt.candidates({"python3-pip-whl"}, fresh));
   MAYFLY_TRY(std::string pip, unpackPip(shop, apt, lock.tools));
-  MAYFLY_TRY(LookUp place, prepareLookUp(shop, tree, Tool::pip));
+  MAYFLY_TRY(LookUp place, preparePipLookUp(shop, tree, recipe));
   place.sandbox.binds.push_back({pip, kPip, false});
   const std::string report = "report.json";
   std::vector<std::string> argv = pipCommand("install");
@@ -217,6 +230,7 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
     base::Error error = explainPip(output, std::move(status).error());
     const auto missing = findNoWheel(output);
     if (missing && error.code == Code::internal) error = explainMissing(shop, place, *missing);
+    nameIndexes(recipe, error);
     return base::fail(std::move(error));
   }
   MAYFLY_TRY(std::string written, sourceFile(place.out, report));

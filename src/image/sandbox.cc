@@ -87,6 +87,9 @@ constexpr const char* kRefusedCalls[] = {"acct",
                                          "unshare",
                                          "userfaultfd",
                                          "vhangup"};
+// Without rights over the tree, which is read-only.
+bool onlyReads(Inside inside) { return inside == Inside::lookUp || inside == Inside::examine; }
+
 constexpr unsigned long kNamespaces = CLONE_NEWCGROUP | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWNS |
                                       CLONE_NEWPID | CLONE_NEWUSER | CLONE_NEWUTS;
 
@@ -155,9 +158,9 @@ void coverTree(const Sandbox& s) {
 void makeMounts(const Sandbox& s) {
   must("make private", "/", ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
   must("bind", s.tree, ::mount(s.tree.c_str(), s.tree.c_str(), nullptr, MS_BIND, nullptr));
-  if (s.inside != Inside::finish) coverTree(s);
-  const unsigned long tree_flags = MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV |
-                                   (s.inside == Inside::lookUp ? 0ul + MS_RDONLY : 0ul);
+  if (s.inside != Inside::finish && s.inside != Inside::examine) coverTree(s);
+  const unsigned long tree_flags =
+      MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV | (onlyReads(s.inside) ? 0ul + MS_RDONLY : 0ul);
   must("remount", s.tree, ::mount(nullptr, s.tree.c_str(), nullptr, tree_flags, nullptr));
   must("chdir", s.tree, ::chdir(s.tree.c_str()));
   must("pivot_root", s.tree, ::syscall(SYS_pivot_root, ".", "."));
@@ -199,11 +202,11 @@ void refuseCalls() {
 }
 
 void dropRights(Inside inside) {
-  keepCapabilities(inside == Inside::lookUp ? std::span<const int>()
-                                            : std::span<const int>(kInstallCapabilities));
+  keepCapabilities(onlyReads(inside) ? std::span<const int>()
+                                     : std::span<const int>(kInstallCapabilities));
   must("no new privileges", "", ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
   must("setgroups", "", ::setgroups(0, nullptr));
-  if (inside == Inside::lookUp) {
+  if (onlyReads(inside)) {
     must("setgid", "", ::setresgid(kNobody, kNobody, kNobody));
     must("setuid", "", ::setresuid(kNobody, kNobody, kNobody));
   }

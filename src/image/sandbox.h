@@ -28,6 +28,7 @@ enum class Inside : uint8_t {
   install,  // root over a writable tree, without network
   finish,   // the same, with no mount over any part of the tree
   lookUp,   // nobody, with the host's network; the tree is read-only
+  examine,  // nobody, without network; the tree is read-only, with no mount over any part of it
 };
 
 struct Sandbox {

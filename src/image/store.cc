@@ -71,6 +71,19 @@ base::Result<ImageInfo> readIndex(const std::string& path) {
   info.runtime_key = string("runtime");
   info.bytes = number("bytes");
   info.built_unix_s = number("built_unix_s");
+  // An index of an older Mayfly has no such list.
+  const Json missing = json.is_object() ? json.value("missing", Json()) : Json();
+  for (const Json& one : missing.is_array() ? missing : Json::array()) {
+    const auto text = [&](const char* key) {
+      return one.is_object() && one.contains(key) && one[key].is_string()
+                 ? one[key].get<std::string>()
+                 : std::string();
+    };
+    const bool counted =
+        one.is_object() && one.contains("files") && one["files"].is_number_unsigned();
+    info.missing.push_back({text("library"), text("version"), text("file"),
+                            counted ? one["files"].get<uint32_t>() : 1, text("package")});
+  }
   if (info.template_name.empty() || !isDigest(info.digest)) {
     return base::fail(Code::internal, fmt::format("'{}' is damaged", path),
                       "Build the template's image again: mayfly image build.");
@@ -86,6 +99,22 @@ bool isDigest(std::string_view text) {
 
 std::string imagePath(const std::string& state_dir, std::string_view digest) {
   return fmt::format("{}/images/{}{}", state_dir, digest, kSuffix);
+}
+
+std::string missingText(const Missing& m) {
+  const std::string who = m.files > 1 ? fmt::format("'{}' and {} more need", m.file, m.files - 1)
+                                      : fmt::format("'{}' needs", m.file);
+  if (!m.version.empty())
+    return fmt::format("{} {} of {}, and the image's is older: take an older build of the package",
+                       who, m.version, m.library);
+  if (!m.package.empty())
+    return fmt::format("{} {}: add \"{}\" to image.packages", who, m.library, m.package);
+  // The driver's parts fit one kernel module, and no box has its devices.
+  for (const char* driver : {"libcuda.so.", "libnvidia-", "libnvcuvid.so."})
+    if (m.library.rfind(driver, 0) == 0)
+      return fmt::format("{} {}, a part of NVIDIA's driver, which no box has", who, m.library);
+  return fmt::format("{} {}: `apt-file search {}` tells its package, if Debian has one", who,
+                     m.library, m.library);
 }
 
 base::Result<ImageInfo> findImage(const std::string& state_dir, std::string_view template_name) {
@@ -138,12 +167,20 @@ base::Result<std::vector<ImageInfo>> listImages(const std::string& state_dir) {
 
 base::Status publishImage(const std::string& state_dir, const ImageInfo& info) {
   MAYFLY_CHECK(makeFolders(state_dir + "/index"));
+  Json missing = Json::array();
+  for (const Missing& m : info.missing)
+    missing.push_back({{"library", m.library},
+                       {"version", m.version},
+                       {"file", m.file},
+                       {"files", m.files},
+                       {"package", m.package}});
   const Json json = {{"template", info.template_name},
                      {"digest", info.digest},
                      {"inputs", info.inputs_key},
                      {"runtime", info.runtime_key},
                      {"bytes", info.bytes},
-                     {"built_unix_s", info.built_unix_s}};
+                     {"built_unix_s", info.built_unix_s},
+                     {"missing", missing}};
   const std::string path = indexPath(state_dir, info.template_name);
   const std::string temporary = path + ".new";
   {

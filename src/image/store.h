@@ -18,14 +18,27 @@
 
 namespace mayfly::image {
 
+// A library that a file of an image needs and the image lacks.
+struct Missing {
+  std::string library;  // "libstdc++.so.6"
+  std::string version;  // that the image's library lacks, "GLIBC_2.42"; empty: there is no library
+  std::string file;     // the first that needs it, in the image
+  uint32_t files = 1;   // that need it
+  std::string package;  // Debian's package of it; empty: not known
+  bool operator==(const Missing&) const = default;
+};
+// "'/x.so' and 3 more need libstdc++.so.6, ...", with the remedy.
+std::string missingText(const Missing& missing);
+
 struct ImageInfo {
   std::string template_name;  // empty: no template has it any more
   std::string digest;         // 64 hex digits
   std::string inputs_key;     // hash of all its inputs
   uint64_t bytes = 0;
   uint64_t built_unix_s = 0;
-  bool in_use = false;      // leased
-  std::string runtime_key;  // hash of Mayfly's own programs in it
+  bool in_use = false;                // leased
+  std::string runtime_key;            // hash of Mayfly's own programs in it
+  std::vector<Missing> missing = {};  // as its build found
 };
 
 bool isDigest(std::string_view text);

@@ -144,7 +144,7 @@ struct Event {
       0;  // cloneExited, boxReaped: 1 if a `terminate` came before the clone's end
   uint32_t padding = 0;
   char step[32] = {};   // *Failed: the step of the box or zygote that failed
-  char text[200] = {};  // for people
+  char text[440] = {};  // for people; holds a zygote's whole refusal
 };
 
 }  // namespace mayfly::wire

@@ -63,12 +63,13 @@ struct MakeClone {
 };
 // Zygote -> spawner. fds: [0] pidfd of the clone. box 0: the zygote is ready to serve, or `step`
 // says why it cannot.
-inline constexpr int kRefused = 131;  // ENOTRECOVERABLE: `step` is a whole sentence
+inline constexpr int kRefused = 131;      // ENOTRECOVERABLE: `step` is a whole sentence
+inline constexpr size_t kWhyBytes = 400;  // an exception's type, first and last line
 struct CloneMade {
   uint32_t magic = kZygoteMagic;
   int32_t error = 0;
   uint64_t box = 0;
-  char step[128] = {};
+  char step[kWhyBytes] = {};
 };
 
 // Clone -> mayflyd: all walls are up, or the step that failed.

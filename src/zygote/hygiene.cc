@@ -20,6 +20,9 @@ namespace {
 constexpr int kDescriptorsMax = 1'024;  // of a baseline; a descriptor above it is always a fault
 constexpr size_t kLongest = 3;          // preloads that the report names
 constexpr size_t kMapsLineBytes = 1'024;
+constexpr size_t kStackWordsMax = 4'096;  // of a thread, above its stack pointer
+constexpr int kLooksMax = 40;             // at a thread that runs
+constexpr unsigned kLookMs = 5;
 
 bool have_baseline = false;
 bool own[kDescriptorsMax] = {};
@@ -48,15 +51,97 @@ int eachDescriptor(Visit visit) {
   return result;
 }
 
+// The start of a file of /proc as text; empty if it cannot be read.
+void readStart(const char* path, char* to, size_t size) {
+  to[0] = '\0';
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  ssize_t n = read(fd, to, size - 1);
+  close(fd);
+  to[n > 0 ? n : 0] = '\0';
+  to[strcspn(to, "\n")] = '\0';
+}
+
+// Reads the program counter and then the words on the stack of a thread that sleeps; the number of
+// words. A thread that runs has neither to show, so it is given some time: a worker without work
+// spins before it sleeps.
+size_t readStack(int thread, uint64_t* words, size_t words_max) {
+  char path[48], text[256];
+  snprintf(path, sizeof path, "/proc/self/task/%d/syscall", thread);
+  unsigned long long stack = 0, counter = 0;
+  for (int look = 0; look < kLooksMax && counter == 0; ++look) {
+    if (look > 0) usleep(kLookMs * 1'000);
+    readStart(path, text, sizeof text);
+    if (text[0] == '\0') return 0;         // it ended
+    const char* end = strrchr(text, ' ');  // "number arguments... stack counter", or "running"
+    if (end == nullptr) continue;
+    while (end > text && end[-1] != ' ') --end;
+    if (sscanf(end, "%llx %llx", &stack, &counter) != 2) counter = 0;
+  }
+  if (counter == 0) return 0;
+  words[0] = counter;
+  // Not through a pointer: the thread may end meanwhile, and its stack with it.
+  int memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+  if (memory < 0) return 1;
+  ssize_t n = pread(memory, words + 1, (words_max - 1) * sizeof *words, static_cast<off_t>(stack));
+  close(memory);
+  return 1 + (n > 0 ? static_cast<size_t>(n) / sizeof *words : 0);
+}
+
+// The path of the file whose code the thread runs: the innermost one that is not of the C or C++
+// library, through which every thread waits.
+void findCode(const uint64_t* words, size_t count, char* path, size_t size) {
+  path[0] = '\0';
+  FILE* maps = fopen("/proc/self/maps", "re");
+  if (maps == nullptr) return;
+  static constexpr const char* kCommon[] = {"/libc.so", "/libc-2", "/ld-linux", "/libpthread",
+                                            "/libstdc++"};
+  size_t best = count;
+  char line[kMapsLineBytes];
+  while (fgets(line, sizeof line, maps) != nullptr) {
+    unsigned long long from, to;
+    char rights[5];
+    const char* file = strchr(line, '/');
+    if (sscanf(line, "%llx-%llx %4s", &from, &to, rights) != 3 || rights[2] != 'x' ||
+        file == nullptr)
+      continue;
+    bool common = false;
+    for (const char* name : kCommon) common = common || strstr(file, name) != nullptr;
+    for (size_t i = 0; i < best && !common; ++i) {
+      if (words[i] < from || words[i] >= to) continue;
+      best = i;
+      copyText(path, size, file);
+      path[strcspn(path, "\n")] = '\0';
+    }
+  }
+  fclose(maps);
+}
+
+void describeThread(int thread, char* fault) {
+  char path[48], usual[32], name[32], file[kMapsLineBytes];
+  snprintf(path, sizeof path, "/proc/self/task/%d/comm", thread);
+  readStart(path, name, sizeof name);
+  readStart("/proc/self/comm", usual, sizeof usual);
+  uint64_t words[kStackWordsMax];
+  findCode(words, readStack(thread, words, kStackWordsMax), file, sizeof file);
+  const char* shown = strstr(file, "-packages/");  // of Python: "numpy.libs/libopenblas.so"
+  shown = shown != nullptr ? shown + strlen("-packages/") : strrchr(file, '/');
+  if (shown != nullptr && *shown == '/') ++shown;
+  const bool named = name[0] != '\0' && strcmp(name, usual) != 0;
+  snprintf(fault, kFaultBytes, "started a thread%s%s%s%s%.80s; %s", named ? " '" : "",
+           named ? name : "", named ? "'" : "", shown != nullptr ? ", in " : "",
+           shown != nullptr ? shown : "", wayOut(file));
+}
+
 int findThread(char* fault) {
   DIR* dir = opendir("/proc/self/task");
   if (dir == nullptr) return -errno;
-  int count = 0;
+  int other = 0;
   while (const dirent* entry = readdir(dir))
-    if (entry->d_name[0] != '.') ++count;
+    if (int id = atoi(entry->d_name); id != 0 && id != getpid()) other = id;
   closedir(dir);
-  if (count == 1) return 0;
-  copyText(fault, kFaultBytes, "started a thread");
+  if (other == 0) return 0;
+  describeThread(other, fault);
   return -EUSERS;
 }
 
@@ -143,6 +228,20 @@ int findHygieneFault(char* fault) {
   if (r == 0) r = eachDescriptor([fault](int fd) { return judgeDescriptor(fd, fault); });
   if (r == 0) r = findSharedMemory(fault);
   return r;
+}
+
+const char* wayOut(const char* path) {
+  static constexpr const char* kWays[][2] = {
+      {"openblas", "OPENBLAS_NUM_THREADS = \"1\" in [zygote.env] prevents it"},
+      {"libmkl_", "MKL_NUM_THREADS = \"1\" in [zygote.env] prevents it"},
+      {"libgomp", "OMP_NUM_THREADS = \"1\" in [zygote.env] prevents it"},
+      {"libomp", "OMP_NUM_THREADS = \"1\" in [zygote.env] prevents it"},
+      {"libiomp", "OMP_NUM_THREADS = \"1\" in [zygote.env] prevents it"},
+      {"/numexpr/", "NUMEXPR_NUM_THREADS = \"1\" in [zygote.env] prevents it"},
+  };
+  for (const auto& [part, way] : kWays)
+    if (strstr(path, part) != nullptr) return way;
+  return "take it out of zygote.preload: the task loads it";
 }
 
 void notePreload(const char* name) {

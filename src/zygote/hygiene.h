@@ -8,14 +8,18 @@
 
 namespace mayfly::zygote {
 
-inline constexpr size_t kFaultBytes = 104;
+inline constexpr size_t kFaultBytes = 256;
 
 // Takes the baseline: descriptors that are open now belong to the runtime; later ones are faults.
 void takeBaseline();
 
-// 0, or a negative errno; then `fault` is the end of a sentence, such as "started a thread".
+// 0, or a negative errno; then `fault` is the end of a sentence, such as "started a thread". For a
+// thread it also tells its name, the file whose code it runs, and the way out.
 // Without a baseline, only threads, children, timers and sockets count.
 int findHygieneFault(char fault[kFaultBytes]);
+
+// What a template can do about a thread that the file `path` runs.
+const char* wayOut(const char* path);
 
 // Records the time of the preload `name`: since the previous one, or the baseline.
 void notePreload(const char* name);

@@ -286,7 +286,7 @@ extern "C" int mayfly_zygote_preloaded(const char* name) {
     return 0;
   }
   notePreload(name);
-  char fault[kFaultBytes], why[256];
+  char fault[kFaultBytes], why[kWhyBytes];
   int r = findHygieneFault(fault);
   if (r == 0) return 0;
   snprintf(why, sizeof why, "preload '%.60s' %s", name, fault);
@@ -308,7 +308,7 @@ extern "C" void mayfly_zygote_refuse(const char* why) {
 
 extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task* task) {
   static Server server;
-  char fault[kFaultBytes] = {}, why[sizeof fault + 16];
+  char fault[kFaultBytes] = {}, why[kWhyBytes];
   int r = prepare(&server, hooks, fault);
   snprintf(why, sizeof why, r == 0 ? "" : fault[0] != '\0' ? "the zygote %s" : "prepare", fault);
   if (r == 0) reportPreloads();

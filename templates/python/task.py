@@ -194,11 +194,13 @@ class Threads:
 
     def set(self, wanted):
         openmp = wanted.get(b"OMP_NUM_THREADS", b"1")
-        blas = wanted.get(b"OPENBLAS_NUM_THREADS", openmp)
         if openmp != b"1" and self.openmp:
             self.openmp.omp_set_num_threads(int(openmp))
+        if not self.words:  # a library that the task loads reads the variables itself
+            return
+        blas = wanted.get(b"OPENBLAS_NUM_THREADS", openmp)
         count = min(int(blas), len(os.sched_getaffinity(0)), BLAS_THREADS_MAX)
-        if count > 1 and self.words:
+        if count > 1:
             self.blas.blas_thread_shutdown_()  # the next call that is worth threads starts them again
             for word in self.words:
                 word.value = count

@@ -98,15 +98,33 @@ def tell_trace():
         sys.stderr.flush()
 
 
+def in_short(error):
+    """The exception's type, first line and last line: the last one often names the cause."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    ends = [line[:130] for line in (lines if len(lines) < 2 else (lines[0], lines[-1]))]
+    return f"{type(error).__name__}: {' ... '.join(ends)}"
+
+
 def step(lib, name, do, what):
     """Runs a step; if it fails, the template is at fault, and the step is named."""
     try:
         do(what)
     except BaseException as error:
-        why = f"{name} failed: {type(error).__name__}: {error}"
-        lib.mayfly_zygote_refuse(why.encode("utf-8", "replace"))
         tell_trace()
+        lib.mayfly_zygote_refuse(f"{name} failed: {in_short(error)}".encode("utf-8", "replace"))
         sys.exit(2)
+
+
+def started_thread():
+    """Says which of Python's own threads runs; None without one. The library sees others, but no module."""
+    threading = sys.modules.get("threading")
+    for thread in threading.enumerate() if threading else ():
+        if thread is not threading.main_thread():
+            code = getattr(thread, "_target", None) or getattr(thread, "function", None) or type(thread)
+            module = getattr(code, "__module__", None) or "?"
+            way = "take it out of zygote.preload: the task loads it"
+            return f"started a thread '{thread.name:.40}', in module {module:.60}; {way}"
+    return None
 
 
 def keep_openssl():
@@ -133,7 +151,10 @@ def preload(lib, template):
     if os.path.exists(f"{HERE}/warm.py"):
         steps.append(("warm.py", warm_up, f"{HERE}/warm.py"))
     for name, do, what in steps:
-        step(lib, f"preload '{name}'", do, what)
+        step(lib, f"preload '{name:.60}'", do, what)
+        if told := started_thread():
+            lib.mayfly_zygote_refuse(f"preload '{name:.60}' {told}".encode("utf-8", "replace"))
+            sys.exit(2)
         if lib.mayfly_zygote_preloaded(name.encode()) != 0:
             sys.exit(2)
 

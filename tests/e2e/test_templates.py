@@ -6,6 +6,7 @@ downloads stay in the cache of the machine, images do not.
 
 import contextlib
 import hashlib
+import http.server
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import secrets
 import socket
 import subprocess
 import tempfile
+import threading
 import zipfile
 
 import pytest
@@ -492,6 +494,99 @@ def test_python_is_compiled_whatever_template_brings_it(place, tmp_path, package
         assert compiled(root, "usr/lib/python3.13/os.py")
 
 
+# --- libraries that an image lacks ----------------------------------------------------------
+
+def library_needing(folder, soname):
+    """A shared library that needs another one, which is not there."""
+    (folder / "empty.c").write_text("")
+    subprocess.run(["cc", "-shared", f"-Wl,-soname,{soname}", "-o", folder / soname, folder / "empty.c"], check=True)
+    subprocess.run(["cc", "-shared", "-Wl,--no-as-needed", "-o", folder / "needing.so", folder / "empty.c", folder / soname],
+                   check=True)
+    return (folder / "needing.so").read_bytes()
+
+
+def test_a_library_that_a_wheel_needs_and_the_image_lacks_is_named(place, tmp_path):
+    wheel = "lacks_it-1.0-py3-none-any.whl"
+    folder = place.put("lacks", f'[image]\npip = ["{wheel}"]\n')
+    make_wheel(folder / wheel, "lacks_it", "1.0", {"_lacks_it.so": library_needing(tmp_path, "libgomp.so.1"),
+                                                 "_garbage.so": b"\x7fELF\x02\x01\x01" + os.urandom(4_096)})
+    told = f"missing library: '{SITE}/_lacks_it.so' needs libgomp.so.1: add \"libgomp1\" to image.packages"
+    assert told in place("build", "lacks", check=0).stderr
+    # An image that is not built again still lacks it.
+    assert told in place("build", "lacks", check=0).stderr
+    missing = [{"library": "libgomp.so.1", "version": "", "file": f"{SITE}/_lacks_it.so", "files": 1, "package": "libgomp1"}]
+    assert place.build("lacks")["missing"] == missing
+    assert place.check("lacks")["missing"] == missing
+    place.put("lacks", f'[image]\npackages = ["libgomp1"]\npip = ["{wheel}"]\n')
+    built = place.build("lacks")
+    assert built["rebuilt"] and built["missing"] == []
+
+
+def test_mayflys_own_templates_lack_none(shop, served):
+    assert all(built["missing"] == [] for built in shop.built.values()), shop.built
+    assert result_of(served, "pips", "import ctypes; print(ctypes.CDLL('libstdc++.so.6')._name)") == "libstdc++.so.6\n"
+
+
+# --- an index of the template's own -----------------------------------------------------------
+
+@contextlib.contextmanager
+def index_with(name, wheel):
+    """A package index on this machine that has one wheel."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+    class Index(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            page = {f"/simple/{name}/": f'<a href="/{wheel.name}#sha256={digest}">{wheel.name}</a>'.encode(),
+                    f"/{wheel.name}": wheel.read_bytes()}.get(self.path)
+            self.send_response(404 if page is None else 200)
+            self.send_header("Content-Type", "application/octet-stream" if self.path.endswith(".whl") else "text/html")
+            self.end_headers()
+            self.wfile.write(page or b"")
+
+        def log_message(self, *words):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/simple"
+        server.shutdown()
+
+
+DIRECT = {**os.environ, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", "PIP_RETRIES": "0"}
+
+
+def test_a_package_of_another_index_is_found_beside_the_machines(place, tmp_path):
+    name = f"elsewhere-{secrets.token_hex(4)}"
+    wheel = tmp_path / f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
+    make_wheel(wheel, name.replace("-", "_"), "1.0", {"elsewhere.py": "WORD = 'from afar'\n"})
+    with index_with(name, wheel) as url:
+        place.put("afar", f'[image]\npip = ["humanize", "{name}"]\npip_extra_index = ["{url}"]\n')
+        assert place.build("afar", env=DIRECT)["packages"]["pip"] == 2, "one of each index"
+        lock = place.lock("afar")
+        text = (place.dir / "afar/manifest.lock").read_text()
+        assert "://" not in text and "127.0.0.1" not in text and re.fullmatch("[0-9a-f]{64}", lock["pip"]["index"])
+        assert {p["name"]: p["sha256"] for p in lock["pip"]["packages"]}[name] == hashlib.sha256(wheel.read_bytes()).hexdigest()
+        with place.root("afar", tmp_path / "root") as root:
+            assert (root / SITE[1:] / "elsewhere.py").exists()
+            assert not list((root / "etc").glob("pip*"))
+        again = place.build("afar", "--frozen", env=DIRECT)
+        assert (again["rebuilt"], again["lockedAnew"]) == (False, False)
+        # Another index: the lock does not fit any more.
+        place.put("afar", f'[image]\npip = ["humanize", "{name}"]\npip_extra_index = ["{url}/"]\n')
+        assert "does not match the manifest" in place.refusal("afar", "--frozen", env=DIRECT)
+        assert place.build("afar", env=DIRECT)["lockedAnew"]
+    place.put("afar", f'[image]\npip = ["{name}"]\npip_index = "{url}"\n')
+    said = place.refusal("afar", env=DIRECT)
+    assert "cannot be reached" in said and f"'image.pip_index' is {url}" in said, said
+
+
+def test_a_password_in_an_index_is_refused_and_not_repeated(place):
+    word = secrets.token_hex(8)
+    place.put("secret", f'[image]\npip_index = "https://me:{word}@a.example/simple"\n')
+    said = place.refusal("secret")
+    assert "'image.pip_index' must hold no user name, password or token" in said and word not in said, said
+
+
 # --- where the steps of a build run --------------------------------------------------------
 
 PROBE = r"""
@@ -633,6 +728,47 @@ def test_the_word_refused_and_the_reason_are_in_the_text_too(place):
               culprit__py=CULPRITS["thread"][0])
     said = place("check", "bad", "--clones", 1, check=1).stdout
     assert "refused    preload 'culprit' started a thread" in said, said
+
+
+def test_an_exceptions_last_line_is_kept(place):
+    """numpy's error begins with advice; its cause is the last line."""
+    last = "Original error was: libgone.so.7: cannot open shared object file: No such file or directory"
+    code = f"raise ImportError('\\n\\nPLEASE READ THIS\\n\\n' + 'advice, ' * 100 + '\\n\\n{last}\\n')"
+    place.put("cut", f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n', culprit__py=code)
+    report = place.check("cut", expect=1)
+    assert report["refused"] == f"preload 'culprit' failed: ImportError: PLEASE READ THIS ... {last}", report
+    assert report["said"][-1] == last and report["said"][0].startswith("Traceback "), report
+    assert f"  | {last}\n" in place("check", "cut", "--clones", 1, check=1).stdout
+
+
+def test_the_last_line_of_a_task_that_fails_is_kept(place):
+    code = "import sys; [print('line', n, file=sys.stderr) for n in range(9_999)]; import no_such_module"
+    place.put("fails", f'[check]\nwait = "{code}"\n')
+    report = place.check("fails", expect=1)
+    last = "ModuleNotFoundError: No module named 'no_such_module'"
+    assert report["refused"].startswith("a task that does nothing ends as ") and report["refused"].endswith(f": {last}"), report
+    assert report["said"][-1] == last and len(report["said"]) == 20, report
+
+
+def test_a_thread_of_pythons_own_is_told_by_its_name_and_module(place):
+    place.put("threads", f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n',
+              culprit__py="import threading\nthreading.Thread(target=lambda: threading.Event().wait(), name='of-culprit', daemon=True).start()\n")
+    refused = place.check("threads", expect=1)["refused"]
+    assert refused == ("preload 'culprit' started a thread 'of-culprit', in module culprit; take it out of zygote.preload: "
+                       "the task loads it"), refused
+
+
+@pytest.mark.slow
+def test_numpy_of_pip_can_be_preloaded_and_its_threads_are_told(place):
+    text = '[image]\npip = ["numpy"]\n[zygote]\nmemory = "1GiB"\npreload = ["numpy"]\n'
+    place.put("numpy-pip", text)
+    assert place.check("numpy-pip")["fit"]
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("OpenBLAS starts no more threads than there are processors, and here is one")
+    place.put("numpy-pip", text + '[zygote.env]\nOPENBLAS_NUM_THREADS = "2"\n')
+    refused = place.check("numpy-pip", expect=1)["refused"]
+    assert re.fullmatch(r"preload 'numpy' started a thread, in numpy\.libs/libscipy_openblas\S+; "
+                        r'OPENBLAS_NUM_THREADS = "1" in \[zygote\.env\] prevents it', refused), refused
 
 
 @pytest.mark.slow

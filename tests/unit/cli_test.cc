@@ -471,6 +471,39 @@ TEST(TemplateCheck, ReadsWhatTheZygoteLibrarySays) {
   EXPECT_FALSE(parsePreloads("zygote of 'mine' says: preloaded x", "mine"));
 }
 
+TEST(TemplateCheck, KeepsTheLastLineOfAnException) {
+  const std::string log =
+      "x info zygote of 'mine' says: Traceback (most recent call last):\n"
+      "x info zygote of 'mine' says: ImportError: of an earlier start\n"
+      "x info zygote of 'other' says: Traceback (most recent call last):\n"
+      "x info zygote of 'mine' says: preloaded 3 in 1.0 ms; a 1.0 ms\n"
+      "x info zygote of 'mine' says: Traceback (most recent call last):\n"
+      "x info zygote of 'mine' says:   File \"x.py\", line 1\n"
+      "x info zygote of 'mine' says: ImportError: \n"
+      "x info zygote of 'mine' says: \n"
+      "x info zygote of 'mine' says: Original error was: libstdc++.so.6: cannot open\n"
+      "x info zygote of 'mine' says: cannot serve: preload 'numpy' failed\n"
+      "x info more\n";
+  const auto words = zygoteWords(log, "mine");
+  ASSERT_EQ(words.size(), 4u);
+  EXPECT_EQ(words.front(), "Traceback (most recent call last):");
+  EXPECT_EQ(words.back(), "Original error was: libstdc++.so.6: cannot open");
+  EXPECT_TRUE(zygoteWords(log, "third").empty());
+  std::string trace;
+  for (int i = 0; i < 5'000; ++i) trace += "  File \"x.py\", line " + std::to_string(i) + "\n";
+  const auto last = lastLines(trace + "ImportError: \x1b[31mlibx.so.1\n\n");
+  EXPECT_EQ(last.size(), 20u);
+  EXPECT_EQ(last.back(), "ImportError: \\x1b[31mlibx.so.1");
+  CheckReport report;
+  report.image.digest = std::string(64, 'a');
+  report.refused = "a task that does nothing ends as failed";
+  report.said = last;
+  EXPECT_NE(checkText(report).find("\n  | ImportError: \\x1b[31mlibx.so.1\n"), std::string::npos)
+      << checkText(report);
+  const auto json = nlohmann::json::parse(checkJson(report));
+  EXPECT_EQ(json["said"].back(), last.back());
+}
+
 TEST(TemplateCheck, UniqueMemoryIsThePrivatePages) {
   EXPECT_EQ(
       uniqueBytes(

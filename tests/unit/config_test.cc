@@ -199,7 +199,7 @@ TEST(Manifest, ForkedClonesAreTriedUnlessTheManifestGivesThatUp) {
 TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
   EXPECT_EQ(errorOf(with(kSmall, "packages", "pakages")),
             "m.toml:5: unknown key 'image.pakages'; allowed here: suite, packages, "
-            "pip, npm, npm_without_scripts, run, files");
+            "pip, pip_index, pip_extra_index, npm, npm_without_scripts, run, files");
   EXPECT_EQ(
       errorOf(with(kSmall, "\"fork\"", "\"restore\"")),
       "m.toml:3: 'mechanism' 'restore' is not available in this version; use \"fork\" or \"exec\"");
@@ -219,6 +219,56 @@ TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
   EXPECT_EQ(errorOf(kSmall + "[terminal]\nmax = 1\n"),
             "m.toml:10: unknown key 'terminal.max'; allowed here: ptys");
   EXPECT_NE(errorOf("name = \n").find("m.toml:1: not valid TOML"), std::string::npos);
+}
+
+TEST(Manifest, AnIndexOfPipIsAUrlWithoutCredentials) {
+  const auto image = [](const std::string& line) {
+    return with(kSmall, "[zygote]", line + "\n[zygote]");
+  };
+  for (const char* good : {"https://download.pytorch.org/whl/cpu",
+                           "https://a.example:8443/root/+simple/", "https://a.example",
+                           "http://localhost:3141/root/pypi/+simple/", "http://127.0.0.1:8080/"}) {
+    auto m = parseManifest(
+        image("pip_index = \"" + std::string(good) + "\"\npip_extra_index = [\"" + good + "\"]"),
+        "m.toml");
+    ASSERT_TRUE(m) << m.error().message;
+    EXPECT_EQ(m->image.pip_index, good);
+    EXPECT_EQ(m->image.pip_extra_index, std::vector<std::string>{good});
+  }
+  for (const char* bad :
+       {"", "a.example/simple", "http://a.example/simple", "file:///etc", "ftp://a.example",
+        "https://", "https:///simple", "https://a.example:x/", "https://a.example:/",
+        "https://a.example/a b", "https://a.example/$(id)", "https://a.example/'x'",
+        "https://-a.example/", "https://a.example --trusted-host=b", "https://a\\nb.example",
+        "https://a.example https://b.example", "http://localhost.example/", "HTTPS://a.example",
+        "https://[::1]/"}) {
+    EXPECT_NE(errorOf(image("pip_index = \"" + std::string(bad) + "\""))
+                  .find("'image.pip_index' must be"),
+              std::string::npos)
+        << bad;
+    EXPECT_NE(errorOf(image("pip_extra_index = [\"" + std::string(bad) + "\"]"))
+                  .find("'image.pip_extra_index' must be"),
+              std::string::npos)
+        << bad;
+  }
+  for (const char* secret :
+       {"https://me:hunter2@a.example/simple", "https://hunter2@a.example/simple",
+        "https://a.example/simple?token=hunter2", "https://a.example/simple#hunter2"}) {
+    const std::string said = errorOf(image("pip_index = \"" + std::string(secret) + "\""));
+    EXPECT_NE(said.find("must hold no user name, password or token"), std::string::npos) << said;
+    EXPECT_EQ(said.find("hunter2"), std::string::npos) << "it may be a real one";
+  }
+  EXPECT_NE(errorOf(image("pip_index = [\"https://a.example\"]")).find("must be a string"),
+            std::string::npos);
+  EXPECT_NE(errorOf(image("pip_extra_index = [" +
+                          [] {
+                            std::string many;
+                            for (int i = 0; i < 9; ++i) many += "\"https://a.example\",";
+                            return many;
+                          }() +
+                          "]"))
+                .find("at most 8"),
+            std::string::npos);
 }
 
 TEST(Manifest, HostileValuesAreRefused) {
@@ -248,8 +298,28 @@ TEST(Manifest, EveryShippedTemplateParses) {
   }
   for (const std::string& name : names) {
     auto m = findManifest(dirs, name);
-    EXPECT_TRUE(m) << (m ? "" : m.error().message);
+    ASSERT_TRUE(m) << m.error().message;
+    // The machine's own configuration alone says where Mayfly's templates take packages from.
+    EXPECT_TRUE(m->image.pip_index.empty() && m->image.pip_extra_index.empty()) << name;
+    std::ifstream file(m->folder + "/manifest.toml");
+    const std::string text((std::istreambuf_iterator<char>(file)), {});
+    EXPECT_EQ(text.find("://"), std::string::npos) << name;
   }
+}
+
+TEST(Manifest, PythonIsReadyForPackagesWithNativeCode) {
+  auto m = findManifest({MAYFLY_SOURCE_DIR "/templates"}, "python");
+  ASSERT_TRUE(m) << m.error().message;
+  const auto& packages = m->image.packages;
+  EXPECT_NE(std::find(packages.begin(), packages.end(), "libstdc++6"), packages.end());
+  for (const char* name :
+       {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"})
+    EXPECT_NE(std::find(m->zygote.env.begin(), m->zygote.env.end(),
+                        std::pair<std::string, std::string>(name, "1")),
+              m->zygote.env.end())
+        << name << ": a preloaded package would start threads in the zygote";
+  for (const char* name : {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"})
+    EXPECT_NE(std::find(m->cpus_env.begin(), m->cpus_env.end(), name), m->cpus_env.end()) << name;
 }
 
 TEST(Manifest, FolderMustBearTheTemplatesName) {
@@ -358,6 +428,25 @@ wait = "wait"
 
   std::string dir_;
 };
+
+TEST_F(Bases, AnIndexReplacesTheBasesAndFurtherOnesAreAdded) {
+  put("middle",
+      "name = \"middle\"\ndescription = \"d\"\nbase = \"root\"\n[image]\n"
+      "pip_index = \"https://a.example\"\npip_extra_index = [\"https://b.example\"]\n");
+  derive("", "middle");
+  auto m = own();
+  ASSERT_TRUE(m) << m.error().message;
+  EXPECT_EQ(m->image.pip_index, "https://a.example");
+  derive(
+      "[image]\npip_index = \"https://c.example\"\n"
+      "pip_extra_index = [\"https://d.example\", \"https://b.example\"]\n",
+      "middle");
+  m = own();
+  ASSERT_TRUE(m) << m.error().message;
+  EXPECT_EQ(m->image.pip_index, "https://c.example");
+  EXPECT_EQ(m->image.pip_extra_index,
+            (std::vector<std::string>{"https://b.example", "https://d.example"}));
+}
 
 TEST_F(Bases, WhatATemplateDoesNotSayItsBaseSays) {
   derive("");

@@ -78,7 +78,43 @@ TEST(LockFile, SaysWhatItWasTold) {
   EXPECT_EQ(lockText(*again), lockText(lock));
 }
 
-TEST(LockFile, NamesNoHost) { EXPECT_EQ(lockText(someLock()).find("://"), std::string::npos); }
+TEST(LockFile, NamesNoHost) {
+  Lock lock = someLock();
+  config::ImageRecipe recipe;
+  recipe.pip_index = "https://packages.example/simple";
+  lock.pip_index = indexDigest(recipe);
+  EXPECT_EQ(lockText(lock).find("://"), std::string::npos);
+  EXPECT_EQ(lockText(lock).find("example"), std::string::npos);
+}
+
+TEST(LockFile, ChangesWithTheIndexesOfTheTemplate) {
+  config::ImageRecipe recipe;
+  recipe.packages = {"python3"};
+  recipe.pip = {"humanize"};
+  Lock lock = someLock();
+  lock.npm_wishes.clear();
+  using Sections = std::vector<Section>;
+  EXPECT_EQ(*stale(lock, recipe, "amd64"), Sections{}) << "without own indexes, as before";
+  EXPECT_EQ(lockText(lock).find("\"index\""), std::string::npos);
+  recipe.pip_extra_index = {"https://a.example/whl"};
+  EXPECT_EQ(*stale(lock, recipe, "amd64"), Sections{Section::pip});
+  lock.pip_index = indexDigest(recipe);
+  EXPECT_EQ(*stale(lock, recipe, "amd64"), Sections{});
+  const auto again = parseLock(lockText(lock), "manifest.lock");
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_EQ(again->pip_index, lock.pip_index);
+  EXPECT_EQ(*stale(*again, recipe, "amd64"), Sections{});
+  config::ImageRecipe moved = recipe;
+  moved.pip_extra_index.clear();
+  moved.pip_index = "https://a.example/whl";  // the same index in the other place
+  EXPECT_EQ(*stale(lock, moved, "amd64"), Sections{Section::pip});
+  config::ImageRecipe none = recipe;
+  none.pip_extra_index.clear();
+  EXPECT_EQ(*stale(lock, none, "amd64"), Sections{Section::pip});
+  std::string bad = lockText(lock);
+  bad.replace(bad.find(lock.pip_index), 64, "../../etc/passwd");
+  EXPECT_FALSE(parseLock(bad, "manifest.lock"));
+}
 
 TEST(LockFile, WhatGoesIntoACommandOrAPathIsChecked) {
   const std::string good = lockText(someLock());
@@ -308,6 +344,29 @@ TEST(Machine, PipsSettingsAreReadAsPipReadsThem) {
                           {"index-url", "https://x.example/simple"},
                           {"extra-index-url", "https://a.example https://b.example"},
                           {"trusted-host", "c.example"}}));
+}
+
+TEST(Machine, ATemplatesIndexesLeaveTheRestAsTheMachineHasIt) {
+  const std::map<std::string, std::string> machine = {
+      {"index-url", "https://mirror.example/simple"},
+      {"extra-index-url", "https://own.example"},
+      {"proxy", "http://p.example:3142"}};
+  config::ImageRecipe recipe;
+  auto settings = machine;
+  addIndexes(settings, recipe);
+  EXPECT_EQ(settings, machine);
+  recipe.pip_extra_index = {"https://a.example/cpu", "https://b.example"};
+  addIndexes(settings, recipe);
+  auto expected = machine;
+  expected["extra-index-url"] = "https://own.example https://a.example/cpu https://b.example";
+  EXPECT_EQ(settings, expected) << "the machine's mirror stays the index";
+  settings = machine;
+  recipe.pip_extra_index.clear();
+  recipe.pip_index = "https://a.example/cpu";
+  addIndexes(settings, recipe);
+  expected = machine;
+  expected["index-url"] = "https://a.example/cpu";
+  EXPECT_EQ(settings, expected);
 }
 
 TEST(Machine, OfAnNpmrcOnlyWhereAndHowIsTaken) {

@@ -171,6 +171,25 @@ TEST_F(Images, FindSaysHowToBuildWhatIsMissing) {
   EXPECT_FALSE(findImage(state_, "python")) << "the index alone is no image";
 }
 
+TEST_F(Images, AnIndexKeepsTheLibrariesThatItsImageLacks) {
+  const std::string digest = publish("python", "content");
+  EXPECT_TRUE(findImage(state_, "python")->missing.empty());
+  ImageInfo info{"python", digest, "inputs", 7, 1, false, "runtime"};
+  info.missing = {{"libgomp.so.1", "", "/x.so", 3, "libgomp1"},
+                  {"libc.so.6", "GLIBC_2.42", "/y.so", 1, ""}};
+  ASSERT_TRUE(publishImage(state_, info));
+  EXPECT_EQ(findImage(state_, "python")->missing, info.missing);
+  // An older Mayfly wrote no such list, and a damaged one is no crash.
+  for (const char* list : {"{}", "[1, null, [], {\"files\": -1, \"library\": 2}]", "\"x\""}) {
+    std::ofstream(state_ + "/index/python.json") << "{\"template\": \"python\", \"digest\": \""
+                                                 << digest << "\", \"missing\": " << list << "}";
+    EXPECT_TRUE(findImage(state_, "python")) << list;
+  }
+  std::ofstream(state_ + "/index/python.json")
+      << "{\"template\": \"python\", \"digest\": \"" << digest << "\"}";
+  EXPECT_TRUE(findImage(state_, "python")->missing.empty());
+}
+
 TEST_F(Images, DamagedIndexIsAnErrorNotACrash) {
   publish("python", "content");
   for (const char* text :

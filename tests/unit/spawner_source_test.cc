@@ -9,8 +9,10 @@
 #include <unistd.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "spawner/child.h"
 #include "spawner/clone_source.h"
 #include "wire/zygote.h"
 
@@ -84,6 +86,11 @@ TEST_F(ForkingSource, AHelloServesOrRefusesAndAFullSentenceHasNoErrno) {
   EXPECT_EQ(answer.what, What::refused);
   EXPECT_EQ(answer.error, 0);
   EXPECT_EQ(answer.text, "preload 'x' started a thread");
+  const std::string full(sizeof refused.step - 1, 'y');
+  strcpy(refused.step, full.c_str());
+  wire::Event event;
+  setText(event, "zygote", "the zygote can't serve: " + say(refused).text);
+  EXPECT_EQ(std::string(event.text), "the zygote can't serve: " + full) << "the last line is kept";
   refused.error = ENXIO;
   EXPECT_EQ(say(refused).error, ENXIO);
 }
