@@ -58,7 +58,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("mayfly::schema");
 
-const protocolVersion :UInt16 = 2;
+const protocolVersion :UInt16 = 3;
 # The version of this file. A daemon speaks every version from 1 up to its own.
 
 const messageBytesMax :UInt32 = 8388608;
@@ -123,6 +123,9 @@ interface Mayfly {
   # empty. `close` forgets the task for every connection; releasing the object does nothing.
   # error: notFound, there is no such task or its lease is over. The message says if the daemon was
   # restarted since the task was submitted: its result is gone then, and it may have run.
+
+  detached @9 () -> (tasks :List(DetachedTask), error :Error);
+  # This user's detached tasks that are kept, ended ones too, by id. Renews no lease.
 }
 
 interface Upload {
@@ -235,6 +238,10 @@ struct TaskSpec {
     }
     string @4 :Data;      # the program, as after the runtime's -c
     stdin @5 :Data;       # the program, as if piped into the runtime
+    module @17 :Text;     # a module's name, as after Python's -m; /task is its first place
+    path @18 :Text;       # the program is among `files`: a script's path, or that of an archive or
+                          # a folder with a `__main__.py`, as in `python3 PATH`. Modules, archives
+                          # and folders: templates of Python only
   }
 
   args @6 :List(Text);
@@ -511,4 +518,10 @@ struct TaskInfo {
   nowNs @5 :UInt64;        # the daemon's clock at the answer, to compute ages with
   pidHost @6 :UInt32;      # of the box's init, for people; 0: none
   yours @7 :Bool;          # of this connection, or detached and of this user
+}
+
+struct DetachedTask {
+  task @0 :TaskInfo;       # its state may be "done"
+  key @1 :Text;            # empty: it was submitted without one
+  leaseLeftMs @2 :UInt32;  # until an ended task is forgotten; the whole lease before its end
 }
