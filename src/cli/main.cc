@@ -90,8 +90,10 @@ int doctor(const DoctorOptions& options) {
                                {"costs", line.costs},
                                {"note", line.note}});
     json["lostPromises"] = lost;
-    json["budget"] = {{"tasks", report.capacity.tasks()},
+    json["budget"] = {{"boxes", report.capacity.tasks()},
                       {"binds", std::string(report.capacity.binding().what)},
+                      {"boxesByFds", report.budget.boxes_by_fds},
+                      {"boxesByNamespaces", report.budget.boxes_by_namespaces},
                       {"parts", nlohmann::ordered_json::array()}};
     for (const host::Capacity::Part& part : report.capacity.parts)
       json["budget"]["parts"].push_back({{"what", std::string(part.what)}, {"tasks", part.tasks}});
