@@ -34,7 +34,8 @@
 #
 # LEASES. The daemon holds nothing for a client for ever. It forgets an ended task that is not
 # closed `resultLeaseMs` after the last call on it (a detached task: after the lease that it asked
-# for), an Upload `uploadIdleMs` after its last write, and a blob `blobTtlMs` after its last use. It
+# for), an Upload `uploadIdleMs` after its last write, and a blob `blobTtlMs` after its last use, or
+# sooner if a new one needs its room. It
 # closes a connection that has no task after `connectionIdleMs` without activity, and a connection
 # that leaves a message unfinished for `messageMsMax`. Every call on an object renews its lease. A
 # forgotten object answers `notFound`.
@@ -107,7 +108,8 @@ interface Mayfly {
   upload @5 (sha256 :Data, sizeBytes :UInt64) -> (upload :Upload, known :Bool, error :Error);
   # Begins a blob: bytes that any number of this user's tasks can take as an input file. `sha256`:
   # the 32 bytes of its hash. `known`: the blob is already stored, its time to live begins anew, and
-  # there is nothing to upload.
+  # there is nothing to upload. Where there is no room, blobs that no task holds give way, the one
+  # unused for longest first.
   # error: invalidArgument (no valid hash, or a size above `blobBytesMax`), resourceExhausted (the
   # store, this user's share of it, or uploads of this connection).
 

@@ -206,8 +206,8 @@ Result<kj::Own<TaskState>> Users::find(const sched::AccountRef& account, TaskId 
 void Users::list(const sched::AccountRef& account, schema::Mayfly::DetachedResults::Builder out) {
   auto user = users_.find(account.user());
   if (user == users_.end()) return;
-  std::vector<const UserTasks::Entry*> all;
-  for (const auto& [task, entry] : user->second->entries) all.push_back(&entry);
+  std::vector<UserTasks::Entry*> all;
+  for (auto& [task, entry] : user->second->entries) all.push_back(&entry);
   std::sort(all.begin(), all.end(), [](const UserTasks::Entry* a, const UserTasks::Entry* b) {
     return a->task->id() < b->task->id();
   });

@@ -162,18 +162,19 @@ TEST_F(Store, AFullStoreTakesFromItsUserFirstThenFromOthers) {
   EXPECT_EQ(put(bob, 1, 60), Code{});
   now += 100 * kMs;
   EXPECT_EQ(put(ada, 1, 80), Code{});
-  EXPECT_EQ(put(ada, 2, 50), Code{});  // the store is full: Ada's own goes, though Bob's is older
+  EXPECT_EQ(put(ada, 2, 20), Code{});  // the store is full: Ada's own goes, though Bob's is older
   EXPECT_FALSE(has(ada, 1));
   EXPECT_TRUE(has(bob, 1));
-  auto one = s().reserve(ada, 50, now);
-  EXPECT_TRUE(one);
-  auto c = s().use(ada, hash(2), now);  // a task holds it
-  auto two = s().reserve(bob, 80, now);
-  EXPECT_FALSE(two) << "Ada's blob is used, her upload is under way";
-  c.reset();
-  EXPECT_EQ(put(bob, 2, 90), Code{});
+  auto upload = s().reserve(ada, 70, now);
+  EXPECT_TRUE(upload);
+  EXPECT_EQ(bytes(), 150u);
+  auto bobs = s().use(bob, hash(1), now), adas = s().use(ada, hash(2), now);  // tasks hold them
+  EXPECT_EQ(put(bob, 2, 20), Code::resourceExhausted);
+  adas.reset();
+  EXPECT_EQ(put(bob, 2, 30), Code::resourceExhausted) << "Ada's 20 bytes are not enough";
+  EXPECT_TRUE(has(ada, 2));
+  EXPECT_EQ(put(bob, 2, 20), Code{});
   EXPECT_FALSE(has(ada, 2));
-  EXPECT_FALSE(has(bob, 1));
   EXPECT_TRUE(book->sumsAreRight());
 }
 
