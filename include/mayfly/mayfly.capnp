@@ -35,10 +35,9 @@
 # LEASES. The daemon holds nothing for a client for ever. It forgets an ended task that is not
 # closed `resultLeaseMs` after the last call on it (a detached task: after the lease that it asked
 # for), an Upload `uploadIdleMs` after its last write, and a blob `blobTtlMs` after its last use, or
-# sooner if a new one needs its room. It
-# closes a connection that has no task after `connectionIdleMs` without activity, and a connection
-# that leaves a message unfinished for `messageMsMax`. Every call on an object renews its lease. A
-# forgotten object answers `notFound`.
+# sooner if a new one needs its room. It closes a connection that has no task after
+# `connectionIdleMs` without activity, and a connection that leaves a message unfinished for
+# `messageMsMax`. Every call on an object renews its lease. A forgotten object answers `notFound`.
 #
 # FLOW. No method uses `-> stream`: every write is a plain call, and its return means that the
 # receiver has taken the data. A client that does not return from `OutputSink.write` slows only its
