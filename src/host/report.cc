@@ -149,8 +149,9 @@ Capacity capacityOf(const HostBudget& host, const BoxSettings& s) {
   c.parked_max = std::min(s.parked_max, ahead_max);
   c.stocked_max = std::min(s.stocked_max, ahead_max - c.parked_max);
   c.boxes_max = boxes - c.parked_max - c.stocked_max;
-  c.fds_max = std::clamp<uint64_t>(left(host.fds_hard, kFdsReserved + c.client_fds),
-                                   kDaemonFdsPerBox, uint64_t{c.boxes_max} * kDaemonFdsPerBox);
+  const uint64_t fds =
+      std::max<uint64_t>(left(host.fds_hard, kFdsReserved + c.client_fds), kDaemonFdsPerBox);
+  c.fds_max = std::min(fds, uint64_t{c.boxes_max} * kDaemonFdsPerBox);
   c.pids_max = left(host.pids_max, kPidsReserved);
   c.ptys_max = s.ptys_max != 0 ? std::min<uint64_t>(host.ptys_max, s.ptys_max) : host.ptys_max;
   c.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
@@ -162,15 +163,18 @@ Capacity capacityOf(const HostBudget& host, const BoxSettings& s) {
     c.parts.push_back({what, clamp32(tasks)});
   };
   part("memory", c.memory_bytes_max / each.memory_bytes);
-  part("descriptors", std::min<uint64_t>(c.fds_max / kDaemonFdsPerBox,
-                                         left(host.boxes_by_fds, c.parked_max + c.stocked_max)));
+  const uint32_t ahead = c.parked_max + c.stocked_max;
+  part("descriptors", std::min<uint64_t>(fds / kDaemonFdsPerBox, left(host.boxes_by_fds, ahead)));
   part("processes", c.pids_max / (uint64_t{each.processes} + 1));  // a box's, and its init
-  part("namespaces", left(host.boxes_by_namespaces, c.parked_max + c.stocked_max));
+  part("namespaces", left(host.boxes_by_namespaces, ahead));
   // With few terminals a task has fewer; without any, they do not bound the boxes.
   const uint64_t granted =
       std::min<uint64_t>(kPtysPerBox, c.ptys_max / std::min(c.boxes_max, kPtyTasksLeast));
   if (granted > 0) part("terminals", c.ptys_max / granted);
-  part(by_setting ? "the setting boxes_max" : "the built-in maximum", c.boxes_max);
+  if (by_setting)
+    part("the setting boxes_max", c.boxes_max);
+  else
+    part("the built-in maximum", left(kBoxesMax, ahead));
   return c;
 }
 
