@@ -426,6 +426,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     }
     std::reverse(words.begin(), words.end());
     app.parse(words);
+    if (version_flag) {
+      out.verb = VersionOptions{.ours_only = true};
+      return out;
+    }
     if (run_app->parsed()) {
       for (const std::string& each : env) {
         size_t equals = each.find('=');

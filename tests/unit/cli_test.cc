@@ -173,6 +173,7 @@ TEST(Words, AnUnknownVerbOrFlagIsNamedWithItsNearest) {
 }
 TEST(Words, TheVersionIsAVerbAndAFlag) {
   EXPECT_TRUE(std::get<VersionOptions>(parseCommandLine({"--version"}, "").verb).ours_only);
+  EXPECT_TRUE(std::get<VersionOptions>(parseCommandLine({"ps", "--version"}, "").verb).ours_only);
   EXPECT_FALSE(std::get<VersionOptions>(parseCommandLine({"version"}, "").verb).ours_only);
 }
 TEST(Words, BlobsAreNamedByTheirHashOrAll) {
