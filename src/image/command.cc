@@ -31,7 +31,11 @@ constexpr int kInterrupts[] = {SIGINT, SIGTERM, SIGHUP};
 sigset_t interruptSet() {
   sigset_t set;
   sigemptyset(&set);
-  for (int number : kInterrupts) sigaddset(&set, number);
+  for (int number : kInterrupts) {
+    struct sigaction now;  // a shell's background command, or one under nohup, ignores some
+    if (::sigaction(number, nullptr, &now) == 0 && now.sa_handler != SIG_IGN)
+      sigaddset(&set, number);
+  }
   return set;
 }
 
@@ -93,8 +97,9 @@ bool interrupted() {
   sigset_t pending;
   sigemptyset(&pending);
   ::sigpending(&pending);
+  const sigset_t set = interruptSet();
   for (int number : kInterrupts)
-    if (sigismember(&pending, number) == 1) return true;
+    if (sigismember(&set, number) == 1 && sigismember(&pending, number) == 1) return true;
   return false;
 }
 
@@ -174,7 +179,7 @@ base::Status runCommand(const Command& what) {
     sigset_t blocked;
     ::sigprocmask(SIG_BLOCK, nullptr, &blocked);
     // Without an Interrupts the signals end this process, and so the command.
-    if (sigismember(&blocked, SIGINT) == 1)
+    if (sigismember(&blocked, SIGTERM) == 1)
       interrupts = base::Fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   }
   const auto end = output.readUntil(base::monotonicNs() + uint64_t{seconds_max} * 1'000'000'000u,

@@ -164,9 +164,13 @@ TEST(Command, ASignalEndsItsWholeGroupAndThenThisProcess) {
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
+    ::signal(SIGHUP, SIG_IGN);
+    ::signal(SIGINT, SIG_DFL);  // a test in the background of a shell ignores it
     {
       const Interrupts interrupts;
-      ::kill(::getpid(), SIGINT);  // stays pending
+      ::kill(::getpid(), SIGHUP);
+      if (interrupted()) ::_exit(9);  // it is ignored
+      ::kill(::getpid(), SIGINT);     // stays pending
       if (!interrupted()) ::_exit(10);
       auto refused = runCommand({"true"}, 10);
       if (refused || refused.error().code != base::Code::cancelled) ::_exit(11);
