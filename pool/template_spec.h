@@ -22,7 +22,8 @@ struct TemplateSpec {
   std::vector<std::pair<std::string, std::string>> env;  // the tasks' environment
   std::vector<std::string> cpus_env;  // variables set to a task's number of processors
   bool runs_commands = false;         // CodeKind::command
-  bool runs_code = false;             // CodeKind::file, string, stdinText
+  bool runs_code = false;             // CodeKind::file, string, stdinText, path
+  bool runs_modules = false;          // CodeKind::module, and path of a folder
   bool loopback = true;
   uint32_t ptys = 0;                         // pseudo-terminals that a task may have open at once
   uint32_t parked_min = 1, parked_max = 64;  // clones parked ahead while the template is in use

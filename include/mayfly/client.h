@@ -49,6 +49,9 @@ enum class CodeKind : uint8_t {
   file,       // `code` is a script, put at /task/`script_name` and run from there
   string,     // `code` is the program, as after the runtime's -c
   stdinText,  // `code` is the program, as if piped into the runtime
+  module,     // `code` is a module's name, as after Python's -m
+  path,       // `script_name` is the program's path among `files`: a script, or for templates of
+              // Python an archive or a folder with a __main__.py
 };
 enum class Stream : uint8_t { out, err };
 
@@ -152,6 +155,12 @@ struct TaskInfo {
   bool yours = false;
 };
 
+struct DetachedTask {
+  TaskInfo task;               // its state may be "done"
+  std::string key;             // empty: it was submitted without one
+  uint32_t lease_left_ms = 0;  // until an ended task is forgotten; the whole lease before its end
+};
+
 struct BlobInfo {
   BlobRef blob;
   uint32_t expires_ms = 0;  // from now, if nobody uses the blob
@@ -249,6 +258,8 @@ class Client {
   base::Result<Task> find(uint64_t id, TimeoutMs timeout_ms = {});
   std::future<base::Result<Task>> findAsync(std::string key, TimeoutMs timeout_ms = {});
   std::future<base::Result<Task>> findAsync(uint64_t id, TimeoutMs timeout_ms = {});
+  // This user's detached tasks that are kept, ended ones too. Renews no lease.
+  base::Result<std::vector<DetachedTask>> detached(TimeoutMs timeout_ms = {});
   base::Result<std::vector<TemplateInfo>> templates(TimeoutMs timeout_ms = {});
   base::Result<std::vector<TaskInfo>> tasks(TimeoutMs timeout_ms = {});
   base::Status kill(uint64_t id, TimeoutMs timeout_ms = {});

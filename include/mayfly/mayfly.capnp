@@ -34,10 +34,10 @@
 #
 # LEASES. The daemon holds nothing for a client for ever. It forgets an ended task that is not
 # closed `resultLeaseMs` after the last call on it (a detached task: after the lease that it asked
-# for), an Upload `uploadIdleMs` after its last write, and a blob `blobTtlMs` after its last use. It
-# closes a connection that has no task after `connectionIdleMs` without activity, and a connection
-# that leaves a message unfinished for `messageMsMax`. Every call on an object renews its lease. A
-# forgotten object answers `notFound`.
+# for), an Upload `uploadIdleMs` after its last write, and a blob `blobTtlMs` after its last use, or
+# sooner if a new one needs its room. It closes a connection that has no task after
+# `connectionIdleMs` without activity, and a connection that leaves a message unfinished for
+# `messageMsMax`. Every call on an object renews its lease. A forgotten object answers `notFound`.
 #
 # FLOW. No method uses `-> stream`: every write is a plain call, and its return means that the
 # receiver has taken the data. A client that does not return from `OutputSink.write` slows only its
@@ -58,7 +58,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("mayfly::schema");
 
-const protocolVersion :UInt16 = 2;
+const protocolVersion :UInt16 = 3;
 # The version of this file. A daemon speaks every version from 1 up to its own.
 
 const messageBytesMax :UInt32 = 8388608;
@@ -107,7 +107,8 @@ interface Mayfly {
   upload @5 (sha256 :Data, sizeBytes :UInt64) -> (upload :Upload, known :Bool, error :Error);
   # Begins a blob: bytes that any number of this user's tasks can take as an input file. `sha256`:
   # the 32 bytes of its hash. `known`: the blob is already stored, its time to live begins anew, and
-  # there is nothing to upload.
+  # there is nothing to upload. Where there is no room, blobs that no task holds give way, the one
+  # unused for longest first.
   # error: invalidArgument (no valid hash, or a size above `blobBytesMax`), resourceExhausted (the
   # store, this user's share of it, or uploads of this connection).
 
@@ -123,6 +124,9 @@ interface Mayfly {
   # empty. `close` forgets the task for every connection; releasing the object does nothing.
   # error: notFound, there is no such task or its lease is over. The message says if the daemon was
   # restarted since the task was submitted: its result is gone then, and it may have run.
+
+  detached @9 () -> (tasks :List(DetachedTask), error :Error);
+  # This user's detached tasks that are kept, ended ones too, by id. Renews no lease.
 }
 
 interface Upload {
@@ -236,6 +240,10 @@ struct TaskSpec {
     }
     string @4 :Data;      # the program, as after the runtime's -c
     stdin @5 :Data;       # the program, as if piped into the runtime
+    module @17 :Text;     # a module's name, as after Python's -m; /task is its first place
+    path @18 :Text;       # the program is among `files`: a script's path, or that of an archive or
+                          # a folder with a `__main__.py`, as in `python3 PATH`. Modules, archives
+                          # and folders: templates of Python only
   }
 
   args @6 :List(Text);
@@ -517,4 +525,10 @@ struct TaskInfo {
   nowNs @5 :UInt64;        # the daemon's clock at the answer, to compute ages with
   pidHost @6 :UInt32;      # of the box's init, for people; 0: none
   yours @7 :Bool;          # of this connection, or detached and of this user
+}
+
+struct DetachedTask {
+  task @0 :TaskInfo;       # its state may be "done"
+  key @1 :Text;            # empty: it was submitted without one
+  leaseLeftMs @2 :UInt32;  # until an ended task is forgotten; the whole lease before its end
 }

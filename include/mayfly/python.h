@@ -26,10 +26,10 @@ typedef struct mayfly_python {
   void* last; /* set by `settle`: an object, with one reference, that the interpreter drops when it
                  starts to clear its modules; may be NULL */
   /* Set by `prepare`. */
-  const char*
-      command;      /* MAYFLY_TASK_STRING: the program, as the command line has it, and a newline */
-  const char* file; /* MAYFLY_TASK_FILE: the script's absolute path */
-  int cpu_count;    /* the answer of os.cpu_count(); 0: the kernel's */
+  const char* command; /* MAYFLY_TASK_STRING: the program, as the command line has it, and a
+                          newline; MAYFLY_TASK_MODULE: the module's name */
+  const char* file;    /* MAYFLY_TASK_FILE: the absolute path of the script, archive or folder */
+  int cpu_count;       /* the answer of os.cpu_count(); 0: the kernel's */
 } mayfly_python;
 
 /* Looks up the parts of the interpreter that it needs; `program` in `folder` is the zygote's

@@ -27,9 +27,12 @@ extern "C" {
 /* What kind of code a task brings. */
 enum mayfly_task_kind {
   MAYFLY_TASK_COMMAND = 0, /* argv is a command line to execute                */
-  MAYFLY_TASK_FILE = 1,    /* argv[0] names a script file in the working folder  */
+  MAYFLY_TASK_FILE = 1,    /* argv[0] is the path of a script in the working folder; for templates
+                              with `task.modules` in their manifest also of an archive or folder */
   MAYFLY_TASK_STRING = 2,  /* `code` is the program, as after the runtime's -c  */
   MAYFLY_TASK_STDIN = 3,   /* `code` is the program, as if read from "-"        */
+  MAYFLY_TASK_MODULE = 4,  /* argv[0] is "-m"; `code` is the module's name. Only for templates with
+                              `task.modules` in their manifest */
 };
 
 /* One task, as the clone gets it. All of it lies in memory that the clone owns
@@ -43,7 +46,7 @@ typedef struct mayfly_task {
   int argc;
   char** argv;
   char** envp;      /* "NAME=value" */
-  const char* code; /* MAYFLY_TASK_STRING, _STDIN; else NULL */
+  const char* code; /* MAYFLY_TASK_STRING, _STDIN, _MODULE; else "" */
   size_t code_bytes;
   const char* strings; /* the strings of argv and envp, back to back in that order */
   size_t strings_bytes;

@@ -158,11 +158,14 @@ base::Status App::makeEngine(const host::HostReport& report) {
   e.spawner_ping_ns = kSpawnerPingNs;
   e.spawner_busy = [pid = spawner_.pid] { return isBusy(static_cast<uint32_t>(pid)); };
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
+  const host::Capacity capacity = host::capacityOf(report.budget, boxSettings(s));
   spdlog::info(
-      "at most {} boxes, {} of their memory, {} processes, {} pseudo-terminals, "
-      "{} tasks in the queue",
-      e.budget.boxes_max, base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max,
-      e.budget.ptys_max, s.queue_max);
+      "{} tasks fit at the default caps, {} binds; at most {} boxes with a task, {} of their "
+      "memory, "
+      "{} processes, {} pseudo-terminals, {} tasks in the queue",
+      capacity.tasks(), capacity.binding().what, e.budget.boxes_max,
+      base::humanBytes(e.budget.memory_bytes_max), e.budget.pids_max, e.budget.ptys_max,
+      s.queue_max);
   engine_ = std::make_unique<core::Engine>(io_, e, *ids_, observers_,
                                            static_cast<core::EngineOwner&>(*this));
   for (Served& t : served_) {

@@ -8,20 +8,16 @@
 
 namespace mayfly::app {
 
-namespace {
+static_assert(host::kDaemonFdsPerBox == core::kFdsPerBox);
 
-// Descriptors that clients may make the daemon hold beside those of running boxes.
-uint64_t clientsFds(const host::HostBudget& host, const config::Daemon& settings) {
-  using sched::Resource;
-  const sched::AccountBounds accounts = deriveAccountBounds(host, settings);
-  return settings.connections_max + accounts.of(Resource::blobs).pool_max +
-         accounts.of(Resource::spools).pool_max;
+host::BoxSettings boxSettings(const config::Daemon& s) {
+  return {s.boxes_max,           s.ptys_max,       s.parked_max, s.stocked_max,
+          s.parked_memory_bytes, s.connections_max};
 }
 
-}  // namespace
-
 base::Status checkOpenFiles(const host::HostBudget& host, const config::Daemon& settings) {
-  const uint64_t least = kOwnFdsLeast + clientsFds(host, settings) + host::kFdsReckonedPerBox;
+  const uint64_t least = kOwnFdsLeast + host::capacityOf(host, boxSettings(settings)).client_fds +
+                         host::kFdsReckonedPerBox;
   if (host.fds_hard >= least) return base::Unit{};
   return base::fail(
       base::Code::hostUnfit,
@@ -32,32 +28,25 @@ base::Status checkOpenFiles(const host::HostBudget& host, const config::Daemon& 
 }
 
 sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& settings) {
+  const host::Capacity c = host::capacityOf(host, boxSettings(settings));
+  const auto small = [](uint64_t n) {
+    return static_cast<uint32_t>(std::min<uint64_t>(n, UINT32_MAX));
+  };
   sched::Budget b;
-  const uint64_t reserved = host::kFdsReserved + clientsFds(host, settings);
-  uint64_t fds = host.fds_hard > reserved ? host.fds_hard - reserved : 0;
-  uint64_t pids = host.pids_max > host::kPidsReserved ? host.pids_max - host::kPidsReserved : 0;
-  b.boxes_max = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
-  if (settings.boxes_max != 0) b.boxes_max = std::min(b.boxes_max, settings.boxes_max);
-  b.boxes_max = std::max(b.boxes_max, 1u);
-  const uint32_t ahead_max = b.boxes_max - std::min((b.boxes_max + 3) / 4, kTaskBoxesKept);
-  b.parked_max = std::min(settings.parked_max, ahead_max);
-  b.stocked_max = std::min(settings.stocked_max, ahead_max - b.parked_max);
-  b.boxes_max -= b.parked_max + b.stocked_max;
-  b.fds_max = static_cast<uint32_t>(
-      std::clamp<uint64_t>(fds, core::kFdsPerBox, uint64_t{b.boxes_max} * core::kFdsPerBox));
-  b.pids_max = static_cast<uint32_t>(std::min<uint64_t>(pids, UINT32_MAX));
-  b.ptys_max = static_cast<uint32_t>(std::min<uint64_t>(host.ptys_max, UINT32_MAX));
-  if (settings.ptys_max != 0) b.ptys_max = std::min(b.ptys_max, settings.ptys_max);
-  b.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
-  if (b.parked_max + b.stocked_max > 0)
-    b.memory_bytes_max -= std::min(b.memory_bytes_max / 2, settings.parked_memory_bytes);
+  b.boxes_max = c.boxes_max;
+  b.parked_max = c.parked_max;
+  b.stocked_max = c.stocked_max;
+  b.fds_max = small(c.fds_max);
+  b.pids_max = small(c.pids_max);
+  b.ptys_max = small(c.ptys_max);
+  b.memory_bytes_max = c.memory_bytes_max;
   // One connection cannot fill the whole queue, unless the queue is very short.
   b.queue_tasks_per_owner_max = std::max(settings.queue_max - settings.queue_max / 8, 1u);
   return b;
 }
 
 uint32_t grantPtys(const sched::Budget& budget, uint32_t wished) {
-  return std::min(wished, budget.ptys_max / std::min(budget.boxes_max, kPtyTasksLeast));
+  return std::min(wished, budget.ptys_max / std::min(budget.boxes_max, host::kPtyTasksLeast));
 }
 
 sched::AccountBounds deriveAccountBounds(const host::HostBudget& host,
@@ -73,14 +62,15 @@ sched::AccountBounds deriveAccountBounds(const host::HostBudget& host,
                                              host.memory_total_bytes / kOutFilesMemoryShare));
   b.setPool(Resource::connections, settings.connections_max);
   b.setPool(Resource::requestBytes, settings.in_flight_bytes_max);
-  b.setPool(Resource::spools,
-            std::min<uint64_t>(b.of(Resource::spools).pool_max, host.fds_hard / kSpoolFdsShare));
+  b.setPool(Resource::spools, std::min<uint64_t>(b.of(Resource::spools).pool_max,
+                                                 host.fds_hard / host::kClientFdsShare));
   const uint64_t blob_bytes =
       std::min(settings.blob_store_bytes_max, host.memory_total_bytes / kBlobMemoryShare);
   b.setPool(Resource::blobBytes, blob_bytes, std::min(settings.blob_user_bytes_max, blob_bytes));
-  b.setPool(Resource::blobs,
-            std::min<uint64_t>(b.of(Resource::blobs).pool_max, host.fds_hard / kBlobFdsShare),
-            std::min<uint64_t>(b.of(Resource::blobs).user_max, host.fds_hard / kBlobFdsShare));
+  b.setPool(
+      Resource::blobs,
+      std::min<uint64_t>(b.of(Resource::blobs).pool_max, host.fds_hard / host::kClientFdsShare),
+      std::min<uint64_t>(b.of(Resource::blobs).user_max, host.fds_hard / host::kClientFdsShare));
   return b;
 }
 

@@ -13,21 +13,13 @@
 
 namespace mayfly::app {
 
-inline constexpr uint32_t kBoxesMax = 4'096;
-inline constexpr uint32_t kTaskBoxesKept = 256;  // pool and stock leave a quarter of all boxes, at
-                                                 // most this many, to tasks
-inline constexpr uint32_t kMemoryPercentOfHost = 90;  // the sum of all boxes' memory caps
-inline constexpr uint32_t kBlobMemoryShare = 8;       // at most 1/8 of the host's memory
-inline constexpr uint32_t kOutFilesMemoryShare = 8;   // the same, for collected output files
-inline constexpr uint32_t kPtyTasksLeast =
-    16;  // at least this many tasks at once get pseudo-terminals
-inline constexpr uint32_t kBlobFdsShare = 8;   // at most 1/8 of our descriptors
-inline constexpr uint32_t kOwnFdsLeast = 64;   // of the daemon without a client or a box
-inline constexpr uint32_t kSpoolFdsShare = 8;  // the same, for collected output files
+inline constexpr uint32_t kBlobMemoryShare = 8;      // at most 1/8 of the host's memory
+inline constexpr uint32_t kOutFilesMemoryShare = 8;  // the same, for collected output files
+inline constexpr uint32_t kOwnFdsLeast = 64;         // of the daemon without a client or a box
 
 // Refuses a limit on open files that leaves no box any.
 base::Status checkOpenFiles(const host::HostBudget& host, const config::Daemon& settings);
-// The sums are hard bounds: a runaway costs one task and never the host.
+host::BoxSettings boxSettings(const config::Daemon& settings);
 sched::Budget deriveBudget(const host::HostBudget& host, const config::Daemon& settings);
 // The number of pseudo-terminals, at most `wished`, that a task gets so that kPtyTasksLeast tasks,
 // or the largest possible number of boxes, fit at once.

@@ -55,6 +55,7 @@ pool::TemplateSpec toSpec(const config::Manifest& m) {
   s.cpus_env = m.cpus_env;
   s.runs_commands = m.runsCommands();
   s.runs_code = !s.runs_commands;
+  s.runs_modules = m.runs_modules;
   s.loopback = m.loopback;
   s.ptys = m.ptys;
   s.parked_min = m.parked_min;

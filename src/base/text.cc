@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <string.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "base/result.h"
 
 namespace mayfly::base {
@@ -123,6 +126,43 @@ std::string humanNanos(uint64_t ns) {
   if (ns < 1000000) return fmt::format("{:.1f} us", ns / 1e3);
   if (ns < 1000000000) return fmt::format("{:.2f} ms", ns / 1e6);
   return fmt::format("{:.2f} s", ns / 1e9);
+}
+
+namespace {
+
+constexpr size_t kNearWordBytesMax = 64;
+
+// The number of edits between two words; a swap of neighbours is one edit.
+size_t editsBetween(std::string_view a, std::string_view b) {
+  std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
+  for (size_t i = 0; i <= a.size(); ++i) d[i][0] = i;
+  for (size_t j = 0; j <= b.size(); ++j) d[0][j] = j;
+  for (size_t i = 1; i <= a.size(); ++i)
+    for (size_t j = 1; j <= b.size(); ++j) {
+      d[i][j] = std::min(
+          {d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+    }
+  return d[a.size()][b.size()];
+}
+
+}  // namespace
+
+std::string_view nearest(std::string_view word, std::span<const std::string_view> known) {
+  constexpr size_t kBeginningBytesMin = 3;
+  if (word.empty() || word.size() > kNearWordBytesMax) return {};
+  std::string_view best;
+  size_t edits_max = std::max<size_t>(1, word.size() / 3);
+  for (std::string_view each : known) {
+    if (each.size() > kNearWordBytesMax) continue;
+    if (word.size() >= kBeginningBytesMin && each.starts_with(word)) return each;
+    const size_t edits = editsBetween(word, each);
+    if (edits > edits_max || (edits == edits_max && !best.empty())) continue;
+    best = each;
+    edits_max = edits;
+  }
+  return best;
 }
 
 }  // namespace mayfly::base

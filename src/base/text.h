@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -20,5 +21,9 @@ bool isUtf8(std::string_view text);
 std::string humanBytes(uint64_t bytes);
 // 1500000 (ns) -> "1.50 ms".
 std::string humanNanos(uint64_t ns);
+
+// The known word that a mistyped one most likely means: one that it begins, or one that few edits
+// make of it (a letter added, left out, replaced, or swapped with the next). Empty: none is near.
+std::string_view nearest(std::string_view word, std::span<const std::string_view> known);
 
 }  // namespace mayfly::base

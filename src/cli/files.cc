@@ -97,6 +97,12 @@ Result<Input> openInput(const std::string& argument, size_t* inline_left_bytes) 
     name = argument.substr(colon + 1);
   }
   if (name.empty()) name = path.substr(path.rfind('/') + 1);
+  return openInputAs(path, name, inline_left_bytes);
+}
+
+Result<Input> openInputAs(const std::string& path, const std::string& name,
+                          size_t* inline_left_bytes) {
+  struct stat status;
   MAYFLY_TRY(Fd fd, base::openAt(FdView(), path, O_RDONLY));
   if (::fstat(fd.get(), &status) != 0) return base::failSys(errno, "fstat", path);
   if (S_ISDIR(status.st_mode))

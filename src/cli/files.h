@@ -31,8 +31,11 @@ struct Input {
   InputFile file;
   base::Fd large;  // a regular file; `file.data` is empty then
 };
-// PATH[:NAME]. The whole argument is a PATH if such a file exists. `inline_left_bytes`: the part of
-// kInlineFilesBytesMax that is left; reading a file lowers it.
+// The file at `path`, for /task/`name`. `inline_left_bytes`: the part of kInlineFilesBytesMax that
+// is left; reading a file lowers it.
+base::Result<Input> openInputAs(const std::string& path, const std::string& name,
+                                size_t* inline_left_bytes);
+// PATH[:NAME]. The whole argument is a PATH if such a file exists.
 base::Result<Input> openInput(const std::string& argument, size_t* inline_left_bytes);
 
 // Why a path that a task chose is refused; empty: it is not.

@@ -9,12 +9,14 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "cli/blob.h"
 #include "cli/options.h"
 #include "cli/pool_replay.h"
 #include "cli/report.h"
 #include "cli/run.h"
 #include "cli/task.h"
 #include "cli/template.h"
+#include "config/daemon.h"
 #include "host/report.h"
 #include "image/cli_image.h"
 
@@ -67,6 +69,13 @@ int kill(const std::string& socket, const KillOptions& options) {
 
 int doctor(const DoctorOptions& options) {
   host::HostReport report = host::hostReport();
+  if (!options.config.empty()) {
+    auto s = config::loadDaemon(options.config);
+    if (!s) return say(s.error());
+    report.capacity =
+        host::capacityOf(report.budget, {s->boxes_max, s->ptys_max, s->parked_max, s->stocked_max,
+                                         s->parked_memory_bytes, s->connections_max});
+  }
   auto lost = report.lostPromises();
   if (!options.json) {
     fmt::print("{}", host::renderTable(report));
@@ -81,17 +90,23 @@ int doctor(const DoctorOptions& options) {
                                {"costs", line.costs},
                                {"note", line.note}});
     json["lostPromises"] = lost;
-    json["budget"] = {{"boxes", report.budget.boxes()},
+    json["budget"] = {{"boxes", report.capacity.tasks()},
+                      {"binds", std::string(report.capacity.binding().what)},
                       {"boxesByFds", report.budget.boxes_by_fds},
-                      {"boxesByPids", report.budget.boxes_by_pids},
                       {"boxesByNamespaces", report.budget.boxes_by_namespaces},
-                      {"boxesByMemory", report.budget.boxes_by_memory}};
+                      {"parts", nlohmann::ordered_json::array()}};
+    for (const host::Capacity::Part& part : report.capacity.parts)
+      json["budget"]["parts"].push_back({{"what", std::string(part.what)}, {"tasks", part.tasks}});
     fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   }
   return lost.empty() ? 0 : kFailed;
 }
 
 int version(const std::string& socket, const VersionOptions& options) {
+  if (options.ours_only) {
+    fmt::print("mayfly {}\n", MAYFLY_VERSION);
+    return 0;
+  }
   auto client = connect(socket);
   std::string daemon = client ? (*client)->server().version : "";
   if (options.json) {
@@ -120,6 +135,7 @@ int main(const std::vector<std::string>& args) {
   }
   if (auto* it = std::get_if<RunOptions>(&options.verb)) return runTask(options.socket, *it);
   if (auto* it = std::get_if<TaskOptions>(&options.verb)) return taskMain(options.socket, *it);
+  if (auto* it = std::get_if<BlobOptions>(&options.verb)) return blobMain(options.socket, *it);
   if (auto* it = std::get_if<PsOptions>(&options.verb)) return ps(options.socket, *it);
   if (auto* it = std::get_if<TemplatesOptions>(&options.verb))
     return templates(options.socket, *it);

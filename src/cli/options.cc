@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "cli/words.h"
 #include "config/limits.h"
 #include "config/units.h"
 #include "image/cli_image.h"
@@ -19,14 +20,20 @@ constexpr const char* kAbout =
 
 constexpr const char* kRunFooter = R"(The program:
 SCRIPT [ARG...]      a script file; all words after it are the script's
+  FOLDER [ARG...]      a folder with a __main__.py, or a zip file with one
+  -m MODULE [ARG...]   a module; all words after it are the module's
   - [ARG...]           a program from standard input
   -c CODE [ARG...]     a program from the command line
   -- COMMAND [ARG...]  a command line (templates of mechanism exec, like shell)
 
 mayfly's options stand before SCRIPT, `-` and `--`. The task's working folder is
 /task; it holds the input files; --out brings the files that the task leaves in
-/task/out. SIZE is like 512M, 64KiB or 1.5GiB, TIME like 250ms, 30s or 1.5m. A
-cap that is not named has the template's default: `mayfly templates --json`.
+/task/out. FOLDER's files come along; so do those of ./MODULE or ./MODULE.py, if
+there is one. Hidden files and __pycache__ stay behind; a link is refused.
+SIZE is like 512M, 64m, 64KiB or 1.5GiB: K, M, G, T and KiB, MiB... count by
+1024, kB, MB, GB, TB by 1000, and capitals do not matter. TIME is like 250ms,
+30s, 1.5m or 2h. A cap that is not named has the template's default:
+`mayfly templates --json`.
 docs/SPECIFICATION.md says what happens at each cap. Code has at most 4 MiB.
 Input files of more than 1 MiB are uploaded before the task; the daemon keeps
 them for ten minutes after their last use, so the same file is not sent again.
@@ -46,6 +53,7 @@ Examples:
   mayfly run -t python-data --file sales.xlsx --out results report.py --all
   cat big.csv | mayfly run --stdin --memory 1G --timeout 2m crunch.py
   mayfly run -t shell --cpus 0.5 -- bash -c 'echo $((6*7))'
+  mayfly run -m json.tool --help
   mayfly run --json -c 'import sys; sys.exit(3)' | jq .verdict
   mayfly run --detach --key nightly long.py && mayfly task wait --key nightly)";
 
@@ -63,9 +71,13 @@ struct Usage {
 };
 constexpr Usage kUsages[] = {
     {"run",
-     "mayfly run [OPTIONS] SCRIPT|-|-c CODE [ARG...]\n"
+     "mayfly run [OPTIONS] SCRIPT|FOLDER|-|-c CODE|-m MODULE [ARG...]\n"
      "       mayfly run -t TEMPLATE [OPTIONS] -- COMMAND [ARG...]"},
-    {"task", "mayfly task info|wait|cancel|close ID|--key KEY [OPTIONS]"},
+    {"task",
+     "mayfly task info|wait|cancel|close ID|--key KEY [OPTIONS]\n"
+     "       mayfly task list [--json]"},
+    {"blob", "mayfly blob list|remove [OPTIONS]"},
+    {"remove", "mayfly blob remove SHA256...|--all"},
     {"info", "mayfly task info ID|--key KEY [--json]"},
     {"wait", "mayfly task wait ID|--key KEY [--out DIR] [--json] [-q]"},
     {"cancel", "mayfly task cancel ID|--key KEY"},
@@ -73,7 +85,7 @@ constexpr Usage kUsages[] = {
     {"ps", "mayfly ps [--json]"},
     {"kill", "mayfly kill ID..."},
     {"templates", "mayfly templates [--json]"},
-    {"doctor", "mayfly doctor [--json]"},
+    {"doctor", "mayfly doctor [--config FILE] [--json]"},
     {"version", "mayfly version [--json]"},
 };
 
@@ -132,6 +144,7 @@ void addCaps(CLI::App* run, LimitWishes& wishes) {
 struct RunArgs {
   std::vector<std::string> options, rest;
   bool command = false;
+  std::string last_file;  // the value of a --file that is the last option, as a word of its own
 };
 
 // CLI11 would also parse options after the script. So this splits the words of `run`: words before
@@ -148,7 +161,13 @@ RunArgs part(const CLI::App& run, const std::vector<std::string>& words) {
     }
     if (word == "-" || word.empty() || word[0] != '-') break;
     out.options.push_back(word);
+    out.last_file.clear();
     bool is_long = word.size() > 2 && word[1] == '-';
+    const bool module = word.starts_with("-m");
+    if (module && word.size() > 2) {
+      ++i;
+      break;
+    }
     if (is_long ? word.find('=') != std::string::npos : word.size() > 2)
       continue;  // value attached
     const CLI::Option* option = run.get_option_no_throw(word);
@@ -156,20 +175,52 @@ RunArgs part(const CLI::App& run, const std::vector<std::string>& words) {
       option = run.get_parent()->get_option_no_throw(word);
     if (option != nullptr && option->get_items_expected_max() > 0 && i + 1 < words.size())
       out.options.push_back(words[++i]);
+    if (word == "--file") out.last_file = words[i];
+    if (module) {
+      ++i;
+      break;
+    }
   }
   out.rest.assign(words.begin() + static_cast<ptrdiff_t>(i), words.end());
   return out;
 }
 
+// `--file a b s.py` runs b with the argument s.py. If s.py is a program that is not brought, then b
+// was meant to be a second file.
+void checkSecondFile(const RunOptions& run, const RunArgs& parts) {
+  if (parts.last_file.empty() || parts.command || parts.rest.size() < 2) return;
+  constexpr std::string_view kProgramEnds[] = {".py", ".pyz", ".pl", ".sh"};
+  const std::string &script = parts.rest[0], &program = parts.rest[1];
+  const bool is_program =
+      std::any_of(std::begin(kProgramEnds), std::end(kProgramEnds),
+                  [&](std::string_view end) { return std::string_view(program).ends_with(end); });
+  const auto brings = [&](const std::string& file) {
+    const size_t from = file.find_last_of("/:");
+    return file == program || (from != std::string::npos && file.substr(from + 1) == program);
+  };
+  if (!is_program || std::any_of(run.files.begin(), run.files.end(), brings)) return;
+  throw CLI::ValidationError(
+      "--file", fmt::format("takes one path, so '{1}' would be the program and '{2}' its argument. "
+                            "For two files: --file {0} --file {1} {2}; if it is meant so: "
+                            "--file={0} {1} {2}",
+                            base::printable(parts.last_file, 80), base::printable(script, 80),
+                            base::printable(program, 80)));
+}
+
 void finishRun(RunOptions& run, const std::string& code, bool has_code, RunArgs parts) {
   if (has_code) run.code = code;
-  if (parts.command) {
+  if (!run.module.empty()) {
+    if (has_code || parts.command)
+      throw CLI::ValidationError("run", "-m MODULE, -c CODE and -- COMMAND exclude each other");
+  } else if (parts.command) {
     if (has_code) throw CLI::ValidationError("run", "-c CODE and -- COMMAND exclude each other");
     if (parts.rest.empty()) throw CLI::ValidationError("run", "there is no command after --");
     run.command = true;
   } else if (!has_code) {
     if (parts.rest.empty())
-      throw CLI::ValidationError("run", "nothing to run: give SCRIPT, `-`, -c CODE or -- COMMAND");
+      throw CLI::ValidationError(
+          "run", "nothing to run: give SCRIPT, FOLDER, `-`, -c CODE, -m MODULE or -- COMMAND");
+    checkSecondFile(run, parts);
     run.script = parts.rest.front();
     parts.rest.erase(parts.rest.begin());
   }
@@ -216,6 +267,8 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   app.footer(kFooter);
   app.get_formatter()->column_width(28);
   app.add_option("--socket", out.socket, "The daemon's socket")->type_name("PATH");
+  bool version_flag = false;
+  app.add_flag("--version", version_flag, "Show the version of this command");
 
   RunOptions run;
   std::string code;
@@ -227,6 +280,9 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       ->capture_default_str()
       ->type_name("NAME");
   auto* code_option = run_app->add_option("-c", code, "The program itself")->type_name("CODE");
+  auto* module_option =
+      run_app->add_option("-m", run.module, "The module to run; ends mayfly's options")
+          ->type_name("MODULE");
   run_app->add_option("--file", run.files, "An input file, put at /task/NAME; repeatable")
       ->type_name("PATH[:NAME]")
       ->allow_extra_args(false);
@@ -265,13 +321,15 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   auto* ps_app = app.add_subcommand("ps", "List the tasks that are queued, running or ending");
   ps_app->add_flag("--json", ps.json, "Print JSON");
   TaskOptions task;
-  auto* task_app = app.add_subcommand("task", "Show, wait for, cancel and close detached tasks");
+  auto* task_app =
+      app.add_subcommand("task", "List, show, wait for, cancel and close detached tasks");
   task_app->require_subcommand(1);
   task_app->footer(
       "A task of `mayfly run --detach` belongs to its user: any call of the same user\n"
       "finds it, until it is closed or its lease is over. `wait` exits like `mayfly\n"
       "run`.");
   const std::tuple<TaskVerb, const char*, const char*> task_verbs[] = {
+      {TaskVerb::list, "list", "List your detached tasks, ended ones too"},
       {TaskVerb::info, "info", "Show the task's state"},
       {TaskVerb::wait, "wait", "Wait for the task's end; print its output, bring its files"},
       {TaskVerb::cancel, "cancel", "End the task as `cancelled`; its result is kept"},
@@ -280,6 +338,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   for (const auto& [verb, name, about] : task_verbs) {
     auto* each = task_app->add_subcommand(name, about);
     each->callback([&task, verb = verb] { task.verb = verb; });
+    if (verb == TaskVerb::list) {
+      each->add_flag("--json", task.json, "Print JSON");
+      continue;
+    }
     auto* id =
         each->add_option("ID", task.id, "The task's number, as `mayfly run --detach` prints it");
     auto* by_key = each->add_option("--key", task.key, "The key that the task was submitted with");
@@ -292,6 +354,20 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     if (verb == TaskVerb::wait || verb == TaskVerb::info)
       each->add_flag("--json", task.json, "Print JSON");
   }
+  BlobOptions blob;
+  auto* blob_app = app.add_subcommand("blob", "List and remove uploaded input files");
+  blob_app->require_subcommand(1);
+  blob_app->footer(
+      "Input files of more than 1 MiB are uploaded, and kept for ten minutes after\n"
+      "their last use. When a user's share is full, the ones unused for longest give\n"
+      "way by themselves. A task that has a blob keeps it.");
+  auto* blob_list = blob_app->add_subcommand("list", "List your blobs");
+  blob_list->add_flag("--json", blob.json, "Print JSON");
+  auto* blob_remove = blob_app->add_subcommand("remove", "Remove blobs");
+  auto* hashes =
+      blob_remove->add_option("SHA256", blob.hashes, "Hashes, or at least their first 8 digits");
+  blob_remove->add_flag("--all", blob.all, "Remove all of your blobs")->excludes(hashes);
+  blob_remove->callback([&blob] { blob.verb = BlobVerb::remove; });
   KillOptions kill;
   auto* kill_app = app.add_subcommand("kill", "End tasks, as `cancelled`");
   kill_app->add_option("ID", kill.ids, "A task's number, as `mayfly ps` shows it")->required();
@@ -303,8 +379,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   doctor_app->footer(
       "Exit code: 0 if the host can keep every promise, else 1. Run it as root:\n"
       "other users may not see everything.");
+  doctor_app->add_option("--config", doctor.config, "The daemon's settings, which bound its boxes")
+      ->type_name("FILE");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
-  app.add_subcommand("image", "Build, list and remove the boxes' images");
+  app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
   app.add_subcommand("template", "Make, build and check templates of your own");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
   VersionOptions version;
@@ -318,8 +396,13 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   try {
     // The first word that is not an option names the verb.
     size_t verb = 0;
-    while (verb < args.size() && args[verb].starts_with("-"))
+    while (verb < args.size() && args[verb].starts_with("-")) {
+      if (args[verb] == "--version") {
+        out.verb = VersionOptions{.ours_only = true};
+        return out;
+      }
       verb += args[verb] == "--socket" ? 2 : 1;
+    }
     std::vector<std::string> words = args;
     RunArgs parts;
     if (verb < args.size() && args[verb] == "image") {
@@ -343,6 +426,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     }
     std::reverse(words.begin(), words.end());
     app.parse(words);
+    if (version_flag) {
+      out.verb = VersionOptions{.ours_only = true};
+      return out;
+    }
     if (run_app->parsed()) {
       for (const std::string& each : env) {
         size_t equals = each.find('=');
@@ -350,13 +437,19 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
           throw CLI::ValidationError("--env", "'" + base::printable(each) + "' is not NAME=VALUE");
         run.env.emplace_back(each.substr(0, equals), each.substr(equals + 1));
       }
+      if (module_option->count() > 0 && run.module.empty())
+        throw CLI::ValidationError("-m", "the module has no name");
       finishRun(run, code, code_option->count() > 0, std::move(parts));
       finishDetach(run, detach, std::move(key), lease);
       out.verb = std::move(run);
     } else if (task_app->parsed()) {
-      if (!task.id && task.key.empty())
+      if (task.verb != TaskVerb::list && !task.id && task.key.empty())
         throw CLI::ValidationError("task", "name the task: give its ID or --key KEY");
       out.verb = std::move(task);
+    } else if (blob_app->parsed()) {
+      if (blob.verb == BlobVerb::remove && blob.hashes.empty() && !blob.all)
+        throw CLI::ValidationError("blob", "name the blobs: give their SHA256, or --all");
+      out.verb = std::move(blob);
     } else if (ps_app->parsed()) {
       out.verb = ps;
     } else if (kill_app->parsed()) {
@@ -376,7 +469,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   } catch (const CLI::ParseError& e) {
     out.verb = SayAndExit{fmt::format("mayfly: {}\n  `mayfly --help` and `mayfly run --help` "
                                       "explain the usage.\n",
-                                      base::printable(e.what(), 1000)),
+                                      whyWrong(app, e)),
                           wrong_use};
   }
   return out;

@@ -24,8 +24,9 @@ inline constexpr int kExitSignal = 128;  // plus the number of the signal that e
 struct RunOptions {
   std::string template_name = "python";
   std::optional<std::string> code;  // -c
+  std::string module;               // -m
   bool command = false;             // `args` is a command line
-  std::string script;               // a path, or "-"; empty with -c and commands
+  std::string script;               // a path, or "-"; empty with -c, -m and commands
   std::vector<std::string> args;
   std::vector<std::string> files;  // PATH[:NAME]
   std::string out_dir;             // empty: output files are not collected
@@ -37,14 +38,20 @@ struct RunOptions {
   std::optional<Detach> detach;
   bool collect = false;  // with detach: keep output files for `mayfly task wait --out`
 };
-enum class TaskVerb : uint8_t { info, wait, cancel, close };
-// A detached task, by its id or its key.
+enum class TaskVerb : uint8_t { list, info, wait, cancel, close };
+// A detached task, by its id or its key. `list` names none.
 struct TaskOptions {
   TaskVerb verb = TaskVerb::info;
   std::optional<uint64_t> id;
   std::string key;
   std::string out_dir;
   bool json = false, quiet = false;
+};
+enum class BlobVerb : uint8_t { list, remove };
+struct BlobOptions {
+  BlobVerb verb = BlobVerb::list;
+  std::vector<std::string> hashes;  // or their first digits
+  bool all = false, json = false;
 };
 struct PsOptions {
   bool json = false;
@@ -56,10 +63,11 @@ struct KillOptions {
   std::vector<uint64_t> ids;
 };
 struct DoctorOptions {
+  std::string config;  // the daemon's settings; empty: the defaults
   bool json = false;
 };
 struct VersionOptions {
-  bool json = false;
+  bool json = false, ours_only = false;  // ours_only: asks no daemon
 };
 struct ImageOptions {
   std::vector<std::string> args;  // image::imageMain reads them
@@ -79,7 +87,7 @@ struct SayAndExit {
 struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
-               VersionOptions, TaskOptions, ImageOptions, TemplateOptions, PoolOptions>
+               VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions>
       verb;
 };
 

@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/text.h"
 #include "cli/report.h"
+#include "cli/words.h"
 #include "config/units.h"
 
 namespace mayfly::cli {
@@ -264,7 +265,7 @@ std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::strin
   } catch (const CLI::ParseError& e) {
     return ReplayText{fmt::format("mayfly pool replay: {}\n  `mayfly pool replay --help` explains "
                                   "the usage.\n",
-                                  base::printable(e.what(), 1000)),
+                                  whyWrong(app, e)),
                       2};
   }
   sim.each.box_make_ns = nanos(box_make_s);
@@ -420,6 +421,9 @@ base::Result<std::string> replay(const ReplayOptions& options) {
 int poolMain(const std::vector<std::string>& args) {
   const bool asks_help = !args.empty() && (args[0] == "-h" || args[0] == "--help");
   if (args.empty() || args[0] != "replay") {
+    if (!args.empty() && !asks_help)
+      fmt::print(stderr, "mayfly: `mayfly pool` has no verb '{}'; there is `replay`\n",
+                 base::printable(args[0], 80));
     fmt::print(asks_help ? stdout : stderr,
                "Usage: mayfly pool replay [OPTIONS] [FILE]\n\n{}\n"
                "`mayfly pool replay --help` lists the options.\n",

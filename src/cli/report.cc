@@ -135,6 +135,50 @@ std::string verdictLine(const TaskResult& r) {
   return line;
 }
 
+std::string truncatedLine(const TaskResult& r, Stream stream) {
+  const int i = static_cast<int>(stream);
+  if (!r.truncated[i]) return {};
+  return fmt::format(
+      "{} is cut: the task wrote {}, and the first {} were kept. For all of it, run the task "
+      "without --detach, or let it write a file into /task/out (--collect, then `task wait "
+      "--out`).",
+      stream == Stream::out ? "stdout" : "stderr",
+      base::humanBytes(stream == Stream::out ? r.usage.stdout_bytes : r.usage.stderr_bytes),
+      base::humanBytes(r.captured[i].size()));
+}
+
+base::Status checkInput(const InputBytes& bytes, const TaskSpec& spec,
+                        const std::vector<TemplateInfo>& templates, uint64_t blob_bytes_max) {
+  if (blob_bytes_max != 0 && bytes.uploaded > blob_bytes_max)
+    return base::fail(
+        base::Code::invalidArgument,
+        fmt::format("the large input files have {}; the daemon keeps at most {} for "
+                    "a user",
+                    base::humanBytes(bytes.uploaded), base::humanBytes(blob_bytes_max)),
+        "Give the task less, or large data with --stdin.");
+  for (const TemplateInfo& t : templates) {
+    if (t.name != spec.template_name) continue;
+    const auto refuse = [&](uint64_t cap, const char* name, const char* flag, uint64_t maximum) {
+      return base::fail(
+          base::Code::invalidArgument,
+          fmt::format("code and input files have {}; the task's cap on {} is {}. Nothing was "
+                      "uploaded",
+                      base::humanBytes(bytes.all), name, base::humanBytes(cap)),
+          fmt::format("Raise it with {}, up to the template's maximum of {}.", flag,
+                      base::humanBytes(maximum)));
+    };
+    const uint64_t input = spec.limits.input_bytes.value_or(t.defaults.input_bytes);
+    const uint64_t disk = spec.limits.disk_bytes.value_or(t.defaults.disk_bytes);
+    const uint64_t memory = spec.limits.memory_bytes.value_or(t.defaults.memory_bytes);
+    if (bytes.all > input) return refuse(input, "input", "--input", t.maximum.input_bytes);
+    if (bytes.all >= disk) return refuse(disk, "the disk", "--disk", t.maximum.disk_bytes);
+    if (bytes.all > memory / 2)
+      return refuse(memory, "memory (they may take half of it)", "--memory",
+                    t.maximum.memory_bytes);
+  }
+  return base::Unit{};
+}
+
 std::string errorText(const base::Error& error) {
   std::string text = "mayfly: " + printable(error.message, 2000) + "\n";
   if (!error.advice.empty()) text += "  " + printable(error.advice, 1000) + "\n";
@@ -169,6 +213,8 @@ std::string resultJson(const TaskResult& r, std::string_view out, std::string_vi
   json["capValue"] = r.cap_value;
   addBytes(json, "stdout", out);
   addBytes(json, "stderr", err);
+  json["stdoutTruncated"] = r.truncated[0];
+  json["stderrTruncated"] = r.truncated[1];
   json["limits"] = limitsJson(r.limits);
   json["usage"] = {{"wallNs", r.usage.wall_ns},
                    {"userCpuNs", r.usage.user_cpu_ns},
@@ -225,6 +271,29 @@ std::string tasksTable(const std::vector<TaskInfo>& tasks) {
                     t.pid_host != 0 ? std::to_string(t.pid_host) : "-"});
   }
   return table(rows);
+}
+
+std::string detachedTable(const std::vector<DetachedTask>& tasks) {
+  if (tasks.empty()) return "no detached tasks\n";
+  std::vector<std::vector<std::string>> rows{{"ID", "TEMPLATE", "STATE", "LEASE LEFT", "KEY"}};
+  for (const DetachedTask& t : tasks)
+    rows.push_back(
+        {std::to_string(t.task.id), printable(t.task.template_name), printable(t.task.state),
+         t.task.state == "done" ? fmt::format("{} s", t.lease_left_ms / 1'000)
+                                : fmt::format("{} s after its end", t.lease_left_ms / 1'000),
+         t.key.empty() ? "-" : printable(t.key)});
+  return table(rows);
+}
+
+std::string detachedListJson(const std::vector<DetachedTask>& tasks) {
+  Json list = Json::array();
+  for (const DetachedTask& t : tasks) {
+    Json one = infoJson(t.task);
+    one["key"] = t.key;
+    one["leaseLeftMs"] = t.lease_left_ms;
+    list.push_back(std::move(one));
+  }
+  return dump({{"tasks", list}});
 }
 
 std::string taskJson(const TaskInfo& task) { return dump(infoJson(task)); }

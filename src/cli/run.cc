@@ -7,8 +7,10 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <thread>
@@ -16,6 +18,7 @@
 #include "base/fd.h"
 #include "base/text.h"
 #include "cli/files.h"
+#include "cli/program.h"
 #include "cli/report.h"
 
 namespace mayfly::cli {
@@ -69,20 +72,8 @@ Result<TaskSpec> specFrom(const RunOptions& options, std::vector<Input>* inputs)
   spec.collect_out_files = !options.out_dir.empty() || options.collect;
   spec.detach = options.detach;
   spec.stdin_open = options.forward_stdin;
-  if (options.command) {
-    spec.kind = CodeKind::command;
-  } else if (options.code) {
-    spec.kind = CodeKind::string;
-    spec.code = *options.code;
-  } else if (options.script == "-") {
-    spec.kind = CodeKind::stdinText;
-    MAYFLY_TRY(spec.code, readAll(FdView(STDIN_FILENO), "standard input"));
-  } else {
-    spec.kind = CodeKind::file;
-    spec.script_name = options.script.substr(options.script.rfind('/') + 1);
-    MAYFLY_TRY(spec.code, readFile(options.script));
-  }
   size_t inline_left_bytes = kInlineFilesBytesMax;
+  MAYFLY_CHECK(takeProgram(options, &spec, inputs, &inline_left_bytes));
   for (const std::string& each : options.files) {
     MAYFLY_TRY(Input input, openInput(each, &inline_left_bytes));
     inputs->push_back(std::move(input));
@@ -90,8 +81,29 @@ Result<TaskSpec> specFrom(const RunOptions& options, std::vector<Input>* inputs)
   return spec;
 }
 
+// Refuses what the daemon would refuse anyhow, before anything large is uploaded.
+Status checkLarge(Client& client, const std::vector<Input>& inputs, const TaskSpec& spec) {
+  if (std::none_of(inputs.begin(), inputs.end(), [](const Input& i) { return bool{i.large}; }))
+    return Unit{};
+  InputBytes bytes{spec.code.size(), 0};
+  for (const Input& input : inputs) {
+    uint64_t size = input.file.data.size();
+    struct stat status;
+    if (input.large) {
+      if (::fstat(input.large.get(), &status) != 0)
+        return base::failSys(errno, "fstat", input.file.path);
+      size = static_cast<uint64_t>(status.st_size);
+      bytes.uploaded += size;
+    }
+    bytes.all += size;
+  }
+  MAYFLY_TRY(auto templates, client.templates());
+  return checkInput(bytes, spec, templates, client.server().blob_bytes_max);
+}
+
 // Adds the files to the spec, large ones as uploaded blobs.
 Status bring(Client& client, std::vector<Input> inputs, TaskSpec* spec) {
+  MAYFLY_CHECK(checkLarge(client, inputs, *spec));
   for (Input& input : inputs) {
     if (input.large) {
       auto blob = client.upload(input.large.view());
@@ -202,6 +214,12 @@ void sayFiles(const TaskResult& result, const std::vector<Written>& written) {
                                         result.out_files_lost ? "  Run the task again.\n" : ""));
 }
 
+void sayTruncated(const TaskResult& result) {
+  for (Stream stream : {Stream::out, Stream::err})
+    if (std::string line = truncatedLine(result, stream); !line.empty())
+      writeAll(STDERR_FILENO, "mayfly: " + line + "\n");
+}
+
 // Prints the id on stdout: a script needs nothing else to come back.
 int runDetached(Client& client, TaskSpec spec, const RunOptions& options) {
   auto task = client.submit(std::move(spec));
@@ -223,6 +241,7 @@ int tellEnd(Task& task, const TaskResult& result, std::string_view out, std::str
     writeAll(STDOUT_FILENO, resultJson(result, out, err, written));
   } else {
     sayFiles(result, written);
+    sayTruncated(result);
     if (!how.quiet || result.verdict != base::Verdict::succeeded)
       writeAll(STDERR_FILENO, "mayfly: " + verdictLine(result) + "\n");
   }

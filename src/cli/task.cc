@@ -49,6 +49,12 @@ int taskMain(const std::string& socket, const TaskOptions& options) {
   connect.client_name = "mayfly task";
   auto client = Client::connect(socket, connect);
   if (!client) return sayError(client.error(), options.json);
+  if (options.verb == TaskVerb::list) {
+    auto all = (*client)->detached();
+    if (!all) return sayError(all.error(), options.json);
+    writeAll(STDOUT_FILENO, options.json ? detachedListJson(*all) : detachedTable(*all));
+    return 0;
+  }
   auto task = options.id ? (*client)->find(*options.id) : (*client)->find(options.key);
   if (!task) return sayError(task.error(), options.json);
   switch (options.verb) {
@@ -62,6 +68,7 @@ int taskMain(const std::string& socket, const TaskOptions& options) {
       sayError(status.error(), false);
       return kFailed;
     }
+    case TaskVerb::list:
     case TaskVerb::close:
       break;
   }

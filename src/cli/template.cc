@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/text.h"
 #include "cli/template_check.h"
+#include "cli/words.h"
 #include "config/daemon.h"
 #include "image/build.h"
 #include "image/lock.h"
@@ -291,7 +292,7 @@ int templateMain(const std::vector<std::string>& words) {
     return 0;
   } catch (const CLI::ParseError& e) {
     fmt::print(stderr, "mayfly template: {}\n  `mayfly template --help` explains the usage.\n",
-               base::printable(e.what(), 1'000));
+               whyWrong(app, e));
     return 2;
   }
   for (std::string* dir : {&a.state_dir, &a.cache_dir, &a.runtime_dir}) *dir = absolute(*dir);

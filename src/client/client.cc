@@ -368,6 +368,19 @@ Result<std::vector<TemplateInfo>> Client::templates(TimeoutMs timeout_ms) {
       });
 }
 
+Result<std::vector<DetachedTask>> Client::detached(TimeoutMs timeout_ms) {
+  return connection_->call<std::vector<DetachedTask>>(
+      "detached", connection_->timeoutMs(timeout_ms), [](Wire& wire) {
+        return wire.mayfly.detachedRequest().send().then(
+            [](auto&& response) -> Result<std::vector<DetachedTask>> {
+              MAYFLY_CHECK(edge::get(response.getError()));
+              std::vector<DetachedTask> all;
+              for (auto each : response.getTasks()) all.push_back(get(each));
+              return all;
+            });
+      });
+}
+
 Result<std::vector<TaskInfo>> Client::tasks(TimeoutMs timeout_ms) {
   return connection_->call<std::vector<TaskInfo>>(
       "tasks", connection_->timeoutMs(timeout_ms), [](Wire& wire) {

@@ -119,6 +119,7 @@ TaskResult get(schema::TaskResult::Reader in);
 TemplateInfo get(schema::TemplateInfo::Reader in);
 TaskInfo get(schema::TaskInfo::Reader in);
 ServerInfo get(schema::ServerInfo::Reader in);
+DetachedTask get(schema::DetachedTask::Reader in);
 BlobInfo get(schema::BlobInfo::Reader in);
 
 }  // namespace mayfly

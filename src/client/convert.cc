@@ -4,8 +4,6 @@
 
 namespace mayfly {
 
-namespace {}  // namespace
-
 void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
   using edge::text;
   out.setTemplate(text(spec.template_name));
@@ -25,6 +23,12 @@ void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
       break;
     case CodeKind::stdinText:
       code.setStdin(edge::data(spec.code));
+      break;
+    case CodeKind::module:
+      code.setModule(text(spec.code));
+      break;
+    case CodeKind::path:
+      code.setPath(text(spec.script_name));
       break;
   }
   auto args = out.initArgs(static_cast<unsigned>(spec.args.size()));
@@ -152,6 +156,14 @@ ServerInfo get(schema::ServerInfo::Reader in) {
   out.upload_idle_ms = bounds.getUploadIdleMs();
   out.detached_per_user_max = bounds.getDetachedPerUserMax();
   out.detach_lease_ms_max = bounds.getDetachLeaseMsMax();
+  return out;
+}
+
+DetachedTask get(schema::DetachedTask::Reader in) {
+  DetachedTask out;
+  out.task = get(in.getTask());
+  out.key = edge::str(in.getKey());
+  out.lease_left_ms = in.getLeaseLeftMs();
   return out;
 }
 

@@ -346,6 +346,9 @@ base::Result<Manifest> parseManifestListing(std::string_view text, std::string_v
                     fmt::format("holds '{}', which is no name of an environment variable",
                                 base::printable(name, 60)));
   addTo(m.cpus_env, cpus);
+  task.boolean("modules", m.runs_modules);
+  if (m.runs_modules && m.runsCommands())
+    task.complain("modules", "is for mechanism \"fork\": this template's tasks are command lines");
   task.finish();
   Reader::Table parked = root.table("pool");
   parked.count("min", 0, 4'096, m.parked_min);

@@ -82,7 +82,8 @@ struct Manifest {
   ImageRecipe image;
   ZygoteSpec zygote;
   std::vector<std::pair<std::string, std::string>> task_env;  // the tasks' environment; sorted
-  std::vector<std::string> cpus_env;         // variables set to a task's number of processors
+  std::vector<std::string> cpus_env;  // variables set to a task's number of processors
+  bool runs_modules = false;  // tasks may name a module, an archive or a folder, as after python3
   uint32_t parked_min = 1, parked_max = 64;  // clones parked ahead while the template is in use
   bool loopback = true;
   uint32_t ptys = 8;  // pseudo-terminals that a task may have open at once; 0: none

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <optional>
@@ -14,9 +15,20 @@ namespace mayfly::config {
 namespace {
 
 struct Unit {
-  std::string_view name;
+  std::string_view name;  // in small letters: users' capitals do not matter
   uint64_t factor;
 };
+
+// Units that mean two things: users must write another.
+struct Ambiguous {
+  std::string_view name, why;
+};
+
+bool sameButForCapitals(std::string_view text, std::string_view small) {
+  return std::equal(text.begin(), text.end(), small.begin(), small.end(), [](char a, char b) {
+    return (a >= 'A' && a <= 'Z' ? static_cast<char>(a - 'A' + 'a') : a) == b;
+  });
+}
 
 // A decimal number without sign or exponent, times `factor`, exactly: digits are counted in
 // integers, because 0.1 has no exact double. Returns nothing on overflow or for a fraction of the
@@ -43,12 +55,18 @@ std::optional<uint64_t> scaled(std::string_view number, uint64_t factor) {
 }
 
 base::Result<uint64_t> parse(std::string_view text, std::span<const Unit> units,
-                             std::string_view what, std::string_view example) {
+                             std::string_view what, std::string_view example,
+                             std::span<const Ambiguous> ambiguous = {}) {
   const size_t end = std::min(text.find_first_not_of("0123456789."), text.size());
   std::string_view unit = text.substr(end);
   while (!unit.empty() && unit.front() == ' ') unit.remove_prefix(1);
+  for (const Ambiguous& each : ambiguous)
+    if (end > 0 && unit == each.name)
+      return base::fail(base::Code::invalidArgument,
+                        fmt::format("'{}' is ambiguous: {}", base::printable(text, 40), each.why),
+                        fmt::format("Write it like {}.", example));
   for (const Unit& u : units) {
-    if (unit != u.name) continue;
+    if (!sameButForCapitals(unit, u.name)) continue;
     if (auto value = scaled(text.substr(0, end), u.factor)) return *value;
     break;
   }
@@ -61,24 +79,29 @@ base::Result<uint64_t> parse(std::string_view text, std::span<const Unit> units,
 
 base::Result<uint64_t> parseBytes(std::string_view text) {
   static constexpr Unit units[] = {{"", 1},
-                                   {"B", 1},
-                                   {"KiB", 1ull << 10},
-                                   {"MiB", 1ull << 20},
-                                   {"GiB", 1ull << 30},
-                                   {"TiB", 1ull << 40},
-                                   {"kB", 1'000},
-                                   {"KB", 1'000},
-                                   {"MB", 1'000'000},
-                                   {"GB", 1'000'000'000},
-                                   {"K", 1ull << 10},
-                                   {"M", 1ull << 20},
-                                   {"G", 1ull << 30}};
-  return parse(text, units, "a size", "512MiB, 64KiB, 1.5GiB or 65536");
+                                   {"b", 1},
+                                   {"kib", 1ull << 10},
+                                   {"mib", 1ull << 20},
+                                   {"gib", 1ull << 30},
+                                   {"tib", 1ull << 40},
+                                   {"kb", 1'000},
+                                   {"mb", 1'000'000},
+                                   {"gb", 1'000'000'000},
+                                   {"tb", 1'000'000'000'000},
+                                   {"k", 1ull << 10},
+                                   {"m", 1ull << 20},
+                                   {"g", 1ull << 30},
+                                   {"t", 1ull << 40}};
+  static constexpr std::string_view why = "a small b after a capital may mean bits";
+  static constexpr Ambiguous ambiguous[] = {{"Kb", why},  {"Mb", why},  {"Gb", why},  {"Tb", why},
+                                            {"Kib", why}, {"Mib", why}, {"Gib", why}, {"Tib", why}};
+  return parse(text, units, "a size", "512MiB, 64KiB, 1.5GiB or 65536", ambiguous);
 }
 
 base::Result<uint64_t> parseDurationMs(std::string_view text) {
   static constexpr Unit units[] = {{"ms", 1}, {"s", 1'000}, {"m", 60'000}, {"h", 3'600'000}};
-  return parse(text, units, "a time", "250ms, 30s, 1.5m or 2h");
+  static constexpr Ambiguous ambiguous[] = {{"M", "a capital M may mean months"}};
+  return parse(text, units, "a time", "250ms, 30s, 1.5m or 2h", ambiguous);
 }
 
 base::Result<uint32_t> parseCoresMilli(std::string_view text) {

@@ -12,7 +12,11 @@
 
 namespace mayfly::config {
 
-// "65536", "64KiB", "1.5GiB", "10MB" (powers of 1024 with an i, of 1000 without).
+// Capitals do not matter, except where a unit would then be ambiguous ("64Mb", "5M" as a time):
+// those are refused in words.
+
+// "65536", "64KiB", "1.5GiB", "64m", "10MB": k, m, g, t and all with an i count by 1024; kB, MB,
+// GB, TB by 1000.
 base::Result<uint64_t> parseBytes(std::string_view text);
 // "250ms", "30s", "1.5m", "2h": milliseconds. A unit is required.
 base::Result<uint64_t> parseDurationMs(std::string_view text);

@@ -12,12 +12,34 @@ namespace mayfly::core {
 
 namespace zygote = wire;
 
+namespace {
+
+// A mayfly_task_kind. For a clone, a script is a script, whether it came as code or as a file.
+uint32_t kindOf(sched::CodeKind kind) {
+  switch (kind) {
+    case sched::CodeKind::command:
+      return 0;
+    case sched::CodeKind::file:
+    case sched::CodeKind::path:
+      return 1;
+    case sched::CodeKind::string:
+      return 2;
+    case sched::CodeKind::stdinText:
+      return 3;
+    case sched::CodeKind::module:
+      break;
+  }
+  return 4;
+}
+
+}  // namespace
+
 BlobLayout layoutBlob(const sched::TaskSpec& spec,
                       const std::vector<std::pair<std::string, std::string>>& base_env) {
   using sched::CodeKind;
   BlobLayout out;
   zygote::TaskBlob header;
-  header.kind = static_cast<uint32_t>(spec.kind);
+  header.kind = kindOf(spec.kind);
   header.has_seed = spec.seed ? 1 : 0;
   header.seed = spec.seed.value_or(0);
 
@@ -27,8 +49,10 @@ BlobLayout layoutBlob(const sched::TaskSpec& spec,
     strings.push_back('\0');
   };
   if (spec.kind != CodeKind::command) {
-    add(spec.kind == CodeKind::file     ? std::string_view(spec.script_name)
+    add(spec.kind == CodeKind::file || spec.kind == CodeKind::path
+            ? std::string_view(spec.script_name)
         : spec.kind == CodeKind::string ? std::string_view("-c")
+        : spec.kind == CodeKind::module ? std::string_view("-m")
                                         : std::string_view("-"));
     ++header.argc;
   }
@@ -66,7 +90,8 @@ BlobLayout layoutBlob(const sched::TaskSpec& spec,
     next += bytes.size();
     return offset;
   };
-  if (spec.kind == CodeKind::string || spec.kind == CodeKind::stdinText) {
+  if (spec.kind == CodeKind::string || spec.kind == CodeKind::stdinText ||
+      spec.kind == CodeKind::module) {
     header.code_bytes = spec.code.size();
     header.code_offset = place(spec.code);
   }

@@ -528,7 +528,8 @@ void Probe::budget() {
     b.ptys_max = boxesPtys(readNumber("/proc/sys/kernel/pty/max"),
                            readNumber("/proc/sys/kernel/pty/reserve"),
                            readNumber("/proc/sys/kernel/pty/nr"));
-  deriveBudget(b, base::Limits{});
+  countBoxes(b);
+  report.capacity = capacityOf(b, {});
 }
 
 }  // namespace

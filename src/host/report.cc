@@ -44,6 +44,8 @@ uint32_t clamp32(uint64_t value) {
   return static_cast<uint32_t>(std::min<uint64_t>(value, 1'000'000));
 }
 
+uint64_t left(uint64_t all, uint64_t reserved) { return all > reserved ? all - reserved : 0; }
+
 }  // namespace
 
 std::string_view name(HostVerdict verdict) {
@@ -116,29 +118,64 @@ KernelVersion parseKernelVersion(std::string_view release) {
   return minor.ec == std::errc() ? version : KernelVersion{};
 }
 
-uint32_t HostBudget::boxes() const {
-  return std::min(
-      {boxes_by_fds, boxes_by_pids, boxes_by_namespaces, boxes_by_memory, boxes_by_ptys});
-}
-
 uint64_t boxesPtys(uint64_t limit, uint64_t reserve, uint64_t used) {
   // The kernel refuses the terminal that would make the number reach `limit` - `reserve`.
   const uint64_t pool = limit > reserve ? limit - reserve - 1 : 0;
   return std::min(pool * kPtyPercent / 100, pool - std::min(pool, used));
 }
 
-void deriveBudget(HostBudget& b, const base::Limits& per_box) {
-  auto left = [](uint64_t all, uint64_t reserved) { return all > reserved ? all - reserved : 0; };
+void countBoxes(HostBudget& b) {
   b.boxes_by_fds = clamp32(left(b.fds_hard, kFdsReserved) / kFdsReckonedPerBox);
-  // A box's processes, and its init.
-  b.boxes_by_pids = clamp32(left(b.pids_max, kPidsReserved) / (uint64_t{per_box.processes} + 1));
   b.boxes_by_namespaces = clamp32(left(b.user_namespaces_max, 64));
-  // Without terminals, their number does not bound the boxes.
-  b.boxes_by_ptys = clamp32(b.ptys_max == 0 ? ~0ull : b.ptys_max / kPtysPerBox);
-  // A tenth, at least 512 MiB, stays for the host, the daemon and the zygotes.
-  uint64_t reserved = std::max<uint64_t>(b.memory_total_bytes / 10, 512ull << 20);
-  b.boxes_by_memory = clamp32(left(b.memory_available_bytes, reserved) /
-                              std::max<uint64_t>(per_box.memory_bytes, 1));
+}
+
+const Capacity::Part& Capacity::binding() const {
+  static constexpr Part kNone{"nothing", 0};
+  const auto least = std::min_element(
+      parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.tasks < b.tasks; });
+  return least == parts.end() ? kNone : *least;
+}
+
+Capacity capacityOf(const HostBudget& host, const BoxSettings& s) {
+  Capacity c;
+  const uint64_t share = host.fds_hard / kClientFdsShare;
+  c.client_fds = s.connections_max + std::min<uint64_t>(kBlobsMax, share) +
+                 std::min<uint64_t>(kSpoolsMax, share);
+  uint32_t boxes = std::min({kBoxesMax, host.boxes_by_fds, host.boxes_by_namespaces});
+  const bool by_setting = s.boxes_max != 0 && s.boxes_max < boxes;
+  if (by_setting) boxes = s.boxes_max;
+  boxes = std::max(boxes, 1u);
+  const uint32_t ahead_max = boxes - std::min((boxes + 3) / 4, kTaskBoxesKept);
+  c.parked_max = std::min(s.parked_max, ahead_max);
+  c.stocked_max = std::min(s.stocked_max, ahead_max - c.parked_max);
+  c.boxes_max = boxes - c.parked_max - c.stocked_max;
+  const uint64_t fds =
+      std::max<uint64_t>(left(host.fds_hard, kFdsReserved + c.client_fds), kDaemonFdsPerBox);
+  c.fds_max = std::min(fds, uint64_t{c.boxes_max} * kDaemonFdsPerBox);
+  c.pids_max = left(host.pids_max, kPidsReserved);
+  c.ptys_max = s.ptys_max != 0 ? std::min<uint64_t>(host.ptys_max, s.ptys_max) : host.ptys_max;
+  c.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
+  if (c.parked_max + c.stocked_max > 0)
+    c.memory_bytes_max -= std::min(c.memory_bytes_max / 2, s.parked_memory_bytes);
+
+  const base::Limits each;
+  const auto part = [&](std::string_view what, uint64_t tasks) {
+    c.parts.push_back({what, clamp32(tasks)});
+  };
+  part("memory", c.memory_bytes_max / each.memory_bytes);
+  const uint32_t ahead = c.parked_max + c.stocked_max;
+  part("descriptors", std::min<uint64_t>(fds / kDaemonFdsPerBox, left(host.boxes_by_fds, ahead)));
+  part("processes", c.pids_max / (uint64_t{each.processes} + 1));  // a box's, and its init
+  part("namespaces", left(host.boxes_by_namespaces, ahead));
+  // With few terminals a task has fewer; without any, they do not bound the boxes.
+  const uint64_t granted =
+      std::min<uint64_t>(kPtysPerBox, c.ptys_max / std::min(c.boxes_max, kPtyTasksLeast));
+  if (granted > 0) part("terminals", c.ptys_max / granted);
+  if (by_setting)
+    part("the setting boxes_max", c.boxes_max);
+  else
+    part("the built-in maximum", left(kBoxesMax, ahead));
+  return c;
 }
 
 std::vector<std::string> HostReport::lostPromises() const {
@@ -184,22 +221,27 @@ std::string renderTable(const HostReport& report, size_t width) {
   };
   for (const HostLine& line : report.lines) row(line);
   const HostBudget& b = report.budget;
-  const std::string budget = fmt::format("Budget of boxes ({} fit)", b.boxes());
-  row({budget, "descriptors",
-       fmt::format("{} hard limit, {} a box: {} boxes", b.fds_hard, kFdsReckonedPerBox,
-                   b.boxes_by_fds)});
-  row({budget, "processes",
-       fmt::format("{} on the host: {} boxes at the default cap", b.pids_max, b.boxes_by_pids)});
-  row({budget, "user namespaces",
-       fmt::format("{}: {} boxes", b.user_namespaces_max, b.boxes_by_namespaces)});
-  row({budget, "memory",
-       fmt::format("{} of {} free: {} boxes at the default cap",
-                   base::humanBytes(b.memory_available_bytes),
-                   base::humanBytes(b.memory_total_bytes), b.boxes_by_memory)});
-  row({budget, "terminals",
-       b.ptys_max == 0 ? "none: boxes have no pseudo-terminals"
-                       : fmt::format("{} of kernel.pty.max: {} boxes at the default of {}",
-                                     b.ptys_max, b.boxes_by_ptys, kPtysPerBox)});
+  const Capacity& c = report.capacity;
+  const std::string budget =
+      fmt::format("Budget of boxes ({} tasks fit; {} binds)", c.tasks(), c.binding().what);
+  const auto detail = [&](std::string_view what) -> std::string {
+    if (what == "memory")
+      return fmt::format("{} of {} ({} free now)", base::humanBytes(c.memory_bytes_max),
+                         base::humanBytes(b.memory_total_bytes),
+                         base::humanBytes(b.memory_available_bytes));
+    if (what == "descriptors") return fmt::format("{} hard limit", b.fds_hard);
+    if (what == "processes") return fmt::format("{} of {}", c.pids_max, b.pids_max);
+    if (what == "namespaces") return fmt::format("{}", b.user_namespaces_max);
+    if (what == "terminals") return fmt::format("{} for boxes", c.ptys_max);
+    return fmt::format("{} parked and {} stocked boxes besides", c.parked_max, c.stocked_max);
+  };
+  for (const Capacity::Part& part : c.parts)
+    row({budget,
+         std::string(part.what == "the setting boxes_max"  ? "boxes_max"
+                     : part.what == "the built-in maximum" ? "boxes"
+                                                           : part.what),
+         fmt::format("{}: {} tasks at the default caps", detail(part.what), part.tasks)});
+  if (c.ptys_max == 0) row({budget, "terminals", "none: boxes have no pseudo-terminals"});
   auto lost = report.lostPromises();
   if (lost.empty()) {
     out += "\nThis host can keep every promise.\n";

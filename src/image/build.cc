@@ -292,6 +292,7 @@ base::Result<BuildResult> build(const config::Manifest& manifest, const BuildOpt
 
 base::Result<BuildResult> buildImage(const config::Manifest& manifest,
                                      const BuildOptions& options) {
+  const Interrupts interrupts;  // first: a signal ends this process after all else was removed
   Workshop shop(options.cache_dir, buildLogPath(options.state_dir, manifest.name),
                 [&](std::string_view text) {
                   if (options.progress)

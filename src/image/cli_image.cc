@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <climits>
+#include <span>
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
@@ -25,7 +26,7 @@ struct Arguments {
   std::string state_dir = config::Daemon{}.state_dir, cache_dir = BuildOptions{}.cache_dir,
               runtime_dir;
   std::vector<std::string> template_dirs;
-  bool json = false, fresh = false, help = false;
+  bool json = false, fresh = false, help = false, dry_run = false;
 };
 
 std::string executableDir() {
@@ -42,6 +43,16 @@ void complain(const base::Error& e) {
     fmt::print(stderr, "  {}\n", e.advice.substr(at, end - at));
     at = end + 1;
   }
+}
+
+constexpr std::string_view kVerbs[] = {"build", "list", "prune", "remove"};
+constexpr std::string_view kFlags[] = {"--state-dir", "--cache-dir", "--templates", "--runtime-dir",
+                                       "--fresh",     "--json",      "--dry-run",   "--help"};
+
+std::string withNearest(const std::string& word, std::span<const std::string_view> known) {
+  const std::string_view near = base::nearest(word, known);
+  return fmt::format("'{}'{}", base::printable(word, 80),
+                     near.empty() ? "" : fmt::format("; the nearest is '{}'", near));
 }
 
 base::Result<Arguments> parse(const std::vector<std::string>& args) {
@@ -68,11 +79,13 @@ base::Result<Arguments> parse(const std::vector<std::string>& args) {
       a.json = true;
     } else if (arg == "--fresh") {
       a.fresh = true;
+    } else if (arg == "--dry-run") {
+      a.dry_run = true;
     } else if (arg == "--help" || arg == "-h") {
       a.help = true;
     } else if (arg.substr(0, 1) == "-") {
       return base::fail(base::Code::invalidArgument,
-                        fmt::format("unknown option '{}'", base::printable(arg)),
+                        "`mayfly image` has no option " + withNearest(arg, kFlags),
                         "mayfly image --help lists them.");
     } else if (a.verb.empty()) {
       a.verb = arg;
@@ -180,6 +193,48 @@ int remove(const Arguments& a) {
   return code;
 }
 
+int prune(const Arguments& a) {
+  if (!a.names.empty()) {
+    fmt::print(stderr,
+               "mayfly image prune: takes no names: it keeps what templates and daemons "
+               "use. `mayfly image remove` removes one.\n");
+    return 2;
+  }
+  std::vector<std::string> dirs = config::defaultTemplateDirs(executableDir());
+  dirs.insert(dirs.end(), a.template_dirs.begin(), a.template_dirs.end());
+  const std::vector<std::string> kept = config::listTemplates(dirs);
+  if (kept.empty()) {  // more likely a wrong folder than a wish to lose every image
+    complain({base::Code::failedPrecondition, "there is no template in any of the folders",
+              "Name their folder: --templates DIR.", 0, 0});
+    return 1;
+  }
+  auto pruned = pruneImages(a.state_dir, kept, a.dry_run ? PruneMode::dryRun : PruneMode::remove);
+  if (!pruned) {
+    complain(pruned.error());
+    return 1;
+  }
+  if (a.json) {
+    nlohmann::ordered_json out;
+    out["dryRun"] = a.dry_run;
+    out["bytes"] = pruned->bytes;
+    out["images"] = nlohmann::ordered_json::array();
+    for (const ImageInfo& i : pruned->images)
+      out["images"].push_back(
+          {{"template", i.template_name}, {"digest", i.digest}, {"bytes", i.bytes}});
+    fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    return 0;
+  }
+  for (const ImageInfo& i : pruned->images)
+    fmt::print("{}  {}  {}\n", i.digest.substr(0, 12),
+               i.template_name.empty() ? "-" : base::printable(i.template_name),
+               base::humanBytes(i.bytes));
+  for (const ImageInfo& i : pruned->in_use)
+    fmt::print("{}  {}  kept: a daemon uses it\n", i.digest.substr(0, 12),
+               i.template_name.empty() ? "-" : base::printable(i.template_name));
+  fmt::print("{} {}\n", base::humanBytes(pruned->bytes), a.dry_run ? "would be freed" : "freed");
+  return 0;
+}
+
 }  // namespace
 
 std::string imageHelp() {
@@ -188,12 +243,16 @@ std::string imageHelp() {
          "  mayfly image build [TEMPLATE...]     build missing and changed images (root)\n"
          "  mayfly image list [--json]           list images, and those that a daemon uses\n"
          "  mayfly image remove NAME|DIGEST...   refused while in use\n"
+         "  mayfly image prune [--dry-run]       remove what no template in the folders and\n"
+         "                                       no daemon uses; tell the bytes freed\n"
          "\n"
          "  --state-dir DIR    folder of the images (MAYFLY_STATE_DIR; /var/lib/mayfly)\n"
          "  --cache-dir DIR    build: root trees of earlier builds (/var/cache/mayfly)\n"
-         "  --templates DIR    build: folders of templates; repeatable\n"
+         "  --templates DIR    build, prune: folders of templates; repeatable. prune keeps\n"
+         "                     the default folders' images, too\n"
          "  --runtime-dir DIR  build: folder of mayfly-maker and its like\n"
-         "  --fresh            build: install all packages again\n";
+         "  --fresh            build: install all packages again\n"
+         "  --dry-run          prune: only tell what would go\n";
 }
 
 int imageMain(const std::vector<std::string>& args) {
@@ -209,7 +268,13 @@ int imageMain(const std::vector<std::string>& args) {
   if (parsed->verb == "build") return build(*parsed);
   if (parsed->verb == "list") return list(*parsed);
   if (parsed->verb == "remove") return remove(*parsed);
-  fmt::print(stderr, "{}", imageHelp());
+  if (parsed->verb == "prune") return prune(*parsed);
+  if (parsed->verb.empty())
+    fmt::print(stderr, "{}", imageHelp());
+  else
+    complain({base::Code::invalidArgument,
+              "`mayfly image` has no verb " + withNearest(parsed->verb, kVerbs),
+              "mayfly image --help lists them.", 0, 0});
   return 2;
 }
 

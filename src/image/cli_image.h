@@ -1,4 +1,4 @@
-// mayfly image build|list|remove, as the command line calls it.
+// mayfly image build|list|prune|remove, as the command line calls it.
 //
 // Layer: image. Prints; blocks.
 #pragma once

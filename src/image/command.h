@@ -3,6 +3,8 @@
 // Layer: image. Blocks. For single-threaded callers (the command line).
 #pragma once
 
+#include <signal.h>
+
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -28,7 +30,24 @@ struct Command {
                                          // the caller's proxy settings
   // Runs in the child, just before its exec, to enter a sandbox. Exits itself on failure.
   std::function<void()> enter;
+  bool cleans_up = false;  // runs although a signal asks to end
 };
+
+// While it lives, Ctrl-C (SIGINT), SIGTERM and SIGHUP do not end this process. They end the running
+// command and refuse later ones (Code::cancelled), so that every caller removes what it made; the
+// signal takes effect when the object goes.
+class Interrupts {
+ public:
+  Interrupts();
+  Interrupts(const Interrupts&) = delete;
+  ~Interrupts();
+
+ private:
+  sigset_t before_;
+};
+// Such a signal has come.
+bool interrupted();
+base::Error interruption(std::string_view what);
 
 // stdin is empty. A non-zero exit code is an error that quotes the last lines. If this process
 // dies, the program gets SIGTERM.

@@ -14,6 +14,7 @@
 
 #include "base/lock_file.h"
 #include "base/text.h"
+#include "image/command.h"
 
 namespace mayfly::image {
 namespace {
@@ -234,6 +235,43 @@ base::Status removeImage(const std::string& state_dir, std::string_view what) {
   return base::Unit{};
 }
 
+base::Result<Pruned> pruneImages(const std::string& state_dir,
+                                 const std::vector<std::string>& kept_names, PruneMode mode) {
+  MAYFLY_TRY(base::Fd lock, lockFile(state_dir + "/build.lock", kRemoveSecondsMax));
+  MAYFLY_TRY(std::vector<ImageInfo> images, listImages(state_dir));
+  const auto isKept = [&](const ImageInfo& i) {
+    return std::find(kept_names.begin(), kept_names.end(), i.template_name) != kept_names.end();
+  };
+  std::map<std::string, bool> done;  // by digest: whether its file is gone, or would be
+  Pruned out;
+  for (const ImageInfo& i : images)
+    if (isKept(i)) done[i.digest] = false;
+  for (const ImageInfo& i : images) {
+    if (isKept(i)) continue;
+    auto at = done.find(i.digest);
+    if (at == done.end()) {
+      const std::string path = imagePath(state_dir, i.digest);
+      auto fd = base::openAt(base::FdView(AT_FDCWD), path, O_RDONLY);
+      // The lock is held while the name is removed, so that no process leases it in between.
+      const bool is_free = fd && ::flock(fd->get(), LOCK_EX | LOCK_NB) == 0;
+      if (!is_free) out.in_use.push_back(i);
+      if (is_free && mode == PruneMode::remove && ::unlink(path.c_str()) != 0)
+        return base::failSys(errno, "unlink", path);
+      at = done.emplace(i.digest, is_free).first;
+      if (is_free) {
+        out.images.push_back(i);
+        out.bytes += i.bytes;
+      }
+    }
+    // A daemon that holds the image needs no index until it starts anew.
+    if (!at->second || mode == PruneMode::dryRun || i.template_name.empty()) continue;
+    const std::string index = indexPath(state_dir, i.template_name);
+    if (::unlink(index.c_str()) != 0 && errno != ENOENT)
+      return base::failSys(errno, "unlink", index);
+  }
+  return out;
+}
+
 base::Status sweepImages(const std::string& state_dir) {
   MAYFLY_TRY(std::vector<ImageInfo> images, listImages(state_dir));
   for (const ImageInfo& i : images) {
@@ -290,6 +328,7 @@ base::Result<base::Fd> lockFile(const std::string& path, uint32_t seconds_max) {
       return base::fail(Code::deadlineExceeded,
                         fmt::format("'{}' was held by another build for {} s", path, seconds_max));
     }
+    if (interrupted()) return base::fail(interruption("the wait for another build"));
     ::usleep(100'000);
   }
   return fd;

@@ -52,6 +52,17 @@ base::Result<std::vector<ImageInfo>> listImages(const std::string& state_dir);
 base::Status publishImage(const std::string& state_dir, const ImageInfo& info);
 // Removes a template's image, or one by its digest. Refused while it is leased.
 base::Status removeImage(const std::string& state_dir, std::string_view template_name_or_digest);
+// Removes, or only lists, the images of templates that are not among `kept_names` and of no
+// template at all, unless a daemon uses them, and the indexes of such templates. Waits for a
+// running build.
+enum class PruneMode : uint8_t { remove, dryRun };
+struct Pruned {
+  std::vector<ImageInfo> images;
+  std::vector<ImageInfo> in_use;  // that only a daemon keeps
+  uint64_t bytes = 0;             // of `images`
+};
+base::Result<Pruned> pruneImages(const std::string& state_dir,
+                                 const std::vector<std::string>& kept_names, PruneMode mode);
 // Removes every image that has neither a template nor a lease, and the leftovers of killed builds.
 // The caller holds the build lock.
 base::Status sweepImages(const std::string& state_dir);

@@ -190,6 +190,7 @@ base::Result<Tree> openTree(Workshop& shop, const std::string& key, Fresh fresh)
       return base::fail(
           base::Code::deadlineExceeded,
           fmt::format("'{}' was held by another build for {} s", tree.path, kLockSecondsMax));
+    if (interrupted()) return base::fail(interruption("the wait for another build"));
     ::usleep(100'000);
   }
   if (fresh == Fresh::yes) MAYFLY_CHECK(removeTree(tree.path));

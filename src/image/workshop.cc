@@ -161,7 +161,11 @@ base::Status writeText(const std::string& path, std::string_view text, unsigned 
 }
 
 base::Status removeTree(const std::string& path) {
-  return runCommand({"rm", "-rf", "--one-file-system", path}, kShortSecondsMax);
+  Command remove;
+  remove.argv = {"rm", "-rf", "--one-file-system", path};
+  remove.seconds_max = kShortSecondsMax;
+  remove.cleans_up = true;
+  return runCommand(remove);
 }
 
 }  // namespace mayfly::image

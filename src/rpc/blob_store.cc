@@ -36,20 +36,52 @@ base::Result<BlobStore::Reservation> BlobStore::take(const sched::AccountRef& us
   return reservation;
 }
 
-// Milliseconds until the first expiry that makes room: of any user's blob if the pool is full, else
-// of one of this user's. 0: there is no such blob.
-uint32_t BlobStore::soonestMs(const sched::AccountRef& user, uint64_t bytes,
-                              uint64_t now_ns) const {
-  using Room = sched::Accounts::Room;
-  const bool of_all = accounts_.roomFor(user, Resource::blobs) == Room::noneOfPool ||
-                      accounts_.roomFor(user, Resource::blobBytes, bytes) == Room::noneOfPool;
-  uint64_t soonest_ns = UINT64_MAX;
-  for (const auto& [key, entry] : entries_)
-    if (of_all || key.first == user.user())
-      soonest_ns = std::min(soonest_ns, entry.used_ns + ttl_ns());
-  if (soonest_ns == UINT64_MAX) return 0;
-  return static_cast<uint32_t>(
-      std::max<uint64_t>(soonest_ns - std::min(soonest_ns, now_ns), 1'000'000) / 1'000'000);
+// Gives back the shares of unused blobs, one by one, until the reservation fits; only then are
+// those blobs dropped. The user's own go first, then those of users that hold more than their own
+// part.
+base::Result<BlobStore::Reservation> BlobStore::takeFromUnused(const sched::AccountRef& user,
+                                                               uint64_t bytes, Error refusal) {
+  struct Candidate {
+    bool of_other;
+    uint64_t used_ns;
+    Entries::iterator at;
+  };
+  std::vector<Candidate> unused;
+  for (auto at = entries_.begin(); at != entries_.end(); ++at)
+    if (at->second.content.use_count() == 1)
+      unused.push_back({at->first.first != user.user(), at->second.used_ns, at});
+  std::sort(unused.begin(), unused.end(), [](const Candidate& a, const Candidate& b) {
+    return std::pair(a.of_other, a.used_ns) < std::pair(b.of_other, b.used_ns);
+  });
+  struct Given {
+    Entries::iterator at;
+    sched::AccountRef whose;
+    uint64_t bytes;
+  };
+  std::vector<Given> given;
+  for (const Candidate& each : unused) {
+    Reservation& held = each.at->second.held;
+    const sched::AccountRef whose = held.bytes_.whose();
+    if (each.of_other && !holdsMoreThanItsOwn(whose)) continue;
+    given.push_back({each.at, whose, held.bytes()});
+    held.release();
+    auto reservation = take(user, bytes);
+    if (!reservation) continue;
+    for (const Given& one : given) entries_.erase(one.at);
+    return reservation;
+  }
+  for (const Given& one : given) {
+    Reservation& held = one.at->second.held;
+    held.one_ = accounts_.charge(one.whose, Resource::blobs);
+    held.bytes_ = accounts_.charge(one.whose, Resource::blobBytes, one.bytes);
+  }
+  return base::fail(std::move(refusal));
+}
+
+bool BlobStore::holdsMoreThanItsOwn(const sched::AccountRef& user) const {
+  for (Resource resource : {Resource::blobs, Resource::blobBytes})
+    if (accounts_.used(user, resource) > accounts_.bounds().of(resource).user_own) return true;
+  return false;
 }
 
 base::Result<BlobStore::Reservation> BlobStore::reserve(const sched::AccountRef& user,
@@ -63,10 +95,8 @@ base::Result<BlobStore::Reservation> BlobStore::reserve(const sched::AccountRef&
   if (auto reservation = take(user, bytes)) return reservation;
   sweep(now_ns);
   auto reservation = take(user, bytes);
-  if (reservation) return reservation;
-  Error error = std::move(reservation).error();
-  error.retry_after_ms = soonestMs(user, bytes, now_ns);
-  return base::fail(std::move(error));
+  return reservation ? std::move(reservation)
+                     : takeFromUnused(user, bytes, std::move(reservation).error());
 }
 
 void BlobStore::keep(Reservation reservation, const edge::Sha256& hash, Content content,

@@ -4,7 +4,8 @@
 // A blob belongs to one user. No other user can use it or learn of it, even if both
 // uploaded the same bytes. A reservation counts as a blob of its full size from the
 // start, so no byte is written that may not be kept. A blob that tasks hold stays
-// counted until they release it.
+// counted until they release it. Where a bound refuses a new blob, blobs that no task
+// holds give way, the one unused for longest first.
 //
 // Layer: rpc. Time is an argument. Core thread.
 #pragma once
@@ -53,7 +54,8 @@ class BlobStore {
   BlobStore(sched::Accounts& accounts, uint64_t ttl_ms) : accounts_(accounts), ttl_ms_(ttl_ms) {}
   BlobStore(const BlobStore&) = delete;
 
-  // invalidArgument: larger than any blob may be. resourceExhausted: no room now.
+  // invalidArgument: larger than any blob may be. resourceExhausted: no room, because tasks hold
+  // blobs or uploads are under way.
   base::Result<Reservation> reserve(const sched::AccountRef& user, uint64_t bytes, uint64_t now_ns);
   // Stores a finished upload. If the user already has this blob, the old one stays.
   void keep(Reservation reservation, const edge::Sha256& hash, Content content, uint64_t now_ns);
@@ -89,7 +91,9 @@ class BlobStore {
   Entries::iterator find(const Key& key, uint64_t now_ns);
   std::optional<Blob> use(const Key& key, uint64_t now_ns);
   base::Result<Reservation> take(const sched::AccountRef& user, uint64_t bytes);
-  uint32_t soonestMs(const sched::AccountRef& user, uint64_t bytes, uint64_t now_ns) const;
+  base::Result<Reservation> takeFromUnused(const sched::AccountRef& user, uint64_t bytes,
+                                           base::Error refusal);
+  bool holdsMoreThanItsOwn(const sched::AccountRef& user) const;
 
   sched::Accounts& accounts_;
   uint64_t ttl_ms_;

@@ -164,6 +164,15 @@ class MayflyImpl final : public schema::Mayfly::Server {
     return kj::READY_NOW;
   }
 
+  kj::Promise<void> detached(DetachedContext context) override {
+    if (auto error = unfit()) return refuse(context, *error);
+    MAYFLY_ALLOW_CANCELLATION(context);
+    return inTurn(*state_, [state = kj::addRef(*state_), context, call = Call(*state_)]() mutable {
+      state->hub.users.list(state->account, context.getResults());
+      return kj::Promise<void>(kj::READY_NOW);
+    });
+  }
+
   kj::Promise<void> tasks(TasksContext context) override {
     if (auto error = unfit()) return refuse(context, *error);
     MAYFLY_ALLOW_CANCELLATION(context);

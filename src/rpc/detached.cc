@@ -6,10 +6,14 @@
 #include <spdlog/spdlog.h>
 #include <time.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "base/text.h"
 #include "edge/convert.h"
 #include "rpc/hub.h"
 #include "rpc/kept_keys.h"
+#include "rpc/task_calls.h"
 
 namespace mayfly::rpc {
 
@@ -197,6 +201,25 @@ Result<kj::Own<TaskState>> Users::find(const sched::AccountRef& account, TaskId 
                           : fmt::format("find: this user has no detached task with the key '{}'",
                                         base::printable(key)),
               "It was never submitted, was closed, or its lease is over.");
+}
+
+void Users::list(const sched::AccountRef& account, schema::Mayfly::DetachedResults::Builder out) {
+  auto user = users_.find(account.user());
+  if (user == users_.end()) return;
+  std::vector<UserTasks::Entry*> all;
+  for (auto& [task, entry] : user->second->entries) all.push_back(&entry);
+  std::sort(all.begin(), all.end(), [](const UserTasks::Entry* a, const UserTasks::Entry* b) {
+    return a->task->id() < b->task->id();
+  });
+  auto list = out.initTasks(static_cast<unsigned>(all.size()));
+  for (unsigned i = 0; i < all.size(); ++i) {
+    TaskState& task = *all[i]->task;
+    put(list[i].initTask(), task.info(), true);
+    list[i].setKey(edge::text(all[i]->key));
+    kj::Duration left = task.lease();
+    KJ_IF_MAYBE (begun, hub_.leases.left(task)) left = *begun;
+    list[i].setLeaseLeftMs(static_cast<uint32_t>(left / kj::MILLISECONDS));
+  }
 }
 
 bool Users::owns(const sched::AccountRef& account, sched::OwnerId owner) const {

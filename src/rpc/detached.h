@@ -51,6 +51,8 @@ class Users {
   // Finds by the key, or by `id` if the key is empty.
   base::Result<kj::Own<TaskState>> find(const sched::AccountRef& account, base::TaskId id,
                                         const std::string& key);
+  // The user's kept tasks, by id.
+  void list(const sched::AccountRef& account, schema::Mayfly::DetachedResults::Builder out);
   // Whether a task that the core lists under `owner` is a detached task of this user.
   bool owns(const sched::AccountRef& account, sched::OwnerId owner) const;
 

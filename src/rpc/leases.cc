@@ -29,6 +29,12 @@ void Leases::end(TaskState& task) {
   ends_.erase(it);
 }
 
+kj::Maybe<kj::Duration> Leases::left(TaskState& task) const {
+  auto it = ends_.find(&task);
+  if (it == ends_.end()) return nullptr;
+  return it->second > timer_.now() ? it->second - timer_.now() : 0 * kj::NANOSECONDS;
+}
+
 kj::Promise<void> Leases::watch() {
   if (by_end_.empty()) {
     watched_for_ = nullptr;

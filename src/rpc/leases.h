@@ -25,7 +25,9 @@ class Leases {
   // Begins the task's lease, or replaces it: it ends `lease` from now.
   void renew(TaskState& task, kj::Duration lease);
   void end(TaskState& task);  // no effect on a task without a lease
-  void stop();                // call before the loop ends
+  // The time until the task's lease ends; null: it has not begun.
+  kj::Maybe<kj::Duration> left(TaskState& task) const;
+  void stop();  // call before the loop ends
 
  private:
   kj::Promise<void> watch();

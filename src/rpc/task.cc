@@ -102,6 +102,20 @@ Status TaskState::submit(sched::TaskSpec spec) {
   return Unit{};
 }
 
+sched::TaskInfo TaskState::info() const {
+  if (auto info = owner_->hub.core.info(id_)) return *info;
+  // The core has dropped the task; only deliveries are left.
+  sched::TaskInfo info;
+  info.task = id_;
+  info.template_name = template_name_;
+  info.state = result() != nullptr ? "done" : "ending";
+  if (const sched::TaskResult* result = ended()) {
+    info.queued_ns = result->phases[static_cast<size_t>(base::Phase::queued)];
+    info.started_ns = result->phases[static_cast<size_t>(base::Phase::started)];
+  }
+  return info;
+}
+
 kj::Promise<Status> TaskState::wait() {
   if (kept_ == Kept::closed) return Status(fail(Code::cancelled, "wait: the task was closed"));
   if (auto status = kept("wait"); !status) return status;
@@ -357,6 +371,10 @@ Status checkSizes(schema::TaskSpec::Reader in) {
     code_bytes = code.getString().size();
   } else if (code.isStdin()) {
     code_bytes = code.getStdin().size();
+  } else if (code.isModule()) {
+    MAYFLY_CHECK(tooLong("the module's name has", code.getModule().size(), sched::kPathBytesMax));
+  } else if (code.isPath()) {
+    MAYFLY_CHECK(tooLong("the program's path has", code.getPath().size(), sched::kPathBytesMax));
   }
   MAYFLY_CHECK(tooLong("the code has", code_bytes, sched::kCodeBytesMax));
   if (in.getArgs().size() > sched::kArgsMax)
@@ -400,6 +418,14 @@ base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBl
     case schema::TaskSpec::Code::STDIN:
       spec.kind = sched::CodeKind::stdinText;
       spec.code = edge::str(code.getStdin());
+      break;
+    case schema::TaskSpec::Code::MODULE:
+      spec.kind = sched::CodeKind::module;
+      spec.code = edge::str(code.getModule());
+      break;
+    case schema::TaskSpec::Code::PATH:
+      spec.kind = sched::CodeKind::path;
+      spec.script_name = edge::str(code.getPath());
       break;
     default:
       return fail(Code::invalidArgument, "unknown kind of code", "Update the daemon.");

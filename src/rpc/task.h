@@ -89,7 +89,9 @@ class TaskState final : public kj::Refcounted {
   const sched::TaskResult* result() const { return done_ ? &*result_ : nullptr; }
   // Null until the task has ended.
   const sched::TaskResult* ended() const { return result_ ? &*result_ : nullptr; }
-  const std::string& templateName() const { return template_name_; }
+  // The state is "done" once wait() would return at once.
+  sched::TaskInfo info() const;
+  kj::Duration lease() const { return lease_; }
 
   // Events, in the core's order.
   void onStarted();

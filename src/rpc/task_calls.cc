@@ -97,19 +97,8 @@ class TaskImpl final : public schema::Task::Server {
     if (auto error = unfit("info")) return refuse(context, *error);
     if (auto status = state_->kept("info"); !status) return refuse(context, status.error());
     state_->renew();
-    auto info = connection_->hub.core.info(state_->id());
-    if (!info) {
-      // The core has dropped the task; only deliveries are left.
-      info.emplace();
-      info->task = state_->id();
-      info->template_name = state_->templateName();
-      info->state = state_->result() != nullptr ? "done" : "ending";
-      if (const sched::TaskResult* result = state_->ended()) {
-        info->queued_ns = result->phases[static_cast<size_t>(base::Phase::queued)];
-        info->started_ns = result->phases[static_cast<size_t>(base::Phase::started)];
-      }
-    }
-    put(resultsOf(context, 64 + info->template_name.size()).initInfo(), *info, true);
+    const sched::TaskInfo info = state_->info();
+    put(resultsOf(context, 64 + info.template_name.size()).initInfo(), info, true);
     return kj::READY_NOW;
   }
 

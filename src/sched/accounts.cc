@@ -67,9 +67,9 @@ constexpr Row kRows[kResources] = {
     {"unsentBytes", "unread answers", In::bytes, 256 * kMiB, 256u << 10, 24, 32, 0, base::kRetryMs,
      "Read the answers."},
     {"blobs", "blobs and uploads", In::pieces, 4'096, 0, 8, 32, 0, base::kRetryMs,
-     "Remove blobs that no task will name again, or wait until unused ones have expired."},
+     "Unused blobs give way by themselves: wait until tasks have started and uploads ended."},
     {"blobBytes", "blobs and uploads", In::bytes, kGiB, 0, 16, 32, 0, base::kRetryMs,
-     "Remove blobs that no task will name again, or wait until unused ones have expired."},
+     "Unused blobs give way by themselves: wait until tasks have started and uploads ended."},
     {"tenants", "tenants with tasks", In::pieces, 4'096, 16, 8, 32, base::kRetryMs, base::kRetryMs,
      "Wait until some tenants' tasks have ended."},
 };

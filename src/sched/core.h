@@ -25,7 +25,7 @@ namespace mayfly::sched {
 
 using OwnerId = uint64_t;  // one client connection; 0 is none
 
-enum class CodeKind : uint8_t { command, file, string, stdinText };  // as mayfly_task_kind
+enum class CodeKind : uint8_t { command, file, string, stdinText, module, path };
 enum class Stream : uint8_t { out, err };
 
 // Bounds on every submission, whatever the template.
@@ -61,8 +61,10 @@ struct LimitWishes {
 struct TaskSpec {
   std::string template_name;
   CodeKind kind = CodeKind::command;
-  std::string code;               // string, stdinText: the program; file: the script's text
-  std::string script_name;        // file: its name in /task, e.g. "script.py"
+  // string, stdinText: the program; file: the script's text; module: the module's name
+  std::string code;
+  // file: its name in /task, e.g. "script.py"; path: the program's path among `files`
+  std::string script_name;
   std::vector<std::string> args;  // command: the whole argv; else the arguments after the script
   std::vector<std::pair<std::string, std::string>> env;
   std::vector<InputFile> files;

@@ -79,16 +79,48 @@ base::Status checkArgs(const TaskSpec& spec) {
   return base::Unit{};
 }
 
+base::Status checkModule(const TaskSpec& spec) {
+  if (spec.code.empty() || spec.code.size() > kPathBytesMax)
+    return fail(Code::invalidArgument, "the module's name has " + num(spec.code.size()) +
+                                           " bytes; 1 to " + num(kPathBytesMax) + " are allowed");
+  if (hasNul(spec.code))
+    return fail(Code::invalidArgument, "the module's name contains a NUL byte");
+  if (!spec.script_name.empty())
+    return fail(Code::invalidArgument, "a script name without a script file");
+  return base::Unit{};
+}
+
+// The program is one of the input files, or their folder.
+base::Status checkProgramPath(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
+  if (!spec.code.empty())
+    return fail(Code::invalidArgument, "the program is an input file and cannot have code besides");
+  MAYFLY_CHECK(checkPath("program", spec.script_name));
+  const std::string folder = spec.script_name + "/";
+  for (const InputFile& file : spec.files) {
+    if (file.path == spec.script_name) return base::Unit{};
+    if (!file.path.starts_with(folder)) continue;
+    if (tmpl.runs_modules) return base::Unit{};
+    return fail(Code::invalidArgument, "template " + quoted(tmpl.name) + " runs no folders",
+                "Name a script: one of the input files.");
+  }
+  return fail(Code::invalidArgument,
+              "the program " + quoted(spec.script_name) + " is not among the input files");
+}
+
 base::Status checkCode(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
   bool command = spec.kind == CodeKind::command;
-  if (static_cast<uint8_t>(spec.kind) > static_cast<uint8_t>(CodeKind::stdinText))
+  if (static_cast<uint8_t>(spec.kind) > static_cast<uint8_t>(CodeKind::path))
     return fail(Code::invalidArgument, "unknown kind of code");
+  if (spec.kind == CodeKind::module && !tmpl.runs_modules)
+    return fail(Code::invalidArgument, "template " + quoted(tmpl.name) + " runs no modules (`-m`)",
+                tmpl.runs_code ? "Give the code as a file, a string or on standard input."
+                               : "Give a command line.");
   if (command && !tmpl.runs_commands)
     return fail(Code::invalidArgument, "template " + quoted(tmpl.name) + " runs code, no commands",
                 "Give the code as a file, a string or on standard input.");
   if (!command && !tmpl.runs_code)
     return fail(Code::invalidArgument, "template " + quoted(tmpl.name) + " runs commands, no code",
-                "Give a command line.");
+                "Give a command line: `mayfly run -t " + tmpl.name + " -- COMMAND`.");
   if (command) {
     if (spec.args.empty() || spec.args[0].empty())
       return fail(Code::invalidArgument, "the command is empty");
@@ -103,6 +135,8 @@ base::Status checkCode(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
     return fail(Code::invalidArgument,
                 "the code has " + num(spec.code.size()) + " bytes; at most " + num(kCodeBytesMax));
   if (spec.kind == CodeKind::file) return checkPath("script name", spec.script_name);
+  if (spec.kind == CodeKind::module) return checkModule(spec);
+  if (spec.kind == CodeKind::path) return checkProgramPath(spec, tmpl);
   if (!spec.script_name.empty())
     return fail(Code::invalidArgument, "a script name without a script file");
   return base::Unit{};

@@ -92,7 +92,7 @@ namespace {
 // Fields of the interpreter's configuration. findConfig() looks up their addresses.
 struct Config {
   void* at = nullptr;
-  wchar_t **run_command, **run_filename;
+  wchar_t **run_command, **run_module, **run_filename;
   int* cpu_count = nullptr;
 };
 Config config;
@@ -145,6 +145,7 @@ bool findConfig(const wchar_t* program, const wchar_t* folder) {
       continue;
     ++files;
     config.run_command = field;
+    config.run_module = field + 1;
     config.run_filename = field + 2;
   }
   for (size_t i = 0; i + 2 * sizeof(int) <= kConfigBytes; i += sizeof(int)) {
@@ -458,6 +459,8 @@ bool configure(const mayfly_task& task, const mayfly_python& python) {
   switch (task.kind) {
     case MAYFLY_TASK_FILE:
       return ok && set(config.run_filename, python.file);
+    case MAYFLY_TASK_MODULE:
+      return ok && set(config.run_filename, nullptr) && set(config.run_module, python.command);
     case MAYFLY_TASK_STRING:
       return ok && set(config.run_filename, nullptr) && set(config.run_command, python.command);
     default: {

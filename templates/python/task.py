@@ -15,10 +15,12 @@ import random
 import sys
 import time
 import types
+import zipimport
 
-COMMAND, FILE, STRING, STDIN = range(4)
+COMMAND, FILE, STRING, STDIN, MODULE = range(5)
 PROGRAM = "/usr/bin/python3"
 FOLDER = "/task"
+ARCHIVE_BYTES_MAX = 4 << 20  # a larger one is not looked into before the task's caps are in force
 ARGUMENT_BYTES_MAX = 131_071  # of one argument: the kernel's limit, without its NUL
 BLAS_THREADS_MAX = 128  # that Debian builds OpenBLAS for
 NOT_RUN = 126  # as in a shell: found, but cannot be executed
@@ -86,7 +88,7 @@ class Clones:
         if wanted.get(b"TZ") != self.environment.get(b"TZ"):
             time.tzset()
 
-    def why_fresh(self, kind, script, wanted):
+    def why_fresh(self, kind, script, wanted, module=None):
         """Why this task cannot run in the preloaded interpreter, or None."""
         for name, value in wanted.items():
             if self.expected.get(name) == value:
@@ -105,7 +107,14 @@ class Clones:
                 if os.path.lexists(f"{folder}/{name}.py") or os.path.lexists(f"{folder}/{name}"):
                     return f"{folder}/{name}"
         if kind == FILE:
-            folders.insert(0, os.path.dirname(os.path.realpath(os.fsdecode(script))))
+            program = os.path.abspath(os.fsdecode(script))
+            # A script's folder comes first in sys.path; a folder or an archive is there itself.
+            inside = os.path.isdir(program) or self.in_archive(program) is not None
+            folders.insert(0, program if inside else os.path.dirname(os.path.realpath(program)))
+        elif kind == MODULE:
+            if "." in module and module in sys.modules and not hasattr(sys.modules[module], "__path__"):
+                return module  # a new interpreter has not loaded it yet, and runpy warns if it is
+            folders.insert(0, FOLDER)
         if os.listdir(FOLDER) != ["out"]:
             for name in self.fresh_files:
                 if os.path.lexists(os.path.join(FOLDER, name)):
@@ -122,7 +131,8 @@ class Clones:
         try:
             names = os.listdir(folder)
         except OSError:
-            return  # the names inside a zip file are unknown here
+            yield from self.in_archive(folder) or ()
+            return
         for name in names:
             top, dot, _ = name.partition(".")
             if top not in self.shadowable:
@@ -133,6 +143,17 @@ class Clones:
             elif not dot and any(os.path.isfile(f"{path}/__init__{end}") for end in importlib.machinery.all_suffixes()):
                 yield name
 
+    def in_archive(self, path):
+        """The same of a zip file; None if it is none. A large file counts as one, with its own name."""
+        try:
+            if os.path.getsize(path) > ARCHIVE_BYTES_MAX:
+                return [os.path.basename(path)]
+            names = zipimport._read_directory(path)
+        except (OSError, zipimport.ZipImportError):
+            return None
+        tops = (name.partition(os.sep)[0] for name in names)
+        return [top for top in dict.fromkeys(tops) if top.partition(".")[0] in self.shadowable]
+
     def execute(self, kind, argv, code, why):
         """Runs the task in a new interpreter, in this box and process."""
         if kind == STRING:
@@ -140,6 +161,8 @@ class Clones:
                 self.refuse(f"the program has {len(code)} bytes, and '{why}' needs a new interpreter, which takes "
                             f"{ARGUMENT_BYTES_MAX} at most: put the program into a file")
             argv = [b"-c", code, *argv[1:]]
+        elif kind == MODULE:
+            argv = [b"-m", code, *argv[1:]]
         elif kind == STDIN:
             fd = os.memfd_create("program")
             with open(fd, "wb", closefd=False) as file:
@@ -164,11 +187,11 @@ class Clones:
         argv = strings[: task.argc]
         wanted = dict(entry.split(b"=", 1) for entry in strings[task.argc : -1])
         code = ctypes.string_at(task.code, task.code_bytes) if task.code_bytes else b""
-        why = self.why_fresh(task.kind, argv[0], wanted)
+        why = self.why_fresh(task.kind, argv[0], wanted, os.fsdecode(code) if task.kind == MODULE else None)
         if why is not None:
             self.execute(task.kind, argv, code, why)
         self.set_environment(wanted)
-        begin(argv, code if task.kind == STRING else None)
+        begin(argv, code if task.kind in (STRING, MODULE) else None)
         switch_on(wanted)
         if paths := paths_of(wanted):
             sys.path[:] = dict.fromkeys(paths + sys.path)  # the script's own folder comes before them
@@ -176,7 +199,8 @@ class Clones:
         if task.has_seed:
             seed_generators(task.seed)
         self.threads.set(wanted)
-        return (code + b"\n", os.path.abspath(argv[0]), int(wanted.get(b"PYTHON_CPU_COUNT", b"0")))
+        program = code if task.kind == MODULE else code + b"\n"
+        return (program, os.path.abspath(argv[0]), int(wanted.get(b"PYTHON_CPU_COUNT", b"0")))
 
 
 class Threads:

@@ -23,7 +23,11 @@ SCRIPTS = {"python": "script.py", "python-data": "script.py", "perl": "script.pl
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A program and how it is started; `kind` is one of file, string, stdin."""
+    """A program and how it is started; `kind` is one of file, string, stdin, module, folder.
+
+    module: `script` is its name, the module is among `files`. folder: `script` is its name, `source` its
+    __main__.py, and `files` below it come along with it.
+    """
 
     name: str
     source: bytes
@@ -83,19 +87,30 @@ def stream(result, name):
 
 def words(case, folder):
     """The end of the command line: the program and its arguments."""
-    if case.kind == "file":
+    if case.kind in ("file", "folder"):
         return [folder / case.file, *case.args]
+    if case.kind == "module":
+        return ["-m", case.script, *case.args]
     return ["-c", case.source, *case.args] if case.kind == "string" else ["-", *case.args]
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def run_as_task(mayfly, case, folder):
     """Runs the program as a task; if Mayfly itself refuses it, the outcome's code says so."""
     folder.mkdir(parents=True)
-    (folder / case.file).write_bytes(case.source)
+    if case.kind != "module":
+        put(folder / case.file / "__main__.py" if case.kind == "folder" else folder / case.file, case.source)
     options = ["--json", "-t", case.template, "--output", "64MiB", "--out", folder / "out", *case.options]
     for entry in case.env:
         options += ["--env", entry]
     for number, (name, content) in enumerate(case.files):
+        if case.kind == "folder" and name.startswith(case.script + "/"):
+            put(folder / name, content)
+            continue
         (folder / f"input-{number}").write_bytes(content)
         options += ["--file", f"{folder}/input-{number}:{name}"]
     given = case.source if case.kind == "stdin" else b""

@@ -30,7 +30,8 @@ def prepare(case):
     for folder in ("/task", "/tmp"):
         empty(folder)
     os.mkdir("/task/out")
-    script = [(case["script"], case["source"])] if case["kind"] == "file" else []
+    script = {"file": [(case["script"], case["source"])],
+              "folder": [(case["script"] + "/__main__.py", case["source"])]}.get(case["kind"], [])
     for name, content in script + case["files"]:
         os.makedirs(os.path.dirname(f"/task/{name}"), exist_ok=True)
         with open(f"/task/{name}", "wb") as file:
@@ -51,7 +52,8 @@ def read_out():
 def run(case):
     prepare(case)
     source = base64.b64decode(case["source"])
-    what = {"file": [case["script"]], "string": ["-c", source], "stdin": ["-"]}[case["kind"]]
+    what = {"file": [case["script"]], "folder": [case["script"]], "module": ["-m", case["script"]], "string": ["-c", source],
+            "stdin": ["-"]}[case["kind"]]
     environment = dict(os.environ) | dict(entry.split("=", 1) for entry in case["env"])
     # "python3" is the name that a task has in sys.orig_argv.
     child = subprocess.Popen(["python3", *what, *case["args"]], executable=sys.executable, cwd="/task", env=environment,

@@ -36,7 +36,8 @@ VARIABLES = {
 PROGRAMS = [
     ("mayflyd", []), ("mayfly", []),
     *(("mayfly", verb.split()) for verb in (
-        "run", "task info", "task wait", "task cancel", "task close", "ps", "kill", "templates", "doctor", "image",
+        "run", "task list", "task info", "task wait", "task cancel", "task close", "blob list", "blob remove", "ps",
+        "kill", "templates", "doctor", "image",
         "template init", "template build", "template check", "pool replay", "version")),
 ]
 
@@ -46,8 +47,10 @@ Every key, variable and flag. `python3 tests/e2e/settings_doc.py > docs/settings
 `tests/e2e/test_docs.py` fails if it differs from the programs. [SPECIFICATION.md](SPECIFICATION.md) says what each
 cap does; [host.md](host.md), how to set up a host.
 
-Sizes are written `"512MiB"`, `"10MB"` or a number of bytes; times `"250ms"`, `"30s"`, `"1.5m"`, `"2h"`; cores `0.5`
-or `2`. An unknown key, a wrong type or a value out of bounds is an error that names file, line and key.
+Sizes are written `"512MiB"`, `"64m"`, `"10MB"` or a number of bytes (K, M, G, T and KiB, MiB... count by 1024; kB, MB,
+GB, TB by 1000); times `"250ms"`, `"30s"`, `"1.5m"`, `"2h"`; cores `0.5` or `2`. Capitals do not matter, except where a
+unit would be ambiguous (`64Mb`, `5M` as a time), which is refused. An unknown key, a wrong type or a value out of
+bounds is an error that names file, line and key.
 """
 
 

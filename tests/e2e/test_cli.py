@@ -7,6 +7,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -54,7 +55,7 @@ def test_json_is_exactly_one_object_and_stderr_is_silent(mayfly, code):
     assert done.stdout.decode()[end:].strip() == "" and isinstance(value, dict)
     assert done.stderr == b""
     for key in ("id", "template", "verdict", "exitCode", "signal", "reason", "capValue", "stdout", "stderr", "limits",
-                "usage", "phases", "receipt", "files", "filesNote", "filesLost"):
+                "usage", "phases", "receipt", "files", "filesNote", "filesLost", "stdoutTruncated", "stderrTruncated"):
         assert key in value, key
 
 
@@ -397,13 +398,72 @@ def test_doctor(mayfly):
     assert max(map(len, done.stdout.decode().splitlines())) <= 200
 
 
+def test_doctor_and_log_agree_on_the_boxes_that_fit(tmp_path):
+    daemon = Daemon(tmp_path, templates=("python",), config="boxes_max = 9\nparked_max = 2\nstocked_max = 1\n", **light())
+    try:
+        log = re.search(r"(\d+) tasks fit at the default caps, (.+?) binds;", daemon.start().log.read_text())
+        told = json.loads(daemon.cli("doctor", "--json", "--config", daemon.config).stdout)["budget"]
+        assert (str(told["boxes"]), told["binds"]) == log.groups()
+        assert f"({log[1]} tasks fit; {log[2]} binds)" in daemon.cli("doctor", "--config", daemon.config).stdout.decode()
+        assert told["boxes"] == min(part["tasks"] for part in told["parts"])
+    finally:
+        daemon.end()
+
+
+def test_the_version_needs_no_daemon(mayfly, tmp_path):
+    done = mayfly("--socket", tmp_path / "none", "--version")
+    assert done.returncode == 0 and re.fullmatch(rb"mayfly \d+\.\d+\.\d+\n", done.stdout) and done.stderr == b""
+
+
+@pytest.mark.parametrize("args, says", [
+    (["rnu", "x.py"], "the nearest is 'run'"), (["task", "lst"], "the nearest is 'list'"), (["image", "prnue"], "the nearest is 'prune'"),
+    (["image", "list", "--jsn"], "the nearest is '--json'"), (["template", "chek", "x"], "the nearest is 'check'"),
+    (["pool", "replya"], "there is `replay`"), (["run", "--memroy", "1G", "x.py"], "the nearest is '--memory'"),
+    (["run", "--memory", "64Mb", "-c", "1"], "ambiguous"), (["run", "-t", "shell", "no-such-word", "hi"], "mayfly run -t shell -- no-such-word hi"),
+    (["run", "--file", "a", "b", "s.py"], "--file a --file b s.py"),
+    (["run", "-t", "shell", "-m", "json.tool"], "template 'shell' runs no modules"),
+    (["run", "-t", "perl", "-m", "json.tool"], "template 'perl' runs no modules"),
+])
+def test_a_wrong_word_is_told_with_the_right_one(mayfly, args, says):
+    done = mayfly(*args)
+    assert done.returncode in (2, 125) and done.stdout == b"", done
+    assert says in done.stderr.decode(), done.stderr
+
+
+def test_sizes_are_written_as_users_do(mayfly):
+    assert mayfly.run("--memory", "64m", "-c", "")["limits"]["memoryBytes"] == 64 << 20
+    assert mayfly.run("--memory", "64MB", "-c", "")["limits"]["memoryBytes"] == 64_000_000
+
+
+def test_a_module_of_the_current_folder_comes_along(mayfly, tmp_path):
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg/mod.py").write_text("import sys\nfrom . import beside\nprint(__name__, __package__, beside.said, sys.argv[1:])")
+    (tmp_path / "pkg/beside.py").write_text("said = 'beside'")
+    (tmp_path / "pkg/.env").write_text("SECRET=1")
+    done = mayfly("run", "-m", "pkg.mod", "--memory", "x", cwd=tmp_path)
+    assert done.stdout.decode() == "__main__ pkg beside ['--memory', 'x']\n", done
+    hidden = mayfly("run", "-m", "pkg.listing", cwd=tmp_path)
+    assert hidden.returncode == 1 and b"No module named pkg.listing" in hidden.stderr
+    (tmp_path / "pkg/listing.py").write_text("import os\nprint(os.path.exists('/task/pkg/.env'))")
+    assert mayfly("run", "-m", "pkg.listing", cwd=tmp_path).stdout == b"False\n"
+
+
+def test_an_archive_larger_than_code_may_be_runs(mayfly, tmp_path):
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "__main__.py").write_text("import pkgutil\nprint(len(pkgutil.get_data('__main__', 'data')))")
+    (app / "data").write_bytes(os.urandom(6 << 20))
+    subprocess.run([sys.executable, "-m", "zipapp", app], check=True)
+    assert mayfly("run", tmp_path / "app.pyz").stdout == b"6291456\n"
+
+
 def test_version_of_both_sides(mayfly):
     both = json.loads(mayfly("version", "--json").stdout)
     assert re.fullmatch(r"\d+\.\d+\.\d+", both["client"]) and both["daemon"] == both["client"]
 
 
 @pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["ps", "--help"], ["kill", "-h"], ["templates", "--help"],
-                                  ["doctor", "--help"], ["image", "--help"]])
+                                  ["doctor", "--help"], ["image", "--help"], ["task", "--help"], ["blob", "--help"]])
 def test_help_fits_a_terminal_and_goes_to_stdout(mayfly, args):
     done = mayfly(*args)
     assert done.returncode == 0 and done.stderr == b"" and len(done.stdout) > 100
@@ -486,6 +546,37 @@ def test_a_detached_task_is_left_found_waited_for_and_closed(mayfly, tmp_path):
     assert mayfly("task", "close", task).returncode == 0
     gone = mayfly("task", "wait", "--json", "--key", key)
     assert gone.returncode == 125 and json.loads(gone.stdout)["error"]["code"] == "notFound"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_captured_stream_that_is_cut_is_said(mayfly, stream):
+    program = f"import sys\nsys.{stream}.write('x' * 3_000_000)"
+    task = mayfly("run", "--detach", "-c", program).stdout.decode().strip()
+    waited = mayfly("task", "wait", task)
+    assert len(waited.stdout if stream == "stdout" else waited.stderr) >= 1 << 20
+    said = waited.stderr.decode()[-2000:]
+    assert f"mayfly: {stream} is cut" in said and "--collect" in said and "2.9 MiB" in said, said
+    result = json.loads(mayfly("task", "wait", task, "--json").stdout)
+    assert len(result[stream]) == 1 << 20
+    assert [result["stdoutTruncated"], result["stderrTruncated"]] == [stream == "stdout", stream == "stderr"]
+    live = mayfly.run("-c", program)
+    assert len(live[stream]) == 3_000_000 and not live["stdoutTruncated"] and not live["stderrTruncated"]
+
+
+def test_detached_tasks_are_listed_until_they_are_closed(mayfly):
+    key = f"listed-{os.getpid()}-{time.monotonic_ns()}"
+    runs = int(mayfly("run", "--detach", "--key", key, "-c", FOR_EVER).stdout)
+    ended = int(mayfly("run", "--detach", "--lease", "10m", "-c", "").stdout)
+    mayfly("task", "wait", ended)
+    listed = {task["id"]: task for task in json.loads(mayfly("task", "list", "--json").stdout)["tasks"]}
+    assert listed[runs]["key"] == key and listed[runs]["state"] != "done" and listed[runs]["leaseLeftMs"] == 3_600_000
+    assert listed[ended]["key"] == "" and listed[ended]["state"] == "done"
+    assert 500_000 < listed[ended]["leaseLeftMs"] <= 600_000
+    assert key in mayfly("task", "list").stdout.decode()
+    for task in (runs, ended):
+        assert mayfly("task", "close", task).returncode == 0
+    left = {task["id"] for task in json.loads(mayfly("task", "list", "--json").stdout)["tasks"]}
+    assert not left & {runs, ended}
 
 
 def test_a_detached_task_is_cancelled(mayfly):

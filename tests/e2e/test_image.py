@@ -3,7 +3,9 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -172,6 +174,60 @@ def test_a_changed_file_of_the_template_gives_another_image(tmp_path):
     again = run(MAYFLY, "image", "build", "python", "--state-dir", str(tmp_path / "state"), "--templates",
                 str(folder.parent))
     assert "unchanged" in again.stdout
+
+
+def test_prune_keeps_what_templates_and_daemons_use(tmp_path):
+    state, folder = tmp_path / "state", tmp_path / "templates"
+    subprocess.run(["cp", "-rL", TOP / "templates/shell", tmp_path / "own"], check=True)
+    folder.mkdir()
+    (tmp_path / "own").rename(folder / "own")
+    manifest = folder / "own/manifest.toml"
+    manifest.write_text(manifest.read_text().replace('name = "shell"', 'name = "own"'))
+    (folder / "own/gitconfig").write_text("[user]\n")  # another image than shell's
+    where = ("--state-dir", str(state))
+    run(MAYFLY, "image", "build", "shell", *where)
+    run(MAYFLY, "image", "build", "own", *where, "--templates", str(folder), "--templates", str(TOP / "templates"))
+    kept = json.loads(run(MAYFLY, "image", "prune", "--json", "--templates", str(folder), *where).stdout)
+    assert kept == {"dryRun": False, "bytes": 0, "images": []}
+    dry = json.loads(run(MAYFLY, "image", "prune", "--dry-run", "--json", *where).stdout)
+    assert [image["template"] for image in dry["images"]] == ["own"] and dry["bytes"] > 1 << 20
+    before = sorted(path.name for path in (state / "images").iterdir())
+    assert len(before) == 2
+    done = run(MAYFLY, "image", "prune", *where).stdout
+    assert "own" in done and "freed" in done
+    assert len(list((state / "images").iterdir())) == 1 and not (state / "index/own.json").exists()
+
+
+# While it installs packages, and while it packs.
+@pytest.mark.parametrize("sign, moment", [(signal.SIGINT, "installing"), (signal.SIGTERM, "packing")])
+def test_an_interrupted_build_leaves_nothing(tmp_path, sign, moment):
+    state, cache = tmp_path / "state", tmp_path / "cache"
+    mounts = pathlib.Path("/proc/self/mountinfo").read_text()
+    build = subprocess.Popen([MAYFLY, "image", "build", "shell", "--state-dir", str(state), "--cache-dir", str(cache)],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for line in build.stderr:
+        if moment in line:
+            break
+    else:
+        pytest.fail("it was never so far")
+    started = time.monotonic()
+    build.send_signal(sign)
+    assert build.wait(60) == -sign and time.monotonic() - started < 30
+    build.stdout.close(), build.stderr.close()
+    processes = [path for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+                 if str(tmp_path).encode() in read_or_nothing(path)]
+    assert not processes, [read_or_nothing(path) for path in processes]
+    assert pathlib.Path("/proc/self/mountinfo").read_text() == mounts
+    left = [str(path.relative_to(tmp_path)) for path in [*(cache / "scratch").glob("*"), *(cache / "trees").glob("*.new"),
+                                                          *(state / "images").glob("*"), *(state / "index").glob("*")]]
+    assert left == []
+
+
+def read_or_nothing(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def test_an_image_in_use_cannot_be_removed():

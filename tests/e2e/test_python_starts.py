@@ -7,12 +7,14 @@ and would be the zygote's: times, process ids, random keys, values of the enviro
 """
 
 import dataclasses
+import io
 import json
 import math
 import pathlib
 import re
 import time
 import tomllib
+import zipfile
 import zlib
 
 import pytest
@@ -393,7 +395,150 @@ def sources():
                 yield plain.Case(f"source-{kind}-{name}", source, kind)
 
 
-TABLE = [*variables("python", VARIABLES), *variables("python-data", DATA_VARIABLES), *together(), *shadows(), *sources()]
+# --- modules, folders and archives ---------------------------------------------------
+
+SHOW = """
+import sys
+main = sys.modules['__main__']
+print(__name__, main is sys.modules.get(__name__), __package__, repr(__doc__), globals().get('__cached__'))
+print(__file__, type(__loader__).__name__, sorted(name for name in dir(main) if name.startswith('__')))
+print(__spec__ and (__spec__.name, __spec__.origin, __spec__.parent, __spec__.cached, __spec__.has_location))
+print(sys.argv, sys.orig_argv, sys.path, sys.flags)
+"""
+PICKLE = """
+import pickle, dataclasses
+@dataclasses.dataclass
+class Point:
+    x: int
+class Enclosing:
+    class Inner:
+        pass
+data = pickle.dumps([Point(1), Enclosing.Inner])
+print(b'__main__' in data, pickle.loads(data), Point.__module__, Point)
+"""
+SPAWN = """
+import multiprocessing
+def work(n):
+    return n, __name__
+if __name__ == '__main__':
+    with multiprocessing.get_context('{how}').Pool(1) as pool:
+        print(pool.map(work, [1, 2]))
+"""
+RELATIVE = """
+from . import beside
+from .beside import said
+from .sub import deep
+import {top}.beside
+print(said, beside is {top}.beside, deep.up, beside.__file__, beside.__spec__.origin)
+"""
+ABSOLUTE = """
+import beside, importlib.resources
+print(beside.said, beside.__file__, type(beside.__loader__).__name__)
+from sub import deep
+print(deep.__name__, deep.__file__)
+"""
+RESOURCE = "import pkgutil\nprint(pkgutil.get_data('sub', 'data.txt'))\n"
+SOURCE = "import inspect, sys\ndef f():\n    return 1\nprint(inspect.getsource(f), inspect.getfile(f))\n"
+DEEP = b"try:\n    from ..beside import said as up\nexcept ImportError as error:\n    up = str(error)\n"
+ENDS = {
+    "raises": "def f():\n    1 / 0\nf()\n",
+    "raises-in-import": "import beside_broken\n",
+    "exits": "import sys\nsys.exit(7)\n",
+    "exits-with-words": "raise SystemExit('words')\n",
+    "syntax-error": "def f(:\n",
+    "warns": "import warnings\nwarnings.warn('careful')\n",
+    "signal": "import os\nos.kill(os.getpid(), 15)\n",
+    "at-exit": "import atexit\natexit.register(print, 'at exit')\nclass Last:\n    def __del__(self):\n        print('deleted')\nlast = Last()\n",
+    "thread": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()\n",
+}
+PROGRAMS = {"show": SHOW, "pickle": PICKLE, "spawn": SPAWN.format(how="spawn"), "fork": SPAWN.format(how="fork"), "source": SOURCE, **ENDS}
+BESIDE = (("beside.py", b"said = 'beside'\n"), ("beside_broken.py", b"raise RuntimeError('broken')\n"), ("sub/__init__.py", b""),
+          ("sub/deep.py", DEEP), ("sub/data.txt", b"data\n"))
+# Modules of the library: some are preloaded, some run as programs, some are none.
+LIBRARY = (
+    ("json.tool", ("--help",)), ("json.tool", ("/nosuch",)), ("json", ()), ("timeit", ("-n", "1", "-r", "1", "-u", "nosuch")),
+    ("calendar", ("2024", "2")), ("this", ()), ("base64", ("-t",)), ("unittest", ("nosuch",)), ("xml.etree.ElementTree", ()),
+    ("concurrent.futures.thread", ()), ("collections.abc", ()), ("email.message", ()), ("os.path", ()), ("os", ()), ("sys", ()),
+    ("builtins", ()), ("_json", ()), ("nosuch", ()), ("nosuch.mod", ()), ("json.nosuch", ()), ("json.tool.deeper", ()), ("zipfile", ("-h",)),
+    ("ast", ("/nosuch",)), ("dis", ("/nosuch",)), ("runpy", ()), ("py_compile", ("/nosuch",)), ("compileall", ("-q", "/nosuch")),
+    ("site", ("--help",)), ("platform", ()), ("__main__", ()), ("__hello__", ()), ("encodings.utf_8", ()), ("textwrap", ()),
+    ("uuid", ("--help",)), (".mod", ()), ("pkg..mod", ()), ("pkg/mod", ()), ("mod.py", ()), ("random", ("--seed", "1", "--integer", "9")),
+    ("zoneinfo", ()), ("quopri", ("-h",)),
+)
+
+
+def archive(files):
+    """A zip file of these, as zipapp makes it."""
+    held = io.BytesIO()
+    held.write(b"#!/usr/bin/env python3\n")
+    with zipfile.ZipFile(held, "a") as made:
+        for name, content in files:
+            made.writestr(zipfile.ZipInfo(name), content)
+    return held.getvalue()
+
+
+def modules():
+    def below(folder, files):
+        return tuple((f"{folder}/{name}", content) for name, content in files)
+
+    def case(name, module, files=(), **more):
+        return plain.Case(f"module-{name}", b"", "module", script=module, files=tuple(files), **more)
+
+    def both(name, program):
+        """As a folder and as an archive."""
+        yield plain.Case(f"folder-{name}", program.encode(), "folder", script="app", files=below("app", BESIDE))
+        yield plain.Case(f"archive-{name}", archive([("__main__.py", program), *BESIDE]), script="app.pyz")
+
+    package = (("pkg/__init__.py", b"'''Words of the package.'''\n"), *below("pkg", BESIDE))
+    for name, program in PROGRAMS.items():
+        yield case(name, "mod", [("mod.py", program.encode()), *BESIDE])
+        yield case(f"in-package-{name}", "pkg.mod", [("pkg/mod.py", program.encode()), *package])
+        yield case(f"package-{name}", "pkg", [("pkg/__main__.py", program.encode()), *package])
+        yield from both(name, program)
+    for name, module in (("mod", "pkg.mod"), ("package", "pkg")):
+        place = "pkg/mod.py" if name == "mod" else "pkg/__main__.py"
+        yield case(f"relative-{name}", module, [(place, RELATIVE.format(top="pkg").encode()), *package])
+    yield case("relative-without-package", "mod", [("mod.py", b"from . import beside\n"), *BESIDE])
+    yield case("deep", "pkg.sub.deep", package)
+    yield case("namespace", "space.mod", [("space/mod.py", SHOW.encode())])
+    yield case("namespace-as-package", "space", [("space/mod.py", b"")])
+    yield case("package-without-main", "pkg", package)
+    yield case("package-broken", "pkg.mod", [("pkg/__init__.py", b"raise ValueError('broken')\n"), ("pkg/mod.py", b"")])
+    yield case("package-imports-its-module", "pkg.mod", [("pkg/__init__.py", b"from . import mod\n"), ("pkg/mod.py", SHOW.encode())])
+    yield case("of-path", "inlib", [("lib/inlib.py", SHOW.encode())], env=("PYTHONPATH=lib",))
+    yield case("of-zip-on-path", "inzip", [("lib.zip", archive([("inzip.py", SHOW)]))], env=("PYTHONPATH=lib.zip",))
+    yield case("safe-path", "mod", [("mod.py", SHOW.encode())], env=("PYTHONSAFEPATH=1",))
+    yield case("unbuffered", "mod", [("mod.py", SHOW.encode())], env=("PYTHONUNBUFFERED=1",))
+    yield case("shadow", "calendar", [("calendar.py", MINE + SHOW.encode())])
+    yield case("shadow-package", "json", [("json/__init__.py", MINE), ("json/__main__.py", SHOW.encode())])
+    yield case("imports-a-shadow", "mod", [("mod.py", TELL.format(name="calendar").encode()), ("calendar.py", MINE)])
+    yield case("shadow-in-package", "pkg.mod", [("pkg/__init__.py", b""), ("pkg/calendar.py", MINE), ("pkg/mod.py", TELL.format(name="calendar").encode())])
+    yield case("shadows-runpy", "mod", [("mod.py", SHOW.encode()), ("runpy.py", b"1 / 0\n")])
+    yield case("compiled-only", "mod", [("mod.pyc", b"no code")])
+    yield case("unicode", "\u7d50\u679c", [("\u7d50\u679c.py", SHOW.encode())])
+    for number, (module, args) in enumerate(LIBRARY):
+        yield case(f"library-{number}-{module.replace('/', '_')}", module, args=args)
+    for name, program in (("absolute", ABSOLUTE), ("resource", RESOURCE), ("relative", "from . import beside\n")):
+        yield from both(name, program)
+    tell = TELL.format(name="calendar")
+    yield plain.Case("folder-shadow", tell.encode(), "folder", script="app", files=(("app/calendar.py", MINE),))
+    yield plain.Case("folder-shadow-beside-it", tell.encode(), "folder", script="app", files=(("calendar.py", MINE),))
+    yield plain.Case("folder-that-is-a-package", SHOW.encode(), "folder", script="app", files=(("app/__init__.py", MINE),))
+    yield plain.Case("folder-that-is-a-package-shadow", tell.encode(), "folder", script="app", files=(("app/__init__.py", b""), ("app/calendar.py", MINE)))
+    yield plain.Case("folder-named-as-a-module", SHOW.encode(), "folder", script="json", files=())
+    for name, files, script in (
+        ("shadow", [("__main__.py", tell), ("calendar.py", MINE)], "app.pyz"),
+        ("shadow-package", [("__main__.py", TELL.format(name="json")), ("json/__init__.py", MINE)], "app.pyz"),
+        ("without-main", [("mod.py", SHOW)], "app.pyz"),
+        ("named-py", [("__main__.py", SHOW)], "app.py"),
+        ("empty", [], "app.pyz"),
+    ):
+        yield plain.Case(f"archive-{name}", archive(files), script=script)
+    yield plain.Case("archive-broken", archive([("__main__.py", SHOW)])[:-30], script="app.pyz")
+    yield plain.Case("archive-shadow-on-path", tell.encode(), files=(("lib.zip", archive([("calendar.py", MINE)])),), env=("PYTHONPATH=lib.zip",))
+
+
+TABLE = [*modules(), *variables("python", VARIABLES), *variables("python-data", DATA_VARIABLES), *together(), *shadows(), *sources()]
 
 
 @pytest.fixture(scope="module")

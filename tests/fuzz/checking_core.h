@@ -34,7 +34,7 @@ inline base::Limits limits(uint64_t of) {
 inline pool::TemplateSpec templateSpec() {
   pool::TemplateSpec t;
   t.name = "python";
-  t.runs_code = true;
+  t.runs_code = t.runs_modules = true;
   t.runs_commands = true;
   t.defaults = limits(1);
   t.maximum = limits(4);

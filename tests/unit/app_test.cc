@@ -638,6 +638,30 @@ TEST(Budget, FollowsFromTheHostAndTheSettingsLowerIt) {
   EXPECT_EQ(deriveBudget(host, settings).boxes_max, 1'218u);
 }
 
+// `mayfly doctor` computes with the host's part alone.
+TEST(Budget, TheDoctorReckonsLikeTheDaemon) {
+  for (uint64_t fds : {1'024ull, 20'000ull, 1'048'576ull}) {
+    host::HostBudget host;
+    host.fds_hard = fds;
+    host.pids_max = 32'768;
+    host.memory_total_bytes = 100ull << 30;
+    host.user_namespaces_max = 30'000;
+    host.ptys_max = 2'303;
+    host::countBoxes(host);
+    const config::Daemon settings;
+    const host::Capacity doctors = host::capacityOf(host, {});
+    const sched::Budget daemons = deriveBudget(host, settings);
+    EXPECT_EQ(doctors.tasks(), host::capacityOf(host, boxSettings(settings)).tasks());
+    EXPECT_EQ(doctors.memory_bytes_max, daemons.memory_bytes_max);
+    EXPECT_EQ(doctors.fds_max, daemons.fds_max);
+    EXPECT_LE(doctors.tasks(), daemons.boxes_max);
+    using sched::Resource;
+    const sched::AccountBounds accounts = deriveAccountBounds(host, settings);
+    EXPECT_EQ(doctors.client_fds, settings.connections_max + accounts.of(Resource::blobs).pool_max +
+                                      accounts.of(Resource::spools).pool_max);
+  }
+}
+
 TEST(Budget, TasksHaveFewerTerminalsRatherThanWaitForEachOther) {
   host::HostBudget host;
   host.fds_hard = 1'048'576;

@@ -22,6 +22,20 @@ TEST(Utf8, SurrogatesAndOverlongFormsAreRefused) {
   EXPECT_FALSE(isUtf8("\xed\xa0\x80"));
   EXPECT_FALSE(isUtf8("\xc0\xaf"));
 }
+TEST(Nearest, IsTheWordThatAMistypedOneMeans) {
+  constexpr std::string_view kKnown[] = {"run",       "task",     "ps",       "kill",
+                                         "templates", "template", "--memory", "--timeout"};
+  const auto near = [&](std::string_view word) { return nearest(word, kKnown); };
+  EXPECT_EQ(near("rum"), "run");
+  EXPECT_EQ(near("tsak"), "task") << "two neighbours swapped are one edit";
+  EXPECT_EQ(near("templats"), "templates");
+  EXPECT_EQ(near("temp"), "templates") << "a beginning names the first that begins so";
+  EXPECT_EQ(near("--memroy"), "--memory");
+  EXPECT_EQ(near("--time"), "--timeout");
+  EXPECT_EQ(near("fly"), "");
+  EXPECT_EQ(near(""), "");
+  EXPECT_EQ(near(std::string(10'000, 'x')), "");
+}
 TEST(Human, UnitsAreBinaryAndShort) {
   EXPECT_EQ(humanBytes(512), "512 B");
   EXPECT_EQ(humanBytes(1536), "1.5 KiB");

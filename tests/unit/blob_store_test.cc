@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <optional>
+#include <vector>
 
 #include "rpc/blob_store.h"
 
@@ -110,35 +111,71 @@ TEST_F(Store, WhatCanNeverFitIsAnInvalidArgument) {
 }
 
 TEST_F(Store, NumbersOfBlobsAreBoundedForAUserAndForAll) {
-  for (uint8_t n = 0; n < 3; ++n) EXPECT_EQ(put(ada, n, 0), Code{});
+  std::vector<BlobStore::Content> held(6);  // by tasks
+  for (auto& each : held) each = content();
+  for (uint8_t n = 0; n < 3; ++n) EXPECT_EQ(put(ada, n, 0, held[n]), Code{});
   auto full = s().reserve(ada, 0, now);
   ASSERT_FALSE(full);
   EXPECT_EQ(full.error().code, Code::resourceExhausted);
   EXPECT_NE(full.error().message.find("3 blobs"), std::string::npos) << full.error().message;
-  EXPECT_EQ(put(bob, 0, 0), Code{});
-  EXPECT_EQ(put(bob, 1, 0), Code{});
+  EXPECT_EQ(put(bob, 0, 0, held[3]), Code{});
+  EXPECT_EQ(put(bob, 1, 0, held[4]), Code{});
   EXPECT_EQ(put(bob, 2, 0), Code::resourceExhausted);  // 5 of all
+  held[0].reset();
   EXPECT_TRUE(s().remove(ada, hash(0), now));
   EXPECT_EQ(put(bob, 2, 0), Code{});
 }
 
-TEST_F(Store, AFullStoreTellsWhenTheNextBlobCanExpire) {
+TEST_F(Store, UnusedBlobsGiveWayTheOneUnusedForLongestFirst) {
   EXPECT_EQ(put(ada, 1, 60), Code{});
-  now += 300 * kMs;
+  now += 100 * kMs;
   EXPECT_EQ(put(ada, 2, 40), Code{});
-  EXPECT_EQ(put(bob, 1, 50), Code{});
-  now += 200 * kMs;
-  auto full = s().reserve(ada, 10, now);
+  now += 100 * kMs;
+  EXPECT_TRUE(has(ada, 1));  // used again: 2 is unused for longest now
+  EXPECT_EQ(put(ada, 3, 30), Code{});
+  EXPECT_TRUE(has(ada, 1));
+  EXPECT_FALSE(has(ada, 2));
+  EXPECT_TRUE(has(ada, 3));
+  EXPECT_EQ(put(ada, 4, 100), Code{});  // as large as the whole share
+  EXPECT_EQ(s().list(ada, now).size(), 1u);
+  EXPECT_EQ(bytes(), 100u);
+  EXPECT_TRUE(book->sumsAreRight());
+}
+
+TEST_F(Store, NoBlobGivesWayInVain) {
+  auto c = content();
+  EXPECT_EQ(put(ada, 1, 70, c), Code{});  // a task holds it
+  EXPECT_EQ(put(ada, 2, 20), Code{});
+  auto full = s().reserve(ada, 40, now);
   ASSERT_FALSE(full);
-  EXPECT_EQ(full.error().retry_after_ms, 500u);
-  // The whole store is full for Bob, though none of his blobs can expire before 800 ms.
-  full = s().reserve(bob, 10, now);
-  ASSERT_FALSE(full);
-  EXPECT_EQ(full.error().retry_after_ms, 500u);
-  now += 500 * kMs;
-  EXPECT_TRUE(s().reserve(ada, 10, now));  // makes room by itself
+  EXPECT_EQ(full.error().code, Code::resourceExhausted);
+  EXPECT_TRUE(has(ada, 2)) << "the upload does not fit without it either";
+  EXPECT_EQ(bytes(), 90u);
+  EXPECT_EQ(blobs(), 2u);
+  EXPECT_TRUE(book->sumsAreRight());
+  EXPECT_EQ(put(ada, 3, 30), Code{});
+  EXPECT_TRUE(has(ada, 1));
+  EXPECT_FALSE(has(ada, 2));
+}
+
+TEST_F(Store, AFullStoreTakesFromItsUserFirstThenFromOthers) {
+  EXPECT_EQ(put(bob, 1, 60), Code{});
+  now += 100 * kMs;
+  EXPECT_EQ(put(ada, 1, 80), Code{});
+  EXPECT_EQ(put(ada, 2, 20), Code{});  // the store is full: Ada's own goes, though Bob's is older
   EXPECT_FALSE(has(ada, 1));
+  EXPECT_TRUE(has(bob, 1));
+  auto upload = s().reserve(ada, 70, now);
+  EXPECT_TRUE(upload);
+  EXPECT_EQ(bytes(), 150u);
+  auto bobs = s().use(bob, hash(1), now), adas = s().use(ada, hash(2), now);  // tasks hold them
+  EXPECT_EQ(put(bob, 2, 20), Code::resourceExhausted);
+  adas.reset();
+  EXPECT_EQ(put(bob, 2, 30), Code::resourceExhausted) << "Ada's 20 bytes are not enough";
   EXPECT_TRUE(has(ada, 2));
+  EXPECT_EQ(put(bob, 2, 20), Code{});
+  EXPECT_FALSE(has(ada, 2));
+  EXPECT_TRUE(book->sumsAreRight());
 }
 
 TEST_F(Store, NothingIsKnownOfWhenUploadsFillIt) {

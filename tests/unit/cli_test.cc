@@ -9,8 +9,10 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "cli/blob.h"
 #include "cli/files.h"
 #include "cli/options.h"
+#include "cli/program.h"
 #include "cli/report.h"
 #include "cli/template.h"
 #include "cli/template_check.h"
@@ -117,11 +119,77 @@ TEST(Words, AWrongUseOfRunIs125AndSaysWhat) {
            {{"run", "--env", "=x", "y"}, "NAME=VALUE"},
            {{"run", "--seed", "-1", "y"}, "--seed"},
            {{"run", "--stdin", "-"}, "--stdin"},
+           {{"run", "--memroy", "1", "x"}, "the nearest is '--memory'"},
+           {{"run", "--memroy=1G", "x"}, "the nearest is '--memory'"},
+           {{"run", "--memory", "64Mb", "x"}, "ambiguous"},
+           {{"run", "--timeout", "5M", "x"}, "months"},
+           {{"run", "-m"}, "-m"},
+           {{"run", "-m", ""}, "no name"},
+           {{"run", "-c", "1", "-m", "x"}, "exclude"},
+           {{"run", "--file", "a.csv", "b.csv", "s.py"}, "--file a.csv --file b.csv s.py"},
        }) {
     auto said = saidOf(words);
     EXPECT_EQ(said.code, kExitMayfly);
     EXPECT_NE(said.text.find(says), std::string::npos) << said.text;
   }
+}
+TEST(Words, UnitsAreAsUsersWriteThem) {
+  EXPECT_EQ(runOf({"run", "--memory", "64m", "x"}).limits.memory_bytes, 64u << 20);
+  EXPECT_EQ(runOf({"run", "--memory", "64MB", "x"}).limits.memory_bytes, 64'000'000u);
+  EXPECT_EQ(runOf({"run", "--timeout", "30S", "x"}).limits.wall_time_ms, 30'000u);
+}
+TEST(Words, AModuleEndsMayflysOptions) {
+  auto run = runOf({"run", "--memory", "1G", "-m", "pkg.mod", "--memory", "x", "-c", "--"});
+  EXPECT_EQ(run.module, "pkg.mod");
+  EXPECT_EQ(run.args, (Words{"--memory", "x", "-c", "--"}));
+  EXPECT_EQ(run.limits.memory_bytes, 1u << 30);
+  EXPECT_TRUE(run.script.empty() && !run.code && !run.command);
+  auto attached = runOf({"run", "-q", "-mjson.tool", "-h"});
+  EXPECT_EQ(attached.module, "json.tool");
+  EXPECT_EQ(attached.args, Words{"-h"});
+  EXPECT_TRUE(runOf({"run", "x.py", "-m", "y"}).module.empty());
+}
+TEST(Words, ASecondFileWithoutItsFlagIsToldFromAnArgument) {
+  EXPECT_EQ(runOf({"run", "--file=a.csv", "b.csv", "s.py"}).script, "b.csv") << "as it is meant";
+  auto run = runOf({"run", "--file", "a.py", "s.py", "a.py"});  // the argument names the file
+  EXPECT_EQ(run.script, "s.py");
+  EXPECT_EQ(run.args, Words{"a.py"});
+  EXPECT_EQ(runOf({"run", "--file", "d/a.py", "s.py", "a.py"}).script, "s.py");
+  EXPECT_EQ(runOf({"run", "--file", "x:a.py", "s.py", "a.py"}).script, "s.py");
+  EXPECT_EQ(runOf({"run", "--file", "a.csv", "-q", "s.py", "t.py"}).script, "s.py");
+  EXPECT_EQ(runOf({"run", "--file", "a.csv", "s.py", "b.csv"}).script, "s.py");
+}
+TEST(Words, AnUnknownVerbOrFlagIsNamedWithItsNearest) {
+  for (const auto& [words, says] : std::vector<std::pair<Words, std::string>>{
+           {{"rum", "x.py"}, "has no verb 'rum'; the nearest is 'run'"},
+           {{"tsak", "list"}, "the nearest is 'task'"},
+           {{"task", "lst"}, "`mayfly task` has no verb 'lst'; the nearest is 'list'"},
+           {{"blob", "removed"}, "the nearest is 'remove'"},
+           {{"ps", "--jsn"}, "`mayfly ps` has no option '--jsn'; the nearest is '--json'"},
+           {{"task", "wait", "1", "--ot", "d"}, "the nearest is '--out'"},
+           {{"ps", "x"}, "`mayfly ps` takes no 'x'"},
+           {{"fly"}, "has no verb 'fly'"},
+       }) {
+    auto said = saidOf(words);
+    EXPECT_EQ(said.code, 2);
+    EXPECT_NE(said.text.find(says), std::string::npos) << said.text;
+  }
+  EXPECT_EQ(saidOf({"fly"}).text.find("nearest"), std::string::npos);
+}
+TEST(Words, TheVersionIsAVerbAndAFlag) {
+  EXPECT_TRUE(std::get<VersionOptions>(parseCommandLine({"--version"}, "").verb).ours_only);
+  EXPECT_TRUE(std::get<VersionOptions>(parseCommandLine({"ps", "--version"}, "").verb).ours_only);
+  EXPECT_FALSE(std::get<VersionOptions>(parseCommandLine({"version"}, "").verb).ours_only);
+}
+TEST(Words, BlobsAreNamedByTheirHashOrAll) {
+  EXPECT_EQ(std::get<BlobOptions>(parseCommandLine({"blob", "list", "--json"}, "").verb).verb,
+            BlobVerb::list);
+  auto some = std::get<BlobOptions>(parseCommandLine({"blob", "remove", "ab", "cd"}, "").verb);
+  EXPECT_EQ(some.verb, BlobVerb::remove);
+  EXPECT_EQ(some.hashes, (Words{"ab", "cd"}));
+  EXPECT_TRUE(std::get<BlobOptions>(parseCommandLine({"blob", "remove", "--all"}, "").verb).all);
+  EXPECT_EQ(saidOf({"blob", "remove"}).code, 2);
+  EXPECT_EQ(saidOf({"blob", "remove", "--all", "ab"}).code, 2);
 }
 TEST(Words, OtherWrongUsesAre2) {
   EXPECT_EQ(saidOf({}).code, 2);
@@ -130,8 +198,13 @@ TEST(Words, OtherWrongUsesAre2) {
   EXPECT_EQ(saidOf({"kill", "x"}).code, 2);
 }
 TEST(Words, HelpFitsEightyColumnsAndNamesEveryFlag) {
-  for (const Words& words :
-       {Words{"--help"}, {"run", "--help"}, {"ps", "-h"}, {"doctor", "--help"}}) {
+  for (const Words& words : {Words{"--help"},
+                             {"run", "--help"},
+                             {"ps", "-h"},
+                             {"doctor", "--help"},
+                             {"task", "-h"},
+                             {"blob", "--help"},
+                             {"blob", "remove", "--help"}}) {
     auto said = saidOf(words);
     EXPECT_EQ(said.code, 0);
     std::istringstream lines(said.text);
@@ -166,6 +239,7 @@ TEST(Words, ADetachedTaskIsSubmittedAndFoundAgain) {
   EXPECT_EQ(wait.id, 7u);
   EXPECT_EQ(wait.out_dir, "d");
   EXPECT_TRUE(wait.json);
+  EXPECT_EQ(taskOf({"task", "list", "--json"}).verb, TaskVerb::list);
   auto cancel = taskOf({"task", "cancel", "--key", "k"});
   EXPECT_EQ(cancel.verb, TaskVerb::cancel);
   EXPECT_EQ(cancel.key, "k");
@@ -287,6 +361,82 @@ TEST(Json, HoldsEverythingAndMarksWhatIsNotUtf8) {
   EXPECT_EQ(json["files"][1]["skipped"], "symbolic link");
   EXPECT_EQ(json["files"][1]["whyNotWritten"], "no");
   EXPECT_EQ(json["limits"]["memoryBytes"], base::Limits{}.memory_bytes);
+}
+TEST(Truncated, IsSaidInWordsAndInJson) {
+  auto r = resultOf(base::Verdict::succeeded);
+  EXPECT_EQ(truncatedLine(r, Stream::out), "");
+  auto json = nlohmann::json::parse(resultJson(r, "", "", {}));
+  EXPECT_EQ(json["stdoutTruncated"], false);
+  EXPECT_EQ(json["stderrTruncated"], false);
+  r.truncated[0] = true;
+  r.captured[0] = std::string(1u << 20, 'x');
+  r.usage.stdout_bytes = 5u << 20;
+  json = nlohmann::json::parse(resultJson(r, r.captured[0], "", {}));
+  EXPECT_EQ(json["stdoutTruncated"], true);
+  EXPECT_EQ(json["stderrTruncated"], false);
+  const std::string line = truncatedLine(r, Stream::out);
+  for (const char* says :
+       {"stdout is cut", "wrote 5 MiB", "first 1 MiB", "without --detach", "--collect"})
+    EXPECT_NE(line.find(says), std::string::npos) << line;
+  EXPECT_EQ(truncatedLine(r, Stream::err), "");
+}
+TEST(CheckInput, RefusesBeforeAnUploadWhatTheDaemonWouldRefuseAfterIt) {
+  TemplateInfo python;
+  python.name = "python";
+  python.defaults.input_bytes = 64u << 20;
+  python.defaults.disk_bytes = 256u << 20;
+  python.defaults.memory_bytes = 512u << 20;
+  python.maximum = python.defaults;
+  python.maximum.input_bytes = 256u << 20;
+  TaskSpec spec;
+  spec.template_name = "python";
+  const auto refusal = [&](uint64_t all, uint64_t uploaded = 0) {
+    auto checked = checkInput({all, uploaded}, spec, {python}, 512u << 20);
+    return checked ? "" : checked.error().message + " " + checked.error().advice;
+  };
+  EXPECT_EQ(refusal(64u << 20), "");
+  for (const char* says : {"65 MiB", "64 MiB", "Nothing was uploaded", "--input", "256 MiB"})
+    EXPECT_NE(refusal(65u << 20).find(says), std::string::npos) << refusal(65u << 20);
+  spec.limits.input_bytes = 300u << 20;
+  EXPECT_NE(refusal(256u << 20).find("--disk"), std::string::npos);
+  spec.limits.disk_bytes = 1u << 30;
+  EXPECT_NE(refusal(257u << 20).find("--memory"), std::string::npos);
+  spec.limits.memory_bytes = 1u << 30;
+  EXPECT_EQ(refusal(257u << 20), "");
+  EXPECT_NE(refusal(0, 513u << 20).find("for a user"), std::string::npos);
+  spec.template_name = "unknown";
+  EXPECT_EQ(refusal(1ull << 40), "") << "the submit names the template";
+}
+TEST(Blobs, AreListedAndFoundByTheirFirstDigits) {
+  BlobInfo one, two;
+  one.blob.sha256.fill(0xab);
+  two.blob.sha256.fill(0xab);
+  two.blob.sha256[8] = 0;
+  one.blob.size_bytes = 2u << 20;
+  EXPECT_EQ(blobsTable({}), "no blobs\n");
+  EXPECT_NE(blobsTable({one, two}).find("2 blobs of 2 MiB"), std::string::npos);
+  auto json = nlohmann::json::parse(blobsJson({one}));
+  EXPECT_EQ(json["blobs"][0]["sizeBytes"], 2u << 20);
+  EXPECT_EQ(json["blobs"][0]["sha256"].get<std::string>().size(), 64u);
+  EXPECT_EQ(blobOf({one, two}, "abababab").error().code, base::Code::invalidArgument);
+  EXPECT_EQ(blobOf({one, two}, "ababababababababab")->sha256, one.blob.sha256);
+  EXPECT_EQ(blobOf({one}, "abab").error().code, base::Code::invalidArgument);
+  EXPECT_EQ(blobOf({one}, "cdcdcdcd").error().code, base::Code::notFound);
+}
+TEST(DetachedTasks, AreListedWithStateKeyAndLease) {
+  DetachedTask task;
+  task.task.id = 7;
+  task.task.template_name = "python";
+  task.task.state = "done";
+  task.key = "nightly\x1b[2J";
+  task.lease_left_ms = 61'500;
+  const std::string table = detachedTable({task});
+  EXPECT_EQ(table.find('\x1b'), std::string::npos);
+  EXPECT_NE(table.find("61 s"), std::string::npos) << table;
+  auto json = nlohmann::json::parse(detachedListJson({task}));
+  EXPECT_EQ(json["tasks"][0]["id"], 7);
+  EXPECT_EQ(json["tasks"][0]["leaseLeftMs"], 61'500);
+  EXPECT_EQ(detachedTable({}), "no detached tasks\n");
 }
 TEST(Tables, ShowNothingRaw) {
   TaskInfo task;
@@ -429,6 +579,111 @@ TEST_F(Folder, APipeThatIsLargeIsSpooledWhole) {
     }
     EXPECT_TRUE(got == text) << bytes;
   }
+}
+
+// --- programs ---------------------------------------------------------------------------
+
+struct Taken {
+  TaskSpec spec;
+  std::vector<Input> inputs;
+  base::Status status;
+};
+Taken take(const RunOptions& options) {
+  Taken t;
+  size_t left = kInlineFilesBytesMax;
+  t.status = takeProgram(options, &t.spec, &t.inputs, &left);
+  return t;
+}
+std::vector<std::string> pathsOf(const Taken& t) {
+  std::vector<std::string> paths;
+  for (const Input& input : t.inputs) paths.push_back(input.file.path);
+  return paths;
+}
+
+TEST_F(Folder, AFolderIsBroughtWithoutHiddenFiles) {
+  fs::create_directories(path / "app/sub/__pycache__");
+  fs::create_directories(path / "app/.git");
+  for (const char* name :
+       {"__main__.py", "b.py", "sub/c.txt", ".env", ".git/config", "sub/__pycache__/c.pyc"})
+    std::ofstream(path / "app" / name) << name;
+  RunOptions options;
+  for (const std::string& script :
+       {(path / "app").string(), (path / "app/").string(), (path / "app/sub/..").string()}) {
+    options.script = script;
+    Taken t = take(options);
+    ASSERT_TRUE(t.status) << t.status.error().message;
+    EXPECT_EQ(t.spec.kind, CodeKind::path);
+    EXPECT_EQ(t.spec.script_name, "app");
+    EXPECT_EQ(pathsOf(t),
+              (std::vector<std::string>{"app/__main__.py", "app/b.py", "app/sub/c.txt"}));
+  }
+  fs::create_symlink("/etc/passwd", path / "app/link");
+  Taken linked = take(options);
+  ASSERT_FALSE(linked.status);
+  EXPECT_NE(linked.status.error().message.find("link"), std::string::npos);
+  fs::remove(path / "app/link");
+  fs::remove(path / "app/__main__.py");
+  EXPECT_NE(take(options).status.error().message.find("no __main__.py"), std::string::npos);
+}
+TEST_F(Folder, AFolderOfTooManyFilesIsRefused) {
+  fs::create_directory(path / "app");
+  std::ofstream(path / "app/__main__.py") << "1";
+  for (size_t i = 0; i < kFolderFilesMax; ++i) std::ofstream(path / "app" / std::to_string(i));
+  RunOptions options;
+  options.script = path / "app";
+  Taken t = take(options);
+  ASSERT_FALSE(t.status);
+  EXPECT_NE(t.status.error().message.find("1000 files"), std::string::npos)
+      << t.status.error().message;
+}
+TEST_F(Folder, AModuleBringsItsTopFromTheCurrentFolder) {
+  fs::create_directories(path / "pkg/sub");
+  for (const char* name : {"pkg/mod.py", "pkg/sub/deep.py", "single.py"})
+    std::ofstream(path / name) << name;
+  const fs::path before = fs::current_path();
+  fs::current_path(path);
+  const auto bring = [](const char* module) {
+    RunOptions options;
+    options.module = module;
+    return take(options);
+  };
+  Taken package = bring("pkg.sub.deep"), single = bring("single"), none = bring("json.tool"),
+        odd = bring("../x");
+  fs::current_path(before);
+  for (const Taken* t : {&package, &single, &none, &odd})
+    ASSERT_TRUE(t->status) << t->status.error().message;
+  EXPECT_EQ(package.spec.kind, CodeKind::module);
+  EXPECT_EQ(package.spec.code, "pkg.sub.deep");
+  EXPECT_EQ(pathsOf(package), (std::vector<std::string>{"pkg/mod.py", "pkg/sub/deep.py"}));
+  EXPECT_EQ(pathsOf(single), std::vector<std::string>{"single.py"});
+  EXPECT_TRUE(none.inputs.empty() && odd.inputs.empty());
+}
+TEST_F(Folder, AMissingScriptHintsAtACommand) {
+  RunOptions options;
+  options.template_name = "shell";
+  options.script = "no-such-echo";
+  options.args = {"hi"};
+  Taken t = take(options);
+  ASSERT_FALSE(t.status);
+  EXPECT_EQ(t.status.error().message, "there is no file 'no-such-echo'");
+  EXPECT_NE(t.status.error().advice.find("mayfly run -t shell -- no-such-echo hi"),
+            std::string::npos)
+      << t.status.error().advice;
+}
+TEST_F(Folder, ALargeProgramGoesAmongTheFiles) {
+  std::ofstream(path / "app.pyz") << std::string(kInlineFileBytesMax + 1, 'x');
+  std::ofstream(path / "small.py") << "1";
+  RunOptions options;
+  options.script = path / "app.pyz";
+  Taken t = take(options);
+  ASSERT_TRUE(t.status);
+  EXPECT_EQ(t.spec.kind, CodeKind::path);
+  EXPECT_EQ(t.spec.script_name, "app.pyz");
+  EXPECT_TRUE(t.inputs.at(0).large);
+  options.script = path / "small.py";
+  Taken small = take(options);
+  EXPECT_EQ(small.spec.kind, CodeKind::file);
+  EXPECT_EQ(small.spec.code, "1");
 }
 
 TEST(TemplateVerb, ANewManifestParsesAsItIsForEveryBase) {

@@ -106,16 +106,17 @@ TEST_F(ClientBlobs, WhatIsTooLargeIsRefusedBeforeItIsRead) {
   EXPECT_TRUE(client->upload(manyBytes(1000)));
 }
 
-TEST_F(ClientBlobs, AFullShareIsToldWithTheTimeToTryAgain) {
+TEST_F(ClientBlobs, AFullShareTakesFromUnusedBlobs) {
   setBlobBytes(1000);
   start();
   auto client = connect();
   ASSERT_TRUE(client->upload(manyBytes(900)));
-  auto full = client->upload(manyBytes(200));
-  ASSERT_FALSE(full);
-  EXPECT_EQ(full.error().code, Code::resourceExhausted);
-  EXPECT_GT(full.error().retry_after_ms, 0u);
-  EXPECT_LE(full.error().retry_after_ms, options.blob_ttl_ms);
+  auto second = client->upload(manyBytes(200));
+  ASSERT_TRUE(second) << second.error().message;
+  auto left = client->blobs();
+  ASSERT_TRUE(left);
+  ASSERT_EQ(left->size(), 1u);
+  EXPECT_EQ(left->at(0).blob.sha256, second->sha256);
 }
 
 TEST_F(ClientBlobs, WhatIsNoRegularFileIsRefusedAndAnAbsentOneNamed) {

@@ -41,7 +41,7 @@ TEST_F(ClientTest, HelloTellsVersionInstanceAndBounds) {
   auto client = connect();
   EXPECT_EQ(client->server().version, "1.2.3");
   EXPECT_EQ(client->server().instance, "unit");
-  EXPECT_EQ(client->server().protocol, 2);
+  EXPECT_EQ(client->server().protocol, 3);
   EXPECT_EQ(client->server().connections_max,
             core.account_bounds.of(sched::Resource::connections).pool_max);
 }

@@ -41,9 +41,53 @@ TEST(Units, ReadWhatPeopleWrite) {
   EXPECT_EQ(*parseBytes("10MB"), 10'000'000u);
   EXPECT_EQ(*parseBytes("65536"), 65'536u);
   EXPECT_EQ(*parseDurationMs("250ms"), 250u);
+  EXPECT_EQ(*parseDurationMs("2H"), 7'200'000u);
+  EXPECT_EQ(*parseDurationMs("30S"), 30'000u);
   EXPECT_EQ(*parseDurationMs("1.5m"), 90'000u);
   EXPECT_EQ(*parseCoresMilli("1.5"), 1'500u);
   EXPECT_EQ(*parseCoresMilli("0.1"), 100u);
+}
+
+TEST(Units, CapitalsDoNotMatterUnlessAUnitIsThenAmbiguous) {
+  for (const char* text : {"64m", "64M", "64mib", "64MiB", "64MIB", "65536k", "64 m"})
+    EXPECT_EQ(*parseBytes(text), 64ull << 20) << text;
+  for (const char* text : {"64mb", "64MB", "64mB", "64000kb", "64000kB", "64000KB"})
+    EXPECT_EQ(*parseBytes(text), 64'000'000u) << text;
+  EXPECT_EQ(*parseBytes("1.5g"), 3ull << 29);
+  EXPECT_EQ(*parseBytes("2t"), 2ull << 40);
+  EXPECT_EQ(*parseBytes("2TB"), 2'000'000'000'000u);
+  for (const char* text : {"64Mb", "1Gb", "9Kb", "1Tb", "64Mib"}) {
+    auto refused = parseBytes(text);
+    ASSERT_FALSE(refused) << text;
+    EXPECT_NE(refused.error().message.find("bits"), std::string::npos) << refused.error().message;
+    EXPECT_NE(refused.error().advice.find("512MiB"), std::string::npos) << refused.error().advice;
+  }
+  auto months = parseDurationMs("5M");
+  ASSERT_FALSE(months);
+  EXPECT_NE(months.error().message.find("ambiguous"), std::string::npos);
+  EXPECT_EQ(*parseDurationMs("5m"), 300'000u);
+}
+
+TEST(Manifest, ModulesAreForTemplatesThatRunCode) {
+  EXPECT_FALSE(parseManifest(kSmall, "m.toml")->runs_modules);
+  auto base = parseManifest(kSmall + "[task]\nmodules = true\n", "m.toml");
+  ASSERT_TRUE(base) << base.error().message;
+  EXPECT_TRUE(base->runs_modules);
+  auto own =
+      parseManifest("name = \"own\"\ndescription = \"d\"\nbase = \"small\"\n", "o.toml", &*base);
+  ASSERT_TRUE(own) << own.error().message;
+  EXPECT_TRUE(own->runs_modules);
+  for (const char* name : {"python", "python-data", "perl", "shell"}) {
+    auto m = findManifest({MAYFLY_SOURCE_DIR "/templates"}, name);
+    ASSERT_TRUE(m) << m.error().message;
+    EXPECT_EQ(m->runs_modules, std::string_view(name).starts_with("python")) << name;
+  }
+  auto shell = findManifest({MAYFLY_SOURCE_DIR "/templates"}, "shell");
+  auto wrong = parseManifest(
+      "name = \"own\"\ndescription = \"d\"\nbase = \"shell\"\n[task]\nmodules = true\n", "o.toml",
+      &*shell);
+  ASSERT_FALSE(wrong);
+  EXPECT_NE(wrong.error().message.find("modules"), std::string::npos) << wrong.error().message;
 }
 
 TEST(Units, RefuseWhatIsNotExact) {

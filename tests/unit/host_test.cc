@@ -49,22 +49,59 @@ TEST(KernelVersion, ReleasesOfDistributionsAreRead) {
   EXPECT_EQ(parseKernelVersion(""), (KernelVersion{}));
 }
 
-TEST(HostBudget, TheScarcestPartDecides) {
+HostBudget roomyHost() {
   HostBudget b;
-  b.fds_hard = kFdsReserved + 10 * kFdsReckonedPerBox;
-  b.pids_max = kPidsReserved + 65 * 7;
-  b.user_namespaces_max = 64 + 30;
+  b.fds_hard = b.user_namespaces_max = 1'048'576;
+  b.pids_max = 4'194'304;
+  b.memory_total_bytes = b.memory_available_bytes = 64ull << 40;
+  b.ptys_max = 100'000;
+  countBoxes(b);
+  return b;
+}
+std::string_view bindsOf(const HostBudget& host, const BoxSettings& settings = {}) {
+  return capacityOf(host, settings).binding().what;
+}
+
+TEST(HostBudget, TheScarcestPartDecidesAndIsNamed) {
+  HostBudget b = roomyHost();
+  EXPECT_EQ(bindsOf(b), "the built-in maximum");
+  EXPECT_EQ(capacityOf(b, {}).tasks(), kBoxesMax - 64 - 16);
   b.memory_total_bytes = 16ull << 30;
-  b.memory_available_bytes = 8ull << 30;
-  base::Limits per_box;
-  per_box.processes = 64;
-  per_box.memory_bytes = 512ull << 20;
-  deriveBudget(b, per_box);
-  EXPECT_EQ(b.boxes_by_fds, 10u);
-  EXPECT_EQ(b.boxes_by_pids, 7u);
-  EXPECT_EQ(b.boxes_by_namespaces, 30u);
-  EXPECT_EQ(b.boxes_by_memory, 12u);  // a tenth of 16 GiB stays for the host
-  EXPECT_EQ(b.boxes(), 7u);
+  EXPECT_EQ(bindsOf(b), "memory");
+  EXPECT_EQ(capacityOf(b, {}).tasks(), 27u);  // 90 % of 16 GiB, without the parked boxes' 512 MiB
+  b = roomyHost();
+  b.fds_hard = 20'000;
+  countBoxes(b);
+  EXPECT_EQ(b.boxes_by_fds, (20'000u - kFdsReserved) / kFdsReckonedPerBox);
+  EXPECT_EQ(bindsOf(b), "descriptors");
+  b = roomyHost();
+  b.pids_max = kPidsReserved + 65 * 7;
+  EXPECT_EQ(bindsOf(b), "processes");
+  EXPECT_EQ(capacityOf(b, {}).tasks(), 7u);
+  b = roomyHost();
+  b.user_namespaces_max = 64 + 130;
+  countBoxes(b);
+  EXPECT_EQ(b.boxes_by_namespaces, 130u);
+  EXPECT_EQ(bindsOf(b), "namespaces");
+  EXPECT_EQ(capacityOf(b, {}).tasks(), 130u - 64 - 16);
+  b = roomyHost();
+  b.ptys_max = 2'303;
+  EXPECT_EQ(bindsOf(b), "terminals");
+  EXPECT_EQ(capacityOf(b, {}).tasks(), 287u);
+  b.ptys_max = 0;
+  EXPECT_EQ(bindsOf(b), "the built-in maximum") << "boxes without terminals are no fewer";
+  BoxSettings few;
+  few.boxes_max = 10;
+  EXPECT_EQ(bindsOf(roomyHost(), few), "the setting boxes_max");
+}
+TEST(HostBudget, TheTableSaysHowManyFitAndWhatBinds) {
+  HostReport report;
+  report.budget = roomyHost();
+  report.budget.memory_total_bytes = 16ull << 30;
+  report.capacity = capacityOf(report.budget, {});
+  EXPECT_NE(renderTable(report).find("Budget of boxes (27 tasks fit; memory binds)"),
+            std::string::npos)
+      << renderTable(report);
 }
 TEST(HostBudget, TerminalsAreThreeQuartersOfWhatTheKernelLeavesAndNeverTheReserve) {
   EXPECT_EQ(boxesPtys(4'096, 1'024, 0), 2'303u);
@@ -73,23 +110,13 @@ TEST(HostBudget, TerminalsAreThreeQuartersOfWhatTheKernelLeavesAndNeverTheReserv
   EXPECT_EQ(boxesPtys(4'096, 1'024, 3'500), 0u);
   EXPECT_EQ(boxesPtys(1'024, 1'024, 0), 0u);
   EXPECT_EQ(boxesPtys(0, 1'024, 0), 0u);
-  HostBudget b;
-  b.fds_hard = b.pids_max = b.user_namespaces_max = 1'000'000;
-  b.memory_total_bytes = b.memory_available_bytes = 1ull << 50;
-  b.ptys_max = 2'303;
-  deriveBudget(b, {});
-  EXPECT_EQ(b.boxes_by_ptys, 287u);
-  EXPECT_EQ(b.boxes(), 287u);
-  b.ptys_max = 0;
-  deriveBudget(b, {});
-  EXPECT_GT(b.boxes(), 287u) << "boxes without terminals are no fewer";
 }
 TEST(HostBudget, TooSmallAHostFitsNoneInsteadOfWrapping) {
   HostBudget b;
   b.fds_hard = 100, b.pids_max = 100, b.memory_total_bytes = b.memory_available_bytes = 1 << 20;
-  deriveBudget(b, {});
-  EXPECT_EQ(b.boxes(), 0u);
+  countBoxes(b);
   EXPECT_EQ(b.boxes_by_fds, 0u);
+  EXPECT_EQ(capacityOf(b, {}).tasks(), 0u);
 }
 
 HostReport unfit() {

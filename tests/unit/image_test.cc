@@ -2,7 +2,10 @@
 // end-to-end tests prove the bootstrap itself.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -153,6 +156,61 @@ TEST(Command, EndsAtItsTimeBound) {
   EXPECT_EQ(status.error().code, base::Code::deadlineExceeded);
 }
 
+// In a child, because the signal ends the process when the Interrupts goes.
+TEST(Command, ASignalEndsItsWholeGroupAndThenThisProcess) {
+  char name[] = "/tmp/mayfly-interrupt-XXXXXX";
+  ASSERT_NE(::mkdtemp(name), nullptr);
+  const std::string folder = name;
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::signal(SIGHUP, SIG_IGN);
+    ::signal(SIGINT, SIG_DFL);  // a test in the background of a shell ignores it
+    {
+      const Interrupts interrupts;
+      ::kill(::getpid(), SIGHUP);
+      if (interrupted()) ::_exit(9);  // it is ignored
+      ::kill(::getpid(), SIGINT);     // stays pending
+      if (!interrupted()) ::_exit(10);
+      auto refused = runCommand({"true"}, 10);
+      if (refused || refused.error().code != base::Code::cancelled) ::_exit(11);
+      Command remove;
+      remove.argv = {"rm", "-r", folder};
+      remove.cleans_up = true;
+      if (!runCommand(remove)) ::_exit(12);
+    }
+    ::_exit(13);  // not reached
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGINT)
+      << (WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+  EXPECT_FALSE(std::filesystem::exists(folder));
+}
+
+TEST(Command, ASignalDuringTheCommandLeavesNoProcess) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const Interrupts interrupts;
+    bool said = false;
+    Command command;
+    // The shell ignores SIGTERM, so only the SIGKILL that follows ends it; its child keeps the
+    // pipe.
+    command.argv = {"sh", "-c", "trap '' TERM; sleep 600 & echo up; wait"};
+    command.seconds_max = 60;
+    command.on_line = [&](std::string_view) {
+      said = true;
+      ::kill(::getpid(), SIGTERM);
+    };
+    auto ended = runCommand(command);
+    ::_exit(said && !ended && ended.error().code == base::Code::cancelled ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
 TEST(Command, GetsNothingOfTheCallersEnvironment) {
   ::setenv("MAYFLY_TEST_SECRET", "x", 1);
   auto out = commandOutput({"env"}, 10);
@@ -229,6 +287,35 @@ TEST_F(Images, SweepKeepsWhatATemplateHasOrADaemonUses) {
   EXPECT_FALSE(exists(old));
   EXPECT_TRUE(exists(now));
   EXPECT_FALSE(std::filesystem::exists(state_ + "/images/.new-1"));
+}
+
+TEST_F(Images, PruneRemovesWhatNeitherATemplateNorADaemonUses) {
+  const std::string kept = publish("python", "kept");
+  const std::string unclaimed = publish("shell", "old");
+  publish("shell", "kept too");
+  const std::string foreign = publish("gone", "of no template");
+  const std::string leased = publish("gone-too", "used");
+  const std::string shared = publish("twin", "kept");  // the same image as python's
+  ASSERT_EQ(shared, kept);
+  auto lease = Lease::take(state_, leased);
+  ASSERT_TRUE(lease);
+  const std::vector<std::string> templates = {"python", "shell"};
+  auto plan = pruneImages(state_, templates, PruneMode::dryRun);
+  ASSERT_TRUE(plan) << plan.error().message;
+  EXPECT_EQ(plan->images.size(), 2u);
+  EXPECT_EQ(plan->bytes, 3u + 14u);
+  ASSERT_EQ(plan->in_use.size(), 1u);
+  EXPECT_EQ(plan->in_use[0].digest, leased);
+  EXPECT_TRUE(exists(unclaimed) && exists(foreign)) << "a dry run removes nothing";
+  EXPECT_TRUE(findImage(state_, "gone"));
+  auto done = pruneImages(state_, templates, PruneMode::remove);
+  ASSERT_TRUE(done);
+  EXPECT_EQ(done->bytes, plan->bytes);
+  EXPECT_FALSE(exists(unclaimed) || exists(foreign));
+  EXPECT_TRUE(exists(kept) && exists(leased));
+  EXPECT_FALSE(std::filesystem::exists(state_ + "/index/gone.json"));
+  EXPECT_TRUE(findImage(state_, "python") && findImage(state_, "shell"));
+  EXPECT_EQ(pruneImages(state_, templates, PruneMode::remove)->bytes, 0u);
 }
 
 TEST_F(Images, RemoveTakesAShortDigestWhileItIsUnique) {

@@ -87,6 +87,32 @@ TEST_F(DetachedTest, TheSameKeyGivesTheSameTaskAndAnotherSpecIsRefused) {
   EXPECT_FALSE(next.getExisting());
 }
 
+TEST_F(DetachedTest, TheListHasTheUsersTasksWithStateKeyAndLease) {
+  start();
+  Peer peer(socket_path), other(socket_path, peer);
+  auto list = [&] { return other.mayfly.detachedRequest().send().wait(other.io.waitScope); };
+  EXPECT_EQ(list().getTasks().size(), 0u);
+  uint64_t runs = request(peer, "hold", "", 60'000, "k").send().wait(peer.io.waitScope).getId();
+  auto ended = request(peer, "echo", "", 50'000).send().wait(peer.io.waitScope);
+  ended.getTask().waitRequest().send().wait(peer.io.waitScope);
+  auto plain = peer.submitRequest("hold", "").send().wait(peer.io.waitScope);  // not detached
+  auto answer = list();
+  ASSERT_EQ(answer.getError().getCode(), ErrorCode::OK);
+  auto tasks = answer.getTasks();
+  ASSERT_EQ(tasks.size(), 2u);
+  EXPECT_EQ(tasks[0].getTask().getId(), runs);
+  EXPECT_EQ(tasks[0].getTask().getState(), "running");
+  EXPECT_EQ(tasks[0].getKey(), "k");
+  EXPECT_EQ(tasks[0].getLeaseLeftMs(), 60'000u) << "it begins with the task's end";
+  EXPECT_EQ(tasks[1].getTask().getId(), ended.getId());
+  EXPECT_EQ(tasks[1].getTask().getState(), "done");
+  EXPECT_EQ(tasks[1].getKey(), "");
+  EXPECT_LE(tasks[1].getLeaseLeftMs(), 50'000u);
+  EXPECT_GT(tasks[1].getLeaseLeftMs(), 50'000u - 30'000);
+  ended.getTask().closeRequest().send().wait(peer.io.waitScope);
+  EXPECT_EQ(list().getTasks().size(), 1u);
+}
+
 TEST_F(DetachedTest, TwoSubmitsAtOnceWithOneKeyRunOnce) {
   start();
   Peer peer(socket_path);

@@ -231,6 +231,42 @@ TEST(Validate, CodeAndCommandMustFitTheTemplate) {
   EXPECT_NE(refusal(s).find("script name"), std::string::npos);
 }
 
+TEST(Validate, AModuleOrAFolderNeedsATemplateThatRunsThem) {
+  pool::TemplateSpec perl = python();
+  perl.name = "perl";
+  pool::TemplateSpec snake = python();
+  snake.runs_modules = true;
+  TaskSpec s = code("json.tool");
+  s.kind = CodeKind::module;
+  EXPECT_EQ(refusal(s, snake), "accepted");
+  EXPECT_NE(refusal(s, perl).find("template 'perl' runs no modules"), std::string::npos);
+  pool::TemplateSpec shell = python();
+  shell.name = "shell";
+  shell.runs_code = false;
+  shell.runs_commands = true;
+  EXPECT_NE(refusal(s, shell).find("template 'shell' runs no modules"), std::string::npos);
+  for (const std::string& name : {std::string(), std::string("a\0b", 3), std::string(2'000, 'x')}) {
+    s.code = name;
+    EXPECT_NE(refusal(s, snake).find("the module's name"), std::string::npos);
+  }
+
+  s = code("");
+  s.kind = CodeKind::path;
+  s.script_name = "app";
+  EXPECT_NE(refusal(s, snake).find("not among the input files"), std::string::npos);
+  s.files = {{"app/__main__.py", "print(1)"}};
+  EXPECT_EQ(refusal(s, snake), "accepted");
+  EXPECT_NE(refusal(s, perl).find("template 'perl' runs no folders"), std::string::npos);
+  EXPECT_NE(refusal(s, shell).find("runs commands, no code"), std::string::npos);
+  s.script_name = "app/__main__.py";
+  EXPECT_EQ(refusal(s, perl), "accepted") << "a script among the files";
+  s.code = "x";
+  EXPECT_NE(refusal(s, snake).find("code besides"), std::string::npos);
+  s.code.clear();
+  s.script_name = "../app";
+  EXPECT_NE(refusal(s, snake).find("program"), std::string::npos);
+}
+
 // --- verdicts ---------------------------------------------------------------------------
 
 End exitedWith(int status) {

@@ -136,6 +136,7 @@ def test_the_source_distribution_makes_the_same_wheel(wheel, tmp_path):
 @pytest.mark.parametrize("parse,given,wanted", [
     (_units.parse_bytes, 65536, 65536), (_units.parse_bytes, "512MiB", 512 << 20),
     (_units.parse_bytes, "1.5GiB", 3 << 29), (_units.parse_bytes, "1 kB", 1000), (_units.parse_bytes, "64K", 65536),
+    (_units.parse_bytes, "64m", 64 << 20), (_units.parse_bytes, "64MB", 64 * 10**6), (_units.parse_ms, "30S", 30000),
     (_units.parse_ms, 30, 30000), (_units.parse_ms, 0.25, 250), (_units.parse_ms, "250ms", 250),
     (_units.parse_ms, "1.5m", 90000), (_units.parse_ms, "2h", 7_200_000), (_units.parse_ms, 1e-9, 1),
     (_units.parse_ms, datetime.timedelta(seconds=1.5), 1500), (_units.parse_ms, 0, 0),

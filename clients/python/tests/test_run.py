@@ -74,6 +74,27 @@ async def test_code_through_stdin(client):
     assert result.stdout == "__main__ 42\n"
 
 
+async def test_a_module_a_folder_and_a_program_among_the_files(client, tmp_path):
+    result = await client.run("python", module="pkg.mod", args=["x"],
+                              files={"pkg/mod.py": b"import sys; print(__name__, __package__, sys.argv[1:])"})
+    assert result.stdout == "__main__ pkg ['x']\n", result
+    app = tmp_path / "app"
+    (app / ".hidden").mkdir(parents=True)
+    (app / "__main__.py").write_text("import beside, os, sys; print(beside.said, sys.path[0], sorted(os.listdir('/task/app')))")
+    (app / "beside.py").write_text("said = 'beside'")
+    result = await client.run("python", script=app)
+    assert result.stdout.startswith("beside /task/app ['__main__.py', "), result
+    assert ".hidden" not in result.stdout
+    (app / "link").symlink_to("/etc/passwd")
+    with pytest.raises(mayfly.InvalidArgument, match="link"):
+        await client.run("python", script=app)
+    result = await client.run("python", program="app", files={"app/__main__.py": b"print(__spec__.name)"})
+    assert result.stdout == "__main__\n", result
+    for template in ("shell", "perl"):
+        with pytest.raises(mayfly.InvalidArgument, match=f"template '{template}' runs no modules"):
+            await client.run(template, module="json.tool")
+
+
 async def test_script_with_arguments_and_environment(client, tmp_path):
     script = tmp_path / "job.py"
     script.write_text("import os, sys; print(sys.argv, os.environ['WORD'])")
@@ -250,7 +271,8 @@ async def test_templates_and_server(client):
 
 
 @pytest.mark.parametrize("wrong", [
-    dict(), dict(code="1", script=("x.py", "1")), dict(code="1", via="mail"),
+    dict(), dict(code="1", script=("x.py", "1")), dict(code="1", module="m"), dict(module="m", program="p"),
+    dict(code="1", via="mail"),
     dict(command="ls -l"), dict(code="1", args="a b"), dict(code="1", memroy="1GiB"),
     dict(code="1", files={"x": "text or path?"}), dict(code="1", files="x"), dict(code=5),
     dict(code="1", stdin=5), dict(code="1", key="k"), dict(command=["ls"], args=["-l"])])

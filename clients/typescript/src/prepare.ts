@@ -56,11 +56,12 @@ export async function prepare(
 }
 
 async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | "code">> {
-  const named = (["code", "script", "command"] as const).filter((name) => spec[name] !== undefined);
+  const kinds = ["code", "script", "module", "program", "command"] as const;
+  const named = kinds.filter((name) => spec[name] !== undefined);
   if (named.length !== 1)
     throw new InvalidArgumentError(
       `the task names ${named.length === 0 ? "nothing to run" : named.join(" and ")}`,
-      { advice: "Name one of code, script and command." },
+      { advice: "Name one of code, script, module, program and command." },
     );
   if (spec.code !== undefined) {
     const { via = "string" } = spec;
@@ -69,6 +70,10 @@ async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | 
     return { kind: via, name: "", code: checkBytes("code", spec.code) };
   }
   if (spec.command !== undefined) return { kind: "command", name: "", code: NOTHING };
+  if (spec.module !== undefined)
+    return { kind: "module", name: checkText("module", spec.module), code: NOTHING };
+  if (spec.program !== undefined)
+    return { kind: "path", name: checkText("program", spec.program), code: NOTHING };
   const script = spec.script;
   if (typeof script === "string" || script instanceof URL) {
     const path = localPath(script);

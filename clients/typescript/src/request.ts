@@ -11,7 +11,7 @@ import { parseBytes, parseCoresMilli, parseCount, parseMs } from "./units.js";
 /** A checked TaskSpec, as bytes. Files for upload already have their blob. */
 export interface Prepared {
   template: string;
-  kind: "command" | "file" | "string" | "stdin";
+  kind: "command" | "file" | "string" | "stdin" | "module" | "path";
   name: string;
   code: Uint8Array;
   args: readonly string[];
@@ -165,6 +165,12 @@ export function put(params: schema.Mayfly_Submit$Params, p: Prepared, bytes: num
       file._initText(p.code.byteLength).copyBuffer(p.code);
       break;
     }
+    case "module":
+      code.module = p.name;
+      break;
+    case "path":
+      code.path = p.name;
+      break;
     case "string":
       code._initString(p.code.byteLength).copyBuffer(p.code);
       break;

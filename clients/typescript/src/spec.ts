@@ -56,11 +56,21 @@ export type Code =
    * A program. `via` says how it reaches the runtime: "string", as after its -c (the default), or
    * "stdin", as if piped into it.
    */
-  | { code: string | Uint8Array; via?: "string" | "stdin"; script?: never; command?: never }
+  | (Only<"code" | "via"> & { code: string | Uint8Array; via?: "string" | "stdin" })
   /** A script, a local file by default; it is placed at /task/NAME and runs from there. */
-  | { script: string | URL | Script; code?: never; via?: never; command?: never }
+  | (Only<"script"> & { script: string | URL | Script })
+  /** A module's name, as after Python's -m: of the template, or among `files`. */
+  | (Only<"module"> & { module: string })
+  /**
+   * The program's path among `files`: a script, or for templates of Python an archive or a folder
+   * with a `__main__.py`.
+   */
+  | (Only<"program"> & { program: string })
   /** A whole command line; templates of mechanism `exec` only. */
-  | { command: readonly string[]; code?: never; via?: never; script?: never };
+  | (Only<"command"> & { command: readonly string[] });
+
+type Program = "code" | "via" | "script" | "module" | "program" | "command";
+type Only<Named extends Program> = { [Name in Exclude<Program, Named>]?: never };
 
 /** A script that is not a file yet. */
 export interface Script {

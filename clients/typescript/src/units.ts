@@ -12,22 +12,27 @@ export type Cores = number | string;
 
 const BYTES: Record<string, bigint> = {
   "": 1n,
-  B: 1n,
-  KiB: 1n << 10n,
-  MiB: 1n << 20n,
-  GiB: 1n << 30n,
-  TiB: 1n << 40n,
-  kB: 1000n,
-  KB: 1000n,
-  MB: 1_000_000n,
-  GB: 1_000_000_000n,
-  K: 1n << 10n,
-  M: 1n << 20n,
-  G: 1n << 30n,
+  b: 1n,
+  kib: 1n << 10n,
+  mib: 1n << 20n,
+  gib: 1n << 30n,
+  tib: 1n << 40n,
+  kb: 1000n,
+  mb: 1_000_000n,
+  gb: 1_000_000_000n,
+  tb: 1_000_000_000_000n,
+  k: 1n << 10n,
+  m: 1n << 20n,
+  g: 1n << 30n,
+  t: 1n << 40n,
 };
 const MS: Record<string, bigint> = { ms: 1n, s: 1000n, m: 60_000n, h: 3_600_000n };
 const MILLI: Record<string, bigint> = { "": 1000n };
 const COUNT: Record<string, bigint> = { "": 1n };
+
+// Capitals do not matter, except in these: they are ambiguous (bits, months).
+const AMBIGUOUS_SIZE = /^[KMGT]i?b$/;
+const AMBIGUOUS_TIME = /^M$/;
 
 const NUMBER = /^(\d{1,20})(?:\.(\d{1,9}))? *([A-Za-z]*)$/;
 
@@ -43,7 +48,10 @@ interface Kind {
 function scaled(text: string, units: Record<string, bigint>): bigint | undefined {
   const match = NUMBER.exec(text);
   if (match === null) return undefined;
-  const factor = Object.hasOwn(units, match[3] ?? "") ? units[match[3] ?? ""] : undefined;
+  const written = match[3] ?? "";
+  if ((units === MS ? AMBIGUOUS_TIME : AMBIGUOUS_SIZE).test(written)) return undefined;
+  const unit = written.toLowerCase();
+  const factor = Object.hasOwn(units, unit) ? units[unit] : undefined;
   if (factor === undefined) return undefined;
   const fraction = match[2] ?? "";
   const value = BigInt(`${match[1]}${fraction}`) * factor;

@@ -62,7 +62,7 @@ export async function fakeDaemon(t: TestContext, methods: FakeMethods): Promise<
   const missing = (): Promise<void> => Promise.reject(new Error("not faked"));
   const target: schema.Mayfly$Server$Target = {
     hello: (_params, results) => {
-      results._initInfo().protocol = 2;
+      results._initInfo().protocol = 3;
       return Promise.resolve();
     },
     templates: missing,

@@ -75,6 +75,19 @@ test("code comes as text, as bytes and through stdin", async (t) => {
   }
 });
 
+test("a module, and a program among the files", async (t) => {
+  const mayfly = await client(t);
+  const files = { "app/__main__.py": "import sys; print(__spec__.name, sys.path[0], sys.argv[1:])" };
+  const program = await mayfly.run({ program: "app", files, args: ["x"] });
+  assert.equal(program.stdout, "__main__ /task/app ['x']\n");
+  const module = await mayfly.run({ module: "app", files });
+  assert.match(module.stdout, /^app.__main__ \/task /);
+  await assert.rejects(
+    mayfly.run({ template: "shell", module: "app", files }),
+    /template 'shell' runs no modules/,
+  );
+});
+
 test("a script comes as a path, a URL, or a name and text", async (t) => {
   const mayfly = await client(t);
   const path = join(await folder(t), "say.py");

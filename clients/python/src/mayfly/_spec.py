@@ -73,7 +73,13 @@ class TaskOptions(Caps, total=False):
     command: Sequence[str]
     """A whole command line, instead of code: templates of mechanism "exec" only."""
     script: str | os.PathLike[str] | tuple[str, str | bytes]
-    """A script, instead of code: a local file, or (name, text). It is placed at /task/NAME."""
+    """A script, instead of code: a local file, a folder with a __main__.py, or (name, text). It is placed at
+    /task/NAME."""
+    module: str
+    """The name of a module, instead of code, as after Python's -m: of the template, or among `files`."""
+    program: str
+    """The program's path among `files`, instead of code: a script, or for templates of Python an archive or a
+    folder with a __main__.py."""
     via: str
     """How code reaches the runtime: "string" (as after -c, the default) or "stdin"."""
     args: Sequence[str]
@@ -146,7 +152,7 @@ class TaskSpec:
     template: str
     kind: str  # a member of the schema's union `code`
     code: bytes = b""
-    script_name: str = ""
+    script_name: str = ""  # kinds module and path: the module's name, the program's path
     args: list[str] = field(default_factory=list)
     env: list[tuple[str, str]] = field(default_factory=list)
     files: list[Source] = field(default_factory=list)
@@ -173,7 +179,7 @@ _CAPS = {
     "grace": ("graceMs", parse_ms),
 }
 _U32 = frozenset(("cpuMilli", "processes", "openFiles", "outFiles"))
-_TASK_OPTIONS = frozenset(("command", "script", "via", "args", "env", "files", "stdin", "seed",
+_TASK_OPTIONS = frozenset(("command", "script", "module", "program", "via", "args", "env", "files", "stdin", "seed",
                            "collect", "stream", "detach", "key", "tenant"))
 
 
@@ -253,26 +259,49 @@ def _files(files: object) -> list[Source]:
     return sources
 
 
+def _folder(folder: Path, name: str) -> list[Source]:
+    """A folder's files, without hidden ones, which may hold secrets. A link may lead out of it."""
+    if not (folder / "__main__.py").is_file():
+        raise InvalidArgument(f"the folder '{folder}' has no __main__.py", "Name the script in it.")
+    sources = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if any(part.startswith(".") or part == "__pycache__" for part in inside.parts):
+            continue
+        if path.is_symlink():
+            raise InvalidArgument(f"'{path}' is a link, which may lead out of the folder", "Give files= instead.")
+        if not path.is_dir():
+            sources.append(_local(text(f"{name}/{inside.as_posix()}", "script"), path, None))
+    return sources
+
+
 def _code(spec: TaskSpec, code: object, options: dict[str, Any]) -> None:
     command, script = options.pop("command", None), options.pop("script", None)
+    module, program = options.pop("module", None), options.pop("program", None)
     via = options.pop("via", None)
-    if (code is not None) + (command is not None) + (script is not None) != 1:
-        raise TypeError("one of code, script= and command= is needed")
+    if sum(each is not None for each in (code, command, script, module, program)) != 1:
+        raise TypeError("one of code, script=, module=, program= and command= is needed")
     if via is not None and (code is None or via not in ("string", "stdin")):
         raise TypeError('via= goes with code and is "string" or "stdin"')
     if command is not None:
         if isinstance(command, (str, bytes)):
             raise TypeError('command: a list of words is needed, like ["bash", "-c", "ls | wc -l"]')
         if options.get("args"):
-            raise TypeError("args= goes with code and script=, not with command=")
+            raise TypeError("args= goes with code, script=, module= and program=, not with command=")
         spec.kind, spec.args = "command", [text(word, "command") for word in command]
     elif script is not None:
         spec.kind = "file"
         if isinstance(script, tuple):
             spec.script_name, spec.code = text(script[0], "script"), _bytes(script[1], "script")
+        elif (local := Path(script)).is_dir():
+            spec.kind, spec.script_name = "path", text(local.resolve().name, "script")
+            spec.files = _folder(local, spec.script_name)
         else:
-            local = Path(script)
             spec.script_name, spec.code = text(local.name, "script"), local.read_bytes()
+    elif module is not None:
+        spec.kind, spec.script_name = "module", text(module, "module")
+    elif program is not None:
+        spec.kind, spec.script_name = "path", text(program, "program")
     else:
         spec.kind, spec.code = via or "string", _bytes(code, "code")
 
@@ -309,8 +338,8 @@ def build(template: str, code: str | bytes | None, given: Mapping[str, Any]) -> 
     spec.env = [(text(name, "env"), text(value, "env"))
                 for name, value in options.get("env", {}).items()]
     if "files" in options:
-        spec.files = _files(options["files"])
-        place(spec.files)
+        spec.files += _files(options["files"])
+    place(spec.files)
     if "stdin" in options:
         _stdin(spec, options["stdin"])
     spec.seed = options.get("seed")

@@ -19,9 +19,13 @@ Duration: TypeAlias = int | float | str | datetime.timedelta
 Cores: TypeAlias = int | float | str
 """Cores: 1, 0.5; thousandths are the finest."""
 
-_BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
-          "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9,
-          "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+# Capitals do not matter, except in the units that are then ambiguous.
+_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+          "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+          "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_AMBIGUOUS = {(unit + b, "a size"): "a small b after a capital may mean bits"
+              for unit in "KMGT" for b in ("b", "ib")}
+_AMBIGUOUS["M", "a time"] = "a capital M may mean months"
 _MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _MILLI = {"": 1000}
 _NUMBER = re.compile(r"(\d{1,20}(?:\.\d{1,9})?) ?([A-Za-z]*)")
@@ -32,8 +36,10 @@ def _parse(value: object, units: dict[str, int], plain: int, what: str, example:
     exact: Fraction | None = None
     if isinstance(value, str):
         match = _NUMBER.fullmatch(value)
-        if match and match[2] in units:
-            exact = Fraction(match[1]) * units[match[2]]
+        if match and (match[2], what) in _AMBIGUOUS:
+            raise InvalidArgument(f"{value!r} is ambiguous: {_AMBIGUOUS[match[2], what]}", error.advice)
+        if match and match[2].lower() in units:
+            exact = Fraction(match[1]) * units[match[2].lower()]
     elif isinstance(value, int) and not isinstance(value, bool):
         exact = Fraction(value) * plain
     elif isinstance(value, float) and value == 0:
@@ -70,6 +76,7 @@ def parse_count(value: int) -> int:
 
 def human_bytes(count: int) -> str:
     for name in ("GiB", "MiB", "KiB"):
-        if count >= _BYTES[name]:
-            return f"{count / _BYTES[name]:.4g} {name}"
+        unit = _BYTES[name.lower()]
+        if count >= unit:
+            return f"{count / unit:.4g} {name}"
     return f"{count} bytes"

@@ -142,6 +142,8 @@ def put_spec(to: Any, spec: TaskSpec) -> None:
     elif spec.kind == "file":
         to.code.init("file")
         to.code.file.name, to.code.file.text = spec.script_name, spec.code
+    elif spec.kind in ("module", "path"):
+        setattr(to.code, spec.kind, spec.script_name)
     else:
         setattr(to.code, spec.kind, spec.code)
     if spec.args:
