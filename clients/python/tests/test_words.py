@@ -52,12 +52,20 @@ def test_print_shows_what_a_person_wants(given, wanted, capsys):
     (dict(limits={"memory": 1}), ["`limits`: each cap is a keyword of its own"]),
     (dict(check=True), ["submit has no keyword `check`"]),
     (dict(xyzzy=1), ["unknown keyword `xyzzy`; there are cpu, "]),
+    (dict(env=["A=1"]), ["env: a dict", "not list"]),
+    (dict(files={"a": {"data": "x"}}), ["files['a']", "not dict"]),
+    (dict(key="k"), ["key= goes with detach="]),
 ])
 def test_an_unknown_keyword_is_named_with_the_nearest(given, words):
     with pytest.raises(TypeError) as caught:
         _spec.build("python", "1", given)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_script_of_more_than_its_text_is_refused():
+    with pytest.raises(TypeError, match="a pair"):
+        _spec.build("python", None, {"script": ("a.py", "print(1)", 0o755)})
 
 
 async def hello(context):

@@ -26,8 +26,8 @@ export interface Patience {
 export const CALL_OPTIONS: Keys<CallOptions> = { signal: true, deadline: true };
 
 const DEADLINE_HINT =
-  "How long the call waits is `deadline`, like \"250ms\" or \"30s\"; how long the task may run is " +
-  "`limits.wallTime` of its spec.";
+  "How long the call waits is `deadline`, like \"250ms\" or \"30s\"; how long the task may run " +
+  "is `limits.wallTime` of its spec.";
 export const CALL_HINTS: Hints = { timeout: DEADLINE_HINT, timeoutMs: DEADLINE_HINT };
 
 /** The options of a call that takes no others. Without a deadline the standard one is in force. */

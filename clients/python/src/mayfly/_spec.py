@@ -296,6 +296,8 @@ def _code(spec: TaskSpec, code: object, options: dict[str, Any]) -> None:
     elif script is not None:
         spec.kind = "file"
         if isinstance(script, tuple):
+            if len(script) != 2:
+                raise TypeError(f"script: a pair (name, text) is needed, not {len(script)} values")
             spec.script_name, spec.code = text(script[0], "script"), _bytes(script[1], "script")
         else:
             local = Path(script)
@@ -331,8 +333,10 @@ def build(template: str, code: str | bytes | None, given: Mapping[str, Any]) -> 
     if isinstance(args, (str, bytes)):
         raise TypeError('args: a list of words is needed, like ["--verbose", "in.csv"]')
     spec.args += [text(word, "args") for word in args]
-    spec.env = [(text(name, "env"), text(value, "env"))
-                for name, value in options.get("env", {}).items()]
+    env = options.get("env", {})
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env: a dict {{name: value}} is needed, not {type(env).__name__}")
+    spec.env = [(text(name, "env"), text(value, "env")) for name, value in env.items()]
     if "files" in options:
         spec.files = _files(options["files"])
         place(spec.files)
