@@ -90,7 +90,7 @@ test("a daemon that never answers is a deadline", async (t) => {
   }
 
   const slow = await fakeDaemon(t, { tasks: () => new Promise(() => {}) });
-  const mayfly = await client(t, { socket: slow.path, callDeadline: "50ms" });
+  const mayfly = await client(t, { socket: slow.path, deadline: "20s", callDeadline: "50ms" });
   await assert.rejects(mayfly.tasks(), (error) => {
     assert.match(String(error), /tasks: no answer within 50 ms/);
     return error instanceof DeadlineExceededError;

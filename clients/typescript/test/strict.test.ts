@@ -236,7 +236,7 @@ test("what is known arrives: plain, inherited, of a class, and as one notation o
 
 test("a call's own deadline stands above the connection's, and null is none", async (t) => {
   const { daemon } = await fake(t, { tasks: () => new Promise(() => {}), submit: () => new Promise(() => {}) });
-  const mayfly = await client(t, { socket: daemon.path, callDeadline: "20ms" });
+  const mayfly = await client(t, { socket: daemon.path, deadline: "20s", callDeadline: "20ms" });
   await assert.rejects(mayfly.tasks(), /tasks: no answer within 20 ms/);
   await assert.rejects(mayfly.submit({ code: "" }), /submit: no answer within 20 ms/);
   await assert.rejects(mayfly.submit({ code: "" }, { deadline: "40ms" }), /submit: no answer within 40 ms/);
