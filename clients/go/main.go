@@ -1,6 +1,6 @@
 // Runs one task, prints its output live, then says how it ended.
 //
-//	mayfly-run [-t TEMPLATE] [-memory BYTES] [-timeout 2s] -c 'print(6*7)' [ARG...]
+//	mayfly-run [-t TEMPLATE] [-memory BYTES] [-wall-time 2s] -c 'print(6*7)' [ARG...]
 //	mayfly-run -t shell -- bash -c 'echo $((6*7))'
 //
 // An example of a client in Go: run.go has the code that is specific to Mayfly.
@@ -43,7 +43,8 @@ func mayflyRun(args []string) (int, error) {
 	template := flags.String("t", "python", "what the box is made from")
 	code := flags.String("c", "", "the program itself; without it the arguments are a command")
 	memory := flags.Uint64("memory", 0, "memory cap in bytes; 0: the template's default")
-	timeout := flags.Duration("timeout", 0, "wall time cap; 0: the template's default")
+	wallTime := flags.Duration("wall-time", 0, "wall time cap; 0: the template's default")
+	flags.DurationVar(wallTime, "timeout", 0, "the same as -wall-time")
 	_ = flags.Parse(args) // exits itself
 	if *socket == "" {
 		*socket = defaultSocket
@@ -63,7 +64,7 @@ func mayflyRun(args []string) (int, error) {
 		Code:        *code,
 		Args:        flags.Args(),
 		MemoryBytes: *memory,
-		WallTime:    *timeout,
+		WallTime:    *wallTime,
 	}, func(stream schema.Stream, data []byte) error {
 		to := os.Stdout
 		if stream == schema.Stream_stderr {

@@ -25,7 +25,7 @@
       "--cpu-time", "User and system time of all its processes")                                   \
   /* From `started`. */                                                                            \
   CAP(wall_time_ms, uint64_t, 60'000, milliseconds, 10, 86'400'000, "wall_time", WallTimeMs,       \
-      "--timeout", "Wall time")                                                                    \
+      "--wall-time,--timeout", "From its first instruction")                                       \
   /* All pages of the box, its tmpfs's and the kernel's included. With less than the lowest value  \
      no clone could start. */                                                                      \
   CAP(memory_bytes, uint64_t, 512ull << 20, bytes, 16ull << 20, 1ull << 40, "memory", MemoryBytes, \

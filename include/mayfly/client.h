@@ -192,11 +192,11 @@ struct ConnectOptions {
   ServedBy served_by = ServedBy::ownThread;
   // The deadline of connect, and of every call without one of its own. The calls that last as long
   // as a task (run, wait, writeStdin) then have none.
-  uint64_t call_timeout_ms = 30'000;
+  uint64_t call_deadline_ms = 30'000;
 };
 
 // A call's own deadline. A call that is not answered in time fails with deadlineExceeded.
-using TimeoutMs = std::optional<uint64_t>;
+using DeadlineMs = std::optional<uint64_t>;
 
 class Client;
 
@@ -213,17 +213,17 @@ class Task {
   // Whether an earlier submit with the same key made the task; it does not run a second time.
   bool existing() const;
   // The task's present state, without waiting: "done" once wait() would return at once.
-  base::Result<TaskInfo> info(TimeoutMs timeout_ms = {});
+  base::Result<TaskInfo> info(DeadlineMs deadline_ms = {});
   // Returns the result when nothing of the task is left. If the deadline passes, the task runs on.
-  base::Result<TaskResult> wait(TimeoutMs timeout_ms = {});
+  base::Result<TaskResult> wait(DeadlineMs deadline_ms = {});
   std::shared_future<base::Result<TaskResult>> waitAsync() const;
-  base::Status cancel(TimeoutMs timeout_ms = {});
+  base::Status cancel(DeadlineMs deadline_ms = {});
   // Returns when the task has taken all of `data`; after a missed deadline it may have taken a
   // part.
-  base::Status writeStdin(std::string_view data, TimeoutMs timeout_ms = {});
-  base::Status closeStdin(TimeoutMs timeout_ms = {});
+  base::Status writeStdin(std::string_view data, DeadlineMs deadline_ms = {});
+  base::Status closeStdin(DeadlineMs deadline_ms = {});
   // Reads at most 1 MiB of out_files[index] from `offset`; empty at its end. Call after wait().
-  base::Result<std::string> readFile(uint32_t index, uint64_t offset, TimeoutMs timeout_ms = {});
+  base::Result<std::string> readFile(uint32_t index, uint64_t offset, DeadlineMs deadline_ms = {});
   // Makes the daemon forget the task, even a detached one, for every client; cancels it if it runs.
   // Idempotent; does not wait.
   void close();
@@ -244,41 +244,42 @@ class Client {
   const ServerInfo& server() const;
   // Returns when the daemon has checked and queued the task. If the deadline passes, the task is
   // cancelled and no callback is called any more.
-  base::Result<Task> submit(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
+  base::Result<Task> submit(TaskSpec spec, Callbacks callbacks = {}, DeadlineMs deadline_ms = {});
   std::future<base::Result<Task>> submitAsync(TaskSpec spec, Callbacks callbacks = {},
-                                              TimeoutMs timeout_ms = {});
+                                              DeadlineMs deadline_ms = {});
   // submit(), wait() and release() in one; the cheapest way to a result. The deadline works like
   // submit's; it is not the task's wall time.
-  base::Result<TaskResult> run(TaskSpec spec, Callbacks callbacks = {}, TimeoutMs timeout_ms = {});
+  base::Result<TaskResult> run(TaskSpec spec, Callbacks callbacks = {},
+                               DeadlineMs deadline_ms = {});
   std::future<base::Result<TaskResult>> runAsync(TaskSpec spec, Callbacks callbacks = {},
-                                                 TimeoutMs timeout_ms = {});
+                                                 DeadlineMs deadline_ms = {});
   // Finds a detached task of this user by its key or its id. Its wait() returns the result even if
   // the task has ended. notFound: there is no such task, or its lease is over.
-  base::Result<Task> find(std::string key, TimeoutMs timeout_ms = {});
-  base::Result<Task> find(uint64_t id, TimeoutMs timeout_ms = {});
-  std::future<base::Result<Task>> findAsync(std::string key, TimeoutMs timeout_ms = {});
-  std::future<base::Result<Task>> findAsync(uint64_t id, TimeoutMs timeout_ms = {});
+  base::Result<Task> find(std::string key, DeadlineMs deadline_ms = {});
+  base::Result<Task> find(uint64_t id, DeadlineMs deadline_ms = {});
+  std::future<base::Result<Task>> findAsync(std::string key, DeadlineMs deadline_ms = {});
+  std::future<base::Result<Task>> findAsync(uint64_t id, DeadlineMs deadline_ms = {});
   // This user's detached tasks that are kept, ended ones too. Renews no lease.
-  base::Result<std::vector<DetachedTask>> detached(TimeoutMs timeout_ms = {});
-  base::Result<std::vector<TemplateInfo>> templates(TimeoutMs timeout_ms = {});
-  base::Result<std::vector<TaskInfo>> tasks(TimeoutMs timeout_ms = {});
-  base::Status kill(uint64_t id, TimeoutMs timeout_ms = {});
+  base::Result<std::vector<DetachedTask>> detached(DeadlineMs deadline_ms = {});
+  base::Result<std::vector<TemplateInfo>> templates(DeadlineMs deadline_ms = {});
+  base::Result<std::vector<TaskInfo>> tasks(DeadlineMs deadline_ms = {});
+  base::Status kill(uint64_t id, DeadlineMs deadline_ms = {});
 
   // Uploads the bytes unless the daemon has them, and restarts their time to live. The deadline
   // bounds the whole upload; without one, the connection's deadline bounds each of its calls.
-  base::Result<BlobRef> upload(std::string_view bytes, TimeoutMs timeout_ms = {});
+  base::Result<BlobRef> upload(std::string_view bytes, DeadlineMs deadline_ms = {});
   // Uploads a regular file from its beginning: reads it twice, in pieces, and never holds all of
   // it.
-  base::Result<BlobRef> upload(base::FdView file, TimeoutMs timeout_ms = {});
-  base::Result<BlobRef> uploadFile(const std::string& path, TimeoutMs timeout_ms = {});
-  base::Result<std::vector<BlobInfo>> blobs(TimeoutMs timeout_ms = {});
-  base::Status removeBlob(const BlobRef& blob, TimeoutMs timeout_ms = {});
+  base::Result<BlobRef> upload(base::FdView file, DeadlineMs deadline_ms = {});
+  base::Result<BlobRef> uploadFile(const std::string& path, DeadlineMs deadline_ms = {});
+  base::Result<std::vector<BlobInfo>> blobs(DeadlineMs deadline_ms = {});
+  base::Status removeBlob(const BlobRef& blob, DeadlineMs deadline_ms = {});
 
   struct Connection;  // internal
 
  private:
   explicit Client(std::shared_ptr<Connection> connection);
-  std::future<base::Result<Task>> findAny(uint64_t id, std::string key, TimeoutMs timeout_ms);
+  std::future<base::Result<Task>> findAny(uint64_t id, std::string key, DeadlineMs deadline_ms);
   std::shared_ptr<Connection> connection_;
 };
 

@@ -49,7 +49,8 @@
 # answers `resourceExhausted`; `ServerInfo.bounds` has their values.
 #
 # UNITS stand last in a name: Bytes, Ms, Ns, Milli (thousandths). Times in ns are of the host's
-# CLOCK_MONOTONIC; 0 means that the event did not happen.
+# CLOCK_MONOTONIC; 0 means that the event did not happen. The time that a task may run is its
+# `wallTimeMs`; how long a client waits for an answer is its deadline and never on the wire.
 #
 # VERSIONS. Fields and methods are only added. `hello` compares protocol numbers.
 

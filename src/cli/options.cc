@@ -51,7 +51,7 @@ A task may exit with these codes, too: see the last line on stderr, or --json.
 Examples:
   mayfly run -c 'print(6*7)'
   mayfly run -t python-data --file sales.xlsx --out results report.py --all
-  cat big.csv | mayfly run --stdin --memory 1G --timeout 2m crunch.py
+  cat big.csv | mayfly run --stdin --memory 1G --wall-time 2m crunch.py
   mayfly run -t shell --cpus 0.5 -- bash -c 'echo $((6*7))'
   mayfly run -m json.tool --help
   mayfly run --json -c 'import sys; sys.exit(3)' | jq .verdict

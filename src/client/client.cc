@@ -140,7 +140,7 @@ kj::Promise<void> waitFor(capnp::RemotePromise<schema::Task::WaitResults> waitin
 // `slot` that of the second. If the deadline passes, the calls and the task are given up.
 template <class OnSubmitted>
 kj::Promise<void> begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<ResultSlot> slot,
-                        Deadline deadline, TimeoutMs timeout_ms, OnSubmitted submitted) {
+                        Deadline deadline, DeadlineMs deadline_ms, OnSubmitted submitted) {
   auto request = wire.mayfly.submitRequest(sizeHint(spec));
   put(request.initSpec(), spec);
   if (slot->callbacks->on_output) request.setOutput(kj::heap<SinkImpl>(slot->callbacks));
@@ -161,11 +161,11 @@ kj::Promise<void> begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<Result
         submitted(Result<Submitted>(fail(error)), nullptr);
         return fail(error);
       });
-  auto late = [&wire, timeout_ms](const char* what) {
-    return wire.timer.afterDelay(timeout_ms.value_or(0) * kj::MILLISECONDS)
-        .then([what, timeout_ms] { return Client::Connection::late(what, *timeout_ms); });
+  auto late = [&wire, deadline_ms](const char* what) {
+    return wire.timer.afterDelay(deadline_ms.value_or(0) * kj::MILLISECONDS)
+        .then([what, deadline_ms] { return Client::Connection::late(what, *deadline_ms); });
   };
-  if (timeout_ms && deadline == Deadline::ofSubmit)
+  if (deadline_ms && deadline == Deadline::ofSubmit)
     sent = sent.exclusiveJoin(late("submit").then([submitted](Error&& error) -> Status {
       submitted(Result<Submitted>(fail(error)), nullptr);
       return fail(error);
@@ -178,7 +178,7 @@ kj::Promise<void> begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<Result
         }
         return waitFor(kj::mv(waiting), slot);
       });
-  if (timeout_ms && deadline == Deadline::ofRun)
+  if (deadline_ms && deadline == Deadline::ofRun)
     done = done.exclusiveJoin(
         late("run").then([slot](Error&& error) { slot->set(fail(std::move(error))); }));
   return done;
@@ -190,9 +190,9 @@ Result<Unit> taskClosed(const char* what) {
 
 // A call on the task's remote object whose answer carries nothing but its error.
 template <class Request>
-Status simpleCall(TaskState& state, const char* what, TimeoutMs timeout_ms, Request request) {
+Status simpleCall(TaskState& state, const char* what, DeadlineMs deadline_ms, Request request) {
   return state.connection->call<Unit>(
-      what, timeout_ms,
+      what, deadline_ms,
       [what, remote = state.remote,
        request = std::move(request)](Wire&) mutable -> kj::Promise<Result<Unit>> {
         KJ_IF_MAYBE (task, remote->task) {
@@ -233,7 +233,7 @@ struct TaskSlot {
 }  // namespace
 
 std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks,
-                                              TimeoutMs timeout_ms) {
+                                              DeadlineMs deadline_ms) {
   auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
   auto answer = std::make_shared<TaskSlot>();
   auto future = answer->promise.get_future();
@@ -263,21 +263,22 @@ std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks
   // If the job is dropped, the destructors of both slots report it.
   connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
                            slot = std::move(slot), submitted = std::move(submitted), remote,
-                           timeout = connection_->timeoutMs(timeout_ms)]() mutable {
-    auto done = mayfly::begin(*wire, spec, slot, Deadline::ofSubmit, timeout, std::move(submitted));
+                           within_ms = connection_->deadlineMs(deadline_ms)]() mutable {
+    auto done =
+        mayfly::begin(*wire, spec, slot, Deadline::ofSubmit, within_ms, std::move(submitted));
     if (spec.detach) done = untilLetGo(kj::mv(done), *remote, slot);
     wire->calls.add(kj::mv(done));
   });
   return future;
 }
 
-Result<Task> Client::submit(TaskSpec spec, Callbacks callbacks, TimeoutMs timeout_ms) {
+Result<Task> Client::submit(TaskSpec spec, Callbacks callbacks, DeadlineMs deadline_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("submit"));
-  return connection_->take(submitAsync(std::move(spec), std::move(callbacks), timeout_ms));
+  return connection_->take(submitAsync(std::move(spec), std::move(callbacks), deadline_ms));
 }
 
 std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callbacks,
-                                                 TimeoutMs timeout_ms) {
+                                                 DeadlineMs deadline_ms) {
   auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
   auto future = slot->promise.get_future();
   if (auto size = checkSize(spec); !size) {
@@ -286,24 +287,24 @@ std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callba
   }
   // If the job is dropped, the slot's destructor reports it.
   connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
-                           slot = std::move(slot), timeout_ms]() mutable {
+                           slot = std::move(slot), deadline_ms]() mutable {
     // Nothing keeps the daemon's object: it is released when submit and wait have returned.
-    wire->calls.add(mayfly::begin(*wire, spec, std::move(slot), Deadline::ofRun, timeout_ms,
+    wire->calls.add(mayfly::begin(*wire, spec, std::move(slot), Deadline::ofRun, deadline_ms,
                                   [](Result<Submitted>, kj::Maybe<schema::Task::Client>) {}));
   });
   return future;
 }
 
-Result<TaskResult> Client::run(TaskSpec spec, Callbacks callbacks, TimeoutMs timeout_ms) {
+Result<TaskResult> Client::run(TaskSpec spec, Callbacks callbacks, DeadlineMs deadline_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("run"));
-  return connection_->take(runAsync(std::move(spec), std::move(callbacks), timeout_ms));
+  return connection_->take(runAsync(std::move(spec), std::move(callbacks), deadline_ms));
 }
 
-std::future<Result<Task>> Client::findAny(uint64_t id, std::string key, TimeoutMs timeout_ms) {
+std::future<Result<Task>> Client::findAny(uint64_t id, std::string key, DeadlineMs deadline_ms) {
   auto answer = std::make_shared<TaskSlot>("find");
   auto future = answer->promise.get_future();
   connection_->loop->post([wire = connection_->wire.get(), id, key = std::move(key),
-                           timeout = connection_->timeoutMs(timeout_ms), answer,
+                           within_ms = connection_->deadlineMs(deadline_ms), answer,
                            slot = std::make_shared<ResultSlot>(Callbacks{}),
                            weak = std::weak_ptr<Connection>(connection_)]() mutable {
     auto request = wire->mayfly.findRequest(capnp::MessageSize{key.size() / 8 + 16, 0});
@@ -326,38 +327,38 @@ std::future<Result<Task>> Client::findAny(uint64_t id, std::string key, TimeoutM
         },
         [answer](kj::Exception&& e) { answer->set(fail(edge::errorOf(e))); });
     wire->calls.add(found.exclusiveJoin(
-        wire->timer.afterDelay(timeout * kj::MILLISECONDS).then([answer, timeout] {
-          answer->set(fail(Connection::late("find", timeout)));
+        wire->timer.afterDelay(within_ms * kj::MILLISECONDS).then([answer, within_ms] {
+          answer->set(fail(Connection::late("find", within_ms)));
         })));
   });
   return future;
 }
 
-std::future<Result<Task>> Client::findAsync(std::string key, TimeoutMs timeout_ms) {
-  if (!key.empty()) return findAny(0, std::move(key), timeout_ms);
+std::future<Result<Task>> Client::findAsync(std::string key, DeadlineMs deadline_ms) {
+  if (!key.empty()) return findAny(0, std::move(key), deadline_ms);
   TaskSlot empty;  // an empty key would ask for a task by its id
   auto future = empty.promise.get_future();
   empty.set(fail(Code::invalidArgument, "find: the key is empty"));
   return future;
 }
 
-std::future<Result<Task>> Client::findAsync(uint64_t id, TimeoutMs timeout_ms) {
-  return findAny(id, {}, timeout_ms);
+std::future<Result<Task>> Client::findAsync(uint64_t id, DeadlineMs deadline_ms) {
+  return findAny(id, {}, deadline_ms);
 }
 
-Result<Task> Client::find(std::string key, TimeoutMs timeout_ms) {
+Result<Task> Client::find(std::string key, DeadlineMs deadline_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("find"));
-  return connection_->take(findAsync(std::move(key), timeout_ms));
+  return connection_->take(findAsync(std::move(key), deadline_ms));
 }
 
-Result<Task> Client::find(uint64_t id, TimeoutMs timeout_ms) {
+Result<Task> Client::find(uint64_t id, DeadlineMs deadline_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("find"));
-  return connection_->take(findAsync(id, timeout_ms));
+  return connection_->take(findAsync(id, deadline_ms));
 }
 
-Result<std::vector<TemplateInfo>> Client::templates(TimeoutMs timeout_ms) {
+Result<std::vector<TemplateInfo>> Client::templates(DeadlineMs deadline_ms) {
   return connection_->call<std::vector<TemplateInfo>>(
-      "templates", connection_->timeoutMs(timeout_ms), [](Wire& wire) {
+      "templates", connection_->deadlineMs(deadline_ms), [](Wire& wire) {
         return wire.mayfly.templatesRequest().send().then(
             [](auto&& response) -> Result<std::vector<TemplateInfo>> {
               MAYFLY_CHECK(edge::get(response.getError()));
@@ -368,9 +369,9 @@ Result<std::vector<TemplateInfo>> Client::templates(TimeoutMs timeout_ms) {
       });
 }
 
-Result<std::vector<DetachedTask>> Client::detached(TimeoutMs timeout_ms) {
+Result<std::vector<DetachedTask>> Client::detached(DeadlineMs deadline_ms) {
   return connection_->call<std::vector<DetachedTask>>(
-      "detached", connection_->timeoutMs(timeout_ms), [](Wire& wire) {
+      "detached", connection_->deadlineMs(deadline_ms), [](Wire& wire) {
         return wire.mayfly.detachedRequest().send().then(
             [](auto&& response) -> Result<std::vector<DetachedTask>> {
               MAYFLY_CHECK(edge::get(response.getError()));
@@ -381,9 +382,9 @@ Result<std::vector<DetachedTask>> Client::detached(TimeoutMs timeout_ms) {
       });
 }
 
-Result<std::vector<TaskInfo>> Client::tasks(TimeoutMs timeout_ms) {
+Result<std::vector<TaskInfo>> Client::tasks(DeadlineMs deadline_ms) {
   return connection_->call<std::vector<TaskInfo>>(
-      "tasks", connection_->timeoutMs(timeout_ms), [](Wire& wire) {
+      "tasks", connection_->deadlineMs(deadline_ms), [](Wire& wire) {
         return wire.mayfly.tasksRequest().send().then(
             [](auto&& response) -> Result<std::vector<TaskInfo>> {
               MAYFLY_CHECK(edge::get(response.getError()));
@@ -394,8 +395,8 @@ Result<std::vector<TaskInfo>> Client::tasks(TimeoutMs timeout_ms) {
       });
 }
 
-Status Client::kill(uint64_t id, TimeoutMs timeout_ms) {
-  return connection_->call<Unit>("kill", connection_->timeoutMs(timeout_ms), [id](Wire& wire) {
+Status Client::kill(uint64_t id, DeadlineMs deadline_ms) {
+  return connection_->call<Unit>("kill", connection_->deadlineMs(deadline_ms), [id](Wire& wire) {
     auto request = wire.mayfly.killRequest();
     request.setId(id);
     return request.send().then(
@@ -419,9 +420,9 @@ uint64_t Task::id() const { return state_->id; }
 
 bool Task::existing() const { return state_->existing; }
 
-Result<TaskInfo> Task::info(TimeoutMs timeout_ms) {
+Result<TaskInfo> Task::info(DeadlineMs deadline_ms) {
   return state_->connection->call<TaskInfo>(
-      "info", state_->connection->timeoutMs(timeout_ms),
+      "info", state_->connection->deadlineMs(deadline_ms),
       [remote = state_->remote](Wire&) -> kj::Promise<Result<TaskInfo>> {
         KJ_IF_MAYBE (task, remote->task) {
           return task->infoRequest().send().then([](auto&& response) -> Result<TaskInfo> {
@@ -433,22 +434,22 @@ Result<TaskInfo> Task::info(TimeoutMs timeout_ms) {
       });
 }
 
-Result<TaskResult> Task::wait(TimeoutMs timeout_ms) {
+Result<TaskResult> Task::wait(DeadlineMs deadline_ms) {
   if (state_->connection->loop->onThread()) return fail(Client::Connection::onOwnThread("wait"));
-  if (!state_->connection->loop->await(state_->result, timeout_ms))
-    return fail(Client::Connection::late("wait", timeout_ms.value_or(0)));
+  if (!state_->connection->loop->await(state_->result, deadline_ms))
+    return fail(Client::Connection::late("wait", deadline_ms.value_or(0)));
   return state_->result.get();
 }
 
 std::shared_future<Result<TaskResult>> Task::waitAsync() const { return state_->result; }
 
-Status Task::cancel(TimeoutMs timeout_ms) {
-  return simpleCall(*state_, "cancel", state_->connection->timeoutMs(timeout_ms),
+Status Task::cancel(DeadlineMs deadline_ms) {
+  return simpleCall(*state_, "cancel", state_->connection->deadlineMs(deadline_ms),
                     [](schema::Task::Client& remote) { return remote.cancelRequest().send(); });
 }
 
-Status Task::writeStdin(std::string_view data, TimeoutMs timeout_ms) {
-  Patience patience(timeout_ms);
+Status Task::writeStdin(std::string_view data, DeadlineMs deadline_ms) {
+  Patience patience(deadline_ms);
   while (!data.empty()) {
     std::string piece(data.substr(0, kPieceBytes));
     data.remove_prefix(piece.size());
@@ -463,14 +464,14 @@ Status Task::writeStdin(std::string_view data, TimeoutMs timeout_ms) {
   return Unit{};
 }
 
-Status Task::closeStdin(TimeoutMs timeout_ms) {
-  return simpleCall(*state_, "closeStdin", state_->connection->timeoutMs(timeout_ms),
+Status Task::closeStdin(DeadlineMs deadline_ms) {
+  return simpleCall(*state_, "closeStdin", state_->connection->deadlineMs(deadline_ms),
                     [](schema::Task::Client& remote) { return remote.closeStdinRequest().send(); });
 }
 
-Result<std::string> Task::readFile(uint32_t index, uint64_t offset, TimeoutMs timeout_ms) {
+Result<std::string> Task::readFile(uint32_t index, uint64_t offset, DeadlineMs deadline_ms) {
   return state_->connection->call<std::string>(
-      "readFile", state_->connection->timeoutMs(timeout_ms),
+      "readFile", state_->connection->deadlineMs(deadline_ms),
       [remote = state_->remote, index, offset](Wire&) -> kj::Promise<Result<std::string>> {
         KJ_IF_MAYBE (task, remote->task) {
           auto request = task->readFileRequest();

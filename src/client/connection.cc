@@ -29,7 +29,7 @@ capnp::Capability::Client bootstrap(capnp::RpcSystem<capnp::rpc::twoparty::VatId
   return rpc.bootstrap(vat);
 }
 
-base::Result<base::Fd> connectTo(const std::string& path, uint64_t timeout_ms) {
+base::Result<base::Fd> connectTo(const std::string& path, uint64_t deadline_ms) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path)
@@ -40,8 +40,8 @@ base::Result<base::Fd> connectTo(const std::string& path, uint64_t timeout_ms) {
   base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return base::failSys(errno, "socket", "AF_UNIX");
   // Bounds the wait while the daemon's queue of new connections is full.
-  timeval wait{static_cast<time_t>(timeout_ms / 1'000),
-               static_cast<suseconds_t>(timeout_ms % 1'000 * 1'000 + 1)};
+  timeval wait{static_cast<time_t>(deadline_ms / 1'000),
+               static_cast<suseconds_t>(deadline_ms % 1'000 * 1'000 + 1)};
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
   int got;
   do {
@@ -88,9 +88,9 @@ Error Client::Connection::closed(const char* what) {
   return {Code::unavailable, fmt::format("{}: the connection was closed", what), {}, 0};
 }
 
-Error Client::Connection::late(const char* what, uint64_t timeout_ms) {
+Error Client::Connection::late(const char* what, uint64_t deadline_ms) {
   return {
-      Code::deadlineExceeded, fmt::format("{}: no answer within {} ms", what, timeout_ms), {}, 0};
+      Code::deadlineExceeded, fmt::format("{}: no answer within {} ms", what, deadline_ms), {}, 0};
 }
 
 std::shared_ptr<Client::Connection> Client::Connection::make() {
@@ -108,7 +108,7 @@ Client::Connection::~Connection() {
 
 base::Result<std::unique_ptr<Client>> Client::connect(const std::string& socket_path,
                                                       ConnectOptions options) {
-  MAYFLY_TRY(base::Fd fd, connectTo(socket_path, options.call_timeout_ms));
+  MAYFLY_TRY(base::Fd fd, connectTo(socket_path, options.call_deadline_ms));
   auto connection = Connection::make();
   connection->options = std::move(options);
   Connection* raw = connection.get();
@@ -122,7 +122,7 @@ base::Result<std::unique_ptr<Client>> Client::connect(const std::string& socket_
                                    },
                                    [raw] { raw->wire.reset(); }));
   auto info = connection->call<ServerInfo>(
-      "hello", connection->options.call_timeout_ms,
+      "hello", connection->options.call_deadline_ms,
       [name = connection->options.client_name](Wire& wire) {
         auto request = wire.mayfly.helloRequest();
         request.setClient(edge::text(name));

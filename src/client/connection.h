@@ -38,10 +38,10 @@ inline constexpr size_t kPieceBytes = schema::CHUNK_BYTES_MAX / 4;  // of one wr
 // The time left of a deadline that several calls share.
 class Patience {
  public:
-  explicit Patience(TimeoutMs timeout_ms) {
-    if (timeout_ms) end_ = Clock::now() + std::chrono::milliseconds(*timeout_ms);
+  explicit Patience(DeadlineMs deadline_ms) {
+    if (deadline_ms) end_ = Clock::now() + std::chrono::milliseconds(*deadline_ms);
   }
-  TimeoutMs left_ms() const {
+  DeadlineMs left_ms() const {
     if (!end_) return std::nullopt;
     auto left = std::chrono::ceil<std::chrono::milliseconds>(*end_ - Clock::now()).count();
     return left > 0 ? static_cast<uint64_t>(left) : 0;
@@ -62,7 +62,7 @@ struct Client::Connection {
   std::unique_ptr<Wire> wire;  // made and destroyed on the loop's thread
   std::unique_ptr<client::Loop> loop;
 
-  uint64_t timeoutMs(TimeoutMs own) const { return own.value_or(options.call_timeout_ms); }
+  uint64_t deadlineMs(DeadlineMs own) const { return own.value_or(options.call_deadline_ms); }
 
   // Runs `start(wire)` on the loop; it returns a promise of a Result<T>. An exception of KJ becomes
   // an error. If the loop ends first, the future is broken.
@@ -83,16 +83,16 @@ struct Client::Connection {
 
   // begin(), then blocks until the answer or the deadline.
   template <class T, class Start>
-  base::Result<T> call(const char* what, TimeoutMs timeout_ms, Start start) {
+  base::Result<T> call(const char* what, DeadlineMs deadline_ms, Start start) {
     if (loop->onThread()) return base::fail(onOwnThread(what));
     auto future = begin<T>(std::move(start));
-    return await(what, future, timeout_ms);
+    return await(what, future, deadline_ms);
   }
 
   template <class T>
   base::Result<T> await(const char* what, std::future<base::Result<T>>& future,
-                        TimeoutMs timeout_ms) {
-    if (!loop->await(future, timeout_ms)) return base::fail(late(what, timeout_ms.value_or(0)));
+                        DeadlineMs deadline_ms) {
+    if (!loop->await(future, deadline_ms)) return base::fail(late(what, deadline_ms.value_or(0)));
     try {
       return future.get();
     } catch (const std::future_error&) {  // the loop ended during the call
@@ -109,7 +109,7 @@ struct Client::Connection {
 
   static base::Error onOwnThread(const char* what);
   static base::Error closed(const char* what);
-  static base::Error late(const char* what, uint64_t timeout_ms);
+  static base::Error late(const char* what, uint64_t deadline_ms);
 };
 
 // Conversions, convert.cc.

@@ -112,13 +112,13 @@ bool Loop::onThread() const {
   return servedHere() ? serving_ : std::this_thread::get_id() == thread_.get_id();
 }
 
-bool Loop::serveUntil(const std::function<bool()>& is, TimeoutMs timeout_ms) {
+bool Loop::serveUntil(const std::function<bool()>& is, DeadlineMs deadline_ms) {
   serving_ = true;
   KJ_DEFER(serving_ = false);
   const auto end =
-      std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms.value_or(0));
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms.value_or(0));
   while (!is())
-    if ((timeout_ms ? host_->io.run_one_until(end) : host_->io.run_one()) == 0) return is();
+    if ((deadline_ms ? host_->io.run_one_until(end) : host_->io.run_one()) == 0) return is();
   return true;
 }
 

@@ -51,11 +51,12 @@ class Loop {
   // Waits for the future, and serves the loop meanwhile if this is the serving thread. Returns
   // false if the future is not ready in time.
   template <class Future>
-  bool await(const Future& future, TimeoutMs timeout_ms) {
+  bool await(const Future& future, DeadlineMs deadline_ms) {
     using namespace std::chrono;
     auto is_ready = [&] { return future.wait_for(seconds(0)) == std::future_status::ready; };
-    if (servedHere()) return serveUntil(is_ready, timeout_ms);
-    if (timeout_ms) return future.wait_for(milliseconds(*timeout_ms)) == std::future_status::ready;
+    if (servedHere()) return serveUntil(is_ready, deadline_ms);
+    if (deadline_ms)
+      return future.wait_for(milliseconds(*deadline_ms)) == std::future_status::ready;
     future.wait();
     return true;
   }
@@ -65,7 +66,7 @@ class Loop {
   base::Status begin(const std::function<void(edge::AsioPort&)>& setup);
   void end();
   bool servedHere() const;
-  bool serveUntil(const std::function<bool()>& is, TimeoutMs timeout_ms);
+  bool serveUntil(const std::function<bool()>& is, DeadlineMs deadline_ms);
 
   struct Host;  // the io_context, and what keeps it running
   const ServedBy who_;

@@ -37,11 +37,11 @@ struct RemoteUpload {
 
 class Uploading {
  public:
-  Uploading(Client::Connection& connection, TimeoutMs timeout_ms)
+  Uploading(Client::Connection& connection, DeadlineMs deadline_ms)
       : connection_(connection),
-        timeout_ms_(timeout_ms.value_or(0)),
-        bounded_(timeout_ms.has_value()),
-        patience_(timeout_ms) {}
+        deadline_ms_(deadline_ms.value_or(0)),
+        bounded_(deadline_ms.has_value()),
+        patience_(deadline_ms) {}
   ~Uploading() {
     // The daemon then frees the bytes of an unfinished upload.
     connection_.loop->post([remote = remote_] { remote->upload = nullptr; });
@@ -80,7 +80,7 @@ class Uploading {
   }
 
  private:
-  base::Error late() const { return Client::Connection::late("upload", timeout_ms_); }
+  base::Error late() const { return Client::Connection::late("upload", deadline_ms_); }
 
   Result<edge::Sha256> hashOf(uint64_t size_bytes, const Source& source) {
     edge::Sha256Sum sum;
@@ -132,13 +132,13 @@ class Uploading {
   template <class T>
   Result<T> await(std::future<Result<T>>& answer) {
     auto got = connection_.await(
-        "upload", answer, bounded_ ? patience_.left_ms() : connection_.options.call_timeout_ms);
+        "upload", answer, bounded_ ? patience_.left_ms() : connection_.options.call_deadline_ms);
     if (!got && got.error().code == Code::deadlineExceeded && bounded_) return fail(late());
     return got;
   }
 
   Client::Connection& connection_;
-  uint64_t timeout_ms_;
+  uint64_t deadline_ms_;
   bool bounded_;
   Patience patience_;
   std::shared_ptr<RemoteUpload> remote_ = std::make_shared<RemoteUpload>();
@@ -146,22 +146,22 @@ class Uploading {
 
 }  // namespace
 
-Result<BlobRef> Client::upload(std::string_view bytes, TimeoutMs timeout_ms) {
+Result<BlobRef> Client::upload(std::string_view bytes, DeadlineMs deadline_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("upload"));
-  return Uploading(*connection_, timeout_ms)
+  return Uploading(*connection_, deadline_ms)
       .run(bytes.size(), [bytes](uint64_t offset, size_t wanted) -> Result<std::string> {
         return std::string(bytes.substr(offset, wanted));
       });
 }
 
-Result<BlobRef> Client::upload(FdView file, TimeoutMs timeout_ms) {
+Result<BlobRef> Client::upload(FdView file, DeadlineMs deadline_ms) {
   if (connection_->loop->onThread()) return fail(Connection::onOwnThread("upload"));
   struct stat status;
   if (::fstat(file.get(), &status) != 0) return base::failSys(errno, "fstat", "a file to upload");
   if (!S_ISREG(status.st_mode))
     return fail(Code::invalidArgument, "upload: only a regular file can be read twice",
                 "Copy it to a file first.");
-  return Uploading(*connection_, timeout_ms)
+  return Uploading(*connection_, deadline_ms)
       .run(static_cast<uint64_t>(status.st_size),
            [file](uint64_t offset, size_t wanted) -> Result<std::string> {
              std::string piece(wanted, '\0');
@@ -178,16 +178,16 @@ Result<BlobRef> Client::upload(FdView file, TimeoutMs timeout_ms) {
            });
 }
 
-Result<BlobRef> Client::uploadFile(const std::string& path, TimeoutMs timeout_ms) {
+Result<BlobRef> Client::uploadFile(const std::string& path, DeadlineMs deadline_ms) {
   MAYFLY_TRY(base::Fd file, base::openAt(FdView(), path, O_RDONLY));
-  auto blob = upload(file.view(), timeout_ms);
+  auto blob = upload(file.view(), deadline_ms);
   if (!blob) return fail(std::move(blob).error().in("'" + base::printable(path) + "'"));
   return blob;
 }
 
-Result<std::vector<BlobInfo>> Client::blobs(TimeoutMs timeout_ms) {
+Result<std::vector<BlobInfo>> Client::blobs(DeadlineMs deadline_ms) {
   return connection_->call<std::vector<BlobInfo>>(
-      "blobs", connection_->timeoutMs(timeout_ms), [](Wire& wire) {
+      "blobs", connection_->deadlineMs(deadline_ms), [](Wire& wire) {
         return wire.mayfly.blobsRequest().send().then(
             [](auto&& response) -> Result<std::vector<BlobInfo>> {
               MAYFLY_CHECK(edge::get(response.getError()));
@@ -198,9 +198,9 @@ Result<std::vector<BlobInfo>> Client::blobs(TimeoutMs timeout_ms) {
       });
 }
 
-Status Client::removeBlob(const BlobRef& blob, TimeoutMs timeout_ms) {
+Status Client::removeBlob(const BlobRef& blob, DeadlineMs deadline_ms) {
   return connection_->call<Unit>(
-      "removeBlob", connection_->timeoutMs(timeout_ms), [blob](Wire& wire) {
+      "removeBlob", connection_->deadlineMs(deadline_ms), [blob](Wire& wire) {
         auto request = wire.mayfly.removeBlobRequest();
         request.setSha256(edge::data(edge::view(blob.sha256)));
         return request.send().then(

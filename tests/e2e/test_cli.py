@@ -473,7 +473,7 @@ def test_help_fits_a_terminal_and_goes_to_stdout(mayfly, args):
 
 def test_help_of_run_names_every_cap(mayfly):
     text = mayfly("run", "--help").stdout.decode()
-    for flag in ("--memory", "--cpus", "--timeout", "--cpu-time", "--pids", "--files", "--disk", "--output", "--inodes",
+    for flag in ("--memory", "--cpus", "--wall-time", "--timeout", "--cpu-time", "--pids", "--files", "--disk", "--output", "--inodes",
                  "--file-size", "--input", "--env", "--stdin", "--seed", "--json", "--out", "--file", "--template"):
         assert flag in text, flag
 

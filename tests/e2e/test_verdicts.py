@@ -341,11 +341,11 @@ def test_the_first_cause_wins(mayfly):
 
 # --- errors before any box --------------------------------------------------------------
 
-BAD_CAPS = [(flag, value) for flag in ("--memory", "--cpus", "--timeout", "--cpu-time", "--pids", "--open-files",
+BAD_CAPS = [(flag, value) for flag in ("--memory", "--cpus", "--wall-time", "--cpu-time", "--pids", "--open-files",
                                        "--file-size", "--disk", "--inodes", "--output", "--input", "--out-size",
                                        "--out-files")
             for value in ("0", "-1", "", "nonsense", "1e3", "99999999999999999999999", "inf", "nan", "0x10", "1 2")]
-ABOVE = {"--memory": "100TiB", "--cpus": "10000", "--timeout": "100000h", "--cpu-time": "100000h", "--pids": "1000000",
+ABOVE = {"--memory": "100TiB", "--cpus": "10000", "--wall-time": "100000h", "--cpu-time": "100000h", "--pids": "1000000",
          "--open-files": "10000000", "--file-size": "100TiB", "--disk": "100TiB", "--inodes": "1000000000",
          "--output": "100TiB", "--input": "100TiB", "--out-size": "100TiB", "--out-files": "10000000"}
 

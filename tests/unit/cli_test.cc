@@ -69,7 +69,7 @@ TEST(Words, ACommandStandsBehindTwoDashes) {
 }
 TEST(Words, EveryCapHasItsFlag) {
   auto l = runOf({"run",  "--memory",    "512M", "--cpus",
-                  "1.5",  "--timeout",   "30s",  "--cpu-time",
+                  "1.5",  "--wall-time", "30s",  "--cpu-time",
                   "1m",   "--pids",      "3",    "--files",
                   "4",    "--file-size", "5",    "--disk",
                   "6KiB", "--inodes",    "7",    "--output",
@@ -94,6 +94,11 @@ TEST(Words, EveryCapHasItsFlag) {
   EXPECT_EQ(l.grace_ms, 13u);
   EXPECT_EQ(runOf({"run", "--open-files", "5", "x"}).limits.open_files, 5u);
 }
+TEST(Words, TimeoutIsAnotherNameOfWallTime) {
+  EXPECT_EQ(runOf({"run", "--timeout", "1.5m", "x"}).limits.wall_time_ms, 90'000u);
+  EXPECT_EQ(runOf({"run", "--timeout=250ms", "x"}).limits.wall_time_ms, 250u);
+  EXPECT_EQ(saidOf({"run", "--wall-time", "1s", "--timeout", "2s", "x"}).code, kExitMayfly);
+}
 TEST(Words, NoCapIsNamedByDefault) {
   auto l = runOf({"run", "x"}).limits;
   EXPECT_FALSE(l.memory_bytes || l.cpu_milli || l.wall_time_ms || l.processes || l.out_files);
@@ -115,6 +120,7 @@ TEST(Words, AWrongUseOfRunIs125AndSaysWhat) {
            {{"run", "--memroy", "1", "x"}, "--memroy"},
            {{"run", "--memory", "lots", "x"}, "not a size"},
            {{"run", "--timeout", "30", "x"}, "30s"},
+           {{"run", "--wall-time", "30", "x"}, "30s"},
            {{"run", "--pids", "99999999999", "x"}, "too large"},
            {{"run", "--env", "=x", "y"}, "NAME=VALUE"},
            {{"run", "--seed", "-1", "y"}, "--seed"},
@@ -211,9 +217,9 @@ TEST(Words, HelpFitsEightyColumnsAndNamesEveryFlag) {
     for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 80u) << line;
   }
   auto help = saidOf({"run", "--help"}).text;
-  for (const char* flag : {"--memory", "--cpus", "--timeout", "--cpu-time", "--pids", "--files",
-                           "--disk", "--output", "--env", "--stdin", "--seed", "--json", "--out",
-                           "124", "137", "125", "mayfly run -t TEMPLATE"})
+  for (const char* flag : {"--memory", "--cpus", "--wall-time", "--timeout", "--cpu-time", "--pids",
+                           "--files", "--disk", "--output", "--env", "--stdin", "--seed", "--json",
+                           "--out", "124", "137", "125", "mayfly run -t TEMPLATE"})
     EXPECT_NE(help.find(flag), std::string::npos) << flag;
 }
 TaskOptions taskOf(const Words& words) {

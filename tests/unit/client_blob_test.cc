@@ -136,8 +136,8 @@ TEST_F(ClientBlobs, AnUploadThatFailsLeavesNothingReserved) {
   std::string bytes = manyBytes(1'000'000);
   base::Fd file = fileOf(bytes);
   // No time for it: at whatever point it is given up, its share is free again.
-  for (uint64_t timeout_ms = 0; timeout_ms < 4; ++timeout_ms) {
-    auto late = client->upload(file.view(), timeout_ms);
+  for (uint64_t deadline_ms = 0; deadline_ms < 4; ++deadline_ms) {
+    auto late = client->upload(file.view(), deadline_ms);
     if (late) {
       ASSERT_TRUE(client->removeBlob(*late));
     } else {
@@ -285,7 +285,7 @@ TEST_F(ClientBlobs, ADaemonThatTakesNoConnectionIsADeadline) {
   ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
   ASSERT_EQ(::listen(listener.get(), 0), 0);
   ConnectOptions quick;
-  quick.call_timeout_ms = 30;
+  quick.call_deadline_ms = 30;
   EXPECT_EQ(Client::connect(path, quick).error().code, Code::deadlineExceeded);   // in the queue
   EXPECT_EQ(Client::connect(path, quick).error().code, Code::resourceExhausted);  // it is full
   ::unlink(path.c_str());

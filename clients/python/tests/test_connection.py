@@ -87,7 +87,7 @@ async def test_closing_ends_a_call_that_is_never_answered(fakes, kind):
         await asyncio.Event().wait()
 
     async with connect(kind, fakes(hello=hello, templates=templates)) as client:
-        calls = [asyncio.create_task(client.templates(timeout=None)) for _ in range(3)]
+        calls = [asyncio.create_task(client.templates(deadline=None)) for _ in range(3)]
         await in_thread(asked.wait, SECONDS_MAX)
         await client.close()
         for call in calls:

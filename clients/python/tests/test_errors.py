@@ -126,10 +126,10 @@ async def test_a_server_that_hangs_up_or_says_nothing(tmp_path, kind):
 
     server = await asyncio.start_unix_server(serve, path)
     with pytest.raises(mayfly.Disconnected):
-        async with connect(kind, path, timeout=30):
+        async with connect(kind, path, call_deadline=30):
             pass
     with pytest.raises(mayfly.DeadlineExceeded):
-        async with connect(kind, path, timeout=0.1):
+        async with connect(kind, path, call_deadline="100ms"):
             pass
     server.close()
 
@@ -142,7 +142,7 @@ async def test_noise_instead_of_a_protocol(tmp_path, kind):
 
     server = await asyncio.start_unix_server(serve, tmp_path / "odd")
     with pytest.raises(mayfly.MayflyError):
-        async with connect(kind, tmp_path / "odd", timeout=5):
+        async with connect(kind, tmp_path / "odd", call_deadline=5):
             pass
     server.close()
 

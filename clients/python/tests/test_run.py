@@ -193,7 +193,7 @@ async def test_wait_with_a_deadline_leaves_the_task_running(client):
 
 async def test_run_with_a_deadline_ends_the_task(client):
     with pytest.raises(mayfly.DeadlineExceeded):
-        await client.run("python", ENDLESS, timeout=0.3)
+        await client.run("python", ENDLESS, deadline=0.3)
     await eventually(lambda: none_left(client), "the task is gone")
 
 

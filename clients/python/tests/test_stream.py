@@ -156,7 +156,7 @@ async def test_async_on_output_is_awaited(daemon):
 
 async def test_run_with_output_has_a_deadline(client):
     with pytest.raises(mayfly.DeadlineExceeded):
-        await client.run("python", ENDLESS, on_output=lambda s, d: None, timeout="300ms")
+        await client.run("python", ENDLESS, on_output=lambda s, d: None, deadline="300ms")
 
 
 async def test_a_flood_is_cut_at_the_cap(client):

@@ -1,7 +1,7 @@
 // Calls to the daemon: throws an answer's error field, converts Cap'n Proto's exceptions to ours.
 
 import { within } from "./deadline.js";
-import type { CallOptions } from "./deadline.js";
+import type { Patience } from "./deadline.js";
 import { DisconnectedError, errorOf, InternalError, MayflyError } from "./errors.js";
 import { ResourceExhaustedError, UnsupportedError } from "./errors.js";
 import type * as schema from "./generated/mayfly.js";
@@ -15,12 +15,12 @@ export interface Answer<R> {
 export async function call<R extends { error: schema.Error }>(
   what: string,
   answer: Answer<R>,
-  options: CallOptions,
+  patience: Patience,
 ): Promise<R> {
-  return within(what, settled(what, answer), options);
+  return within(what, settled(what, answer), patience);
 }
 
-/** The answer, or its error, without a time limit. */
+/** The answer, or its error, without a deadline. */
 export async function settled<R extends { error: schema.Error }>(
   what: string,
   answer: Answer<R>,

@@ -6,22 +6,27 @@ import type { Socket } from "node:net";
 import { call, settled } from "./calls.js";
 import type { Answer } from "./calls.js";
 import { blobInfoFrom, serverInfoFrom, taskInfoFrom, templateInfoFrom } from "./convert.js";
-import { withDeadline, within } from "./deadline.js";
-import type { CallOptions } from "./deadline.js";
+import { CALL_HINTS, CALL_OPTIONS, parseDeadline, patienceOf } from "./deadline.js";
+import { readPatience, withDeadline, within } from "./deadline.js";
+import type { CallOptions, Patience } from "./deadline.js";
 import { InvalidArgumentError, PermissionDeniedError, UnavailableError } from "./errors.js";
 import { checkNotLost, sha256Of } from "./files.js";
 import type { BlobRef, UploadSource } from "./files.js";
 import { messageBytesMax, protocolVersion } from "./generated/constants.js";
 import * as schema from "./generated/mayfly.js";
+import { checkFlag, checkHandler, checkId, checkKeys } from "./keys.js";
+import type { Hints, Keys } from "./keys.js";
 import { OutputStream, Sink } from "./output.js";
 import type { OutputHandlers } from "./output.js";
-import { prepare } from "./prepare.js";
+import { checkSpec, prepare } from "./prepare.js";
 import { TaskResult } from "./result.js";
 import type { BlobInfo, OutFile, ServerInfo, TaskInfo, TemplateInfo } from "./result.js";
 import { RpcConnection, RpcError } from "./rpc.js";
-import { checkSize, put } from "./request.js";
+import { checkSize, checkText, put } from "./request.js";
+import { SPEC } from "./spec.js";
 import type { TaskSpec } from "./spec.js";
 import { Task } from "./task.js";
+import type { Duration } from "./units.js";
 import { upload } from "./upload.js";
 
 export const DEFAULT_SOCKET = "/run/mayfly/default.sock";
@@ -31,8 +36,8 @@ export interface ConnectOptions extends CallOptions {
   socket?: string | undefined;
   /** Free text for the daemon's log. */
   clientName?: string | undefined;
-  /** Time limit of every call except `wait`, `run` and stdin. 30,000 by default. */
-  callTimeoutMs?: number | undefined;
+  /** The deadline of every call except `wait`, `run` and stdin; "30s" by default; null: none. */
+  callDeadline?: Duration | null | undefined;
 }
 
 export interface SubmitOptions extends CallOptions, OutputHandlers {
@@ -40,13 +45,43 @@ export interface SubmitOptions extends CallOptions, OutputHandlers {
   stream?: boolean | undefined;
 }
 
-/** A timeout or an abort cancels the task. */
+/** A missed deadline or an abort cancels the task. */
 export interface RunOptions extends CallOptions, OutputHandlers {
   /** Throw TaskFailedError unless the verdict is `succeeded`. */
   check?: boolean | undefined;
   /** Save the task's files of /task/out below this folder; see `Task.saveFiles`. */
   out?: string | undefined;
 }
+
+const HANDLERS: Keys<OutputHandlers> = { onStarted: true, onOutput: true };
+const CONNECT: Keys<ConnectOptions> = {
+  socket: true,
+  clientName: true,
+  callDeadline: true,
+  ...CALL_OPTIONS,
+};
+const SUBMIT: Keys<SubmitOptions> = { stream: true, ...HANDLERS, ...CALL_OPTIONS };
+const RUN: Keys<RunOptions> = { check: true, out: true, ...HANDLERS, ...CALL_OPTIONS };
+
+const OF_SPEC = Object.keys(SPEC).map((key) => [key, `'${key}' is a key of the spec.`]);
+const CONNECT_HINTS: Hints = {
+  ...CALL_HINTS,
+  callTimeoutMs: "It is `callDeadline`, like \"30s\".",
+  name: "Did you mean 'clientName'?",
+};
+const SUBMIT_HINTS: Hints = {
+  ...Object.fromEntries(OF_SPEC),
+  ...CALL_HINTS,
+  check: "'check' is an option of run.",
+  out: "'out' is an option of run.",
+};
+const RUN_HINTS: Hints = {
+  ...Object.fromEntries(OF_SPEC),
+  ...CALL_HINTS,
+  stream: "'stream' is an option of submit; run has 'onOutput'.",
+};
+
+const CALL_DEADLINE_MS = 30_000;
 
 /** Connects to the daemon. */
 export async function connect(options: ConnectOptions | string = {}): Promise<Client> {
@@ -65,9 +100,13 @@ export class Client implements AsyncDisposable {
 
   /** @internal */
   static async connect(options: ConnectOptions): Promise<Client> {
-    const path = options.socket ?? (process.env["MAYFLY_SOCKET"] || DEFAULT_SOCKET);
-    const callTimeoutMs = options.callTimeoutMs ?? 30_000;
-    const patience = { signal: options.signal, timeoutMs: options.timeoutMs ?? callTimeoutMs };
+    checkKeys("the options of connect", options, CONNECT, CONNECT_HINTS);
+    const { socket = process.env["MAYFLY_SOCKET"] || DEFAULT_SOCKET } = options;
+    const { clientName = "typescript", callDeadline } = options;
+    const path = checkText("socket", socket);
+    checkText("clientName", clientName);
+    const callDeadlineMs = parseDeadline("callDeadline", callDeadline, CALL_DEADLINE_MS);
+    const patience = readPatience(options, callDeadlineMs);
     return withDeadline("connect", patience, async (signal) => {
       const socket = await openSocket(path, signal);
       let over: () => void = () => {};
@@ -77,12 +116,12 @@ export class Client implements AsyncDisposable {
         const mayfly = rpc.bootstrap(schema.Mayfly);
         const hello = () =>
           mayfly.hello((params) => {
-            params.client = options.clientName ?? "typescript";
+            params.client = clientName;
             params.protocol = protocolVersion;
           });
         const server = serverInfoFrom((await call("connect", hello(), { signal })).info);
         keepAlive(server.bounds.connectionIdleMs, hello, closed);
-        return new Client(rpc, mayfly, server, callTimeoutMs, closed);
+        return new Client(rpc, mayfly, server, callDeadlineMs, closed);
       } catch (error) {
         rpc.end(new RpcError("disconnected", "this client gave up"));
         throw error;
@@ -94,7 +133,7 @@ export class Client implements AsyncDisposable {
     private readonly rpc: RpcConnection,
     private readonly mayfly: schema.Mayfly$Client,
     server: ServerInfo,
-    private readonly callTimeoutMs: number,
+    private readonly callDeadlineMs: number | undefined,
     closed: Promise<void>,
   ) {
     this.server = server;
@@ -108,12 +147,19 @@ export class Client implements AsyncDisposable {
   /** Runs a task and gives its result. With `collect`, the files in it have their bytes;
    * throws UnavailableError (retryable) if Mayfly lost files. */
   async run(spec: TaskSpec, options: RunOptions = {}): Promise<TaskResult> {
-    return withDeadline("run", options, async (signal) => {
-      const collect = spec.collect === true || options.out !== undefined;
-      const task = await this.submit(
-        { ...spec, collect },
-        { signal, onOutput: options.onOutput, onStarted: options.onStarted },
-      );
+    const collected = checkSpec(spec);
+    checkKeys("the options of run", options, RUN, RUN_HINTS);
+    const live = checkOutput("run", spec, options, false);
+    const { out } = options;
+    if (out !== undefined) checkText("out", out);
+    const collect = collected || out !== undefined;
+    const check = checkFlag("check", options.check);
+    return withDeadline("run", readPatience(options, undefined), async (signal) => {
+      const sink = live ? new Sink(options, undefined) : undefined;
+      const task = await this.start(spec, collect, sink, undefined, {
+        signal,
+        deadlineMs: this.callDeadlineMs,
+      });
       let result: TaskResult;
       try {
         result = await task.wait({ signal });
@@ -121,62 +167,80 @@ export class Client implements AsyncDisposable {
           result = new TaskResult({
             ...result,
             outFiles:
-              options.out === undefined
+              out === undefined
                 ? await readAll(task, result, signal)
-                : await task.saveFiles(options.out, { signal }),
+                : await task.saveFiles(out, { signal }),
           });
       } finally {
         // Not awaited: a daemon that hangs would hide the exception thrown here.
         if (task.detached) task.release();
         else task.close().catch(() => {});
       }
-      return options.check === true ? result.check() : result;
+      return check ? result.check() : result;
     });
   }
 
   /** Submits a task: the daemon has checked and queued it. */
   async submit(spec: TaskSpec, options: SubmitOptions = {}): Promise<Task> {
-    const live = checkOutput(spec, options);
-    return withDeadline("submit", options, async (signal) => {
-      const [prepared, later] = await prepare(spec, (file) =>
-        this.upload(file.local === undefined ? (file.data ?? "") : { path: file.local }, {
-          signal,
-        }),
-      );
-      const bytes = checkSize(prepared);
-      signal.throwIfAborted();
-
-      const output = options.stream === true ? OutputStream.make() : undefined;
+    const collect = checkSpec(spec);
+    checkKeys("the options of submit", options, SUBMIT, SUBMIT_HINTS);
+    const stream = checkFlag("stream", options.stream);
+    const live = checkOutput("submit", spec, options, stream);
+    const patience = readPatience(options, undefined);
+    const deadlineMs = options.deadline === undefined ? this.callDeadlineMs : undefined;
+    return withDeadline("submit", patience, (signal) => {
+      const output = stream ? OutputStream.make() : undefined;
       const sink = live ? new Sink(options, output) : undefined;
-      const made = settled(
-        "submit",
-        this.mayfly.submit((params) => {
-          put(params, prepared, bytes);
-          if (sink !== undefined) params.output = sink.client();
-        }),
-      ).then((answer) => {
-        const task = Task.make({
-          callTimeoutMs: this.callTimeoutMs,
-          remote: answer.task,
-          id: answer.id,
-          detached: prepared.leaseMs > 0,
-          existing: answer.existing,
-          collect: prepared.collect,
-          output,
-        });
-        sink?.onFailure((error) => task.fail(error));
-        output?.onLeave(() => void task.cancel().catch(() => {}));
-        if (later.stdin !== undefined) void task.pump(later.stdin, later.keepOpen);
-        return task;
-      });
-      try {
-        return await within("submit", made, { signal, timeoutMs: this.callTimeoutMs });
-      } catch (error) {
-        // The caller gave up: drop the task if the daemon still made it.
-        made.then((late) => late[Symbol.asyncDispose]()).catch(() => {});
-        throw error;
-      }
+      return this.start(spec, collect, sink, output, { signal, deadlineMs });
     });
+  }
+
+  // `patience` is that of each call.
+  private async start(
+    spec: TaskSpec,
+    collect: boolean,
+    sink: Sink | undefined,
+    output: OutputStream | undefined,
+    patience: Patience,
+  ): Promise<Task> {
+    const [prepared, later] = await prepare(spec, collect, (file) =>
+      upload(
+        this.mayfly,
+        file.local === undefined ? (file.data ?? "") : { path: file.local },
+        patience,
+      ),
+    );
+    const bytes = checkSize(prepared);
+    patience.signal?.throwIfAborted();
+
+    const made = settled(
+      "submit",
+      this.mayfly.submit((params) => {
+        put(params, prepared, bytes);
+        if (sink !== undefined) params.output = sink.client();
+      }),
+    ).then((answer) => {
+      const task = Task.make({
+        callDeadlineMs: this.callDeadlineMs,
+        remote: answer.task,
+        id: answer.id,
+        detached: prepared.leaseMs > 0,
+        existing: answer.existing,
+        collect: prepared.collect,
+        output,
+      });
+      sink?.onFailure((error) => task.fail(error));
+      output?.onLeave(() => void task.cancel().catch(() => {}));
+      if (later.stdin !== undefined) void task.pump(later.stdin, later.keepOpen);
+      return task;
+    });
+    try {
+      return await within("submit", made, patience);
+    } catch (error) {
+      // The caller gave up: drop the task if the daemon still made it.
+      made.then((late) => late[Symbol.asyncDispose]()).catch(() => {});
+      throw error;
+    }
   }
 
   /**
@@ -187,16 +251,21 @@ export class Client implements AsyncDisposable {
     by: { key: string } | { id: number | bigint },
     options: CallOptions = {},
   ): Promise<Task> {
+    checkKeys("find", by, { key: true, id: true });
+    const { key, id } = by as { key?: string; id?: number | bigint };
+    if ((key === undefined) === (id === undefined))
+      throw new InvalidArgumentError("find: one of key and id is needed");
+    const wanted = id === undefined ? checkText("find: key", key) : checkId("find", id);
     const answer = await call(
       "find",
       this.mayfly.find((params) => {
-        if ("key" in by) params.key = by.key;
-        else params.id = BigInt(by.id);
+        if (typeof wanted === "string") params.key = wanted;
+        else params.id = wanted;
       }),
-      this.patience(options),
+      this.patience("find", options),
     );
     return Task.make({
-      callTimeoutMs: this.callTimeoutMs,
+      callDeadlineMs: this.callDeadlineMs,
       remote: answer.task,
       id: answer.id,
       detached: true,
@@ -208,13 +277,17 @@ export class Client implements AsyncDisposable {
 
   /** The templates that tasks can name. */
   async templates(options: CallOptions = {}): Promise<TemplateInfo[]> {
-    const answer = await call("templates", this.mayfly.templates(), this.patience(options));
+    const answer = await call(
+      "templates",
+      this.mayfly.templates(),
+      this.patience("templates", options),
+    );
     return answer.templates.toArray().map(templateInfoFrom);
   }
 
   /** The queued, running and ending tasks of the asking user; for root, of every user. */
   async tasks(options: CallOptions = {}): Promise<TaskInfo[]> {
-    const answer = await call("tasks", this.mayfly.tasks(), this.patience(options));
+    const answer = await call("tasks", this.mayfly.tasks(), this.patience("tasks", options));
     return answer.tasks.toArray().map(taskInfoFrom);
   }
 
@@ -223,11 +296,11 @@ export class Client implements AsyncDisposable {
    * Returns when the end is decided.
    */
   async kill(id: number | bigint, options: CallOptions = {}): Promise<void> {
-    const wanted = BigInt(id);
+    const wanted = checkId("kill", id);
     await call(
       "kill",
       this.mayfly.kill((params) => (params.id = wanted)),
-      this.patience(options),
+      this.patience("kill", options),
     );
   }
 
@@ -236,24 +309,26 @@ export class Client implements AsyncDisposable {
    * that the daemon already has are not sent again.
    */
   async upload(source: UploadSource, options: CallOptions = {}): Promise<BlobRef> {
-    return withDeadline("upload", options, (signal) =>
-      upload(this.mayfly, source, { signal, timeoutMs: this.callTimeoutMs }),
+    const patience = patienceOf("upload", options, undefined);
+    const deadlineMs = options.deadline === undefined ? this.callDeadlineMs : undefined;
+    return withDeadline("upload", patience, (signal) =>
+      upload(this.mayfly, source, { signal, deadlineMs }),
     );
   }
 
   /** This user's complete blobs. */
   async blobs(options: CallOptions = {}): Promise<BlobInfo[]> {
-    const answer = await call("blobs", this.mayfly.blobs(), this.patience(options));
+    const answer = await call("blobs", this.mayfly.blobs(), this.patience("blobs", options));
     return answer.blobs.toArray().map(blobInfoFrom);
   }
 
   /** Removes a blob. Tasks that already name it keep it. */
   async removeBlob(blob: BlobRef | string, options: CallOptions = {}): Promise<void> {
-    const sha256 = sha256Of(blob);
+    const sha256 = sha256Of(blob, "removeBlob");
     await call(
       "removeBlob",
       this.mayfly.removeBlob((params) => params._initSha256(sha256.byteLength).copyBuffer(sha256)),
-      this.patience(options),
+      this.patience("removeBlob", options),
     );
   }
 
@@ -267,28 +342,31 @@ export class Client implements AsyncDisposable {
     await this.close();
   }
 
-  private patience(options: CallOptions): CallOptions {
-    return {
-      signal: options.signal,
-      timeoutMs: options.timeoutMs ?? this.callTimeoutMs,
-    };
+  private patience(what: string, options: CallOptions): Patience {
+    return patienceOf(what, options, this.callDeadlineMs);
   }
 }
 
 // Whether the output is sent live.
-function checkOutput(spec: TaskSpec, options: SubmitOptions): boolean {
-  const stream = options.stream === true;
+function checkOutput(
+  what: string,
+  spec: TaskSpec,
+  options: OutputHandlers,
+  stream: boolean,
+): boolean {
+  checkHandler("onOutput", options.onOutput);
+  checkHandler("onStarted", options.onStarted);
   if (stream && options.onOutput !== undefined)
     throw new InvalidArgumentError(
-      "submit: the output goes to `stream` or to `onOutput`, not both",
+      `${what}: the output goes to \`stream\` or to \`onOutput\`, not both`,
     );
   const live = stream || options.onOutput !== undefined;
   if (options.onStarted !== undefined && !live)
-    throw new InvalidArgumentError("submit: `onStarted` needs live output", {
+    throw new InvalidArgumentError(`${what}: \`onStarted\` needs live output`, {
       advice: "Give `onOutput` or `stream` too.",
     });
   if (live && spec.detach !== undefined)
-    throw new InvalidArgumentError("submit: the output of a detached task is captured", {
+    throw new InvalidArgumentError(`${what}: the output of a detached task is captured`, {
       advice: "Leave out `stream` and `onOutput`.",
     });
   return live;

@@ -87,7 +87,7 @@ export class PermissionDeniedError extends MayflyError {
 export class CancelledError extends MayflyError {
   readonly code = "cancelled";
 }
-/** No answer within the call's `timeoutMs`. */
+/** No answer within the call's `deadline`. */
 export class DeadlineExceededError extends MayflyError {
   readonly code = "deadlineExceeded";
 }

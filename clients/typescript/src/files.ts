@@ -11,7 +11,9 @@ import { fileURLToPath } from "node:url";
 
 import { printable } from "./convert.js";
 import { InvalidArgumentError, MayflyError, UnavailableError } from "./errors.js";
-import type { OutFile, TaskResult } from "./result.js";
+import { checkKeys, checkObject } from "./keys.js";
+import type { Hints, Keys } from "./keys.js";
+import type { BlobInfo, OutFile, TaskResult } from "./result.js";
 import { checkBytes, checkText } from "./request.js";
 
 /** Bytes that the daemon stores for this user's tasks, from `Client.upload`. */
@@ -46,9 +48,21 @@ export interface PlannedFile {
 }
 
 const MODE = 0o644;
+const CONTENTS = ["data", "path", "blob"] as const;
+const FILE = { data: true, path: true, blob: true, mode: true } as const;
+const FILE_HINTS: Hints = {
+  text: "Did you mean 'data'?",
+  content: "Did you mean 'data'?",
+  sha256: "Did you mean 'blob'?",
+};
+// `Client.blobs` gives the time, too.
+const BLOB: Keys<BlobInfo> = { sha256: true, sizeBytes: true, expiresMs: true };
 
-export const localPath = (path: string | URL): string =>
-  path instanceof URL ? fileURLToPath(path) : path;
+export function localPath(path: string | URL): string {
+  if (path instanceof URL) return fileURLToPath(path);
+  if (typeof path === "string") return path;
+  throw new InvalidArgumentError(`the path ${String(path)} is neither a string nor a URL`);
+}
 
 /** The caller's files; local files are checked, but not read. */
 export async function planFiles(
@@ -60,6 +74,7 @@ export async function planFiles(
         planLocal(basename(localPath(path)), path, undefined),
       ),
     );
+  checkObject("files", files);
   return Promise.all(
     Object.entries(files).map(([path, source]) =>
       planFile(checkText("files: a path", path), source),
@@ -71,27 +86,40 @@ async function planFile(path: string, source: FileSource): Promise<PlannedFile> 
   if (source instanceof URL) return planLocal(path, source, undefined);
   if (typeof source === "string" || source instanceof Uint8Array)
     return planData(path, source, undefined);
-  if (typeof source !== "object" || source === null) throw unknownSource(path);
-  if ("path" in source) return planLocal(path, source.path, source.mode);
-  if ("blob" in source) {
-    const { blob } = source;
-    return {
-      path,
-      mode: checkMode(path, source.mode ?? MODE),
-      sizeBytes: typeof blob === "string" ? 0 : blob.sizeBytes,
-      blob: sha256Of(blob),
-    };
-  }
-  if ("data" in source) return planData(path, source.data, source.mode);
-  throw unknownSource(path);
+  const where = `files['${path}']`;
+  if (typeof source !== "object" || source === null)
+    throw new InvalidArgumentError(`${where} is neither text, bytes, a path nor a blob`);
+  checkKeys(where, source, FILE, FILE_HINTS);
+  // Plain JavaScript may name any of them.
+  const { data, path: local, blob, mode } = source as AnyFile;
+  const named = CONTENTS.filter((name) => (source as AnyFile)[name] !== undefined);
+  if (named.length !== 1)
+    throw new InvalidArgumentError(
+      `${where} has ${named.length === 0 ? "no content" : named.join(" and ")}`,
+      { advice: `Name one of ${CONTENTS.join(", ")}.` },
+    );
+  if (local !== undefined) return planLocal(path, local, mode);
+  if (data !== undefined) return planData(path, data, mode);
+  const sha256 = sha256Of(blob as BlobRef | string, `${where}.blob`);
+  const sizeBytes = typeof blob === "object" ? blob.sizeBytes : 0;
+  return { path, mode: checkMode(path, mode === undefined ? MODE : mode), sizeBytes, blob: sha256 };
 }
 
-const unknownSource = (path: string): InvalidArgumentError =>
-  new InvalidArgumentError(`files: '${path}' is neither text, bytes, a path nor a blob`);
+interface AnyFile {
+  data?: string | Uint8Array;
+  path?: string | URL;
+  blob?: BlobRef | string;
+  mode?: number;
+}
 
 function planData(path: string, data: string | Uint8Array, mode: number | undefined): PlannedFile {
   const bytes = checkBytes(`files: '${path}'`, data);
-  return { path, mode: checkMode(path, mode ?? MODE), sizeBytes: bytes.byteLength, data: bytes };
+  return {
+    path,
+    mode: checkMode(path, mode === undefined ? MODE : mode),
+    sizeBytes: bytes.byteLength,
+    data: bytes,
+  };
 }
 
 async function planLocal(
@@ -107,7 +135,7 @@ async function planLocal(
     });
   return {
     path,
-    mode: checkMode(path, mode ?? status.mode & 0o777),
+    mode: checkMode(path, mode === undefined ? status.mode & 0o777 : mode),
     sizeBytes: status.size,
     local,
   };
@@ -118,10 +146,11 @@ function checkMode(path: string, mode: number): number {
   throw new InvalidArgumentError(`files: the mode ${mode} of '${path}' is not a 16-bit number`);
 }
 
-export function sha256Of(blob: BlobRef | string): Uint8Array {
-  const text = typeof blob === "string" ? blob : blob.sha256;
+export function sha256Of(blob: BlobRef | string, where: string): Uint8Array {
+  if (typeof blob !== "string") checkKeys(where, blob, BLOB);
+  const text: unknown = typeof blob === "string" ? blob : blob.sha256;
   if (typeof text !== "string" || !/^[0-9a-f]{64}$/i.test(text))
-    throw new InvalidArgumentError(`'${text}' is not a sha256`, {
+    throw new InvalidArgumentError(`${where}: '${String(text)}' is not a sha256`, {
       advice: "It has 64 hexadecimal digits.",
     });
   return Buffer.from(text, "hex");

@@ -8,6 +8,7 @@ import { InvalidArgumentError } from "./errors.js";
 import { localPath, planFiles, readPlanned, sha256Of } from "./files.js";
 import type { BlobRef, PlannedFile } from "./files.js";
 import { chunkBytesMax, messageBytesMax } from "./generated/constants.js";
+import { checkFlag, checkKeys } from "./keys.js";
 import {
   bareBytes,
   checkBytes,
@@ -18,6 +19,7 @@ import {
   seedFrom,
 } from "./request.js";
 import type { Prepared } from "./request.js";
+import { DETACH, SCRIPT, SPEC, SPEC_HINTS } from "./spec.js";
 import type { StdinSource, TaskSpec } from "./spec.js";
 import { parseMs } from "./units.js";
 
@@ -29,28 +31,40 @@ export interface Later {
   keepOpen: boolean;
 }
 
+/** Throws if the spec has unknown keys; does it want its output files? */
+export function checkSpec(spec: TaskSpec): boolean {
+  checkKeys("the spec", spec, SPEC, SPEC_HINTS);
+  checkFlag("stdinOpen", spec.stdinOpen);
+  return checkFlag("collect", spec.collect);
+}
+
+/** Prepares a spec that checkSpec has seen. */
 export async function prepare(
   spec: TaskSpec,
+  collect: boolean,
   uploadFile: (file: PlannedFile) => Promise<BlobRef>,
 ): Promise<[Prepared, Later]> {
-  const detach = spec.detach;
+  // Only what is not there takes a default: null is a mistake.
+  const { template = "python", limits = {}, tenant = "", files: given = [], detach } = spec;
+  if (detach !== undefined) checkKeys("detach", detach, DETACH);
+  const key = detach?.key === undefined ? "" : detach.key;
   const [stdinData, later] = splitStdin(spec);
   const bare: Omit<Prepared, "files"> = {
-    template: checkText("template", spec.template ?? "python"),
+    template: checkText("template", template),
     ...(await codeOf(spec)),
     ...prepareWords(spec),
     stdinData,
     stdinOpen: later.stdin !== undefined || later.keepOpen,
-    limits: limitsFrom(spec.limits ?? {}),
+    limits: limitsFrom(limits),
     seed: seedFrom(spec.seed),
-    collect: spec.collect ?? false,
+    collect,
     leaseMs: detach === undefined ? 0 : Number(parseMs("detach.lease", detach.lease, 32n)),
-    key: checkText("detach.key", detach?.key ?? ""),
-    tenant: checkText("tenant", spec.tenant ?? ""),
+    key: checkText("detach.key", key),
+    tenant: checkText("tenant", tenant),
   };
   if (detach !== undefined && bare.leaseMs === 0)
     throw new InvalidArgumentError("detach.lease is 0: the result would be kept for no time");
-  const files = await planFiles(spec.files ?? []);
+  const files = await planFiles(given);
   await fit(files, messageBytesMax - bareBytes(bare), uploadFile);
   return [{ ...bare, files }, later];
 }
@@ -63,6 +77,8 @@ async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | 
       `the task names ${named.length === 0 ? "nothing to run" : named.join(" and ")}`,
       { advice: "Name one of code, script, module, program and command." },
     );
+  if (spec.code === undefined && spec.via !== undefined)
+    throw new InvalidArgumentError("via goes with `code`", { advice: "Leave it out." });
   if (spec.code !== undefined) {
     const { via = "string" } = spec;
     if (via !== "string" && via !== "stdin")
@@ -82,10 +98,11 @@ async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | 
       throw new InvalidArgumentError(`script: '${path}' has ${size} bytes`);
     return { kind: "file", name: basename(path), code: await readFile(path) };
   }
+  checkKeys("script", script, SCRIPT);
   return {
     kind: "file",
-    name: checkText("script.name", script?.name),
-    code: checkBytes("script.text", script?.text),
+    name: checkText("script.name", script.name),
+    code: checkBytes("script.text", script.text),
   };
 }
 
@@ -96,7 +113,9 @@ function splitStdin(spec: TaskSpec): [Uint8Array, Later] {
   if (stdin === undefined) return [NOTHING, { stdin: undefined, keepOpen }];
   const whole = typeof stdin === "string" || stdin instanceof Uint8Array;
   const fed =
-    typeof stdin === "object" && (Symbol.asyncIterator in stdin || Symbol.iterator in stdin);
+    typeof stdin === "object" &&
+    stdin !== null &&
+    (Symbol.asyncIterator in stdin || Symbol.iterator in stdin);
   if (!whole && !fed)
     throw new InvalidArgumentError("stdin is neither text, bytes nor a stream of them");
   if (spec.detach !== undefined && !whole)
@@ -127,7 +146,7 @@ async function fit(
     const largest = inline.pop();
     if (largest === undefined) break; // the names alone are too large: the size check reports it
     bytes -= largest.sizeBytes;
-    largest.blob = sha256Of(await uploadFile(largest));
+    largest.blob = sha256Of(await uploadFile(largest), "upload");
     delete largest.data;
   }
   for (const file of inline)

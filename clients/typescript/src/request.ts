@@ -4,7 +4,10 @@ import { InvalidArgumentError } from "./errors.js";
 import type { PlannedFile } from "./files.js";
 import { messageBytesMax } from "./generated/constants.js";
 import type * as schema from "./generated/mayfly.js";
+import { checkKeys, checkObject } from "./keys.js";
+import type { Hints } from "./keys.js";
 import { reserve } from "./rpc.js";
+import { LIMITS } from "./spec.js";
 import type { LimitWishes, TaskSpec } from "./spec.js";
 import { parseBytes, parseCoresMilli, parseCount, parseMs } from "./units.js";
 
@@ -67,9 +70,17 @@ function words(name: string, list: unknown): readonly string[] {
   return list.map((word, i) => checkText(`${name}[${i}]`, word));
 }
 
+const CAP_NAMES = Object.keys(LIMITS) as (keyof LimitWishes)[];
+const LIMIT_HINTS: Hints = {
+  timeout: "The cap of the task's time is 'wallTime'.",
+  timeoutMs: "The cap of the task's time is 'wallTime', like \"250ms\".",
+  cpus: "Did you mean 'cpu'?",
+  pids: "Did you mean 'processes'?",
+};
+
 export function limitsFrom(wishes: LimitWishes): WireLimits {
   const out: WireLimits = {};
-  const known: Record<keyof LimitWishes, (name: string, value: unknown) => void> = {
+  const caps: Record<keyof LimitWishes, (name: string, value: unknown) => void> = {
     cpu: (n, v) => (out.cpuMilli = parseCoresMilli(n, v)),
     cpuTime: (n, v) => (out.cpuTimeMs = parseMs(n, v)),
     wallTime: (n, v) => (out.wallTimeMs = parseMs(n, v)),
@@ -86,14 +97,9 @@ export function limitsFrom(wishes: LimitWishes): WireLimits {
     queueTime: (n, v) => (out.queueTimeMs = parseMs(n, v)),
     grace: (n, v) => (out.graceMs = parseMs(n, v)),
   };
-  for (const [name, value] of Object.entries(wishes)) {
-    if (value === undefined) continue;
-    if (!Object.hasOwn(known, name))
-      throw new InvalidArgumentError(`limits.${name} is no cap`, {
-        advice: `There are ${Object.keys(known).join(", ")}.`,
-      });
-    known[name as keyof LimitWishes](`limits.${name}`, value);
-  }
+  checkKeys("limits", wishes, LIMITS, LIMIT_HINTS);
+  for (const name of CAP_NAMES)
+    if (wishes[name] !== undefined) caps[name](`limits.${name}`, wishes[name]);
   return out;
 }
 
@@ -106,12 +112,14 @@ export function seedFrom(seed: number | bigint | undefined): bigint | undefined 
 }
 
 export function prepareWords(spec: TaskSpec): Pick<Prepared, "args" | "env"> {
-  const args = words("args", spec.args ?? []);
+  const { env: variables = {} } = spec;
+  const args = words("args", spec.args === undefined ? [] : spec.args);
   if (spec.command !== undefined && args.length > 0)
     throw new InvalidArgumentError("the arguments of a `command` are part of it", {
       advice: "Add them to its list.",
     });
-  const env = Object.entries(spec.env ?? {});
+  checkObject("env", variables);
+  const env = Object.entries(variables);
   for (const [name, value] of env) {
     checkText("env: a name", name);
     checkText(`env: the value of '${name}'`, value);

@@ -4,6 +4,8 @@
 // up to 2^53: 9 PB, 104 days in ns). Ids and points in time are bigints: an id is any 64 bits, and
 // the host's monotonic clock in ns passes 2^53 after 104 days of uptime. 0n means "did not happen".
 
+import { inspect } from "node:util";
+
 import { TaskFailedError } from "./errors.js";
 
 /** How a task ended, as the kernel reports it; no code in the box can forge it. */
@@ -271,6 +273,20 @@ export class TaskResult {
     return this;
   }
 
+  /**
+   * For a person: the verdict, unless it is `succeeded`; stdout; stderr. Control characters are
+   * escaped; `stdout` and `stderr` have the text as it is.
+   */
+  toString(): string {
+    return [...(this.ok ? [] : [headline(this)]), ...outputLines(this)].join("\n");
+  }
+
+  /** For console.log: the same, after a line that names the task and its verdict. @internal */
+  [inspect.custom](depth: number): string {
+    const head = `TaskResult ${this.id} (${shown(this.template)}): ${headline(this)}`;
+    return depth < 0 ? `[${head}]` : [head, ...outputLines(this)].join("\n");
+  }
+
   /** For JSON.stringify: bigints as numbers, output as text, files without their bytes. */
   toJSON(): Record<string, unknown> {
     const { stdoutBytes: _out, stderrBytes: _err, outFiles, ...plain } = this;
@@ -287,8 +303,31 @@ export class TaskResult {
 /** @internal */
 export type ResultFields = Omit<
   TaskResult,
-  "ok" | "capped" | "stdout" | "stderr" | "check" | "toJSON"
+  "ok" | "capped" | "stdout" | "stderr" | "check" | "toJSON" | "toString" | typeof inspect.custom
 >;
+
+// Escapes what could drive a terminal, but for newlines and tabs.
+const shown = (text: string): string =>
+  text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (char) => {
+    if (char === "\n" || char === "\t") return char;
+    const code = char.codePointAt(0) ?? 0;
+    return code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u{${code.toString(16)}}`;
+  });
+
+const headline = ({ ok, verdict, reason }: TaskResult): string =>
+  ok || reason === "" ? verdict : `${verdict}: ${shown(reason)}`;
+
+function outputLines(result: TaskResult): string[] {
+  const lines: string[] = [];
+  for (const [name, said, truncated] of [
+    ["stdout", result.stdout, result.stdoutTruncated],
+    ["stderr", result.stderr, result.stderrTruncated],
+  ] as const) {
+    if (said !== "") lines.push(shown(said.replace(/\n$/, "")));
+    if (truncated) lines.push(`[${name} goes on: only its beginning was captured]`);
+  }
+  return lines;
+}
 
 const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
 

@@ -1,6 +1,7 @@
 // A caller's request for a task.
 
 import type { FileSource } from "./files.js";
+import type { Hints, Keys } from "./keys.js";
 import type { Cores, Duration, Size } from "./units.js";
 
 /**
@@ -110,4 +111,66 @@ export type TaskSpec = Code & {
   tenant?: string | undefined;
   /** Let the task outlive this connection; see `Client.find`. */
   detach?: Detach | undefined;
+};
+
+// --- the same at run time --------------------------------------------------------------------
+
+/** @internal */
+export const LIMITS: Keys<LimitWishes> = {
+  cpu: true,
+  cpuTime: true,
+  wallTime: true,
+  memory: true,
+  processes: true,
+  openFiles: true,
+  fileSize: true,
+  disk: true,
+  diskInodes: true,
+  output: true,
+  input: true,
+  outFilesSize: true,
+  outFiles: true,
+  queueTime: true,
+};
+
+/** @internal */
+export const DETACH: Keys<Detach> = { lease: true, key: true };
+
+/** @internal */
+export const SCRIPT: Keys<Script> = { name: true, text: true };
+
+/** @internal */
+export const SPEC: Keys<TaskSpec> = {
+  code: true,
+  via: true,
+  script: true,
+  command: true,
+  template: true,
+  args: true,
+  env: true,
+  files: true,
+  stdin: true,
+  stdinOpen: true,
+  limits: true,
+  seed: true,
+  collect: true,
+  tenant: true,
+  detach: true,
+};
+
+const OF_THE_CALL = ["signal", "deadline", "check", "out", "stream", "onOutput", "onStarted"];
+const WALL_TIME_HINT =
+  "The cap of the task's time is `limits.wallTime`, like \"250ms\" or \"30s\"; how long the call " +
+  "waits is `deadline` of its options.";
+
+const belong = (keys: readonly string[], where: string): Hints =>
+  Object.fromEntries(keys.map((key) => [key, `'${key}' ${where}.`]));
+
+/** @internal */
+export const SPEC_HINTS: Hints = {
+  ...belong(OF_THE_CALL, "is an option of the call"),
+  ...belong(Object.keys(LIMITS), "belongs into `limits`"),
+  ...belong(Object.keys(DETACH), "belongs into `detach`"),
+  timeout: WALL_TIME_HINT,
+  timeoutMs: WALL_TIME_HINT,
 };

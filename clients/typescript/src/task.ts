@@ -4,15 +4,15 @@ import { Readable } from "node:stream";
 
 import { call, settled, translated } from "./calls.js";
 import { resultFrom, taskInfoFrom } from "./convert.js";
-import { within } from "./deadline.js";
-import type { CallOptions } from "./deadline.js";
-import { DisconnectedError, FailedPreconditionError } from "./errors.js";
+import { patienceOf, within } from "./deadline.js";
+import type { CallOptions, Patience } from "./deadline.js";
+import { DisconnectedError, FailedPreconditionError, InvalidArgumentError } from "./errors.js";
 import { checkNotLost, saveAll } from "./files.js";
 import { chunkBytesMax } from "./generated/constants.js";
 import type * as schema from "./generated/mayfly.js";
 import type { OutputStream } from "./output.js";
 import type { OutFile, TaskInfo, TaskResult } from "./result.js";
-import { checkBytes } from "./request.js";
+import { checkBytes, checkText } from "./request.js";
 import type { StdinSource } from "./spec.js";
 
 const STDIN_PIECE_BYTES = 256 << 10;
@@ -29,7 +29,7 @@ function iteratorOf(source: StdinSource): Pieces {
 
 /** @internal */
 export interface TaskParts {
-  callTimeoutMs: number;
+  callDeadlineMs: number | undefined;
   remote: schema.Task$Client;
   id: bigint;
   detached: boolean;
@@ -51,7 +51,7 @@ export class Task implements AsyncDisposable {
   /** The live output, if `stream: true` asked for it. */
   readonly output: OutputStream | undefined;
 
-  private readonly callTimeoutMs: number;
+  private readonly callDeadlineMs: number | undefined;
   private remoteOrGone: schema.Task$Client | undefined;
   private readonly collect: boolean;
   private result: Promise<TaskResult> | undefined;
@@ -64,7 +64,7 @@ export class Task implements AsyncDisposable {
   }
 
   private constructor(parts: TaskParts) {
-    this.callTimeoutMs = parts.callTimeoutMs;
+    this.callDeadlineMs = parts.callDeadlineMs;
     this.remoteOrGone = parts.remote;
     this.id = parts.id;
     this.detached = parts.detached;
@@ -76,23 +76,26 @@ export class Task implements AsyncDisposable {
   }
 
   /**
-   * The result, once nothing of the task is left. Can be called again; a timeout does not end the
-   * task. Unless files were collected, or the task is detached, the daemon then forgets it.
+   * The result, once nothing of the task is left. Can be called again; a missed deadline does not
+   * end the task. Unless files were collected, or the task is detached, the daemon then forgets it.
    */
   async wait(options: CallOptions = {}): Promise<TaskResult> {
+    const patience = patienceOf("wait", options, undefined);
     this.output?.discardUnread();
-    return within("wait", this.begin(), options);
+    return within("wait", this.begin(), patience);
   }
 
   /** Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended. */
   async cancel(options: CallOptions = {}): Promise<void> {
+    const patience = this.patience("cancel", options);
     if (this.remoteOrGone === undefined) return;
-    await call("cancel", this.remote("cancel").cancel(), this.patience(options));
+    await call("cancel", this.remote("cancel").cancel(), patience);
   }
 
   /** The task's current state, without waiting. */
   async info(options: CallOptions = {}): Promise<TaskInfo> {
-    const answer = await call("info", this.remote("info").info(), this.patience(options));
+    const patience = this.patience("info", options);
+    const answer = await call("info", this.remote("info").info(), patience);
     return taskInfoFrom(answer.info);
   }
 
@@ -102,19 +105,21 @@ export class Task implements AsyncDisposable {
    */
   async writeStdin(data: string | Uint8Array, options: CallOptions = {}): Promise<void> {
     const bytes = checkBytes("stdin", data);
+    const patience = patienceOf("writeStdin", options, undefined);
     await within(
       "writeStdin",
       this.inTurn(() => this.sendStdin(bytes)),
-      options,
+      patience,
     );
   }
 
   /** The task reads end-of-file after all written data. */
   async closeStdin(options: CallOptions = {}): Promise<void> {
+    const patience = patienceOf("closeStdin", options, undefined);
     await within(
       "closeStdin",
       this.inTurn(() => settled("closeStdin", this.remote("closeStdin").closeStdin())),
-      options,
+      patience,
     );
   }
 
@@ -123,7 +128,10 @@ export class Task implements AsyncDisposable {
     file: OutFile | number,
     options: CallOptions = {},
   ): AsyncGenerator<Uint8Array, void, undefined> {
-    const index = typeof file === "number" ? file : file.index;
+    const patience = this.patience("readFile", options);
+    const index: unknown = typeof file === "number" ? file : file?.index;
+    if (typeof index !== "number" || !Number.isInteger(index) || index < 0)
+      throw new InvalidArgumentError("readFile: neither a file of the result nor its index");
     for (let offset = 0n; ;) {
       const answer = await call(
         "readFile",
@@ -132,7 +140,7 @@ export class Task implements AsyncDisposable {
           params.offset = offset;
           params.bytesMax = chunkBytesMax;
         }),
-        this.patience(options),
+        patience,
       );
       const data = answer.data.toUint8Array();
       if (data.byteLength > 0) yield data;
@@ -156,6 +164,7 @@ export class Task implements AsyncDisposable {
    * files, throws UnavailableError (retryable) once those that came are saved.
    */
   async saveFiles(dir: string, options: CallOptions = {}): Promise<OutFile[]> {
+    checkText("saveFiles: the folder", dir);
     const result = await this.wait(options);
     const saved = await saveAll(
       dir,
@@ -177,7 +186,7 @@ export class Task implements AsyncDisposable {
     const answer = remote.close();
     this.release();
     try {
-      await within("close", answer.promise(), { timeoutMs: this.callTimeoutMs });
+      await within("close", answer.promise(), { deadlineMs: this.callDeadlineMs });
     } catch (error) {
       // The tasks end with their connection.
       const why = translated("close", error);
@@ -279,7 +288,7 @@ export class Task implements AsyncDisposable {
     throw new FailedPreconditionError(`${what}: task ${this.id} is closed`);
   }
 
-  private patience(options: CallOptions): CallOptions {
-    return { ...options, timeoutMs: options.timeoutMs ?? this.callTimeoutMs };
+  private patience(what: string, options: CallOptions): Patience {
+    return patienceOf(what, options, this.callDeadlineMs);
   }
 }

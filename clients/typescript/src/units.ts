@@ -5,8 +5,8 @@ import { InvalidArgumentError } from "./errors.js";
 
 /** Bytes: 65536, "64KiB", "512MiB", "1.5GiB". */
 export type Size = number | bigint | string;
-/** Milliseconds as a number, or "250ms", "30s", "1.5m", "2h". */
-export type Duration = number | bigint | string;
+/** "250ms", "30s", "1.5m", "2h". A number is refused: it could be milliseconds or seconds. */
+export type Duration = string;
 /** Cores: 1, 0.5, "0.25"; thousandths are the finest. */
 export type Cores = number | string;
 
@@ -38,8 +38,8 @@ const NUMBER = /^(\d{1,20})(?:\.(\d{1,9}))? *([A-Za-z]*)$/;
 
 interface Kind {
   units: Record<string, bigint>;
-  /** The factor of a plain number. */
-  plain: bigint;
+  /** The factor of a plain number; undefined: it needs a unit. */
+  plain: bigint | undefined;
   what: string;
   example: string;
 }
@@ -62,8 +62,9 @@ function scaled(text: string, units: Record<string, bigint>): bigint | undefined
 function parse(name: string, value: unknown, kind: Kind, bits: bigint): bigint {
   let exact: bigint | undefined;
   if (typeof value === "string") exact = scaled(value, kind.units);
-  else if (typeof value === "bigint") exact = value < 0n ? undefined : value * kind.plain;
-  else if (typeof value === "number") exact = scaled(String(value), { "": kind.plain });
+  else if (kind.plain !== undefined)
+    if (typeof value === "bigint") exact = value < 0n ? undefined : value * kind.plain;
+    else if (typeof value === "number") exact = scaled(String(value), { "": kind.plain });
   // All ones mean "not named" on the wire.
   if (exact !== undefined && exact < (1n << bits) - 1n) return exact;
   throw new InvalidArgumentError(
@@ -89,9 +90,9 @@ export function parseMs(name: string, value: unknown, bits = 64n): bigint {
     value,
     {
       units: MS,
-      plain: 1n,
-      what: "a time",
-      example: '"250ms", "30s", "1.5m", "2h" or whole milliseconds',
+      plain: undefined,
+      what: ["number", "bigint"].includes(typeof value) ? "a time: it has no unit" : "a time",
+      example: '"250ms", "30s", "1.5m" or "2h"',
     },
     bits,
   );

@@ -5,11 +5,12 @@ import { constants } from "node:fs";
 import { open } from "node:fs/promises";
 
 import { call } from "./calls.js";
-import type { CallOptions } from "./deadline.js";
+import type { Patience } from "./deadline.js";
 import { localPath } from "./files.js";
 import type { BlobRef, UploadSource } from "./files.js";
 import { chunkBytesMax } from "./generated/constants.js";
 import type * as schema from "./generated/mayfly.js";
+import { checkKeys } from "./keys.js";
 import { checkBytes } from "./request.js";
 
 // Bytes that can be read twice: for the hash, and for sending.
@@ -20,8 +21,7 @@ interface Source {
 }
 
 async function sourceOf(from: UploadSource): Promise<Source> {
-  const path = from instanceof URL ? from : isPath(from) ? from.path : undefined;
-  if (path === undefined) {
+  if (typeof from === "string" || from instanceof Uint8Array) {
     const bytes = checkBytes("upload: the source", from);
     return {
       sizeBytes: bytes.byteLength,
@@ -29,7 +29,9 @@ async function sourceOf(from: UploadSource): Promise<Source> {
       close: () => Promise.resolve(),
     };
   }
-  const file = await open(localPath(path), constants.O_RDONLY);
+  if (!(from instanceof URL)) checkKeys("upload's source", from, { path: true });
+  const path = localPath(from instanceof URL ? from : from.path);
+  const file = await open(path, constants.O_RDONLY);
   try {
     const { size } = await file.stat();
     return {
@@ -52,9 +54,6 @@ async function sourceOf(from: UploadSource): Promise<Source> {
   }
 }
 
-const isPath = (from: UploadSource): from is { path: string | URL } =>
-  typeof from === "object" && !(from instanceof Uint8Array) && "path" in from;
-
 async function* pieces(
   source: Source,
   signal: AbortSignal | undefined,
@@ -71,12 +70,12 @@ async function* pieces(
 export async function upload(
   mayfly: schema.Mayfly$Client,
   from: UploadSource,
-  options: CallOptions,
+  patience: Patience,
 ): Promise<BlobRef> {
   const source = await sourceOf(from);
   try {
     const hash = createHash("sha256");
-    for await (const piece of pieces(source, options.signal)) hash.update(piece);
+    for await (const piece of pieces(source, patience.signal)) hash.update(piece);
     const sha256 = hash.digest();
     const blob: BlobRef = { sha256: sha256.toString("hex"), sizeBytes: source.sizeBytes };
     const begun = await call(
@@ -85,18 +84,18 @@ export async function upload(
         params._initSha256(sha256.byteLength).copyBuffer(sha256);
         params.sizeBytes = BigInt(source.sizeBytes);
       }),
-      options,
+      patience,
     );
     if (begun.known) return blob;
     const remote = begun.upload;
     try {
-      for await (const piece of pieces(source, options.signal))
+      for await (const piece of pieces(source, patience.signal))
         await call(
           "upload",
           remote.write((params) => params._initData(piece.byteLength).copyBuffer(piece)),
-          options,
+          patience,
         );
-      await call("upload", remote.finish(), options);
+      await call("upload", remote.finish(), patience);
     } finally {
       // This does not drop a finished upload.
       remote

@@ -1,4 +1,4 @@
-// Giving up: signals, timeouts, close; nothing of a dropped task stays.
+// Giving up: signals, deadlines, close; nothing of a dropped task stays.
 
 import assert from "node:assert/strict";
 
@@ -38,9 +38,9 @@ test("a signal that was aborted before sends nothing", async (t) => {
   await gone(mayfly);
 });
 
-test("timeoutMs ends run with DeadlineExceededError, and the task with it", async (t) => {
+test("a deadline ends run with DeadlineExceededError, and the task with it", async (t) => {
   const mayfly = await client(t);
-  await assert.rejects(mayfly.run({ code: ENDLESS }, { timeoutMs: 100 }), (error) => {
+  await assert.rejects(mayfly.run({ code: ENDLESS }, { deadline: "100ms" }), (error) => {
     assert.ok(error instanceof DeadlineExceededError);
     assert.deepEqual(
       [error.code, error.message],
@@ -49,18 +49,18 @@ test("timeoutMs ends run with DeadlineExceededError, and the task with it", asyn
     return true;
   });
   await gone(mayfly);
-  await assert.rejects(mayfly.run({ code: "" }, { timeoutMs: 0 }), DeadlineExceededError);
+  await assert.rejects(mayfly.run({ code: "" }, { deadline: "0s" }), DeadlineExceededError);
   await gone(mayfly);
 });
 
 test("a wait that gives up leaves the task alone", async (t) => {
   const mayfly = await client(t);
   const task = await running(mayfly);
-  await assert.rejects(task.wait({ timeoutMs: 20 }), DeadlineExceededError);
+  await assert.rejects(task.wait({ deadline: "20ms" }), DeadlineExceededError);
   await assert.rejects(task.wait({ signal: AbortSignal.timeout(20) }), { name: "TimeoutError" });
   assert.ok((await mayfly.tasks()).some(({ id, state }) => id === task.id && state === "running"));
   await task.cancel();
-  const [one, two] = await Promise.all([task.wait(), task.wait({ timeoutMs: 60_000 })]);
+  const [one, two] = await Promise.all([task.wait(), task.wait({ deadline: "1m" })]);
   assert.equal(one, two);
   assert.equal(one.verdict, "cancelled");
 });

@@ -74,7 +74,7 @@ test("close ends what waits, and the connection's tasks", async (t) => {
 
 test("a daemon that never answers is a deadline", async (t) => {
   const silent = await listen(t, () => {});
-  await assert.rejects(connect({ socket: silent.path, timeoutMs: 50 }), DeadlineExceededError);
+  await assert.rejects(connect({ socket: silent.path, deadline: "50ms" }), DeadlineExceededError);
   const reason = new Error("no patience");
   const controller = new AbortController();
   const connecting = assert.rejects(
@@ -90,7 +90,7 @@ test("a daemon that never answers is a deadline", async (t) => {
   }
 
   const slow = await fakeDaemon(t, { tasks: () => new Promise(() => {}) });
-  const mayfly = await client(t, { socket: slow.path, callTimeoutMs: 50 });
+  const mayfly = await client(t, { socket: slow.path, deadline: "20s", callDeadline: "50ms" });
   await assert.rejects(mayfly.tasks(), (error) => {
     assert.match(String(error), /tasks: no answer within 50 ms/);
     return error instanceof DeadlineExceededError;
@@ -310,7 +310,7 @@ test("bytes that are no messages end the connection, not the process", async (t)
   for (const [name, bytes] of rubbish) {
     const peer = await listen(t, (socket) => socket.write(bytes));
     await assert.rejects(
-      connect({ socket: peer.path, timeoutMs: 20_000 }),
+      connect({ socket: peer.path, deadline: "20s" }),
       (error) => error instanceof MayflyError && !(error instanceof DeadlineExceededError),
       name,
     );

@@ -43,7 +43,7 @@ test("a task outlives its connection and is found by key and by id", async (t) =
 });
 
 test("a lost connection does not end it, and a repeated submit gives it", async (t) => {
-  const spec: TaskSpec = { code: ENDLESS, detach: { lease: 60_000, key: key() } };
+  const spec: TaskSpec = { code: ENDLESS, detach: { lease: "1m", key: key() } };
   const between = await proxy(t, socket());
   const first = await client(t, { socket: between.path });
   const task = await first.submit(spec);

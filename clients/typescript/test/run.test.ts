@@ -135,7 +135,7 @@ test("caps have friendly units and are in force", async (t) => {
   const limits: LimitWishes = {
     cpu: 0.5,
     cpuTime: "2s",
-    wallTime: 30_000,
+    wallTime: "0.5m",
     memory: "64MiB",
     processes: 12,
     openFiles: 50,
@@ -284,7 +284,7 @@ test("what cannot be sent is refused before it is sent", async (t) => {
     [{ code: "", args: ["\ud800"] }, /args\[0\] is not valid Unicode/],
     [{ code: "", env: { A: 1 } }, /env: the value of 'A'/],
     [{ template: "shell", command: ["true"], args: ["x"] }, /of a `command` are part of it/],
-    [{ code: "", files: { x: 7 } }, /files: 'x'/],
+    [{ code: "", files: { x: 7 } }, /files\['x'\] is neither/],
     [{ code: "", files: { x: { data: "", mode: -1 } } }, /the mode -1 of 'x'/],
     [{ code: "", files: { x: { blob: "abc" } } }, /not a sha256/],
     [{ code: "", files: ["/"] }, /not a plain file/],
@@ -292,8 +292,8 @@ test("what cannot be sent is refused before it is sent", async (t) => {
     [{ code: "", seed: -1 }, /seed/],
     [{ code: "", seed: 1.5 }, /seed/],
     [{ code: "", seed: 1n << 64n }, /seed/],
-    [{ code: "", limits: { ram: 1 } }, /limits.ram is no cap/],
-    [{ code: "", detach: { lease: 0 } }, /detach.lease/],
+    [{ code: "", limits: { ram: 1 } }, /limits: there is no key 'ram'/],
+    [{ code: "", detach: { lease: "0s" } }, /detach.lease/],
     [{ code: "x".repeat(9 * MIB) }, /a request holds at most/],
   ];
   for (const [spec, message] of bad)
@@ -304,7 +304,7 @@ test("what cannot be sent is refused before it is sent", async (t) => {
     });
   const caps: [keyof LimitWishes, (string | number | bigint)[]][] = [
     ["memory", ["", "nonsense", "1e3", "64 miB", "-1", -1, -1n, 1.5, NaN, Infinity, "0x10", "1 2"]],
-    ["wallTime", ["", "5 parsecs", "0.5ms", -1, NaN, "99999999999999999999999"]],
+    ["wallTime", ["", "5 parsecs", "0.5ms", "30", 30, 250n, -1, NaN, "99999999999999999999999"]],
     ["cpu", ["", "one", "0.0001", -1, 1e300, 5_000_000]],
     ["processes", ["12", 1.5, -1, 2 ** 32, NaN]],
   ];
@@ -328,6 +328,8 @@ test("specs that make no sense are type errors", () => {
   never({ code: "", command: ["true"] });
   // @ts-expect-error no such cap
   never({ code: "", limits: { ram: 1 } });
+  // @ts-expect-error a time has a unit
+  never({ code: "", limits: { wallTime: 250 } });
   // @ts-expect-error a count has no unit
   never({ code: "", limits: { processes: "12" } });
   never({ code: "", limits: { memory: "1GiB" } });

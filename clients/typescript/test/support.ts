@@ -30,7 +30,7 @@ export function socket(): string {
 
 /** A connection that ends with the test. */
 export async function client(t: TestContext, options: ConnectOptions = {}): Promise<Client> {
-  const made = await connect({ socket: socket(), clientName: `test: ${t.name}`, ...options });
+  const made = await connect({ clientName: `test: ${t.name}`, ...options, socket: options.socket ?? socket() });
   t.after(() => made.close());
   return made;
 }

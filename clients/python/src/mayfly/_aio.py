@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 from . import _save, _spec, _upload, errors, results
-from ._common import (CLOSE_TIMEOUT_SECONDS, DEFAULT, DEFAULT_TIMEOUT_SECONDS, Timeout, check_read,
-                      decoder, index_of, seconds, split, within)
+from ._common import (CALL_DEADLINE_SECONDS, CLOSE_DEADLINE_SECONDS, DEFAULT, Deadline, check_read,
+                      decoder, default_seconds, index_of, seconds, split, within)
 from ._connection import Connection, socket_path
 from ._remote import Remote
 from ._spec import FileContent, SubmitOptions, TaskOptions
+from ._units import Duration
 from .results import OutFile, Stream, TaskResult
 
 
@@ -42,17 +43,17 @@ class AsyncStdin:
         self._remote = remote
 
     async def write(self, data: bytes | bytearray | memoryview | str, *,
-                    timeout: Timeout = None) -> None:
+                    deadline: Deadline = None) -> None:
         """Returns when the task has taken all of it: if the task also prints, read its output
         concurrently."""
         _check_loop(self._remote.connection)
         content = data.encode() if isinstance(data, str) else bytes(data)
-        await self._remote.write_stdin(content, seconds(timeout, self._remote.connection))
+        await self._remote.write_stdin(content, seconds(deadline, self._remote.connection))
 
-    async def close(self, *, timeout: Timeout = DEFAULT) -> None:
+    async def close(self, *, deadline: Deadline = DEFAULT) -> None:
         """The task reads end-of-file after all written data."""
         _check_loop(self._remote.connection)
-        await self._remote.close_stdin(seconds(timeout, self._remote.connection))
+        await self._remote.close_stdin(seconds(deadline, self._remote.connection))
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,9 +120,9 @@ class AsyncTask:
         else:
             await self.close()
 
-    async def wait(self, timeout: Timeout = None, *, check: bool = False) -> TaskResult:
+    async def wait(self, deadline: Deadline = None, *, check: bool = False) -> TaskResult:
         """The result, when nothing of the task is left. DeadlineExceeded leaves it running."""
-        result = await self._here().wait(seconds(timeout, self._remote.connection),
+        result = await self._here().wait(seconds(deadline, self._remote.connection),
                                          asyncio.current_task())
         self._result = result
         return result.check() if check else result
@@ -159,26 +160,26 @@ class AsyncTask:
         finally:
             output.reader = None
 
-    async def cancel(self, *, timeout: Timeout = DEFAULT) -> None:
+    async def cancel(self, *, deadline: Deadline = DEFAULT) -> None:
         """Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended."""
-        await self._here().cancel(seconds(timeout, self._remote.connection))
+        await self._here().cancel(seconds(deadline, self._remote.connection))
 
-    async def info(self, *, timeout: Timeout = DEFAULT) -> results.TaskInfo:
+    async def info(self, *, deadline: Deadline = DEFAULT) -> results.TaskInfo:
         """The task's current state, without waiting."""
-        return await self._here().info(seconds(timeout, self._remote.connection))
+        return await self._here().info(seconds(deadline, self._remote.connection))
 
     async def read_file(self, file: OutFile | str | int, offset: int = 0, size: int = 1 << 20, *,
-                        timeout: Timeout = DEFAULT) -> bytes:
+                        deadline: Deadline = DEFAULT) -> bytes:
         """At most `size` bytes (and at most 1 MiB) of an output file; empty at its end."""
         index = index_of(file, self._result)
         data, _ = await self._here().read_file(index, *check_read(offset, size),
-                                               seconds(timeout, self._remote.connection))
+                                               seconds(deadline, self._remote.connection))
         return data
 
     async def read_chunks(self, file: OutFile | str | int, *,
-                          timeout: Timeout = DEFAULT) -> AsyncIterator[bytes]:
-        """A whole output file, piece by piece; the timeout applies to each piece."""
-        index, limit = index_of(file, self._result), seconds(timeout, self._remote.connection)
+                          deadline: Deadline = DEFAULT) -> AsyncIterator[bytes]:
+        """A whole output file, piece by piece; the deadline applies to each piece."""
+        index, limit = index_of(file, self._result), seconds(deadline, self._remote.connection)
         offset, end = 0, False
         while not end:
             piece, end = await self._here().read_file(index, offset, 1 << 20, limit)
@@ -187,7 +188,7 @@ class AsyncTask:
                 yield piece
 
     async def save_files(self, folder: str | os.PathLike[str], *,
-                         timeout: Timeout = DEFAULT) -> tuple[OutFile, ...]:
+                         deadline: Deadline = DEFAULT) -> tuple[OutFile, ...]:
         """Saves the output files below `folder` (made if missing), after `wait`. Each says where
         it was `saved`, or why it was `not_saved`: the task chose the names. Raises `Unavailable`
         (retryable) if Mayfly lost files; those that came are saved before."""
@@ -196,17 +197,17 @@ class AsyncTask:
         result = self._result or await self.wait()
         saved = []
         for each in result.out_files:
-            saved.append(await self._save(top, each, timeout))
+            saved.append(await self._save(top, each, deadline))
         result.check_files()
         return tuple(saved)
 
-    async def _save(self, top: Path, file: OutFile, timeout: Timeout) -> OutFile:
+    async def _save(self, top: Path, file: OutFile, deadline: Deadline) -> OutFile:
         why = file.skipped or _save.why_odd(file.path)
         if why:
             return dataclasses.replace(file, not_saved=why)
         try:
             with await asyncio.to_thread(_save.Writer, top, file.path, file.mode) as writer:
-                async for piece in self.read_chunks(file, timeout=timeout):
+                async for piece in self.read_chunks(file, deadline=deadline):
                     await asyncio.to_thread(writer.write, piece)
         except OSError as error:
             if isinstance(error, errors.MayflyError):
@@ -214,9 +215,9 @@ class AsyncTask:
             return dataclasses.replace(file, not_saved=error.strerror or str(error))
         return dataclasses.replace(file, saved=writer.path)
 
-    async def close(self, *, timeout: float = CLOSE_TIMEOUT_SECONDS) -> None:
+    async def close(self, *, deadline: Deadline = CLOSE_DEADLINE_SECONDS) -> None:
         """The daemon forgets the task, and cancels it if it runs. Harmless when repeated."""
-        await self._here().close(timeout)
+        await self._here().close(seconds(deadline, self._remote.connection))
 
 
 def _drop_client(connection: Connection) -> None:
@@ -237,14 +238,16 @@ class AsyncClient:
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None, *,
-                 timeout: float | None = DEFAULT_TIMEOUT_SECONDS, name: str = "python") -> None:
-        self._path, self._timeout, self._name = socket_path(socket), timeout, name
+                 call_deadline: Duration | None = CALL_DEADLINE_SECONDS,
+                 name: str = "python") -> None:
+        self._path, self._name = socket_path(socket), name
+        self._call_deadline = default_seconds(call_deadline)
         self._connection: Connection | None = None
 
     async def connect(self) -> Self:
         """Connects, unless it is connected."""
         if self._connection is None:
-            self._connection = await Connection.open(self._path, self._name, self._timeout)
+            self._connection = await Connection.open(self._path, self._name, self._call_deadline)
             weakref.finalize(self, _drop_client, self._connection).atexit = False
         return self
 
@@ -281,17 +284,18 @@ class AsyncClient:
                      **options: Unpack[SubmitOptions]) -> AsyncTask:
         """Returns when the daemon has checked and queued the task."""
         connection = self._live()
-        given, timeout = split(options)
+        given, deadline = split(options)
         spec = await _build(template, code, given)
-        return AsyncTask(await connection.submit(spec, seconds(timeout, connection)), self)
+        return AsyncTask(await connection.submit(spec, seconds(deadline, connection)), self)
 
     async def run(self, template: str, code: str | bytes | None = None, /,
                   **options: Unpack[RunOptions]) -> TaskResult:
-        """Submits a task, waits for its result and closes it. `timeout` applies to the whole;
+        """Submits a task, waits for its result and closes it. `deadline` applies to the whole;
         without it, only the task's own `wall_time` bounds the wait."""
         connection = self._live()
-        given, timeout = split(options)
-        limit = seconds(None if timeout is DEFAULT else timeout, connection)
+        given, deadline = split(options)
+        _spec.check_run(given)
+        limit = seconds(None if deadline == DEFAULT else deadline, connection)
         check, out, on_output = (given.pop(n, None) for n in ("check", "out", "on_output"))
         collect = given.get("collect")
         given["stream"], given["collect"] = on_output is not None, bool(collect or out is not None)
@@ -303,7 +307,7 @@ class AsyncClient:
                    on_output: Any) -> TaskResult:
         if on_output is None and out is None:
             return await connection.run(spec, bool(collect))
-        remote = await connection.submit(spec, connection.default_timeout)
+        remote = await connection.submit(spec, connection.call_deadline)
         task = AsyncTask(remote, self)
         try:
             output = remote.output
@@ -315,7 +319,7 @@ class AsyncClient:
                             await said
             result = await remote.wait(None, None)
             if collect:
-                result = await remote.with_data(result, connection.default_timeout)
+                result = await remote.with_data(result, connection.call_deadline)
             if out is not None:
                 task._result = result
                 result = dataclasses.replace(result, out_files=await task.save_files(out))
@@ -323,43 +327,43 @@ class AsyncClient:
         finally:
             remote.close_soon()
 
-    async def find(self, *, id: int = 0, key: str = "", timeout: Timeout = DEFAULT) -> AsyncTask:
+    async def find(self, *, id: int = 0, key: str = "", deadline: Deadline = DEFAULT) -> AsyncTask:
         """A detached task of this user, by `key` or by `id`."""
         connection = self._live()
-        remote = await connection.find(id, _spec.text(key, "key"), seconds(timeout, connection))
+        remote = await connection.find(id, _spec.text(key, "key"), seconds(deadline, connection))
         return AsyncTask(remote, self)
 
-    async def templates(self, *, timeout: Timeout = DEFAULT) -> list[results.TemplateInfo]:
+    async def templates(self, *, deadline: Deadline = DEFAULT) -> list[results.TemplateInfo]:
         """The templates that tasks can name."""
         connection = self._live()
-        return await connection.templates(seconds(timeout, connection))
+        return await connection.templates(seconds(deadline, connection))
 
-    async def tasks(self, *, timeout: Timeout = DEFAULT) -> list[results.TaskInfo]:
+    async def tasks(self, *, deadline: Deadline = DEFAULT) -> list[results.TaskInfo]:
         """The queued, running and ending tasks of the asking user; for root, of every user."""
         connection = self._live()
-        return await connection.list_tasks(seconds(timeout, connection))
+        return await connection.list_tasks(seconds(deadline, connection))
 
-    async def kill(self, id: int, *, timeout: Timeout = DEFAULT) -> None:
+    async def kill(self, id: int, *, deadline: Deadline = DEFAULT) -> None:
         """Ends a task of the asking user, from any connection, as `cancelled`; root may end any user's."""
         connection = self._live()
-        await connection.kill(id, seconds(timeout, connection))
+        await connection.kill(id, seconds(deadline, connection))
 
-    async def upload(self, content: FileContent, *, timeout: Timeout = DEFAULT) -> results.Blob:
+    async def upload(self, content: FileContent, *, deadline: Deadline = DEFAULT) -> results.Blob:
         """Stores bytes or a file at the daemon, for `files=` of any number of tasks."""
         connection = self._live()
         source = await asyncio.to_thread(_spec.upload_source, content)
-        await _upload.upload(connection, source, seconds(timeout, connection))
+        await _upload.upload(connection, source, seconds(deadline, connection))
         return results.Blob(sha256=source.sha256, size_bytes=source.size)
 
-    async def blobs(self, *, timeout: Timeout = DEFAULT) -> list[results.Blob]:
+    async def blobs(self, *, deadline: Deadline = DEFAULT) -> list[results.Blob]:
         """This user's blobs."""
         connection = self._live()
-        return await connection.blobs(seconds(timeout, connection))
+        return await connection.blobs(seconds(deadline, connection))
 
-    async def remove_blob(self, blob: results.Blob | bytes, *, timeout: Timeout = DEFAULT) -> None:
+    async def remove_blob(self, blob: results.Blob | bytes, *, deadline: Deadline = DEFAULT) -> None:
         """Removes a blob. Tasks that already name it keep it."""
         connection = self._live()
-        await connection.remove_blob(_spec.blob_hash(blob), seconds(timeout, connection))
+        await connection.remove_blob(_spec.blob_hash(blob), seconds(deadline, connection))
 
 
 async def _build(template: str, code: str | bytes | None, given: dict[str, Any]) -> _spec.TaskSpec:
@@ -369,7 +373,7 @@ async def _build(template: str, code: str | bytes | None, given: dict[str, Any])
 
 
 def connect_async(socket: str | os.PathLike[str] | None = None, *,
-                  timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
+                  call_deadline: Duration | None = CALL_DEADLINE_SECONDS,
                   name: str = "python") -> AsyncClient:
     """`async with mayfly.connect_async() as client`, or `client = await mayfly.connect_async()`."""
-    return AsyncClient(socket, timeout=timeout, name=name)
+    return AsyncClient(socket, call_deadline=call_deadline, name=name)

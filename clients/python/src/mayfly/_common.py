@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from . import errors
-from ._units import Duration, parse_ms
+from ._units import Duration, parse, parse_ms
 from .results import OutFile, Stream, TaskResult
 
 if TYPE_CHECKING:
@@ -16,25 +16,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_TIMEOUT_SECONDS: Final = 30.0
-CLOSE_TIMEOUT_SECONDS: Final = 10.0
+CALL_DEADLINE_SECONDS: Final = 30.0
+CLOSE_DEADLINE_SECONDS: Final = 10.0
 
 DEFAULT: Final = "default"
-Timeout: TypeAlias = Duration | Literal["default"] | None
-"""A call's time limit: a duration; None: no limit; "default": the client's."""
+Deadline: TypeAlias = Duration | Literal["default"] | None
+"""How long a call waits for its answer: a duration; None: for ever; "default": the client's
+`call_deadline`."""
 
 
-def seconds(timeout: Timeout, connection: Connection) -> float | None:
-    if timeout == DEFAULT:
-        return connection.default_timeout
-    return None if timeout is None else parse_ms(timeout) / 1000
+def seconds(deadline: Deadline, connection: Connection) -> float | None:
+    if deadline == DEFAULT:
+        return connection.call_deadline
+    return None if deadline is None else parse("deadline", parse_ms, deadline) / 1000
 
 
-def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], Timeout]:
-    """Splits the keywords into the task's options and the call's timeout."""
+def default_seconds(call_deadline: Duration | None) -> float | None:
+    return None if call_deadline is None else parse("call_deadline", parse_ms, call_deadline) / 1000
+
+
+def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], Deadline]:
+    """Splits the keywords into the task's options and the call's deadline."""
     given = dict(options)
-    timeout: Timeout = given.pop("timeout", DEFAULT)
-    return given, timeout
+    deadline: Deadline = given.pop("deadline", DEFAULT)
+    return given, deadline
 
 
 async def within(left: float | None, limit: float | None, work: Awaitable[T]) -> T:

@@ -43,10 +43,10 @@ def socket_path(path: str | os.PathLike[str] | None) -> str:
     return os.fspath(path) if path is not None else os.environ.get("MAYFLY_SOCKET") or DEFAULT_SOCKET
 
 
-async def _connect(path: str, timeout: float | None) -> socket.socket:
+async def _connect(path: str, deadline: float | None) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
-    end = None if timeout is None else asyncio.get_running_loop().time() + timeout
+    end = None if deadline is None else asyncio.get_running_loop().time() + deadline
     while True:
         try:
             sock.connect(path)  # a unix socket connects at once or not at all
@@ -77,9 +77,9 @@ def _connect_error(error: OSError, path: str) -> errors.MayflyError:
 
 
 class Connection:
-    def __init__(self, path: str, default_timeout: float | None) -> None:
+    def __init__(self, path: str, call_deadline: float | None) -> None:
         self.path = path
-        self.default_timeout = default_timeout
+        self.call_deadline = call_deadline
         self.loop = asyncio.get_running_loop()
         self.server: results.ServerInfo | None = None
         self.tasks: set[Remote] = set()
@@ -94,9 +94,9 @@ class Connection:
     # --- opening and ending ------------------------------------------------------
 
     @classmethod
-    async def open(cls, path: str, name: str, timeout: float | None) -> Connection:
-        self = cls(path, timeout)
-        self._socket = await _connect(path, timeout)
+    async def open(cls, path: str, name: str, call_deadline: float | None) -> Connection:
+        self = cls(path, call_deadline)
+        self._socket = await _connect(path, call_deadline)
         try:
             self._hold = await _wire.Hold.take(self)
             _open.add(self)
@@ -106,7 +106,7 @@ class Connection:
             self._mayfly = self._rpc.bootstrap().cast_as(schema.Mayfly)
             self.server = await self.call(
                 "hello", lambda: self._mayfly.hello(client=name, protocol=_wire.PROTOCOL),
-                lambda answer: _wire.server_info(answer.info), timeout)
+                lambda answer: _wire.server_info(answer.info), call_deadline)
             idle_ms = self.server.bounds.connection_idle_ms
             if idle_ms:
                 self.spawn(self._keep_alive(name, idle_ms / 3000))
@@ -125,7 +125,7 @@ class Connection:
             await asyncio.sleep(pause_seconds)
             try:
                 await self.call("hello", lambda: self._mayfly.hello(
-                    client=name, protocol=_wire.PROTOCOL), _nothing, self.default_timeout)
+                    client=name, protocol=_wire.PROTOCOL), _nothing, self.call_deadline)
             except errors.Disconnected:
                 return
             except errors.MayflyError:
@@ -186,23 +186,23 @@ class Connection:
         return task
 
     async def call(self, what: str, send: Callable[[], Awaitable[Any]],
-                   decode: Callable[[Any], T], timeout: float | None) -> T:
-        """Runs `send` and then `decode` on the answer, both on this thread, within the timeout."""
-        value, error = await self._exchange(what, send, decode, timeout)
+                   decode: Callable[[Any], T], deadline: float | None) -> T:
+        """Runs `send` and then `decode` on the answer, both on this thread, within the deadline."""
+        value, error = await self._exchange(what, send, decode, deadline)
         if error is not None:
             raise error
         return value  # type: ignore[return-value]
 
     async def _exchange(self, what: str, send: Callable[[], Awaitable[Any]],
                         decode: Callable[[Any], T],
-                        timeout: float | None) -> tuple[T | None, Exception | None]:
+                        deadline: float | None) -> tuple[T | None, Exception | None]:
         if self.ended:
             return None, self.end_error(what)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(deadline):
                 return await self._ask(send, decode)
         except TimeoutError:
-            return None, errors.DeadlineExceeded(f"{what}: no answer within {timeout:g} s")
+            return None, errors.DeadlineExceeded(f"{what}: no answer within {deadline:g} s")
         except capnp.KjException as exception:
             if exception.type == "DISCONNECTED" and self.ended:
                 return None, self.end_error(what)
@@ -219,11 +219,11 @@ class Connection:
 
     # --- the daemon --------------------------------------------------------------
 
-    async def submit(self, spec: TaskSpec, timeout: float | None) -> Remote:
+    async def submit(self, spec: TaskSpec, deadline: float | None) -> Remote:
         if spec.detach_ms and self.server and not self.server.bounds.detached_per_user_max:
             raise errors.Unsupported("submit: the daemon keeps no detached tasks",
                                      "Update the daemon, or leave out detach=.")
-        await _upload.place(self, spec, timeout)
+        await _upload.place(self, spec, deadline)
         output = Output() if spec.stream else None
         remote = Remote(self, output)
         remote.template = spec.template
@@ -245,7 +245,7 @@ class Connection:
             remote.begin(answer.task, cap.pop())
 
         try:
-            await self.call("submit", send, decode, timeout)
+            await self.call("submit", send, decode, deadline)
         finally:
             cap.clear()
         self.tasks.add(remote)
@@ -259,14 +259,14 @@ class Connection:
         return await within(limit, limit, self._run(spec, collect))
 
     async def _run(self, spec: TaskSpec, collect: bool) -> results.TaskResult:
-        remote = await self.submit(spec, self.default_timeout)
+        remote = await self.submit(spec, self.call_deadline)
         try:
             result = await remote.wait(None, None)
-            return await remote.with_data(result, self.default_timeout) if collect else result
+            return await remote.with_data(result, self.call_deadline) if collect else result
         finally:
             remote.close_soon()
 
-    async def find(self, id: int, key: str, timeout: float | None) -> Remote:
+    async def find(self, id: int, key: str, deadline: float | None) -> Remote:
         remote = Remote(self, None)
         remote.detached = remote.existing = True
 
@@ -274,33 +274,33 @@ class Connection:
             remote.id = answer.id
             remote.begin(answer.task, answer.task.wait())
 
-        await self.call("find", lambda: self._mayfly.find(id=id, key=key), decode, timeout)
+        await self.call("find", lambda: self._mayfly.find(id=id, key=key), decode, deadline)
         self.tasks.add(remote)
         return remote
 
-    async def templates(self, timeout: float | None) -> list[results.TemplateInfo]:
+    async def templates(self, deadline: float | None) -> list[results.TemplateInfo]:
         return await self.call("templates", lambda: self._mayfly.templates(),
-                               lambda a: [_wire.template_info(t) for t in a.templates], timeout)
+                               lambda a: [_wire.template_info(t) for t in a.templates], deadline)
 
-    async def list_tasks(self, timeout: float | None) -> list[results.TaskInfo]:
+    async def list_tasks(self, deadline: float | None) -> list[results.TaskInfo]:
         return await self.call("tasks", lambda: self._mayfly.tasks(),
-                               lambda a: [_wire.task_info(t) for t in a.tasks], timeout)
+                               lambda a: [_wire.task_info(t) for t in a.tasks], deadline)
 
-    async def kill(self, id: int, timeout: float | None) -> None:
-        await self.call("kill", lambda: self._mayfly.kill(id=id), _nothing, timeout)
+    async def kill(self, id: int, deadline: float | None) -> None:
+        await self.call("kill", lambda: self._mayfly.kill(id=id), _nothing, deadline)
 
-    async def blobs(self, timeout: float | None) -> list[results.Blob]:
+    async def blobs(self, deadline: float | None) -> list[results.Blob]:
         return await self.call("blobs", lambda: self._mayfly.blobs(),
-                               lambda a: [_wire.blob(b) for b in a.blobs], timeout)
+                               lambda a: [_wire.blob(b) for b in a.blobs], deadline)
 
-    async def remove_blob(self, sha256: bytes, timeout: float | None) -> None:
+    async def remove_blob(self, sha256: bytes, deadline: float | None) -> None:
         await self.call("removeBlob", lambda: self._mayfly.removeBlob(sha256=sha256), _nothing,
-                        timeout)
+                        deadline)
 
-    async def begin_upload(self, sha256: bytes, size: int, timeout: float | None) -> Any:
+    async def begin_upload(self, sha256: bytes, size: int, deadline: float | None) -> Any:
         """An Upload to write to, or None if the daemon already has the blob."""
         return await self.call("upload", lambda: self._mayfly.upload(sha256=sha256, sizeBytes=size),
-                               lambda a: None if a.known else a.upload, timeout)
+                               lambda a: None if a.known else a.upload, deadline)
 
 
 def _nothing(answer: Any) -> None:

@@ -42,7 +42,7 @@ def _close_all() -> None:
 
 
 class Portal:
-    def __init__(self, path: str, name: str, timeout: float | None) -> None:
+    def __init__(self, path: str, name: str, call_deadline: float | None) -> None:
         self._pid = os.getpid()
         _portals.add(self)
         self._lock = threading.RLock()  # re-entrant: a finalizer may run in between
@@ -52,7 +52,7 @@ class Portal:
         self._connection: Connection | None = None
         self._stop: asyncio.Event | None = None
         ready: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._serve, args=(path, name, timeout, ready),
+        self._thread = threading.Thread(target=self._serve, args=(path, name, call_deadline, ready),
                                         name="mayfly-client", daemon=True)
         self._thread.start()
         try:
@@ -69,10 +69,10 @@ class Portal:
         assert self._connection is not None
         return self._connection
 
-    def _serve(self, path: str, name: str, timeout: float | None,
+    def _serve(self, path: str, name: str, call_deadline: float | None,
                ready: concurrent.futures.Future[Outcome]) -> None:
         try:
-            asyncio.run(self._main(path, name, timeout, ready))
+            asyncio.run(self._main(path, name, call_deadline, ready))
         except BaseException as error:
             if not ready.done():
                 ready.set_result((None, _stripped(error)))
@@ -85,14 +85,14 @@ class Portal:
                 if not call.done():
                     call.set_result((None, self._closed()))
 
-    async def _main(self, path: str, name: str, timeout: float | None,
+    async def _main(self, path: str, name: str, call_deadline: float | None,
                     ready: concurrent.futures.Future[Outcome]) -> None:
         self._stop = asyncio.Event()
         with self._lock:
             self._loop = asyncio.get_running_loop()
             if self._over:  # closed before it was open
                 return
-        connection = await Connection.open(path, name, timeout)
+        connection = await Connection.open(path, name, call_deadline)
         self._connection = connection
         ready.set_result((None, None))
         try:

@@ -145,10 +145,10 @@ class Remote:
         cap = self._leave(errors.Cancelled("wait: the task was closed"))
         return None if cap is None else self.connection.spawn(self._tell_closed(cap))
 
-    async def close(self, timeout: float) -> None:
+    async def close(self, deadline: float | None) -> None:
         closing = self.close_soon()
         if closing is not None:
-            await asyncio.wait((closing,), timeout=timeout)
+            await asyncio.wait((closing,), timeout=deadline)
 
     def release_soon(self) -> None:
         """Forgets the task on this side; a detached task keeps running."""
@@ -165,7 +165,7 @@ class Remote:
     async def _tell_closed(self, cap: Any) -> None:
         try:
             await self.connection.call("close", lambda: cap.close(), lambda answer: None,  # noqa: F821 (deleted below)
-                                       self.connection.default_timeout)
+                                       self.connection.call_deadline)
         except errors.MayflyError:
             pass  # a connection that has ended has closed all of its tasks
         finally:
@@ -179,17 +179,17 @@ class Remote:
                 raise self.connection.end_error(what)
             raise errors.FailedPrecondition(f"{what}: the task is closed")
 
-    async def wait(self, timeout: float | None, waiter: object) -> results.TaskResult:
+    async def wait(self, deadline: float | None, waiter: object) -> results.TaskResult:
         collects = self.output is not None and self.output.reader in (None, waiter)
         if self.output is not None and collects:
             # A thread or task that iterated and now waits will not read on.
             self.output.collect(True)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(deadline):
                 await self._done.wait()
         except TimeoutError:
             raise errors.DeadlineExceeded(
-                f"wait: task {self.id} has not ended within {timeout:g} s") from None
+                f"wait: task {self.id} has not ended within {deadline:g} s") from None
         finally:
             if self.output is not None and collects:
                 self.output.collect(False)
@@ -201,57 +201,57 @@ class Remote:
             raise outcome.with_traceback(None)
         return self.output.into(outcome) if self.output is not None else outcome
 
-    async def cancel(self, timeout: float | None) -> None:
+    async def cancel(self, deadline: float | None) -> None:
         self._need("cancel")
-        await self._simple("cancel", lambda: self._cap.cancel(), timeout)
+        await self._simple("cancel", lambda: self._cap.cancel(), deadline)
 
-    async def info(self, timeout: float | None) -> results.TaskInfo:
+    async def info(self, deadline: float | None) -> results.TaskInfo:
         self._need("info")
         return await self.connection.call("info", lambda: self._cap.info(),
-                                          lambda answer: _wire.task_info(answer.info), timeout)
+                                          lambda answer: _wire.task_info(answer.info), deadline)
 
     async def read_file(self, index: int, offset: int, bytes_max: int,
-                        timeout: float | None) -> tuple[bytes, bool]:
+                        deadline: float | None) -> tuple[bytes, bool]:
         self._need("readFile")
         return await self.connection.call(
             "readFile",
             lambda: self._cap.readFile(index=index, offset=offset,
                                        bytesMax=min(bytes_max, _wire.CHUNK_BYTES_MAX)),
-            lambda answer: (answer.data, answer.end), timeout)
+            lambda answer: (answer.data, answer.end), deadline)
 
-    async def read_all(self, index: int, timeout: float | None) -> bytes:
+    async def read_all(self, index: int, deadline: float | None) -> bytes:
         pieces = []
         offset, end = 0, False
         while not end:
-            piece, end = await self.read_file(index, offset, _wire.CHUNK_BYTES_MAX, timeout)
+            piece, end = await self.read_file(index, offset, _wire.CHUNK_BYTES_MAX, deadline)
             pieces.append(piece)
             offset += len(piece)
         return b"".join(pieces)
 
     async def with_data(self, result: results.TaskResult,
-                        timeout: float | None) -> results.TaskResult:
+                        deadline: float | None) -> results.TaskResult:
         """The result with the bytes of its output files; raises if Mayfly lost some."""
         result.check_files()
-        files = [dataclasses.replace(each, data=await self.read_all(each.index, timeout))
+        files = [dataclasses.replace(each, data=await self.read_all(each.index, deadline))
                  if not each.skipped else each for each in result.out_files]
         return dataclasses.replace(result, out_files=tuple(files))
 
     # --- stdin -------------------------------------------------------------------
 
-    async def write_stdin(self, data: bytes | memoryview, timeout: float | None) -> None:
-        """Returns when the task has taken all of it; the timeout applies to each piece."""
+    async def write_stdin(self, data: bytes | memoryview, deadline: float | None) -> None:
+        """Returns when the task has taken all of it; the deadline applies to each piece."""
         view = memoryview(data)
         for at in range(0, len(view), STDIN_PIECE_BYTES):
             self._need("writeStdin")
             piece = bytes(view[at:at + STDIN_PIECE_BYTES])
-            await self._simple("writeStdin", lambda: self._cap.writeStdin(data=piece), timeout)
+            await self._simple("writeStdin", lambda: self._cap.writeStdin(data=piece), deadline)
 
-    async def close_stdin(self, timeout: float | None) -> None:
+    async def close_stdin(self, deadline: float | None) -> None:
         self._need("closeStdin")
-        await self._simple("closeStdin", lambda: self._cap.closeStdin(), timeout)
+        await self._simple("closeStdin", lambda: self._cap.closeStdin(), deadline)
 
-    async def _simple(self, what: str, send: Any, timeout: float | None) -> None:
-        await self.connection.call(what, send, lambda answer: None, timeout)
+    async def _simple(self, what: str, send: Any, deadline: float | None) -> None:
+        await self.connection.call(what, send, lambda answer: None, deadline)
 
     def pump(self, source: Any) -> None:
         """Feeds stdin from bytes or an open file while the task runs."""
@@ -264,13 +264,13 @@ class Remote:
             else:
                 async for piece in _pieces(source):
                     await self.write_stdin(piece, None)
-            await self.close_stdin(self.connection.default_timeout)
+            await self.close_stdin(self.connection.call_deadline)
         except (errors.FailedPrecondition, errors.Cancelled, errors.Disconnected):
             pass  # the task ended before it had read everything; see its result
         except Exception as error:
             self._input_error = error.with_traceback(None)
             if self._cap is not None:
-                await self.cancel(self.connection.default_timeout)
+                await self.cancel(self.connection.call_deadline)
 
 
 async def _pieces(file: Any) -> AsyncIterator[bytes]:

@@ -6,6 +6,7 @@ cap or a number of files is acceptable; this module refuses only values that can
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import stat
@@ -16,7 +17,8 @@ from typing import IO, Any, Final, TypeAlias, TypedDict
 
 from .errors import InvalidArgument
 from .results import Blob
-from ._units import (Cores, Duration, Size, parse_bytes, parse_cores_milli, parse_count, parse_ms)
+from ._units import (Cores, Duration, Size, parse, parse_bytes, parse_cores_milli, parse_count,
+                     parse_ms)
 
 INLINE_STDIN_BYTES_MAX: Final = 1 << 20  # larger input is sent in pieces
 INLINE_FILES_BYTES_MAX: Final = 2 << 20  # all input files of a task together; the rest become blobs
@@ -93,8 +95,10 @@ class TaskOptions(Caps, total=False):
     """Seeds the runtime's reproducible generators."""
     collect: bool
     """Keep the files that the task leaves in /task/out."""
-    timeout: Duration | None
-    """The time limit of the call; the task's own is `wall_time`."""
+    tenant: str
+    """The person or service that the task is for, if this client serves several."""
+    deadline: Duration | None
+    """How long the call waits; the cap of the task's own time is `wall_time`."""
 
 
 class SubmitOptions(TaskOptions, total=False):
@@ -183,6 +187,35 @@ _TASK_OPTIONS = frozenset(("command", "script", "module", "program", "via", "arg
                            "collect", "stream", "detach", "key", "tenant"))
 
 
+# Of `run` and `submit` both, or of one of them.
+_CALL_OPTIONS = ("deadline", "check", "out", "on_output")
+_OTHER_NAMES = {
+    "timeout": "the cap of the task's time is `wall_time`, the call's limit is `deadline`",
+    "limits": "each cap is a keyword of its own, like `memory`",
+    "cpus": "it is `cpu`", "pids": "it is `processes`",
+}
+
+
+def check_keywords(given: Mapping[str, Any]) -> None:
+    """Refuses a keyword that does not exist, whatever its value: an ignored cap would be a task
+    that runs with another one."""
+    known = [*_CAPS, *sorted(_TASK_OPTIONS), *_CALL_OPTIONS]
+    for name in sorted(given.keys() - _TASK_OPTIONS - _CAPS.keys()):
+        if name in _CALL_OPTIONS:
+            raise TypeError(f"submit has no keyword `{name}`: it goes with run")
+        said = f"unknown keyword `{name}`"
+        if name in _OTHER_NAMES:
+            said += f": {_OTHER_NAMES[name]}"
+        elif near := difflib.get_close_matches(name, known, 1):
+            said += f": did you mean `{near[0]}`?"
+        raise TypeError(f"{said}; there are {', '.join(known)}")
+
+
+def check_run(given: Mapping[str, Any]) -> None:
+    if "stream" in given:
+        raise TypeError("run has no keyword `stream`: it goes with submit; run takes `on_output`")
+
+
 def text(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{what}: a str is needed, not {type(value).__name__}")
@@ -203,14 +236,11 @@ def _bytes(value: object, what: str) -> bytes:
 
 def _limits(options: dict[str, Any]) -> dict[str, int]:
     limits = {}
-    for name, (field_name, parse) in _CAPS.items():
+    for name, (field_name, how) in _CAPS.items():
         value = options.pop(name, None)
         if value is None:
             continue
-        try:
-            number = parse(value)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"{name}: {error.message}", error.advice) from None
+        number = parse(name, how, value)
         # All ones mean "not named".
         if number >= (0xFFFFFFFF if field_name in _U32 else U64_MAX):
             raise InvalidArgument(f"{name}: {value!r} is too large")
@@ -292,6 +322,8 @@ def _code(spec: TaskSpec, code: object, options: dict[str, Any]) -> None:
     elif script is not None:
         spec.kind = "file"
         if isinstance(script, tuple):
+            if len(script) != 2:
+                raise TypeError(f"script: a pair (name, text) is needed, not {len(script)} values")
             spec.script_name, spec.code = text(script[0], "script"), _bytes(script[1], "script")
         elif (local := Path(script)).is_dir():
             spec.kind, spec.script_name = "path", text(local.resolve().name, "script")
@@ -325,9 +357,7 @@ def _stdin(spec: TaskSpec, stdin: object) -> None:
 def build(template: str, code: str | bytes | None, given: Mapping[str, Any]) -> TaskSpec:
     """Reads the script and stats the input files: this module's only I/O."""
     options = {name: value for name, value in given.items() if value is not None}
-    unknown = sorted(set(options) - _TASK_OPTIONS - _CAPS.keys())
-    if unknown:
-        raise TypeError(f"unknown keyword: {', '.join(unknown)}")
+    check_keywords(given)
     spec = TaskSpec(template=text(template, "template"), kind="string")
     _code(spec, code, options)
     spec.limits = _limits(options)
@@ -335,8 +365,10 @@ def build(template: str, code: str | bytes | None, given: Mapping[str, Any]) -> 
     if isinstance(args, (str, bytes)):
         raise TypeError('args: a list of words is needed, like ["--verbose", "in.csv"]')
     spec.args += [text(word, "args") for word in args]
-    spec.env = [(text(name, "env"), text(value, "env"))
-                for name, value in options.get("env", {}).items()]
+    env = options.get("env", {})
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env: a dict {{name: value}} is needed, not {type(env).__name__}")
+    spec.env = [(text(name, "env"), text(value, "env")) for name, value in env.items()]
     if "files" in options:
         spec.files += _files(options["files"])
     place(spec.files)
@@ -357,7 +389,7 @@ def _detach(spec: TaskSpec, options: dict[str, Any]) -> None:
         if spec.key:
             raise TypeError("key= goes with detach=")
         return
-    spec.detach_ms = parse_ms(options["detach"])
+    spec.detach_ms = parse("detach", parse_ms, options["detach"])
     if not 0 < spec.detach_ms < 1 << 32:
         raise InvalidArgument(f"detach: {options['detach']!r} is not a lease",
                               'Write it like "10m" or in seconds.')

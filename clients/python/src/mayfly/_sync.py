@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from . import _save, _spec, _upload, errors, results
-from ._common import (CLOSE_TIMEOUT_SECONDS, DEFAULT, DEFAULT_TIMEOUT_SECONDS, Timeout, check_read,
-                      decoder, index_of, seconds, split, within)
+from ._common import (CALL_DEADLINE_SECONDS, CLOSE_DEADLINE_SECONDS, DEFAULT, Deadline, check_read,
+                      decoder, default_seconds, index_of, seconds, split, within)
 from ._connection import Connection, socket_path
 from ._portal import Portal
 from ._remote import Output, Remote
 from ._spec import FileContent, SubmitOptions, TaskOptions
+from ._units import Duration
 from .results import OutFile, Stream, TaskResult
 
 T = TypeVar("T")
@@ -38,16 +39,16 @@ class Stdin:
     def __init__(self, remote: Remote, portal: Portal) -> None:
         self._remote, self._portal = remote, portal
 
-    def write(self, data: bytes | bytearray | memoryview | str, *, timeout: Timeout = None) -> None:
+    def write(self, data: bytes | bytearray | memoryview | str, *, deadline: Deadline = None) -> None:
         """Returns when the task has taken all of it: if the task also prints, read its output
         concurrently."""
         content = data.encode() if isinstance(data, str) else bytes(data)
-        limit = seconds(timeout, self._remote.connection)
+        limit = seconds(deadline, self._remote.connection)
         self._portal.call(lambda _: self._remote.write_stdin(content, limit))
 
-    def close(self, *, timeout: Timeout = DEFAULT) -> None:
+    def close(self, *, deadline: Deadline = DEFAULT) -> None:
         """The task reads end-of-file after all written data."""
-        limit = seconds(timeout, self._remote.connection)
+        limit = seconds(deadline, self._remote.connection)
         self._portal.call(lambda _: self._remote.close_stdin(limit))
 
     def __enter__(self) -> Self:
@@ -106,9 +107,9 @@ class Task:
         else:
             self.close()
 
-    def wait(self, timeout: Timeout = None, *, check: bool = False) -> TaskResult:
+    def wait(self, deadline: Deadline = None, *, check: bool = False) -> TaskResult:
         """The result, when nothing of the task is left. DeadlineExceeded leaves it running."""
-        limit, me = seconds(timeout, self._remote.connection), threading.current_thread()
+        limit, me = seconds(deadline, self._remote.connection), threading.current_thread()
         self._result = result = self._portal.call(lambda _: self._remote.wait(limit, me))
         return result.check() if check else result
 
@@ -145,27 +146,27 @@ class Task:
         finally:
             output.reader = None
 
-    def cancel(self, *, timeout: Timeout = DEFAULT) -> None:
+    def cancel(self, *, deadline: Deadline = DEFAULT) -> None:
         """Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended."""
-        limit = seconds(timeout, self._remote.connection)
+        limit = seconds(deadline, self._remote.connection)
         self._portal.call(lambda _: self._remote.cancel(limit))
 
-    def info(self, *, timeout: Timeout = DEFAULT) -> results.TaskInfo:
+    def info(self, *, deadline: Deadline = DEFAULT) -> results.TaskInfo:
         """The task's current state, without waiting."""
-        limit = seconds(timeout, self._remote.connection)
+        limit = seconds(deadline, self._remote.connection)
         return self._portal.call(lambda _: self._remote.info(limit))
 
     def read_file(self, file: OutFile | str | int, offset: int = 0, size: int = 1 << 20, *,
-                  timeout: Timeout = DEFAULT) -> bytes:
+                  deadline: Deadline = DEFAULT) -> bytes:
         """At most `size` bytes (and at most 1 MiB) of an output file; empty at its end."""
         index, (offset, size) = index_of(file, self._result), check_read(offset, size)
-        limit = seconds(timeout, self._remote.connection)
+        limit = seconds(deadline, self._remote.connection)
         return self._portal.call(lambda _: self._remote.read_file(index, offset, size, limit))[0]
 
     def read_chunks(self, file: OutFile | str | int, *,
-                    timeout: Timeout = DEFAULT) -> Iterator[bytes]:
-        """A whole output file, piece by piece; the timeout applies to each piece."""
-        index, limit = index_of(file, self._result), seconds(timeout, self._remote.connection)
+                    deadline: Deadline = DEFAULT) -> Iterator[bytes]:
+        """A whole output file, piece by piece; the deadline applies to each piece."""
+        index, limit = index_of(file, self._result), seconds(deadline, self._remote.connection)
         offset, end = 0, False
         while not end:
             piece, end = self._portal.call(
@@ -175,24 +176,24 @@ class Task:
                 yield piece
 
     def save_files(self, folder: str | os.PathLike[str], *,
-                   timeout: Timeout = DEFAULT) -> tuple[OutFile, ...]:
+                   deadline: Deadline = DEFAULT) -> tuple[OutFile, ...]:
         """Saves the output files below `folder` (made if missing), after `wait`. Each says where
         it was `saved`, or why it was `not_saved`: the task chose the names. Raises `Unavailable`
         (retryable) if Mayfly lost files; those that came are saved before."""
         top = Path(folder)
         top.mkdir(exist_ok=True)
         result = self._result or self.wait()
-        saved = tuple(self._save(top, each, timeout) for each in result.out_files)
+        saved = tuple(self._save(top, each, deadline) for each in result.out_files)
         result.check_files()
         return saved
 
-    def _save(self, top: Path, file: OutFile, timeout: Timeout) -> OutFile:
+    def _save(self, top: Path, file: OutFile, deadline: Deadline) -> OutFile:
         why = file.skipped or _save.why_odd(file.path)
         if why:
             return dataclasses.replace(file, not_saved=why)
         try:
             with _save.Writer(top, file.path, file.mode) as writer:
-                for piece in self.read_chunks(file, timeout=timeout):
+                for piece in self.read_chunks(file, deadline=deadline):
                     writer.write(piece)
         except OSError as error:
             if isinstance(error, errors.MayflyError):
@@ -200,10 +201,11 @@ class Task:
             return dataclasses.replace(file, not_saved=error.strerror or str(error))
         return dataclasses.replace(file, saved=writer.path)
 
-    def close(self, *, timeout: float = CLOSE_TIMEOUT_SECONDS) -> None:
+    def close(self, *, deadline: Deadline = CLOSE_DEADLINE_SECONDS) -> None:
         """The daemon forgets the task, and cancels it if it runs. Harmless when repeated."""
+        limit = seconds(deadline, self._remote.connection)
         try:
-            self._portal.call(lambda _: self._remote.close(timeout))
+            self._portal.call(lambda _: self._remote.close(limit))
         except errors.Disconnected:
             pass  # the connection has ended, and the task with it
 
@@ -219,8 +221,9 @@ class Client:
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None, *,
-                 timeout: float | None = DEFAULT_TIMEOUT_SECONDS, name: str = "python") -> None:
-        self._portal = Portal(socket_path(socket), name, timeout)
+                 call_deadline: Duration | None = CALL_DEADLINE_SECONDS,
+                 name: str = "python") -> None:
+        self._portal = Portal(socket_path(socket), name, default_seconds(call_deadline))
         weakref.finalize(self, self._portal.close, wait=False).atexit = False
 
     def __enter__(self) -> Self:
@@ -240,22 +243,23 @@ class Client:
         assert info is not None
         return info
 
-    def _seconds(self, timeout: Timeout) -> float | None:
-        return seconds(timeout, self._portal.connection)
+    def _seconds(self, deadline: Deadline) -> float | None:
+        return seconds(deadline, self._portal.connection)
 
     def submit(self, template: str, code: str | bytes | None = None, /,
                **options: Unpack[SubmitOptions]) -> Task:
         """Returns when the daemon has checked and queued the task."""
-        given, timeout = split(options)
-        spec, limit = _spec.build(template, code, given), self._seconds(timeout)
+        given, deadline = split(options)
+        spec, limit = _spec.build(template, code, given), self._seconds(deadline)
         return Task(self._portal.call(lambda c: c.submit(spec, limit)), self)
 
     def run(self, template: str, code: str | bytes | None = None, /,
             **options: Unpack[RunOptions]) -> TaskResult:
-        """Submits a task, waits for its result and closes it. `timeout` applies to the whole;
+        """Submits a task, waits for its result and closes it. `deadline` applies to the whole;
         without it, only the task's own `wall_time` bounds the wait."""
-        given, timeout = split(options)
-        limit = self._seconds(None if timeout == DEFAULT else timeout)
+        given, deadline = split(options)
+        _spec.check_run(given)
+        limit = self._seconds(None if deadline == DEFAULT else deadline)
         check, out, on_output = (given.pop(n, None) for n in ("check", "out", "on_output"))
         collect = bool(given.get("collect"))
         given["stream"], given["collect"] = on_output is not None, collect or out is not None
@@ -276,7 +280,7 @@ class Client:
             left = None if end is None else end - time.monotonic()
             return self._portal.call(lambda c: within(left, limit, make(c)))
 
-        remote = step(lambda c: c.submit(spec, c.default_timeout))
+        remote = step(lambda c: c.submit(spec, c.call_deadline))
         task = Task(remote, self)
         try:
             output = remote.output
@@ -286,7 +290,7 @@ class Client:
                         on_output(stream, data)
             result = step(lambda _: remote.wait(None, None))
             if collect:
-                result = step(lambda c: remote.with_data(result, c.default_timeout))
+                result = step(lambda c: remote.with_data(result, c.call_deadline))
             if out is not None:
                 task._result = result
                 result = dataclasses.replace(result, out_files=task.save_files(out))
@@ -294,45 +298,46 @@ class Client:
         finally:
             self._portal.soon(remote.close_soon)
 
-    def find(self, *, id: int = 0, key: str = "", timeout: Timeout = DEFAULT) -> Task:
+    def find(self, *, id: int = 0, key: str = "", deadline: Deadline = DEFAULT) -> Task:
         """A detached task of this user, by `key` or by `id`."""
-        limit, key = self._seconds(timeout), _spec.text(key, "key")
+        limit, key = self._seconds(deadline), _spec.text(key, "key")
         return Task(self._portal.call(lambda c: c.find(id, key, limit)), self)
 
-    def templates(self, *, timeout: Timeout = DEFAULT) -> list[results.TemplateInfo]:
+    def templates(self, *, deadline: Deadline = DEFAULT) -> list[results.TemplateInfo]:
         """The templates that tasks can name."""
-        limit = self._seconds(timeout)
+        limit = self._seconds(deadline)
         return self._portal.call(lambda c: c.templates(limit))
 
-    def tasks(self, *, timeout: Timeout = DEFAULT) -> list[results.TaskInfo]:
+    def tasks(self, *, deadline: Deadline = DEFAULT) -> list[results.TaskInfo]:
         """The queued, running and ending tasks of the asking user; for root, of every user."""
-        limit = self._seconds(timeout)
+        limit = self._seconds(deadline)
         return self._portal.call(lambda c: c.list_tasks(limit))
 
-    def kill(self, id: int, *, timeout: Timeout = DEFAULT) -> None:
+    def kill(self, id: int, *, deadline: Deadline = DEFAULT) -> None:
         """Ends a task of the asking user, from any connection, as `cancelled`; root may end any user's."""
-        limit = self._seconds(timeout)
+        limit = self._seconds(deadline)
         self._portal.call(lambda c: c.kill(id, limit))
 
-    def upload(self, content: FileContent, *, timeout: Timeout = DEFAULT) -> results.Blob:
+    def upload(self, content: FileContent, *, deadline: Deadline = DEFAULT) -> results.Blob:
         """Stores bytes or a file at the daemon, for `files=` of any number of tasks."""
-        source, limit = _spec.upload_source(content), self._seconds(timeout)
+        source, limit = _spec.upload_source(content), self._seconds(deadline)
         self._portal.call(lambda c: _upload.upload(c, source, limit))
         return results.Blob(sha256=source.sha256, size_bytes=source.size)
 
-    def blobs(self, *, timeout: Timeout = DEFAULT) -> list[results.Blob]:
+    def blobs(self, *, deadline: Deadline = DEFAULT) -> list[results.Blob]:
         """This user's blobs."""
-        limit = self._seconds(timeout)
+        limit = self._seconds(deadline)
         return self._portal.call(lambda c: c.blobs(limit))
 
-    def remove_blob(self, blob: results.Blob | bytes, *, timeout: Timeout = DEFAULT) -> None:
+    def remove_blob(self, blob: results.Blob | bytes, *, deadline: Deadline = DEFAULT) -> None:
         """Removes a blob. Tasks that already name it keep it."""
-        sha256, limit = _spec.blob_hash(blob), self._seconds(timeout)
+        sha256, limit = _spec.blob_hash(blob), self._seconds(deadline)
         self._portal.call(lambda c: c.remove_blob(sha256, limit))
 
 
 def connect(socket: str | os.PathLike[str] | None = None, *,
-            timeout: float | None = DEFAULT_TIMEOUT_SECONDS, name: str = "python") -> Client:
+            call_deadline: Duration | None = CALL_DEADLINE_SECONDS,
+            name: str = "python") -> Client:
     """Connects to the daemon at `socket`, else at MAYFLY_SOCKET, else at the default path.
-    `timeout`: seconds, for every call except `run` and `Task.wait`; `name`: for the daemon's log."""
-    return Client(socket, timeout=timeout, name=name)
+    `call_deadline`: for every call except `run` and `Task.wait`; `name`: for the daemon's log."""
+    return Client(socket, call_deadline=call_deadline, name=name)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Callable
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .errors import InvalidArgument
 
 Size: TypeAlias = int | str
 """Bytes: 65536, "64KiB", "512MiB", "1.5GiB"."""
 Duration: TypeAlias = int | float | str | datetime.timedelta
-"""Seconds: 30, 0.25, "250ms", "30s", "1.5m", "2h", or a timedelta."""
+""""250ms", "30s", "1.5m", "2h", a timedelta, or seconds as a number: 30, 0.25."""
 Cores: TypeAlias = int | float | str
 """Cores: 1, 0.5; thousandths are the finest."""
 
@@ -47,6 +48,14 @@ def _parse(value: object, units: dict[str, int], plain: int, what: str, example:
     if exact is None or exact < 0 or exact.denominator != 1:
         raise error
     return int(exact)
+
+
+def parse(name: str, how: Callable[[Any], int], value: object) -> int:
+    """The quantity `value` of the option `name`."""
+    try:
+        return how(value)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{name}: {error.message}", error.advice) from None
 
 
 def parse_bytes(value: Size) -> int:

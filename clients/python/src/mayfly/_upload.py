@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from ._connection import Connection
 
 
-async def upload(connection: Connection, source: Source, timeout: float | None) -> None:
-    """Uploads the source's bytes as a blob; the timeout applies to each call."""
-    to = await connection.begin_upload(source.sha256, source.size, timeout)
+async def upload(connection: Connection, source: Source, deadline: float | None) -> None:
+    """Uploads the source's bytes as a blob; the deadline applies to each call."""
+    to = await connection.begin_upload(source.sha256, source.size, deadline)
     if to is None:
         return
     try:
@@ -25,8 +25,8 @@ async def upload(connection: Connection, source: Source, timeout: float | None) 
                 piece = bytes(source.data[offset:offset + size])
             else:
                 piece = await asyncio.to_thread(source.read, offset, size)
-            await connection.call("upload", lambda: to.write(data=piece), _nothing, timeout)
-        await connection.call("upload", lambda: to.finish(), _nothing, timeout)
+            await connection.call("upload", lambda: to.write(data=piece), _nothing, deadline)
+        await connection.call("upload", lambda: to.finish(), _nothing, deadline)
     except BaseException:
         connection.spawn(_give_up(connection, to))
         raise
@@ -36,7 +36,7 @@ async def upload(connection: Connection, source: Source, timeout: float | None) 
 
 async def _give_up(connection: Connection, to: Any) -> None:
     try:
-        await connection.call("upload", lambda: to.close(), _nothing, connection.default_timeout)  # noqa: F821 (deleted below)
+        await connection.call("upload", lambda: to.close(), _nothing, connection.call_deadline)  # noqa: F821 (deleted below)
     except errors.MayflyError:
         pass  # its lease will end it
     finally:
@@ -47,14 +47,14 @@ def _nothing(answer: Any) -> None:
     return None
 
 
-async def place(connection: Connection, spec: TaskSpec, timeout: float | None) -> None:
+async def place(connection: Connection, spec: TaskSpec, deadline: float | None) -> None:
     """Uploads the files that `spec` marks as too large for the request."""
     large = [source for source in spec.files if source.sha256 and source.blob is None]
     known: set[bytes] = set()
     for source in large:
         try:
             if source.sha256 not in known:
-                await upload(connection, source, timeout)
+                await upload(connection, source, deadline)
                 known.add(source.sha256)
             source.blob = source.sha256
         except errors.Unsupported as error:

@@ -119,7 +119,7 @@ class Cancelled(MayflyError):
 
 
 class DeadlineExceeded(MayflyError, TimeoutError):
-    """No answer within the call's `timeout`."""
+    """No answer within the call's `deadline`."""
 
     code = ErrorCode.DEADLINE_EXCEEDED
 

@@ -44,6 +44,14 @@ _CAPS = frozenset((Verdict.WALL_TIME, Verdict.CPU_TIME, Verdict.MEMORY, Verdict.
                    Verdict.OUTPUT, Verdict.DISK))
 
 
+def _printable(text: str, keep: str = "") -> str:
+    """The text with every character escaped that could drive a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode()
+                   for c in text)
+
+
 class Stream(enum.StrEnum):
     """The stream of a piece of output."""
 
@@ -135,8 +143,7 @@ class OutFile:
     @property
     def name(self) -> str:
         """The path in a form to print and compare: odd bytes are escaped."""
-        text = self.path.decode("utf-8", "backslashreplace")
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return _printable(self.path.decode("utf-8", "backslashreplace"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +187,20 @@ class TaskResult:
     @property
     def ok(self) -> bool:
         return self.verdict is Verdict.SUCCEEDED
+
+    def __str__(self) -> str:
+        """For a person: the verdict, unless it is `succeeded`; stdout; stderr. Control characters
+        are escaped; `stdout` and `stderr` have the text as it is."""
+        lines = []
+        if not self.ok:
+            lines.append(f"{self.verdict}: {self.reason}" if self.reason else str(self.verdict))
+        for name, text, truncated in (("stdout", self.stdout, self.stdout_truncated),
+                                      ("stderr", self.stderr, self.stderr_truncated)):
+            if text:
+                lines.append(text.removesuffix("\n"))
+            if truncated:
+                lines.append(f"[{name} goes on: only its beginning was captured]")
+        return _printable("\n".join(lines), keep="\n\t")
 
     def check(self) -> TaskResult:
         """Returns itself; raises `TaskFailed` for any verdict but `succeeded`."""
