@@ -131,6 +131,7 @@ export const LIMITS: Keys<LimitWishes> = {
   outFilesSize: true,
   outFiles: true,
   queueTime: true,
+  grace: true,
 };
 
 /** @internal */
@@ -144,6 +145,8 @@ export const SPEC: Keys<TaskSpec> = {
   code: true,
   via: true,
   script: true,
+  module: true,
+  program: true,
   command: true,
   template: true,
   args: true,
