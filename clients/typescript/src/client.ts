@@ -5,7 +5,8 @@ import type { Socket } from "node:net";
 
 import { call, settled } from "./calls.js";
 import type { Answer } from "./calls.js";
-import { blobInfoFrom, serverInfoFrom, taskInfoFrom, templateInfoFrom } from "./convert.js";
+import { blobInfoFrom, detachedTaskFrom, serverInfoFrom } from "./convert.js";
+import { taskInfoFrom, templateInfoFrom } from "./convert.js";
 import { CALL_HINTS, CALL_OPTIONS, parseDeadline, patienceOf } from "./deadline.js";
 import { readPatience, withDeadline, within } from "./deadline.js";
 import type { CallOptions, Patience } from "./deadline.js";
@@ -20,7 +21,7 @@ import { OutputStream, Sink } from "./output.js";
 import type { OutputHandlers } from "./output.js";
 import { checkSpec, prepare } from "./prepare.js";
 import { TaskResult } from "./result.js";
-import type { BlobInfo, OutFile, ServerInfo, TaskInfo, TemplateInfo } from "./result.js";
+import type { BlobInfo, DetachedTask, OutFile, ServerInfo, TaskInfo, TemplateInfo } from "./result.js";
 import { RpcConnection, RpcError } from "./rpc.js";
 import { checkSize, checkText, put } from "./request.js";
 import { SPEC } from "./spec.js";
@@ -289,6 +290,13 @@ export class Client implements AsyncDisposable {
   async tasks(options: CallOptions = {}): Promise<TaskInfo[]> {
     const answer = await call("tasks", this.mayfly.tasks(), this.patience("tasks", options));
     return answer.tasks.toArray().map(taskInfoFrom);
+  }
+
+  /** This user's detached tasks that are kept, ended ones too. Renews no lease. */
+  async detached(options: CallOptions = {}): Promise<DetachedTask[]> {
+    const patience = this.patience("detached", options);
+    const answer = await call("detached", this.mayfly.detached(), patience);
+    return answer.tasks.toArray().map(detachedTaskFrom);
   }
 
   /**

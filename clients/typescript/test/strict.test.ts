@@ -141,6 +141,7 @@ test("so are the options of every call", async (t) => {
     [mayfly, "find", [{ key: "k" }]],
     [mayfly, "templates", []],
     [mayfly, "tasks", []],
+    [mayfly, "detached", []],
     [mayfly, "kill", [1]],
     [mayfly, "upload", [""]],
     [mayfly, "blobs", []],

@@ -18,7 +18,7 @@ const COMPILERS = [
 const USER = `
 import { connect, DEFAULT_SOCKET, MayflyError, OutputStream, Task, TaskFailedError, TaskResult } from "mayfly";
 import type {
-  BlobInfo, BlobRef, Bounds, CallOptions, Client, Code, ConnectOptions, Cores, Detach, Duration, ErrorCode,
+  BlobInfo, BlobRef, Bounds, CallOptions, Client, Code, ConnectOptions, Cores, Detach, DetachedTask, Duration, ErrorCode,
   FileSource, Limits, LimitWishes, OutFile, OutputChunk, OutputHandlers, Phases, Receipt, RunOptions, Script,
   ServerInfo, Size, StdinSource, StreamName, SubmitOptions, TaskInfo, TaskSpec, TemplateInfo, UploadSource, Usage,
   Verdict,
@@ -51,6 +51,7 @@ export async function use(options: ConnectOptions): Promise<Verdict> {
   const infos: [TaskInfo[], TemplateInfo[], BlobInfo[]] = [
     await mayfly.tasks(), await mayfly.templates(), await mayfly.blobs({ deadline: "1m" }),
   ];
+  const kept: DetachedTask[] = await mayfly.detached();
   const blob: BlobRef = await mayfly.upload(new Uint8Array(1) satisfies UploadSource);
   await mayfly.removeBlob(blob);
   const kinds: Code[] = [{ module: "json.tool" }, { program: "app" }, { code: "1", via: "stdin" }];
@@ -63,7 +64,7 @@ export async function use(options: ConnectOptions): Promise<Verdict> {
     if (error instanceof TaskFailedError) return error.result.verdict;
     if (error instanceof MayflyError) same<typeof error.code, ErrorCode>(true);
   }
-  return infos.length + more.length + kinds.length > 0 ? "succeeded" : "unknown";
+  return infos.length + more.length + kinds.length + kept.length > 0 ? "succeeded" : "unknown";
 }
 `;
 

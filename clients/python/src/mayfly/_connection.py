@@ -286,6 +286,10 @@ class Connection:
         return await self.call("tasks", lambda: self._mayfly.tasks(),
                                lambda a: [_wire.task_info(t) for t in a.tasks], deadline)
 
+    async def detached(self, deadline: float | None) -> list[results.DetachedTask]:
+        return await self.call("detached", lambda: self._mayfly.detached(),
+                               lambda a: [_wire.detached_task(t) for t in a.tasks], deadline)
+
     async def kill(self, id: int, deadline: float | None) -> None:
         await self.call("kill", lambda: self._mayfly.kill(id=id), _nothing, deadline)
 
