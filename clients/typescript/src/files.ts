@@ -43,6 +43,8 @@ export interface PlannedFile {
   sizeBytes: number;
   data?: Uint8Array;
   local?: string;
+  /** The request has no room for it: it is uploaded. */
+  large?: boolean;
   /** The sha256. */
   blob?: Uint8Array;
 }

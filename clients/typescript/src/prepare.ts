@@ -1,12 +1,12 @@
-// Prepares the caller's TaskSpec for a request: checks it, reads programs and small files, uploads
-// large files.
+// Prepares the caller's TaskSpec for a request: checks it, reads programs and small files, marks
+// large files for upload.
 
 import { basename } from "node:path";
 import { readFile, stat } from "node:fs/promises";
 
 import { InvalidArgumentError } from "./errors.js";
-import { localPath, planFiles, readPlanned, sha256Of } from "./files.js";
-import type { BlobRef, PlannedFile } from "./files.js";
+import { localPath, planFiles, readPlanned } from "./files.js";
+import type { PlannedFile } from "./files.js";
 import { chunkBytesMax, messageBytesMax } from "./generated/constants.js";
 import { checkFlag, checkKeys } from "./keys.js";
 import {
@@ -38,11 +38,10 @@ export function checkSpec(spec: TaskSpec): boolean {
   return checkFlag("collect", spec.collect);
 }
 
-/** Prepares a spec that checkSpec has seen. */
+/** Prepares a spec that checkSpec has seen; its large files have no blob yet. */
 export async function prepare(
   spec: TaskSpec,
   collect: boolean,
-  uploadFile: (file: PlannedFile) => Promise<BlobRef>,
 ): Promise<[Prepared, Later]> {
   // Only what is not there takes a default: null is a mistake.
   const { template = "python", limits = {}, tenant = "", files: given = [], detach } = spec;
@@ -65,7 +64,7 @@ export async function prepare(
   if (detach !== undefined && bare.leaseMs === 0)
     throw new InvalidArgumentError("detach.lease is 0: the result would be kept for no time");
   const files = await planFiles(given);
-  await fit(files, messageBytesMax - bareBytes(bare), uploadFile);
+  await fit(files, messageBytesMax - bareBytes(bare));
   return [{ ...bare, files }, later];
 }
 
@@ -132,11 +131,7 @@ function splitStdin(spec: TaskSpec): [Uint8Array, Later] {
 }
 
 // Reads files into the request while there is room; the largest files become blobs.
-async function fit(
-  files: PlannedFile[],
-  room: number,
-  uploadFile: (file: PlannedFile) => Promise<BlobRef>,
-): Promise<void> {
+async function fit(files: readonly PlannedFile[], room: number): Promise<void> {
   const inline = files.filter((file) => file.blob === undefined);
   let bytes = 0;
   for (const file of files)
@@ -146,8 +141,7 @@ async function fit(
     const largest = inline.pop();
     if (largest === undefined) break; // the names alone are too large: the size check reports it
     bytes -= largest.sizeBytes;
-    largest.blob = sha256Of(await uploadFile(largest), "upload");
-    delete largest.data;
+    largest.large = true;
   }
   for (const file of inline)
     if (file.local !== undefined) file.data = await readPlanned(file.local, file.sizeBytes);

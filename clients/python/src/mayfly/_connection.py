@@ -223,7 +223,16 @@ class Connection:
         if spec.detach_ms and self.server and not self.server.bounds.detached_per_user_max:
             raise errors.Unsupported("submit: the daemon keeps no detached tasks",
                                      "Update the daemon, or leave out detach=.")
-        await _upload.place(self, spec, deadline)
+        for left in reversed(range(_upload.SUBMITS_MAX)):
+            await _upload.place(self, spec, deadline)
+            try:
+                return await self._submit(spec, deadline)
+            except errors.NotFound:
+                if not left or not await _upload.lost(self, spec, deadline):
+                    raise
+        raise AssertionError
+
+    async def _submit(self, spec: TaskSpec, deadline: float | None) -> Remote:
         output = Output() if spec.stream else None
         remote = Remote(self, output)
         remote.template = spec.template

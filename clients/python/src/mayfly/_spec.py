@@ -256,7 +256,7 @@ def _source(path: str, content: object, mode: int | None = None) -> Source:
         data = content if isinstance(content, bytes) else bytes(content)
         return Source(path, 0o644 if mode is None else mode, data=data, size=len(data))
     if isinstance(content, Blob):
-        return Source(path, 0o644 if mode is None else mode, blob=content.sha256)
+        return Source(path, 0o644 if mode is None else mode, blob=content.sha256, size=content.size_bytes)
     if isinstance(content, os.PathLike):
         return _local(path, Path(content), mode)
     if isinstance(content, str):
