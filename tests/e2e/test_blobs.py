@@ -194,7 +194,7 @@ def test_a_file_beyond_the_bound_is_refused_before_it_is_read(mayfly, tmp_path):
         file.truncate(1 << 40)  # sparse; reading it would take minutes
     done = mayfly("run", "--file", huge, "-c", "print('ran')")
     assert done.returncode == 125 and done.stdout == b""
-    assert b"huge" in done.stderr and b"a blob may have at most" in done.stderr
+    assert b"the large input files have 1 TiB" in done.stderr and b"at most" in done.stderr, done.stderr
 
 
 # --- by the raw protocol -----------------------------------------------------------------

@@ -343,6 +343,11 @@ class AsyncClient:
         connection = self._live()
         return await connection.list_tasks(seconds(deadline, connection))
 
+    async def detached(self, *, deadline: Deadline = DEFAULT) -> list[results.DetachedTask]:
+        """This user's detached tasks that are kept, ended ones too. Renews no lease."""
+        connection = self._live()
+        return await connection.detached(seconds(deadline, connection))
+
     async def kill(self, id: int, *, deadline: Deadline = DEFAULT) -> None:
         """Ends a task of the asking user, from any connection, as `cancelled`; root may end any user's."""
         connection = self._live()

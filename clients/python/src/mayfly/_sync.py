@@ -313,6 +313,11 @@ class Client:
         limit = self._seconds(deadline)
         return self._portal.call(lambda c: c.list_tasks(limit))
 
+    def detached(self, *, deadline: Deadline = DEFAULT) -> list[results.DetachedTask]:
+        """This user's detached tasks that are kept, ended ones too. Renews no lease."""
+        limit = self._seconds(deadline)
+        return self._portal.call(lambda c: c.detached(limit))
+
     def kill(self, id: int, *, deadline: Deadline = DEFAULT) -> None:
         """Ends a task of the asking user, from any connection, as `cancelled`; root may end any user's."""
         limit = self._seconds(deadline)
