@@ -324,7 +324,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   ps_app->add_flag("--json", ps.json, "Print JSON");
   TaskOptions task;
   auto* task_app =
-      app.add_subcommand("task", "List, show, wait for, cancel and close detached tasks");
+      app.add_subcommand("task", "List, show, await, cancel, close detached tasks");
   task_app->require_subcommand(1);
   task_app->footer(
       "A task of `mayfly run --detach` belongs to its user: any call of the same user\n"
@@ -333,7 +333,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   const std::tuple<TaskVerb, const char*, const char*> task_verbs[] = {
       {TaskVerb::list, "list", "List your detached tasks, ended ones too"},
       {TaskVerb::info, "info", "Show the task's state"},
-      {TaskVerb::wait, "wait", "Wait for the task's end; print its output, bring its files"},
+      {TaskVerb::wait, "wait", "Wait for its end; print its output, bring its files"},
       {TaskVerb::cancel, "cancel", "End the task as `cancelled`; its result is kept"},
       {TaskVerb::close, "close", "End the task and forget its result"},
   };
