@@ -323,8 +323,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   auto* ps_app = app.add_subcommand("ps", "List the tasks that are queued, running or ending");
   ps_app->add_flag("--json", ps.json, "Print JSON");
   TaskOptions task;
-  auto* task_app =
-      app.add_subcommand("task", "List, show, await, cancel, close detached tasks");
+  auto* task_app = app.add_subcommand("task", "List, show, await, cancel, close detached tasks");
   task_app->require_subcommand(1);
   task_app->footer(
       "A task of `mayfly run --detach` belongs to its user: any call of the same user\n"

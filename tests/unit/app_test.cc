@@ -831,7 +831,8 @@ TEST(Settings, EachKeyOfAManifestThatTheDaemonReadsReachesItsTemplate) {
     EXPECT_NE(c.told(toSpec(*plain)), c.want) << c.text << ": the default shows nothing";
   }
   const std::string forks =
-      "name = 'x'\ndescription = 'x'\nmechanism = 'fork'\n[image]\n[zygote]\nargv = ['/x']\n";
+      "name = 'x'\ndescription = 'x'\nmechanism = 'fork'\n[image]\n[zygote]\nargv = ['/x']\n"
+      "without_trial = true\n";
   for (bool modules : {false, true}) {
     auto manifest = config::parseManifest(forks + (modules ? "[task]\nmodules = true" : ""), "m");
     ASSERT_TRUE(manifest) << manifest.error().message;
