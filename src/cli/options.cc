@@ -36,7 +36,8 @@ SIZE is like 512M, 64m, 64KiB or 1.5GiB: K, M, G, T and KiB, MiB... count by
 `mayfly templates --json`.
 docs/SPECIFICATION.md says what happens at each cap. Code has at most 4 MiB.
 Input files of more than 1 MiB are uploaded before the task; the daemon keeps
-them for ten minutes after their last use, so the same file is not sent again.
+them for ten minutes after their last use, or until others need the room, so
+the same file is not sent again.
 Standard input is sent in pieces. --input bounds all input together.
 
 Exit code: the task's own, or

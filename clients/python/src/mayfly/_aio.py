@@ -161,7 +161,8 @@ class AsyncTask:
             output.reader = None
 
     async def cancel(self, *, deadline: Deadline = DEFAULT) -> None:
-        """Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended."""
+        """Ends the task as `cancelled`; `wait` gives the result. A task with a `grace` first gets
+        SIGTERM; a second call ends the grace. Harmless once it has ended."""
         await self._here().cancel(seconds(deadline, self._remote.connection))
 
     async def info(self, *, deadline: Deadline = DEFAULT) -> results.TaskInfo:

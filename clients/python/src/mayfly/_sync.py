@@ -147,7 +147,8 @@ class Task:
             output.reader = None
 
     def cancel(self, *, deadline: Deadline = DEFAULT) -> None:
-        """Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended."""
+        """Ends the task as `cancelled`; `wait` gives the result. A task with a `grace` first gets
+        SIGTERM; a second call ends the grace. Harmless once it has ended."""
         limit = seconds(deadline, self._remote.connection)
         self._portal.call(lambda _: self._remote.cancel(limit))
 
