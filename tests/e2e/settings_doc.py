@@ -7,6 +7,7 @@
 test_docs.py compares them with the sources.
 """
 
+import os
 import pathlib
 import re
 import subprocess
@@ -56,8 +57,9 @@ bounds is an error that names file, line and key.
 
 
 def help_of(program, words):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
     done = subprocess.run([BIN / program, *words, "--help"], capture_output=True, text=True, timeout=SECONDS_MAX,
-                          check=True)
+                          check=True, env=environment)  # without a variable's value as a flag's default
     return done.stdout
 
 

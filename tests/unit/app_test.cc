@@ -878,6 +878,14 @@ TEST(Settings, EachKeyOfAManifestThatTheDaemonReadsReachesItsTemplate) {
     EXPECT_EQ(c.told(toSpec(*manifest)), c.want) << c.text;
     EXPECT_NE(c.told(toSpec(*plain)), c.want) << c.text << ": the default shows nothing";
   }
+  const std::string forks =
+      "name = 'x'\ndescription = 'x'\nmechanism = 'fork'\n[image]\n[zygote]\nargv = ['/x']\n"
+      "without_trial = true\n";
+  for (bool modules : {false, true}) {
+    auto manifest = config::parseManifest(forks + (modules ? "[task]\nmodules = true" : ""), "m");
+    ASSERT_TRUE(manifest) << manifest.error().message;
+    EXPECT_EQ(toSpec(*manifest).runs_modules, modules);
+  }
 }
 
 TEST(Templates, TasksEnvironmentIsFixedUnlessTheManifestSaysOtherwise) {
