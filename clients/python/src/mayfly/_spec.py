@@ -294,7 +294,7 @@ def _folder(folder: Path, name: str) -> list[Source]:
     """A folder's files, without hidden ones, which may hold secrets. A link may lead out of it."""
     if not (folder / "__main__.py").is_file():
         raise InvalidArgument(f"the folder '{folder}' has no __main__.py", "Name the script in it.")
-    sources = []
+    sources: list[Source] = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if any(part.startswith(".") or part == "__pycache__" for part in inside.parts):
