@@ -134,9 +134,9 @@ def test_the_copy_is_charged_to_the_box(mayfly, tmp_path):
     result = mayfly.run("--file", big, "-c", "pass")
     assert result["usage"]["memoryPeakBytes"] >= 8 * MIB
     done = mayfly("run", "--file", big, "--disk", "4MiB", "-c", "pass")
-    assert done.returncode == 125 and b"files fill the disk" in done.stderr
+    assert done.returncode == 125 and b"the task's cap on the disk is 4 MiB" in done.stderr
     done = mayfly("run", "--file", big, "--input", "4MiB", "-c", "pass")
-    assert done.returncode == 125 and b"the task may bring" in done.stderr and b"--input" in done.stderr
+    assert done.returncode == 125 and b"the task's cap on input is 4 MiB" in done.stderr and b"--input" in done.stderr
 
 
 def test_small_files_stay_inline_and_large_ones_are_kept(own_daemon, tmp_path):

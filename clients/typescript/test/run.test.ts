@@ -321,8 +321,8 @@ test("what cannot be sent is refused before it is sent", async (t) => {
       return true;
     });
   const caps: [keyof LimitWishes, (string | number | bigint)[]][] = [
-    ["memory", ["", "nonsense", "1e3", "64 MiBs", "-1", -1, -1n, 1.5, NaN, Infinity, "0x10", "1 2"]],
-    ["wallTime", ["", "5 parsecs", "0.5ms", "30", 30, 250n, -1, NaN, "99999999999999999999999"]],
+    ["memory", ["", "nonsense", "1e3", "64 Mib", "64Mb", "-1", -1, -1n, 1.5, NaN, Infinity, "0x10", "1 2"]],
+    ["wallTime", ["", "5 parsecs", "0.5ms", "5M", "30", 30, 250n, -1, NaN, "99999999999999999999999"]],
     ["cpu", ["", "one", "0.0001", -1, 1e300, 5_000_000]],
     ["processes", ["12", 1.5, -1, 2 ** 32, NaN]],
   ];
