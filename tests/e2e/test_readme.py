@@ -284,7 +284,7 @@ parsed.optionxform = str
 parsed.read(unit)
 service = parsed["Service"]
 assert service["Type"] == "notify" and service["KillMode"] == "mixed"
-files = int(service["LimitNOFILE"])
+files = min(int(service["LimitNOFILE"]), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 manager.bind(place + "/notify")
 manager.settimeout(120)
