@@ -62,4 +62,4 @@
       "--queue-time", "How long it waits for a box")                                               \
   /* From SIGTERM to the kill, at wall time and at a cancel. 0: the kill alone. */                 \
   CAP(grace_ms, uint64_t, 0, milliseconds, 0, 600'000, "grace", GraceMs, "--grace",                \
-      "From SIGTERM to the kill, at --timeout and Ctrl-C")
+      "From SIGTERM to the kill, at --wall-time and Ctrl-C")

@@ -217,6 +217,8 @@ class Task {
   // Returns the result when nothing of the task is left. If the deadline passes, the task runs on.
   base::Result<TaskResult> wait(DeadlineMs deadline_ms = {});
   std::shared_future<base::Result<TaskResult>> waitAsync() const;
+  // Ends the task as `cancelled`. A task with a grace first gets SIGTERM; a second call ends the
+  // grace.
   base::Status cancel(DeadlineMs deadline_ms = {});
   // Returns when the task has taken all of `data`; after a missed deadline it may have taken a
   // part.

@@ -21,6 +21,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "app/audit.h"
@@ -29,6 +30,7 @@
 #include "app/instance.h"
 #include "app/log.h"
 #include "app/loop_lag.h"
+#include "app/notify.h"
 #include "app/own_root.h"
 #include "app/privileges.h"
 #include "app/remains.h"
@@ -248,11 +250,13 @@ base::Result<int> App::run() {
 }
 
 void App::onSettled() {
-  if (!options_.ready) return;
-  constexpr std::string_view kReady = "ready\n";
-  if (::write(options_.ready.get(), kReady.data(), kReady.size()) < 0)
-    spdlog::warn("--ready-fd has no reader, ignoring");
-  options_.ready.reset();
+  const auto tell = [](base::Fd& to, std::string_view word, const char* name) {
+    if (to && ::write(to.get(), word.data(), word.size()) < 0)
+      spdlog::warn("{} takes nothing: {}, ignoring", name, ::strerror(errno));
+    to.reset();
+  };
+  tell(options_.ready, "ready\n", "--ready-fd");
+  tell(options_.notify, kNotifyReady, "NOTIFY_SOCKET");
 }
 
 void App::onSignal() {

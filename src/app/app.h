@@ -18,6 +18,7 @@ struct AppOptions {
   std::string executable_dir;  // the folder of mayfly-spawner
   base::FdView log;            // lines about refused system calls go there
   base::Fd ready;              // gets "ready\n" once every template is ready or has failed
+  base::Fd notify;             // gets kNotifyReady then
 };
 
 // Serves until SIGTERM or SIGINT; returns 0, or the error that ended the daemon.

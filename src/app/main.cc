@@ -22,6 +22,7 @@
 #include "app/app.h"
 #include "app/log.h"
 #include "app/log_sink.h"
+#include "app/notify.h"
 #include "config/daemon.h"
 #include "config/settings.h"
 
@@ -123,6 +124,9 @@ int main(int argc, char** argv) {
     if (path->empty() || path->front() != '/')
       return failed(base::Error{
           base::Code::invalidArgument, "'" + *path + "' is not an absolute path", {}, 0});
+  auto notify = app::connectNotify(::getenv("NOTIFY_SOCKET"));
+  if (!notify) return failed(notify.error());
+  options.notify = std::move(*notify);
   options.executable_dir = executableDir();
   // A canary that no zygote and no task may ever find: the zygotes' trials look for it.
   uint64_t word = 0;

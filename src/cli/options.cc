@@ -36,7 +36,8 @@ SIZE is like 512M, 64m, 64KiB or 1.5GiB: K, M, G, T and KiB, MiB... count by
 `mayfly templates --json`.
 docs/SPECIFICATION.md says what happens at each cap. Code has at most 4 MiB.
 Input files of more than 1 MiB are uploaded before the task; the daemon keeps
-them for ten minutes after their last use, so the same file is not sent again.
+them for ten minutes after their last use, or until others need the room, so
+the same file is not sent again.
 Standard input is sent in pieces. --input bounds all input together.
 
 Exit code: the task's own, or
@@ -189,16 +190,12 @@ RunArgs part(const CLI::App& run, const std::vector<std::string>& words) {
 // was meant to be a second file.
 void checkSecondFile(const RunOptions& run, const RunArgs& parts) {
   if (parts.last_file.empty() || parts.command || parts.rest.size() < 2) return;
-  constexpr std::string_view kProgramEnds[] = {".py", ".pyz", ".pl", ".sh"};
   const std::string &script = parts.rest[0], &program = parts.rest[1];
-  const bool is_program =
-      std::any_of(std::begin(kProgramEnds), std::end(kProgramEnds),
-                  [&](std::string_view end) { return std::string_view(program).ends_with(end); });
   const auto brings = [&](const std::string& file) {
     const size_t from = file.find_last_of("/:");
     return file == program || (from != std::string::npos && file.substr(from + 1) == program);
   };
-  if (!is_program || std::any_of(run.files.begin(), run.files.end(), brings)) return;
+  if (!isProgramName(program) || std::any_of(run.files.begin(), run.files.end(), brings)) return;
   throw CLI::ValidationError(
       "--file", fmt::format("takes one path, so '{1}' would be the program and '{2}' its argument. "
                             "For two files: --file {0} --file {1} {2}; if it is meant so: "
@@ -256,6 +253,12 @@ void finishDetach(RunOptions& run, bool detach, std::string key, const std::stri
 }
 
 }  // namespace
+
+bool isProgramName(std::string_view word) {
+  constexpr std::string_view kEnds[] = {".py", ".pyz", ".pl", ".sh"};
+  return std::any_of(std::begin(kEnds), std::end(kEnds),
+                     [&](std::string_view end) { return word.ends_with(end); });
+}
 
 Options parseCommandLine(const std::vector<std::string>& args, const std::string& socket_default) {
   Options out;
@@ -321,8 +324,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   auto* ps_app = app.add_subcommand("ps", "List the tasks that are queued, running or ending");
   ps_app->add_flag("--json", ps.json, "Print JSON");
   TaskOptions task;
-  auto* task_app =
-      app.add_subcommand("task", "List, show, wait for, cancel and close detached tasks");
+  auto* task_app = app.add_subcommand("task", "List, show, await, cancel, close detached tasks");
   task_app->require_subcommand(1);
   task_app->footer(
       "A task of `mayfly run --detach` belongs to its user: any call of the same user\n"
@@ -331,7 +333,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   const std::tuple<TaskVerb, const char*, const char*> task_verbs[] = {
       {TaskVerb::list, "list", "List your detached tasks, ended ones too"},
       {TaskVerb::info, "info", "Show the task's state"},
-      {TaskVerb::wait, "wait", "Wait for the task's end; print its output, bring its files"},
+      {TaskVerb::wait, "wait", "Wait for its end; print its output, bring its files"},
       {TaskVerb::cancel, "cancel", "End the task as `cancelled`; its result is kept"},
       {TaskVerb::close, "close", "End the task and forget its result"},
   };
@@ -405,19 +407,25 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     }
     std::vector<std::string> words = args;
     RunArgs parts;
-    if (verb < args.size() && args[verb] == "image") {
+    // These verbs have parsers of their own.
+    const auto is = [&](const char* name) { return verb < args.size() && args[verb] == name; };
+    if ((is("image") || is("template") || is("pool")) && args.back() == "--version") {
+      out.verb = VersionOptions{.ours_only = true};
+      return out;
+    }
+    if (is("image")) {
       out.verb = ImageOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
-    if (verb < args.size() && args[verb] == "template") {
+    if (is("template")) {
       out.verb = TemplateOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
-    if (verb < args.size() && args[verb] == "pool") {
+    if (is("pool")) {
       out.verb = PoolOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
-    if (verb < args.size() && args[verb] == "run") {
+    if (is("run")) {
       wrong_use = kExitMayfly;
       auto from = args.begin() + static_cast<ptrdiff_t>(verb) + 1;
       parts = part(*run_app, {from, args.end()});

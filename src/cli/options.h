@@ -91,6 +91,9 @@ struct Options {
       verb;
 };
 
+// Whether a word ends like a script's name.
+bool isProgramName(std::string_view word);
+
 // `args` without the program's name. `socket_default`: MAYFLY_SOCKET or the built-in path.
 Options parseCommandLine(const std::vector<std::string>& args, const std::string& socket_default);
 

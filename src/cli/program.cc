@@ -103,17 +103,35 @@ Status takeModule(const std::string& module, std::vector<Input>* inputs,
   return Unit{};
 }
 
+// A word as a shell takes it.
+std::string quoted(const std::string& word) {
+  constexpr std::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./_-";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string out = "'";
+  for (char c : word) out += c == '\'' ? "'\\''" : std::string(1, c);
+  return out + "'";
+}
+
+base::Error noScript(const RunOptions& options) {
+  base::Error error{
+      Code::notFound, fmt::format("there is no file '{}'", printable(options.script)), {}, 0, 0};
+  if (isProgramName(options.script)) return error;
+  std::string words = quoted(options.script);
+  for (const std::string& arg : options.args) words += " " + quoted(arg);
+  error.advice = fmt::format("To run a command of the template: mayfly run -t {} -- {}",
+                             printable(options.template_name), printable(words, 200));
+  return error;
+}
+
 // A script that the request has no room for goes among the input files.
 Status takeScript(const RunOptions& options, TaskSpec* spec, std::vector<Input>* inputs,
                   size_t* inline_left_bytes) {
   const std::string name = options.script.substr(options.script.rfind('/') + 1);
   struct stat status;
-  if (::stat(options.script.c_str(), &status) != 0 && errno == ENOENT) {
-    std::string words = options.script;
-    for (const std::string& arg : options.args) words += " " + arg;
-    return fail(Code::notFound, fmt::format("there is no file '{}'", printable(options.script)),
-                fmt::format("To run a command of the template: mayfly run -t {} -- {}",
-                            printable(options.template_name), printable(words, 80)));
+  if (::stat(options.script.c_str(), &status) != 0) {
+    if (errno == ENOENT) return fail(noScript(options));
+    return base::failSys(errno, "stat", options.script);
   }
   if (S_ISREG(status.st_mode) && static_cast<uint64_t>(status.st_size) > kInlineFileBytesMax) {
     MAYFLY_TRY(Input input, openInputAs(options.script, name, inline_left_bytes));

@@ -153,27 +153,30 @@ base::Status checkInput(const InputBytes& bytes, const TaskSpec& spec,
     return base::fail(
         base::Code::invalidArgument,
         fmt::format("the large input files have {}; the daemon keeps at most {} for "
-                    "a user",
+                    "a user. Nothing was uploaded",
                     base::humanBytes(bytes.uploaded), base::humanBytes(blob_bytes_max)),
         "Give the task less, or large data with --stdin.");
   for (const TemplateInfo& t : templates) {
     if (t.name != spec.template_name) continue;
-    const auto refuse = [&](uint64_t cap, const char* name, const char* flag, uint64_t maximum) {
+    const auto refuse = [](uint64_t size, uint64_t cap, const char* name, const char* flag,
+                           uint64_t maximum) {
       return base::fail(
           base::Code::invalidArgument,
           fmt::format("code and input files have {}; the task's cap on {} is {}. Nothing was "
                       "uploaded",
-                      base::humanBytes(bytes.all), name, base::humanBytes(cap)),
+                      base::humanBytes(size), name, base::humanBytes(cap)),
           fmt::format("Raise it with {}, up to the template's maximum of {}.", flag,
                       base::humanBytes(maximum)));
     };
+    const uint64_t all = bytes.code + bytes.files;
+    const uint64_t on_disk = bytes.code_on_disk ? all : bytes.files;
     const uint64_t input = spec.limits.input_bytes.value_or(t.defaults.input_bytes);
     const uint64_t disk = spec.limits.disk_bytes.value_or(t.defaults.disk_bytes);
     const uint64_t memory = spec.limits.memory_bytes.value_or(t.defaults.memory_bytes);
-    if (bytes.all > input) return refuse(input, "input", "--input", t.maximum.input_bytes);
-    if (bytes.all >= disk) return refuse(disk, "the disk", "--disk", t.maximum.disk_bytes);
-    if (bytes.all > memory / 2)
-      return refuse(memory, "memory (they may take half of it)", "--memory",
+    if (all > input) return refuse(all, input, "input", "--input", t.maximum.input_bytes);
+    if (on_disk >= disk) return refuse(on_disk, disk, "the disk", "--disk", t.maximum.disk_bytes);
+    if (on_disk > memory / 2)
+      return refuse(on_disk, memory, "memory (they may take half of it)", "--memory",
                     t.maximum.memory_bytes);
   }
   return base::Unit{};

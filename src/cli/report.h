@@ -20,7 +20,8 @@ struct Written {
 
 // The bytes of a task's code and input files; `uploaded`: of those that become blobs.
 struct InputBytes {
-  uint64_t all = 0, uploaded = 0;
+  uint64_t code = 0, files = 0, uploaded = 0;
+  bool code_on_disk = false;  // the code is a script's file
 };
 // Why a task with so large an input would be refused: by its template's caps, or by the daemon's
 // bound on a user's blobs (0: unknown). Ok for an unknown template: the submit names it.

@@ -17,6 +17,7 @@
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "cli/bring.h"
 #include "cli/files.h"
 #include "cli/program.h"
 #include "cli/report.h"
@@ -79,43 +80,6 @@ Result<TaskSpec> specFrom(const RunOptions& options, std::vector<Input>* inputs)
     inputs->push_back(std::move(input));
   }
   return spec;
-}
-
-// Refuses what the daemon would refuse anyhow, before anything large is uploaded.
-Status checkLarge(Client& client, const std::vector<Input>& inputs, const TaskSpec& spec) {
-  if (std::none_of(inputs.begin(), inputs.end(), [](const Input& i) { return bool{i.large}; }))
-    return Unit{};
-  InputBytes bytes{spec.code.size(), 0};
-  for (const Input& input : inputs) {
-    uint64_t size = input.file.data.size();
-    struct stat status;
-    if (input.large) {
-      if (::fstat(input.large.get(), &status) != 0)
-        return base::failSys(errno, "fstat", input.file.path);
-      size = static_cast<uint64_t>(status.st_size);
-      bytes.uploaded += size;
-    }
-    bytes.all += size;
-  }
-  MAYFLY_TRY(auto templates, client.templates());
-  return checkInput(bytes, spec, templates, client.server().blob_bytes_max);
-}
-
-// Adds the files to the spec, large ones as uploaded blobs.
-Status bring(Client& client, std::vector<Input> inputs, TaskSpec* spec) {
-  MAYFLY_CHECK(checkLarge(client, inputs, *spec));
-  for (Input& input : inputs) {
-    if (input.large) {
-      auto blob = client.upload(input.large.view());
-      if (!blob)
-        return fail(
-            std::move(blob).error().in("--file '" + base::printable(input.file.path) + "'"));
-      input.file.blob = *blob;
-      input.large.reset();
-    }
-    spec->files.push_back(std::move(input.file));
-  }
-  return Unit{};
 }
 
 // Ctrl-C cancels the task; a second one, or one before the submit, exits at once.
@@ -221,8 +185,9 @@ void sayTruncated(const TaskResult& result) {
 }
 
 // Prints the id on stdout: a script needs nothing else to come back.
-int runDetached(Client& client, TaskSpec spec, const RunOptions& options) {
-  auto task = client.submit(std::move(spec));
+int runDetached(Client& client, const std::vector<Input>& inputs, TaskSpec spec,
+                const RunOptions& options) {
+  auto task = submitBrought(client, inputs, std::move(spec), {});
   if (!task) return sayError(task.error(), options.json);
   writeAll(STDOUT_FILENO, options.json ? detachedJson(task->id(), task->existing())
                                        : fmt::format("{}\n", task->id()));
@@ -275,10 +240,10 @@ int runTask(const std::string& socket, const RunOptions& options) {
   if (!options.forward_stdin) connect.served_by = ServedBy::caller;
   auto client = Client::connect(socket, connect);
   if (!client) return sayError(client.error(), options.json);
-  if (auto brought = bring(**client, std::move(inputs), &*spec); !brought)
+  if (auto brought = bring(**client, inputs, &*spec); !brought)
     return sayError(brought.error(), options.json);
 
-  if (spec->detach) return runDetached(**client, std::move(*spec), options);
+  if (spec->detach) return runDetached(**client, inputs, std::move(*spec), options);
 
   std::string kept[2];
   std::atomic<bool> unread = false;
@@ -294,8 +259,9 @@ int runTask(const std::string& socket, const RunOptions& options) {
     ::kill(::getpid(), SIGTERM);  // ends through Watch: this thread must not make calls
   };
   watch.asked();
-  auto task = (*client)->submit(std::move(*spec), callbacks);
+  auto task = submitBrought(**client, inputs, std::move(*spec), callbacks);
   if (!task) return sayError(task.error(), options.json);
+  inputs.clear();
 
   watch.over(&*task);
   std::optional<StdinPump> pump;

@@ -236,7 +236,7 @@ void Engine::stop(std::function<void()> done) {
 
 void Engine::checkStopped() {
   // Boxes without a task end with their zygotes: a box that a maker never makes delays nothing.
-  if (context_.stopping == Stopping::tasks && tasks_.empty()) stopTemplates();
+  if (context_.stopping == Stopping::tasks && tasks_.table().empty()) stopTemplates();
   const bool nothing_left = zygotes_.empty() && ledger_.alive() == 0;
   if (context_.stopping == Stopping::templates && (!link_.isOpen() || nothing_left)) stopped();
 }

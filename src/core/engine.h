@@ -56,11 +56,11 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
     return tasks_.submit(std::move(spec), std::move(listener));
   }
   base::Status writeStdin(base::TaskId task, std::string data) override {
-    return tasks_.writeStdin(task, std::move(data));
+    return tasks_.table().writeStdin(task, std::move(data));
   }
-  base::Status closeStdin(base::TaskId task) override { return tasks_.closeStdin(task); }
+  base::Status closeStdin(base::TaskId task) override { return tasks_.table().closeStdin(task); }
   void acknowledgeOutput(base::TaskId task, sched::Stream stream, uint64_t bytes) override {
-    tasks_.acknowledgeOutput(task, stream, bytes);
+    tasks_.table().acknowledgeOutput(task, stream, bytes);
   }
   base::Status cancel(base::TaskId task, const sched::AccountRef& asks,
                       sched::Cancel how) override {
@@ -71,10 +71,10 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
     return context_.ids.isOfEarlierRun(task) ? context_.ids.since() : std::string();
   }
   std::vector<sched::TaskInfo> tasks(const sched::AccountRef& asks) const override {
-    return tasks_.list(asks);
+    return tasks_.table().list(asks);
   }
   std::optional<sched::TaskInfo> info(base::TaskId task) const override {
-    return tasks_.info(task);
+    return tasks_.table().info(task);
   }
   std::vector<sched::TemplateInfo> templates() const override;
   sched::Accounts& accounts() override { return accounts_; }

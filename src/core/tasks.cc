@@ -1,8 +1,6 @@
 #include "core/tasks.h"
 
-#include <algorithm>
 #include <boost/asio/post.hpp>
-#include <tuple>
 #include <utility>
 
 #include "base/clock.h"
@@ -47,36 +45,9 @@ Tasks::Tasks(Context& context, Boxes& boxes, Lanes& lanes)
     : x_(context),
       boxes_(boxes),
       lanes_(lanes),
+      table_(context, boxes),
       intake_(context, lanes),
       claims_(context, boxes, lanes, [this](const TaskPtr& t, const Acts& acts) { act(t, acts); }) {
-}
-
-// A posted handler may keep a task alive for longer than the book of accounts.
-Tasks::~Tasks() {
-  for (const auto& [id, t] : tasks_) {
-    t->input.reset();
-    t->spec.account.reset();
-  }
-}
-
-TaskPtr Tasks::find(base::TaskId id) const {
-  auto at = tasks_.find(id);
-  return at != tasks_.end() ? at->second : nullptr;
-}
-
-base::Error Tasks::noTask(base::TaskId id) const {
-  base::Error error{Code::notFound, "there is no task " + std::to_string(id), {}, 0};
-  if (x_.ids.isOfEarlierRun(id))
-    error.message +=
-        ": the id is of an earlier run of the daemon, which was restarted at " + x_.ids.since();
-  return error;
-}
-
-std::vector<TaskPtr> Tasks::all() const {
-  std::vector<TaskPtr> list;
-  list.reserve(tasks_.size());
-  for (const auto& [id, t] : tasks_) list.push_back(t);
-  return list;
 }
 
 // --- calls of the edges ----------------------------------------------------------
@@ -94,7 +65,7 @@ base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
     return fail(std::move(accepted).error());
   }
   const TaskPtr t = std::move(*accepted);
-  tasks_[t->id] = t;
+  table_.add(t);
   tell(x_, *t, Phase::queued);
   x_.observer.taskAccepted(labelsOf(x_, *t));
   // Posted, so that the caller has the id before the first callback.
@@ -106,79 +77,16 @@ base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
   return t->id;
 }
 
-base::Status Tasks::writeStdin(base::TaskId id, std::string data) {
-  TaskPtr t = find(id);
-  if (!t) return fail(noTask(id));
-  if (t->stdin_closed) return fail(Code::failedPrecondition, "the task's stdin is closed");
-  if (data.size() > t->input_left_bytes)
-    return fail(Code::invalidArgument,
-                "standard input exceeds the task's input cap of " +
-                    base::humanBytes(t->machine.limits().input_bytes),
-                "Give the task a larger cap `input`.");
-  MAYFLY_CHECK(t->input.grow(data.size()));
-  t->input_left_bytes -= data.size();
-  if (t->machine.stage() == TaskStage::running) {
-    t->io->pushStdin(std::move(data));
-  } else if (t->machine.stage() < TaskStage::running) {
-    t->spec.stdin_data += data;
-  } else {
-    t->input.shrink(data.size());  // it ends: the task reads no more
-  }
-  return base::Unit{};
-}
-
-base::Status Tasks::closeStdin(base::TaskId id) {
-  TaskPtr t = find(id);
-  if (!t) return fail(noTask(id));
-  if (t->stdin_closed) return base::Unit{};
-  t->stdin_closed = true;
-  if (t->machine.stage() == TaskStage::running) t->io->endStdin();
-  return base::Unit{};
-}
-
-void Tasks::acknowledgeOutput(base::TaskId id, Stream stream, uint64_t bytes) {
-  if (TaskPtr t = find(id); t && t->io) t->io->acknowledge(stream, bytes);
-}
-
 base::Status Tasks::cancel(base::TaskId id, const sched::AccountRef& asks, sched::Cancel how) {
-  TaskPtr t = find(id);
-  if (!t || !asks.sees(t->spec.account.id())) return fail(noTask(id));
+  TaskPtr t = table_.find(id);
+  if (!t || !asks.sees(t->spec.account.id())) return fail(table_.noTask(id));
   act(t, t->machine.cancel(how, monotonicNs()));
   return base::Unit{};
 }
 
 void Tasks::ownerGone(sched::OwnerId owner) {
-  for (const TaskPtr& t : all())
+  for (const TaskPtr& t : table_.all())
     if (t->spec.owner == owner) act(t, t->machine.stop(Cause::clientGone, {}, monotonicNs()));
-}
-
-sched::TaskInfo Tasks::infoOf(const Task& t) const {
-  const TaskStage s = t.machine.stage();
-  const BoxPtr box = boxes_.find(t.box);
-  return {t.id,
-          t.spec.template_name,
-          std::string(t.machine.inGrace()        ? sched::name(TaskStage::ending)
-                      : s == TaskStage::claiming ? "making"
-                                                 : sched::name(s)),
-          t.phase(Phase::queued),
-          t.phase(Phase::started),
-          box ? box->pid_host : 0,
-          t.spec.owner};
-}
-
-std::optional<sched::TaskInfo> Tasks::info(base::TaskId id) const {
-  TaskPtr t = find(id);
-  return t && t->spec.owner != kOwn ? std::optional(infoOf(*t)) : std::nullopt;
-}
-
-std::vector<sched::TaskInfo> Tasks::list(const sched::AccountRef& asks) const {
-  std::vector<sched::TaskInfo> list;
-  for (const auto& [id, t] : tasks_)
-    if (asks.sees(t->spec.account.id())) list.push_back(infoOf(*t));
-  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) {
-    return std::tie(a.queued_ns, a.task) < std::tie(b.queued_ns, b.task);
-  });
-  return list;
 }
 
 void Tasks::tryOut(const ZygoteRef& zygote, pool::ClonePool::Rehearsed rehearsed,
@@ -196,7 +104,7 @@ void Tasks::tryOut(const ZygoteRef& zygote, pool::ClonePool::Rehearsed rehearsed
   t->spec.owner = kOwn;
   t->stdin_closed = true;
   t->listener = std::move(listener);
-  tasks_[t->id] = t;
+  table_.add(t);
   x_.trial_boxes->askTrialBox(zygote.id, t->id, rehearsed);
   act(t, t->machine.admitted(now_ns));
 }
@@ -207,7 +115,7 @@ void Tasks::dispatch() {
   if (dispatching_ || !x_.serving()) return;
   dispatching_ = true;
   while (base::TaskId id = intake_.next()) {
-    if (TaskPtr t = find(id))
+    if (TaskPtr t = table_.find(id))
       act(t, t->machine.admitted(monotonicNs()));
     else
       intake_.slotFree(id);
@@ -276,12 +184,12 @@ void Tasks::make(const TaskPtr& t) {
 }
 
 const base::Limits* Tasks::limitsOf(base::TaskId id) const {
-  TaskPtr t = find(id);
+  TaskPtr t = table_.find(id);
   return t ? &t->machine.limits() : nullptr;
 }
 
 bool Tasks::giveBox(base::TaskId id, const BoxPtr& box) {
-  TaskPtr t = find(id);
+  TaskPtr t = table_.find(id);
   if (!t || t->box != 0) return false;
   const uint64_t now_ns = monotonicNs();
   if (!box || !boxes_.claim(box, t->id, t->spec.account)) {
@@ -300,7 +208,8 @@ bool Tasks::giveBox(base::TaskId id, const BoxPtr& box) {
 }
 
 void Tasks::boxFailed(base::TaskId id, std::string why, Again again) {
-  if (TaskPtr t = find(id)) act(t, t->machine.boxFailed(std::move(why), again, monotonicNs()));
+  if (TaskPtr t = table_.find(id))
+    act(t, t->machine.boxFailed(std::move(why), again, monotonicNs()));
 }
 
 void Tasks::begin(const TaskPtr& t) {
@@ -353,7 +262,7 @@ void Tasks::finish(const TaskPtr& t) {
     t->receipt.complete = true;  // it had no box: nothing can be left
   }
   intake_.ended(*t);
-  tasks_.erase(t->id);
+  table_.remove(t->id);
   tell(x_, *t, Phase::receipt);
   sched::TaskResult r = t->result(x_.accounts, x_.options.collect_ms_max);
   if (t->spec.owner != kOwn) x_.observer.taskEnded(labelsOf(x_, *t), r.verdict, r.usage, r.phases);
@@ -367,7 +276,7 @@ void Tasks::finish(const TaskPtr& t) {
 // --- events of clones and streams ---------------------------------------------------
 
 void Tasks::onCloneStarted(base::TaskId id, const zygote::Started& started) {
-  TaskPtr t = find(id);
+  TaskPtr t = table_.find(id);
   if (!t) return;
   const uint64_t now_ns = monotonicNs();
   if (started.error != 0)
@@ -382,12 +291,12 @@ void Tasks::onCloneStarted(base::TaskId id, const zygote::Started& started) {
 }
 
 void Tasks::onControlBroken(base::TaskId id, std::string why) {
-  if (TaskPtr t = find(id))
+  if (TaskPtr t = table_.find(id))
     act(t, t->machine.controlBroken(std::move(why), Again::yes, monotonicNs()));
 }
 
 void Tasks::onTaskOutput(base::TaskId id, Stream stream, std::string_view bytes) {
-  TaskPtr t = find(id);
+  TaskPtr t = table_.find(id);
   if (!t) return;
   if (t->phase(Phase::firstByte) == 0) {
     t->machine.firstByte(monotonicNs());
@@ -400,12 +309,12 @@ void Tasks::onTaskOutput(base::TaskId id, Stream stream, std::string_view bytes)
 }
 
 void Tasks::onOutputOver(base::TaskId id, Stream stream) {
-  if (TaskPtr t = find(id))
+  if (TaskPtr t = table_.find(id))
     act(t, t->machine.outputOver(stream == Stream::out ? "stdout" : "stderr", monotonicNs()));
 }
 
 void Tasks::onStdinTaken(base::TaskId id, uint64_t bytes) {
-  TaskPtr t = find(id);
+  TaskPtr t = table_.find(id);
   if (!t) return;
   t->input.shrink(bytes);
   t->listener->onStdinAccepted(bytes);
@@ -414,7 +323,7 @@ void Tasks::onStdinTaken(base::TaskId id, uint64_t bytes) {
 // --- events of the spawner ------------------------------------------------------------
 
 void Tasks::onBoxEvent(base::TaskId id, const Event& e) {
-  TaskPtr t = find(id);
+  TaskPtr t = table_.find(id);
   if (!t) return;  // it already has its result: only the receipt is awaited
   const uint64_t now_ns = monotonicNs();
   const sched::ExitStatus exit{e.exit_code, e.exit_status, e.terminated != 0};
@@ -440,7 +349,7 @@ void Tasks::onBoxEvent(base::TaskId id, const Event& e) {
 }
 
 bool Tasks::onBoxGone(base::TaskId id, const Event& e, const reap::Closed& closed) {
-  TaskPtr t = find(id);
+  TaskPtr t = table_.find(id);
   if (!t) return false;
   t->receipt = closed.receipt;
   t->slot_free = closed.slot == reap::Closed::Slot::free;
@@ -459,24 +368,24 @@ void Tasks::onSlotFree(base::TaskId id) {
 
 void Tasks::zygoteGone(base::ZygoteId zygote, const std::vector<base::TaskId>& waiting) {
   std::vector<TaskPtr> wait;
-  for (const auto& [id, t] : tasks_)
+  for (const TaskPtr& t : table_.all())
     if (t->trial_of == zygote && t->box == 0) wait.push_back(t);
   for (base::TaskId id : waiting)
-    if (TaskPtr t = find(id)) wait.push_back(t);
+    if (TaskPtr t = table_.find(id)) wait.push_back(t);
   for (const TaskPtr& t : wait) act(t, t->machine.templateGone(monotonicNs()));
 }
 
 void Tasks::failQueue(base::LaneId lane, const std::string& why) {
   for (base::TaskId id : intake_.queuedFor(lane))
-    if (TaskPtr t = find(id)) act(t, t->machine.stop(Cause::internal, why, monotonicNs()));
+    if (TaskPtr t = table_.find(id)) act(t, t->machine.stop(Cause::internal, why, monotonicNs()));
 }
 
 void Tasks::stopAll(Cause cause) {
-  for (const TaskPtr& t : all()) act(t, t->machine.stop(cause, {}, monotonicNs()));
+  for (const TaskPtr& t : table_.all()) act(t, t->machine.stop(cause, {}, monotonicNs()));
 }
 
 void Tasks::abandon(Cause cause, const std::string& why, const std::string& no_receipt) {
-  for (const TaskPtr& t : all()) {
+  for (const TaskPtr& t : table_.all()) {
     const uint64_t now_ns = monotonicNs();
     if (!why.empty()) {
       t->machine.stop(cause, why, now_ns);

@@ -5,9 +5,7 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "core/boxes.h"
@@ -16,6 +14,7 @@
 #include "core/intake.h"
 #include "core/lanes.h"
 #include "core/task.h"
+#include "core/task_table.h"
 #include "sched/core.h"
 
 namespace mayfly::core {
@@ -23,18 +22,15 @@ namespace mayfly::core {
 class Tasks final : public BoxClaimant, public LaneTasks {
  public:
   Tasks(Context& context, Boxes& boxes, Lanes& lanes);
-  ~Tasks() override;
+
+  TaskTable& table() { return table_; }
+  const TaskTable& table() const { return table_; }
 
   // --- calls of the edges: see sched::Core ---
   base::Result<base::TaskId> submit(sched::TaskSpec spec,
                                     std::shared_ptr<sched::TaskListener> listener);
-  base::Status writeStdin(base::TaskId id, std::string data);
-  base::Status closeStdin(base::TaskId id);
-  void acknowledgeOutput(base::TaskId id, sched::Stream stream, uint64_t bytes);
   base::Status cancel(base::TaskId id, const sched::AccountRef& asks, sched::Cancel how);
   void ownerGone(sched::OwnerId owner);
-  std::vector<sched::TaskInfo> list(const sched::AccountRef& asks) const;
-  std::optional<sched::TaskInfo> info(base::TaskId id) const;
 
   // --- trials ---
   // Submits a task that runs the template's trial code in a clone of that zygote.
@@ -48,7 +44,6 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   void failQueue(base::LaneId lane, const std::string& why);
 
   // --- the end ---
-  bool empty() const { return tasks_.empty(); }
   void stopAll(sched::Cause cause);
   // Ends all tasks now, for `why` if it is not empty; boxes without a receipt are overdue.
   void abandon(sched::Cause cause, const std::string& why, const std::string& no_receipt);
@@ -69,9 +64,6 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   bool onBoxGone(base::TaskId, const spawner::Event&, const reap::Closed&) override;
   void onSlotFree(base::TaskId) override;
 
-  TaskPtr find(base::TaskId id) const;
-  base::Error noTask(base::TaskId id) const;
-  std::vector<TaskPtr> all() const;
   void act(const TaskPtr& t, const sched::Acts& acts);
   void make(const TaskPtr& t);
   void begin(const TaskPtr& t);
@@ -79,14 +71,13 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   void end(const TaskPtr& t);
   void finish(const TaskPtr& t);
   void armTimer(const TaskPtr& t);
-  sched::TaskInfo infoOf(const Task& t) const;
 
   Context& x_;
   Boxes& boxes_;
   Lanes& lanes_;
+  TaskTable table_;
   Intake intake_;
   Claims claims_;
-  std::unordered_map<base::TaskId, TaskPtr> tasks_;
   base::TaskId next_trial_ = kTrialIds;
   bool dispatching_ = false;
 };

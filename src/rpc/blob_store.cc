@@ -47,9 +47,24 @@ base::Result<BlobStore::Reservation> BlobStore::takeFromUnused(const sched::Acco
     Entries::iterator at;
   };
   std::vector<Candidate> unused;
-  for (auto at = entries_.begin(); at != entries_.end(); ++at)
-    if (at->second.content.use_count() == 1)
-      unused.push_back({at->first.first != user.user(), at->second.used_ns, at});
+  uint64_t own_bytes = 0, own_blobs = 0;
+  for (auto at = entries_.begin(); at != entries_.end(); ++at) {
+    if (at->second.content.use_count() != 1) continue;
+    const bool of_other = at->first.first != user.user();
+    unused.push_back({of_other, at->second.used_ns, at});
+    if (of_other) continue;
+    own_bytes += at->second.held.bytes();
+    ++own_blobs;
+  }
+  // Whether the user's own share has room once it has given this much back. Looked at first: a
+  // refusal by the book costs a text.
+  const auto fits = [&](uint64_t given_bytes, uint64_t given_blobs) {
+    const auto& most = accounts_.bounds();
+    return accounts_.used(user, Resource::blobBytes) - given_bytes + bytes <=
+               most.of(Resource::blobBytes).user_max &&
+           accounts_.used(user, Resource::blobs) - given_blobs < most.of(Resource::blobs).user_max;
+  };
+  if (!fits(own_bytes, own_blobs)) return base::fail(std::move(refusal));
   std::sort(unused.begin(), unused.end(), [](const Candidate& a, const Candidate& b) {
     return std::pair(a.of_other, a.used_ns) < std::pair(b.of_other, b.used_ns);
   });
@@ -65,6 +80,7 @@ base::Result<BlobStore::Reservation> BlobStore::takeFromUnused(const sched::Acco
     if (each.of_other && !holdsMoreThanItsOwn(whose)) continue;
     given.push_back({each.at, whose, held.bytes()});
     held.release();
+    if (!fits(0, 0)) continue;
     auto reservation = take(user, bytes);
     if (!reservation) continue;
     for (const Given& one : given) entries_.erase(one.at);

@@ -198,6 +198,7 @@ Acts TaskMachine::askToEnd(Cause cause, uint64_t grace_ns, uint64_t now_ns) {
   if (stage_ != TaskStage::running || grace_ns == 0) return endFor(cause, {}, now_ns);
   end_.first = cause;
   end_.asked = true;
+  end_.grace_ns = grace_ns;
   grace_deadline_ns_ = now_ns + grace_ns;
   return Act::terminate;
 }
@@ -212,7 +213,9 @@ Acts TaskMachine::stop(Cause cause, std::string why, uint64_t now_ns) {
   if (stage_ == TaskStage::running && cause == Cause::daemonStopping) {
     const uint64_t grace_ns = std::min(graceNs(), bounds_.stop_grace_ns);
     if (!end_.asked) return askToEnd(cause, grace_ns, now_ns);
-    grace_deadline_ns_ = std::min(grace_deadline_ns_, now_ns + grace_ns);
+    const uint64_t deadline_ns = std::min(grace_deadline_ns_, now_ns + grace_ns);
+    end_.grace_ns -= grace_deadline_ns_ - deadline_ns;
+    grace_deadline_ns_ = deadline_ns;
     return {};
   }
   if (stage_ == TaskStage::ending && worthAnother()) {  // the client wants no other box

@@ -113,7 +113,7 @@ Judgement afterAsking(const End& e, const base::Limits& l) {
   const Cause then = revealed != Cause::none ? revealed : e.then;
   std::string how;
   if (then == Cause::none) {
-    how = "did not end within its grace of " + ms(l.grace_ms) + ", killed";
+    how = "did not end within its grace of " + ms(e.grace_ns / 1'000'000) + ", killed";
   } else if (Judgement exit; then == Cause::exited && readExit(e.exit, &exit)) {
     j.exit_code = exit.exit_code;
     j.signal = exit.signal;

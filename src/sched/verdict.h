@@ -52,8 +52,9 @@ bool cpuTimeUsedUp(const Counters& c, const base::Limits& l);
 
 struct End {
   Cause first = Cause::none;
-  std::string detail;  // of the cause: what failed; empty if the cause says all
-  bool asked = false;  // SIGTERM was sent for the first cause, and a grace began
+  std::string detail;     // of the cause: what failed; empty if the cause says all
+  bool asked = false;     // SIGTERM was sent for the first cause, and a grace began
+  uint64_t grace_ns = 0;  // that it got: less than its own while the daemon stops
   // The cause that ended the grace; `exited`: its main process ended by itself; none: it is used
   // up. If it is not none, the detail is its own.
   Cause then = Cause::none;

@@ -7,6 +7,7 @@
 test_docs.py compares them with the sources.
 """
 
+import os
 import pathlib
 import re
 import subprocess
@@ -18,6 +19,7 @@ SECONDS_MAX = 60
 VARIABLES = {
     "MAYFLY_SOCKET": ("`mayfly`, the clients, the benchmarks", "the daemon's socket, if none is named"),
     "MAYFLY_STATE_DIR": ("`mayfly image`, `mayfly template`", "the folder of the images, if `--state-dir` is not given"),
+    "NOTIFY_SOCKET": ("`mayflyd`", "the service manager's socket (sd_notify), which is told when the daemon serves"),
     "TMPDIR": ("`mayfly run --file`", "the folder in which a piped file waits for its upload; else `/tmp`"),
     "http_proxy": ("`mayfly image`, `mayfly template`", "proxies of apt, pip and npm; so are `https_proxy`, "
                    "`all_proxy`, `no_proxy` and the same in capitals"),
@@ -55,8 +57,9 @@ bounds is an error that names file, line and key.
 
 
 def help_of(program, words):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
     done = subprocess.run([BIN / program, *words, "--help"], capture_output=True, text=True, timeout=SECONDS_MAX,
-                          check=True)
+                          check=True, env=environment)  # without a variable's value as a flag's default
     return done.stdout
 
 

@@ -25,7 +25,8 @@ def hierarchies():
 def test_it_has_no_new_privileges_and_a_filter(daemons):  # noqa: F811
     daemon = daemons(templates=("shell",))
     status = dict(re.findall(r"^(\w+):\s*(.*)$", read(f"/proc/{daemon.pid}/status"), re.M))
-    assert (status["NoNewPrivs"], status["Seccomp"], status["Threads"]) == ("1", "2", "1")
+    filtered = "0" if "libasan" in read(f"/proc/{daemon.pid}/maps") else "2"  # a sanitizer makes calls of its own
+    assert (status["NoNewPrivs"], status["Seccomp"], status["Threads"]) == ("1", filtered, "1")
     assert all(int(status[kind], 16) == 0 for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")), status
 
 

@@ -1,4 +1,4 @@
-"""P2.19 to P2.24: a soft end. SIGTERM, a grace, the kill; compared with `timeout` around the plain interpreter."""
+"""P2.19 to P2.24: a soft end. SIGTERM, a grace, the kill; compared with the plain interpreter under the same signals."""
 
 import json
 import os
@@ -67,15 +67,51 @@ PROGRAMS = [
 
 WALL_S, GRACE_S, SHORT_GRACE_S = 2, 30, 2  # the short one for programs that use it up
 
-# In a box of the same image: the plain program under `timeout`, with a working folder of its own.
+# In a box of the same image: the plain program with a working folder of its own, and the signals of `timeout`. (Its own
+# are not repeatable: it sends SIGTERM to the program and once more to the group, which may come in time for its exit.)
 PLAIN = """
-import json, os, subprocess, sys
+import json, os, signal, subprocess, sys
 argv, wall, grace = json.load(sys.stdin)
 os.makedirs('/tmp/plain/out'); os.chdir('/tmp/plain')
-p = subprocess.run(['timeout', '--preserve-status', '-k', grace, wall, *argv], capture_output=True,
-                   env={**os.environ, 'HOME': '/task'}, stdin=subprocess.DEVNULL)
+p = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, 'HOME': '/task'},
+                     stdin=subprocess.DEVNULL, start_new_session=True)
+def wait(seconds):
+    try:
+        return p.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+if wait(wall) is None:
+    for each in (signal.SIGTERM, signal.SIGCONT):
+        os.killpg(p.pid, each)
+    if wait(grace) is None:
+        os.killpg(p.pid, signal.SIGKILL)
+out, err = p.communicate()
 files = {name: open('out/' + name).read() for name in sorted(os.listdir('out'))}
-print(json.dumps([p.returncode, p.stdout.decode(), p.stderr.decode(), files]))
+print(json.dumps([p.returncode, out.decode(), err.decode(), files]))
+"""
+
+# The same where there is no Python. Both exit with 128 + the number of the signal that ended the program.
+PLAIN_BASH = """
+wall=$1 grace=$2; shift 2
+mkdir -p /tmp/plain/out; cd /tmp/plain; exec 3>&2 2>/dev/null  # the driver's own "Killed" is not the program's
+set -m; "$@" </dev/null 2>&3 3>&- & program=$!
+(sleep $wall; kill -TERM -- -$program; kill -CONT -- -$program; sleep $grace; kill -KILL -- -$program) & timer=$!
+wait $program; status=$?; kill -KILL -- -$timer
+mkdir -p /task/out; cp -r out/. /task/out/; exit $status
+"""
+PLAIN_PERL = """
+my ($wall, $grace, @argv) = @ARGV;
+system 'mkdir', '-p', '/tmp/plain/out'; chdir '/tmp/plain';
+my $program = fork;
+if (!$program) { setpgrp; open STDIN, '<', '/dev/null'; exec @argv }
+sub ended { my $end = time + shift; while (time < $end) { return 1 if waitpid($program, 1) == $program; select undef, undef, undef, 0.05 } 0 }
+if (!ended($wall)) {
+    kill '-TERM', $program; kill '-CONT', $program;
+    if (!ended($grace)) { kill '-KILL', $program; waitpid $program, 0 }
+}
+my $status = $? & 127 ? 128 + ($? & 127) : $? >> 8;
+system 'mkdir', '-p', '/task/out'; system 'cp', '-r', 'out/.', '/task/out/';
+exit $status;
 """
 
 ARGV = {"python": lambda code: ["/usr/bin/python3", "-c", code], "shell": lambda code: ["bash", "-c", code],
@@ -90,7 +126,7 @@ def in_box(mayfly, tmp_path, template, code, *flags):
 
 
 @pytest.mark.parametrize(("template", "name", "code", "ends"), PROGRAMS, ids=[f"{p[0]}: {p[1]}" for p in PROGRAMS])
-def test_it_ends_as_under_timeout(mayfly, tmp_path, template, name, code, ends):
+def test_it_ends_as_outside(mayfly, tmp_path, template, name, code, ends):
     code = KEEPS + code if template == "python" else code
     grace = GRACE_S if ends else SHORT_GRACE_S
     wall = round(WALL_S * min(slow(), 5))  # the program has its handler by then
@@ -109,40 +145,24 @@ def test_it_ends_as_under_timeout(mayfly, tmp_path, template, name, code, ends):
         assert result["usage"]["wallNs"] >= (wall + SHORT_GRACE_S) * 1e9
         code_shown = -signal.SIGKILL
     host = plain(mayfly, template, ARGV[template](code), wall, grace)
-    # `timeout --preserve-status` passes a signal on as 128 + its number; after its own kill it kills itself.
-    status = host[0] if host[0] < 128 else -(host[0] - 128)
-    assert (code_shown, result["stdout"], result["stderr"], files) == (status, host[1], host[2], host[3])
+    assert [code_shown, result["stdout"], result["stderr"], files] == host
 
 
 def plain(mayfly, template, argv, wall, grace):
-    """[exit status, stdout, stderr, files] of the program under `timeout`, on the image of the template."""
-    words = json.dumps([argv, f"{wall}s", f"{grace}s"])
-    flags = ["-t", template, "--timeout", "100s", "--stdin", "--pids", "64"]
+    """[exit status, stdout, stderr, files] of the program outside, on the image of the template."""
+    words = json.dumps([argv, wall, grace])
     if template == "python":
-        done = mayfly.run(*flags, "-c", PLAIN, input=words.encode())
-    else:  # no Python there: the shell says the same
-        # The shell's own "Killed" is not the program's.
-        runner = ("mkdir -p /tmp/plain/out; cd /tmp/plain; exec 3>&2 2>/dev/null; "
-                  "timeout --preserve-status -k \"$0\" \"$@\" </dev/null 2>&3 3>&-; s=$?; "
-                  "mkdir -p /task/out; cp -r out/. /task/out/; exit $s")
-        return plain_by_shell(mayfly, template, runner, [f"{grace}s", f"{wall}s", *argv])
-    assert done["verdict"] == "succeeded", done
-    return json.loads(done["stdout"])
-
-
-def plain_by_shell(mayfly, template, runner, words):
+        done = mayfly.run("-t", "python", "--timeout", "100s", "--stdin", "--pids", "64", "-c", PLAIN, input=words.encode())
+        assert done["verdict"] == "succeeded", done
+        return json.loads(done["stdout"])
     out = pathlib.Path("/tmp") / f"mayfly-grace-{os.getpid()}-{time.monotonic_ns()}"
+    driver = {"shell": ["--", "bash", "-c", PLAIN_BASH, "bash"], "perl": ["-c", PLAIN_PERL]}[template]
     try:
-        if template == "shell":
-            task = ["--", "bash", "-c", runner, *words]
-        else:  # perl starts the shell of its image
-            program = "exec '/bin/sh', '-c', @ARGV or die $!"
-            task = ["-c", program, runner, *words]
-        done = mayfly.run("-t", template, "--timeout", "100s", "--out", str(out), *task)
+        done = mayfly.run("-t", template, "--timeout", "100s", "--out", str(out), *driver, str(wall), str(grace), *argv)
         files = {file.name: file.read_text() for file in sorted(out.iterdir())} if out.exists() else {}
-        assert done["verdict"] in ("succeeded", "failed", "signaled"), done
-        status = done["exitCode"] if done["exitCode"] is not None else 128 + done["signal"]
-        return [status, done["stdout"], done["stderr"], files]
+        assert done["verdict"] in ("succeeded", "failed"), done
+        status = done["exitCode"]
+        return [status if status < 128 else 128 - status, done["stdout"], done["stderr"], files]
     finally:
         subprocess.run(["rm", "-rf", str(out)], check=True)
 
@@ -178,8 +198,9 @@ def test_a_grace_above_the_templates_maximum_is_refused(mayfly):
     assert mayfly.run("-t", "python", "--grace", "0ms", "-c", "")["verdict"] == "succeeded"
 
 
-SAVES = (KEEPS + "def save(*_):\n    open('out/state', 'w').write('saved')\n    print('saved', flush=True)\n    sys.exit(3)\n"
-         "signal.signal(signal.SIGTERM, save)\nprint('up', flush=True)\nwhile True: time.sleep(600)")
+# The signal may come during the print, where another print is an error, or just before a sleep, which it then does not end.
+SAVES = (KEEPS + "def save(*_):\n    open('out/state', 'w').write('saved')\n    os.write(1, b'saved\\n')\n    sys.exit(3)\n"
+         "signal.signal(signal.SIGTERM, save)\nprint('up', flush=True)\nwhile True: time.sleep(0.05)")
 DEAF = KEEPS + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\nwhile True: time.sleep(600)"
 
 
@@ -195,7 +216,7 @@ def test_ctrl_c_of_run_gives_the_grace_and_brings_the_files(mayfly, tmp_path):
     process = started(mayfly.socket, "--grace", "60s", "--out", str(tmp_path / "out"), "-c", SAVES)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "saved\n")
+    assert (process.returncode, out) == (130, "saved\n"), err
     assert "cancelled; sent SIGTERM; exited with code 3 within its grace" in err
     assert (tmp_path / "out/state").read_text() == "saved"
 

@@ -202,8 +202,7 @@ def test_prune_keeps_what_templates_and_daemons_use(tmp_path):
 @pytest.mark.parametrize("sign, moment", [(signal.SIGINT, "installing"), (signal.SIGTERM, "packing")])
 def test_an_interrupted_build_leaves_nothing(tmp_path, sign, moment):
     state, cache = tmp_path / "state", tmp_path / "cache"
-    mounts = pathlib.Path("/proc/self/mountinfo").read_text()
-    build = subprocess.Popen([MAYFLY, "image", "build", "shell", "--state-dir", str(state), "--cache-dir", str(cache)],
+    build = subprocess.Popen([MAYFLY, "image", "build", "perl", "--state-dir", str(state), "--cache-dir", str(cache)],
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     for line in build.stderr:
         if moment in line:
@@ -217,7 +216,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, sign, moment):
     processes = [path for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")
                  if str(tmp_path).encode() in read_or_nothing(path)]
     assert not processes, [read_or_nothing(path) for path in processes]
-    assert pathlib.Path("/proc/self/mountinfo").read_text() == mounts
+    assert str(tmp_path) not in pathlib.Path("/proc/self/mountinfo").read_text()
     left = [str(path.relative_to(tmp_path)) for path in [*(cache / "scratch").glob("*"), *(cache / "trees").glob("*.new"),
                                                           *(state / "images").glob("*"), *(state / "index").glob("*")]]
     assert left == []

@@ -419,10 +419,12 @@ print(b'__main__' in data, pickle.loads(data), Point.__module__, Point)
 SPAWN = """
 import multiprocessing
 def work(n):
-    return n, __name__
+    print(n, __name__)
 if __name__ == '__main__':
-    with multiprocessing.get_context('{how}').Pool(1) as pool:
-        print(pool.map(work, [1, 2]))
+    process = multiprocessing.get_context('{how}').Process(target=work, args=(1,))
+    process.start()
+    process.join()
+    print(process.exitcode)
 """
 RELATIVE = """
 from . import beside
@@ -457,7 +459,7 @@ BESIDE = (("beside.py", b"said = 'beside'\n"), ("beside_broken.py", b"raise Runt
 # Modules of the library: some are preloaded, some run as programs, some are none.
 LIBRARY = (
     ("json.tool", ("--help",)), ("json.tool", ("/nosuch",)), ("json", ()), ("timeit", ("-n", "1", "-r", "1", "-u", "nosuch")),
-    ("calendar", ("2024", "2")), ("this", ()), ("base64", ("-t",)), ("unittest", ("nosuch",)), ("xml.etree.ElementTree", ()),
+    ("calendar", ("2024", "2")), ("this", ()), ("base64", ("-t",)), ("unittest", ("--help",)), ("xml.etree.ElementTree", ()),
     ("concurrent.futures.thread", ()), ("collections.abc", ()), ("email.message", ()), ("os.path", ()), ("os", ()), ("sys", ()),
     ("builtins", ()), ("_json", ()), ("nosuch", ()), ("nosuch.mod", ()), ("json.nosuch", ()), ("json.tool.deeper", ()), ("zipfile", ("-h",)),
     ("ast", ("/nosuch",)), ("dis", ("/nosuch",)), ("runpy", ()), ("py_compile", ("/nosuch",)), ("compileall", ("-q", "/nosuch")),

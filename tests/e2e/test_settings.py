@@ -42,6 +42,8 @@ MANIFESTS = {
     "mechanism": ("unit/app_test.cc::Templates.TasksEnvironmentIsFixedUnlessTheManifestSaysOtherwise", ""),
     **{key: (RECIPE, "") for key in ("image.suite", "image.packages", "image.run")},
     **{key: (SHOP, "") for key in ("image.pip", "image.npm", "image.files")},
+    **{key: ("e2e/test_templates.py::test_a_package_of_another_index_is_found_beside_the_machines", "")
+       for key in ("image.pip_index", "image.pip_extra_index")},
     "image.npm_without_scripts": ("unit/image_packages_test.cc::Npm.APackageWithAScriptOrWithoutAHashIsRefused", ""),
     **{key: (ZYGOTE_READS, "") for key in ("zygote.preload", "zygote.fresh_env", "zygote.fresh_files")},
     "zygote.env": ("unit/image_test.cc::TemplateJson.HoldsWhatAZygoteProgramNeeds", "env"),
@@ -49,7 +51,7 @@ MANIFESTS = {
     "zygote.trial": (TRIAL, ""),
     "zygote.without_trial": (TRIAL, ""),
     **{key: (MANIFEST, "") for key in ("zygote.memory", "zygote.start_time", "zygote.renew_clones",
-                                       "zygote.renew_after", "zygote.tenants_max", "task.env", "task.cpus_env",
+                                       "zygote.renew_after", "zygote.tenants_max", "task.env", "task.cpus_env", "task.modules",
                                        "pool.min", "pool.max", "network.loopback", "terminal.ptys")},
     "seccomp.allow": (LISTS, ""),
     "check.wait": ("unit/config_test.cc::Bases.WhatATemplateDoesNotSayItsBaseSays", ""),

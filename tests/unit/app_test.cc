@@ -5,6 +5,7 @@
 #include <malloc.h>
 #include <seccomp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -12,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,6 +31,7 @@
 #include "app/log.h"
 #include "app/log_sink.h"
 #include "app/loop_lag.h"
+#include "app/notify.h"
 #include "app/remains.h"
 #include "app/system_calls.h"
 #include "app/templates.h"
@@ -107,6 +110,51 @@ TEST(Door, TheSocketHasItsModeAndGroupBeforeAnybodyCanConnect) {
     ASSERT_FALSE(second);
     EXPECT_EQ(second.error().code, base::Code::alreadyExists);
   }
+}
+
+// --- the service manager -----------------------------------------------------------------------
+
+// A manager's socket at `address`, as NOTIFY_SOCKET names it.
+base::Fd managerAt(const std::string& address) {
+  base::Fd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_un at{};
+  at.sun_family = AF_UNIX;
+  std::copy(address.begin(), address.end(), at.sun_path);
+  if (address[0] == '@') at.sun_path[0] = '\0';
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + address.size());
+  EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&at), length), 0) << address;
+  return fd;
+}
+
+TEST(Notify, TheManagerIsToldByAPathAndByAnAbstractName) {
+  Folder folder;
+  for (const std::string& address : {folder.path + "/notify", "@" + folder.path}) {
+    base::Fd manager = managerAt(address);
+    auto told = connectNotify(address.c_str());
+    ASSERT_TRUE(told) << told.error().message;
+    EXPECT_EQ(::write(told->get(), kNotifyReady.data(), kNotifyReady.size()), 7);
+    char got[16] = {};
+    EXPECT_EQ(::recv(manager.get(), got, sizeof got, MSG_DONTWAIT), 7);
+    EXPECT_STREQ(got, "READY=1");
+  }
+}
+
+TEST(Notify, WithoutAManagerNobodyIsToldAndAWrongAddressRefusesTheStart) {
+  Folder folder;
+  for (const char* none : {static_cast<const char*>(nullptr), ""}) {
+    auto told = connectNotify(none);
+    ASSERT_TRUE(told);
+    EXPECT_FALSE(*told);
+  }
+  const std::string nobody = folder.path + "/nobody", longer = "/" + std::string(107, 'x');
+  for (const std::string& wrong : {std::string("vsock:2:1"), longer, nobody}) {
+    auto told = connectNotify(wrong.c_str());
+    ASSERT_FALSE(told) << wrong;
+    EXPECT_NE(told.error().message.find("NOTIFY_SOCKET"), std::string::npos) << wrong;
+  }
+  const std::string longest = "@" + folder.path + std::string(106 - folder.path.size(), 'x');
+  base::Fd manager = managerAt(longest);
+  EXPECT_TRUE(connectNotify(longest.c_str()));
 }
 
 TEST(Log, TaskLineHasWhoHowAndHowMuchAndLeavesOutWhatWasNotReached) {
@@ -829,6 +877,14 @@ TEST(Settings, EachKeyOfAManifestThatTheDaemonReadsReachesItsTemplate) {
     ASSERT_TRUE(manifest) << c.text << ": " << manifest.error().message;
     EXPECT_EQ(c.told(toSpec(*manifest)), c.want) << c.text;
     EXPECT_NE(c.told(toSpec(*plain)), c.want) << c.text << ": the default shows nothing";
+  }
+  const std::string forks =
+      "name = 'x'\ndescription = 'x'\nmechanism = 'fork'\n[image]\n[zygote]\nargv = ['/x']\n"
+      "without_trial = true\n";
+  for (bool modules : {false, true}) {
+    auto manifest = config::parseManifest(forks + (modules ? "[task]\nmodules = true" : ""), "m");
+    ASSERT_TRUE(manifest) << manifest.error().message;
+    EXPECT_EQ(toSpec(*manifest).runs_modules, modules);
   }
 }
 

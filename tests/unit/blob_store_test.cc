@@ -158,6 +158,21 @@ TEST_F(Store, NoBlobGivesWayInVain) {
   EXPECT_FALSE(has(ada, 2));
 }
 
+TEST_F(Store, AsManyGiveWayAsTheNumberAndTheBytesNeed) {
+  for (uint8_t n = 0; n < 3; ++n) {
+    EXPECT_EQ(put(ada, n, 30), Code{});
+    now += 100 * kMs;
+  }
+  EXPECT_EQ(put(ada, 3, 0), Code{});  // only one blob too many
+  EXPECT_EQ(s().list(ada, now).size(), 3u);
+  EXPECT_FALSE(has(ada, 0));
+  EXPECT_EQ(put(ada, 4, 100), Code{});  // all of the share: the empty one may stay
+  EXPECT_EQ(bytes(), 100u);
+  EXPECT_EQ(s().list(ada, now).size(), 2u);
+  EXPECT_TRUE(has(ada, 3) && has(ada, 4));
+  EXPECT_TRUE(book->sumsAreRight());
+}
+
 TEST_F(Store, AFullStoreTakesFromItsUserFirstThenFromOthers) {
   EXPECT_EQ(put(bob, 1, 60), Code{});
   now += 100 * kMs;

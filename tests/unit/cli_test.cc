@@ -184,7 +184,10 @@ TEST(Words, AnUnknownVerbOrFlagIsNamedWithItsNearest) {
 }
 TEST(Words, TheVersionIsAVerbAndAFlag) {
   EXPECT_TRUE(std::get<VersionOptions>(parseCommandLine({"--version"}, "").verb).ours_only);
-  EXPECT_TRUE(std::get<VersionOptions>(parseCommandLine({"ps", "--version"}, "").verb).ours_only);
+  for (const char* verb : {"ps", "run", "image", "template", "pool"})
+    EXPECT_TRUE(std::get<VersionOptions>(parseCommandLine({verb, "--version"}, "").verb).ours_only)
+        << verb;
+  EXPECT_EQ(runOf({"run", "x.py", "--version"}).args, std::vector<std::string>{"--version"});
   EXPECT_FALSE(std::get<VersionOptions>(parseCommandLine({"version"}, "").verb).ours_only);
 }
 TEST(Words, BlobsAreNamedByTheirHashOrAll) {
@@ -396,8 +399,9 @@ TEST(CheckInput, RefusesBeforeAnUploadWhatTheDaemonWouldRefuseAfterIt) {
   python.maximum.input_bytes = 256u << 20;
   TaskSpec spec;
   spec.template_name = "python";
-  const auto refusal = [&](uint64_t all, uint64_t uploaded = 0) {
-    auto checked = checkInput({all, uploaded}, spec, {python}, 512u << 20);
+  const auto refusal = [&](uint64_t files, uint64_t uploaded = 0, uint64_t code = 0,
+                           bool code_on_disk = false) {
+    auto checked = checkInput({code, files, uploaded, code_on_disk}, spec, {python}, 512u << 20);
     return checked ? "" : checked.error().message + " " + checked.error().advice;
   };
   EXPECT_EQ(refusal(64u << 20), "");
@@ -405,6 +409,8 @@ TEST(CheckInput, RefusesBeforeAnUploadWhatTheDaemonWouldRefuseAfterIt) {
     EXPECT_NE(refusal(65u << 20).find(says), std::string::npos) << refusal(65u << 20);
   spec.limits.input_bytes = 300u << 20;
   EXPECT_NE(refusal(256u << 20).find("--disk"), std::string::npos);
+  EXPECT_EQ(refusal(255u << 20, 0, 1u << 20), "") << "a program of -c is no file";
+  EXPECT_NE(refusal(255u << 20, 0, 1u << 20, true).find("--disk"), std::string::npos);
   spec.limits.disk_bytes = 1u << 30;
   EXPECT_NE(refusal(257u << 20).find("--memory"), std::string::npos);
   spec.limits.memory_bytes = 1u << 30;
@@ -675,6 +681,22 @@ TEST_F(Folder, AMissingScriptHintsAtACommand) {
   EXPECT_NE(t.status.error().advice.find("mayfly run -t shell -- no-such-echo hi"),
             std::string::npos)
       << t.status.error().advice;
+}
+TEST_F(Folder, TheHintIsWordsForAShell) {
+  RunOptions options;
+  options.template_name = "shell";
+  options.script = "bash";
+  options.args = {"-c", "echo 'a  b' | wc -c", ""};
+  Taken t = take(options);
+  ASSERT_FALSE(t.status);
+  EXPECT_NE(t.status.error().advice.find(
+                "mayfly run -t shell -- bash -c 'echo '\\''a  b'\\'' | wc -c' ''"),
+            std::string::npos)
+      << t.status.error().advice;
+  options.script = "no-such.py";
+  Taken script = take(options);
+  ASSERT_FALSE(script.status);
+  EXPECT_EQ(script.status.error().advice, "") << "nobody means a command by it";
 }
 TEST_F(Folder, ALargeProgramGoesAmongTheFiles) {
   std::ofstream(path / "app.pyz") << std::string(kInlineFileBytesMax + 1, 'x');

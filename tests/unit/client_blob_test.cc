@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <mayfly/client.h>
 
+#include "cli/bring.h"
 #include "edge/sha256.h"
 #include "rpc_fake_core.h"
 
@@ -71,6 +72,45 @@ TEST_F(ClientBlobs, AFileIsUploadedInPiecesAndReachesTheTask) {
     EXPECT_FALSE(files[1].blob);
     EXPECT_EQ(files[1].data, "x");
   });
+}
+
+TEST_F(ClientBlobs, AFileThatGaveWayBeforeTheSubmitIsUploadedAgain) {
+  start();
+  auto client = connect(), other = connect();
+  const std::string bytes = manyBytes(300'000);
+  std::vector<cli::Input> inputs(2);
+  inputs[0].file.path = "small";
+  inputs[0].file.data = "x";
+  inputs[1].file.path = "big";
+  inputs[1].large = fileOf(bytes);
+  TaskSpec s = spec("hold");
+  ASSERT_TRUE(cli::bring(*client, inputs, &s));
+  ASSERT_EQ(s.files.size(), 2u);
+  ASSERT_TRUE(s.files[1].blob);
+  ASSERT_TRUE(other->removeBlob(*s.files[1].blob));
+  EXPECT_EQ(client->submit(s).error().code, Code::notFound);
+  auto task = cli::submitBrought(*client, inputs, s, {});
+  ASSERT_TRUE(task) << task.error().message;
+  onCore([&](FakeCore& c) {
+    auto& files = c.task(task->id()).spec.files;
+    ASSERT_EQ(files.size(), 2u);
+    EXPECT_EQ(files[0].data, "x");
+    EXPECT_EQ(files[1].blob_bytes, bytes.size());
+  });
+}
+
+TEST_F(ClientBlobs, NothingIsSentAgainIfTheBlobsAreNotWhatIsMissing) {
+  start();
+  auto client = connect();
+  std::vector<cli::Input> inputs(1);
+  inputs[0].file.path = "big";
+  inputs[0].large = fileOf(manyBytes(300'000));
+  TaskSpec s = spec("hold");
+  ASSERT_TRUE(cli::bring(*client, inputs, &s));
+  s.template_name = "missing";
+  auto task = cli::submitBrought(*client, inputs, s, {});
+  ASSERT_FALSE(task);
+  EXPECT_EQ(task.error().code, Code::notFound) << task.error().message;
 }
 
 TEST_F(ClientBlobs, BytesAreUploadedOnceListedAndRemoved) {

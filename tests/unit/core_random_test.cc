@@ -64,6 +64,7 @@ struct RandomSpawner : Fixture {
           break;
         case Op::sample:
         case Op::ping:
+        case Op::terminate:
           break;
       }
     }

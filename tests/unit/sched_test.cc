@@ -371,6 +371,7 @@ TEST(Verdict, WhateverElseEndsTheGraceIsNamedAndIsNoExit) {
     End e;
     e.first = Cause::wallTime;
     e.asked = true;
+    e.grace_ns = 2 * kS;
     e.then = then;
     e.exit = {CLD_KILLED, SIGKILL, true};
     const Judgement j = judge(e, l);
@@ -661,6 +662,9 @@ TEST(TaskMachine, TheDaemonsStopBoundsEveryGrace) {
   EXPECT_FALSE(early.m.stop(Cause::daemonStopping, {}, 800).has(Act::end));
   EXPECT_TRUE(tickTo(early.m, 800 + 3 * kS).has(Act::end));
   EXPECT_EQ(early.m.judgement().verdict, Verdict::cancelled);
+  for (const auto& m : {asked.m, early.m})  // not the minute that they asked for
+    EXPECT_NE(m.judgement().reason.find("within its grace of 3000 ms"), std::string::npos)
+        << m.judgement().reason;
   shorter.m.stop(Cause::daemonStopping, {}, 700);
   EXPECT_TRUE(tickTo(shorter.m, 700 + 10 * kMs).has(Act::end));
 }

@@ -82,7 +82,7 @@ TEST(Hygiene, KnownLibrariesHaveAVariableThatPreventsTheirThreads) {
             nullptr);
   EXPECT_NE(strstr(wayOut((site + "numexpr/interpreter.so").c_str()), "NUMEXPR_NUM_THREADS"),
             nullptr);
-  for (const std::string path :
+  for (const std::string& path :
        {site + "polars/polars.abi3.so", site + "pyarrow/libarrow.so.2100", std::string()})
     EXPECT_EQ(std::string(wayOut(path.c_str())),
               "take it out of zygote.preload: the task loads it");

@@ -7,7 +7,8 @@ import os
 import pytest
 
 import mayfly
-from harness import MIB, connect
+from harness import MIB, connect, eventually
+from mayfly._wire import schema
 
 HASH = ("import hashlib, os, sys\nfor n in sorted(os.listdir('.')):\n"
         "  if os.path.isfile(n): print(n, hashlib.sha256(open(n,'rb').read()).hexdigest())")
@@ -94,12 +95,94 @@ async def test_bounds_of_the_store(daemons, kind):
         with pytest.raises(mayfly.InvalidArgument):
             await client.upload(bytes(5 * MIB))
         first = await client.upload(b"1" * (3 * MIB))
-        with pytest.raises(mayfly.ResourceExhausted) as caught:
-            await client.upload(b"2" * (3 * MIB))
-        assert caught.value.retryable
-        await client.remove_blob(first)
+        held = await client.submit("python", "input()", files={"x": first}, stdin=mayfly.PIPE)
+        # Once it has started, the file in its box is a copy, and nobody needs the blob.
+        await eventually(lambda: is_running(held), "it runs")
         second = await client.upload(b"2" * (3 * MIB))
         assert [blob.sha256 for blob in await client.blobs()] == [second.sha256]
+        await held.close()
+
+
+async def is_running(task):
+    return (await task.info()).state == "running"
+
+
+async def hello(context):
+    context.results.init("info").protocol = mayfly.PROTOCOL
+    context.results.info.bounds.blobBytesMax = 8 * MIB
+
+
+def store(blobs, lost):
+    """A fake daemon's blobs. `lost`: how many submits find that theirs gave way to other uploads."""
+    submits = []
+
+    class Upload(schema.Upload.Server):
+        def __init__(self, sha256):
+            self.sha256 = sha256
+
+        async def write_context(self, context):
+            pass
+
+        async def finish_context(self, context):
+            blobs.append(self.sha256)
+
+        async def close_context(self, context):
+            pass
+
+    async def upload(context):
+        context.results.upload = Upload(context.params.sha256)
+
+    async def listed(context):
+        for entry, sha256 in zip(context.results.init("blobs", len(blobs)), blobs):
+            entry.sha256 = sha256
+
+    async def submit(context):
+        submits.append([file.blob for file in context.params.spec.files])
+        if len(submits) <= lost:
+            blobs.clear()
+        context.results.init("error").code = "unavailable" if blobs else "notFound"
+
+    async def templates(context):
+        [one] = context.results.init("templates", 1)
+        one.name = "python"
+        for limits in (one.defaults, one.maximum):
+            limits.inputBytes, limits.diskBytes, limits.memoryBytes = 7 * MIB, 8 * MIB, 12 * MIB
+
+    return submits, dict(hello=hello, upload=upload, blobs=listed, submit=submit, templates=templates)
+
+
+async def test_uploads_that_gave_way_before_the_submit_are_sent_again(fakes, kind):
+    data = bytes(3 * MIB)
+    for lost, error in ((2, mayfly.Unavailable), (3, mayfly.NotFound)):
+        blobs = []
+        submits, answers = store(blobs, lost)
+        async with connect(kind, fakes(**answers)) as client:
+            with pytest.raises(error):
+                await client.submit("python", "1", files={"x": data})
+            assert submits == [[hashlib.sha256(data).digest()]] * 3
+            given = mayfly.Blob(sha256=b"x" * 32, size_bytes=1)  # nobody can send these bytes again
+            blobs.clear()
+            with pytest.raises(mayfly.NotFound):
+                await client.submit("python", "1", files={"x": given})
+            assert len(submits) == 4
+
+
+@pytest.mark.parametrize("files,caps,words", [
+    ([4, 4], {}, ["8 MiB", "`input` is 7 MiB", "maximum of 7 MiB"]),
+    ([3, 3], {"memory": "8MiB"}, ["`memory` is 8 MiB", "half"]),
+    ([3, 3], {"disk": "5MiB"}, ["`disk` is 5 MiB"]),
+    ([5, 4], {"input": "20MiB"}, ["9 MiB", "at most 8 MiB for a user"]),
+])
+async def test_caps_are_checked_before_an_upload(fakes, kind, files, caps, words):
+    blobs = []
+    submits, answers = store(blobs, 0)
+    given = {f"f{n}": bytes([n]) * (size * MIB) for n, size in enumerate(files)}
+    async with connect(kind, fakes(**answers)) as client:
+        with pytest.raises(mayfly.InvalidArgument) as caught:
+            await client.submit("python", "1", files=given, **caps)
+        for word in [*words, "Nothing was uploaded"]:
+            assert word in str(caught.value)
+        assert (blobs, submits) == ([], [])
 
 
 async def test_an_upload_that_fails_leaves_nothing(daemons, kind):

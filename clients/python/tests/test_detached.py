@@ -44,6 +44,22 @@ async def test_a_running_one_goes_on_and_can_be_ended_from_elsewhere(daemon, kin
         await task.close()
 
 
+async def test_all_are_listed_with_key_and_lease(daemon, kind):
+    key = new_key()
+    async with connect(kind, daemon) as client:
+        ended = await client.submit("python", "print(6*7)", detach="1m", key=key)
+        runs = await client.submit("python", ENDLESS, detach="2m")
+        await ended.wait()
+        listed = {each.task.id: each for each in await client.detached()}
+        assert (listed[ended.id].key, listed[ended.id].task.state) == (key, "done")
+        assert 0 < listed[ended.id].lease_left_ms <= 60_000
+        assert (listed[runs.id].key, listed[runs.id].lease_left_ms) == ("", 120_000)
+        assert listed[runs.id].task.state != "done" and listed[runs.id].task.yours
+        await ended.close()
+        await runs.close()
+        assert not {ended.id, runs.id} & {each.task.id for each in await client.detached()}
+
+
 async def in_state(task, state):
     return (await task.info()).state == state
 

@@ -28,8 +28,11 @@ async def test_large_files_go_inside_the_request_where_they_fit(fakes, kind, tmp
         seen.append({f.path: (len(f.data), len(f.blob)) for f in context.params.spec.files})
         context.results.init("error").code = "notFound"
 
+    async def templates(context):
+        pass
+
     (tmp_path / "b").write_bytes(bytes(2 * MIB))
-    async with connect(kind, fakes(old=True, hello=hello, submit=submit)) as client:
+    async with connect(kind, fakes(old=True, hello=hello, submit=submit, templates=templates)) as client:
         files = {"a": bytes(3 * MIB), "b": tmp_path / "b", "c": b"small"}
         with pytest.raises(mayfly.NotFound):
             await client.submit("python", "1", files=files)

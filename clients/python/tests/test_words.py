@@ -2,6 +2,7 @@
 
 import datetime
 import inspect
+import os
 
 import pytest
 
@@ -66,6 +67,23 @@ def test_an_unknown_keyword_is_named_with_the_nearest(given, words):
 def test_a_script_of_more_than_its_text_is_refused():
     with pytest.raises(TypeError, match="a pair"):
         _spec.build("python", None, {"script": ("a.py", "print(1)", 0o755)})
+
+
+def test_a_folder_comes_whole_or_not_at_all(tmp_path, monkeypatch):
+    app = tmp_path / "app"
+    (app / "deep").mkdir(parents=True)
+    for name in ("__main__.py", "deep/a.py", ".env"):
+        (app / name).write_text("1")
+    spec = _spec.build("python", None, {"script": app})
+    assert (spec.kind, spec.script_name) == ("path", "app")
+    assert sorted(source.path for source in spec.files) == ["app/__main__.py", "app/deep/a.py"]
+    monkeypatch.setattr(_spec, "FOLDER_FILES_MAX", 1)
+    with pytest.raises(mayfly.InvalidArgument, match="more than 1 files.*zipapp"):
+        _spec.build("python", None, {"script": app})
+    monkeypatch.undo()
+    os.mkfifo(app / "deep/pipe")  # reading one could wait for ever
+    with pytest.raises(mayfly.InvalidArgument, match="neither a file nor a folder"):
+        _spec.build("python", None, {"script": app})
 
 
 async def hello(context):

@@ -5,11 +5,13 @@ import type { Socket } from "node:net";
 
 import { call, settled } from "./calls.js";
 import type { Answer } from "./calls.js";
-import { blobInfoFrom, serverInfoFrom, taskInfoFrom, templateInfoFrom } from "./convert.js";
+import { blobInfoFrom, detachedTaskFrom, serverInfoFrom } from "./convert.js";
+import { taskInfoFrom, templateInfoFrom } from "./convert.js";
 import { CALL_HINTS, CALL_OPTIONS, parseDeadline, patienceOf } from "./deadline.js";
 import { readPatience, withDeadline, within } from "./deadline.js";
 import type { CallOptions, Patience } from "./deadline.js";
-import { InvalidArgumentError, PermissionDeniedError, UnavailableError } from "./errors.js";
+import { InvalidArgumentError, NotFoundError } from "./errors.js";
+import { PermissionDeniedError, UnavailableError } from "./errors.js";
 import { checkNotLost, sha256Of } from "./files.js";
 import type { BlobRef, UploadSource } from "./files.js";
 import { messageBytesMax, protocolVersion } from "./generated/constants.js";
@@ -19,15 +21,17 @@ import type { Hints, Keys } from "./keys.js";
 import { OutputStream, Sink } from "./output.js";
 import type { OutputHandlers } from "./output.js";
 import { checkSpec, prepare } from "./prepare.js";
+import type { Later } from "./prepare.js";
 import { TaskResult } from "./result.js";
-import type { BlobInfo, OutFile, ServerInfo, TaskInfo, TemplateInfo } from "./result.js";
+import type { BlobInfo, DetachedTask, OutFile, ServerInfo, TaskInfo, TemplateInfo } from "./result.js";
 import { RpcConnection, RpcError } from "./rpc.js";
 import { checkSize, checkText, put } from "./request.js";
+import type { Prepared } from "./request.js";
 import { SPEC } from "./spec.js";
 import type { TaskSpec } from "./spec.js";
 import { Task } from "./task.js";
 import type { Duration } from "./units.js";
-import { upload } from "./upload.js";
+import { dropLost, SUBMITS_MAX, upload, uploadLarge } from "./upload.js";
 
 export const DEFAULT_SOCKET = "/run/mayfly/default.sock";
 
@@ -203,16 +207,28 @@ export class Client implements AsyncDisposable {
     output: OutputStream | undefined,
     patience: Patience,
   ): Promise<Task> {
-    const [prepared, later] = await prepare(spec, collect, (file) =>
-      upload(
-        this.mayfly,
-        file.local === undefined ? (file.data ?? "") : { path: file.local },
-        patience,
-      ),
-    );
+    const [prepared, later] = await prepare(spec, collect);
     const bytes = checkSize(prepared);
-    patience.signal?.throwIfAborted();
+    for (let left = SUBMITS_MAX - 1; ; --left) {
+      await uploadLarge(this.mayfly, prepared, this.server.bounds.blobBytesMax, patience);
+      patience.signal?.throwIfAborted();
+      try {
+        return await this.submitPrepared(prepared, bytes, later, sink, output, patience);
+      } catch (error) {
+        if (left === 0 || !(error instanceof NotFoundError)) throw error;
+        if (!(await dropLost(this.mayfly, prepared, patience))) throw error;
+      }
+    }
+  }
 
+  private async submitPrepared(
+    prepared: Prepared,
+    bytes: number,
+    later: Later,
+    sink: Sink | undefined,
+    output: OutputStream | undefined,
+    patience: Patience,
+  ): Promise<Task> {
     const made = settled(
       "submit",
       this.mayfly.submit((params) => {
@@ -289,6 +305,13 @@ export class Client implements AsyncDisposable {
   async tasks(options: CallOptions = {}): Promise<TaskInfo[]> {
     const answer = await call("tasks", this.mayfly.tasks(), this.patience("tasks", options));
     return answer.tasks.toArray().map(taskInfoFrom);
+  }
+
+  /** This user's detached tasks that are kept, ended ones too. Renews no lease. */
+  async detached(options: CallOptions = {}): Promise<DetachedTask[]> {
+    const patience = this.patience("detached", options);
+    const answer = await call("detached", this.mayfly.detached(), patience);
+    return answer.tasks.toArray().map(detachedTaskFrom);
   }
 
   /**

@@ -4,6 +4,7 @@ import type * as schema from "./generated/mayfly.js";
 import { TaskResult } from "./result.js";
 import type {
   BlobInfo,
+  DetachedTask,
   Limits,
   OutFile,
   Phases,
@@ -169,6 +170,10 @@ export function taskInfoFrom(t: schema.TaskInfo): TaskInfo {
     pidHost: t.pidHost,
     yours: t.yours,
   };
+}
+
+export function detachedTaskFrom(d: schema.DetachedTask): DetachedTask {
+  return { task: taskInfoFrom(d.task), key: d.key, leaseLeftMs: d.leaseLeftMs };
 }
 
 export function templateInfoFrom(t: schema.TemplateInfo): TemplateInfo {

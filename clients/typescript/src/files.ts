@@ -4,7 +4,7 @@
 // and never over a link's target.
 
 import { constants } from "node:fs";
-import { mkdir, open, rename, stat, unlink } from "node:fs/promises";
+import { mkdir, open, readdir, rename, stat, unlink } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -43,6 +43,8 @@ export interface PlannedFile {
   sizeBytes: number;
   data?: Uint8Array;
   local?: string;
+  /** The request has no room for it: it is uploaded. */
+  large?: boolean;
   /** The sha256. */
   blob?: Uint8Array;
 }
@@ -139,6 +141,48 @@ async function planLocal(
     sizeBytes: status.size,
     local,
   };
+}
+
+const FOLDER_FILES_MAX = 1000; // as many as a task may bring
+
+/**
+ * The files of a folder with a `__main__.py`, as `name`/... Hidden files stay behind, because they
+ * may hold secrets; a link is refused, because it may lead out of the folder.
+ */
+export async function planFolder(folder: string, name: string): Promise<PlannedFile[]> {
+  const files: PlannedFile[] = [];
+  const take = async (at: string, inside: string): Promise<void> => {
+    const entries = await readdir(at, { withFileTypes: true });
+    entries.sort((a, b) => (a.name < b.name ? -1 : 1));
+    for (const entry of entries) {
+      if (entry.name.startsWith(".") || entry.name === "__pycache__") continue;
+      const [from, to] = [join(at, entry.name), `${inside}/${entry.name}`];
+      if (entry.isDirectory()) {
+        await take(from, to);
+        continue;
+      }
+      if (!entry.isFile())
+        throw new InvalidArgumentError(
+          `script: '${from}' is ` +
+            (entry.isSymbolicLink()
+              ? "a link, which may lead out of the folder"
+              : "neither a file nor a folder"),
+          { advice: "Give `program` and `files` instead." },
+        );
+      if (files.length === FOLDER_FILES_MAX)
+        throw new InvalidArgumentError(
+          `script: the folder '${folder}' has more than ${FOLDER_FILES_MAX} files`,
+          { advice: "Give an archive: python3 -m zipapp FOLDER." },
+        );
+      files.push(await planLocal(to, from, undefined));
+    }
+  };
+  await take(folder, name);
+  if (!files.some(({ path }) => path === `${name}/__main__.py`))
+    throw new InvalidArgumentError(`script: the folder '${folder}' has no __main__.py`, {
+      advice: "Name the script in it.",
+    });
+  return files;
 }
 
 function checkMode(path: string, mode: number): number {

@@ -15,6 +15,7 @@ export { TaskResult } from "./result.js";
 export type {
   BlobInfo,
   Bounds,
+  DetachedTask,
   Limits,
   OutFile,
   Phases,

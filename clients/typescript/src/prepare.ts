@@ -1,12 +1,12 @@
-// Prepares the caller's TaskSpec for a request: checks it, reads programs and small files, uploads
-// large files.
+// Prepares the caller's TaskSpec for a request: checks it, reads programs and small files, marks
+// large files for upload.
 
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import { readFile, stat } from "node:fs/promises";
 
 import { InvalidArgumentError } from "./errors.js";
-import { localPath, planFiles, readPlanned, sha256Of } from "./files.js";
-import type { BlobRef, PlannedFile } from "./files.js";
+import { localPath, planFiles, planFolder, readPlanned } from "./files.js";
+import type { PlannedFile } from "./files.js";
 import { chunkBytesMax, messageBytesMax } from "./generated/constants.js";
 import { checkFlag, checkKeys } from "./keys.js";
 import {
@@ -38,20 +38,20 @@ export function checkSpec(spec: TaskSpec): boolean {
   return checkFlag("collect", spec.collect);
 }
 
-/** Prepares a spec that checkSpec has seen. */
+/** Prepares a spec that checkSpec has seen; its large files have no blob yet. */
 export async function prepare(
   spec: TaskSpec,
   collect: boolean,
-  uploadFile: (file: PlannedFile) => Promise<BlobRef>,
 ): Promise<[Prepared, Later]> {
   // Only what is not there takes a default: null is a mistake.
   const { template = "python", limits = {}, tenant = "", files: given = [], detach } = spec;
   if (detach !== undefined) checkKeys("detach", detach, DETACH);
   const key = detach?.key === undefined ? "" : detach.key;
   const [stdinData, later] = splitStdin(spec);
+  const [program, brought] = await codeOf(spec);
   const bare: Omit<Prepared, "files"> = {
     template: checkText("template", template),
-    ...(await codeOf(spec)),
+    ...program,
     ...prepareWords(spec),
     stdinData,
     stdinOpen: later.stdin !== undefined || later.keepOpen,
@@ -64,12 +64,15 @@ export async function prepare(
   };
   if (detach !== undefined && bare.leaseMs === 0)
     throw new InvalidArgumentError("detach.lease is 0: the result would be kept for no time");
-  const files = await planFiles(given);
-  await fit(files, messageBytesMax - bareBytes(bare), uploadFile);
+  const files = [...brought, ...(await planFiles(given))];
+  await fit(files, messageBytesMax - bareBytes(bare));
   return [{ ...bare, files }, later];
 }
 
-async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | "code">> {
+type Program = Pick<Prepared, "kind" | "name" | "code">;
+
+// The program, and the files that come with it.
+async function codeOf(spec: TaskSpec): Promise<[Program, PlannedFile[]]> {
   const kinds = ["code", "script", "module", "program", "command"] as const;
   const named = kinds.filter((name) => spec[name] !== undefined);
   if (named.length !== 1)
@@ -83,27 +86,29 @@ async function codeOf(spec: TaskSpec): Promise<Pick<Prepared, "kind" | "name" | 
     const { via = "string" } = spec;
     if (via !== "string" && via !== "stdin")
       throw new InvalidArgumentError(`via: '${String(via)}' is neither "string" nor "stdin"`);
-    return { kind: via, name: "", code: checkBytes("code", spec.code) };
+    return [{ kind: via, name: "", code: checkBytes("code", spec.code) }, []];
   }
-  if (spec.command !== undefined) return { kind: "command", name: "", code: NOTHING };
+  if (spec.command !== undefined) return [{ kind: "command", name: "", code: NOTHING }, []];
   if (spec.module !== undefined)
-    return { kind: "module", name: checkText("module", spec.module), code: NOTHING };
+    return [{ kind: "module", name: checkText("module", spec.module), code: NOTHING }, []];
   if (spec.program !== undefined)
-    return { kind: "path", name: checkText("program", spec.program), code: NOTHING };
+    return [{ kind: "path", name: checkText("program", spec.program), code: NOTHING }, []];
   const script = spec.script;
-  if (typeof script === "string" || script instanceof URL) {
-    const path = localPath(script);
-    const { size } = await stat(path);
-    if (size > messageBytesMax)
-      throw new InvalidArgumentError(`script: '${path}' has ${size} bytes`);
-    return { kind: "file", name: basename(path), code: await readFile(path) };
-  }
+  if (typeof script === "string" || script instanceof URL) return localScript(localPath(script));
   checkKeys("script", script, SCRIPT);
-  return {
-    kind: "file",
-    name: checkText("script.name", script.name),
-    code: checkBytes("script.text", script.text),
-  };
+  const name = checkText("script.name", script.name);
+  return [{ kind: "file", name, code: checkBytes("script.text", script.text) }, []];
+}
+
+async function localScript(path: string): Promise<[Program, PlannedFile[]]> {
+  const status = await stat(path);
+  if (status.isDirectory()) {
+    const name = basename(resolve(path));
+    return [{ kind: "path", name, code: NOTHING }, await planFolder(path, name)];
+  }
+  if (status.size > messageBytesMax)
+    throw new InvalidArgumentError(`script: '${path}' has ${status.size} bytes`);
+  return [{ kind: "file", name: basename(path), code: await readFile(path) }, []];
 }
 
 // Short input, and that of a detached task, is part of the request; the rest follows later.
@@ -132,11 +137,7 @@ function splitStdin(spec: TaskSpec): [Uint8Array, Later] {
 }
 
 // Reads files into the request while there is room; the largest files become blobs.
-async function fit(
-  files: PlannedFile[],
-  room: number,
-  uploadFile: (file: PlannedFile) => Promise<BlobRef>,
-): Promise<void> {
+async function fit(files: readonly PlannedFile[], room: number): Promise<void> {
   const inline = files.filter((file) => file.blob === undefined);
   let bytes = 0;
   for (const file of files)
@@ -146,8 +147,7 @@ async function fit(
     const largest = inline.pop();
     if (largest === undefined) break; // the names alone are too large: the size check reports it
     bytes -= largest.sizeBytes;
-    largest.blob = sha256Of(await uploadFile(largest), "upload");
-    delete largest.data;
+    largest.large = true;
   }
   for (const file of inline)
     if (file.local !== undefined) file.data = await readPlanned(file.local, file.sizeBytes);

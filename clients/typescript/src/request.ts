@@ -11,7 +11,7 @@ import { LIMITS } from "./spec.js";
 import type { LimitWishes, TaskSpec } from "./spec.js";
 import { parseBytes, parseCoresMilli, parseCount, parseMs } from "./units.js";
 
-/** A checked TaskSpec, as bytes. Files for upload already have their blob. */
+/** A checked TaskSpec, as bytes. */
 export interface Prepared {
   template: string;
   kind: "command" | "file" | "string" | "stdin" | "module" | "path";
@@ -148,7 +148,8 @@ export const fileBytes = (path: string, data: number): number =>
 /** Throws if a message cannot hold the request. */
 export function checkSize(p: Prepared): number {
   let bytes = bareBytes(p);
-  for (const file of p.files) bytes += fileBytes(file.path, file.data?.byteLength ?? 0);
+  for (const file of p.files)
+    bytes += fileBytes(file.path, file.large === true ? 0 : (file.data?.byteLength ?? 0));
   if (bytes > messageBytesMax)
     throw new InvalidArgumentError(
       `the task with its code, arguments and small files has ${bytes} bytes; a request holds at ` +

@@ -133,6 +133,15 @@ export interface TaskInfo {
   readonly yours: boolean;
 }
 
+/** A detached task that the daemon keeps, ended or not. */
+export interface DetachedTask {
+  readonly task: TaskInfo;
+  /** Empty if it was submitted without one. */
+  readonly key: string;
+  /** Until an ended task is forgotten; before its end, the whole lease. */
+  readonly leaseLeftMs: number;
+}
+
 export interface TemplateInfo {
   readonly name: string;
   readonly description: string;

@@ -58,7 +58,10 @@ export type Code =
    * "stdin", as if piped into it.
    */
   | (Only<"code" | "via"> & { code: string | Uint8Array; via?: "string" | "stdin" })
-  /** A script, a local file by default; it is placed at /task/NAME and runs from there. */
+  /**
+   * A script, a local file by default, or a folder with a `__main__.py`; it is placed at /task/NAME
+   * and runs from there.
+   */
   | (Only<"script"> & { script: string | URL | Script })
   /** A module's name, as after Python's -m: of the template, or among `files`. */
   | (Only<"module"> & { module: string })
@@ -131,6 +134,7 @@ export const LIMITS: Keys<LimitWishes> = {
   outFilesSize: true,
   outFiles: true,
   queueTime: true,
+  grace: true,
 };
 
 /** @internal */
@@ -144,6 +148,8 @@ export const SPEC: Keys<TaskSpec> = {
   code: true,
   via: true,
   script: true,
+  module: true,
+  program: true,
   command: true,
   template: true,
   args: true,

@@ -85,7 +85,10 @@ export class Task implements AsyncDisposable {
     return within("wait", this.begin(), patience);
   }
 
-  /** Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended. */
+  /**
+   * Ends the task as `cancelled`; `wait` gives the result. A task with a grace first gets SIGTERM; a
+   * second call ends the grace. Harmless once it has ended.
+   */
   async cancel(options: CallOptions = {}): Promise<void> {
     const patience = this.patience("cancel", options);
     if (this.remoteOrGone === undefined) return;

@@ -59,6 +59,23 @@ test("a lost connection does not end it, and a repeated submit gives it", async 
   await again.close();
 });
 
+test("all are listed, with key and lease", async (t) => {
+  const mayfly = await client(t);
+  const name = key();
+  const ended = await mayfly.submit({ code: "1", detach: { lease: "1m", key: name } });
+  const runs = await mayfly.submit({ code: ENDLESS, detach: { lease: "2m" } });
+  await ended.wait();
+  const listed = new Map((await mayfly.detached()).map((each) => [each.task.id, each]));
+  const [done, going] = [listed.get(ended.id), listed.get(runs.id)];
+  assert.deepEqual([done?.key, done?.task.state], [name, "done"]);
+  assert.ok(done !== undefined && done.leaseLeftMs > 0 && done.leaseLeftMs <= 60_000);
+  assert.deepEqual([going?.key, going?.leaseLeftMs, going?.task.yours], ["", 120_000, true]);
+  await ended.close();
+  await runs.close();
+  const left = (await mayfly.detached()).map((each) => each.task.id);
+  assert.ok(!left.includes(ended.id) && !left.includes(runs.id));
+});
+
 test("one key is one run, and another spec with it is refused", async (t) => {
   const [one, two] = await Promise.all([client(t), client(t)]);
   const spec: TaskSpec = {

@@ -1,7 +1,7 @@
 // All ways to request a task, and their results.
 
 import assert from "node:assert/strict";
-import { writeFile } from "node:fs/promises";
+import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
@@ -86,6 +86,24 @@ test("a module, and a program among the files", async (t) => {
     mayfly.run({ template: "shell", module: "app", files }),
     /template 'shell' runs no modules/,
   );
+});
+
+test("a folder is a script: it comes whole, without hidden files, or not at all", async (t) => {
+  const mayfly = await client(t);
+  const app = join(await folder(t), "app");
+  await mkdir(join(app, "deep"), { recursive: true });
+  await writeFile(
+    join(app, "__main__.py"),
+    "import os, sys; print(sys.path[0], sorted(os.listdir('/task/app')), sys.argv[1:])",
+  );
+  await writeFile(join(app, "deep/beside.py"), "1");
+  await writeFile(join(app, ".env"), "SECRET=1");
+  const result = await mayfly.run({ script: `${app}/`, args: ["x"] });
+  assert.match(result.stdout, /^\/task\/app \['__main__.py', .*'deep'\] \['x'\]\n$/, result.stderr);
+  assert.ok(!result.stdout.includes(".env"));
+  await symlink("/etc/passwd", join(app, "deep/link"));
+  await assert.rejects(mayfly.run({ script: app }), /link, which may lead out/);
+  await assert.rejects(mayfly.run({ script: join(app, "deep") }), InvalidArgumentError);
 });
 
 test("a script comes as a path, a URL, or a name and text", async (t) => {
@@ -303,8 +321,8 @@ test("what cannot be sent is refused before it is sent", async (t) => {
       return true;
     });
   const caps: [keyof LimitWishes, (string | number | bigint)[]][] = [
-    ["memory", ["", "nonsense", "1e3", "64 miB", "-1", -1, -1n, 1.5, NaN, Infinity, "0x10", "1 2"]],
-    ["wallTime", ["", "5 parsecs", "0.5ms", "30", 30, 250n, -1, NaN, "99999999999999999999999"]],
+    ["memory", ["", "nonsense", "1e3", "64 Mib", "64Mb", "-1", -1, -1n, 1.5, NaN, Infinity, "0x10", "1 2"]],
+    ["wallTime", ["", "5 parsecs", "0.5ms", "5M", "30", 30, 250n, -1, NaN, "99999999999999999999999"]],
     ["cpu", ["", "one", "0.0001", -1, 1e300, 5_000_000]],
     ["processes", ["12", 1.5, -1, 2 ** 32, NaN]],
   ];

@@ -58,8 +58,8 @@ async function refused(call: () => Promise<unknown>, said: string, advice: RegEx
   });
 }
 
-const CAPS = /There are cpu, cpuTime, wallTime, memory, .*queueTime\.$/;
-const KEYS = /There are code, via, script, command, template, .*detach\.$/;
+const CAPS = /There are cpu, cpuTime, wallTime, memory, .*queueTime, grace\.$/;
+const KEYS = /There are code, via, script, module, program, command, template, .*detach\.$/;
 
 // [spec, message, advice]
 const SPECS: [unknown, string, RegExp][] = [
@@ -96,6 +96,11 @@ const SPECS: [unknown, string, RegExp][] = [
   [{ script: { name: "a.py", txt: "" } }, "script: there is no key 'txt'", /^Did you mean 'text'\? There are name, text\.$/],
   [{ script: ["a.py", ""] }, "script: Array is no object with named fields", /^$/],
   [{ script: { name: "a.py", text: "" }, via: "stdin" }, "via goes with `code`", /./],
+  [{ module: "a", program: "b" }, "the task names module and program", /one of code, script, module, program and command/],
+  [{ modul: "a" }, "the spec: there is no key 'modul'", /^Did you mean 'module'\?/],
+  [{ module: "a", via: "stdin" }, "via goes with `code`", /./],
+  [{ program: 5 }, "program is not a string", /^$/],
+  [{ code: "", limits: { grce: "1s" } }, "limits: there is no key 'grce'", /^Did you mean 'grace'\?/],
   [{ code: "", env: ["A=1"] }, "env: Array is no object with named fields", /^$/],
   [{ code: "", env: new Map([["A", "1"]]) }, "env: Map is no object with named fields", /^$/],
   [{ code: "", files: new Map() }, "files: Map is no object with named fields", /^$/],
@@ -136,6 +141,7 @@ test("so are the options of every call", async (t) => {
     [mayfly, "find", [{ key: "k" }]],
     [mayfly, "templates", []],
     [mayfly, "tasks", []],
+    [mayfly, "detached", []],
     [mayfly, "kill", [1]],
     [mayfly, "upload", [""]],
     [mayfly, "blobs", []],
@@ -232,6 +238,23 @@ test("what is known arrives: plain, inherited, of a class, and as one notation o
   ];
   for (const spec of same) await mayfly.submit(spec);
   assert.deepEqual(specs, Array(3).fill({ wallTimeMs: 250n, memoryBytes: 1n << 20n, collect: true }));
+});
+
+test("a module, a program among the files, and a grace arrive", async (t) => {
+  const seen: [string, bigint][] = [];
+  const { daemon } = await fake(t, {
+    submit: (params, results) => {
+      const { code, limits } = params.spec;
+      const kind = code._isModule ? `-m ${code.module}` : code._isPath ? code.path : "another kind";
+      seen.push([kind, limits.graceMs]);
+      results.task = fakeTask();
+      return Promise.resolve();
+    },
+  });
+  const mayfly = await client(t, { socket: daemon.path });
+  await mayfly.submit({ module: "json.tool", limits: { grace: "1.5s" } });
+  await mayfly.submit({ program: "app", files: { "app/__main__.py": "" }, limits: { grace: "0s" } });
+  assert.deepEqual(seen, [["-m json.tool", 1500n], ["app", 0n]]);
 });
 
 test("a call's own deadline stands above the connection's, and null is none", async (t) => {

@@ -18,7 +18,7 @@ const COMPILERS = [
 const USER = `
 import { connect, DEFAULT_SOCKET, MayflyError, OutputStream, Task, TaskFailedError, TaskResult } from "mayfly";
 import type {
-  BlobInfo, BlobRef, Bounds, CallOptions, Client, Code, ConnectOptions, Cores, Detach, Duration, ErrorCode,
+  BlobInfo, BlobRef, Bounds, CallOptions, Client, Code, ConnectOptions, Cores, Detach, DetachedTask, Duration, ErrorCode,
   FileSource, Limits, LimitWishes, OutFile, OutputChunk, OutputHandlers, Phases, Receipt, RunOptions, Script,
   ServerInfo, Size, StdinSource, StreamName, SubmitOptions, TaskInfo, TaskSpec, TemplateInfo, UploadSource, Usage,
   Verdict,
@@ -31,7 +31,7 @@ export async function use(options: ConnectOptions): Promise<Verdict> {
   await using mayfly: Client = await connect({ socket: DEFAULT_SOCKET, callDeadline: "5s", ...options });
   const server: ServerInfo = mayfly.server;
   same<typeof server.bounds, Bounds>(true);
-  const wishes: LimitWishes = { memory: "64MiB", wallTime: "2s", cpu: 0.5, processes: 3 };
+  const wishes: LimitWishes = { memory: "64MiB", wallTime: "2s", cpu: 0.5, processes: 3, grace: "1s" };
   const spec: TaskSpec = { code: "print(1)", limits: wishes, files: { a: { data: "b", mode: 0o644 } } };
   const run: RunOptions = { check: true, deadline: "5s", onOutput: ({ stream, text }) => void [stream, text] };
   const result = await mayfly.run(spec, run);
@@ -51,8 +51,10 @@ export async function use(options: ConnectOptions): Promise<Verdict> {
   const infos: [TaskInfo[], TemplateInfo[], BlobInfo[]] = [
     await mayfly.tasks(), await mayfly.templates(), await mayfly.blobs({ deadline: "1m" }),
   ];
+  const kept: DetachedTask[] = await mayfly.detached();
   const blob: BlobRef = await mayfly.upload(new Uint8Array(1) satisfies UploadSource);
   await mayfly.removeBlob(blob);
+  const kinds: Code[] = [{ module: "json.tool" }, { program: "app" }, { code: "1", via: "stdin" }];
   const more: [CallOptions, Code, Cores, Detach, Duration, FileSource, OutputHandlers, Script, Size, StdinSource, StreamName] = [
     {}, { command: ["ls"] }, 1, { lease: "1h" }, "5s", "x", {}, { name: "a", text: "b" }, 5n, "in", "stderr",
   ];
@@ -62,7 +64,7 @@ export async function use(options: ConnectOptions): Promise<Verdict> {
     if (error instanceof TaskFailedError) return error.result.verdict;
     if (error instanceof MayflyError) same<typeof error.code, ErrorCode>(true);
   }
-  return infos.length + more.length > 0 ? "succeeded" : "unknown";
+  return infos.length + more.length + kinds.length + kept.length > 0 ? "succeeded" : "unknown";
 }
 `;
 
@@ -77,6 +79,8 @@ await mayfly.run({ code: "" }, { timeoutMs: 5 });
 await mayfly.run({ code: "" }, { deadline: 5 });
 await mayfly.submit({ code: "", detach: { lease: 60 } });
 await connect({ callTimeoutMs: 5 });
+await mayfly.run({ module: "a", code: "" });
+await mayfly.run({ module: "a", via: "stdin" });
 `;
 
 for (const [compiler, wanted] of COMPILERS)
@@ -115,5 +119,5 @@ for (const [compiler, wanted] of COMPILERS)
     );
     const said = await compile(top, compiler, "--pretty", "false");
     const lines = new Set([...said.matchAll(/misuser\.ts\((\d+),/g)].map(([, line]) => Number(line)));
-    assert.deepEqual([...lines].sort((a, b) => a - b), [4, 5, 6, 7, 8, 9, 10], said);
+    assert.deepEqual([...lines].sort((a, b) => a - b), [4, 5, 6, 7, 8, 9, 10, 11, 12], said);
   });

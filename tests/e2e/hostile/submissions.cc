@@ -62,7 +62,30 @@ void addNames(std::vector<Case>& all) {
                      script.setName(text(name));
                      script.setText(edge::data("print(1)"));
                    }});
+    all.push_back({std::string("program among the files: ") + what,
+                   [name](Spec spec) { spec.getCode().setPath(text(name)); }});
   }
+}
+
+void addModules(std::vector<Case>& all) {
+  const std::pair<const char*, std::string> names[] = {
+      {"empty", ""}, {"NUL", std::string("a\0b", 3)}, {"2 kB", std::string(2'000, 'm')}};
+  for (const auto& [what, name] : names)
+    all.push_back({std::string("module: ") + what,
+                   [name](Spec spec) { spec.getCode().setModule(text(name)); }});
+  all.push_back({"module: of a template without", [](Spec spec) {
+                   spec.setTemplate("shell");
+                   spec.getCode().setModule("json.tool");
+                 }});
+  all.push_back({"program: a folder in a template without modules", [](Spec spec) {
+                   spec.setTemplate("shell");
+                   spec.initFiles(1)[0].setPath("app/__main__.py");
+                   spec.getCode().setPath("app");
+                 }});
+  all.push_back({"program: a part of a file's name", [](Spec spec) {
+                   spec.initFiles(1)[0].setPath("application");
+                   spec.getCode().setPath("app");
+                 }});
 }
 
 void addFiles(std::vector<Case>& all) {
@@ -297,6 +320,7 @@ void otherCalls(Raw& raw) {
 int submissions(const std::string& socket) {
   std::vector<Case> all;
   addNames(all);
+  addModules(all);
   addFiles(all);
   addLimits(all);
   addRest(all);

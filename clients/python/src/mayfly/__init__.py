@@ -17,15 +17,15 @@ from .errors import (AlreadyExists, Cancelled, DeadlineExceeded, Disconnected, E
                      FailedPrecondition, HostUnfit, Internal, InvalidArgument, MayflyError,
                      NotFound, PermissionDenied, ResourceExhausted, TaskFailed, Unavailable,
                      Unsupported)
-from .results import (Blob, Bounds, Limits, OutFile, Phases, Receipt, ServerInfo, Stream, TaskInfo,
-                      TaskResult, TemplateInfo, Usage, Verdict)
+from .results import (Blob, Bounds, DetachedTask, Limits, OutFile, Phases, Receipt, ServerInfo, Stream,
+                      TaskInfo, TaskResult, TemplateInfo, Usage, Verdict)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_SOCKET", "PIPE", "PROTOCOL", "AlreadyExists", "AsyncClient", "AsyncStdin",
     "AsyncTask", "Blob", "Bounds", "Cancelled", "Caps", "Client", "DeadlineExceeded",
-    "Disconnected", "ErrorCode", "FailedPrecondition", "File", "HostUnfit", "Internal",
+    "DetachedTask", "Disconnected", "ErrorCode", "FailedPrecondition", "File", "HostUnfit", "Internal",
     "InvalidArgument", "Limits", "MayflyError", "NotFound", "OutFile", "PermissionDenied",
     "Phases", "Receipt", "ResourceExhausted", "ServerInfo", "Stdin", "Stream", "Task",
     "TaskFailed", "TaskInfo", "TaskResult", "TemplateInfo", "Unavailable", "Unsupported", "Usage",

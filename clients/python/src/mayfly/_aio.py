@@ -161,7 +161,8 @@ class AsyncTask:
             output.reader = None
 
     async def cancel(self, *, deadline: Deadline = DEFAULT) -> None:
-        """Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended."""
+        """Ends the task as `cancelled`; `wait` gives the result. A task with a `grace` first gets
+        SIGTERM; a second call ends the grace. Harmless once it has ended."""
         await self._here().cancel(seconds(deadline, self._remote.connection))
 
     async def info(self, *, deadline: Deadline = DEFAULT) -> results.TaskInfo:
@@ -342,6 +343,11 @@ class AsyncClient:
         """The queued, running and ending tasks of the asking user; for root, of every user."""
         connection = self._live()
         return await connection.list_tasks(seconds(deadline, connection))
+
+    async def detached(self, *, deadline: Deadline = DEFAULT) -> list[results.DetachedTask]:
+        """This user's detached tasks that are kept, ended ones too. Renews no lease."""
+        connection = self._live()
+        return await connection.detached(seconds(deadline, connection))
 
     async def kill(self, id: int, *, deadline: Deadline = DEFAULT) -> None:
         """Ends a task of the asking user, from any connection, as `cancelled`; root may end any user's."""

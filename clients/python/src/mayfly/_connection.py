@@ -223,7 +223,16 @@ class Connection:
         if spec.detach_ms and self.server and not self.server.bounds.detached_per_user_max:
             raise errors.Unsupported("submit: the daemon keeps no detached tasks",
                                      "Update the daemon, or leave out detach=.")
-        await _upload.place(self, spec, deadline)
+        for left in reversed(range(_upload.SUBMITS_MAX)):
+            await _upload.place(self, spec, deadline)
+            try:
+                return await self._submit(spec, deadline)
+            except errors.NotFound:
+                if not left or not await _upload.lost(self, spec, deadline):
+                    raise
+        raise AssertionError
+
+    async def _submit(self, spec: TaskSpec, deadline: float | None) -> Remote:
         output = Output() if spec.stream else None
         remote = Remote(self, output)
         remote.template = spec.template
@@ -285,6 +294,10 @@ class Connection:
     async def list_tasks(self, deadline: float | None) -> list[results.TaskInfo]:
         return await self.call("tasks", lambda: self._mayfly.tasks(),
                                lambda a: [_wire.task_info(t) for t in a.tasks], deadline)
+
+    async def detached(self, deadline: float | None) -> list[results.DetachedTask]:
+        return await self.call("detached", lambda: self._mayfly.detached(),
+                               lambda a: [_wire.detached_task(t) for t in a.tasks], deadline)
 
     async def kill(self, id: int, deadline: float | None) -> None:
         await self.call("kill", lambda: self._mayfly.kill(id=id), _nothing, deadline)

@@ -22,6 +22,7 @@ from ._units import (Cores, Duration, Size, parse, parse_bytes, parse_cores_mill
 
 INLINE_STDIN_BYTES_MAX: Final = 1 << 20  # larger input is sent in pieces
 INLINE_FILES_BYTES_MAX: Final = 2 << 20  # all input files of a task together; the rest become blobs
+FOLDER_FILES_MAX: Final = 1_000  # as many as a task may bring
 U64_MAX: Final = (1 << 64) - 1
 
 
@@ -256,7 +257,7 @@ def _source(path: str, content: object, mode: int | None = None) -> Source:
         data = content if isinstance(content, bytes) else bytes(content)
         return Source(path, 0o644 if mode is None else mode, data=data, size=len(data))
     if isinstance(content, Blob):
-        return Source(path, 0o644 if mode is None else mode, blob=content.sha256)
+        return Source(path, 0o644 if mode is None else mode, blob=content.sha256, size=content.size_bytes)
     if isinstance(content, os.PathLike):
         return _local(path, Path(content), mode)
     if isinstance(content, str):
@@ -293,15 +294,21 @@ def _folder(folder: Path, name: str) -> list[Source]:
     """A folder's files, without hidden ones, which may hold secrets. A link may lead out of it."""
     if not (folder / "__main__.py").is_file():
         raise InvalidArgument(f"the folder '{folder}' has no __main__.py", "Name the script in it.")
-    sources = []
+    sources: list[Source] = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if any(part.startswith(".") or part == "__pycache__" for part in inside.parts):
             continue
         if path.is_symlink():
             raise InvalidArgument(f"'{path}' is a link, which may lead out of the folder", "Give files= instead.")
-        if not path.is_dir():
-            sources.append(_local(text(f"{name}/{inside.as_posix()}", "script"), path, None))
+        if path.is_dir():
+            continue
+        if not path.is_file():
+            raise InvalidArgument(f"'{path}' is neither a file nor a folder", "Give files= instead.")
+        if len(sources) == FOLDER_FILES_MAX:
+            raise InvalidArgument(f"the folder '{folder}' has more than {FOLDER_FILES_MAX} files",
+                                  "Give an archive: python3 -m zipapp FOLDER.")
+        sources.append(_local(text(f"{name}/{inside.as_posix()}", "script"), path, None))
     return sources
 
 

@@ -147,7 +147,8 @@ class Task:
             output.reader = None
 
     def cancel(self, *, deadline: Deadline = DEFAULT) -> None:
-        """Ends the task as `cancelled`; `wait` gives the result. Harmless once it has ended."""
+        """Ends the task as `cancelled`; `wait` gives the result. A task with a `grace` first gets
+        SIGTERM; a second call ends the grace. Harmless once it has ended."""
         limit = seconds(deadline, self._remote.connection)
         self._portal.call(lambda _: self._remote.cancel(limit))
 
@@ -312,6 +313,11 @@ class Client:
         """The queued, running and ending tasks of the asking user; for root, of every user."""
         limit = self._seconds(deadline)
         return self._portal.call(lambda c: c.list_tasks(limit))
+
+    def detached(self, *, deadline: Deadline = DEFAULT) -> list[results.DetachedTask]:
+        """This user's detached tasks that are kept, ended ones too. Renews no lease."""
+        limit = self._seconds(deadline)
+        return self._portal.call(lambda c: c.detached(limit))
 
     def kill(self, id: int, *, deadline: Deadline = DEFAULT) -> None:
         """Ends a task of the asking user, from any connection, as `cancelled`; root may end any user's."""

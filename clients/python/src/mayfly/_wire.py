@@ -112,6 +112,11 @@ def task_result(reader: Any) -> results.TaskResult:
         out_files_note=reader.outFilesNote, out_files_lost=reader.outFilesLost)
 
 
+def detached_task(reader: Any) -> results.DetachedTask:
+    return results.DetachedTask(task=task_info(reader.task), key=reader.key,
+                                lease_left_ms=reader.leaseLeftMs)
+
+
 def template_info(reader: Any) -> results.TemplateInfo:
     return results.TemplateInfo(
         name=reader.name, description=reader.description, mechanism=reader.mechanism,

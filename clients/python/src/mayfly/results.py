@@ -241,6 +241,17 @@ class TaskInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DetachedTask:
+    """A detached task that the daemon keeps, ended or not."""
+
+    task: TaskInfo
+    key: str
+    """Empty if it was submitted without one."""
+    lease_left_ms: int
+    """Until an ended task is forgotten; before its end, the whole lease."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateInfo:
     name: str
     description: str
