@@ -111,6 +111,11 @@ Decision<base::Unit> Limits::checkCounts(const Call& call, const TaskUse& task,
   if (session != sessions_.end() && session->second >= bounds_.calls_per_task_max)
     return tooMany("bounds.calls_per_task_max",
                    fmt::format("the task has {} calls in flight", session->second), base::kRetryMs);
+  const auto user = users_.find(call.subject.uid);
+  if (user != users_.end() && user->second >= bounds_.calls_per_user_max)
+    return tooMany("bounds.calls_per_user_max",
+                   fmt::format("the user's tasks have {} calls in flight", user->second),
+                   base::kRetryMs);
   if (task.calls >= call.task.calls)
     return tooMany(rule + ".task.calls",
                    fmt::format("the task has made its {} calls", call.task.calls), 0);
@@ -160,8 +165,9 @@ Decision<base::Unit> Limits::take(const Call& call, bool shared, uint64_t now_ns
   MAYFLY_DECIDE(checkCounts(call, task, tenant, all));
   MAYFLY_DECIDE(takeRates(call, task, tenant, all, now_ns));
   ++task.calls;
-  for (uint32_t* count : {&in_flight_, &sessions_[call.subject.session], &task.in_flight,
-                          tenant ? &tenant->in_flight : nullptr, all ? &all->in_flight : nullptr})
+  for (uint32_t* count :
+       {&in_flight_, &sessions_[call.subject.session], &users_[call.subject.uid], &task.in_flight,
+        tenant ? &tenant->in_flight : nullptr, all ? &all->in_flight : nullptr})
     if (count != nullptr) ++*count;
   return base::Unit{};
 }
@@ -199,10 +205,14 @@ void Limits::end(const Call& call) {
     if (count > 0) --count;
   };
   less(in_flight_);
-  if (const auto at = sessions_.find(call.subject.session); at != sessions_.end()) {
+  auto lessOf = [&](auto& counts, auto key) {
+    const auto at = counts.find(key);
+    if (at == counts.end()) return;
     less(at->second);
-    if (at->second == 0) sessions_.erase(at);
-  }
+    if (at->second == 0) counts.erase(at);
+  };
+  lessOf(sessions_, call.subject.session);
+  lessOf(users_, call.subject.uid);
   if (const auto at = tasks_.find({call.subject.session, call.action}); at != tasks_.end())
     less(at->second.in_flight);
   for (const auto& key : {tenantKey(call), allKey(call)})
@@ -210,7 +220,10 @@ void Limits::end(const Call& call) {
 }
 
 void Limits::addPastCalls(uint64_t session, const Grant& grant, uint64_t calls, uint64_t now_ns) {
-  Call call{{session, 0, {}}, grant.name(), grant.rule(), grant.quota, {}, {}};
+  Call call;
+  call.subject.session = session;
+  call.action = grant.name();
+  call.task = grant.quota;
   taskUse(call, now_ns).calls += calls;
 }
 

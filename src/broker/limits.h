@@ -102,7 +102,9 @@ class Limits {
   config::PolicyBounds bounds_;
   size_t others_max_;
   std::map<TaskKey, TaskUse> tasks_;
-  std::map<uint64_t, uint32_t> sessions_;  // calls in flight of each
+  // Calls in flight of each; without those that have none.
+  std::map<uint64_t, uint32_t> sessions_;
+  std::map<uint32_t, uint32_t> users_;
   std::map<OtherKey, OtherUse> others_;
   uint32_t in_flight_ = 0;
 };

@@ -532,6 +532,7 @@ void PolicyReader::introspection(Table t, Introspection& out) {
 void PolicyReader::policyBounds(Table t, PolicyBounds& b) {
   t.count("sessions_max", 1, 100'000, b.sessions_max);
   t.count("calls_max", 1, 10'000, b.calls_max);
+  t.count("calls_per_user_max", 1, 10'000, b.calls_per_user_max);
   t.count("calls_per_task_max", 1, 1'000, b.calls_per_task_max);
   t.count("connections_per_task_max", 1, 1'000, b.connections_per_task_max);
   t.quantity("held_max", 1u << 20, kSizeMax, sizes(), b.held_bytes_max);

@@ -56,6 +56,8 @@ struct SharedQuota {
   uint32_t parallel = 64;
   uint64_t bytes_per_minute = 4ull << 30;
 };
+// A quarter or less of the preset for all: one tenant leaves room for others.
+inline constexpr SharedQuota kTenantQuotaPreset = {1'200, 0, 16, 1ull << 30};
 
 // What actions of all kinds have.
 struct Action {
@@ -65,7 +67,7 @@ struct Action {
   std::vector<uint32_t> users;       // besides root
   bool every_user = false;
   TaskQuota task;
-  SharedQuota tenant, all;
+  SharedQuota tenant = kTenantQuotaPreset, all;
   Pairs env;  // variables of the task; {url} and {broker} are placeholders; sorted
 };
 
@@ -197,8 +199,9 @@ struct Introspection {
 
 struct PolicyBounds {
   uint32_t sessions_max = 4'096;
-  uint32_t calls_max = 512;          // in flight, of all tasks
-  uint32_t calls_per_task_max = 16;  // in flight, of all actions
+  uint32_t calls_max = 512;           // in flight, of all tasks
+  uint32_t calls_per_user_max = 128;  // in flight, of all tasks of a user
+  uint32_t calls_per_task_max = 16;   // in flight, of all actions
   uint32_t connections_per_task_max = 64;
   uint64_t held_bytes_max = 256ull << 20;  // bodies on their way, of all tasks
   uint32_t minted_max = 10'000;            // live credentials of all tasks

@@ -16,6 +16,7 @@ struct KeyMeaning {
 constexpr KeyMeaning kPolicyMeanings[] = {
     {"bounds.sessions_max", "tasks with grants at a time"},
     {"bounds.calls_max", "calls in flight, of all tasks"},
+    {"bounds.calls_per_user_max", "calls in flight, of all tasks of a user"},
     {"bounds.calls_per_task_max", "calls of one task in flight, of all its actions"},
     {"bounds.connections_per_task_max", "connections of one task to the broker"},
     {"bounds.held_max", "bytes of bodies on their way, of all tasks"},

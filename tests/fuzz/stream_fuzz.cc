@@ -5,6 +5,7 @@
 // secret that passes.
 #include <stdlib.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <string_view>

@@ -71,8 +71,8 @@ TEST(Scrub, EachFormOfASecretIsReplacedByAsManyStars) {
 TEST(Scrub, Base64IsFoundAtEachAlignment) {
   const auto patterns = patternsOf({kSecret});
   for (const char* last_two : {"+/", "-_"})
-    for (const std::string& before : {"", "u", "us", "use", "user:", "a longer user:"})
-      for (const std::string& after : {"", "x", "xy", "xyz"}) {
+    for (const std::string before : {"", "u", "us", "use", "user:", "a longer user:"})
+      for (const std::string after : {"", "x", "xy", "xyz"}) {
         const std::string whole = base64(before + kSecret + after, last_two);
         const std::string out = scrubbed(patterns, "Basic " + whole + " end");
         ASSERT_EQ(out.size(), whole.size() + 10);

@@ -159,8 +159,10 @@ TEST(Limits, EachQuotaHasItsRefusal) {
   EXPECT_EQ(ruleOf(begin(5, 5, "red", later, api)), "429 http.api.tenant.parallel");
   held.push_back(*begin(5, 6, "red", later, api));
   EXPECT_EQ(ruleOf(begin(6, 5, "blue", later, api)), "503 http.api.all.parallel");
-  for (int i = 0; i < 2; ++i) held.push_back(*begin(7, 5, "blue", later, pypi));
-  EXPECT_EQ(ruleOf(begin(8, 5, "blue", later, pypi)), "503 bounds.calls_max");
+  for (int i = 0; i < 3; ++i) held.push_back(*begin(7, 5, "blue", later, pypi));
+  EXPECT_EQ(ruleOf(begin(8, 5, "blue", later, pypi)), "429 bounds.calls_per_user_max");
+  held.push_back(*begin(8, 6, "", later, pypi));
+  EXPECT_EQ(ruleOf(begin(9, 7, "blue", later, pypi)), "503 bounds.calls_max");
   for (const auto& call : held) limits.end(call);
   EXPECT_EQ(limits.inFlight(), 0u);
 }

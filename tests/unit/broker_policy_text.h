@@ -5,7 +5,8 @@ namespace mayfly::broker {
 
 inline const char* const kTestPolicy = R"(
 [bounds]
-calls_max = 6
+calls_max = 8
+calls_per_user_max = 6
 calls_per_task_max = 4
 [secrets.key]
 file = "/etc/key"

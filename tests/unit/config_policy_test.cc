@@ -175,7 +175,7 @@ TEST(Policy, EveryMistakeIsNamedWithLineAndKey) {
       {"write = [\"POST\"]", "allow_addresses = ['10.0.0.1/8']", "holds '10.0.0.1/8'"},
       {"write = [\"POST\"]", "allow_addresses = ['localhost']", "holds 'localhost'"},
       {"write = [\"POST\"]", "ca = 'none'", "names the secret 'none', which is none of"},
-      {"write = [\"POST\"]", "request_max = '2TiB'", "allowed are 0 to 1TiB"},
+      {"write = [\"POST\"]", "request_max = '2TiB'", "allowed are 0B to 1TiB"},
       {"write = [\"POST\"]", "time = '5ms'", "allowed are 10ms to"},
       {"write = [\"POST\"]", "task = {calls = 0}", "'http.openai.task.calls' must be a whole"},
       {"write = [\"POST\"]", "task = {call = 1}", "unknown key 'http.openai.task.call'"},
