@@ -29,7 +29,7 @@ using Json = nlohmann::json;
 constexpr size_t kMissingMax = 64;
 constexpr size_t kFilesMax = 2'000'000;
 constexpr int kDepthMax = 100;
-constexpr uint32_t kSecondsMax = 300;
+constexpr uint32_t kExamineSecondsMax = 300;
 constexpr rlim_t kDataBytesMax = 1ull << 30;
 constexpr size_t kNameBytesMax = 255;
 constexpr size_t kPathBytesMax = 600;
@@ -322,7 +322,7 @@ base::Result<std::vector<Missing>> examine(Workshop& shop, const std::string& tr
   std::vector<Missing> all;
   Command look;
   look.argv = {"missing-libraries"};  // for the log: the builder's own code runs
-  look.seconds_max = kSecondsMax;
+  look.seconds_max = kExamineSecondsMax;
   look.enter = [enter = enterSandbox({tree, Inside::examine, {}})] {
     enter();
     examineInside();

@@ -75,15 +75,15 @@ base::Result<ImageInfo> readIndex(const std::string& path) {
   // An index of an older Mayfly has no such list.
   const Json missing = json.is_object() ? json.value("missing", Json()) : Json();
   for (const Json& one : missing.is_array() ? missing : Json::array()) {
-    const auto text = [&](const char* key) {
+    const auto word = [&](const char* key) {
       return one.is_object() && one.contains(key) && one[key].is_string()
                  ? one[key].get<std::string>()
                  : std::string();
     };
     const bool counted =
         one.is_object() && one.contains("files") && one["files"].is_number_unsigned();
-    info.missing.push_back({text("library"), text("version"), text("file"),
-                            counted ? one["files"].get<uint32_t>() : 1, text("package")});
+    info.missing.push_back({word("library"), word("version"), word("file"),
+                            counted ? one["files"].get<uint32_t>() : 1, word("package")});
   }
   if (info.template_name.empty() || !isDigest(info.digest)) {
     return base::fail(Code::internal, fmt::format("'{}' is damaged", path),
