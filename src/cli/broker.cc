@@ -11,6 +11,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <tuple>
 
 #include "base/text.h"
 #include "broker/http_rules.h"
@@ -197,24 +198,31 @@ std::variant<BrokerArgs, BrokerText> parseBroker(const std::vector<std::string>&
   auto* attempt = app.add_subcommand("try", "Show what a task's request would become");
   app.add_subcommand("keys", "Print every key of a policy");
   for (auto* each : {check, attempt})
-    each->add_option("POLICY", out.policy, "The policy's file (TOML)");
+    each->add_option("POLICY", out.policy, "The policy's file (TOML)")->type_name("");
   check->add_flag("--json", out.json, "Print JSON");
-  attempt->add_option("ACTION", out.action,
-                      "The action, as in `mayfly run --grant`: NAME[:NARROWING]");
-  attempt->add_option("TARGET", out.target, "A path behind the action's URL; egress: a URL [/]");
-  attempt->add_option("--method", out.method, "The request's method; CONNECT: a tunnel [GET]");
-  attempt->add_option("--header", out.headers, "A header, `NAME: VALUE`; repeatable")
-      ->allow_extra_args(false);
-  attempt->add_option("--param", out.params, "A statement's parameter, NAME=VALUE; repeatable")
-      ->allow_extra_args(false);
-  attempt->add_option("--tenant", out.tenant, "The task's tenant");
-  attempt->add_option("--uid", out.uid, "The submitting user's number [0]");
+  attempt->add_option("ACTION", out.action, "NAME[:NARROWING], as in `mayfly run --grant`")
+      ->type_name("");
+  attempt->add_option("TARGET", out.target, "A path behind the action's URL; egress: a URL [/]")
+      ->type_name("");
+  attempt->add_option("--method", out.method, "The method; CONNECT: a tunnel [GET]")
+      ->type_name("NAME");
+  for (const auto& [flag, to, about] :
+       {std::tuple{"--header", &out.headers, "A header, NAME: VALUE; repeatable"},
+        std::tuple{"--param", &out.params, "A statement's parameter, NAME=VALUE; repeatable"}})
+    attempt->add_option(flag, *to, about)->type_name("TEXT")->allow_extra_args(false);
+  attempt->add_option("--tenant", out.tenant, "The task's tenant")->type_name("NAME");
+  attempt->add_option("--uid", out.uid, "The submitting user's number [0]")->type_name("N");
   std::vector<std::string> words(args.rbegin(), args.rend());
   try {
     app.parse(words);
   } catch (const CLI::CallForHelp&) {
     const auto parsed = app.get_subcommands();
-    return BrokerText{parsed.empty() ? kBrokerAbout : parsed[0]->help(), 0};
+    if (parsed.empty()) return BrokerText{kBrokerAbout, 0};
+    std::string help = parsed[0]->help();
+    // CLI11 of Debian 12 names only the verb.
+    if (const size_t at = help.find("Usage: "); at != std::string::npos)
+      help.insert(at + 7, "mayfly broker ");
+    return BrokerText{std::move(help), 0};
   } catch (const CLI::ParseError& e) {
     return BrokerText{fmt::format("mayfly: {}\n{}", whyWrong(app, e), kBrokerAbout), 2};
   }
