@@ -15,7 +15,6 @@ namespace {
 using Kind = Route::Kind;
 
 constexpr std::string_view kJson = "application/json";
-constexpr size_t kLingerBytes = 16u << 10;
 
 kj::Duration of(Options::Time time) { return time.count() * kj::MILLISECONDS; }
 
@@ -53,7 +52,10 @@ Connection::Connection(DoorContext& door, base::Fd socket, Transport transport)
       scanner_(door.options),
       parser_(door.options) {}
 
-Connection::~Connection() noexcept(false) { door_.buffers.give(body_charge_); }
+Connection::~Connection() noexcept(false) {
+  if (!orderly_) reset();
+  door_.buffers.give(body_charge_);
+}
 
 // --- its life --------------------------------------------------------------------
 
@@ -90,37 +92,27 @@ kj::Promise<After> Connection::serveOne(Head head) {
 
 kj::Promise<void> Connection::close(After after) {
   stopWaiting();
-  switch (after) {
-    case After::timeout:
-      if (answering_ || !refusal_) break;
-      return refuse(std::move(*refusal_)).then([this](After) { return linger(); });
-    case After::keep:
-    case After::close:
-      return linger();
-    case After::gone:
-      return kj::READY_NOW;
-    case After::reset:
-      break;
-  }
-  reset();
-  return kj::READY_NOW;
+  const bool has_last_word = after == After::timeout && refusal_ && !answering_;
+  orderly_ = after == After::keep || after == After::close || after == After::gone || has_last_word;
+  if (!orderly_ || after == After::gone) return kj::READY_NOW;
+  auto said = has_last_word ? refuse(std::move(*refusal_)).ignoreResult() : kj::Promise<void>(kj::READY_NOW);
+  return said.then([this] { return linger(); })
+      .exclusiveJoin(door_.port.timer().afterDelay(2 * of(door_.options.linger_time)));
 }
 
 // Closing a socket with unread bytes resets it, and the peer may lose the last words. So the peer
 // gets some time to read them and to close its end.
 kj::Promise<void> Connection::linger() {
   stream_->shutdownWrite();
-  struct Sink {
-    static kj::Promise<void> drain(kj::AsyncInputStream& from, kj::Array<kj::byte> to) {
-      auto got = from.tryRead(to.begin(), 1, to.size());
-      return got.then([&from, to = kj::mv(to)](size_t n) mutable -> kj::Promise<void> {
-        if (n == 0) return kj::READY_NOW;
-        return drain(from, kj::mv(to));
-      });
-    }
-  };
-  return Sink::drain(*stream_, kj::heapArray<kj::byte>(kLingerBytes))
-      .exclusiveJoin(door_.port.timer().afterDelay(of(door_.options.linger_time)));
+  return drain().exclusiveJoin(door_.port.timer().afterDelay(of(door_.options.linger_time)));
+}
+
+kj::Promise<void> Connection::drain() {
+  inbox_.use(inbox_.unread().size());
+  return inbox_.more().then([this](bool more) -> kj::Promise<void> {
+    if (!more) return kj::READY_NOW;
+    return drain();
+  });
 }
 
 // The kernel drops what is unsent, and the peer's next read fails.
@@ -339,7 +331,7 @@ kj::Promise<bool> Connection::collectMore() {
                                        std::to_string(door_.options.json_bytes_max) + " bytes")
                        .value());
   if (parser_.done()) return true;
-  if (!inbox_.grow()) return refused(tooManyBuffers());
+  if (!growForBody()) return refused(tooManyBuffers());
   waitForBody();
   return inbox_.more().then([this, since = now()](bool more) -> kj::Promise<bool> {
     stopWaiting();
@@ -350,11 +342,19 @@ kj::Promise<bool> Connection::collectMore() {
   });
 }
 
+// For what is left of the body, if that is much.
+bool Connection::growForBody() {
+  const bool small = request_.body == Request::Body::length &&
+                     request_.body_bytes - body_bytes_ <= kFirstBufferBytes / 2;
+  return small || inbox_.grow();
+}
+
 kj::Promise<After> Connection::unlessGone(kj::Promise<After> answer) {
   return answer.exclusiveJoin(untilGone());
 }
 
 kj::Promise<After> Connection::untilGone() {
+  inbox_.shrink();
   return inbox_.more().then([this](bool more) -> kj::Promise<After> {
     if (more) return untilGone();
     if (inbox_.ended()) return After::reset;

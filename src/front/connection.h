@@ -74,6 +74,8 @@ class Connection {
                            std::vector<Field> fields = {});
   kj::Promise<void> close(After after);
   kj::Promise<void> linger();
+  kj::Promise<void> drain();
+  bool growForBody();
   void reset();
   void wait(Options::Time time);
   void waitForBody();
@@ -97,6 +99,7 @@ class Connection {
   size_t body_charge_ = 0;  // of body_, taken from the door's purse
   kj::Own<Gate::Queue::Slot> slot_;
   bool answering_ = false;  // the answer has begun
+  bool orderly_ = false;    // the end needs no reset
 
   enum class Waiting : uint8_t { idle, request, turn, tunnel };
   Waiting waiting_ = Waiting::idle;

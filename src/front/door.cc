@@ -105,12 +105,16 @@ void Door::acceptSome(Listener& listener) {
   awaitConnections();
 }
 
+// The capacity has counted the connection.
 void Door::serve(base::Fd socket, Transport transport) {
   const int on = 1;
   if (transport == Transport::tcp)
     ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   ++accepted_;
-  auto held = kj::heap<Held>(*this, std::move(socket), transport);
+  kj::Own<Held> held;
+  auto fault = kj::runCatchingExceptions(
+      [&] { held = kj::heap<Held>(*this, std::move(socket), transport); });
+  if (fault != nullptr) return shared_.capacity.remove(count_ + 1);  // the kernel has no room
   auto served = held->connection.run();
   tasks_->add(served.attach(kj::mv(held)));
 }

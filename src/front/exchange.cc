@@ -209,7 +209,7 @@ kj::Promise<void> Exchange::upload() {
   c_.body_bytes_ += piece.size();
   if (!piece.empty()) return send(std::move(piece)).then([this] { return upload(); });
   if (c_.parser_.done()) return endUpload();
-  c_.inbox_.grow();  // without it, the pieces are small
+  c_.growForBody();  // without it, the pieces are small
   c_.waitForBody();
   return c_.inbox_.more().then([this, since = c_.now()](bool more) -> kj::Promise<void> {
     c_.stopWaiting();

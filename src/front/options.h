@@ -27,7 +27,7 @@ struct Options {
   uint32_t starts_per_turn_max = 16;  // requests begun before doors take turns
 
   // Times.
-  Time head_time{10'000};       // from a request's first byte, or its connection, to its last header
+  Time head_time{10'000};       // from a request's first byte to its last header
   Time idle_time{60'000};       // between two requests
   Time stall_time{20'000};      // a body that brings nothing
   Time body_time{30'000};       // all waits for one body, and a second for each KiB that came
