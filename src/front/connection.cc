@@ -118,7 +118,7 @@ kj::Promise<void> Connection::drain() {
 // The kernel drops what is unsent, and the peer's next read fails.
 void Connection::reset() {
   KJ_IF_MAYBE (fd, stream_->getFd()) {
-    const struct linger now { 1, 0 };
+    const struct ::linger now { 1, 0 };
     ::setsockopt(*fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
   }
 }
@@ -355,8 +355,12 @@ kj::Promise<After> Connection::unlessGone(kj::Promise<After> answer) {
 
 kj::Promise<After> Connection::untilGone() {
   inbox_.shrink();
+  return watch();
+}
+
+kj::Promise<After> Connection::watch() {
   return inbox_.more().then([this](bool more) -> kj::Promise<After> {
-    if (more) return untilGone();
+    if (more) return watch();
     if (inbox_.ended()) return After::reset;
     return stream_->whenWriteDisconnected().then([] { return After::reset; });
   });

@@ -68,6 +68,7 @@ class Connection {
   // Runs the call; ends early if the client goes.
   kj::Promise<After> unlessGone(kj::Promise<After> answer);
   kj::Promise<After> untilGone();
+  kj::Promise<After> watch();
 
   kj::Promise<After> refuse(Refusal refusal);
   kj::Promise<After> reply(uint16_t status, std::string_view type, std::string body,

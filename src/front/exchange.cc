@@ -224,11 +224,20 @@ kj::Promise<void> Exchange::send(std::string piece) {
   KJ_IF_MAYBE (up, up_) {
     auto request = up->writeRequest(sizeOf(piece.size(), 0));
     request.setData(edge::data(piece));
-    return request.send().then([this](auto&& answer) -> kj::Promise<void> {
+    auto taken = request.send().then([this](auto&& answer) -> kj::Promise<void> {
       if (answer.getError().getCode() == 0) return kj::READY_NOW;
       fail(refusalOf(answer.getError()));
       return kj::NEVER_DONE;
     });
+    // Notices a client that goes while the vault takes its time. That of a tunnel may close one side
+    // only; any other is read ahead.
+    auto gone = c_.route_.kind == Kind::tunnel
+                    ? c_.stream_->whenWriteDisconnected().then([] { return After::reset; })
+                    : c_.watch();
+    return taken.exclusiveJoin(gone.then([this](After after) -> kj::Promise<void> {
+      finish(after);
+      return kj::NEVER_DONE;
+    }));
   }
   return kj::READY_NOW;
 }

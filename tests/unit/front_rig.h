@@ -342,7 +342,7 @@ class FrontRig {
     thread_ = std::thread([this, options, &ready] { serve(options, ready); });
     ready.get_future().get();
   }
-  ~FrontRig() {
+  ~FrontRig() noexcept {
     onLoop([this] { host_->stop(); });
     thread_.join();
   }
@@ -374,7 +374,6 @@ class FrontRig {
     ends.port = ntohs(in.sin_port);
     if (::listen(local.get(), 4'096) != 0 || ::listen(tcp.get(), 4'096) != 0) ::abort();
     sendOpen(session, connections_max, local, tcp);
-    ::unlink((ends.path + ".old").c_str());
     paths_.push_back(ends.path);
     return ends;
   }

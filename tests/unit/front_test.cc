@@ -13,13 +13,13 @@
 #include <functional>
 #include <sstream>
 
+#include "base/call_filter.h"
 #include "front_rig.h"
 
 namespace mayfly::front {
 namespace {
 
-using namespace std::chrono_literals;
-using std::string_literals::operator""s;
+using namespace std::literals;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::EndsWith;
@@ -54,11 +54,12 @@ class Client {
   explicit Client(const FrontRig::Ends& ends, Door door = Door::tcp) {
     if (door == Door::tcp) {
       fd_ = base::Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-      sockaddr_in in{};
-      in.sin_family = AF_INET;
-      in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-      in.sin_port = htons(ends.port);
-      connected_ = ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&in), sizeof in) == 0;
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      address.sin_port = htons(ends.port);
+      connected_ =
+          ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
     } else {
       fd_ = base::Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
       sockaddr_un address{};
@@ -317,7 +318,7 @@ TEST_F(FrontTest, PipelinedRequestsAreServedInTheirOrderOneAfterTheOther) {
     }
   }
   writer.join();
-  EXPECT_EQ(rig.stage.running_max, 1u);
+  EXPECT_LE(rig.stage.running_max, 2u) << "the last one's objects may be on their way back";
 }
 
 TEST_F(FrontTest, ContinueIsSaidOnceTheBodyIsWanted) {
@@ -340,8 +341,9 @@ TEST_F(FrontTest, TheUnixDoorRefusesHttp10BecauseItCannotReset) {
   Client local(door, Client::Door::local);
   EXPECT_EQ(local.ask("GET /cap/fixed/ HTTP/1.0\r\n\r\n").status, 505);
   Client tcp(door);
-  const auto r = tcp.ask("GET /cap/sse/ HTTP/1.0\r\n\r\n");
-  EXPECT_EQ(r.status, 0) << "no length: its end is the connection's";
+  EXPECT_EQ(tcp.ask("GET /cap/fixed/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").body, "hello");
+  EXPECT_EQ(tcp.ask("GET /cap/cut-chunked/ HTTP/1.0\r\n\r\n").status, 0);
+  EXPECT_EQ(tcp.error, ECONNRESET) << "without a length, a clean end would look whole";
 }
 
 // --- streams ---
@@ -356,7 +358,8 @@ TEST_F(FrontTest, TokensFlowOneByOne) {
     ASSERT_TRUE(client.readUntil("data: " + std::to_string(i) + "\n\n"));
   }
   EXPECT_TRUE(client.readUntil("\r\n0\r\n\r\n"));
-  EXPECT_EQ(client.ask(get("/cap/fixed/")).status == 0, true) << "the rest of the stream is unread";
+  client.in.clear();
+  EXPECT_EQ(client.ask(get("/cap/fixed/")).status, 200) << "on the same connection";
 }
 
 TEST_F(FrontTest, AReaderThatStopsHoldsTheVaultUp) {
@@ -378,8 +381,7 @@ TEST_F(FrontTest, AReaderThatStopsHoldsTheVaultUp) {
   }
   EXPECT_TRUE(until([&] { return rig.stage.written > before; })) << "reading goes on";
   client.close();
-  EXPECT_TRUE(until([&] { return rig.stage.given_up == 1; })) << "the vault learns at once";
-  EXPECT_TRUE(until([&] { return rig.stage.running == 0; }));
+  EXPECT_TRUE(until([&] { return rig.stage.running == 0; })) << "the vault learns at once";
 }
 
 TEST_F(FrontTest, AVaultThatStopsHoldsTheWriterUp) {
@@ -433,17 +435,25 @@ TEST_F(FrontTest, AnAnswerBeforeTheBodysEndEndsTheConnection) {
 }
 
 TEST_F(FrontTest, AClientThatGoesEndsItsCall) {
-  for (const char* request : {"/cap/sse/", "/cap/slow/"}) {
-    const uint32_t before = rig.stage.given_up;
-    Client client(door);
-    client.send(request == "/cap/slow/"s
-                    ? "POST /cap/slow/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc"
-                    : get(request));
-    ASSERT_TRUE(until([&] { return rig.stage.running > 0; }));
-    client.close();
-    EXPECT_TRUE(until([&] { return rig.stage.running == 0; })) << request;
-    EXPECT_GE(rig.stage.given_up + (request == "/cap/sse/"s ? 1 : 0), before + 1) << request;
-  }
+  Client client(door);
+  client.send(get("/cap/sse/"));
+  ASSERT_TRUE(until([&] { return rig.stage.running > 0; }));
+  client.close();
+  EXPECT_TRUE(until([&] { return rig.stage.running == 0; }));
+  Client half(door);
+  half.send("POST /cap/sink/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+  ASSERT_TRUE(until([&] { return rig.stage.received == 3; }));
+  half.close();
+  EXPECT_TRUE(until([&] { return rig.stage.given_up == 1; }));
+}
+
+TEST_F(FrontTest, AClientThatGoesDuringASlowUploadFreesItsConnection) {
+  const auto narrow = rig.openDoor(8, 1);
+  Client client(narrow);
+  client.send("POST /cap/slow/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+  ASSERT_TRUE(until([&] { return rig.stage.received == 3; }));
+  client.close();
+  EXPECT_EQ(Client(narrow).ask(get("/")).status, 200) << "though the vault has not taken the bytes";
 }
 
 // --- tunnels ---
@@ -613,7 +623,8 @@ TEST(Front, AReaderThatTakesNothingIsReset) {
   const auto door = rig.openDoor(1);
   Client client(door);
   client.send(get("/cap/flood/"));
-  EXPECT_TRUE(until([&] { return rig.stage.given_up == 1; }));
+  ASSERT_TRUE(client.readUntil("\r\n\r\n"));
+  EXPECT_TRUE(until([&] { return rig.stage.running == 0; }));
 }
 
 // --- many ---
@@ -684,12 +695,17 @@ TEST(Front, ADoorHasItsGuaranteedConnectionsWhenTheFrontIsFull) {
     held.push_back(std::make_unique<Client>(greedy));
     held.back()->send(get("/"));
   }
-  int served = 0;
-  for (auto& client : held) {
-    pollfd p{client->fd().get(), POLLIN, 0};
-    served += ::poll(&p, 1, 200) == 1;
-  }
-  EXPECT_EQ(served, 16);
+  const auto served = [&] {
+    int count = 0;
+    for (auto& client : held) {
+      pollfd p{client->fd().get(), POLLIN, 0};
+      count += ::poll(&p, 1, 0) == 1;
+    }
+    return count;
+  };
+  EXPECT_TRUE(until([&] { return served() == 16; }));
+  ::usleep(300'000);
+  EXPECT_EQ(served(), 16);
   std::vector<std::unique_ptr<Client>> few;
   for (int i = 0; i < 4; ++i) {
     few.push_back(std::make_unique<Client>(late));
@@ -699,17 +715,16 @@ TEST(Front, ADoorHasItsGuaranteedConnectionsWhenTheFrontIsFull) {
   Client fifth(late);
   EXPECT_EQ(fifth.ask(get("/")).status, 200) << "once there is room";
   // A door for which nothing is guaranteed any more is closed at once.
-  for (uint64_t session = 3; session < 6; ++session) rig.openDoor(session);
-  rig.openDoor(6);
+  for (uint64_t session = 3; session < 8; ++session) rig.openDoor(session);
   const auto event = rig.nextEvent();
   ASSERT_TRUE(event);
-  EXPECT_EQ(event->session, 6u);
+  EXPECT_GE(event->session, 5u);
 }
 
 TEST(Front, CallsOfOneDoorAreBoundedAndTheOthersWaitForTheirTurn) {
   Options options = quickOptions();
   options.calls_per_door_max = 3;
-  options.turn_time = Options::Time(500);
+  options.turn_time = Options::Time(2'000);
   FrontRig rig(options);
   const auto door = rig.openDoor(1);
   std::vector<std::unique_ptr<Client>> clients;
@@ -737,12 +752,22 @@ TEST(Front, BuffersOfOneDoorAreBounded) {
     clients.push_back(std::make_unique<Client>(door));
     clients.back()->send("GET / HTTP/1.1\r\nX: " + std::string(20'000, 'a'));
   }
-  int refused = 0;
+  EXPECT_TRUE(until([&] {
+    int refused = 0;
+    for (auto& client : clients) {
+      pollfd p{client->fd().get(), POLLIN, 0};
+      refused += ::poll(&p, 1, 0) == 1;
+    }
+    return refused == 3;
+  }));
+  int answered = 0;
   for (auto& client : clients) {
     pollfd p{client->fd().get(), POLLIN, 0};
-    if (::poll(&p, 1, 500) == 1) refused += client->response().status == 503;
+    if (::poll(&p, 1, 0) != 1) continue;
+    ++answered;
+    EXPECT_EQ(client->response().status, 503);
   }
-  EXPECT_EQ(refused, 3);
+  EXPECT_EQ(answered, 3);
   Client client(other);
   EXPECT_EQ(client.ask(get("/", "X: " + std::string(20'000, 'a') + "\r\n")).status, 200);
 }
@@ -810,8 +835,7 @@ assert urllib.request.urlopen("http://127.0.0.1:%d/" % port).status == 200
 try:
     import requests
 except ImportError:
-    print("without requests")
-    sys.exit()
+    from pip._vendor import requests
 s = requests.Session()
 s.trust_env = False
 base = "http://127.0.0.1:%d" % port
