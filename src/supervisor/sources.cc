@@ -26,7 +26,6 @@ using base::Result;
 
 namespace {
 
-constexpr uint64_t kMsNs = 1'000'000;
 constexpr mode_t kOthersMayRead = 0077, kOthersMayWrite = 0022;
 constexpr rlim_t kCommandMemoryBytesMax = 4ull << 30;
 

@@ -17,6 +17,8 @@
 
 namespace mayfly::supervisor {
 
+inline constexpr uint64_t kMsNs = 1'000'000;
+
 struct SourceRules {
   uint32_t operator_uid = 0;    // whose files are read, beside root's
   uint32_t command_uid = 0;     // never 0

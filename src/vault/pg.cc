@@ -105,13 +105,24 @@ void PgConnection::pollConnect() {
 
 // --- statements ------------------------------------------------------------------
 
-void PgConnection::run(const std::string& sql, const std::vector<PgParam>& params, RowSink* sink,
-                       Done done) {
+void PgConnection::begin(RowSink* sink, Done done) {
   done_ = std::move(done);
   sink_ = sink;
   paused_ = columns_told_ = refused_ = false;
   first_ = base::Unit{};
-  std::vector<Oid> types;
+}
+
+void PgConnection::runScript(const std::string& sql, Done done) {
+  begin(nullptr, std::move(done));
+  if (::PQsendQuery(connection_, sql.c_str()) != 1)
+    return finish(base::fail(Code::unavailable, "the database closed the connection"));
+  flush();
+}
+
+void PgConnection::run(const std::string& sql, const std::vector<PgParam>& params, RowSink* sink,
+                       Done done) {
+  begin(sink, std::move(done));
+  std::vector<::Oid> types;
   std::vector<const char*> values;
   for (const PgParam& each : params) {
     types.push_back(each.oid);

@@ -49,11 +49,14 @@ class PgConnection {
   void connect(std::vector<std::pair<const char*, SecretRef>> options, uint64_t ms_max, Done done);
   // One statement; at most one at a time. `sink` may be null: rows are dropped.
   void run(const std::string& sql, const std::vector<PgParam>& params, RowSink* sink, Done done);
+  // Some statements without parameters and rows.
+  void runScript(const std::string& sql, Done done);
   void resume();
   bool usable() const;  // connected, idle, in no transaction
 
  private:
   using Descriptor = boost::asio::posix::stream_descriptor;
+  void begin(RowSink* sink, Done done);
   void pollConnect();
   void watch(Descriptor::wait_type type, void (PgConnection::*then)());
   void unwatch();

@@ -10,7 +10,7 @@ namespace mayfly::vault {
 namespace {
 
 // pg_type.dat: these numbers are the same in every database.
-enum Oid : uint32_t {
+enum TypeOid : uint32_t {
   kBool = 16, kInt8 = 20, kInt2 = 21, kInt4 = 23, kText = 25, kOid = 26, kJson = 114,
   kFloat4 = 700, kFloat8 = 701, kNumeric = 1700, kJsonb = 3802,
 };

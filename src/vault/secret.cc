@@ -22,6 +22,12 @@ Secret::Secret(size_t size)
 Secret::Secret(Secret&& other) noexcept
     : bytes_(std::exchange(other.bytes_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
+Secret& Secret::operator=(Secret&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
 Secret::~Secret() { ::sodium_free(bytes_); }
 
 Secret Secret::joined(std::initializer_list<std::string_view> pieces) {

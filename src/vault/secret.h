@@ -29,7 +29,7 @@ class Secret {
   static base::Result<Secret> readFrom(base::FdView fd, size_t bytes_max);
 
   Secret(Secret&& other) noexcept;
-  Secret& operator=(Secret&&) = delete;
+  Secret& operator=(Secret&& other) noexcept;
   Secret(const Secret&) = delete;
   ~Secret();
 

@@ -182,6 +182,8 @@ void Transfer::set() {
   option(CURLOPT_WRITEDATA, this);
   option(CURLOPT_READFUNCTION, &Transfer::onRead);
   option(CURLOPT_READDATA, this);
+  option(CURLOPT_SEEKFUNCTION, &Transfer::onSeek);
+  option(CURLOPT_SEEKDATA, this);
   if (spec_.body_bytes != 0) {
     option(CURLOPT_UPLOAD, 1L);
     option(CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(spec_.body_bytes));
@@ -254,29 +256,43 @@ bool Transfer::takeHeader(std::string_view line) {
     return false;
   }
   head_told_ = true;
-  const bool empty = spec_.method == "HEAD" || status == 204 || status == 304;
+  const bool empty = status == 204 || status == 304;
   int64_t bytes = empty ? 0 : -1;
   for (const auto& [name, value] : head_)
     if (!empty && name == "content-length" && !value.empty() && value.size() < 18 &&
         std::all_of(value.begin(), value.end(), [](char c) { return c >= '0' && c <= '9'; }))
       bytes = std::stoll(value);
-  events_.onHead(static_cast<int>(status), std::move(head_), bytes);
-  return true;
+  return events_.onHead(static_cast<int>(status), std::move(head_), bytes) ==
+         TransferEvents::Take::taken;
 }
 
 size_t Transfer::onBody(char* bytes, size_t size, size_t count, void* self) {
   auto& transfer = *static_cast<Transfer*>(self);
   if (!transfer.head_told_) return kStop;
-  return transfer.events_.onData({bytes, size * count}) ? size * count
-                                                        : static_cast<size_t>(CURL_WRITEFUNC_PAUSE);
+  switch (transfer.events_.onData({bytes, size * count})) {
+    case TransferEvents::Take::taken:
+      return size * count;
+    case TransferEvents::Take::later:
+      return CURL_WRITEFUNC_PAUSE;
+    case TransferEvents::Take::abort:
+      break;
+  }
+  return kStop;
 }
 
 size_t Transfer::onRead(char* to, size_t size, size_t count, void* self) {
   return static_cast<Transfer*>(self)->events_.onWanted(to, size * count);
 }
 
+int Transfer::onSeek(void* self, curl_off_t offset, int origin) {
+  if (offset != 0 || origin != SEEK_SET) return CURL_SEEKFUNC_CANTSEEK;
+  return static_cast<Transfer*>(self)->events_.onRewind() ? CURL_SEEKFUNC_OK : CURL_SEEKFUNC_FAIL;
+}
+
 void Transfer::resume() {
-  if (added_) ::curl_easy_pause(easy_, CURLPAUSE_CONT);
+  if (!added_) return;
+  const CURLcode code = ::curl_easy_pause(easy_, CURLPAUSE_CONT);
+  if (code != CURLE_OK) loop_.end(easy_, code);  // onData has said `abort`
 }
 
 void Transfer::finished(CURLcode code) {

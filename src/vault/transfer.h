@@ -57,12 +57,19 @@ struct TransferSpec {
 class TransferEvents {
  public:
   virtual ~TransferEvents() = default;
-  // The final head; those of 1xx are dropped. bytes: -1: unknown.
-  virtual void onHead(int status, Headers headers, int64_t bytes) = 0;
-  // False: not now. The same bytes come again after `resume`.
-  virtual bool onData(std::string_view bytes) = 0;
+  enum class Take : uint8_t {
+    taken,
+    later,  // not now: the same bytes come again after `resume`
+    abort,  // the transfer ends; onEnd() follows
+  };
+  // The final head; those of 1xx are dropped. bytes: the body's; -1: unknown. Not `later`.
+  virtual Take onHead(int status, Headers headers, int64_t bytes) = 0;
+  virtual Take onData(std::string_view bytes) = 0;
   // Fills up to `size` bytes: their number, 0 at the body's end, kPause or kAbort.
   virtual size_t onWanted(char* to, size_t size) = 0;
+  // A kept connection had died, and the request is sent again on a new one. False: the body's
+  // beginning is not there any more.
+  virtual bool onRewind() = 0;
   // The last event. The transfer may be destroyed from within.
   virtual void onEnd(Failure failure, const std::string& why) = 0;
 };
@@ -92,6 +99,7 @@ class Transfer {
   static size_t onHeader(char* bytes, size_t size, size_t count, void* self);
   static size_t onBody(char* bytes, size_t size, size_t count, void* self);
   static size_t onRead(char* to, size_t size, size_t count, void* self);
+  static int onSeek(void* self, curl_off_t offset, int origin);
   bool takeHeader(std::string_view line);
   void finished(CURLcode code);
   void keepSocket();
