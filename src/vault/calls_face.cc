@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/text.h"
 #include "broker/describe.h"
+#include "broker/journal_key.h"
 #include "broker/sql_params.h"
 #include "edge/convert.h"
 #include "vault/http_run.h"
@@ -23,13 +24,16 @@ using broker::Refusal;
 
 namespace {
 
-constexpr const char* kStepHeader = "idempotency-key";
-constexpr size_t kStepBytesMax = 200;
 
 Refusal noSuchAction(std::string_view kind, std::string_view name) {
   return {Code::notFound, 404, std::string(kind),
           fmt::format("this task has no {} action '{}'", kind, base::printable(name, 60)),
           broker::kAskBroker, 0};
+}
+
+std::string stepOf(std::string text) {
+  text.resize(std::min(text.size(), broker::kStepBytesMax));
+  return text;
 }
 
 struct Request {
@@ -45,9 +49,7 @@ struct Request {
     for (auto each : in.getHeaders()) {
       headers.push_back({edge::str(each.getName()), edge::str(each.getValue())});
       const std::string& name = headers.back().name;
-      if (name.size() == std::string_view(kStepHeader).size() &&
-          ::strcasecmp(name.c_str(), kStepHeader) == 0)
-        step = headers.back().value.substr(0, kStepBytesMax);
+      if (::strcasecmp(name.c_str(), broker::kStepHeader) == 0) step = stepOf(headers.back().value);
     }
   }
   broker::HttpAsk ask() const { return {method, target, headers, body_bytes}; }
@@ -92,10 +94,12 @@ class CallsFace final : public schema::Calls::Server {
   kj::Promise<void> describe(DescribeContext context) override {
     auto session = active(context.getParams().getSession());
     if (!session) return refuse(context, session.error());
-    std::vector<broker::ToolDescription> tools;
+    std::vector<broker::ToolText> tools;
     for (const ToolInfo& each : (*session)->tools)
       tools.push_back({each.name, each.description, each.schema_json});
-    const std::string json = broker::describe((*session)->grants, tools, "http://127.0.0.1");
+    const uint64_t life_ms = ((*session)->expires_ns - base::monotonicNs()) / kMsNs;
+    const std::string json = broker::describe({(*session)->task, life_ms, kBrokerUrl},
+                                              (*session)->grants, tools);
     context.getResults().setJson(edge::text(json));
     return kj::READY_NOW;
   }
@@ -248,7 +252,6 @@ class CallsFace final : public schema::Calls::Server {
     if (grant == nullptr || grant->sql() == nullptr)
       return broker::refuse(hub_.refused(std::move(line), noSuchAction("sql", name)));
     std::vector<std::pair<std::string, broker::ParamValue>> given;
-    std::string step;
     for (auto each : params.getParams())
       given.emplace_back(edge::str(each.getName()), valueOf(each.getValue()));
     auto bound = broker::checkParams(
@@ -258,7 +261,8 @@ class CallsFace final : public schema::Calls::Server {
     if (!ticket) return broker::refuse(hub_.refused(std::move(line), ticket.error()));
     const bool csv = params.getCsv() || grant->sql()->format == config::SqlFormat::csv;
     return SqlRun::start(hub_, std::move(*ticket), std::move(line),
-                         {*grant, std::move(*bound), csv ? RowFormat::csv : RowFormat::json, step},
+                         {*grant, std::move(*bound), csv ? RowFormat::csv : RowFormat::json,
+                          stepOf(edge::str(params.getStep()))},
                          params.getDown());
   }
 

@@ -20,7 +20,7 @@ constexpr size_t kUpWindowBytes = 128u << 10;
 constexpr size_t kReplayableBytes = 64u << 10;   // of a body: kept for a kept connection that died
 constexpr size_t kSwallowedBytesMax = 64u << 10;  // of a redirect's own body
 
-Refusal refusalOf(Failure failure, const std::string& why, const broker::HttpCall& call,
+Refusal upstreamRefusal(Failure failure, const std::string& why, const broker::HttpCall& call,
                   const std::string& rule) {
   const std::string text = fmt::format("{}: {}", call.authority(), why);
   switch (failure) {
@@ -165,47 +165,29 @@ void HttpRun::bodyWhole() {
 // --- the journal -------------------------------------------------------------------
 
 void HttpRun::record() {
-  key_ = broker::journalKey(ask_.grant, ask_.call, {line_.task, ask_.step, body_});
-  hub_.journal.ask<base::Result<Recorded>>(
-      [key = key_, task = line_.task, action = grant(), now_ms = wallMs()](Journal& journal) {
-        return journal.begin(key, task, action, now_ms);
-      },
-      [self = std::static_pointer_cast<HttpRun>(shared_from_this())](
-          base::Result<Recorded> recorded) { self->onRecorded(std::move(recorded)); });
+  broker::JournalHash hash(line_.task, ask_.step, grant(), ask_.call.method, ask_.call.url());
+  hash.body(body_);
+  const broker::JournalKey sum = hash.finish();
+  const std::string key(sum.begin(), sum.end());
+  hub_.record(key, ask_.grant.rule(), line_,
+              [self = std::static_pointer_cast<HttpRun>(shared_from_this()),
+               key](broker::Decision<std::optional<Outcome>> asked) {
+                self->onRecorded(key, std::move(asked));
+              });
 }
 
-void HttpRun::onRecorded(base::Result<Recorded> recorded) {
-  const bool ours = recorded && recorded->state == Recorded::State::begun;
-  if (isDone()) {  // revoked meanwhile; nothing was sent
-    if (ours)
-      hub_.journal.ask<base::Status>([key = key_](Journal& j) { return j.forget(key); },
-                                     [](base::Status) {});
-    return;
-  }
-  if (ours) return send();
-  key_.clear();  // another call's
-  if (!recorded)
-    return fail({Code::unavailable, 503, "journal",
-                 "the broker cannot record this action, so it does not do it",
-                 "The operator finds the reason in the broker's log.", 1'000});
-  switch (recorded->state) {
-    case Recorded::State::done:
-      return replay(recorded->outcome);
-    case Recorded::State::underWay:
-      return fail({Code::alreadyExists, 409, "journal.under_way",
-                   "the same action of this task is under way", "Wait for its answer.", 100},
-                  "refused");
-    default:
-      return fail({Code::failedPrecondition, 409, "journal.unknown",
-                   "this action was sent once, and its outcome is not known",
-                   "Look at the upstream whether it was done; the broker does not repeat it.", 0},
-                  "refused");
-  }
+void HttpRun::onRecorded(const std::string& key,
+                         broker::Decision<std::optional<Outcome>> asked) {
+  if (asked && !*asked) key_ = key;
+  if (isDone()) return settle(Failure::connect);  // revoked meanwhile; nothing was sent
+  if (!asked) return fail(std::move(asked).error(), "refused");
+  if (*asked) return replay(**asked);
+  send();
 }
 
 void HttpRun::replay(const Outcome& outcome) {
   if (!outcome.body_kept)
-    return fail({Code::failedPrecondition, 409, "journal.too_large",
+    return fail({Code::failedPrecondition, 409, rule("outcome_max"),
                  fmt::format("this action was done already, with status {}; its answer was too "
                              "large to keep",
                              outcome.status),
@@ -239,7 +221,7 @@ void HttpRun::settle(Failure failure) {
 void HttpRun::send() {
   if (auto sent = sendNow(); !sent) {
     settle(Failure::connect);
-    fail(vault::refusalOf(sent.error(), rule("secret")));
+    fail(refusalOf(sent.error(), rule("secret")));
   }
 }
 
@@ -379,7 +361,7 @@ void HttpRun::onEnd(Failure failure, const std::string& why) {
   }
   if (failure != Failure::none) {
     settle(failure);
-    return fail(refusalOf(failure, why, ask_.call, ask_.grant.rule()));
+    return fail(upstreamRefusal(failure, why, ask_.call, ask_.grant.rule()));
   }
   if (scrubber_) give(scrubber_->finish());
   if (key_.empty()) return ended();

@@ -60,7 +60,7 @@ class HttpRun final : public Run, public TransferEvents, public FlowEvents, publ
 
   void bodyWhole();
   void record();
-  void onRecorded(base::Result<Recorded> recorded);
+  void onRecorded(const std::string& key, broker::Decision<std::optional<Outcome>> asked);
   void replay(const Outcome& outcome);
   void send();
   base::Status sendNow();

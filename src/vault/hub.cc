@@ -7,6 +7,7 @@
 #include <boost/asio/post.hpp>
 
 #include "base/clock.h"
+#include "broker/journal_key.h"
 #include "edge/convert.h"
 #include "vault/log.h"
 
@@ -135,6 +136,31 @@ std::shared_ptr<const broker::ScrubPatterns> Hub::patternsFor(
   known.of = used;
   known.patterns = std::make_shared<const broker::ScrubPatterns>(secret_texts);
   return known.patterns;
+}
+
+void Hub::record(const std::string& key, const std::string& rule, const AuditLine& of,
+                 Asked then) {
+  journal.ask<base::Result<Recorded>>(
+      [key, task = of.task, epoch = of.epoch, action = of.action, now_ms = wallMs()](
+          Journal& kept) { return kept.begin(key, task, epoch, action, now_ms); },
+      [rule, epoch = of.epoch, then = std::move(then)](base::Result<Recorded> recorded) {
+        if (!recorded) {
+          say("error", recorded.error().message);
+          return then(broker::refuse(
+              {base::Code::unavailable, 503, rule + ".write",
+               "the broker cannot record this action, so it does not do it",
+               "The operator finds the reason in the broker's log.", 1'000}));
+        }
+        if (recorded->state == Recorded::State::begun) return then(std::nullopt);
+        const bool done = recorded->state == Recorded::State::done;
+        auto verdict = broker::decideWrite(
+            rule,
+            broker::WriteRecord{recorded->epoch, done ? broker::WriteState::done
+                                                      : broker::WriteState::begun},
+            epoch, epoch, recorded->state == Recorded::State::underWay);
+        if (!verdict) return then(broker::refuse(std::move(verdict).error()));
+        then(std::move(recorded->outcome));
+      });
 }
 
 void Hub::revoke(uint64_t session, std::string_view grant, std::string_view why) {

@@ -78,7 +78,7 @@ Result<Journal> Journal::open(const std::string& path) {
       "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
       "PRAGMA temp_store=MEMORY; PRAGMA journal_size_limit=16777216;"
       "CREATE TABLE IF NOT EXISTS actions(key BLOB PRIMARY KEY, task INTEGER NOT NULL,"
-      " action BLOB NOT NULL, state INTEGER NOT NULL, at_ms INTEGER NOT NULL,"
+      " epoch INTEGER NOT NULL, action BLOB NOT NULL, state INTEGER NOT NULL, at_ms INTEGER NOT NULL,"
       " status INTEGER NOT NULL DEFAULT 0, headers BLOB, body BLOB,"
       " body_kept INTEGER NOT NULL DEFAULT 1, bytes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;"
       "CREATE INDEX IF NOT EXISTS by_task ON actions(task, action);"
@@ -94,18 +94,21 @@ Status Journal::run(const char* sql) {
   return base::fail(journalError(db_, "a statement"));
 }
 
-Result<Recorded> Journal::begin(const std::string& key, uint64_t task, const std::string& action,
-                                uint64_t now_ms) {
-  Statement find(db_, "SELECT state, status, headers, body, body_kept FROM actions WHERE key=?");
+Result<Recorded> Journal::begin(const std::string& key, uint64_t task, uint32_t epoch,
+                                const std::string& action, uint64_t now_ms) {
+  Statement find(db_, "SELECT state, status, headers, body, body_kept, epoch FROM actions WHERE key=?");
   const int found = (find << key).step();
   if (found != SQLITE_ROW && found != SQLITE_DONE) return base::fail(journalError(db_, "a look"));
   Recorded recorded;
   if (found == SQLITE_DONE) {
-    Statement add(db_, "INSERT INTO actions(key, task, action, state, at_ms) VALUES(?,?,?,0,?)");
-    MAYFLY_CHECK((add << key << task << action << now_ms).run("a record"));
+    Statement add(
+        db_, "INSERT INTO actions(key, task, epoch, action, state, at_ms) VALUES(?,?,?,?,0,?)");
+    MAYFLY_CHECK((add << key << task << uint64_t{epoch} << action << now_ms).run("a record"));
+    recorded.epoch = epoch;
     return recorded;
   }
   const int64_t state = find.number(0);
+  recorded.epoch = static_cast<uint32_t>(find.number(5));
   if (state == kDone) {
     recorded.state = Recorded::State::done;
     recorded.outcome.status = static_cast<int>(find.number(1));

@@ -34,7 +34,7 @@ class PgConnection {
   using Done = std::function<void(base::Status)>;
   class RowSink {
    public:
-    virtual ~RowSink() = default;
+    virtual ~RowSink() noexcept(false) = default;
     virtual base::Status onColumns(std::vector<ColumnOf> columns) = 0;
     // An error ends the statement. `more`: false: no further row before `resume`.
     virtual base::Status onRow(const std::vector<Cell>& cells, bool& more) = 0;

@@ -65,32 +65,20 @@ std::shared_ptr<SqlRun> SqlRun::start(Hub& hub, std::shared_ptr<Ticket> ticket, 
 }
 
 void SqlRun::record() {
-  key_ = broker::journalKey(ask_.grant, ask_.params, {line_.task, ask_.step, {}});
-  hub_.journal.ask<base::Result<Recorded>>(
-      [key = key_, task = line_.task, name = grant(), now_ms = wallMs()](Journal& journal) {
-        return journal.begin(key, task, name, now_ms);
-      },
-      [run = self()](base::Result<Recorded> recorded) {
-        if (recorded && recorded->state == Recorded::State::begun) {
-          if (run->isDone()) return run->settle(false);
-          return run->acquire();
-        }
-        run->key_.clear();
-        if (run->isDone()) return;
-        if (!recorded)
-          return run->fail({Code::unavailable, 503, "journal",
-                            "the broker cannot record this action, so it does not do it",
-                            "The operator finds the reason in the broker's log.", 1'000});
-        if (recorded->state == Recorded::State::done) return run->replay(recorded->outcome);
-        const bool unknown = recorded->state == Recorded::State::unknown;
-        run->fail({unknown ? Code::failedPrecondition : Code::alreadyExists, 409,
-                   unknown ? "journal.unknown" : "journal.under_way",
-                   unknown ? "this statement was sent once, and its outcome is not known"
-                           : "the same statement of this task is under way",
-                   unknown ? "Look into the database whether it was done." : "Wait for its answer.",
-                   0},
-                  "refused");
-      });
+  std::string bound;  // each value behind its length
+  for (const auto& each : ask_.params)
+    bound += each ? fmt::format("{}:{}", each->size(), *each) : std::string("null:");
+  broker::JournalHash hash(line_.task, ask_.step, grant(), "sql", bound);
+  const broker::JournalKey sum = hash.finish();
+  const std::string key(sum.begin(), sum.end());
+  hub_.record(key, ask_.grant.rule(), line_,
+              [run = self(), key](broker::Decision<std::optional<Outcome>> asked) {
+                if (asked && !*asked) run->key_ = key;
+                if (run->isDone()) return run->settle(false);  // revoked meanwhile
+                if (!asked) return run->fail(std::move(asked).error(), "refused");
+                if (*asked) return run->replay(**asked);
+                run->acquire();
+              });
 }
 
 void SqlRun::acquire() {

@@ -56,7 +56,7 @@ struct TransferSpec {
 
 class TransferEvents {
  public:
-  virtual ~TransferEvents() = default;
+  virtual ~TransferEvents() noexcept(false) = default;
   enum class Take : uint8_t {
     taken,
     later,  // not now: the same bytes come again after `resume`

@@ -11,7 +11,6 @@ using base::Code;
 
 namespace {
 
-constexpr const char* kBrokerUrl = "http://127.0.0.1";  // the door's port is HTTP's own
 constexpr size_t kToolsMax = 128, kToolTextBytesMax = 32u << 10, kTenantBytesMax = 128;
 constexpr uint64_t kLifeMsMax = 30ull * 24 * 3'600 * 1'000;
 
