@@ -2,7 +2,6 @@
 // starts the others.
 //
 // Layer: brokerd. Wiring only.
-#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <climits>
 #include <string>
 
 #include "front/front.h"

@@ -2,13 +2,13 @@
 // a call came through, and with nothing else.
 #include <capnp/common.h>
 #include <fmt/format.h>
-#include <strings.h>
 
 #include "base/clock.h"
 #include "base/text.h"
 #include "broker/describe.h"
 #include "broker/journal_key.h"
 #include "broker/sql_params.h"
+#include "config/policy_text.h"
 #include "edge/convert.h"
 #include "vault/http_run.h"
 #include "vault/server.h"
@@ -49,7 +49,7 @@ struct Request {
     for (auto each : in.getHeaders()) {
       headers.push_back({edge::str(each.getName()), edge::str(each.getValue())});
       const std::string& name = headers.back().name;
-      if (::strcasecmp(name.c_str(), broker::kStepHeader) == 0) step = stepOf(headers.back().value);
+      if (config::lowered(name) == broker::kStepHeader) step = stepOf(headers.back().value);
     }
   }
   broker::HttpAsk ask() const { return {method, target, headers, body_bytes}; }

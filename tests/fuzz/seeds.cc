@@ -8,6 +8,7 @@
 #include <random>
 #include <string>
 
+#include "broker_policy_text.h"
 #include "edge/convert.h"
 #include "hostile/raw.h"
 #include "wire/spawner.h"
@@ -165,16 +166,47 @@ void writeScripts(const std::string& folder) {
   }
 }
 
+// In the form of policy_fuzz: the policy, a narrowing, a target, a header's value; NULs between.
+void writePolicies(const std::string& folder) {
+  const std::string zero(1, '\0');
+  write(folder + "/plain", broker::kTestPolicy);
+  write(folder + "/request", broker::kTestPolicy + zero + "calls=1,paths=/models/*" + zero +
+                                 "/models/a%20b?limit=1" + zero + "text/plain");
+}
+
+// In the form of stream_fuzz: which part, the size of pieces, the bytes.
+void writeStreams(const std::string& folder) {
+  auto number = [](size_t value, size_t bytes) {
+    std::string out;
+    while (bytes-- > 0) out += static_cast<char>(value >> 8 * bytes);
+    return out;
+  };
+  auto field = [&](const std::string& body, size_t bytes) {
+    return number(body.size(), bytes) + body;
+  };
+  const std::string name = number(0, 2) + field(field(number(0, 1) + field("a.org", 2), 2), 2);
+  const std::string hello = number(0x303, 2) + std::string(32, 'r') + field("", 1) +
+                            field(number(0x1301, 2), 2) + field(number(0, 1), 1) + field(name, 2);
+  const std::string record =
+      number(22, 1) + number(0x301, 2) + field(number(1, 1) + field(hello, 3), 2);
+  write(folder + "/hello", number(0, 1) + number(7, 1) + record);
+  write(folder + "/secret", number(1, 1) + number(3, 1) + "\x0csecret-token" +
+                                "x secret-token c2VjcmV0LXRva2Vu secret-tok");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
   std::string folder = argv[1];
-  for (const char* each : {"", "/request", "/spec", "/wire", "/spool", "/spawner"})
+  for (const char* each :
+       {"", "/request", "/spec", "/wire", "/spool", "/spawner", "/policy", "/stream"})
     ::mkdir((folder + each).c_str(), 0755);
   writeWire(folder + "/wire");
   writeSpool(folder + "/spool");
   writeScripts(folder + "/spawner");
+  writePolicies(folder + "/policy");
+  writeStreams(folder + "/stream");
   for (const auto& [name, fill] : kSpecs) {
     capnp::MallocMessageBuilder message;
     fill(message.initRoot<schema::TaskSpec>());
