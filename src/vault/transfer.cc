@@ -19,6 +19,7 @@ namespace {
 
 constexpr long kBufferBytes = 64 << 10;
 constexpr long kCaCacheSeconds = 3'600;
+constexpr long kNamesKeptSeconds = 5;
 constexpr size_t kStop = 0;  // from a callback with bytes: not all were taken, so an error
 
 CURLSH* tls_sessions = nullptr;
@@ -149,6 +150,7 @@ void Transfer::set() {
   option(CURLOPT_NOSIGNAL, 1L);
   option(CURLOPT_QUICK_EXIT, 1L);  // else the loop waits for a name that is being resolved
   option(CURLOPT_BUFFERSIZE, kBufferBytes);
+  option(CURLOPT_DNS_CACHE_TIMEOUT, kNamesKeptSeconds);
   option(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
   option(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
   option(CURLOPT_SSL_VERIFYPEER, 1L);

@@ -293,7 +293,11 @@ tenants = ["*"]
 users = ["*"]
 upstream = "https://api.example.com/v1"
 paths = ["/**"]
-auth = { header = "authorization", prefix = "Bearer ", secret = "token" }
+[http.api.auth]
+kind = "header"
+header = "Authorization"
+prefix = "Bearer "
+secret = "token"
 )" + more,
                                     "policy.toml");
   EXPECT_TRUE(policy) << policy.error().message;
