@@ -29,11 +29,6 @@ namespace {
 constexpr mode_t kOthersMayRead = 0077, kOthersMayWrite = 0022;
 constexpr rlim_t kCommandMemoryBytesMax = 4ull << 30;
 
-Stamp stampOf(const struct stat& st) {
-  const auto ns = [](const timespec& t) { return t.tv_sec * int64_t{1'000'000'000} + t.tv_nsec; };
-  return {st.st_dev, st.st_ino, static_cast<uint64_t>(st.st_size), ns(st.st_mtim), ns(st.st_ctim)};
-}
-
 Result<Opened> openChecked(const std::string& path, const SourceRules& rules, mode_t forbidden,
                            size_t bytes_max) {
   open_how how{};
@@ -93,6 +88,11 @@ Result<Opened> openChecked(const std::string& path, const SourceRules& rules, mo
 }
 
 }  // namespace
+
+Stamp stampOf(const struct stat& st) {
+  const auto ns = [](const timespec& t) { return t.tv_sec * int64_t{1'000'000'000} + t.tv_nsec; };
+  return {st.st_dev, st.st_ino, static_cast<uint64_t>(st.st_size), ns(st.st_mtim), ns(st.st_ctim)};
+}
 
 Result<Opened> openSecret(const config::SecretSource& source, const SourceRules& rules) {
   std::string path = source.path;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/clock.h"
@@ -35,7 +36,12 @@ using base::Status;
 namespace {
 
 constexpr uint64_t kLookNs = 1'000'000'000;
-constexpr size_t kResolverFileBytesMax = 64u << 10;
+constexpr size_t kHostFileBytesMax = 4u << 20;
+constexpr std::array<std::pair<const char*, const char*>, kHostFilesCopied> kHostFiles{
+    {{"/etc/hosts", "hosts"},
+     {"/etc/resolv.conf", "resolv.conf"},
+     {"/etc/nsswitch.conf", "nsswitch.conf"},
+     {"/etc/ssl/certs/ca-certificates.crt", "ca.pem"}}};
 // Other namespaces for the children, their uids, their deaths, files of other owners.
 constexpr uint64_t kCapabilities = 1ull << CAP_SYS_ADMIN | 1ull << CAP_SETUID | 1ull << CAP_SETGID |
                                    1ull << CAP_SETPCAP | 1ull << CAP_KILL |
@@ -114,7 +120,7 @@ Status Supervisor::prepare() {
   MAYFLY_TRY(Fd journal, openFolder(state_.view(), "journal", 0700));
   MAYFLY_CHECK(giveTo(journal.view(), options_.vault_uid));
   MAYFLY_TRY(Fd etc, openFolder(state_.view(), "etc", 0755));
-  copyResolverFiles();
+  copyHostFiles();
   audit_ = std::make_unique<AuditFile>(state_.view(), options_.audit_bytes_max,
                                        options_.audit_files_max);
   MAYFLY_CHECK(walls::keepOnly(kCapabilities));
@@ -208,7 +214,7 @@ void Supervisor::linkFront() {
 
 void Supervisor::look(uint64_t now_ns) {
   next_look_ns_ = now_ns + kLookNs;
-  copyResolverFiles();
+  copyHostFiles();
   if (!vault_.alive()) return;
   if (auto loaded = loadPolicy(); !loaded && policy_failure_ != loaded.error().message) {
     policy_failure_ = loaded.error().message;
@@ -245,20 +251,26 @@ Status Supervisor::loadPolicy() {
   return base::Unit{};
 }
 
-// The vault's root holds copies of the files by which a host resolves names.
-void Supervisor::copyResolverFiles() {
-  for (const char* name : {"hosts", "resolv.conf", "nsswitch.conf"}) {
-    auto text = base::readSmallFile({}, std::string("/etc/") + name, kResolverFileBytesMax);
+// The vault's root holds copies of the files by which a host resolves names and trusts servers.
+void Supervisor::copyHostFiles() {
+  for (size_t i = 0; i < kHostFiles.size(); ++i) {
+    const auto& [from, name] = kHostFiles[i];
+    struct stat st;
+    if (::stat(from, &st) != 0) continue;
+    const Stamp stamp = stampOf(st);
+    if (copied_[i] == stamp) continue;
+    auto text = base::readSmallFile({}, from, kHostFileBytesMax);
     const std::string ours = std::string("etc/") + name, next = ours + ".next";
-    auto kept = base::readSmallFile(state_.view(), ours, kResolverFileBytesMax);
-    if (!text || (kept && *kept == *text)) continue;
     auto file = base::openAt(state_.view(), next,
                              O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
-    if (!file || ::fchmod(file->get(), 0644) != 0 ||
+    if (!text || !file || ::fchmod(file->get(), 0644) != 0 ||
         ::write(file->get(), text->data(), text->size()) != static_cast<ssize_t>(text->size()) ||
-        ::renameat(state_.get(), next.c_str(), state_.get(), ours.c_str()) != 0)
-      say("warn", fmt::format("cannot copy /etc/{} for the vault: {}, ignoring", name,
+        ::renameat(state_.get(), next.c_str(), state_.get(), ours.c_str()) != 0) {
+      say("warn", fmt::format("cannot copy {} for the vault: {}, ignoring", from,
                               ::strerror(errno)));
+      continue;
+    }
+    copied_[i] = stamp;
   }
 }
 
@@ -361,8 +373,6 @@ void Supervisor::onNote() {
       return tell(wire::LinkEvent::Kind::policyLoaded);
     case wire::VaultNote::Kind::policyRefused:
       return tell(wire::LinkEvent::Kind::policyRefused, base::printable(note.text, sizeof note.text));
-    case wire::VaultNote::Kind::serving:
-      return;
   }
 }
 

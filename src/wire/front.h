@@ -96,7 +96,6 @@ struct VaultNote {
   enum class Kind : uint16_t {
     policyLoaded = 1,
     policyRefused = 2,  // `text`: file, line, key and reason; the old one stays in force
-    serving = 3,        // the first policy is loaded, and the vault's walls are up
   };
   uint32_t magic = kBrokerMagic;
   uint16_t version = kBrokerVersion;

@@ -12,7 +12,7 @@ import botocore.awsrequest
 import botocore.credentials
 import pytest
 
-from conftest import await_true
+from harness import await_true
 from policies import CANARY, SECRETS, http
 
 HOSTS = {"api.test": "127.0.0.1", "other.test": "127.0.0.1"}

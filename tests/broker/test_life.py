@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import FRONT_DOWN, FRONT_UP, POLICY_LOADED, POLICY_REFUSED, VAULT_UP, await_true
+from harness import FRONT_DOWN, FRONT_UP, POLICY_LOADED, POLICY_REFUSED, VAULT_UP, await_true
 from policies import CANARY, SECRETS, http
 
 HOSTS = {"api.test": "127.0.0.1"}

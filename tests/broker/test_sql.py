@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import await_true
+from harness import await_true
 from policies import SECRETS
 
 PROGRAMS = pathlib.Path(sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1])
