@@ -115,8 +115,8 @@ Status Supervisor::prepare() {
     return base::failSys(errno, "prctl(PR_SET_PDEATHSIG)", "the supervisor");
   if (::mkdir(options_.state_dir.c_str(), 0755) != 0 && errno != EEXIST)
     return base::failSys(errno, "mkdir", options_.state_dir);
-  MAYFLY_TRY(state_, base::openAt({}, options_.state_dir,
-                                  O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  MAYFLY_TRY(state_,
+             base::openAt({}, options_.state_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   MAYFLY_TRY(Fd journal, openFolder(state_.view(), "journal", 0700));
   MAYFLY_CHECK(giveTo(journal.view(), options_.vault_uid));
   MAYFLY_TRY(Fd etc, openFolder(state_.view(), "etc", 0755));
@@ -158,8 +158,8 @@ void Supervisor::startDue(uint64_t now_ns) {
   for (Program* program : {&vault_, &front_}) {
     if (program->alive() || now_ns < program->start_again_ns) continue;
     if (auto started = program == &vault_ ? startVault() : startFront(); !started) {
-      say("error", std::string("cannot start the ") + program->name + ": " +
-                       started.error().message);
+      say("error",
+          std::string("cannot start the ") + program->name + ": " + started.error().message);
       program->start_again_ns = now_ns + program->pause.afterDeath(0);
     }
   }
@@ -168,11 +168,10 @@ void Supervisor::startDue(uint64_t now_ns) {
 Status Supervisor::startVault() {
   MAYFLY_TRY(base::Pair link, makeStreamPair());
   MAYFLY_TRY(Fd audit, audit_->open());
-  MAYFLY_TRY(vault_.child,
-             walls::startProgram({options_.executable, "vault", "--uid",
-                                  std::to_string(options_.vault_uid), "--state",
-                                  options_.state_dir},
-                                 {link.theirs.view(), audit.view()}));
+  MAYFLY_TRY(vault_.child, walls::startProgram(
+                               {options_.executable, "vault", "--uid",
+                                std::to_string(options_.vault_uid), "--state", options_.state_dir},
+                               {link.theirs.view(), audit.view()}));
   MAYFLY_CHECK(base::setNonblocking(vault_.child.channel.view()));
   vault_.out = {};
   vault_.started_ns = base::monotonicNs();
@@ -266,8 +265,8 @@ void Supervisor::copyHostFiles() {
     if (!text || !file || ::fchmod(file->get(), 0644) != 0 ||
         ::write(file->get(), text->data(), text->size()) != static_cast<ssize_t>(text->size()) ||
         ::renameat(state_.get(), next.c_str(), state_.get(), ours.c_str()) != 0) {
-      say("warn", fmt::format("cannot copy {} for the vault: {}, ignoring", from,
-                              ::strerror(errno)));
+      say("warn",
+          fmt::format("cannot copy {} for the vault: {}, ignoring", from, ::strerror(errno)));
       continue;
     }
     copied_[i] = stamp;
@@ -372,7 +371,8 @@ void Supervisor::onNote() {
       next_look_ns_ = 0;
       return tell(wire::LinkEvent::Kind::policyLoaded);
     case wire::VaultNote::Kind::policyRefused:
-      return tell(wire::LinkEvent::Kind::policyRefused, base::printable(note.text, sizeof note.text));
+      return tell(wire::LinkEvent::Kind::policyRefused,
+                  base::printable(note.text, sizeof note.text));
   }
 }
 
@@ -384,9 +384,9 @@ void Supervisor::onEnd(Program& program) {
       info.si_pid == 0)
     return;
   const bool exited = info.si_code == CLD_EXITED;
-  const std::string how = fmt::format("the {} {} {}", program.name,
-                                      exited ? "exited with" : "was killed by signal",
-                                      info.si_status);
+  const std::string how =
+      fmt::format("the {} {} {}", program.name, exited ? "exited with" : "was killed by signal",
+                  info.si_status);
   say("error", how + "; it is started again");
   const uint64_t now_ns = base::monotonicNs();
   program.child = {};

@@ -24,11 +24,13 @@ using broker::Refusal;
 
 namespace {
 
-
 Refusal noSuchAction(std::string_view kind, std::string_view name) {
-  return {Code::notFound, 404, std::string(kind),
+  return {Code::notFound,
+          404,
+          std::string(kind),
           fmt::format("this task has no {} action '{}'", kind, base::printable(name, 60)),
-          broker::kAskBroker, 0};
+          broker::kAskBroker,
+          0};
 }
 
 std::string stepOf(std::string text) {
@@ -98,8 +100,8 @@ class CallsFace final : public schema::Calls::Server {
     for (const ToolInfo& each : (*session)->tools)
       tools.push_back({each.name, each.description, each.schema_json});
     const uint64_t life_ms = ((*session)->expires_ns - base::monotonicNs()) / kMsNs;
-    const std::string json = broker::describe({(*session)->task, life_ms, kBrokerUrl},
-                                              (*session)->grants, tools);
+    const std::string json =
+        broker::describe({(*session)->task, life_ms, kBrokerUrl}, (*session)->grants, tools);
     context.getResults().setJson(edge::text(json));
     return kj::READY_NOW;
   }
@@ -211,8 +213,7 @@ class CallsFace final : public schema::Calls::Server {
     if (!call) return broker::refuse(hub_.refused(std::move(line), call.error()));
     const broker::Grant* grant = (*session)->find(call->action->name);
     line.action = grant->name();
-    return startRun(**session, *grant, std::move(call), request, std::move(line),
-                    params.getDown());
+    return startRun(**session, *grant, std::move(call), request, std::move(line), params.getDown());
   }
 
   Decision<std::shared_ptr<HttpRun>> startRun(const Session& session, const broker::Grant& grant,
@@ -285,7 +286,8 @@ class CallsFace final : public schema::Calls::Server {
     what.issued_s = wallMs() / 1'000;
     what.expires_s = (wallMs() + life_ms) / 1'000;
     what.expires_ns = now_ns + life_ms * kMsNs;
-    auto made = hub_.mint.make(what, action.live_max, hub_.book.policy()->bounds.minted_max, now_ns);
+    auto made =
+        hub_.mint.make(what, action.live_max, hub_.book.policy()->bounds.minted_max, now_ns);
     if (!made)
       return broker::refuse(
           hub_.refused(std::move(line), refusalOf(made.error(), grant->rule() + ".live_max")));

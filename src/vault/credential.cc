@@ -77,8 +77,8 @@ base::Status sign(const broker::HttpCall& call, const config::Auth& auth,
     out.used.push_back(token);
   }
   const std::string authority = call.authority(), time = timeText(time_s);
-  const std::string query = canonicalQuery(std::string_view(call.query).substr(
-      call.query.empty() ? 0 : 1));
+  const std::string query =
+      canonicalQuery(std::string_view(call.query).substr(call.query.empty() ? 0 : 1));
   SigV4Request request;
   request.method = call.method;
   request.host = authority;
@@ -88,8 +88,8 @@ base::Status sign(const broker::HttpCall& call, const config::Auth& auth,
     if (!isOfSignature(each.name) &&
         (each.name == "content-type" || each.name.starts_with("x-amz-")))
       request.headers.emplace_back(each.name, each.value);
-  request.payload_sha256 = body.sha256_hex.empty() ? kUnsignedPayload
-                                                   : std::string_view(body.sha256_hex);
+  request.payload_sha256 =
+      body.sha256_hex.empty() ? kUnsignedPayload : std::string_view(body.sha256_hex);
   request.region = auth.region;
   request.service = auth.service;
   request.time = time;
@@ -99,8 +99,7 @@ base::Status sign(const broker::HttpCall& call, const config::Auth& auth,
   out.headers.push_back(Secret::joined({"authorization: ", authorization}));
   out.headers.push_back(Secret::joined({"x-amz-date: ", time}));
   out.headers.push_back(Secret::joined({"x-amz-content-sha256: ", request.payload_sha256}));
-  if (token)
-    out.headers.push_back(Secret::joined({"x-amz-security-token: ", token->reveal()}));
+  if (token) out.headers.push_back(Secret::joined({"x-amz-security-token: ", token->reveal()}));
   out.used.push_back(std::move(key));
   return base::Unit{};
 }
@@ -136,8 +135,8 @@ base::Status addCredential(const broker::HttpCall& call, const config::Auth& aut
       MAYFLY_TRY(SecretRef secret, secrets.find(auth.secret));
       const Secret encoded = percentEncoded(secret->reveal());
       const std::string url = call.url();
-      out.url = Secret::joined({url, call.query.empty() ? "?" : "&", auth.name, "=",
-                                encoded.reveal()});
+      out.url =
+          Secret::joined({url, call.query.empty() ? "?" : "&", auth.name, "=", encoded.reveal()});
       out.used.push_back(std::move(secret));
       return base::Unit{};
     }

@@ -17,16 +17,20 @@ using broker::Refusal;
 namespace {
 
 constexpr size_t kUpWindowBytes = 128u << 10;
-constexpr size_t kReplayableBytes = 64u << 10;   // of a body: kept for a kept connection that died
+constexpr size_t kReplayableBytes = 64u << 10;    // of a body: kept for a kept connection that died
 constexpr size_t kSwallowedBytesMax = 64u << 10;  // of a redirect's own body
 
 Refusal upstreamRefusal(Failure failure, const std::string& why, const broker::HttpCall& call,
-                  const std::string& rule) {
+                        const std::string& rule) {
   const std::string text = fmt::format("{}: {}", call.authority(), why);
   switch (failure) {
     case Failure::address:
-      return {Code::permissionDenied, 403, rule + ".addresses", text,
-              "The operator can name the address in the policy.", 0};
+      return {Code::permissionDenied,
+              403,
+              rule + ".addresses",
+              text,
+              "The operator can name the address in the policy.",
+              0};
     case Failure::time:
       return {Code::deadlineExceeded, 504, rule + ".time", text, {}, 0};
     default:
@@ -46,8 +50,8 @@ HttpRun::HttpRun(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line, Ask a
 
 std::shared_ptr<HttpRun> HttpRun::start(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line,
                                         Ask ask, schema::Down::Client down) {
-  std::shared_ptr<HttpRun> run(new HttpRun(hub, std::move(ticket), std::move(line), std::move(ask),
-                                           kj::mv(down)));
+  std::shared_ptr<HttpRun> run(
+      new HttpRun(hub, std::move(ticket), std::move(line), std::move(ask), kj::mv(down)));
   hub.add(run);
   // A body that is none has no end of its own that must be waited for.
   if (run->ask_.body_bytes == 0) run->body_ended_ = true;
@@ -80,17 +84,21 @@ broker::Decision<kj::Promise<void>> HttpRun::onUp(std::string_view bytes) {
   std::optional<Refusal> refusal;
   uint64_t wait_ns = 0;
   if (body_came_ > ask_.call.rules->request_bytes_max)
-    refusal = {Code::invalidArgument, 413, rule("request_max"),
+    refusal = {Code::invalidArgument,
+               413,
+               rule("request_max"),
                fmt::format("the body has more than {} bytes", ask_.call.rules->request_bytes_max),
-               {}, 0};
+               {},
+               0};
   else if (auto spent = ticket_->spend(bytes.size(), progress_ns_); spent)
     wait_ns = *spent;
   else
     refusal = std::move(spent).error();
   if (!refusal && whole_) {
     if (hub_.held_bytes + bytes.size() > hub_.book.policy()->bounds.held_bytes_max)
-      refusal = {Code::resourceExhausted, 429, "bounds.held_max",
-                 "too many bodies wait in the broker", "Try again later.", 1'000};
+      refusal = {Code::resourceExhausted, 429,
+                 "bounds.held_max",       "too many bodies wait in the broker",
+                 "Try again later.",      1'000};
     else
       held_ += bytes.size(), hub_.held_bytes += bytes.size();
   }
@@ -176,8 +184,7 @@ void HttpRun::record() {
               });
 }
 
-void HttpRun::onRecorded(const std::string& key,
-                         broker::Decision<std::optional<Outcome>> asked) {
+void HttpRun::onRecorded(const std::string& key, broker::Decision<std::optional<Outcome>> asked) {
   if (asked && !*asked) key_ = key;
   if (isDone()) return settle(Failure::connect);  // revoked meanwhile; nothing was sent
   if (!asked) return fail(std::move(asked).error(), "refused");
@@ -187,11 +194,14 @@ void HttpRun::onRecorded(const std::string& key,
 
 void HttpRun::replay(const Outcome& outcome) {
   if (!outcome.body_kept)
-    return fail({Code::failedPrecondition, 409, rule("outcome_max"),
+    return fail({Code::failedPrecondition,
+                 409,
+                 rule("outcome_max"),
                  fmt::format("this action was done already, with status {}; its answer was too "
                              "large to keep",
                              outcome.status),
-                 {}, 0},
+                 {},
+                 0},
                 "replayed");
   std::vector<broker::Header> headers;
   for (const auto& [name, value] : outcome.headers) headers.push_back({name, value});
@@ -209,11 +219,9 @@ void HttpRun::settle(Failure failure) {
   if (key_.empty()) return;
   const bool unsent = failure == Failure::address || failure == Failure::resolve ||
                       failure == Failure::connect || failure == Failure::tls;
-  hub_.journal.ask<base::Status>(
-      [key = std::exchange(key_, {}), unsent](Journal& j) {
-        return unsent ? j.forget(key) : j.lose(key);
-      },
-      [](base::Status) {});
+  hub_.journal.ask<base::Status>([key = std::exchange(key_, {}), unsent](
+                                     Journal& j) { return unsent ? j.forget(key) : j.lose(key); },
+                                 [](base::Status) {});
 }
 
 // --- the transfer ------------------------------------------------------------------
@@ -276,10 +284,13 @@ TransferEvents::Take HttpRun::onHead(int status, Headers headers, int64_t bytes)
   }
   if (bytes >= 0 && static_cast<uint64_t>(bytes) > ask_.call.rules->response_bytes_max &&
       ask_.call.method != "HEAD")
-    return abort({Code::unavailable, 502, rule("response_max"),
+    return abort({Code::unavailable,
+                  502,
+                  rule("response_max"),
                   fmt::format("the answer has {} bytes; allowed are {}", bytes,
                               ask_.call.rules->response_bytes_max),
-                  {}, 0});
+                  {},
+                  0});
   if (!key_.empty()) {
     outcome_.status = status;
     for (const broker::Header& each : *decided)
@@ -302,10 +313,13 @@ TransferEvents::Take HttpRun::onData(std::string_view bytes) {
   progress_ns_ = now_ns;
   line_.answer_bytes += bytes.size();
   if (line_.answer_bytes > ask_.call.rules->response_bytes_max)
-    return abort({Code::unavailable, 502, rule("response_max"),
-                  fmt::format("the answer has more than {} bytes",
-                              ask_.call.rules->response_bytes_max),
-                  {}, 0});
+    return abort(
+        {Code::unavailable,
+         502,
+         rule("response_max"),
+         fmt::format("the answer has more than {} bytes", ask_.call.rules->response_bytes_max),
+         {},
+         0});
   auto spent = ticket_->spend(bytes.size(), now_ns);
   if (!spent) return abort(std::move(spent).error());
   if (*spent > 0) paused_until_ns_ = now_ns + *spent;
@@ -405,11 +419,19 @@ void HttpRun::look(uint64_t now_ns) {
   const bool waits_for_answer = !answering && body_ended_;
   const uint64_t bound = waits_for_answer ? rules.answer_ms_max : rules.idle_ms_max;
   if (quiet_ms >= bound)
-    return fail({Code::deadlineExceeded, 504, rule(waits_for_answer ? "answer_time" : "idle_time"),
-                 fmt::format("nothing moved for {} ms", quiet_ms), {}, 0});
+    return fail({Code::deadlineExceeded,
+                 504,
+                 rule(waits_for_answer ? "answer_time" : "idle_time"),
+                 fmt::format("nothing moved for {} ms", quiet_ms),
+                 {},
+                 0});
   if ((now_ns - begun_ns_) / kMsNs >= rules.time_ms_max)
-    fail({Code::deadlineExceeded, 504, rule("time"),
-          fmt::format("the call took longer than {} ms", rules.time_ms_max), {}, 0});
+    fail({Code::deadlineExceeded,
+          504,
+          rule("time"),
+          fmt::format("the call took longer than {} ms", rules.time_ms_max),
+          {},
+          0});
 }
 
 }  // namespace mayfly::vault

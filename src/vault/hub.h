@@ -68,7 +68,7 @@ struct Hub : kj::TaskSet::ErrorHandler {
   Book book;
   broker::Limits limits;
   SqlPools databases;
-  kj::TaskSet tasks;  // of promises that belong to no call alone
+  kj::TaskSet tasks;        // of promises that belong to no call alone
   uint64_t held_bytes = 0;  // bodies that wait in whole
 
   // --- calls

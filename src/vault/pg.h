@@ -75,7 +75,7 @@ class PgConnection {
   Done done_;
   RowSink* sink_ = nullptr;
   bool paused_ = false, columns_told_ = false;
-  bool refused_ = false;  // by the sink
+  bool refused_ = false;               // by the sink
   base::Status first_ = base::Unit{};  // the first error of a statement
   std::shared_ptr<PgConnection*> self_ = std::make_shared<PgConnection*>(this);
 };

@@ -15,7 +15,7 @@ using broker::Refusal;
 namespace {
 
 constexpr size_t kPieceBytes = 64u << 10;  // of rows, before they are sent on
-constexpr uint64_t kGraceMs = 2'000;  // beyond the statement's own time
+constexpr uint64_t kGraceMs = 2'000;       // beyond the statement's own time
 
 uint32_t oidOf(config::SqlParam::Type type) {
   using enum config::SqlParam::Type;
@@ -49,13 +49,13 @@ SqlRun::SqlRun(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line, Ask ask
       ask_(std::move(ask)),
       flow_(std::make_shared<Flow>(kj::mv(down), hub.tasks, *this)),
       writer_(ask_.format),
-      rows_max_(std::min(action().rows_max,
-                         ask_.grant.narrowing.rows.value_or(action().rows_max))) {}
+      rows_max_(
+          std::min(action().rows_max, ask_.grant.narrowing.rows.value_or(action().rows_max))) {}
 
 std::shared_ptr<SqlRun> SqlRun::start(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line,
                                       Ask ask, schema::Down::Client down) {
-  std::shared_ptr<SqlRun> run(new SqlRun(hub, std::move(ticket), std::move(line), std::move(ask),
-                                         kj::mv(down)));
+  std::shared_ptr<SqlRun> run(
+      new SqlRun(hub, std::move(ticket), std::move(line), std::move(ask), kj::mv(down)));
   hub.add(run);
   if (run->action().read_only)
     run->acquire();
@@ -98,12 +98,11 @@ void SqlRun::acquire() {
 void SqlRun::onLease(base::Result<std::unique_ptr<SqlPools::Lease>> lease) {
   if (!lease) return fail(refusalOf(lease.error(), rule("database")));
   lease_ = std::move(*lease);
-  (*lease_)->runScript(
-      fmt::format("BEGIN {}; SET LOCAL statement_timeout = {}; "
-                  "SET LOCAL idle_in_transaction_session_timeout = {}",
-                  action().read_only ? "READ ONLY" : "READ WRITE", action().time_ms_max,
-                  action().time_ms_max + kGraceMs),
-      then(&SqlRun::query));
+  (*lease_)->runScript(fmt::format("BEGIN {}; SET LOCAL statement_timeout = {}; "
+                                   "SET LOCAL idle_in_transaction_session_timeout = {}",
+                                   action().read_only ? "READ ONLY" : "READ WRITE",
+                                   action().time_ms_max, action().time_ms_max + kGraceMs),
+                       then(&SqlRun::query));
 }
 
 PgConnection::Done SqlRun::then(void (SqlRun::*next)()) {
@@ -131,7 +130,7 @@ base::Status SqlRun::onRow(const std::vector<Cell>& cells, bool& more) {
   writer_.row(cells);
   const uint64_t bytes = line_.answer_bytes + writer_.pending();
   const auto tooMuch = [&](const char* key, std::string what) {
-    refusal_ = {Code::invalidArgument, 413, rule(key), "the answer has more than " + what,
+    refusal_ = {Code::invalidArgument,     413, rule(key), "the answer has more than " + what,
                 "Ask for less at a time.", 0};
     return base::fail(refusal_->error());
   };
@@ -243,8 +242,12 @@ void SqlRun::stop(const Refusal& why) { fail(why, "revoked"); }
 void SqlRun::look(uint64_t now_ns) {
   const uint64_t bound_ms = action().time_ms_max + kGraceMs;
   if (isDone() || (now_ns - begun_ns_) / kMsNs < bound_ms) return;
-  fail({Code::deadlineExceeded, 504, rule("time_max"),
-        fmt::format("the call took longer than {} ms", bound_ms), {}, 0});
+  fail({Code::deadlineExceeded,
+        504,
+        rule("time_max"),
+        fmt::format("the call took longer than {} ms", bound_ms),
+        {},
+        0});
 }
 
 void SqlRun::onRoom() {

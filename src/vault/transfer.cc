@@ -156,13 +156,13 @@ void Transfer::set() {
   option(CURLOPT_SSL_VERIFYPEER, 1L);
   option(CURLOPT_SSL_VERIFYHOST, 2L);
   option(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(spec_.connect_ms_max));
-  option(CURLOPT_TIMEOUT_MS, static_cast<long>(spec_.connect_only ? spec_.connect_ms_max
-                                                                  : spec_.time_ms_max));
+  option(CURLOPT_TIMEOUT_MS,
+         static_cast<long>(spec_.connect_only ? spec_.connect_ms_max : spec_.time_ms_max));
   option(CURLOPT_SHARE, tls_sessions);
   if (spec_.ca) {
-    curl_blob blob{spec_.ca->reveal().empty() ? nullptr
-                                              : const_cast<char*>(spec_.ca->reveal().data()),
-                   spec_.ca->reveal().size(), CURL_BLOB_COPY};
+    curl_blob blob{
+        spec_.ca->reveal().empty() ? nullptr : const_cast<char*>(spec_.ca->reveal().data()),
+        spec_.ca->reveal().size(), CURL_BLOB_COPY};
     option(CURLOPT_CAINFO, static_cast<char*>(nullptr));
     option(CURLOPT_CAPATH, static_cast<char*>(nullptr));
     option(CURLOPT_CAINFO_BLOB, &blob);

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import threading
 import time
+import types
 
 import capnp
 import pytest
@@ -31,7 +32,7 @@ USER, TENANT = 1000, "red"
 
 
 class Rpc:
-    """pycapnp's loop on a thread of its own."""
+    """pycapnp's loop on a thread of its own. None of its objects leaves the thread."""
 
     def __init__(self):
         self.loop = asyncio.new_event_loop()
@@ -65,8 +66,7 @@ class Tools(SCHEMA.Tools.Server):
 
 class Session:
     def __init__(self, broker, answer, task, connections):
-        self.broker, self.face, self.number, self.task = broker, answer.session, answer.number, task
-        self.env = {pair.name: pair.value for pair in answer.env}
+        self.broker, self.number, self.task, self.env = broker, answer.number, task, answer.env
         self.local_path = str(broker.folder / f"door-{self.number}.sock")
         self.local = socket.socket(socket.AF_UNIX)
         self.local.bind(self.local_path)
@@ -103,12 +103,14 @@ class Session:
 
     def revoke(self, name=""):
         async def revoke():
-            return await self.face.revoke(name)
-        answer = self.broker.rpc.run(revoke())
-        assert answer.error.code == 0, answer.error.message
+            answer = await self.broker.faces[self.number].revoke(name)
+            return answer.error.message
+        assert self.broker.rpc.run(revoke()) == ""
 
     def drop(self):
-        self.face = None
+        async def drop():
+            del self.broker.faces[self.number]
+        self.broker.rpc.run(drop())
 
 
 class Broker:
@@ -124,6 +126,7 @@ class Broker:
         self.set_hosts({})
         self.arguments = arguments
         self.vault = self.doors = None
+        self.faces = {}  # sessions by number: objects of the RPC's thread
         self.events, self.tasks = [], 100
 
     # --- what the operator writes
@@ -194,9 +197,10 @@ class Broker:
     def connect_vault(self, sock):
         async def connect():
             stream = await capnp.AsyncIoStream.create_unix_connection(sock=sock)
-            client = capnp.TwoPartyClient(stream)
-            return client, client.bootstrap().cast_as(SCHEMA.Vault)
-        self.client, self.vault = self.rpc.run(connect())
+            self.faces.clear()
+            self.client = capnp.TwoPartyClient(stream)
+            self.vault = self.client.bootstrap().cast_as(SCHEMA.Vault)
+        self.rpc.run(connect())
 
     def try_open(self, *grants, uid=USER, tenant=TENANT, tools=None, epoch=1, task=0):
         async def open_():
@@ -209,25 +213,30 @@ class Broker:
                 for each, name in zip(names, tools):
                     each.name = name
                 spec.tools = Tools(tools)
-            return await self.vault.open(spec)
+            answer = await self.vault.open(spec)
+            if answer.error.code == 0:
+                self.faces[answer.number] = answer.session
+            return types.SimpleNamespace(code=answer.error.code, message=answer.error.message, number=answer.number,
+                                         env={pair.name: pair.value for pair in answer.env})
         return self.rpc.run(open_())
 
     def session(self, *grants, expires_ms=600_000, connections=64, task=None, **more):
         answer = self.try_open(*grants, **more)
-        assert answer.error.code == 0, answer.error.message
+        assert answer.code == 0, answer.message
         self.tasks += 1
         session = Session(self, answer, task or self.tasks, connections)
 
         async def activate():
-            return await session.face.activate(session.task, expires_ms)
-        done = self.rpc.run(activate())
-        assert done.error.code == 0, done.error.message
+            done = await self.faces[session.number].activate(session.task, expires_ms)
+            return done.error.message
+        assert self.rpc.run(activate()) == ""
         session.open_door()
         return session
 
     def status(self):
         async def status():
-            return await self.vault.status()
+            answer = await self.vault.status()
+            return types.SimpleNamespace(sessions=answer.sessions, calls=answer.calls)
         return self.rpc.run(status())
 
     def audit(self):
@@ -249,6 +258,11 @@ class Broker:
         if self.process.poll() is None:
             self.link.close()
             self.process.wait(15)
+
+        async def forget():
+            self.faces.clear()
+            self.vault = self.client = None
+        self.rpc.run(forget())
         self.rpc.stop()
 
 

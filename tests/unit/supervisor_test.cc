@@ -82,7 +82,8 @@ TEST_F(Sources, LinksFoldersPipesAndLargeFilesAreRefused) {
   EXPECT_FALSE(openSecret(source(folder_ + "/fifo"), rules_));
   EXPECT_FALSE(openSecret(source("/dev/zero"), rules_));
   EXPECT_FALSE(openSecret(source(folder_ + "/none"), rules_));
-  EXPECT_FALSE(openSecret(source(file("large", std::string(config::kSecretBytesMax + 1, 'x'))), rules_));
+  EXPECT_FALSE(
+      openSecret(source(file("large", std::string(config::kSecretBytesMax + 1, 'x'))), rules_));
   EXPECT_TRUE(openSecret(source(real), rules_));
 }
 
@@ -130,8 +131,8 @@ TEST_F(Sources, ACommandRunsWithoutRootAndWithoutOurEnvironment) {
 }
 
 TEST_F(Sources, ACommandThatFailsGivesNoSecretWhateverItWrote) {
-  auto run = Command::start(command({"/bin/sh", "-c", "echo half; exit 3"}), rules_,
-                            base::monotonicNs());
+  auto run =
+      Command::start(command({"/bin/sh", "-c", "echo half; exit 3"}), rules_, base::monotonicNs());
   ASSERT_TRUE(run);
   await(*run, 10'000);
   auto output = run->finish();
@@ -150,9 +151,9 @@ TEST_F(Sources, ACommandThatHangsIsEndedWithItsGroup) {
 }
 
 TEST_F(Sources, ACommandThatWritesMoreThanASecretHasEndsAtItsTime) {
-  auto run = Command::start(
-      command({"/bin/sh", "-c", "head -c 1000000 /dev/zero; echo done >&2"}, 300), rules_,
-      base::monotonicNs());
+  auto run =
+      Command::start(command({"/bin/sh", "-c", "head -c 1000000 /dev/zero; echo done >&2"}, 300),
+                     rules_, base::monotonicNs());
   ASSERT_TRUE(run);
   pollfd one{run->pidfd().get(), POLLIN, 0};
   EXPECT_EQ(::poll(&one, 1, 500), 0);  // the pipe is full, and nobody reads

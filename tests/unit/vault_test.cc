@@ -113,9 +113,15 @@ TEST(SigV4, TheQueryIsSortedAndEncodedAnew) {
 }
 
 TEST(SigV4, EachPartOfARequestChangesTheSignature) {
-  SigV4Request request{"GET", "example.amazonaws.com", "/", "a=1", {{"content-type", "text/plain"}},
+  SigV4Request request{"GET",
+                       "example.amazonaws.com",
+                       "/",
+                       "a=1",
+                       {{"content-type", "text/plain"}},
                        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-                       "us-east-1", "service", "20150830T123600Z"};
+                       "us-east-1",
+                       "service",
+                       "20150830T123600Z"};
   const SigV4Keys keys{"AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", ""};
   std::set<std::string> seen{sigV4(request, keys)};
   const auto differs = [&](auto change) {
@@ -412,8 +418,15 @@ TEST(Mint, NumbersAreBoundedAndCredentialsDiffer) {
 
 TEST(Rows, TypesAreKeptInJson) {
   RowWriter rows(RowFormat::json);
-  ASSERT_TRUE(rows.begin({{"b", 16}, {"i", 20}, {"n", 1700}, {"f", 701}, {"t", 25}, {"j", 3802},
-                          {"a", 1016}, {"s", 1009}, {"z", 25}}));
+  ASSERT_TRUE(rows.begin({{"b", 16},
+                          {"i", 20},
+                          {"n", 1700},
+                          {"f", 701},
+                          {"t", 25},
+                          {"j", 3802},
+                          {"a", 1016},
+                          {"s", 1009},
+                          {"z", 25}}));
   rows.row({"t", "9007199254740993", "1.10", "NaN", "a\"\n", R"({"x": [1, null]})", "{1,NULL,-3}",
             R"({"a \"b\"",NULL,c,"{}"})", std::nullopt});
   rows.end();
@@ -481,7 +494,8 @@ TEST(Room, EachCallOfTheListHasANumber) {
   // A slip of the pen would allow nothing; the test of the running vault finds a missing call.
   std::set<std::string_view> names;
   for (const walls::KnownCall& call : knownCalls()) EXPECT_TRUE(names.insert(call.name).second);
-  for (const char* never : {"execve", "fork", "vfork", "ptrace", "process_vm_readv", "mount", "bpf"})
+  for (const char* never :
+       {"execve", "fork", "vfork", "ptrace", "process_vm_readv", "mount", "bpf"})
     EXPECT_FALSE(names.contains(never)) << never;
 }
 
