@@ -179,7 +179,8 @@ Status Supervisor::startVault() {
   policy_failure_.clear();
   secrets_.forget();
   next_look_ns_ = 0;
-  tell(wire::LinkEvent::Kind::vaultUp, {}, std::move(link.ours), vault_.child.pid);
+  vault_link_ = std::move(link.ours);
+  vault_told_ = false;
   linkFront();
   return base::Unit{};
 }
@@ -368,7 +369,9 @@ void Supervisor::onNote() {
   switch (note.kind) {
     case wire::VaultNote::Kind::policyLoaded:
       secrets_.set(policy_secrets_);
-      next_look_ns_ = 0;
+      secrets_.look(base::monotonicNs());  // the vault has its files' secrets before it is asked
+      if (!std::exchange(vault_told_, true))
+        tell(wire::LinkEvent::Kind::vaultUp, {}, std::move(vault_link_), vault_.child.pid);
       return tell(wire::LinkEvent::Kind::policyLoaded);
     case wire::VaultNote::Kind::policyRefused:
       return tell(wire::LinkEvent::Kind::policyRefused,
@@ -392,8 +395,11 @@ void Supervisor::onEnd(Program& program) {
   program.child = {};
   program.out = {};
   program.start_again_ns = now_ns + program.pause.afterDeath(now_ns - program.started_ns);
-  tell(&program == &vault_ ? wire::LinkEvent::Kind::vaultDown : wire::LinkEvent::Kind::frontDown,
-       how, {}, 0, exited ? info.si_status << 8 : info.si_status);
+  const int status = exited ? info.si_status << 8 : info.si_status;
+  if (&program == &front_) return tell(wire::LinkEvent::Kind::frontDown, how, {}, 0, status);
+  vault_link_.reset();
+  if (std::exchange(vault_told_, false))
+    tell(wire::LinkEvent::Kind::vaultDown, how, {}, 0, status);
 }
 
 // A program that is gone, or takes no message, ends: onEnd() starts it again.

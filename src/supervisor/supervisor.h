@@ -79,6 +79,8 @@ class Supervisor {
   std::unique_ptr<AuditFile> audit_;
   Program vault_{"vault", {}, {}, 0, 0, {}}, front_{"front", {}, {}, 0, 0, {}};
   SecretWatch secrets_;
+  base::Fd vault_link_;      // mayflyd's end, until the vault has a policy
+  bool vault_told_ = false;  // that it is up
   std::optional<Stamp> policy_sent_, policy_seen_;
   std::string policy_failure_;
   std::vector<config::SecretSource> policy_secrets_;  // of the policy that the vault checks now

@@ -96,9 +96,9 @@ base::Status sign(const broker::HttpCall& call, const config::Auth& auth,
   const std::string authorization =
       sigV4(request, {id ? id->reveal() : std::string_view(auth.user), key->reveal(),
                       token ? token->reveal() : std::string_view()});
-  out.headers.push_back(Secret::joined({"authorization: ", authorization}));
-  out.headers.push_back(Secret::joined({"x-amz-date: ", time}));
-  out.headers.push_back(Secret::joined({"x-amz-content-sha256: ", request.payload_sha256}));
+  out.headers.push_back("authorization: " + authorization);
+  out.headers.push_back("x-amz-date: " + time);
+  out.headers.push_back("x-amz-content-sha256: " + std::string(request.payload_sha256));
   if (token) out.headers.push_back(Secret::joined({"x-amz-security-token: ", token->reveal()}));
   out.used.push_back(std::move(key));
   return base::Unit{};
@@ -158,15 +158,14 @@ Result<Rendered> render(const broker::HttpCall& call, const config::Auth* auth,
   broker::HttpCall sent = call;
   // What is signed is what is sent.
   if (is_signed && !call.query.empty()) sent.query = "?" + canonicalQuery(call.query.substr(1));
-  Rendered out{Secret::joined({sent.url()}), {}, {}, {}};
+  Rendered out{sent.url(), {}, {}, {}};
   for (const broker::Header& each : call.headers) {
     if (is_signed && isOfSignature(each.name)) continue;
     // To libcurl, "name:" means none; an empty value is written with a semicolon.
-    out.headers.push_back(each.value.empty() ? Secret::joined({each.name, ";"})
-                                             : Secret::joined({each.name, ": ", each.value}));
+    out.headers.push_back(each.value.empty() ? each.name + ";" : each.name + ": " + each.value);
   }
   if (auth != nullptr) MAYFLY_CHECK(addCredential(sent, *auth, secrets, body, time_s, out));
-  out.headers.push_back(Secret::joined({"expect:"}));  // none: nobody waits for 100-continue
+  out.headers.push_back("expect:");  // none: nobody waits for 100-continue
   return out;
 }
 

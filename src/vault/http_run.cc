@@ -245,7 +245,7 @@ base::Status HttpRun::sendNow() {
   spec.body_bytes = whole_ ? static_cast<int64_t>(body_.size()) : ask_.body_bytes;
   const std::string& method = ask_.call.method;
   if (spec.body_bytes == 0 && (method == "POST" || method == "PUT" || method == "PATCH"))
-    spec.headers.push_back(Secret::joined({"content-length: 0"}));
+    spec.headers.push_back("content-length: 0");
   spec.fresh = ask_.call.write;
   spec.connect_ms_max = rules.connect_ms_max;
   spec.time_ms_max = rules.time_ms_max;

@@ -127,7 +127,7 @@ base::Status Transfer::prepare() {
   if (easy_ == nullptr) return base::fail(Code::resourceExhausted, "libcurl has no memory");
   list_.resize(spec_.headers.size());
   for (size_t i = 0; i < list_.size(); ++i) {
-    list_[i].data = spec_.headers[i].revealForCurl();
+    list_[i].data = revealForCurl(spec_.headers[i]);
     list_[i].next = i + 1 < list_.size() ? &list_[i + 1] : nullptr;
   }
   set();
@@ -140,7 +140,7 @@ void Transfer::set() {
   const auto option = [this](CURLoption which, auto value) {
     ::curl_easy_setopt(easy_, which, value);
   };
-  option(CURLOPT_URL, spec_.url.revealForCurl());
+  option(CURLOPT_URL, revealForCurl(spec_.url));
   option(CURLOPT_PROTOCOLS_STR, spec_.tls ? "https" : "http");
   option(CURLOPT_PATH_AS_IS, 1L);
   option(CURLOPT_PROXY, "");

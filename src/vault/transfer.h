@@ -43,8 +43,8 @@ std::string_view name(Failure failure);
 
 struct TransferSpec {
   std::string method;
-  Secret url;                   // may hold a secret in its query
-  std::vector<Secret> headers;  // "name: value"
+  MaybeSecret url;                   // may hold a secret in its query
+  std::vector<MaybeSecret> headers;  // "name: value"
   bool tls = true;
   int64_t body_bytes = 0;     // -1: of unknown length
   bool connect_only = false;  // a TCP connection for others to use

@@ -163,7 +163,7 @@ broker::HttpCall callTo(const std::string& query = {}) {
 
 std::vector<std::string> linesOf(const Rendered& rendered) {
   std::vector<std::string> lines;
-  for (const Secret& each : rendered.headers) lines.emplace_back(each.reveal());
+  for (const MaybeSecret& each : rendered.headers) lines.emplace_back(reveal(each));
   return lines;
 }
 
@@ -179,7 +179,10 @@ TEST(Credential, EachKindPutsItsSecretWhereItBelongs) {
   ASSERT_TRUE(header);
   EXPECT_THAT(linesOf(*header), testing::Contains("authorization: Bearer s3cr&t"));
   EXPECT_THAT(linesOf(*header), testing::Contains("x-empty;"));
-  EXPECT_EQ(header->url.reveal(), "https://api.example.com/v1/x");
+  EXPECT_EQ(reveal(header->url), "https://api.example.com/v1/x");
+  for (const MaybeSecret& each : header->headers)
+    EXPECT_EQ(std::holds_alternative<Secret>(each),
+              reveal(each).find("s3cr&t") != std::string_view::npos);
 
   auth = {};
   auth.kind = config::Auth::Kind::query;
@@ -187,7 +190,7 @@ TEST(Credential, EachKindPutsItsSecretWhereItBelongs) {
   auth.secret = "key";
   auto query = render(callTo("?a=1"), &auth, store, {}, 0);
   ASSERT_TRUE(query);
-  EXPECT_EQ(query->url.reveal(), "https://api.example.com/v1/x?a=1&key=s3cr%26t");
+  EXPECT_EQ(reveal(query->url), "https://api.example.com/v1/x?a=1&key=s3cr%26t");
 
   auth = {};
   auth.kind = config::Auth::Kind::basic;
