@@ -204,10 +204,10 @@ base::Result<int> App::run() {
   // namespaces' pid 1 cannot end.
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
     return base::failSys(errno, "prctl(PR_SET_CHILD_SUBREAPER)", "the daemon");
-  MAYFLY_TRY(spawner_,
-             walls::startProgram({options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
-                           "--images", images, "--uid-slot", std::to_string(slot_.number)},
-                          {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_TRY(spawner_, walls::startProgram(
+                           {options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
+                            "--images", images, "--uid-slot", std::to_string(slot_.number)},
+                           {instance_lock_.view(), slot_.lock.view()}));
   MAYFLY_CHECK(awaitRoom(spawner_));
   MAYFLY_TRY(AuditPlaces places, auditPlaces(s.instance, s.state_dir, slot_.number, spawner_.pid));
   MAYFLY_TRY(base::Fd listener,

@@ -80,8 +80,9 @@ interface Calls {
   # /cap/NAME/... The vault calls `down.head` once, `down.write` any number of times, then `down.end`.
   # An `error` here means that `down` is never called.
 
-  sql @2 (session :UInt64, name :Text, params :List(Param), csv :Bool, down :Down) -> (error :Error);
-  # /sql/NAME. The answer's body flows through `down` like an upstream's.
+  sql @2 (session :UInt64, name :Text, params :List(Param), csv :Bool, down :Down, step :Text) -> (error :Error);
+  # /sql/NAME. The answer's body flows through `down` like an upstream's. `step`: the header
+  # Idempotency-Key; may be empty.
 
   mint @3 (session :UInt64, name :Text) -> (credential :Text, expiresMs :UInt64, audience :Text, scope :Text, error :Error);
   # /mint/NAME.

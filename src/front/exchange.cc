@@ -181,6 +181,7 @@ kj::Promise<void> Exchange::sql() {
   request.setSession(c_.door_.session);
   request.setName(c_.route_.name);
   request.setCsv(c_.route_.csv);
+  if (const std::string* step = c_.request_.field("idempotency-key")) request.setStep(*step);
   auto list = request.initParams(static_cast<unsigned>(params.size()));
   for (unsigned i = 0; i < params.size(); ++i) put(params[i], list[i]);
   request.setDown(kj::mv(KJ_ASSERT_NONNULL(down_)));

@@ -11,7 +11,6 @@ using From = config::SecretSource::From;
 
 namespace {
 
-constexpr uint64_t kMsNs = 1'000'000;
 constexpr uint64_t kRetryMs = 10'000;  // of a command that failed
 
 bool same(const config::SecretSource& a, const config::SecretSource& b) {

@@ -7,6 +7,8 @@
 // Layer: supervisor. Short blocking calls. One thread.
 #pragma once
 
+#include <sys/stat.h>
+
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -16,6 +18,8 @@
 #include "config/policy.h"
 
 namespace mayfly::supervisor {
+
+inline constexpr uint64_t kMsNs = 1'000'000;
 
 struct SourceRules {
   uint32_t operator_uid = 0;    // whose files are read, beside root's
@@ -29,6 +33,8 @@ struct Stamp {
   int64_t modified_ns = 0, changed_ns = 0;
   bool operator==(const Stamp&) const = default;
 };
+
+Stamp stampOf(const struct stat& st);
 
 struct Opened {
   base::Fd file;

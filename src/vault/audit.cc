@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kTargetBytesMax = 300, kTextBytesMax = 100;
 
-std::string timeText(uint64_t ms) {
+std::string auditTime(uint64_t ms) {
   const auto seconds = static_cast<time_t>(ms / 1'000);
   tm utc{};
   char text[40] = {};
@@ -25,7 +25,7 @@ std::string timeText(uint64_t ms) {
 
 std::string textOf(const AuditLine& line) {
   nlohmann::ordered_json out;
-  out["time"] = timeText(line.time_ms);
+  out["time"] = auditTime(line.time_ms);
   out["user"] = line.uid;
   out["tenant"] = base::printable(line.tenant, kTextBytesMax);
   out["task"] = line.task;

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <utility>
 
+#include <boost/asio/post.hpp>
+
 namespace mayfly::vault {
 
 using Descriptor = boost::asio::posix::stream_descriptor;
@@ -52,6 +54,21 @@ base::Status CurlLoop::add(CURL* easy, Done done) {
 
 void CurlLoop::remove(CURL* easy) {
   if (done_.erase(easy) > 0) ::curl_multi_remove_handle(multi_, easy);
+}
+
+void CurlLoop::end(CURL* easy, CURLcode code) {
+  auto at = done_.find(easy);
+  if (at == done_.end() || !at->second) return;
+  // A marker of this handle's life: a later one may have the same address.
+  auto done = std::make_shared<Done>(std::move(at->second));
+  at->second = [done](CURLcode result) { (*done)(result); };
+  boost::asio::post(io_, [this, alive = self_, easy, code, done = std::weak_ptr<Done>(done)] {
+    if (*alive == nullptr || done.expired()) return;
+    auto still = done_.find(easy);
+    if (still == done_.end() || !still->second) return;
+    Done told = std::exchange(still->second, nullptr);
+    told(code);
+  });
 }
 
 int CurlLoop::onSocket(CURL*, curl_socket_t fd, int what, void* self, void*) {

@@ -37,6 +37,8 @@ class CurlLoop {
   base::Status add(CURL* easy, Done done);
   // Its connection is closed if the transfer is not done. Not from within one of its callbacks.
   void remove(CURL* easy);
+  // The transfer is over: `done` is called in a later turn.
+  void end(CURL* easy, CURLcode code);
   uint32_t transfers() const { return static_cast<uint32_t>(done_.size()); }
 
  private:

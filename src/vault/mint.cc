@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kRandomBytes = 32;
 constexpr size_t kCredentialBytesMax = 128;
-constexpr int kVariant = sodium_base64_VARIANT_URLSAFE_NO_PADDING;
+constexpr int kCredentialVariant = sodium_base64_VARIANT_URLSAFE_NO_PADDING;
 
 }  // namespace
 
@@ -38,8 +38,8 @@ base::Result<std::string> Mint::make(const MintedFor& what, uint32_t live_max, u
                       "Try again later.", 1'000);
   unsigned char random[kRandomBytes];
   ::randombytes_buf(random, sizeof random);
-  std::string text(sodium_base64_encoded_len(kRandomBytes, kVariant), '\0');
-  ::sodium_bin2base64(text.data(), text.size(), random, sizeof random, kVariant);
+  std::string text(sodium_base64_encoded_len(kRandomBytes, kCredentialVariant), '\0');
+  ::sodium_bin2base64(text.data(), text.size(), random, sizeof random, kCredentialVariant);
   text.resize(text.find('\0'));
   std::string credential = std::string(kPrefix) + text;
   all_[hashOf(credential)] = what;

@@ -34,7 +34,7 @@ class PgConnection {
   using Done = std::function<void(base::Status)>;
   class RowSink {
    public:
-    virtual ~RowSink() = default;
+    virtual ~RowSink() noexcept(false) = default;
     virtual base::Status onColumns(std::vector<ColumnOf> columns) = 0;
     // An error ends the statement. `more`: false: no further row before `resume`.
     virtual base::Status onRow(const std::vector<Cell>& cells, bool& more) = 0;
@@ -49,11 +49,14 @@ class PgConnection {
   void connect(std::vector<std::pair<const char*, SecretRef>> options, uint64_t ms_max, Done done);
   // One statement; at most one at a time. `sink` may be null: rows are dropped.
   void run(const std::string& sql, const std::vector<PgParam>& params, RowSink* sink, Done done);
+  // Some statements without parameters and rows.
+  void runScript(const std::string& sql, Done done);
   void resume();
   bool usable() const;  // connected, idle, in no transaction
 
  private:
   using Descriptor = boost::asio::posix::stream_descriptor;
+  void begin(RowSink* sink, Done done);
   void pollConnect();
   void watch(Descriptor::wait_type type, void (PgConnection::*then)());
   void unwatch();
@@ -72,7 +75,7 @@ class PgConnection {
   Done done_;
   RowSink* sink_ = nullptr;
   bool paused_ = false, columns_told_ = false;
-  bool refused_ = false;  // by the sink
+  bool refused_ = false;               // by the sink
   base::Status first_ = base::Unit{};  // the first error of a statement
   std::shared_ptr<PgConnection*> self_ = std::make_shared<PgConnection*>(this);
 };

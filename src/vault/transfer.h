@@ -31,8 +31,8 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 
 enum class Failure : uint8_t {
   none,
-  address,   // every address of the host is a forbidden one
-  resolve,   // the host's name has no address
+  address,  // every address of the host is a forbidden one
+  resolve,  // the host's name has no address
   connect,
   tls,
   time,
@@ -43,26 +43,33 @@ std::string_view name(Failure failure);
 
 struct TransferSpec {
   std::string method;
-  Secret url;                   // may hold a secret in its query
-  std::vector<Secret> headers;  // "name: value"
+  MaybeSecret url;                   // may hold a secret in its query
+  std::vector<MaybeSecret> headers;  // "name: value"
   bool tls = true;
-  int64_t body_bytes = 0;       // -1: of unknown length
-  bool connect_only = false;    // a TCP connection for others to use
-  bool fresh = false;           // a new connection, so that nothing is ever sent twice
+  int64_t body_bytes = 0;     // -1: of unknown length
+  bool connect_only = false;  // a TCP connection for others to use
+  bool fresh = false;         // a new connection, so that nothing is ever sent twice
   uint64_t connect_ms_max = 10'000, time_ms_max = 600'000;
-  SecretRef ca;                 // PEM; null: the host's
+  SecretRef ca;  // PEM; null: the host's
   std::function<bool(const config::Address&)> allows;
 };
 
 class TransferEvents {
  public:
-  virtual ~TransferEvents() = default;
-  // The final head; those of 1xx are dropped. bytes: -1: unknown.
-  virtual void onHead(int status, Headers headers, int64_t bytes) = 0;
-  // False: not now. The same bytes come again after `resume`.
-  virtual bool onData(std::string_view bytes) = 0;
+  virtual ~TransferEvents() noexcept(false) = default;
+  enum class Take : uint8_t {
+    taken,
+    later,  // not now: the same bytes come again after `resume`
+    abort,  // the transfer ends; onEnd() follows
+  };
+  // The final head; those of 1xx are dropped. bytes: the body's; -1: unknown. Not `later`.
+  virtual Take onHead(int status, Headers headers, int64_t bytes) = 0;
+  virtual Take onData(std::string_view bytes) = 0;
   // Fills up to `size` bytes: their number, 0 at the body's end, kPause or kAbort.
   virtual size_t onWanted(char* to, size_t size) = 0;
+  // A kept connection had died, and the request is sent again on a new one. False: the body's
+  // beginning is not there any more.
+  virtual bool onRewind() = 0;
   // The last event. The transfer may be destroyed from within.
   virtual void onEnd(Failure failure, const std::string& why) = 0;
 };
@@ -92,6 +99,7 @@ class Transfer {
   static size_t onHeader(char* bytes, size_t size, size_t count, void* self);
   static size_t onBody(char* bytes, size_t size, size_t count, void* self);
   static size_t onRead(char* to, size_t size, size_t count, void* self);
+  static int onSeek(void* self, curl_off_t offset, int origin);
   bool takeHeader(std::string_view line);
   void finished(CURLcode code);
   void keepSocket();
