@@ -175,7 +175,8 @@ kj::Promise<Connection::Head> Connection::awaitHead() {
   inbox_.shrink();
   waiting_ = Waiting::idle;
   wait(door_.options.idle_time);
-  return readHead();
+  if (inbox_.unread().empty()) return readHead();
+  return door_.queue.pass().then([this] { return readHead(); });  // pipelined
 }
 
 kj::Promise<Connection::Head> Connection::readHead() {

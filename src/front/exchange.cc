@@ -320,9 +320,11 @@ kj::Promise<void> Exchange::onHead(schema::Down::HeadParams::Reader head) {
   std::vector<Field> fields;
   for (auto header : head.getHeaders())
     fields.push_back({edge::str(header.getName()), edge::str(header.getValue())});
+  // An answer that begins before the body's end: a success may be one that flows both ways.
+  const bool body_will_end = c_.parser_.done() || head.getStatus() < 300;
   base::Result<std::string> text =
       allowed ? answer_.begin(c_.request_, head.getStatus(), fields, head.getBodyBytes(),
-                              c_.parser_.done())
+                              body_will_end)
               : base::fail(base::Code::internal, "a second head");
   if (!text) {
     fail(badVault(text.error().message));
@@ -366,7 +368,9 @@ kj::Promise<void> Exchange::onEnd(schema::Error::Reader error) {
   if (!out.empty()) c_.outbox_.put(out);
   auto written = c_.outbox_.written().fork();
   ending_ = written.addBranch()
-                .then([this, tunnels] { finish(tunnels ? After::close : answer_.after()); })
+                .then([this, tunnels] {
+                  finish(tunnels || !c_.parser_.done() ? After::close : answer_.after());
+                })
                 .eagerlyEvaluate([](kj::Exception&&) {});  // the outbox has told the connection
   return written.addBranch();
 }
