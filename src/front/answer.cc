@@ -28,8 +28,8 @@ base::Result<std::string> Answer::begin(const Request& request, uint16_t status,
   if (status < 200 || status > 599) return fault(fmt::format("status {}", status));
   const auto reason =
       boost::beast::http::obsolete_reason(boost::beast::http::int_to_status(status));
-  std::string out = fmt::format("HTTP/1.1 {} {}\r\n", status,
-                                std::string_view(reason.data(), reason.size()));
+  std::string out =
+      fmt::format("HTTP/1.1 {} {}\r\n", status, std::string_view(reason.data(), reason.size()));
   for (const Field& field : endToEnd(fields)) {
     if (!isToken(field.name) || !isValue(field.value)) return fault("a header is malformed");
     fmt::format_to(std::back_inserter(out), "{}: {}\r\n", field.name, field.value);

@@ -19,8 +19,13 @@ constexpr std::string_view kJson = "application/json";
 kj::Duration of(Options::Time time) { return time.count() * kj::MILLISECONDS; }
 
 Refusal tooManyBuffers() {
-  return {503, base::Code::resourceExhausted, "this task's requests hold too much memory",
-          "Send fewer large requests at a time.", "front.buffers", 1'000, true};
+  return {503,
+          base::Code::resourceExhausted,
+          "this task's requests hold too much memory",
+          "Send fewer large requests at a time.",
+          "front.buffers",
+          1'000,
+          true};
 }
 
 }  // namespace
@@ -38,9 +43,13 @@ Refusal refusalOf(schema::Error::Reader error) {
 }
 
 Refusal vaultLost() {
-  return {502, base::Code::unavailable, "the broker's vault ended during the call",
+  return {502,
+          base::Code::unavailable,
+          "the broker's vault ended during the call",
           "Whether the upstream has acted is unknown. Ask again if that does no harm.",
-          "front.vault", 1'000, false};
+          "front.vault",
+          1'000,
+          false};
 }
 
 Connection::Connection(DoorContext& door, base::Fd socket, Transport transport)
@@ -54,7 +63,7 @@ Connection::Connection(DoorContext& door, base::Fd socket, Transport transport)
 
 Connection::~Connection() noexcept(false) {
   if (!orderly_) reset();
-  door_.buffers.give(body_charge_);
+  door_.buffers.give(charge_);
 }
 
 // --- its life --------------------------------------------------------------------
@@ -95,7 +104,8 @@ kj::Promise<void> Connection::close(After after) {
   const bool has_last_word = after == After::timeout && refusal_ && !answering_;
   orderly_ = after == After::keep || after == After::close || after == After::gone || has_last_word;
   if (!orderly_ || after == After::gone) return kj::READY_NOW;
-  auto said = has_last_word ? refuse(std::move(*refusal_)).ignoreResult() : kj::Promise<void>(kj::READY_NOW);
+  auto said = has_last_word ? refuse(std::move(*refusal_)).ignoreResult()
+                            : kj::Promise<void>(kj::READY_NOW);
   return said.then([this] { return linger(); })
       .exclusiveJoin(door_.port.timer().afterDelay(2 * of(door_.options.linger_time)));
 }
@@ -153,8 +163,13 @@ void Connection::sweep(kj::TimePoint time) {
                          true};
       return end_->fulfill(After::timeout);
     case Waiting::request:
-      refusal_ = Refusal{408,         base::Code::deadlineExceeded,
-                         "the request did not come in time", {}, "front.time", 0, true};
+      refusal_ = Refusal{408,
+                         base::Code::deadlineExceeded,
+                         "the request did not come in time",
+                         {},
+                         "front.time",
+                         0,
+                         true};
       return end_->fulfill(After::timeout);
   }
 }
@@ -168,8 +183,8 @@ kj::Promise<Connection::Head> Connection::awaitHead() {
   refusal_.reset();
   slot_ = nullptr;
   body_ = std::string();
-  door_.buffers.give(body_charge_);
-  body_charge_ = body_bytes_ = 0;
+  door_.buffers.give(charge_);
+  charge_ = body_bytes_ = 0;
   body_waited_ = 0 * kj::NANOSECONDS;
   answering_ = false;
   inbox_.shrink();
@@ -192,9 +207,11 @@ kj::Promise<Connection::Head> Connection::readHead() {
       if (request) {
         stopWaiting();
         request_ = std::move(*request);
-        return Head::whole;
+        if (*size <= kFirstBufferBytes || charge(*size)) return Head::whole;
+        size = front::refuse(tooManyBuffers());
+      } else {
+        size = front::refuse(std::move(request).error());
       }
-      size = front::refuse(std::move(request).error());
     }
     if (size && inbox_.unread().size() >= kFirstBufferBytes / 2 && !inbox_.grow())
       size = front::refuse(tooManyBuffers());
@@ -209,13 +226,25 @@ kj::Promise<Connection::Head> Connection::readHead() {
   });
 }
 
+// Counts the request's memory against its door's, until the next request.
+bool Connection::charge(size_t bytes) {
+  if (!door_.buffers.take(bytes)) return false;
+  charge_ += bytes;
+  return true;
+}
+
 kj::Promise<After> Connection::begin() {
   auto route = routeOf(request_);
   if (!route) return refuse(std::move(route).error());
   // A cut-off answer to HTTP/1.0 would look whole: only TCP can be reset.
   if (transport_ == Transport::local && request_.version < 11)
-    return refuse({505, base::Code::invalidArgument, "this door speaks HTTP/1.1 only", {},
-                   "front.version", 0, true});
+    return refuse({505,
+                   base::Code::invalidArgument,
+                   "this door speaks HTTP/1.1 only",
+                   {},
+                   "front.version",
+                   0,
+                   true});
   route_ = std::move(*route);
   waiting_ = Waiting::turn;
   wait(door_.options.turn_time);
@@ -303,8 +332,13 @@ kj::Promise<After> Connection::tool(schema::Calls::Client calls) {
 kj::Promise<bool> Connection::collect() {
   if (const std::string* coding = request_.field("content-encoding");
       coding != nullptr && !sameWord(*coding, "identity")) {
-    refusal_ = Refusal{415, base::Code::invalidArgument, "the body has a Content-Encoding",
-                       "Send plain JSON.", "front.json", 0, false};
+    refusal_ = Refusal{415,
+                       base::Code::invalidArgument,
+                       "the body has a Content-Encoding",
+                       "Send plain JSON.",
+                       "front.json",
+                       0,
+                       false};
     return false;
   }
   if (request_.awaits_continue && request_.body_bytes <= door_.options.json_bytes_max &&
@@ -325,8 +359,7 @@ kj::Promise<bool> Connection::collectMore() {
     inbox_.use(*used);
   }
   body_bytes_ = body_.size();
-  if (!door_.buffers.take(body_.size() - before)) return refused(tooManyBuffers());
-  body_charge_ += body_.size() - before;
+  if (!charge(body_.size() - before)) return refused(tooManyBuffers());
   if (std::max<uint64_t>(request_.body_bytes, body_.size()) > door_.options.json_bytes_max)
     return refused(refuseSize(413, "the body is larger than " +
                                        std::to_string(door_.options.json_bytes_max) + " bytes")
@@ -383,9 +416,10 @@ kj::Promise<After> Connection::reply(uint16_t status, std::string_view type, std
                                      std::vector<Field> fields) {
   fields.insert(fields.begin(), Field{"Content-Type", std::string(type)});
   Answer answer;
-  auto head = answer.begin(request_, status, fields, static_cast<int64_t>(body.size()),
-                           parser_.done());
-  std::string out = head ? std::move(*head) : "HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n";
+  auto head =
+      answer.begin(request_, status, fields, static_cast<int64_t>(body.size()), parser_.done());
+  std::string out =
+      head ? std::move(*head) : "HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n";
   answering_ = true;
   if (head) (void)(answer.body(body, out) && answer.end(out));
   outbox_.put(out);

@@ -77,6 +77,7 @@ class Connection {
   kj::Promise<void> linger();
   kj::Promise<void> drain();
   bool growForBody();
+  bool charge(size_t bytes);
   void reset();
   void wait(Options::Time time);
   void waitForBody();
@@ -97,7 +98,7 @@ class Connection {
   Route route_;
   std::optional<Refusal> refusal_;
   std::string body_;
-  size_t body_charge_ = 0;  // of body_, taken from the door's purse
+  size_t charge_ = 0;  // of a large head and of body_, taken from the door's purse
   kj::Own<Gate::Queue::Slot> slot_;
   bool answering_ = false;  // the answer has begun
   bool orderly_ = false;    // the end needs no reset

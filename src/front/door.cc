@@ -90,8 +90,8 @@ void Door::awaitConnections() {
 void Door::acceptSome(Listener& listener) {
   for (uint32_t i = 0; i < kAcceptsPerTurnMax && count_ < connections_max_; ++i) {
     if (!shared_.capacity.add(count_)) return;
-    base::Fd socket(::accept4(listener.socket.native_handle(), nullptr, nullptr,
-                              SOCK_CLOEXEC | SOCK_NONBLOCK));
+    base::Fd socket(
+        ::accept4(listener.socket.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket) {
       const int error = errno;
       shared_.capacity.remove(count_ + 1);

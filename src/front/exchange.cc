@@ -25,9 +25,7 @@ class DownServer final : public schema::Down::Server {
   }
 
  private:
-  kj::Promise<void> head(HeadContext context) override {
-    return to().onHead(context.getParams());
-  }
+  kj::Promise<void> head(HeadContext context) override { return to().onHead(context.getParams()); }
   kj::Promise<void> write(WriteContext context) override {
     return to().onWrite(context.getParams().getData());
   }
@@ -86,11 +84,12 @@ kj::Promise<After> Exchange::run() {
                         [this](kj::Exception&&) -> kj::Promise<Outcome> {
                           return c_.answering_ ? Outcome(After::reset) : Outcome(vaultLost());
                         });
-  return paf.promise.exclusiveJoin(kj::mv(work)).then([this](Outcome outcome) -> kj::Promise<After> {
-    link_->to = nullptr;
-    if (auto* after = std::get_if<After>(&outcome)) return *after;
-    return c_.refuse(std::move(std::get<Refusal>(outcome)));
-  });
+  return paf.promise.exclusiveJoin(kj::mv(work))
+      .then([this](Outcome outcome) -> kj::Promise<After> {
+        link_->to = nullptr;
+        if (auto* after = std::get_if<After>(&outcome)) return *after;
+        return c_.refuse(std::move(std::get<Refusal>(outcome)));
+      });
 }
 
 void Exchange::finish(Outcome outcome) {
@@ -136,9 +135,10 @@ void Exchange::fill(schema::HttpRequest::Builder out) {
     headers[i].setName(fields[i].name);
     headers[i].setValue(edge::text(fields[i].value));
   }
-  out.setBodyBytes(request.body == Request::Body::none     ? 0
-                   : request.body == Request::Body::length ? static_cast<int64_t>(request.body_bytes)
-                                                           : -1);
+  out.setBodyBytes(request.body == Request::Body::none ? 0
+                   : request.body == Request::Body::length
+                       ? static_cast<int64_t>(request.body_bytes)
+                       : -1);
 }
 
 kj::Promise<void> Exchange::http() {
@@ -150,8 +150,8 @@ kj::Promise<void> Exchange::http() {
     auto sent = request.send();
     // The end of a body that is none goes with the call.
     if (c_.parser_.done())
-      tail_ = sent.getUp().endRequest().send().ignoreResult().eagerlyEvaluate(
-          [](kj::Exception&&) {});
+      tail_ =
+          sent.getUp().endRequest().send().ignoreResult().eagerlyEvaluate([](kj::Exception&&) {});
     return sent.then([this](auto&& answer) -> kj::Promise<void> {
       onReturn(answer.getError());
       if (!done_->isWaiting()) return kj::READY_NOW;
@@ -230,8 +230,8 @@ kj::Promise<void> Exchange::send(std::string piece) {
       fail(refusalOf(answer.getError()));
       return kj::NEVER_DONE;
     });
-    // Notices a client that goes while the vault takes its time. That of a tunnel may close one side
-    // only; any other is read ahead.
+    // Notices a client that goes while the vault takes its time. That of a tunnel may close one
+    // side only; any other is read ahead.
     auto gone = c_.route_.kind == Kind::tunnel
                     ? c_.stream_->whenWriteDisconnected().then([] { return After::reset; })
                     : c_.watch();
@@ -322,10 +322,9 @@ kj::Promise<void> Exchange::onHead(schema::Down::HeadParams::Reader head) {
     fields.push_back({edge::str(header.getName()), edge::str(header.getValue())});
   // An answer that begins before the body's end: a success may be one that flows both ways.
   const bool body_will_end = c_.parser_.done() || head.getStatus() < 300;
-  base::Result<std::string> text =
-      allowed ? answer_.begin(c_.request_, head.getStatus(), fields, head.getBodyBytes(),
-                              body_will_end)
-              : base::fail(base::Code::internal, "a second head");
+  base::Result<std::string> text = allowed ? answer_.begin(c_.request_, head.getStatus(), fields,
+                                                           head.getBodyBytes(), body_will_end)
+                                           : base::fail(base::Code::internal, "a second head");
   if (!text) {
     fail(badVault(text.error().message));
     return KJ_EXCEPTION(FAILED, "the answer's head cannot be passed on");

@@ -1,8 +1,8 @@
 // One call of the vault whose body and answer flow: /cap, /sql, the proxy and tunnels.
 //
-// The vault writes to `Down`, the front to `Up`. Each write returns once its bytes are on their way,
-// so neither side can be flooded. If the client goes, `Up` and the right to use `Down` go with the
-// exchange. If the vault goes, or ends with an error after it began to answer, the client's
+// The vault writes to `Down`, the front to `Up`. Each write returns once its bytes are on their
+// way, so neither side can be flooded. If the client goes, `Up` and the right to use `Down` go with
+// the exchange. If the vault goes, or ends with an error after it began to answer, the client's
 // connection is reset: an answer that is cut off never looks whole.
 //
 // Layer: front. The loop's thread. Lives no longer than its connection.

@@ -38,7 +38,8 @@ base::Status take(std::span<const std::byte> bytes, const base::Received& got, M
   ::memcpy(static_cast<void*>(&message), bytes.data(), std::min(bytes.size(), sizeof message));
   const wire::Checked checked = wire::check(message, bytes.size(), got.fds);
   if (checked.fault == wire::Checked::Fault::none) return base::Unit{};
-  return base::fail(Code::internal, fmt::format("a message is not of the protocol: {}", checked.what));
+  return base::fail(Code::internal,
+                    fmt::format("a message is not of the protocol: {}", checked.what));
 }
 
 int optionOf(const base::Fd& socket, int option) {
@@ -52,8 +53,7 @@ int optionOf(const base::Fd& socket, int option) {
 base::Status checkListener(const base::Fd& socket, bool local) {
   const int domain = optionOf(socket, SO_DOMAIN);
   const bool expected = local ? domain == AF_UNIX : domain == AF_INET || domain == AF_INET6;
-  if (!expected || optionOf(socket, SO_TYPE) != SOCK_STREAM ||
-      optionOf(socket, SO_ACCEPTCONN) != 1)
+  if (!expected || optionOf(socket, SO_TYPE) != SOCK_STREAM || optionOf(socket, SO_ACCEPTCONN) != 1)
     return base::fail(Code::internal, "a door's descriptor is no listening socket of its kind");
   return base::setNonblocking(socket.view());
 }
@@ -104,9 +104,9 @@ base::Status Front::openDoor(uint64_t session, uint32_t connections_max, base::R
     closeDoor(session);
     return base::Unit{};
   }
-  doors_.emplace(session, kj::heap<Door>(Door::Shared{port_, vault_, options_, gate_, capacity_},
-                                         session, connections_max, std::move(got.fd[0]),
-                                         std::move(got.fd[1])));
+  doors_.emplace(session,
+                 kj::heap<Door>(Door::Shared{port_, vault_, options_, gate_, capacity_}, session,
+                                connections_max, std::move(got.fd[0]), std::move(got.fd[1])));
   return base::Unit{};
 }
 
@@ -123,12 +123,10 @@ void Front::closeDoor(uint64_t session) {
 }
 
 kj::Promise<void> Front::sweep() {
-  return port_.timer()
-      .afterDelay(options_.sweep_time.count() * kj::MILLISECONDS)
-      .then([this] {
-        for (auto& [session, door] : doors_) door->sweep(port_.timer().now());
-        return sweep();
-      });
+  return port_.timer().afterDelay(options_.sweep_time.count() * kj::MILLISECONDS).then([this] {
+    for (auto& [session, door] : doors_) door->sweep(port_.timer().now());
+    return sweep();
+  });
 }
 
 int runFront(base::Fd supervisor, base::Fd doors, base::FdView log) {

@@ -6,8 +6,7 @@ namespace mayfly::front {
 
 kj::Promise<void> endOfTurn(edge::AsioPort& port) {
   auto paf = kj::newPromiseAndFulfiller<void>();
-  boost::asio::post(port.host(),
-                    [told = kj::mv(paf.fulfiller)]() mutable { told->fulfill(); });
+  boost::asio::post(port.host(), [told = kj::mv(paf.fulfiller)]() mutable { told->fulfill(); });
   return kj::mv(paf.promise);
 }
 

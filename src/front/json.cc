@@ -87,9 +87,7 @@ class Sax : public nlohmann::json_sax<json> {
   size_t depth() const { return depth_; }  // 1: within the outermost object
 
  private:
-  bool large() {
-    return stop("a number is too large to be kept exactly", "Send it as a text.");
-  }
+  bool large() { return stop("a number is too large to be kept exactly", "Send it as a text."); }
   bool scalar(Scalar it) {
     if (depth_ == 0) return stop("the body is no JSON object");
     return value(std::move(it));

@@ -25,8 +25,7 @@ void Outbox::put(std::string_view bytes) {
 }
 
 kj::Promise<void> Outbox::written() {
-  if (failed_)
-    return KJ_EXCEPTION(DISCONNECTED, "the peer takes no more bytes");
+  if (failed_) return KJ_EXCEPTION(DISCONNECTED, "the peer takes no more bytes");
   if (sent_bytes_ == put_bytes_) return kj::READY_NOW;
   auto paf = kj::newPromiseAndFulfiller<void>();
   waits_.push_back({put_bytes_, kj::mv(paf.fulfiller)});

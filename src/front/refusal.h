@@ -34,7 +34,8 @@ inline tl::unexpected<Refusal> refuseFraming(std::string message, std::string ad
                  "front.framing", 0, true});
 }
 inline tl::unexpected<Refusal> refuseSize(uint16_t status, std::string message) {
-  return refuse({status, base::Code::invalidArgument, std::move(message), {}, "front.size", 0, true});
+  return refuse(
+      {status, base::Code::invalidArgument, std::move(message), {}, "front.size", 0, true});
 }
 
 // The status of an error whose vault named none.

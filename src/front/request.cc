@@ -43,14 +43,19 @@ void eachWord(std::string_view list, Use use) {
 
 // Fields of one hop (RFC 9110, 7.6.1), and those that say how the body was framed.
 constexpr std::string_view kOneHop[] = {
-    "connection", "keep-alive",        "proxy-connection", "proxy-authenticate",
+    "connection", "keep-alive",          "proxy-connection", "proxy-authenticate",
     "te",         "proxy-authorization", "trailer",          "transfer-encoding",
-    "upgrade",    "http2-settings",    "content-length",   "expect"};
+    "upgrade",    "http2-settings",      "content-length",   "expect"};
 
 Refusal refusalOf(error_code error) {
   if (error == http::error::bad_version)
-    return {505, base::Code::invalidArgument, "the broker speaks HTTP/1.1 and HTTP/1.0 only", {},
-            "front.version", 0, true};
+    return {505,
+            base::Code::invalidArgument,
+            "the broker speaks HTTP/1.1 and HTTP/1.0 only",
+            {},
+            "front.version",
+            0,
+            true};
   if (error == http::error::header_limit)
     return refuseSize(431, "the request's head is too large").value();
   if (error == http::error::body_limit)
@@ -60,11 +65,11 @@ Refusal refusalOf(error_code error) {
 
 Passed checkTarget(std::string_view target, const Options& options) {
   if (target.size() > options.target_bytes_max)
-    return refuseSize(414, "the target is longer than " + std::to_string(options.target_bytes_max) +
-                               " bytes");
+    return refuseSize(
+        414, "the target is longer than " + std::to_string(options.target_bytes_max) + " bytes");
   const auto bad = std::find_if(target.begin(), target.end(), [](char c) {
-    return static_cast<unsigned char>(c) > 0x7e || static_cast<unsigned char>(c) <= 0x20 || c == '#' ||
-           c == '\\';
+    return static_cast<unsigned char>(c) > 0x7e || static_cast<unsigned char>(c) <= 0x20 ||
+           c == '#' || c == '\\';
   });
   if (bad == target.end()) return base::Unit{};
   return refuseFraming("the target has a byte that no target may have",
@@ -146,8 +151,13 @@ Passed readConnection(Request& r) {
   r.keeps = r.version >= 11 ? !close : keep && !close;
   if (const std::string* expect = r.field("expect")) {
     if (!sameWord(*expect, "100-continue"))
-      return refuse({417, base::Code::invalidArgument, "the only Expect is `100-continue`", {},
-                     "front.expect", 0, true});
+      return refuse({417,
+                     base::Code::invalidArgument,
+                     "the only Expect is `100-continue`",
+                     {},
+                     "front.expect",
+                     0,
+                     true});
     r.awaits_continue = r.version >= 11 && r.body != Request::Body::none;
   }
   return base::Unit{};
@@ -214,8 +224,7 @@ Checked<size_t> HeadScanner::look(std::string_view bytes) {
   while (at_ < bytes.size()) {
     const char c = bytes[at_];
     if (c != '\r' && c != '\n') {
-      if (isControl(c) && c != '\t')
-        return refuseFraming("the head has a control character");
+      if (isControl(c) && c != '\t') return refuseFraming("the head has a control character");
       if (at_ == 0 && (c == ' ' || c == '\t'))
         return refuseFraming("the request begins with a blank");
       ++at_;

@@ -25,7 +25,7 @@ struct Request {
   enum class Body : uint8_t { none, length, chunked };
   std::string method;
   std::string target;
-  unsigned version = 11;  // 10 or 11
+  unsigned version = 11;      // 10 or 11
   std::vector<Field> fields;  // as sent
   Body body = Body::none;
   uint64_t body_bytes = 0;  // Body::length

@@ -23,9 +23,10 @@ bool isName(std::string_view text) {
 }
 
 tl::unexpected<Refusal> noSuchPath() {
-  return refuse({404, base::Code::notFound, "the broker has no such path",
-                 "GET / says what this task has: /cap/NAME/..., /sql/NAME, /mint/NAME, /tools/NAME.",
-                 "front.path", 0, false});
+  return refuse(
+      {404, base::Code::notFound, "the broker has no such path",
+       "GET / says what this task has: /cap/NAME/..., /sql/NAME, /mint/NAME, /tools/NAME.",
+       "front.path", 0, false});
 }
 tl::unexpected<Refusal> badRequest(std::string message, std::string advice = {}) {
   return refuse({400, base::Code::invalidArgument, std::move(message), std::move(advice),
@@ -47,13 +48,12 @@ Passed readQuery(std::string_view query, Route& route) {
     if (pair.empty()) continue;
     const size_t equals = pair.find('=');
     auto name = decoded(pair.substr(0, equals));
-    auto value = decoded(equals == std::string_view::npos ? std::string_view()
-                                                          : pair.substr(equals + 1));
+    auto value =
+        decoded(equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1));
     if (!name || !value)
       return badRequest("the query cannot be decoded", "Percent-encode its UTF-8, without NUL.");
     if (*name == "format") {
-      if (*value != "csv" && *value != "json")
-        return badRequest("`format` is `csv` or `json`");
+      if (*value != "csv" && *value != "json") return badRequest("`format` is `csv` or `json`");
       route.csv = *value == "csv";
     } else {
       const auto same = [&](const auto& other) { return other.first == *name; };
@@ -142,7 +142,8 @@ Checked<Route> ofAbsolute(const Request& request) {
   if (authority.empty() || authority.size() > kHostBytesMax + 6 ||
       authority.find_first_of("@[]%") != std::string_view::npos)
     return badRequest("the target names no host", "Write http://NAME[:PORT]/..., without a user.");
-  if (const std::string* host = request.field("host"); host != nullptr && !sameWord(*host, authority))
+  if (const std::string* host = request.field("host");
+      host != nullptr && !sameWord(*host, authority))
     return refuseFraming("Host is not the host of the target");
   if (isOwnAuthority(authority)) return ofPath(request, path);
   Route route;
@@ -161,8 +162,9 @@ Checked<Route> ofConnect(const Request& request) {
       colon == std::string_view::npos ? std::string_view() : target.substr(colon + 1);
   Route route;
   route.kind = Kind::tunnel;
-  const bool digits = !port.empty() && port.size() <= 5 && port[0] != '0' &&
-                      std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; });
+  const bool digits =
+      !port.empty() && port.size() <= 5 && port[0] != '0' &&
+      std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; });
   const unsigned long number = digits ? std::stoul(std::string(port)) : 0;
   const bool letters = std::all_of(host.begin(), host.end(), [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||

@@ -10,8 +10,8 @@ namespace mayfly::front {
 
 // To the hard limit: descriptors are what doors and connections cost.
 base::Status raiseOpenFiles();
-// When the loop has its descriptors, and before the first byte of a box is read. Lines about refused
-// calls go to `log`.
+// When the loop has its descriptors, and before the first byte of a box is read. Lines about
+// refused calls go to `log`.
 base::Status putUpWalls(base::FdView log);
 
 }  // namespace mayfly::front

@@ -63,7 +63,8 @@ std::string readAll(std::string_view bytes, size_t step) {
           require(head->target.size() <= kOptions.target_bytes_max);
           out += head->method + " " + head->target + "\n";
           for (const Field& field : head->fields) {
-            require(isToken(field.name) && field.value.find_first_of("\r\n\0", 0, 3) == std::string::npos);
+            require(isToken(field.name) &&
+                    field.value.find_first_of("\r\n\0", 0, 3) == std::string::npos);
             out += field.name + ":" + field.value + "\n";
           }
           if (auto route = routeOf(*head)) out += route->name + route->target + route->host;

@@ -178,9 +178,11 @@ void writeFront(const std::string& folder) {
   put("POST /cap/echo/" + host + "Content-Length: 5\r\n\r\nhello");
   put("POST /cap/sink/" + host +
       "Transfer-Encoding: chunked\r\n\r\n5;a=\"b\"\r\nhello\r\n0\r\nX: y\r\n\r\n");
-  put("POST /sql/a?format=csv" + host + "Content-Length: 24\r\n\r\n{\"a\":1,\"b\":[\"x\"],\"c\":0.5}");
+  put("POST /sql/a?format=csv" + host +
+      "Content-Length: 24\r\n\r\n{\"a\":1,\"b\":[\"x\"],\"c\":0.5}");
   put("GET /sql/a?b=%41+c&d" + host + "\r\n");
-  put("POST /tools/a" + host + "Expect: 100-continue\r\nContent-Length: 13\r\n\r\n{\"a\":[null,{}]}");
+  put("POST /tools/a" + host +
+      "Expect: 100-continue\r\nContent-Length: 13\r\n\r\n{\"a\":[null,{}]}");
   put("POST /mint/a" + host + "Connection: close\r\nContent-Length: 0\r\n\r\n");
   put("HEAD http://127.0.0.1/cap/large/" + host + "\r\n");
   put("GET http://a.example:80/b HTTP/1.1\r\nHost: a.example:80\r\n\r\n");
@@ -233,8 +235,8 @@ void writeStreams(const std::string& folder) {
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
   std::string folder = argv[1];
-  for (const char* each : {"", "/request", "/spec", "/wire", "/spool", "/spawner", "/front", "/policy",
-                           "/stream"})
+  for (const char* each :
+       {"", "/request", "/spec", "/wire", "/spool", "/spawner", "/front", "/policy", "/stream"})
     ::mkdir((folder + each).c_str(), 0755);
   writeWire(folder + "/wire");
   writeSpool(folder + "/spool");

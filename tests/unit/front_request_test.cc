@@ -177,9 +177,10 @@ const std::vector<Hostile>& hostile() {
       {"a chunk beyond 64 bits", chunked("10000000000000005\r\nhello"), 400},
       {"a huge chunk", chunked("ffffffffffffffff\r\nhello"), 413},
       {"an odd extension", chunked("5;=x\r\nhello\r\n0\r\n\r\n"), 400},
-      {"an extension without an end", chunked("5;a=\"\r\nhello\r\n0\r\n\r\n" +
-                                              std::string(9'000, 'a')), 400},
-      {"a long extension", chunked("5;a=" + std::string(5'000, 'a') + "\r\nhello\r\n0\r\n\r\n"), 400},
+      {"an extension without an end",
+       chunked("5;a=\"\r\nhello\r\n0\r\n\r\n" + std::string(9'000, 'a')), 400},
+      {"a long extension", chunked("5;a=" + std::string(5'000, 'a') + "\r\nhello\r\n0\r\n\r\n"),
+       400},
       {"an endless chunk line", chunked("5;a=" + std::string(20'000, 'a')), 400},
       {"a length as trailer", chunked("0\r\nContent-Length: 5\r\n\r\n"), 400},
       {"a coding as trailer", chunked("0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400},
@@ -256,9 +257,9 @@ TEST(FrontRequest, WhatCommonClientsSendIsRead) {
 
 TEST(FrontRequest, HopByHopFieldsAndThoseOfConnectionGoNoFurther) {
   std::vector<Field> fields;
-  for (const char* name : {"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "TE",
-                           "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Expect",
-                           "HTTP2-Settings", "Proxy-Authenticate", "x-secret", "X-Other"})
+  for (const char* name : {"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization",
+                           "TE", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length",
+                           "Expect", "HTTP2-Settings", "Proxy-Authenticate", "x-secret", "X-Other"})
     fields.push_back({name, name == "Connection"s ? "close, X-Secret ,, x-none" : "a"});
   const auto kept = endToEnd(fields);
   ASSERT_EQ(kept.size(), 1u);
@@ -318,8 +319,8 @@ TEST(FrontRoute, EveryOtherPathIsRefused) {
   for (const char* line :
        {"OPTIONS *", "GET a", "GET https://a/", "GET ftp://a/", "GET http:///a", "GET http://u@a/",
         "GET http://[::1]/", "GET ://a/", "CONNECT a", "CONNECT a:", "CONNECT :443", "CONNECT a:0",
-        "CONNECT a:65536", "CONNECT a:0443", "CONNECT a:44x", "CONNECT u@a:443", "CONNECT [::1]:443",
-        "CONNECT /a:443", "CONNECT http://a:443"})
+        "CONNECT a:65536", "CONNECT a:0443", "CONNECT a:44x", "CONNECT u@a:443",
+        "CONNECT [::1]:443", "CONNECT /a:443", "CONNECT http://a:443"})
     EXPECT_EQ(go(line, "Host:\r\n").status, 400) << line;
 }
 
@@ -375,7 +376,8 @@ std::string show(const Checked<std::vector<Param>>& params) {
 TEST(FrontJson, ParametersKeepTheirTypes) {
   EXPECT_EQ(show(paramsOf("")), "");
   EXPECT_EQ(show(paramsOf(" {} ")), "");
-  EXPECT_EQ(show(paramsOf(R"({"a":1,"b":-2,"c":1.5,"d":"x","e":null,"f":true,"g":[1,2],"h":["a"],"i":[]})")),
+  EXPECT_EQ(show(paramsOf(
+                R"({"a":1,"b":-2,"c":1.5,"d":"x","e":null,"f":true,"g":[1,2],"h":["a"],"i":[]})")),
             "a=i1 b=i-2 c=f1.500000 d='x' e=null f=true g=ints2 h=texts1 i=texts0 ");
   EXPECT_EQ(show(paramsOf(R"({"a":9223372036854775807,"b":-9223372036854775808})")),
             "a=i9223372036854775807 b=i-9223372036854775808 ");
@@ -385,19 +387,37 @@ TEST(FrontJson, ParametersKeepTheirTypes) {
 TEST(FrontJson, WhatCannotBeKeptExactlyIsRefused) {
   for (const char* bad :
        {R"({"a":9223372036854775808})", R"({"a":-9223372036854775809})", R"({"a":1e400})",
-        R"({"a":123456789012345678901234567890})", R"({"a":[9223372036854775808]})",
-        R"({"a":NaN})", R"({"a":Infinity})", R"({"a":01})", R"({"a":+1})", R"({"a":.5})"})
+        R"({"a":123456789012345678901234567890})", R"({"a":[9223372036854775808]})", R"({"a":NaN})",
+        R"({"a":Infinity})", R"({"a":01})", R"({"a":+1})", R"({"a":.5})"})
     EXPECT_EQ(show(paramsOf(bad)), "refused") << bad;
   auto refused = paramsOf(R"({"a":9223372036854775808})");
   EXPECT_THAT(refused.error().advice, HasSubstr("text"));
 }
 
 TEST(FrontJson, WhatIsNoFlatObjectIsRefused) {
-  for (const char* bad :
-       {"[]", "1", "null", "\"a\"", "{", "{}{}", "{} x", R"({"a":{}})", R"({"a":[[1]]})",
-        R"({"a":[1,"b"]})", R"({"a":["b",1]})", R"({"a":[1.5]})", R"({"a":[null]})",
-        R"({"a":[true]})", R"({"a":1,"a":2})", R"({"a":1,})", R"({"":1})", R"({"a":"\u0000"})",
-        R"({"a\u0000":1})", "{\"a\":\"\xff\"}", R"({"a":"\ud800"})", "{'a':1}", "{\"a\":1}\0"})
+  for (const char* bad : {"[]",
+                          "1",
+                          "null",
+                          "\"a\"",
+                          "{",
+                          "{}{}",
+                          "{} x",
+                          R"({"a":{}})",
+                          R"({"a":[[1]]})",
+                          R"({"a":[1,"b"]})",
+                          R"({"a":["b",1]})",
+                          R"({"a":[1.5]})",
+                          R"({"a":[null]})",
+                          R"({"a":[true]})",
+                          R"({"a":1,"a":2})",
+                          R"({"a":1,})",
+                          R"({"":1})",
+                          R"({"a":"\u0000"})",
+                          R"({"a\u0000":1})",
+                          "{\"a\":\"\xff\"}",
+                          R"({"a":"\ud800"})",
+                          "{'a':1}",
+                          "{\"a\":1}\0"})
     EXPECT_EQ(show(paramsOf(bad)), "refused") << bad;
   EXPECT_EQ(show(paramsOf("{\"" + std::string(65, 'a') + "\":1}")), "refused");
   std::string many = "{";
@@ -491,8 +511,12 @@ TEST(FrontAnswer, AHeadThatNoClientMaySeeIsRefused) {
   EXPECT_EQ(answered(kGet, 200, {{"A: b", "c"}}, 0, {}), "refused");
   EXPECT_EQ(answered(kGet, 200, {{"A", std::string(70'000, 'b')}}, 0, {}), "refused");
   EXPECT_THAT(answered(kGet, 200,
-                       {{"Transfer-Encoding", "chunked"}, {"Content-Length", "9"},
-                        {"Connection", "close, X"}, {"X", "y"}, {"Upgrade", "h2"}, {"Z", "z"}},
+                       {{"Transfer-Encoding", "chunked"},
+                        {"Content-Length", "9"},
+                        {"Connection", "close, X"},
+                        {"X", "y"},
+                        {"Upgrade", "h2"},
+                        {"Z", "z"}},
                        0, {}),
               "HTTP/1.1 200 OK\r\nZ: z\r\nContent-Length: 0\r\n\r\n|keep");
 }

@@ -45,7 +45,7 @@ struct Stage {
   std::atomic<uint64_t> received{0};  // bytes of bodies
   std::atomic<uint32_t> given_up{0};  // `Up` dropped before its end
   std::atomic<uint32_t> failed_writes{0};
-  std::atomic<uint32_t> ended{0};     // Up.end
+  std::atomic<uint32_t> ended{0};  // Up.end
   std::atomic<uint32_t> running{0}, running_max{0};
 
   void note(std::string call) {
@@ -189,8 +189,7 @@ class FakeVault final : public schema::Calls::Server {
     if (kind == "fixed") p.begin(p.whole(200, "hello"));
     if (kind == "echo" || kind == "tunnel-echo")
       p.begin(kind == "echo" ? p.head(200, -1) : kj::Promise<void>(kj::READY_NOW));
-    if (kind == "early")
-      p.begin(p.whole(413, "too much"));
+    if (kind == "early") p.begin(p.whole(413, "too much"));
     if (kind == "sse")
       p.begin(p.head(200, -1, {{"Content-Type", "text/event-stream"}}).then([&p] {
         return p.tokens(0, 3);
@@ -210,8 +209,7 @@ class FakeVault final : public schema::Calls::Server {
       p.begin(p.head(200, 10).then([&p] { return p.write("012"); }).then([&p] { return p.end(); }));
     if (kind == "bad-head") p.begin(p.head(200, 0, {{"A", "b\r\nSet-Cookie: c"}}));
     if (kind == "bad-status") p.begin(p.head(101, 0));
-    if (kind == "two-heads")
-      p.begin(p.head(200, -1).then([&p] { return p.head(200, -1); }));
+    if (kind == "two-heads") p.begin(p.head(200, -1).then([&p] { return p.head(200, -1); }));
     if (kind == "no-head") p.begin(p.write("x"));
     if (kind == "large") p.begin(p.whole(200, std::string(1 << 20, 'l')));
   }
@@ -231,7 +229,8 @@ class FakeVault final : public schema::Calls::Server {
     auto part = kj::refcounted<Part>(stage_, timer_, params.getDown());
     if (kind != "drop") play(*part, kind);
     if (kind == "drop") {
-      context.getResults().setUp(kj::heap<UpServer>(kj::refcounted<Part>(stage_, timer_, nullptr), kind));
+      context.getResults().setUp(
+          kj::heap<UpServer>(kj::refcounted<Part>(stage_, timer_, nullptr), kind));
       return kj::READY_NOW;
     }
     context.getResults().setUp(kj::heap<UpServer>(kj::mv(part), kind));
@@ -422,9 +421,8 @@ class FrontRig {
         : stream(edge::asioStream(port, std::move(socket))),
           messages(*stream),
           network(messages, capnp::rpc::twoparty::Side::SERVER, edge::readerOptions()),
-          rpc(capnp::makeRpcServer(
-              network, schema::Calls::Client(
-                           kj::heap<FakeVault>(stage, port.timer(), std::move(die))))) {}
+          rpc(capnp::makeRpcServer(network, schema::Calls::Client(kj::heap<FakeVault>(
+                                                stage, port.timer(), std::move(die))))) {}
     kj::Own<kj::AsyncIoStream> stream;
     edge::MessageStream messages;
     capnp::TwoPartyVatNetwork network;
@@ -436,13 +434,13 @@ class FrontRig {
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) ::abort();
     base::Fd ours(fds[0]), theirs(fds[1]);
     vault_ = nullptr;
-    vault_ = kj::heap<Vault>(*port_, std::move(ours), stage, [this] {
-      boost::asio::post(*host_, [this] { vault_ = nullptr; });
-    });
+    vault_ = kj::heap<Vault>(*port_, std::move(ours), stage,
+                             [this] { boost::asio::post(*host_, [this] { vault_ = nullptr; }); });
     wire::FrontMessage message;
     message.kind = wire::FrontMessage::Kind::vault;
     const int fd = theirs.get();
-    if (!base::sendMessage(supervisor_.view(), base::bytesOf(message), std::span(&fd, 1))) ::abort();
+    if (!base::sendMessage(supervisor_.view(), base::bytesOf(message), std::span(&fd, 1)))
+      ::abort();
   }
 
   void serve(Options options, std::promise<void>& ready) {

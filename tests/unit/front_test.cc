@@ -58,15 +58,13 @@ class Client {
       address.sin_family = AF_INET;
       address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
       address.sin_port = htons(ends.port);
-      connected_ =
-          ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+      connected_ = ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
     } else {
       fd_ = base::Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
       sockaddr_un address{};
       address.sun_family = AF_UNIX;
       ends.path.copy(address.sun_path, sizeof address.sun_path - 1);
-      connected_ =
-          ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+      connected_ = ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
     }
     const timeval wait{20, 0};
     ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
@@ -154,9 +152,11 @@ class Client {
 std::string get(const std::string& target, const std::string& fields = {}) {
   return "GET " + target + " HTTP/1.1\r\nHost: 127.0.0.1\r\n" + fields + "\r\n";
 }
-std::string post(const std::string& target, const std::string& body, const std::string& fields = {}) {
-  return "POST " + target + " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: " +
-         std::to_string(body.size()) + "\r\n" + fields + "\r\n" + body;
+std::string post(const std::string& target, const std::string& body,
+                 const std::string& fields = {}) {
+  return "POST " + target +
+         " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" +
+         fields + "\r\n" + body;
 }
 
 class FrontTest : public ::testing::Test {
@@ -174,17 +174,18 @@ TEST_F(FrontTest, BothDoorsAnswerWhatTheTaskHas) {
     EXPECT_EQ(r.status, 200);
     EXPECT_EQ(r.field("Content-Type"), "application/json");
     EXPECT_THAT(r.body, HasSubstr("\"task\":7"));
-    EXPECT_EQ(client.ask(get("/tools")).body, "[{\"name\":\"look\"}]\n") << "on the same connection";
+    EXPECT_EQ(client.ask(get("/tools")).body, "[{\"name\":\"look\"}]\n")
+        << "on the same connection";
   }
   EXPECT_THAT(rig.stage.noted(), Contains("describe 7")) << "with the door's session";
 }
 
 TEST_F(FrontTest, ARequestReachesTheVaultAsSentButForHopByHopFields) {
   Client client(door);
-  const auto r = client.ask(
-      get("/cap/fixed/v1/a%2Fb?x=%20&y", "Authorization: Bearer x\r\nConnection: keep-alive, X-Mine\r\n"
-                                         "X-Mine: 1\r\nTE: trailers\r\nAccept: */*\r\n"
-                                         "Proxy-Authorization: Basic x\r\n"));
+  const auto r = client.ask(get("/cap/fixed/v1/a%2Fb?x=%20&y",
+                                "Authorization: Bearer x\r\nConnection: keep-alive, X-Mine\r\n"
+                                "X-Mine: 1\r\nTE: trailers\r\nAccept: */*\r\n"
+                                "Proxy-Authorization: Basic x\r\n"));
   EXPECT_EQ(r.status, 200);
   EXPECT_EQ(r.body, "hello");
   EXPECT_THAT(rig.stage.noted(),
@@ -210,26 +211,28 @@ TEST_F(FrontTest, ABodyFlowsThroughWhateverItsFraming) {
 
 TEST_F(FrontTest, ParametersAndToolsAndCredentialsHaveTheirTypes) {
   Client client(door);
-  EXPECT_EQ(client.ask(post("/sql/orders?format=csv", R"({"a":1,"b":"x","c":[1,2],"d":null})")).status,
-            200);
+  EXPECT_EQ(
+      client.ask(post("/sql/orders?format=csv", R"({"a":1,"b":"x","c":[1,2],"d":null})")).status,
+      200);
   EXPECT_EQ(client.ask(get("/sql/orders?a=1&b=x+y")).body, "[{\"a\":1}]");
   const auto minted = client.ask(post("/mint/s3", ""));
   EXPECT_THAT(minted.body, HasSubstr("\"credential\":\"opaque\""));
   EXPECT_EQ(minted.field("Cache-Control"), "no-store");
   EXPECT_EQ(client.ask(post("/tools/look", R"({"id":7})")).body, R"({"got":{"id":7}})");
-  EXPECT_THAT(rig.stage.noted(),
-              ::testing::ElementsAre("sql orders csv a:i1 b:'x' c:ints2 d:null",
-                                     "sql orders json a:'1' b:'x y'", "mint s3",
-                                     "tool look {\"id\":7}"));
+  EXPECT_THAT(rig.stage.noted(), ::testing::ElementsAre("sql orders csv a:i1 b:'x' c:ints2 d:null",
+                                                        "sql orders json a:'1' b:'x y'", "mint s3",
+                                                        "tool look {\"id\":7}"));
 }
 
 TEST_F(FrontTest, AnAbsoluteTargetGoesToTheProxyAndTheBrokersOwnDoesNot) {
   Client client(door);
-  EXPECT_EQ(client.ask("GET http://pypi.org/simple/ HTTP/1.1\r\nHost: pypi.org\r\n\r\n").body, "hello");
+  EXPECT_EQ(client.ask("GET http://pypi.org/simple/ HTTP/1.1\r\nHost: pypi.org\r\n\r\n").body,
+            "hello");
   EXPECT_EQ(client.ask("GET http://127.0.0.1/cap/fixed/x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").body,
             "hello");
-  EXPECT_EQ(client.ask("GET http://refuse.example/ HTTP/1.1\r\nHost: refuse.example\r\n\r\n").status,
-            403);
+  EXPECT_EQ(
+      client.ask("GET http://refuse.example/ HTTP/1.1\r\nHost: refuse.example\r\n\r\n").status,
+      403);
   EXPECT_THAT(rig.stage.noted(), Contains("proxy@pypi.org  GET /simple/ Host=pypi.org; body=0"));
   EXPECT_THAT(rig.stage.noted(), Contains("http fixed GET /x Host=127.0.0.1; body=0"));
 }
@@ -252,7 +255,8 @@ TEST_F(FrontTest, ErrorsAreTypedAndTheConnectionGoesOnIfItCan) {
   EXPECT_EQ(client.ask(post("/tools/x", "{\"a\":12345678901234567890}")).status, 400);
   EXPECT_EQ(client.ask(post("/sql/x", "{\"a\":{}}")).status, 400);
   EXPECT_EQ(client.ask(post("/tools/x", "x", "Content-Encoding: gzip\r\n")).field("Connection"),
-            "close") << "the body was not read";
+            "close")
+      << "the body was not read";
   const auto event = rig.closeDoor(7);
   ASSERT_TRUE(event);
   EXPECT_EQ(event->accepted, 1u);
@@ -276,10 +280,12 @@ TEST_F(FrontTest, AHeadRequestHasNoBody) {
 TEST_F(FrontTest, AHostileRequestIsAnsweredOnceAndTheConnectionCloses) {
   const std::string smuggled = get("/cap/fixed/smuggled");
   const std::vector<std::pair<std::string, int>> all{
-      {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+      {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: "
+       "chunked\r\n\r\n0\r\n\r\n",
        400},
       {"POST /cap/sink/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400},
-      {"POST /cap/sink/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n", 400},
+      {"POST /cap/sink/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
+       400},
       {"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", 400},
       {"GET / HTTP/1.1\nHost: a\n\n", 400},
       {"GET / HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\n", 400},
@@ -288,10 +294,12 @@ TEST_F(FrontTest, AHostileRequestIsAnsweredOnceAndTheConnectionCloses) {
       {"GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", 400},
       {"CONNECT a:443 HTTP/1.1\r\nHost: b:443\r\n\r\n", 400},
       {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"s + std::string(100, 'x'), 400},
-      {"POST /cap/sink/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n", 400},
+      {"POST /cap/sink/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n",
+       400},
       {"POST /tools/x HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n", 413},
       {"POST /tools/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffff\r\n" +
-           std::string(1'100'000, 'x'), 413},
+           std::string(1'100'000, 'x'),
+       413},
   };
   for (const auto& [bytes, status] : all) {
     Client client(door);
@@ -323,18 +331,25 @@ TEST_F(FrontTest, PipelinedRequestsAreServedInTheirOrderOneAfterTheOther) {
 
 TEST_F(FrontTest, ContinueIsSaidOnceTheBodyIsWanted) {
   Client client(door);
-  client.send("POST /cap/sink/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+  client.send(
+      "POST /cap/sink/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
   EXPECT_EQ(client.response().status, 100);
   client.send("hello");
   EXPECT_EQ(client.response().body, "5");
-  client.send("POST /cap/refuse/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+  client.send(
+      "POST /cap/refuse/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
   EXPECT_EQ(client.response().status, 403) << "instead of 100";
   Client other(door);
-  other.send("POST /tools/a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+  other.send(
+      "POST /tools/a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
   EXPECT_EQ(other.response().status, 100);
   EXPECT_EQ(other.ask("{}").status, 200);
-  EXPECT_EQ(other.ask("POST /tools/a HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n"
-                      "Expect: 100-continue\r\n\r\n").status, 413) << "instead of 100";
+  EXPECT_EQ(other
+                .ask("POST /tools/a HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n"
+                     "Expect: 100-continue\r\n\r\n")
+                .status,
+            413)
+      << "instead of 100";
 }
 
 TEST_F(FrontTest, TheUnixDoorRefusesHttp10BecauseItCannotReset) {
@@ -409,9 +424,9 @@ TEST_F(FrontTest, AnAnswerThatIsCutOffNeverLooksWhole) {
       }
     }
   // Before the answer has begun, the client gets a typed error.
-  const std::vector<std::pair<const char*, int>> errors{
-      {"end-error", 504}, {"bad-head", 502}, {"bad-status", 502}, {"no-head", 502},
-      {"throw", 502},     {"drop", 502}};
+  const std::vector<std::pair<const char*, int>> errors{{"end-error", 504},  {"bad-head", 502},
+                                                        {"bad-status", 502}, {"no-head", 502},
+                                                        {"throw", 502},      {"drop", 502}};
   for (const auto& [action, status] : errors) {
     Client client(door);
     const auto r = client.ask(get("/cap/"s + action + "/"));
@@ -499,7 +514,9 @@ TEST_F(FrontTest, ATunnelForAnotherNameEndsBeforeAByteIsPassedOn) {
   }
   EXPECT_EQ(rig.stage.received, 0u);
   Client client(door);
-  EXPECT_EQ(client.ask("CONNECT refuse.example:443 HTTP/1.1\r\nHost: refuse.example\r\n\r\n").status, 403);
+  EXPECT_EQ(
+      client.ask("CONNECT refuse.example:443 HTTP/1.1\r\nHost: refuse.example\r\n\r\n").status,
+      403);
 }
 
 // --- ends ---
@@ -507,7 +524,8 @@ TEST_F(FrontTest, ATunnelForAnotherNameEndsBeforeAByteIsPassedOn) {
 TEST_F(FrontTest, AClosedDoorHasNoConnectionLeft) {
   std::vector<std::unique_ptr<Client>> clients;
   for (int i = 0; i < 20; ++i) {
-    clients.push_back(std::make_unique<Client>(door, i % 2 ? Client::Door::tcp : Client::Door::local));
+    clients.push_back(
+        std::make_unique<Client>(door, i % 2 ? Client::Door::tcp : Client::Door::local));
     clients.back()->send(i % 3 == 0 ? get("/cap/flood/") : i % 3 == 1 ? get("/cap/sse/") : "GET /");
   }
   ASSERT_TRUE(until([&] { return rig.stage.running == 14; }));
@@ -588,8 +606,8 @@ TEST(Front, ASlowRequestEndsInTimeWhateverPartIsSlow) {
            Case{"nothing", "", "", 0},
            Case{"half a head", "GET / HTTP/1.1\r\nHost: a\r\n", "", 408},
            Case{"endless headers", "GET / HTTP/1.1\r\nHost: a\r\n", "X: a\r\n", 408},
-           Case{"a body that stops", "POST /tools/a HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{",
-                "", 408},
+           Case{"a body that stops",
+                "POST /tools/a HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{", "", 408},
            Case{"a body that trickles",
                 "POST /tools/a HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n{", " ", 408},
            Case{"a stream that trickles",
@@ -649,7 +667,8 @@ TEST(Front, OneDoorsConnectionsAreBoundedAndTheOthersWait) {
 TEST(Gate, ADoorWaitsForOneTurnPerOtherDoorHoweverManyConnectionsThoseHave) {
   constexpr uint32_t kStarts = 16, kHostile = 1'000;
   boost::asio::io_context host{1};
-  edge::AsioPort port(host, {}, [](kj::Exception&& e) { ADD_FAILURE() << e.getDescription().cStr(); });
+  edge::AsioPort port(host, {},
+                      [](kj::Exception&& e) { ADD_FAILURE() << e.getDescription().cStr(); });
   Gate gate(port, kStarts);
   Gate::Queue hostile(gate, 1), good(gate, 1);
   uint64_t passed = 0;
@@ -789,6 +808,10 @@ TEST(Front, BuffersOfOneDoorAreBounded) {
   EXPECT_EQ(answered, 3);
   Client client(other);
   EXPECT_EQ(client.ask(get("/", "X: " + std::string(20'000, 'a') + "\r\n")).status, 200);
+  for (int i = 0; i < 20; ++i)
+    EXPECT_EQ(client.ask(post("/tools/a", "{\"a\":\"" + std::string(40'000, 'a') + "\"}")).status,
+              200)
+        << "what a request held is free again";
 }
 
 // --- real clients ---
@@ -815,15 +838,20 @@ TEST_F(FrontTest, CurlWorksAsItComes) {
     const std::string curl = "curl -sS --noproxy '*' --max-time 20 ";
     EXPECT_EQ(shell(curl + url + "/cap/fixed/a").out, "hello");
     EXPECT_EQ(shell(curl + "-d '{\"id\":7}' " + url + "/tools/look").out, "{\"got\":{\"id\":7}}");
-    EXPECT_EQ(shell("head -c 2000000 /dev/zero | " + curl + "-T - " + url + "/cap/echo/ | wc -c").out,
-              "2000000\n") << "chunked, with Expect";
+    EXPECT_EQ(
+        shell("head -c 2000000 /dev/zero | " + curl + "-T - " + url + "/cap/echo/ | wc -c").out,
+        "2000000\n")
+        << "chunked, with Expect";
     EXPECT_EQ(shell(curl + "-o /dev/null -w '%{http_code} %{num_connects}\\n' " + url +
-                    "/cap/refuse/ -o /dev/null " + url + "/").out, "403 1\n200 0\n");
+                    "/cap/refuse/ -o /dev/null " + url + "/")
+                  .out,
+              "403 1\n200 0\n");
     EXPECT_NE(shell(curl + url + "/cap/cut/").code, 0);
     EXPECT_NE(shell(curl + url + "/cap/cut-chunked/").code, 0);
     EXPECT_THAT(shell(curl + "-I " + url + "/cap/fixed/").out, HasSubstr("Content-Length: 5"));
   }
-  const std::string proxy = "curl -sS --max-time 20 -x http://127.0.0.1:" + std::to_string(door.port);
+  const std::string proxy =
+      "curl -sS --max-time 20 -x http://127.0.0.1:" + std::to_string(door.port);
   EXPECT_EQ(shell(proxy + " http://pypi.org/simple/").out, "hello");
   EXPECT_THAT(shell(proxy + " https://refuse.example/").out, HasSubstr("403"));
 }
