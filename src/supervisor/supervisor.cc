@@ -39,6 +39,8 @@ constexpr uint64_t kLookNs = 1'000'000'000;
 constexpr size_t kHostFileBytesMax = 4u << 20;
 constexpr std::array<std::pair<const char*, const char*>, kHostFilesCopied> kHostFiles{
     {{"/etc/hosts", "hosts"},
+     {"/etc/host.conf", "host.conf"},
+     {"/etc/gai.conf", "gai.conf"},
      {"/etc/resolv.conf", "resolv.conf"},
      {"/etc/nsswitch.conf", "nsswitch.conf"},
      {"/etc/ssl/certs/ca-certificates.crt", "ca.pem"}}};

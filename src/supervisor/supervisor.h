@@ -25,7 +25,7 @@
 
 namespace mayfly::supervisor {
 
-inline constexpr size_t kHostFilesCopied = 4;  // into the vault's /etc
+inline constexpr size_t kHostFilesCopied = 6;  // into the vault's /etc
 
 struct Options {
   std::string executable;  // this program: its verbs `vault` and `front` are started

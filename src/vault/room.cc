@@ -42,6 +42,7 @@ constexpr KnownCall kCalls[] = {
     {"connect", allow},
     {"bind", allow},
     {"listen", allow},
+    {"accept", allow},  // Asio 1.74
     {"accept4", allow},
     {"getsockname", allow},
     {"getpeername", allow},

@@ -61,7 +61,7 @@ uint32_t elementOf(uint32_t oid) {
   }
 }
 
-std::string quoted(std::string_view text) {
+std::string jsonText(std::string_view text) {
   return nlohmann::json(std::string(text))
       .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
@@ -141,7 +141,7 @@ std::string jsonOf(uint32_t oid, std::string_view text) {
     case kFloat4:
     case kFloat8:
     case kNumeric:
-      return isNumber(text) ? std::string(text) : quoted(text);
+      return isNumber(text) ? std::string(text) : jsonText(text);
     case kJson:
     case kJsonb:
       return std::string(text);
@@ -150,7 +150,7 @@ std::string jsonOf(uint32_t oid, std::string_view text) {
   }
   if (const uint32_t element = elementOf(oid))
     if (auto list = ArrayReader(text, element).read()) return std::move(*list);
-  return quoted(text);
+  return jsonText(text);
 }
 
 base::Status RowWriter::begin(std::vector<ColumnOf> columns) {
@@ -161,7 +161,7 @@ base::Status RowWriter::begin(std::vector<ColumnOf> columns) {
       return base::fail(base::Code::failedPrecondition,
                         "the statement has two columns '" + each.name + "'",
                         "The operator names columns apart with AS.");
-    keys_.push_back(quoted(each.name) + ":");
+    keys_.push_back(jsonText(each.name) + ":");
   }
   if (format_ == RowFormat::json) {
     text_ += '[';

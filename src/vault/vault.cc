@@ -229,10 +229,11 @@ int runVault(base::Fd supervisor, base::Fd daemon, base::Fd audit, const RoomOpt
   if (!journal) return failed(journal.error());
   for (const base::Fd* link : {&supervisor, &daemon})
     if (auto set = base::setNonblocking(link->view()); !set) return failed(set.error());
-  if (auto walled = allowOnlyServing(base::FdView(STDERR_FILENO)); !walled)
-    return failed(walled.error());
   try {
     Vault vault(std::move(supervisor), std::move(daemon), std::move(audit), std::move(*journal));
+    // Loop, timers and threads are there; nothing has been read yet.
+    if (auto walled = allowOnlyServing(base::FdView(STDERR_FILENO)); !walled)
+      return failed(walled.error());
     vault.run();
     vault.wipe();
     ::_exit(0);  // waits for no name that is being resolved

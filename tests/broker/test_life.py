@@ -61,7 +61,13 @@ def test_a_session_tells_what_it_has(broker):
 def test_a_call_before_the_activation_and_after_the_expiry_is_refused(broker):
     session = broker.session("api", expires_ms=1_500)
     assert session.ask("GET", "/cap/api/x")[0] == 200
-    await_true(lambda: session.ask("GET", "/cap/api/x")[0] == 403)
+
+    def refused():
+        try:
+            return session.ask("GET", "/cap/api/x")[0] == 403
+        except OSError:  # in flight at that moment
+            return False
+    await_true(refused)
     await_true(lambda: broker.status().sessions == 0)
 
 
@@ -155,7 +161,7 @@ def test_a_policy_is_reloaded_and_a_wrong_one_changes_nothing(broker, api):
     session = broker.session("api")
     broker.write_policy("[http.api]\nnonsense = 1\n")
     text = broker.await_events(POLICY_REFUSED)
-    assert "nonsense" in text
+    assert "policy.toml:1" in text and "http.api" in text
     assert session.ask("GET", "/cap/api/x")[0] == 200
     policy = SECRETS + http("api", "api.test", api.port, paths='["/allowed"]')
     broker.write_policy(policy.replace("@SECRETS@", str(broker.secrets)))
@@ -194,7 +200,7 @@ def test_the_processes_have_no_privilege_and_no_file(broker):
         assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
         root = sorted(os.listdir(f"/proc/{pid}/root"))
         assert root == (["etc", "journal"] if name == "vault" else [])
-        assert os.stat(f"/proc/{pid}").st_uid == 0  # not dumpable
+        assert os.stat(f"/proc/{pid}/environ").st_uid == 0  # not dumpable
     same = [os.readlink(f"/proc/{p}/ns/net") == os.readlink("/proc/self/ns/net") for p in broker.pids.values()]
     assert dict(zip(broker.pids, same)) == {"vault": True, "front": False}
 
