@@ -31,8 +31,6 @@
 #include "app/log.h"
 #include "app/loop_lag.h"
 #include "app/notify.h"
-#include "app/own_root.h"
-#include "app/privileges.h"
 #include "app/remains.h"
 #include "app/run_state.h"
 #include "app/system_calls.h"
@@ -43,6 +41,9 @@
 #include "image/build.h"
 #include "rpc/kept_keys.h"
 #include "rpc/server.h"
+#include "walls/own_root.h"
+#include "walls/privileges.h"
+#include "walls/program.h"
 
 namespace mayfly::app {
 namespace {
@@ -70,7 +71,7 @@ base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
 }
 
 // The spawner's first message follows its entry into its own namespaces; the engine reads it.
-base::Status awaitRoom(const Child& spawner) {
+base::Status awaitRoom(const walls::Child& spawner) {
   pollfd p{spawner.channel.get(), POLLIN, 0};
   int n;
   do n = ::poll(&p, 1, kRoomMsMax);
@@ -132,7 +133,7 @@ class App final : private core::EngineOwner {
   std::shared_ptr<rpc::KeptKeys> keys_;
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
-  Child spawner_;
+  walls::Child spawner_;
   base::Fd spawner_kill_;       // a file; this process has no capability to signal the spawner
   std::set<uint32_t> foreign_;  // children that this process had before it became the daemon
   std::unique_ptr<core::Engine> engine_;
@@ -192,7 +193,7 @@ base::Result<int> App::run() {
   MAYFLY_TRY(host::HostReport report, checkHost(s));
   MAYFLY_TRY(slot_, takeUidSlot(kSlotsDir));
   MAYFLY_CHECK(checkOpenFiles(report.budget, s));
-  MAYFLY_CHECK(raiseOpenFiles());
+  MAYFLY_CHECK(walls::raiseOpenFiles());
   std::string images = s.state_dir + "/images";
   MAYFLY_CHECK(makeFolders(images));
   MAYFLY_CHECK(openRunState());
@@ -205,16 +206,16 @@ base::Result<int> App::run() {
   // namespaces' pid 1 cannot end.
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
     return base::failSys(errno, "prctl(PR_SET_CHILD_SUBREAPER)", "the daemon");
-  MAYFLY_TRY(spawner_,
-             startSpawner({options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
-                           "--images", images, "--uid-slot", std::to_string(slot_.number)},
-                          {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_TRY(spawner_, walls::startProgram(
+                           {options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
+                            "--images", images, "--uid-slot", std::to_string(slot_.number)},
+                           {instance_lock_.view(), slot_.lock.view()}));
   MAYFLY_CHECK(awaitRoom(spawner_));
   MAYFLY_TRY(AuditPlaces places, auditPlaces(s.instance, s.state_dir, slot_.number, spawner_.pid));
   MAYFLY_TRY(base::Fd listener,
              listenAt(s.socketPath(), s.connections_max, socketModeFor(allowed)));
-  MAYFLY_CHECK(enterOwnRoot(places.folders()));
-  MAYFLY_CHECK(dropRoot(daemonUid(slot_.number)));
+  MAYFLY_CHECK(walls::enterOwnRoot(places.folders()));
+  MAYFLY_CHECK(walls::dropRoot(daemonUid(slot_.number)));
 
   signals_.async_wait([this](boost::system::error_code failed, int) {
     if (!failed) onSignal();

@@ -1,5 +1,6 @@
 // fuzz_seeds FOLDER: the fuzzers' first inputs, in a folder for each: whole sessions, whole specs,
-// the messages of the spawner's side, a spool and scripts for the spawner.
+// the messages of the spawner's side, a spool, scripts for the spawner and requests of
+// boxes.
 #include <capnp/serialize.h>
 #include <sys/stat.h>
 
@@ -11,6 +12,7 @@
 #include "broker_policy_text.h"
 #include "edge/convert.h"
 #include "hostile/raw.h"
+#include "wire/front.h"
 #include "wire/spawner.h"
 #include "wire/spool.h"
 #include "wire/zygote.h"
@@ -142,7 +144,15 @@ void writeWire(const std::string& folder) {
   put("hello", 6, 0, raw(wire::CloneMade{}));
   put("clone-ready", 7, 0, raw(wire::CloneReady{}));
   put("the-claim", 8, 1, raw(wire::Claim{}));
-  put("started", 9, 0, raw(wire::Started{}));
+  wire::DoorRequest door;
+  door.kind = wire::DoorRequest::Kind::open;
+  door.session = door.connections_max = 1;
+  put("door", 9, 2, raw(door));
+  wire::DoorEvent closed;
+  closed.kind = wire::DoorEvent::Kind::closed;
+  closed.session = 1;
+  put("door-closed", 10, 0, raw(closed));
+  put("started", 11, 0, raw(wire::Started{}));
 }
 
 void writeSpool(const std::string& folder) {
@@ -154,6 +164,32 @@ void writeSpool(const std::string& folder) {
   wire::SpoolHeader header{
       .count = 2, .index_offset = sizeof(wire::SpoolHeader) + 5, .index_bytes = index.size()};
   write(folder + "/files", raw(header) + "bytes" + index);
+}
+
+// The first byte says in which pieces the parsers get the rest.
+void writeFront(const std::string& folder) {
+  int count = 0;
+  const auto put = [&](const std::string& bytes) {
+    write(folder + "/" + std::to_string(count++), "\x05" + bytes);
+  };
+  const std::string host = " HTTP/1.1\r\nHost: 127.0.0.1\r\n";
+  put("GET /" + host + "\r\nGET /tools" + host + "\r\n");
+  put("GET /cap/fixed/a?b=c" + host + "Accept: */*\r\nConnection: X\r\nX: y\r\n\r\n");
+  put("POST /cap/echo/" + host + "Content-Length: 5\r\n\r\nhello");
+  put("POST /cap/sink/" + host +
+      "Transfer-Encoding: chunked\r\n\r\n5;a=\"b\"\r\nhello\r\n0\r\nX: y\r\n\r\n");
+  put("POST /sql/a?format=csv" + host +
+      "Content-Length: 24\r\n\r\n{\"a\":1,\"b\":[\"x\"],\"c\":0.5}");
+  put("GET /sql/a?b=%41+c&d" + host + "\r\n");
+  put("POST /tools/a" + host +
+      "Expect: 100-continue\r\nContent-Length: 13\r\n\r\n{\"a\":[null,{}]}");
+  put("POST /mint/a" + host + "Connection: close\r\nContent-Length: 0\r\n\r\n");
+  put("HEAD http://127.0.0.1/cap/large/" + host + "\r\n");
+  put("GET http://a.example:80/b HTTP/1.1\r\nHost: a.example:80\r\n\r\n");
+  put("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n" +
+      std::string("\x16\x03\x01\0\x05\x01\0\0\x01\0", 10));
+  put("GET /cap/cut/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+  put("GET /cap/short/" + host + "Upgrade: h2c\r\n\r\n");
 }
 
 // Whatever its bytes are, a script runs.
@@ -200,11 +236,12 @@ int main(int argc, char** argv) {
   if (argc != 2) return 2;
   std::string folder = argv[1];
   for (const char* each :
-       {"", "/request", "/spec", "/wire", "/spool", "/spawner", "/policy", "/stream"})
+       {"", "/request", "/spec", "/wire", "/spool", "/spawner", "/front", "/policy", "/stream"})
     ::mkdir((folder + each).c_str(), 0755);
   writeWire(folder + "/wire");
   writeSpool(folder + "/spool");
   writeScripts(folder + "/spawner");
+  writeFront(folder + "/front");
   writePolicies(folder + "/policy");
   writeStreams(folder + "/stream");
   for (const auto& [name, fill] : kSpecs) {
