@@ -1,7 +1,8 @@
 // The fixed-size messages of the broker's processes, each over a SOCK_SEQPACKET pair:
 //   mayflyd <-> front        doors: DoorRequest, DoorEvent
 //   mayflyd <-> supervisor   new links after a start: LinkEvent; a restart: LinkRequest
-//   supervisor -> vault      the policy and the secrets, as descriptors: SecretMessage
+//   supervisor -> front      the link to the vault: FrontMessage
+//   supervisor <-> vault     the policy, the secrets and other descriptors: SecretMessage, VaultNote
 // Both ends are built together. wire/check.h checks each message; one of a wrong size, magic, kind
 // or number of descriptors ends the connection.
 //
@@ -58,18 +59,34 @@ struct LinkEvent {
 };
 
 struct LinkRequest {
-  enum class Kind : uint16_t { restartFront = 1, reload = 2 };
+  enum class Kind : uint16_t {
+    restartFront = 1,  // it owes a confirmation: its death is one
+    reload = 2,
+    restartVault = 3,
+  };
   uint32_t magic = kBrokerMagic;
   uint16_t version = kBrokerVersion;
   Kind kind{};
 };
 
-// The vault reads the descriptor to its end (bounded) and closes it.
+// supervisor -> front: its end of the Calls link (SOCK_STREAM) to a new vault. The link before it, if
+// there was one, has ended.
+struct FrontMessage {
+  enum class Kind : uint16_t { vault = 1 };
+  uint32_t magic = kBrokerMagic;
+  uint16_t version = kBrokerVersion;
+  Kind kind{};
+};
+
+// supervisor -> vault. The vault reads the descriptor of a policy or secret to its end (bounded) and
+// closes it.
 struct SecretMessage {
   enum class Kind : uint16_t {
     policy = 1,  // the policy's text; the first message
     secret = 2,  // one secret's bytes: a file, or the pipe of a command
     failed = 3,  // no descriptor: the source cannot be read; `text` says why. An old value stays
+    audit = 4,   // the file of the audit lines from now on
+    front = 5,   // the vault's end of the Calls link of a new front
   };
   uint32_t magic = kBrokerMagic;
   uint16_t version = kBrokerVersion;
@@ -78,10 +95,25 @@ struct SecretMessage {
   char text[440] = {};  // failed: for people
 };
 
+// vault -> supervisor.
+struct VaultNote {
+  enum class Kind : uint16_t {
+    policyLoaded = 1,
+    policyRefused = 2,  // `text`: file, line, key and reason; the old one stays in force
+    serving = 3,        // the first policy is loaded, and the vault's walls are up
+  };
+  uint32_t magic = kBrokerMagic;
+  uint16_t version = kBrokerVersion;
+  Kind kind{};
+  char text[496] = {};  // for people
+};
+
 static_assert(std::is_trivially_copyable_v<DoorRequest> && sizeof(DoorRequest) == 24);
 static_assert(std::is_trivially_copyable_v<DoorEvent> && sizeof(DoorEvent) == 32);
 static_assert(std::is_trivially_copyable_v<LinkEvent> && sizeof(LinkEvent) == 512);
 static_assert(std::is_trivially_copyable_v<LinkRequest> && sizeof(LinkRequest) == 8);
+static_assert(std::is_trivially_copyable_v<FrontMessage> && sizeof(FrontMessage) == 8);
 static_assert(std::is_trivially_copyable_v<SecretMessage> && sizeof(SecretMessage) == 512);
+static_assert(std::is_trivially_copyable_v<VaultNote> && sizeof(VaultNote) == 504);
 
 }  // namespace mayfly::wire

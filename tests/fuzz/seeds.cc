@@ -137,6 +137,7 @@ void writeWire(const std::string& folder) {
   put("make-init", 2, 4, raw(wire::MakeInit{}));
   put("init-made", 3, 1, raw(wire::InitMade{}));
   put("init-ready", 4, 0, raw(wire::InitReady{}));
+  put("init-ready-doors", 4, 2, raw(wire::InitReady{}));
   put("make-clone", 5, wire::kCloneFds, raw(wire::MakeClone{}));
   put("hello", 6, 0, raw(wire::CloneMade{}));
   put("clone-ready", 7, 0, raw(wire::CloneReady{}));
