@@ -28,13 +28,14 @@
 
 #include "app/instance.h"
 #include "app/log.h"
-#include "app/privileges.h"
 #include "app/templates.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "core/blob.h"
 #include "image/build.h"
 #include "load/run.h"
+#include "walls/privileges.h"
+#include "walls/program.h"
 #include "wire/spawner.h"
 #include "wire/zygote.h"
 
@@ -108,7 +109,7 @@ class Floor {
   const Options& o_;
   std::optional<load::Run> run_;
   app::UidSlot slot_;
-  app::Child spawner_;
+  walls::Child spawner_;
   std::vector<app::Served> served_;
   Fd epoll_;
   std::optional<core::BlobWriter> task_;
@@ -139,7 +140,7 @@ wire::Event Floor::receive(base::Received* fds) {
 
 // As mayflyd does at its start.
 void Floor::start() {
-  must(app::raiseOpenFiles());
+  must(walls::raiseOpenFiles());
   config::Daemon settings;
   settings.state_dir = o_.state_dir;
   settings.template_dirs = {o_.template_dir};
@@ -152,7 +153,7 @@ void Floor::start() {
   const pool::TemplateSpec& t = served_.at(0).spec;
   if (t.image_digest.empty()) die(t.missing_image_text);
   slot_ = must(app::takeUidSlot(app::kSlotsDir));
-  spawner_ = must(app::startSpawner(
+  spawner_ = must(walls::startProgram(
       {dir + "/mayfly-spawner", "--instance", "floor-" + std::to_string(::getpid()), "--images",
        o_.state_dir + "/images", "--uid-slot", std::to_string(slot_.number)},
       {slot_.lock.view()}));

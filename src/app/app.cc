@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -30,8 +31,6 @@
 #include "app/instance.h"
 #include "app/log.h"
 #include "app/loop_lag.h"
-#include "app/own_root.h"
-#include "app/privileges.h"
 #include "app/remains.h"
 #include "app/run_state.h"
 #include "app/system_calls.h"
@@ -42,6 +41,9 @@
 #include "image/build.h"
 #include "rpc/kept_keys.h"
 #include "rpc/server.h"
+#include "walls/own_root.h"
+#include "walls/privileges.h"
+#include "walls/program.h"
 
 namespace mayfly::app {
 namespace {
@@ -69,7 +71,7 @@ base::Result<host::HostReport> checkHost(const config::Daemon& settings) {
 }
 
 // The spawner's first message follows its entry into its own namespaces; the engine reads it.
-base::Status awaitRoom(const Child& spawner) {
+base::Status awaitRoom(const walls::Child& spawner) {
   pollfd p{spawner.channel.get(), POLLIN, 0};
   int n;
   do n = ::poll(&p, 1, kRoomMsMax);
@@ -132,10 +134,10 @@ class App final : private core::EngineOwner {
   std::shared_ptr<rpc::KeptKeys> keys_;
   UidSlot slot_;
   std::vector<Served> served_;  // keeps the leases
-  Child spawner_;
+  walls::Child spawner_;
   base::Fd spawner_kill_;       // a file; this process has no capability to signal the spawner
   std::set<uint32_t> foreign_;  // children that this process had before it became the daemon
-  Child supervisor_;                    // of the broker; pid 0: there is none
+  walls::Child supervisor_;             // of the broker; pid 0: there is none
   std::unique_ptr<BrokerLink> broker_;  // null: the settings name no policy
   std::unique_ptr<core::Engine> engine_;
   std::unique_ptr<rpc::Server> server_;
@@ -162,12 +164,14 @@ base::Status App::startBroker() {
   const std::string state = run_state_.path + "/broker";
   MAYFLY_CHECK(makeFolders(state));
   const BrokerUids uids = brokerUids(slot_.number);
+  std::vector<std::string> words = {
+      options_.executable_dir + "/mayfly-broker", "supervise", "--policy", s.broker_policy,
+      "--state", state, "--front-uid", std::to_string(uids.front), "--vault-uid",
+      std::to_string(uids.vault), "--command-uid", std::to_string(uids.commands)};
+  if (const char* credentials = ::getenv("CREDENTIALS_DIRECTORY"))  // systemd's
+    words.insert(words.end(), {"--credentials", credentials});
   MAYFLY_TRY(supervisor_,
-             startSpawner({options_.executable_dir + "/mayfly-broker", "supervise", "--link", "3",
-                           "--policy", s.broker_policy, "--state-dir", state, "--front-uid",
-                           std::to_string(uids.front), "--vault-uid", std::to_string(uids.vault),
-                           "--command-uid", std::to_string(uids.commands)},
-                          {instance_lock_.view(), slot_.lock.view()}));
+             walls::startProgram(words, {instance_lock_.view(), slot_.lock.view()}));
   broker_ = std::make_unique<BrokerLink>(io_);
   return broker_->listen(std::move(supervisor_.channel));
 }
@@ -212,7 +216,7 @@ base::Result<int> App::run() {
   MAYFLY_TRY(host::HostReport report, checkHost(s));
   MAYFLY_TRY(slot_, takeUidSlot(kSlotsDir));
   MAYFLY_CHECK(checkOpenFiles(report.budget, s));
-  MAYFLY_CHECK(raiseOpenFiles());
+  MAYFLY_CHECK(walls::raiseOpenFiles());
   std::string images = s.state_dir + "/images";
   MAYFLY_CHECK(makeFolders(images));
   MAYFLY_CHECK(openRunState());
@@ -226,7 +230,7 @@ base::Result<int> App::run() {
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
     return base::failSys(errno, "prctl(PR_SET_CHILD_SUBREAPER)", "the daemon");
   MAYFLY_TRY(spawner_,
-             startSpawner({options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
+             walls::startProgram({options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
                            "--images", images, "--uid-slot", std::to_string(slot_.number)},
                           {instance_lock_.view(), slot_.lock.view()}));
   MAYFLY_CHECK(startBroker());
@@ -236,8 +240,8 @@ base::Result<int> App::run() {
   places.commands_uid = brokerUids(slot_.number).commands;
   MAYFLY_TRY(base::Fd listener,
              listenAt(s.socketPath(), s.connections_max, socketModeFor(allowed)));
-  MAYFLY_CHECK(enterOwnRoot(places.folders()));
-  MAYFLY_CHECK(dropRoot(daemonUid(slot_.number)));
+  MAYFLY_CHECK(walls::enterOwnRoot(places.folders()));
+  MAYFLY_CHECK(walls::dropRoot(daemonUid(slot_.number)));
 
   signals_.async_wait([this](boost::system::error_code failed, int) {
     if (!failed) onSignal();

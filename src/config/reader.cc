@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/text.h"
 #include "config/units.h"
@@ -44,6 +45,7 @@ void Reader::complain(const toml::node* at, std::string_view what) {
 
 std::string Reader::Table::full(std::string_view key) const {
   const std::string safe = base::printable(key, 80);
+  if (safe.empty()) return path_;
   return path_.empty() ? safe : path_ + "." + safe;
 }
 
@@ -59,7 +61,7 @@ void Reader::Table::list(std::string_view key, std::string type, std::string all
 }
 
 void Reader::Table::complain(std::string_view key, std::string_view what) {
-  const toml::node* at = table_ ? table_->get(key) : nullptr;
+  const toml::node* at = table_ && !key.empty() ? table_->get(key) : nullptr;
   reader_.complain(at ? at : table_, fmt::format("'{}' {}", full(key), what));
 }
 
@@ -99,6 +101,44 @@ void Reader::Table::count(std::string_view key, uint64_t lowest, uint64_t highes
   uint64_t wide = out;
   count(key, lowest, highest, wide);
   out = static_cast<uint32_t>(wide);
+}
+
+void Reader::Table::count(std::string_view key, uint64_t lowest, uint64_t highest, uint16_t& out) {
+  uint64_t wide = out;
+  count(key, lowest, highest, wide);
+  out = static_cast<uint16_t>(wide);
+}
+
+void Reader::Table::integer(std::string_view key, std::optional<int64_t>& out) {
+  list(key, "integer", {}, {});
+  const toml::node* node = find(key);
+  if (!node) return;
+  const auto* value = node->as_integer();
+  if (!value) return complain(key, "must be a whole number");
+  out = value->get();
+}
+
+void Reader::Table::number(std::string_view key, std::optional<double>& out) {
+  list(key, "number", {}, {});
+  const toml::node* node = find(key);
+  if (!node) return;
+  std::optional<double> value;
+  if (const auto* whole = node->as_integer()) value = static_cast<double>(whole->get());
+  if (const auto* real = node->as_floating_point()) value = real->get();
+  if (!value || !std::isfinite(*value)) return complain(key, "must be a number");
+  out = value;
+}
+
+void Reader::Table::wordAt(std::string_view key, std::span<const std::string_view> words,
+                           size_t& at) {
+  const std::string allowed = fmt::format("{}", fmt::join(words, ", "));
+  list(key, "word", allowed, std::string(words[at]));
+  const toml::node* node = find(key);
+  if (!node) return;
+  const auto* value = node->as_string();
+  const auto found = value ? std::find(words.begin(), words.end(), value->get()) : words.end();
+  if (found == words.end()) return complain(key, "must be one of " + allowed);
+  at = static_cast<size_t>(found - words.begin());
 }
 
 void Reader::Table::quantity(std::string_view key, uint64_t lowest, uint64_t highest,
@@ -200,6 +240,36 @@ Reader::Table Reader::Table::table(std::string_view key) {
   const toml::node* node = find(key);
   if (node && !node->is_table()) complain(key, "must be a table");
   return Table(reader_, node ? node->as_table() : nullptr, full(key));
+}
+
+std::vector<std::pair<std::string, Reader::Table>> Reader::Table::named(std::string_view key,
+                                                                        size_t count_max) {
+  Table outer = table(key);
+  std::vector<std::pair<std::string, Table>> out;
+  if (reader_.listed_) out.emplace_back("NAME", Table(reader_, nullptr, outer.full("NAME")));
+  if (!outer.present()) return out;
+  if (outer.table_->size() > count_max)
+    complain(key, fmt::format("must hold at most {} tables", count_max));
+  for (auto&& [k, v] : *outer.table_) {
+    const std::string name(k.str());
+    if (!v.is_table()) outer.complain(name, "must be a table");
+    out.emplace_back(name, Table(reader_, v.as_table(), outer.full(name)));
+  }
+  return out;
+}
+
+std::vector<Reader::Table> Reader::Table::tables(std::string_view key, size_t count_max) {
+  const toml::node* node = find(key);
+  std::vector<Table> out;
+  if (reader_.listed_) out.push_back(Table(reader_, nullptr, full(key)));
+  if (!node) return out;
+  const toml::array* array = node->as_array();
+  if (!array || array->size() > count_max || (!array->empty() && !array->is_array_of_tables())) {
+    complain(key, fmt::format("must be a list of at most {} tables", count_max));
+    return out;
+  }
+  for (const toml::node& item : *array) out.push_back(Table(reader_, item.as_table(), full(key)));
+  return out;
 }
 
 void Reader::Table::finish() {

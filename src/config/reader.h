@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -48,6 +49,16 @@ class Reader {
     void boolean(std::string_view key, bool& out);
     void count(std::string_view key, uint64_t lowest, uint64_t highest, uint64_t& out);
     void count(std::string_view key, uint64_t lowest, uint64_t highest, uint32_t& out);
+    void count(std::string_view key, uint64_t lowest, uint64_t highest, uint16_t& out);
+    void integer(std::string_view key, std::optional<int64_t>& out);
+    void number(std::string_view key, std::optional<double>& out);  // finite
+    // One of `words`: its place among them.
+    template <class Enum>
+    void word(std::string_view key, std::span<const std::string_view> words, Enum& out) {
+      size_t at = static_cast<size_t>(out);
+      wordAt(key, words, at);
+      out = static_cast<Enum>(at);
+    }
     // A string, or a bare number, that `kind` turns into a value within the bounds.
     void quantity(std::string_view key, uint64_t lowest, uint64_t highest, const Quantity& kind,
                   uint64_t& out);
@@ -58,6 +69,10 @@ class Reader {
     void stringTable(std::string_view key, size_t count_max,
                      std::vector<std::pair<std::string, std::string>>& out);
     Table table(std::string_view key);
+    // The tables of a table with free keys, sorted by these. A listing gets one, named "NAME".
+    std::vector<std::pair<std::string, Table>> named(std::string_view key, size_t count_max);
+    // A list of tables. A listing gets one.
+    std::vector<Table> tables(std::string_view key, size_t count_max);
     // Reports an error at `key`, or at the table if the key is absent.
     void complain(std::string_view key, std::string_view what);
     // Reports every key that was not read.
@@ -65,6 +80,7 @@ class Reader {
 
    private:
     const toml::node* find(std::string_view key);
+    void wordAt(std::string_view key, std::span<const std::string_view> words, size_t& at);
     void list(std::string_view key, std::string type, std::string allowed, std::string preset);
     std::string full(std::string_view key) const;
 

@@ -8,7 +8,7 @@
 namespace mayfly::image {
 namespace {
 
-constexpr uint32_t kSecondsMax = 1'500;
+constexpr uint32_t kCompileSecondsMax = 1'500;
 constexpr const char* kProgramInTree = "/run/build/compile.py";
 constexpr std::string_view kNotCompiled = "not compiled: ";
 
@@ -90,7 +90,7 @@ base::Status compilePython(Workshop& shop, const std::string& tree) {
   command.argv = {"/bin/sh", "-c",
                   "[ ! -x /usr/bin/python3 ] || exec /usr/bin/python3 -I -W ignore \"$1\"", "sh",
                   kProgramInTree};
-  command.seconds_max = kSecondsMax;
+  command.seconds_max = kCompileSecondsMax;
   command.environment = sandboxEnvironment({"HOME=/nonexistent"});
   command.enter = enterSandbox({tree, Inside::install, {{program, kProgramInTree, false}}});
   command.on_line = [&](std::string_view line) {

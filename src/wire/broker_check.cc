@@ -4,7 +4,7 @@ namespace mayfly::wire {
 
 namespace {
 
-constexpr Checked kSound{};
+constexpr Checked kSoundMessage{};
 
 Checked language(const char* what) { return {Checked::Fault::language, what}; }
 
@@ -17,7 +17,7 @@ Checked frame(const Message& message, size_t bytes, size_t fds, FdsOf fds_of) {
   const int expected = fds_of(message.kind);
   if (expected < 0) return language("its kind is unknown");
   if (fds != static_cast<size_t>(expected)) return language("its descriptors are not as expected");
-  return kSound;
+  return kSoundMessage;
 }
 
 template <size_t N>

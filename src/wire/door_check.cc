@@ -4,37 +4,37 @@ namespace mayfly::wire {
 
 namespace {
 
-constexpr Checked language(const char* what) { return {Checked::Fault::language, what}; }
+constexpr Checked badDoor(const char* what) { return {Checked::Fault::language, what}; }
 
 template <class Message>
-Checked frame(const Message& message, size_t bytes) {
-  if (bytes != sizeof message) return language("its size is wrong");
-  if (message.magic != kBrokerMagic) return language("its magic is wrong");
-  if (message.version != kBrokerVersion) return language("its version is wrong");
-  if (message.session == 0) return language("session 0 does not exist");
+Checked doorFrame(const Message& message, size_t bytes) {
+  if (bytes != sizeof message) return badDoor("its size is wrong");
+  if (message.magic != kBrokerMagic) return badDoor("its magic is wrong");
+  if (message.version != kBrokerVersion) return badDoor("its version is wrong");
+  if (message.session == 0) return badDoor("session 0 does not exist");
   return {};
 }
 
 }  // namespace
 
 Checked check(const DoorRequest& r, size_t bytes, size_t fds) {
-  if (Checked framed = frame(r, bytes); framed.fault != Checked::Fault::none) return framed;
+  if (Checked framed = doorFrame(r, bytes); framed.fault != Checked::Fault::none) return framed;
   switch (r.kind) {
     case DoorRequest::Kind::open:
-      if (fds != 2) return language("a door has two descriptors");
+      if (fds != 2) return badDoor("a door has two descriptors");
       if (r.connections_max == 0 || r.connections_max > kDoorConnectionsMax)
-        return language("the number of connections is out of range");
+        return badDoor("the number of connections is out of range");
       return {};
     case DoorRequest::Kind::close:
-      return fds == 0 ? Checked{} : language("a close has no descriptors");
+      return fds == 0 ? Checked{} : badDoor("a close has no descriptors");
   }
-  return language("its kind is unknown");
+  return badDoor("its kind is unknown");
 }
 
 Checked check(const DoorEvent& e, size_t bytes, size_t fds) {
-  if (Checked framed = frame(e, bytes); framed.fault != Checked::Fault::none) return framed;
-  if (e.kind != DoorEvent::Kind::closed) return language("its kind is unknown");
-  return fds == 0 ? Checked{} : language("an event has no descriptors");
+  if (Checked framed = doorFrame(e, bytes); framed.fault != Checked::Fault::none) return framed;
+  if (e.kind != DoorEvent::Kind::closed) return badDoor("its kind is unknown");
+  return fds == 0 ? Checked{} : badDoor("an event has no descriptors");
 }
 
 }  // namespace mayfly::wire

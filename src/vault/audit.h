@@ -1,0 +1,52 @@
+// One JSON line for each decision: allowed, refused with the rule's name, or failed. Never a secret
+// or a body.
+//
+// A line is written at the end of its call. While the file takes no lines, the broker allows
+// nothing.
+//
+// Layer: vault. One write() a line, to a file that is opened for appending.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace mayfly::vault {
+
+struct AuditLine {
+  uint64_t time_ms = 0;  // of the decision, since 1970
+  uint32_t uid = 0;
+  std::string tenant;
+  uint64_t task = 0;
+  uint32_t epoch = 0;
+  std::string kind;    // http, sql, mint, tool, tunnel, proxy, session
+  std::string action;
+  std::string target;  // method, host and path; a statement's name. Without a query
+  std::string outcome;  // allowed, refused, failed, revoked, replayed
+  std::string rule;     // that refused, or how it failed
+  int status = 0;       // of HTTP; 0: none
+  uint64_t request_bytes = 0, answer_bytes = 0;
+  uint64_t duration_us = 0;
+};
+
+// Ends with a line feed. Texts of boxes and clients are cut and made printable.
+std::string textOf(const AuditLine& line);
+
+class Audit {
+ public:
+  explicit Audit(base::Fd file) : file_(std::move(file)) {}
+  void reopen(base::Fd file);  // the next file, after a rotation
+  void write(const AuditLine& line);
+  // An error while the last line could not be written; tries again.
+  base::Status ready();
+
+ private:
+  bool put(const std::string& text);
+
+  base::Fd file_;
+  std::string owed_;  // the line that could not be written
+};
+
+}  // namespace mayfly::vault

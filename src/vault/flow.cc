@@ -1,0 +1,147 @@
+#include "vault/flow.h"
+
+#include <algorithm>
+
+#include "edge/convert.h"
+
+namespace mayfly::vault {
+namespace {
+
+constexpr size_t kPieceBytesMax = 64u << 10;
+constexpr size_t kErrorOverheadBytes = 256;
+
+capnp::MessageSize sizeOf(size_t bytes) { return {bytes / sizeof(capnp::word) + 32, 0}; }
+
+class UpServer final : public schema::Up::Server {
+ public:
+  explicit UpServer(std::weak_ptr<UpEvents> events) : events_(std::move(events)) {}
+  ~UpServer() noexcept(false) {
+    if (auto events = events_.lock()) events->onUpDropped();
+  }
+
+ protected:
+  kj::Promise<void> write(WriteContext context) override {
+    auto events = events_.lock();
+    if (!events) {
+      put(context.getResults(sizeOf(kErrorOverheadBytes)).initError(),
+          {base::Code::cancelled, 502, "", "the call has ended", "", 0});
+      return kj::READY_NOW;
+    }
+    auto taken = events->onUp(edge::view(context.getParams().getData()));
+    context.releaseParams();
+    if (!taken) {
+      put(context.getResults(sizeOf(kErrorOverheadBytes + taken.error().message.size() +
+                                    taken.error().advice.size()))
+              .initError(),
+          taken.error());
+      return kj::READY_NOW;
+    }
+    return kj::mv(*taken);
+  }
+  kj::Promise<void> end(EndContext) override {
+    if (auto events = events_.lock()) events->onUpEnd();
+    return kj::READY_NOW;
+  }
+
+ private:
+  std::weak_ptr<UpEvents> events_;
+};
+
+}  // namespace
+
+void put(schema::Error::Builder out, const broker::Refusal& refusal) {
+  out.setCode(static_cast<uint16_t>(refusal.code));
+  out.setMessage(edge::text(refusal.message));
+  out.setAdvice(edge::text(refusal.advice));
+  out.setRule(edge::text(refusal.rule));
+  out.setHttpStatus(refusal.http_status);
+  out.setRetryAfterMs(refusal.retry_after_ms);
+}
+
+broker::Refusal refusalOf(const base::Error& error, std::string rule) {
+  const auto status = [&]() -> uint16_t {
+    switch (error.code) {
+      case base::Code::invalidArgument:
+        return 400;
+      case base::Code::permissionDenied:
+        return 403;
+      case base::Code::notFound:
+        return 404;
+      case base::Code::alreadyExists:
+      case base::Code::failedPrecondition:
+        return 409;
+      case base::Code::resourceExhausted:
+        return 429;
+      case base::Code::unavailable:
+        return 503;
+      case base::Code::deadlineExceeded:
+        return 504;
+      default:
+        return 502;
+    }
+  }();
+  return {error.code, status, std::move(rule), error.message, error.advice, error.retry_after_ms};
+}
+
+schema::Up::Client upFor(std::weak_ptr<UpEvents> events) {
+  return kj::heap<UpServer>(std::move(events));
+}
+
+void Flow::track(kj::Promise<void> call, size_t bytes) {
+  unsent_ += bytes;
+  was_full_ = was_full_ || full();
+  tasks_.add(call.then(
+      [self = shared_from_this(), bytes] {
+        self->unsent_ -= bytes;
+        if (!self->was_full_ || self->unsent_ > kWindowBytes / 2) return;
+        self->was_full_ = false;
+        if (self->events_ != nullptr) self->events_->onRoom();
+      },
+      [self = shared_from_this()](kj::Exception&&) {
+        self->down_ = nullptr;
+        if (FlowEvents* events = std::exchange(self->events_, nullptr)) events->onGone();
+      }));
+}
+
+void Flow::head(uint16_t status, const std::vector<broker::Header>& headers, int64_t bytes) {
+  KJ_IF_MAYBE (down, down_) {
+    begun_ = true;
+    auto request = down->headRequest();
+    request.setStatus(status);
+    request.setBodyBytes(bytes);
+    auto list = request.initHeaders(static_cast<unsigned>(headers.size()));
+    for (unsigned i = 0; i < headers.size(); ++i) {
+      list[i].setName(edge::text(headers[i].name));
+      list[i].setValue(edge::text(headers[i].value));
+    }
+    track(request.send().ignoreResult(), 0);
+  }
+}
+
+void Flow::write(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const std::string_view piece = bytes.substr(0, kPieceBytesMax);
+    bytes.remove_prefix(piece.size());
+    KJ_IF_MAYBE (down, down_) {
+      auto request = down->writeRequest(sizeOf(piece.size()));
+      request.setData(edge::data(piece));
+      track(request.send().ignoreResult(), piece.size());
+    }
+  }
+}
+
+void Flow::end() { last(nullptr); }
+void Flow::fail(const broker::Refusal& refusal) { last(&refusal); }
+
+void Flow::last(const broker::Refusal* refusal) {
+  events_ = nullptr;
+  KJ_IF_MAYBE (down, down_) {
+    auto request = down->endRequest();
+    if (refusal != nullptr) put(request.initError(), *refusal);
+    auto call = request.send().ignoreResult();
+    down_ = nullptr;
+    track(kj::mv(call), 0);
+  }
+}
+
+}  // namespace mayfly::vault

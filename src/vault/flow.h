@@ -1,0 +1,69 @@
+// A call's answer on its way to the box, through the front's `Down`.
+//
+// The bytes that the front has not passed on yet are counted: the upstream pauses above a window.
+//
+// Layer: vault. The loop's thread.
+#pragma once
+
+#include <broker/broker.capnp.h>
+#include <kj/async.h>
+
+#include <memory>
+#include <string_view>
+
+#include "broker/http_rules.h"
+#include "broker/refusal.h"
+
+namespace mayfly::vault {
+
+namespace schema = broker::schema;
+
+void put(schema::Error::Builder out, const broker::Refusal& refusal);
+broker::Refusal refusalOf(const base::Error& error, std::string rule = {});
+
+class FlowEvents {
+ public:
+  virtual ~FlowEvents() = default;
+  virtual void onRoom() = 0;  // there is room again after full() was true
+  virtual void onGone() = 0;  // the box or the front takes nothing more
+};
+
+class Flow : public std::enable_shared_from_this<Flow> {
+ public:
+  static constexpr size_t kWindowBytes = 256u << 10;
+
+  // `tasks` and `events` outlive the flow's use; events end with `detach`.
+  Flow(schema::Down::Client down, kj::TaskSet& tasks, FlowEvents& events)
+      : down_(kj::mv(down)), tasks_(tasks), events_(&events) {}
+
+  void head(uint16_t status, const std::vector<broker::Header>& headers, int64_t bytes);
+  void write(std::string_view bytes);
+  void end();
+  void fail(const broker::Refusal& refusal);
+  bool full() const { return unsent_ >= kWindowBytes; }
+  bool begun() const { return begun_; }  // the head was sent
+  void detach() { events_ = nullptr; }
+
+ private:
+  void track(kj::Promise<void> call, size_t bytes);
+  void last(const broker::Refusal* refusal);
+
+  kj::Maybe<schema::Down::Client> down_;
+  kj::TaskSet& tasks_;
+  FlowEvents* events_;
+  size_t unsent_ = 0;
+  bool begun_ = false, was_full_ = false;
+};
+
+// What a call of the vault takes from the box, through `Up`.
+class UpEvents {
+ public:
+  virtual ~UpEvents() = default;
+  // Resolves when more may come.
+  virtual broker::Decision<kj::Promise<void>> onUp(std::string_view bytes) = 0;
+  virtual void onUpEnd() = 0;
+  virtual void onUpDropped() = 0;  // the box gave the call up, or the call has ended
+};
+schema::Up::Client upFor(std::weak_ptr<UpEvents> events);
+
+}  // namespace mayfly::vault

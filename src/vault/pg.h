@@ -1,0 +1,83 @@
+// One connection to PostgreSQL, by libpq's asynchronous calls on Asio's loop.
+//
+// Layer: vault. One thread. No KJ.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "base/result.h"
+#include "vault/rows.h"
+#include "vault/secret.h"
+
+struct pg_conn;
+struct pg_result;
+
+namespace mayfly::vault {
+
+struct PgParam {
+  uint32_t oid = 0;
+  std::optional<std::string> text;  // nothing: null
+};
+
+class PgConnection {
+ public:
+  using Done = std::function<void(base::Status)>;
+  class RowSink {
+   public:
+    virtual ~RowSink() = default;
+    virtual base::Status onColumns(std::vector<ColumnOf> columns) = 0;
+    // An error ends the statement. `more`: false: no further row before `resume`.
+    virtual base::Status onRow(const std::vector<Cell>& cells, bool& more) = 0;
+  };
+
+  explicit PgConnection(boost::asio::io_context& io);
+  ~PgConnection();  // closes it: the server rolls back what is not committed
+  PgConnection(const PgConnection&) = delete;
+
+  // Keywords and values of libpq's. Each `done` is called once, in a later turn, while this object
+  // lives, and may destroy it.
+  void connect(std::vector<std::pair<const char*, SecretRef>> options, uint64_t ms_max, Done done);
+  // One statement; at most one at a time. `sink` may be null: rows are dropped.
+  void run(const std::string& sql, const std::vector<PgParam>& params, RowSink* sink, Done done);
+  // Some statements without parameters and rows.
+  void runScript(const std::string& sql, Done done);
+  void resume();
+  bool usable() const;  // connected, idle, in no transaction
+
+ private:
+  using Descriptor = boost::asio::posix::stream_descriptor;
+  void begin(RowSink* sink, Done done);
+  void pollConnect();
+  void watch(Descriptor::wait_type type, void (PgConnection::*then)());
+  void unwatch();
+  void flush();
+  void onReadable();
+  void takeResults();
+  base::Status takeResult(pg_result* result);
+  base::Status takeRows(pg_result* result);
+  void finish(base::Status status);
+  base::Error errorOf(const pg_result* result) const;
+
+  boost::asio::io_context& io_;
+  pg_conn* connection_ = nullptr;
+  std::shared_ptr<Descriptor> wait_;
+  boost::asio::steady_timer timer_;
+  Done done_;
+  RowSink* sink_ = nullptr;
+  bool paused_ = false, columns_told_ = false;
+  bool refused_ = false;  // by the sink
+  base::Status first_ = base::Unit{};  // the first error of a statement
+  std::shared_ptr<PgConnection*> self_ = std::make_shared<PgConnection*>(this);
+};
+
+}  // namespace mayfly::vault
