@@ -262,8 +262,9 @@ void Boxes::made(const BoxPtr& box, const Event& e, std::span<base::Fd> fds) {
   box->pid_host = e.pid_host;
   box->stands_ns = e.box_ready_ns;
   box->io = std::make_shared<TaskIo>(x_.io, static_cast<TaskIo::Sink&>(*this), box->id);
-  const size_t streams = x_.options.broker != nullptr ? std::min(fds.size(), kStreamFds) : fds.size();
-  if (streams < fds.size() && !openDoors(box, fds.subspan(streams))) return;
+  const bool doors = x_.options.broker != nullptr;
+  const size_t streams = doors ? std::min(fds.size(), kStreamFds) : fds.size();
+  if (doors && !openDoors(box, fds.subspan(streams))) return;
   if (auto opened = box->io->open(fds.first(streams)); !opened)
     step(box, BoxEvent::lost, opened.error().message,
          opened.error().code == base::Code::resourceExhausted ? Again::yes : Again::no);
