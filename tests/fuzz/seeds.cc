@@ -66,6 +66,17 @@ void detached(Spec spec) {
   spec.getDetach().setKey("key");
 }
 
+void granted(Spec spec) {
+  small(spec);
+  auto grants = spec.initGrants(2);
+  grants[0].setName("openai");
+  grants[0].setNarrowing("calls=10,paths=/models/*");
+  grants[1].setName("orders");
+  auto tool = spec.initTools(1)[0];
+  tool.setName("lookup");
+  tool.setSchemaJson("{}");
+}
+
 void open(Spec spec) {
   small(spec);
   spec.setStdinOpen(true);
@@ -80,7 +91,7 @@ void withBlob(Spec spec) {
 
 constexpr std::pair<const char*, void (*)(Spec)> kSpecs[] = {
     {"small", small},       {"full", full}, {"command", command},
-    {"detached", detached}, {"open", open}, {"blob", withBlob}};
+    {"detached", detached}, {"granted", granted}, {"open", open}, {"blob", withBlob}};
 
 struct Session {
   Session() : raw("") {
