@@ -18,6 +18,8 @@ using base::Unit;
 
 namespace {
 
+constexpr uint16_t kGrantsProtocol = 4;
+
 // The daemon's object for a task. Jobs of the loop hold it. It has no reference to the connection:
 // a job must not drop the last one, because the connection's destructor waits for the loop.
 struct Remote {
@@ -105,8 +107,12 @@ struct ResultSlot {
   bool done = false;
 };
 
-// Refuses a spec that exceeds one message: it would end the connection and all tasks on it.
-Status checkSize(const TaskSpec& spec) {
+// Refuses a spec that exceeds one message, which would end the connection and all tasks on it; and
+// grants that the daemon would ignore.
+Status checkSpec(const TaskSpec& spec, const ServerInfo& server) {
+  if (!(spec.grants.empty() && spec.tools.empty()) && server.protocol < kGrantsProtocol)
+    return fail(Code::failedPrecondition, "the daemon knows no grants and no tools",
+                "Update the daemon: it is older than this client.");
   uint64_t bytes = sizeHint(spec).wordCount * sizeof(capnp::word);
   if (bytes <= schema::MESSAGE_BYTES_MAX) return Unit{};
   return fail(Code::invalidArgument,
@@ -269,9 +275,9 @@ std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks
   auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
   auto answer = std::make_shared<TaskSlot>();
   auto future = answer->promise.get_future();
-  if (auto size = checkSize(spec); !size) {
-    slot->set(fail(size.error()));
-    answer->set(fail(size.error()));
+  if (auto sound = checkSpec(spec, connection_->server); !sound) {
+    slot->set(fail(sound.error()));
+    answer->set(fail(sound.error()));
     return future;
   }
   auto remote = std::make_shared<Remote>();
@@ -315,8 +321,8 @@ std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callba
                                                  DeadlineMs deadline_ms) {
   auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
   auto future = slot->promise.get_future();
-  if (auto size = checkSize(spec); !size) {
-    slot->set(fail(size.error()));
+  if (auto sound = checkSpec(spec, connection_->server); !sound) {
+    slot->set(fail(sound.error()));
     return future;
   }
   // If the job is dropped, the slot's destructor reports it.

@@ -178,7 +178,7 @@ void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd, int 
   // If pid 1 ignores SIGCHLD, the kernel reaps for it: orphans never stay as zombies.
   signal(SIGCHLD, SIG_IGN);
   InitReady ready;
-  int doors[kInitDoorFds];
+  int doors[kInitDoorFds] = {-1, -1};
   Failure failure = setUp(make, disk_fd, doors);
   if (failure.error == 0)
     if (int r = dropAll(); r < 0) failure = {-r, "drop capabilities"};

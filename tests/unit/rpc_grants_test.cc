@@ -25,7 +25,7 @@ class ToolBox final : public schema::ToolBox::Server {
     if (name == "echo") {
       context.getResults().setJson(params.getJson());
     } else if (name == "large") {
-      context.getResults().setJson(std::string(sched::kToolJsonBytesMax + 1, 'x'));
+      context.getResults().setJson(edge::text(std::string(sched::kToolJsonBytesMax + 1, 'x')));
     } else if (name == "refuse") {
       auto error = context.getResults().initError();
       error.setCode(ErrorCode::NOT_FOUND);
