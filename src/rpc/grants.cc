@@ -28,7 +28,7 @@ std::pair<kj::Promise<T>, std::function<void(T)>> promised() {
   return {kj::mv(paf.promise), [once](T value) { (*once)->fulfill(std::move(value)); }};
 }
 
-Status checkSizes(schema::TaskSpec::Reader in) {
+Status checkSessionSizes(schema::TaskSpec::Reader in) {
   const auto within = [](const char* what, size_t bytes, size_t max) -> Status {
     if (bytes <= max) return Unit{};
     return fail(Code::invalidArgument, fmt::format("{} has {} bytes; at most {}", what, bytes, max));
@@ -166,7 +166,7 @@ Result<SessionWish> sessionFrom(Hub& hub, const sched::AccountRef& account,
   const auto in = params.getSpec();
   SessionWish wish;
   if (in.getGrants().size() == 0 && in.getTools().size() == 0) return wish;
-  MAYFLY_CHECK(checkSizes(in));
+  MAYFLY_CHECK(checkSessionSizes(in));
   if (in.getTools().size() > 0 && in.getDetach().getLeaseMs() > 0)
     return fail(Code::invalidArgument, "detach: `tools`; nobody may be there to answer");
   sched::SessionSpec& spec = wish.spec;
