@@ -93,8 +93,8 @@ struct Tool {
   std::string name;
   std::string description;  // for people and models
   std::string schema_json;  // of the arguments; empty: any
-  // Gets one JSON value, every byte of which the task chose, and returns one. It runs on the serving
-  // thread, like a callback. Of an error the task sees code and message.
+  // Gets one JSON value, every byte of which the task chose, and returns one. It runs on the
+  // serving thread, like a callback. Of an error the task sees code and message.
   std::function<base::Result<std::string>(std::string_view json)> call;
 };
 
@@ -112,7 +112,7 @@ struct TaskSpec {
   std::optional<uint64_t> seed;
   bool collect_out_files = false;
   std::optional<Detach> detach;
-  std::string tenant;  // at most 64 bytes, printable; see the schema
+  std::string tenant;             // at most 64 bytes, printable; see the schema
   std::vector<GrantWish> grants;  // empty: none
   std::vector<Tool> tools;        // empty: none; a detached task has none
 };

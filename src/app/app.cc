@@ -122,7 +122,8 @@ class App final : private core::EngineOwner {
   const std::string started_ = timeText();  // when this run began
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
-  // Caught, because they would end the daemon (SIGHUP has the broker read its policy again), and an ignored signal stays so across exec.
+  // Caught, because they would end the daemon (SIGHUP has the broker read its policy again), and an
+  // ignored signal stays so across exec.
   boost::asio::signal_set without_effect_{io_};
   LogObserver log_;
   base::Observers observers_;  // the log and any other listener
@@ -137,7 +138,7 @@ class App final : private core::EngineOwner {
   walls::Child spawner_;
   base::Fd spawner_kill_;       // a file; this process has no capability to signal the spawner
   std::set<uint32_t> foreign_;  // children that this process had before it became the daemon
-  walls::Child supervisor_;             // of the broker; pid 0: there is none
+  walls::Child supervisor_;     // of the broker; pid 0: there is none
   std::unique_ptr<BrokerLink> broker_;  // null: the settings name no policy
   std::unique_ptr<core::Engine> engine_;
   std::unique_ptr<rpc::Server> server_;
@@ -164,14 +165,21 @@ base::Status App::startBroker() {
   const std::string state = run_state_.path + "/broker";
   MAYFLY_CHECK(makeFolders(state));
   const BrokerUids uids = brokerUids(slot_.number);
-  std::vector<std::string> words = {
-      options_.executable_dir + "/mayfly-broker", "supervise", "--policy", s.broker_policy,
-      "--state", state, "--front-uid", std::to_string(uids.front), "--vault-uid",
-      std::to_string(uids.vault), "--command-uid", std::to_string(uids.commands)};
+  std::vector<std::string> words = {options_.executable_dir + "/mayfly-broker",
+                                    "supervise",
+                                    "--policy",
+                                    s.broker_policy,
+                                    "--state",
+                                    state,
+                                    "--front-uid",
+                                    std::to_string(uids.front),
+                                    "--vault-uid",
+                                    std::to_string(uids.vault),
+                                    "--command-uid",
+                                    std::to_string(uids.commands)};
   if (const char* credentials = ::getenv("CREDENTIALS_DIRECTORY"))  // systemd's
     words.insert(words.end(), {"--credentials", credentials});
-  MAYFLY_TRY(supervisor_,
-             walls::startProgram(words, {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_TRY(supervisor_, walls::startProgram(words, {instance_lock_.view(), slot_.lock.view()}));
   broker_ = std::make_unique<BrokerLink>(io_);
   return broker_->listen(std::move(supervisor_.channel));
 }
@@ -229,10 +237,10 @@ base::Result<int> App::run() {
   // namespaces' pid 1 cannot end.
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
     return base::failSys(errno, "prctl(PR_SET_CHILD_SUBREAPER)", "the daemon");
-  MAYFLY_TRY(spawner_,
-             walls::startProgram({options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
-                           "--images", images, "--uid-slot", std::to_string(slot_.number)},
-                          {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_TRY(spawner_, walls::startProgram(
+                           {options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
+                            "--images", images, "--uid-slot", std::to_string(slot_.number)},
+                           {instance_lock_.view(), slot_.lock.view()}));
   MAYFLY_CHECK(startBroker());
   MAYFLY_CHECK(awaitRoom(spawner_));
   MAYFLY_TRY(AuditPlaces places, auditPlaces(s.instance, s.state_dir, slot_.number, spawner_.pid));

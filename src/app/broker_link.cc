@@ -52,10 +52,9 @@ base::Error down(std::string why) {
 Status statusOf(schema::Error::Reader in) {
   if (in.getCode() == 0) return Unit{};
   const auto code = std::min<uint16_t>(in.getCode(), static_cast<uint16_t>(Code::internal));
-  return fail(base::Error{static_cast<Code>(code),
-                          base::printable(edge::view(in.getMessage()), kTextBytesMax),
-                          base::printable(edge::view(in.getAdvice()), kTextBytesMax), 0,
-                          in.getRetryAfterMs()});
+  return fail(base::Error{
+      static_cast<Code>(code), base::printable(edge::view(in.getMessage()), kTextBytesMax),
+      base::printable(edge::view(in.getAdvice()), kTextBytesMax), 0, in.getRetryAfterMs()});
 }
 
 // A callback that may be copied, for a promise that is fulfilled once.
@@ -177,10 +176,10 @@ class BrokerLink::ToolsServer final : public schema::Tools::Server {
       auto error = context.getResults().initError();
       error.setCode(static_cast<uint16_t>(answer.error().code));
       error.setMessage(edge::text(base::printable(answer.error().message, kTextBytesMax)));
-      error.setHttpStatus(answer.error().code == Code::resourceExhausted   ? 429
-                          : answer.error().code == Code::invalidArgument   ? 400
+      error.setHttpStatus(answer.error().code == Code::resourceExhausted  ? 429
+                          : answer.error().code == Code::invalidArgument  ? 400
                           : answer.error().code == Code::deadlineExceeded ? 504
-                                                                           : 502);
+                                                                          : 502);
     });
   }
 
@@ -299,7 +298,8 @@ void BrokerLink::onLink(wire::LinkEvent& e, base::Fd fd) {
     case Kind::policyLoaded:
       return spdlog::info("broker: the policy is loaded");
     case Kind::policyRefused:
-      return spdlog::error("broker: the policy is refused, and the old one stays in force: {}", text);
+      return spdlog::error("broker: the policy is refused, and the old one stays in force: {}",
+                           text);
   }
 }
 
@@ -326,9 +326,8 @@ void BrokerLink::frontDown() {
 void BrokerLink::vaultUp(base::Fd socket) {
   if (vault_) vaultDown();
   if (port_ == nullptr) return;
-  KJ_IF_MAYBE (fault, kj::runCatchingExceptions([&] {
-                 vault_ = std::make_unique<Vault>(*port_, std::move(socket));
-               })) {
+  KJ_IF_MAYBE (fault, kj::runCatchingExceptions(
+                          [&] { vault_ = std::make_unique<Vault>(*port_, std::move(socket)); })) {
     spdlog::error("broker: the vault's channel: {}", edge::errorOf(*fault).message);
     return restart(wire::LinkRequest::Kind::restartVault);
   }
@@ -405,12 +404,12 @@ void BrokerLink::armTimer(const LifePtr& life) {
   if (due_ns == 0) return;
   life->timer.expires_at(std::chrono::steady_clock::time_point(
       std::chrono::nanoseconds(static_cast<int64_t>(due_ns))));
-  life->timer.async_wait([this, self = self_, weak = std::weak_ptr<Life>(life)](
-                             boost::system::error_code failed) {
-    const LifePtr its = weak.lock();
-    if (failed || *self == nullptr || !its) return;
-    act(its, its->machine.tick(monotonicNs()));
-  });
+  life->timer.async_wait(
+      [this, self = self_, weak = std::weak_ptr<Life>(life)](boost::system::error_code failed) {
+        const LifePtr its = weak.lock();
+        if (failed || *self == nullptr || !its) return;
+        act(its, its->machine.tick(monotonicNs()));
+      });
 }
 
 void BrokerLink::tell(sched::Session::Left left, const sched::SessionEnd& end) {
@@ -468,14 +467,13 @@ void BrokerLink::askOpen(const LifePtr& life) {
   auto call = request.send().then([this, life](auto&& answer) -> Status {
     MAYFLY_CHECK(statusOf(answer.getError()));
     const uint64_t number = answer.getNumber();
-    const bool taken =
-        doors_.contains(number) || std::any_of(lives_.begin(), lives_.end(), [&](const auto& each) {
-          return each.second->number == number;
-        });
+    const bool taken = doors_.contains(number) ||
+                       std::any_of(lives_.begin(), lives_.end(),
+                                   [&](const auto& each) { return each.second->number == number; });
     // Under a number that the front still has, another task's calls would come.
     if (number == 0 || taken)
-      return fail(down("the vault gave session number " + std::to_string(number) +
-                       ", which is taken"));
+      return fail(
+          down("the vault gave session number " + std::to_string(number) + ", which is taken"));
     sched::Env env;
     for (auto pair : answer.getEnv()) {
       if (env.size() >= kEnvMax) return fail(down("the vault names too many variables"));
@@ -506,9 +504,8 @@ void BrokerLink::onOpened(const LifePtr& life, Status status) {
   act(life, life->machine.opened(now_ns));
   if (!opened) return;
   std::shared_ptr<sched::Session> handle = std::make_shared<Handle>(self_, life);
-  boost::asio::post(io_, [opened, handle = std::move(handle)]() mutable {
-    opened(std::move(handle));
-  });
+  boost::asio::post(io_,
+                    [opened, handle = std::move(handle)]() mutable { opened(std::move(handle)); });
 }
 
 void BrokerLink::askActivate(const LifePtr& life) {
@@ -517,14 +514,13 @@ void BrokerLink::askActivate(const LifePtr& life) {
     request.setTask(life->task);
     const uint64_t now_ns = monotonicNs();
     request.setExpiresMs(life->expires_ns > now_ns ? (life->expires_ns - now_ns) / 1'000'000 : 1);
-    vault_->watch(
-        request.send().then([](auto&& answer) { return statusOf(answer.getError()); }),
-        kActivateTime, "activate", [this, life](Status status) {
-          if (status) return act(life, life->machine.activated());
-          spdlog::warn("broker: the session of task {} does not begin: {}", life->task,
-                       status.error().message);
-          act(life, life->machine.refused(monotonicNs()));
-        });
+    vault_->watch(request.send().then([](auto&& answer) { return statusOf(answer.getError()); }),
+                  kActivateTime, "activate", [this, life](Status status) {
+                    if (status) return act(life, life->machine.activated());
+                    spdlog::warn("broker: the session of task {} does not begin: {}", life->task,
+                                 status.error().message);
+                    act(life, life->machine.refused(monotonicNs()));
+                  });
   }
 }
 

@@ -1,9 +1,10 @@
 // mayflyd's link to the broker: the supervisor (which says what lives), the front (which gets the
 // doors of boxes) and the vault (which has the sessions).
 //
-// Implements sched::Broker. What is to be done when is SessionMachine's decision; this class does it.
-// Their deaths end no task: doors and sessions go to the next front and vault. mayflyd believes the
-// supervisor that a process has ended; front and vault it believes nothing but their confirmations.
+// Implements sched::Broker. What is to be done when is SessionMachine's decision; this class does
+// it. Their deaths end no task: doors and sessions go to the next front and vault. mayflyd believes
+// the supervisor that a process has ended; front and vault it believes nothing but their
+// confirmations.
 //
 // Layer: app. Core thread; a client of Vault on the RPC's own KJ loop.
 #pragma once
@@ -84,20 +85,19 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   void begin(const LifePtr& life, base::TaskId task, uint64_t expires_ms, sched::Doors doors);
   void leave(const LifePtr& life, sched::Session::Left left);
   void end(const LifePtr& life, sched::Session::Left left);
-  void revoke(const LifePtr& life, const std::string& name,
-              std::function<void(base::Status)> done);
+  void revoke(const LifePtr& life, const std::string& name, std::function<void(base::Status)> done);
 
   boost::asio::io_context& io_;
   edge::AsioPort* port_ = nullptr;  // null: detached
   MessageChannel supervisor_, front_;
-  std::unique_ptr<Vault> vault_;                  // null: none lives
+  std::unique_ptr<Vault> vault_;  // null: none lives
   bool front_up_ = false;
   boost::asio::steady_timer front_timer_;
-  bool restart_asked_[2] = {};                    // of the front, of the vault
+  bool restart_asked_[2] = {};  // of the front, of the vault
   uint64_t next_life_ = 1;
-  std::map<uint64_t, LifePtr> lives_;             // by a number of our own
-  std::map<uint64_t, uint64_t> doors_;            // the front's: session number -> life
-  std::shared_ptr<BrokerLink*> self_;             // for sessions' objects; null after detach()
+  std::map<uint64_t, LifePtr> lives_;   // by a number of our own
+  std::map<uint64_t, uint64_t> doors_;  // the front's: session number -> life
+  std::shared_ptr<BrokerLink*> self_;   // for sessions' objects; null after detach()
 };
 
 }  // namespace mayfly::app

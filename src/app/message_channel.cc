@@ -67,11 +67,11 @@ void MessageChannel::listen() {
 void MessageChannel::put(std::string bytes, std::vector<base::Fd> fds) {
   if (!open_) return;
   if (out_.size() >= kMessagesMax)
-    return lostSoon(base::Error{base::Code::resourceExhausted,
-                                "it does not read: " + std::to_string(out_.size()) +
-                                    " messages wait for it",
-                                {},
-                                0});
+    return lostSoon(
+        base::Error{base::Code::resourceExhausted,
+                    "it does not read: " + std::to_string(out_.size()) + " messages wait for it",
+                    {},
+                    0});
   out_.push_back({std::move(bytes), std::move(fds)});
   if (!waiting_to_write_) flush();
 }

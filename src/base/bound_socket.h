@@ -1,4 +1,5 @@
-// Sockets that a process which is not trusted has bound and passed on: checked before they are used.
+// Sockets that a process which is not trusted has bound and passed on: checked before they are
+// used.
 //
 // Layer: base. Any thread; no call blocks.
 #pragma once

@@ -282,7 +282,8 @@ std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks
   }
   auto remote = std::make_shared<Remote>();
   auto submitted = [wire = connection_->wire.get(), answer, remote,
-                    detached = spec.detach.has_value(), wishes = spec.grants, result = slot->promise.get_future().share(),
+                    detached = spec.detach.has_value(), wishes = spec.grants,
+                    result = slot->promise.get_future().share(),
                     weak = std::weak_ptr<Connection>(connection_)](
                        Result<Submitted> got, kj::Maybe<schema::Task::Client> task) {
     if (!got) return answer->set(fail(std::move(got).error()));
@@ -481,7 +482,8 @@ Status Task::revoke(const std::string& grant, DeadlineMs deadline_ms) {
         if (remote->task == nullptr) return taskClosed("revoke");
         const auto it = remote->grants.find(grant);
         if (it == remote->grants.end())
-          return Result<Unit>(fail(Code::notFound, "revoke: the task has no grant '" + grant + "'"));
+          return Result<Unit>(
+              fail(Code::notFound, "revoke: the task has no grant '" + grant + "'"));
         return it->second.revokeRequest().send().then(
             [](auto&& response) -> Result<Unit> { return edge::get(response.getError()); });
       });

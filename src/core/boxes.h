@@ -34,8 +34,8 @@ struct Box {
   std::optional<sched::Doors> doors;  // until the claim
   // From the claim of a task with a session on: whether the broker may have a socket of the box.
   enum class AtBroker : uint8_t { none, open, closed } at_broker = AtBroker::none;
-  sched::SessionEnd session_end;          // once closed
-  std::optional<spawner::Event> gone;     // boxGone, while the broker has not closed
+  sched::SessionEnd session_end;       // once closed
+  std::optional<spawner::Event> gone;  // boxGone, while the broker has not closed
   pool::BoxMachine machine;
   uint64_t asked_ns = 0;   // when its clone was requested
   uint64_t stands_ns = 0;  // when it was complete, by the init

@@ -76,7 +76,8 @@ void Claims::claim(const TaskPtr& t) {
   BoxPtr box = boxes_.find(t->box);
   if (t->spec.session)
     if (auto begun = beginSession(*t, box); !begun)
-      return act_(t, t->machine.controlBroken(std::move(begun).error().message, Again::yes, now_ns));
+      return act_(t,
+                  t->machine.controlBroken(std::move(begun).error().message, Again::yes, now_ns));
   const bool stand = box && sameBoxCaps(box->caps, t->machine.limits());
   zygote::Claim c = t->claim();
   c.caps_stand = stand ? 1 : 0;

@@ -10,8 +10,8 @@ namespace mayfly::core {
 
 namespace {
 
-// A connection's data counts for the box's memory only once it is accepted (src/spawner/net_charge.h):
-// few may wait.
+// A connection's data counts for the box's memory only once it is accepted
+// (src/spawner/net_charge.h): few may wait.
 constexpr int kBacklog = 64;
 
 }  // namespace

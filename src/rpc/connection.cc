@@ -261,8 +261,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
           // Meanwhile another call may have submitted the same key.
           auto detach_now = context.getParams().getSpec().getDetach();
           if (detach_now.getLeaseMs() > 0 && detach_now.getKey().size() > 0) {
-            auto known =
-                hub_.users.known(state_->account, edge::str(detach_now.getKey()), hash);
+            auto known = hub_.users.known(state_->account, edge::str(detach_now.getKey()), hash);
             if (!known) return refuse(context, known.error());
             if (*known) {
               answerSubmit(context, kj::mv((*known)->task), OnRelease::keep, true);

@@ -31,7 +31,8 @@ std::pair<kj::Promise<T>, std::function<void(T)>> promised() {
 Status checkSessionSizes(schema::TaskSpec::Reader in) {
   const auto within = [](const char* what, size_t bytes, size_t max) -> Status {
     if (bytes <= max) return Unit{};
-    return fail(Code::invalidArgument, fmt::format("{} has {} bytes; at most {}", what, bytes, max));
+    return fail(Code::invalidArgument,
+                fmt::format("{} has {} bytes; at most {}", what, bytes, max));
   };
   const auto grants = in.getGrants();
   const auto tools = in.getTools();
@@ -43,8 +44,8 @@ Status checkSessionSizes(schema::TaskSpec::Reader in) {
                 fmt::format("tools: {}; at most {}", tools.size(), sched::kToolsMax));
   for (auto wish : grants) {
     MAYFLY_CHECK(within("the name of a grant", wish.getName().size(), sched::kGrantNameBytesMax));
-    MAYFLY_CHECK(within("the narrowing of a grant", wish.getNarrowing().size(),
-                        sched::kNarrowingBytesMax));
+    MAYFLY_CHECK(
+        within("the narrowing of a grant", wish.getNarrowing().size(), sched::kNarrowingBytesMax));
   }
   for (auto tool : tools) {
     MAYFLY_CHECK(within("the name of a tool", tool.getName().size(), sched::kToolNameBytesMax));
@@ -118,7 +119,8 @@ void TaskTools::call(std::string name, std::string json, Done done) {
   // In a later event: the caller may be in the middle of its own call.
   const auto refused = [&](Code code, std::string why) {
     if (state_)
-      state_->calls.add(kj::evalLater([done, code, why = std::move(why)] { done(fail(code, why)); }));
+      state_->calls.add(
+          kj::evalLater([done, code, why = std::move(why)] { done(fail(code, why)); }));
     else
       done(fail(code, why));
   };
@@ -128,9 +130,9 @@ void TaskTools::call(std::string name, std::string json, Done done) {
                    fmt::format("the arguments of tool '{}' have {} bytes; at most {}",
                                base::printable(name, 64), json.size(), sched::kToolJsonBytesMax));
   if (state_->under_way >= sched::kToolCallsMax)
-    return refused(Code::resourceExhausted,
-                   fmt::format("{} calls of this task's tools have not returned",
-                               sched::kToolCallsMax));
+    return refused(
+        Code::resourceExhausted,
+        fmt::format("{} calls of this task's tools have not returned", sched::kToolCallsMax));
   ++state_->under_way;
   auto request = state_->box.callRequest(
       capnp::MessageSize{(name.size() + json.size()) / sizeof(capnp::word) + 16, 0});
@@ -146,12 +148,12 @@ void TaskTools::call(std::string name, std::string json, Done done) {
         return edge::str(response.getJson());
       },
       [](kj::Exception&& e) -> Result<std::string> { return fail(edge::errorOf(e)); });
-  auto late = state_->timer.afterDelay(sched::kToolTimeMsMax * kj::MILLISECONDS)
-                  .then([]() -> Result<std::string> {
-                    return fail(Code::deadlineExceeded,
-                                fmt::format("the tool did not answer within {} ms",
-                                            sched::kToolTimeMsMax));
-                  });
+  auto late =
+      state_->timer.afterDelay(sched::kToolTimeMsMax * kj::MILLISECONDS)
+          .then([]() -> Result<std::string> {
+            return fail(Code::deadlineExceeded,
+                        fmt::format("the tool did not answer within {} ms", sched::kToolTimeMsMax));
+          });
   state_->calls.add(answered.exclusiveJoin(kj::mv(late))
                         .then([this, done = std::move(done)](Result<std::string> result) {
                           --state_->under_way;
@@ -182,7 +184,8 @@ Result<SessionWish> sessionFrom(Hub& hub, const sched::AccountRef& account,
     spec.tool_box = wish.tools = std::make_shared<TaskTools>(hub.timer, params.getToolBox());
   MAYFLY_CHECK(sched::checkSession(spec));
   if (hub.core.broker() == nullptr)
-    return fail(Code::failedPrecondition, "this daemon has no broker: it serves no grants and no tools",
+    return fail(Code::failedPrecondition,
+                "this daemon has no broker: it serves no grants and no tools",
                 "Set `broker_policy` in its settings.");
   return wish;
 }

@@ -456,8 +456,9 @@ base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBl
 
 size_t sizeOf(const sched::TaskResult& result) {
   size_t bytes = 1'024 + result.template_name.size() + result.reason.size() +
-                 result.receipt.missing.size() + result.receipt.note.size() + result.captured[0].size() +
-                 result.captured[1].size() + result.out_files_note.size();
+                 result.receipt.missing.size() + result.receipt.note.size() +
+                 result.captured[0].size() + result.captured[1].size() +
+                 result.out_files_note.size();
   size_t list_bytes = 0;
   for (const auto& file : result.out_files)
     list_bytes += 64 + file.path.size() + file.skipped.size();

@@ -16,16 +16,17 @@ namespace {
 // Names stand in paths of URLs and in rules.
 bool isActionName(std::string_view name) {
   return !name.empty() &&
-         name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") ==
+         name.find_first_not_of(
+             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") ==
              std::string_view::npos &&
          name.front() != '.' && name.front() != '-';
 }
 
 Status tooLong(std::string_view what, std::string_view of, size_t bytes, size_t max) {
   if (bytes <= max) return Unit{};
-  return fail(Code::invalidArgument,
-              std::string(what) + " '" + base::printable(of, 64) + "' has " +
-                  std::to_string(bytes) + " bytes; at most " + std::to_string(max));
+  return fail(Code::invalidArgument, std::string(what) + " '" + base::printable(of, 64) + "' has " +
+                                         std::to_string(bytes) + " bytes; at most " +
+                                         std::to_string(max));
 }
 
 Status tooManyOf(std::string_view what, size_t count, size_t max) {
@@ -59,8 +60,7 @@ Status checkSession(const SessionSpec& spec) {
   MAYFLY_CHECK(tooManyOf("grants", spec.grants.size(), kGrantsMax));
   for (const GrantWish& wish : spec.grants) {
     MAYFLY_CHECK(checkName("a grant", wish.name, kGrantNameBytesMax));
-    MAYFLY_CHECK(
-        tooLong("the narrowing of", wish.name, wish.narrowing.size(), kNarrowingBytesMax));
+    MAYFLY_CHECK(tooLong("the narrowing of", wish.name, wish.narrowing.size(), kNarrowingBytesMax));
     if (base::printable(wish.narrowing, kNarrowingBytesMax) != wish.narrowing)
       return fail(Code::invalidArgument,
                   "the narrowing of '" + wish.name + "' holds a character that is not printable");
@@ -71,8 +71,7 @@ Status checkSession(const SessionSpec& spec) {
     MAYFLY_CHECK(checkName("a tool", tool.name, kToolNameBytesMax));
     MAYFLY_CHECK(tooLong("the description of", tool.name, tool.description.size(),
                          kToolDescriptionBytesMax));
-    MAYFLY_CHECK(
-        tooLong("the schema of", tool.name, tool.schema_json.size(), kToolSchemaBytesMax));
+    MAYFLY_CHECK(tooLong("the schema of", tool.name, tool.schema_json.size(), kToolSchemaBytesMax));
   }
   MAYFLY_CHECK(checkTwice("the tool", spec.tools));
   if (!spec.tools.empty() && !spec.tool_box)
@@ -89,9 +88,9 @@ void joinEnv(Env& task, const Env& session) {
 }
 
 std::string_view name(SessionAct act) {
-  constexpr std::string_view names[] = {"open",         "activate",     "revoke",   "openDoor",
-                                        "closeDoor",    "dropDoors",    "restartFront",
-                                        "restartVault", "tellLeft",     "tellEnded"};
+  constexpr std::string_view names[] = {"open",      "activate",  "revoke",       "openDoor",
+                                        "closeDoor", "dropDoors", "restartFront", "restartVault",
+                                        "tellLeft",  "tellEnded"};
   return names[static_cast<size_t>(act)];
 }
 

@@ -42,7 +42,16 @@ class SessionMachine {
     uint64_t revoke_ns = 1'000'000'000;  // for the vault's answer
     uint64_t close_ns = 1'000'000'000;   // for the front's
   };
-  enum class AtVault : uint8_t { opening, open, activating, active, revoking, revoked, away, refused };
+  enum class AtVault : uint8_t {
+    opening,
+    open,
+    activating,
+    active,
+    revoking,
+    revoked,
+    away,
+    refused
+  };
   enum class AtFront : uint8_t { shut, open, closing };
   using Acts = std::vector<SessionAct>;
 
@@ -57,7 +66,7 @@ class SessionMachine {
   SessionEnd end() const { return end_; }
 
   // --- the task ---
-  Acts begin();                // it has a box with doors
+  Acts begin();                 // it has a box with doors
   Acts leave(uint64_t now_ns);  // the box is lost, and the task has not started
   Acts end(uint64_t now_ns);    // idempotent
   // --- the vault ---
@@ -85,10 +94,10 @@ class SessionMachine {
   AtVault vault_ = AtVault::opening;
   AtFront front_ = AtFront::shut;
   bool front_up_;
-  bool has_box_ = false;   // doors of ours are open
-  bool leaving_ = false;   // tellLeft is due
+  bool has_box_ = false;  // doors of ours are open
+  bool leaving_ = false;  // tellLeft is due
   bool ended_ = false;
-  bool told_ = false;      // tellEnded
+  bool told_ = false;  // tellEnded
   uint64_t revoke_due_ns_ = 0, close_due_ns_ = 0;
   SessionEnd end_;
 };

@@ -34,7 +34,7 @@ struct MakeInit {
   uint64_t box = 0;
   uint32_t uid_user = 0, uid_root = 0;  // ids in the template's user namespace
   uint32_t loopback = 0;
-  uint32_t ptys = 0;  // pseudo-terminals that the box may have open at once; 0: no devpts
+  uint32_t ptys = 0;   // pseudo-terminals that the box may have open at once; 0: no devpts
   uint32_t doors = 0;  // 1: bind the box's doors, which needs the loopback
   uint32_t reserved = 0;
 };

@@ -99,8 +99,9 @@ int bindLocalDoor() {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   copyText(address.sun_path, sizeof address.sun_path, kDoorPath);
-  int s = boundSocket(AF_UNIX, &address,
-                      static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + strlen(kDoorPath) + 1));
+  int s =
+      boundSocket(AF_UNIX, &address,
+                  static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + strlen(kDoorPath) + 1));
   return s >= 0 && chmod(kDoorPath, 0666) != 0 ? -1 : s;
 }
 

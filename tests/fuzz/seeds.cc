@@ -90,8 +90,8 @@ void withBlob(Spec spec) {
 }
 
 constexpr std::pair<const char*, void (*)(Spec)> kSpecs[] = {
-    {"small", small},       {"full", full}, {"command", command},
-    {"detached", detached}, {"granted", granted}, {"open", open}, {"blob", withBlob}};
+    {"small", small},     {"full", full}, {"command", command}, {"detached", detached},
+    {"granted", granted}, {"open", open}, {"blob", withBlob}};
 
 struct Session {
   Session() : raw("") {

@@ -216,7 +216,8 @@ void Script::onEvent(const Event& e, size_t fds) {
       zygotes_[e.zygote_id] = e.kind;
       return;
     case Kind::boxMade:
-      require(box.asked > 0 && !box.made && !box.reaped && (fds == 4 || fds == 6), "made twice: " + who);
+      require(box.asked > 0 && !box.made && !box.reaped && (fds == 4 || fds == 6),
+              "made twice: " + who);
       box.made = true;
       made_ += e.zygote_id == kFirst;
       return;

@@ -98,9 +98,8 @@ struct BrokerTest : testing::Test {
   std::optional<Serving> serving;
 
   void SetUp() override {
-    port.emplace(io, edge::TurnBounds{}, [](kj::Exception&& e) {
-      ADD_FAILURE() << e.getDescription().cStr();
-    });
+    port.emplace(io, edge::TurnBounds{},
+                 [](kj::Exception&& e) { ADD_FAILURE() << e.getDescription().cStr(); });
     link.emplace(io);
     auto pair = base::makeSeqpacketPair();
     supervisor = std::move(pair->theirs);
@@ -153,8 +152,8 @@ struct BrokerTest : testing::Test {
     const base::Fd ours(pair[0]);
     serving.emplace();
     serving->stream = edge::asioStream(*port, base::Fd(pair[1]));
-    serving->network = kj::heap<capnp::TwoPartyVatNetwork>(*serving->stream,
-                                                           capnp::rpc::twoparty::Side::SERVER);
+    serving->network =
+        kj::heap<capnp::TwoPartyVatNetwork>(*serving->stream, capnp::rpc::twoparty::Side::SERVER);
     serving->rpc = kj::heap<capnp::RpcSystem<capnp::rpc::twoparty::VatId>>(
         capnp::makeRpcServer(*serving->network, kj::heap<FakeVault>(log)));
     tell(LinkEvent::Kind::vaultUp, ours.get());
@@ -451,7 +450,8 @@ TEST_F(BrokerTest, TheVaultReachesTheSubmittersTools) {
     auto call = tools->callRequest();
     call.setName("tool");
     call.setJson("{}");
-    auto done = call.send().then([&](auto&& got) { answer = edge::str(got.getJson()); })
+    auto done = call.send()
+                    .then([&](auto&& got) { answer = edge::str(got.getJson()); })
                     .eagerlyEvaluate(nullptr);
     auto bad = tools->callRequest();
     bad.setName("tool");

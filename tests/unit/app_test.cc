@@ -287,11 +287,11 @@ struct BrokeredAudit : AuditFixture {
 };
 
 TEST_F(BrokeredAudit, ProcessesOfTheBrokerAreKnownByTheirParentAndItsCommandsByTheirUid) {
-  process(12, 0, "/");                   // the supervisor
-  process(13, 1'000'901, "/", 12);       // front or vault
-  process(14, 1'000'900, "/", 12);       // a command that prints a secret
-  process(15, 1'000'900, "/", 14);       // its child
-  process(16, 1'000'901, "/", 1);        // a front that lost its supervisor
+  process(12, 0, "/");              // the supervisor
+  process(13, 1'000'901, "/", 12);  // front or vault
+  process(14, 1'000'900, "/", 12);  // a command that prints a secret
+  process(15, 1'000'900, "/", 14);  // its child
+  process(16, 1'000'901, "/", 1);   // a front that lost its supervisor
   doWalk();
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].what, "process 16 of uid 1000901 (p) is in no cgroup of this daemon's");

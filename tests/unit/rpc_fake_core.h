@@ -155,8 +155,7 @@ class FakeCore final : public sched::Core {
     if (t.spec.template_name == "flood") act(t);
     changed();
   }
-  base::Status cancel(base::TaskId id, const sched::AccountRef& asks,
-                      sched::Cancel how) override {
+  base::Status cancel(base::TaskId id, const sched::AccountRef& asks, sched::Cancel how) override {
     auto it = tasks_.find(id);
     if (it == tasks_.end() || it->second.ended || !asks.sees(it->second.spec.account.id()))
       return base::fail(Code::notFound, "no task " + std::to_string(id));

@@ -91,9 +91,8 @@ class GrantsTest : public test::RpcFixture {
           std::move(name), std::move(json),
           [answer](base::Result<std::string> got) { answer->set_value(std::move(got)); });
     });
-    EXPECT_TRUE(peer.until([&] {
-      return future.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
-    }));
+    EXPECT_TRUE(peer.until(
+        [&] { return future.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }));
     return future.get();
   }
 };
@@ -272,9 +271,8 @@ TEST_F(ToolsTest, SizesAndParallelCallsAreBounded) {
   ASSERT_TRUE(peer.until([&] { return log.held.size() == sched::kToolCallsMax; }));
   EXPECT_EQ(callTool(peer, "wait", "{}").error().code, base::Code::resourceExhausted);
   for (auto& each : log.held) each->fulfill();
-  EXPECT_TRUE(peer.until([&] {
-    return onCore([&](FakeCore&) { return answers->size(); }) == sched::kToolCallsMax;
-  }));
+  EXPECT_TRUE(peer.until(
+      [&] { return onCore([&](FakeCore&) { return answers->size(); }) == sched::kToolCallsMax; }));
   EXPECT_EQ(callTool(peer, "echo", "1").value(), "1");
   task = nullptr;
 }
