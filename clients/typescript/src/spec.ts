@@ -139,6 +139,7 @@ export const LIMITS: Keys<LimitWishes> = {
   outFilesSize: true,
   outFiles: true,
   queueTime: true,
+  grace: true,
 };
 
 /** @internal */
@@ -152,6 +153,8 @@ export const SPEC: Keys<TaskSpec> = {
   code: true,
   via: true,
   script: true,
+  module: true,
+  program: true,
   command: true,
   template: true,
   args: true,

@@ -58,8 +58,8 @@ async function refused(call: () => Promise<unknown>, said: string, advice: RegEx
   });
 }
 
-const CAPS = /There are cpu, cpuTime, wallTime, memory, .*queueTime\.$/;
-const KEYS = /There are code, via, script, command, template, .*detach\.$/;
+const CAPS = /There are cpu, cpuTime, wallTime, memory, .*queueTime, grace\.$/;
+const KEYS = /There are code, via, script, module, program, command, template, .*detach\.$/;
 
 // [spec, message, advice]
 const SPECS: [unknown, string, RegExp][] = [
