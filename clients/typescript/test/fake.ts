@@ -74,6 +74,7 @@ export async function fakeDaemon(t: TestContext, methods: FakeMethods): Promise<
     blobs: missing,
     removeBlob: missing,
     find: missing,
+    detached: missing,
     ...methods,
   };
   const listener = await listen(t, (socket) => {
