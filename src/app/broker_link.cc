@@ -604,7 +604,11 @@ void BrokerLink::revoke(const LifePtr& life, const std::string& name,
       auto request = session->revokeRequest();
       request.setName(edge::text(name));
       return vault_->watch(
-          request.send().then([](auto&& answer) { return statusOf(answer.getError()); }),
+          request.send().then([](auto&& answer) -> Status {
+            auto status = statusOf(answer.getError());
+            if (!status && status.error().code == Code::notFound) return Unit{};  // it is revoked
+            return status;
+          }),
           kRevokeOneTime, "revoke", std::move(done));
     }
   }
