@@ -80,8 +80,9 @@ interface Calls {
   # /cap/NAME/... The vault calls `down.head` once, `down.write` any number of times, then `down.end`.
   # An `error` here means that `down` is never called.
 
-  sql @2 (session :UInt64, name :Text, params :List(Param), csv :Bool, down :Down) -> (error :Error);
-  # /sql/NAME. The answer's body flows through `down` like an upstream's.
+  sql @2 (session :UInt64, name :Text, params :List(Param), csv :Bool, down :Down, step :Text) -> (error :Error);
+  # /sql/NAME. The answer's body flows through `down` like an upstream's. `step`: the header
+  # Idempotency-Key; may be empty.
 
   mint @3 (session :UInt64, name :Text) -> (credential :Text, expiresMs :UInt64, audience :Text, scope :Text, error :Error);
   # /mint/NAME.
@@ -90,8 +91,9 @@ interface Calls {
   # /tools/NAME.
 
   tunnel @5 (session :UInt64, host :Text, port :UInt16, down :Down) -> (up :Up, error :Error);
-  # CONNECT. Asked once the front has read a whole ClientHello whose SNI is `host`; its bytes are the
-  # first `up.write`.
+  # CONNECT. Asked before the front answers it, so that a refusal is a 403 in words. Then the front
+  # reads a whole ClientHello; if its SNI is `host`, its bytes are the first `up.write`, else there is
+  # none and `up` is dropped. `down.head` is not called.
 
   proxy @6 (session :UInt64, request :HttpRequest, authority :Text, down :Down) -> (up :Up, error :Error);
   # Absolute-form `http://AUTHORITY/...`: upgraded to https.
@@ -124,7 +126,8 @@ interface Up {
   # The request's body. The return of a write is the back-pressure.
   write @0 (data :Data) -> (error :Error);
   end @1 () -> ();
-}   # dropped before `end`: the box gave up; the vault ends the call
+}   # The front keeps it until the answer has ended. Dropped before: the box gave up; the vault ends the
+    # call. `end` comes for a request without a body, too, together with the call.
 
 interface Down {
   # The answer. The return of a write is the back-pressure.

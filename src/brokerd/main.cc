@@ -2,7 +2,6 @@
 // starts the others.
 //
 // Layer: brokerd. Wiring only.
-#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <climits>
 #include <string>
 
 #include "front/front.h"
@@ -51,8 +51,7 @@ int supervise(supervisor::Options options) {
 int serveFront(uint32_t uid) {
   ::signal(SIGPIPE, SIG_IGN);
   for (int signal : {SIGHUP, SIGINT, SIGUSR1, SIGUSR2}) ::signal(signal, SIG_IGN);
-  auto entered =
-      walls::enterChildRoom({uid, CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS, {}});
+  auto entered = walls::enterChildRoom({uid, CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS, {}});
   if (!entered) return failed("front", entered.error());
   return front::runFront(base::Fd(kChannel), base::Fd(kChannel + 1), base::FdView(STDERR_FILENO));
 }
@@ -90,12 +89,14 @@ int main(int argc, char** argv) {
   CLI11_PARSE(cli, argc, argv);
 
   if (!isSocket(kChannel)) {
-    fprintf(stderr, "mayfly-broker: descriptor 3 is not a socket: mayflyd starts this program, not "
-                    "people\n");
+    fprintf(stderr,
+            "mayfly-broker: descriptor 3 is not a socket: mayflyd starts this program, not "
+            "people\n");
     return 2;
   }
   if (*supervise_verb) return supervise(std::move(options));
   if (*vault_verb)
-    return vault::runVault(base::Fd(kChannel), base::Fd(kChannel + 1), base::Fd(kChannel + 2), room);
+    return vault::runVault(base::Fd(kChannel), base::Fd(kChannel + 1), base::Fd(kChannel + 2),
+                           room);
   return serveFront(front_uid);
 }

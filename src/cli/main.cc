@@ -10,6 +10,7 @@
 
 #include "base/text.h"
 #include "cli/blob.h"
+#include "cli/broker.h"
 #include "cli/options.h"
 #include "cli/pool_replay.h"
 #include "cli/report.h"
@@ -143,6 +144,7 @@ int main(const std::vector<std::string>& args) {
   if (auto* it = std::get_if<DoctorOptions>(&options.verb)) return doctor(*it);
   if (auto* it = std::get_if<ImageOptions>(&options.verb)) return image::imageMain(it->args);
   if (auto* it = std::get_if<TemplateOptions>(&options.verb)) return templateMain(it->args);
+  if (auto* it = std::get_if<BrokerOptions>(&options.verb)) return brokerMain(it->args);
   if (auto* it = std::get_if<PoolOptions>(&options.verb)) return poolMain(it->args);
   return version(options.socket, std::get<VersionOptions>(options.verb));
 }

@@ -389,6 +389,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
   app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
   app.add_subcommand("template", "Make, build and check templates of your own");
+  app.add_subcommand("broker", "Check a policy of the broker");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
   VersionOptions version;
   auto* version_app = app.add_subcommand("version", "Show the version of client and daemon");
@@ -416,6 +417,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     }
     if (verb < args.size() && args[verb] == "template") {
       out.verb = TemplateOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
+      return out;
+    }
+    if (verb < args.size() && args[verb] == "broker") {
+      out.verb = BrokerOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
     if (verb < args.size() && args[verb] == "pool") {

@@ -76,6 +76,9 @@ struct ImageOptions {
 struct PoolOptions {
   std::vector<std::string> args;  // poolMain reads them
 };
+struct BrokerOptions {
+  std::vector<std::string> args;  // brokerMain reads them
+};
 struct TemplateOptions {
   std::vector<std::string> args;  // templateMain reads them
 };
@@ -88,7 +91,8 @@ struct SayAndExit {
 struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
-               VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions>
+               VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions,
+               BrokerOptions>
       verb;
 };
 

@@ -485,6 +485,8 @@ EgressAction PolicyReader::egress(const std::string& name, Table t) {
   }
   t.strings("modes", 2, modes);
   required(t, "modes");
+  for (const auto& [key, list] : {std::pair{"hosts", &hosts}, std::pair{"modes", &modes}})
+    if (t.has(key) && list->empty()) t.complain(key, "must not be empty");
   for (const std::string& mode : modes) {
     if (mode == "upgrade") a.upgrade = true;
     if (mode == "connect") a.connect = true;

@@ -29,11 +29,6 @@ namespace {
 constexpr mode_t kOthersMayRead = 0077, kOthersMayWrite = 0022;
 constexpr rlim_t kCommandMemoryBytesMax = 4ull << 30;
 
-Stamp stampOf(const struct stat& st) {
-  const auto ns = [](const timespec& t) { return t.tv_sec * int64_t{1'000'000'000} + t.tv_nsec; };
-  return {st.st_dev, st.st_ino, static_cast<uint64_t>(st.st_size), ns(st.st_mtim), ns(st.st_ctim)};
-}
-
 Result<Opened> openChecked(const std::string& path, const SourceRules& rules, mode_t forbidden,
                            size_t bytes_max) {
   open_how how{};
@@ -50,17 +45,16 @@ Result<Opened> openChecked(const std::string& path, const SourceRules& rules, mo
   if (!S_ISREG(st.st_mode))
     return base::fail(Code::invalidArgument, fmt::format("'{}' is no regular file", path));
   if (st.st_uid != 0 && st.st_uid != rules.operator_uid)
-    return base::fail(Code::permissionDenied,
-                      fmt::format("'{}' belongs to uid {}", path, st.st_uid),
-                      rules.operator_uid == 0
-                          ? "Give it to root."
-                          : fmt::format("Give it to root or to uid {}.", rules.operator_uid));
+    return base::fail(
+        Code::permissionDenied, fmt::format("'{}' belongs to uid {}", path, st.st_uid),
+        rules.operator_uid == 0 ? "Give it to root."
+                                : fmt::format("Give it to root or to uid {}.", rules.operator_uid));
   if ((st.st_mode & forbidden) != 0)
-    return base::fail(Code::permissionDenied,
-                      fmt::format("'{}' has the mode {:04o}: others than its owner may {} it", path,
-                                  st.st_mode & 07777u,
-                                  forbidden == kOthersMayWrite ? "write" : "read or write"),
-                      fmt::format("chmod {:04o} {}", st.st_mode & 07777u & ~forbidden, path));
+    return base::fail(
+        Code::permissionDenied,
+        fmt::format("'{}' has the mode {:04o}: others than its owner may {} it", path,
+                    st.st_mode & 07777u, forbidden == kOthersMayWrite ? "write" : "read or write"),
+        fmt::format("chmod {:04o} {}", st.st_mode & 07777u & ~forbidden, path));
   if (static_cast<uint64_t>(st.st_size) > bytes_max)
     return base::fail(Code::invalidArgument, fmt::format("'{}' has {} bytes; {} are allowed", path,
                                                          st.st_size, bytes_max));
@@ -77,14 +71,13 @@ Result<Opened> openChecked(const std::string& path, const SourceRules& rules, mo
   sigset_t all;
   ::sigemptyset(&all);
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
-  const bool ready = null_fd >= 0 && ::setsid() >= 0 && ::dup2(null_fd, 0) == 0 &&
-                     ::dup2(output, 1) == 1 && ::dup2(null_fd, 2) == 2 &&
-                     ::syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_CLOEXEC) == 0 &&
-                     ::setgroups(0, nullptr) == 0 && ::setresgid(uid, uid, uid) == 0 &&
-                     ::setresuid(uid, uid, uid) == 0 && ::setrlimit(RLIMIT_CORE, &none) == 0 &&
-                     ::setrlimit(RLIMIT_AS, &memory) == 0 &&
-                     ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-                     ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && ::chdir("/") == 0;
+  const bool ready =
+      null_fd >= 0 && ::setsid() >= 0 && ::dup2(null_fd, 0) == 0 && ::dup2(output, 1) == 1 &&
+      ::dup2(null_fd, 2) == 2 && ::syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_CLOEXEC) == 0 &&
+      ::setgroups(0, nullptr) == 0 && ::setresgid(uid, uid, uid) == 0 &&
+      ::setresuid(uid, uid, uid) == 0 && ::setrlimit(RLIMIT_CORE, &none) == 0 &&
+      ::setrlimit(RLIMIT_AS, &memory) == 0 && ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 && ::chdir("/") == 0;
   ::umask(077);
   if (ready) ::execve(argv[0], argv, environment);
   const int error = errno;
@@ -93,6 +86,11 @@ Result<Opened> openChecked(const std::string& path, const SourceRules& rules, mo
 }
 
 }  // namespace
+
+Stamp stampOf(const struct stat& st) {
+  const auto ns = [](const timespec& t) { return t.tv_sec * int64_t{1'000'000'000} + t.tv_nsec; };
+  return {st.st_dev, st.st_ino, static_cast<uint64_t>(st.st_size), ns(st.st_mtim), ns(st.st_ctim)};
+}
 
 Result<Opened> openSecret(const config::SecretSource& source, const SourceRules& rules) {
   std::string path = source.path;
@@ -131,8 +129,7 @@ Result<Command> Command::start(const config::SecretSource& source, const SourceR
   args.exit_signal = SIGCHLD;
   const long pid = ::syscall(SYS_clone3, &args, sizeof args);
   if (pid < 0) return base::failSys(errno, "clone3", source.command[0]);
-  if (pid == 0)
-    runCommand(words.data(), rules.command_uid, output.write.get(), report.write.get());
+  if (pid == 0) runCommand(words.data(), rules.command_uid, output.write.get(), report.write.get());
   Command command;
   command.name_ = source.command[0];
   command.time_ms_max_ = source.time_ms_max;
@@ -157,11 +154,10 @@ Result<Fd> Command::finish() {
     return base::failSys(errno, "waitid", name_);
   kill();
   if (info.si_code != CLD_EXITED)
-    return base::fail(Code::internal, fmt::format("'{}' was killed by signal {}", name_,
-                                                  info.si_status));
-  if (info.si_status != 0)
     return base::fail(Code::internal,
-                      fmt::format("'{}' exited with {}", name_, info.si_status),
+                      fmt::format("'{}' was killed by signal {}", name_, info.si_status));
+  if (info.si_status != 0)
+    return base::fail(Code::internal, fmt::format("'{}' exited with {}", name_, info.si_status),
                       "Run it by hand as an unprivileged user; what it says is not logged, because "
                       "it may be a secret.");
   return std::move(output_);

@@ -7,6 +7,8 @@
 // Layer: supervisor. Short blocking calls. One thread.
 #pragma once
 
+#include <sys/stat.h>
+
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -31,6 +33,8 @@ struct Stamp {
   int64_t modified_ns = 0, changed_ns = 0;
   bool operator==(const Stamp&) const = default;
 };
+
+Stamp stampOf(const struct stat& st);
 
 struct Opened {
   base::Fd file;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/clock.h"
@@ -35,7 +36,12 @@ using base::Status;
 namespace {
 
 constexpr uint64_t kLookNs = 1'000'000'000;
-constexpr size_t kResolverFileBytesMax = 64u << 10;
+constexpr size_t kHostFileBytesMax = 4u << 20;
+constexpr std::array<std::pair<const char*, const char*>, kHostFilesCopied> kHostFiles{
+    {{"/etc/hosts", "hosts"},
+     {"/etc/resolv.conf", "resolv.conf"},
+     {"/etc/nsswitch.conf", "nsswitch.conf"},
+     {"/etc/ssl/certs/ca-certificates.crt", "ca.pem"}}};
 // Other namespaces for the children, their uids, their deaths, files of other owners.
 constexpr uint64_t kCapabilities = 1ull << CAP_SYS_ADMIN | 1ull << CAP_SETUID | 1ull << CAP_SETGID |
                                    1ull << CAP_SETPCAP | 1ull << CAP_KILL |
@@ -109,12 +115,12 @@ Status Supervisor::prepare() {
     return base::failSys(errno, "prctl(PR_SET_PDEATHSIG)", "the supervisor");
   if (::mkdir(options_.state_dir.c_str(), 0755) != 0 && errno != EEXIST)
     return base::failSys(errno, "mkdir", options_.state_dir);
-  MAYFLY_TRY(state_, base::openAt({}, options_.state_dir,
-                                  O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  MAYFLY_TRY(state_,
+             base::openAt({}, options_.state_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   MAYFLY_TRY(Fd journal, openFolder(state_.view(), "journal", 0700));
   MAYFLY_CHECK(giveTo(journal.view(), options_.vault_uid));
   MAYFLY_TRY(Fd etc, openFolder(state_.view(), "etc", 0755));
-  copyResolverFiles();
+  copyHostFiles();
   audit_ = std::make_unique<AuditFile>(state_.view(), options_.audit_bytes_max,
                                        options_.audit_files_max);
   MAYFLY_CHECK(walls::keepOnly(kCapabilities));
@@ -152,8 +158,8 @@ void Supervisor::startDue(uint64_t now_ns) {
   for (Program* program : {&vault_, &front_}) {
     if (program->alive() || now_ns < program->start_again_ns) continue;
     if (auto started = program == &vault_ ? startVault() : startFront(); !started) {
-      say("error", std::string("cannot start the ") + program->name + ": " +
-                       started.error().message);
+      say("error",
+          std::string("cannot start the ") + program->name + ": " + started.error().message);
       program->start_again_ns = now_ns + program->pause.afterDeath(0);
     }
   }
@@ -162,11 +168,10 @@ void Supervisor::startDue(uint64_t now_ns) {
 Status Supervisor::startVault() {
   MAYFLY_TRY(base::Pair link, makeStreamPair());
   MAYFLY_TRY(Fd audit, audit_->open());
-  MAYFLY_TRY(vault_.child,
-             walls::startProgram({options_.executable, "vault", "--uid",
-                                  std::to_string(options_.vault_uid), "--state",
-                                  options_.state_dir},
-                                 {link.theirs.view(), audit.view()}));
+  MAYFLY_TRY(vault_.child, walls::startProgram(
+                               {options_.executable, "vault", "--uid",
+                                std::to_string(options_.vault_uid), "--state", options_.state_dir},
+                               {link.theirs.view(), audit.view()}));
   MAYFLY_CHECK(base::setNonblocking(vault_.child.channel.view()));
   vault_.out = {};
   vault_.started_ns = base::monotonicNs();
@@ -174,7 +179,8 @@ Status Supervisor::startVault() {
   policy_failure_.clear();
   secrets_.forget();
   next_look_ns_ = 0;
-  tell(wire::LinkEvent::Kind::vaultUp, {}, std::move(link.ours), vault_.child.pid);
+  vault_link_ = std::move(link.ours);
+  vault_told_ = false;
   linkFront();
   return base::Unit{};
 }
@@ -208,7 +214,7 @@ void Supervisor::linkFront() {
 
 void Supervisor::look(uint64_t now_ns) {
   next_look_ns_ = now_ns + kLookNs;
-  copyResolverFiles();
+  copyHostFiles();
   if (!vault_.alive()) return;
   if (auto loaded = loadPolicy(); !loaded && policy_failure_ != loaded.error().message) {
     policy_failure_ = loaded.error().message;
@@ -245,20 +251,26 @@ Status Supervisor::loadPolicy() {
   return base::Unit{};
 }
 
-// The vault's root holds copies of the files by which a host resolves names.
-void Supervisor::copyResolverFiles() {
-  for (const char* name : {"hosts", "resolv.conf", "nsswitch.conf"}) {
-    auto text = base::readSmallFile({}, std::string("/etc/") + name, kResolverFileBytesMax);
+// The vault's root holds copies of the files by which a host resolves names and trusts servers.
+void Supervisor::copyHostFiles() {
+  for (size_t i = 0; i < kHostFiles.size(); ++i) {
+    const auto& [from, name] = kHostFiles[i];
+    struct stat st;
+    if (::stat(from, &st) != 0) continue;
+    const Stamp stamp = stampOf(st);
+    if (copied_[i] == stamp) continue;
+    auto text = base::readSmallFile({}, from, kHostFileBytesMax);
     const std::string ours = std::string("etc/") + name, next = ours + ".next";
-    auto kept = base::readSmallFile(state_.view(), ours, kResolverFileBytesMax);
-    if (!text || (kept && *kept == *text)) continue;
     auto file = base::openAt(state_.view(), next,
                              O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
-    if (!file || ::fchmod(file->get(), 0644) != 0 ||
+    if (!text || !file || ::fchmod(file->get(), 0644) != 0 ||
         ::write(file->get(), text->data(), text->size()) != static_cast<ssize_t>(text->size()) ||
-        ::renameat(state_.get(), next.c_str(), state_.get(), ours.c_str()) != 0)
-      say("warn", fmt::format("cannot copy /etc/{} for the vault: {}, ignoring", name,
-                              ::strerror(errno)));
+        ::renameat(state_.get(), next.c_str(), state_.get(), ours.c_str()) != 0) {
+      say("warn",
+          fmt::format("cannot copy {} for the vault: {}, ignoring", from, ::strerror(errno)));
+      continue;
+    }
+    copied_[i] = stamp;
   }
 }
 
@@ -360,12 +372,13 @@ void Supervisor::onNote() {
   switch (note.kind) {
     case wire::VaultNote::Kind::policyLoaded:
       secrets_.set(policy_secrets_);
-      next_look_ns_ = 0;
+      secrets_.look(base::monotonicNs());  // the vault has its files' secrets before it is asked
+      if (!std::exchange(vault_told_, true))
+        tell(wire::LinkEvent::Kind::vaultUp, {}, std::move(vault_link_), vault_.child.pid);
       return tell(wire::LinkEvent::Kind::policyLoaded);
     case wire::VaultNote::Kind::policyRefused:
-      return tell(wire::LinkEvent::Kind::policyRefused, base::printable(note.text, sizeof note.text));
-    case wire::VaultNote::Kind::serving:
-      return;
+      return tell(wire::LinkEvent::Kind::policyRefused,
+                  base::printable(note.text, sizeof note.text));
   }
 }
 
@@ -377,16 +390,19 @@ void Supervisor::onEnd(Program& program) {
       info.si_pid == 0)
     return;
   const bool exited = info.si_code == CLD_EXITED;
-  const std::string how = fmt::format("the {} {} {}", program.name,
-                                      exited ? "exited with" : "was killed by signal",
-                                      info.si_status);
+  const std::string how =
+      fmt::format("the {} {} {}", program.name, exited ? "exited with" : "was killed by signal",
+                  info.si_status);
   say("error", how + "; it is started again");
   const uint64_t now_ns = base::monotonicNs();
   program.child = {};
   program.out = {};
   program.start_again_ns = now_ns + program.pause.afterDeath(now_ns - program.started_ns);
-  tell(&program == &vault_ ? wire::LinkEvent::Kind::vaultDown : wire::LinkEvent::Kind::frontDown,
-       how, {}, 0, exited ? info.si_status << 8 : info.si_status);
+  const int status = exited ? info.si_status << 8 : info.si_status;
+  if (&program == &front_) return tell(wire::LinkEvent::Kind::frontDown, how, {}, 0, status);
+  vault_link_.reset();
+  if (std::exchange(vault_told_, false))
+    tell(wire::LinkEvent::Kind::vaultDown, how, {}, 0, status);
 }
 
 // A program that is gone, or takes no message, ends: onEnd() starts it again.

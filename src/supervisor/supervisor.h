@@ -7,8 +7,10 @@
 // Layer: supervisor. Single-threaded; waits for nothing but its next event.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,8 @@
 #include "wire/front.h"
 
 namespace mayfly::supervisor {
+
+inline constexpr size_t kHostFilesCopied = 4;  // into the vault's /etc
 
 struct Options {
   std::string executable;  // this program: its verbs `vault` and `front` are started
@@ -57,7 +61,7 @@ class Supervisor {
   void linkFront();  // a new link between front and vault
   void startDue(uint64_t now_ns);
   void look(uint64_t now_ns);
-  void copyResolverFiles();
+  void copyHostFiles();
   void onEnd(Program& program);
   void onNote();
   base::Status onRequest();
@@ -75,9 +79,12 @@ class Supervisor {
   std::unique_ptr<AuditFile> audit_;
   Program vault_{"vault", {}, {}, 0, 0, {}}, front_{"front", {}, {}, 0, 0, {}};
   SecretWatch secrets_;
+  base::Fd vault_link_;      // mayflyd's end, until the vault has a policy
+  bool vault_told_ = false;  // that it is up
   std::optional<Stamp> policy_sent_, policy_seen_;
   std::string policy_failure_;
   std::vector<config::SecretSource> policy_secrets_;  // of the policy that the vault checks now
+  std::array<std::optional<Stamp>, kHostFilesCopied> copied_;
   uint64_t next_look_ns_ = 0;
   bool ended_ = false;
 };

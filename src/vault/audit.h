@@ -21,9 +21,9 @@ struct AuditLine {
   std::string tenant;
   uint64_t task = 0;
   uint32_t epoch = 0;
-  std::string kind;    // http, sql, mint, tool, tunnel, proxy, session
+  std::string kind;  // http, sql, mint, tool, tunnel, proxy, session
   std::string action;
-  std::string target;  // method, host and path; a statement's name. Without a query
+  std::string target;   // method, host and path; a statement's name. Without a query
   std::string outcome;  // allowed, refused, failed, revoked, replayed
   std::string rule;     // that refused, or how it failed
   int status = 0;       // of HTTP; 0: none

@@ -35,7 +35,7 @@ struct Session {
   uint64_t task = 0;
   uint32_t epoch = 0;
   std::vector<std::pair<std::string, std::string>> wishes;  // what was asked for, and not revoked
-  std::vector<broker::Grant> grants;  // of the policy in force
+  std::vector<broker::Grant> grants;                        // of the policy in force
   std::vector<ToolInfo> tools;
   uint64_t expires_ns = 0;  // 0: not active yet
 

@@ -2,12 +2,13 @@
 // a call came through, and with nothing else.
 #include <capnp/common.h>
 #include <fmt/format.h>
-#include <strings.h>
 
 #include "base/clock.h"
 #include "base/text.h"
 #include "broker/describe.h"
+#include "broker/journal_key.h"
 #include "broker/sql_params.h"
+#include "config/policy_text.h"
 #include "edge/convert.h"
 #include "vault/http_run.h"
 #include "vault/server.h"
@@ -23,13 +24,18 @@ using broker::Refusal;
 
 namespace {
 
-constexpr const char* kStepHeader = "idempotency-key";
-constexpr size_t kStepBytesMax = 200;
-
 Refusal noSuchAction(std::string_view kind, std::string_view name) {
-  return {Code::notFound, 404, std::string(kind),
+  return {Code::notFound,
+          404,
+          std::string(kind),
           fmt::format("this task has no {} action '{}'", kind, base::printable(name, 60)),
-          broker::kAskBroker, 0};
+          broker::kAskBroker,
+          0};
+}
+
+std::string stepOf(std::string text) {
+  text.resize(std::min(text.size(), broker::kStepBytesMax));
+  return text;
 }
 
 struct Request {
@@ -45,9 +51,7 @@ struct Request {
     for (auto each : in.getHeaders()) {
       headers.push_back({edge::str(each.getName()), edge::str(each.getValue())});
       const std::string& name = headers.back().name;
-      if (name.size() == std::string_view(kStepHeader).size() &&
-          ::strcasecmp(name.c_str(), kStepHeader) == 0)
-        step = headers.back().value.substr(0, kStepBytesMax);
+      if (config::lowered(name) == broker::kStepHeader) step = stepOf(headers.back().value);
     }
   }
   broker::HttpAsk ask() const { return {method, target, headers, body_bytes}; }
@@ -92,10 +96,12 @@ class CallsFace final : public schema::Calls::Server {
   kj::Promise<void> describe(DescribeContext context) override {
     auto session = active(context.getParams().getSession());
     if (!session) return refuse(context, session.error());
-    std::vector<broker::ToolDescription> tools;
+    std::vector<broker::ToolText> tools;
     for (const ToolInfo& each : (*session)->tools)
       tools.push_back({each.name, each.description, each.schema_json});
-    const std::string json = broker::describe((*session)->grants, tools, "http://127.0.0.1");
+    const uint64_t life_ms = ((*session)->expires_ns - base::monotonicNs()) / kMsNs;
+    const std::string json =
+        broker::describe({(*session)->task, life_ms, kBrokerUrl}, (*session)->grants, tools);
     context.getResults().setJson(edge::text(json));
     return kj::READY_NOW;
   }
@@ -207,8 +213,7 @@ class CallsFace final : public schema::Calls::Server {
     if (!call) return broker::refuse(hub_.refused(std::move(line), call.error()));
     const broker::Grant* grant = (*session)->find(call->action->name);
     line.action = grant->name();
-    return startRun(**session, *grant, std::move(call), request, std::move(line),
-                    params.getDown());
+    return startRun(**session, *grant, std::move(call), request, std::move(line), params.getDown());
   }
 
   Decision<std::shared_ptr<HttpRun>> startRun(const Session& session, const broker::Grant& grant,
@@ -248,7 +253,6 @@ class CallsFace final : public schema::Calls::Server {
     if (grant == nullptr || grant->sql() == nullptr)
       return broker::refuse(hub_.refused(std::move(line), noSuchAction("sql", name)));
     std::vector<std::pair<std::string, broker::ParamValue>> given;
-    std::string step;
     for (auto each : params.getParams())
       given.emplace_back(edge::str(each.getName()), valueOf(each.getValue()));
     auto bound = broker::checkParams(
@@ -258,7 +262,8 @@ class CallsFace final : public schema::Calls::Server {
     if (!ticket) return broker::refuse(hub_.refused(std::move(line), ticket.error()));
     const bool csv = params.getCsv() || grant->sql()->format == config::SqlFormat::csv;
     return SqlRun::start(hub_, std::move(*ticket), std::move(line),
-                         {*grant, std::move(*bound), csv ? RowFormat::csv : RowFormat::json, step},
+                         {*grant, std::move(*bound), csv ? RowFormat::csv : RowFormat::json,
+                          stepOf(edge::str(params.getStep()))},
                          params.getDown());
   }
 
@@ -281,7 +286,8 @@ class CallsFace final : public schema::Calls::Server {
     what.issued_s = wallMs() / 1'000;
     what.expires_s = (wallMs() + life_ms) / 1'000;
     what.expires_ns = now_ns + life_ms * kMsNs;
-    auto made = hub_.mint.make(what, action.live_max, hub_.book.policy()->bounds.minted_max, now_ns);
+    auto made =
+        hub_.mint.make(what, action.live_max, hub_.book.policy()->bounds.minted_max, now_ns);
     if (!made)
       return broker::refuse(
           hub_.refused(std::move(line), refusalOf(made.error(), grant->rule() + ".live_max")));

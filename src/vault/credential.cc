@@ -77,8 +77,8 @@ base::Status sign(const broker::HttpCall& call, const config::Auth& auth,
     out.used.push_back(token);
   }
   const std::string authority = call.authority(), time = timeText(time_s);
-  const std::string query = canonicalQuery(std::string_view(call.query).substr(
-      call.query.empty() ? 0 : 1));
+  const std::string query =
+      canonicalQuery(std::string_view(call.query).substr(call.query.empty() ? 0 : 1));
   SigV4Request request;
   request.method = call.method;
   request.host = authority;
@@ -88,19 +88,18 @@ base::Status sign(const broker::HttpCall& call, const config::Auth& auth,
     if (!isOfSignature(each.name) &&
         (each.name == "content-type" || each.name.starts_with("x-amz-")))
       request.headers.emplace_back(each.name, each.value);
-  request.payload_sha256 = body.sha256_hex.empty() ? kUnsignedPayload
-                                                   : std::string_view(body.sha256_hex);
+  request.payload_sha256 =
+      body.sha256_hex.empty() ? kUnsignedPayload : std::string_view(body.sha256_hex);
   request.region = auth.region;
   request.service = auth.service;
   request.time = time;
   const std::string authorization =
       sigV4(request, {id ? id->reveal() : std::string_view(auth.user), key->reveal(),
                       token ? token->reveal() : std::string_view()});
-  out.headers.push_back(Secret::joined({"authorization: ", authorization}));
-  out.headers.push_back(Secret::joined({"x-amz-date: ", time}));
-  out.headers.push_back(Secret::joined({"x-amz-content-sha256: ", request.payload_sha256}));
-  if (token)
-    out.headers.push_back(Secret::joined({"x-amz-security-token: ", token->reveal()}));
+  out.headers.push_back("authorization: " + authorization);
+  out.headers.push_back("x-amz-date: " + time);
+  out.headers.push_back("x-amz-content-sha256: " + std::string(request.payload_sha256));
+  if (token) out.headers.push_back(Secret::joined({"x-amz-security-token: ", token->reveal()}));
   out.used.push_back(std::move(key));
   return base::Unit{};
 }
@@ -136,8 +135,8 @@ base::Status addCredential(const broker::HttpCall& call, const config::Auth& aut
       MAYFLY_TRY(SecretRef secret, secrets.find(auth.secret));
       const Secret encoded = percentEncoded(secret->reveal());
       const std::string url = call.url();
-      out.url = Secret::joined({url, call.query.empty() ? "?" : "&", auth.name, "=",
-                                encoded.reveal()});
+      out.url =
+          Secret::joined({url, call.query.empty() ? "?" : "&", auth.name, "=", encoded.reveal()});
       out.used.push_back(std::move(secret));
       return base::Unit{};
     }
@@ -159,15 +158,14 @@ Result<Rendered> render(const broker::HttpCall& call, const config::Auth* auth,
   broker::HttpCall sent = call;
   // What is signed is what is sent.
   if (is_signed && !call.query.empty()) sent.query = "?" + canonicalQuery(call.query.substr(1));
-  Rendered out{Secret::joined({sent.url()}), {}, {}, {}};
+  Rendered out{sent.url(), {}, {}, {}};
   for (const broker::Header& each : call.headers) {
     if (is_signed && isOfSignature(each.name)) continue;
     // To libcurl, "name:" means none; an empty value is written with a semicolon.
-    out.headers.push_back(each.value.empty() ? Secret::joined({each.name, ";"})
-                                             : Secret::joined({each.name, ": ", each.value}));
+    out.headers.push_back(each.value.empty() ? each.name + ";" : each.name + ": " + each.value);
   }
   if (auth != nullptr) MAYFLY_CHECK(addCredential(sent, *auth, secrets, body, time_s, out));
-  out.headers.push_back(Secret::joined({"expect:"}));  // none: nobody waits for 100-continue
+  out.headers.push_back("expect:");  // none: nobody waits for 100-continue
   return out;
 }
 

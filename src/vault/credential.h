@@ -14,8 +14,8 @@
 namespace mayfly::vault {
 
 struct Rendered {
-  Secret url;
-  std::vector<Secret> headers;   // "name: value"
+  MaybeSecret url;
+  std::vector<MaybeSecret> headers;  // "name: value"
   std::vector<SecretRef> used;   // for the scrubber
   std::vector<SecretRef> forms;  // what else stands for them on the wire: base64 of user:password
 };

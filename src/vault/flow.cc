@@ -30,8 +30,9 @@ class UpServer final : public schema::Up::Server {
     auto taken = events->onUp(edge::view(context.getParams().getData()));
     context.releaseParams();
     if (!taken) {
-      put(context.getResults(sizeOf(kErrorOverheadBytes + taken.error().message.size() +
-                                    taken.error().advice.size()))
+      put(context
+              .getResults(sizeOf(kErrorOverheadBytes + taken.error().message.size() +
+                                 taken.error().advice.size()))
               .initError(),
           taken.error());
       return kj::READY_NOW;

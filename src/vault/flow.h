@@ -23,7 +23,7 @@ broker::Refusal refusalOf(const base::Error& error, std::string rule = {});
 
 class FlowEvents {
  public:
-  virtual ~FlowEvents() = default;
+  virtual ~FlowEvents() noexcept(false) = default;
   virtual void onRoom() = 0;  // there is room again after full() was true
   virtual void onGone() = 0;  // the box or the front takes nothing more
 };
@@ -58,7 +58,7 @@ class Flow : public std::enable_shared_from_this<Flow> {
 // What a call of the vault takes from the box, through `Up`.
 class UpEvents {
  public:
-  virtual ~UpEvents() = default;
+  virtual ~UpEvents() noexcept(false) = default;
   // Resolves when more may come.
   virtual broker::Decision<kj::Promise<void>> onUp(std::string_view bytes) = 0;
   virtual void onUpEnd() = 0;

@@ -17,16 +17,20 @@ using broker::Refusal;
 namespace {
 
 constexpr size_t kUpWindowBytes = 128u << 10;
-constexpr size_t kReplayableBytes = 64u << 10;   // of a body: kept for a kept connection that died
+constexpr size_t kReplayableBytes = 64u << 10;    // of a body: kept for a kept connection that died
 constexpr size_t kSwallowedBytesMax = 64u << 10;  // of a redirect's own body
 
-Refusal refusalOf(Failure failure, const std::string& why, const broker::HttpCall& call,
-                  const std::string& rule) {
+Refusal upstreamRefusal(Failure failure, const std::string& why, const broker::HttpCall& call,
+                        const std::string& rule) {
   const std::string text = fmt::format("{}: {}", call.authority(), why);
   switch (failure) {
     case Failure::address:
-      return {Code::permissionDenied, 403, rule + ".addresses", text,
-              "The operator can name the address in the policy.", 0};
+      return {Code::permissionDenied,
+              403,
+              rule + ".addresses",
+              text,
+              "The operator can name the address in the policy.",
+              0};
     case Failure::time:
       return {Code::deadlineExceeded, 504, rule + ".time", text, {}, 0};
     default:
@@ -46,8 +50,8 @@ HttpRun::HttpRun(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line, Ask a
 
 std::shared_ptr<HttpRun> HttpRun::start(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line,
                                         Ask ask, schema::Down::Client down) {
-  std::shared_ptr<HttpRun> run(new HttpRun(hub, std::move(ticket), std::move(line), std::move(ask),
-                                           kj::mv(down)));
+  std::shared_ptr<HttpRun> run(
+      new HttpRun(hub, std::move(ticket), std::move(line), std::move(ask), kj::mv(down)));
   hub.add(run);
   // A body that is none has no end of its own that must be waited for.
   if (run->ask_.body_bytes == 0) run->body_ended_ = true;
@@ -80,17 +84,21 @@ broker::Decision<kj::Promise<void>> HttpRun::onUp(std::string_view bytes) {
   std::optional<Refusal> refusal;
   uint64_t wait_ns = 0;
   if (body_came_ > ask_.call.rules->request_bytes_max)
-    refusal = {Code::invalidArgument, 413, rule("request_max"),
+    refusal = {Code::invalidArgument,
+               413,
+               rule("request_max"),
                fmt::format("the body has more than {} bytes", ask_.call.rules->request_bytes_max),
-               {}, 0};
+               {},
+               0};
   else if (auto spent = ticket_->spend(bytes.size(), progress_ns_); spent)
     wait_ns = *spent;
   else
     refusal = std::move(spent).error();
   if (!refusal && whole_) {
     if (hub_.held_bytes + bytes.size() > hub_.book.policy()->bounds.held_bytes_max)
-      refusal = {Code::resourceExhausted, 429, "bounds.held_max",
-                 "too many bodies wait in the broker", "Try again later.", 1'000};
+      refusal = {Code::resourceExhausted, 429,
+                 "bounds.held_max",       "too many bodies wait in the broker",
+                 "Try again later.",      1'000};
     else
       held_ += bytes.size(), hub_.held_bytes += bytes.size();
   }
@@ -165,51 +173,35 @@ void HttpRun::bodyWhole() {
 // --- the journal -------------------------------------------------------------------
 
 void HttpRun::record() {
-  key_ = broker::journalKey(ask_.grant, ask_.call, {line_.task, ask_.step, body_});
-  hub_.journal.ask<base::Result<Recorded>>(
-      [key = key_, task = line_.task, action = grant(), now_ms = wallMs()](Journal& journal) {
-        return journal.begin(key, task, action, now_ms);
-      },
-      [self = std::static_pointer_cast<HttpRun>(shared_from_this())](
-          base::Result<Recorded> recorded) { self->onRecorded(std::move(recorded)); });
+  broker::JournalHash hash(line_.task, ask_.step, grant(), ask_.call.method, ask_.call.url());
+  hash.body(body_);
+  const broker::JournalKey sum = hash.finish();
+  const std::string key(sum.begin(), sum.end());
+  hub_.record(key, ask_.grant.rule(), line_,
+              [self = std::static_pointer_cast<HttpRun>(shared_from_this()),
+               key](broker::Decision<std::optional<Outcome>> asked) {
+                self->onRecorded(key, std::move(asked));
+              });
 }
 
-void HttpRun::onRecorded(base::Result<Recorded> recorded) {
-  const bool ours = recorded && recorded->state == Recorded::State::begun;
-  if (isDone()) {  // revoked meanwhile; nothing was sent
-    if (ours)
-      hub_.journal.ask<base::Status>([key = key_](Journal& j) { return j.forget(key); },
-                                     [](base::Status) {});
-    return;
-  }
-  if (ours) return send();
-  key_.clear();  // another call's
-  if (!recorded)
-    return fail({Code::unavailable, 503, "journal",
-                 "the broker cannot record this action, so it does not do it",
-                 "The operator finds the reason in the broker's log.", 1'000});
-  switch (recorded->state) {
-    case Recorded::State::done:
-      return replay(recorded->outcome);
-    case Recorded::State::underWay:
-      return fail({Code::alreadyExists, 409, "journal.under_way",
-                   "the same action of this task is under way", "Wait for its answer.", 100},
-                  "refused");
-    default:
-      return fail({Code::failedPrecondition, 409, "journal.unknown",
-                   "this action was sent once, and its outcome is not known",
-                   "Look at the upstream whether it was done; the broker does not repeat it.", 0},
-                  "refused");
-  }
+void HttpRun::onRecorded(const std::string& key, broker::Decision<std::optional<Outcome>> asked) {
+  if (asked && !*asked) key_ = key;
+  if (isDone()) return settle(Failure::connect);  // revoked meanwhile; nothing was sent
+  if (!asked) return fail(std::move(asked).error(), "refused");
+  if (*asked) return replay(**asked);
+  send();
 }
 
 void HttpRun::replay(const Outcome& outcome) {
   if (!outcome.body_kept)
-    return fail({Code::failedPrecondition, 409, "journal.too_large",
+    return fail({Code::failedPrecondition,
+                 409,
+                 rule("outcome_max"),
                  fmt::format("this action was done already, with status {}; its answer was too "
                              "large to keep",
                              outcome.status),
-                 {}, 0},
+                 {},
+                 0},
                 "replayed");
   std::vector<broker::Header> headers;
   for (const auto& [name, value] : outcome.headers) headers.push_back({name, value});
@@ -227,11 +219,9 @@ void HttpRun::settle(Failure failure) {
   if (key_.empty()) return;
   const bool unsent = failure == Failure::address || failure == Failure::resolve ||
                       failure == Failure::connect || failure == Failure::tls;
-  hub_.journal.ask<base::Status>(
-      [key = std::exchange(key_, {}), unsent](Journal& j) {
-        return unsent ? j.forget(key) : j.lose(key);
-      },
-      [](base::Status) {});
+  hub_.journal.ask<base::Status>([key = std::exchange(key_, {}), unsent](
+                                     Journal& j) { return unsent ? j.forget(key) : j.lose(key); },
+                                 [](base::Status) {});
 }
 
 // --- the transfer ------------------------------------------------------------------
@@ -239,7 +229,7 @@ void HttpRun::settle(Failure failure) {
 void HttpRun::send() {
   if (auto sent = sendNow(); !sent) {
     settle(Failure::connect);
-    fail(vault::refusalOf(sent.error(), rule("secret")));
+    fail(refusalOf(sent.error(), rule("secret")));
   }
 }
 
@@ -255,7 +245,7 @@ base::Status HttpRun::sendNow() {
   spec.body_bytes = whole_ ? static_cast<int64_t>(body_.size()) : ask_.body_bytes;
   const std::string& method = ask_.call.method;
   if (spec.body_bytes == 0 && (method == "POST" || method == "PUT" || method == "PATCH"))
-    spec.headers.push_back(Secret::joined({"content-length: 0"}));
+    spec.headers.push_back("content-length: 0");
   spec.fresh = ask_.call.write;
   spec.connect_ms_max = rules.connect_ms_max;
   spec.time_ms_max = rules.time_ms_max;
@@ -294,10 +284,13 @@ TransferEvents::Take HttpRun::onHead(int status, Headers headers, int64_t bytes)
   }
   if (bytes >= 0 && static_cast<uint64_t>(bytes) > ask_.call.rules->response_bytes_max &&
       ask_.call.method != "HEAD")
-    return abort({Code::unavailable, 502, rule("response_max"),
+    return abort({Code::unavailable,
+                  502,
+                  rule("response_max"),
                   fmt::format("the answer has {} bytes; allowed are {}", bytes,
                               ask_.call.rules->response_bytes_max),
-                  {}, 0});
+                  {},
+                  0});
   if (!key_.empty()) {
     outcome_.status = status;
     for (const broker::Header& each : *decided)
@@ -320,10 +313,13 @@ TransferEvents::Take HttpRun::onData(std::string_view bytes) {
   progress_ns_ = now_ns;
   line_.answer_bytes += bytes.size();
   if (line_.answer_bytes > ask_.call.rules->response_bytes_max)
-    return abort({Code::unavailable, 502, rule("response_max"),
-                  fmt::format("the answer has more than {} bytes",
-                              ask_.call.rules->response_bytes_max),
-                  {}, 0});
+    return abort(
+        {Code::unavailable,
+         502,
+         rule("response_max"),
+         fmt::format("the answer has more than {} bytes", ask_.call.rules->response_bytes_max),
+         {},
+         0});
   auto spent = ticket_->spend(bytes.size(), now_ns);
   if (!spent) return abort(std::move(spent).error());
   if (*spent > 0) paused_until_ns_ = now_ns + *spent;
@@ -379,7 +375,7 @@ void HttpRun::onEnd(Failure failure, const std::string& why) {
   }
   if (failure != Failure::none) {
     settle(failure);
-    return fail(refusalOf(failure, why, ask_.call, ask_.grant.rule()));
+    return fail(upstreamRefusal(failure, why, ask_.call, ask_.grant.rule()));
   }
   if (scrubber_) give(scrubber_->finish());
   if (key_.empty()) return ended();
@@ -423,11 +419,19 @@ void HttpRun::look(uint64_t now_ns) {
   const bool waits_for_answer = !answering && body_ended_;
   const uint64_t bound = waits_for_answer ? rules.answer_ms_max : rules.idle_ms_max;
   if (quiet_ms >= bound)
-    return fail({Code::deadlineExceeded, 504, rule(waits_for_answer ? "answer_time" : "idle_time"),
-                 fmt::format("nothing moved for {} ms", quiet_ms), {}, 0});
+    return fail({Code::deadlineExceeded,
+                 504,
+                 rule(waits_for_answer ? "answer_time" : "idle_time"),
+                 fmt::format("nothing moved for {} ms", quiet_ms),
+                 {},
+                 0});
   if ((now_ns - begun_ns_) / kMsNs >= rules.time_ms_max)
-    fail({Code::deadlineExceeded, 504, rule("time"),
-          fmt::format("the call took longer than {} ms", rules.time_ms_max), {}, 0});
+    fail({Code::deadlineExceeded,
+          504,
+          rule("time"),
+          fmt::format("the call took longer than {} ms", rules.time_ms_max),
+          {},
+          0});
 }
 
 }  // namespace mayfly::vault

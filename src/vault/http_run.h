@@ -60,7 +60,7 @@ class HttpRun final : public Run, public TransferEvents, public FlowEvents, publ
 
   void bodyWhole();
   void record();
-  void onRecorded(base::Result<Recorded> recorded);
+  void onRecorded(const std::string& key, broker::Decision<std::optional<Outcome>> asked);
   void replay(const Outcome& outcome);
   void send();
   base::Status sendNow();
@@ -77,11 +77,11 @@ class HttpRun final : public Run, public TransferEvents, public FlowEvents, publ
   std::unique_ptr<Transfer> transfer_;
 
   // The body.
-  bool whole_;               // it must be here before it is sent
-  std::string body_;         // what is here and not dropped
-  size_t body_at_ = 0;       // of body_: sent
+  bool whole_;          // it must be here before it is sent
+  std::string body_;    // what is here and not dropped
+  size_t body_at_ = 0;  // of body_: sent
   uint64_t body_dropped_ = 0, body_came_ = 0;
-  uint64_t held_ = 0;        // of the hub's bytes
+  uint64_t held_ = 0;  // of the hub's bytes
   bool body_ended_ = false, wants_body_ = false;
   kj::Vector<kj::Own<kj::PromiseFulfiller<void>>> up_waits_;
 

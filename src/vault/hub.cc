@@ -7,6 +7,7 @@
 #include <boost/asio/post.hpp>
 
 #include "base/clock.h"
+#include "broker/journal_key.h"
 #include "edge/convert.h"
 #include "vault/log.h"
 
@@ -70,9 +71,7 @@ Hub::~Hub() noexcept(false) {
   }
 }
 
-void Hub::taskFailed(kj::Exception&& e) {
-  say("error", edge::errorOf(e).message);
-}
+void Hub::taskFailed(kj::Exception&& e) { say("error", edge::errorOf(e).message); }
 
 AuditLine Hub::lineFor(const Session& session, std::string_view kind,
                        std::string_view action) const {
@@ -124,9 +123,9 @@ void Hub::forget(Run& run) {
   runs_.erase(at);
 }
 
-std::shared_ptr<const broker::ScrubPatterns> Hub::patternsFor(
-    const std::string& action, const std::vector<SecretRef>& used,
-    const std::vector<SecretRef>& forms) {
+std::shared_ptr<const broker::ScrubPatterns> Hub::patternsFor(const std::string& action,
+                                                              const std::vector<SecretRef>& used,
+                                                              const std::vector<SecretRef>& forms) {
   Patterns& known = patterns_[action];
   if (known.patterns && known.of == used) return known.patterns;
   std::vector<std::string_view> secret_texts;
@@ -137,11 +136,35 @@ std::shared_ptr<const broker::ScrubPatterns> Hub::patternsFor(
   return known.patterns;
 }
 
+void Hub::record(const std::string& key, const std::string& rule, const AuditLine& of, Asked then) {
+  journal.ask<base::Result<Recorded>>(
+      [key, task = of.task, epoch = of.epoch, action = of.action,
+       now_ms = wallMs()](Journal& kept) { return kept.begin(key, task, epoch, action, now_ms); },
+      [rule, epoch = of.epoch, then = std::move(then)](base::Result<Recorded> recorded) {
+        if (!recorded) {
+          say("error", recorded.error().message);
+          return then(
+              broker::refuse({base::Code::unavailable, 503, rule + ".write",
+                              "the broker cannot record this action, so it does not do it",
+                              "The operator finds the reason in the broker's log.", 1'000}));
+        }
+        if (recorded->state == Recorded::State::begun) return then(std::nullopt);
+        const bool done = recorded->state == Recorded::State::done;
+        auto verdict = broker::decideWrite(
+            rule,
+            broker::WriteRecord{recorded->epoch,
+                                done ? broker::WriteState::done : broker::WriteState::begun},
+            epoch, epoch, recorded->state == Recorded::State::underWay);
+        if (!verdict) return then(broker::refuse(std::move(verdict).error()));
+        then(std::move(recorded->outcome));
+      });
+}
+
 void Hub::revoke(uint64_t session, std::string_view grant, std::string_view why) {
   book.revoke(session, grant);
   mint.revoke(session, grant);
-  const broker::Refusal refusal{base::Code::permissionDenied, 403, std::string(why),
-                                "the grant of this call is no more", "", 0};
+  const broker::Refusal refusal{base::Code::permissionDenied,        403, std::string(why),
+                                "the grant of this call is no more", "",  0};
   std::vector<std::shared_ptr<Run>> ending;
   for (const auto& [key, run] : runs_)
     if (run->session() == session && (grant.empty() || run->grant() == grant))

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -67,7 +68,7 @@ struct Hub : kj::TaskSet::ErrorHandler {
   Book book;
   broker::Limits limits;
   SqlPools databases;
-  kj::TaskSet tasks;  // of promises that belong to no call alone
+  kj::TaskSet tasks;        // of promises that belong to no call alone
   uint64_t held_bytes = 0;  // bodies that wait in whole
 
   // --- calls
@@ -81,6 +82,10 @@ struct Hub : kj::TaskSet::ErrorHandler {
   void add(std::shared_ptr<Run> run);
   void forget(Run& run);  // destroyed in a later turn
   size_t running() const { return runs_.size(); }
+  // Records a write as begun, on disk, then asks whether it may be done. `then`: nothing: do it.
+  // Else its recorded outcome, or a refusal.
+  using Asked = std::function<void(broker::Decision<std::optional<Outcome>>)>;
+  void record(const std::string& key, const std::string& rule, const AuditLine& of, Asked then);
   std::shared_ptr<const broker::ScrubPatterns> patternsFor(const std::string& action,
                                                            const std::vector<SecretRef>& used,
                                                            const std::vector<SecretRef>& forms);

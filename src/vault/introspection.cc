@@ -151,8 +151,7 @@ base::Status Introspection::listen(const config::Introspection& where) {
   listener_.reset();
   if (!where.listen) return base::Unit{};
   auto next = std::make_shared<Listener>(hub_, where);
-  const auto address =
-      boost::asio::ip::make_address(config::formatAddress(*where.listen), failed);
+  const auto address = boost::asio::ip::make_address(config::formatAddress(*where.listen), failed);
   const tcp::endpoint place(address, where.port);
   const auto ok = [&] { return !failed; };
   if (ok()) next->acceptor.open(place.protocol(), failed);
@@ -161,9 +160,8 @@ base::Status Introspection::listen(const config::Introspection& where) {
   if (ok()) next->acceptor.listen(kConnectionsMax, failed);
   if (!ok())
     return base::fail(base::Code::unavailable,
-                      "cannot listen for introspection at " +
-                          config::formatAddress(*where.listen) + ":" +
-                          std::to_string(where.port) + ": " + failed.message());
+                      "cannot listen for introspection at " + config::formatAddress(*where.listen) +
+                          ":" + std::to_string(where.port) + ": " + failed.message());
   listener_ = std::move(next);
   listener_->accept(listener_);
   return base::Unit{};

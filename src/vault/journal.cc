@@ -78,7 +78,8 @@ Result<Journal> Journal::open(const std::string& path) {
       "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
       "PRAGMA temp_store=MEMORY; PRAGMA journal_size_limit=16777216;"
       "CREATE TABLE IF NOT EXISTS actions(key BLOB PRIMARY KEY, task INTEGER NOT NULL,"
-      " action BLOB NOT NULL, state INTEGER NOT NULL, at_ms INTEGER NOT NULL,"
+      " epoch INTEGER NOT NULL, action BLOB NOT NULL, state INTEGER NOT NULL, at_ms INTEGER NOT "
+      "NULL,"
       " status INTEGER NOT NULL DEFAULT 0, headers BLOB, body BLOB,"
       " body_kept INTEGER NOT NULL DEFAULT 1, bytes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;"
       "CREATE INDEX IF NOT EXISTS by_task ON actions(task, action);"
@@ -94,18 +95,22 @@ Status Journal::run(const char* sql) {
   return base::fail(journalError(db_, "a statement"));
 }
 
-Result<Recorded> Journal::begin(const std::string& key, uint64_t task, const std::string& action,
-                                uint64_t now_ms) {
-  Statement find(db_, "SELECT state, status, headers, body, body_kept FROM actions WHERE key=?");
+Result<Recorded> Journal::begin(const std::string& key, uint64_t task, uint32_t epoch,
+                                const std::string& action, uint64_t now_ms) {
+  Statement find(db_,
+                 "SELECT state, status, headers, body, body_kept, epoch FROM actions WHERE key=?");
   const int found = (find << key).step();
   if (found != SQLITE_ROW && found != SQLITE_DONE) return base::fail(journalError(db_, "a look"));
   Recorded recorded;
   if (found == SQLITE_DONE) {
-    Statement add(db_, "INSERT INTO actions(key, task, action, state, at_ms) VALUES(?,?,?,0,?)");
-    MAYFLY_CHECK((add << key << task << action << now_ms).run("a record"));
+    Statement add(
+        db_, "INSERT INTO actions(key, task, epoch, action, state, at_ms) VALUES(?,?,?,?,0,?)");
+    MAYFLY_CHECK((add << key << task << uint64_t{epoch} << action << now_ms).run("a record"));
+    recorded.epoch = epoch;
     return recorded;
   }
   const int64_t state = find.number(0);
+  recorded.epoch = static_cast<uint32_t>(find.number(5));
   if (state == kDone) {
     recorded.state = Recorded::State::done;
     recorded.outcome.status = static_cast<int>(find.number(1));
@@ -117,8 +122,7 @@ Result<Recorded> Journal::begin(const std::string& key, uint64_t task, const std
     recorded.outcome.body = find.bytes(3);
     recorded.outcome.body_kept = find.number(4) != 0;
   } else {
-    recorded.state =
-        state == kBegun ? Recorded::State::underWay : Recorded::State::unknown;
+    recorded.state = state == kBegun ? Recorded::State::underWay : Recorded::State::unknown;
   }
   return recorded;
 }
@@ -146,7 +150,8 @@ Status Journal::lose(const std::string& key) {
 
 Result<uint64_t> Journal::count(uint64_t task, const std::string& action) {
   Statement find(db_, "SELECT count(*) FROM actions WHERE task=? AND action=?");
-  if ((find << task << action).step() != SQLITE_ROW) return base::fail(journalError(db_, "a count"));
+  if ((find << task << action).step() != SQLITE_ROW)
+    return base::fail(journalError(db_, "a count"));
   return static_cast<uint64_t>(find.number(0));
 }
 
@@ -159,8 +164,9 @@ Status Journal::expire(uint64_t older_than_ms, uint64_t bytes_max) {
     Statement sum(db_, "SELECT coalesce(sum(bytes), 0) + count(*) * ? FROM actions");
     if ((sum << kRowBytes).step() != SQLITE_ROW) return base::fail(journalError(db_, "a sum"));
     if (static_cast<uint64_t>(sum.number(0)) <= bytes_max) return base::Unit{};
-    MAYFLY_CHECK(run("DELETE FROM actions WHERE key IN (SELECT key FROM actions WHERE state != 0"
-                     " ORDER BY at_ms LIMIT 1024)"));
+    MAYFLY_CHECK(
+        run("DELETE FROM actions WHERE key IN (SELECT key FROM actions WHERE state != 0"
+            " ORDER BY at_ms LIMIT 1024)"));
   }
   return base::Unit{};
 }

@@ -38,6 +38,7 @@ struct Recorded {
     unknown,
   };
   State state = State::begun;
+  uint32_t epoch = 0;  // of the session that began it
   Outcome outcome;
 };
 
@@ -49,8 +50,8 @@ class Journal {
   ~Journal();
 
   // On disk when it returns `begun`.
-  base::Result<Recorded> begin(const std::string& key, uint64_t task, const std::string& action,
-                               uint64_t now_ms);
+  base::Result<Recorded> begin(const std::string& key, uint64_t task, uint32_t epoch,
+                               const std::string& action, uint64_t now_ms);
   base::Status finish(const std::string& key, const Outcome& outcome, uint64_t now_ms);
   // The upstream cannot have got it: a repeat may do it.
   base::Status forget(const std::string& key);

@@ -14,8 +14,7 @@ void openLog() {
 }
 
 void say(std::string_view level, const std::string& text) {
-  const std::string line =
-      "mayfly-broker vault: " + std::string(level) + ": " + text + "\n";
+  const std::string line = "mayfly-broker vault: " + std::string(level) + ": " + text + "\n";
   if (::send(STDERR_FILENO, line.data(), line.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
     (void)!::write(STDERR_FILENO, line.data(), line.size());
 }

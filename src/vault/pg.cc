@@ -76,7 +76,8 @@ void PgConnection::connect(std::vector<std::pair<const char*, SecretRef>> option
   connection_ = ::PQconnectStartParams(keys.data(), values.data(), 0);
   if (connection_ == nullptr || ::PQstatus(connection_) == CONNECTION_BAD)
     return finish(base::fail(Code::unavailable, "libpq cannot begin a connection"));
-  ::PQsetNoticeProcessor(connection_, [](void*, const char*) {}, nullptr);
+  ::PQsetNoticeProcessor(
+      connection_, [](void*, const char*) {}, nullptr);
   timer_.expires_after(std::chrono::milliseconds(ms_max));
   timer_.async_wait([self = self_](boost::system::error_code failed) {
     if (failed || *self == nullptr || !(*self)->done_) return;
@@ -137,8 +138,7 @@ void PgConnection::run(const std::string& sql, const std::vector<PgParam>& param
 
 void PgConnection::flush() {
   const int left = ::PQflush(connection_);
-  if (left < 0)
-    return finish(base::fail(Code::unavailable, "the database closed the connection"));
+  if (left < 0) return finish(base::fail(Code::unavailable, "the database closed the connection"));
   if (left == 0) return watch(Descriptor::wait_read, &PgConnection::onReadable);
   watch(Descriptor::wait_write, &PgConnection::flush);
 }
@@ -186,8 +186,9 @@ Status PgConnection::takeResult(PGresult* result) {
     case PGRES_BAD_RESPONSE:
       return base::fail(errorOf(result));
     default:
-      return base::fail(Code::failedPrecondition, "the statement is of a kind that has no rows "
-                                                  "(COPY)");
+      return base::fail(Code::failedPrecondition,
+                        "the statement is of a kind that has no rows "
+                        "(COPY)");
   }
 }
 
@@ -228,7 +229,9 @@ base::Error PgConnection::errorOf(const PGresult* result) const {
     return {Code::failedPrecondition, "the database refused the statement (SQLSTATE " + code + ")",
             "The operator finds the reason in the database's log.", 0};
   return {Code::invalidArgument,
-          base::printable(message, kMessageBytesMax) + " (SQLSTATE " + code + ")", {}, 0};
+          base::printable(message, kMessageBytesMax) + " (SQLSTATE " + code + ")",
+          {},
+          0};
 }
 
 bool PgConnection::usable() const {

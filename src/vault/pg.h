@@ -34,7 +34,7 @@ class PgConnection {
   using Done = std::function<void(base::Status)>;
   class RowSink {
    public:
-    virtual ~RowSink() = default;
+    virtual ~RowSink() noexcept(false) = default;
     virtual base::Status onColumns(std::vector<ColumnOf> columns) = 0;
     // An error ends the statement. `more`: false: no further row before `resume`.
     virtual base::Status onRow(const std::vector<Cell>& cells, bool& more) = 0;
@@ -75,7 +75,7 @@ class PgConnection {
   Done done_;
   RowSink* sink_ = nullptr;
   bool paused_ = false, columns_told_ = false;
-  bool refused_ = false;  // by the sink
+  bool refused_ = false;               // by the sink
   base::Status first_ = base::Unit{};  // the first error of a statement
   std::shared_ptr<PgConnection*> self_ = std::make_shared<PgConnection*>(this);
 };

@@ -4,7 +4,6 @@
 
 #include "walls/child_room.h"
 
-
 namespace mayfly::vault {
 namespace {
 

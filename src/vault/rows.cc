@@ -11,32 +11,59 @@ namespace {
 
 // pg_type.dat: these numbers are the same in every database.
 enum TypeOid : uint32_t {
-  kBool = 16, kInt8 = 20, kInt2 = 21, kInt4 = 23, kText = 25, kOid = 26, kJson = 114,
-  kFloat4 = 700, kFloat8 = 701, kNumeric = 1700, kJsonb = 3802,
+  kBool = 16,
+  kInt8 = 20,
+  kInt2 = 21,
+  kInt4 = 23,
+  kText = 25,
+  kOid = 26,
+  kJson = 114,
+  kFloat4 = 700,
+  kFloat8 = 701,
+  kNumeric = 1700,
+  kJsonb = 3802,
 };
 constexpr int kNestingMax = 6;  // PostgreSQL's own bound of an array's dimensions
 
 // The type of an array's elements; 0: no array that we know.
 uint32_t elementOf(uint32_t oid) {
   switch (oid) {
-    case 1000: return kBool;
-    case 1005: return kInt2;
-    case 1007: return kInt4;
-    case 1016: return kInt8;
-    case 1002: case 1009: case 1014: case 1015: return kText;
-    case 1021: return kFloat4;
-    case 1022: return kFloat8;
-    case 1231: return kNumeric;
-    case 199: return kJson;
-    case 3807: return kJsonb;
-    case 1115: case 1182: case 1185: case 2951: return kText;  // times, dates, uuids
-    default: return 0;
+    case 1000:
+      return kBool;
+    case 1005:
+      return kInt2;
+    case 1007:
+      return kInt4;
+    case 1016:
+      return kInt8;
+    case 1002:
+    case 1009:
+    case 1014:
+    case 1015:
+      return kText;
+    case 1021:
+      return kFloat4;
+    case 1022:
+      return kFloat8;
+    case 1231:
+      return kNumeric;
+    case 199:
+      return kJson;
+    case 3807:
+      return kJsonb;
+    case 1115:
+    case 1182:
+    case 1185:
+    case 2951:
+      return kText;  // times, dates, uuids
+    default:
+      return 0;
   }
 }
 
 std::string quoted(std::string_view text) {
-  return nlohmann::json(std::string(text)).dump(-1, ' ', false,
-                                                nlohmann::json::error_handler_t::replace);
+  return nlohmann::json(std::string(text))
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 bool isNumber(std::string_view text) {
@@ -107,9 +134,16 @@ std::string jsonOf(uint32_t oid, std::string_view text) {
   switch (oid) {
     case kBool:
       return text == "t" ? "true" : "false";
-    case kInt2: case kInt4: case kInt8: case kOid: case kFloat4: case kFloat8: case kNumeric:
+    case kInt2:
+    case kInt4:
+    case kInt8:
+    case kOid:
+    case kFloat4:
+    case kFloat8:
+    case kNumeric:
       return isNumber(text) ? std::string(text) : quoted(text);
-    case kJson: case kJsonb:
+    case kJson:
+    case kJsonb:
       return std::string(text);
     default:
       break;

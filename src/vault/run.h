@@ -21,7 +21,7 @@ inline constexpr uint64_t kMsNs = 1'000'000;
 class Run : public std::enable_shared_from_this<Run> {
  public:
   Run(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line);
-  virtual ~Run() = default;
+  virtual ~Run() noexcept(false) = default;
   Run(const Run&) = delete;
 
   uint64_t session() const { return session_; }

@@ -13,8 +13,7 @@ namespace mayfly::vault {
 using base::Code;
 using base::Result;
 
-Secret::Secret(size_t size)
-    : bytes_(static_cast<char*>(::sodium_malloc(size + 1))), size_(size) {
+Secret::Secret(size_t size) : bytes_(static_cast<char*>(::sodium_malloc(size + 1))), size_(size) {
   if (bytes_ == nullptr) throw std::bad_alloc();
   bytes_[size] = '\0';
 }
@@ -86,7 +85,8 @@ Result<SecretRef> SecretStore::find(const std::string& name) const {
   auto at = all_.find(name);
   if (at != all_.end() && at->second.value) return at->second.value;
   // The reason is the operator's: a path is no business of a box.
-  return base::fail(Code::unavailable, "the secret '" + name + "' of this action cannot be read now",
+  return base::fail(Code::unavailable,
+                    "the secret '" + name + "' of this action cannot be read now",
                     "The operator finds the reason in the broker's log.", 1'000);
 }
 

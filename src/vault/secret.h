@@ -14,6 +14,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <variant>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -43,6 +44,18 @@ class Secret {
   size_t size_;
 };
 using SecretRef = std::shared_ptr<const Secret>;
+
+// A text of a request, in locked memory only if a secret is in it: that memory costs some system
+// calls each.
+using MaybeSecret = std::variant<std::string, Secret>;
+inline char* revealForCurl(MaybeSecret& text) {
+  if (auto* plain = std::get_if<std::string>(&text)) return plain->data();
+  return std::get<Secret>(text).revealForCurl();
+}
+inline std::string_view reveal(const MaybeSecret& text) {
+  if (const auto* plain = std::get_if<std::string>(&text)) return *plain;
+  return std::get<Secret>(text).reveal();
+}
 
 // The secrets of the policy, by name. A call that has begun keeps the value that it began with.
 class SecretStore {

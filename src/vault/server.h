@@ -12,6 +12,9 @@
 
 namespace mayfly::vault {
 
+// The door's port is HTTP's own.
+inline constexpr const char* kBrokerUrl = "http://127.0.0.1";
+
 // What the RPC knows of a session beside the book.
 struct Faces {
   Hub& hub;

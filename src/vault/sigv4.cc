@@ -132,8 +132,8 @@ std::string sigV4(const SigV4Request& request, const SigV4Keys& keys) {
   const std::string day(request.time.substr(0, 8));
   const std::string scope = day + "/" + std::string(request.region) + "/" +
                             std::string(request.service) + "/aws4_request";
-  const std::string to_sign = "AWS4-HMAC-SHA256\n" + std::string(request.time) + "\n" + scope +
-                              "\n" + sha256Hex(canonical);
+  const std::string to_sign =
+      "AWS4-HMAC-SHA256\n" + std::string(request.time) + "\n" + scope + "\n" + sha256Hex(canonical);
   ::sodium_memzero(canonical.data(), canonical.size());  // it may hold the session token
   for (auto& [name, value] : headers) ::sodium_memzero(value.data(), value.size());
   ::sodium_memzero(lines.data(), lines.size());

@@ -31,8 +31,7 @@ Result<std::string> caFile(const config::Database& database, const SecretStore& 
   if (database.ca.empty()) return std::string(kHostCaFile);
   MAYFLY_TRY(SecretRef pem, secrets.find(database.ca));
   const std::string path = "/journal/ca-" + sha256Hex(pem->reveal()).substr(0, 32) + ".pem";
-  MAYFLY_TRY(base::Fd file,
-             base::openAt({}, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  MAYFLY_TRY(base::Fd file, base::openAt({}, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   MAYFLY_CHECK(base::writeSmallFile({}, path, pem->reveal()));
   return path;
 }
@@ -176,10 +175,10 @@ void SqlPools::connectTo(Waiting wish, const std::vector<config::Address>& addre
     return broker::isAllowed(each, database.allow_addresses);
   });
   if (address == addresses.end())
-    return fail({Code::permissionDenied,
-                 fmt::format("the address of database '{}' is one that it may not have",
-                             database.name),
-                 "The operator can name the address in the policy.", 0});
+    return fail(
+        {Code::permissionDenied,
+         fmt::format("the address of database '{}' is one that it may not have", database.name),
+         "The operator can name the address in the policy.", 0});
   auto target = targetOf(database, secrets_);
   auto ca = caFile(database, secrets_);
   if (!target || !ca) return fail(target ? ca.error() : target.error());
@@ -205,8 +204,8 @@ void SqlPools::connectTo(Waiting wish, const std::vector<config::Address>& addre
   (*lease)->connection_ = std::make_unique<PgConnection>(io_);
   PgConnection& connection = ***lease;
   connection.connect(std::move(options), database.connect_ms_max,
-                     [lease, got = std::move(wish.got), policy = std::move(wish.policy)](
-                         base::Status status) mutable {
+                     [lease, got = std::move(wish.got),
+                      policy = std::move(wish.policy)](base::Status status) mutable {
                        auto own = std::move(*lease);
                        if (status) return got(std::move(own));
                        own.reset();

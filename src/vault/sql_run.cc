@@ -15,7 +15,7 @@ using broker::Refusal;
 namespace {
 
 constexpr size_t kPieceBytes = 64u << 10;  // of rows, before they are sent on
-constexpr uint64_t kGraceMs = 2'000;  // beyond the statement's own time
+constexpr uint64_t kGraceMs = 2'000;       // beyond the statement's own time
 
 uint32_t oidOf(config::SqlParam::Type type) {
   using enum config::SqlParam::Type;
@@ -49,13 +49,13 @@ SqlRun::SqlRun(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line, Ask ask
       ask_(std::move(ask)),
       flow_(std::make_shared<Flow>(kj::mv(down), hub.tasks, *this)),
       writer_(ask_.format),
-      rows_max_(std::min(action().rows_max,
-                         ask_.grant.narrowing.rows.value_or(action().rows_max))) {}
+      rows_max_(
+          std::min(action().rows_max, ask_.grant.narrowing.rows.value_or(action().rows_max))) {}
 
 std::shared_ptr<SqlRun> SqlRun::start(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line,
                                       Ask ask, schema::Down::Client down) {
-  std::shared_ptr<SqlRun> run(new SqlRun(hub, std::move(ticket), std::move(line), std::move(ask),
-                                         kj::mv(down)));
+  std::shared_ptr<SqlRun> run(
+      new SqlRun(hub, std::move(ticket), std::move(line), std::move(ask), kj::mv(down)));
   hub.add(run);
   if (run->action().read_only)
     run->acquire();
@@ -65,32 +65,20 @@ std::shared_ptr<SqlRun> SqlRun::start(Hub& hub, std::shared_ptr<Ticket> ticket, 
 }
 
 void SqlRun::record() {
-  key_ = broker::journalKey(ask_.grant, ask_.params, {line_.task, ask_.step, {}});
-  hub_.journal.ask<base::Result<Recorded>>(
-      [key = key_, task = line_.task, name = grant(), now_ms = wallMs()](Journal& journal) {
-        return journal.begin(key, task, name, now_ms);
-      },
-      [run = self()](base::Result<Recorded> recorded) {
-        if (recorded && recorded->state == Recorded::State::begun) {
-          if (run->isDone()) return run->settle(false);
-          return run->acquire();
-        }
-        run->key_.clear();
-        if (run->isDone()) return;
-        if (!recorded)
-          return run->fail({Code::unavailable, 503, "journal",
-                            "the broker cannot record this action, so it does not do it",
-                            "The operator finds the reason in the broker's log.", 1'000});
-        if (recorded->state == Recorded::State::done) return run->replay(recorded->outcome);
-        const bool unknown = recorded->state == Recorded::State::unknown;
-        run->fail({unknown ? Code::failedPrecondition : Code::alreadyExists, 409,
-                   unknown ? "journal.unknown" : "journal.under_way",
-                   unknown ? "this statement was sent once, and its outcome is not known"
-                           : "the same statement of this task is under way",
-                   unknown ? "Look into the database whether it was done." : "Wait for its answer.",
-                   0},
-                  "refused");
-      });
+  std::string bound;  // each value behind its length
+  for (const auto& each : ask_.params)
+    bound += each ? fmt::format("{}:{}", each->size(), *each) : std::string("null:");
+  broker::JournalHash hash(line_.task, ask_.step, grant(), "sql", bound);
+  const broker::JournalKey sum = hash.finish();
+  const std::string key(sum.begin(), sum.end());
+  hub_.record(key, ask_.grant.rule(), line_,
+              [run = self(), key](broker::Decision<std::optional<Outcome>> asked) {
+                if (asked && !*asked) run->key_ = key;
+                if (run->isDone()) return run->settle(false);  // revoked meanwhile
+                if (!asked) return run->fail(std::move(asked).error(), "refused");
+                if (*asked) return run->replay(**asked);
+                run->acquire();
+              });
 }
 
 void SqlRun::acquire() {
@@ -110,12 +98,11 @@ void SqlRun::acquire() {
 void SqlRun::onLease(base::Result<std::unique_ptr<SqlPools::Lease>> lease) {
   if (!lease) return fail(refusalOf(lease.error(), rule("database")));
   lease_ = std::move(*lease);
-  (*lease_)->runScript(
-      fmt::format("BEGIN {}; SET LOCAL statement_timeout = {}; "
-                  "SET LOCAL idle_in_transaction_session_timeout = {}",
-                  action().read_only ? "READ ONLY" : "READ WRITE", action().time_ms_max,
-                  action().time_ms_max + kGraceMs),
-      then(&SqlRun::query));
+  (*lease_)->runScript(fmt::format("BEGIN {}; SET LOCAL statement_timeout = {}; "
+                                   "SET LOCAL idle_in_transaction_session_timeout = {}",
+                                   action().read_only ? "READ ONLY" : "READ WRITE",
+                                   action().time_ms_max, action().time_ms_max + kGraceMs),
+                       then(&SqlRun::query));
 }
 
 PgConnection::Done SqlRun::then(void (SqlRun::*next)()) {
@@ -143,7 +130,7 @@ base::Status SqlRun::onRow(const std::vector<Cell>& cells, bool& more) {
   writer_.row(cells);
   const uint64_t bytes = line_.answer_bytes + writer_.pending();
   const auto tooMuch = [&](const char* key, std::string what) {
-    refusal_ = {Code::invalidArgument, 413, rule(key), "the answer has more than " + what,
+    refusal_ = {Code::invalidArgument,     413, rule(key), "the answer has more than " + what,
                 "Ask for less at a time.", 0};
     return base::fail(refusal_->error());
   };
@@ -255,8 +242,12 @@ void SqlRun::stop(const Refusal& why) { fail(why, "revoked"); }
 void SqlRun::look(uint64_t now_ns) {
   const uint64_t bound_ms = action().time_ms_max + kGraceMs;
   if (isDone() || (now_ns - begun_ns_) / kMsNs < bound_ms) return;
-  fail({Code::deadlineExceeded, 504, rule("time_max"),
-        fmt::format("the call took longer than {} ms", bound_ms), {}, 0});
+  fail({Code::deadlineExceeded,
+        504,
+        rule("time_max"),
+        fmt::format("the call took longer than {} ms", bound_ms),
+        {},
+        0});
 }
 
 void SqlRun::onRoom() {

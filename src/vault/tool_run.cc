@@ -25,10 +25,13 @@ kj::Promise<ToolRun::Answer> ToolRun::start(Hub& hub, std::shared_ptr<Ticket> ti
       new ToolRun(hub, std::move(ticket), std::move(line), kj::mv(fulfiller)));
   hub.add(run);
   if (json.size() > run->bounds_.request_bytes_max) {
-    run->end("refused", broker::refuse({Code::invalidArgument, 413, "tools.request_max",
+    run->end("refused", broker::refuse({Code::invalidArgument,
+                                        413,
+                                        "tools.request_max",
                                         fmt::format("the JSON has {} bytes; allowed are {}",
                                                     json.size(), run->bounds_.request_bytes_max),
-                                        {}, 0}));
+                                        {},
+                                        0}));
     return kj::mv(promise);
   }
   auto request = tools.callRequest();
@@ -43,10 +46,10 @@ kj::Promise<ToolRun::Answer> ToolRun::start(Hub& hub, std::shared_ptr<Ticket> ti
                 if (!alive) return;
                 auto error = answer.getError();
                 if (error.getCode() == 0) return alive->onAnswer(edge::str(answer.getJson()));
-                alive->onAnswer(broker::refuse(refusalOf(
-                    {static_cast<Code>(error.getCode()), edge::str(error.getMessage()),
-                     edge::str(error.getAdvice()), 0, error.getRetryAfterMs()},
-                    "tools")));
+                alive->onAnswer(broker::refuse(
+                    refusalOf({static_cast<Code>(error.getCode()), edge::str(error.getMessage()),
+                               edge::str(error.getAdvice()), 0, error.getRetryAfterMs()},
+                              "tools")));
               },
               [weak = std::weak_ptr<ToolRun>(run)](kj::Exception&&) {
                 if (auto alive = weak.lock())
@@ -62,10 +65,13 @@ void ToolRun::onAnswer(Answer answer) {
   if (!answer) return end("failed", std::move(answer));
   line_.answer_bytes = answer->size();
   if (answer->size() > bounds_.answer_bytes_max)
-    return end("failed", broker::refuse({Code::unavailable, 502, "tools.answer_max",
+    return end("failed", broker::refuse({Code::unavailable,
+                                         502,
+                                         "tools.answer_max",
                                          fmt::format("the answer has {} bytes; allowed are {}",
                                                      answer->size(), bounds_.answer_bytes_max),
-                                         {}, 0}));
+                                         {},
+                                         0}));
   end("allowed", std::move(answer));
 }
 
@@ -85,10 +91,13 @@ void ToolRun::look(uint64_t now_ns) {
   if (!answer_->isWaiting())  // the box has gone
     return end("failed", broker::refuse({Code::cancelled, 502, "box", "the box has gone", {}, 0}));
   if ((now_ns - begun_ns_) / kMsNs >= bounds_.time_ms_max)
-    end("failed", broker::refuse({Code::deadlineExceeded, 504, "tools.time_max",
+    end("failed", broker::refuse({Code::deadlineExceeded,
+                                  504,
+                                  "tools.time_max",
                                   fmt::format("the client's function took longer than {} ms",
                                               bounds_.time_ms_max),
-                                  {}, 0}));
+                                  {},
+                                  0}));
 }
 
 }  // namespace mayfly::vault

@@ -19,6 +19,7 @@ namespace {
 
 constexpr long kBufferBytes = 64 << 10;
 constexpr long kCaCacheSeconds = 3'600;
+constexpr long kNamesKeptSeconds = 5;
 constexpr size_t kStop = 0;  // from a callback with bytes: not all were taken, so an error
 
 CURLSH* tls_sessions = nullptr;
@@ -126,7 +127,7 @@ base::Status Transfer::prepare() {
   if (easy_ == nullptr) return base::fail(Code::resourceExhausted, "libcurl has no memory");
   list_.resize(spec_.headers.size());
   for (size_t i = 0; i < list_.size(); ++i) {
-    list_[i].data = spec_.headers[i].revealForCurl();
+    list_[i].data = revealForCurl(spec_.headers[i]);
     list_[i].next = i + 1 < list_.size() ? &list_[i + 1] : nullptr;
   }
   set();
@@ -139,7 +140,7 @@ void Transfer::set() {
   const auto option = [this](CURLoption which, auto value) {
     ::curl_easy_setopt(easy_, which, value);
   };
-  option(CURLOPT_URL, spec_.url.revealForCurl());
+  option(CURLOPT_URL, revealForCurl(spec_.url));
   option(CURLOPT_PROTOCOLS_STR, spec_.tls ? "https" : "http");
   option(CURLOPT_PATH_AS_IS, 1L);
   option(CURLOPT_PROXY, "");
@@ -149,18 +150,19 @@ void Transfer::set() {
   option(CURLOPT_NOSIGNAL, 1L);
   option(CURLOPT_QUICK_EXIT, 1L);  // else the loop waits for a name that is being resolved
   option(CURLOPT_BUFFERSIZE, kBufferBytes);
+  option(CURLOPT_DNS_CACHE_TIMEOUT, kNamesKeptSeconds);
   option(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
   option(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
   option(CURLOPT_SSL_VERIFYPEER, 1L);
   option(CURLOPT_SSL_VERIFYHOST, 2L);
   option(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(spec_.connect_ms_max));
-  option(CURLOPT_TIMEOUT_MS, static_cast<long>(spec_.connect_only ? spec_.connect_ms_max
-                                                                  : spec_.time_ms_max));
+  option(CURLOPT_TIMEOUT_MS,
+         static_cast<long>(spec_.connect_only ? spec_.connect_ms_max : spec_.time_ms_max));
   option(CURLOPT_SHARE, tls_sessions);
   if (spec_.ca) {
-    curl_blob blob{spec_.ca->reveal().empty() ? nullptr
-                                              : const_cast<char*>(spec_.ca->reveal().data()),
-                   spec_.ca->reveal().size(), CURL_BLOB_COPY};
+    curl_blob blob{
+        spec_.ca->reveal().empty() ? nullptr : const_cast<char*>(spec_.ca->reveal().data()),
+        spec_.ca->reveal().size(), CURL_BLOB_COPY};
     option(CURLOPT_CAINFO, static_cast<char*>(nullptr));
     option(CURLOPT_CAPATH, static_cast<char*>(nullptr));
     option(CURLOPT_CAINFO_BLOB, &blob);

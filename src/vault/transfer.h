@@ -31,8 +31,8 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 
 enum class Failure : uint8_t {
   none,
-  address,   // every address of the host is a forbidden one
-  resolve,   // the host's name has no address
+  address,  // every address of the host is a forbidden one
+  resolve,  // the host's name has no address
   connect,
   tls,
   time,
@@ -43,20 +43,20 @@ std::string_view name(Failure failure);
 
 struct TransferSpec {
   std::string method;
-  Secret url;                   // may hold a secret in its query
-  std::vector<Secret> headers;  // "name: value"
+  MaybeSecret url;                   // may hold a secret in its query
+  std::vector<MaybeSecret> headers;  // "name: value"
   bool tls = true;
-  int64_t body_bytes = 0;       // -1: of unknown length
-  bool connect_only = false;    // a TCP connection for others to use
-  bool fresh = false;           // a new connection, so that nothing is ever sent twice
+  int64_t body_bytes = 0;     // -1: of unknown length
+  bool connect_only = false;  // a TCP connection for others to use
+  bool fresh = false;         // a new connection, so that nothing is ever sent twice
   uint64_t connect_ms_max = 10'000, time_ms_max = 600'000;
-  SecretRef ca;                 // PEM; null: the host's
+  SecretRef ca;  // PEM; null: the host's
   std::function<bool(const config::Address&)> allows;
 };
 
 class TransferEvents {
  public:
-  virtual ~TransferEvents() = default;
+  virtual ~TransferEvents() noexcept(false) = default;
   enum class Take : uint8_t {
     taken,
     later,  // not now: the same bytes come again after `resume`

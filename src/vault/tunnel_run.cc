@@ -42,7 +42,7 @@ std::shared_ptr<TunnelRun> TunnelRun::start(Hub& hub, std::shared_ptr<Ticket> ti
 }
 
 broker::Decision<base::Unit> TunnelRun::connect() {
-  TransferSpec spec{"CONNECT", Secret::joined({fmt::format("http://{}:{}/", host_, port_)}), {}};
+  TransferSpec spec{"CONNECT", fmt::format("http://{}:{}/", host_, port_), {}};
   spec.tls = false;  // the box's own TLS goes through
   spec.connect_only = true;
   spec.connect_ms_max = rules().connect_ms_max;
@@ -63,7 +63,9 @@ void TunnelRun::onEnd(Failure failure, const std::string& why) {
     return fail({failure == Failure::address ? Code::permissionDenied : Code::unavailable,
                  static_cast<uint16_t>(failure == Failure::address ? 403 : 502),
                  ask_.rule() + "." + std::string(name(failure)),
-                 fmt::format("{}:{}: {}", host_, port_, why), {}, 0});
+                 fmt::format("{}:{}: {}", host_, port_, why),
+                 {},
+                 0});
   boost::system::error_code failed;
   if (!base::setNonblocking(socket.view()) || socket_.assign(socket.get(), failed))
     return fail({Code::internal, 502, ask_.rule(), "a socket cannot be watched", {}, 0});
@@ -82,8 +84,12 @@ broker::Decision<kj::Promise<void>> TunnelRun::onUp(std::string_view bytes) {
   std::optional<Refusal> refusal;
   if (!spent) refusal = spent.error();
   if (line_.request_bytes > rules().request_bytes_max)
-    refusal = {Code::invalidArgument, 413, ask_.rule() + ".request_max",
-               "the tunnel has carried as many bytes as it may", {}, 0};
+    refusal = {Code::invalidArgument,
+               413,
+               ask_.rule() + ".request_max",
+               "the tunnel has carried as many bytes as it may",
+               {},
+               0};
   if (!refusal && !connecting_ && !socket_.is_open())
     if (auto began = connect(); !began) refusal = began.error();
   if (refusal) {
@@ -122,8 +128,12 @@ void TunnelRun::writeSome() {
           auto still = run.lock();
           if (!still || still->isDone()) return;
           if (failed)
-            return still->fail({Code::unavailable, 502, still->ask_.rule() + ".cut",
-                                "the upstream closed the tunnel", {}, 0});
+            return still->fail({Code::unavailable,
+                                502,
+                                still->ask_.rule() + ".cut",
+                                "the upstream closed the tunnel",
+                                {},
+                                0});
           still->progress_ns_ = base::monotonicNs();
           if (at + n < piece->size()) return again(again, at + n);
           still->writing_ = false;
@@ -144,16 +154,16 @@ void TunnelRun::readSome() {
       base::monotonicNs() < paused_until_ns_)
     return;
   reading_ = true;
-  socket_.async_read_some(boost::asio::buffer(buffer_),
-                          [run = std::weak_ptr<TunnelRun>(self())](boost::system::error_code failed,
-                                                                   size_t n) {
-                            auto alive = run.lock();
-                            if (!alive || alive->isDone()) return;
-                            alive->reading_ = false;
-                            if (!failed) return alive->onRead(n);
-                            alive->down_ended_ = true;
-                            alive->ended();
-                          });
+  socket_.async_read_some(
+      boost::asio::buffer(buffer_),
+      [run = std::weak_ptr<TunnelRun>(self())](boost::system::error_code failed, size_t n) {
+        auto alive = run.lock();
+        if (!alive || alive->isDone()) return;
+        alive->reading_ = false;
+        if (!failed) return alive->onRead(n);
+        alive->down_ended_ = true;
+        alive->ended();
+      });
 }
 
 void TunnelRun::onRead(size_t bytes) {
@@ -162,8 +172,12 @@ void TunnelRun::onRead(size_t bytes) {
   auto spent = ticket_->spend(bytes, progress_ns_);
   if (!spent) return fail(std::move(spent).error(), "refused");
   if (line_.answer_bytes > rules().response_bytes_max)
-    return fail({Code::invalidArgument, 413, ask_.rule() + ".response_max",
-                 "the tunnel has carried as many bytes as it may", {}, 0},
+    return fail({Code::invalidArgument,
+                 413,
+                 ask_.rule() + ".response_max",
+                 "the tunnel has carried as many bytes as it may",
+                 {},
+                 0},
                 "refused");
   paused_until_ns_ = progress_ns_ + *spent;
   flow_->write({buffer_, bytes});

@@ -48,7 +48,8 @@ struct RpcLink {
         messages(*stream),
         network(messages, capnp::rpc::twoparty::Side::SERVER, edge::readerOptions()),
         rpc(capnp::makeRpcServer(network, kj::mv(face))),
-        watch(network.onDisconnect().then([on_end = std::move(on_end)] { on_end(); })
+        watch(network.onDisconnect()
+                  .then([on_end = std::move(on_end)] { on_end(); })
                   .eagerlyEvaluate([](kj::Exception&&) {})) {}
 
   kj::Own<kj::AsyncIoStream> stream;

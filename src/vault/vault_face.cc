@@ -11,13 +11,10 @@ using base::Code;
 
 namespace {
 
-constexpr const char* kBrokerUrl = "http://127.0.0.1";  // the door's port is HTTP's own
 constexpr size_t kToolsMax = 128, kToolTextBytesMax = 32u << 10, kTenantBytesMax = 128;
 constexpr uint64_t kLifeMsMax = 30ull * 24 * 3'600 * 1'000;
 
-void putError(schema::Error::Builder out, const base::Error& error) {
-  put(out, refusalOf(error));
-}
+void putError(schema::Error::Builder out, const base::Error& error) { put(out, refusalOf(error)); }
 
 class SessionFace final : public schema::Session::Server {
  public:
@@ -35,12 +32,13 @@ class SessionFace final : public schema::Session::Server {
     std::vector<std::string> names;
     for (const broker::Grant& each : session->grants) names.push_back(each.name());
     auto [promise, fulfiller] = kj::newPromiseAndFulfiller<std::vector<uint64_t>>();
-    auto told = std::make_shared<kj::Own<kj::PromiseFulfiller<std::vector<uint64_t>>>>(
-        kj::mv(fulfiller));
+    auto told =
+        std::make_shared<kj::Own<kj::PromiseFulfiller<std::vector<uint64_t>>>>(kj::mv(fulfiller));
     hub.journal.ask<std::vector<uint64_t>>(
         [task, names](Journal& journal) {
           std::vector<uint64_t> counts;
-          for (const std::string& name : names) counts.push_back(journal.count(task, name).value_or(0));
+          for (const std::string& name : names)
+            counts.push_back(journal.count(task, name).value_or(0));
           return counts;
         },
         [told](std::vector<uint64_t> counts) { (*told)->fulfill(kj::mv(counts)); });

@@ -32,7 +32,9 @@ base::Status place(base::FdView source, const Placed& each) {
   DO("mount", each.folder, ::mount(from.c_str(), at.c_str(), nullptr, MS_BIND, nullptr));
   DO("mount again", each.folder,
      ::mount(nullptr, at.c_str(), nullptr,
-             MS_REMOUNT | MS_BIND | kFlags | (each.writable ? 0ul : static_cast<unsigned long>(MS_RDONLY)), nullptr));
+             MS_REMOUNT | MS_BIND | kFlags |
+                 (each.writable ? 0ul : static_cast<unsigned long>(MS_RDONLY)),
+             nullptr));
   return base::Unit{};
 }
 

@@ -55,7 +55,8 @@ base::Status dropRoot(uint32_t uid) {
                ::getgroups(0, nullptr) == 0 && !bounded;
   for (const auto& l : left) clean = clean && (l.effective | l.permitted | l.inheritable) == 0;
   if (!clean)
-    return base::fail(base::Code::internal, "this process still has privileges after dropping them");
+    return base::fail(base::Code::internal,
+                      "this process still has privileges after dropping them");
   return base::Unit{};
 }
 

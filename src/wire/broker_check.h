@@ -10,8 +10,8 @@
 
 namespace mayfly::wire {
 
-// `bytes` and `fds`: the received size and number of descriptors. Each also terminates the message's
-// texts within their fields. Every fault is one of language: the connection ends.
+// `bytes` and `fds`: the received size and number of descriptors. Each also terminates the
+// message's texts within their fields. Every fault is one of language: the connection ends.
 Checked check(LinkEvent& event, size_t bytes, size_t fds);
 Checked check(const LinkRequest& request, size_t bytes, size_t fds);
 Checked check(const FrontMessage& message, size_t bytes, size_t fds);

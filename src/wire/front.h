@@ -45,7 +45,8 @@ struct LinkEvent {
   enum class Kind : uint16_t {
     frontUp = 1,    // with one descriptor: mayflyd's end of the DoorRequest link
     frontDown = 2,  // it ended; every descriptor it held is closed
-    vaultUp = 3,    // with one descriptor: mayflyd's end of the Cap'n Proto link (SOCK_STREAM)
+    vaultUp = 3,    // with one descriptor: mayflyd's end of the Cap'n Proto link (SOCK_STREAM). The
+                    // vault has a policy
     vaultDown = 4,
     policyLoaded = 5,   // the vault has taken a changed policy
     policyRefused = 6,  // `text`: file, line, key and reason; the old one stays in force
@@ -100,7 +101,6 @@ struct VaultNote {
   enum class Kind : uint16_t {
     policyLoaded = 1,
     policyRefused = 2,  // `text`: file, line, key and reason; the old one stays in force
-    serving = 3,        // the first policy is loaded, and the vault's walls are up
   };
   uint32_t magic = kBrokerMagic;
   uint16_t version = kBrokerVersion;

@@ -38,7 +38,8 @@ PROGRAMS = [
     *(("mayfly", verb.split()) for verb in (
         "run", "task list", "task info", "task wait", "task cancel", "task close", "blob list", "blob remove", "ps",
         "kill", "templates", "doctor", "image",
-        "template init", "template build", "template check", "pool replay", "version")),
+        "template init", "template build", "template check", "pool replay", "broker check",
+        "broker try", "version")),
 ]
 
 HEAD = """# Settings

@@ -1,5 +1,6 @@
 // fuzz_seeds FOLDER: the fuzzers' first inputs, in a folder for each: whole sessions, whole specs,
-// the messages of the spawner's side, a spool and scripts for the spawner.
+// the messages of the spawner's side, a spool, scripts for the spawner and requests of
+// boxes.
 #include <capnp/serialize.h>
 #include <sys/stat.h>
 
@@ -8,8 +9,10 @@
 #include <random>
 #include <string>
 
+#include "broker_policy_text.h"
 #include "edge/convert.h"
 #include "hostile/raw.h"
+#include "wire/front.h"
 #include "wire/spawner.h"
 #include "wire/spool.h"
 #include "wire/zygote.h"
@@ -153,7 +156,15 @@ void writeWire(const std::string& folder) {
   put("hello", 6, 0, raw(wire::CloneMade{}));
   put("clone-ready", 7, 0, raw(wire::CloneReady{}));
   put("the-claim", 8, 1, raw(wire::Claim{}));
-  put("started", 9, 0, raw(wire::Started{}));
+  wire::DoorRequest door;
+  door.kind = wire::DoorRequest::Kind::open;
+  door.session = door.connections_max = 1;
+  put("door", 9, 2, raw(door));
+  wire::DoorEvent closed;
+  closed.kind = wire::DoorEvent::Kind::closed;
+  closed.session = 1;
+  put("door-closed", 10, 0, raw(closed));
+  put("started", 11, 0, raw(wire::Started{}));
 }
 
 void writeSpool(const std::string& folder) {
@@ -167,6 +178,30 @@ void writeSpool(const std::string& folder) {
   write(folder + "/files", raw(header) + "bytes" + index);
 }
 
+// The first byte says in which pieces the parsers get the rest.
+void writeFront(const std::string& folder) {
+  int count = 0;
+  const auto put = [&](const std::string& bytes) {
+    write(folder + "/" + std::to_string(count++), "\x05" + bytes);
+  };
+  const std::string host = " HTTP/1.1\r\nHost: 127.0.0.1\r\n";
+  put("GET /" + host + "\r\nGET /tools" + host + "\r\n");
+  put("GET /cap/fixed/a?b=c" + host + "Accept: */*\r\nConnection: X\r\nX: y\r\n\r\n");
+  put("POST /cap/echo/" + host + "Content-Length: 5\r\n\r\nhello");
+  put("POST /cap/sink/" + host +
+      "Transfer-Encoding: chunked\r\n\r\n5;a=\"b\"\r\nhello\r\n0\r\nX: y\r\n\r\n");
+  put("POST /sql/a?format=csv" + host + "Content-Length: 24\r\n\r\n{\"a\":1,\"b\":[\"x\"],\"c\":0.5}");
+  put("GET /sql/a?b=%41+c&d" + host + "\r\n");
+  put("POST /tools/a" + host + "Expect: 100-continue\r\nContent-Length: 13\r\n\r\n{\"a\":[null,{}]}");
+  put("POST /mint/a" + host + "Connection: close\r\nContent-Length: 0\r\n\r\n");
+  put("HEAD http://127.0.0.1/cap/large/" + host + "\r\n");
+  put("GET http://a.example:80/b HTTP/1.1\r\nHost: a.example:80\r\n\r\n");
+  put("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n" +
+      std::string("\x16\x03\x01\0\x05\x01\0\0\x01\0", 10));
+  put("GET /cap/cut/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+  put("GET /cap/short/" + host + "Upgrade: h2c\r\n\r\n");
+}
+
 // Whatever its bytes are, a script runs.
 void writeScripts(const std::string& folder) {
   std::mt19937 random(1);
@@ -177,16 +212,48 @@ void writeScripts(const std::string& folder) {
   }
 }
 
+// In the form of policy_fuzz: the policy, a narrowing, a target, a header's value; NULs between.
+void writePolicies(const std::string& folder) {
+  const std::string zero(1, '\0');
+  write(folder + "/plain", broker::kTestPolicy);
+  write(folder + "/request", broker::kTestPolicy + zero + "calls=1,paths=/models/*" + zero +
+                                 "/models/a%20b?limit=1" + zero + "text/plain");
+}
+
+// In the form of stream_fuzz: which part, the size of pieces, the bytes.
+void writeStreams(const std::string& folder) {
+  auto number = [](size_t value, size_t bytes) {
+    std::string out;
+    while (bytes-- > 0) out += static_cast<char>(value >> 8 * bytes);
+    return out;
+  };
+  auto field = [&](const std::string& body, size_t bytes) {
+    return number(body.size(), bytes) + body;
+  };
+  const std::string name = number(0, 2) + field(field(number(0, 1) + field("a.org", 2), 2), 2);
+  const std::string hello = number(0x303, 2) + std::string(32, 'r') + field("", 1) +
+                            field(number(0x1301, 2), 2) + field(number(0, 1), 1) + field(name, 2);
+  const std::string record =
+      number(22, 1) + number(0x301, 2) + field(number(1, 1) + field(hello, 3), 2);
+  write(folder + "/hello", number(0, 1) + number(7, 1) + record);
+  write(folder + "/secret", number(1, 1) + number(3, 1) + "\x0csecret-token" +
+                                "x secret-token c2VjcmV0LXRva2Vu secret-tok");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
   std::string folder = argv[1];
-  for (const char* each : {"", "/request", "/spec", "/wire", "/spool", "/spawner"})
+  for (const char* each : {"", "/request", "/spec", "/wire", "/spool", "/spawner", "/front", "/policy",
+                           "/stream"})
     ::mkdir((folder + each).c_str(), 0755);
   writeWire(folder + "/wire");
   writeSpool(folder + "/spool");
   writeScripts(folder + "/spawner");
+  writeFront(folder + "/front");
+  writePolicies(folder + "/policy");
+  writeStreams(folder + "/stream");
   for (const auto& [name, fill] : kSpecs) {
     capnp::MallocMessageBuilder message;
     fill(message.initRoot<schema::TaskSpec>());

@@ -1,5 +1,5 @@
-// libFuzzer on the checks of every message that the spawner, mayflyd, a maker, a zygote or a
-// clone receives. The first byte says which message, the second how many descriptors came.
+// libFuzzer on the checks of every message that the spawner, mayflyd, the front, a maker, a zygote
+// or a clone receives. The first byte says which message, the second how many descriptors came.
 //
 // Finds: a sanitizer's finding, and a message that passes the check although a property that its
 // receiver relies on does not hold.
@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "wire/check.h"
+#include "wire/door_check.h"
 #include "wire/zygote.h"
 
 namespace {
@@ -57,6 +58,24 @@ void event(const uint8_t* data, size_t size, size_t fds) {
   require(strnlen(e.text, sizeof e.text) < sizeof e.text);
 }
 
+void doorRequest(const uint8_t* data, size_t size, size_t fds) {
+  DoorRequest r;
+  memcpy(static_cast<void*>(&r), data, std::min(size, sizeof r));
+  if (check(r, size, fds).fault != Checked::Fault::none) return;
+  require(size == sizeof r && r.session != 0);
+  if (r.kind == DoorRequest::Kind::open)
+    require(fds == 2 && r.connections_max > 0 && r.connections_max <= kDoorConnectionsMax);
+  else
+    require(r.kind == DoorRequest::Kind::close && fds == 0);
+}
+
+void doorEvent(const uint8_t* data, size_t size, size_t fds) {
+  DoorEvent e;
+  memcpy(static_cast<void*>(&e), data, std::min(size, sizeof e));
+  if (check(e, size, fds).fault != Checked::Fault::none) return;
+  require(size == sizeof e && fds == 0 && e.session != 0 && e.kind == DoorEvent::Kind::closed);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -64,7 +83,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint8_t which = data[0];
   const size_t fds = data[1];
   data += 2, size -= 2;
-  switch (which % 10) {
+  switch (which % 12) {
     case 0:
       request(data, size, fds);
       break;
@@ -91,6 +110,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       break;
     case 8:
       answer<Claim>(data, size, fds, 1 + kBlobFdsMax);
+      break;
+    case 9:
+      doorRequest(data, size, fds);
+      break;
+    case 10:
+      doorEvent(data, size, fds);
       break;
     default:
       answer<Started>(data, size, fds, 0);

@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "wire/broker_check.h"
 #include "wire/check.h"
+#include "wire/door_check.h"
 #include "wire/spool.h"
 #include "wire/zygote.h"
 
@@ -263,6 +265,56 @@ TEST(Spool, EveryCutOfAnIndexIsRefused) {
     EXPECT_FALSE(readIndex(h, std::string_view(index).substr(0, bytes), limits)) << bytes;
   limits.out_files_bytes = 9;
   EXPECT_FALSE(readIndex(h, index, limits));
+}
+
+// --- doors ---
+
+TEST(Doors, EachMessageThatNoPeerSendsIsFound) {
+  DoorRequest open;
+  open.kind = DoorRequest::Kind::open;
+  open.session = 7;
+  open.connections_max = 100;
+  DoorRequest close;
+  close.kind = DoorRequest::Kind::close;
+  close.session = 7;
+  DoorEvent closed;
+  closed.kind = DoorEvent::Kind::closed;
+  closed.session = 7;
+  EXPECT_EQ(check(open, sizeof open, 2).fault, Fault::none);
+  EXPECT_EQ(check(close, sizeof close, 0).fault, Fault::none);
+  EXPECT_EQ(check(closed, sizeof closed, 0).fault, Fault::none);
+
+  const auto request = [](DoorRequest r, size_t fds, std::function<void(DoorRequest&)> spoil,
+                          size_t bytes = sizeof(DoorRequest)) {
+    spoil(r);
+    return check(r, bytes, fds).fault;
+  };
+  const auto nothing = [](auto&) {};
+  for (size_t fds : {0, 1, 3}) EXPECT_EQ(request(open, fds, nothing), Fault::language) << fds;
+  for (size_t fds : {1, 2}) EXPECT_EQ(request(close, fds, nothing), Fault::language) << fds;
+  for (size_t bytes : {size_t{0}, sizeof open - 1, sizeof open + 1})
+    EXPECT_EQ(request(open, 2, nothing, bytes), Fault::language) << bytes;
+  for (const auto& spoil : std::vector<std::function<void(DoorRequest&)>>{
+           [](DoorRequest& r) { r.magic ^= 1; }, [](DoorRequest& r) { ++r.version; },
+           [](DoorRequest& r) { r.session = 0; }, [](DoorRequest& r) { r.connections_max = 0; },
+           [](DoorRequest& r) { r.connections_max = kDoorConnectionsMax + 1; },
+           [](DoorRequest& r) { r.kind = DoorRequest::Kind{}; },
+           [](DoorRequest& r) { r.kind = static_cast<DoorRequest::Kind>(3); }})
+    EXPECT_EQ(request(open, 2, spoil), Fault::language);
+
+  const auto event = [&](std::function<void(DoorEvent&)> spoil, size_t fds = 0,
+                         size_t bytes = sizeof(DoorEvent)) {
+    DoorEvent e = closed;
+    spoil(e);
+    return check(e, bytes, fds).fault;
+  };
+  EXPECT_EQ(event(nothing, 1), Fault::language);
+  EXPECT_EQ(event(nothing, 0, sizeof closed - 1), Fault::language);
+  for (const auto& spoil : std::vector<std::function<void(DoorEvent&)>>{
+           [](DoorEvent& e) { e.magic ^= 1; }, [](DoorEvent& e) { ++e.version; },
+           [](DoorEvent& e) { e.session = 0; }, [](DoorEvent& e) { e.kind = DoorEvent::Kind{}; },
+           [](DoorEvent& e) { e.kind = static_cast<DoorEvent::Kind>(2); }})
+    EXPECT_EQ(event(spoil), Fault::language);
 }
 
 }  // namespace

@@ -1,0 +1,222 @@
+// Layer: broker. See limits.h.
+#include "broker/limits.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace mayfly::broker {
+namespace {
+
+constexpr double kNsPerMinute = 60e9;
+constexpr double kRounding = 1e-6;  // of a token
+constexpr uint64_t kNsPerMs = 1'000'000;
+
+// 0 stands for ten seconds' worth.
+uint64_t burstOf(uint32_t burst, uint32_t per_minute) {
+  return burst != 0 ? burst : std::max<uint64_t>(1, per_minute / 6);
+}
+
+uint32_t millis(uint64_t ns) {
+  return static_cast<uint32_t>(std::clamp<uint64_t>(ns / kNsPerMs + 1, 1, UINT32_MAX));
+}
+
+tl::unexpected<Refusal> tooMany(std::string rule, std::string message, uint32_t retry_after_ms,
+                                uint16_t http_status = 429) {
+  return refuse({base::Code::resourceExhausted, http_status, std::move(rule), std::move(message),
+                 retry_after_ms == 0 ? "This task has used it up." : "Try again a little later.",
+                 retry_after_ms});
+}
+
+}  // namespace
+
+TokenBucket::TokenBucket(uint64_t per_minute, uint64_t size, uint64_t now_ns)
+    : per_ns_(static_cast<double>(per_minute) / kNsPerMinute),
+      size_(static_cast<double>(size)),
+      tokens_(size_),
+      filled_ns_(now_ns) {}
+
+void TokenBucket::fill(uint64_t now_ns) {
+  if (now_ns <= filled_ns_) return;
+  tokens_ = std::min(size_, tokens_ + static_cast<double>(now_ns - filled_ns_) * per_ns_);
+  filled_ns_ = now_ns;
+}
+
+uint64_t TokenBucket::wait(uint64_t now_ns) {
+  fill(now_ns);
+  return tokens_ >= 1 - kRounding ? 0 : static_cast<uint64_t>(std::ceil((1 - tokens_) / per_ns_));
+}
+
+uint64_t TokenBucket::take(uint64_t now_ns) {
+  if (const uint64_t ns = wait(now_ns)) return ns;
+  tokens_ -= 1;
+  return 0;
+}
+
+uint64_t TokenBucket::spend(uint64_t tokens, uint64_t now_ns) {
+  fill(now_ns);
+  tokens_ -= static_cast<double>(tokens);
+  return tokens_ >= 0 ? 0 : static_cast<uint64_t>(std::ceil(-tokens_ / per_ns_));
+}
+
+bool TokenBucket::full(uint64_t now_ns) {
+  fill(now_ns);
+  return tokens_ >= size_;
+}
+
+Limits::TaskUse& Limits::taskUse(const Call& call, uint64_t now_ns) {
+  const TaskKey key{call.subject.session, call.action};
+  const auto at = tasks_.find(key);
+  if (at != tasks_.end()) return at->second;
+  const config::TaskQuota& q = call.task;
+  return tasks_
+      .emplace(key, TaskUse{0, 0, 0,
+                            TokenBucket(q.calls_per_minute, burstOf(q.burst, q.calls_per_minute),
+                                        now_ns)})
+      .first->second;
+}
+
+bool Limits::makeRoom(uint64_t now_ns) {
+  constexpr size_t kPerCall = 2;  // the tenant's and the action's
+  if (others_.size() + kPerCall <= others_max_) return true;
+  for (auto at = others_.begin(); at != others_.end();) {
+    OtherUse& use = at->second;
+    const bool idle = use.in_flight == 0 && use.rate.full(now_ns) && use.bytes.full(now_ns);
+    at = idle ? others_.erase(at) : std::next(at);
+  }
+  return others_.size() + kPerCall <= others_max_;
+}
+
+Limits::OtherUse& Limits::otherUse(const OtherKey& key, const config::SharedQuota& q,
+                                   uint64_t now_ns) {
+  const auto at = others_.find(key);
+  if (at != others_.end()) return at->second;
+  // A second's worth of bytes may come at once.
+  const uint64_t bytes_at_once = std::max<uint64_t>(1, q.bytes_per_minute / 60);
+  const uint64_t burst = burstOf(q.burst, q.calls_per_minute);
+  return others_
+      .emplace(key, OtherUse{0, TokenBucket(q.calls_per_minute, burst, now_ns),
+                             TokenBucket(q.bytes_per_minute, bytes_at_once, now_ns)})
+      .first->second;
+}
+
+Decision<base::Unit> Limits::checkCounts(const Call& call, const TaskUse& task,
+                                         const OtherUse* tenant, const OtherUse* all) const {
+  const std::string& rule = call.rule;
+  if (in_flight_ >= bounds_.calls_max)
+    return tooMany("bounds.calls_max", "the broker has too many calls in flight", base::kRetryMs,
+                   503);
+  const auto session = sessions_.find(call.subject.session);
+  if (session != sessions_.end() && session->second >= bounds_.calls_per_task_max)
+    return tooMany("bounds.calls_per_task_max",
+                   fmt::format("the task has {} calls in flight", session->second), base::kRetryMs);
+  if (task.calls >= call.task.calls)
+    return tooMany(rule + ".task.calls",
+                   fmt::format("the task has made its {} calls", call.task.calls), 0);
+  if (task.bytes >= call.task.bytes)
+    return tooMany(rule + ".task.bytes",
+                   fmt::format("the task has moved its {} bytes", call.task.bytes), 0);
+  if (task.in_flight >= call.task.parallel)
+    return tooMany(rule + ".task.parallel",
+                   fmt::format("the task has {} calls of this action in flight", task.in_flight),
+                   base::kRetryMs);
+  if (tenant != nullptr && tenant->in_flight >= call.tenant.parallel)
+    return tooMany(rule + ".tenant.parallel",
+                   "the tenant has too many calls of this action in flight", base::kRetryMs);
+  if (all != nullptr && all->in_flight >= call.all.parallel)
+    return tooMany(rule + ".all.parallel", "this action has too many calls in flight",
+                   base::kRetryMs, 503);
+  return base::Unit{};
+}
+
+Decision<base::Unit> Limits::takeRates(const Call& call, TaskUse& task, OtherUse* tenant,
+                                       OtherUse* all, uint64_t now_ns) {
+  struct Part {
+    TokenBucket* bucket;
+    const char* key;
+  };
+  const Part parts[] = {{&task.rate, ".task.calls_per_minute"},
+                        {tenant ? &tenant->rate : nullptr, ".tenant.calls_per_minute"},
+                        {all ? &all->rate : nullptr, ".all.calls_per_minute"}};
+  for (const Part& part : parts)
+    if (const uint64_t ns = part.bucket ? part.bucket->wait(now_ns) : 0)
+      return tooMany(call.rule + part.key, "there were too many calls in the last minute",
+                     millis(ns));
+  for (const Part& part : parts)
+    if (part.bucket != nullptr) (void)part.bucket->take(now_ns);
+  return base::Unit{};
+}
+
+Decision<base::Unit> Limits::take(const Call& call, bool shared, uint64_t now_ns) {
+  OtherUse *tenant = nullptr, *all = nullptr;
+  if (shared) {
+    if (!makeRoom(now_ns))
+      return tooMany("bounds", "the broker holds the use of too many tenants", base::kRetryMs, 503);
+    tenant = &otherUse(tenantKey(call), call.tenant, now_ns);
+    all = &otherUse(allKey(call), call.all, now_ns);
+  }
+  TaskUse& task = taskUse(call, now_ns);
+  MAYFLY_DECIDE(checkCounts(call, task, tenant, all));
+  MAYFLY_DECIDE(takeRates(call, task, tenant, all, now_ns));
+  ++task.calls;
+  for (uint32_t* count : {&in_flight_, &sessions_[call.subject.session], &task.in_flight,
+                          tenant ? &tenant->in_flight : nullptr, all ? &all->in_flight : nullptr})
+    if (count != nullptr) ++*count;
+  return base::Unit{};
+}
+
+Decision<Limits::Call> Limits::begin(const Subject& subject, const Grant& grant, uint64_t now_ns) {
+  Call call{subject,     grant.name(),         grant.rule(),
+            grant.quota, grant.action->tenant, grant.action->all};
+  MAYFLY_DECIDE(take(call, true, now_ns));
+  return call;
+}
+
+Decision<Limits::Call> Limits::beginTool(const Subject& subject, const config::TaskQuota& quota,
+                                         uint64_t now_ns) {
+  Call call{subject, "", "tools", quota, {}, {}};  // no action has an empty name
+  MAYFLY_DECIDE(take(call, false, now_ns));
+  return call;
+}
+
+Decision<uint64_t> Limits::spend(const Call& call, uint64_t bytes, uint64_t now_ns) {
+  uint64_t wait_ns = 0;
+  for (const auto& key : {tenantKey(call), allKey(call)})
+    if (const auto at = others_.find(key); at != others_.end())
+      wait_ns = std::max(wait_ns, at->second.bytes.spend(bytes, now_ns));
+  const auto at = tasks_.find({call.subject.session, call.action});
+  if (at == tasks_.end()) return wait_ns;
+  at->second.bytes += bytes;
+  if (at->second.bytes > call.task.bytes)
+    return tooMany(call.rule + ".task.bytes",
+                   fmt::format("the task has moved its {} bytes", call.task.bytes), 0);
+  return wait_ns;
+}
+
+void Limits::end(const Call& call) {
+  auto less = [](uint32_t& count) {
+    if (count > 0) --count;
+  };
+  less(in_flight_);
+  if (const auto at = sessions_.find(call.subject.session); at != sessions_.end()) {
+    less(at->second);
+    if (at->second == 0) sessions_.erase(at);
+  }
+  if (const auto at = tasks_.find({call.subject.session, call.action}); at != tasks_.end())
+    less(at->second.in_flight);
+  for (const auto& key : {tenantKey(call), allKey(call)})
+    if (const auto at = others_.find(key); at != others_.end()) less(at->second.in_flight);
+}
+
+void Limits::addPastCalls(uint64_t session, const Grant& grant, uint64_t calls, uint64_t now_ns) {
+  Call call{{session, 0, {}}, grant.name(), grant.rule(), grant.quota, {}, {}};
+  taskUse(call, now_ns).calls += calls;
+}
+
+void Limits::forget(uint64_t session) {
+  tasks_.erase(tasks_.lower_bound({session, std::string()}),
+               tasks_.lower_bound({session + 1, std::string()}));
+}
+
+}  // namespace mayfly::broker

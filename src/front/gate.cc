@@ -1,0 +1,85 @@
+#include "front/gate.h"
+
+#include <boost/asio/post.hpp>
+
+namespace mayfly::front {
+
+kj::Promise<void> endOfTurn(edge::AsioPort& port) {
+  auto paf = kj::newPromiseAndFulfiller<void>();
+  boost::asio::post(port.host(),
+                    [told = kj::mv(paf.fulfiller)]() mutable { told->fulfill(); });
+  return kj::mv(paf.promise);
+}
+
+Gate::Queue::~Queue() {
+  if (in_ring_) gate_.ring_.remove(this);
+}
+
+kj::Promise<kj::Own<Gate::Queue::Slot>> Gate::Queue::slot() {
+  if (shared_->free > 0) return kj::heap<Slot>(kj::addRef(*shared_));
+  auto paf = kj::newPromiseAndFulfiller<kj::Own<Slot>>();
+  shared_->waits.push_back(kj::mv(paf.fulfiller));
+  return kj::mv(paf.promise);
+}
+
+Gate::Queue::Slot::~Slot() noexcept(false) {
+  ++shared_->free;
+  while (shared_->free > 0 && !shared_->waits.empty()) {
+    auto next = kj::mv(shared_->waits.front());
+    shared_->waits.pop_front();
+    if (next->isWaiting()) next->fulfill(kj::heap<Slot>(kj::addRef(*shared_)));
+  }
+}
+
+kj::Promise<void> Gate::Queue::pass() {
+  gate_.refillLater();
+  if (gate_.budget_ > 0 && gate_.ring_.empty()) {
+    --gate_.budget_;
+    return kj::READY_NOW;
+  }
+  auto paf = kj::newPromiseAndFulfiller<void>();
+  passes_.push_back(kj::mv(paf.fulfiller));
+  if (!in_ring_) gate_.ring_.push_back(this);
+  in_ring_ = true;
+  return kj::mv(paf.promise);
+}
+
+// Asks for the next turn's budget.
+void Gate::refillLater() {
+  if (refilling_) return;
+  refilling_ = true;
+  boost::asio::post(port_.host(), [self = self_] {
+    if (*self != nullptr) (*self)->refill();
+  });
+}
+
+void Gate::refill() {
+  refilling_ = false;
+  budget_ = starts_per_turn_;
+  while (budget_ > 0 && admitOne()) --budget_;
+  if (!ring_.empty()) refillLater();
+}
+
+// The first waiting connection of the next door. False: none waits.
+bool Gate::admitOne() {
+  while (!ring_.empty()) {
+    Queue& queue = *ring_.front();
+    ring_.pop_front();
+    queue.in_ring_ = false;
+    bool admitted = false;
+    while (!admitted && !queue.passes_.empty()) {
+      auto next = kj::mv(queue.passes_.front());
+      queue.passes_.pop_front();
+      admitted = next->isWaiting();
+      if (admitted) next->fulfill();
+    }
+    if (!queue.passes_.empty()) {
+      queue.in_ring_ = true;
+      ring_.push_back(&queue);
+    }
+    if (admitted) return true;
+  }
+  return false;
+}
+
+}  // namespace mayfly::front
