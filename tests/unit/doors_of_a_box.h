@@ -1,6 +1,7 @@
 // Doors as the init of a box makes them: in namespaces of their own, by a child that ends at once.
 #pragma once
 
+#include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -59,25 +60,41 @@ inline int raiseLo() {
   return ::ioctl(s, SIOCSIFFLAGS, &request);
 }
 
+inline bool writeTo(const char* path, const std::string& text) {
+  base::Fd fd(::open(path, O_WRONLY | O_CLOEXEC));
+  return fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+}
+
+// Root of namespaces of its own, with an empty /run and the loopback up.
+inline bool enterBox() {
+  const std::string uid = std::to_string(::geteuid()), gid = std::to_string(::getegid());
+  return ::unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET) == 0 &&
+         writeTo("/proc/self/setgroups", "deny") &&
+         writeTo("/proc/self/uid_map", "0 " + uid + " 1") &&
+         writeTo("/proc/self/gid_map", "0 " + gid + " 1") &&
+         ::mount("none", "/run", "tmpfs", 0, "size=64k") == 0 && raiseLo() == 0;
+}
+
 // Empty: this host lets nobody make namespaces here.
 inline std::optional<sched::Doors> doorsOfABox(const DoorPlaces& places = {}) {
   auto pair = base::makeSeqpacketPair();
   if (!pair) return std::nullopt;
   const pid_t pid = ::fork();
   if (pid == 0) {
-    const bool made = ::unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET) == 0 &&
-                      ::mount("none", "/run", "tmpfs", 0, "size=64k") == 0 && raiseLo() == 0;
+    const bool made = enterBox();
     const int fds[] = {made ? bindLocal(places) : -1, made ? bindTcp(places) : -1};
     const char byte = 'd';
     const bool sent = fds[0] >= 0 && fds[1] >= 0 &&
                       base::sendMessage(pair->theirs.view(), base::bytesOf(byte), fds).has_value();
     ::_exit(sent ? 0 : 1);
   }
+  pair->theirs.reset();
   int status = 0;
   ::waitpid(pid, &status, 0);
+  if (status != 0) return std::nullopt;
   char byte;
   auto got = base::receiveMessage(pair->ours.view(), base::writableBytesOf(byte));
-  if (status != 0 || !got || got->fds != 2) return std::nullopt;
+  if (!got || got->fds != 2) return std::nullopt;
   return sched::Doors{std::move(got->fd[0]), std::move(got->fd[1])};
 }
 
