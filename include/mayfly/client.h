@@ -82,6 +82,22 @@ struct Detach {
   std::string key;  // optional, at most 128 bytes: the user's own name for this run
 };
 
+// An action of the broker's policy that the task may use.
+struct GrantWish {
+  std::string name;
+  std::string narrowing;  // the task's own bounds, e.g. "calls=10,methods=GET"; empty: the policy's
+};
+
+// A function of this client that the task may call, as POST /tools/NAME.
+struct Tool {
+  std::string name;
+  std::string description;  // for people and models
+  std::string schema_json;  // of the arguments; empty: any
+  // Gets one JSON value, every byte of which the task chose, and returns one. It runs on the
+  // serving thread, like a callback. Of an error the task sees code and message.
+  std::function<base::Result<std::string>(std::string_view json)> call;
+};
+
 struct TaskSpec {
   std::string template_name;
   CodeKind kind = CodeKind::command;
@@ -96,7 +112,9 @@ struct TaskSpec {
   std::optional<uint64_t> seed;
   bool collect_out_files = false;
   std::optional<Detach> detach;
-  std::string tenant;  // at most 64 bytes, printable; see the schema
+  std::string tenant;             // at most 64 bytes, printable; see the schema
+  std::vector<GrantWish> grants;  // empty: none
+  std::vector<Tool> tools;        // empty: none; a detached task has none
 };
 
 struct OutFile {
@@ -214,6 +232,9 @@ class Task {
   bool existing() const;
   // The task's present state, without waiting: "done" once wait() would return at once.
   base::Result<TaskInfo> info(DeadlineMs deadline_ms = {});
+  // Ends one of the spec's grants before the task; returns when no call under it works any more.
+  // notFound: the spec has no such grant. Not for a task that was found.
+  base::Status revoke(const std::string& grant, DeadlineMs deadline_ms = {});
   // Returns the result when nothing of the task is left. If the deadline passes, the task runs on.
   base::Result<TaskResult> wait(DeadlineMs deadline_ms = {});
   std::shared_future<base::Result<TaskResult>> waitAsync() const;

@@ -23,6 +23,14 @@
 # than the client and does not know the method (unimplemented); the message was malformed (failed).
 # The end of the *task* is never an error: it is the result's `verdict`.
 #
+# GRANTS. A box starts with nothing worth stealing. A task that must call an API or pull a row names
+# grants: actions of the operator's policy, each with bounds that the submitter can narrow and never
+# widen. The daemon's broker, outside the box, holds the secret and does the action; the task finds
+# MAYFLY_BROKER=http://127.0.0.1 set, and the same door at /run/broker.sock. `tools` are functions
+# of the submitting client, which the task calls as `POST /tools/NAME`. Both die with the task: they
+# are revoked before it is killed, and the receipt says when. A task without grants and tools has no
+# door: its connections are refused.
+#
 # OWNERSHIP. A task belongs to the connection that submitted it. The daemon treats three events
 # alike: `close`, the release of a Task on which no call is outstanding, and the end of the
 # connection. A task that still runs is then killed (`cancelled` by close or release, `clientGone`
@@ -59,7 +67,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("mayfly::schema");
 
-const protocolVersion :UInt16 = 3;
+const protocolVersion :UInt16 = 4;
 # The version of this file. A daemon speaks every version from 1 up to its own.
 
 const messageBytesMax :UInt32 = 8388608;
@@ -86,13 +94,17 @@ interface Mayfly {
   templates @1 () -> (templates :List(TemplateInfo), error :Error);
   # The templates that tasks can name.
 
-  submit @2 (spec :TaskSpec, output :OutputSink) -> (task :Task, id :UInt64, error :Error, existing :Bool);
+  submit @2 (spec :TaskSpec, output :OutputSink, toolBox :ToolBox) -> (task :Task, id :UInt64, error :Error, existing :Bool, grants :List(Grant));
   # Checks the task and queues it. If `output` is null, the output is captured into the result
   # instead of being sent live. `existing`: this user has submitted a task with the same
   # `detach.key` before; the answer is that task, and nothing runs a second time.
-  # error: invalidArgument, notFound (the template, a blob), alreadyExists (the key belongs to a
-  # task with another spec, or to one of an earlier run of the daemon), unavailable (the template is not ready, the daemon stops),
-  # resourceExhausted (a queue or this connection is full, or unclosed tasks hold too much).
+  # `toolBox`: the client's functions, named in `spec.tools`; null: none. `grants`: one for each of
+  # `spec.grants`, in their order.
+  # error: invalidArgument, notFound (the template, a blob, a grant), permissionDenied (a grant that
+  # is not this user's or tenant's), alreadyExists (the key belongs to a
+  # task with another spec, or to one of an earlier run of the daemon), unavailable (the template is
+  # not ready, the daemon stops, the broker is down), failedPrecondition (grants or tools, and the
+  # daemon has no broker), resourceExhausted (a queue or this connection is full, or unclosed tasks hold too much).
 
   tasks @3 () -> (tasks :List(TaskInfo), error :Error);
   # The asking user's tasks that are queued, running or ending, of all its connections (at most
@@ -195,6 +207,28 @@ interface OutputSink {
   # 1 byte to 256 KiB. Returning from it acknowledges the data.
 }
 
+interface Grant {
+  # One grant of a task. Releasing it does nothing: the grant dies with its task.
+
+  revoke @0 () -> (error :Error);
+  # Ends the grant before the task: its calls in flight end, its minted credentials are inactive.
+  # Returns when no call under it works any more. Harmless when repeated, and once the task has
+  # ended.
+  # error: unavailable, the broker did not answer in time; a call may still be on its way.
+}
+
+interface ToolBox {
+  # Made by the client, given to `submit`. The daemon calls it while the task runs, at most 16 calls
+  # at a time for each task; a call beyond them, or one that takes longer than 60 s, fails in the
+  # task. The daemon releases the object when the task ends.
+
+  call @0 (name :Text, json :Text) -> (json :Text, error :Error);
+  # A call of the tool `name`, one of `spec.tools`. `json`: its arguments as the task sent them, one
+  # JSON value of at most 1 MiB; the task chose every byte, and nothing has checked it against the
+  # tool's schema. The answer is one JSON value, of at most 1 MiB. Of `error` the task sees code and
+  # message.
+}
+
 enum Stream {
   stdout @0;
   stderr @1;
@@ -252,7 +286,8 @@ struct TaskSpec {
 
   env @7 :List(EnvVar);
   # Added to the template's short fixed list; a variable of the same name replaces the template's.
-  # At most 1,024.
+  # Of the variables that come with grants, MAYFLY_BROKER replaces the task's own; for any other
+  # name, the task's own stands. At most 1,024.
 
   files @8 :List(InputFile);
   # At most 1,000; they count for the task's memory and disk.
@@ -283,6 +318,29 @@ struct TaskSpec {
   # The person or service that the task is for, if one user's client serves several: at most 64
   # bytes, printable. If a template gives each tenant a zygote (zygote.tenants_max in its manifest),
   # tasks of different users or tenants never share one; else the field has no effect on zygotes.
+
+  grants @19 :List(GrantWish);
+  # The actions of the broker's policy that this task may use. Empty: none. At most 64, each named
+  # once.
+
+  tools @20 :List(Tool);
+  # The functions of `toolBox` that the task may call. Empty: none. At most 128, each named once.
+  # A detached task has none: nobody may be there to answer.
+}
+
+struct GrantWish {
+  name @0 :Text;
+  # The action's name in the policy: at most 64 letters, digits, "_", "-" and "."
+
+  narrowing @1 :Text;
+  # This task's own bounds, e.g. "calls=10,methods=GET,paths=/models/*"; at most 1,024 bytes. Empty:
+  # the policy's. A bound that is wider than the policy's is an invalidArgument.
+}
+
+struct Tool {
+  name @0 :Text;         # at most 64 letters, digits, "_", "-" and "."
+  description @1 :Text;  # for people and models; at most 4 KiB
+  schemaJson @2 :Text;   # JSON schema of the arguments; at most 16 KiB; empty: any
 }
 
 struct Detach {
@@ -433,6 +491,11 @@ struct Receipt {
   cgroupsGoneNs @5 :UInt64;  # every cgroup of the box removed
   uidFreeNs @6 :UInt64;      # its uid may serve another box
   missing @7 :Text;          # which points are not proven, and why; empty when complete
+  # Of a task with grants or tools; else 0:
+  revokedNs @8 :UInt64;      # no call of the task works any more; 0 as well if it never started
+  brokerClosedNs @9 :UInt64; # the broker's front has no socket of the box open
+  note @10 :Text;            # which process of the broker was restarted, because it did not confirm
+                             # in time; empty: none
 }
 
 struct OutFile {

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -25,6 +26,7 @@
 #include <vector>
 
 #include "app/audit.h"
+#include "app/broker_link.h"
 #include "app/budget.h"
 #include "app/door.h"
 #include "app/instance.h"
@@ -107,6 +109,7 @@ class App final : private core::EngineOwner {
   base::Status makeEngine(const host::HostReport& report);
   void onSignal();
   void outliveSignals();
+  base::Status startBroker();
   void stop();
   void killSpawner();
   base::Status awaitSpawner();
@@ -121,7 +124,8 @@ class App final : private core::EngineOwner {
   const std::string started_ = timeText();  // when this run began
   boost::asio::io_context io_{1};
   boost::asio::signal_set signals_{io_, SIGTERM, SIGINT};
-  // Caught, because they would end the daemon, and an ignored signal stays so across exec.
+  // Caught, because they would end the daemon (SIGHUP has the broker read its policy again), and an
+  // ignored signal stays so across exec.
   boost::asio::signal_set without_effect_{io_};
   LogObserver log_;
   base::Observers observers_;  // the log and any other listener
@@ -136,6 +140,8 @@ class App final : private core::EngineOwner {
   walls::Child spawner_;
   base::Fd spawner_kill_;       // a file; this process has no capability to signal the spawner
   std::set<uint32_t> foreign_;  // children that this process had before it became the daemon
+  walls::Child supervisor_;     // of the broker; pid 0: there is none
+  std::unique_ptr<BrokerLink> broker_;  // null: the settings name no policy
   std::unique_ptr<core::Engine> engine_;
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<Audit> audit_;
@@ -154,6 +160,32 @@ base::Status App::openRunState() {
   return ids_->reserve();
 }
 
+// While the daemon is root. The supervisor ends when its channel does, that is with the daemon.
+base::Status App::startBroker() {
+  const config::Daemon& s = options_.settings;
+  if (s.broker_policy.empty()) return base::Unit{};
+  const std::string state = run_state_.path + "/broker";
+  MAYFLY_CHECK(makeFolders(state));
+  const BrokerUids uids = brokerUids(slot_.number);
+  std::vector<std::string> words = {options_.executable_dir + "/mayfly-broker",
+                                    "supervise",
+                                    "--policy",
+                                    s.broker_policy,
+                                    "--state",
+                                    state,
+                                    "--front-uid",
+                                    std::to_string(uids.front),
+                                    "--vault-uid",
+                                    std::to_string(uids.vault),
+                                    "--command-uid",
+                                    std::to_string(uids.commands)};
+  if (const char* credentials = ::getenv("CREDENTIALS_DIRECTORY"))  // systemd's
+    words.insert(words.end(), {"--credentials", credentials});
+  MAYFLY_TRY(supervisor_, walls::startProgram(words, {instance_lock_.view(), slot_.lock.view()}));
+  broker_ = std::make_unique<BrokerLink>(io_);
+  return broker_->listen(std::move(supervisor_.channel));
+}
+
 base::Status App::makeEngine(const host::HostReport& report) {
   const config::Daemon& s = options_.settings;
   core::EngineOptions e = engineOptions(report.budget, s);
@@ -161,6 +193,7 @@ base::Status App::makeEngine(const host::HostReport& report) {
   e.spawner_ping_ns = kSpawnerPingNs;
   e.spawner_busy = [pid = spawner_.pid] { return isBusy(static_cast<uint32_t>(pid)); };
   e.collect_ms_max = static_cast<uint32_t>(s.collect_ms_max);
+  e.broker = broker_.get();
   const host::Capacity capacity = host::capacityOf(report.budget, boxSettings(s));
   spdlog::info(
       "{} tasks fit at the default caps, {} binds; at most {} boxes with a task, {} of their "
@@ -210,8 +243,11 @@ base::Result<int> App::run() {
                            {options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
                             "--images", images, "--uid-slot", std::to_string(slot_.number)},
                            {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_CHECK(startBroker());
   MAYFLY_CHECK(awaitRoom(spawner_));
   MAYFLY_TRY(AuditPlaces places, auditPlaces(s.instance, s.state_dir, slot_.number, spawner_.pid));
+  places.broker = supervisor_.pid;
+  places.commands_uid = brokerUids(slot_.number).commands;
   MAYFLY_TRY(base::Fd listener,
              listenAt(s.socketPath(), s.connections_max, socketModeFor(allowed)));
   MAYFLY_CHECK(walls::enterOwnRoot(places.folders()));
@@ -228,6 +264,7 @@ base::Result<int> App::run() {
   edge.gids_allowed = std::move(allowed.gids);
   edge.keys = keys_;
   MAYFLY_TRY(server_, rpc::Server::start(*engine_, io_, std::move(listener), edge, observers_));
+  if (broker_) broker_->attach(server_->port());
   MAYFLY_CHECK(engine_->start(std::move(spawner_.channel)));
   spdlog::info("instance '{}' listens at '{}' as uid {}", s.instance, s.socketPath(),
                daemonUid(slot_.number));
@@ -237,9 +274,11 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(allowOnlyServing(options_.log));
   io_.run();
 
+  if (broker_) broker_->detach();  // the server's loop runs its calls
   server_.reset();
   audit_.reset();
   engine_.reset();
+  broker_.reset();
   base::Status ended = awaitSpawner();
   if (fatal_) {
     if (!ended) spdlog::error("{}", ended.error().message);
@@ -272,7 +311,12 @@ void App::onSignal() {
 void App::outliveSignals() {
   without_effect_.async_wait([this](boost::system::error_code failed, int signal) {
     if (failed) return;
-    spdlog::info("{} has no effect here", ::strsignal(signal));
+    if (signal == SIGHUP && broker_) {
+      spdlog::info("the broker reads its policy again");
+      broker_->reload();
+    } else {
+      spdlog::info("{} has no effect here", ::strsignal(signal));
+    }
     outliveSignals();
   });
 }

@@ -261,6 +261,8 @@ bool Audit::isStray(const std::string& folder, std::string* what) const {
   if (!inside) {
     if (*uid < places_.uid_first || *uid - places_.uid_first >= places_.uids) return false;
     *what = "of uid " + std::to_string(*uid) + name + " is in no cgroup of this daemon's";
+    if (places_.broker != 0 && (*parent == places_.broker || *uid == places_.commands_uid))
+      return false;
     return *parent != places_.spawner;
   }
   place.remove_prefix(places_.subtree.size() + 1);

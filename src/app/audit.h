@@ -43,6 +43,8 @@ struct AuditPlaces {
   uint32_t uid_first = 0, uids = 0;      // the daemon's range: boxes, templates and itself
   uint32_t self = 0;                     // the daemon's pid
   uint32_t spawner = 0;                  // its children outside our cgroups are its helpers
+  uint32_t broker = 0;        // its supervisor; 0: there is none. Its children are its own
+  uint32_t commands_uid = 0;  // of programs that print secrets, and of their children
 
   std::set<std::string> folders() const;  // that the audit reads
 };

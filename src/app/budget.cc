@@ -9,10 +9,16 @@
 namespace mayfly::app {
 
 static_assert(host::kDaemonFdsPerBox == core::kFdsPerBox);
+static_assert(host::kDoorFdsPerBox == core::kDoorFdsPerBox);
 
 host::BoxSettings boxSettings(const config::Daemon& s) {
-  return {s.boxes_max,           s.ptys_max,       s.parked_max, s.stocked_max,
-          s.parked_memory_bytes, s.connections_max};
+  return {s.boxes_max,
+          s.ptys_max,
+          s.parked_max,
+          s.stocked_max,
+          s.parked_memory_bytes,
+          s.connections_max,
+          !s.broker_policy.empty()};
 }
 
 base::Status checkOpenFiles(const host::HostBudget& host, const config::Daemon& settings) {

@@ -91,4 +91,9 @@ uint32_t daemonUid(uint32_t slot) {
   return wire::kUidBase + slot * wire::kUidsPerSlot + (wire::kUidRanges - 1) * wire::kUidsPerRange;
 }
 
+BrokerUids brokerUids(uint32_t slot) {
+  const uint32_t daemon = daemonUid(slot);
+  return {daemon + 1, daemon + 2, daemon + 3};
+}
+
 }  // namespace mayfly::app

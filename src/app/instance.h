@@ -35,6 +35,13 @@ base::Result<UidSlot> takeUidSlot(const std::string& slots_dir, const std::strin
 // The daemon's own uid and gid: the first of its slot's last range, which no template gets.
 uint32_t daemonUid(uint32_t slot);
 
+// The ids of the broker's processes, each its own, in the same range.
+struct BrokerUids {
+  uint32_t front = 0, vault = 0;
+  uint32_t commands = 0;  // that print secrets
+};
+BrokerUids brokerUids(uint32_t slot);
+
 // Makes `path` and its parents, mode 0755.
 base::Status makeFolders(const std::string& path);
 

@@ -89,6 +89,10 @@ struct Receipt {
   uint64_t cgroups_gone_ns = 0;  // every cgroup of the box removed
   uint64_t uid_free_ns = 0;      // its uid may serve another box
   std::string missing;           // which points are not proven, and why; empty when complete
+  // Of a task with grants or tools; else 0:
+  uint64_t revoked_ns = 0;        // no call of the task works any more; 0 if it never started
+  uint64_t broker_closed_ns = 0;  // the broker's front has no socket of the box open
+  std::string note;               // what was restarted because it did not confirm in time
 };
 
 // A file that the task left in /task/out.

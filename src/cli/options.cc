@@ -275,7 +275,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
 
   RunOptions run;
   std::string code;
-  std::vector<std::string> env;
+  std::vector<std::string> env, grants;
   auto* run_app = app.add_subcommand("run", "Run a task, print its output, bring its files");
   addCaps(run_app, run.limits);
   run_app->footer(kRunFooter);
@@ -293,6 +293,11 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       ->type_name("DIR");
   run_app->add_option("--env", env, "An environment variable; repeatable")
       ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
+  run_app
+      ->add_option("--grant", grants,
+                   "An action of the broker's policy that the task may use; repeatable")
+      ->type_name("NAME[:BOUNDS]")
       ->allow_extra_args(false);
   run_app->add_flag("--stdin", run.forward_stdin, "Give the task our standard input");
   run_app
@@ -444,6 +449,14 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       return out;
     }
     if (run_app->parsed()) {
+      for (const std::string& each : grants) {
+        const size_t colon = each.find(':');
+        if (each.empty() || colon == 0)
+          throw CLI::ValidationError("--grant",
+                                     "'" + base::printable(each) + "' is not NAME[:BOUNDS]");
+        run.grants.push_back(
+            {each.substr(0, colon), colon == std::string::npos ? "" : each.substr(colon + 1)});
+      }
       for (const std::string& each : env) {
         size_t equals = each.find('=');
         if (equals == std::string::npos || equals == 0)

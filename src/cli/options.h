@@ -34,6 +34,7 @@ struct RunOptions {
   LimitWishes limits;
   std::optional<uint64_t> seed;
   std::string tenant;
+  std::vector<GrantWish> grants;
   bool forward_stdin = false, json = false, quiet = false;
   std::optional<Detach> detach;
   bool collect = false;  // with detach: keep output files for `mayfly task wait --out`

@@ -240,7 +240,10 @@ std::string resultJson(const TaskResult& r, std::string_view out, std::string_vi
                      {"fdsClosedNs", r.receipt.fds_closed_ns},
                      {"cgroupsGoneNs", r.receipt.cgroups_gone_ns},
                      {"uidFreeNs", r.receipt.uid_free_ns},
-                     {"missing", r.receipt.missing}};
+                     {"missing", r.receipt.missing},
+                     {"revokedNs", r.receipt.revoked_ns},
+                     {"brokerClosedNs", r.receipt.broker_closed_ns},
+                     {"note", r.receipt.note}};
   Json files = Json::array();
   for (size_t i = 0; i < r.out_files.size(); ++i) {
     const OutFile& file = r.out_files[i];

@@ -2,6 +2,7 @@
 #include <mayfly/client.h>
 
 #include <atomic>
+#include <map>
 
 #include "base/text.h"
 #include "client/connection.h"
@@ -17,12 +18,15 @@ using base::Unit;
 
 namespace {
 
+constexpr uint16_t kGrantsProtocol = 4;
+
 // The daemon's object for a task. Jobs of the loop hold it. It has no reference to the connection:
 // a job must not drop the last one, because the connection's destructor waits for the loop.
 struct Remote {
   std::atomic<bool> closed = false;
   // For the loop's thread only; null once closed.
   kj::Maybe<schema::Task::Client> task;
+  std::map<std::string, schema::Grant::Client> grants;
   kj::Own<kj::PromiseFulfiller<void>> let_go;  // for detached tasks: ends this client's `wait`
 };
 
@@ -61,6 +65,30 @@ class SinkImpl final : public schema::OutputSink::Server {
   std::shared_ptr<Callbacks> callbacks_;
 };
 
+class ToolBoxImpl final : public schema::ToolBox::Server {
+ public:
+  explicit ToolBoxImpl(const std::vector<Tool>& tools) {
+    for (const Tool& tool : tools) tools_.emplace(tool.name, tool.call);
+  }
+
+ protected:
+  kj::Promise<void> call(CallContext context) override {
+    auto params = context.getParams();
+    const auto tool = tools_.find(edge::str(params.getName()));
+    auto answer = tool != tools_.end() && tool->second
+                      ? tool->second(edge::view(params.getJson()))
+                      : Result<std::string>(fail(Code::notFound, "there is no such tool"));
+    if (answer)
+      context.getResults().setJson(edge::text(*answer));
+    else
+      edge::put(context.getResults().initError(), answer.error());
+    return kj::READY_NOW;
+  }
+
+ private:
+  std::map<std::string, std::function<Result<std::string>(std::string_view)>, std::less<>> tools_;
+};
+
 // Receives the result, once. No callback is called afterwards.
 struct ResultSlot {
   explicit ResultSlot(Callbacks c) : callbacks(std::make_shared<Callbacks>(std::move(c))) {}
@@ -79,8 +107,12 @@ struct ResultSlot {
   bool done = false;
 };
 
-// Refuses a spec that exceeds one message: it would end the connection and all tasks on it.
-Status checkSize(const TaskSpec& spec) {
+// Refuses a spec that exceeds one message, which would end the connection and all tasks on it; and
+// grants that the daemon would ignore.
+Status checkSpec(const TaskSpec& spec, const ServerInfo& server) {
+  if (!(spec.grants.empty() && spec.tools.empty()) && server.protocol < kGrantsProtocol)
+    return fail(Code::failedPrecondition, "the daemon knows no grants and no tools",
+                "Update the daemon: it is older than this client.");
   uint64_t bytes = sizeHint(spec).wordCount * sizeof(capnp::word);
   if (bytes <= schema::MESSAGE_BYTES_MAX) return Unit{};
   return fail(Code::invalidArgument,
@@ -94,12 +126,14 @@ void closeRemote(Wire& wire, Remote& remote) {
   KJ_IF_MAYBE (task, remote.task) {
     wire.calls.add(task->closeRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
     remote.task = nullptr;
+    remote.grants.clear();
   }
 }
 
 // Releases the object. The daemon keeps the task, and this client makes no more calls on it.
 void releaseRemote(Remote& remote) {
   remote.task = nullptr;
+  remote.grants.clear();
   if (remote.let_go.get() != nullptr) remote.let_go->fulfill();
 }
 
@@ -119,6 +153,7 @@ kj::Promise<void> untilLetGo(kj::Promise<void> waiting, Remote& remote,
 struct Submitted {
   uint64_t id = 0;
   bool existing = false;
+  std::vector<schema::Grant::Client> grants;  // in the order of the spec's
 };
 
 enum class Deadline : uint8_t { ofSubmit, ofRun };
@@ -144,15 +179,18 @@ kj::Promise<void> begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<Result
   auto request = wire.mayfly.submitRequest(sizeHint(spec));
   put(request.initSpec(), spec);
   if (slot->callbacks->on_output) request.setOutput(kj::heap<SinkImpl>(slot->callbacks));
+  if (!spec.tools.empty()) request.setToolBox(kj::heap<ToolBoxImpl>(spec.tools));
   auto promise = request.send();
   auto waiting = promise.getTask().waitRequest().send();
   kj::Promise<Status> sent = promise.then(
       [submitted](auto&& response) -> Status {
         auto status = edge::get(response.getError());
-        if (status)
-          submitted(Result<Submitted>(Submitted{response.getId(), response.getExisting()}),
+        if (status) {
+          Submitted got{response.getId(), response.getExisting(), {}};
+          for (auto grant : response.getGrants()) got.grants.push_back(kj::mv(grant));
+          submitted(Result<Submitted>(std::move(got)),
                     kj::Maybe<schema::Task::Client>(response.getTask()));
-        else
+        } else
           submitted(Result<Submitted>(fail(status.error())), nullptr);
         return status;
       },
@@ -237,18 +275,21 @@ std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks
   auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
   auto answer = std::make_shared<TaskSlot>();
   auto future = answer->promise.get_future();
-  if (auto size = checkSize(spec); !size) {
-    slot->set(fail(size.error()));
-    answer->set(fail(size.error()));
+  if (auto sound = checkSpec(spec, connection_->server); !sound) {
+    slot->set(fail(sound.error()));
+    answer->set(fail(sound.error()));
     return future;
   }
   auto remote = std::make_shared<Remote>();
   auto submitted = [wire = connection_->wire.get(), answer, remote,
-                    detached = spec.detach.has_value(), result = slot->promise.get_future().share(),
+                    detached = spec.detach.has_value(), wishes = spec.grants,
+                    result = slot->promise.get_future().share(),
                     weak = std::weak_ptr<Connection>(connection_)](
                        Result<Submitted> got, kj::Maybe<schema::Task::Client> task) {
     if (!got) return answer->set(fail(std::move(got).error()));
     remote->task = kj::mv(task);
+    for (size_t i = 0; i < std::min(wishes.size(), got->grants.size()); ++i)
+      remote->grants.emplace(wishes[i].name, kj::mv(got->grants[i]));
     auto state = std::make_shared<TaskState>();
     state->connection = weak.lock();
     if (state->connection == nullptr)  // the client is gone
@@ -281,8 +322,8 @@ std::future<Result<TaskResult>> Client::runAsync(TaskSpec spec, Callbacks callba
                                                  DeadlineMs deadline_ms) {
   auto slot = std::make_shared<ResultSlot>(std::move(callbacks));
   auto future = slot->promise.get_future();
-  if (auto size = checkSize(spec); !size) {
-    slot->set(fail(size.error()));
+  if (auto sound = checkSpec(spec, connection_->server); !sound) {
+    slot->set(fail(sound.error()));
     return future;
   }
   // If the job is dropped, the slot's destructor reports it.
@@ -431,6 +472,20 @@ Result<TaskInfo> Task::info(DeadlineMs deadline_ms) {
           });
         }
         return Result<TaskInfo>(fail(taskClosed("info").error()));
+      });
+}
+
+Status Task::revoke(const std::string& grant, DeadlineMs deadline_ms) {
+  return state_->connection->call<Unit>(
+      "revoke", state_->connection->deadlineMs(deadline_ms),
+      [remote = state_->remote, grant](Wire&) -> kj::Promise<Result<Unit>> {
+        if (remote->task == nullptr) return taskClosed("revoke");
+        const auto it = remote->grants.find(grant);
+        if (it == remote->grants.end())
+          return Result<Unit>(
+              fail(Code::notFound, "revoke: the task has no grant '" + grant + "'"));
+        return it->second.revokeRequest().send().then(
+            [](auto&& response) -> Result<Unit> { return edge::get(response.getError()); });
       });
 }
 

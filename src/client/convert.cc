@@ -58,6 +58,21 @@ void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
     out.getSeed().setNone();
   out.setCollectOutFiles(spec.collect_out_files);
   out.setTenant(text(spec.tenant));
+  if (!spec.grants.empty()) {
+    auto grants = out.initGrants(static_cast<unsigned>(spec.grants.size()));
+    for (unsigned i = 0; i < spec.grants.size(); ++i) {
+      grants[i].setName(text(spec.grants[i].name));
+      grants[i].setNarrowing(text(spec.grants[i].narrowing));
+    }
+  }
+  if (!spec.tools.empty()) {
+    auto tools = out.initTools(static_cast<unsigned>(spec.tools.size()));
+    for (unsigned i = 0; i < spec.tools.size(); ++i) {
+      tools[i].setName(text(spec.tools[i].name));
+      tools[i].setDescription(text(spec.tools[i].description));
+      tools[i].setSchemaJson(text(spec.tools[i].schema_json));
+    }
+  }
   if (spec.detach) {
     auto detach = out.initDetach();
     detach.setLeaseMs(spec.detach->lease_ms);
@@ -69,9 +84,12 @@ capnp::MessageSize sizeHint(const TaskSpec& spec) {
   uint64_t bytes = 512 + spec.tenant.size() + spec.code.size() + spec.stdin_data.size();
   if (spec.detach) bytes += 32 + spec.detach->key.size();
   for (const auto& arg : spec.args) bytes += 16 + arg.size();
+  for (const auto& wish : spec.grants) bytes += 32 + wish.name.size() + wish.narrowing.size();
+  for (const auto& tool : spec.tools)
+    bytes += 48 + tool.name.size() + tool.description.size() + tool.schema_json.size();
   for (const auto& var : spec.env) bytes += 48 + var.first.size() + var.second.size();
   for (const auto& file : spec.files) bytes += 96 + file.path.size() + file.data.size();
-  return {bytes / sizeof(capnp::word) + 8, 1};
+  return {bytes / sizeof(capnp::word) + 8, 2};
 }
 
 TaskResult get(schema::TaskResult::Reader in) {

@@ -23,6 +23,12 @@ void readPath(Reader::Table& t, std::string_view key, std::string& out) {
   if (t.has(key) && (out.empty() || out[0] != '/')) t.complain(key, "must be an absolute path");
 }
 
+// Empty: not set.
+void readOptionalPath(Reader::Table& t, std::string_view key, std::string& out) {
+  t.string(key, out);
+  if (!out.empty() && out[0] != '/') t.complain(key, "must be an absolute path, or empty");
+}
+
 }  // namespace
 
 std::string Daemon::socketPath() const {
@@ -100,6 +106,7 @@ base::Result<Daemon> parseDaemonListing(std::string_view text, std::string_view 
   t.quantity("blob_store_max", 1, 1ull << 40, sizes(), d.blob_store_bytes_max);
   t.quantity("blob_ttl", 100, 86'400'000, times(), d.blob_ttl_ms);
   t.quantity("upload_idle", 100, 3'600'000, times(), d.upload_idle_ms);
+  readOptionalPath(t, "broker_policy", d.broker_policy);
   t.strings("accept_lost_promises", 16, d.accept_lost_promises);
   for (const std::string& p : d.accept_lost_promises) {
     if (std::find(std::begin(kPromises), std::end(kPromises), p) != std::end(kPromises)) continue;

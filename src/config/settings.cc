@@ -44,6 +44,8 @@ constexpr Meaning kMeanings[] = {
      "output files of unclosed tasks; never more than an eighth of the host's memory"},
     {"receipt_time", "a receipt that takes longer counts as incomplete"},
     {"collect_time", "time to collect one task's output files"},
+    {"broker_policy",
+     "the policy of the broker (TOML): what tasks with grants may do outside; empty: no broker"},
     {"audit_time", "between two checks for stray cgroups, processes and mounts"},
     {"blob_user_max", "blobs and uploads of one user; also one blob"},
     {"blob_store_max", "blobs of all users; never more than an eighth of the host's memory"},

@@ -2,8 +2,12 @@
 
 #include <string.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "base/clock.h"
 #include "base/text.h"
+#include "core/doors.h"
 
 namespace mayfly::core {
 
@@ -95,8 +99,14 @@ void Boxes::end(const std::vector<base::BoxId>& boxes) {
     if (BoxPtr box = find(id)) end(box);
 }
 
-void Boxes::sendEnd(const Box& box) {
+// Every descriptor of ours.
+void Boxes::close(Box& box) {
   if (box.io) box.io->close();
+  box.doors.reset();
+}
+
+void Boxes::sendEnd(Box& box) {
+  close(box);
   spawner::Request r;
   r.op = spawner::Op::end;
   r.box = box.id;
@@ -252,12 +262,26 @@ void Boxes::made(const BoxPtr& box, const Event& e, std::span<base::Fd> fds) {
   box->pid_host = e.pid_host;
   box->stands_ns = e.box_ready_ns;
   box->io = std::make_shared<TaskIo>(x_.io, static_cast<TaskIo::Sink&>(*this), box->id);
-  if (auto opened = box->io->open(fds); !opened)
+  const bool doors = x_.options.broker != nullptr;
+  const size_t streams = doors ? std::min(fds.size(), kStreamFds) : fds.size();
+  if (doors && !openDoors(box, fds.subspan(streams))) return;
+  if (auto opened = box->io->open(fds.first(streams)); !opened)
     step(box, BoxEvent::lost, opened.error().message,
          opened.error().code == base::Code::resourceExhausted ? Again::yes : Again::no);
   else
     box->io->pollControl();
   if (box->machine.state() == pool::BoxState::made) awaitReady(box->id);
+}
+
+bool Boxes::openDoors(const BoxPtr& box, std::span<base::Fd> fds) {
+  auto doors = core::openDoors(fds);
+  if (doors) {
+    box->doors = std::move(*doors);
+    return true;
+  }
+  step(box, BoxEvent::lost, doors.error().message,
+       doors.error().code == base::Code::resourceExhausted ? Again::yes : Again::no);
+  return false;
 }
 
 void Boxes::awaitReady(base::BoxId id) {
@@ -287,12 +311,19 @@ void Boxes::armReadyTimer() {
 
 void Boxes::gone(const Event& e) {
   BoxPtr box = find(e.box);
-  if (box && box->io) {
-    if (box->task != 0) box->io->drain();
-    box->io->close();
+  if (box && box->io && box->task != 0) box->io->drain();
+  if (box) close(*box);
+  if (box && box->at_broker == Box::AtBroker::open) {
+    box->gone = e;
+    return;
   }
   auto closed = x_.ledger.gone(e, monotonicNs());
   if (!closed) return;
+  if (box && box->at_broker == Box::AtBroker::closed) {
+    closed->receipt.revoked_ns = box->session_end.revoked_ns;
+    closed->receipt.broker_closed_ns = box->session_end.broker_closed_ns;
+    closed->receipt.note = box->session_end.note;
+  }
   const bool free = closed->slot == reap::Closed::Slot::free;
   if (box && box->task == 0) step(box, BoxEvent::lost, "it ended unasked", Again::yes);
   if (free && box) drop(box);
@@ -307,9 +338,22 @@ void Boxes::gone(const Event& e) {
   x_.claimant->onSlotFree(closed->task);
 }
 
+void Boxes::brokerClosed(base::BoxId id, sched::SessionEnd end) {
+  const BoxPtr box = find(id);
+  if (!box) return;
+  box->at_broker = Box::AtBroker::closed;
+  box->session_end = std::move(end);
+  if (box->gone) gone(*std::exchange(box->gone, std::nullopt));
+}
+
+bool Boxes::awaitsBroker(base::BoxId id) const {
+  const BoxPtr box = find(id);
+  return box && box->gone;
+}
+
 void Boxes::onSpawnerLost(const std::string& why) {
   for (const auto& [id, box] : boxes_) {
-    if (box->io) box->io->close();
+    close(*box);
     if (box->task == 0) tellReceipt(*box, x_.ledger.overdue(id, why).receipt);
   }
 }

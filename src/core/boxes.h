@@ -8,6 +8,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -30,6 +31,11 @@ struct Box {
   base::TaskId task = 0;  // that claimed it; 0: making or parked, or it ends without a task
   base::Limits caps;      // the box's initial caps
   std::shared_ptr<TaskIo> io;
+  std::optional<sched::Doors> doors;  // until the claim
+  // From the claim of a task with a session on: whether the broker may have a socket of the box.
+  enum class AtBroker : uint8_t { none, open, closed } at_broker = AtBroker::none;
+  sched::SessionEnd session_end;       // once closed
+  std::optional<spawner::Event> gone;  // boxGone, while the broker has not closed
   pool::BoxMachine machine;
   uint64_t asked_ns = 0;   // when its clone was requested
   uint64_t stands_ns = 0;  // when it was complete, by the init
@@ -56,6 +62,10 @@ class Boxes final : private TaskIo::Sink {
   // From here on the box belongs to the task, and never to another. False: the box has no clone to
   // give.
   bool claim(const BoxPtr& box, base::TaskId task, const sched::AccountRef& account);
+  // The broker has no socket of the box any more.
+  void brokerClosed(base::BoxId box, sched::SessionEnd end);
+  // Whether only the broker still has something of the box.
+  bool awaitsBroker(base::BoxId box) const;
   // The request says which files are collected.
   void endClaimed(base::BoxId box, spawner::Request request,
                   std::vector<SpawnerLink::SharedFd> fds);
@@ -79,13 +89,15 @@ class Boxes final : private TaskIo::Sink {
 
   base::TaskId taskOf(base::BoxId id) const;
   void sendMake(const Box& box, spawner::Op op, pool::ClonePool::Rehearsed rehearsed);
-  void sendEnd(const Box& box);
+  void sendEnd(Box& box);
   bool step(const BoxPtr& box, pool::BoxEvent event, std::string why, sched::Again again);
   void made(const BoxPtr& box, const spawner::Event& event, std::span<base::Fd> fds);
   void awaitReady(base::BoxId id);
   void armReadyTimer();
   void unclaimedEvent(const BoxPtr& box, const spawner::Event& event, std::span<base::Fd> fds);
   void gone(const spawner::Event& event);
+  void close(Box& box);
+  bool openDoors(const BoxPtr& box, std::span<base::Fd> fds);
   void drop(const BoxPtr& box);
   void tellReceipt(const Box& box, const base::Receipt& receipt);
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "core/doors.h"
 
 namespace mayfly::core {
 
@@ -13,6 +14,9 @@ using sched::Cause;
 using sched::TaskStage;
 
 namespace {
+
+// A session ends by itself if nobody ends it: longer than a claim and an end take.
+constexpr uint64_t kSessionBeyondTaskMs = 30'000;
 
 // The caps that the spawner enforces; the clone sets the others itself.
 bool sameBoxCaps(const base::Limits& a, const base::Limits& b) {
@@ -53,10 +57,27 @@ void Claims::wanted(const TaskPtr& t) {
   claim(t);
 }
 
+// Its doors listen before the task can run; the vault knows it before the front serves them.
+base::Status Claims::beginSession(const Task& t, const BoxPtr& box) {
+  if (!box || !box->doors)
+    return base::fail(base::Code::internal, "the box has no doors to the broker");
+  MAYFLY_CHECK(listenOn(*box->doors));
+  const base::Limits& l = t.machine.limits();
+  MAYFLY_CHECK(t.spec.session->begin(t.id, l.wall_time_ms + l.grace_ms + kSessionBeyondTaskMs,
+                                     std::move(*box->doors)));
+  box->doors.reset();
+  box->at_broker = Box::AtBroker::open;
+  return base::Unit{};
+}
+
 void Claims::claim(const TaskPtr& t) {
   if (!t->claim_wanted || !t->blob_written || t->machine.stage() != TaskStage::claiming) return;
   const uint64_t now_ns = monotonicNs();
   BoxPtr box = boxes_.find(t->box);
+  if (t->spec.session)
+    if (auto begun = beginSession(*t, box); !begun)
+      return act_(t,
+                  t->machine.controlBroken(std::move(begun).error().message, Again::yes, now_ns));
   const bool stand = box && sameBoxCaps(box->caps, t->machine.limits());
   zygote::Claim c = t->claim();
   c.caps_stand = stand ? 1 : 0;
@@ -74,6 +95,7 @@ void Claims::claim(const TaskPtr& t) {
   if (stand) x_.link.send(r);
   t->machine.claimed(now_ns);
   tell(x_, *t, base::Phase::claimed);
+  if (box) box->doors.reset();  // a task without a session: nobody ever listened
   t->under_way = true;
   lanes_.claimBegan(t->lane, now_ns);
   if (!sent)

@@ -28,6 +28,7 @@ class Claims {
  private:
   void step(const TaskPtr& t);
   void claim(const TaskPtr& t);
+  base::Status beginSession(const Task& t, const BoxPtr& box);
 
   Context& x_;
   Boxes& boxes_;

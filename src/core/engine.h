@@ -58,6 +58,7 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   base::Status writeStdin(base::TaskId task, std::string data) override {
     return tasks_.table().writeStdin(task, std::move(data));
   }
+  sched::Broker* broker() override { return options_.broker; }
   base::Status closeStdin(base::TaskId task) override { return tasks_.table().closeStdin(task); }
   void acknowledgeOutput(base::TaskId task, sched::Stream stream, uint64_t bytes) override {
     tasks_.table().acknowledgeOutput(task, stream, bytes);

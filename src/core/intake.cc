@@ -29,6 +29,7 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
     return fail(Code::notFound,
                 "there is no template '" + base::printable(spec.template_name, 80) + "'",
                 "`mayfly templates` lists them.");
+  if (spec.session) sched::joinEnv(spec.env, spec.session->env());
   MAYFLY_TRY(base::Limits limits, sched::checkSpec(spec, *tmpl));
   const sched::AccountRef& account = spec.account;
   if (!x_.ledger.serves(tmpl_id))
@@ -48,7 +49,8 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
   bounds.make_ns += sched::copyTime_ns(sched::inputBytes(spec), limits);
   const uint64_t longest_ns = (limits.wall_time_ms + limits.grace_ms) * 1'000'000 + kAroundTask_ns;
   const sched::Demand demand{
-      limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0), kFdsPerBox,
+      limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0),
+      kFdsPerBox + (x_.options.broker != nullptr ? kDoorFdsPerBox : 0),
       limits.processes + kPidsPerBox, tmpl->ptys, longest_ns};
   // Before a lane is chosen: a refused task must not cost a tenant its zygote.
   MAYFLY_CHECK(admission_.accepts(account, spec.owner, demand));

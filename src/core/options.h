@@ -9,12 +9,14 @@
 
 #include "sched/accounts.h"
 #include "sched/admission.h"
+#include "sched/broker.h"
 #include "sched/task_machine.h"
 
 namespace mayfly::core {
 
 // Control, stdin, stdout, stderr, and the task's memfd or spool.
 inline constexpr uint32_t kFdsPerBox = 5;
+inline constexpr uint32_t kDoorFdsPerBox = 2;  // beside them, if there is a broker
 inline constexpr uint32_t kPidsPerBox =
     2;  // the init and the collector; the task's own processes count besides
 
@@ -30,6 +32,7 @@ struct EngineOptions {
   uint64_t spawner_ping_ns = 0;  // between two questions whether the spawner lives; 0: none
   // Whether it runs, or waits for a processor or a device: then it does not hang. Empty: never.
   std::function<bool()> spawner_busy;
+  sched::Broker* broker = nullptr;  // null: none; boxes then have no doors. Outlives the engine
   uint64_t stop_tasks_ns_max = 5'000'000'000;  // for all tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
 };

@@ -28,6 +28,7 @@ namespace mayfly::core {
 
 namespace zygote = wire;
 
+inline constexpr size_t kStreamFds = 4;
 inline constexpr size_t kChunkBytes = 64u << 10;
 inline constexpr size_t kChunksPerTurnMax = 4;
 

@@ -238,9 +238,23 @@ void Tasks::queueAgain(const TaskPtr& t) {
   dispatch();
 }
 
+// Revokes before the box is killed. A task that never started keeps its session for another box.
+void Tasks::leaveBroker(const TaskPtr& t) {
+  const BoxPtr box = boxes_.find(t->box);
+  if (!t->spec.session || !box || box->at_broker != Box::AtBroker::open) return;
+  const auto left = [this, id = box->id](sched::SessionEnd end) {
+    boxes_.brokerClosed(id, std::move(end));
+  };
+  if (t->ran())
+    t->spec.session->end(left);
+  else
+    t->spec.session->leave(left);
+}
+
 void Tasks::end(const TaskPtr& t) {
   claims_.over(*t);
   tell(x_, *t, Phase::exited);
+  leaveBroker(t);
   if (t->box == 0) {  // it still waited for a box
     lanes_.withdraw(t->lane, t->id);
     return act(t, t->machine.boxFailed({}, Again::no, monotonicNs()));
@@ -255,7 +269,11 @@ void Tasks::finish(const TaskPtr& t) {
   t->timer.cancel();
   if (t->io) t->io->close();
   if (t->machine.receiptOverdue()) {
-    t->receipt = x_.ledger.overdue(t->box, "the spawner gave no receipt in time").receipt;
+    t->receipt = x_.ledger
+                     .overdue(t->box, boxes_.awaitsBroker(t->box)
+                                          ? "the broker did not confirm in time that it is closed"
+                                          : "the spawner gave no receipt in time")
+                     .receipt;
     t->slot_free = false;
     if (x_.link.isSilent()) t->machine.unproven("the spawner does not answer");
   } else if (t->box == 0) {
@@ -268,6 +286,7 @@ void Tasks::finish(const TaskPtr& t) {
   if (t->spec.owner != kOwn) x_.observer.taskEnded(labelsOf(x_, *t), r.verdict, r.usage, r.phases);
   x_.observer.receipt(r.template_name, r.receipt);
   t->spec.account.reset();
+  if (t->spec.session) std::exchange(t->spec.session, nullptr)->end({});
   t->listener->onResult(std::move(r));
   dispatch();
   x_.events.onTaskEnded();

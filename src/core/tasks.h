@@ -69,6 +69,7 @@ class Tasks final : public BoxClaimant, public LaneTasks {
   void begin(const TaskPtr& t);
   void queueAgain(const TaskPtr& t);
   void end(const TaskPtr& t);
+  void leaveBroker(const TaskPtr& t);
   void finish(const TaskPtr& t);
   void armTimer(const TaskPtr& t);
 

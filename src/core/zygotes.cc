@@ -99,6 +99,7 @@ void Zygotes::publish(base::LaneId id) {
   r.op = spawner::Op::publish;
   r.zygote_id = zygote;
   r.flags = s.loopback ? spawner::kLoopback : 0u;
+  if (x_.options.broker != nullptr) r.flags |= spawner::kDoors | spawner::kLoopback;
   r.ptys = s.ptys;
   r.limits = s.maximum;
   r.limits.memory_bytes = s.zygote_memory_bytes;

@@ -128,6 +128,9 @@ void put(schema::Receipt::Builder out, const base::Receipt& receipt) {
   out.setCgroupsGoneNs(receipt.cgroups_gone_ns);
   out.setUidFreeNs(receipt.uid_free_ns);
   out.setMissing(text(receipt.missing));
+  out.setRevokedNs(receipt.revoked_ns);
+  out.setBrokerClosedNs(receipt.broker_closed_ns);
+  out.setNote(text(receipt.note));
 }
 
 base::Receipt get(schema::Receipt::Reader in) {
@@ -140,6 +143,9 @@ base::Receipt get(schema::Receipt::Reader in) {
   receipt.cgroups_gone_ns = in.getCgroupsGoneNs();
   receipt.uid_free_ns = in.getUidFreeNs();
   receipt.missing = str(in.getMissing());
+  receipt.revoked_ns = in.getRevokedNs();
+  receipt.broker_closed_ns = in.getBrokerClosedNs();
+  receipt.note = str(in.getNote());
   return receipt;
 }
 

@@ -149,9 +149,10 @@ Capacity capacityOf(const HostBudget& host, const BoxSettings& s) {
   c.parked_max = std::min(s.parked_max, ahead_max);
   c.stocked_max = std::min(s.stocked_max, ahead_max - c.parked_max);
   c.boxes_max = boxes - c.parked_max - c.stocked_max;
+  const uint32_t fds_per_box = kDaemonFdsPerBox + (s.broker ? kDoorFdsPerBox : 0);
   const uint64_t fds =
-      std::max<uint64_t>(left(host.fds_hard, kFdsReserved + c.client_fds), kDaemonFdsPerBox);
-  c.fds_max = std::min(fds, uint64_t{c.boxes_max} * kDaemonFdsPerBox);
+      std::max<uint64_t>(left(host.fds_hard, kFdsReserved + c.client_fds), fds_per_box);
+  c.fds_max = std::min(fds, uint64_t{c.boxes_max} * fds_per_box);
   c.pids_max = left(host.pids_max, kPidsReserved);
   c.ptys_max = s.ptys_max != 0 ? std::min<uint64_t>(host.ptys_max, s.ptys_max) : host.ptys_max;
   c.memory_bytes_max = host.memory_total_bytes / 100 * kMemoryPercentOfHost;
@@ -164,7 +165,7 @@ Capacity capacityOf(const HostBudget& host, const BoxSettings& s) {
   };
   part("memory", c.memory_bytes_max / each.memory_bytes);
   const uint32_t ahead = c.parked_max + c.stocked_max;
-  part("descriptors", std::min<uint64_t>(fds / kDaemonFdsPerBox, left(host.boxes_by_fds, ahead)));
+  part("descriptors", std::min<uint64_t>(fds / fds_per_box, left(host.boxes_by_fds, ahead)));
   part("processes", c.pids_max / (uint64_t{each.processes} + 1));  // a box's, and its init
   part("namespaces", left(host.boxes_by_namespaces, ahead));
   // With few terminals a task has fewer; without any, they do not bound the boxes.

@@ -74,13 +74,14 @@ struct BoxSettings {
   uint32_t parked_max = 64, stocked_max = 16;
   uint64_t parked_memory_bytes = 512ull << 20;
   uint32_t connections_max = 256;
+  bool broker = false;  // each box then has two descriptors more
 };
 inline constexpr uint32_t kBoxesMax = 4'096;
 inline constexpr uint32_t kTaskBoxesKept = 256;  // pool and stock leave a quarter of all boxes, at
                                                  // most this many, to tasks
 inline constexpr uint32_t kMemoryPercentOfHost = 90;  // the sum of all boxes' memory caps
 inline constexpr uint32_t kPtyTasksLeast = 16;  // this many tasks at once get pseudo-terminals
-inline constexpr uint32_t kDaemonFdsPerBox = 5;
+inline constexpr uint32_t kDaemonFdsPerBox = 5, kDoorFdsPerBox = 2;
 // Blobs and spools, the descriptors that clients may make a daemon hold: at most this many, and an
 // eighth of all, of each.
 inline constexpr uint32_t kBlobsMax = 4'096, kSpoolsMax = 4'096, kClientFdsShare = 8;

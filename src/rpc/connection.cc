@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "edge/convert.h"
 #include "rpc/calls.h"
+#include "rpc/grants.h"
 #include "rpc/share_purse.h"
 #include "rpc/task_calls.h"
 
@@ -245,15 +246,49 @@ class MayflyImpl final : public schema::Mayfly::Server {
         TaskShares::take(hub_.accounts, *account,
                          params.hasOutput() ? kLiveHeldBytes : kCapturedHeldBytes, detached);
     if (!shares) return refuse(context, shares.error());
+    auto wish = sessionFrom(hub_, *account, params);
+    if (!wish) return refuse(context, wish.error());
+    if (wish->spec.empty())
+      return giveToCore(context, hash, *account, std::move(*shares), nullptr, nullptr);
+    // The vault checks the grants before the spec is copied; the request is held meanwhile.
+    return openSession(hub_, std::move(wish->spec))
+        .then([this, context, hash, account = *account, shares = std::move(*shares),
+               tools = std::move(wish->tools),
+               call = Call(*state_)](base::Result<SessionPtr> session) mutable {
+          if (!session) return refuse(context, session.error());
+          if (state_->ended)
+            return refuse(context, Error{Code::cancelled, "the client is gone", {}, 0});
+          // Meanwhile another call may have submitted the same key.
+          auto detach_now = context.getParams().getSpec().getDetach();
+          if (detach_now.getLeaseMs() > 0 && detach_now.getKey().size() > 0) {
+            auto known = hub_.users.known(state_->account, edge::str(detach_now.getKey()), hash);
+            if (!known) return refuse(context, known.error());
+            if (*known) {
+              answerSubmit(context, kj::mv((*known)->task), OnRelease::keep, true);
+              return kj::Promise<void>(kj::READY_NOW);
+            }
+          }
+          return giveToCore(context, hash, account, std::move(shares), std::move(*session),
+                            std::move(tools));
+        });
+  }
+
+  // The last part of a submission: copies the spec and submits it.
+  kj::Promise<void> giveToCore(SubmitContext& context, const SpecHash& hash,
+                               const sched::AccountRef& account, TaskShares shares,
+                               SessionPtr session, std::shared_ptr<TaskTools> tools) {
+    auto params = context.getParams();
+    auto detach = params.getSpec().getDetach();
     auto spec = specFrom(params.getSpec(), [this](const edge::Sha256& blob) {
       return hub_.blobs.use(state_->account, blob);
     });
     if (!spec) return refuse(context, spec.error());
     spec->live_output = params.hasOutput();
-    spec->account = *account;
-    if (detached) {
+    spec->account = account;
+    spec->session = std::move(session);
+    if (detach.getLeaseMs() > 0) {
       auto found =
-          hub_.users.submit(state_->account, detach, hash, std::move(*shares), std::move(*spec));
+          hub_.users.submit(state_->account, detach, hash, std::move(shares), std::move(*spec));
       context.releaseParams();
       if (!found) return refuse(context, found.error());
       answerSubmit(context, kj::mv(found->task), OnRelease::keep, found->existing);
@@ -262,8 +297,9 @@ class MayflyImpl final : public schema::Mayfly::Server {
     kj::Maybe<schema::OutputSink::Client> sink;
     if (params.hasOutput()) sink = params.getOutput();
     context.releaseParams();
-    auto task = kj::refcounted<TaskState>(kj::addRef(*state_), std::move(*shares), kj::mv(sink),
+    auto task = kj::refcounted<TaskState>(kj::addRef(*state_), std::move(shares), kj::mv(sink),
                                           hub_.options.result_lease_ms * kj::MILLISECONDS);
+    task->setTools(std::move(tools));
     if (auto submitted = task->submit(std::move(*spec)); !submitted)
       return refuse(context, submitted.error());
     answerSubmit(context, kj::mv(task), OnRelease::close, false);
@@ -272,9 +308,11 @@ class MayflyImpl final : public schema::Mayfly::Server {
 
   void answerSubmit(SubmitContext& context, kj::Own<TaskState> task, OnRelease on_release,
                     bool existing) {
-    auto results = resultsOf(context, 0, 1);
+    const auto grants = static_cast<unsigned>(task->grants().size());
+    auto results = resultsOf(context, grants * sizeof(capnp::word), 1 + grants);
     results.setId(task->id());
     results.setExisting(existing);
+    putGrants(results, *state_, *task);
     results.setTask(makeTaskCalls(kj::addRef(*state_), kj::mv(task), on_release));
   }
 

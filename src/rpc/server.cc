@@ -291,6 +291,8 @@ struct Server::Impl {
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
+edge::AsioPort& Server::port() { return *impl_->port; }
+
 void Server::deliver(uint64_t ms_max, std::function<void()> done) {
   impl_->acceptor->deliver(ms_max * kj::MILLISECONDS, std::move(done));
 }

@@ -25,6 +25,10 @@ namespace boost::asio {
 class io_context;
 }
 
+namespace mayfly::edge {
+class AsioPort;
+}
+
 namespace mayfly::rpc {
 
 class KeptKeys;
@@ -63,6 +67,8 @@ class Server {
   static base::Result<std::unique_ptr<Server>> start(sched::Core& core, boost::asio::io_context& io,
                                                      base::Fd listener, Options options,
                                                      base::Observer& observer);
+  // KJ's loop, for other RPC of this thread; it ends with the server.
+  edge::AsioPort& port();
   // At the end, when the core has told every result: calls `done` once each client has its results
   // and, if it asks for them at once, their files; at the latest after `ms_max`, so a client that
   // does not read holds nothing up. `done` must not destroy the server.

@@ -93,6 +93,7 @@ Status TaskState::submit(sched::TaskSpec spec) {
   if (!spec.stdin_data.empty()) stdin_writes_.push_back({spec.stdin_data.size(), nullptr});
   template_name_ = spec.template_name;
   spec.owner = owner_->id;
+  session_ = spec.session;
   auto id = owner_->hub.core.submit(std::move(spec), ear_);
   if (!id) {
     close();
@@ -209,6 +210,8 @@ void TaskState::end(Kept why) {
   chunks_.clear();
   shares_ = {};
   sink_ = nullptr;
+  endTools();
+  session_.reset();
   bool over = why == Kept::forgotten;
   const char* how = over ? "the task's lease is over" : "the task was closed";
   for (auto& wait : waits_)
@@ -305,6 +308,7 @@ void TaskState::onStdinAccepted(uint64_t bytes) {
 void TaskState::onResult(sched::TaskResult result) {
   result_ = std::move(result);
   ended_ = true;
+  endTools();
   ++owner_->undelivered;
   renew();
   uint64_t bytes = result_->captured[0].size() + result_->captured[1].size();
@@ -452,8 +456,9 @@ base::Result<sched::TaskSpec> specFrom(schema::TaskSpec::Reader in, const FindBl
 
 size_t sizeOf(const sched::TaskResult& result) {
   size_t bytes = 1'024 + result.template_name.size() + result.reason.size() +
-                 result.receipt.missing.size() + result.captured[0].size() +
-                 result.captured[1].size() + result.out_files_note.size();
+                 result.receipt.missing.size() + result.receipt.note.size() +
+                 result.captured[0].size() + result.captured[1].size() +
+                 result.out_files_note.size();
   size_t list_bytes = 0;
   for (const auto& file : result.out_files)
     list_bytes += 64 + file.path.size() + file.skipped.size();

@@ -35,6 +35,7 @@ inline constexpr uint64_t kLiveHeldBytes = 2 * (sched::kOutputWindowBytes + (64u
 inline constexpr uint64_t kCapturedHeldBytes = 2 * sched::kCaptureBytesMax;
 
 class TaskState;
+class TaskTools;
 
 // A task's shares of its account, until it is closed.
 struct TaskShares {
@@ -85,6 +86,10 @@ class TaskState final : public kj::Refcounted {
   // Ok while the task is kept; else the error that `call` answers.
   base::Status kept(const char* call) const;
   base::TaskId id() const { return id_; }  // 0 until the core has given one
+  // --- the task's session (grants.cc) ---
+  void setTools(std::shared_ptr<TaskTools> tools);
+  const std::vector<std::string>& grants() const;
+  kj::Promise<base::Status> revoke(const std::string& grant);
   // Null until the task has ended and all its output is delivered.
   const sched::TaskResult* result() const { return done_ ? &*result_ : nullptr; }
   // Null until the task has ended.
@@ -123,6 +128,7 @@ class TaskState final : public kj::Refcounted {
   void cancelUnlessGone(sched::Cancel how);
   void finishIfDelivered();
   void failStdin(const base::Error& error);
+  void endTools();
 
   kj::Own<Owner> owner_;
   TaskShares shares_;
@@ -130,6 +136,8 @@ class TaskState final : public kj::Refcounted {
   base::TaskId id_ = 0;
   std::string template_name_;
   std::shared_ptr<TaskEar> ear_;
+  std::shared_ptr<sched::Session> session_;  // null: none
+  std::shared_ptr<TaskTools> tools_;         // the same; until the task's end
   kj::Maybe<schema::OutputSink::Client> sink_;
   std::deque<Chunk> chunks_;  // bounded by the core: kOutputWindowBytes per stream
   bool delivering_ = false;

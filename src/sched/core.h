@@ -19,6 +19,7 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "sched/accounts.h"
+#include "sched/broker.h"
 #include "sched/cancel.h"
 
 namespace mayfly::sched {
@@ -76,6 +77,9 @@ struct TaskSpec {
   bool live_output = false;  // true: TaskListener::onOutput; false: captured into the result
   OwnerId owner = 0;
   AccountRef account;  // the submitter's, or its tenant's
+  // Of its grants and tools; null: it has none. The core joins its variables to `env`, begins it at
+  // the claim and ends it with the task.
+  std::shared_ptr<Session> session;
 };
 
 struct TaskResult {
@@ -151,6 +155,8 @@ class Core {
   virtual std::vector<TemplateInfo> templates() const = 0;
   // The book that every account is opened in. The refs and shares of an edge end before the core.
   virtual Accounts& accounts() = 0;
+  // Opens the sessions of tasks; null: the daemon has no broker.
+  virtual Broker* broker() { return nullptr; }
 };
 
 }  // namespace mayfly::sched

@@ -47,6 +47,7 @@ void Boxes::beginEnd(Box& box, BoxEvent why) {
   box.go_theirs.reset();
   for (Fd& fd : box.our_fds) fd.reset();
   for (Fd& fd : box.their_fds) fd.reset();
+  for (Fd& fd : box.doors) fd.reset();
   tryFinishReaping(box);
 }
 

@@ -85,6 +85,7 @@ Status Boxes::askInit(Box& box) {
   make.uid_root = box.uid_first + 1;
   make.loopback = z.loopback ? 1 : 0;
   make.ptys = z.ptys;
+  make.doors = z.doors ? 1 : 0;
   MAYFLY_TRY(box.disk, makeDisk(box.limits, z.uid_base + make.uid_root));
   MAYFLY_TRY(base::Pipe go, base::makePipe());
   box.go_theirs = std::move(go.read);
@@ -164,6 +165,10 @@ void Boxes::onInitStatus(Box& box) {
   if (ready.error != 0)
     return failBox(box, fmt::format("box: {}", ready.step),
                    base::sysError(ready.error, ready.step, "the box"));
+  if (got->fds != (box.owner->doors ? wire::kInitDoorFds : 0))
+    return failBox(box, "init",
+                   Error{Code::internal, "the init passed a wrong number of doors", {}, 0});
+  for (size_t i = 0; i < got->fds; ++i) box.doors[i] = std::move(got->fd[i]);
   box.machine.on(BoxEvent::stands);
   box.box_ready_ns = monotonicNs();
   arrived(box);
@@ -257,8 +262,11 @@ void Boxes::tellMade(Box& box) {
   event.pid_host = box.pid_host;
   std::vector<int> fds;
   for (const Fd& fd : box.our_fds) fds.push_back(fd.get());
+  for (const Fd& fd : box.doors)
+    if (fd) fds.push_back(fd.get());
   out_.send(event, fds);
   for (Fd& fd : box.our_fds) fd.reset();
+  for (Fd& fd : box.doors) fd.reset();
   // Restarted here because the box may get its task before it is measured as a parked one.
   restartCounters(box);
 }

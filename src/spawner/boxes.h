@@ -21,6 +21,7 @@
 #include "spawner/poller.h"
 #include "spawner/zygotes.h"
 #include "wire/spawner.h"
+#include "wire/zygote.h"
 
 namespace mayfly::spawner {
 
@@ -44,7 +45,8 @@ struct Box {
                            // ours (its task may start)
   base::Fd their_fds[4];   // control, stdin, stdout, stderr: the clone's ends
   base::Fd our_fds[4];
-  uint64_t process_keys[2] = {};  // of init and clone, in the zygote's book
+  base::Fd doors[wire::kInitDoorFds];  // from the init, for mayflyd; empty if the zygote has none
+  uint64_t process_keys[2] = {};       // of init and clone, in the zygote's book
   uint32_t pid_host = 0;
   bool watches_told[2] = {};
   uint32_t collect_ms_max = 0;

@@ -56,6 +56,7 @@ struct Zygote {
   uint32_t slot = 0;      // of its uid range
   uint32_t uid_base = 0;
   bool loopback = true;
+  bool doors = false;
   uint32_t ptys = 0;  // of each box
   ZygoteStage stage = ZygoteStage::mounting;
   ImageMount image_mount = ImageMount::file;

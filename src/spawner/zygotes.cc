@@ -58,6 +58,7 @@ void Zygotes::publish(const wire::Request& request, base::Received& fds) {
   z.slot = slot;
   z.uid_base = wire::kUidBase + uid_slot_ * wire::kUidsPerSlot + slot * wire::kUidsPerRange;
   z.loopback = (request.flags & wire::kLoopback) != 0;
+  z.doors = (request.flags & wire::kDoors) != 0;
   z.ptys = request.ptys;
   z.memory_bytes = request.limits.memory_bytes;
   z.start = std::make_unique<Zygote::Start>();

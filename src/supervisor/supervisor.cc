@@ -345,9 +345,12 @@ Status Supervisor::onRequest() {
     return base::fail(Code::internal, std::string("a message of the daemon: ") + checked.what);
   switch (request.kind) {
     case wire::LinkRequest::Kind::restartFront:
-      if (front_.alive())
-        ::syscall(SYS_pidfd_send_signal, front_.child.pidfd.get(), SIGKILL, nullptr, 0);
+    case wire::LinkRequest::Kind::restartVault: {
+      const Program& owes = request.kind == wire::LinkRequest::Kind::restartFront ? front_ : vault_;
+      if (owes.alive())
+        ::syscall(SYS_pidfd_send_signal, owes.child.pidfd.get(), SIGKILL, nullptr, 0);
       break;
+    }
     case wire::LinkRequest::Kind::reload:
       policy_sent_ = policy_seen_ = std::nullopt;
       next_look_ns_ = 0;

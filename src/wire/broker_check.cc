@@ -50,6 +50,7 @@ Checked check(const LinkRequest& request, size_t bytes, size_t fds) {
     switch (kind) {
       case LinkRequest::Kind::restartFront:
       case LinkRequest::Kind::reload:
+      case LinkRequest::Kind::restartVault:
         return 0;
     }
     return -1;

@@ -25,7 +25,7 @@ struct Shape {
 Shape shapeOf(Op op) {
   switch (op) {
     case Op::publish:
-      return {true, kLoopback, false};
+      return {true, kLoopback | kDoors, false};
     case Op::retire:
     case Op::ping:
       return {true, 0, false};
@@ -60,6 +60,7 @@ Checked checkCaps(const base::Limits& l) {
 
 Checked checkPublish(const Request& r) {
   if (r.zygote_id == 0) return content("zygote 0 does not exist");
+  if ((r.flags & (kLoopback | kDoors)) == kDoors) return content("doors without a loopback");
   for (const auto& arg : r.zygote)
     if (::strnlen(arg, sizeof arg) == sizeof arg) return content("a zygote argument is too long");
   if (r.zygote[0][0] != '/') return content("the zygote's program must be an absolute path");
@@ -107,7 +108,7 @@ Checked check(Event& e, size_t bytes, size_t fds) {
   if (e.kind < Kind::hello || e.kind > kKindMax) return {Fault::language, "unknown event"};
   if (e.cap > Cap::processes || e.collect > CollectState::failed)
     return {Fault::language, "unknown word"};
-  if (fds > (e.kind == Kind::boxMade ? 4u : e.kind == Kind::hello ? 1u : 0u))
+  if (fds > (e.kind == Kind::boxMade ? 6u : e.kind == Kind::hello ? 1u : 0u))
     return {Fault::language, "descriptors"};
   endText(e.step);
   endText(e.text);

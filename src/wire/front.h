@@ -60,7 +60,11 @@ struct LinkEvent {
 };
 
 struct LinkRequest {
-  enum class Kind : uint16_t { restartFront = 1, reload = 2 };
+  enum class Kind : uint16_t {
+    restartFront = 1,  // it owes a confirmation: its death is one
+    reload = 2,
+    restartVault = 3,
+  };
   uint32_t magic = kBrokerMagic;
   uint16_t version = kBrokerVersion;
   Kind kind{};

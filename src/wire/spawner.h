@@ -16,7 +16,7 @@
 namespace mayfly::wire {
 
 inline constexpr uint32_t kSpawnerMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kSpawnerVersion = 9;
+inline constexpr uint16_t kSpawnerVersion = 10;
 inline constexpr uint32_t kZygoteArgsMax = 8;
 inline constexpr uint64_t kBoxIdMax = (uint64_t{1} << 56) - 1;
 
@@ -35,7 +35,8 @@ enum class Op : uint16_t {
   // Ends a zygote, its maker and its boxes. Answer: zygoteGone.
   retire = 2,
   // Makes a box with `limits` and a clone parked in it. Answer: boxMade (fds: [0] control socket to
-  // the clone, [1] stdin, [2] stdout, [3] stderr, our ends) or boxFailed (then nothing of it is
+  // the clone, [1] stdin, [2] stdout, [3] stderr, our ends; with kDoors: [4], [5], see there) or
+  // boxFailed (then nothing of it is
   // left, and no boxGone follows). With flag `stock` the box waits without a clone; answer:
   // boxStocked or boxFailed.
   make = 3,
@@ -65,6 +66,8 @@ enum RequestFlags : uint32_t {
   kRehearse = 4,   // make, clone: the clone rehearses before it reports ready
   kCapsStand = 8,  // claim: the box was made with the task's caps; the clone awaits no byte
   kStock = 16,     // make: no clone yet
+  kDoors = 32,     // publish, with kLoopback: the init of each box binds its doors to the broker
+                   // (front.h) and passes them on: the unix and the TCP socket, not listening
 };
 
 struct Request {

@@ -34,7 +34,9 @@ struct MakeInit {
   uint64_t box = 0;
   uint32_t uid_user = 0, uid_root = 0;  // ids in the template's user namespace
   uint32_t loopback = 0;
-  uint32_t ptys = 0;  // pseudo-terminals that the box may have open at once; 0: no devpts
+  uint32_t ptys = 0;   // pseudo-terminals that the box may have open at once; 0: no devpts
+  uint32_t doors = 0;  // 1: bind the box's doors, which needs the loopback
+  uint32_t reserved = 0;
 };
 // fds: [0] pidfd of the init.
 struct InitMade {
@@ -44,7 +46,8 @@ struct InitMade {
   uint32_t pid_template = 0;
   char step[28] = {};
 };
-// Init -> spawner: the box is complete, or the step that failed.
+// Init -> spawner: the box is complete, or the step that failed. fds, of a complete box with doors:
+// [0] its unix, [1] its TCP socket, bound to the places that front.h names.
 struct InitReady {
   uint32_t magic = kZygoteMagic;
   int32_t error = 0;
@@ -130,6 +133,7 @@ inline constexpr uint32_t kBlobFdsMax = 64;
 // --- checks ------------------------------------------------------------------------
 
 inline constexpr int32_t kErrnoMax = 4'095;
+inline constexpr size_t kInitDoorFds = 2;
 inline constexpr uint32_t kTasksFdsMax = 3;  // v1 hierarchies that a box may use
 inline constexpr int kCloneFds = 7;          // of a MakeClone, before its `tasks` files
 
@@ -161,7 +165,7 @@ inline const char* faultOf(const InitMade& m, size_t bytes, size_t fds) {
 }
 inline const char* faultOf(const InitReady& m, size_t bytes, size_t fds) {
   if (const char* fault = faultOfAnswer(m, bytes)) return fault;
-  return fds != 0 ? "descriptors" : nullptr;
+  return fds != 0 && (fds != kInitDoorFds || m.error != 0) ? "descriptors" : nullptr;
 }
 inline const char* faultOf(const MakeClone& m, size_t bytes, size_t fds) {
   if (const char* fault = faultOfFrame(m, bytes)) return fault;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sched.h>
@@ -11,8 +12,10 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include "base/call_filter.h"
+#include "wire/front.h"
 #include "zygote/raw.h"
 
 namespace mayfly::zygote {
@@ -79,6 +82,39 @@ int bindFolder(const char* from, const char* to) {
   return mount(from, to, nullptr, MS_BIND, nullptr);
 }
 
+int boundSocket(int domain, const void* address, socklen_t bytes) {
+  int s = socket(domain, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (s >= 0 && bind(s, static_cast<const sockaddr*>(address), bytes) != 0) {
+    int saved = errno;
+    close(s);
+    errno = saved;
+    return -1;
+  }
+  return s;
+}
+
+// The box's doors to the broker, bound and not listening: mayflyd decides whether they ever do. The
+// port is below 1024, and the folder is sticky and root's: no task can bind or replace one.
+int bindLocalDoor() {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  copyText(address.sun_path, sizeof address.sun_path, kDoorPath);
+  int s =
+      boundSocket(AF_UNIX, &address,
+                  static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + strlen(kDoorPath) + 1));
+  return s >= 0 && chmod(kDoorPath, 0666) != 0 ? -1 : s;
+}
+
+int bindTcpDoor() {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(kDoorPort);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return boundSocket(AF_INET, &address, sizeof address);
+}
+
+int sharedFolder(const char* path) { return mkdir(path, 0700) != 0 ? -1 : chmod(path, 01777); }
+
 // A file system of the box's own, without the terminals of others. Without `uid` and `gid` a
 // terminal belongs to the user that opens it; `gid` would show the host's number in mountinfo.
 int mountTerminals(uint32_t ptys) {
@@ -88,7 +124,7 @@ int mountTerminals(uint32_t ptys) {
 }
 
 // The walls of a box, one line a step.
-Failure setUp(const MakeInit& make, int disk_fd) {
+Failure setUp(const MakeInit& make, int disk_fd, int* doors) {
   STEP("setgroups", setgroups(0, nullptr));
   STEP("setresgid", setresgid(kBoxRoot, kBoxRoot, kBoxRoot));
   STEP("setresuid", setresuid(kBoxRoot, kBoxRoot, kBoxRoot));
@@ -105,7 +141,7 @@ Failure setUp(const MakeInit& make, int disk_fd) {
   STEP("disk /tmp", ownFolder("/mnt/tmp", 01777));
   STEP("disk /task", ownFolder("/mnt/task", 0755));
   STEP("disk /task/out", ownFolder("/mnt/task/out", 0755));
-  STEP("disk /run", ownFolder("/mnt/run", 0755));
+  STEP("disk /run", make.doors != 0 ? sharedFolder("/mnt/run") : ownFolder("/mnt/run", 0755));
   STEP("disk /dev/shm", ownFolder("/mnt/shm", 01777));
   STEP("bind /tmp", bindFolder("/mnt/tmp", "/tmp"));
   STEP("bind /task", bindFolder("/mnt/task", "/task"));
@@ -114,6 +150,10 @@ Failure setUp(const MakeInit& make, int disk_fd) {
   if (make.ptys != 0) STEP("terminals", mountTerminals(make.ptys));
   STEP("detach disk", umount2("/mnt", MNT_DETACH));
   if (make.loopback != 0) STEP("loopback", raiseLoopback());
+  if (make.doors != 0) {
+    STEP("local door", doors[0] = bindLocalDoor());
+    STEP("tcp door", doors[1] = bindTcpDoor());
+  }
   rlimit core{1, 1};
   STEP("rlimit core", setrlimit(RLIMIT_CORE, &core));
   return {};
@@ -139,12 +179,14 @@ void runInit(const MakeInit& make, int status_fd, int maps_fd, int disk_fd, int 
   // If pid 1 ignores SIGCHLD, the kernel reaps for it: orphans never stay as zombies.
   signal(SIGCHLD, SIG_IGN);
   InitReady ready;
-  Failure failure = setUp(make, disk_fd);
+  int doors[kInitDoorFds] = {-1, -1};
+  Failure failure = setUp(make, disk_fd, doors);
   if (failure.error == 0)
     if (int r = dropAll(); r < 0) failure = {-r, "drop capabilities"};
   ready.error = failure.error;
   copyText(ready.step, sizeof ready.step, failure.step);
-  if (sendRaw(status_fd, &ready, sizeof ready, nullptr, 0) != 0) _exit(1);
+  const int passed = make.doors != 0 && failure.error == 0 ? static_cast<int>(kInitDoorFds) : 0;
+  if (sendRaw(status_fd, &ready, sizeof ready, doors, passed) != 0) _exit(1);
   if (failure.error != 0 || write(stands_fd, "s", 1) != 1) _exit(1);
   // Only the status socket stays open: its end is the box's end.
   if (dup2(status_fd, 0) != 0 || close_range(1, ~0u, 0) != 0) _exit(1);

@@ -20,6 +20,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,9 +29,11 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 
+#include "base/bound_socket.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "mayfly/zygote.h"
+#include "wire/front.h"
 #include "wire/spool.h"
 #include "wire/spawner.h"
 #include "wire/zygote.h"
@@ -100,9 +103,10 @@ class Live {
   Event next() {
     Event event;
     if (!readable(socket_.get())) return Event{};
+    for (Fd& fd : fds_) fd.reset();
     auto got = base::receiveMessage(socket_.view(), base::writableBytesOf(event));
     if (!got || got->bytes != sizeof event) return Event{};
-    for (size_t i = 0; i < got->fds && i < 4; ++i) fds_[i] = std::move(got->fd[i]);
+    for (size_t i = 0; i < got->fds && i < std::size(fds_); ++i) fds_[i] = std::move(got->fd[i]);
     return event;
   }
 
@@ -110,8 +114,8 @@ class Live {
     return base::sendMessage(socket_.view(), base::bytesOf(r), fds);
   }
 
-  Event publish(base::ZygoteId id, const char* hostile_deed = nullptr) {
-    sendPublish(id, hostile_deed);
+  Event publish(base::ZygoteId id, const char* hostile_deed = nullptr, uint32_t flags = 0) {
+    sendPublish(id, hostile_deed, flags);
     return next();
   }
 
@@ -122,11 +126,11 @@ class Live {
     return ns;
   }
 
-  void sendPublish(base::ZygoteId id, const char* hostile_deed = nullptr) {
+  void sendPublish(base::ZygoteId id, const char* hostile_deed = nullptr, uint32_t flags = 0) {
     Request r;
     r.op = Op::publish;
     r.zygote_id = id;
-    r.flags = kLoopback;
+    r.flags = kLoopback | flags;
     r.limits.memory_bytes = 64 << 20;
     std::string(64, 'a').copy(r.digest, 64);
     strcpy(r.zygote[0],
@@ -164,7 +168,7 @@ class Live {
   std::string instance_;
   pid_t pid_ = -1;
   Fd socket_;
-  Fd fds_[4];
+  Fd fds_[6];
   Event hello_;
 };
 
@@ -252,6 +256,9 @@ class Box : public ::testing::Test {
     stdin_ = std::move(live_->fds_[1]);
     stdout_ = std::move(live_->fds_[2]);
     stderr_ = std::move(live_->fds_[3]);
+    doors_[0] = std::move(live_->fds_[4]);
+    doors_[1] = std::move(live_->fds_[5]);
+    if (on_doors_) on_doors_();
     wire::CloneReady ready;
     ASSERT_TRUE(readable(control_.get()));
     auto got = base::receiveMessage(control_.view(), base::writableBytesOf(ready));
@@ -398,6 +405,8 @@ class Box : public ::testing::Test {
   base::BoxId box_ = 0;
   base::Limits limits_;  // its task's
   Fd control_, stdin_, stdout_, stderr_;
+  Fd doors_[2];                     // the unix and the TCP one, if its zygote has doors
+  std::function<void()> on_doors_;  // before the claim
 };
 
 TEST_F(Box, SigtermEndsAPlainTaskAndLetsAnotherSaveItsState) {
@@ -620,6 +629,114 @@ TEST_F(Box, EndInTheMiddleOfMakingLeavesNothing) {
     EXPECT_TRUE(e.kind == Kind::boxReaped || e.kind == Kind::boxMade) << static_cast<int>(e.kind);
   }
   FAIL() << "no boxGone";
+}
+
+// A zygote whose boxes have doors to the broker.
+class Doors : public Box {
+ protected:
+  static constexpr base::ZygoteId kDoorsZygote = 60;
+  void SetUp() override {
+    Box::SetUp();
+    if (IsSkipped()) return;
+    before_ = std::exchange(template_, kDoorsZygote);
+    static bool published = false;
+    if (std::exchange(published, true)) return;
+    Event e = live_->publish(kDoorsZygote, nullptr, kDoors);
+    ASSERT_EQ(e.kind, Kind::zygoteReady) << e.step << ": " << e.text;
+  }
+  void TearDown() override {
+    if (before_ != 0) template_ = before_;
+  }
+  void expectSound() {
+    for (const Fd& door : doors_) ASSERT_TRUE(door);
+    auto local = base::checkBoundLocal(doors_[0].view(), kDoorPath);
+    EXPECT_TRUE(local) << local.error().message;
+    auto tcp = base::checkBoundLoopback(doors_[1].view(), kDoorPort);
+    EXPECT_TRUE(tcp) << tcp.error().message;
+  }
+  // Answers the next connection with `word`.
+  static void answer(const Fd& door, const std::string& word) {
+    ASSERT_TRUE(readable(door.get()));
+    Fd connection(::accept4(door.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    ASSERT_TRUE(connection);
+    ASSERT_EQ(::write(connection.get(), word.data(), word.size()),
+              static_cast<ssize_t>(word.size()));
+  }
+  base::TemplateId before_ = 0;
+};
+
+constexpr const char kNothingReplaced[] =
+    "replace: Operation not permitted\nrename: Operation not permitted\n"
+    "remove: Operation not permitted\nfolder: Operation not permitted\nmine: done\n";
+
+TEST_F(Doors, ATaskWhoseDoorsDoNotListenIsRefusedAndCanReplaceNone) {
+  on_doors_ = [this] { expectSound(); };
+  Ended e = run({"/bin/probe", "doors"});
+  EXPECT_EQ(e.out, std::string("local: Connection refused\nbind: Address already in use\n"
+                               "tcp: Connection refused\nbind: Permission denied\n") +
+                       kNothingReplaced);
+}
+
+TEST_F(Doors, ATaskWhoseDoorsAreClosedIsRefusedTheSameWay) {
+  on_doors_ = [this] {
+    for (Fd& door : doors_) door.reset();
+  };
+  Ended e = run({"/bin/probe", "doors"});
+  EXPECT_EQ(e.out, std::string("local: Connection refused\nbind: Address already in use\n"
+                               "tcp: Connection refused\nbind: Permission denied\n") +
+                       kNothingReplaced);
+}
+
+TEST_F(Doors, WhoeverHasTheDoorsOutsideAnswersTheTask) {
+  on_doors_ = [this] {
+    expectSound();
+    for (const Fd& door : doors_) ASSERT_TRUE(base::listenOn(door.view(), 4));
+  };
+  start({"/bin/probe", "doors"});
+  answer(doors_[0], "hello by path");
+  answer(doors_[1], "hello by port");
+  Ended e = finish();
+  EXPECT_EQ(e.out, std::string("local: hello by path\nbind: Address already in use\n"
+                               "tcp: hello by port\nbind: Permission denied\n") +
+                       kNothingReplaced);
+}
+
+// The network namespace lives as long as its door is open; the box is gone before.
+TEST_F(Doors, ABoxIsGoneWhileItsDoorsAreStillOpenOutside) {
+  on_doors_ = [this] {
+    for (const Fd& door : doors_) ASSERT_TRUE(base::listenOn(door.view(), 4));
+  };
+  Ended e = run({"/bin/probe", "exit", "5"});
+  EXPECT_EQ(e.reaped.exit_status, 5);
+  for (Fd& door : doors_) {
+    EXPECT_LT(::accept4(door.get(), nullptr, nullptr, SOCK_NONBLOCK), 0);
+    EXPECT_EQ(errno, EAGAIN);
+    door.reset();
+  }
+}
+
+TEST_F(Doors, EveryBoxHasItsOwn) {
+  ino_t inodes[2][2];
+  for (auto& box : inodes) {
+    on_doors_ = [&] {
+      for (int i = 0; i < 2; ++i) {
+        struct stat st {};
+        ASSERT_EQ(::fstat(doors_[i].get(), &st), 0);
+        box[i] = st.st_ino;
+      }
+    };
+    run({"/bin/probe", "exit", "0"});
+  }
+  EXPECT_NE(inodes[0][0], inodes[1][0]);
+  EXPECT_NE(inodes[0][1], inodes[1][1]);
+}
+
+TEST_F(Box, ABoxOfAZygoteWithoutDoorsHasNone) {
+  on_doors_ = [this] {
+    EXPECT_FALSE(doors_[0]);
+    EXPECT_FALSE(doors_[1]);
+  };
+  EXPECT_EQ(run({"/bin/probe", "show", "/run/broker.sock"}).reaped.exit_status, 1);
 }
 
 TEST_F(Box, UnknownTemplateIsRefused) {

@@ -3,13 +3,16 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +23,26 @@ static int showFile(const char* path) {
   for (ssize_t n; (n = read(fd, text, sizeof text)) > 0;) (void)!write(1, text, n);
   return 0;
 }
+
+// A socket of the box's doors: the unix or the TCP one.
+static int doorSocket(bool local, sockaddr_storage* address, socklen_t* bytes) {
+  memset(address, 0, sizeof *address);
+  if (local) {
+    auto* to = reinterpret_cast<sockaddr_un*>(address);
+    to->sun_family = AF_UNIX;
+    strcpy(to->sun_path, "/run/broker.sock");
+    *bytes = sizeof *to;
+  } else {
+    auto* to = reinterpret_cast<sockaddr_in*>(address);
+    to->sin_family = AF_INET;
+    to->sin_port = htons(80);
+    to->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    *bytes = sizeof *to;
+  }
+  return socket(address->ss_family, SOCK_STREAM, 0);
+}
+
+static const char* outcome(int result) { return result == 0 ? "done" : strerror(errno); }
 
 int main(int argc, char** argv) {
   const char* deed = argc > 1 ? argv[1] : "";
@@ -51,6 +74,30 @@ int main(int argc, char** argv) {
         (void)!readlink(path, to, sizeof to - 1);
         printf("%s %.4s\n", e->d_name, to);
       }
+    return 0;
+  }
+  if (!strcmp(deed, "doors")) {  // connects to both, says what comes, and tries to replace them
+    for (bool local : {true, false}) {
+      sockaddr_storage to;
+      socklen_t bytes;
+      char text[64] = {};
+      int s = doorSocket(local, &to, &bytes);
+      if (connect(s, reinterpret_cast<sockaddr*>(&to), bytes) != 0)
+        snprintf(text, sizeof text, "%s", strerror(errno));
+      else
+        (void)!read(s, text, sizeof text - 1);
+      printf("%s: %s\n", local ? "local" : "tcp", text);
+      int again = doorSocket(local, &to, &bytes), yes = 1;
+      setsockopt(again, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+      setsockopt(again, SOL_SOCKET, SO_REUSEPORT, &yes, sizeof yes);
+      printf("bind: %s\n", outcome(bind(again, reinterpret_cast<sockaddr*>(&to), bytes)));
+    }
+    close(open("/run/mine", O_WRONLY | O_CREAT, 0600));
+    printf("replace: %s\n", outcome(rename("/run/mine", "/run/broker.sock")));
+    printf("rename: %s\n", outcome(rename("/run/broker.sock", "/run/other")));
+    printf("remove: %s\n", outcome(unlink("/run/broker.sock")));
+    printf("folder: %s\n", outcome(chmod("/run", 0777)));
+    printf("mine: %s\n", outcome(unlink("/run/mine")));
     return 0;
   }
   if (!strcmp(deed, "files")) {  // so many empty ones, then it waits

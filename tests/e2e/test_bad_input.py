@@ -208,6 +208,7 @@ def run(daemon, *args):
 
 # All other cases get invalidArgument.
 ANSWERS = {
+    "grants: one, without a broker": "failedPrecondition",
     "template: unknown": "notFound",
     "template: empty": "notFound",
     "template: NUL": "notFound",

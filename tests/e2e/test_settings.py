@@ -33,6 +33,7 @@ DAEMON = {
     "uids_allowed": ("e2e/test_users.py::test_a_user_of_the_list_runs_tasks_and_no_other", ""),
     "gids_allowed": ("e2e/test_users.py::test_a_group_lets_its_members_in_by_whichever_of_their_groups_it_is", ""),
     "audit_time": ("e2e/test_lifecycle.py::test_the_audit_finds_a_planted_cgroup_process_and_mount", ""),
+    "broker_policy": ("escape/test_doors.py::brokered", ""),
     "accept_lost_promises": ("unit/host_test.cc::HostReport.OnlyANamedPromiseIsGivenUp", "refusals"),
 }
 MANIFESTS = {

@@ -43,14 +43,51 @@ inline pool::TemplateSpec templateSpec() {
 
 inline constexpr std::chrono::milliseconds kWallTime{500};
 
+// A session that calls each of its tools once and grants all that it is asked for.
+class GrantingSession final : public sched::Session {
+ public:
+  GrantingSession(boost::asio::io_context& io, const sched::SessionSpec& spec) : io_(io) {
+    for (const auto& wish : spec.grants) grants_.push_back(wish.name);
+    for (const auto& tool : spec.tools) spec.tool_box->call(tool.name, "{}", [](auto) {});
+  }
+  const sched::Env& env() const override { return env_; }
+  const std::vector<std::string>& grants() const override { return grants_; }
+  base::Status begin(base::TaskId, uint64_t, sched::Doors) override { return base::Unit{}; }
+  void leave(Left) override {}
+  void end(Left) override {}
+  void revoke(const std::string&, std::function<void(base::Status)> done) override {
+    boost::asio::post(io_, [done = std::move(done)] { done(base::Unit{}); });
+  }
+
+ private:
+  boost::asio::io_context& io_;
+  sched::Env env_ = {{"MAYFLY_BROKER", "http://127.0.0.1:80"}};
+  std::vector<std::string> grants_;
+};
+
+class GrantingBroker final : public sched::Broker {
+ public:
+  explicit GrantingBroker(boost::asio::io_context& io) : io_(io) {}
+  void open(sched::SessionSpec spec, Opened opened) override {
+    boost::asio::post(io_, [this, spec = std::move(spec), opened = std::move(opened)] {
+      opened(std::make_shared<GrantingSession>(io_, spec));
+    });
+  }
+
+ private:
+  boost::asio::io_context& io_;
+};
+
 class CheckingCore final : public sched::Core {
  public:
-  explicit CheckingCore(boost::asio::io_context& io) : io_(io), template_(templateSpec()) {}
+  explicit CheckingCore(boost::asio::io_context& io)
+      : io_(io), broker_(io), template_(templateSpec()) {}
 
   base::Result<base::TaskId> submit(sched::TaskSpec spec,
                                     std::shared_ptr<sched::TaskListener> listener) override {
     if (spec.template_name != template_.name)
       return base::fail(base::Code::notFound, "there is no such template");
+    if (spec.session) sched::joinEnv(spec.env, spec.session->env());
     MAYFLY_TRY(base::Limits in_force, sched::checkSpec(spec, template_));
     base::TaskId id = next_++;
     Task& task = tasks_[id];
@@ -112,6 +149,7 @@ class CheckingCore final : public sched::Core {
   }
 
   sched::Accounts& accounts() override { return book_; }
+  sched::Broker* broker() override { return &broker_; }
 
  private:
   static sched::AccountBounds bounds() {
@@ -148,6 +186,7 @@ class CheckingCore final : public sched::Core {
   }
 
   boost::asio::io_context& io_;
+  GrantingBroker broker_;
   pool::TemplateSpec template_;
   sched::Accounts book_{bounds()};  // outlives the tasks' accounts
   base::TaskId next_ = 1;

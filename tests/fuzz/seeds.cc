@@ -69,6 +69,17 @@ void detached(Spec spec) {
   spec.getDetach().setKey("key");
 }
 
+void granted(Spec spec) {
+  small(spec);
+  auto grants = spec.initGrants(2);
+  grants[0].setName("openai");
+  grants[0].setNarrowing("calls=10,paths=/models/*");
+  grants[1].setName("orders");
+  auto tool = spec.initTools(1)[0];
+  tool.setName("lookup");
+  tool.setSchemaJson("{}");
+}
+
 void open(Spec spec) {
   small(spec);
   spec.setStdinOpen(true);
@@ -82,8 +93,8 @@ void withBlob(Spec spec) {
 }
 
 constexpr std::pair<const char*, void (*)(Spec)> kSpecs[] = {
-    {"small", small},       {"full", full}, {"command", command},
-    {"detached", detached}, {"open", open}, {"blob", withBlob}};
+    {"small", small},     {"full", full}, {"command", command}, {"detached", detached},
+    {"granted", granted}, {"open", open}, {"blob", withBlob}};
 
 struct Session {
   Session() : raw("") {
@@ -140,6 +151,7 @@ void writeWire(const std::string& folder) {
   put("make-init", 2, 4, raw(wire::MakeInit{}));
   put("init-made", 3, 1, raw(wire::InitMade{}));
   put("init-ready", 4, 0, raw(wire::InitReady{}));
+  put("init-ready-doors", 4, 2, raw(wire::InitReady{}));
   put("make-clone", 5, wire::kCloneFds, raw(wire::MakeClone{}));
   put("hello", 6, 0, raw(wire::CloneMade{}));
   put("clone-ready", 7, 0, raw(wire::CloneReady{}));

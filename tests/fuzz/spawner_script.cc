@@ -105,6 +105,7 @@ class Script {
   void send(const Request& request, std::vector<int> fds, size_t bytes = sizeof(Request));
   void sendRaw(const Fd& socket, const void* bytes, size_t size, const std::vector<int>& fds);
   void publish(base::ZygoteId id);
+  void sayReady(base::BoxId box);
   Request soundRequest(Op op, base::BoxId box, base::ZygoteId zygote);
   template <class Answer>
   void answer(const Fd& channel, base::BoxId box);
@@ -129,6 +130,7 @@ class Script {
   std::unique_ptr<spawner::Spawner> spawner_;
   int epoll_ = -1;
   bool connected_ = true;
+  bool doors_ = false;     // boxes have doors
   uint8_t hostility_ = 1;  // one act in so many is out of place
 
   // Of mayflyd: each box's place in the order of its messages.
@@ -214,7 +216,8 @@ void Script::onEvent(const Event& e, size_t fds) {
       zygotes_[e.zygote_id] = e.kind;
       return;
     case Kind::boxMade:
-      require(box.asked > 0 && !box.made && !box.reaped && fds == 4, "made twice: " + who);
+      require(box.asked > 0 && !box.made && !box.reaped && (fds == 4 || fds == 6),
+              "made twice: " + who);
       box.made = true;
       made_ += e.zygote_id == kFirst;
       return;
@@ -278,7 +281,18 @@ Request Script::soundRequest(Op op, base::BoxId box, base::ZygoteId zygote) {
 void Script::publish(base::ZygoteId id) {
   auto seccomp = base::makeMemfd("seccomp");
   auto log = base::makePipe();
-  send(soundRequest(Op::publish, 0, id), {seccomp->get(), log->write.get()});
+  Request r = soundRequest(Op::publish, 0, id);
+  if (doors_) r.flags = wire::kLoopback | wire::kDoors;
+  send(r, {seccomp->get(), log->write.get()});
+}
+
+// The init's word that its box is complete.
+void Script::sayReady(base::BoxId box) {
+  const wire::InitReady ready;
+  const Fd doors[] = {*base::makeMemfd("local"), *base::makeMemfd("tcp")};
+  std::vector<int> fds;
+  if (doors_) fds = {doors[0].get(), doors[1].get()};
+  sendRaw(status_[box], &ready, sizeof ready, fds);
 }
 
 // --- makers and zygotes
@@ -330,8 +344,7 @@ void Script::serveSecond(uint32_t key, ZygoteEnds& ends) {
     wire::InitMade made;
     made.box = asked.box;
     sendRaw(ends.maker, &made, sizeof made, {child(asked.box).pidfd.get()});
-    const wire::InitReady ready;
-    sendRaw(status_[asked.box], &ready, sizeof ready, {});
+    sayReady(asked.box);
   }
   for (const Asked& asked : take(clones_)) {
     wire::CloneMade made;
@@ -422,8 +435,7 @@ void Script::actWell() {
       Process process = child(asked.box);
       passed_.emplace_back(::fcntl(process.pidfd.get(), F_DUPFD_CLOEXEC, 3));
       sendRaw(world().zygotes[asked.key].maker, &made, sizeof made, {process.pidfd.get()});
-      const wire::InitReady ready;
-      return sendRaw(status_[asked.box], &ready, sizeof ready, {});
+      return sayReady(asked.box);
     }
     case 3:
     case 4: {
@@ -464,7 +476,7 @@ void Script::ask() {
   constexpr base::ZygoteId kIds[] = {kFirst, kFirst, kFirst, kThird, 0, 0xffff'fff0};
   const auto op = static_cast<Op>(1 + next() % static_cast<int>(wire::kOpMax));
   Request r = soundRequest(op, next() % (kBoxesMax + 2), kIds[next() % std::size(kIds)]);
-  r.flags = oneIn(2) ? 0u : next() % 32u;
+  r.flags = oneIn(2) ? 0u : next() % 64u;
   if (oneIn(6)) r.limits.memory_bytes = next() % 2 == 0 ? 0 : UINT64_MAX;
   if (oneIn(6)) r.limits.cpu_milli = 0;
   if (oneIn(8)) r.digest[next() % sizeof r.digest] = static_cast<char>(next());
@@ -502,7 +514,8 @@ void Script::act() {
       if (oneIn(3)) ready.error = next();
       if (oneIn(8)) ready.magic = next();
       std::vector<int> fds;
-      if (oneIn(4)) fds.push_back(descriptor());
+      if (oneIn(3))
+        for (int n = next() % 4; n > 0; --n) fds.push_back(descriptor());
       return sendRaw(status_[box], &ready, oneIn(8) ? next() % sizeof ready : sizeof ready, fds);
     }
     case 5:
@@ -597,6 +610,7 @@ Outcome Script::run() {
   Outcome outcome;
   try {
     hostility_ = static_cast<uint8_t>(2u << next() % 5);
+    doors_ = next() % 2 == 0;
     begin();
     for (size_t n = 0; n < kActsMax && left_ > 0; ++n) {
       act();

@@ -97,7 +97,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       answer<InitMade>(data, size, fds, 1);
       break;
     case 4:
-      answer<InitReady>(data, size, fds, 0);
+      answer<InitReady>(data, size, fds, kInitDoorFds);
       break;
     case 5:
       answer<MakeClone>(data, size, fds, kCloneFds + kTasksFdsMax);

@@ -264,6 +264,15 @@ TEST(UidSlots, DaemonsUidLiesInTheLastRangeOfItsOwnSlot) {
   EXPECT_LT(daemonUid(63), 1u << 31);
 }
 
+TEST(UidSlots, TheBrokersUidsAreOfTheDaemonsRangeAndItsOwn) {
+  const BrokerUids uids = brokerUids(5);
+  EXPECT_EQ(std::set<uint32_t>({daemonUid(5), uids.front, uids.vault, uids.commands}).size(), 4u);
+  for (uint32_t uid : {uids.front, uids.vault, uids.commands}) {
+    EXPECT_GT(uid, daemonUid(5));
+    EXPECT_LT(uid, daemonUid(5) + 65'536);
+  }
+}
+
 // A made-up host, a ledger, and the audit's reports.
 struct AuditFixture : testing::Test, base::Observer {
   Folder top;
@@ -274,6 +283,7 @@ struct AuditFixture : testing::Test, base::Observer {
   base::AuditWalk walk;
   int walks = 0;
   std::unique_ptr<Audit> audit;
+  uint32_t broker = 0;  // its supervisor
 
   void auditFound(const base::AuditFinding& f) override { found.push_back(f); }
   void auditEnded(const base::AuditWalk& w) override { walk = w, ++walks; }
@@ -293,6 +303,8 @@ struct AuditFixture : testing::Test, base::Observer {
     places.uids = 65'536;
     places.self = 10;
     places.spawner = 11;
+    places.broker = broker;
+    places.commands_uid = 1'000'900;
     audit = std::make_unique<Audit>(io, std::move(places), ledger, *this, 1'000);
     process(11, 0, "/");
   }
@@ -317,6 +329,21 @@ struct AuditFixture : testing::Test, base::Observer {
     return steps;
   }
 };
+
+struct BrokeredAudit : AuditFixture {
+  BrokeredAudit() { broker = 12; }
+};
+
+TEST_F(BrokeredAudit, ProcessesOfTheBrokerAreKnownByTheirParentAndItsCommandsByTheirUid) {
+  process(12, 0, "/");              // the supervisor
+  process(13, 1'000'901, "/", 12);  // front or vault
+  process(14, 1'000'900, "/", 12);  // a command that prints a secret
+  process(15, 1'000'900, "/", 14);  // its child
+  process(16, 1'000'901, "/", 1);   // a front that lost its supervisor
+  doWalk();
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].what, "process 16 of uid 1000901 (p) is in no cgroup of this daemon's");
+}
 
 TEST_F(AuditFixture, WhatBelongsToABoxOfTheLedgerIsNoFinding) {
   ledger.opened(12, 1, 5);

@@ -112,6 +112,14 @@ TEST(Words, RepeatableOptionsKeepTheirOrder) {
   EXPECT_EQ(run.out_dir, "o");
   EXPECT_TRUE(run.forward_stdin && run.json && run.quiet);
 }
+TEST(Words, GrantsHaveANameAndPerhapsBounds) {
+  auto run = runOf({"run", "--grant", "openai", "--grant", "orders:calls=10,paths=/a:b", "x"});
+  ASSERT_EQ(run.grants.size(), 2u);
+  EXPECT_EQ(run.grants[0].name + "|" + run.grants[0].narrowing, "openai|");
+  EXPECT_EQ(run.grants[1].name + "|" + run.grants[1].narrowing, "orders|calls=10,paths=/a:b");
+  for (const char* wrong : {"", ":calls=1"})
+    EXPECT_EQ(saidOf({"run", "--grant", wrong, "x"}).code, kExitMayfly) << wrong;
+}
 TEST(Words, AWrongUseOfRunIs125AndSaysWhat) {
   for (const auto& [words, says] : std::vector<std::pair<Words, std::string>>{
            {{"run"}, "nothing to run"},

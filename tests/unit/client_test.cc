@@ -10,6 +10,7 @@
 namespace mayfly {
 namespace {
 
+using base::Code;
 using test::FakeCore;
 using test::kEventTime;
 
@@ -41,9 +42,44 @@ TEST_F(ClientTest, HelloTellsVersionInstanceAndBounds) {
   auto client = connect();
   EXPECT_EQ(client->server().version, "1.2.3");
   EXPECT_EQ(client->server().instance, "unit");
-  EXPECT_EQ(client->server().protocol, 3);
+  EXPECT_EQ(client->server().protocol, 4);
   EXPECT_EQ(client->server().connections_max,
             core.account_bounds.of(sched::Resource::connections).pool_max);
+}
+
+TEST_F(ClientTest, GrantsAndToolsGoWithTheTaskAndAGrantIsRevoked) {
+  core.has_broker = true;
+  start();
+  auto client = connect();
+  TaskSpec s = spec("hold");
+  s.grants = {{"openai", "calls=1"}, {"slow", ""}};
+  s.tools = {{"lookup", "finds", "{}", [](std::string_view json) -> base::Result<std::string> {
+                if (json == "[]") return base::fail(Code::invalidArgument, "not an object");
+                return std::string(json) + "!";
+              }}};
+  auto task = hold(*client, std::move(s));
+  ASSERT_TRUE(task);
+  EXPECT_TRUE(task->revoke("openai"));
+  EXPECT_EQ(task->revoke("slow").error().code, Code::unavailable);
+  EXPECT_EQ(task->revoke("other").error().code, Code::notFound);
+  const auto call = [&](std::string name, std::string json) {
+    std::promise<base::Result<std::string>> answer;
+    auto future = answer.get_future();
+    onCore([&](FakeCore& c) {
+      const auto& asked = c.fakeBroker().specs.at(0);
+      EXPECT_EQ(asked.grants.at(0).narrowing, "calls=1");
+      EXPECT_EQ(asked.tools.at(0).description, "finds");
+      asked.tool_box->call(std::move(name), std::move(json),
+                           [&answer](base::Result<std::string> got) { answer.set_value(got); });
+    });
+    return future.get();
+  };
+  EXPECT_EQ(call("lookup", "{}").value(), "{}!");
+  EXPECT_EQ(call("lookup", "[]").error().message, "not an object");
+  EXPECT_EQ(call("other", "{}").error().code, Code::notFound);
+  EXPECT_EQ(onCore([](FakeCore& c) { return c.fakeBroker().log->revoked.size(); }), 2u);
+  task->close();
+  EXPECT_EQ(task->revoke("openai").error().code, Code::failedPrecondition);
 }
 
 TEST_F(ClientTest, LiveOutputComesInOrderAndBeforeTheResult) {

@@ -666,6 +666,15 @@ TEST(Daemon, ReadsWhoMayConnect) {
   }
 }
 
+TEST(Daemon, ReadsThePolicyOfTheBroker) {
+  EXPECT_EQ(parseDaemon("", "f")->broker_policy, "");
+  EXPECT_EQ(parseDaemon("broker_policy = '/etc/p.toml'", "f")->broker_policy, "/etc/p.toml");
+  EXPECT_EQ(parseDaemon("broker_policy = ''", "f")->broker_policy, "");
+  auto relative = parseDaemon("broker_policy = 'p.toml'", "f");
+  ASSERT_FALSE(relative);
+  EXPECT_NE(relative.error().message.find("broker_policy"), std::string::npos);
+}
+
 TEST(Daemon, RefusesWhatItDoesNotKnow) {
   for (const char* text :
        {"instance = \"Up\"", "socket = \"relative\"", "quue_max = 1", "log_level = \"loud\"",

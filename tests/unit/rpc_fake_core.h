@@ -52,6 +52,69 @@ struct FakeTask {
   uint64_t flood_left = 0;
 };
 
+// What happened to the sessions of a FakeBroker. Core thread.
+struct SessionLog {
+  std::vector<std::string> revoked;  // names of grants
+  int opened = 0, dropped = 0;
+};
+
+class FakeSession final : public sched::Session {
+ public:
+  FakeSession(std::shared_ptr<SessionLog> log, boost::asio::io_context& io, sched::SessionSpec spec)
+      : log_(std::move(log)), io_(io) {
+    ++log_->opened;
+    for (const auto& wish : spec.grants) grants_.push_back(wish.name);
+  }
+  ~FakeSession() override { ++log_->dropped; }
+  const sched::Env& env() const override { return env_; }
+  const std::vector<std::string>& grants() const override { return grants_; }
+  base::Status begin(base::TaskId, uint64_t, sched::Doors) override { return base::Unit{}; }
+  void leave(Left) override {}
+  void end(Left) override {}
+  void revoke(const std::string& name, std::function<void(base::Status)> done) override {
+    log_->revoked.push_back(name);
+    boost::asio::post(io_, [done = std::move(done), name] {
+      if (name == "slow")
+        done(base::fail(Code::unavailable, "the vault did not answer"));
+      else
+        done(base::Unit{});
+    });
+  }
+
+ private:
+  std::shared_ptr<SessionLog> log_;
+  boost::asio::io_context& io_;
+  sched::Env env_ = {{"MAYFLY_BROKER", "http://127.0.0.1:80"}};
+  std::vector<std::string> grants_;
+};
+
+// Answers by the name of the first grant: "wrong" and "down" are refused, "held" is answered when
+// the test says so.
+class FakeBroker final : public sched::Broker {
+ public:
+  explicit FakeBroker(boost::asio::io_context& io) : io_(io) {}
+  void open(sched::SessionSpec spec, Opened opened) override {
+    const std::string name = spec.grants.empty() ? "" : spec.grants[0].name;
+    specs.push_back(spec);
+    auto answer = [this, name, spec = std::move(spec), opened = std::move(opened)] {
+      if (name == "wrong") return opened(base::fail(Code::notFound, "no action 'wrong'"));
+      if (name == "down") return opened(base::fail(Code::unavailable, "the broker is down"));
+      opened(std::make_shared<FakeSession>(log, io_, spec));
+    };
+    if (name == "held")
+      held = std::move(answer);
+    else
+      boost::asio::post(io_, std::move(answer));
+  }
+
+  std::vector<sched::SessionSpec> specs;
+  std::function<void()> held;
+  std::shared_ptr<SessionLog> log = std::make_shared<SessionLog>();
+
+ private:
+  boost::asio::io_context& io_;
+};
+
 class FakeCore final : public sched::Core {
  public:
   // --- sched::Core
@@ -142,7 +205,13 @@ class FakeCore final : public sched::Core {
     return *book_;
   }
 
+  sched::Broker* broker() override {
+    if (has_broker && !broker_) broker_.emplace(*io_);
+    return broker_ ? &*broker_ : nullptr;
+  }
+
   // --- core thread
+  FakeBroker& fakeBroker() { return *broker_; }
   FakeTask& task(base::TaskId id) { return tasks_.at(id); }
   size_t count() const { return tasks_.size(); }
   void forgetEnded() {
@@ -170,6 +239,7 @@ class FakeCore final : public sched::Core {
     changed();
   }
 
+  bool has_broker = false;
   sched::AccountBounds account_bounds;  // read when the server starts
   std::vector<sched::OwnerId> owners_gone;
   std::vector<sched::Cancel> cancels;  // of tasks that ran
@@ -229,6 +299,7 @@ class FakeCore final : public sched::Core {
   boost::asio::io_context* io_ = nullptr;
   base::TaskId next_ = 1;
   std::optional<sched::Accounts> book_;
+  std::optional<FakeBroker> broker_;
   std::map<base::TaskId, FakeTask> tasks_;
   mutable std::mutex mutex_;
   mutable std::condition_variable condition_;

@@ -181,6 +181,11 @@ TEST(ZygoteMessages, EachIsCheckedForFrameErrorTextAndDescriptors) {
   expectFrame(MakeInit{}, 4);
   expectAnswer(InitMade{}, 1);
   expectAnswer(InitReady{}, 0);
+  InitReady ready;
+  EXPECT_EQ(faultOf(ready, sizeof ready, kInitDoorFds), nullptr);
+  EXPECT_NE(faultOf(ready, sizeof ready, kInitDoorFds + 1), nullptr);
+  ready.error = 1;
+  EXPECT_NE(faultOf(ready, sizeof ready, kInitDoorFds), nullptr) << "doors of a failed box";
   MakeClone make;
   make.tasks_fds = 2;
   expectFrame(make, kCloneFds + 2);

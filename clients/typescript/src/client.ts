@@ -12,6 +12,7 @@ import { readPatience, withDeadline, within } from "./deadline.js";
 import type { CallOptions, Patience } from "./deadline.js";
 import { InvalidArgumentError, NotFoundError } from "./errors.js";
 import { PermissionDeniedError, UnavailableError } from "./errors.js";
+import { UnsupportedError } from "./errors.js";
 import { checkNotLost, sha256Of } from "./files.js";
 import type { BlobRef, UploadSource } from "./files.js";
 import { messageBytesMax, protocolVersion } from "./generated/constants.js";
@@ -24,12 +25,14 @@ import { checkSpec, prepare } from "./prepare.js";
 import type { Later } from "./prepare.js";
 import { TaskResult } from "./result.js";
 import type { BlobInfo, DetachedTask, OutFile, ServerInfo, TaskInfo, TemplateInfo } from "./result.js";
-import { RpcConnection, RpcError } from "./rpc.js";
+import { clientOrNull, RpcConnection, RpcError } from "./rpc.js";
+import type { Pointer } from "./rpc.js";
 import { checkSize, checkText, put } from "./request.js";
 import type { Prepared } from "./request.js";
 import { SPEC } from "./spec.js";
 import type { TaskSpec } from "./spec.js";
 import { Task } from "./task.js";
+import { ToolBox } from "./tools.js";
 import type { Duration } from "./units.js";
 import { dropLost, SUBMITS_MAX, upload, uploadLarge } from "./upload.js";
 
@@ -86,6 +89,7 @@ const RUN_HINTS: Hints = {
 };
 
 const CALL_DEADLINE_MS = 30_000;
+const GRANTS_PROTOCOL = 4; // an older daemon would ignore them
 
 /** Connects to the daemon. */
 export async function connect(options: ConnectOptions | string = {}): Promise<Client> {
@@ -208,6 +212,11 @@ export class Client implements AsyncDisposable {
     patience: Patience,
   ): Promise<Task> {
     const [prepared, later] = await prepare(spec, collect);
+    const { grants, tools } = prepared;
+    if (grants.length + tools.length > 0 && this.server.protocol < GRANTS_PROTOCOL)
+      throw new UnsupportedError("submit: the daemon knows no grants and no tools", {
+        advice: "Update the daemon, or leave out `grants` and `tools`.",
+      });
     const bytes = checkSize(prepared);
     for (let left = SUBMITS_MAX - 1; ; --left) {
       await uploadLarge(this.mayfly, prepared, this.server.bounds.blobBytesMax, patience);
@@ -234,6 +243,7 @@ export class Client implements AsyncDisposable {
       this.mayfly.submit((params) => {
         put(params, prepared, bytes);
         if (sink !== undefined) params.output = sink.client();
+        if (tools.length > 0) params.toolBox = new ToolBox(tools).client();
       }),
     ).then((answer) => {
       const task = Task.make({
@@ -244,6 +254,7 @@ export class Client implements AsyncDisposable {
         existing: answer.existing,
         collect: prepared.collect,
         output,
+        grants: grantClients(grants, answer),
       });
       sink?.onFailure((error) => task.fail(error));
       output?.onLeave(() => void task.cancel().catch(() => {}));
@@ -288,6 +299,7 @@ export class Client implements AsyncDisposable {
       existing: true,
       collect: true,
       output: undefined,
+      grants: new Map(),
     });
   }
 
@@ -368,6 +380,21 @@ export class Client implements AsyncDisposable {
   private patience(what: string, options: CallOptions): Patience {
     return patienceOf(what, options, this.callDeadlineMs);
   }
+}
+
+// The daemon's objects for the task's grants, by name. capnp-es knows no typed list of interfaces.
+function grantClients(
+  wishes: readonly (readonly [name: string, narrowing: string])[],
+  answer: schema.Mayfly_Submit$Results,
+): Map<string, schema.Grant$Client> {
+  const clients = new Map<string, schema.Grant$Client>();
+  if (wishes.length === 0) return clients;
+  const { grants } = answer;
+  wishes.forEach(([name], i) => {
+    if (i < grants.length)
+      clients.set(name, new schema.Grant$Client(clientOrNull(grants.get(i) as unknown as Pointer)));
+  });
+  return clients;
 }
 
 // Whether the output is sent live.

@@ -116,6 +116,9 @@ function receiptFrom(r: schema.Receipt): Receipt {
     cgroupsGoneNs: r.cgroupsGoneNs,
     uidFreeNs: r.uidFreeNs,
     missing: r.missing,
+    revokedNs: r.revokedNs,
+    brokerClosedNs: r.brokerClosedNs,
+    note: r.note,
   };
 }
 

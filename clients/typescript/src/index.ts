@@ -28,4 +28,6 @@ export type {
 } from "./result.js";
 export type { Code, Detach, LimitWishes, Script, StdinSource, TaskSpec } from "./spec.js";
 export { Task } from "./task.js";
+export { ToolError } from "./tools.js";
+export type { Tool, ToolFunction } from "./tools.js";
 export type { Cores, Duration, Size } from "./units.js";

@@ -21,6 +21,7 @@ import {
 import type { Prepared } from "./request.js";
 import { DETACH, SCRIPT, SPEC, SPEC_HINTS } from "./spec.js";
 import type { StdinSource, TaskSpec } from "./spec.js";
+import { grantsFrom, toolsFrom } from "./tools.js";
 import { parseMs } from "./units.js";
 
 const NOTHING = new Uint8Array(0);
@@ -61,7 +62,13 @@ export async function prepare(
     leaseMs: detach === undefined ? 0 : Number(parseMs("detach.lease", detach.lease, 32n)),
     key: checkText("detach.key", key),
     tenant: checkText("tenant", tenant),
+    grants: grantsFrom(spec.grants),
+    tools: toolsFrom(spec.tools),
   };
+  if (detach !== undefined && bare.tools.length > 0)
+    throw new InvalidArgumentError("a detached task has no tools: nobody may be there to answer", {
+      advice: "Leave out `tools` or `detach`.",
+    });
   if (detach !== undefined && bare.leaseMs === 0)
     throw new InvalidArgumentError("detach.lease is 0: the result would be kept for no time");
   const files = [...brought, ...(await planFiles(given))];

@@ -7,6 +7,7 @@ import type * as schema from "./generated/mayfly.js";
 import { checkKeys, checkObject } from "./keys.js";
 import type { Hints } from "./keys.js";
 import { reserve } from "./rpc.js";
+import type { PreparedTool } from "./tools.js";
 import { LIMITS } from "./spec.js";
 import type { LimitWishes, TaskSpec } from "./spec.js";
 import { parseBytes, parseCoresMilli, parseCount, parseMs } from "./units.js";
@@ -28,6 +29,8 @@ export interface Prepared {
   leaseMs: number;
   key: string;
   tenant: string;
+  grants: readonly (readonly [name: string, narrowing: string])[];
+  tools: readonly PreparedTool[];
 }
 
 interface WireLimits {
@@ -138,6 +141,9 @@ export function bareBytes(p: Omit<Prepared, "files">): number {
   bytes += textBytes(p.template) + textBytes(p.name) + textBytes(p.key) + textBytes(p.tenant);
   for (const arg of p.args) bytes += textBytes(arg);
   for (const [name, value] of p.env) bytes += textBytes(name) + textBytes(value) + 16;
+  for (const [name, narrowing] of p.grants) bytes += textBytes(name) + textBytes(narrowing) + 16;
+  for (const tool of p.tools)
+    bytes += textBytes(tool.name) + textBytes(tool.description) + textBytes(tool.schemaJson) + 24;
   return bytes;
 }
 
@@ -210,6 +216,23 @@ export function put(params: schema.Mayfly_Submit$Params, p: Prepared, bytes: num
   if (p.seed !== undefined) spec.seed.value = p.seed;
   spec.collectOutFiles = p.collect;
   spec.tenant = p.tenant;
+  if (p.grants.length > 0) {
+    const grants = spec._initGrants(p.grants.length);
+    p.grants.forEach(([name, narrowing], i) => {
+      const wish = grants.get(i);
+      wish.name = name;
+      wish.narrowing = narrowing;
+    });
+  }
+  if (p.tools.length > 0) {
+    const tools = spec._initTools(p.tools.length);
+    p.tools.forEach((from, i) => {
+      const tool = tools.get(i);
+      tool.name = from.name;
+      tool.description = from.description;
+      tool.schemaJson = from.schemaJson;
+    });
+  }
   if (p.leaseMs > 0) {
     const detach = spec._initDetach();
     detach.leaseMs = p.leaseMs;

@@ -97,6 +97,12 @@ export interface Receipt {
   readonly uidFreeNs: bigint;
   /** Which points are not proven, and why; empty when complete. */
   readonly missing: string;
+  /** Of a task with grants or tools: no call of it works any more. */
+  readonly revokedNs: bigint;
+  /** The same: the broker has no socket of the box open. */
+  readonly brokerClosedNs: bigint;
+  /** Which process of the broker was restarted, because it did not confirm in time. */
+  readonly note: string;
 }
 
 /** A file that the task left in /task/out. */

@@ -20,7 +20,9 @@
 // This uses capnp-es's internals, so package.json pins its version.
 
 import { Conn, Message, ObjectSize, PointerType, Registry, utils } from "capnp-es";
-import type { Client as Capability, Method, Struct } from "capnp-es";
+import type { Client as Capability, Method, Pointer, Struct } from "capnp-es";
+
+export type { Pointer };
 import {
   Exception_Type as ExceptionType,
   Message as RpcMessage,
@@ -229,6 +231,10 @@ export class RpcConnection extends Conn {
     return reference;
   }
 }
+
+/** The capability that an element of a list of interfaces points to. */
+export const clientOrNull = (pointer: Pointer): Capability =>
+  utils.getInterfaceClientOrNull(pointer);
 
 function settle(question: { state: number; reject(error: Error): void }, reason: RpcError): void {
   const IN_PROGRESS = 0;

@@ -2,6 +2,7 @@
 
 import type { FileSource } from "./files.js";
 import type { Hints, Keys } from "./keys.js";
+import type { Tool, ToolFunction } from "./tools.js";
 import type { Cores, Duration, Size } from "./units.js";
 
 /**
@@ -112,6 +113,13 @@ export type TaskSpec = Code & {
    * printable. If a template has a zygote for each tenant, tenants never share one.
    */
   tenant?: string | undefined;
+  /**
+   * The actions of the broker's policy that the task may use: "NAME", or "NAME:BOUNDS" with its own,
+   * narrower bounds, like "openai:calls=10". Empty or absent: none.
+   */
+  grants?: readonly string[] | undefined;
+  /** Functions of this process that the task may call as POST /tools/NAME. */
+  tools?: Readonly<Record<string, Tool | ToolFunction>> | undefined;
   /** Let the task outlive this connection; see `Client.find`. */
   detach?: Detach | undefined;
 };
@@ -161,6 +169,8 @@ export const SPEC: Keys<TaskSpec> = {
   seed: true,
   collect: true,
   tenant: true,
+  grants: true,
+  tools: true,
   detach: true,
 };
 

@@ -7,6 +7,7 @@ import { resultFrom, taskInfoFrom } from "./convert.js";
 import { patienceOf, within } from "./deadline.js";
 import type { CallOptions, Patience } from "./deadline.js";
 import { DisconnectedError, FailedPreconditionError, InvalidArgumentError } from "./errors.js";
+import { NotFoundError } from "./errors.js";
 import { checkNotLost, saveAll } from "./files.js";
 import { chunkBytesMax } from "./generated/constants.js";
 import type * as schema from "./generated/mayfly.js";
@@ -36,6 +37,7 @@ export interface TaskParts {
   existing: boolean;
   collect: boolean;
   output: OutputStream | undefined;
+  grants: Map<string, schema.Grant$Client>;
 }
 
 /**
@@ -54,6 +56,7 @@ export class Task implements AsyncDisposable {
   private readonly callDeadlineMs: number | undefined;
   private remoteOrGone: schema.Task$Client | undefined;
   private readonly collect: boolean;
+  private readonly grants: Map<string, schema.Grant$Client>;
   private result: Promise<TaskResult> | undefined;
   private failure: { error: unknown } | undefined;
   private stdinTurn: Promise<unknown> = Promise.resolve();
@@ -71,6 +74,7 @@ export class Task implements AsyncDisposable {
     this.existing = parts.existing;
     this.collect = parts.collect;
     this.output = parts.output;
+    this.grants = parts.grants;
     // The stream ends with the result.
     if (this.output !== undefined) this.begin();
   }
@@ -93,6 +97,18 @@ export class Task implements AsyncDisposable {
     const patience = this.patience("cancel", options);
     if (this.remoteOrGone === undefined) return;
     await call("cancel", this.remote("cancel").cancel(), patience);
+  }
+
+  /**
+   * Ends one of the task's grants before the task. Returns when no call under it works any more.
+   */
+  async revoke(grant: string, options: CallOptions = {}): Promise<void> {
+    const patience = this.patience("revoke", options);
+    this.remote("revoke");
+    const client = this.grants.get(checkText("grant", grant));
+    if (client === undefined)
+      throw new NotFoundError(`revoke: task ${this.id} has no grant '${grant}'`);
+    await call("revoke", client.revoke(), patience);
   }
 
   /** The task's current state, without waiting. */
@@ -202,6 +218,8 @@ export class Task implements AsyncDisposable {
     const remote = this.remoteOrGone;
     this.remoteOrGone = undefined;
     remote?.client.close();
+    for (const grant of this.grants.values()) grant.client.close();
+    this.grants.clear();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -115,7 +115,7 @@ test("an idle client tells the daemon that it is there", async (t) => {
 test("an older daemon says so in words", async (t) => {
   const older = await fakeDaemon(t, {
     hello: (params, results) => {
-      assert.equal(params.protocol, 3);
+      assert.equal(params.protocol, 4);
       const error = results._initError();
       error.code = schema.ErrorCode.FAILED_PRECONDITION;
       error.message = "client 'x' speaks protocol 2; this daemon (0.0.1) speaks 1 to 1";

@@ -10,6 +10,7 @@ import type { TestContext } from "node:test";
 import { Interface, Message, utils } from "capnp-es";
 import type { Message as RpcMessage } from "capnp-es/capnp/rpc";
 
+import { protocolVersion } from "../dist/generated/constants.js";
 import * as schema from "../dist/generated/mayfly.js";
 import { RpcConnection } from "../dist/rpc.js";
 import { folder } from "./support.js";
@@ -62,7 +63,7 @@ export async function fakeDaemon(t: TestContext, methods: FakeMethods): Promise<
   const missing = (): Promise<void> => Promise.reject(new Error("not faked"));
   const target: schema.Mayfly$Server$Target = {
     hello: (_params, results) => {
-      results._initInfo().protocol = 3;
+      results._initInfo().protocol = protocolVersion;
       return Promise.resolve();
     },
     templates: missing,

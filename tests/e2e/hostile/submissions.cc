@@ -205,6 +205,18 @@ void addRest(std::vector<Case>& all) {
                    spec.initDetach().setLeaseMs(1'000);
                    spec.getDetach().setKey(text(std::string(129, 'k')));
                  }});
+  all.push_back({"grants: one, without a broker",
+                 [](Spec spec) { spec.initGrants(1)[0].setName("openai"); }});
+  all.push_back({"grants: 65", [](Spec spec) { spec.initGrants(65); }});
+  all.push_back({"grants: not a name", [](Spec spec) { spec.initGrants(1)[0].setName("../x"); }});
+  all.push_back({"grants: bounds of 1 MB", [](Spec spec) {
+                   auto grant = spec.initGrants(1)[0];
+                   grant.setName("openai");
+                   grant.setNarrowing(text(std::string(1'000'000, 'v')));
+                 }});
+  all.push_back({"tools: one, without a tool box",
+                 [](Spec spec) { spec.initTools(1)[0].setName("lookup"); }});
+  all.push_back({"tools: 129", [](Spec spec) { spec.initTools(129); }});
   all.push_back({"detach: with stdinOpen", [](Spec spec) {
                    spec.initDetach().setLeaseMs(1'000);
                    spec.setStdinOpen(true);

@@ -12,6 +12,7 @@ from ._aio import AsyncClient, AsyncStdin, AsyncTask, connect_async
 from ._connection import DEFAULT_SOCKET
 from ._spec import PIPE, Caps, File
 from ._sync import Client, Stdin, Task, connect
+from ._tools import ToolError
 from ._wire import PROTOCOL
 from .errors import (AlreadyExists, Cancelled, DeadlineExceeded, Disconnected, ErrorCode,
                      FailedPrecondition, HostUnfit, Internal, InvalidArgument, MayflyError,
@@ -28,6 +29,6 @@ __all__ = [
     "DetachedTask", "Disconnected", "ErrorCode", "FailedPrecondition", "File", "HostUnfit", "Internal",
     "InvalidArgument", "Limits", "MayflyError", "NotFound", "OutFile", "PermissionDenied",
     "Phases", "Receipt", "ResourceExhausted", "ServerInfo", "Stdin", "Stream", "Task",
-    "TaskFailed", "TaskInfo", "TaskResult", "TemplateInfo", "Unavailable", "Unsupported", "Usage",
-    "Verdict", "connect", "connect_async", "errors",
+    "TaskFailed", "TaskInfo", "TaskResult", "TemplateInfo", "ToolError", "Unavailable",
+    "Unsupported", "Usage", "Verdict", "connect", "connect_async", "errors",
 ]

@@ -165,6 +165,11 @@ class AsyncTask:
         SIGTERM; a second call ends the grace. Harmless once it has ended."""
         await self._here().cancel(seconds(deadline, self._remote.connection))
 
+    async def revoke(self, grant: str, *, deadline: Deadline = DEFAULT) -> None:
+        """Ends one of the task's grants before the task; returns when no call under it works any
+        more."""
+        await self._here().revoke(grant, seconds(deadline, self._remote.connection))
+
     async def info(self, *, deadline: Deadline = DEFAULT) -> results.TaskInfo:
         """The task's current state, without waiting."""
         return await self._here().info(seconds(deadline, self._remote.connection))

@@ -223,6 +223,9 @@ class Connection:
         if spec.detach_ms and self.server and not self.server.bounds.detached_per_user_max:
             raise errors.Unsupported("submit: the daemon keeps no detached tasks",
                                      "Update the daemon, or leave out detach=.")
+        if (spec.grants or spec.tools) and self.server and self.server.protocol < _wire.GRANTS_PROTOCOL:
+            raise errors.Unsupported("submit: the daemon knows no grants and no tools",
+                                     "Update the daemon, or leave out grants= and tools=.")
         for left in reversed(range(_upload.SUBMITS_MAX)):
             await _upload.place(self, spec, deadline)
             try:
@@ -244,6 +247,8 @@ class Connection:
             _wire.check_size(request)
             if output is not None:
                 request.output = _wire.Sink(output.put)
+            if spec.tools:
+                request.toolBox = _wire.ToolBox(spec.tools)
             promise = request.send()
             cap.append(promise.task.wait())
             return promise
@@ -251,6 +256,7 @@ class Connection:
         def decode(answer: Any) -> None:
             remote.id, remote.existing = answer.id, answer.existing
             remote.detached = spec.detach_ms != 0
+            remote.grants = dict(zip((name for name, _ in spec.grants), answer.grants))
             remote.begin(answer.task, cap.pop())
 
         try:

@@ -107,6 +107,7 @@ class Remote:
         self.template = ""
         self.existing = False
         self.detached = False
+        self.grants: dict[str, Any] = {}  # by name: the daemon's objects
         self._cap: Any = None
         self._done = asyncio.Event()
         self._outcome: results.TaskResult | errors.MayflyError | None = None
@@ -139,6 +140,7 @@ class Remote:
         """The connection is ending: the daemon cannot be told any more."""
         self._set(error)
         self._cap = None
+        self.grants = {}
 
     def close_soon(self) -> asyncio.Task[None] | None:
         """The daemon forgets the task, and cancels it if it runs."""
@@ -159,6 +161,7 @@ class Remote:
     def _leave(self, error: errors.MayflyError) -> Any:
         self.connection.tasks.discard(self)
         cap, self._cap = self._cap, None
+        self.grants = {}
         self._set(error)
         return cap
 
@@ -204,6 +207,12 @@ class Remote:
     async def cancel(self, deadline: float | None) -> None:
         self._need("cancel")
         await self._simple("cancel", lambda: self._cap.cancel(), deadline)
+
+    async def revoke(self, grant: str, deadline: float | None) -> None:
+        self._need("revoke")
+        if grant not in self.grants:
+            raise errors.NotFound(f"revoke: the task has no grant '{grant}'")
+        await self._simple("revoke", lambda: self.grants[grant].revoke(), deadline)
 
     async def info(self, deadline: float | None) -> results.TaskInfo:
         self._need("info")

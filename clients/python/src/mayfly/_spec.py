@@ -10,13 +10,14 @@ import difflib
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias, TypedDict
 
 from .errors import InvalidArgument
 from .results import Blob
+from ._tools import Tool, grants_of, tools_of
 from ._units import (Cores, Duration, Size, parse, parse_bytes, parse_cores_milli, parse_count,
                      parse_ms)
 
@@ -98,6 +99,12 @@ class TaskOptions(Caps, total=False):
     """Keep the files that the task leaves in /task/out."""
     tenant: str
     """The person or service that the task is for, if this client serves several."""
+    grants: Sequence[str]
+    """The actions of the broker's policy that the task may use: "NAME", or "NAME:BOUNDS" with its own, narrower
+    bounds, like "openai:calls=10". Empty or not given: none."""
+    tools: Mapping[str, Callable[..., Any]]
+    """Functions of this process that the task may call as POST /tools/NAME; sync ones run in a thread. Their
+    parameters, annotations and docstring become the tool's JSON schema and description."""
     deadline: Duration | None
     """How long the call waits; the cap of the task's own time is `wall_time`."""
 
@@ -171,6 +178,8 @@ class TaskSpec:
     detach_ms: int = 0
     key: str = ""
     tenant: str = ""
+    grants: list[tuple[str, str]] = field(default_factory=list)
+    tools: list[Tool] = field(default_factory=list)
 
 
 _CAPS = {
@@ -185,7 +194,7 @@ _CAPS = {
 }
 _U32 = frozenset(("cpuMilli", "processes", "openFiles", "outFiles"))
 _TASK_OPTIONS = frozenset(("command", "script", "module", "program", "via", "args", "env", "files", "stdin", "seed",
-                           "collect", "stream", "detach", "key", "tenant"))
+                           "collect", "stream", "detach", "key", "tenant", "grants", "tools"))
 
 
 # Of `run` and `submit` both, or of one of them.
@@ -386,6 +395,9 @@ def build(template: str, code: str | bytes | None, given: Mapping[str, Any]) -> 
         raise InvalidArgument(f"seed: {spec.seed} is not between 0 and 2**64 - 1")
     spec.collect, spec.stream = bool(options.get("collect")), bool(options.get("stream"))
     spec.tenant = text(options.get("tenant", ""), "tenant")
+    spec.grants = [(text(name, "grants"), text(narrowing, "grants"))
+                   for name, narrowing in grants_of(options.get("grants", ()))]
+    spec.tools = tools_of(options.get("tools", {}))
     _detach(spec, options)
     return spec
 
@@ -403,6 +415,9 @@ def _detach(spec: TaskSpec, options: dict[str, Any]) -> None:
     if spec.stream:
         raise InvalidArgument("a detached task cannot be streamed: its output is captured",
                               "Leave out stream=True.")
+    if spec.tools:
+        raise InvalidArgument("a detached task has no tools: nobody may be there to answer",
+                              "Leave out tools=, or detach=.")
     if spec.stdin_open:
         raise InvalidArgument(
             f"the stdin of a detached task is part of the request: at most {INLINE_STDIN_BYTES_MAX} "

@@ -152,6 +152,12 @@ class Task:
         limit = seconds(deadline, self._remote.connection)
         self._portal.call(lambda _: self._remote.cancel(limit))
 
+    def revoke(self, grant: str, *, deadline: Deadline = DEFAULT) -> None:
+        """Ends one of the task's grants before the task; returns when no call under it works any
+        more."""
+        limit = seconds(deadline, self._remote.connection)
+        self._portal.call(lambda _: self._remote.revoke(grant, limit))
+
     def info(self, *, deadline: Deadline = DEFAULT) -> results.TaskInfo:
         """The task's current state, without waiting."""
         limit = seconds(deadline, self._remote.connection)

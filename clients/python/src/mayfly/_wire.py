@@ -15,6 +15,7 @@ import capnp
 
 from . import errors, results
 from ._spec import TaskSpec
+from ._tools import Tool, ToolError
 from ._units import human_bytes
 from .results import Stream, Verdict
 
@@ -23,6 +24,7 @@ _here = Path(__file__).resolve().parent
 schema: Any = capnp.SchemaParser().load(
     str(_here / "mayfly.capnp"), imports=[str(Path(capnp.__file__).resolve().parent.parent)])
 
+GRANTS_PROTOCOL: Final = 4  # an older daemon would ignore them
 PROTOCOL: int = schema.protocolVersion
 MESSAGE_BYTES_MAX: int = schema.messageBytesMax
 CHUNK_BYTES_MAX: int = schema.chunkBytesMax
@@ -168,6 +170,10 @@ def put_spec(to: Any, spec: TaskSpec) -> None:
         to.seed.value = spec.seed
     to.collectOutFiles = spec.collect
     to.tenant = spec.tenant
+    for wish, (name, narrowing) in zip(to.init("grants", len(spec.grants)), spec.grants):
+        wish.name, wish.narrowing = name, narrowing
+    for entry, tool in zip(to.init("tools", len(spec.tools)), spec.tools):
+        entry.name, entry.description, entry.schemaJson = tool.name, tool.description, tool.schema_json
     if spec.detach_ms:
         to.detach.leaseMs, to.detach.key = spec.detach_ms, spec.key
 
@@ -237,3 +243,31 @@ class Sink(schema.OutputSink.Server):  # type: ignore[misc]
         context.release_params()
         del params, context  # freed now: the next line may wait for long, and be cancelled
         await self._write(stream, data)
+
+
+class ToolBox(schema.ToolBox.Server):  # type: ignore[misc]
+    """Answers the task's calls of this client's functions."""
+
+    def __init__(self, tools: list[Tool]) -> None:
+        self._tools = {tool.name: tool for tool in tools}
+
+    async def call_context(self, context: Any) -> None:
+        name, text = context.params.name, context.params.json
+        context.release_params()
+        try:
+            tool = self._tools.get(name)
+            if tool is None:
+                raise errors.NotFound("there is no such tool")
+            context.results.json = await tool.call(text)
+        except errors.MayflyError as error:
+            put_error(context.results.init("error"), error.code, error.message)
+        except ToolError as error:
+            put_error(context.results.init("error"), errors.ErrorCode.FAILED_PRECONDITION, str(error))
+        except Exception as error:  # its text may hold what no task should see
+            put_error(context.results.init("error"), errors.ErrorCode.INTERNAL,
+                      f"the tool failed: {type(error).__name__}")
+
+
+def put_error(to: Any, code: errors.ErrorCode | None, message: str) -> None:
+    to.code = str(code or errors.ErrorCode.INTERNAL)
+    to.message = message[:2000].encode("utf-8", "replace").decode()

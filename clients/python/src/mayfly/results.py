@@ -120,6 +120,12 @@ class Receipt:
     cgroups_gone_ns: int
     uid_free_ns: int
     missing: str
+    revoked_ns: int = 0
+    """Of a task with grants or tools: no call of it works any more."""
+    broker_closed_ns: int = 0
+    """The same: the broker has no socket of the box open."""
+    note: str = ""
+    """Which process of the broker was restarted, because it did not confirm in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
