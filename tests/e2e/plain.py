@@ -8,8 +8,10 @@ each with what a task of its own finds: arguments, environment, pipes, files in 
 import base64
 import concurrent.futures
 import dataclasses
+import hashlib
 import itertools
 import json
+import os
 import pathlib
 import re
 
@@ -18,6 +20,9 @@ IN_FLIGHT = 4
 PLAIN_ROW_MAX = {"python": 60, "python-data": 10, "perl": 60}  # programs of one plain task
 PLAIN_SECONDS_MAX = 600
 RUNNERS = {"python": "plain_runner.py", "python-data": "plain_runner.py", "perl": "plain_runner.pl"}
+KEPT = pathlib.Path("/var/cache/mayfly/plain")
+KEPT_ROWS_MAX = 200
+FRESH = bool(os.environ.get("MAYFLY_PLAIN_ANEW"))  # `./dev check` keeps nothing
 SCRIPTS = {"python": "script.py", "python-data": "script.py", "perl": "script.pl"}
 
 
@@ -132,21 +137,51 @@ def encoded(content):
     return base64.b64encode(content).decode()
 
 
+def kept(mayfly, template, *parts):
+    """The file that keeps a plain row's outcomes; its name says all that they depend on."""
+    info = next(each for each in json.loads(mayfly("templates", "--json").stdout)["templates"] if each["name"] == template)
+    manifest = (HERE.parents[1] / "templates" / template / "manifest.toml").read_text()
+    facts = [os.uname().release, info["imageDigest"], info["defaults"], manifest, (HERE / RUNNERS[template]).read_text(), *parts]
+    return KEPT / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def keep(path, text):
+    KEPT.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new.write_text(text)
+    new.rename(path)
+    for old in sorted(KEPT.iterdir(), key=lambda each: each.stat().st_mtime)[:-KEPT_ROWS_MAX]:
+        old.unlink(missing_ok=True)
+
+
 def run_plain(mayfly, cases, folder):
-    """Runs a row of programs of one template under the bare interpreter; returns the outcomes."""
+    """Runs a row of programs of one template under the bare interpreter; returns the outcomes.
+
+    The bare interpreter does not depend on Mayfly's code, so a row's outcomes are kept for the next session.
+    """
     folder.mkdir(parents=True)
     row = [{"kind": case.kind, "script": case.file, "source": encoded(case.source), "args": list(case.args), "env": list(case.env),
             "files": [[name, encoded(content)] for name, content in case.files]} for case in cases]
     (folder / "row.json").write_text(json.dumps(row))
     template = cases[0].template
-    result = mayfly.run("-t", template, "--file", folder / "row.json", "--timeout", "10m", "--cpu-time", "10m",
-                        "--output", "64MiB", *cases[0].options, HERE / RUNNERS[template], timeout=PLAIN_SECONDS_MAX)
-    assert result["verdict"] == "succeeded", result
-    found = [json.loads(line) for line in stream(result, "stdout").splitlines()]
-    assert len(found) == len(cases), result
+    file = kept(mayfly, template, row, [str(option) for option in cases[0].options])
+    lines = file.read_text() if file.exists() and not FRESH else plain_lines(mayfly, cases, folder)
+    found = [json.loads(line) for line in lines.splitlines()]
+    assert len(found) == len(cases), lines
+    if not file.exists() or FRESH:
+        keep(file, lines)
     return [outcome(case, each["code"], *(base64.b64decode(each[name]) for name in ("stdout", "stderr")),
                     {name: base64.b64decode(content) for name, content in sorted(each["files"].items())})
             for case, each in zip(cases, found, strict=True)]
+
+
+def plain_lines(mayfly, cases, folder):
+    """What the runner printed: a line of JSON for each program."""
+    template = cases[0].template
+    result = mayfly.run("-t", template, "--file", folder / "row.json", "--timeout", "10m", "--cpu-time", "10m",
+                        "--output", "64MiB", *cases[0].options, HERE / RUNNERS[template], timeout=PLAIN_SECONDS_MAX)
+    assert result["verdict"] == "succeeded", result
+    return stream(result, "stdout").decode()
 
 
 def rows(cases):

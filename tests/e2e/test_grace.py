@@ -1,5 +1,6 @@
 """P2.19 to P2.24: a soft end. SIGTERM, a grace, the kill; compared with the plain interpreter under the same signals."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -65,6 +66,7 @@ PROGRAMS = [
     ("perl", "ignores it", "$SIG{TERM} = 'IGNORE'; $| = 1; print \"up\\n\"; sleep 600 while 1", False),
 ]
 
+SIDE_BY_SIDE = 6
 WALL_S, GRACE_S, SHORT_GRACE_S = 2, 30, 2  # the short one for programs that use it up
 
 # In a box of the same image: the plain program with a working folder of its own, and the signals of `timeout`. (Its own
@@ -125,12 +127,33 @@ def in_box(mayfly, tmp_path, template, code, *flags):
     return result, {file.name: file.read_text() for file in sorted(out.iterdir())} if out.exists() else {}
 
 
-@pytest.mark.parametrize(("template", "name", "code", "ends"), PROGRAMS, ids=[f"{p[0]}: {p[1]}" for p in PROGRAMS])
-def test_it_ends_as_outside(mayfly, tmp_path, template, name, code, ends):
-    code = KEEPS + code if template == "python" else code
-    grace = GRACE_S if ends else SHORT_GRACE_S
+@pytest.fixture(scope="module")
+def runs(mayfly, tmp_path_factory, request):
+    """Each selected program's (cap in seconds, result, files, outcome outside). They sleep most of the time: side by side."""
     wall = round(WALL_S * min(slow(), 5))  # the program has its handler by then
-    result, files = in_box(mayfly, tmp_path, template, code, "--timeout", f"{wall}s", "--grace", f"{grace}s")
+    chosen = [item.callspec.params["program"] for item in request.session.items
+              if item.path == request.path and item.originalname == "test_it_ends_as_outside"]
+
+    folder = tmp_path_factory.mktemp("grace")
+
+    def run(program):
+        template, name, code, ends = program
+        place = folder / f"{template}-{name.split(',')[0]}"
+        place.mkdir()
+        code = KEEPS + code if template == "python" else code
+        grace = GRACE_S if ends else SHORT_GRACE_S
+        boxed = in_box(mayfly, place, template, code, "--timeout", f"{wall}s", "--grace", f"{grace}s")
+        return wall, *boxed, plain(mayfly, template, ARGV[template](code), wall, grace)
+
+    with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        return dict(zip([program[:2] for program in chosen], pool.map(run, chosen), strict=True))
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=[f"{p[0]}: {p[1]}" for p in PROGRAMS])
+def test_it_ends_as_outside(runs, program):
+    ends = program[3]
+    wall, result, files, host = runs[program[:2]]
+    grace = GRACE_S if ends else SHORT_GRACE_S
     check_sound(result)
     assert result["verdict"] == "wallTime" and result["capValue"] == wall * 1000, result["reason"]
     assert "SIGTERM" in result["reason"]
@@ -144,7 +167,6 @@ def test_it_ends_as_outside(mayfly, tmp_path, template, name, code, ends):
         assert result["exitCode"] is None and result["signal"] is None
         assert result["usage"]["wallNs"] >= (wall + SHORT_GRACE_S) * 1e9
         code_shown = -signal.SIGKILL
-    host = plain(mayfly, template, ARGV[template](code), wall, grace)
     assert [code_shown, result["stdout"], result["stderr"], files] == host
 
 

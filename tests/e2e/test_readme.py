@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from support import RUN
-from test_templates import registries  # noqa: F401 (a fixture)
+from template_place import registries  # noqa: F401 (a fixture)
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BIN = TOP / "build/bin"

@@ -43,7 +43,7 @@ MANIFESTS = {
     "mechanism": ("unit/app_test.cc::Templates.TasksEnvironmentIsFixedUnlessTheManifestSaysOtherwise", ""),
     **{key: (RECIPE, "") for key in ("image.suite", "image.packages", "image.run")},
     **{key: (SHOP, "") for key in ("image.pip", "image.npm", "image.files")},
-    **{key: ("e2e/test_templates.py::test_a_package_of_another_index_is_found_beside_the_machines", "")
+    **{key: ("e2e/test_template_builds.py::test_a_package_of_another_index_is_found_beside_the_machines", "")
        for key in ("image.pip_index", "image.pip_extra_index")},
     "image.npm_without_scripts": ("unit/image_packages_test.cc::Npm.APackageWithAScriptOrWithoutAHashIsRefused", ""),
     **{key: (ZYGOTE_READS, "") for key in ("zygote.preload", "zygote.fresh_env", "zygote.fresh_files")},

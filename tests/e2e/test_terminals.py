@@ -9,7 +9,7 @@ import pytest
 
 from light import light
 from test_lifecycle import Daemon, read
-from test_templates import Place, registries  # noqa: F401 (a fixture)
+from template_place import Place, registries  # noqa: F401 (a fixture)
 
 PTYS = 8  # of a task: docs/templates.md, terminal.ptys
 
