@@ -108,7 +108,7 @@ ACTIONS = [
     action("orders", "select id, tenant, total, tags, data, at, raw, null::int8 as n from orders where tenant = $1 and id <= $2 order by id",
            [OWN, ID], rows_max=20),
     action("echo", "select $1 as text", [TEXT]),
-    action("slow", "select pg_sleep(30)", time_max='"1s"'),
+    action("slow", "select pg_sleep(30)", time='"1s"'),
     action("many", "select i, repeat('x', 1000) as text from generate_series(1, 20000) i", rows_max=100000, bytes_max='"64MiB"'),
     action("sneaky", "insert into log values ($1) returning text", [TEXT]),
     action("add", "insert into log values ($1) returning text", [TEXT], read_only="false"),
