@@ -76,7 +76,10 @@ bool wantsCsv(const Request& request) {
 
 Checked<Route> allowed(const Request& request, Route route) {
   const std::string_view methods = methodsOf(route.kind);
-  if (methods.empty() || hasWord(methods, request.method)) return route;
+  // A method's case counts; no method has a comma.
+  if (methods.empty() ||
+      (", " + std::string(methods) + ",").find(", " + request.method + ",") != std::string::npos)
+    return route;
   return refuse({405, base::Code::invalidArgument,
                  "this path has no method " + base::printable(request.method, 32),
                  "Allowed: " + std::string(methods) + ".", "front.method", 0, false});
