@@ -101,8 +101,8 @@ struct BrokerTest : testing::Test {
   std::unique_ptr<Serving> serving;
 
   void SetUp() override {
-    port.emplace(io, edge::TurnBounds{},
-                 [](kj::Exception&& e) { ADD_FAILURE() << e.getDescription().cStr(); });
+    port = std::make_unique<edge::AsioPort>(
+        io, edge::TurnBounds{}, [](kj::Exception&& e) { ADD_FAILURE() << e.getDescription().cStr(); });
     link.emplace(io);
     auto pair = base::makeSeqpacketPair();
     supervisor = std::move(pair->theirs);
