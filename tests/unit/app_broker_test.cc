@@ -7,6 +7,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <chrono>
+#include <memory>
 #include <optional>
 
 #include "app/broker_link.h"
@@ -86,20 +87,22 @@ class FakeVault final : public vault::Vault::Server {
 
 struct BrokerTest : testing::Test {
   boost::asio::io_context io;
-  std::optional<edge::AsioPort> port;
+  // Destructors of KJ's may throw, a fixture's must not.
+  std::unique_ptr<edge::AsioPort> port;
   std::optional<BrokerLink> link;
   base::Fd supervisor, front;
-  VaultLog log;
+  std::unique_ptr<VaultLog> log_of_vault = std::make_unique<VaultLog>();
+  VaultLog& log = *log_of_vault;
   struct Serving {
     kj::Own<kj::AsyncIoStream> stream;
     kj::Own<capnp::TwoPartyVatNetwork> network;
     kj::Own<capnp::RpcSystem<capnp::rpc::twoparty::VatId>> rpc;
   };
-  std::optional<Serving> serving;
+  std::unique_ptr<Serving> serving;
 
   void SetUp() override {
-    port.emplace(io, edge::TurnBounds{},
-                 [](kj::Exception&& e) { ADD_FAILURE() << e.getDescription().cStr(); });
+    port = std::make_unique<edge::AsioPort>(
+        io, edge::TurnBounds{}, [](kj::Exception&& e) { ADD_FAILURE() << e.getDescription().cStr(); });
     link.emplace(io);
     auto pair = base::makeSeqpacketPair();
     supervisor = std::move(pair->theirs);
@@ -150,7 +153,7 @@ struct BrokerTest : testing::Test {
     int pair[2];
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
     const base::Fd ours(pair[0]);
-    serving.emplace();
+    serving = std::make_unique<Serving>();
     serving->stream = edge::asioStream(*port, base::Fd(pair[1]));
     serving->network =
         kj::heap<capnp::TwoPartyVatNetwork>(*serving->stream, capnp::rpc::twoparty::Side::SERVER);

@@ -234,10 +234,10 @@ class ToolsTest : public GrantsTest {
     call.setToolBox(kj::heap<ToolBox>(log));
     auto submitted = call.send().wait(peer.io.waitScope);
     ASSERT_EQ(submitted.getError().getCode(), ErrorCode::OK);
-    task = submitted.getTask();
+    task = std::make_unique<schema::Task::Client>(submitted.getTask());
   }
   ToolLog log;
-  schema::Task::Client task = nullptr;
+  std::unique_ptr<schema::Task::Client> task;  // its destructor may throw, a fixture's must not
 };
 
 TEST_F(ToolsTest, CallsReachTheClientsFunctions) {
@@ -250,7 +250,7 @@ TEST_F(ToolsTest, CallsReachTheClientsFunctions) {
   EXPECT_EQ(refused.error().code, base::Code::notFound);
   EXPECT_EQ(refused.error().message, "no such row");
   EXPECT_EQ(callTool(peer, "throw", "{}").error().code, base::Code::internal);
-  task = nullptr;
+  task.reset();
 }
 
 TEST_F(ToolsTest, SizesAndParallelCallsAreBounded) {
@@ -274,7 +274,7 @@ TEST_F(ToolsTest, SizesAndParallelCallsAreBounded) {
   EXPECT_TRUE(peer.until(
       [&] { return onCore([&](FakeCore&) { return answers->size(); }) == sched::kToolCallsMax; }));
   EXPECT_EQ(callTool(peer, "echo", "1").value(), "1");
-  task = nullptr;
+  task.reset();
 }
 
 TEST_F(ToolsTest, EndWithTheTask) {
@@ -285,7 +285,7 @@ TEST_F(ToolsTest, EndWithTheTask) {
   EXPECT_EQ(callTool(peer, "echo", "1").error().code, base::Code::cancelled);
   EXPECT_TRUE(log.calls.empty());
   EXPECT_TRUE(peer.until([&] { return log.dropped == 1; })) << "the daemon keeps the tool box";
-  task = nullptr;
+  task.reset();
 }
 
 }  // namespace

@@ -142,11 +142,19 @@ TEST(Events, TextsEndAndUnknownWordsAreFound) {
     spoil(bad);
     EXPECT_EQ(check(bad, sizeof bad, 0).fault, Fault::language);
   }
-  for (auto [kind, fds_max] : {std::pair{Kind::boxMade, 4u}, {Kind::hello, 1u}, {Kind::pong, 0u}}) {
+  for (auto [kind, fds_max] : {std::pair{Kind::boxMade, 6u}, {Kind::hello, 1u}, {Kind::pong, 0u}}) {
     e.kind = kind;
     EXPECT_EQ(check(e, sizeof e, fds_max).fault, Fault::none);
     EXPECT_EQ(check(e, sizeof e, fds_max + 1).fault, Fault::language);
   }
+}
+
+TEST(Requests, DoorsNeedALoopback) {
+  Request r = soundPublish();
+  r.flags = kLoopback | kDoors;
+  EXPECT_EQ(faultIn(r, 2), Fault::none);
+  r.flags = kDoors;
+  EXPECT_EQ(faultIn(r, 2), Fault::content);
 }
 
 // The messages of each side, and the number of descriptors of each.
