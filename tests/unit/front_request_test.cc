@@ -416,8 +416,7 @@ TEST(FrontJson, WhatIsNoFlatObjectIsRefused) {
                           R"({"a\u0000":1})",
                           "{\"a\":\"\xff\"}",
                           R"({"a":"\ud800"})",
-                          "{'a':1}",
-                          "{\"a\":1}\0"})
+                          "{'a':1}"})
     EXPECT_EQ(show(paramsOf(bad)), "refused") << bad;
   EXPECT_EQ(show(paramsOf("{\"" + std::string(65, 'a') + "\":1}")), "refused");
   std::string many = "{";
