@@ -167,6 +167,8 @@ def test_a_signal_ends_every_step(checkout):
         assert len(running(checkout)) == 2
         dev.send_signal(signal.SIGTERM)
         assert dev.wait(SECONDS_MAX) == 143
+        while running(checkout) and time.monotonic() < deadline:  # killed, but not yet gone
+            time.sleep(0.1)
         assert running(checkout) == []
     finally:
         dev.kill()

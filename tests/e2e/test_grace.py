@@ -66,7 +66,7 @@ PROGRAMS = [
     ("perl", "ignores it", "$SIG{TERM} = 'IGNORE'; $| = 1; print \"up\\n\"; sleep 600 while 1", False),
 ]
 
-SIDE_BY_SIDE = 6
+SIDE_BY_SIDE = 8
 WALL_S, GRACE_S, SHORT_GRACE_S = 2, 30, 2  # the short one for programs that use it up
 
 # In a box of the same image: the plain program with a working folder of its own, and the signals of `timeout`. (Its own
@@ -130,7 +130,7 @@ def in_box(mayfly, tmp_path, template, code, *flags):
 @pytest.fixture(scope="module")
 def runs(mayfly, tmp_path_factory, request):
     """Each selected program's (cap in seconds, result, files, outcome outside). They sleep most of the time: side by side."""
-    wall = round(WALL_S * min(slow(), 5))  # the program has its handler by then
+    wall = round(WALL_S * min(slow(), 2))  # the program has its handler by then
     chosen = [item.callspec.params["program"] for item in request.session.items
               if item.path == request.path and item.originalname == "test_it_ends_as_outside"]
 
