@@ -2,6 +2,7 @@
 // Static: the test's image holds nothing but it and Mayfly's own helpers.
 #include <dirent.h>
 #include <fcntl.h>
+#include <initializer_list>
 #include <errno.h>
 #include <netinet/in.h>
 #include <signal.h>
