@@ -2,6 +2,7 @@
 // box, its end, and its leftovers.
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sched.h>
