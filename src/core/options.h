@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-
 #include <functional>
 
 #include "sched/accounts.h"

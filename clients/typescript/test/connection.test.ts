@@ -9,7 +9,7 @@ import * as errors from "mayfly";
 import { connect, DeadlineExceededError, DisconnectedError, MayflyError, Task } from "mayfly";
 import type { Client, ErrorCode, Verdict } from "mayfly";
 import * as schema from "../dist/generated/mayfly.js";
-import { fakeDaemon, listen, proxy } from "./fake.js";
+import { fakeDaemon, fakeTask, listen, proxy } from "./fake.js";
 import { ENDLESS, MIB, client, later, socket, test } from "./support.js";
 
 // --- the end -------------------------------------------------------------------------------
@@ -185,20 +185,13 @@ test("each code has its class, with message, advice and retry hint", async (t) =
 });
 
 // A task object of the fake: the id of its submit says how it ends.
-function fakeTask(fill: (result: schema.TaskResult) => void): schema.Task$Client {
-  const missing = (): Promise<void> => Promise.reject(new Error("not faked"));
-  return new schema.Task$Server({
+function endedTask(fill: (result: schema.TaskResult) => void): schema.Task$Client {
+  return fakeTask({
     wait: (_params, results) => {
       fill(results._initResult());
       return Promise.resolve();
     },
-    cancel: missing,
-    writeStdin: missing,
-    closeStdin: missing,
-    readFile: missing,
-    close: () => Promise.resolve(),
-    info: missing,
-  }).client();
+  });
 }
 
 test("every verdict has its word, one of a newer daemon too", async (t) => {
@@ -223,7 +216,7 @@ test("every verdict has its word, one of a newer daemon too", async (t) => {
   const daemon = await fakeDaemon(t, {
     submit: (_params, results) => {
       const verdict = next++;
-      results.task = fakeTask((result) => {
+      results.task = endedTask((result) => {
         result.verdict = verdict as schema.Verdict;
         result.exitCode = -7;
         result.signal = 11;
@@ -247,7 +240,7 @@ test("an older daemon's answers lack what is newer", async (t) => {
   const daemon = await fakeDaemon(t, {
     submit: (_params, results) => {
       results.id = 7n;
-      results.task = fakeTask((result) => (result.exitCode = 5));
+      results.task = endedTask((result) => (result.exitCode = 5));
       utils.resize(new ObjectSize(8, 1), results); // before there were `error` and `existing`
       return Promise.resolve();
     },
@@ -262,7 +255,7 @@ test("the daemon's objects are released, and the client's are", async (t) => {
   let released: () => number = () => 0;
   const daemon = await fakeDaemon(t, {
     submit: (_params, results) => {
-      results.task = fakeTask(() => {});
+      results.task = endedTask(() => {});
       return Promise.resolve();
     },
   });
@@ -285,7 +278,7 @@ test("calls that the client does not know are refused, and the connection stands
         .call({ method })
         .struct()
         .catch((error: { kind: string }) => answered.resolve(error.kind));
-      results.task = fakeTask(() => {});
+      results.task = endedTask(() => {});
       return Promise.resolve();
     },
   });

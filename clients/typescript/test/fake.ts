@@ -43,6 +43,21 @@ export async function listen(t: TestContext, serve: (socket: Socket) => void): P
 
 export type FakeMethods = Partial<schema.Mayfly$Server$Target>;
 
+/** A task that answers with the given methods; `close` succeeds, the others fail. */
+export function fakeTask(methods: Partial<schema.Task$Server$Target>): schema.Task$Client {
+  const missing = (): Promise<void> => Promise.reject(new Error("not faked"));
+  return new schema.Task$Server({
+    wait: missing,
+    cancel: missing,
+    writeStdin: missing,
+    closeStdin: missing,
+    readFile: missing,
+    close: () => Promise.resolve(),
+    info: missing,
+    ...methods,
+  }).client();
+}
+
 // capnp-es's own answer to `bootstrap` has no capability in it.
 class FakeConnection extends RpcConnection {
   override handleBootstrapMessage(message: RpcMessage): void {

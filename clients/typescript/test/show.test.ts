@@ -5,7 +5,7 @@ import { inspect } from "node:util";
 
 import type { TaskResult } from "mayfly";
 import * as schema from "../dist/generated/mayfly.js";
-import { fakeDaemon } from "./fake.js";
+import { fakeDaemon, fakeTask } from "./fake.js";
 import { client, test } from "./support.js";
 import type { TestContext } from "node:test";
 
@@ -19,12 +19,11 @@ interface Said {
 
 /** The results of tasks that ended so. */
 async function results(t: TestContext, all: Said[]): Promise<TaskResult[]> {
-  const missing = (): Promise<void> => Promise.reject(new Error("not faked"));
   const left = [...all];
   const daemon = await fakeDaemon(t, {
     submit: (_params, answer) => {
       const said = left.shift() ?? {};
-      answer.task = new schema.Task$Server({
+      answer.task = fakeTask({
         wait: (_params, ended) => {
           const result = ended._initResult();
           result.id = 7n;
@@ -37,13 +36,7 @@ async function results(t: TestContext, all: Said[]): Promise<TaskResult[]> {
           result.stdoutTruncated = said.truncated ?? false;
           return Promise.resolve();
         },
-        cancel: missing,
-        writeStdin: missing,
-        closeStdin: missing,
-        readFile: missing,
-        close: () => Promise.resolve(),
-        info: missing,
-      }).client();
+      });
       return Promise.resolve();
     },
   });

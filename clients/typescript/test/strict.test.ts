@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { connect, DeadlineExceededError, InvalidArgumentError, Task } from "mayfly";
 import type { Client, TaskSpec } from "mayfly";
 import * as schema from "../dist/generated/mayfly.js";
-import { fakeDaemon } from "./fake.js";
+import { fakeDaemon, fakeTask } from "./fake.js";
 import type { Fake, FakeMethods } from "./fake.js";
 import { client, test } from "./support.js";
 import type { TestContext } from "node:test";
@@ -15,18 +15,8 @@ import type { TestContext } from "node:test";
 type Loose = Record<string, (...args: unknown[]) => Promise<unknown>>;
 const loose = (object: Client | Task): Loose => object as unknown as Loose;
 
-function fakeTask(): schema.Task$Client {
-  const missing = (): Promise<void> => Promise.reject(new Error("not faked"));
-  return new schema.Task$Server({
-    wait: () => new Promise(() => {}),
-    cancel: () => Promise.resolve(),
-    writeStdin: missing,
-    closeStdin: missing,
-    readFile: missing,
-    close: () => Promise.resolve(),
-    info: missing,
-  }).client();
-}
+const waitsForEver = (): schema.Task$Client =>
+  fakeTask({ wait: () => new Promise(() => {}), cancel: () => Promise.resolve() });
 
 interface Seen {
   daemon: Fake;
@@ -41,7 +31,7 @@ async function fake(t: TestContext, methods: FakeMethods = {}): Promise<Seen> {
       const { wallTimeMs, memoryBytes } = limits;
       specs.push({ wallTimeMs, memoryBytes, collect: collectOutFiles });
       results.id = 7n;
-      results.task = fakeTask();
+      results.task = waitsForEver();
       return Promise.resolve();
     },
     ...methods,
@@ -247,7 +237,7 @@ test("a module, a program among the files, and a grace arrive", async (t) => {
       const { code, limits } = params.spec;
       const kind = code._isModule ? `-m ${code.module}` : code._isPath ? code.path : "another kind";
       seen.push([kind, limits.graceMs]);
-      results.task = fakeTask();
+      results.task = waitsForEver();
       return Promise.resolve();
     },
   });
