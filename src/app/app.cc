@@ -1,6 +1,7 @@
 #include "app/app.h"
 
 #include <spdlog/spdlog.h>
+#include <algorithm>
 #include <utility>
 
 #include <boost/asio/io_context.hpp>

@@ -1,4 +1,6 @@
 // The engine against a double of the spawner: core_fixture.h.
+#include <algorithm>
+
 #include "core_fixture.h"
 #include "full_table.h"
 

@@ -21,20 +21,20 @@ class Daemon:
     def __init__(self, instance="v2", socket=SOCKET):
         self.socket = socket
         self.log = open(LOG, "ab")
+        self.log_begin = len(read(LOG))
         self.process = subprocess.Popen(
             [MAYFLYD, "--instance", instance, "--socket", socket, "--templates", "/share/repo/templates",
              "--log-level", "debug"],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
 
     def wait_ready(self):
-        def ready():
+        def ready():  # by the log: a command costs a second of the emulated processor
             assert self.process.poll() is None, f"mayflyd ended:\n{read(LOG)[-4000:]}"
-            listing = mayfly("templates", "--json", check=False)
-            if listing.returncode:
-                return False
-            states = {t["name"]: t["state"] for t in json.loads(listing.stdout)["templates"]}
-            return all(states.get(name) == "ready" for name in ("python", "shell"))
+            said = read(LOG)[self.log_begin:]
+            return all(f"template '{name}' is ready" in said for name in ("python", "shell"))
         wait_until("templates python and shell are ready", ready, SECONDS_MAX)
+        states = {t["name"]: t["state"] for t in json.loads(mayfly("templates", "--json").stdout)["templates"]}
+        assert states["python"] == states["shell"] == "ready", states
 
     def stop(self, how=signal.SIGTERM):
         self.process.send_signal(how)
