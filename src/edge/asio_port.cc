@@ -98,6 +98,9 @@ void AsioPort::turn() {
   for (uint32_t events = 0; events < bounds_.events_max && runOne(); ++events)
     if (std::chrono::steady_clock::now() >= end) break;
   posted_ = loop_.isRunnable();
+  // A handler of the host may have destroyed the events of this turn. The loop must see that it has
+  // none, or it does not tell of the next one.
+  if (!posted_) loop_.run(0);
   if (!posted_) return;
   // A handler posts the next turn's handler: between the two the host polls descriptors and timers.
   boost::asio::post(host_, [self = self_] {

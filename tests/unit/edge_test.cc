@@ -127,6 +127,20 @@ TEST(AsioPort, WhatTheHostFulfilsRunsWithoutAnotherWakeUp) {
   EXPECT_EQ(rig.get(kj::mv(paf.promise)), 7);
 }
 
+TEST(AsioPort, EventsThatTheHostDestroysDoNotStopTheLoop) {
+  Rig rig;
+  for (int i = 0; i < 3; ++i) {
+    bool ran = false;
+    {
+      auto dropped = kj::evalLater([&] { ran = true; }).eagerlyEvaluate(nullptr);
+    }
+    rig.host.restart();
+    rig.host.poll();
+    EXPECT_FALSE(ran);
+    EXPECT_EQ(rig.get(kj::evalLater([i] { return i; })), i);
+  }
+}
+
 TEST(AsioPort, TimersRingInTheirOrderAndDroppedOnesNever) {
   Rig rig;
   std::string rung;
