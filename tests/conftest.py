@@ -17,7 +17,7 @@ STATE_DIR = os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")
 
 
 # Files that take long begin first: with several side by side, none of them is what the others wait for at the end.
-LONGEST = ("test_template_builds", "test_templates", "test_readme", "test_bad_input", "test_hangs", "test_pool_kills",
+LONGEST = ("test_template_builds", "test_templates", "test_broker_programs", "test_readme", "test_bad_input", "test_hangs", "test_pool_kills",
            "test_lifecycle", "test_python_starts", "test_image", "test_python_ends", "test_data_packages", "test_bad_templates", "test_terminals",
            "test_bombs", "test_shell")
 
@@ -34,7 +34,8 @@ def pytest_configure(config):
 def left_on_the_host():
     """Of this run's daemons; those of other runs have other names."""
     name = f"t-{RUN}-"
-    left = [str(path) for path in pathlib.Path("/sys/fs/cgroup").glob(f"**/mayfly/{name}*")]
+    # Other daemons' cgroups go while this looks; os.walk passes over them.
+    left = [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if f"/mayfly/{name}" in folder]
     left += [line for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines() if name in line]
     for each in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):

@@ -109,6 +109,7 @@ class App final : private core::EngineOwner {
   base::Status openRunState();
   base::Status makeEngine(const host::HostReport& report);
   void onSignal();
+  void tellReady();
   void outliveSignals();
   base::Status startBroker();
   void stop();
@@ -184,7 +185,7 @@ base::Status App::startBroker() {
     words.insert(words.end(), {"--credentials", credentials});
   MAYFLY_TRY(supervisor_, walls::startProgram(words, {instance_lock_.view(), slot_.lock.view()}));
   broker_ = std::make_unique<BrokerLink>(io_);
-  return broker_->listen(std::move(supervisor_.channel));
+  return broker_->listen(std::move(supervisor_.channel), supervisor_.pid);
 }
 
 base::Status App::makeEngine(const host::HostReport& report) {
@@ -290,7 +291,13 @@ base::Result<int> App::run() {
   return 0;
 }
 
+// With a broker, tasks with grants are taken from the start, too.
 void App::onSettled() {
+  if (broker_) return broker_->onceUp([this] { tellReady(); });
+  tellReady();
+}
+
+void App::tellReady() {
   const auto tell = [](base::Fd& to, std::string_view word, const char* name) {
     if (to && ::write(to.get(), word.data(), word.size()) < 0)
       spdlog::warn("{} takes nothing: {}, ignoring", name, ::strerror(errno));

@@ -9,6 +9,7 @@
 #include <boost/asio/post.hpp>
 #include <chrono>
 #include <fcntl.h>
+#include <sys/wait.h>
 #include <optional>
 #include <utility>
 
@@ -40,7 +41,10 @@ constexpr auto kActivateTime = 5 * kj::SECONDS;
 constexpr auto kRevokeOneTime = 5 * kj::SECONDS;
 constexpr auto kFrontDeathTime = std::chrono::milliseconds(500);  // for the supervisor's report
 constexpr uint32_t kRetryAfterMs = 1'000;
-constexpr uint32_t kConnectionsPerDoor = 256;
+constexpr uint32_t kConnectionsPerDoorMax = 1'000;  // of the front's protocol
+constexpr auto kStartTime = std::chrono::seconds(10);
+constexpr auto kReapPause = std::chrono::milliseconds(100);
+constexpr uint32_t kReapTries = 50;
 constexpr size_t kEnvMax = 256;
 constexpr size_t kTextBytesMax = 2'000;  // of the vault's refusals
 
@@ -119,6 +123,7 @@ struct BrokerLink::Life {
   Opened opened;  // the submission's; empty once called
   kj::Maybe<schema::Session::Client> session;
   uint64_t number = 0;       // the vault's
+  uint32_t connections = 1;  // of its doors, at a time
   uint64_t door_number = 0;  // under which the front has the door; 0: it has none
   uint32_t epoch = 0;
   base::TaskId task = 0;
@@ -176,10 +181,6 @@ class BrokerLink::ToolsServer final : public schema::Tools::Server {
       auto error = context.getResults().initError();
       error.setCode(static_cast<uint16_t>(answer.error().code));
       error.setMessage(edge::text(base::printable(answer.error().message, kTextBytesMax)));
-      error.setHttpStatus(answer.error().code == Code::resourceExhausted  ? 429
-                          : answer.error().code == Code::invalidArgument  ? 400
-                          : answer.error().code == Code::deadlineExceeded ? 504
-                                                                          : 502);
     });
   }
 
@@ -194,11 +195,16 @@ BrokerLink::BrokerLink(boost::asio::io_context& io)
       supervisor_(io, *this),
       front_(io, *this),
       front_timer_(io),
+      start_timer_(io),
+      reap_timer_(io),
       self_(std::make_shared<BrokerLink*>(this)) {}
 
 BrokerLink::~BrokerLink() { detach(); }
 
-Status BrokerLink::listen(base::Fd supervisor) { return supervisor_.open(std::move(supervisor)); }
+Status BrokerLink::listen(base::Fd supervisor, uint32_t pid) {
+  pids_[0] = pid;
+  return supervisor_.open(std::move(supervisor));
+}
 
 void BrokerLink::attach(edge::AsioPort& port) { port_ = &port; }
 
@@ -215,10 +221,32 @@ void BrokerLink::detach() {
   lives_.clear();
   doors_.clear();
   vault_.reset();
+  once_up_ = {};
   front_timer_.cancel();
+  start_timer_.cancel();
+  reap_timer_.cancel();
   front_.close();
   supervisor_.close();
   port_ = nullptr;
+}
+
+void BrokerLink::onceUp(std::function<void()> done) {
+  once_up_ = std::move(done);
+  if (!supervisor_.isOpen() || refused_ || (front_up_ && vault_)) return started();
+  start_timer_.expires_after(kStartTime);
+  start_timer_.async_wait([this, self = self_](boost::system::error_code failed) {
+    if (failed || *self == nullptr) return;
+    spdlog::warn("broker: it is not up yet; until then no task with grants is taken");
+    started();
+  });
+}
+
+void BrokerLink::started() {
+  if (!once_up_) return;
+  start_timer_.cancel();
+  boost::asio::post(io_, [self = self_, done = std::exchange(once_up_, {})] {
+    if (*self != nullptr) done();
+  });
 }
 
 void BrokerLink::reload() {
@@ -277,6 +305,23 @@ void BrokerLink::onLost(MessageChannel& channel, const base::Error& why) {
       base::printable(why.message));
   frontDown();
   vaultDown();
+  started();
+  reap(kReapTries);
+}
+
+// Front and vault die with the supervisor, and are then this process's children, as is the
+// supervisor. It may be a moment before they are.
+void BrokerLink::reap(uint32_t tries_left) {
+  bool left = false;
+  for (uint32_t& pid : pids_) {
+    if (pid != 0 && ::waitpid(static_cast<pid_t>(pid), nullptr, WNOHANG) > 0) pid = 0;
+    left = left || pid != 0;
+  }
+  if (!left || tries_left == 0) return;
+  reap_timer_.expires_after(kReapPause);
+  reap_timer_.async_wait([this, self = self_, tries_left](boost::system::error_code failed) {
+    if (!failed && *self != nullptr) reap(tries_left - 1);
+  });
 }
 
 void BrokerLink::onLink(wire::LinkEvent& e, base::Fd fd) {
@@ -285,21 +330,26 @@ void BrokerLink::onLink(wire::LinkEvent& e, base::Fd fd) {
   switch (e.kind) {
     case Kind::frontUp:
       spdlog::info("broker: the front runs as process {}", e.pid);
+      pids_[1] = e.pid;
       return frontUp(std::move(fd));
     case Kind::frontDown:
       spdlog::warn("broker: the front ended with status {}: {}", e.status, text);
       return frontDown();
     case Kind::vaultUp:
       spdlog::info("broker: the vault runs as process {}", e.pid);
+      pids_[2] = e.pid;
       return vaultUp(std::move(fd));
     case Kind::vaultDown:
       spdlog::warn("broker: the vault ended with status {}: {}", e.status, text);
       return vaultDown();
     case Kind::policyLoaded:
+      refused_ = false;
       return spdlog::info("broker: the policy is loaded");
     case Kind::policyRefused:
-      return spdlog::error("broker: the policy is refused, and the old one stays in force: {}",
-                           text);
+      spdlog::error("broker: the policy is refused, and {}: {}",
+                    vault_ ? "the old one stays in force" : "no task with grants is taken", text);
+      refused_ = true;
+      return started();
   }
 }
 
@@ -312,6 +362,7 @@ void BrokerLink::frontUp(base::Fd socket) {
   restart_asked_[0] = false;
   front_up_ = true;
   each([](SessionMachine& machine) { return machine.frontBack(); });
+  if (vault_) started();
 }
 
 void BrokerLink::frontDown() {
@@ -333,6 +384,7 @@ void BrokerLink::vaultUp(base::Fd socket) {
   }
   restart_asked_[1] = false;
   each([](SessionMachine& machine) { return machine.vaultBack(); });
+  if (front_up_) started();
 }
 
 void BrokerLink::vaultDown() {
@@ -481,6 +533,7 @@ void BrokerLink::askOpen(const LifePtr& life) {
     }
     life->session = answer.getSession();
     life->number = number;
+    life->connections = std::clamp(answer.getConnections(), 1u, kConnectionsPerDoorMax);
     if (life->opened) life->env = std::move(env);  // a running task keeps its own
     return Unit{};
   });
@@ -543,7 +596,7 @@ void BrokerLink::openDoor(const LifePtr& life) {
   wire::DoorRequest request;
   request.kind = wire::DoorRequest::Kind::open;
   request.session = life->door_number = life->number;
-  request.connections_max = kConnectionsPerDoor;
+  request.connections_max = life->connections;
   std::vector<base::Fd> copies;
   for (const base::Fd* each : {&life->doors->local, &life->doors->tcp})
     copies.emplace_back(::fcntl(each->get(), F_DUPFD_CLOEXEC, 3));
@@ -603,13 +656,12 @@ void BrokerLink::revoke(const LifePtr& life, const std::string& name,
     if (vault_ && !life->machine.ended()) {
       auto request = session->revokeRequest();
       request.setName(edge::text(name));
-      return vault_->watch(
-          request.send().then([](auto&& answer) -> Status {
-            auto status = statusOf(answer.getError());
-            if (!status && status.error().code == Code::notFound) return Unit{};  // it is revoked
-            return status;
-          }),
-          kRevokeOneTime, "revoke", std::move(done));
+      return vault_->watch(request.send().then([](auto&& answer) -> Status {
+        auto status = statusOf(answer.getError());
+        if (!status && status.error().code == Code::notFound) return Unit{};  // it is revoked
+        return status;
+      }),
+                           kRevokeOneTime, "revoke", std::move(done));
     }
   }
   // No vault knows the session, or it ends: the next one is not asked for this grant.

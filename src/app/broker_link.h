@@ -34,13 +34,16 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   explicit BrokerLink(boost::asio::io_context& io);
   ~BrokerLink() override;
 
-  // The supervisor's channel. Call once.
-  base::Status listen(base::Fd supervisor);
+  // The supervisor's channel and process. Call once.
+  base::Status listen(base::Fd supervisor, uint32_t pid);
   // From now on there is a loop to call the vault on; until detach().
   void attach(edge::AsioPort& port);
   // No callback follows, and every session's object is inert.
   void detach();
   void reload();  // the policy, now
+  // Calls once: when sessions can be opened, or when it is clear that none can for now. Call once,
+  // after attach().
+  void onceUp(std::function<void()> done);
 
   // sched::Broker
   void open(sched::SessionSpec spec, Opened opened) override;
@@ -78,6 +81,8 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   void openDoor(const LifePtr& life);
   void closeDoor(const LifePtr& life);
   void restart(wire::LinkRequest::Kind kind);
+  void started();
+  void reap(uint32_t tries_left);
   void tell(sched::Session::Left left, const sched::SessionEnd& end);
   void forget(const LifePtr& life);
 
@@ -92,7 +97,10 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   MessageChannel supervisor_, front_;
   std::unique_ptr<Vault> vault_;  // null: none lives
   bool front_up_ = false;
-  boost::asio::steady_timer front_timer_;
+  bool refused_ = false;  // the policy, as it is now
+  boost::asio::steady_timer front_timer_, start_timer_, reap_timer_;
+  uint32_t pids_[3] = {};  // of supervisor, front, vault: to reap once the supervisor has ended
+  std::function<void()> once_up_;
   bool restart_asked_[2] = {};  // of the front, of the vault
   uint64_t next_life_ = 1;
   std::map<uint64_t, LifePtr> lives_;   // by a number of our own

@@ -12,8 +12,8 @@
 
 namespace mayfly::vault {
 
-// The door's port is HTTP's own.
-inline constexpr const char* kBrokerUrl = "http://127.0.0.1";
+// With its port: curl takes 1080 for that of a proxy that names none.
+inline constexpr const char* kBrokerUrl = "http://127.0.0.1:80";
 
 // What the RPC knows of a session beside the book.
 struct Faces {

@@ -100,6 +100,7 @@ class VaultFace final : public schema::Vault::Server {
     }
     results.setSession(kj::mv(face));
     results.setNumber(session.number);
+    results.setConnections(faces_.hub.book.policy()->bounds.connections_per_task_max);
     auto pairs = results.initEnv(static_cast<unsigned>(env->size()));
     for (unsigned i = 0; i < env->size(); ++i) {
       pairs[i].setName(edge::text((*env)[i].first));

@@ -19,6 +19,7 @@ import capnp
 import pytest
 
 import upstream
+from shared import await_true
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = TOP / os.environ.get("MAYFLY_BUILD", "build")
@@ -264,13 +265,6 @@ class Broker:
             self.vault = self.client = None
         self.rpc.run(forget())
         self.rpc.stop()
-
-
-def await_true(condition, seconds=15):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

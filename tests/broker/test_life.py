@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from harness import FRONT_DOWN, FRONT_UP, POLICY_LOADED, POLICY_REFUSED, VAULT_UP, await_true
+from harness import FRONT_DOWN, FRONT_UP, POLICY_LOADED, POLICY_REFUSED, VAULT_UP
 from policies import CANARY, SECRETS, http
+from shared import await_true, memory_holds
 
 HOSTS = {"api.test": "127.0.0.1"}
 MINT = """
@@ -203,23 +204,6 @@ def test_the_processes_have_no_privilege_and_no_file(broker):
         assert os.stat(f"/proc/{pid}/environ").st_uid == 0  # not dumpable
     same = [os.readlink(f"/proc/{p}/ns/net") == os.readlink("/proc/self/ns/net") for p in broker.pids.values()]
     assert dict(zip(broker.pids, same)) == {"vault": True, "front": False}
-
-
-def memory_holds(pid, needles):
-    found = set()
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
-        for line in maps:
-            place, mode = line.split()[:2]
-            if "r" not in mode or line.rstrip().endswith(("[vvar]", "[vsyscall]")):
-                continue
-            start, end = (int(x, 16) for x in place.split("-"))
-            try:
-                memory.seek(start)
-                data = memory.read(end - start)
-            except (OSError, ValueError, OverflowError):
-                continue
-            found |= {n for n in needles if n in data}
-    return found
 
 
 def test_the_secret_is_in_the_vault_alone(broker, api):

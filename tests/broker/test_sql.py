@@ -1,72 +1,16 @@
 """Statements against a real PostgreSQL, which these tests start as an unprivileged user, with TLS."""
 import csv
-import glob
 import io
 import json
 import pathlib
-import pwd
 import shutil
-import socket
-import subprocess
 import threading
 import time
 
 import pytest
 
-from harness import await_true
 from policies import SECRETS
-
-PROGRAMS = pathlib.Path(sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1])
-PASSWORD = "CANARY-pg'pass\\word 1"
-
-
-class Postgres:
-    def __init__(self, folder, certificates):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        user = pwd.getpwnam("postgres")
-        data = folder / "data"
-        key = folder / "key.pem"
-        shutil.copy(certificates.key, key)
-        key.chmod(0o600)
-        shutil.copy(certificates.chain, folder / "chain.pem")
-        (folder / "password").write_text(PASSWORD)
-        for each in (folder, *folder.iterdir()):
-            shutil.chown(each, user.pw_uid, user.pw_gid)
-        self.run(PROGRAMS / "initdb", "-D", data, "-A", "scram-sha-256", "-U", "boss", "--pwfile", folder / "password",
-                 "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
-        (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\nlocal all boss trust\n")
-        options = {"listen_addresses": "127.0.0.1", "port": self.port, "ssl": "on", "ssl_cert_file": folder / "chain.pem",
-                   "ssl_key_file": key, "unix_socket_directories": folder, "fsync": "off", "max_connections": 30}
-        self.process = subprocess.Popen(
-            ["runuser", "-u", "postgres", "--", PROGRAMS / "postgres", "-D", data]
-            + [f"-c{name}={value}" for name, value in options.items()],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(folder / "log", "wb"))
-        await_true(lambda: self.sql("select 1", check=False) == "1", 60)
-        self.sql(f"""
-            create role reader login password '{PASSWORD.replace("'", "''")}';
-            create table orders(id int8, tenant text, total numeric(10,2), tags text[], data jsonb, at timestamptz, raw bytea);
-            insert into orders select i, case when i % 2 = 0 then 'red' else 'blue' end, i + 0.10, array['a', null, 'b"c'],
-              '{{"k": [1, null]}}', '2026-01-02 03:04:05+00', '\\x0001' from generate_series(1, 100) i;
-            create table log(text text unique);
-            grant select on orders to reader; grant select, insert on log to reader;""")
-
-    def run(self, *words):
-        subprocess.run(["runuser", "-u", "postgres", "--", *map(str, words)], check=True, capture_output=True,
-                       stdin=subprocess.DEVNULL)
-
-    def sql(self, text, check=True):
-        done = subprocess.run(["psql", "-X", "-q", "-A", "-t", "-h", self.folder, "-p", str(self.port), "-U", "boss", "-d", "postgres",
-                               "-v", "ON_ERROR_STOP=1", "-c", text], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        assert not check or done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def stop(self):
-        subprocess.run(["runuser", "-u", "postgres", "--", PROGRAMS / "pg_ctl", "-D", self.folder / "data", "-m", "immediate",
-                        "stop"], capture_output=True)
-        self.process.wait(30)
+from shared import PASSWORD, Postgres, await_true
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ class Certificates:
             subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
 
         curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        openssl("req", "-x509", *curve, "-keyout", ca_key, "-out", self.ca, "-subj", "/CN=Test CA", "-days", "2")
+        openssl("req", "-x509", *curve, "-keyout", ca_key, "-out", self.ca, "-subj", "/CN=Test CA", "-days", "2",
+                "-addext", "keyUsage=critical,keyCertSign,cRLSign")
         openssl("req", *curve, "-keyout", self.key, "-out", request, "-subj", "/CN=api.test")
         openssl("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial",
                 "-extfile", names, "-out", self.chain, "-days", "2")

@@ -20,6 +20,7 @@ VARIABLES = {
     "MAYFLY_SOCKET": ("`mayfly`, the clients, the benchmarks", "the daemon's socket, if none is named"),
     "MAYFLY_STATE_DIR": ("`mayfly image`, `mayfly template`", "the folder of the images, if `--state-dir` is not given"),
     "NOTIFY_SOCKET": ("`mayflyd`", "the service manager's socket (sd_notify), which is told when the daemon serves"),
+    "CREDENTIALS_DIRECTORY": ("`mayflyd`", "systemd's folder of the service's credentials, for the broker's secrets"),
     "TMPDIR": ("`mayfly run --file`", "the folder in which a piped file waits for its upload; else `/tmp`"),
     "http_proxy": ("`mayfly image`, `mayfly template`", "proxies of apt, pip and npm; so are `https_proxy`, "
                    "`all_proxy`, `no_proxy` and the same in capitals"),

@@ -1,4 +1,4 @@
-"""The demo works: its table is right, its bad day reaches nothing, its text fits a terminal."""
+"""The demo works: its table is right, its bad day reaches nothing, its key stays outside, its text fits a terminal."""
 
 import collections
 import os
@@ -10,6 +10,7 @@ import xml.etree.ElementTree as xml
 import zipfile
 import zlib
 
+import pytest
 from support import CLI, COMMAND_SECONDS_MAX
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -69,12 +70,20 @@ def pixels(png):
     return zlib.decompress(data)
 
 
-def test_the_whole_demo_finds_no_fault_in_80_columns(daemon):
-    done = subprocess.run([str(DEMO / "run")], capture_output=True, timeout=COMMAND_SECONDS_MAX * 4, cwd=TOP,
-                          env={**os.environ, "MAYFLY_SOCKET": daemon, "MAYFLY_CLI": CLI})
+@pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
+def test_the_whole_demo_finds_no_fault_in_80_columns():
+    done = subprocess.run([str(DEMO / "with-shop"), str(DEMO / "run")], capture_output=True, timeout=COMMAND_SECONDS_MAX * 4,
+                          cwd=TOP, env={**os.environ, "MAYFLY_CLI": CLI, "MAYFLY_BUILD": pathlib.Path(CLI).parents[1].name,
+                                        "MAYFLYD_FLAGS": "--template python --template python-data"})
     said = done.stdout.decode()
     assert done.returncode == 0, said + done.stderr.decode()
-    assert "FAULT" not in said and said.count("all gone") == 8
+    assert "FAULT" not in said and said.count("all gone") == 9
+    assert re.findall(r"^   (outside|in a box)  ?(.*?)(?:   \(|$)", said.split("A secret: ")[1], re.M) == [
+        ("outside", " HTTPError: HTTP Error 401: Unauthorized"),
+        ("in a box", "{'orders': 6, 'total': 421.5} is report 1"),
+        ("in a box", "reached 0 credentials (0 files, 0 variables)"),
+        ("outside", " {'orders': 6, 'total': 421.5} is report 2"),
+        ("outside", " HTTPError: HTTP Error 401: Unauthorized")]
     decades = re.findall(r"^  (\d{4})s  10 years +([\d.]+) ppm  \+([\d.]+) ppm a year  started after", said, re.M)
     assert [decade for decade, _, _ in decades] == ["1960", "1970", "1980", "1990"]
     assert all(310 < float(mean) < 370 and 0.5 < float(slope) < 2.5 for _, mean, slope in decades)

@@ -49,6 +49,7 @@ echo ready >&9
 exec 9>&-
 for _ in $(seq 600); do sleep 0.1; done
 """,
+    "docs/demo/with-shop": 'exec ./dev with-daemon "$@"\n',
     "docs/demo/run": 'echo "demo $*" >>"$CALLS"\n',
     "clients/typescript/scripts/build-into": 'echo typescript >>"$CALLS"\n',
     "clients/go/build-into": 'echo go >>"$CALLS"\n',
@@ -64,13 +65,14 @@ class Checkout:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("#!/bin/bash\n" + text)
             path.chmod(0o755)
-        needs = "clients/python/tests/requirements.txt"
-        (folder / needs).parent.mkdir(parents=True)
-        (folder / needs).write_text("pycapnp==1\n")
-        (folder / "build/venv").mkdir()
-        key = subprocess.run(f"{{ /usr/bin/python3 -V; cat {needs}; }} | sha256sum", shell=True, cwd=folder, check=True,
-                             capture_output=True).stdout
-        (folder / "build/venv/key").write_bytes(key)
+        for venv, needs in (("venv", "clients/python/tests/requirements.txt"),
+                            ("broker-venv", "tests/broker/requirements.txt")):
+            (folder / needs).parent.mkdir(parents=True)
+            (folder / needs).write_text("pycapnp==1\n")
+            (folder / "build" / venv).mkdir()
+            key = subprocess.run(f"{{ /usr/bin/python3 -V; cat {needs}; }} | sha256sum", shell=True, cwd=folder, check=True,
+                                 capture_output=True).stdout
+            (folder / "build" / venv / "key").write_bytes(key)
         self.environment = {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "CALLS": str(self.calls),
                             "HERE": str(folder), "MAYFLY_STATE_DIR": str(folder / "state"), "MAYFLY_JOBS": "2"}
         for name in ("MAYFLY_BUILD", "MAYFLYD_FLAGS", "MAYFLY_SOCKET", "MAYFLY_INSTANCE"):
@@ -104,7 +106,7 @@ def test_the_demo_builds_only_its_programs_and_its_images_beside_the_daemon(chec
     done = checkout.dev("demo", "one")
     assert done.returncode == 0, done.stderr
     first, second = checkout.targets()
-    assert first[0] == "mayfly" and second == ["mayflyd", "mayfly-spawner"]
+    assert first[0] == "mayfly" and second == ["mayflyd", "mayfly-spawner", "mayfly-broker"]
     assert not [name for name in first + second if re.search("test|bench|probe|fuzz", name)]
     assert checkout.images() == [DEMO_TEMPLATES]
     assert not checkout.called("typescript") and checkout.calls.read_text().split().count("go") == 0
@@ -116,6 +118,12 @@ def test_the_demo_builds_only_its_programs_and_its_images_beside_the_daemon(chec
 def test_the_demo_s_templates_are_those_that_it_uses():
     used = set(re.findall(r'(?:"-t", |submit\()"([a-z-]+)"', (TOP / "docs/demo/run").read_text()))
     assert used == set(DEMO_TEMPLATES)
+
+
+def test_what_the_daemon_starts_is_installed_with_it():
+    named = re.findall(r"^(?:image|daemon)_programs=\((.+)\)$", (TOP / "dev").read_text(), re.M)
+    installed = re.findall(r"^install\(TARGETS (.+?) (?:RUNTIME|LIBRARY) ", (TOP / "CMakeLists.txt").read_text(), re.M)
+    assert sorted(" ".join(named).split()) == sorted(" ".join(installed).split())
 
 
 def test_a_set_up_makes_all_with_the_images_beside_the_build(checkout):

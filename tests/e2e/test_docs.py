@@ -81,6 +81,36 @@ def test_every_promise_has_one_number():
                 assert any(n == named or n.startswith(named + ".") for n in numbers), f"{file}: {named}"
 
 
+def test_every_proof_that_the_specification_names_is_there():
+    text = (TOP / "docs/SPECIFICATION.md").read_text()
+    tests = {}
+    for file in [*(TOP / "tests").rglob("test_*.py"), *(TOP / "clients").rglob("test_*.py")]:
+        tests[file.name] = re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.M)
+    suites = {}
+    for file in (TOP / "tests").rglob("*.cc"):
+        for suite, case in re.findall(r"^TEST(?:_[FP])?\((\w+),\s*(\w+)\)", file.read_text(), re.M):
+            suites.setdefault(suite, []).append(case)
+    checked, last = 0, ""
+    for named in re.findall(r"`([^`\s]+)`", text.split("\n## ", 1)[1]):
+        file, found, name = named.rpartition("::")
+        if found:
+            last = file.rpartition("/")[2] or last
+            pattern = name.replace("...", "*").replace("*", ".*")
+            assert any(re.fullmatch(pattern, test) for test in tests[last]), named
+        elif named.rpartition("/")[2].endswith(".py") and "/" in named:
+            assert (TOP / named).exists() or named.rpartition("/")[2] in tests, named
+        elif match := re.fullmatch(r"([A-Z]\w+)\.([\w*.]+)", named):
+            if match[1] in suites:
+                pattern = match[2].replace("...", "*").replace("*", ".*")
+                assert any(re.fullmatch(pattern, case) for case in suites[match[1]]), named
+            else:
+                assert "*" not in match[2] and not match[2].endswith("..."), f"there is no suite of {named}"
+        else:
+            continue
+        checked += 1
+    assert checked > 100
+
+
 def test_every_row_of_the_doctor_is_in_the_set_up_of_a_host():
     done = subprocess.run([settings_doc.BIN / "mayfly", "doctor", "--json"], capture_output=True, text=True, timeout=60)
     rows = {line["what"] for line in json.loads(done.stdout)["lines"]}

@@ -89,7 +89,7 @@ class Daemon:
     """A mayflyd of the test's own, seen from outside."""
 
     def __init__(self, folder, instance=None, config="", templates=("python", "shell"), state_dir=STATE_DIR,
-                 template_dirs=(TOP / "templates",), **popen):
+                 template_dirs=(TOP / "templates",), prefix=(), **popen):
         self.instance = instance or f"t-{RUN}-{uuid.uuid4().hex[:6]}"
         self.run_dir = pathlib.Path(folder)
         self.socket = str(self.run_dir / (self.instance + ".sock"))
@@ -99,12 +99,13 @@ class Daemon:
         self.templates = templates
         self.state_dir = state_dir
         self.template_dirs = template_dirs
+        self.prefix = prefix  # a command that executes the daemon
         self.popen = popen
         self.process = None
         self.cli = Mayfly(self.socket)
 
     def spawn(self, ready_fd, pass_fds=()):
-        command = [str(BINARIES / "mayflyd"), "--config", str(self.config), "--instance", self.instance,
+        command = [*self.prefix, str(BINARIES / "mayflyd"), "--config", str(self.config), "--instance", self.instance,
                    "--socket", self.socket, "--run-dir", str(self.run_dir), "--state-dir", self.state_dir,
                    "--ready-fd", str(ready_fd)]
         for folder in self.template_dirs:

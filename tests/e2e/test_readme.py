@@ -25,7 +25,7 @@ BIN = TOP / "build/bin"
 README = (TOP / "README.md").read_text()
 STATE_DIR = os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")
 SECONDS_MAX = 540
-LINES_MAX, COLUMNS_MAX = 165, 122  # read in five minutes; the tables of links may be wider
+LINES_MAX, COLUMNS_MAX = 215, 122  # read in five minutes; the tables of links may be wider
 
 # Commands that these tests do not run, each with the reason.
 NOT_RUN = {
@@ -39,8 +39,8 @@ NOT_RUN = {
     "bwrap --unshare-all": "the rival in a table, nothing to type",
 }
 # Which session plays the commands below a heading; the others may hold commands of NOT_RUN only.
-SESSION_OF = {"The first task": "shell", "Four promises": "shell", "Keep a daemon running": "service",
-              "Your own template": "template"}
+SESSION_OF = {"The first task": "shell", "Four promises": "shell", "A task that needs a key": "shop",
+              "Keep a daemon running": "service", "Your own template": "template"}
 
 
 @dataclass
@@ -102,7 +102,7 @@ PLAYED["shell"] += [Step("in the text", command) for command in IN_TEXT if comma
 # --- what the README may hold -------------------------------------------------------------------
 
 def test_no_command_is_left_out():
-    assert {language for _, language, _ in blocks()} == {"text", "console", "python", "ts"}
+    assert {language for _, language, _ in blocks()} == {"text", "console", "python", "toml", "ts"}
     outside = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
     assert not re.search(r"^(    |\t)", outside, re.M), "an indented block: nobody runs it"
     for step in ALL:
@@ -120,6 +120,18 @@ def test_commands_that_are_not_run_exist_and_are_in_the_readme():
             assert re.search(rf"^    {words[1]}\) ", dev, re.M) and re.search(rf"^  {words[1]} ", dev, re.M), command
         if words[1:3] == ["bench", "goals"]:
             assert words[3] in goals, command
+
+
+def test_files_of_the_checkout_are_shown_as_they_are():
+    shown = 0
+    for _, language, lines in blocks():
+        named = re.fullmatch(r"# (docs/[\w./-]+?)(, in part)?", lines[0]) if language in ("python", "toml") else None
+        if named:
+            file = (TOP / named[1]).read_text().splitlines()
+            rest = iter(file)
+            assert all(line in rest for line in lines[1:]) if named[2] else lines[1:] == file, named[1]
+            shown += 1
+    assert shown == 2
 
 
 def test_it_is_short():
@@ -186,8 +198,9 @@ class Place:
         for path in (TOP / "build").iterdir():
             (self.checkout / "build" / path.name).symlink_to(path)
         for _, language, lines in blocks():
-            if language in ("python", "ts"):
-                file = self.home / re.fullmatch(r"(?:#|//) ~/(\S+)", lines[0])[1]
+            named = re.fullmatch(r"(?:#|//) ~/(\S+)", lines[0]) if language in ("python", "ts") else None
+            if named:
+                file = self.home / named[1]
                 file.parent.mkdir(exist_ok=True)
                 file.write_text("\n".join(lines) + "\n")
         # Of the daemon around this test, the reader sees nothing; of the machine, pip's and npm's settings.
@@ -249,6 +262,19 @@ def shell(place, registries):  # noqa: F811
 @pytest.mark.parametrize("step", PLAYED["shell"], ids=str)
 def test_the_first_task_and_the_promises(step, shell):
     compare(step, shell)
+
+
+@pytest.fixture(scope="module")
+def shop(place):
+    first, *others = PLAYED["shop"]
+    assert first.command == "docs/demo/with-shop bash"
+    outputs, said = place.play(shlex.split(first.command), others, MAYFLYD_FLAGS="--template python")
+    return [("", 0), *outputs], said
+
+
+@pytest.mark.parametrize("step", PLAYED["shop"], ids=str)
+def test_a_task_that_needs_a_key(step, shop):
+    compare(step, shop)
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from test_walls import assert_gone, run_probe  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
 POLICY = """
-[mint.ticket]
-audience = "files.example.org"
-scope = "get"
+[egress.ticket]
+hosts = ["files.example.org"]
+modes = ["upgrade"]
 users = ["*"]
 """
 

@@ -33,6 +33,7 @@ struct VaultLog {
   std::vector<std::string> said;  // "open openai 1 task 0", "activate 7", "revoke"...
   uint64_t next_number = 100;
   bool hangs = false;  // answers no revocation
+  uint32_t connections = 9;
   kj::Maybe<vault::Tools::Client> tools;
 };
 
@@ -73,6 +74,7 @@ class FakeVault final : public vault::Vault::Server {
     }
     if (names == "hang ") return kj::NEVER_DONE;
     results.setNumber(log_.next_number++);
+    results.setConnections(log_.connections);
     results.setSession(kj::heap<FakeSession>(log_));
     auto env = results.initEnv(1);
     env[0].setName("MAYFLY_BROKER");
@@ -101,13 +103,14 @@ struct BrokerTest : testing::Test {
   std::unique_ptr<Serving> serving;
 
   void SetUp() override {
-    port = std::make_unique<edge::AsioPort>(
-        io, edge::TurnBounds{}, [](kj::Exception&& e) { ADD_FAILURE() << e.getDescription().cStr(); });
+    port = std::make_unique<edge::AsioPort>(io, edge::TurnBounds{}, [](kj::Exception&& e) {
+      ADD_FAILURE() << e.getDescription().cStr();
+    });
     link.emplace(io);
     auto pair = base::makeSeqpacketPair();
     supervisor = std::move(pair->theirs);
     ASSERT_TRUE(base::setNonblocking(supervisor.view()));
-    ASSERT_TRUE(link->listen(std::move(pair->ours)));
+    ASSERT_TRUE(link->listen(std::move(pair->ours), 0));
     link->attach(*port);
   }
   void TearDown() override {
@@ -241,6 +244,52 @@ struct BrokerTest : testing::Test {
   }
 };
 
+TEST_F(BrokerTest, IsUpOnceFrontAndVaultAre) {
+  int told = 0;
+  link->onceUp([&] { ++told; });
+  startFront();
+  EXPECT_EQ(told, 0);
+  startVault();
+  EXPECT_EQ(told, 1);
+  killVault();
+  startVault();
+  EXPECT_EQ(told, 1);
+}
+
+TEST_F(BrokerTest, NobodyWaitsForARefusedPolicyOrADeadSupervisor) {
+  bool told = false;
+  link->onceUp([&] { told = true; });
+  startFront();
+  EXPECT_FALSE(told);
+  tell(LinkEvent::Kind::policyRefused);
+  EXPECT_TRUE(told);
+  told = false;
+  link->onceUp([&] { told = true; });  // it was refused before
+  EXPECT_TRUE(until([&] { return told; }));
+  supervisor.reset();
+  settle();
+  told = false;
+  link->onceUp([&] { told = true; });
+  EXPECT_TRUE(until([&] { return told; }));
+}
+
+TEST_F(BrokerTest, ADoorHasAsManyConnectionsAsTheVaultSaysWithinTheProtocolsBounds) {
+  startBoth();
+  for (auto [said, asked_for] : {std::pair{0u, 1u}, {64u, 64u}, {5'000u, 1'000u}}) {
+    log.connections = said;
+    auto session = open("openai");
+    ASSERT_TRUE(session);
+    ASSERT_TRUE((*session)->begin(7, 60'000, doors()));
+    auto door = asked();
+    EXPECT_EQ(door->request.connections_max, asked_for);
+    (*session)->end(onEnd());
+    asked();
+    closed(door->request.session);
+    EXPECT_TRUE(until([&] { return end.has_value(); }));
+    end.reset();
+  }
+}
+
 TEST_F(BrokerTest, ASessionLivesFromOpenToTheConfirmationOfItsEnd) {
   startBoth();
   auto opened = open("openai");
@@ -253,7 +302,7 @@ TEST_F(BrokerTest, ASessionLivesFromOpenToTheConfirmationOfItsEnd) {
   auto door = asked();
   EXPECT_EQ(door->request.kind, DoorRequest::Kind::open);
   EXPECT_EQ(door->request.session, 100u);
-  EXPECT_GT(door->request.connections_max, 0u);
+  EXPECT_EQ(door->request.connections_max, 9u);
   EXPECT_EQ(door->fds.size(), 2u);
   EXPECT_THAT(log.said, ElementsAre("open openai 1 task 0", "activate 7"));
   session->end(onEnd());
@@ -448,7 +497,7 @@ TEST_F(BrokerTest, TheVaultReachesTheSubmittersTools) {
   auto session = open("openai", std::make_shared<Box>());
   ASSERT_TRUE(session);
   std::string answer, message;
-  uint16_t status = 0;
+  Code code = Code::internal;
   KJ_IF_MAYBE (tools, log.tools) {
     auto call = tools->callRequest();
     call.setName("tool");
@@ -462,14 +511,14 @@ TEST_F(BrokerTest, TheVaultReachesTheSubmittersTools) {
     auto failed = bad.send()
                       .then([&](auto&& got) {
                         message = edge::str(got.getError().getMessage());
-                        status = got.getError().getHttpStatus();
+                        code = static_cast<Code>(got.getError().getCode());
                       })
                       .eagerlyEvaluate(nullptr);
     EXPECT_TRUE(until([&] { return !answer.empty() && !message.empty(); }));
   }
   EXPECT_EQ(answer, "tool answers");
   EXPECT_EQ(message, "too many");
-  EXPECT_EQ(status, 429);
+  EXPECT_EQ(code, Code::resourceExhausted);  // the vault makes a status of it
 }
 
 TEST_F(BrokerTest, ReloadReachesTheSupervisor) {

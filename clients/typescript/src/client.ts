@@ -238,6 +238,7 @@ export class Client implements AsyncDisposable {
     output: OutputStream | undefined,
     patience: Patience,
   ): Promise<Task> {
+    const { grants, tools } = prepared;
     const made = settled(
       "submit",
       this.mayfly.submit((params) => {

@@ -54,13 +54,14 @@ def remove():
 
 def rename():
     os.rename(DOOR, "/run/other.sock")
+    os.rename("/run/other.sock", DOOR)  # for the control's next attempt
     return "renamed"
 
 
 def replace():
-    with open("/run/mine", "w"):
+    with open("/run/another", "w"):
         pass
-    os.rename("/run/mine", DOOR)
+    os.rename("/run/another", DOOR)
     return "replaced"
 
 

@@ -1,0 +1,162 @@
+"""The daemon's life with a broker: its start, wrong policies, deaths, detached tasks."""
+
+import http.client
+import json
+import os
+import pathlib
+import signal
+import socket
+
+import pytest
+from test_lifecycle import GONE_SECONDS_MAX, await_that, comm, daemons, family, slow  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
+TICKET = """
+[mint.ticket]
+audience = "files.example.org"
+scope = "get"
+users = ["*"]
+"""
+HOLDING = "import sys; print('up', flush=True); sys.stdin.read()"
+MINT = """
+import http.client, json, time
+def mint():
+    tcp = http.client.HTTPConnection("127.0.0.1", timeout=20)
+    tcp.request("POST", "/mint/ticket")
+    print(json.loads(tcp.getresponse().read())["credential"], flush=True)
+mint()
+"""
+
+
+def put(path, text, mode=0o600):
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.chmod(mode)
+    new.rename(path)
+    return path
+
+
+@pytest.fixture
+def start(daemons):  # noqa: F811
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    asker = put(daemons.folder / "asker", "asker-token")
+
+    def write(policy, mode=0o600):
+        return put(daemons.folder / "policy.toml", policy + f"""
+[introspection]
+listen = "127.0.0.1:{port}"
+secret = "asker"
+[secrets.asker]
+file = "{asker}"
+""", mode)
+
+    def is_active(token):
+        asked = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        asked.request("POST", "/introspect", "token=" + token, {"Authorization": "Bearer asker-token",
+                                                                "Content-Type": "application/x-www-form-urlencoded"})
+        return json.loads(asked.getresponse().read())["active"]
+
+    def start(policy, mode=0o600, **options):
+        daemon = daemons(config=f'broker_policy = "{write(policy, mode)}"\n', templates=("python",), **options)
+        daemon.write, daemon.is_active = write, is_active
+        return daemon
+
+    return start
+
+
+def broker_of(daemon):
+    return [pid for pid in family(daemon.pid) if comm(pid) == "mayfly-broker"]
+
+
+def supervisor_of(daemon):
+    [pid] = [pid for pid in broker_of(daemon) if b"supervise" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return pid
+
+
+def refused(daemon, *words):
+    """The code and the message of a submission with a grant."""
+    error = json.loads(daemon.cli("run", "--json", *(words or ("--grant", "ticket")), "-c", "1").stdout)["error"]
+    return error["code"], error["message"]
+
+
+def works(daemon):
+    done = json.loads(daemon.cli("run", "--json", "--grant", "ticket", "-c", MINT).stdout)
+    return done.get("verdict") == "succeeded"
+
+
+def test_a_daemon_that_is_ready_takes_tasks_with_grants_at_once(start):
+    assert works(start(TICKET))
+
+
+def test_a_wrong_policy_costs_grants_and_nothing_else(start):
+    daemon = start(TICKET + 'skope = "x"\n')
+    assert refused(daemon)[0] == "unavailable"
+    assert "no task with grants is taken" in daemon.said() and "policy.toml:" in daemon.said() and "skope" in daemon.said()
+    assert daemon.cli.run("-c", "print(1)")["stdout"] == "1\n"
+    daemon.write(TICKET)
+    await_that(lambda: works(daemon), "the corrected policy")
+    daemon.write("nonsense = 1\n")
+    os.kill(daemon.pid, signal.SIGHUP)
+    await_that(lambda: "the old one stays in force" in daemon.said(), "the refusal")
+    assert works(daemon)
+
+
+def test_a_policy_that_others_may_write_is_none(start):
+    daemon = start(TICKET, mode=0o666)
+    assert refused(daemon)[0] == "unavailable" and "0666" in daemon.said()
+    assert daemon.cli.run("-c", "print(1)")["stdout"] == "1\n"
+
+
+def test_a_wish_that_the_policy_does_not_grant_runs_nothing(start):
+    daemon = start(TICKET + '[mint.other]\naudience = "x"\nscope = "y"\nusers = [4000000]\n'
+                            '[mint.theirs]\naudience = "x"\nscope = "y"\nusers = ["*"]\ntenants = ["red"]\n')
+    for words, code, said in ((("nobodys",), "notFound", "nobodys"), (("ticket:calls=2000000",), "invalidArgument", "widened"),
+                              (("ticket:what=1",), "invalidArgument", "what"), (("theirs",), "permissionDenied", "theirs"),
+                              (("theirs", "--tenant", "blue"), "permissionDenied", "theirs")):
+        got = refused(daemon, "--grant", *words)
+        assert got[0] == code and said in got[1], (words, got)
+    assert daemon.cli.run("--grant", "theirs", "--tenant", "red", "-c", "print(1)")["stdout"] == "1\n"
+
+
+def test_without_the_supervisor_tasks_go_on_and_grants_are_unavailable(start):
+    daemon = start(TICKET)
+    task = daemon.cli.start("run", "--stdin", "--grant", "ticket", "-c", HOLDING)
+    assert task.stdout.readline() == b"up\n"
+    pids = broker_of(daemon)
+    assert len(pids) == 3
+    os.kill(supervisor_of(daemon), signal.SIGKILL)
+    await_that(lambda: not any(comm(pid) == "mayfly-broker" and pid in family(daemon.pid) for pid in pids), "their end")
+    assert refused(daemon)[0] == "unavailable"
+    assert daemon.cli.run("-c", "print(1)")["stdout"] == "1\n"
+    said, errors = task.communicate(timeout=60)
+    assert task.returncode == 0 and b"is gone" in errors, (said, errors)
+
+
+def test_a_killed_daemon_takes_the_broker_along(start):
+    daemon = start(TICKET)
+    task = daemon.cli.start("run", "--stdin", "--grant", "ticket", "-c", HOLDING)
+    assert task.stdout.readline() == b"up\n"
+    pids = broker_of(daemon)
+    daemon.process.kill()
+    daemon.process.wait()
+    await_that(lambda: not any(comm(pid) == "mayfly-broker" for pid in pids), "their end", GONE_SECONDS_MAX * slow())
+    assert task.communicate(timeout=60) and task.returncode == 125
+    assert works(daemon.start())
+
+
+def test_a_detached_task_keeps_its_session_until_its_own_end(start):
+    daemon = start(TICKET + "live_max = 1000\n")
+
+    def minted():
+        return [json.loads(text) for text in (daemon.instance_state / "broker/audit.log").read_text().splitlines()]
+
+    task = daemon.cli("run", "--detach", "--grant", "ticket", "-c", MINT + "while True:\n    time.sleep(0.2)\n    mint()").stdout
+    task = task.decode().split()[0]
+    before = len(minted())  # the client has gone
+    await_that(lambda: len(minted()) > before + 1, "two more credentials")
+    assert daemon.cli("task", "cancel", task).returncode == 0
+    tokens = daemon.cli("task", "wait", task).stdout.decode().split()
+    assert len(tokens) > 1 and not any(map(daemon.is_active, tokens))
+    assert {(line["outcome"], line["action"], str(line["task"])) for line in minted()} == {("allowed", "ticket", task)}
