@@ -76,7 +76,7 @@ def kinds(quick):
         "kept": (few(()) if quick else ("--count", 3_000, "--warm-up", 300), "/hello"),
         "new": (few(("--new",)) if quick else ("--new", "--count", 800, "--warm-up", 50), "/hello"),
         "stream": (("--count", 3 if quick else 20, "--warm-up", 1), "/stream"),
-        "saturated": (("--connections", SATURATING, "--seconds", 0.3 if quick else 2, "--warm-up", 10), "/hello"),
+        "saturated": (("--connections", SATURATING, "--seconds", 0.5 if quick else 2), "/hello"),
     }
 
 
