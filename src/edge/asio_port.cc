@@ -85,7 +85,12 @@ void AsioPort::postTurn() {
 }
 
 bool AsioPort::runOne() {
-  if (!loop_.isRunnable()) return false;
+  if (!loop_.isRunnable()) {
+    // An event that was dropped before its turn leaves the loop without events, but sure that it
+    // has told the port of some: it would not tell of the next one.
+    loop_.run(0);
+    return false;
+  }
   KJ_IF_MAYBE (fault, kj::runCatchingExceptions([this] { loop_.run(1); })) {
     loop_.run(0);  // makes the loop check again whether it has events
     on_fault_(kj::mv(*fault));

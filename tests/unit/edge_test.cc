@@ -129,6 +129,19 @@ TEST(AsioPort, WhatTheHostFulfilsRunsWithoutAnotherWakeUp) {
   EXPECT_EQ(rig.get(kj::mv(paf.promise)), 7);
 }
 
+TEST(AsioPort, AnEventThatIsDroppedBeforeItsTurnDoesNotStopTheLoop) {
+  Rig rig;
+  for (int i = 0; i < 3; ++i) {
+    auto dropped = kj::evalLater([] {}).eagerlyEvaluate(nullptr);
+    dropped = nullptr;
+    rig.host.restart();
+    rig.host.poll();
+    bool ran = false;
+    auto next = kj::evalLater([&] { ran = true; }).eagerlyEvaluate(nullptr);
+    ASSERT_TRUE(rig.until([&] { return ran; }));
+  }
+}
+
 TEST(AsioPort, TimersRingInTheirOrderAndDroppedOnesNever) {
   Rig rig;
   std::string rung;
