@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import pathlib
@@ -104,6 +105,8 @@ class Daemon:
     """mayflyd with its defaults, except for its templates, their pools' sizes (one for all, or by
     template), the age at which zygotes are renewed (by template), and settings. `with` ends it."""
 
+    numbers = itertools.count()
+
     def __init__(self, build, templates, pool=None, loopback=True, settings="", renew_after=None):
         self.build, self.templates, self.pool = build, templates, pool
         self.renew_after = renew_after or {}
@@ -112,7 +115,7 @@ class Daemon:
     def __enter__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mayfly-bench-", dir="/run"))
         self.folder.chmod(0o755)
-        self.instance = f"bench-{os.getpid()}"
+        self.instance = f"bench-{os.getpid()}-{next(Daemon.numbers)}"
         self.socket = str(self.folder / "mayfly.sock")
         shutil.copytree(TOP / "templates", self.folder / "templates")
         for name in self.templates:

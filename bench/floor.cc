@@ -9,6 +9,7 @@
 //   cycle  a fresh box and clone, its task, its end, all removed
 //   make   until the clone is ready, which is then ended
 //   park   --count boxes until all are ready, at most `--outstanding` being made at a time
+//   ping   no box: a message to the spawner and its answer
 //
 // Layer: bench. Needs root. One thread. Ends with its spawner, which ends every box.
 #include <errno.h>
@@ -53,7 +54,7 @@ constexpr int kEventsMax = 64;
 constexpr base::TemplateId kTemplate = 1;
 constexpr uint32_t kCpuBackstop_s = 3'600;
 
-enum class Mode : uint8_t { cycle, make, park };
+enum class Mode : uint8_t { cycle, make, park, ping };
 
 struct Options {
   std::string state_dir = "/var/lib/mayfly", template_dir, template_name = "python";
@@ -62,7 +63,7 @@ struct Options {
   uint64_t count = 0, warm_up = 0;
   double seconds = 0;
   uint32_t outstanding = 1;
-  bool rehearse = false;
+  bool rehearse = false, doors = false;
 };
 
 [[noreturn]] void die(const std::string& text) {
@@ -96,6 +97,7 @@ class Floor {
   wire::Event receive(base::Received* fds);
   void send(const wire::Request& request, const std::vector<int>& fds = {});
   void make(const load::Ticket& ticket);
+  void ping(const load::Ticket& ticket);
   void end(base::BoxId id);
   void claim(base::BoxId id, Box& box);
   void readOutput(Box& box);
@@ -114,6 +116,7 @@ class Floor {
   Fd epoll_;
   std::optional<core::BlobWriter> task_;
   sched::TaskSpec spec_;  // task_ borrows from it
+  load::Ticket pinged_;
   std::unordered_map<base::BoxId, Box> boxes_;
 };
 
@@ -161,7 +164,7 @@ void Floor::start() {
   wire::Request r;
   r.op = Op::publish;
   r.zygote_id = kTemplate;
-  r.flags = t.loopback ? wire::kLoopback : 0u;
+  r.flags = (t.loopback || o_.doors ? wire::kLoopback : 0u) | (o_.doors ? wire::kDoors : 0u);
   r.ptys = t.ptys;
   r.limits = t.maximum;
   r.limits.memory_bytes = t.zygote_memory_bytes;
@@ -197,6 +200,13 @@ void Floor::make(const load::Ticket& ticket) {
   r.zygote_id = kTemplate;
   r.limits = served_[0].spec.maximum;
   r.flags = o_.rehearse ? wire::kRehearse : 0u;
+  send(r);
+}
+
+void Floor::ping(const load::Ticket& ticket) {
+  pinged_ = ticket;
+  wire::Request r;
+  r.op = Op::ping;
   send(r);
 }
 
@@ -260,13 +270,18 @@ void Floor::onControl(base::BoxId id) {
 }
 
 void Floor::onEvent(const wire::Event& e, base::Received& fds) {
+  if (e.kind == Kind::pong && o_.mode == Mode::ping) {
+    load::Outcome outcome;
+    outcome.ended_ns = monotonicNs();
+    return run_->ended(pinged_, outcome);
+  }
   auto at = boxes_.find(e.box);
   if (at == boxes_.end())
     die("an event of no box: " + std::to_string(static_cast<int>(e.kind)) + " " + e.text);
   Box& box = at->second;
   switch (e.kind) {
     case Kind::boxMade:
-      if (fds.fds != 4) die("a box came without its descriptors");
+      if (fds.fds != (o_.doors ? 6 : 4)) die("a box came without its descriptors");
       phase(box, Phase::boxReady) = e.box_ready_ns;
       box.control = std::move(fds.fd[0]);
       box.in = std::move(fds.fd[1]);
@@ -337,7 +352,9 @@ load::Report Floor::measure() {
   for (;;) {
     load::Run::Act act = run_->next(monotonicNs());
     if (act.kind == load::Run::Act::Kind::over) break;
-    if (act.kind == load::Run::Act::Kind::send)
+    if (act.kind == load::Run::Act::Kind::send && o_.mode == Mode::ping)
+      ping(act.ticket);
+    else if (act.kind == load::Run::Act::Kind::send)
       make(act.ticket);
     else
       turn();
@@ -359,9 +376,11 @@ int main(int argc, char** argv) {
   cli.add_option("--state-dir", o.state_dir, "the folder of the images")->capture_default_str();
   cli.add_option("--templates", o.template_dir, "folder of templates")->required();
   cli.add_option("--template", o.template_name, "the boxes' template")->capture_default_str();
-  cli.add_option("--mode", o.mode, "cycle, make or park")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, Mode>{
-          {"cycle", Mode::cycle}, {"make", Mode::make}, {"park", Mode::park}}));
+  cli.add_option("--mode", o.mode, "cycle, make, park or ping")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Mode>{{"cycle", Mode::cycle},
+                                                                      {"make", Mode::make},
+                                                                      {"park", Mode::park},
+                                                                      {"ping", Mode::ping}}));
   cli.add_option("--code", o.code, "each task's program")->capture_default_str();
   cli.add_option("--expect", o.expected, "each task's expected output");
   cli.add_option("--count", o.count, "boxes, warm-up included");
@@ -371,6 +390,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1'000))
       ->capture_default_str();
   cli.add_flag("--rehearse", o.rehearse, "clones rehearse before they are ready");
+  cli.add_flag("--doors", o.doors, "each box gets its doors to the broker");
   CLI11_PARSE(cli, argc, argv);
   if (o.count == 0 && o.seconds <= 0) die("give --count or --seconds");
   if (::geteuid() != 0) die("boxes need root");

@@ -166,7 +166,7 @@ base::Status App::openRunState() {
 base::Status App::startBroker() {
   const config::Daemon& s = options_.settings;
   if (s.broker_policy.empty()) return base::Unit{};
-  const std::string state = run_state_.path + "/broker";
+  const std::string state = s.brokerDir();
   MAYFLY_CHECK(makeFolders(state));
   const BrokerUids uids = brokerUids(slot_.number);
   std::vector<std::string> words = {options_.executable_dir + "/mayfly-broker",

@@ -128,11 +128,12 @@ interface Up {
   write @0 (data :Data) -> (error :Error);
   end @1 () -> ();
 }   # The front keeps it until the answer has ended. Dropped before: the box gave up; the vault ends the
-    # call. `end` comes for a request without a body, too, together with the call.
+    # call. A request without a body (`bodyBytes` 0) has no `end` of its own.
 
 interface Down {
   # The answer. The return of a write is the back-pressure.
-  head @0 (status :UInt16, headers :List(Header), bodyBytes :Int64) -> ();
+  head @0 (status :UInt16, headers :List(Header), bodyBytes :Int64, data :Data, ended :Bool) -> ();
+  # With what is there of the body already. `ended`: that is all, and no `end` follows.
   write @1 (data :Data) -> ();
   end @2 (error :Error) -> ();  # code 0: the answer is whole. Else the front resets the connection
 }   # dropped: the box's connection is gone, or the door closed

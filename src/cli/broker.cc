@@ -29,11 +29,13 @@ using broker::Grant;
 using config::Policy;
 
 constexpr const char* kBrokerAbout =
-    "mayfly broker: the broker's policy, which holds the secrets outside of the boxes.\n\n"
+    "mayfly broker: the policy and the log of the broker, which holds the secrets outside of the "
+    "boxes.\n\n"
     "  mayfly broker check POLICY                     read it; name the first mistake\n"
     "  mayfly broker try POLICY ACTION[:NARROWING]    what a task's request would become;\n"
     "                                                 nothing is sent, no secret is read\n"
-    "  mayfly broker keys                             every key, as docs/broker.md has them\n";
+    "  mayfly broker keys                             every key, as docs/broker.md has them\n"
+    "  mayfly broker log [-f] [OPTIONS]               what was allowed, refused and failed\n";
 
 // What is allowed, yet seldom meant.
 std::vector<std::string> notesOf(const Policy& policy) {
@@ -145,7 +147,8 @@ base::Result<std::string> trySql(const Grant& grant, const BrokerArgs& args) {
 }
 
 std::optional<std::string> wrongCount(const BrokerArgs& args) {
-  const bool needs_policy = args.verb != "keys", needs_action = args.verb == "try";
+  const bool needs_policy = args.verb == "check" || args.verb == "try",
+             needs_action = args.verb == "try";
   if (needs_policy && args.policy.empty()) return "name the policy's file";
   if (needs_action && args.action.empty()) return "name the action";
   return std::nullopt;
@@ -192,11 +195,12 @@ base::Result<std::string> brokerTry(const BrokerArgs& args) {
 
 std::variant<BrokerArgs, BrokerText> parseBroker(const std::vector<std::string>& args) {
   BrokerArgs out;
-  CLI::App app("Reads the broker's policy", "mayfly broker");
+  CLI::App app("Reads the broker's policy and its log", "mayfly broker");
   app.require_subcommand(1);
   auto* check = app.add_subcommand("check", "Read a policy and name its first mistake");
   auto* attempt = app.add_subcommand("try", "Show what a task's request would become");
   app.add_subcommand("keys", "Print every key of a policy");
+  addLogOptions(*app.add_subcommand("log", "Show the broker's decisions"), out.log);
   for (auto* each : {check, attempt})
     each->add_option("POLICY", out.policy, "The policy's file (TOML)")->type_name("");
   check->add_flag("--json", out.json, "Print JSON");
@@ -243,6 +247,7 @@ int brokerMain(const std::vector<std::string>& args) {
     return it->code;
   }
   const BrokerArgs& wanted = std::get<BrokerArgs>(parsed);
+  if (wanted.verb == "log") return brokerLog(wanted.log);
   auto text = wanted.verb == "keys"    ? base::Result<std::string>(config::policyTable())
               : wanted.verb == "check" ? brokerCheck(wanted)
                                        : brokerTry(wanted);

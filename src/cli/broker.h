@@ -1,4 +1,5 @@
 // mayfly broker check|try|keys: a policy looked at without a daemon, a secret or the network.
+// mayfly broker log: see broker_log.h.
 //
 // Layer: cli. Reads one file; needs no daemon.
 #pragma once
@@ -10,11 +11,12 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/broker_log.h"
 
 namespace mayfly::cli {
 
 struct BrokerArgs {
-  std::string verb;    // check, try, keys
+  std::string verb;    // check, try, keys, log
   std::string policy;  // its file
   bool json = false;
   // try
@@ -24,6 +26,7 @@ struct BrokerArgs {
   std::string method = "GET";
   std::vector<std::string> headers;  // "Name: value"
   std::vector<std::string> params;   // "NAME=VALUE", of a statement
+  LogOptions log;
 };
 struct BrokerText {  // help, or the error in the use
   std::string text;

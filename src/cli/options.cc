@@ -391,7 +391,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
   app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
   app.add_subcommand("template", "Make, build and check templates of your own");
-  app.add_subcommand("broker", "Check a policy of the broker");
+  app.add_subcommand("broker", "Check the broker's policy, show its log");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
   VersionOptions version;
   auto* version_app = app.add_subcommand("version", "Show the version of client and daemon");

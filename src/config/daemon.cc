@@ -31,6 +31,8 @@ void readOptionalPath(Reader::Table& t, std::string_view key, std::string& out) 
 
 }  // namespace
 
+std::string Daemon::brokerDir() const { return state_dir + "/instances/" + instance + "/broker"; }
+
 std::string Daemon::socketPath() const {
   return socket_path.empty() ? run_dir + "/" + instance + ".sock" : socket_path;
 }

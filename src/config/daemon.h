@@ -19,6 +19,9 @@ inline constexpr size_t kDaemonFileBytesMax = 256u << 10;
 inline constexpr std::string_view kPromises[] = {"isolation", "caps",       "secrets",
                                                  "ephemeral", "same-start", "landlock"};
 
+// The broker's lines, in Daemon::brokerDir().
+inline constexpr const char* kBrokerAuditFile = "audit.log";
+
 // A user or group: its number, or a name that the daemon looks up at its start.
 using Id = std::variant<uint32_t, std::string>;
 
@@ -63,6 +66,7 @@ struct Daemon {
   std::string log_level = "info";  // trace, debug, info, warn, error
 
   std::string socketPath() const;  // socket_path, or the default in run_dir
+  std::string brokerDir() const;   // what its broker keeps
 };
 
 // The default folders: beside a build tree, then where packages install templates.

@@ -148,10 +148,6 @@ kj::Promise<void> Exchange::http() {
     request.setDown(kj::mv(KJ_ASSERT_NONNULL(down_)));
     down_ = nullptr;
     auto sent = request.send();
-    // The end of a body that is none goes with the call.
-    if (c_.parser_.done())
-      tail_ =
-          sent.getUp().endRequest().send().ignoreResult().eagerlyEvaluate([](kj::Exception&&) {});
     return sent.then([this](auto&& answer) -> kj::Promise<void> {
       onReturn(answer.getError());
       if (!done_->isWaiting()) return kj::READY_NOW;
@@ -244,7 +240,7 @@ kj::Promise<void> Exchange::send(std::string piece) {
 }
 
 kj::Promise<void> Exchange::endUpload() {
-  // Of a request without a body, the end is on its way.
+  // A request without a body has no end of its own.
   if (c_.request_.body != Request::Body::none) {
     KJ_IF_MAYBE (up, up_)
       tail_ = up->endRequest().send().ignoreResult().eagerlyEvaluate([](kj::Exception&&) {});
@@ -331,7 +327,9 @@ kj::Promise<void> Exchange::onHead(schema::Down::HeadParams::Reader head) {
   }
   c_.answering_ = true;
   c_.outbox_.put(*text);
-  return kj::READY_NOW;
+  auto passed = head.getData().size() > 0 ? onWrite(head.getData()) : kj::READY_NOW;
+  if (!head.getEnded() || !done_->isWaiting()) return passed;
+  return onEnd({}).attach(kj::mv(passed));
 }
 
 kj::Promise<void> Exchange::onWrite(capnp::Data::Reader data) {

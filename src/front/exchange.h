@@ -63,7 +63,7 @@ class Exchange {
   broker::HelloReader hello_;
   size_t hello_bytes_ = 0;  // of the inbox, that it has seen
   bool returned_ = false, dropped_ = false, ended_ = false;
-  kj::Promise<void> tail_ = nullptr;    // the call `end` of a request without a body
+  kj::Promise<void> tail_ = nullptr;    // the call `end`
   kj::Promise<void> ending_ = nullptr;  // the last bytes
 };
 

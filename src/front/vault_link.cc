@@ -1,6 +1,7 @@
 #include "front/vault_link.h"
 
 #include "edge/asio_stream.h"
+#include "edge/gathering_stream.h"
 
 namespace mayfly::front {
 
@@ -16,7 +17,7 @@ capnp::Capability::Client bootstrap(capnp::RpcSystem<capnp::rpc::twoparty::VatId
 }  // namespace
 
 VaultLink::Wire::Wire(edge::AsioPort& port, base::Fd socket)
-    : stream(edge::asioStream(port, std::move(socket))),
+    : stream(edge::gatheringStream(port, edge::asioStream(port, std::move(socket)))),
       messages(*stream),
       network(messages, capnp::rpc::twoparty::Side::CLIENT, edge::readerOptions()),
       rpc(capnp::makeRpcClient(network)),

@@ -8,12 +8,13 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "config/daemon.h"
 
 namespace mayfly::supervisor {
 
 class AuditFile {
  public:
-  static constexpr const char* kName = "audit.log";
+  static constexpr const char* kName = config::kBrokerAuditFile;
   AuditFile(base::FdView folder, uint64_t bytes_max, uint32_t files_max)
       : folder_(folder), bytes_max_(bytes_max), files_max_(files_max) {}
 

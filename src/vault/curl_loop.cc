@@ -1,6 +1,5 @@
 #include "vault/curl_loop.h"
 
-#include <chrono>
 #include <utility>
 
 #include <boost/asio/post.hpp>
@@ -107,13 +106,39 @@ void CurlLoop::await(const std::shared_ptr<Socket>& socket) {
 
 int CurlLoop::onTimer(CURLM*, long ms, void* self) {
   auto& loop = *static_cast<CurlLoop*>(self);
-  loop.timer_.cancel();
+  loop.due_.reset();
   if (ms < 0) return 0;
-  loop.timer_.expires_after(std::chrono::milliseconds(ms));
-  loop.timer_.async_wait([&loop, alive = loop.self_](boost::system::error_code failed) {
-    if (!failed && *alive != nullptr) loop.act(CURL_SOCKET_TIMEOUT, 0);
-  });
+  loop.due_ = Clock::now() + std::chrono::milliseconds(ms);
+  if (ms == 0)
+    loop.actSoon();
+  else
+    loop.arm();
   return 0;
+}
+
+// libcurl asks for "at once" with each new transfer: that takes no timer.
+void CurlLoop::actSoon() {
+  if (std::exchange(soon_, true)) return;
+  boost::asio::post(io_, [this, alive = self_] {
+    if (*alive == nullptr) return;
+    soon_ = false;
+    act(CURL_SOCKET_TIMEOUT, 0);
+  });
+}
+
+// Most times are bounds that no transfer reaches. A timer that fires too early is set again, so a
+// later time costs nothing now.
+void CurlLoop::arm() {
+  if (!due_ || (armed_ && *armed_ <= *due_)) return;
+  armed_ = due_;
+  timer_.expires_at(*due_);
+  timer_.async_wait([this, alive = self_](boost::system::error_code failed) {
+    if (failed || *alive == nullptr) return;
+    armed_.reset();
+    if (!due_ || Clock::now() < *due_) return arm();
+    due_.reset();
+    act(CURL_SOCKET_TIMEOUT, 0);
+  });
 }
 
 void CurlLoop::act(curl_socket_t fd, int events) {

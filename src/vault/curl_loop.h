@@ -9,9 +9,11 @@
 
 #include <curl/curl.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 
 #include <boost/asio/io_context.hpp>
@@ -25,6 +27,7 @@ namespace mayfly::vault {
 class CurlLoop {
  public:
   using Done = std::function<void(CURLcode)>;
+  using Clock = std::chrono::steady_clock;
 
   // curl_global_init() has run.
   CurlLoop(boost::asio::io_context& io, uint32_t connections_max);
@@ -47,12 +50,17 @@ class CurlLoop {
   static int onTimer(CURLM*, long ms, void* self);
   void watch(curl_socket_t fd, int what);
   void await(const std::shared_ptr<Socket>& socket);
+  void actSoon();
+  void arm();
   void act(curl_socket_t fd, int events);
   void takeDone();
 
   boost::asio::io_context& io_;
   boost::asio::steady_timer timer_;
   CURLM* multi_;
+  std::optional<Clock::time_point> due_;    // when libcurl wants to be called
+  std::optional<Clock::time_point> armed_;  // when the timer fires; none: it does not
+  bool soon_ = false;                       // a call is in the host's queue
   std::unordered_map<curl_socket_t, std::shared_ptr<Socket>> sockets_;
   std::unordered_map<CURL*, Done> done_;
   std::shared_ptr<CurlLoop*> self_ = std::make_shared<CurlLoop*>(this);  // null: destroyed

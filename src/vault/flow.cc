@@ -1,6 +1,7 @@
 #include "vault/flow.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "edge/convert.h"
 
@@ -9,6 +10,7 @@ namespace {
 
 constexpr size_t kPieceBytesMax = 64u << 10;
 constexpr size_t kErrorOverheadBytes = 256;
+constexpr size_t kHeaderOverheadBytes = 32;  // two pointers, two ends of words
 
 capnp::MessageSize sizeOf(size_t bytes) { return {bytes / sizeof(capnp::word) + 32, 0}; }
 
@@ -105,21 +107,40 @@ void Flow::track(kj::Promise<void> call, size_t bytes) {
 }
 
 void Flow::head(uint16_t status, const std::vector<broker::Header>& headers, int64_t bytes) {
+  if (down_ == nullptr) return;
+  begun_ = true;
+  held_ = Head{status, headers, bytes};
+  tasks_.add(kj::evalLater([self = shared_from_this()] { self->sendHeld(More::follows); }));
+}
+
+void Flow::sendHeld(More more) {
+  const auto head = std::exchange(held_, std::nullopt);
+  const std::string body = std::exchange(held_body_, {});
+  if (!head) return;
   KJ_IF_MAYBE (down, down_) {
-    begun_ = true;
-    auto request = down->headRequest();
-    request.setStatus(status);
-    request.setBodyBytes(bytes);
-    auto list = request.initHeaders(static_cast<unsigned>(headers.size()));
-    for (unsigned i = 0; i < headers.size(); ++i) {
-      list[i].setName(edge::text(headers[i].name));
-      list[i].setValue(edge::text(headers[i].value));
+    size_t text_bytes = 0;
+    for (const broker::Header& each : head->headers)
+      text_bytes += each.name.size() + each.value.size() + kHeaderOverheadBytes;
+    auto request = down->headRequest(sizeOf(body.size() + text_bytes));
+    request.setStatus(head->status);
+    request.setBodyBytes(head->bytes);
+    auto list = request.initHeaders(static_cast<unsigned>(head->headers.size()));
+    for (unsigned i = 0; i < head->headers.size(); ++i) {
+      list[i].setName(edge::text(head->headers[i].name));
+      list[i].setValue(edge::text(head->headers[i].value));
     }
-    track(request.send().ignoreResult(), 0);
+    request.setData(edge::data(body));
+    request.setEnded(more == More::none);
+    track(request.send().ignoreResult(), body.size());
   }
 }
 
 void Flow::write(std::string_view bytes) {
+  if (held_ && held_body_.size() + bytes.size() <= kPieceBytesMax) {
+    held_body_ += bytes;
+    return;
+  }
+  sendHeld(More::follows);
   while (!bytes.empty()) {
     const std::string_view piece = bytes.substr(0, kPieceBytesMax);
     bytes.remove_prefix(piece.size());
@@ -131,8 +152,16 @@ void Flow::write(std::string_view bytes) {
   }
 }
 
-void Flow::end() { last(nullptr); }
-void Flow::fail(const broker::Refusal& refusal) { last(&refusal); }
+void Flow::end() {
+  if (!held_) return last(nullptr);
+  events_ = nullptr;
+  sendHeld(More::none);
+  down_ = nullptr;
+}
+void Flow::fail(const broker::Refusal& refusal) {
+  sendHeld(More::follows);
+  last(&refusal);
+}
 
 void Flow::last(const broker::Refusal* refusal) {
   events_ = nullptr;

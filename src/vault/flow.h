@@ -9,7 +9,10 @@
 #include <kj/async.h>
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "broker/http_rules.h"
 #include "broker/refusal.h"
@@ -36,6 +39,7 @@ class Flow : public std::enable_shared_from_this<Flow> {
   Flow(schema::Down::Client down, kj::TaskSet& tasks, FlowEvents& events)
       : down_(kj::mv(down)), tasks_(tasks), events_(&events) {}
 
+  // Goes to the front at the end of the turn, with what has come by then.
   void head(uint16_t status, const std::vector<broker::Header>& headers, int64_t bytes);
   void write(std::string_view bytes);
   void end();
@@ -47,10 +51,19 @@ class Flow : public std::enable_shared_from_this<Flow> {
  private:
   void track(kj::Promise<void> call, size_t bytes);
   void last(const broker::Refusal* refusal);
+  enum class More : uint8_t { follows, none };
+  void sendHeld(More more);
 
   kj::Maybe<schema::Down::Client> down_;
   kj::TaskSet& tasks_;
   FlowEvents* events_;
+  struct Head {
+    uint16_t status;
+    std::vector<broker::Header> headers;
+    int64_t bytes;
+  };
+  std::optional<Head> held_;  // not yet sent
+  std::string held_body_;     // what goes with it
   size_t unsent_ = 0;
   bool begun_ = false, was_full_ = false;
 };

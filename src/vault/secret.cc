@@ -5,18 +5,45 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace mayfly::vault {
 
 using base::Code;
 using base::Result;
 
-Secret::Secret(size_t size) : bytes_(static_cast<char*>(::sodium_malloc(size + 1))), size_(size) {
-  if (bytes_ == nullptr) throw std::bad_alloc();
-  bytes_[size] = '\0';
+namespace {
+
+// To lock a block, wall it and undo both takes ten system calls, and each request with a credential
+// needs one. So some wiped blocks of one size are kept.
+constexpr size_t kKeptBytes = 2'048, kKeptMax = 64;
+std::vector<char*> spare_blocks;
+
+char* takeBlock(size_t bytes) {
+  if (bytes <= kKeptBytes && !spare_blocks.empty()) {
+    char* block = spare_blocks.back();
+    spare_blocks.pop_back();
+    return block;
+  }
+  void* block = ::sodium_malloc(std::max(bytes, kKeptBytes));
+  if (block == nullptr) throw std::bad_alloc();
+  return static_cast<char*>(block);
 }
+
+void giveBlock(char* block, size_t bytes) {
+  if (block == nullptr) return;
+  if (bytes > kKeptBytes || spare_blocks.size() >= kKeptMax)
+    return ::sodium_free(block);  // wipes it, too
+  ::sodium_memzero(block, kKeptBytes);
+  spare_blocks.push_back(block);
+}
+
+}  // namespace
+
+Secret::Secret(size_t size) : bytes_(takeBlock(size + 1)), size_(size) { bytes_[size] = '\0'; }
 
 Secret::Secret(Secret&& other) noexcept
     : bytes_(std::exchange(other.bytes_, nullptr)), size_(std::exchange(other.size_, 0)) {}
@@ -27,7 +54,7 @@ Secret& Secret::operator=(Secret&& other) noexcept {
   return *this;
 }
 
-Secret::~Secret() { ::sodium_free(bytes_); }
+Secret::~Secret() { giveBlock(bytes_, size_ + 1); }
 
 Secret Secret::joined(std::initializer_list<std::string_view> pieces) {
   size_t size = 0;

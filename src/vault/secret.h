@@ -1,10 +1,11 @@
 // Bytes that must not leave the vault but towards their upstream.
 //
 // They lie in memory that is locked where the limit allows it, kept out of core dumps, walled by
-// guard pages and wiped at the end (sodium_malloc). The type has no formatter, no comparison and no
-// conversion: whoever needs the bytes writes `reveal()`, and a reader finds every such place.
+// guard pages and wiped at the end (sodium_malloc; small ones share a size, and their blocks are
+// used again). The type has no formatter, no comparison and no conversion: whoever needs the bytes
+// writes `reveal()`, and a reader finds every such place.
 //
-// Layer: vault. sodium_init() has run.
+// Layer: vault. One thread. sodium_init() has run.
 #pragma once
 
 #include <cstddef>

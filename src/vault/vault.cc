@@ -23,6 +23,7 @@
 #include "edge/asio_port.h"
 #include "edge/asio_stream.h"
 #include "edge/convert.h"
+#include "edge/gathering_stream.h"
 #include "edge/message_stream.h"
 #include "edge/sha256.h"
 #include "vault/introspection.h"
@@ -44,7 +45,7 @@ constexpr uint64_t kNumberMask = 0xffff'ffff'ff00'0000;  // of the first session
 struct RpcLink {
   RpcLink(edge::AsioPort& port, base::Fd socket, capnp::Capability::Client face,
           std::function<void()> on_end)
-      : stream(edge::asioStream(port, std::move(socket))),
+      : stream(edge::gatheringStream(port, edge::asioStream(port, std::move(socket)))),
         messages(*stream),
         network(messages, capnp::rpc::twoparty::Side::SERVER, edge::readerOptions()),
         rpc(capnp::makeRpcServer(network, kj::mv(face))),

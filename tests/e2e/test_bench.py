@@ -11,6 +11,7 @@ import pytest
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP / "bench")]
 
+import brokered  # noqa: E402
 import common  # noqa: E402
 
 BUILD = pathlib.Path(os.environ.get("MAYFLY_CLI", TOP / "build/bin/mayfly")).parents[1]
@@ -45,6 +46,37 @@ def test_goals_are_measured_and_told(tmp_path, goals, lines):
     assert hit["errors"] == {} and hit["recorded"] == 20 and hit["first_byte"]["p50_ns"] > 0
     assert hit["claim"]["count"] == 20 and hit["steps"]["claimed"]["p50_ns"] > 0
     assert hit["parked"] + hit["stocked"] <= 20 and miss["parked"] == 0 and miss["stocked"] > 0
+
+
+@pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-http").exists(), reason="this build has no benchmarks")
+@pytest.mark.slow
+def test_the_brokers_cost_is_measured_and_told(tmp_path):
+    done = subprocess.run([TOP / "bench/broker", "--quick", "--build", BUILD, "--out", tmp_path], capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    written, table = json.loads((tmp_path / "broker-quick.json").read_text()), (tmp_path / "broker-quick.txt").read_text()
+    assert written["met"] == (done.returncode == 0) == all(ratio <= written["goal"] for ratio in written["ratios"].values())
+    gets = written["gets"]
+    assert sorted(gets) == sorted(f"{kind}, {side}" for kind in ("kept", "new", "stream", "saturated")
+                                  for side in ("direct", "tcp", "unix"))
+    for name, [report] in gets.items():
+        assert report["failed"] == 0 and report["count"] > 0, name
+        assert name.startswith("saturated") or report["count"] == (3 if name.startswith("stream") else 20)
+        assert 0 < report["first"]["p50_ns"] <= report["whole"]["p50_ns"]
+        assert ("event" in report) == name.startswith("stream")
+    assert set(written["ungranted"]) == {f"{kind}, {name}" for kind in ("hit", "cycles") for name in ("plain", "policy")}
+    assert all(report["errors"] == {} for reports in written["ungranted"].values() for report in reports)
+    mean, low, high = written["doors_us"]["added"]
+    assert low <= mean <= high and min(written["doors_us"]["spawner_answer"]) > 0
+    assert all(row in table for row in ("kept connection, p50", "first streamed byte, p50", "parked: first byte, p50"))
+    assert table.partition("\n\n")[2] in done.stdout
+
+
+def test_an_interval_is_students():
+    for values, ends in (((1, 2, 3, 4, 5), (1.037, 4.963)), ((10, 12, 11, 13, 9, 10, 12, 11, 13, 9), (9.934, 12.066))):
+        mean, low, high = brokered.interval(values)
+        assert (low, high) == pytest.approx(ends, abs=0.02) and mean == pytest.approx(sum(values) / len(values))
+    assert brokered.ratio_interval([2, 4], [1, 2])[:2] == pytest.approx((2, 2))
 
 
 def test_a_report_is_stamped():

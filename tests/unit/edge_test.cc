@@ -4,6 +4,7 @@
 #include <kj/debug.h>
 #include <sys/socket.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "base/fd.h"
 #include "edge/asio_port.h"
 #include "edge/asio_stream.h"
+#include "edge/gathering_stream.h"
 
 namespace mayfly::edge {
 namespace {
@@ -296,6 +298,95 @@ TEST(AsioStream, AWriteToWhomHasGoneFailsAsDisconnected) {
   auto type = stream->write("x", 1).then([] { return kj::Exception::Type::FAILED; },
                                          [](kj::Exception&& e) { return e.getType(); });
   EXPECT_EQ(rig.get(kj::mv(type)), kj::Exception::Type::DISCONNECTED);
+}
+
+// --- GatheringStream -----------------------------------------------------------------
+
+// Each call of the kernel is a record of its own.
+std::pair<base::Fd, base::Fd> recordSockets() {
+  int fds[2];
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
+  return {base::Fd(fds[0]), base::Fd(fds[1])};
+}
+
+std::string receiveNow(const base::Fd& socket) {
+  std::string text(1 << 20, 0);
+  const ssize_t n = ::recv(socket.get(), text.data(), text.size(), MSG_DONTWAIT);
+  text.resize(static_cast<size_t>(n > 0 ? n : 0));
+  return text;
+}
+
+TEST(GatheringStream, TheWritesOfATurnAreOneCallInTheirOrder) {
+  Rig rig;
+  auto [ours, theirs] = recordSockets();
+  auto stream = gatheringStream(*rig.port, asioStream(*rig.port, std::move(ours)));
+  const auto bytes = [](const char* text) { return kj::StringPtr(text).asBytes(); };
+  const std::vector<kj::ArrayPtr<const kj::byte>> pieces{bytes("c"), bytes("d")};
+  for (const char* round : {"1", "2"}) {
+    bool ended = false;
+    auto writing = kj::evalLater([&] { return stream->write("a", 1); })
+                       .then([&] { return stream->write("b", 1); })
+                       .then([&] { return stream->write(kj::arrayPtr(pieces.data(), 2)); })
+                       .then([&] { return stream->write(round, 1); })
+                       .then([&] { ended = true; })
+                       .eagerlyEvaluate(nullptr);
+    ASSERT_TRUE(rig.until([&] { return ended; }));
+    std::string got;
+    EXPECT_TRUE(rig.until([&] { return !got.empty() || !(got = receiveNow(theirs)).empty(); }));
+    EXPECT_EQ(got, std::string("abcd") + round);
+  }
+}
+
+TEST(GatheringStream, ManyBytesWaitForTheSocketAndPassWhole) {
+  Rig rig;
+  auto [ours, theirs] = sockets();
+  auto stream = gatheringStream(*rig.port, asioStream(*rig.port, std::move(ours)));
+  auto other = asioStream(*rig.port, std::move(theirs));
+  std::string sent;
+  for (size_t i = 0; i < 3'000'000; ++i) sent += static_cast<char>(i * 31 % 251);
+  size_t taken = 0;
+  std::function<kj::Promise<void>()> writeNext = [&]() -> kj::Promise<void> {
+    if (taken == sent.size()) {
+      stream->shutdownWrite();  // what is held goes first
+      return kj::READY_NOW;
+    }
+    const size_t size = std::min<size_t>(sent.size() - taken, 10'000);
+    auto written = stream->write(sent.data() + taken, size);
+    taken += size;
+    return written.then([&] { return writeNext(); });
+  };
+  auto writing = writeNext().eagerlyEvaluate(nullptr);
+  for (int i = 0; i < 1'000; ++i) rig.host.poll();
+  EXPECT_LT(taken, 1'500'000u);  // the socket's memory and a bounded number of bytes
+  std::string got(sent.size() + 1, 0);
+  EXPECT_EQ(rig.get(other->tryRead(got.data(), got.size(), got.size())), sent.size());
+  got.resize(sent.size());
+  EXPECT_TRUE(got == sent);
+}
+
+TEST(GatheringStream, AFailureShowsAtALaterWriteAndAtThoseThatWait) {
+  Rig rig;
+  auto [ours, theirs] = sockets();
+  auto stream = gatheringStream(*rig.port, asioStream(*rig.port, std::move(ours)));
+  theirs.reset();
+  const auto typeOf = [&](size_t bytes) {
+    const std::string text(bytes, 'x');
+    return rig.get(stream->write(text.data(), text.size())
+                       .then([] { return kj::Exception::Type::FAILED; },
+                             [](kj::Exception&& e) { return e.getType(); }));
+  };
+  EXPECT_EQ(typeOf(kGatheredBytesMax + 1), kj::Exception::Type::DISCONNECTED);
+  EXPECT_EQ(typeOf(1), kj::Exception::Type::DISCONNECTED);
+}
+
+TEST(GatheringStream, ItsEndInTheMiddleOfATurnHarmsNobody) {
+  Rig rig;
+  auto [ours, theirs] = sockets();
+  auto stream = gatheringStream(*rig.port, asioStream(*rig.port, std::move(ours)));
+  auto writing = stream->write("x", 1).eagerlyEvaluate(nullptr);
+  stream = nullptr;
+  for (int i = 0; i < 10; ++i) rig.host.poll();
+  EXPECT_EQ(receiveNow(theirs), "");
 }
 
 }  // namespace

@@ -146,6 +146,10 @@ class FakeVault final : public schema::Calls::Server {
     ~UpServer() noexcept(false) {
       if (!ended_) ++part_->stage.given_up;
     }
+    // Of a request whose body is none.
+    void endAtOnce() {
+      last_ = finish().eagerlyEvaluate([](kj::Exception&&) {});
+    }
 
    private:
     kj::Promise<void> write(WriteContext context) override {
@@ -161,7 +165,8 @@ class FakeVault final : public schema::Calls::Server {
       }
       return kj::READY_NOW;
     }
-    kj::Promise<void> end(EndContext) override {
+    kj::Promise<void> end(EndContext) override { return finish(); }
+    kj::Promise<void> finish() {
       ended_ = true;
       ++part_->stage.ended;
       if (kind_ == "echo") return part_->end();
@@ -172,6 +177,7 @@ class FakeVault final : public schema::Calls::Server {
     kj::Own<Part> part_;
     std::string kind_;
     bool ended_ = false;
+    kj::Promise<void> last_ = nullptr;
   };
 
   static void refuse(schema::Error::Builder error) {
@@ -233,7 +239,9 @@ class FakeVault final : public schema::Calls::Server {
           kj::heap<UpServer>(kj::refcounted<Part>(stage_, timer_, nullptr), kind));
       return kj::READY_NOW;
     }
-    context.getResults().setUp(kj::heap<UpServer>(kj::mv(part), kind));
+    auto up = kj::heap<UpServer>(kj::mv(part), kind);
+    if (params.getRequest().getBodyBytes() == 0) up->endAtOnce();
+    context.getResults().setUp(kj::mv(up));
     return kj::READY_NOW;
   }
 

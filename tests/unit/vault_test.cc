@@ -49,6 +49,17 @@ static_assert(!std::is_copy_constructible_v<Secret>);
 static_assert(!std::is_convertible_v<Secret, std::string_view>);
 static_assert(!std::is_convertible_v<Secret, std::string>);
 
+TEST(Secret, TheBlockOfAnEarlierSecretIsWipedBeforeItsNextUse) {
+  const char* block;
+  {
+    const Secret earlier = Secret::joined({std::string(500, 's')});
+    block = earlier.reveal().data();
+  }
+  const Secret next = Secret::joined({"x"});
+  ASSERT_EQ(next.reveal().data(), block);
+  for (size_t i = 1; i < 2'048; ++i) ASSERT_EQ(block[i], '\0') << i;
+}
+
 TEST(Secret, OneFinalLineFeedIsNoPartOfIt) {
   for (auto [text, expected] : {std::pair{"abc", "abc"}, {"abc\n", "abc"}, {"abc\n\n", "abc\n"}}) {
     auto secret = Secret::readFrom(memfdWith(text).view(), 64);

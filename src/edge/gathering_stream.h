@@ -1,0 +1,20 @@
+// A stream whose writes of one turn go to its socket together.
+//
+// Cap'n Proto writes each message for itself: a call of the kernel each, and the first wakes the
+// peer, which then reads them one by one. A write to this stream returns once its bytes are held,
+// so a failure shows at a later write; the read's end shows it, too.
+//
+// Layer: edge. Used on the AsioPort's thread; must not outlive the port.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include "edge/asio_port.h"
+
+namespace mayfly::edge {
+
+inline constexpr size_t kGatheredBytesMax = 64u << 10;  // with more, a write waits
+
+kj::Own<kj::AsyncIoStream> gatheringStream(AsioPort& port, kj::Own<kj::AsyncIoStream> stream);
+
+}  // namespace mayfly::edge
