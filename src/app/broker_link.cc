@@ -41,7 +41,7 @@ constexpr auto kActivateTime = 5 * kj::SECONDS;
 constexpr auto kRevokeOneTime = 5 * kj::SECONDS;
 constexpr auto kFrontDeathTime = std::chrono::milliseconds(500);  // for the supervisor's report
 constexpr uint32_t kRetryAfterMs = 1'000;
-constexpr uint32_t kConnectionsPerDoorMax = 1'000;  // of the front's protocol
+constexpr uint32_t kConnectionsPerDoor = 64;  // if the vault names no number
 constexpr auto kStartTime = std::chrono::seconds(10);
 constexpr auto kReapPause = std::chrono::milliseconds(100);
 constexpr uint32_t kReapTries = 50;
@@ -122,8 +122,8 @@ struct BrokerLink::Life {
   boost::asio::steady_timer timer;
   Opened opened;  // the submission's; empty once called
   kj::Maybe<schema::Session::Client> session;
-  uint64_t number = 0;       // the vault's
-  uint32_t connections = 1;  // of its doors, at a time
+  uint64_t number = 0;  // the vault's
+  uint32_t connections_max = kConnectionsPerDoor;
   uint64_t door_number = 0;  // under which the front has the door; 0: it has none
   uint32_t epoch = 0;
   base::TaskId task = 0;
@@ -516,7 +516,9 @@ void BrokerLink::askOpen(const LifePtr& life) {
     tools[i].setDescription(edge::text(spec.tools[i].description));
     tools[i].setSchemaJson(edge::text(spec.tools[i].schema_json));
   }
-  auto call = request.send().then([this, life](auto&& answer) -> Status {
+  std::vector<std::string> asked;
+  for (const sched::GrantWish& wish : spec.grants) asked.push_back(wish.name);
+  auto call = request.send().then([this, life, asked](auto&& answer) -> Status {
     MAYFLY_CHECK(statusOf(answer.getError()));
     const uint64_t number = answer.getNumber();
     const bool taken = doors_.contains(number) ||
@@ -533,7 +535,9 @@ void BrokerLink::askOpen(const LifePtr& life) {
     }
     life->session = answer.getSession();
     life->number = number;
-    life->connections = std::clamp(answer.getConnections(), 1u, kConnectionsPerDoorMax);
+    if (const uint32_t most = answer.getConnectionsMax(); most > 0)
+      life->connections_max = std::min(most, wire::kDoorConnectionsMax);
+    revokeAgain(life, asked);
     if (life->opened) life->env = std::move(env);  // a running task keeps its own
     return Unit{};
   });
@@ -561,6 +565,21 @@ void BrokerLink::onOpened(const LifePtr& life, Status status) {
                     [opened, handle = std::move(handle)]() mutable { opened(std::move(handle)); });
 }
 
+// Grants of `asked` that were revoked while the vault opened the session. The vault gets this
+// before it is asked to activate the session, so no call comes between.
+void BrokerLink::revokeAgain(const LifePtr& life, const std::vector<std::string>& asked) {
+  const auto& kept = life->spec.grants;
+  for (const std::string& name : asked) {
+    if (std::any_of(kept.begin(), kept.end(), [&](const auto& wish) { return wish.name == name; }))
+      continue;
+    KJ_IF_MAYBE (session, life->session) {
+      auto request = session->revokeRequest();
+      request.setName(edge::text(name));
+      vault_->calls.add(request.send().ignoreResult());
+    }
+  }
+}
+
 void BrokerLink::askActivate(const LifePtr& life) {
   KJ_IF_MAYBE (session, life->session) {
     auto request = session->activateRequest();
@@ -572,6 +591,7 @@ void BrokerLink::askActivate(const LifePtr& life) {
                     if (status) return act(life, life->machine.activated());
                     spdlog::warn("broker: the session of task {} does not begin: {}", life->task,
                                  status.error().message);
+                    life->session = nullptr;  // revokes it, if the vault was only late
                     act(life, life->machine.refused(monotonicNs()));
                   });
   }
@@ -596,7 +616,7 @@ void BrokerLink::openDoor(const LifePtr& life) {
   wire::DoorRequest request;
   request.kind = wire::DoorRequest::Kind::open;
   request.session = life->door_number = life->number;
-  request.connections_max = life->connections;
+  request.connections_max = life->connections_max;
   std::vector<base::Fd> copies;
   for (const base::Fd* each : {&life->doors->local, &life->doors->tcp})
     copies.emplace_back(::fcntl(each->get(), F_DUPFD_CLOEXEC, 3));

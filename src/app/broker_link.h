@@ -76,6 +76,7 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   void armTimer(const LifePtr& life);
   void askOpen(const LifePtr& life);
   void onOpened(const LifePtr& life, base::Status opened);
+  void revokeAgain(const LifePtr& life, const std::vector<std::string>& asked);
   void askActivate(const LifePtr& life);
   void askRevoke(const LifePtr& life);
   void openDoor(const LifePtr& life);

@@ -24,11 +24,11 @@ struct Error {
 interface Vault {
   # The bootstrap of mayflyd's link.
 
-  open @0 (spec :SessionSpec) -> (session :Session, number :UInt64, env :List(Pair), grants :List(Text), error :Error, connections :UInt32);
+  open @0 (spec :SessionSpec) -> (session :Session, number :UInt64, env :List(Pair), grants :List(Text), error :Error,
+                                   connectionsMax :UInt32);
   # Checks every grant against the policy for this user and tenant, narrows its bounds, and reserves
   # the session's number. Calls are refused until `activate`. `env`: the variables that the task is
-  # to be given (never a secret). `connections`: how many its doors may have at a time. Dropping
-  # `session` revokes it.
+  # to be given (never a secret). `connectionsMax`: of its door. Dropping `session` revokes it.
   # error: notFound (no such action), permissionDenied (not this tenant's), invalidArgument (a
   # narrowing that widens or cannot be read), resourceExhausted, unavailable.
 

@@ -86,30 +86,66 @@ Json describeGrant(const Grant& grant, std::string_view broker_url) {
   return out;
 }
 
+// Whoever reads or writes JSON may take a frame of its stack for each level.
+bool isShallow(std::string_view json) {
+  constexpr size_t kDepthMax = 32;
+  size_t depth = 0;
+  bool in_text = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    if (in_text) {
+      if (json[i] == '\\')
+        ++i;
+      else if (json[i] == '"')
+        in_text = false;
+    } else if (json[i] == '"') {
+      in_text = true;
+    } else if (json[i] == '[' || json[i] == '{') {
+      if (++depth > kDepthMax) return false;
+    } else if ((json[i] == ']' || json[i] == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
+base::Result<std::string> describeTools(std::string_view broker_url,
+                                        const std::vector<ToolText>& tools) {
+  Json out = Json::array();
+  for (const ToolText& tool : tools) {
+    Json one{{"name", tool.name},
+             {"url", fmt::format("{}/tools/{}", broker_url, tool.name)},
+             {"description", tool.description}};
+    // The client wrote it: it may be no JSON.
+    Json schema =
+        isShallow(tool.schema_json) ? Json::parse(tool.schema_json, nullptr, false) : Json();
+    if (!schema.is_discarded() && !schema.is_null()) one["schema"] = std::move(schema);
+    out.push_back(std::move(one));
+  }
+  std::string text = out.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (text.size() > kToolsTextBytesMax)
+    return base::fail(base::Code::invalidArgument,
+                      fmt::format("the tools' names, descriptions and schemas have {} bytes as "
+                                  "JSON; at most {}",
+                                  text.size(), kToolsTextBytesMax));
+  return text;
+}
+
 std::string describe(const SessionText& session, const std::vector<Grant>& grants,
-                     const std::vector<ToolText>& tools) {
+                     std::string_view tools) {
   Json out{{"broker", "Mayfly"},
            {"task", session.task},
            {"expires_ms", session.expires_ms},
            {"about",
             "All that this task may reach outside of its box. No credential is in the box, and "
             "none is needed: the broker adds it. Everything else is refused."},
-           {"grants", Json::array()},
-           {"tools", Json::array()}};
+           {"grants", Json::array()}};
   for (const Grant& grant : grants)
     out["grants"].push_back(describeGrant(grant, session.broker_url));
-  for (const ToolText& tool : tools) {
-    Json one{{"name", tool.name},
-             {"url", fmt::format("{}/tools/{}", session.broker_url, tool.name)},
-             {"description", tool.description}};
-    // The client wrote it: it may be no JSON.
-    Json schema = Json::parse(tool.schema_json, nullptr, false);
-    if (!schema.is_discarded()) one["schema"] = std::move(schema);
-    out["tools"].push_back(std::move(one));
-  }
-  return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  std::string text = out.dump(2, ' ', false, Json::error_handler_t::replace);
+  text.resize(text.rfind('\n'));  // the last brace
+  return fmt::format("{},\n  \"tools\": {}\n}}\n", text, tools.empty() ? "[]" : tools);
 }
 
 }  // namespace mayfly::broker

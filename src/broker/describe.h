@@ -22,8 +22,17 @@ struct SessionText {
   std::string_view broker_url;
 };
 
-// One JSON object. It names no upstream's credential, user or database.
+inline constexpr size_t kToolsTextBytesMax = 1u << 20;
+
+// The client's functions as one line of JSON: made once, since a box may ask as often as it likes.
+// A schema that is no JSON, or is nested too deep, is left out. An error: all together are too
+// large.
+base::Result<std::string> describeTools(std::string_view broker_url,
+                                        const std::vector<ToolText>& tools);
+
+// One JSON object. It names no upstream's credential, user or database. `tools`: from
+// describeTools().
 std::string describe(const SessionText& session, const std::vector<Grant>& grants,
-                     const std::vector<ToolText>& tools);
+                     std::string_view tools);
 
 }  // namespace mayfly::broker

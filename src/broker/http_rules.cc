@@ -166,6 +166,7 @@ Decision<base::Unit> HttpMatch::headers(const std::vector<Header>& headers, Http
 }
 
 Decision<base::Unit> HttpMatch::body(int64_t bytes) const {
+  if (bytes < -1) return refuseForm(rule_ + ".request", "the body's length is negative");
   if (bytes <= 0 || static_cast<uint64_t>(bytes) <= rules_.request_bytes_max) return base::Unit{};
   return refuse(
       {base::Code::invalidArgument, 413, rule_ + ".request_max",

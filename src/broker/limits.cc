@@ -22,6 +22,12 @@ uint32_t millis(uint64_t ns) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(ns / kNsPerMs + 1, 1, UINT32_MAX));
 }
 
+// How long `tokens` take to come; bounded, since a policy may allow a token a minute.
+uint64_t timeOf(double tokens, double per_ns) {
+  constexpr double kNsMax = 9e18;
+  return static_cast<uint64_t>(std::min(kNsMax, std::ceil(tokens / per_ns)));
+}
+
 tl::unexpected<Refusal> tooMany(std::string rule, std::string message, uint32_t retry_after_ms,
                                 uint16_t http_status = 429) {
   return refuse({base::Code::resourceExhausted, http_status, std::move(rule), std::move(message),
@@ -45,7 +51,7 @@ void TokenBucket::fill(uint64_t now_ns) {
 
 uint64_t TokenBucket::wait(uint64_t now_ns) {
   fill(now_ns);
-  return tokens_ >= 1 - kRounding ? 0 : static_cast<uint64_t>(std::ceil((1 - tokens_) / per_ns_));
+  return tokens_ >= 1 - kRounding ? 0 : timeOf(1 - tokens_, per_ns_);
 }
 
 uint64_t TokenBucket::take(uint64_t now_ns) {
@@ -57,12 +63,39 @@ uint64_t TokenBucket::take(uint64_t now_ns) {
 uint64_t TokenBucket::spend(uint64_t tokens, uint64_t now_ns) {
   fill(now_ns);
   tokens_ -= static_cast<double>(tokens);
-  return tokens_ >= 0 ? 0 : static_cast<uint64_t>(std::ceil(-tokens_ / per_ns_));
+  return tokens_ >= 0 ? 0 : timeOf(-tokens_, per_ns_);
 }
 
 bool TokenBucket::full(uint64_t now_ns) {
   fill(now_ns);
   return tokens_ >= size_;
+}
+
+bool HeldBytes::take(uint64_t session, uint32_t uid, uint64_t bytes, uint64_t bytes_max) {
+  if (bytes == 0) return true;
+  if (all_ > bytes_max || bytes > bytes_max - all_) return false;
+  const uint64_t free = bytes_max - all_ - bytes;
+  const auto held = [](const auto& all, auto key) {
+    const auto at = all.find(key);
+    return at == all.end() ? 0 : at->second;
+  };
+  if (held(sessions_, session) + bytes > free / 2 || held(users_, uid) + bytes > free) return false;
+  all_ += bytes;
+  sessions_[session] += bytes;
+  users_[uid] += bytes;
+  return true;
+}
+
+void HeldBytes::give(uint64_t session, uint32_t uid, uint64_t bytes) {
+  const auto less = [bytes](auto& all, auto key) {
+    const auto at = all.find(key);
+    if (at == all.end()) return;
+    at->second -= std::min(at->second, bytes);
+    if (at->second == 0) all.erase(at);
+  };
+  all_ -= std::min(all_, bytes);
+  less(sessions_, session);
+  less(users_, uid);
 }
 
 Limits::TaskUse& Limits::taskUse(const Call& call, uint64_t now_ns) {

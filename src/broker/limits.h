@@ -36,6 +36,21 @@ class TokenBucket {
   uint64_t filled_ns_;
 };
 
+// Memory that calls hold of one pool. A task leaves twice as much free as it holds, a user as much
+// as all of his tasks hold: so nobody fills the pool alone.
+class HeldBytes {
+ public:
+  // False: nothing is taken.
+  bool take(uint64_t session, uint32_t uid, uint64_t bytes, uint64_t bytes_max);
+  void give(uint64_t session, uint32_t uid, uint64_t bytes);
+  uint64_t all() const { return all_; }
+
+ private:
+  uint64_t all_ = 0;
+  std::map<uint64_t, uint64_t> sessions_;  // without those that hold nothing
+  std::map<uint32_t, uint64_t> users_;
+};
+
 class Limits {
  public:
   // `others_max`: tenants and actions whose use is held.

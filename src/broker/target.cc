@@ -62,8 +62,6 @@ std::string PathReader::step(std::string_view& rest, Target& out) {
     if (!byte) return "has a '%' that two hexadecimal digits do not follow";
     if (isControl(*byte)) return fmt::format("has the control character {}", rest.substr(0, 3));
     if (*byte == '\\') return "has a backslash, which some servers take for '/'";
-    if (*byte == '%' && encodedByte(fmt::format("%{}", rest.substr(3, 2))))
-      return "is encoded twice";
     rest.remove_prefix(3);
     if (*byte != '/') {
       // An encoded delimiter stays encoded.
@@ -93,6 +91,9 @@ std::string PathReader::read(std::string_view path, Target& out) {
   while (!path.empty())
     if (std::string fault = step(path, out); !fault.empty()) return fault;
   if (!base::isUtf8(out.plain)) return "is not UTF-8";
+  // Also if the digits themselves came encoded: "%25%32%65".
+  for (size_t at = out.plain.find('%'); at != std::string::npos; at = out.plain.find('%', at + 1))
+    if (encodedByte(std::string_view(out.plain).substr(at))) return "is encoded twice";
   // Without the path parameters of some servers: "/..;x/".
   for (size_t at = 1; at <= out.plain.size();) {
     const size_t end = std::min(out.plain.find('/', at), out.plain.size());

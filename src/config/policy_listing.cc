@@ -19,10 +19,14 @@ constexpr KeyMeaning kPolicyMeanings[] = {
     {"bounds.calls_per_user_max", "calls in flight, of all tasks of a user"},
     {"bounds.calls_per_task_max", "calls of one task in flight, of all its actions"},
     {"bounds.connections_per_task_max", "connections of one task to the broker"},
-    {"bounds.held_max", "bytes of bodies on their way, of all tasks"},
+    {"bounds.held_max",
+     "bytes of bodies that must be here before they are sent; a task leaves twice as much free as "
+     "it holds, a user as much as all of his tasks hold"},
     {"bounds.minted_max", "live minted credentials of all tasks"},
     {"bounds.journal_keep", "how long the outcome of a write is kept after its task"},
-    {"bounds.journal_max", "size of the journal; when it is full, writes are refused"},
+    {"bounds.journal_max",
+     "size of the journal; then the oldest answers go. When its records alone fill it, writes are "
+     "refused"},
     {"secrets.NAME.file", "absolute path of a file with the secret; only its owner may read it"},
     {"secrets.NAME.credential", "name of a systemd credential of the service"},
     {"secrets.NAME.command", "a program and its arguments; its output is the secret"},

@@ -1,5 +1,6 @@
 #include "front/connection.h"
 
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -75,7 +76,8 @@ kj::Promise<void> Connection::run() {
       .exclusiveJoin(kj::mv(paf.promise))
       .catch_([](kj::Exception&&) { return After::reset; })  // the socket failed
       .then([this](After after) { return close(after); })
-      .catch_([](kj::Exception&&) {});
+      .catch_([](kj::Exception&&) {})
+      .then([this] { return untilTaken(); });
 }
 
 kj::Promise<After> Connection::serveAll() {
@@ -122,6 +124,22 @@ kj::Promise<void> Connection::drain() {
   return inbox_.more().then([this](bool more) -> kj::Promise<void> {
     if (!more) return kj::READY_NOW;
     return drain();
+  });
+}
+
+// What a unix socket has sent stays in the host's memory until the box reads it, or ends. Till then
+// the connection counts for its door; else a box that reads nothing could hold as much as it has
+// descriptors.
+kj::Promise<void> Connection::untilTaken() {
+  stopWaiting();
+  int bytes = 0;
+  KJ_IF_MAYBE (fd, stream_->getFd()) {
+    if (transport_ != Transport::local || ::ioctl(*fd, TIOCOUTQ, &bytes) != 0 || bytes == 0)
+      return kj::READY_NOW;
+    ::shutdown(*fd, SHUT_RDWR);
+  }
+  return door_.port.timer().afterDelay(of(door_.options.sweep_time)).then([this] {
+    return untilTaken();
   });
 }
 

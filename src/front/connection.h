@@ -74,6 +74,7 @@ class Connection {
   kj::Promise<After> reply(uint16_t status, std::string_view type, std::string body,
                            std::vector<Field> fields = {});
   kj::Promise<void> close(After after);
+  kj::Promise<void> untilTaken();
   kj::Promise<void> linger();
   kj::Promise<void> drain();
   bool growForBody();

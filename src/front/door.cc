@@ -107,7 +107,8 @@ void Door::acceptSome(Listener& listener) {
 
 // The capacity has counted the connection.
 void Door::serve(base::Fd socket, Transport transport) {
-  const int on = 1;
+  const int on = 1, send_bytes = kSendBufferBytes;
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
   if (transport == Transport::tcp)
     ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   ++accepted_;

@@ -64,6 +64,7 @@ Front::Front(edge::AsioPort& port, base::Fd supervisor, base::Fd doors, Options 
              std::function<void(std::string)> on_end)
     : port_(port),
       options_(options),
+      on_end_(on_end),
       vault_(port),
       gate_(port, options_.starts_per_turn_max),
       capacity_(connectionsFor(options_), options_.connections_guaranteed),
@@ -124,7 +125,14 @@ void Front::closeDoor(uint64_t session) {
 
 kj::Promise<void> Front::sweep() {
   return port_.timer().afterDelay(options_.sweep_time.count() * kj::MILLISECONDS).then([this] {
-    for (auto& [session, door] : doors_) door->sweep(port_.timer().now());
+    const kj::TimePoint now = port_.timer().now();
+    for (auto& [session, door] : doors_) door->sweep(now);
+    // A vault that lives may have found a message too large. Only a new front gets a new link.
+    if (const auto since = vault_.lostSince();
+        since && now - *since >= options_.vault_time.count() * kj::MILLISECONDS) {
+      on_end_("the vault's link: it ended, and no other came");
+      return kj::Promise<void>(kj::NEVER_DONE);
+    }
     return sweep();
   });
 }

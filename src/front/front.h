@@ -20,7 +20,8 @@ namespace mayfly::front {
 
 class Front {
  public:
-  // `on_end`: the supervisor's or mayflyd's link has ended, or broke the protocol.
+  // `on_end`: the supervisor's or mayflyd's link has ended, or broke the protocol; or the vault's
+  // has, and no other came.
   Front(edge::AsioPort& port, base::Fd supervisor, base::Fd doors, Options options,
         std::function<void(std::string)> on_end);
   KJ_DISALLOW_COPY(Front);
@@ -34,6 +35,7 @@ class Front {
 
   edge::AsioPort& port_;
   Options options_;
+  std::function<void(std::string)> on_end_;
   VaultLink vault_;
   Gate gate_;
   Capacity capacity_;

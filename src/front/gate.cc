@@ -1,8 +1,22 @@
 #include "front/gate.h"
 
+#include <algorithm>
+
 #include <boost/asio/post.hpp>
 
 namespace mayfly::front {
+
+namespace {
+
+// Drops those that wait no more, once there may be as many of them as of the others.
+template <class Queue>
+void forgetGone(Queue& queue, size_t& at) {
+  if (queue.size() < at) return;
+  std::erase_if(queue, [](auto& each) { return !each->isWaiting(); });
+  at = std::max<size_t>(64, 2 * queue.size());
+}
+
+}  // namespace
 
 kj::Promise<void> endOfTurn(edge::AsioPort& port) {
   auto paf = kj::newPromiseAndFulfiller<void>();
@@ -16,6 +30,7 @@ Gate::Queue::~Queue() {
 
 kj::Promise<kj::Own<Gate::Queue::Slot>> Gate::Queue::slot() {
   if (shared_->free > 0) return kj::heap<Slot>(kj::addRef(*shared_));
+  forgetGone(shared_->waits, shared_->forget_at);
   auto paf = kj::newPromiseAndFulfiller<kj::Own<Slot>>();
   shared_->waits.push_back(kj::mv(paf.fulfiller));
   return kj::mv(paf.promise);
@@ -36,6 +51,7 @@ kj::Promise<void> Gate::Queue::pass() {
     --gate_.budget_;
     return kj::READY_NOW;
   }
+  forgetGone(passes_, forget_at_);
   auto paf = kj::newPromiseAndFulfiller<void>();
   passes_.push_back(kj::mv(paf.fulfiller));
   if (!in_ring_) gate_.ring_.push_back(this);

@@ -40,11 +40,13 @@ class Gate {
     friend class Gate;
     struct Shared : kj::Refcounted {
       uint32_t free = 0;
+      size_t forget_at = 0;
       std::deque<kj::Own<kj::PromiseFulfiller<kj::Own<Slot>>>> waits;
     };
     Gate& gate_;
     kj::Own<Shared> shared_;
     std::deque<kj::Own<kj::PromiseFulfiller<void>>> passes_;
+    size_t forget_at_ = 0;
     bool in_ring_ = false;
   };
 

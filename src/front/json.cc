@@ -15,6 +15,7 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kDepthMax = 32;
+constexpr size_t kKeysMax = 10'000;  // each costs time, and all doors have one thread
 constexpr size_t kParamsMax = 64;
 constexpr size_t kParamNameBytesMax = 64;
 constexpr size_t kListMax = 10'000;
@@ -54,6 +55,7 @@ class Sax : public nlohmann::json_sax<json> {
   }
   bool key(string_t& name) override {
     if (name.find('\0') != std::string::npos) return stop("a key has NUL in it");
+    if (++key_count_ > kKeysMax) return stop("more than " + std::to_string(kKeysMax) + " keys");
     if (!keys_.back().insert(name).second)
       return stop("key '" + base::printable(name, 64) + "' is there twice");
     return named(name);
@@ -98,7 +100,7 @@ class Sax : public nlohmann::json_sax<json> {
     return ++depth_ <= kDepthMax || stop("nested deeper than " + std::to_string(kDepthMax));
   }
   std::vector<std::set<std::string>> keys_;  // of the open objects
-  size_t depth_ = 0;
+  size_t depth_ = 0, key_count_ = 0;
   bool started_ = false;
 };
 

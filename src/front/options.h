@@ -35,7 +35,9 @@ struct Options {
   Time turn_time{30'000};     // a request that waits for the others of its door
   Time tunnel_time{300'000};  // a tunnel in which neither side says anything
   Time linger_time{1'000};    // for the peer to read the last words
-  Time sweep_time{250};       // between two looks at these
+  Time vault_time{
+      30'000};           // without a link to a vault; then the front ends, and another is started
+  Time sweep_time{250};  // between two looks at these
 };
 
 inline constexpr size_t kBodyBytesPerSecondMin = 1u << 10;
@@ -45,5 +47,7 @@ inline constexpr size_t kUnsentBytesMax = 2u << 20;    // of an answer; a vault 
 inline constexpr size_t kFirstBufferBytes = 4u << 10;  // of each connection
 inline constexpr size_t kAnswerHeadBytesMax = 64u << 10;
 inline constexpr uint32_t kAcceptsPerTurnMax = 8;
+// Of a connection's answer, in the kernel: it counts for the host's memory, not for the box's.
+inline constexpr int kSendBufferBytes = 128 << 10;
 
 }  // namespace mayfly::front

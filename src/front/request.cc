@@ -15,10 +15,11 @@ namespace {
 constexpr size_t kMethodBytesMax = 32;
 constexpr size_t kFieldNameBytesMax = 128;
 constexpr size_t kRequestLineExtraBytes = kMethodBytesMax + 16;  // beside the target
-constexpr size_t kLengthDigitsMax = 15;
+constexpr size_t kLengthDigitsMax = 16;  // Beast has refused what is larger than kBodyBytesMax
 constexpr size_t kChunkLineBytesMax = 8u << 10;  // an unfinished chunk line, or the trailers
 constexpr size_t kExtensionBytesMax = 4u << 10;  // of all chunks of a body
 constexpr size_t kTrailersMax = 32;
+constexpr size_t kConnectionWordsMax = 32;
 constexpr uint64_t kBodyBytesMax = uint64_t{1} << 50;  // the vault's rules have the real bounds
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
@@ -139,8 +140,12 @@ Passed checkHost(const Request& r) {
 
 Passed readConnection(Request& r) {
   bool close = false, keep = false, upgrade = r.field("upgrade") != nullptr;
+  size_t words = 0;
   for (const Field& field : r.fields) {
     if (!sameWord(field.name, "connection")) continue;
+    // Each is compared with each header.
+    eachWord(field.value, [&](std::string_view) { ++words; });
+    if (words > kConnectionWordsMax) return refuseFraming("Connection names too many headers");
     close = close || hasWord(field.value, "close");
     keep = keep || hasWord(field.value, "keep-alive");
     upgrade = upgrade || hasWord(field.value, "upgrade");

@@ -6,6 +6,8 @@
 #include <broker/broker.capnp.h>
 #include <capnp/rpc-twoparty.h>
 
+#include <optional>
+
 #include "base/fd.h"
 #include "edge/asio_port.h"
 #include "edge/message_stream.h"
@@ -16,26 +18,28 @@ namespace schema = broker::schema;
 
 class VaultLink {
  public:
-  explicit VaultLink(edge::AsioPort& port) : port_(port) {}
+  explicit VaultLink(edge::AsioPort& port) : port_(port), lost_since_(port.timer().now()) {}
   KJ_DISALLOW_COPY(VaultLink);
 
   // Ends the earlier link: each call on it fails.
   void connect(base::Fd socket);
   // Null: there is no vault now.
   kj::Maybe<schema::Calls::Client> calls();
+  // Since when there is none; null: there is one.
+  std::optional<kj::TimePoint> lostSince() const { return lost_since_; }
 
  private:
   struct Wire {
-    Wire(edge::AsioPort& port, base::Fd socket);
+    Wire(edge::AsioPort& port, base::Fd socket, std::optional<kj::TimePoint>& lost_since);
     kj::Own<kj::AsyncIoStream> stream;
     edge::MessageStream messages;
     capnp::TwoPartyVatNetwork network;
     capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc;
     schema::Calls::Client calls;
-    bool lost = false;
     kj::Promise<void> watch;
   };
   edge::AsioPort& port_;
+  std::optional<kj::TimePoint> lost_since_;
   kj::Maybe<kj::Own<Wire>> wire_;
 };
 

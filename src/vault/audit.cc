@@ -39,6 +39,7 @@ std::string textOf(const AuditLine& line) {
   out["request_bytes"] = line.request_bytes;
   out["answer_bytes"] = line.answer_bytes;
   out["duration_us"] = line.duration_us;
+  if (line.refused_before != 0) out["refused_before"] = line.refused_before;
   return out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
@@ -49,16 +50,16 @@ bool Audit::put(const std::string& text) {
 }
 
 void Audit::write(const AuditLine& line) {
-  const std::string text = textOf(line);
-  if (!put(text)) owed_ = text;
+  std::string text = textOf(line);
+  if (owed_.empty() && put(text)) return;
+  if (owed_.size() < kOwedMax) owed_.push_back(std::move(text));
 }
 
 base::Status Audit::ready() {
-  if (owed_.empty()) return base::Unit{};
-  if (!put("\n" + owed_))  // a half of it may be there
-    return base::fail(base::Code::unavailable, "the audit file takes no lines",
-                      "The operator looks at the free space of the broker's folder.");
-  owed_.clear();
+  for (; !owed_.empty(); owed_.pop_front())
+    if (!put("\n" + owed_.front()))  // a half of it may be there
+      return base::fail(base::Code::unavailable, "the audit file takes no lines",
+                        "The operator looks at the free space of the broker's folder.");
   return base::Unit{};
 }
 

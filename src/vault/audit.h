@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <string>
 
 #include "base/fd.h"
@@ -16,6 +17,7 @@
 namespace mayfly::vault {
 
 struct AuditLine {
+  uint64_t session = 0;  // of the book; not written
   uint64_t time_ms = 0;  // of the decision, since 1970
   uint32_t uid = 0;
   std::string tenant;
@@ -29,6 +31,7 @@ struct AuditLine {
   int status = 0;       // of HTTP; 0: none
   uint64_t request_bytes = 0, answer_bytes = 0;
   uint64_t duration_us = 0;
+  uint64_t refused_before = 0;  // refusals of this task that have no line of their own
 };
 
 // Ends with a line feed. Texts of boxes and clients are cut and made printable.
@@ -39,14 +42,15 @@ class Audit {
   explicit Audit(base::Fd file) : file_(std::move(file)) {}
   void reopen(base::Fd file);  // the next file, after a rotation
   void write(const AuditLine& line);
-  // An error while the last line could not be written; tries again.
+  // An error while lines could not be written; tries again.
   base::Status ready();
 
  private:
   bool put(const std::string& text);
 
   base::Fd file_;
-  std::string owed_;  // the line that could not be written
+  static constexpr size_t kOwedMax = 16'384;  // more than calls can be in flight
+  std::deque<std::string> owed_;              // lines that could not be written
 };
 
 }  // namespace mayfly::vault

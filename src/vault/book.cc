@@ -51,6 +51,7 @@ base::Result<Session*> Book::open(Wishes wishes) {
   session.wishes = std::move(wishes.grants);
   session.grants = std::move(grants);
   session.tools = std::move(wishes.tools);
+  session.tools_text = std::move(wishes.tools_text);
   Session& kept = all_[session.number] = std::move(session);
   return &kept;
 }

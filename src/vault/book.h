@@ -29,6 +29,9 @@ struct ToolInfo {
   std::string name, description, schema_json;
 };
 
+inline constexpr uint64_t kDescribesPerMinute = 600, kDescribesAtOnce = 60;
+inline constexpr uint64_t kRefusalsPerMinute = 120, kRefusalsAtOnce = 60;
+
 struct Session {
   uint64_t number = 0;
   broker::Applicant who;
@@ -37,7 +40,12 @@ struct Session {
   std::vector<std::pair<std::string, std::string>> wishes;  // what was asked for, and not revoked
   std::vector<broker::Grant> grants;                        // of the policy in force
   std::vector<ToolInfo> tools;
+  std::string tools_text;   // of broker::describeTools()
   uint64_t expires_ns = 0;  // 0: not active yet
+  // What costs no ticket: `GET /`, and lines of the audit about refusals.
+  broker::TokenBucket describes{kDescribesPerMinute, kDescribesAtOnce, 0};
+  broker::TokenBucket refusals{kRefusalsPerMinute, kRefusalsAtOnce, 0};
+  uint64_t untold = 0;  // refusals without a line, since the last line of one
 
   const broker::Grant* find(std::string_view grant) const;
   const ToolInfo* findTool(std::string_view name) const;
@@ -59,6 +67,7 @@ class Book {
     uint32_t epoch = 1;
     std::vector<std::pair<std::string, std::string>> grants;
     std::vector<ToolInfo> tools;
+    std::string tools_text = {};
   };
   base::Result<Session*> open(Wishes wishes);
   // failedPrecondition: it is active, or an epoch of the task's that is not older is.

@@ -38,6 +38,11 @@ std::string stepOf(std::string text) {
   return text;
 }
 
+// Nanoseconds. The session may have been active a moment ago.
+uint64_t lifeOf(const Session& session, uint64_t now_ns) {
+  return session.expires_ns - std::min(now_ns, session.expires_ns);
+}
+
 struct Request {
   std::string method, target;
   std::vector<broker::Header> headers;
@@ -96,12 +101,14 @@ class CallsFace final : public schema::Calls::Server {
   kj::Promise<void> describe(DescribeContext context) override {
     auto session = active(context.getParams().getSession());
     if (!session) return refuse(context, session.error());
-    std::vector<broker::ToolText> tools;
-    for (const ToolInfo& each : (*session)->tools)
-      tools.push_back({each.name, each.description, each.schema_json});
-    const uint64_t life_ms = ((*session)->expires_ns - base::monotonicNs()) / kMsNs;
+    const uint64_t now_ns = base::monotonicNs();
+    if (const uint64_t ns = (*session)->describes.take(now_ns))
+      return refuse(context, {Code::resourceExhausted, 429, "session.describe",
+                              "this task asks too often what it has", "Ask once, and keep it.",
+                              static_cast<uint32_t>(ns / kMsNs) + 1});
     const std::string json =
-        broker::describe({(*session)->task, life_ms, kBrokerUrl}, (*session)->grants, tools);
+        broker::describe({(*session)->task, lifeOf(**session, now_ns) / kMsNs, kBrokerUrl},
+                         (*session)->grants, (*session)->tools_text);
     context.getResults().setJson(edge::text(json));
     return kj::READY_NOW;
   }
@@ -148,7 +155,9 @@ class CallsFace final : public schema::Calls::Server {
     results.setCredential(edge::text(minted->first));
     results.setAudience(edge::text(minted->second.audience));
     results.setScope(edge::text(minted->second.scope));
-    results.setExpiresMs((minted->second.expires_ns - base::monotonicNs()) / kMsNs);
+    const uint64_t now_ns = base::monotonicNs();
+    results.setExpiresMs((minted->second.expires_ns - std::min(now_ns, minted->second.expires_ns)) /
+                         kMsNs);
     return kj::READY_NOW;
   }
 
@@ -281,7 +290,7 @@ class CallsFace final : public schema::Calls::Server {
     const uint64_t now_ns = base::monotonicNs();
     const uint64_t life_ms =
         std::min({action.time_ms_max, grant->narrowing.time_ms.value_or(action.time_ms_max),
-                  ((*session)->expires_ns - now_ns) / kMsNs});
+                  lifeOf(**session, now_ns) / kMsNs});
     MintedFor what{(*session)->number, name, action.audience, action.scope, (*session)->task};
     what.issued_s = wallMs() / 1'000;
     what.expires_s = (wallMs() + life_ms) / 1'000;

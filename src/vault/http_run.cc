@@ -76,8 +76,21 @@ bool HttpRun::scrubs() const {
 
 broker::Decision<kj::Promise<void>> HttpRun::onUp(std::string_view bytes) {
   if (isDone()) return broker::refuse({Code::cancelled, 502, {}, "the call has ended", {}, 0});
-  if (body_ended_)
-    return broker::refuse({Code::invalidArgument, 400, {}, "the body has ended already", {}, 0});
+  // Else what follows the announced length would be the next request on the upstream's connection,
+  // and one that no rule has seen.
+  if (body_ended_ || (ask_.body_bytes >= 0 &&
+                      bytes.size() > static_cast<uint64_t>(ask_.body_bytes) - body_came_)) {
+    Refusal refusal{Code::invalidArgument,
+                    400,
+                    rule("request"),
+                    "the body is longer than its announced length",
+                    {},
+                    0};
+    if (!body_ended_) fail(refusal, "refused");
+    return broker::refuse(std::move(refusal));
+  }
+  if (!up_waits_.empty())
+    return broker::refuse({Code::invalidArgument, 400, {}, "an earlier write still waits", {}, 0});
   body_came_ += bytes.size();
   line_.request_bytes = body_came_;
   progress_ns_ = base::monotonicNs();
@@ -95,12 +108,13 @@ broker::Decision<kj::Promise<void>> HttpRun::onUp(std::string_view bytes) {
   else
     refusal = std::move(spent).error();
   if (!refusal && whole_) {
-    if (hub_.held_bytes + bytes.size() > hub_.book.policy()->bounds.held_bytes_max)
+    const uint64_t held_max = hub_.book.policy()->bounds.held_bytes_max;
+    if (hub_.held.take(session(), line_.uid, bytes.size(), held_max))
+      held_ += bytes.size();
+    else
       refusal = {Code::resourceExhausted, 429,
                  "bounds.held_max",       "too many bodies wait in the broker",
                  "Try again later.",      1'000};
-    else
-      held_ += bytes.size(), hub_.held_bytes += bytes.size();
   }
   if (refusal) {
     fail(*refusal, "refused");
@@ -111,12 +125,16 @@ broker::Decision<kj::Promise<void>> HttpRun::onUp(std::string_view bytes) {
     wants_body_ = false;
     transfer_->resume();
   }
-  if (wait_ns > 0) return hub_.timer.afterDelay(wait_ns * kj::NANOSECONDS);
-  if (whole_ || isDone() || body_.size() - body_at_ < kUpWindowBytes)
-    return kj::Promise<void>(kj::READY_NOW);
-  auto [promise, fulfiller] = kj::newPromiseAndFulfiller<void>();
-  up_waits_.add(kj::mv(fulfiller));
-  return kj::mv(promise);
+  kj::Promise<void> room = kj::READY_NOW;
+  if (!whole_ && !isDone() && body_.size() - body_at_ >= kUpWindowBytes) {
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    up_waits_.add(kj::mv(paf.fulfiller));
+    room = kj::mv(paf.promise);
+  }
+  if (wait_ns == 0) return kj::mv(room);
+  return hub_.timer.afterDelay(wait_ns * kj::NANOSECONDS).then([room = kj::mv(room)]() mutable {
+    return kj::mv(room);
+  });
 }
 
 void HttpRun::releaseUp() {
@@ -128,6 +146,14 @@ void HttpRun::releaseUp() {
 void HttpRun::onUpEnd() {
   if (isDone() || std::exchange(body_ended_, true)) return;
   progress_ns_ = base::monotonicNs();
+  if (ask_.body_bytes > 0 && body_came_ != static_cast<uint64_t>(ask_.body_bytes))
+    return fail({Code::invalidArgument,
+                 400,
+                 rule("request"),
+                 "the body is shorter than its announced length",
+                 {},
+                 0},
+                "refused");
   if (whole_) return bodyWhole();
   if (wants_body_ && transfer_) {
     wants_body_ = false;
@@ -197,8 +223,8 @@ void HttpRun::replay(const Outcome& outcome) {
     return fail({Code::failedPrecondition,
                  409,
                  rule("outcome_max"),
-                 fmt::format("this action was done already, with status {}; its answer was too "
-                             "large to keep",
+                 fmt::format("this action was done already, with status {}; its answer was not "
+                             "kept",
                              outcome.status),
                  {},
                  0},
@@ -279,6 +305,9 @@ TransferEvents::Take HttpRun::onHead(int status, Headers headers, int64_t bytes)
   auto decided = broker::decideAnswer(ask_.grant, ask_.call, came);
   if (!decided) return abort(std::move(decided).error());
   if (patterns_ && !patterns_->empty()) {
+    std::erase_if(*decided, [this](const broker::Header& each) {
+      return broker::scrubbed(patterns_, each.name) != each.name;
+    });
     for (broker::Header& each : *decided) each.value = broker::scrubbed(patterns_, each.value);
     scrubber_.emplace(patterns_);
   }
@@ -296,7 +325,8 @@ TransferEvents::Take HttpRun::onHead(int status, Headers headers, int64_t bytes)
     for (const broker::Header& each : *decided)
       outcome_.headers.emplace_back(each.name, each.value);
   }
-  flow_->head(static_cast<uint16_t>(status), *decided, bytes);
+  // A length would show the box the end of a recorded answer before its outcome is on disk.
+  flow_->head(static_cast<uint16_t>(status), *decided, key_.empty() ? bytes : -1);
   return Take::taken;
 }
 
@@ -394,7 +424,7 @@ void HttpRun::ended() {
 }
 
 void HttpRun::finishWhole() {
-  hub_.held_bytes -= std::exchange(held_, 0);
+  hub_.held.give(session(), line_.uid, std::exchange(held_, 0));
   releaseUp();
 }
 

@@ -76,6 +76,7 @@ void Hub::taskFailed(kj::Exception&& e) { say("error", edge::errorOf(e).message)
 AuditLine Hub::lineFor(const Session& session, std::string_view kind,
                        std::string_view action) const {
   AuditLine line;
+  line.session = session.number;
   line.time_ms = wallMs();
   line.uid = session.who.uid;
   line.tenant = session.who.tenant;
@@ -90,6 +91,13 @@ broker::Refusal Hub::refused(AuditLine line, broker::Refusal refusal) {
   line.outcome = "refused";
   line.rule = refusal.rule;
   line.status = refusal.http_status;
+  if (Session* session = book.find(line.session)) {
+    if (session->refusals.take(base::monotonicNs()) != 0 || !audit.ready()) {
+      ++session->untold;
+      return refusal;
+    }
+    line.refused_before = std::exchange(session->untold, 0);
+  }
   audit.write(line);
   return refusal;
 }
@@ -161,6 +169,13 @@ void Hub::record(const std::string& key, const std::string& rule, const AuditLin
 }
 
 void Hub::revoke(uint64_t session, std::string_view grant, std::string_view why) {
+  if (const Session* ending = grant.empty() ? book.find(session) : nullptr;
+      ending != nullptr && ending->untold > 0) {
+    AuditLine line = lineFor(*ending, "session", {});
+    line.outcome = "refused";
+    line.refused_before = ending->untold;
+    audit.write(line);
+  }
   book.revoke(session, grant);
   mint.revoke(session, grant);
   const broker::Refusal refusal{base::Code::permissionDenied,        403, std::string(why),

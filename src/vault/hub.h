@@ -68,8 +68,8 @@ struct Hub : kj::TaskSet::ErrorHandler {
   Book book;
   broker::Limits limits;
   SqlPools databases;
-  kj::TaskSet tasks;        // of promises that belong to no call alone
-  uint64_t held_bytes = 0;  // bodies that wait in whole
+  kj::TaskSet tasks;       // of promises that belong to no call alone
+  broker::HeldBytes held;  // bodies that wait in whole
 
   // --- calls
   // A line of the audit with what is known of the session.
@@ -77,7 +77,9 @@ struct Hub : kj::TaskSet::ErrorHandler {
   broker::Decision<std::shared_ptr<Ticket>> ticketFor(const Session& session,
                                                       const broker::Grant& grant);
   broker::Decision<std::shared_ptr<Ticket>> ticketForTool(const Session& session);
-  // Writes the line of a decision against a call, and gives the refusal back.
+  // Writes the line of a decision against a call, and gives the refusal back. Refusals cost no
+  // ticket, so a task that is refused again and again has some lines, and then a number: else it
+  // would rotate the lines of others away.
   broker::Refusal refused(AuditLine line, broker::Refusal refusal);
   void add(std::shared_ptr<Run> run);
   void forget(Run& run);  // destroyed in a later turn
@@ -89,6 +91,8 @@ struct Hub : kj::TaskSet::ErrorHandler {
   std::shared_ptr<const broker::ScrubPatterns> patternsFor(const std::string& action,
                                                            const std::vector<SecretRef>& used,
                                                            const std::vector<SecretRef>& forms);
+  // A secret has changed or gone: what was made of its old value is wiped once no call uses it.
+  void dropPatterns() { patterns_.clear(); }
 
   // --- ends
   // When this returns, no upstream connection works for the grant (empty: the whole session).

@@ -146,10 +146,12 @@ base::Status Introspection::listen(const config::Introspection& where) {
     listener_->where = where;
     return base::Unit{};
   }
-  boost::system::error_code failed;
-  if (listener_) listener_->acceptor.close(failed);
-  listener_.reset();
-  if (!where.listen) return base::Unit{};
+  boost::system::error_code failed, ignored;
+  const auto leave = [&] {
+    if (listener_) listener_->acceptor.close(ignored);
+    listener_.reset();
+  };
+  if (!where.listen) return leave(), base::Unit{};
   auto next = std::make_shared<Listener>(hub_, where);
   const auto address = boost::asio::ip::make_address(config::formatAddress(*where.listen), failed);
   const tcp::endpoint place(address, where.port);
@@ -162,6 +164,7 @@ base::Status Introspection::listen(const config::Introspection& where) {
     return base::fail(base::Code::unavailable,
                       "cannot listen for introspection at " + config::formatAddress(*where.listen) +
                           ":" + std::to_string(where.port) + ": " + failed.message());
+  leave();
   listener_ = std::move(next);
   listener_->accept(listener_);
   return base::Unit{};

@@ -103,6 +103,9 @@ Result<Recorded> Journal::begin(const std::string& key, uint64_t task, uint32_t 
   if (found != SQLITE_ROW && found != SQLITE_DONE) return base::fail(journalError(db_, "a look"));
   Recorded recorded;
   if (found == SQLITE_DONE) {
+    if (full_)
+      return base::fail(Code::resourceExhausted, "the journal is full of records",
+                        "Raise bounds.journal_max, or lower bounds.journal_keep.", 1'000);
     Statement add(
         db_, "INSERT INTO actions(key, task, epoch, action, state, at_ms) VALUES(?,?,?,?,0,?)");
     MAYFLY_CHECK((add << key << task << uint64_t{epoch} << action << now_ms).run("a record"));
@@ -135,7 +138,9 @@ Status Journal::finish(const std::string& key, const Outcome& outcome, uint64_t 
   update << static_cast<uint64_t>(outcome.status) << headers << outcome.body
          << uint64_t{outcome.body_kept} << uint64_t{headers.size() + outcome.body.size()} << now_ms
          << key;
-  return update.run("an outcome");
+  MAYFLY_CHECK(update.run("an outcome"));
+  unswept_ += headers.size() + outcome.body.size();
+  return unswept_ > bytes_max_ / 8 ? shrink() : base::Status(base::Unit{});
 }
 
 Status Journal::forget(const std::string& key) {
@@ -156,19 +161,27 @@ Result<uint64_t> Journal::count(uint64_t task, const std::string& action) {
 }
 
 Status Journal::expire(uint64_t older_than_ms, uint64_t bytes_max) {
-  constexpr uint64_t kRowBytes = 256;  // beside headers and body
-  constexpr int kStepsMax = 64;
+  bytes_max_ = bytes_max;
   Statement old(db_, "DELETE FROM actions WHERE at_ms < ? AND state != 0");
   MAYFLY_CHECK((old << older_than_ms).run("an expiry"));
-  for (int step = 0; step < kStepsMax; ++step) {
-    Statement sum(db_, "SELECT coalesce(sum(bytes), 0) + count(*) * ? FROM actions");
-    if ((sum << kRowBytes).step() != SQLITE_ROW) return base::fail(journalError(db_, "a sum"));
-    if (static_cast<uint64_t>(sum.number(0)) <= bytes_max) return base::Unit{};
-    MAYFLY_CHECK(
-        run("DELETE FROM actions WHERE key IN (SELECT key FROM actions WHERE state != 0"
-            " ORDER BY at_ms LIMIT 1024)"));
+  return shrink();
+}
+
+Status Journal::shrink() {
+  constexpr uint64_t kRowBytes = 256;  // beside headers and body
+  unswept_ = 0;
+  for (;;) {
+    Statement sum(db_, "SELECT coalesce(sum(bytes), 0), count(*) FROM actions");
+    if (sum.step() != SQLITE_ROW) return base::fail(journalError(db_, "a sum"));
+    const auto answers = static_cast<uint64_t>(sum.number(0));
+    const auto rows = static_cast<uint64_t>(sum.number(1));
+    full_ = rows * kRowBytes > bytes_max_;
+    if (answers == 0 || answers + rows * kRowBytes <= bytes_max_) return base::Unit{};
+    Statement drop(db_,
+                   "UPDATE actions SET headers=NULL, body=NULL, body_kept=0, bytes=0 WHERE key IN"
+                   " (SELECT key FROM actions WHERE bytes > 0 ORDER BY at_ms LIMIT ?)");
+    MAYFLY_CHECK((drop << rows / 16 + 1).run("a loss of answers"));
   }
-  return base::Unit{};
 }
 
 JournalThread::~JournalThread() {

@@ -46,7 +46,11 @@ class Journal {
  public:
   // `path`: of the database's file; nobody else has it open. Unfinished actions become unknown.
   static base::Result<Journal> open(const std::string& path);
-  Journal(Journal&& other) noexcept : db_(std::exchange(other.db_, nullptr)) {}
+  Journal(Journal&& other) noexcept
+      : db_(std::exchange(other.db_, nullptr)),
+        bytes_max_(other.bytes_max_),
+        unswept_(other.unswept_),
+        full_(other.full_) {}
   ~Journal();
 
   // On disk when it returns `begun`.
@@ -59,15 +63,20 @@ class Journal {
   base::Status lose(const std::string& key);
   // How many actions of the task's are recorded.
   base::Result<uint64_t> count(uint64_t task, const std::string& action);
-  // Drops what is older, then the oldest until the bodies are within the bound. What is under way
-  // stays.
+  // Drops what is older, but for what is under way. Of what is left, the oldest answers go until
+  // all is within the bound; the records stay, or a task that writes much could make another's
+  // write be done twice. If the records alone are beyond the bound, `begin` takes no new one.
   base::Status expire(uint64_t older_than_ms, uint64_t bytes_max);
 
  private:
   explicit Journal(sqlite3* db) : db_(db) {}
   base::Status run(const char* sql);
+  base::Status shrink();
 
   sqlite3* db_;
+  uint64_t bytes_max_ = 1ull << 30;
+  uint64_t unswept_ = 0;  // bytes of answers since the last shrink()
+  bool full_ = false;
 };
 
 // A disk's write must not hold up the loop.

@@ -224,6 +224,10 @@ base::Error PgConnection::errorOf(const PGresult* result) const {
   if (code == kTimeout)
     return {Code::deadlineExceeded, "the statement took longer than it may", {}, 0};
   if (code.empty()) return {Code::unavailable, "the database closed the connection", {}, 0};
+  // The connection or the server broke: a COMMIT may have been done.
+  for (const char* broken : {"08", "57", "58", "XX"})
+    if (code.starts_with(broken))
+      return {Code::unavailable, "the database failed (SQLSTATE " + code + ")", {}, 0};
   const bool by_values = code.starts_with("22") || code.starts_with("23") || code == "P0001";
   if (!by_values || message == nullptr)
     return {Code::failedPrecondition, "the database refused the statement (SQLSTATE " + code + ")",

@@ -37,7 +37,7 @@ constexpr KnownCall kCalls[] = {
     {"sched_getaffinity", allow},
     {"exit", allow},
     // upstreams, name servers, the link, those who ask for introspection
-    {"socket", allow},
+    {"socket", internet},
     {"socketpair", allow},
     {"connect", allow},
     {"bind", allow},

@@ -80,7 +80,7 @@ Result<Target> targetOf(const config::Database& database, const SecretStore& sec
 SqlPools::Lease::~Lease() {
   connection_.reset();
   if (auto pools = pools_.lock(); pools && *pools != nullptr && !database_.empty())
-    (*pools)->closed(database_);
+    (*pools)->closed(database_, whose_);
 }
 
 void SqlPools::Lease::giveBack() {
@@ -89,61 +89,98 @@ void SqlPools::Lease::giveBack() {
   SqlPools& all = **pools;
   const std::string database = std::exchange(database_, {});
   all.pools_[database].idle.push_back({key_, std::move(connection_), base::monotonicNs()});
+  all.release(all.pools_[database], whose_);
   all.next(database);
 }
 
 std::string SqlPools::keyOf(const config::Database& d) const {
-  std::string key = fmt::format("{}|{}|{}|{}|{}|{}", d.host, d.port, d.database, d.user,
-                                d.plaintext, secrets_.changes());
+  std::string key = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}", d.host, d.port, d.database, d.user,
+                                d.dsn, d.password, d.ca, d.plaintext, secrets_.changes());
   for (const config::Network& network : d.allow_addresses)
     key += fmt::format("|{}/{}", config::formatAddress(network.address), network.bits);
   return key;
 }
 
 void SqlPools::acquire(std::shared_ptr<const config::Policy> policy,
-                       const config::Database& database, Got got) {
+                       const config::Database& database, For whose, Got got) {
   Pool& pool = pools_[database.name];
-  if (pool.waiting.size() >= kWaitingMax) {
+  std::erase_if(pool.waiting, [](const Waiting& each) { return each.whose.caller.expired(); });
+  const auto of_user =
+      std::count_if(pool.waiting.begin(), pool.waiting.end(),
+                    [&](const Waiting& each) { return each.whose.uid == whose.uid; });
+  if (pool.waiting.size() >= kWaitingMax || static_cast<size_t>(of_user) >= kWaitingOfUserMax) {
     boost::asio::post(io_, [got = std::move(got)] {
       got(base::fail(Code::resourceExhausted, "too many calls wait for this database",
                      "Try again later.", 500));
     });
     return;
   }
-  pool.waiting.push_back({std::move(policy), &database, std::move(got)});
+  pool.waiting.push_back({std::move(policy), &database, std::move(whose), std::move(got)});
   next(database.name);
+}
+
+std::optional<SqlPools::Waiting> SqlPools::takeNext(Pool& pool) {
+  const auto held = [](const auto& all, auto key) {
+    const auto at = all.find(key);
+    return at == all.end() ? 0u : at->second;
+  };
+  auto best = pool.waiting.end();
+  for (auto at = pool.waiting.begin(); at != pool.waiting.end(); ++at) {
+    const uint32_t most = at->database->connections_max;
+    const bool may = held(pool.of_session, at->whose.session) < (most + 1) / 2 &&
+                     held(pool.of_user, at->whose.uid) < std::max(1u, most - 1);
+    if (may && (best == pool.waiting.end() ||
+                held(pool.of_user, at->whose.uid) < held(pool.of_user, best->whose.uid)))
+      best = at;
+  }
+  if (best == pool.waiting.end()) return std::nullopt;
+  Waiting taken = std::move(*best);
+  pool.waiting.erase(best);
+  return taken;
+}
+
+void SqlPools::release(Pool& pool, const For& whose) {
+  const auto less = [](auto& all, auto key) {
+    const auto at = all.find(key);
+    if (at != all.end() && --at->second == 0) all.erase(at);
+  };
+  less(pool.of_session, whose.session);
+  less(pool.of_user, whose.uid);
 }
 
 void SqlPools::next(const std::string& database) {
   Pool& pool = pools_[database];
   while (!pool.waiting.empty()) {
-    Waiting& first = pool.waiting.front();
-    const std::string key = keyOf(*first.database);
+    const config::Database& newest = *pool.waiting.back().database;
+    const std::string key = keyOf(newest);
     pool.open -= static_cast<uint32_t>(std::erase_if(pool.idle, [&](const Idle& each) {
       return each.key != key || !each.connection->usable();
     }));
-    if (!pool.idle.empty()) {
-      auto lease = std::make_shared<std::unique_ptr<Lease>>(std::make_unique<Lease>());
-      (*lease)->pools_ = self_;
-      (*lease)->database_ = database;
-      (*lease)->key_ = key;
-      (*lease)->connection_ = std::move(pool.idle.front().connection);
-      pool.idle.pop_front();
-      boost::asio::post(io_, [got = std::move(first.got), lease] { got(std::move(*lease)); });
-      pool.waiting.pop_front();
+    if (pool.idle.empty() && pool.open >= newest.connections_max) return;
+    auto wish = takeNext(pool);
+    if (!wish) return;
+    ++pool.of_session[wish->whose.session];
+    ++pool.of_user[wish->whose.uid];
+    if (pool.idle.empty() || keyOf(*wish->database) != key) {
+      ++pool.open;
+      connect(std::move(*wish));
       continue;
     }
-    if (pool.open >= first.database->connections_max) return;
-    ++pool.open;
-    Waiting wish = std::move(first);
-    pool.waiting.pop_front();
-    connect(std::move(wish));
+    auto lease = std::make_shared<std::unique_ptr<Lease>>(std::make_unique<Lease>());
+    (*lease)->pools_ = self_;
+    (*lease)->database_ = database;
+    (*lease)->whose_ = wish->whose;
+    (*lease)->key_ = key;
+    (*lease)->connection_ = std::move(pool.idle.front().connection);
+    pool.idle.pop_front();
+    boost::asio::post(io_, [got = std::move(wish->got), lease] { got(std::move(*lease)); });
   }
 }
 
-void SqlPools::closed(const std::string& database) {
+void SqlPools::closed(const std::string& database, const For& whose) {
   Pool& pool = pools_[database];
   if (pool.open > 0) --pool.open;
+  release(pool, whose);
   next(database);
 }
 
@@ -153,7 +190,7 @@ void SqlPools::connect(Waiting wish) {
     boost::asio::post(io_, [self = self_, wish, error = target.error()] {
       if (*self == nullptr) return;
       wish.got(base::fail(error));
-      (*self)->closed(wish.database->name);
+      (*self)->closed(wish.database->name, wish.whose);
     });
     return;
   }
@@ -161,7 +198,7 @@ void SqlPools::connect(Waiting wish) {
                     [this, wish = std::move(wish)](Result<std::vector<config::Address>> found) {
                       if (found) return connectTo(wish, *found);
                       wish.got(base::fail(std::move(found).error()));
-                      closed(wish.database->name);
+                      closed(wish.database->name, wish.whose);
                     });
 }
 
@@ -169,7 +206,7 @@ void SqlPools::connectTo(Waiting wish, const std::vector<config::Address>& addre
   const config::Database& database = *wish.database;
   const auto fail = [&](base::Error error) {
     wish.got(base::fail(std::move(error)));
-    closed(database.name);
+    closed(database.name, wish.whose);
   };
   auto address = std::find_if(addresses.begin(), addresses.end(), [&](const auto& each) {
     return broker::isAllowed(each, database.allow_addresses);
@@ -200,6 +237,7 @@ void SqlPools::connectTo(Waiting wish, const std::vector<config::Address>& addre
   auto lease = std::make_shared<std::unique_ptr<Lease>>(std::make_unique<Lease>());
   (*lease)->pools_ = self_;
   (*lease)->database_ = database.name;
+  (*lease)->whose_ = wish.whose;
   (*lease)->key_ = keyOf(database);
   (*lease)->connection_ = std::make_unique<PgConnection>(io_);
   PgConnection& connection = ***lease;

@@ -86,7 +86,7 @@ void SqlRun::acquire() {
   if (database == nullptr)
     return fail({Code::internal, 502, rule("database"), "the policy has no such database", {}, 0});
   hub_.databases.acquire(
-      ask_.grant.policy, *database,
+      ask_.grant.policy, *database, {session(), line_.uid, shared_from_this()},
       [run = std::weak_ptr<SqlRun>(self())](base::Result<std::unique_ptr<SqlPools::Lease>> lease) {
         if (auto alive = run.lock(); alive && !alive->isDone())
           alive->onLease(std::move(lease));
@@ -198,6 +198,14 @@ void SqlRun::ended() {
 }
 
 void SqlRun::replay(const Outcome& outcome) {
+  if (!outcome.body_kept)
+    return fail({Code::failedPrecondition,
+                 409,
+                 rule("outcome"),
+                 "this statement was run already; its answer was not kept",
+                 {},
+                 0},
+                "replayed");
   std::vector<broker::Header> headers{{"mayfly-replayed", "1"}};
   for (const auto& [name, value] : outcome.headers) headers.push_back({name, value});
   flow_->head(static_cast<uint16_t>(outcome.status), headers,

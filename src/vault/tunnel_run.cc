@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "broker/address.h"
+#include "config/policy_text.h"
 
 namespace mayfly::vault {
 
@@ -39,6 +40,22 @@ std::shared_ptr<TunnelRun> TunnelRun::start(Hub& hub, std::shared_ptr<Ticket> ti
                                                kj::mv(down)));
   hub.add(run);
   return run;  // nothing is connected before the box's first bytes
+}
+
+// Connects once the greeting is whole.
+broker::Decision<base::Unit> TunnelRun::readHello(std::string_view bytes) {
+  using State = broker::HelloReader::State;
+  if (hello_.state() == State::done) return base::Unit{};
+  const State state = hello_.feed(bytes);
+  if (state == State::more) return base::Unit{};
+  if (state == State::done && hello_.name() == config::lowered(host_) && !hello_.encrypted())
+    return connect();
+  return broker::refuse({Code::permissionDenied,
+                         403,
+                         ask_.rule() + ".modes",
+                         "the TLS greeting of the tunnel is none for its host",
+                         {},
+                         0});
 }
 
 broker::Decision<base::Unit> TunnelRun::connect() {
@@ -76,8 +93,14 @@ void TunnelRun::onEnd(Failure failure, const std::string& why) {
 
 broker::Decision<kj::Promise<void>> TunnelRun::onUp(std::string_view bytes) {
   if (isDone()) return broker::refuse({Code::cancelled, 502, {}, "the tunnel is closed", {}, 0});
-  if (up_ended_)
-    return broker::refuse({Code::invalidArgument, 400, {}, "the box has closed its side", {}, 0});
+  if (up_ended_ || up_wait_ != nullptr)
+    return broker::refuse(
+        {Code::invalidArgument,
+         400,
+         {},
+         up_ended_ ? "the box has closed its side" : "an earlier write still waits",
+         {},
+         0});
   progress_ns_ = base::monotonicNs();
   line_.request_bytes += bytes.size();
   auto spent = ticket_->spend(bytes.size(), progress_ns_);
@@ -90,19 +113,24 @@ broker::Decision<kj::Promise<void>> TunnelRun::onUp(std::string_view bytes) {
                "the tunnel has carried as many bytes as it may",
                {},
                0};
-  if (!refusal && !connecting_ && !socket_.is_open())
-    if (auto began = connect(); !began) refusal = began.error();
+  if (!refusal)
+    if (auto read = readHello(bytes); !read) refusal = std::move(read).error();
   if (refusal) {
     fail(*refusal, "refused");
     return broker::refuse(std::move(*refusal));
   }
   up_.append(bytes);
   writeSome();
-  if (*spent > 0) return hub_.timer.afterDelay(*spent * kj::NANOSECONDS);
-  if (isDone() || up_.size() < kTunnelWindowBytes) return kj::Promise<void>(kj::READY_NOW);
-  auto [promise, fulfiller] = kj::newPromiseAndFulfiller<void>();
-  up_wait_ = kj::mv(fulfiller);
-  return kj::mv(promise);
+  kj::Promise<void> room = kj::READY_NOW;
+  if (!isDone() && up_.size() >= kTunnelWindowBytes) {
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    up_wait_ = kj::mv(paf.fulfiller);
+    room = kj::mv(paf.promise);
+  }
+  if (*spent == 0) return kj::mv(room);
+  return hub_.timer.afterDelay(*spent * kj::NANOSECONDS).then([room = kj::mv(room)]() mutable {
+    return kj::mv(room);
+  });
 }
 
 void TunnelRun::onUpEnd() {

@@ -1,4 +1,6 @@
-// One CONNECT of a box: bytes both ways, once the front has seen the greeting for the very host.
+// One CONNECT of a box: bytes both ways, once a whole TLS greeting for the very host has come. The
+// front has read it, too; here it is read again, because a front that was taken over may say
+// anything.
 //
 // Layer: vault. The loop's thread.
 #pragma once
@@ -10,6 +12,7 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 
 #include "broker/narrow.h"
+#include "broker/sni.h"
 #include "vault/flow.h"
 #include "vault/hub.h"
 #include "vault/run.h"
@@ -47,6 +50,7 @@ class TunnelRun final : public Run, public TransferEvents, public FlowEvents, pu
   std::shared_ptr<TunnelRun> self() {
     return std::static_pointer_cast<TunnelRun>(shared_from_this());
   }
+  broker::Decision<base::Unit> readHello(std::string_view bytes);
   broker::Decision<base::Unit> connect();
   void readSome();
   void onRead(size_t bytes);
@@ -61,6 +65,7 @@ class TunnelRun final : public Run, public TransferEvents, public FlowEvents, pu
   std::shared_ptr<Flow> flow_;
   std::unique_ptr<Transfer> connecting_;
   boost::asio::posix::stream_descriptor socket_;
+  broker::HelloReader hello_;
   std::string up_;  // came from the box, not written yet
   kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> up_wait_;
   bool writing_ = false, reading_ = false, up_ended_ = false, down_ended_ = false;

@@ -140,7 +140,10 @@ class Vault {
 
   void takeSecret(const std::string& name, base::FdView fd) {
     auto value = Secret::readFrom(fd, config::kSecretBytesMax);
-    if (value) return hub_.secrets.set(name, std::make_shared<const Secret>(std::move(*value)));
+    if (value) {
+      hub_.dropPatterns();
+      return hub_.secrets.set(name, std::make_shared<const Secret>(std::move(*value)));
+    }
     say("warn", fmt::format("secret '{}': {}", name, value.error().message));
     hub_.secrets.fail(name, value.error().message);
   }
@@ -169,6 +172,7 @@ class Vault {
   void load(config::Policy policy, const std::string& text) {
     std::set<std::string> names;
     for (const config::SecretSource& each : policy.secrets) names.insert(each.name);
+    hub_.dropPatterns();
     hub_.secrets.keepOnly(names);
     hub_.limits.setBounds(policy.bounds);
     auto gone = hub_.book.setPolicy(std::make_shared<const config::Policy>(std::move(policy)));

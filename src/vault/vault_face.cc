@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "base/clock.h"
+#include "broker/describe.h"
 #include "edge/convert.h"
 #include "vault/server.h"
 
@@ -100,7 +101,7 @@ class VaultFace final : public schema::Vault::Server {
     }
     results.setSession(kj::mv(face));
     results.setNumber(session.number);
-    results.setConnections(faces_.hub.book.policy()->bounds.connections_per_task_max);
+    results.setConnectionsMax(faces_.hub.book.policy()->bounds.connections_per_task_max);
     auto pairs = results.initEnv(static_cast<unsigned>(env->size()));
     for (unsigned i = 0; i < env->size(); ++i) {
       pairs[i].setName(edge::text((*env)[i].first));
@@ -143,6 +144,11 @@ class VaultFace final : public schema::Vault::Server {
     }
     if (!wishes.tools.empty() && !spec.hasTools())
       return base::fail(Code::invalidArgument, "tools are named, but nobody serves them");
+    std::vector<broker::ToolText> texts;
+    for (const ToolInfo& each : wishes.tools)
+      texts.push_back({each.name, each.description, each.schema_json});
+    MAYFLY_TRY(wishes.tools_text, broker::describeTools(kBrokerUrl, texts));
+    for (ToolInfo& each : wishes.tools) each = {std::move(each.name), {}, {}};
     MAYFLY_TRY(Session * session, faces_.hub.book.open(std::move(wishes)));
     if (!session->tools.empty()) faces_.tools.insert_or_assign(session->number, spec.getTools());
     return session;

@@ -56,7 +56,8 @@ constexpr KnownCall kEnding[] = {
 
 constexpr int kFcntlCommands[] = {F_GETFD, F_SETFD,         F_GETFL,     F_SETFL,
                                   F_DUPFD, F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS};
-constexpr unsigned long kIoctlCommands[] = {FIONBIO, FIONREAD};
+constexpr unsigned long kIoctlCommands[] = {FIONBIO, FIONREAD, TIOCOUTQ};
+constexpr unsigned kNetlinkRoute = 0;  // linux/netlink.h
 constexpr unsigned long kThread = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND;
 constexpr unsigned long kNamespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
                                       CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
@@ -165,6 +166,17 @@ class Filter {
           for (unsigned long command : kIoctlCommands)
             rule(SCMP_ACT_ALLOW, number, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffff'ffffu, command));
         return;
+      case internet: {
+        const auto domain = [](unsigned family) {
+          return SCMP_A0(SCMP_CMP_MASKED_EQ, 0xffff'ffffu, family);
+        };
+        rule(SCMP_ACT_ALLOW, number, domain(AF_INET));
+        rule(SCMP_ACT_ALLOW, number, domain(AF_INET6));
+        rule(SCMP_ACT_ALLOW, number, domain(AF_NETLINK),
+             SCMP_A2(SCMP_CMP_MASKED_EQ, 0xffff'ffffu, kNetlinkRoute));
+        // The C library looks for nscd. A name without a path would lead to programs of the host.
+        return rule(SCMP_ACT_ERRNO(EAFNOSUPPORT), number, domain(AF_UNIX));
+      }
       case ourselves:
         return rule(SCMP_ACT_ALLOW, number,
                     SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(::getpid())));

@@ -19,6 +19,7 @@ enum class OnCall : uint8_t {
   dataOnly,     // memory: none that can be executed
   threadOnly,   // clone: a thread of this process, in its own namespaces
   someOptions,  // fcntl, ioctl: only the commands that the table in call_list.cc names
+  internet,     // socket: IPv4, IPv6, and routes of NETLINK, which the C library asks for
   ourselves,    // a signal to the process itself
   end,          // an exploit's call and no correct program's: the kernel ends the process
 };

@@ -32,8 +32,11 @@ constexpr auto kPatience = std::chrono::seconds(20);  // a bound, never a wait
 struct VaultLog {
   std::vector<std::string> said;  // "open openai 1 task 0", "activate 7", "revoke"...
   uint64_t next_number = 100;
-  bool hangs = false;  // answers no revocation
-  uint32_t connections = 9;
+  bool hangs = false;    // answers no revocation
+  bool holds = false;    // answers `open` when `answer` is fulfilled
+  bool refuses = false;  // to activate
+  kj::Own<kj::PromiseFulfiller<void>> answer;
+  uint32_t connections_max = 0;
   kj::Maybe<vault::Tools::Client> tools;
 };
 
@@ -44,6 +47,8 @@ class FakeSession final : public vault::Session::Server {
   kj::Promise<void> activate(ActivateContext context) override {
     log_.said.push_back("activate " + std::to_string(context.getParams().getTask()));
     EXPECT_GT(context.getParams().getExpiresMs(), 0u);
+    if (log_.refuses)
+      context.getResults().initError().setCode(static_cast<uint16_t>(Code::unavailable));
     return kj::READY_NOW;
   }
   kj::Promise<void> revoke(RevokeContext context) override {
@@ -79,7 +84,11 @@ class FakeVault final : public vault::Vault::Server {
     auto env = results.initEnv(1);
     env[0].setName("MAYFLY_BROKER");
     env[0].setValue("http://127.0.0.1:80");
-    return kj::READY_NOW;
+    results.setConnectionsMax(log_.connections_max);
+    if (!log_.holds) return kj::READY_NOW;
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    log_.answer = kj::mv(paf.fulfiller);
+    return kj::mv(paf.promise);
   }
   kj::Promise<void> status(StatusContext) override { return kj::READY_NOW; }
 
@@ -115,6 +124,7 @@ struct BrokerTest : testing::Test {
   }
   void TearDown() override {
     log.tools = nullptr;
+    log.answer = nullptr;
     link->detach();
     serving.reset();
     port->finish(10'000);
@@ -275,8 +285,9 @@ TEST_F(BrokerTest, NobodyWaitsForARefusedPolicyOrADeadSupervisor) {
 
 TEST_F(BrokerTest, ADoorHasAsManyConnectionsAsTheVaultSaysWithinTheProtocolsBounds) {
   startBoth();
-  for (auto [said, asked_for] : {std::pair{0u, 1u}, {64u, 64u}, {5'000u, 1'000u}}) {
-    log.connections = said;
+  for (auto [said, asked_for] :
+       {std::pair{0u, 64u}, {9u, 9u}, {5'000u, wire::kDoorConnectionsMax}}) {
+    log.connections_max = said;
     auto session = open("openai");
     ASSERT_TRUE(session);
     ASSERT_TRUE((*session)->begin(7, 60'000, doors()));
@@ -292,6 +303,7 @@ TEST_F(BrokerTest, ADoorHasAsManyConnectionsAsTheVaultSaysWithinTheProtocolsBoun
 
 TEST_F(BrokerTest, ASessionLivesFromOpenToTheConfirmationOfItsEnd) {
   startBoth();
+  log.connections_max = 9;
   auto opened = open("openai");
   ASSERT_TRUE(opened) << opened.error().message;
   auto session = *opened;
@@ -302,7 +314,7 @@ TEST_F(BrokerTest, ASessionLivesFromOpenToTheConfirmationOfItsEnd) {
   auto door = asked();
   EXPECT_EQ(door->request.kind, DoorRequest::Kind::open);
   EXPECT_EQ(door->request.session, 100u);
-  EXPECT_EQ(door->request.connections_max, 9u);
+  EXPECT_EQ(door->request.connections_max, 9u) << "what the policy says";
   EXPECT_EQ(door->fds.size(), 2u);
   EXPECT_THAT(log.said, ElementsAre("open openai 1 task 0", "activate 7"));
   session->end(onEnd());
@@ -482,6 +494,39 @@ TEST_F(BrokerTest, ARevokedGrantIsNotAskedForAtTheNextVault) {
   startVault();
   ASSERT_TRUE(until([&] { return !log.said.empty(); }));
   EXPECT_EQ(log.said[0], "open two 2 task 0");
+}
+
+TEST_F(BrokerTest, AGrantThatIsRevokedWhileTheNextVaultOpensIsRevokedThere) {
+  startBoth();
+  sched::SessionSpec spec;
+  spec.grants = {{"one", ""}, {"two", ""}};
+  std::shared_ptr<sched::Session> session;
+  link->open(std::move(spec), [&](auto got) { session = *got; });
+  ASSERT_TRUE(until([&] { return session != nullptr; }));
+  ASSERT_TRUE(session->begin(7, 60'000, doors()));
+  number = asked()->request.session;
+  killVault();
+  asked();
+  closed(number);
+  log.holds = true;
+  startVault();
+  ASSERT_TRUE(until([&] { return log.answer.get() != nullptr; }));
+  std::optional<base::Status> revoked;
+  session->revoke("one", [&](base::Status status) { revoked.emplace(std::move(status)); });
+  ASSERT_TRUE(until([&] { return revoked.has_value(); }));
+  log.answer->fulfill();
+  EXPECT_EQ(asked()->request.kind, DoorRequest::Kind::open);
+  EXPECT_THAT(log.said, ElementsAre("open one two 2 task 7", "revokeone", "activate 7"));
+}
+
+TEST_F(BrokerTest, ASessionThatDoesNotBeginIsDroppedAtTheVault) {
+  startBoth();
+  log.refuses = true;
+  auto session = open("openai");
+  ASSERT_TRUE(session);
+  ASSERT_TRUE((*session)->begin(7, 60'000, doors()));
+  EXPECT_TRUE(until([&] { return log.said.back() == "dropped"; }));
+  EXPECT_TRUE(nothingAsked());
 }
 
 TEST_F(BrokerTest, TheVaultReachesTheSubmittersTools) {

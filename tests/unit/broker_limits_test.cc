@@ -122,6 +122,8 @@ TEST(TokenBucket, FillsSteadilyAndBearsADebt) {
   EXPECT_NEAR(bucket.take(3 * kSecond), 2 * kSecond, 2);
   EXPECT_FALSE(bucket.full(5 * kSecond));
   EXPECT_TRUE(bucket.full(100 * kSecond));
+  TokenBucket slow(1, 1, 0);
+  EXPECT_GT(slow.spend(UINT64_MAX, 0), 1'000'000'000 * kSecond) << "a debt of more than 64 bits";
 }
 
 std::string ruleOf(const Decision<Limits::Call>& call) {
@@ -354,11 +356,12 @@ TEST(Journal, AWriteIsDoneOnceOrItsOutcomeIsUnknown) {
 }
 
 TEST(Describe, ATaskSeesWhatItHasAndNoSecretsName) {
-  const std::string text =
-      describe({7, 60'000, "http://127.0.0.1"},
-               {grantOf("api", "calls=2,methods=GET"), grantOf("orders", "param.state=open"),
-                grantOf("upload"), grantOf("pypi")},
-               {{"lookup", "finds it", R"({"type":"object"})"}, {"raw", "\xff", "no json"}});
+  const std::string text = describe(
+      {7, 60'000, "http://127.0.0.1"},
+      {grantOf("api", "calls=2,methods=GET"), grantOf("orders", "param.state=open"),
+       grantOf("upload"), grantOf("pypi")},
+      *describeTools("http://127.0.0.1",
+                     {{"lookup", "finds it", R"({"type":"object"})"}, {"raw", "\xff", "no json"}}));
   const auto json = nlohmann::json::parse(text);
   EXPECT_EQ(json["task"], 7);
   ASSERT_EQ(json["grants"].size(), 4u);
@@ -375,6 +378,45 @@ TEST(Describe, ATaskSeesWhatItHasAndNoSecretsName) {
   for (const char* hidden :
        {"api.example.org", "db.example.org", "reader", "/etc/key", "X-Api-Key"})
     EXPECT_EQ(text.find(hidden), std::string::npos) << hidden;
+}
+
+// A client's schema is embedded in what each `GET /` of its task is answered.
+TEST(Describe, ASchemaCannotMakeTheAnswerLarge) {
+  const std::string deep = std::string(8'000, '[') + std::string(8'000, ']');
+  auto left_out = describeTools("http://127.0.0.1", {{"deep", "", deep}});
+  ASSERT_TRUE(left_out);
+  EXPECT_FALSE(nlohmann::json::parse(*left_out)[0].contains("schema"));
+  std::string wide = "[1";
+  for (int i = 0; i < 8'000; ++i) wide += ",1";
+  const std::vector<ToolText> one{{"wide", "", wide + "]"}};
+  auto embedded = describeTools("http://127.0.0.1", one);
+  ASSERT_TRUE(embedded);
+  EXPECT_LT(embedded->size(), 2 * wide.size());
+  EXPECT_LT(describe({7, 1, "http://127.0.0.1"}, {}, *embedded).size(), 2 * wide.size());
+  const std::vector<ToolText> many(128, one[0]);
+  EXPECT_FALSE(describeTools("http://127.0.0.1", many));
+  // A short number may be long in another spelling.
+  std::string numbers = "[9e15";
+  for (int i = 0; i < 2'000; ++i) numbers += ",9e15";
+  EXPECT_FALSE(
+      describeTools("http://127.0.0.1", std::vector<ToolText>(100, {"n", "", numbers + "]"})));
+}
+
+TEST(HeldBytes, NobodyFillsThePoolAlone) {
+  HeldBytes held;
+  constexpr uint64_t kMax = 1'200;
+  EXPECT_TRUE(held.take(1, 5, 400, kMax)) << "a third of it";
+  EXPECT_FALSE(held.take(1, 5, 1, kMax)) << "a task leaves twice as much free as it holds";
+  EXPECT_TRUE(held.take(2, 5, 200, kMax));
+  EXPECT_FALSE(held.take(2, 5, 1, kMax)) << "a user leaves as much free as his tasks hold";
+  EXPECT_TRUE(held.take(3, 6, 200, kMax)) << "another user has of the rest";
+  EXPECT_FALSE(held.take(3, 6, 1, kMax));
+  held.give(1, 5, 400);
+  EXPECT_TRUE(held.take(3, 6, 60, kMax));
+  held.give(2, 5, 200);
+  held.give(3, 6, 260);
+  EXPECT_EQ(held.all(), 0u);
+  EXPECT_TRUE(held.take(4, 5, 400, kMax));
 }
 
 }  // namespace

@@ -127,6 +127,8 @@ TEST(Target, EachPathHasOneReading) {
       {"/a%5cb", "backslash"},
       {"/%252e%252e/", "encoded twice"},
       {"/a%252fb", "encoded twice"},
+      {"/%25%32%65%25%32e/", "encoded twice"},
+      {"/a%25%32%66b", "encoded twice"},
       {"/a%00", "control character %00"},
       {"/a%0d%0ab", "control character %0d"},
       {"/a%7f", "control character %7f"},

@@ -780,6 +780,59 @@ TEST(Front, CallsOfOneDoorAreBoundedAndTheOthersWaitForTheirTurn) {
   EXPECT_EQ(rig.stage.running_max, 3u);
 }
 
+TEST(Front, AnswersThatABoxLeavesInTheUnixDoorsKernelBufferCountForItsDoor) {
+  Options options = quickOptions();
+  options.write_time = options.idle_time = Options::Time(100);
+  FrontRig rig(options);
+  const auto door = rig.openDoor(1, 5);
+  std::vector<std::unique_ptr<Client>> held;
+  for (int i = 0; i < 5; ++i) {
+    held.push_back(std::make_unique<Client>(door, Client::Door::local));
+    held.back()->send(get("/cap/large/"));
+  }
+  ASSERT_TRUE(until([&] { return rig.stage.noted().size() == 5; }));
+  ASSERT_TRUE(until([&] { return rig.stage.running == 0; })) << "nobody reads: they are reset";
+  Client sixth(door, Client::Door::local);
+  sixth.send(get("/"));
+  pollfd p{sixth.fd().get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&p, 1, 500), 0) << "their bytes are still in the host's memory";
+  size_t bytes = 0;
+  for (auto& client : held) bytes += client->readToEnd().size();
+  EXPECT_LT(bytes, 5u * 512 * 1'024);
+  EXPECT_EQ(sixth.response().status, 200);
+}
+
+TEST(Front, AKernelBufferHoldsLittleOfAnAnswer) {
+  FrontRig rig;
+  const auto door = rig.openDoor(1);
+  Client client(door);
+  client.send(get("/cap/flood/"));
+  ASSERT_TRUE(client.readUntil("\r\n\r\n"));
+  uint64_t before = 0;
+  // Until a while passes in which nothing more is taken.
+  while (rig.stage.written != before) {
+    before = rig.stage.written;
+    ::usleep(200'000);
+  }
+  EXPECT_LT(before, 6u << 20) << "this test's own receive buffer is most of it";
+  FrontRig::Ends other = rig.openDoor(2);
+  Client local(other, Client::Door::local);
+  local.send(get("/cap/large/"));
+  ASSERT_TRUE(local.readUntil("\r\n\r\n"));
+}
+
+// Without one, a front whose link broke while the vault lived would refuse every call for ever.
+TEST(Front, AFrontWithoutALinkToAVaultEnds) {
+  Options options = quickOptions();
+  options.vault_time = Options::Time(200);
+  FrontRig rig(options);
+  ::usleep(400'000);
+  EXPECT_EQ(rig.whyEnded(), "");
+  rig.endVault();
+  EXPECT_TRUE(until([&] { return !rig.whyEnded().empty(); }));
+  EXPECT_THAT(rig.whyEnded(), HasSubstr("the vault's link"));
+}
+
 TEST(Front, BuffersOfOneDoorAreBounded) {
   Options options = quickOptions();
   options.buffer_bytes_per_door_max = 100u << 10;

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 #include <sodium.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -14,6 +16,7 @@
 #include <sstream>
 #include <type_traits>
 
+#include "base/call_filter.h"
 #include "vault/audit.h"
 #include "vault/book.h"
 #include "vault/credential.h"
@@ -297,9 +300,34 @@ TEST_F(JournalTest, AgeAndSizeAreBounded) {
   ASSERT_TRUE(journal.begin("under way", 1, 1, "post", 0));
   ASSERT_TRUE(journal.expire(50, 1u << 30));
   EXPECT_EQ(*journal.count(1, "post"), 51u);
-  ASSERT_TRUE(journal.expire(0, 10'000));
-  EXPECT_LE(*journal.count(1, "post"), 10u);
+  // Answers go, records stay: nothing may be done twice because another task has written much.
+  ASSERT_TRUE(journal.expire(0, 30'000));
+  EXPECT_EQ(*journal.count(1, "post"), 51u);
+  EXPECT_EQ(journal.begin("50", 1, 1, "post", 0)->state, Recorded::State::done);
+  EXPECT_FALSE(journal.begin("50", 1, 1, "post", 0)->outcome.body_kept);
+  EXPECT_EQ(journal.begin("50", 1, 1, "post", 0)->outcome.status, 200);
   EXPECT_EQ(journal.begin("under way", 1, 1, "post", 0)->state, Recorded::State::underWay);
+  ASSERT_TRUE(journal.begin("new", 1, 1, "post", 100));
+  ASSERT_TRUE(journal.expire(0, 10'000));
+  EXPECT_FALSE(journal.begin("newer", 1, 1, "post", 101)) << "records alone are beyond the bound";
+  EXPECT_EQ(journal.begin("99", 1, 1, "post", 0)->state, Recorded::State::done);
+  ASSERT_TRUE(journal.expire(90, 10'000));
+  EXPECT_TRUE(journal.begin("newer", 1, 1, "post", 101));
+}
+
+TEST_F(JournalTest, AnswersAreBoundedBetweenTwoLooks) {
+  Journal journal = open();
+  ASSERT_TRUE(journal.expire(0, 100'000));
+  for (int i = 0; i < 100; ++i) {
+    const std::string key = std::to_string(i);
+    ASSERT_TRUE(journal.begin(key, 1, 1, "post", static_cast<uint64_t>(i)));
+    ASSERT_TRUE(
+        journal.finish(key, {200, {}, std::string(10'000, 'x'), true}, static_cast<uint64_t>(i)));
+  }
+  int kept = 0;
+  for (int i = 0; i < 100; ++i)
+    kept += journal.begin(std::to_string(i), 1, 1, "post", 0)->outcome.body_kept ? 1 : 0;
+  EXPECT_LE(kept, 11);
 }
 
 // --- sessions ------------------------------------------------------------------------
@@ -497,11 +525,47 @@ TEST(Audit, WhileNoLineCanBeWrittenNothingIsAllowed) {
   const int read_end = pipe->read.get();
   Audit audit(std::move(pipe->write));
   EXPECT_TRUE(audit.ready());
-  audit.write({});
+  for (int i = 1; i <= 3; ++i) {
+    AuditLine line;
+    line.task = static_cast<uint64_t>(i);
+    audit.write(line);
+  }
   EXPECT_FALSE(audit.ready());
   std::string sink(1u << 20, 0);
   ASSERT_GT(::read(read_end, sink.data(), sink.size()), 0);
   EXPECT_TRUE(audit.ready());
+  const ssize_t n = ::read(read_end, sink.data(), sink.size());
+  ASSERT_GT(n, 0);
+  const std::string later = sink.substr(0, static_cast<size_t>(n));
+  for (const char* task : {"\"task\":1,", "\"task\":2,", "\"task\":3,"})
+    EXPECT_NE(later.find(task), std::string::npos) << "each line that was owed comes: " << task;
+}
+
+TEST(Room, OnlySocketsOfTheInternetCanBeMade) {
+  if (base::kSanitized) GTEST_SKIP() << "a build with a sanitizer has no list";
+  auto log = base::makePipe();
+  ASSERT_TRUE(log);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || !allowOnlyServing(log->write.view()))
+      ::_exit(100);
+    const auto error = [](int family, int type, int protocol) {
+      return ::socket(family, type | SOCK_CLOEXEC, protocol) >= 0 ? 0 : errno;
+    };
+    constexpr int kRoute = 0, kUevent = 15;
+    int wrong = 0;
+    wrong |= error(AF_INET, SOCK_STREAM, 0) != 0 ? 1 : 0;
+    wrong |= error(AF_NETLINK, SOCK_RAW, kRoute) != 0 ? 2 : 0;
+    wrong |= error(AF_UNIX, SOCK_STREAM, 0) != EAFNOSUPPORT ? 4 : 0;
+    wrong |= error(AF_NETLINK, SOCK_RAW, kUevent) != EPERM ? 8 : 0;
+    for (int family : {AF_VSOCK, AF_ALG, AF_PACKET, AF_BLUETOOTH})
+      wrong |= error(family, SOCK_STREAM, 0) != EPERM ? 16 : 0;
+    ::_exit(wrong);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(Room, EachCallOfTheListHasANumber) {
