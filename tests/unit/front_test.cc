@@ -821,18 +821,6 @@ TEST(Front, AKernelBufferHoldsLittleOfAnAnswer) {
   ASSERT_TRUE(local.readUntil("\r\n\r\n"));
 }
 
-// Without one, a front whose link broke while the vault lived would refuse every call for ever.
-TEST(Front, AFrontWithoutALinkToAVaultEnds) {
-  Options options = quickOptions();
-  options.vault_time = Options::Time(200);
-  FrontRig rig(options);
-  ::usleep(400'000);
-  EXPECT_EQ(rig.whyEnded(), "");
-  rig.endVault();
-  EXPECT_TRUE(until([&] { return !rig.whyEnded().empty(); }));
-  EXPECT_THAT(rig.whyEnded(), HasSubstr("the vault's link"));
-}
-
 TEST(Front, BuffersOfOneDoorAreBounded) {
   Options options = quickOptions();
   options.buffer_bytes_per_door_max = 100u << 10;
