@@ -14,6 +14,7 @@
 #include "edge/asio_port.h"
 #include "edge/asio_stream.h"
 #include "edge/convert.h"
+#include "wire/door_check.h"
 
 namespace mayfly::app {
 namespace {
@@ -79,12 +80,11 @@ class FakeVault final : public vault::Vault::Server {
     }
     if (names == "hang ") return kj::NEVER_DONE;
     results.setNumber(log_.next_number++);
-    results.setConnections(log_.connections);
+    results.setConnectionsMax(log_.connections_max);
     results.setSession(kj::heap<FakeSession>(log_));
     auto env = results.initEnv(1);
     env[0].setName("MAYFLY_BROKER");
     env[0].setValue("http://127.0.0.1:80");
-    results.setConnectionsMax(log_.connections_max);
     if (!log_.holds) return kj::READY_NOW;
     auto paf = kj::newPromiseAndFulfiller<void>();
     log_.answer = kj::mv(paf.fulfiller);
@@ -286,7 +286,7 @@ TEST_F(BrokerTest, NobodyWaitsForARefusedPolicyOrADeadSupervisor) {
 TEST_F(BrokerTest, ADoorHasAsManyConnectionsAsTheVaultSaysWithinTheProtocolsBounds) {
   startBoth();
   for (auto [said, asked_for] :
-       {std::pair{0u, 64u}, {9u, 9u}, {5'000u, wire::kDoorConnectionsMax}}) {
+       {std::pair{0u, 64u}, {9u, 9u}, {5'000u, mayfly::wire::kDoorConnectionsMax}}) {
     log.connections_max = said;
     auto session = open("openai");
     ASSERT_TRUE(session);
