@@ -91,7 +91,7 @@ LOOK = {  # command: the pattern of its stdout
     "sleep 100 & pkill -x sleep; wait $!; echo $?": r"143\n",
     "sleep 100 & killall sleep; wait $!; echo $?": r"143\n",
     "sleep 100 & pkill -f 'sleep 1..'; wait $!; echo $?; pgrep sleep; echo $?": r"143\n1\n",
-    "sleep 1 & pidwait -x sleep; echo $?": r"0\n",
+    "sleep 3 & pidwait -x sleep; echo $?": r"0\n",
     "sleep 100 & skill -TERM $!; wait $!; echo $?": r"143\n",
     "TERM=dumb COLUMNS=80 LINES=10 timeout --preserve-status -s INT 1 watch -n 0.1 echo seen | grep -ac seen": r"[1-9]\d*\n",
     "(unshare -U true; nsenter -t 1 -n true; dmesg) 2>&1 | grep -oE 'not permitted|Permission denied' | wc -l": r"3\n",
