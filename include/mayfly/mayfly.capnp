@@ -26,7 +26,7 @@
 # GRANTS. A box starts with nothing worth stealing. A task that must call an API or pull a row names
 # grants: actions of the operator's policy, each with bounds that the submitter can narrow and never
 # widen. The daemon's broker, outside the box, holds the secret and does the action; the task finds
-# MAYFLY_BROKER=http://127.0.0.1 set, and the same door at /run/broker.sock. `tools` are functions
+# MAYFLY_BROKER=http://127.0.0.1:80 set, and the same door at /run/broker.sock. `tools` are functions
 # of the submitting client, which the task calls as `POST /tools/NAME`. Both die with the task: they
 # are revoked before it is killed, and the receipt says when. A task without grants and tools has no
 # door: its connections are refused.
