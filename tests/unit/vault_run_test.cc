@@ -107,6 +107,8 @@ class DownServer final : public schema::Down::Server {
     told_->status = context.getParams().getStatus();
     for (auto each : context.getParams().getHeaders())
       told_->headers += edge::str(each.getName()) + ": " + edge::str(each.getValue()) + "\n";
+    told_->body += edge::str(context.getParams().getData());
+    told_->ended = context.getParams().getEnded();
     return kj::READY_NOW;
   }
   kj::Promise<void> write(WriteContext context) override {
