@@ -425,7 +425,7 @@ kj::Promise<After> Connection::refuse(Refusal refusal) {
   std::vector<Field> fields;
   if (refusal.retry_after_ms > 0)
     fields.push_back({"Retry-After", std::to_string((refusal.retry_after_ms + 999) / 1'000)});
-  if (refusal.status == 405) fields.push_back({"Allow", std::string(methodsOf(route_.kind))});
+  if (!refusal.allow.empty()) fields.push_back({"Allow", std::string(refusal.allow)});
   if (refusal.framing_lost) request_.keeps = false;
   return reply(refusal.status, kJson, jsonOf(refusal), std::move(fields));
 }

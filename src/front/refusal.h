@@ -18,7 +18,8 @@ struct Refusal {
   std::string advice;  // what to do; empty if nothing helps
   std::string rule;    // the rule that refused, e.g. "front.framing"; empty if the vault names none
   uint32_t retry_after_ms = 0;
-  bool framing_lost = false;  // nobody knows where the next request begins
+  bool framing_lost = false;    // nobody knows where the next request begins
+  std::string_view allow = {};  // of a 405: the methods that there are; a literal
 };
 
 template <class T>

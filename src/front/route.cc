@@ -82,7 +82,7 @@ Checked<Route> allowed(const Request& request, Route route) {
     return route;
   return refuse({405, base::Code::invalidArgument,
                  "this path has no method " + base::printable(request.method, 32),
-                 "Allowed: " + std::string(methods) + ".", "front.method", 0, false});
+                 "Allowed: " + std::string(methods) + ".", "front.method", 0, false, methods});
 }
 
 Checked<Route> ofPath(const Request& request, std::string_view target) {
