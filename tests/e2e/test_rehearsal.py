@@ -95,8 +95,6 @@ def seen(daemon, name):
 
 @pytest.mark.parametrize("name", ["python", pytest.param("python-data", marks=pytest.mark.slow)])
 def test_a_rehearsal_leaves_no_visible_trace(daemons, name):  # noqa: F811
-    if not os.path.exists(f"{STATE_DIR}/index/{name}.json"):
-        pytest.skip(f"no image of {name}")
     plain, rehearsed = started(daemons, name, 0), started(daemons, name, 2)
     (one, _), (other, _) = seen(plain, name), seen(rehearsed, name)
     assert (told(plain)["hits"], told(plain)["misses"]) == (0, 1)
@@ -111,8 +109,6 @@ def test_a_rehearsal_leaves_no_visible_trace(daemons, name):  # noqa: F811
 @pytest.mark.parametrize("name", ["python", pytest.param("python-data", marks=pytest.mark.slow)])
 def test_what_the_kernel_counts_begins_anew_with_the_task(daemons, name):  # noqa: F811
     """A clone's making and rehearsal do not count as its task's usage."""
-    if not os.path.exists(f"{STATE_DIR}/index/{name}.json"):
-        pytest.skip(f"no image of {name}")
     rehearsed = started(daemons, name, 2)
     usage = rehearsed.cli.run("-t", name, "-c", "pass")["usage"]
     assert told(rehearsed)["hits"] == 1

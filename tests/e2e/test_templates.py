@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 from template_place import CACHE, SITE, Place, make_wheel, place, registries  # noqa: F401 (fixtures)
-from test_lifecycle import Daemon
+from test_lifecycle import Daemon, await_that
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="building an image needs root"),
               pytest.mark.usefixtures("registries")]
@@ -228,13 +228,16 @@ def test_check_leaves_nothing_behind(shop):
     def traces():
         return {str(p) for p in pathlib.Path("/run").glob("mayfly-check-*")}
 
-    def used(trace):  # by the daemon of another test's check
-        for each in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    def used(trace):  # by the daemon of another test's check: ours has ended
+        for each in pathlib.Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if trace.encode() in each.read_bytes():
-                    return True
+                if trace.encode() in (each / "cmdline").read_bytes():
+                    parent = re.search(r"^PPid:\s+(\d+)", (each / "status").read_text(), re.M)[1]
+                    if pathlib.Path("/proc", parent, "comm").read_text() == "mayfly\n":
+                        return True
         return False
 
     before = traces()
     shop.check("pips")
-    assert not [trace for trace in traces() - before if not used(trace)]
+    # Another check's folder is there before its daemon is.
+    await_that(lambda: all(used(trace) for trace in traces() - before), "no folder of the check is left")

@@ -19,7 +19,7 @@ constexpr uint64_t kMs = 1'000'000, kS = 1'000'000'000;
 // How many seeds the long comparisons take: 25 s for the check's three.
 uint64_t seedsMax() {
   const char* const more = ::getenv("MAYFLY_POOL_SEEDS");
-  return more != nullptr ? static_cast<uint64_t>(::atoi(more)) : 1;
+  return more != nullptr ? static_cast<uint64_t>(std::max(1, ::atoi(more))) : 1;
 }
 
 Trace at(std::vector<Arrival> arrivals, uint64_t end_ns, size_t templates = 1) {
