@@ -39,7 +39,7 @@ namespace {
 constexpr auto kOpenTime = 5 * kj::SECONDS;
 constexpr auto kActivateTime = 5 * kj::SECONDS;
 constexpr auto kRevokeOneTime = 5 * kj::SECONDS;
-constexpr auto kFrontDeathTime = std::chrono::milliseconds(500);  // for the supervisor's report
+constexpr auto kDeathTime = std::chrono::milliseconds(500);  // for the supervisor's report of a death
 constexpr uint32_t kRetryAfterMs = 1'000;
 constexpr uint32_t kConnectionsPerDoor = 64;  // if the vault names no number
 constexpr auto kStartTime = std::chrono::seconds(10);
@@ -195,6 +195,7 @@ BrokerLink::BrokerLink(boost::asio::io_context& io)
       supervisor_(io, *this),
       front_(io, *this),
       front_timer_(io),
+      vault_timer_(io),
       start_timer_(io),
       reap_timer_(io),
       self_(std::make_shared<BrokerLink*>(this)) {}
@@ -223,6 +224,7 @@ void BrokerLink::detach() {
   vault_.reset();
   once_up_ = {};
   front_timer_.cancel();
+  vault_timer_.cancel();
   start_timer_.cancel();
   reap_timer_.cancel();
   front_.close();
@@ -293,7 +295,7 @@ void BrokerLink::onLost(MessageChannel& channel, const base::Error& why) {
     // Its death, which the supervisor reports, closes its doors; this does not.
     spdlog::warn("broker: the front's channel: {}", base::printable(why.message));
     if (!supervisor_.isOpen()) return frontDown();
-    front_timer_.expires_after(kFrontDeathTime);
+    front_timer_.expires_after(kDeathTime);
     front_timer_.async_wait([this, self = self_](boost::system::error_code failed) {
       if (failed || *self == nullptr || front_.isOpen() || !front_up_) return;
       restart(wire::LinkRequest::Kind::restartFront);
@@ -383,12 +385,25 @@ void BrokerLink::vaultUp(base::Fd socket) {
     return restart(wire::LinkRequest::Kind::restartVault);
   }
   restart_asked_[1] = false;
+  vault_->calls.add(vault_->network.onDisconnect().then([this, lost = vault_.get()] {
+    vaultLinkLost(lost);
+  }));
   each([](SessionMachine& machine) { return machine.vaultBack(); });
   if (front_up_) started();
 }
 
+// A vault whose link has ended ends, and the supervisor reports that. One that does not is ended.
+void BrokerLink::vaultLinkLost(const Vault* lost) {
+  vault_timer_.expires_after(kDeathTime);
+  vault_timer_.async_wait([this, self = self_, lost](boost::system::error_code failed) {
+    if (!failed && *self != nullptr && vault_.get() == lost)
+      restart(wire::LinkRequest::Kind::restartVault);
+  });
+}
+
 void BrokerLink::vaultDown() {
   restart_asked_[1] = false;
+  vault_timer_.cancel();
   if (!vault_) return;
   for (auto& [id, life] : lives_) {
     life->session = nullptr;

@@ -69,6 +69,7 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   void frontDown();
   void vaultUp(base::Fd socket);
   void vaultDown();
+  void vaultLinkLost(const Vault* lost);
 
   // --- sessions ---
   void each(const std::function<Acts(sched::SessionMachine&)>& event);
@@ -99,7 +100,7 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   std::unique_ptr<Vault> vault_;  // null: none lives
   bool front_up_ = false;
   bool refused_ = false;  // the policy, as it is now
-  boost::asio::steady_timer front_timer_, start_timer_, reap_timer_;
+  boost::asio::steady_timer front_timer_, vault_timer_, start_timer_, reap_timer_;
   uint32_t pids_[3] = {};  // of supervisor, front, vault: to reap once the supervisor has ended
   std::function<void()> once_up_;
   bool restart_asked_[2] = {};  // of the front, of the vault

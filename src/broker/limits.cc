@@ -12,6 +12,8 @@ namespace {
 constexpr double kNsPerMinute = 60e9;
 constexpr double kRounding = 1e-6;  // of a token
 constexpr uint64_t kNsPerMs = 1'000'000;
+constexpr size_t kTenantsOwn = 16;  // of a user: room for them is kept
+constexpr uint64_t kSweepNs = 1'000'000'000;  // between two looks at all uses
 
 // 0 stands for ten seconds' worth.
 uint64_t burstOf(uint32_t burst, uint32_t per_minute) {
@@ -110,15 +112,34 @@ Limits::TaskUse& Limits::taskUse(const Call& call, uint64_t now_ns) {
       .first->second;
 }
 
-bool Limits::makeRoom(uint64_t now_ns) {
+bool Limits::hasRoom(uint32_t uid) const {
   constexpr size_t kPerCall = 2;  // the tenant's and the action's
-  if (others_.size() + kPerCall <= others_max_) return true;
+  const size_t quarter = others_max_ / 4, all = others_.size() + kPerCall;
+  const auto at = tenants_of_.find(uid);
+  const size_t own = at == tenants_of_.end() ? 0 : at->second;
+  return own < quarter && all <= (own < kTenantsOwn ? others_max_ : others_max_ - quarter);
+}
+
+bool Limits::makeRoom(const Call& call, uint64_t now_ns) {
+  if (others_.contains(tenantKey(call)) || hasRoom(call.subject.uid)) return true;
+  if (now_ns < next_sweep_ns_) return false;
+  next_sweep_ns_ = now_ns + kSweepNs;
+  sweep(now_ns);
+  return hasRoom(call.subject.uid);
+}
+
+void Limits::sweep(uint64_t now_ns) {
   for (auto at = others_.begin(); at != others_.end();) {
+    const auto& [action, uid, tenant] = at->first;
     OtherUse& use = at->second;
-    const bool idle = use.in_flight == 0 && use.rate.full(now_ns) && use.bytes.full(now_ns);
-    at = idle ? others_.erase(at) : std::next(at);
+    if (use.in_flight != 0 || !use.rate.full(now_ns) || !use.bytes.full(now_ns)) {
+      ++at;
+      continue;
+    }
+    if (const auto its = tenants_of_.find(uid); !tenant.empty() && its != tenants_of_.end())
+      if (--its->second == 0) tenants_of_.erase(its);
+    at = others_.erase(at);
   }
-  return others_.size() + kPerCall <= others_max_;
 }
 
 Limits::OtherUse& Limits::otherUse(const OtherKey& key, const config::SharedQuota& q,
@@ -128,6 +149,7 @@ Limits::OtherUse& Limits::otherUse(const OtherKey& key, const config::SharedQuot
   // A second's worth of bytes may come at once.
   const uint64_t bytes_at_once = std::max<uint64_t>(1, q.bytes_per_minute / 60);
   const uint64_t burst = burstOf(q.burst, q.calls_per_minute);
+  if (const auto& [action, uid, tenant] = key; !tenant.empty()) ++tenants_of_[uid];
   return others_
       .emplace(key, OtherUse{0, TokenBucket(q.calls_per_minute, burst, now_ns),
                              TokenBucket(q.bytes_per_minute, bytes_at_once, now_ns)})
@@ -189,8 +211,8 @@ Decision<base::Unit> Limits::takeRates(const Call& call, TaskUse& task, OtherUse
 Decision<base::Unit> Limits::take(const Call& call, bool shared, uint64_t now_ns) {
   OtherUse *tenant = nullptr, *all = nullptr;
   if (shared) {
-    if (!makeRoom(now_ns))
-      return tooMany("bounds", "the broker holds the use of too many tenants", base::kRetryMs, 503);
+    if (!makeRoom(call, now_ns))
+      return tooMany("bounds", "too many tenants of this user or of all call", base::kRetryMs, 503);
     tenant = &otherUse(tenantKey(call), call.tenant, now_ns);
     all = &otherUse(allKey(call), call.all, now_ns);
   }

@@ -1,7 +1,8 @@
 // How much tasks, tenants and all together may use: counts, rates, calls in flight and bytes.
 //
 // Time is an argument, in nanoseconds of one monotonic clock. What is held is bounded: the uses of
-// sessions end with these, a tenant's use is dropped once it equals a new one.
+// sessions end with these, a tenant's use is dropped once it equals a new one. A user, who may name
+// any number of tenants, has a quarter of these at most; the last quarter is for users with few.
 //
 // Layer: broker. Pure.
 #pragma once
@@ -102,7 +103,9 @@ class Limits {
   using OtherKey = std::tuple<std::string, uint32_t, std::string>;  // action, user, tenant
 
   TaskUse& taskUse(const Call& call, uint64_t now_ns);
-  bool makeRoom(uint64_t now_ns);  // for the uses of one call
+  bool makeRoom(const Call& call, uint64_t now_ns);
+  bool hasRoom(uint32_t uid) const;  // for the uses of one call
+  void sweep(uint64_t now_ns);       // drops uses that equal new ones
   OtherUse& otherUse(const OtherKey& key, const config::SharedQuota& quota, uint64_t now_ns);
   Decision<base::Unit> checkCounts(const Call& call, const TaskUse& task, const OtherUse* tenant,
                                    const OtherUse* all) const;
@@ -121,6 +124,8 @@ class Limits {
   std::map<uint64_t, uint32_t> sessions_;
   std::map<uint32_t, uint32_t> users_;
   std::map<OtherKey, OtherUse> others_;
+  std::map<uint32_t, size_t> tenants_of_;  // of each user: uses in others_
+  uint64_t next_sweep_ns_ = 0;
   uint32_t in_flight_ = 0;
 };
 

@@ -81,6 +81,9 @@ class GatheringStream final : public kj::AsyncIoStream {
     for (auto& wait : kj::mv(waits_)) wait->reject(kj::cp(fault));
     fault_ = kj::mv(fault);
     held_ = {};
+    // What is read is worth nothing if no answer can be sent: both sides see the end.
+    stream_->abortRead();
+    stream_->shutdownWrite();
   }
 
   AsioPort& port_;

@@ -2,7 +2,7 @@
 //
 // Cap'n Proto writes each message for itself: a call of the kernel each, and the first wakes the
 // peer, which then reads them one by one. A write to this stream returns once its bytes are held,
-// so a failure shows at a later write; the read's end shows it, too.
+// so a failure shows at a later write. It also ends the reading, on both sides.
 //
 // Layer: edge. Used on the AsioPort's thread; must not outlive the port.
 #pragma once

@@ -165,6 +165,7 @@ void Supervisor::startDue(uint64_t now_ns) {
       program->start_again_ns = now_ns + program->pause.afterDeath(0);
     }
   }
+  if (link_again_ns_ != 0 && now_ns >= link_again_ns_) linkFront();
 }
 
 Status Supervisor::startVault() {
@@ -201,15 +202,29 @@ Status Supervisor::startFront() {
 }
 
 void Supervisor::linkFront() {
+  link_again_ns_ = 0;
   if (!vault_.alive() || !front_.alive()) return;
+  linked_ns_ = base::monotonicNs();
   auto link = makeStreamPair();
-  if (!link) return warn(link.error());
+  if (!link) {
+    warn(link.error());
+    link_again_ns_ = linked_ns_ + Pause::kMaxNs;
+    return;
+  }
   wire::FrontMessage to_front;
   to_front.kind = wire::FrontMessage::Kind::vault;
   send(front_, to_front, std::move(link->ours));
   wire::SecretMessage to_vault;
   to_vault.kind = wire::SecretMessage::Kind::front;
+  to_vault.link = ++front_link_;
   send(vault_, to_vault, std::move(link->theirs));
+}
+
+// If the front has died, its end follows, and the next front gets a link of its own.
+void Supervisor::onFrontLost(uint64_t link) {
+  if (link != front_link_ || link_again_ns_ != 0) return;
+  const uint64_t now_ns = base::monotonicNs();
+  link_again_ns_ = now_ns + link_pause_.afterDeath(now_ns - linked_ns_);
 }
 
 // --- the look, once a second --------------------------------------------------------
@@ -304,6 +319,7 @@ int Supervisor::awaitEvent(uint64_t now_ns) {
   const size_t commands = wait.size();
   for (FdView command : secrets_.running()) wait.push_back({command.get(), POLLIN, 0});
   uint64_t next_ns = std::min(next_look_ns_, secrets_.nextNs());
+  if (link_again_ns_ != 0) next_ns = std::min(next_ns, link_again_ns_);
   for (const Program* program : {&vault_, &front_})
     if (!program->alive()) next_ns = std::min(next_ns, program->start_again_ns);
   const uint64_t wait_ms = next_ns > now_ns ? (next_ns - now_ns) / 1'000'000 + 1 : 0;
@@ -381,6 +397,8 @@ void Supervisor::onNote() {
     case wire::VaultNote::Kind::policyRefused:
       return tell(wire::LinkEvent::Kind::policyRefused,
                   base::printable(note.text, sizeof note.text));
+    case wire::VaultNote::Kind::frontLost:
+      return onFrontLost(note.link);
   }
 }
 

@@ -59,6 +59,7 @@ class Supervisor {
   base::Status startVault();
   base::Status startFront();
   void linkFront();  // a new link between front and vault
+  void onFrontLost(uint64_t link);
   void startDue(uint64_t now_ns);
   void look(uint64_t now_ns);
   void copyHostFiles();
@@ -81,6 +82,10 @@ class Supervisor {
   SecretWatch secrets_;
   base::Fd vault_link_;      // mayflyd's end, until the vault has a policy
   bool vault_told_ = false;  // that it is up
+  // The link between front and vault. It may break though both live.
+  uint64_t front_link_ = 0, linked_ns_ = 0;
+  uint64_t link_again_ns_ = 0;  // when a broken one is made anew; 0: it is whole
+  Pause link_pause_;
   std::optional<Stamp> policy_sent_, policy_seen_;
   std::string policy_failure_;
   std::vector<config::SecretSource> policy_secrets_;  // of the policy that the vault checks now

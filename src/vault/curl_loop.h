@@ -42,6 +42,7 @@ class CurlLoop {
   void remove(CURL* easy);
   // The transfer is over: `done` is called in a later turn.
   void end(CURL* easy, CURLcode code);
+  boost::asio::io_context& io() { return io_; }
   uint32_t transfers() const { return static_cast<uint32_t>(done_.size()); }
 
  private:

@@ -267,6 +267,10 @@ base::Status HttpRun::sendNow() {
                     wallMs() / 1'000));
   if (scrubs()) patterns_ = hub_.patternsFor(grant(), rendered.used, rendered.forms);
   TransferSpec spec{ask_.call.method, std::move(rendered.url), std::move(rendered.headers)};
+  spec.host = ask_.call.host;
+  spec.port = ask_.call.port;
+  spec.session = session();
+  spec.uid = line_.uid;
   spec.tls = ask_.call.tls;
   spec.body_bytes = whole_ ? static_cast<int64_t>(body_.size()) : ask_.body_bytes;
   const std::string& method = ask_.call.method;
@@ -280,7 +284,7 @@ base::Status HttpRun::sendNow() {
   }
   spec.allows = [named = &rules.allow_addresses, policy = ask_.grant.policy](
                     const config::Address& address) { return broker::isAllowed(address, *named); };
-  MAYFLY_TRY(transfer_, Transfer::start(hub_.curl, std::move(spec), *this));
+  MAYFLY_TRY(transfer_, Transfer::start(hub_.curl, hub_.resolver, std::move(spec), *this));
   return base::Unit{};
 }
 

@@ -17,6 +17,12 @@ using base::Status;
 namespace {
 
 constexpr size_t kMessageBytesMax = 300;
+// Of the server's, between two results: what stands around a row's values and is on its way, in TLS
+// records that may be small; or, without rows, all.
+constexpr uint64_t kTalkBytesMax = 64u << 10;
+constexpr uint64_t allowanceFor(uint64_t row_bytes) {
+  return row_bytes + row_bytes / 64 + kTalkBytesMax + MeteredSocket::kOnItsWayBytes;
+}
 constexpr const char* kTimeout = "57014";  // query_canceled, by statement_timeout
 
 }  // namespace
@@ -27,6 +33,7 @@ PgConnection::~PgConnection() {
   *self_ = nullptr;
   unwatch();
   ::PQfinish(connection_);
+  if (socket_) socket_->close();
 }
 
 void PgConnection::unwatch() {
@@ -84,7 +91,28 @@ void PgConnection::connect(std::vector<std::pair<const char*, SecretRef>> option
     (*self)->unwatch();
     (*self)->finish(base::fail(Code::deadlineExceeded, "the database did not answer in time"));
   });
-  watch(Descriptor::wait_write, &PgConnection::pollConnect);
+  watch(Descriptor::wait_write, &PgConnection::onConnected);
+}
+
+// Before libpq has sent or read a byte.
+void PgConnection::onConnected() {
+  unwatch();
+  auto replaced = MeteredSocket::replace(io_, ::PQsocket(connection_), [self = self_] {
+    if (*self != nullptr) (*self)->onTooMuch();
+  });
+  if (!replaced) return finish(base::fail(Code::unavailable, "nobody listens for the database"));
+  socket_ = std::move(*replaced);
+  allowed_bytes_ = allowanceFor(0);
+  socket_->allow(allowed_bytes_);
+  pollConnect();
+}
+
+// The caller closes the connection.
+void PgConnection::onTooMuch() {
+  unwatch();
+  finish(sink_ != nullptr
+             ? sink_->onLargeRow()
+             : base::fail(Code::unavailable, "the database says more than it was asked"));
 }
 
 void PgConnection::pollConnect() {
@@ -111,6 +139,8 @@ void PgConnection::begin(RowSink* sink, Done done) {
   sink_ = sink;
   paused_ = columns_told_ = refused_ = false;
   first_ = base::Unit{};
+  allowed_bytes_ = allowanceFor(0);
+  socket_->allow(allowed_bytes_);
 }
 
 void PgConnection::runScript(const std::string& sql, Done done) {
@@ -120,9 +150,11 @@ void PgConnection::runScript(const std::string& sql, Done done) {
   flush();
 }
 
-void PgConnection::run(const std::string& sql, const std::vector<PgParam>& params, RowSink* sink,
-                       Done done) {
+void PgConnection::run(const std::string& sql, const std::vector<PgParam>& params,
+                       uint64_t row_bytes_max, RowSink* sink, Done done) {
   begin(sink, std::move(done));
+  allowed_bytes_ = allowanceFor(row_bytes_max);
+  socket_->allow(allowed_bytes_);
   std::vector<::Oid> types;
   std::vector<const char*> values;
   for (const PgParam& each : params) {
@@ -154,6 +186,7 @@ void PgConnection::takeResults() {
     if (::PQisBusy(connection_)) return watch(Descriptor::wait_read, &PgConnection::onReadable);
     PGresult* result = ::PQgetResult(connection_);
     if (result == nullptr) return finish(std::move(first_));
+    socket_->allow(allowed_bytes_);
     Status taken = takeResult(result);
     ::PQclear(result);
     if (!taken && first_) first_ = std::move(taken);

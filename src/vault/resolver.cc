@@ -5,19 +5,18 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <utility>
 
 #include <boost/asio/post.hpp>
 
 namespace mayfly::vault {
 
-using Addresses = base::Result<std::vector<config::Address>>;
-
 namespace {
 
 constexpr size_t kAddressesMax = 16;
 
-Addresses lookUp(const std::string& host) {
+Resolver::Addresses lookUp(const std::string& host) {
   addrinfo hints{}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;
   if (const int code = ::getaddrinfo(host.c_str(), nullptr, &hints, &found); code != 0)
@@ -43,31 +42,99 @@ Addresses lookUp(const std::string& host) {
   return all;
 }
 
+bool isWanted(const auto& waiters) {
+  return std::any_of(waiters.begin(), waiters.end(),
+                     [](const auto& each) { return !each.caller.expired(); });
+}
+
 }  // namespace
 
-void Resolver::resolve(const std::string& host, Done done) {
-  if (auto address = config::parseAddress(host)) {
-    boost::asio::post(io_, [self = self_, done = std::move(done), address = *address] {
-      if (*self != nullptr) done(std::vector{address});
-    });
-    return;
+Resolver::Resolver(boost::asio::io_context& io) : Resolver(io, lookUp) {}
+Resolver::Resolver(boost::asio::io_context& io, LookUp look_up)
+    : io_(io), look_up_(std::move(look_up)), threads_(kThreads) {}
+
+void Resolver::resolve(const std::string& host, For whose, Done done) {
+  Waiter waiter{std::move(whose.caller), std::move(done)};
+  if (auto address = config::parseAddress(host))
+    return answerLater(std::move(waiter), std::vector{*address});
+  const auto known = std::find_if(lookups_.begin(), lookups_.end(), [&](const Lookup& each) {
+    return each.session == whose.session && each.uid == whose.uid && each.host == host;
+  });
+  if (known != lookups_.end()) return known->waiters.push_back(std::move(waiter));
+  std::erase_if(lookups_, [](const Lookup& each) { return !each.begun && !isWanted(each.waiters); });
+  if (!hasPlace(whose))
+    return answerLater(std::move(waiter), base::fail(base::Code::resourceExhausted,
+                                                     "too many names wait to be resolved"));
+  lookups_.push_back({host, whose.session, whose.uid, {}});
+  lookups_.back().waiters.push_back(std::move(waiter));
+  next();
+}
+
+void Resolver::answerLater(Waiter waiter, Addresses found) {
+  boost::asio::post(io_, [self = self_, waiter = std::move(waiter), found = std::move(found)] {
+    if (*self != nullptr && !waiter.caller.expired()) waiter.done(found);
+  });
+}
+
+bool Resolver::hasPlace(const For& whose) const {
+  size_t all = 0, of_user = 0, of_task = 0;
+  for (const Lookup& each : lookups_) {
+    if (each.begun) continue;
+    ++all;
+    of_user += each.uid == whose.uid;
+    of_task += each.session == whose.session;
   }
-  if (waiting_ >= kWaitingMax) {
-    boost::asio::post(io_, [self = self_, done = std::move(done)] {
-      if (*self != nullptr)
-        done(base::fail(base::Code::resourceExhausted, "too many names wait to be resolved"));
-    });
-    return;
+  return all < kWaitingMax && of_user < kWaitingOfUserMax && of_task < kWaitingOfTaskMax;
+}
+
+uint32_t Resolver::begunOf(uint32_t uid) const {
+  return static_cast<uint32_t>(std::count_if(
+      lookups_.begin(), lookups_.end(),
+      [uid](const Lookup& each) { return each.begun && each.uid == uid; }));
+}
+
+bool Resolver::mayBegin(const Lookup& lookup) const {
+  const auto of_task = std::count_if(lookups_.begin(), lookups_.end(), [&](const Lookup& each) {
+    return each.begun && each.session == lookup.session;
+  });
+  const uint32_t free = kThreads - at_work_;
+  return 2 * static_cast<uint32_t>(of_task) < free && begunOf(lookup.uid) < free;
+}
+
+void Resolver::next() {
+  while (at_work_ < kThreads) {
+    std::erase_if(lookups_,
+                  [](const Lookup& each) { return !each.begun && !isWanted(each.waiters); });
+    auto best = lookups_.end();
+    for (auto at = lookups_.begin(); at != lookups_.end(); ++at)
+      if (!at->begun && mayBegin(*at) &&
+          (best == lookups_.end() || begunOf(at->uid) < begunOf(best->uid)))
+        best = at;
+    if (best == lookups_.end()) return;
+    begin(best);
   }
-  ++waiting_;
-  boost::asio::post(threads_, [&io = io_, self = self_, host, done = std::move(done)]() mutable {
-    Addresses found = lookUp(host);
-    boost::asio::post(io, [self, found = std::move(found), done = std::move(done)]() mutable {
-      if (*self == nullptr) return;
-      --(*self)->waiting_;
-      done(std::move(found));
+}
+
+void Resolver::begin(Lookups::iterator lookup) {
+  lookup->begun = true;
+  ++at_work_;
+  boost::asio::post(threads_, [&io = io_, self = self_, look_up = look_up_, host = lookup->host,
+                               lookup] {
+    Addresses found = look_up(host);
+    boost::asio::post(io, [self, lookup, found = std::move(found)] {
+      if (*self != nullptr) (*self)->finish(lookup, found);
     });
   });
+}
+
+void Resolver::finish(Lookups::iterator lookup, const Addresses& found) {
+  const auto self = self_;
+  const std::vector<Waiter> waiters = std::move(lookup->waiters);
+  lookups_.erase(lookup);
+  --at_work_;
+  next();
+  for (const Waiter& each : waiters)
+    if (*self != nullptr && !each.caller.expired()) each.done(found);
 }
 
 }  // namespace mayfly::vault

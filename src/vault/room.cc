@@ -64,6 +64,7 @@ constexpr KnownCall kCalls[] = {
     {"lseek", allow},
     {"close", allow},
     {"dup", allow},
+    {"dup3", allow},
     {"fcntl", someOptions},
     {"ioctl", someOptions},
     {"pipe2", allow},

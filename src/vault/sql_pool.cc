@@ -194,7 +194,9 @@ void SqlPools::connect(Waiting wish) {
     });
     return;
   }
-  resolver_.resolve(target->host,
+  // As long as the pools live: the wish's share is given back whatever becomes of its caller.
+  const Resolver::For whose{wish.whose.session, wish.whose.uid, self_};
+  resolver_.resolve(target->host, whose,
                     [this, wish = std::move(wish)](Result<std::vector<config::Address>> found) {
                       if (found) return connectTo(wish, *found);
                       wish.got(base::fail(std::move(found).error()));

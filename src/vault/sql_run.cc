@@ -119,24 +119,28 @@ void SqlRun::query() {
   std::vector<PgParam> params;
   for (size_t i = 0; i < ask_.params.size(); ++i)
     params.push_back({oidOf(action().params[i].type), ask_.params[i]});
-  (*lease_)->run(action().statement, params, this, then(&SqlRun::commit));
+  (*lease_)->run(action().statement, params, action().bytes_max, this, then(&SqlRun::commit));
 }
 
 base::Status SqlRun::onColumns(std::vector<ColumnOf> columns) {
   return writer_.begin(std::move(columns));
 }
 
+base::Status SqlRun::tooMuch(const char* key, std::string what) {
+  refusal_ = {Code::invalidArgument,     413, rule(key), "the answer has more than " + what,
+              "Ask for less at a time.", 0};
+  return base::fail(refusal_->error());
+}
+
+base::Status SqlRun::onLargeRow() {
+  return tooMuch("bytes_max", fmt::format("{} bytes", action().bytes_max));
+}
+
 base::Status SqlRun::onRow(const std::vector<Cell>& cells, bool& more) {
   writer_.row(cells);
   const uint64_t bytes = line_.answer_bytes + writer_.pending();
-  const auto tooMuch = [&](const char* key, std::string what) {
-    refusal_ = {Code::invalidArgument,     413, rule(key), "the answer has more than " + what,
-                "Ask for less at a time.", 0};
-    return base::fail(refusal_->error());
-  };
   if (writer_.rows() > rows_max_) return tooMuch("rows_max", fmt::format("{} rows", rows_max_));
-  if (bytes > action().bytes_max)
-    return tooMuch("bytes_max", fmt::format("{} bytes", action().bytes_max));
+  if (bytes > action().bytes_max) return onLargeRow();
   if (!action().read_only || writer_.pending() < kPieceBytes) return base::Unit{};
   if (!flow_->begun()) flow_->head(200, headersOf(ask_.format), -1);
   MAYFLY_CHECK(give());

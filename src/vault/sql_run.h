@@ -39,6 +39,7 @@ class SqlRun final : public Run, public FlowEvents, public PgConnection::RowSink
   // RowSink
   base::Status onColumns(std::vector<ColumnOf> columns) override;
   base::Status onRow(const std::vector<Cell>& cells, bool& more) override;
+  base::Status onLargeRow() override;
 
  private:
   SqlRun(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line, Ask ask,
@@ -58,6 +59,7 @@ class SqlRun final : public Run, public FlowEvents, public PgConnection::RowSink
   void ended();
   void replay(const Outcome& outcome);
   base::Status give();
+  base::Status tooMuch(const char* key, std::string what);
   void fail(broker::Refusal why, std::string_view outcome = "failed");
   void settle(bool doubt);
   static void giveBack(std::unique_ptr<SqlPools::Lease> lease);

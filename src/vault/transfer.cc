@@ -108,17 +108,21 @@ TlsSessions::~TlsSessions() {
 }
 CURLSH* TlsSessions::share() { return tls_sessions; }
 
-Transfer::Transfer(CurlLoop& loop, TransferSpec spec, TransferEvents& events)
-    : loop_(loop), spec_(std::move(spec)), events_(events), easy_(::curl_easy_init()) {}
+Transfer::Transfer(CurlLoop& loop, Resolver& resolver, TransferSpec spec, TransferEvents& events)
+    : loop_(loop),
+      resolver_(resolver),
+      spec_(std::move(spec)),
+      events_(events),
+      easy_(::curl_easy_init()) {}
 
 Transfer::~Transfer() {
   if (added_) loop_.remove(easy_);
   ::curl_easy_cleanup(easy_);
 }
 
-Result<std::unique_ptr<Transfer>> Transfer::start(CurlLoop& loop, TransferSpec spec,
-                                                  TransferEvents& events) {
-  std::unique_ptr<Transfer> self(new Transfer(loop, std::move(spec), events));
+Result<std::unique_ptr<Transfer>> Transfer::start(CurlLoop& loop, Resolver& resolver,
+                                                  TransferSpec spec, TransferEvents& events) {
+  std::unique_ptr<Transfer> self(new Transfer(loop, resolver, std::move(spec), events));
   MAYFLY_CHECK(self->prepare());
   return self;
 }
@@ -131,6 +135,10 @@ base::Status Transfer::prepare() {
     list_[i].next = i + 1 < list_.size() ? &list_[i + 1] : nullptr;
   }
   set();
+  return add();
+}
+
+base::Status Transfer::add() {
   MAYFLY_CHECK(loop_.add(easy_, [this](CURLcode code) { finished(code); }));
   added_ = true;
   return base::Unit{};
@@ -148,7 +156,6 @@ void Transfer::set() {
   option(CURLOPT_NETRC, static_cast<long>(CURL_NETRC_IGNORED));
   option(CURLOPT_FOLLOWLOCATION, 0L);
   option(CURLOPT_NOSIGNAL, 1L);
-  option(CURLOPT_QUICK_EXIT, 1L);  // else the loop waits for a name that is being resolved
   option(CURLOPT_BUFFERSIZE, kBufferBytes);
   option(CURLOPT_DNS_CACHE_TIMEOUT, kNamesKeptSeconds);
   option(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
@@ -170,6 +177,10 @@ void Transfer::set() {
     option(CURLOPT_CAINFO, kHostCaFile);
     option(CURLOPT_CAPATH, static_cast<char*>(nullptr));
     option(CURLOPT_CA_CACHE_TIMEOUT, kCaCacheSeconds);
+  }
+  if (!config::parseAddress(spec_.host)) {
+    option(CURLOPT_RESOLVER_START_FUNCTION, &Transfer::beforeLookup);
+    option(CURLOPT_RESOLVER_START_DATA, this);
   }
   option(CURLOPT_OPENSOCKETFUNCTION, &Transfer::openSocket);
   option(CURLOPT_OPENSOCKETDATA, this);
@@ -196,6 +207,44 @@ void Transfer::set() {
   }
   option(CURLOPT_CUSTOMREQUEST, spec_.method.c_str());
   option(CURLOPT_HTTPHEADER, list_.empty() ? nullptr : list_.data());
+}
+
+// libcurl has neither a kept connection nor the name's addresses, and would start a thread for it.
+int Transfer::beforeLookup(void*, void*, void* self) {
+  auto& transfer = *static_cast<Transfer*>(self);
+  transfer.needs_name_ = !transfer.asked_;
+  return 1;
+}
+
+void Transfer::lookUp() {
+  loop_.remove(easy_);
+  added_ = false;
+  asked_ = true;
+  lookup_timer_.emplace(loop_.io(), std::chrono::milliseconds(spec_.connect_ms_max));
+  lookup_timer_->async_wait([this, alive = std::weak_ptr<const void>(alive_)](
+                                boost::system::error_code failed) {
+    if (failed || alive.expired()) return;
+    alive_.reset();
+    events_.onEnd(Failure::time, "its name was not resolved in time");
+  });
+  resolver_.resolve(spec_.host, {spec_.session, spec_.uid, alive_},
+                    [this](const Resolver::Addresses& found) { onAddresses(found); });
+}
+
+// libcurl keeps them as if it had resolved the name itself.
+void Transfer::onAddresses(const Resolver::Addresses& found) {
+  lookup_timer_.reset();
+  alive_.reset();
+  if (!found) return events_.onEnd(Failure::resolve, found.error().message);
+  if (found->empty()) return events_.onEnd(Failure::resolve, "its name has no address");
+  name_ = "+" + spec_.host + ":" + std::to_string(spec_.port) + ":";
+  for (const config::Address& each : *found) {
+    if (name_.back() != ':') name_ += ',';
+    name_ += "[" + config::formatAddress(each) + "]";
+  }
+  name_list_.data = name_.data();
+  ::curl_easy_setopt(easy_, CURLOPT_RESOLVE, &name_list_);
+  if (auto added = add(); !added) events_.onEnd(Failure::resolve, added.error().message);
 }
 
 curl_socket_t Transfer::openSocket(void* self, curlsocktype, curl_sockaddr* address) {
@@ -298,6 +347,7 @@ void Transfer::resume() {
 }
 
 void Transfer::finished(CURLcode code) {
+  if (std::exchange(needs_name_, false)) return lookUp();
   if (spec_.connect_only && code == CURLE_OK) keepSocket();
   loop_.remove(easy_);  // closes a connection that is connected only
   added_ = false;

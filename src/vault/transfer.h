@@ -2,8 +2,10 @@
 // either side may pause.
 //
 // The peer's address is checked before each socket is opened and again before the request is sent,
-// also on a kept connection that another action has opened. Nothing comes from the environment: no
-// proxy, no .netrc, no cookies. A redirect is an answer like any other.
+// also on a kept connection that another action has opened. libcurl resolves no name: when it needs
+// one, the transfer stops before anything is sent, asks the resolver, and begins again with its
+// answer. Nothing comes from the environment: no proxy, no .netrc, no cookies. A redirect is an
+// answer like any other.
 //
 // Layer: vault. One thread. No KJ.
 #pragma once
@@ -14,15 +16,19 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include <boost/asio/steady_timer.hpp>
+
 #include "base/fd.h"
 #include "base/result.h"
 #include "config/network.h"
 #include "vault/curl_loop.h"
+#include "vault/resolver.h"
 #include "vault/secret.h"
 
 namespace mayfly::vault {
@@ -45,6 +51,10 @@ struct TransferSpec {
   std::string method;
   MaybeSecret url;                   // may hold a secret in its query
   std::vector<MaybeSecret> headers;  // "name: value"
+  std::string host;                  // of the URL, without brackets
+  uint16_t port = 443;
+  uint64_t session = 0;  // whose lookup of the host's name it is
+  uint32_t uid = 0;
   bool tls = true;
   int64_t body_bytes = 0;     // -1: of unknown length
   bool connect_only = false;  // a TCP connection for others to use
@@ -80,8 +90,8 @@ class Transfer {
   static constexpr size_t kHeadBytesMax = 64u << 10, kHeadersMax = 256;
 
   // Events begin in a later turn. `events` outlives the transfer.
-  static base::Result<std::unique_ptr<Transfer>> start(CurlLoop& loop, TransferSpec spec,
-                                                       TransferEvents& events);
+  static base::Result<std::unique_ptr<Transfer>> start(CurlLoop& loop, Resolver& resolver,
+                                                       TransferSpec spec, TransferEvents& events);
   // Its connection is closed unless the answer was whole. Not from within onHead, onData, onWanted.
   ~Transfer();
 
@@ -91,9 +101,13 @@ class Transfer {
   base::Fd takeSocket() { return std::move(socket_); }
 
  private:
-  Transfer(CurlLoop& loop, TransferSpec spec, TransferEvents& events);
+  Transfer(CurlLoop& loop, Resolver& resolver, TransferSpec spec, TransferEvents& events);
   base::Status prepare();
+  base::Status add();
   void set();
+  static int beforeLookup(void*, void*, void* self);
+  void lookUp();
+  void onAddresses(const Resolver::Addresses& found);
   static curl_socket_t openSocket(void* self, curlsocktype, curl_sockaddr* address);
   static int beforeRequest(void* self, char* peer, char*, int, int);
   static size_t onHeader(char* bytes, size_t size, size_t count, void* self);
@@ -105,11 +119,17 @@ class Transfer {
   void keepSocket();
 
   CurlLoop& loop_;
+  Resolver& resolver_;
   TransferSpec spec_;
   TransferEvents& events_;
   std::vector<curl_slist> list_;  // libcurl reads the headers where they are locked
   CURL* easy_;
   bool added_ = false;
+  bool needs_name_ = false, asked_ = false;
+  std::string name_;  // the host's addresses, as libcurl reads them
+  curl_slist name_list_{};
+  std::optional<boost::asio::steady_timer> lookup_timer_;
+  std::shared_ptr<const void> alive_ = std::make_shared<char>();  // ends the lookup
   bool address_refused_ = false, address_allowed_ = false;
   bool head_told_ = false, in_head_ = false;
   size_t head_bytes_ = 0;

@@ -60,12 +60,16 @@ broker::Decision<base::Unit> TunnelRun::readHello(std::string_view bytes) {
 
 broker::Decision<base::Unit> TunnelRun::connect() {
   TransferSpec spec{"CONNECT", fmt::format("http://{}:{}/", host_, port_), {}};
+  spec.host = host_;
+  spec.port = port_;
+  spec.session = session();
+  spec.uid = line_.uid;
   spec.tls = false;  // the box's own TLS goes through
   spec.connect_only = true;
   spec.connect_ms_max = rules().connect_ms_max;
   spec.allows = [policy = ask_.policy, named = &rules().allow_addresses](
                     const config::Address& address) { return broker::isAllowed(address, *named); };
-  auto started = Transfer::start(hub_.curl, std::move(spec), *this);
+  auto started = Transfer::start(hub_.curl, hub_.resolver, std::move(spec), *this);
   if (!started) return broker::refuse(refusalOf(started.error(), ask_.rule()));
   connecting_ = std::move(*started);
   return base::Unit{};

@@ -17,6 +17,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 
 #include "base/clock.h"
@@ -133,9 +134,27 @@ class Vault {
         return hub_.audit.reopen(std::move(fd));
       case wire::SecretMessage::Kind::front:
         front_.reset();  // its calls end
-        front_.emplace(port_, std::move(fd), callsFace(faces_), [] {});
+        front_.emplace(port_, std::move(fd), callsFace(faces_),
+                       [this, link = front_link_ = message.link] { frontLost(link); });
         return;
     }
+  }
+
+  // The front has died, or the link alone has broken: then the supervisor makes another. Closed on
+  // our side, so that the front sees that, too.
+  void frontLost(uint64_t link) {
+    boost::asio::post(io_, [this, link] {
+      if (link != front_link_ || !front_) return;
+      front_.reset();
+      wire::VaultNote note;
+      note.kind = wire::VaultNote::Kind::frontLost;
+      note.link = link;
+      tell(note);
+    });
+  }
+
+  void tell(const wire::VaultNote& note) {
+    (void)base::sendMessage(base::FdView(supervisor_.native_handle()), base::bytesOf(note), {});
   }
 
   void takeSecret(const std::string& name, base::FdView fd) {
@@ -166,7 +185,7 @@ class Vault {
     } else {
       load(std::move(*policy), *text);
     }
-    (void)base::sendMessage(base::FdView(supervisor_.native_handle()), base::bytesOf(note), {});
+    tell(note);
   }
 
   void load(config::Policy policy, const std::string& text) {
@@ -207,6 +226,7 @@ class Vault {
   Descriptor supervisor_;
   boost::asio::steady_timer look_;
   std::optional<RpcLink> daemon_, front_;
+  uint64_t front_link_ = 0;
 };
 
 base::Status prepareLibraries() {

@@ -87,6 +87,7 @@ Checked check(VaultNote& note, size_t bytes, size_t fds) {
     switch (kind) {
       case policyLoaded:
       case policyRefused:
+      case frontLost:
         return 0;
     }
     return -1;

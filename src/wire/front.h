@@ -70,7 +70,7 @@ struct LinkRequest {
   Kind kind{};
 };
 
-// supervisor -> front: its end of the Calls link (SOCK_STREAM) to a new vault. The link before it, if
+// supervisor -> front: its end of a new Calls link (SOCK_STREAM) to the vault. The link before it, if
 // there was one, has ended.
 struct FrontMessage {
   enum class Kind : uint16_t { vault = 1 };
@@ -87,13 +87,14 @@ struct SecretMessage {
     secret = 2,  // one secret's bytes: a file, or the pipe of a command
     failed = 3,  // no descriptor: the source cannot be read; `text` says why. An old value stays
     audit = 4,   // the file of the audit lines from now on
-    front = 5,   // the vault's end of the Calls link of a new front
+    front = 5,   // the vault's end of a new Calls link
   };
   uint32_t magic = kBrokerMagic;
   uint16_t version = kBrokerVersion;
   Kind kind{};
+  uint64_t link = 0;    // front: the link's number
   char name[64] = {};   // secret, failed
-  char text[440] = {};  // failed: for people
+  char text[432] = {};  // failed: for people
 };
 
 // vault -> supervisor.
@@ -101,10 +102,12 @@ struct VaultNote {
   enum class Kind : uint16_t {
     policyLoaded = 1,
     policyRefused = 2,  // `text`: file, line, key and reason; the old one stays in force
+    frontLost = 3,      // the Calls link `link` has ended
   };
   uint32_t magic = kBrokerMagic;
   uint16_t version = kBrokerVersion;
   Kind kind{};
+  uint64_t link = 0;
   char text[496] = {};  // for people
 };
 
@@ -114,6 +117,6 @@ static_assert(std::is_trivially_copyable_v<LinkEvent> && sizeof(LinkEvent) == 51
 static_assert(std::is_trivially_copyable_v<LinkRequest> && sizeof(LinkRequest) == 8);
 static_assert(std::is_trivially_copyable_v<FrontMessage> && sizeof(FrontMessage) == 8);
 static_assert(std::is_trivially_copyable_v<SecretMessage> && sizeof(SecretMessage) == 512);
-static_assert(std::is_trivially_copyable_v<VaultNote> && sizeof(VaultNote) == 504);
+static_assert(std::is_trivially_copyable_v<VaultNote> && sizeof(VaultNote) == 512);
 
 }  // namespace mayfly::wire

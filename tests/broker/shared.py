@@ -1,5 +1,7 @@
 """Parts that need no broker and no RPC: tests/e2e uses them, too."""
+import ctypes
 import glob
+import os
 import pathlib
 import pwd
 import shutil
@@ -31,6 +33,29 @@ def memory_holds(pid, needles):
             except (OSError, ValueError, OverflowError):
                 continue
             found |= {n for n in needles if n in data}
+    return found
+
+
+# pidfd_open and pidfd_getfd: Python 3.11 knows the first alone.
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+PIDFD_GETFD = 438
+
+
+def links_of(pid):
+    """Copies of the process's ends of unix socket pairs, by their types. To shut one down breaks the process's own."""
+    found = {socket.SOCK_STREAM: [], socket.SOCK_SEQPACKET: []}
+    process = os.pidfd_open(pid)
+    for number in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
+        copy = _syscall(PIDFD_GETFD, process, number, 0)
+        if copy < 0:
+            continue  # closed meanwhile
+        try:
+            end = socket.socket(fileno=copy)
+            if end.family == socket.AF_UNIX and not end.getsockname() and not end.getpeername() and end.type in found:
+                found[end.type].append(end)
+        except OSError:  # no socket, or one that listens
+            pass
+    os.close(process)
     return found
 
 

@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -9,7 +10,7 @@ import pytest
 
 from harness import FRONT_DOWN, FRONT_UP, POLICY_LOADED, POLICY_REFUSED, VAULT_UP
 from policies import CANARY, SECRETS, http
-from shared import await_true, memory_holds
+from shared import await_true, links_of, memory_holds
 
 HOSTS = {"api.test": "127.0.0.1"}
 MINT = """
@@ -185,6 +186,37 @@ def test_a_killed_front_is_replaced(broker):
     broker.await_events(FRONT_DOWN, FRONT_UP)
     session.open_door()
     assert session.ask("GET", "/cap/api/x")[0] == 200
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR], ids=["read", "write", "both"])
+def test_a_link_of_front_and_vault_that_breaks_is_made_anew_and_both_live(make_broker, serve, how):
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def answer(r):
+        if r.path == "/held":
+            arrived.set()
+            go_on.wait(20)
+        r.reply(body=b"hello")
+
+    api = serve(answer)
+    broker = make_broker(SECRETS + http("api", "api.test", api.port), {"key": CANARY}, HOSTS)
+    session = broker.session("api")
+    held = session.connection()
+    held.request("GET", "/cap/api/held")
+    assert arrived.wait(10)
+    [link] = links_of(broker.pids["front"])[socket.SOCK_STREAM]
+    link.shutdown(how)
+    answered = held.getresponse()
+    assert answered.status == 502 and json.loads(answered.read())["error"]["rule"] == "front.vault"
+    await_true(lambda: session.ask("GET", "/cap/api/x")[0] == 200, 5)
+    go_on.set()
+    assert session.ask("GET", "/cap/api/x")[0] == 200
+    await_true(lambda: broker.status().calls == 0)
+    assert all(os.path.exists(f"/proc/{pid}") for pid in broker.pids.values())
+    assert [kind for kind, _ in broker.events].count(FRONT_UP) == 1
+    broker.link.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        broker.take_event()
 
 
 def test_front_and_vault_die_with_their_supervisor(broker):

@@ -57,6 +57,8 @@ ACTIONS = [
     action("sneaky", "insert into log values ($1) returning text", [TEXT]),
     action("add", "insert into log values ($1) returning text", [TEXT], read_only="false"),
     action("twice", "select 1 as a, 2 as a"),
+    action("large", "select repeat('x', $1::int4) as text", [{"name": '"bytes"', "type": '"integer"'}], bytes_max='"1MiB"',
+           time='"60s"'),
     action("leak", "select set_config('app.task', $1, false)", [TEXT]),
     action("leaked", "select coalesce(current_setting('app.task', true), '') as text"),
 ]
@@ -126,6 +128,21 @@ def test_a_slow_statement_ends_at_its_time(broker, postgres):
     assert status == 504 and time.monotonic() - began < 5
     await_true(lambda: postgres.sql("select count(*) from pg_stat_activity where query like '%pg_sleep%' "
                                     "and pid <> pg_backend_pid() and state = 'active'") == "0")
+
+
+def test_a_row_takes_no_more_memory_than_the_answer_may_have(broker):
+    def peak_bytes():
+        status = pathlib.Path(f"/proc/{broker.pids['vault']}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+    session = broker.session("large")
+    status, _, body = ask(session, "large", {"bytes": 1_048_000})
+    assert status == 200 and len(json.loads(body)[0]["text"]) == 1_048_000
+    before = peak_bytes()
+    status, error = session.refusal("POST", "/sql/large", b'{"bytes": 200000000}')
+    assert (status, error["rule"]) == (413, "sql.large.bytes_max")
+    assert peak_bytes() - before < 16 << 20
+    assert ask(session, "large", {"bytes": 3})[::2] == (200, b'[{"text":"xxx"}]\n')
 
 
 def test_many_rows_flow(broker):

@@ -6,9 +6,13 @@ import os
 import pathlib
 import signal
 import socket
+import sys
 
 import pytest
-from test_lifecycle import GONE_SECONDS_MAX, await_that, comm, daemons, family, slow  # noqa: F401 (a fixture)
+from test_lifecycle import GONE_SECONDS_MAX, TOP, await_that, comm, daemons, family, slow  # noqa: F401 (a fixture)
+
+sys.path.append(str(TOP / "tests/broker"))
+from shared import links_of  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
 TICKET = """
@@ -25,6 +29,21 @@ def mint():
     tcp.request("POST", "/mint/ticket")
     print(json.loads(tcp.getresponse().read())["credential"], flush=True)
 mint()
+"""
+# A credential for each line, however long the broker takes.
+MINT_AGAIN = """
+import http.client, sys, time
+for line in sys.stdin:
+    status = 0
+    while status != 200:
+        try:
+            tcp = http.client.HTTPConnection("127.0.0.1", timeout=20)
+            tcp.request("POST", "/mint/ticket")
+            status = tcp.getresponse().status
+        except (OSError, http.client.HTTPException):
+            pass
+        time.sleep(0.05)
+    print(status, flush=True)
 """
 
 
@@ -132,6 +151,31 @@ def test_without_the_supervisor_tasks_go_on_and_grants_are_unavailable(start):
     assert daemon.cli.run("-c", "print(1)")["stdout"] == "1\n"
     said, errors = task.communicate(timeout=60)
     assert task.returncode == 0 and b"is gone" in errors, (said, errors)
+
+
+def test_a_link_of_the_broker_that_breaks_costs_calls_and_no_task(start):
+    daemon = start(TICKET + "live_max = 1000\n")
+    task = daemon.cli.start("run", "--stdin", "--grant", "ticket", "-c", MINT_AGAIN)
+
+    def mints():
+        task.stdin.write(b"\n")
+        task.stdin.flush()
+        return task.stdout.readline() == b"200\n"
+
+    def links(verb):
+        [pid] = [pid for pid in broker_of(daemon)
+                 if pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1] == verb]
+        return [end for kind in links_of(pid).values() for end in kind]
+
+    assert mints()
+    for verb in (b"front", b"vault"):
+        for number in range(3):
+            assert len(links(verb)) == 3
+            links(verb)[number].shutdown(socket.SHUT_RDWR)
+            assert mints(), (verb, number)
+    task.stdin.close()
+    assert task.wait(60) == 0
+    await_that(lambda: works(daemon), "the next task")
 
 
 def test_a_killed_daemon_takes_the_broker_along(start):

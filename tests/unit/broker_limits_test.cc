@@ -248,6 +248,35 @@ TEST(Limits, WhatIsHeldIsBounded) {
   EXPECT_LE(limits.held(), 10u);
 }
 
+TEST(Limits, AUserWhoNamesManyTenantsLeavesOthersRoom) {
+  const Grant api = grantOf("api");
+  Limits limits(api.policy->bounds, 400);
+  uint64_t session = 1;
+  // The action's own rate refuses most; the tenant's use is held all the same.
+  const auto ask = [&](uint32_t uid, const std::string& tenant) {
+    auto call = limits.begin({session, uid, tenant}, api, 0);
+    if (call) limits.end(*call);
+    limits.forget(session++);
+    return ruleOf(call);
+  };
+  const auto tenantsOf = [&](uint32_t uid, int asked) {
+    const size_t before = limits.held();
+    for (int i = 0; i < asked; ++i) ask(uid, "t" + std::to_string(i));
+    return limits.held() - before;
+  };
+  EXPECT_LE(tenantsOf(1, 1'000), 101u) << "a quarter, and the action's own";
+  EXPECT_EQ(ask(1, "one more"), "503 bounds");
+  EXPECT_NE(ask(1, "t0"), "503 bounds") << "a known one needs no room";
+  for (uint32_t uid : {2, 3, 4, 5}) EXPECT_LE(tenantsOf(uid, 1'000), 100u);
+  EXPECT_EQ(tenantsOf(6, 10), 10u) << "the last quarter is for those who have few";
+  EXPECT_EQ(tenantsOf(7, 1'000), 16u);
+  EXPECT_LE(limits.held(), 400u);
+  // A use that equals a new one goes, and is no more counted.
+  auto late = limits.begin({session, 1, "one more"}, api, 1'000 * kSecond);
+  ASSERT_TRUE(late) << late.error().rule;
+  EXPECT_LE(limits.held(), 3u);
+}
+
 TEST(Limits, PastCallsOfTheJournalCount) {
   const Grant api = grantOf("api");
   Limits limits(api.policy->bounds);

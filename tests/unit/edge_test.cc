@@ -379,6 +379,18 @@ TEST(GatheringStream, AFailureShowsAtALaterWriteAndAtThoseThatWait) {
   EXPECT_EQ(typeOf(1), kj::Exception::Type::DISCONNECTED);
 }
 
+TEST(GatheringStream, AWriteThatFailsEndsTheReadingOnBothSides) {
+  Rig rig;
+  auto [ours, theirs] = sockets();
+  auto stream = gatheringStream(*rig.port, asioStream(*rig.port, std::move(ours)));
+  char got[8];
+  auto reading = stream->tryRead(got, 1, sizeof got);
+  ::shutdown(theirs.get(), SHUT_RD);  // it lives, and takes nothing more
+  auto writing = stream->write("x", 1).eagerlyEvaluate([](kj::Exception&&) {});
+  EXPECT_EQ(rig.get(kj::mv(reading)), 0u);
+  EXPECT_EQ(::recv(theirs.get(), got, sizeof got, MSG_DONTWAIT), 0);
+}
+
 TEST(GatheringStream, ItsEndInTheMiddleOfATurnHarmsNobody) {
   Rig rig;
   auto [ours, theirs] = sockets();

@@ -5,14 +5,19 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sodium.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,6 +29,7 @@
 #include "base/clock.h"
 #include "edge/asio_port.h"
 #include "edge/convert.h"
+#include "vault/metered_socket.h"
 #include "vault/server.h"
 #include "vault/transfer.h"
 
@@ -154,6 +160,12 @@ paths = ["/**"]
 write = ["POST"]
 users = ["*"]
 allow_addresses = ["127.0.0.1"]
+[http.named]
+upstream = "http://localhost:@PORT@"
+plaintext = true
+paths = ["/**"]
+users = ["*"]
+allow_addresses = ["127.0.0.1"]
 [secrets.key]
 file = "/etc/key"
 [http.keyed]
@@ -229,7 +241,7 @@ class RunTest : public testing::Test {
 
   uint64_t session(uint32_t uid = 1'000) {
     auto opened = hub->book.open(
-        {{uid, ""}, 0, 1, {{"api", ""}, {"record", ""}, {"keyed", ""}, {"net", ""}}, {}});
+        {{uid, ""}, 0, 1, {{"api", ""}, {"record", ""}, {"keyed", ""}, {"named", ""}, {"net", ""}}, {}});
     EXPECT_TRUE(opened) << opened.error().message;
     const uint64_t number = (*opened)->number;
     EXPECT_TRUE(hub->book.activate(number, ++tasks_, base::monotonicNs() + 600'000'000'000));
@@ -487,6 +499,196 @@ TEST_F(RunTest, ATaskCannotAskWithoutEndWhatItHas) {
   for (int i = 0; i < 400; ++i) refused += describe(number) == 429;
   EXPECT_GT(refused, 50);
   EXPECT_EQ(describe(other), 0);
+}
+
+// --- names ----------------------------------------------------------------------------------
+
+// Names whose server does not answer before open() is called.
+class SlowNames {
+ public:
+  Resolver::Addresses lookUp(const std::string& host) {
+    if (host == "quick.test") return std::vector{*config::parseAddress("192.0.2.1")};
+    std::unique_lock lock(mutex_);
+    asked.push_back(host);
+    most = std::max(most, ++at_once_);
+    opened_.wait(lock, [this] { return open_; });
+    --at_once_;
+    return base::fail(base::Code::unavailable, "no answer");
+  }
+  void open() {
+    const std::lock_guard lock(mutex_);
+    open_ = true;
+    opened_.notify_all();
+  }
+  std::vector<std::string> asked;  // once all have been answered
+  uint32_t most = 0;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable opened_;
+  bool open_ = false;
+  uint32_t at_once_ = 0;
+};
+
+TEST(Resolver, NamesWithoutAnAnswerHoldUpThoseWhoChoseThem) {
+  boost::asio::io_context io;
+  SlowNames names;
+  Resolver resolver(io, [&names](const std::string& host) { return names.lookUp(host); });
+  auto alive = std::make_shared<int>(0);
+  uint32_t asked = 0, failed = 0, found = 0;
+  const auto ask = [&](uint64_t session, uint32_t uid, const std::string& host) {
+    ++asked;
+    resolver.resolve(host, {session, uid, alive}, [&](const Resolver::Addresses& got) {
+      got ? ++found : ++failed;
+    });
+  };
+  const auto until = [&](auto is) {
+    for (int i = 0; i < 2'000 && !is(); ++i) {
+      io.restart();
+      io.run_one_for(10ms);
+    }
+    return is();
+  };
+  const auto slow = [](uint64_t session, int i) { return fmt::format("{}-{}.test", session, i); };
+  for (int i = 0; i < 20; ++i) ask(1, 5, slow(1, i));
+  EXPECT_LT(resolver.atWork(), Resolver::kThreads / 2) << "one task's";
+  for (uint64_t session = 2; session < 6; ++session)
+    for (int i = 0; i < 20; ++i) ask(session, 5, slow(session, i));
+  EXPECT_EQ(resolver.atWork(), Resolver::kThreads / 2) << "one user's";
+  ask(7, 6, "quick.test");
+  EXPECT_TRUE(until([&] { return found == 1; }));
+  EXPECT_EQ(failed, 0u);
+
+  for (int i = 0; i < 3; ++i) ask(8, 7, "same.test");  // one lookup
+  for (uint32_t uid = 20; uid < 40; ++uid) ask(uid, uid, slow(uid, 0));
+  EXPECT_EQ(resolver.atWork(), Resolver::kThreads);
+  for (int i = 0; i < 100; ++i) ask(9, 8, slow(9, i));
+  EXPECT_TRUE(until([&] { return failed == 100 - Resolver::kWaitingOfTaskMax; }));
+
+  // Nobody asks for those whose caller has gone.
+  auto gone = std::make_shared<int>(0);
+  for (int i = 0; i < 10; ++i)
+    resolver.resolve(fmt::format("gone-{}.test", i), {99, 99, gone},
+                     [](const Resolver::Addresses&) { ADD_FAILURE(); });
+  gone.reset();
+  names.open();
+  EXPECT_TRUE(until([&] { return found + failed == asked; }));
+  EXPECT_EQ(resolver.atWork(), 0u);
+  EXPECT_LE(names.most, Resolver::kThreads);
+  EXPECT_EQ(std::count(names.asked.begin(), names.asked.end(), "same.test"), 1);
+  for (const std::string& each : names.asked) EXPECT_THAT(each, Not(HasSubstr("gone")));
+}
+
+// libcurl starts none.
+TEST_F(RunTest, NoThreadIsStartedForAName) {
+  const auto threads = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/task"), {});
+  };
+  const auto before = threads();
+  upstream->answers = [](const std::string&) {
+    return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"s;
+  };
+  const uint64_t number = session();
+  for (int i = 0; i < 3; ++i) {
+    Call& c = http(number, "named", "GET", "/x", 0);
+    EXPECT_TRUE(until([&] {
+      EXPECT_EQ(threads(), before);
+      return c.told->ended;
+    }));
+    EXPECT_EQ(c.told->body, "ok");
+  }
+  EXPECT_EQ(upstream->connections, 1u) << "a kept connection needs no name";
+}
+
+// --- a server that says more than it may ---------------------------------------------------------
+
+class Metered : public testing::Test {
+ protected:
+  void SetUp() override {
+    int pair[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+    server = base::Fd(pair[0]);
+    library = base::Fd(pair[1]);
+    auto made = MeteredSocket::replace(io, library.get(), [this] { ++over; });
+    ASSERT_TRUE(made) << made.error().message;
+    socket = std::move(*made);
+  }
+  std::string received(const base::Fd& at) {
+    std::string all, piece(1u << 20, 0);
+    for (int i = 0; i < 50; ++i) {
+      io.restart();
+      io.poll();
+      const ssize_t n = ::recv(at.get(), piece.data(), piece.size(), 0);
+      if (n > 0) all.append(piece, 0, static_cast<size_t>(n));
+      ended = n == 0;
+    }
+    return all;
+  }
+  // Returns how many bytes went.
+  size_t say(const base::Fd& from, const std::string& text) {
+    const ssize_t n = ::send(from.get(), text.data(), text.size(), MSG_NOSIGNAL);
+    return static_cast<size_t>(std::max<ssize_t>(n, 0));
+  }
+  boost::asio::io_context io;
+  base::Fd server, library;
+  std::shared_ptr<MeteredSocket> socket;
+  int over = 0;
+  bool ended = false;
+};
+
+TEST_F(Metered, BytesPassBothWaysWithinTheAllowance) {
+  socket->allow(10);
+  say(library, "SELECT 1");
+  EXPECT_EQ(received(server), "SELECT 1");
+  say(server, "0123456789");
+  EXPECT_EQ(received(library), "0123456789");
+  EXPECT_EQ(over, 0) << "not before there is more";
+  socket->allow(3);
+  say(server, "abcdef");
+  EXPECT_EQ(received(library), "abc");
+  EXPECT_EQ(over, 1);
+  socket->allow(100);
+  EXPECT_EQ(received(library), "");
+  EXPECT_EQ(over, 1);
+}
+
+TEST_F(Metered, AnyNumberOfBytesPassesInOrderPieceByPiece) {
+  socket->allow(UINT64_MAX);
+  std::string sent, got;
+  for (size_t i = 0; i < 3'000'000; ++i) sent += static_cast<char>(i * 31 % 251);
+  for (size_t at = 0; got.size() < sent.size() && at <= sent.size();) {
+    const size_t gone = say(server, sent.substr(at, 300'000));
+    at += gone;
+    const size_t before = got.size();
+    got += received(library);
+    ASSERT_TRUE(gone > 0 || got.size() > before);
+  }
+  EXPECT_TRUE(got == sent);
+}
+
+TEST_F(Metered, TheEndOfEachSideIsSeenAndLastWordsAreSent) {
+  socket->allow(100);
+  say(server, "bye");
+  ::shutdown(server.get(), SHUT_WR);
+  EXPECT_EQ(received(library), "bye");
+  EXPECT_TRUE(ended);
+  say(library, "X");
+  library.reset();
+  socket->close();
+  EXPECT_EQ(received(server), "X");
+  EXPECT_TRUE(ended);
+}
+
+TEST(MeteredSocket, ASocketThatDidNotConnectIsRefused) {
+  boost::asio::io_context io;
+  tcp::acceptor closed(io, tcp::endpoint(boost::asio::ip::address_v4::loopback(), 0));
+  const tcp::endpoint nobody = closed.local_endpoint();
+  closed.close();
+  base::Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  (void)::connect(fd.get(), nobody.data(), static_cast<socklen_t>(nobody.size()));
+  pollfd connecting{fd.get(), POLLOUT, 0};
+  ASSERT_EQ(::poll(&connecting, 1, 10'000), 1);
+  EXPECT_FALSE(MeteredSocket::replace(io, fd.get(), [] {}));
 }
 
 // --- connections to a database ------------------------------------------------------------------
