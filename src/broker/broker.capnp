@@ -77,9 +77,11 @@ interface Calls {
   describe @0 (session :UInt64) -> (json :Text, error :Error);
   # What the session has, for people and models: `GET /`.
 
-  http @1 (session :UInt64, request :HttpRequest, down :Down) -> (up :Up, error :Error);
+  http @1 (session :UInt64, request :HttpRequest, down :Down) -> (up :Up, error :Error, answer :Answer);
   # /cap/NAME/... The vault calls `down.head` once, `down.write` any number of times, then `down.end`.
-  # An `error` here means that `down` is never called.
+  # An `error` or `answer` here means that `down` is never called. A request without a body returns once
+  # its answer has begun: as `answer` if it is whole by then. Until it returns, to drop the call is to
+  # give it up.
 
   sql @2 (session :UInt64, name :Text, params :List(Param), csv :Bool, down :Down, step :Text) -> (error :Error);
   # /sql/NAME. The answer's body flows through `down` like an upstream's. `step`: the header
@@ -96,7 +98,8 @@ interface Calls {
   # reads a whole ClientHello; if its SNI is `host`, its bytes are the first `up.write`, else there is
   # none and `up` is dropped. `down.head` is not called.
 
-  proxy @6 (session :UInt64, request :HttpRequest, authority :Text, down :Down) -> (up :Up, error :Error);
+  proxy @6 (session :UInt64, request :HttpRequest, authority :Text, down :Down)
+    -> (up :Up, error :Error, answer :Answer);
   # Absolute-form `http://AUTHORITY/...`: upgraded to https.
 }
 
@@ -109,6 +112,13 @@ struct HttpRequest {
 }
 
 struct Header { name @0 :Text; value @1 :Text; }
+
+struct Answer {  # a whole one
+  status @0 :UInt16;
+  headers @1 :List(Header);
+  bodyBytes @2 :Int64;
+  data @3 :Data;
+}
 
 struct Param {
   name @0 :Text;

@@ -147,13 +147,18 @@ kj::Promise<void> Exchange::http() {
     fill(request.initRequest());
     request.setDown(kj::mv(KJ_ASSERT_NONNULL(down_)));
     down_ = nullptr;
-    auto sent = request.send();
-    return sent.then([this](auto&& answer) -> kj::Promise<void> {
+    const bool bodiless = c_.request_.body == Request::Body::none;
+    auto answered = request.send().then([this, bodiless](auto&& answer) -> kj::Promise<void> {
+      if (answer.hasAnswer()) return onAnswered(answer.getAnswer());
       onReturn(answer.getError());
       if (!done_->isWaiting()) return kj::READY_NOW;
       up_ = answer.getUp();
+      if (bodiless) return kj::NEVER_DONE;  // the answer comes through `Down`
       return upload();
     });
+    if (!bodiless) return answered;
+    // Who goes before the answer gives the call up.
+    return answered.exclusiveJoin(c_.untilGone().then([this](After after) { finish(after); }));
   };
   const size_t bytes = c_.route_.target.size() + c_.door_.options.head_bytes_max / 4;
   if (c_.route_.kind == Kind::cap) return ask(calls_.httpRequest(sizeOf(bytes, 1)));
@@ -311,7 +316,7 @@ kj::Promise<void> Exchange::uploadTunnel() {
 
 // --- the answer ------------------------------------------------------------------
 
-kj::Promise<void> Exchange::onHead(schema::Down::HeadParams::Reader head) {
+bool Exchange::putHead(auto head) {
   const bool allowed = !answer_.begun() && !ended_ && c_.route_.kind != Kind::tunnel;
   std::vector<Field> fields;
   for (auto header : head.getHeaders())
@@ -323,13 +328,35 @@ kj::Promise<void> Exchange::onHead(schema::Down::HeadParams::Reader head) {
                                            : base::fail(base::Code::internal, "a second head");
   if (!text) {
     fail(badVault(text.error().message));
-    return KJ_EXCEPTION(FAILED, "the answer's head cannot be passed on");
+    return false;
   }
   c_.answering_ = true;
   c_.outbox_.put(*text);
+  return true;
+}
+
+kj::Promise<void> Exchange::onHead(schema::Down::HeadParams::Reader head) {
+  if (!putHead(head)) return KJ_EXCEPTION(FAILED, "the answer's head cannot be passed on");
   auto passed = head.getData().size() > 0 ? onWrite(head.getData()) : kj::READY_NOW;
   if (!head.getEnded() || !done_->isWaiting()) return passed;
   return onEnd({}).attach(kj::mv(passed));
+}
+
+// The whole answer in one message: it is written at once.
+kj::Promise<void> Exchange::onAnswered(schema::Answer::Reader answer) {
+  returned_ = true;
+  if (!putHead(answer)) return kj::READY_NOW;
+  ended_ = true;
+  std::string out;
+  if (!answer_.body(edge::view(answer.getData()), out) || !answer_.end(out)) {
+    fail(badVault("the vault's answer is malformed"));
+    return kj::READY_NOW;
+  }
+  c_.outbox_.put(out);
+  c_.outbox_.writeNow();
+  ending_ = c_.outbox_.written().then([this] { finish(answer_.after()); }).eagerlyEvaluate([](
+      kj::Exception&&) {});  // the outbox has told the connection
+  return kj::NEVER_DONE;
 }
 
 kj::Promise<void> Exchange::onWrite(capnp::Data::Reader data) {

@@ -41,6 +41,9 @@ class Exchange {
   void finish(Outcome outcome);
   void fail(Refusal refusal);  // a refusal while that is possible, else a reset
   void onReturn(schema::Error::Reader error);
+  kj::Promise<void> onAnswered(schema::Answer::Reader answer);
+  // False: the head is none that a client may see.
+  bool putHead(auto head);
 
   kj::Promise<void> call();
   kj::Promise<void> http();

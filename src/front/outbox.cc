@@ -3,6 +3,7 @@
 #include <kj/debug.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "front/gate.h"
 
@@ -14,9 +15,21 @@ void Outbox::put(std::string_view bytes) {
   pending_ += bytes;
   put_bytes_ += bytes.size();
   if (pumping_) return;
-  pumping_ = true;
+  pumping_ = waiting_ = true;
   // What the vault sent together is written together.
-  pump_ = endOfTurn(port_).then([this] { return pump(); }).eagerlyEvaluate([this](kj::Exception&&) {
+  run(endOfTurn(port_).then([this] {
+    waiting_ = false;
+    return pump();
+  }));
+}
+
+void Outbox::writeNow() {
+  if (failed_ || !std::exchange(waiting_, false)) return;
+  run(kj::evalNow([this] { return pump(); }));
+}
+
+void Outbox::run(kj::Promise<void> pumping) {
+  pump_ = pumping.eagerlyEvaluate([this](kj::Exception&&) {
     failed_ = true;
     stalled_since_.reset();
     waits_.clear();  // breaks the promises

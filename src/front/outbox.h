@@ -27,6 +27,8 @@ class Outbox {
   KJ_DISALLOW_COPY(Outbox);
 
   void put(std::string_view bytes);
+  // What was put is written without waiting for more.
+  void writeNow();
   // Resolves when all that was put has been written.
   kj::Promise<void> written();
   size_t unsent() const { return pending_.size() + writing_.size() - sent_; }
@@ -37,13 +39,16 @@ class Outbox {
 
  private:
   kj::Promise<void> pump();
+  void run(kj::Promise<void> pumping);
 
   kj::AsyncIoStream& stream_;
   edge::AsioPort& port_;
   kj::Function<void()> on_fault_;
   std::string pending_, writing_;
   size_t sent_ = 0;  // of writing_
-  bool pumping_ = false, begun_ = false, failed_ = false;
+  bool pumping_ = false;  // or about to
+  bool waiting_ = false;  // for the turn's end
+  bool begun_ = false, failed_ = false;
   std::optional<kj::TimePoint> stalled_since_;
   struct Wait {
     uint64_t until;

@@ -4,6 +4,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
@@ -21,45 +23,79 @@ std::string auditTime(uint64_t ms) {
   return fmt::format("{}.{:03}Z", text, ms % 1'000);
 }
 
+// As JSON. Most texts have nothing to escape.
+void put(std::string& out, const char* key, std::string_view text) {
+  const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
+    return c >= ' ' && c <= '~' && c != '"' && c != '\\';
+  });
+  using Json = nlohmann::json;
+  const std::string quoted =
+      plain ? fmt::format("\"{}\"", text)
+            : Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+  fmt::format_to(std::back_inserter(out), "{}\"{}\":{}", out.empty() ? '{' : ',', key, quoted);
+}
+void put(std::string& out, const char* key, uint64_t number) {
+  fmt::format_to(std::back_inserter(out), ",\"{}\":{}", key, number);
+}
+
 }  // namespace
 
 std::string textOf(const AuditLine& line) {
-  nlohmann::ordered_json out;
-  out["time"] = auditTime(line.time_ms);
-  out["user"] = line.uid;
-  out["tenant"] = base::printable(line.tenant, kTextBytesMax);
-  out["task"] = line.task;
-  out["epoch"] = line.epoch;
-  out["kind"] = line.kind;
-  out["action"] = base::printable(line.action, kTextBytesMax);
-  out["target"] = base::printable(line.target, kTargetBytesMax);
-  out["outcome"] = line.outcome;
-  if (!line.rule.empty()) out["rule"] = base::printable(line.rule, kTextBytesMax);
-  if (line.status != 0) out["status"] = line.status;
-  out["request_bytes"] = line.request_bytes;
-  out["answer_bytes"] = line.answer_bytes;
-  out["duration_us"] = line.duration_us;
-  if (line.refused_before != 0) out["refused_before"] = line.refused_before;
-  return out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  std::string out;
+  put(out, "time", auditTime(line.time_ms));
+  put(out, "user", line.uid);
+  put(out, "tenant", base::printable(line.tenant, kTextBytesMax));
+  put(out, "task", line.task);
+  put(out, "epoch", line.epoch);
+  put(out, "kind", line.kind);
+  put(out, "action", base::printable(line.action, kTextBytesMax));
+  put(out, "target", base::printable(line.target, kTargetBytesMax));
+  put(out, "outcome", line.outcome);
+  if (!line.rule.empty()) put(out, "rule", base::printable(line.rule, kTextBytesMax));
+  if (line.status != 0) put(out, "status", static_cast<uint64_t>(line.status));
+  put(out, "request_bytes", line.request_bytes);
+  put(out, "answer_bytes", line.answer_bytes);
+  put(out, "duration_us", line.duration_us);
+  if (line.refused_before != 0) put(out, "refused_before", line.refused_before);
+  return out + "}\n";
 }
 
-void Audit::reopen(base::Fd file) { file_ = std::move(file); }
+void Audit::reopen(base::Fd file) {
+  flush();
+  file_ = std::move(file);
+}
 
-bool Audit::put(const std::string& text) {
-  return ::write(file_.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+size_t Audit::put(const std::string& text) {
+  const ssize_t n = ::write(file_.get(), text.data(), text.size());
+  return n > 0 ? static_cast<size_t>(n) : 0;
 }
 
 void Audit::write(const AuditLine& line) {
-  std::string text = textOf(line);
-  if (owed_.empty() && put(text)) return;
-  if (owed_.size() < kOwedMax) owed_.push_back(std::move(text));
+  turn_.push_back(textOf(line));
+  if (turn_.size() >= kTurnLinesMax) return flush();
+  if (turn_.size() == 1) later_();
+}
+
+void Audit::flush() {
+  std::string all;
+  for (const std::string& line : turn_) all += line;
+  size_t written = owed_.empty() && !all.empty() ? put(all) : 0;
+  for (std::string& line : turn_) {
+    if (written >= line.size())
+      written -= line.size();
+    else if (written = 0; owed_.size() < kOwedMax)
+      owed_.push_back(std::move(line));
+  }
+  turn_.clear();
 }
 
 base::Status Audit::ready() {
-  for (; !owed_.empty(); owed_.pop_front())
-    if (!put("\n" + owed_.front()))  // a half of it may be there
+  for (; !owed_.empty(); owed_.pop_front()) {
+    const std::string line = "\n" + owed_.front();  // a half of it may be there
+    if (put(line) != line.size())
       return base::fail(base::Code::unavailable, "the audit file takes no lines",
                         "The operator looks at the free space of the broker's folder.");
+  }
   return base::Unit{};
 }
 

@@ -1,15 +1,17 @@
 // One JSON line for each decision: allowed, refused with the rule's name, or failed. Never a secret
 // or a body.
 //
-// A line is written at the end of its call. While the file takes no lines, the broker allows
-// nothing.
+// A line comes at the end of its call, and is written once the answers of that turn of the loop have
+// been sent: those wait for no file. While the file takes no lines, the broker allows nothing.
 //
-// Layer: vault. One write() a line, to a file that is opened for appending.
+// Layer: vault. One write() for the lines of a turn, to a file that is opened for appending.
 #pragma once
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -39,18 +41,24 @@ std::string textOf(const AuditLine& line);
 
 class Audit {
  public:
-  explicit Audit(base::Fd file) : file_(std::move(file)) {}
+  // `later`: calls flush() once the turn's answers have been sent.
+  Audit(base::Fd file, std::function<void()> later)
+      : file_(std::move(file)), later_(std::move(later)) {}
   void reopen(base::Fd file);  // the next file, after a rotation
   void write(const AuditLine& line);
+  void flush();
   // An error while lines could not be written; tries again.
   base::Status ready();
 
  private:
-  bool put(const std::string& text);
+  size_t put(const std::string& text);  // how many bytes were written
 
   base::Fd file_;
+  std::function<void()> later_;
   static constexpr size_t kOwedMax = 16'384;  // more than calls can be in flight
-  std::deque<std::string> owed_;              // lines that could not be written
+  static constexpr size_t kTurnLinesMax = 128;
+  std::vector<std::string> turn_;  // this turn's lines
+  std::deque<std::string> owed_;   // lines that could not be written
 };
 
 }  // namespace mayfly::vault

@@ -43,6 +43,20 @@ uint64_t lifeOf(const Session& session, uint64_t now_ns) {
   return session.expires_ns - std::min(now_ns, session.expires_ns);
 }
 
+capnp::MessageSize sizeOf(const Flow::Whole& whole) {
+  size_t bytes = whole.body.size();
+  for (const broker::Header& each : whole.head.headers)
+    bytes += each.name.size() + each.value.size() + kHeaderOverheadBytes;
+  return {bytes / sizeof(capnp::word) + 32, 1};
+}
+
+void put(schema::Answer::Builder out, const Flow::Whole& whole) {
+  out.setStatus(whole.head.status);
+  out.setBodyBytes(whole.head.bytes);
+  put(out.initHeaders(static_cast<unsigned>(whole.head.headers.size())), whole.head.headers);
+  out.setData(edge::data(whole.body));
+}
+
 struct Request {
   std::string method, target;
   std::vector<broker::Header> headers;
@@ -117,18 +131,14 @@ class CallsFace final : public schema::Calls::Server {
     auto params = context.getParams();
     auto started = startHttp(params);
     if (!started) return refuse(context, started.error());
-    context.getResults().setUp(
-        upFor(std::static_pointer_cast<UpEvents>(std::shared_ptr<HttpRun>(*started))));
-    return kj::READY_NOW;
+    return answer(kj::mv(context), *started);
   }
 
   kj::Promise<void> proxy(ProxyContext context) override {
     auto params = context.getParams();
     auto started = startProxy(params);
     if (!started) return refuse(context, started.error());
-    context.getResults().setUp(
-        upFor(std::static_pointer_cast<UpEvents>(std::shared_ptr<HttpRun>(*started))));
-    return kj::READY_NOW;
+    return answer(kj::mv(context), *started);
   }
 
   kj::Promise<void> tunnel(TunnelContext context) override {
@@ -189,6 +199,29 @@ class CallsFace final : public schema::Calls::Server {
   template <class Context>
   kj::Promise<void> refuse(Context& context, const Refusal& refusal) {
     put(context.getResults().initError(), refusal);
+    return kj::READY_NOW;
+  }
+
+  // Dropped with the call, `up` gives the run up.
+  template <class Context>
+  kj::Promise<void> answer(Context context, const std::shared_ptr<HttpRun>& run) {
+    auto up = upFor(std::static_pointer_cast<UpEvents>(run));
+    context.releaseParams();
+    KJ_IF_MAYBE (beginning, run->takeBeginning()) {
+#if CAPNP_VERSION < 1000000  // 1.x: in the schema (src/edge/CMakeLists.txt)
+      context.allowCancellation();
+#endif
+      return beginning->then([context, up = kj::mv(up)](Flow::Beginning began) mutable {
+        if (auto* refusal = std::get_if<Refusal>(&began)) {
+          put(context.getResults().initError(), *refusal);
+        } else if (auto* whole = std::get_if<Flow::Whole>(&began)) {
+          put(context.getResults(sizeOf(*whole)).initAnswer(), *whole);
+        } else {
+          context.getResults().setUp(kj::mv(up));
+        }
+      });
+    }
+    context.getResults().setUp(kj::mv(up));
     return kj::READY_NOW;
   }
 

@@ -1,5 +1,7 @@
 #include "vault/curl_loop.h"
 
+#include <unistd.h>
+
 #include <utility>
 
 #include <boost/asio/post.hpp>
@@ -8,13 +10,13 @@ namespace mayfly::vault {
 
 using Descriptor = boost::asio::posix::stream_descriptor;
 
-// libcurl's socket, watched while libcurl wants it.
+// libcurl's socket: registered with the host until libcurl closes it, so that a kept connection costs
+// no registration for each transfer; watched while libcurl wants that.
 struct CurlLoop::Socket {
   explicit Socket(boost::asio::io_context& io, curl_socket_t number) : fd(number), wait(io) {
     wait.assign(number);
   }
   ~Socket() { release(); }
-  // libcurl closes the socket itself.
   void release() {
     if (wait.is_open()) wait.release();
   }
@@ -43,6 +45,8 @@ CurlLoop::~CurlLoop() {
 }
 
 base::Status CurlLoop::add(CURL* easy, Done done) {
+  ::curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, &CurlLoop::onClose);
+  ::curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, this);
   const CURLMcode code = ::curl_multi_add_handle(multi_, easy);
   if (code != CURLM_OK)
     return base::fail(base::Code::internal,
@@ -75,13 +79,22 @@ int CurlLoop::onSocket(CURL*, curl_socket_t fd, int what, void* self, void*) {
   return 0;
 }
 
+// Of the transfer that opened the connection, which may be long over.
+int CurlLoop::onClose(void* self, curl_socket_t fd) {
+  auto& sockets = static_cast<CurlLoop*>(self)->sockets_;
+  if (const auto at = sockets.find(fd); at != sockets.end()) {
+    at->second->release();
+    sockets.erase(at);
+  }
+  return ::close(fd);
+}
+
 void CurlLoop::watch(curl_socket_t fd, int what) {
-  auto& socket = sockets_[fd];
   if (what == CURL_POLL_REMOVE) {
-    if (socket) socket->release();
-    sockets_.erase(fd);
+    if (const auto at = sockets_.find(fd); at != sockets_.end()) at->second->wanted = 0;
     return;
   }
+  auto& socket = sockets_[fd];
   if (!socket) socket = std::make_shared<Socket>(io_, fd);
   socket->wanted = what;
   await(socket);
@@ -93,7 +106,7 @@ void CurlLoop::await(const std::shared_ptr<Socket>& socket) {
     socket->wait.async_wait(
         type, [this, self = self_, socket, wanted, event, waits](boost::system::error_code failed) {
           (*socket).*waits = false;
-          // Removed meanwhile: the number may be another socket's.
+          // Closed meanwhile: the number may be another socket's.
           if (*self == nullptr || !socket->wait.is_open()) return;
           if ((socket->wanted & wanted) == 0) return;
           act(socket->fd, failed ? CURL_CSELECT_ERR : event);

@@ -48,6 +48,7 @@ class CurlLoop {
  private:
   struct Socket;
   static int onSocket(CURL*, curl_socket_t fd, int what, void* self, void* socket);
+  static int onClose(void* self, curl_socket_t fd);
   static int onTimer(CURLM*, long ms, void* self);
   void watch(curl_socket_t fd, int what);
   void await(const std::shared_ptr<Socket>& socket);

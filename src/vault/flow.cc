@@ -10,7 +10,6 @@ namespace {
 
 constexpr size_t kPieceBytesMax = 64u << 10;
 constexpr size_t kErrorOverheadBytes = 256;
-constexpr size_t kHeaderOverheadBytes = 32;  // two pointers, two ends of words
 
 capnp::MessageSize sizeOf(size_t bytes) { return {bytes / sizeof(capnp::word) + 32, 0}; }
 
@@ -59,6 +58,13 @@ void put(schema::Error::Builder out, const broker::Refusal& refusal) {
   out.setRule(edge::text(refusal.rule));
   out.setHttpStatus(refusal.http_status);
   out.setRetryAfterMs(refusal.retry_after_ms);
+}
+
+void put(capnp::List<schema::Header>::Builder out, const std::vector<broker::Header>& headers) {
+  for (unsigned i = 0; i < out.size(); ++i) {
+    out[i].setName(edge::text(headers[i].name));
+    out[i].setValue(edge::text(headers[i].value));
+  }
 }
 
 broker::Refusal refusalOf(const base::Error& error, std::string rule) {
@@ -113,22 +119,41 @@ void Flow::head(uint16_t status, const std::vector<broker::Header>& headers, int
   tasks_.add(kj::evalLater([self = shared_from_this()] { self->sendHeld(More::follows); }));
 }
 
+kj::Promise<Flow::Beginning> Flow::beginning() {
+  auto paf = kj::newPromiseAndFulfiller<Beginning>();
+  beginning_ = kj::mv(paf.fulfiller);
+  return kj::mv(paf.promise);
+}
+
+bool Flow::tell(Beginning beginning) {
+  auto waiting = kj::mv(beginning_);
+  if (waiting.get() == nullptr) return false;
+  waiting->fulfill(kj::mv(beginning));
+  return true;
+}
+
 void Flow::sendHeld(More more) {
-  const auto head = std::exchange(held_, std::nullopt);
-  const std::string body = std::exchange(held_body_, {});
+  auto head = std::exchange(held_, std::nullopt);
+  std::string body = std::exchange(held_body_, {});
   if (!head) return;
+  if (more == More::follows) {
+    tell(Begun{});
+    return sendHead(*head, body, more);
+  }
+  if (beginning_.get() == nullptr) return sendHead(*head, body, more);
+  down_ = nullptr;
+  tell(Whole{std::move(*head), std::move(body)});
+}
+
+void Flow::sendHead(const Head& head, const std::string& body, More more) {
   KJ_IF_MAYBE (down, down_) {
     size_t text_bytes = 0;
-    for (const broker::Header& each : head->headers)
+    for (const broker::Header& each : head.headers)
       text_bytes += each.name.size() + each.value.size() + kHeaderOverheadBytes;
     auto request = down->headRequest(sizeOf(body.size() + text_bytes));
-    request.setStatus(head->status);
-    request.setBodyBytes(head->bytes);
-    auto list = request.initHeaders(static_cast<unsigned>(head->headers.size()));
-    for (unsigned i = 0; i < head->headers.size(); ++i) {
-      list[i].setName(edge::text(head->headers[i].name));
-      list[i].setValue(edge::text(head->headers[i].value));
-    }
+    request.setStatus(head.status);
+    request.setBodyBytes(head.bytes);
+    put(request.initHeaders(static_cast<unsigned>(head.headers.size())), head.headers);
     request.setData(edge::data(body));
     request.setEnded(more == More::none);
     track(request.send().ignoreResult(), body.size());
@@ -160,6 +185,11 @@ void Flow::end() {
 }
 void Flow::fail(const broker::Refusal& refusal) {
   sendHeld(More::follows);
+  if (tell(refusal)) {
+    events_ = nullptr;
+    down_ = nullptr;
+    return;
+  }
   last(&refusal);
 }
 

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "broker/http_rules.h"
@@ -21,7 +22,9 @@ namespace mayfly::vault {
 
 namespace schema = broker::schema;
 
+inline constexpr size_t kHeaderOverheadBytes = 32;  // in a message: two pointers, two ends of words
 void put(schema::Error::Builder out, const broker::Refusal& refusal);
+void put(capnp::List<schema::Header>::Builder out, const std::vector<broker::Header>& headers);
 broker::Refusal refusalOf(const base::Error& error, std::string rule = {});
 
 class FlowEvents {
@@ -39,6 +42,21 @@ class Flow : public std::enable_shared_from_this<Flow> {
   Flow(schema::Down::Client down, kj::TaskSet& tasks, FlowEvents& events)
       : down_(kj::mv(down)), tasks_(tasks), events_(&events) {}
 
+  struct Head {
+    uint16_t status;
+    std::vector<broker::Header> headers;
+    int64_t bytes;
+  };
+  // How an answer begins: whole, or with more to come through `down`, or not at all.
+  struct Whole {
+    Head head;
+    std::string body;
+  };
+  struct Begun {};
+  using Beginning = std::variant<Begun, Whole, broker::Refusal>;
+  // Call at most once, before all others: a whole answer, or a refusal, then goes to the promise.
+  kj::Promise<Beginning> beginning();
+
   // Goes to the front at the end of the turn, with what has come by then.
   void head(uint16_t status, const std::vector<broker::Header>& headers, int64_t bytes);
   void write(std::string_view bytes);
@@ -53,15 +71,13 @@ class Flow : public std::enable_shared_from_this<Flow> {
   void last(const broker::Refusal* refusal);
   enum class More : uint8_t { follows, none };
   void sendHeld(More more);
+  void sendHead(const Head& head, const std::string& body, More more);
+  bool tell(Beginning beginning);  // false: nobody waits for it
 
   kj::Maybe<schema::Down::Client> down_;
   kj::TaskSet& tasks_;
   FlowEvents* events_;
-  struct Head {
-    uint16_t status;
-    std::vector<broker::Header> headers;
-    int64_t bytes;
-  };
+  kj::Own<kj::PromiseFulfiller<Beginning>> beginning_;  // null: nobody waits for it
   std::optional<Head> held_;  // not yet sent
   std::string held_body_;     // what goes with it
   size_t unsent_ = 0;

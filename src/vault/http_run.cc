@@ -54,7 +54,10 @@ std::shared_ptr<HttpRun> HttpRun::start(Hub& hub, std::shared_ptr<Ticket> ticket
       new HttpRun(hub, std::move(ticket), std::move(line), std::move(ask), kj::mv(down)));
   hub.add(run);
   // A body that is none has no end of its own that must be waited for.
-  if (run->ask_.body_bytes == 0) run->body_ended_ = true;
+  if (run->ask_.body_bytes == 0) {
+    run->body_ended_ = true;
+    run->beginning_ = run->flow_->beginning();
+  }
   if (!run->whole_)
     run->send();
   else if (run->body_ended_)

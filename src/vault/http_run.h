@@ -34,6 +34,9 @@ class HttpRun final : public Run, public TransferEvents, public FlowEvents, publ
   static std::shared_ptr<HttpRun> start(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line,
                                         Ask ask, schema::Down::Client down);
 
+  // Of a request without a body: how its answer begins. Null: the body comes first, or it was taken.
+  kj::Maybe<kj::Promise<Flow::Beginning>> takeBeginning() { return kj::mv(beginning_); }
+
   // Run
   void stop(const broker::Refusal& why) override;
   void look(uint64_t now_ns) override;
@@ -74,6 +77,7 @@ class HttpRun final : public Run, public TransferEvents, public FlowEvents, publ
 
   Ask ask_;
   std::shared_ptr<Flow> flow_;
+  kj::Maybe<kj::Promise<Flow::Beginning>> beginning_;
   std::unique_ptr<Transfer> transfer_;
 
   // The body.

@@ -55,7 +55,7 @@ Hub::Hub(boost::asio::io_context& host, kj::Timer& time, base::Fd audit_file, Jo
       timer(time),
       curl(host, kKeptConnectionsMax),
       resolver(host),
-      audit(std::move(audit_file)),
+      audit(std::move(audit_file), [this] { flushAuditLater(); }),
       journal(host, std::move(kept)),
       book(first_session),
       limits(config::PolicyBounds{}),
@@ -69,6 +69,18 @@ Hub::~Hub() noexcept(false) {
     run->stop(why);
     runs_.erase(run.get());
   }
+  audit.flush();
+  *self_ = nullptr;
+}
+
+// The first two handlers that come are a turn of KJ's, which sends, and the writing of its messages.
+void Hub::flushAuditLater() {
+  boost::asio::post(io, [this, self = self_] {
+    if (*self == nullptr) return;
+    boost::asio::post(io, [self] {
+      if (*self != nullptr) (*self)->audit.flush();
+    });
+  });
 }
 
 void Hub::taskFailed(kj::Exception&& e) { say("error", edge::errorOf(e).message); }

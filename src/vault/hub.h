@@ -102,6 +102,7 @@ struct Hub : kj::TaskSet::ErrorHandler {
 
  private:
   void taskFailed(kj::Exception&& e) override;
+  void flushAuditLater();
 
   struct Patterns {
     std::vector<SecretRef> of;
@@ -110,6 +111,7 @@ struct Hub : kj::TaskSet::ErrorHandler {
   std::unordered_map<Run*, std::shared_ptr<Run>> runs_;
   std::map<std::string, Patterns> patterns_;
   uint64_t expire_journal_ns_ = 0;
+  std::shared_ptr<Hub*> self_ = std::make_shared<Hub*>(this);  // null: destroyed
 };
 
 uint64_t wallMs();  // since 1970

@@ -79,7 +79,10 @@ class Vault {
   }
 
   void run() { io_.run(); }
-  void wipe() { hub_.secrets.keepOnly({}); }
+  void finish() {
+    hub_.audit.flush();
+    hub_.secrets.keepOnly({});
+  }
 
  private:
   using Descriptor = boost::asio::posix::stream_descriptor;
@@ -260,7 +263,7 @@ int runVault(base::Fd supervisor, base::Fd daemon, base::Fd audit, const RoomOpt
     if (auto walled = allowOnlyServing(base::FdView(STDERR_FILENO)); !walled)
       return failed(walled.error());
     vault.run();
-    vault.wipe();
+    vault.finish();
     ::_exit(0);  // waits for no name that is being resolved
   } catch (const std::exception& e) {
     say("error", std::string("ends: ") + e.what());

@@ -12,6 +12,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 #include <type_traits>
@@ -516,6 +517,52 @@ TEST(Audit, ALineIsOneLineWhateverABoxWrites) {
   EXPECT_NE(text.find("\"time\":\"2026-09-21T14:13:20.123Z\""), std::string::npos) << text;
 }
 
+TEST(Audit, ALineIsJsonWhateverItsTexts) {
+  AuditLine line;
+  line.tenant = "a \"tenant\" of \\ and \xc3\xa9";
+  line.outcome = "allowed";
+  line.status = 200;
+  line.task = UINT64_MAX;
+  line.refused_before = 3;
+  const auto json = nlohmann::json::parse(textOf(line));
+  EXPECT_EQ(json["tenant"], line.tenant);
+  EXPECT_EQ(json["task"], UINT64_MAX);
+  EXPECT_EQ(json["status"], 200);
+  EXPECT_EQ(json["refused_before"], 3);
+  EXPECT_FALSE(json.contains("rule"));
+}
+
+TEST(Audit, OfATurnsLinesThoseThatTheFileDidNotTakeAreOwed) {
+  auto pipe = base::makePipe();
+  ASSERT_TRUE(pipe && base::setNonblocking(pipe->write.view()));
+  const std::string filler(1u << 20, 'x');
+  while (::write(pipe->write.get(), filler.data(), 4'096) > 0) {
+  }
+  std::string sink(1u << 20, 0);
+  ASSERT_EQ(::read(pipe->read.get(), sink.data(), 4'096), 4'096);  // room for some of them
+  Audit audit(std::move(pipe->write), [] {});
+  for (uint64_t i = 1; i <= 60; ++i) {
+    AuditLine line;
+    line.task = 1'000 + i;
+    audit.write(line);
+  }
+  audit.flush();
+  EXPECT_FALSE(audit.ready());
+  std::string got;
+  for (int i = 0; i < 5; ++i) {
+    const ssize_t n = ::read(pipe->read.get(), sink.data(), sink.size());
+    if (n > 0) got.append(sink, 0, static_cast<size_t>(n));
+    if (audit.ready()) break;
+  }
+  const ssize_t n = ::read(pipe->read.get(), sink.data(), sink.size());
+  if (n > 0) got.append(sink, 0, static_cast<size_t>(n));
+  std::istringstream lines(got.substr(got.find('{')));
+  std::set<uint64_t> tasks;
+  for (std::string each; std::getline(lines, each);)
+    if (nlohmann::json::accept(each)) tasks.insert(nlohmann::json::parse(each)["task"].get<uint64_t>());
+  EXPECT_EQ(tasks.size(), 60u) << "a line that was cut comes again";
+}
+
 TEST(Audit, WhileNoLineCanBeWrittenNothingIsAllowed) {
   auto pipe = base::makePipe();
   ASSERT_TRUE(pipe && base::setNonblocking(pipe->write.view()));
@@ -523,13 +570,16 @@ TEST(Audit, WhileNoLineCanBeWrittenNothingIsAllowed) {
   while (::write(pipe->write.get(), filler.data(), 4'096) > 0) {
   }
   const int read_end = pipe->read.get();
-  Audit audit(std::move(pipe->write));
+  int asked = 0;
+  Audit audit(std::move(pipe->write), [&] { ++asked; });
   EXPECT_TRUE(audit.ready());
   for (int i = 1; i <= 3; ++i) {
     AuditLine line;
     line.task = static_cast<uint64_t>(i);
     audit.write(line);
   }
+  EXPECT_EQ(asked, 1) << "one write for the lines of a turn";
+  audit.flush();
   EXPECT_FALSE(audit.ready());
   std::string sink(1u << 20, 0);
   ASSERT_GT(::read(read_end, sink.data(), sink.size()), 0);
