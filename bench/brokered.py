@@ -4,8 +4,11 @@ import contextlib
 import json
 import math
 import pathlib
+import shutil
 import statistics
 import subprocess
+import sys
+import tarfile
 import tempfile
 
 import common
@@ -69,15 +72,31 @@ def policy_file(port):
         yield f"broker_policy = '{path}'\n"
 
 
-# Each: the words of mayfly-bench-http, and the path.
+# `curl`, the goal's client: how many GETs on one connection, and how many before them. The others: the words of
+# mayfly-bench-http, which does less for a GET than any HTTP client, and the path.
 def kinds(quick):
     few = lambda words: (*words, "--count", 20, "--warm-up", 5)  # noqa: E731
     return {
+        "curl": ((20, 5) if quick else (3_000, 300), "/hello"),
         "kept": (few(()) if quick else ("--count", 3_000, "--warm-up", 300), "/hello"),
         "new": (few(("--new",)) if quick else ("--new", "--count", 800, "--warm-up", 50), "/hello"),
         "stream": (("--count", 3 if quick else 20, "--warm-up", 1), "/stream"),
         "saturated": (("--connections", SATURATING, "--seconds", 0.5 if quick else 2), "/hello"),
     }
+
+
+def curl_bundle(folder):
+    """The host's curl with its libraries and their loader, for boxes whose images have none."""
+    program = shutil.which("curl") or sys.exit("bench: no curl on this host")
+    needed = [word for line in common.output("ldd", program).splitlines() for word in line.split() if word.startswith("/")]
+    loader = next(path for path in needed if "/ld-linux" in path)
+    with tarfile.open(folder / "curl.tar", "w", dereference=True) as tar:
+        for path in needed:
+            tar.add(path, "curl/" + pathlib.Path(path).name)
+        tar.add(program, "curl/curl")
+    with tarfile.open(folder / "curl.tar") as tar:
+        tar.extractall(folder)
+    return ["curl/" + pathlib.Path(loader).name, "--library-path", "curl", "curl/curl"]
 
 
 class Gets:
@@ -90,6 +109,8 @@ class Gets:
     def __enter__(self):
         with contextlib.ExitStack() as stack:
             self.port = stack.enter_context(upstream(self.build))
+            self.folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mayfly-bench-")))
+            self.curl = curl_bundle(self.folder)
             settings = stack.enter_context(policy_file(self.port))
             self.daemon = stack.enter_context(common.Daemon(self.build, ["shell"], pool=2, settings=settings))
             self.stack = stack.pop_all()
@@ -98,19 +119,42 @@ class Gets:
     def __exit__(self, *why):
         return self.stack.__exit__(*why)
 
-    def once(self, side, words, path):
-        if side == DIRECT:
-            command = [self.program, "get", "--port", self.port, "--path", path, *words]
-        else:
-            inner = ["get", *DOORS[side], "--path", f"/cap/{ACTION}{path}", *words]
-            command = [self.build / "bin/mayfly", "--socket", self.daemon.socket, "run", "-q", "-t", "shell", "--grant",
-                       ACTION, "--wall-time", f"{SECONDS_MAX}s", "--cpu-time", f"{SECONDS_MAX}s", "--file",
-                       f"{self.program}:http", "--", "sh", "-c", "chmod +x http && exec ./http \"$@\"", "sh", *inner]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=SECONDS_MAX)
+    def in_box(self, file, name, prepare, words):
+        return [self.build / "bin/mayfly", "--socket", self.daemon.socket, "run", "-q", "-t", "shell", "--grant", ACTION,
+                "--wall-time", f"{SECONDS_MAX}s", "--cpu-time", f"{SECONDS_MAX}s", "--input", "64MiB", "--file", f"{file}:{name}",
+                "--", "sh", "-c", f"{prepare} && exec \"$@\"", "sh", *words]
+
+    def said(self, side, path, command, **more):
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=SECONDS_MAX, **more)
         if done.returncode != 0:
             raise SystemExit(f"bench: {side} GETs of {path} ended with {done.returncode}:\n{done.stdout[-2000:]}"
                              f"{done.stderr[-2000:]}")
-        return json.loads(done.stdout)
+        return done.stdout
+
+    def once(self, side, kind, words, path):
+        if kind == "curl":
+            return self.curl_once(side, *words, path)
+        if side == DIRECT:
+            command = [self.program, "get", "--port", self.port, "--path", path, *words]
+        else:
+            inner = ["./http", "get", *DOORS[side], "--path", f"/cap/{ACTION}{path}", *words]
+            command = self.in_box(self.program, "http", "chmod +x http", inner)
+        return json.loads(self.said(side, path, command))
+
+    def curl_once(self, side, count, warm_up, path):
+        place = {DIRECT: [f"http://127.0.0.1:{self.port}{path}"], "tcp": [f"http://127.0.0.1/cap/{ACTION}{path}"],
+                 "unix": ["--unix-socket", DOORS["unix"][1], f"http://localhost/cap/{ACTION}{path}"]}[side]
+        place[-1] += f"/[1-{warm_up + count}]"
+        words = [*self.curl, "-q", "-sS", "-o", "/dev/null", "-w", "%{http_code} %{num_connects} %{time_total}\\n", *place]
+        if side == DIRECT:
+            said = self.said(side, path, words, cwd=self.folder)
+        else:
+            said = self.said(side, path, self.in_box(self.folder / "curl.tar", "curl.tar", "tar xf curl.tar", words))
+        lines = [line.split() for line in said.splitlines()]
+        if len(lines) != warm_up + count or [line[:2] for line in lines[1:]] != [["200", "0"]] * (len(lines) - 1):
+            raise SystemExit(f"bench: {side} GETs of {path} by curl failed, or not on one connection:\n{said[-2000:]}")
+        times = sorted(float(line[2]) * 1e9 for line in lines[warm_up:])
+        return {"whole": {"p50_ns": times[len(times) // 2], "p99_ns": times[len(times) * 99 // 100]}}
 
     def measure(self, rounds, quick, only=None):
         for i in range(rounds):
@@ -118,7 +162,7 @@ class Gets:
                 if only is not None and kind not in only:
                     continue
                 for side in SIDES[i % len(SIDES):] + SIDES[:i % len(SIDES)]:
-                    self.reports.setdefault((kind, side), []).append(self.once(side, words, path))
+                    self.reports.setdefault((kind, side), []).append(self.once(side, kind, words, path))
         return self
 
     def figure(self, kind, side, pick):

@@ -9,12 +9,22 @@
 
 #include <kj/async-io.h>
 
+#include <chrono>
+
 #include "edge/asio_port.h"
 
 namespace mayfly::edge {
 
 inline constexpr size_t kGatheredBytesMax = 64u << 10;  // with more, a write waits
+inline constexpr size_t kDelayedBytesMax = 4u << 10;    // with more, nothing is delayed
+inline constexpr auto kDelayMax = std::chrono::milliseconds(5);
 
-kj::Own<kj::AsyncIoStream> gatheringStream(AsioPort& port, kj::Own<kj::AsyncIoStream> stream);
+class GatheringStream : public kj::AsyncIoStream {
+ public:
+  // The next write wakes nobody: it goes with one that comes later, or after kDelayMax.
+  virtual void delayNext() = 0;
+};
+
+kj::Own<GatheringStream> gatheringStream(AsioPort& port, kj::Own<kj::AsyncIoStream> stream);
 
 }  // namespace mayfly::edge

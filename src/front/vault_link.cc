@@ -1,7 +1,8 @@
 #include "front/vault_link.h"
 
+#include <capnp/rpc.capnp.h>
+
 #include "edge/asio_stream.h"
-#include "edge/gathering_stream.h"
 
 namespace mayfly::front {
 
@@ -16,11 +17,33 @@ capnp::Capability::Client bootstrap(capnp::RpcSystem<capnp::rpc::twoparty::VatId
 
 }  // namespace
 
+kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> FinishLater::tryReadMessage(
+    kj::ArrayPtr<kj::AutoCloseFd> fd_space, capnp::ReaderOptions options,
+    kj::ArrayPtr<capnp::word> scratch) {
+  return messages_.tryReadMessage(fd_space, options, scratch)
+      .then([this](kj::Maybe<capnp::MessageReaderAndFds> read) {
+        KJ_IF_MAYBE (message, read) {
+          const auto what = message->reader->getRoot<capnp::rpc::Message>();
+          if (what.isReturn()) returned_.insert(what.getReturn().getAnswerId());
+        }
+        return read;
+      });
+}
+
+kj::Promise<void> FinishLater::writeMessage(
+    kj::ArrayPtr<const int> fds, kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+  capnp::SegmentArrayMessageReader message(segments);
+  const auto what = message.getRoot<capnp::rpc::Message>();
+  if (what.isFinish() && returned_.erase(what.getFinish().getQuestionId()) > 0) bytes_.delayNext();
+  return messages_.writeMessage(fds, segments);
+}
+
 VaultLink::Wire::Wire(edge::AsioPort& port, base::Fd socket,
                       std::optional<kj::TimePoint>& lost_since)
     : stream(edge::gatheringStream(port, edge::asioStream(port, std::move(socket)))),
       messages(*stream),
-      network(messages, capnp::rpc::twoparty::Side::CLIENT, edge::readerOptions()),
+      finishes(messages, *stream),
+      network(finishes, capnp::rpc::twoparty::Side::CLIENT, edge::readerOptions()),
       rpc(capnp::makeRpcClient(network)),
       calls(bootstrap(rpc).castAs<schema::Calls>()),
       watch(network.onDisconnect()

@@ -7,14 +7,42 @@
 #include <capnp/rpc-twoparty.h>
 
 #include <optional>
+#include <unordered_set>
 
 #include "base/fd.h"
 #include "edge/asio_port.h"
+#include "edge/gathering_stream.h"
 #include "edge/message_stream.h"
 
 namespace mayfly::front {
 
 namespace schema = broker::schema;
+
+// Each call that has returned owes the vault a `Finish`: it may forget what it answered. That wakes
+// nobody; it goes with the next call. A call that is given up is finished at once.
+class FinishLater final : public capnp::MessageStream {
+ public:
+  FinishLater(capnp::MessageStream& messages, edge::GatheringStream& bytes)
+      : messages_(messages), bytes_(bytes) {}
+
+  kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> tryReadMessage(
+      kj::ArrayPtr<kj::AutoCloseFd> fd_space, capnp::ReaderOptions options,
+      kj::ArrayPtr<capnp::word> scratch) override;
+  kj::Promise<void> writeMessage(
+      kj::ArrayPtr<const int> fds,
+      kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) override;
+  kj::Promise<void> writeMessages(
+      kj::ArrayPtr<kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>> messages) override {
+    return messages_.writeMessages(messages);
+  }
+  kj::Maybe<int> getSendBufferSize() override { return messages_.getSendBufferSize(); }
+  kj::Promise<void> end() override { return messages_.end(); }
+
+ private:
+  capnp::MessageStream& messages_;
+  edge::GatheringStream& bytes_;
+  std::unordered_set<uint32_t> returned_;  // calls that owe it
+};
 
 class VaultLink {
  public:
@@ -31,8 +59,9 @@ class VaultLink {
  private:
   struct Wire {
     Wire(edge::AsioPort& port, base::Fd socket, std::optional<kj::TimePoint>& lost_since);
-    kj::Own<kj::AsyncIoStream> stream;
+    kj::Own<edge::GatheringStream> stream;
     edge::MessageStream messages;
+    FinishLater finishes;
     capnp::TwoPartyVatNetwork network;
     capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc;
     schema::Calls::Client calls;

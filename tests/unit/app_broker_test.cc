@@ -446,6 +446,17 @@ TEST_F(BrokerTest, AFrontThatClosesItsChannelAndLivesIsRestarted) {
   EXPECT_EQ(linkRequest(), LinkRequest::Kind::restartFront);
 }
 
+TEST_F(BrokerTest, AVaultWhoseLinkEndsAndThatLivesIsRestarted) {
+  startBoth();
+  auto session = served();
+  log.tools = nullptr;
+  serving.reset();
+  EXPECT_EQ(linkRequest(), LinkRequest::Kind::restartVault);
+  killVault();
+  startVault();
+  ASSERT_TRUE(until([&] { return !log.said.empty(); })) << "the next one gets the session";
+}
+
 TEST_F(BrokerTest, AMalformedMessageOfTheFrontEndsItsChannel) {
   startBoth();
   auto session = served();

@@ -337,6 +337,35 @@ TEST(GatheringStream, TheWritesOfATurnAreOneCallInTheirOrder) {
   }
 }
 
+TEST(GatheringStream, ADelayedWriteGoesWithTheNextOneOrAfterAWhile) {
+  Rig rig;
+  auto [ours, theirs] = recordSockets();
+  auto stream = gatheringStream(*rig.port, asioStream(*rig.port, std::move(ours)));
+  const auto write = [&](const char* text) { rig.get(stream->write(text, 1)); };
+  const auto next = [&] {
+    std::string got;
+    EXPECT_TRUE(rig.until([&] { return !(got = receiveNow(theirs)).empty(); }));
+    return got;
+  };
+  stream->delayNext();
+  write("a");
+  for (int i = 0; i < 10; ++i) rig.host.poll();
+  EXPECT_EQ(receiveNow(theirs), "");
+  write("b");
+  EXPECT_EQ(next(), "ab");
+  stream->delayNext();
+  write("c");
+  EXPECT_EQ(next(), "c");
+  stream->delayNext();
+  const std::string much(kDelayedBytesMax + 1, 'd');
+  rig.get(stream->write(much.data(), much.size()));
+  EXPECT_EQ(next(), much);
+  stream->delayNext();
+  write("e");
+  stream->shutdownWrite();
+  EXPECT_EQ(next(), "e") << "what is delayed goes before the end";
+}
+
 TEST(GatheringStream, ManyBytesWaitForTheSocketAndPassWhole) {
   Rig rig;
   auto [ours, theirs] = sockets();

@@ -134,12 +134,22 @@ class DownServer final : public schema::Down::Server {
 struct Call {
   std::shared_ptr<Told> told = std::make_shared<Told>();
   bool returned = false;
-  std::string rule;  // of the call's own error
+  bool answered = false;  // by the return
+  std::string rule;       // of the call's own error
   uint16_t code = 0;
   kj::Maybe<schema::Up::Client> up;
   std::vector<uint16_t> written;  // the codes of the writes
   std::vector<std::string> rules;
   std::vector<kj::Promise<void>> waits;
+
+  void take(schema::Answer::Reader whole) {
+    EXPECT_FALSE(told->ended) << "it came by `down`, too";
+    answered = told->ended = true;
+    told->status = whole.getStatus();
+    for (auto each : whole.getHeaders())
+      told->headers += edge::str(each.getName()) + ": " + edge::str(each.getValue()) + "\n";
+    told->body = edge::str(whole.getData());
+  }
 };
 
 constexpr const char* kPolicy = R"(
@@ -282,7 +292,9 @@ class RunTest : public testing::Test {
     c.waits.push_back(sent.then([&c](auto&& answer) {
                             c.code = answer.getError().getCode();
                             c.rule = edge::str(answer.getError().getRule());
-                            if (c.code == 0) c.up = schema::Up::Client(answer.getUp());
+                            if constexpr (requires { answer.getAnswer(); })
+                              if (answer.hasAnswer()) c.take(answer.getAnswer());
+                            if (answer.hasUp()) c.up = schema::Up::Client(answer.getUp());
                             c.returned = true;
                           })
                           .eagerlyEvaluate([](kj::Exception&& e) {
@@ -499,6 +511,67 @@ TEST_F(RunTest, ATaskCannotAskWithoutEndWhatItHas) {
   for (int i = 0; i < 400; ++i) refused += describe(number) == 429;
   EXPECT_GT(refused, 50);
   EXPECT_EQ(describe(other), 0);
+}
+
+// --- requests without a body ------------------------------------------------------------------
+
+TEST_F(RunTest, ASmallAnswerComesWithTheReturnAndALargeOneFlows) {
+  std::string body;
+  upstream->answers = [&](const std::string&) {
+    return fmt::format("HTTP/1.1 200 OK\r\nX-Kind: test\r\nContent-Length: {}\r\n\r\n{}", body.size(), body);
+  };
+  const uint64_t number = session();
+  for (size_t bytes : {size_t{0}, size_t{10}, size_t{1'000}, size_t{300'000}}) {
+    body.assign(bytes, 'x');
+    Call& c = http(number, "api", "GET", "/x", 0);
+    EXPECT_TRUE(until([&] { return c.told->ended; }));
+    EXPECT_EQ(c.told->status, 200);
+    EXPECT_EQ(c.told->body.size(), bytes);
+    EXPECT_THAT(c.told->headers, HasSubstr("x-kind: test"));
+    EXPECT_EQ(c.answered, bytes <= 1'000) << bytes;
+  }
+  EXPECT_EQ(upstream->connections, 1u);
+  settle();
+  EXPECT_EQ(audit().size(), 4u);
+}
+
+TEST_F(RunTest, ARequestWithoutABodyEndsWithTheDroppedCall) {
+  const uint64_t number = session();
+  {
+    auto request = calls->httpRequest();
+    request.setSession(number);
+    auto r = request.initRequest();
+    r.setAction("api");
+    r.setMethod("GET");
+    r.setTarget("/x");
+    request.setDown(kj::heap<DownServer>(std::make_shared<Told>()));
+    auto sent = request.send();
+    EXPECT_TRUE(until([&] { return !upstream->received.empty(); }));
+    EXPECT_EQ(hub->running(), 1u);
+  }
+  EXPECT_TRUE(until([&] { return upstream->ended == 1; }));
+  EXPECT_EQ(hub->running(), 0u);
+  settle();
+  ASSERT_EQ(audit().size(), 1u);
+  EXPECT_THAT(audit()[0], HasSubstr("\"rule\":\"box\""));
+}
+
+TEST_F(RunTest, ARevocationBeforeTheAnswerIsTheReturnsError) {
+  const uint64_t number = session();
+  Call& c = call();
+  auto request = calls->httpRequest();
+  request.setSession(number);
+  auto r = request.initRequest();
+  r.setAction("api");
+  r.setMethod("GET");
+  r.setTarget("/x");
+  request.setDown(kj::heap<DownServer>(c.told));
+  auto sent = request.send();
+  EXPECT_TRUE(until([&] { return !upstream->received.empty(); }));
+  hub->revoke(number, {}, "session.ended");
+  await(c, kj::mv(sent));
+  EXPECT_EQ(c.rule, "session.ended");
+  EXPECT_FALSE(c.told->ended) << "`down` is not used";
 }
 
 // --- names ----------------------------------------------------------------------------------
