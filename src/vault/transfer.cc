@@ -159,25 +159,10 @@ void Transfer::set() {
   option(CURLOPT_BUFFERSIZE, kBufferBytes);
   option(CURLOPT_DNS_CACHE_TIMEOUT, kNamesKeptSeconds);
   option(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
-  option(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
-  option(CURLOPT_SSL_VERIFYPEER, 1L);
-  option(CURLOPT_SSL_VERIFYHOST, 2L);
   option(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(spec_.connect_ms_max));
   option(CURLOPT_TIMEOUT_MS,
          static_cast<long>(spec_.connect_only ? spec_.connect_ms_max : spec_.time_ms_max));
-  option(CURLOPT_SHARE, tls_sessions);
-  if (spec_.ca) {
-    curl_blob blob{
-        spec_.ca->reveal().empty() ? nullptr : const_cast<char*>(spec_.ca->reveal().data()),
-        spec_.ca->reveal().size(), CURL_BLOB_COPY};
-    option(CURLOPT_CAINFO, static_cast<char*>(nullptr));
-    option(CURLOPT_CAPATH, static_cast<char*>(nullptr));
-    option(CURLOPT_CAINFO_BLOB, &blob);
-  } else {
-    option(CURLOPT_CAINFO, kHostCaFile);
-    option(CURLOPT_CAPATH, static_cast<char*>(nullptr));
-    option(CURLOPT_CA_CACHE_TIMEOUT, kCaCacheSeconds);
-  }
+  if (spec_.tls) setTls();
   if (!config::parseAddress(spec_.host)) {
     option(CURLOPT_RESOLVER_START_FUNCTION, &Transfer::beforeLookup);
     option(CURLOPT_RESOLVER_START_DATA, this);
@@ -207,6 +192,27 @@ void Transfer::set() {
   }
   option(CURLOPT_CUSTOMREQUEST, spec_.method.c_str());
   option(CURLOPT_HTTPHEADER, list_.empty() ? nullptr : list_.data());
+}
+
+void Transfer::setTls() {
+  const auto option = [this](CURLoption which, auto value) {
+    ::curl_easy_setopt(easy_, which, value);
+  };
+  option(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
+  option(CURLOPT_SSL_VERIFYPEER, 1L);
+  option(CURLOPT_SSL_VERIFYHOST, 2L);
+  option(CURLOPT_SHARE, tls_sessions);
+  option(CURLOPT_CAPATH, static_cast<char*>(nullptr));
+  if (spec_.ca) {
+    curl_blob blob{
+        spec_.ca->reveal().empty() ? nullptr : const_cast<char*>(spec_.ca->reveal().data()),
+        spec_.ca->reveal().size(), CURL_BLOB_COPY};
+    option(CURLOPT_CAINFO, static_cast<char*>(nullptr));
+    option(CURLOPT_CAINFO_BLOB, &blob);
+  } else {
+    option(CURLOPT_CAINFO, kHostCaFile);
+    option(CURLOPT_CA_CACHE_TIMEOUT, kCaCacheSeconds);
+  }
 }
 
 // libcurl has neither a kept connection nor the name's addresses, and would start a thread for it.

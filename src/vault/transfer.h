@@ -105,6 +105,7 @@ class Transfer {
   base::Status prepare();
   base::Status add();
   void set();
+  void setTls();
   static int beforeLookup(void*, void*, void* self);
   void lookUp();
   void onAddresses(const Resolver::Addresses& found);

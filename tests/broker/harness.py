@@ -241,6 +241,8 @@ class Broker:
         return self.rpc.run(status())
 
     def audit(self):
+        with contextlib.suppress(Exception):
+            self.status()  # lines come a moment after their answers
         lines = []
         for path in sorted(self.state.glob("audit.log*"), reverse=True):
             lines += [json.loads(line) for line in path.read_text().splitlines() if line]
