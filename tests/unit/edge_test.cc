@@ -341,7 +341,9 @@ TEST(GatheringStream, ADelayedWriteGoesWithTheNextOneOrAfterAWhile) {
   Rig rig;
   auto [ours, theirs] = recordSockets();
   auto stream = gatheringStream(*rig.port, asioStream(*rig.port, std::move(ours)));
-  const auto write = [&](const char* text) { rig.get(stream->write(text, 1)); };
+  const auto write = [&](const std::string& text) {
+    EXPECT_TRUE(rig.get(stream->write(text.data(), text.size()).then([] { return true; })));
+  };
   const auto next = [&] {
     std::string got;
     EXPECT_TRUE(rig.until([&] { return !(got = receiveNow(theirs)).empty(); }));
@@ -358,7 +360,7 @@ TEST(GatheringStream, ADelayedWriteGoesWithTheNextOneOrAfterAWhile) {
   EXPECT_EQ(next(), "c");
   stream->delayNext();
   const std::string much(kDelayedBytesMax + 1, 'd');
-  rig.get(stream->write(much.data(), much.size()));
+  write(much);
   EXPECT_EQ(next(), much);
   stream->delayNext();
   write("e");
