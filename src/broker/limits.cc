@@ -212,7 +212,7 @@ Decision<base::Unit> Limits::take(const Call& call, bool shared, uint64_t now_ns
   OtherUse *tenant = nullptr, *all = nullptr;
   if (shared) {
     if (!makeRoom(call, now_ns))
-      return tooMany("bounds", "too many tenants of this user or of all call", base::kRetryMs, 503);
+      return tooMany("bounds", "the tenants of this user, or of all, are too many to count", base::kRetryMs, 503);
     tenant = &otherUse(tenantKey(call), call.tenant, now_ns);
     all = &otherUse(allKey(call), call.all, now_ns);
   }
