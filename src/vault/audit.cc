@@ -24,7 +24,7 @@ std::string auditTime(uint64_t ms) {
 }
 
 // As JSON. Most texts have nothing to escape.
-void put(std::string& out, const char* key, std::string_view text) {
+void addField(std::string& out, const char* key, std::string_view text) {
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
     return c >= ' ' && c <= '~' && c != '"' && c != '\\';
   });
@@ -34,7 +34,7 @@ void put(std::string& out, const char* key, std::string_view text) {
             : Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
   fmt::format_to(std::back_inserter(out), "{}\"{}\":{}", out.empty() ? '{' : ',', key, quoted);
 }
-void put(std::string& out, const char* key, uint64_t number) {
+void addField(std::string& out, const char* key, uint64_t number) {
   fmt::format_to(std::back_inserter(out), ",\"{}\":{}", key, number);
 }
 
@@ -42,21 +42,21 @@ void put(std::string& out, const char* key, uint64_t number) {
 
 std::string textOf(const AuditLine& line) {
   std::string out;
-  put(out, "time", auditTime(line.time_ms));
-  put(out, "user", line.uid);
-  put(out, "tenant", base::printable(line.tenant, kTextBytesMax));
-  put(out, "task", line.task);
-  put(out, "epoch", line.epoch);
-  put(out, "kind", line.kind);
-  put(out, "action", base::printable(line.action, kTextBytesMax));
-  put(out, "target", base::printable(line.target, kTargetBytesMax));
-  put(out, "outcome", line.outcome);
-  if (!line.rule.empty()) put(out, "rule", base::printable(line.rule, kTextBytesMax));
-  if (line.status != 0) put(out, "status", static_cast<uint64_t>(line.status));
-  put(out, "request_bytes", line.request_bytes);
-  put(out, "answer_bytes", line.answer_bytes);
-  put(out, "duration_us", line.duration_us);
-  if (line.refused_before != 0) put(out, "refused_before", line.refused_before);
+  addField(out, "time", auditTime(line.time_ms));
+  addField(out, "user", line.uid);
+  addField(out, "tenant", base::printable(line.tenant, kTextBytesMax));
+  addField(out, "task", line.task);
+  addField(out, "epoch", line.epoch);
+  addField(out, "kind", line.kind);
+  addField(out, "action", base::printable(line.action, kTextBytesMax));
+  addField(out, "target", base::printable(line.target, kTargetBytesMax));
+  addField(out, "outcome", line.outcome);
+  if (!line.rule.empty()) addField(out, "rule", base::printable(line.rule, kTextBytesMax));
+  if (line.status != 0) addField(out, "status", static_cast<uint64_t>(line.status));
+  addField(out, "request_bytes", line.request_bytes);
+  addField(out, "answer_bytes", line.answer_bytes);
+  addField(out, "duration_us", line.duration_us);
+  if (line.refused_before != 0) addField(out, "refused_before", line.refused_before);
   return out + "}\n";
 }
 

@@ -50,7 +50,7 @@ capnp::MessageSize sizeOf(const Flow::Whole& whole) {
   return {bytes / sizeof(capnp::word) + 32, 1};
 }
 
-void put(schema::Answer::Builder out, const Flow::Whole& whole) {
+void putWhole(schema::Answer::Builder out, const Flow::Whole& whole) {
   out.setStatus(whole.head.status);
   out.setBodyBytes(whole.head.bytes);
   put(out.initHeaders(static_cast<unsigned>(whole.head.headers.size())), whole.head.headers);
@@ -215,7 +215,7 @@ class CallsFace final : public schema::Calls::Server {
         if (auto* refusal = std::get_if<Refusal>(&began)) {
           put(context.getResults().initError(), *refusal);
         } else if (auto* whole = std::get_if<Flow::Whole>(&began)) {
-          put(context.getResults(sizeOf(*whole)).initAnswer(), *whole);
+          putWhole(context.getResults(sizeOf(*whole)).initAnswer(), *whole);
         } else {
           context.getResults().setUp(kj::mv(up));
         }
