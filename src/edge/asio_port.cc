@@ -2,6 +2,8 @@
 
 #include <kj/debug.h>
 
+#include <utility>
+
 #include <boost/asio/post.hpp>
 
 #include "base/clock.h"
@@ -95,9 +97,12 @@ bool AsioPort::runOne() {
 
 void AsioPort::turn() {
   const auto end = std::chrono::steady_clock::now() + bounds_.time_max;
-  for (uint32_t events = 0; events < bounds_.events_max && runOne(); ++events)
-    if (std::chrono::steady_clock::now() >= end) break;
-  posted_ = loop_.isRunnable();
+  for (uint32_t left = bounds_.events_max; left > 0;) {
+    if (!runOne() && !runTurnEnd()) break;
+    left = std::chrono::steady_clock::now() >= end ? 0 : left - 1;
+  }
+  runTurnEnd();
+  posted_ = loop_.isRunnable() || !turn_end_.empty();
   // A handler of the host may have destroyed the events of this turn. The loop must see that it has
   // none, or it does not tell of the next one.
   if (!posted_) loop_.run(0);
@@ -108,8 +113,20 @@ void AsioPort::turn() {
   });
 }
 
+// False: there was nothing to do.
+bool AsioPort::runTurnEnd() {
+  if (turn_end_.empty()) return false;
+  for (auto& what : std::exchange(turn_end_, {})) what();
+  return true;
+}
+
+void AsioPort::atTurnEnd(std::function<void()> what) {
+  turn_end_.push_back(std::move(what));
+  if (!posted_) postTurn();
+}
+
 void AsioPort::finish(uint32_t events_max) {
-  for (uint32_t events = 0; events < events_max && runOne();) ++events;
+  for (uint32_t events = 0; events < events_max && (runOne() || runTurnEnd());) ++events;
 }
 
 }  // namespace mayfly::edge

@@ -1,11 +1,11 @@
 // KJ's event loop as a guest of an io_context: Asio is the host, and both run on
 // one thread.
 //
-// KJ's events run in turns. A turn is one handler of the host. It runs at most
-// `events_max` events and begins none after `time_max`. The other events wait
-// until the host has polled its descriptors and timers and has run the ready
-// handlers. So a flood on KJ's side delays the host's handlers by one turn, not by
-// the whole flood.
+// KJ's events run in turns. A turn is one handler of the host, or the rest of one
+// that has made events (`inTurn`). It runs at most `events_max` events and begins
+// none after `time_max`. The other events wait until the host has polled its
+// descriptors and timers and has run the ready handlers. So a flood on KJ's side
+// delays the host's handlers by one turn, not by the whole flood.
 //
 // Layer: edge. Made, used and destroyed on the thread that runs the io_context;
 // that thread has no other KJ loop. The io_context may outlive the port and run on.
@@ -17,7 +17,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <vector>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -42,6 +44,22 @@ class AsioPort final : private kj::EventPort {
   // Runs the ready events, at most `events_max`. Call before the port is destroyed.
   void finish(uint32_t events_max);
 
+  // The host's handlers reach the port through this pointer; null once the port is destroyed.
+  using Self = std::shared_ptr<AsioPort*>;
+  const Self& self() const { return self_; }
+  // In a handler of the host: the events that `what` makes run at once, in a turn of their own,
+  // without another poll of the host's descriptors; unless a turn is due already.
+  template <class What>
+  void inTurn(What what) {
+    if (posted_) return what();
+    posted_ = true;
+    what();
+    turn();
+  }
+  // Calls `what` at the end of this turn, or of the next one: what several events have to say can be
+  // said together. Before the port is destroyed, or never.
+  void atTurnEnd(std::function<void()> what);
+
  private:
   // KJ's timer, driven by the host's. now() reads the clock, so it is right between two turns, too.
   class Timer final : public kj::Timer {
@@ -58,15 +76,13 @@ class AsioPort final : private kj::EventPort {
     boost::asio::steady_timer alarm_;
     kj::Maybe<kj::TimePoint> armed_for_;  // null: the alarm is off
   };
-  // The host's handlers reach the port through this pointer; null once the port is destroyed.
-  using Self = std::shared_ptr<AsioPort*>;
-
   bool wait() override;
   bool poll() override;
   void setRunnable(bool runnable) override;
   void postTurn();
   void turn();
   bool runOne();
+  bool runTurnEnd();
 
   boost::asio::io_context& host_;
   TurnBounds bounds_;
@@ -76,6 +92,7 @@ class AsioPort final : private kj::EventPort {
   Timer timer_;
   kj::EventLoop loop_;
   kj::WaitScope scope_;
+  std::vector<std::function<void()>> turn_end_;  // may hold objects of the loop
 };
 
 }  // namespace mayfly::edge

@@ -21,7 +21,7 @@ constexpr size_t kPiecesPerCallMax = 64;
 
 class AsioStream final : public kj::AsyncIoStream {
  public:
-  AsioStream(AsioPort& port, base::Fd socket) : socket_(port.host()) {
+  AsioStream(AsioPort& port, base::Fd socket) : socket_(port.host()), port_(port.self()) {
     boost::system::error_code failed;
     socket_.assign(socket.get(), failed);
     if (!failed) {
@@ -81,11 +81,13 @@ class AsioStream final : public kj::AsyncIoStream {
     side.told = kj::mv(paf.fulfiller);
     if (!side.asked) {
       side.asked = true;
-      socket_.async_wait(what, [side = kj::addRef(side)](boost::system::error_code) mutable {
+      socket_.async_wait(what, [port = port_,
+                                side = kj::addRef(side)](boost::system::error_code) mutable {
         side->asked = false;
         // An error shows at the next use of the socket.
         auto told = kj::mv(side->told);
-        if (told.get() != nullptr) told->fulfill();
+        if (told.get() != nullptr && *port != nullptr)
+          (*port)->inTurn([&told] { told->fulfill(); });
       });
     }
     return kj::mv(paf.promise);
@@ -162,6 +164,7 @@ class AsioStream final : public kj::AsyncIoStream {
   }
 
   Descriptor socket_;
+  AsioPort::Self port_;
   bool drained_ = false;  // the last read emptied the socket
   kj::Own<Readiness> readable_ = kj::refcounted<Readiness>();
   kj::Own<Readiness> writable_ = kj::refcounted<Readiness>();

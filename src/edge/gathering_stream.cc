@@ -5,7 +5,6 @@
 #include <memory>
 #include <utility>
 
-#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 
 namespace mayfly::edge {
@@ -72,7 +71,7 @@ class Gathering final : public GatheringStream {
   // Never from within the promise that flush() replaces.
   void askForFlush() {
     busy_ = true;
-    boost::asio::post(port_.host(), [self = self_] {
+    port_.atTurnEnd([self = self_] {
       if (*self != nullptr) (*self)->flush();
     });
   }

@@ -20,7 +20,8 @@ void forgetGone(Queue& queue, size_t& at) {
 
 kj::Promise<void> endOfTurn(edge::AsioPort& port) {
   auto paf = kj::newPromiseAndFulfiller<void>();
-  boost::asio::post(port.host(), [told = kj::mv(paf.fulfiller)]() mutable { told->fulfill(); });
+  auto told = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(paf.fulfiller));
+  port.atTurnEnd([told] { (*told)->fulfill(); });
   return kj::mv(paf.promise);
 }
 

@@ -17,7 +17,7 @@
 
 namespace mayfly::front {
 
-// Resolves when the KJ events of this turn are over and the host's handlers have had theirs.
+// Resolves when the KJ events of this turn are over.
 kj::Promise<void> endOfTurn(edge::AsioPort& port);
 
 class Gate {

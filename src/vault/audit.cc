@@ -70,23 +70,24 @@ size_t Audit::put(const std::string& text) {
   return n > 0 ? static_cast<size_t>(n) : 0;
 }
 
-void Audit::write(const AuditLine& line) {
-  turn_.push_back(textOf(line));
+void Audit::write(AuditLine line) {
+  turn_.push_back(std::move(line));
   if (turn_.size() >= kTurnLinesMax) return flush();
   if (turn_.size() == 1) later_();
 }
 
 void Audit::flush() {
   std::string all;
-  for (const std::string& line : turn_) all += line;
+  std::vector<std::string> lines;
+  for (const AuditLine& line : turn_) all += lines.emplace_back(textOf(line));
+  turn_.clear();
   size_t written = owed_.empty() && !all.empty() ? put(all) : 0;
-  for (std::string& line : turn_) {
+  for (std::string& line : lines) {
     if (written >= line.size())
       written -= line.size();
     else if (written = 0; owed_.size() < kOwedMax)
       owed_.push_back(std::move(line));
   }
-  turn_.clear();
 }
 
 base::Status Audit::ready() {

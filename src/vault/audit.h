@@ -45,7 +45,7 @@ class Audit {
   Audit(base::Fd file, std::function<void()> later)
       : file_(std::move(file)), later_(std::move(later)) {}
   void reopen(base::Fd file);  // the next file, after a rotation
-  void write(const AuditLine& line);
+  void write(AuditLine line);
   void flush();
   // An error while lines could not be written; tries again.
   base::Status ready();
@@ -57,8 +57,8 @@ class Audit {
   std::function<void()> later_;
   static constexpr size_t kOwedMax = 16'384;  // more than calls can be in flight
   static constexpr size_t kTurnLinesMax = 128;
-  std::vector<std::string> turn_;  // this turn's lines
-  std::deque<std::string> owed_;   // lines that could not be written
+  std::vector<AuditLine> turn_;   // this turn's
+  std::deque<std::string> owed_;  // lines that could not be written
 };
 
 }  // namespace mayfly::vault

@@ -27,8 +27,8 @@ struct CurlLoop::Socket {
   bool reading = false, writing = false;
 };
 
-CurlLoop::CurlLoop(boost::asio::io_context& io, uint32_t connections_max)
-    : io_(io), timer_(io), multi_(::curl_multi_init()) {
+CurlLoop::CurlLoop(edge::AsioPort& port, uint32_t connections_max)
+    : port_(port), io_(port.host()), timer_(io_), multi_(::curl_multi_init()) {
   if (multi_ == nullptr) throw std::bad_alloc();
   ::curl_multi_setopt(multi_, CURLMOPT_SOCKETFUNCTION, &CurlLoop::onSocket);
   ::curl_multi_setopt(multi_, CURLMOPT_SOCKETDATA, this);
@@ -109,7 +109,7 @@ void CurlLoop::await(const std::shared_ptr<Socket>& socket) {
           // Closed meanwhile: the number may be another socket's.
           if (*self == nullptr || !socket->wait.is_open()) return;
           if ((socket->wanted & wanted) == 0) return;
-          act(socket->fd, failed ? CURL_CSELECT_ERR : event);
+          port_.inTurn([&] { act(socket->fd, failed ? CURL_CSELECT_ERR : event); });
           if (*self != nullptr && socket->wait.is_open()) await(socket);
         });
   };
@@ -132,7 +132,7 @@ int CurlLoop::onTimer(CURLM*, long ms, void* self) {
 // libcurl asks for "at once" with each new transfer: that takes no timer.
 void CurlLoop::actSoon() {
   if (std::exchange(soon_, true)) return;
-  boost::asio::post(io_, [this, alive = self_] {
+  port_.atTurnEnd([this, alive = self_] {
     if (*alive == nullptr) return;
     soon_ = false;
     act(CURL_SOCKET_TIMEOUT, 0);

@@ -4,7 +4,7 @@
 // Each connection carries one transfer at a time, HTTP/2 included: a box that does not read its
 // answer must not hold up another box's stream on the same connection.
 //
-// Layer: vault. One thread. The io_context outlives it.
+// Layer: vault. One thread. The port outlives it.
 #pragma once
 
 #include <curl/curl.h>
@@ -21,6 +21,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "base/result.h"
+#include "edge/asio_port.h"
 
 namespace mayfly::vault {
 
@@ -30,7 +31,7 @@ class CurlLoop {
   using Clock = std::chrono::steady_clock;
 
   // curl_global_init() has run.
-  CurlLoop(boost::asio::io_context& io, uint32_t connections_max);
+  CurlLoop(edge::AsioPort& port, uint32_t connections_max);
   ~CurlLoop();
   CurlLoop(const CurlLoop&) = delete;
   CurlLoop& operator=(const CurlLoop&) = delete;
@@ -57,12 +58,13 @@ class CurlLoop {
   void act(curl_socket_t fd, int events);
   void takeDone();
 
+  edge::AsioPort& port_;
   boost::asio::io_context& io_;
   boost::asio::steady_timer timer_;
   CURLM* multi_;
   std::optional<Clock::time_point> due_;    // when libcurl wants to be called
   std::optional<Clock::time_point> armed_;  // when the timer fires; none: it does not
-  bool soon_ = false;                       // a call is in the host's queue
+  bool soon_ = false;                       // a call comes at the turn's end
   std::unordered_map<curl_socket_t, std::shared_ptr<Socket>> sockets_;
   std::unordered_map<CURL*, Done> done_;
   std::shared_ptr<CurlLoop*> self_ = std::make_shared<CurlLoop*>(this);  // null: destroyed

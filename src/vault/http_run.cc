@@ -393,8 +393,7 @@ void HttpRun::onGone() {
 }
 
 void HttpRun::onEnd(Failure failure, const std::string& why) {
-  const auto self = shared_from_this();
-  transfer_.reset();
+  const auto self = shared_from_this();  // the transfer goes with it, or with the next one
   if (aborted_) {
     settle(Failure::upstream);
     return fail(std::move(*aborted_));

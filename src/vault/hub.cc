@@ -49,17 +49,16 @@ void Run::done(std::string_view outcome, std::string_view rule, int status) {
 
 // --- Hub ----------------------------------------------------------------------------
 
-Hub::Hub(boost::asio::io_context& host, kj::Timer& time, base::Fd audit_file, Journal kept,
-         uint64_t first_session)
-    : io(host),
-      timer(time),
-      curl(host, kKeptConnectionsMax),
-      resolver(host),
-      audit(std::move(audit_file), [this] { flushAuditLater(); }),
-      journal(host, std::move(kept)),
+Hub::Hub(edge::AsioPort& port, base::Fd audit_file, Journal kept, uint64_t first_session)
+    : io(port.host()),
+      timer(port.timer()),
+      curl(port, kKeptConnectionsMax),
+      resolver(io),
+      audit(std::move(audit_file), [this] { afterAnswers([this] { audit.flush(); }); }),
+      journal(io, std::move(kept)),
       book(first_session),
       limits(config::PolicyBounds{}),
-      databases(host, resolver, secrets),
+      databases(io, resolver, secrets),
       tasks(*this) {}
 
 Hub::~Hub() noexcept(false) {
@@ -73,13 +72,10 @@ Hub::~Hub() noexcept(false) {
   *self_ = nullptr;
 }
 
-// The first two handlers that come are a turn of KJ's, which sends, and the writing of its messages.
-void Hub::flushAuditLater() {
-  boost::asio::post(io, [this, self = self_] {
-    if (*self == nullptr) return;
-    boost::asio::post(io, [self] {
-      if (*self != nullptr) (*self)->audit.flush();
-    });
+// They are sent at the end of KJ's turn, which is under way, or was asked for before this.
+void Hub::afterAnswers(std::function<void()> what) {
+  boost::asio::post(io, [self = self_, what = std::move(what)] {
+    if (*self != nullptr) what();
   });
 }
 
@@ -139,7 +135,7 @@ void Hub::add(std::shared_ptr<Run> run) {
 void Hub::forget(Run& run) {
   auto at = runs_.find(&run);
   if (at == runs_.end()) return;
-  boost::asio::post(io, [kept = std::move(at->second)] {});
+  afterAnswers([kept = std::move(at->second)] {});
   runs_.erase(at);
 }
 

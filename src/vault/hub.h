@@ -53,8 +53,7 @@ class Ticket {
 };
 
 struct Hub : kj::TaskSet::ErrorHandler {
-  Hub(boost::asio::io_context& host, kj::Timer& time, base::Fd audit_file, Journal kept,
-      uint64_t first_session);
+  Hub(edge::AsioPort& port, base::Fd audit_file, Journal kept, uint64_t first_session);
   ~Hub() noexcept(false);
 
   boost::asio::io_context& io;
@@ -83,6 +82,8 @@ struct Hub : kj::TaskSet::ErrorHandler {
   broker::Refusal refused(AuditLine line, broker::Refusal refusal);
   void add(std::shared_ptr<Run> run);
   void forget(Run& run);  // destroyed in a later turn
+  // Once the answers of this turn have been sent: no box waits for it.
+  void afterAnswers(std::function<void()> what);
   size_t running() const { return runs_.size(); }
   // Records a write as begun, on disk, then asks whether it may be done. `then`: nothing: do it.
   // Else its recorded outcome, or a refusal.
@@ -102,7 +103,6 @@ struct Hub : kj::TaskSet::ErrorHandler {
 
  private:
   void taskFailed(kj::Exception&& e) override;
-  void flushAuditLater();
 
   struct Patterns {
     std::vector<SecretRef> of;

@@ -66,7 +66,7 @@ class Vault {
   Vault(base::Fd supervisor, base::Fd daemon, base::Fd audit, Journal journal)
       : port_(io_, edge::TurnBounds{},
               [](kj::Exception&& e) { say("error", edge::errorOf(e).message); }),
-        hub_(io_, port_.timer(), std::move(audit), std::move(journal), firstNumber()),
+        hub_(port_, std::move(audit), std::move(journal), firstNumber()),
         introspection_(hub_),
         faces_{hub_, {}, {}, 0},
         supervisor_(io_, supervisor.get()),

@@ -129,6 +129,51 @@ TEST(AsioPort, WhatTheHostFulfilsRunsWithoutAnotherWakeUp) {
   EXPECT_EQ(rig.get(kj::mv(paf.promise)), 7);
 }
 
+TEST(AsioPort, EventsThatAHandlerMakesRunWithIt) {
+  Rig rig;
+  std::string order;
+  auto paf = kj::newPromiseAndFulfiller<void>();
+  auto waiting = paf.promise.then([&] { order += "event "; }).eagerlyEvaluate(nullptr);
+  boost::asio::post(rig.host, [&] {
+    rig.port->inTurn([&] { paf.fulfiller->fulfill(); });
+    order += "handler's end ";
+  });
+  boost::asio::post(rig.host, [&] { order += "next"; });
+  ASSERT_TRUE(rig.until([&] { return order.ends_with("next"); }));
+  EXPECT_EQ(order, "event handler's end next");
+}
+
+TEST(AsioPort, WhatIsForATurnsEndComesAfterItsEventsAndBeforeTheHostsNextHandler) {
+  Rig rig;
+  std::string order;
+  auto first = kj::evalLater([&] {
+                 rig.port->atTurnEnd([&] {
+                   order += "end ";
+                   // It may go on: its events are the turn's, too.
+                   rig.port->atTurnEnd([&] { order += "second end "; });
+                 });
+                 order += "1 ";
+               }).then([&] { order += "2 "; })
+                   .eagerlyEvaluate(nullptr);
+  boost::asio::post(rig.host, [&] { order += "host"; });
+  ASSERT_TRUE(rig.until([&] { return order.ends_with("host"); }));
+  EXPECT_EQ(order, "1 2 end second end host");
+  order.clear();
+  rig.port->atTurnEnd([&] { order += "alone"; });
+  EXPECT_TRUE(rig.until([&] { return order == "alone"; }));
+}
+
+TEST(AsioPort, AFloodDoesNotHoldUpATurnsEnd) {
+  Rig rig({16, kLong});
+  uint64_t events = 0, at = 0;
+  auto flooding = flood(events).eagerlyEvaluate(nullptr);
+  ASSERT_TRUE(rig.until([&] { return events >= 100; }));
+  const uint64_t before = events;
+  boost::asio::post(rig.host, [&] { rig.port->atTurnEnd([&] { at = events; }); });
+  ASSERT_TRUE(rig.until([&] { return at > 0; }));
+  EXPECT_LE(at - before, 64u);
+}
+
 TEST(AsioPort, EventsThatTheHostDestroysDoNotStopTheLoop) {
   Rig rig;
   for (int i = 0; i < 3; ++i) {

@@ -208,7 +208,7 @@ class RunTest : public testing::Test {
     port = std::make_unique<edge::AsioPort>(io, edge::TurnBounds{}, [](kj::Exception&& e) {
       ADD_FAILURE() << e.getDescription().cStr();
     });
-    hub = std::make_unique<Hub>(io, port->timer(), std::move(audit), std::move(*journal), 100);
+    hub = std::make_unique<Hub>(*port, std::move(audit), std::move(*journal), 100);
     faces = std::make_unique<Faces>(Faces{*hub, {}, {}, 0});
     calls = std::make_unique<schema::Calls::Client>(callsFace(*faces));
     upstream = std::make_unique<Upstream>(io);
