@@ -61,7 +61,7 @@ def test_a_file_that_is_not_the_locked_one_is_refused(place, tmp_path):
     # A package that was right when it was downloaded, and is installed again for a new command.
     cache = tmp_path / "cache"
     (cache / "artifacts").mkdir(parents=True)
-    for name in ("apt", "resolved", "tools", "trees"):
+    for name in ("apt", "resolved", "trees"):
         (cache / name).symlink_to(CACHE / name)
     (cache / "artifacts" / digest).write_bytes((CACHE / "artifacts" / digest).read_bytes() + b"more")
     place.put("forged", text + f'run = ["true {secrets.token_hex(8)}"]\n')
@@ -219,6 +219,14 @@ def test_python_is_compiled_whatever_template_brings_it(place, tmp_path, package
     place.build("compiles")
     with place.root("compiles", tmp_path / "root") as root:
         assert compiled(root, "usr/lib/python3.13/os.py")
+
+
+@pytest.mark.slow
+def test_pip_may_be_a_package_of_an_image(place, tmp_path):
+    place.put("has-pip", '[image]\npip = ["pip"]\n')
+    assert place.build("has-pip")["packages"]["pip"] == 1, "the builder's own pip is not the image's"
+    with place.root("has-pip", tmp_path / "root") as root:
+        assert (root / SITE[1:] / "pip/__init__.py").exists()
 
 
 # --- libraries that an image lacks ----------------------------------------------------------

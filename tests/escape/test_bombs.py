@@ -14,7 +14,7 @@ from test_walls import assert_gone, run_probe
 # Beyond the cap: the kernel's own objects per box, and the host's other load.
 MARGIN_BYTES = 64 * cases.MIB
 ATTEMPTS = 3  # others use memory too: one calm run is enough
-SAMPLE_S = 0.02
+SAMPLE_S = 0.02 * cases.SLOWNESS
 
 
 class HostMemory(threading.Thread):
