@@ -36,9 +36,6 @@ base::Status Stage::leaveNamespace() {
 
 base::Status Stage::mountOver(const std::string& tree, const std::string& folder) {
   for (const char* name : {"/upper", "/work"}) MAYFLY_CHECK(makeFolders(folder + name));
-  MAYFLY_TRY(base::Fd lower, openFolder(tree));
-  MAYFLY_TRY(base::Fd upper, openFolder(folder + "/upper"));
-  MAYFLY_TRY(base::Fd work, openFolder(folder + "/work"));
   MAYFLY_TRY(root_, openFolder("/"));
   MAYFLY_TRY(folder_, openFolder("."));
   MAYFLY_TRY(base::Fd before, base::openAt(base::FdView(AT_FDCWD), "/proc/self/ns/mnt", O_RDONLY));
@@ -46,8 +43,11 @@ base::Status Stage::mountOver(const std::string& tree, const std::string& folder
   namespace_ = std::move(before);
   if (::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0)
     return base::failSys(errno, "mount", "/");
-  // By descriptors, because a path may hold a colon or a comma. Volatile: when it goes, nothing is
-  // written to the disk first.
+  // By descriptors, opened in this namespace, because a path may hold a colon or a comma. Volatile:
+  // when the overlay goes, nothing is written to the disk first.
+  MAYFLY_TRY(base::Fd lower, openFolder(tree));
+  MAYFLY_TRY(base::Fd upper, openFolder(folder + "/upper"));
+  MAYFLY_TRY(base::Fd work, openFolder(folder + "/work"));
   const std::string options = fmt::format(
       "lowerdir=/proc/self/fd/{},upperdir=/proc/self/fd/{},workdir=/proc/self/fd/{},"
       "volatile",
