@@ -55,6 +55,13 @@ std::string configText(const std::string& folder, const std::string& architectur
   return text;
 }
 
+// Writes only a changed text: if one of these files is newer than apt's cache of all packages, apt
+// makes that anew.
+base::Status keepText(const std::string& path, std::string_view text, unsigned mode = 0644) {
+  const auto present = base::readSmallFile(base::FdView(AT_FDCWD), path);
+  return present && *present == text ? base::Status() : writeText(path, text, mode);
+}
+
 // 'uri' name_version_arch.deb size hash
 bool readUriLine(std::string_view line, std::string& name_and_version) {
   if (line.empty() || line.front() != '\'') return false;
@@ -95,10 +102,10 @@ base::Status Apt::update() {
   MAYFLY_TRY(lock_, lockFile(folder_ + "/lock", kLockSecondsMax));
   std::string list;
   for (const std::string& source : sources) list += source + "\n";
-  MAYFLY_CHECK(writeText(folder_ + "/sources.list", list));
-  MAYFLY_CHECK(writeText(folder_ + "/status", ""));
-  MAYFLY_CHECK(writeText(folder_ + "/apt.conf",
-                         configText(folder_, architecture, fetchOptions(config)), 0600));
+  MAYFLY_CHECK(keepText(folder_ + "/sources.list", list));
+  MAYFLY_CHECK(keepText(folder_ + "/status", ""));
+  MAYFLY_CHECK(keepText(folder_ + "/apt.conf",
+                        configText(folder_, architecture, fetchOptions(config)), 0600));
   std::string output;
   MAYFLY_CHECK(run({"apt-get", "update", "-q"}, kDownloadSecondsMax, &output));
   updated_ = true;

@@ -16,6 +16,7 @@
 #include "image/needs.h"
 #include "image/npm.h"
 #include "image/pip.h"
+#include "image/stage.h"
 #include "image/within.h"
 #include "image/workshop.h"
 
@@ -115,19 +116,15 @@ base::Error lockMisfit(const config::Manifest& manifest, bool missing) {
 base::Result<std::vector<Missing>> pack(Workshop& shop, const std::vector<Laid>& files,
                                         const std::string& tree, std::string_view suite,
                                         const std::string& packed) {
-  MAYFLY_TRY(std::string folder, shop.scratch());
-  const std::string stage = folder + "/stage";
-  Command copy;
-  copy.argv = {"cp", "-al", tree, stage};
-  copy.seconds_max = kPackSecondsMax;
-  MAYFLY_CHECK(shop.run(copy));
+  Stage stage(shop);
+  MAYFLY_CHECK(stage.make(tree));
   for (const Laid& f : files)
-    MAYFLY_CHECK(f.source.empty() ? putText(stage, f.target, f.text, f.mode)
-                                  : putCopy(stage, f.target, f.source, f.mode));
+    MAYFLY_CHECK(f.source.empty() ? putText(stage.path(), f.target, f.text, f.mode)
+                                  : putCopy(stage.path(), f.target, f.source, f.mode));
   // What is missing may belong to a part that nobody uses, so neither it nor a failed look is an
   // error of the build.
   std::vector<Missing> missing;
-  if (auto found = examine(shop, stage, suite)) {
+  if (auto found = examine(shop, stage.path(), suite)) {
     missing = std::move(*found);
   } else {
     shop.say("not checked for missing libraries: " + found.error().message);
@@ -141,7 +138,8 @@ base::Result<std::vector<Missing>> pack(Workshop& shop, const std::vector<Laid>&
   // mkfs.erofs keep a file's time if it is older; the tree has none such.
   const std::string time = fmt::format("-T{}", kImageUnixSeconds);
   Command make;
-  make.argv = {"mkfs.erofs", "--quiet", time, "-x-1", "--all-root", "-U", kUuid, packed, stage};
+  make.argv = {"mkfs.erofs", "--quiet", time,   "-x-1",      "--all-root",
+               "-U",         kUuid,     packed, stage.path()};
   make.seconds_max = kPackSecondsMax;
   MAYFLY_CHECK(shop.run(make));
   MAYFLY_TRY(base::Fd fd, base::openAt(base::FdView(AT_FDCWD), packed, O_RDONLY));

@@ -50,19 +50,6 @@ std::string textOf(const std::string& path) {
 
 bool exists(const std::string& path) { return ::access(path.c_str(), R_OK) == 0; }
 
-base::Status makeOwnFolder(const std::string& path) {
-  MAYFLY_CHECK(makeFolders(path));
-  if (::chmod(path.c_str(), 0700) != 0 || ::chown(path.c_str(), kNobody, kNobody) != 0)
-    return base::failSys(errno, "chown", path);
-  return base::Unit{};
-}
-
-base::Status writeOwn(const std::string& path, std::string_view text) {
-  MAYFLY_CHECK(writeText(path, text, 0600));
-  if (::chown(path.c_str(), kNobody, kNobody) != 0) return base::failSys(errno, "chown", path);
-  return base::Unit{};
-}
-
 void passProxies(std::vector<std::string>& environment) {
   for (const char* name : {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY",
                            "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
@@ -168,6 +155,19 @@ base::Status addNpm(LookUp& look_up, const std::string& home_on_host) {
 }
 
 }  // namespace
+
+base::Status makeOwnFolder(const std::string& path) {
+  MAYFLY_CHECK(makeFolders(path));
+  if (::chmod(path.c_str(), 0700) != 0 || ::chown(path.c_str(), kNobody, kNobody) != 0)
+    return base::failSys(errno, "chown", path);
+  return base::Unit{};
+}
+
+base::Status writeOwn(const std::string& path, std::string_view text) {
+  MAYFLY_CHECK(writeText(path, text, 0600));
+  if (::chown(path.c_str(), kNobody, kNobody) != 0) return base::failSys(errno, "chown", path);
+  return base::Unit{};
+}
 
 std::map<std::string, std::string> parsePipConfig(std::string_view text) {
   std::map<std::string, std::string> settings;

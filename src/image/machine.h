@@ -35,6 +35,10 @@ struct LookUp {
 inline constexpr const char* kOutFolder = "/run/build/out";
 inline constexpr uint32_t kLookUpSecondsMax = 1'200;
 
+// For a look-up's user nobody alone: no other user of the machine may read or change them.
+base::Status makeOwnFolder(const std::string& path);
+base::Status writeOwn(const std::string& path, std::string_view text);
+
 // Copies the tree's /etc to a new folder `etc`, with the host's name resolution and certificates.
 base::Status makeEtc(const std::string& tree, const std::string& etc);
 

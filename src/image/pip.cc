@@ -26,34 +26,73 @@ using base::Code;
 using Json = nlohmann::json;
 
 constexpr size_t kReportBytesMax = 64u << 20;
-constexpr const char* kPip = "/run/build/pip.whl";
+constexpr const char* kPip = "/run/build/pip";  // a folder that holds the package `pip`
+constexpr const char* kPipWheel = "/run/build/pip.whl";
+constexpr const char* kUnpackInTree = "/run/build/unpack.py";
 constexpr const char* kWheels = "/run/build/wheels";
 constexpr const char* kRequirements = "/run/build/requirements.txt";
+
+// The package alone: with its metadata beside it, pip would count as a package of the image. The
+// pyc files are valid whatever times the files have.
+constexpr std::string_view kUnpack = R"py(
+import compileall, py_compile, sys, zipfile
+
+wheel, folder = sys.argv[1:]
+with zipfile.ZipFile(wheel) as file:
+    file.extractall(folder, [name for name in file.namelist() if name.startswith('pip/')])
+compileall.compile_dir(folder, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+)py";
 
 std::string baseName(std::string_view path) {
   return std::string(path.substr(path.find_last_of('/') + 1));
 }
 
-// The host's path of pip's own wheel, unpacked once from its Debian package.
-base::Result<std::string> unpackPip(Workshop& shop, Apt& apt, const std::vector<Deb>& tools) {
-  if (tools.empty()) return base::fail(Code::internal, "the lock names no pip");
-  const std::string folder = shop.cacheDir() + "/tools/" + tools[0].sha256;
-  if (::access(folder.c_str(), F_OK) != 0) {
-    MAYFLY_CHECK(apt.fetch(tools));
-    const std::string made = fmt::format("{}.new-{}", folder, ::getpid());
-    MAYFLY_CHECK(makeFolders(shop.cacheDir() + "/tools"));
-    Command unpack;
-    unpack.argv = {"dpkg-deb", "-x", shop.artifact(tools[0].sha256), made};
-    MAYFLY_CHECK(shop.run(unpack));
-    // Another build may have been faster: its folder is the same.
-    if (::rename(made.c_str(), folder.c_str()) != 0) MAYFLY_CHECK(removeTree(made));
-  }
+// The host's path of pip's own wheel, out of its Debian package.
+base::Result<std::string> fetchWheelOfPip(Workshop& shop, Apt& apt, const std::vector<Deb>& tools) {
+  MAYFLY_CHECK(apt.fetch(tools));
+  MAYFLY_TRY(std::string folder, shop.scratch());
+  Command unpack;
+  unpack.argv = {"dpkg-deb", "-x", shop.artifact(tools[0].sha256), folder};
+  MAYFLY_CHECK(shop.run(unpack));
   glob_t found{};
   const int r = ::glob((folder + "/usr/share/python-wheels/pip-*.whl").c_str(), 0, nullptr, &found);
   std::string path = r == 0 && found.gl_pathc > 0 ? found.gl_pathv[0] : "";
   ::globfree(&found);
   if (path.empty()) return base::fail(Code::internal, "Debian's pip package holds no pip");
   return path;
+}
+
+// pip for use in `tree` and its copies: the host's path of a folder for kPip. Out of its wheel, pip
+// would be compiled anew in each run.
+//
+// The tree's own Python unpacks and compiles it, without rights, so the tree's packages can put
+// anything into the folder. They could do the same to every run of pip, which is theirs. So the
+// folder belongs to this tree alone, is executed only in sandboxes of it and its copies, and is
+// read-only there. The host follows no link in it: it made the folder itself.
+base::Result<std::string> unpackPip(Workshop& shop, Apt& apt, const std::vector<Deb>& tools,
+                                    const std::string& tree) {
+  if (tools.empty()) return base::fail(Code::internal, "the lock names no pip");
+  const std::string all = pipFolder(tree), folder = all + "/" + tools[0].sha256;
+  if (::access(folder.c_str(), F_OK) == 0) return folder;
+  MAYFLY_TRY(std::string wheel, fetchWheelOfPip(shop, apt, tools));
+  MAYFLY_TRY(std::string work, shop.scratch());
+  const std::string program = work + "/unpack.py", made = work + "/pip";
+  MAYFLY_CHECK(writeOwn(program, kUnpack));
+  MAYFLY_CHECK(makeOwnFolder(made));
+  Command unpack;
+  unpack.argv = {"/usr/bin/python3", "-I", "-W", "ignore", kUnpackInTree, kPipWheel, kPip};
+  unpack.seconds_max = kShortSecondsMax;
+  unpack.environment = sandboxEnvironment({"HOME=/nonexistent"});
+  unpack.enter = enterSandbox(
+      {tree,
+       Inside::lookUp,
+       {{program, kUnpackInTree, false}, {wheel, kPipWheel, false}, {made, kPip, true}}});
+  MAYFLY_CHECK(shop.run(unpack));
+  MAYFLY_CHECK(makeFolders(all));
+  // Another build may have been faster: its folder serves as well.
+  if (::rename(made.c_str(), folder.c_str()) != 0 && ::access(folder.c_str(), F_OK) != 0)
+    return base::failSys(errno, "rename", folder);
+  return folder;
 }
 
 std::vector<std::string> pipCommand(const char* verb) {
@@ -195,6 +234,8 @@ base::Error explainMissing(Workshop& shop, const LookUp& place, const NoWheel& m
 
 }  // namespace
 
+std::string pipFolder(const std::string& tree) { return tree + ".pip"; }
+
 base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe,
                         const std::string& tree, Fresh fresh, Lock& lock) {
   lock.pip.clear();
@@ -210,7 +251,7 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
   }
   shop.say(fmt::format("looking up {} pip packages and what they need", lock.pip_wishes.size()));
   MAYFLY_TRY(lock.tools, apt.candidates({"python3-pip-whl"}, fresh));
-  MAYFLY_TRY(std::string pip, unpackPip(shop, apt, lock.tools));
+  MAYFLY_TRY(std::string pip, unpackPip(shop, apt, lock.tools, tree));
   MAYFLY_TRY(LookUp place, preparePipLookUp(shop, tree, recipe));
   place.sandbox.binds.push_back({pip, kPip, false});
   const std::string report = "report.json";
@@ -243,7 +284,7 @@ base::Status installPip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
                         const std::string& look_up_tree, const std::string& tree,
                         const Lock& lock) {
   if (lock.pip.empty()) return base::Unit{};
-  MAYFLY_TRY(std::string pip, unpackPip(shop, apt, lock.tools));
+  MAYFLY_TRY(std::string pip, unpackPip(shop, apt, lock.tools, look_up_tree));
   MAYFLY_CHECK(fetchPip(shop, recipe, look_up_tree, pip, lock.pip));
   shop.say(fmt::format("installing {} wheels", lock.pip.size()));
   MAYFLY_TRY(std::string folder, shop.scratch());

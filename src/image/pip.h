@@ -22,4 +22,7 @@ base::Status resolvePip(Workshop& shop, Apt& apt, const config::ImageRecipe& rec
 base::Status installPip(Workshop& shop, Apt& apt, const config::ImageRecipe& recipe,
                         const std::string& look_up_tree, const std::string& tree, const Lock& lock);
 
+// Where pip itself is kept for a tree: it goes with the tree.
+std::string pipFolder(const std::string& tree);
+
 }  // namespace mayfly::image

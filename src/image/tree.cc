@@ -193,7 +193,10 @@ base::Result<Tree> openTree(Workshop& shop, const std::string& key, Fresh fresh)
     if (interrupted()) return base::fail(interruption("the wait for another build"));
     ::usleep(100'000);
   }
-  if (fresh == Fresh::yes) MAYFLY_CHECK(removeTree(tree.path));
+  if (fresh == Fresh::yes) {
+    MAYFLY_CHECK(removeTree(tree.path));
+    MAYFLY_CHECK(removeTree(pipFolder(tree.path)));
+  }
   if (::access((tree.path + ".new").c_str(), F_OK) == 0)
     MAYFLY_CHECK(removeTree(tree.path + ".new"));
   return tree;
@@ -321,6 +324,7 @@ void sweepTrees(const std::string& cache_dir) {
     if (::access((tree + ".new").c_str(), F_OK) == 0) (void)removeTree(tree + ".new");
     if (st.st_mtime + kUnusedTreeSecondsMax > ::time(nullptr)) return;
     (void)removeTree(tree);
+    (void)removeTree(pipFolder(tree));
     ::unlink(lock.c_str());
   });
   const auto sweepOld = [&](const char* name, time_t seconds_max) {

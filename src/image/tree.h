@@ -2,7 +2,9 @@
 // added.
 //
 //   trees/<key>/         a finished tree, never changed
-//   trees/<key>.lock     held while the tree is made, shared while used; its time is the last use
+//   trees/<key>.pip/     pip for this tree, by the hash of its Debian package; removed with the
+//   tree trees/<key>.lock     held while the tree is made, shared while used; its time is the last
+//   use
 //
 // All templates with the same Debian packages share one tree of them; packages of pip and npm and a
 // template's own commands go into a copy of it.

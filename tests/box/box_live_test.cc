@@ -23,6 +23,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -185,8 +186,9 @@ std::vector<Process> childrenOf(pid_t parent) {
   for (const auto& entry : fs::directory_iterator("/proc")) {
     pid_t pid = ::atoi(entry.path().filename().c_str());
     if (pid <= 0) continue;
-    std::ifstream file(entry.path() / "stat");
-    std::string stat((std::istreambuf_iterator<char>(file)), {});
+    std::ostringstream text;  // empty if the process has ended meanwhile
+    text << std::ifstream(entry.path() / "stat").rdbuf();
+    const std::string stat = text.str();
     size_t open = stat.find('('), end = stat.rfind(')');
     if (end == std::string::npos) continue;
     int ppid = 0;

@@ -4,11 +4,13 @@ import contextlib
 import json
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import zipfile
 
 import pytest
+from light import light
 from pool_view import mounted
 from support import CLI
 from test_lifecycle import BINARIES
@@ -38,6 +40,15 @@ class Place:
         for file, content in files.items():
             (folder / file.replace("__", ".")).write_bytes(content if isinstance(content, bytes) else content.encode())
         return folder
+
+    def put_light(self, name, text, **files):
+        """Upon a Python that preloads nothing: for a test of a template's own preloads."""
+        base = self.dir / "light"
+        if not base.exists():
+            shutil.copytree(light()["template_dirs"][0] / "python", base)
+            manifest = base / "manifest.toml"
+            manifest.write_text(manifest.read_text().replace('name = "python"', 'name = "light"'))
+        return self.put(name, text, base="light", **files)
 
     def __call__(self, verb, *args, prefix=(), check=None, **kwargs):
         words = [*prefix, CLI, "template", verb, *map(str, args), "--templates", str(self.dir)]

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import time
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from pool_view import mounted
+from template_place import CACHE
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 MAYFLY = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
@@ -158,6 +160,23 @@ def test_the_same_inputs_give_the_same_image(template, tmp_path):
     run(MAYFLY, "image", "build", template, "--state-dir", str(tmp_path))
     listed = json.loads(run(MAYFLY, "image", "list", "--json", "--state-dir", str(tmp_path)).stdout)["images"]
     assert [image["digest"] for image in listed] == [images()[template]["digest"]]
+    # An overlay has its changes on no overlay: there, a copy takes its place.
+    copied = "\n$ cp -al " in (tmp_path / f"logs/build-{template}.log").read_text()
+    assert copied == (run("stat", "-f", "-c", "%T", str(CACHE)).stdout.strip() == "overlayfs")
+
+
+OVERLAY = 'mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/cache" && shift 2 && exec "$@"'
+
+
+@pytest.mark.slow
+def test_where_no_overlay_can_be_mounted_the_image_is_the_same(tmp_path):
+    for name in ("upper", "work", "cache"):
+        (tmp_path / name).mkdir()
+    run("unshare", "--mount", "--propagation", "private", "sh", "-ec", OVERLAY, "sh", str(CACHE), str(tmp_path),
+        MAYFLY, "image", "build", "shell", "--state-dir", str(tmp_path / "state"), "--cache-dir", str(tmp_path / "cache"))
+    assert "\n$ cp -al " in (tmp_path / "state/logs/build-shell.log").read_text()
+    listed = json.loads(run(MAYFLY, "image", "list", "--json", "--state-dir", str(tmp_path / "state")).stdout)["images"]
+    assert [image["digest"] for image in listed] == [images()["shell"]["digest"]]
 
 
 def test_a_changed_file_of_the_template_gives_another_image(tmp_path):
@@ -198,10 +217,22 @@ def test_prune_keeps_what_templates_and_daemons_use(tmp_path):
     assert len(list((state / "images").iterdir())) == 1 and not (state / "index/own.json").exists()
 
 
+def link_cache(cache, moment):
+    """A cache of its own that has the machine's downloads, and for a later moment its finished trees: so a build soon
+    comes to the moment."""
+    (cache / "trees").mkdir(parents=True)
+    for name in ("apt", "artifacts", "resolved"):
+        (cache / name).symlink_to(CACHE / name)
+    for tree in CACHE.glob("trees/*") if moment == "packing" else ():
+        if re.fullmatch(r"[0-9a-f]{64}(\.lock)?", tree.name):
+            (cache / "trees" / tree.name).symlink_to(tree)
+
+
 # While it installs packages, and while it packs.
 @pytest.mark.parametrize("sign, moment", [(signal.SIGINT, "installing"), (signal.SIGTERM, "packing")])
 def test_an_interrupted_build_leaves_nothing(tmp_path, sign, moment):
     state, cache = tmp_path / "state", tmp_path / "cache"
+    link_cache(cache, moment)
     build = subprocess.Popen([MAYFLY, "image", "build", "perl", "--state-dir", str(state), "--cache-dir", str(cache)],
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     for line in build.stderr:

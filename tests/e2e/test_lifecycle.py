@@ -24,6 +24,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 BINARIES = pathlib.Path(CLI).parent
 STATE_DIR = os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")
 SECONDS_MAX = 60  # of a wait for an event
+LOOKS_APART_SECONDS_MAX = 0.3
 # docs/SPECIFICATION.md: everything that a killed daemon or spawner leaves is gone within a second.
 GONE_SECONDS_MAX = 1
 UIDS_OF_A_SLOT = 64 * 65536
@@ -73,11 +74,15 @@ def comm(pid):
 
 def await_that(condition, what, seconds_max=SECONDS_MAX, pause_s=0.01):
     deadline = time.monotonic() + seconds_max
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds_max} s"
-        select.select([], [], [], pause_s)
+    while True:
+        began = time.monotonic()
+        if value := condition():
+            return value
+        now = time.monotonic()
+        assert now < deadline, f"{what}: not within {seconds_max} s"
+        # A look that takes long, such as one at every process, leaves the processors to the daemon for twice that time.
+        select.select([], [], [], max(pause_s, min(2 * (now - began), LOOKS_APART_SECONDS_MAX)))
         pause_s = min(pause_s * 1.2, max(pause_s, 0.05))  # an event that takes long is not polled all the time
-    return value
 
 
 def slow():

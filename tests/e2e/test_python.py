@@ -71,11 +71,14 @@ print('body')
     "atexit_raises": "import atexit\natexit.register(lambda: 1 / 0)\nprint('body')",
     "threads_are_joined": """
 import threading, time
+main_done = threading.Event()
 def work():
+    main_done.wait()
     time.sleep(0.05)
     print('thread done')
 threading.Thread(target=work).start()
 print('main done')
+main_done.set()
 """,
     "daemon_thread_is_not": """
 import threading, time

@@ -61,7 +61,7 @@ def test_a_file_that_is_not_the_locked_one_is_refused(place, tmp_path):
     # A package that was right when it was downloaded, and is installed again for a new command.
     cache = tmp_path / "cache"
     (cache / "artifacts").mkdir(parents=True)
-    for name in ("apt", "resolved", "tools", "trees"):
+    for name in ("apt", "resolved", "trees"):
         (cache / name).symlink_to(CACHE / name)
     (cache / "artifacts" / digest).write_bytes((CACHE / "artifacts" / digest).read_bytes() + b"more")
     place.put("forged", text + f'run = ["true {secrets.token_hex(8)}"]\n')
@@ -219,6 +219,14 @@ def test_python_is_compiled_whatever_template_brings_it(place, tmp_path, package
     place.build("compiles")
     with place.root("compiles", tmp_path / "root") as root:
         assert compiled(root, "usr/lib/python3.13/os.py")
+
+
+@pytest.mark.slow
+def test_pip_may_be_a_package_of_an_image(place, tmp_path):
+    place.put("has-pip", '[image]\npip = ["pip"]\n')
+    assert place.build("has-pip")["packages"]["pip"] == 1, "the builder's own pip is not the image's"
+    with place.root("has-pip", tmp_path / "root") as root:
+        assert (root / SITE[1:] / "pip/__init__.py").exists()
 
 
 # --- libraries that an image lacks ----------------------------------------------------------
@@ -404,7 +412,7 @@ CULPRITS = {
 def test_a_preload_that_breaks_the_zygote_is_named(place, kind):
     code, fault = CULPRITS[kind]
     name = "bad-" + kind.replace("_", "-")
-    place.put(name, f"""
+    place.put_light(name, f"""
 [image.files]
 "{SITE}/harmless.py" = "harmless.py"
 "{SITE}/culprit.py" = "culprit.py"
@@ -418,8 +426,8 @@ preload = ["harmless", "culprit", "calendar"]
 
 @pytest.mark.slow
 def test_the_word_refused_and_the_reason_are_in_the_text_too(place):
-    place.put("bad", f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n',
-              culprit__py=CULPRITS["thread"][0])
+    place.put_light("bad", f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n',
+                    culprit__py=CULPRITS["thread"][0])
     said = place("check", "bad", "--clones", 1, check=1).stdout
     assert "refused    preload 'culprit' started a thread" in said, said
 
@@ -428,7 +436,7 @@ def test_an_exceptions_last_line_is_kept(place):
     """numpy's error begins with advice; its cause is the last line."""
     last = "Original error was: libgone.so.7: cannot open shared object file: No such file or directory"
     code = f"raise ImportError('\\n\\nPLEASE READ THIS\\n\\n' + 'advice, ' * 100 + '\\n\\n{last}\\n')"
-    place.put("cut", f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n', culprit__py=code)
+    place.put_light("cut", f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n', culprit__py=code)
     report = place.check("cut", expect=1)
     assert report["refused"] == f"preload 'culprit' failed: ImportError: PLEASE READ THIS ... {last}", report
     assert report["said"][-1] == last and report["said"][0].startswith("Traceback "), report
@@ -437,7 +445,7 @@ def test_an_exceptions_last_line_is_kept(place):
 
 def test_the_last_line_of_a_task_that_fails_is_kept(place):
     code = "import sys; [print('line', n, file=sys.stderr) for n in range(9_999)]; import no_such_module"
-    place.put("fails", f'[check]\nwait = "{code}"\n')
+    place.put_light("fails", f'[check]\nwait = "{code}"\n')
     report = place.check("fails", expect=1)
     last = "ModuleNotFoundError: No module named 'no_such_module'"
     assert report["refused"].startswith("a task that does nothing ends as ") and report["refused"].endswith(f": {last}"), report
@@ -445,8 +453,8 @@ def test_the_last_line_of_a_task_that_fails_is_kept(place):
 
 
 def test_a_thread_of_pythons_own_is_told_by_its_name_and_module(place):
-    place.put("threads", f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n',
-              culprit__py="import threading\nthreading.Thread(target=lambda: threading.Event().wait(), name='of-culprit', daemon=True).start()\n")
+    place.put_light("threads", f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n',
+                    culprit__py="import threading\nthreading.Thread(target=lambda: threading.Event().wait(), name='of-culprit', daemon=True).start()\n")
     refused = place.check("threads", expect=1)["refused"]
     assert refused == ("preload 'culprit' started a thread 'of-culprit', in module culprit; take it out of zygote.preload: "
                        "the task loads it"), refused

@@ -82,6 +82,17 @@ import own_words, os
 print(own_words.WORD, open(os.environ['DATA']).read().strip(), open('/usr/local/share/made').read().strip())""") == "ours some data made\n"
 
 
+def test_pip_is_compiled_once_for_a_tree_and_is_no_package_there(shop):
+    log = (shop.state / "logs/build-pips-more.log").read_text()  # its Debian packages are those of `pips`
+    assert "$ /usr/bin/python3 -I /run/build/pip/pip install " in log and "unpack.py" not in log
+    kept = [*CACHE.glob("trees/*.pip/*")]
+    assert kept
+    for folder in kept:
+        assert os.listdir(folder) == ["pip"]
+        [pyc] = (folder / "pip/__pycache__").glob("__init__.*.pyc")
+        assert pyc.read_bytes()[4] == 1  # flags: an unchecked hash
+
+
 def test_what_the_template_does_not_say_its_base_says(served, mayfly):
     listed = {t["name"]: t for t in json.loads(served("templates", "--json").stdout)["templates"]}
     python = {t["name"]: t for t in json.loads(mayfly("templates", "--json").stdout)["templates"]}["python"]

@@ -27,46 +27,54 @@ struct RandomSpawner : Fixture {
 
   uint32_t below(uint32_t n) { return static_cast<uint32_t>(random() % n); }
 
-  // The engine's requests since the last look.
+  // The engine's requests since the last look: more than the channel holds at once.
   void readRequests() {
+    while (readSome() && !HasFatalFailure()) {
+    }
+  }
+  bool readSome() {
     settle();
     Request r;
-    for (;;) {
+    for (bool some = false;; some = true) {
       auto m = base::receiveMessage(spawner.view(), base::writableBytesOf(r));
-      if (!m || m->bytes == 0) return;  // no more requests, or the engine's end is closed
-      switch (r.op) {
-        case Op::publish:
-          ASSERT_TRUE(starting.insert(r.zygote_id).second) << "a zygote's number was used twice";
-          break;
-        case Op::retire:
-          if (starting.erase(r.zygote_id) + serving.erase(r.zygote_id) > 0)
-            tellZygote(Kind::zygoteGone, r.zygote_id);
-          break;
-        case Op::make:
-        case Op::clone: {
-          Seen& box = seen[r.box];
-          ASSERT_EQ(box.claimed, false);
-          ASSERT_TRUE(r.op == Op::make ? box.zygote == 0 : box.stock)
-              << "box " << r.box << " was asked for twice";
-          box.zygote = r.zygote_id;
-          box.stock = (r.flags & spawner::kStock) != 0;
-          box.at = At::asked;
-          break;
-        }
-        case Op::claim: {
-          Seen& box = seen.at(r.box);
-          ASSERT_FALSE(std::exchange(box.claimed, true)) << "box " << r.box << " was claimed twice";
-          if (box.at == At::ready) box.at = At::claimed;
-          break;
-        }
-        case Op::end:
-          seen.at(r.box).end_asked = true;
-          break;
-        case Op::sample:
-        case Op::ping:
-        case Op::terminate:
-          break;
+      if (!m || m->bytes == 0) return some;  // no more requests, or the engine's end is closed
+      take(r);
+      if (HasFatalFailure()) return false;
+    }
+  }
+  void take(const Request& r) {
+    switch (r.op) {
+      case Op::publish:
+        ASSERT_TRUE(starting.insert(r.zygote_id).second) << "a zygote's number was used twice";
+        break;
+      case Op::retire:
+        if (starting.erase(r.zygote_id) + serving.erase(r.zygote_id) > 0)
+          tellZygote(Kind::zygoteGone, r.zygote_id);
+        break;
+      case Op::make:
+      case Op::clone: {
+        Seen& box = seen[r.box];
+        ASSERT_EQ(box.claimed, false);
+        ASSERT_TRUE(r.op == Op::make ? box.zygote == 0 : box.stock)
+            << "box " << r.box << " was asked for twice";
+        box.zygote = r.zygote_id;
+        box.stock = (r.flags & spawner::kStock) != 0;
+        box.at = At::asked;
+        break;
       }
+      case Op::claim: {
+        Seen& box = seen.at(r.box);
+        ASSERT_FALSE(std::exchange(box.claimed, true)) << "box " << r.box << " was claimed twice";
+        if (box.at == At::ready) box.at = At::claimed;
+        break;
+      }
+      case Op::end:
+        seen.at(r.box).end_asked = true;
+        break;
+      case Op::sample:
+      case Op::ping:
+      case Op::terminate:
+        break;
     }
   }
 
@@ -134,9 +142,7 @@ struct RandomSpawner : Fixture {
           box.fake.control.reset();  // the clone died
           return;
         }
-        cloneReady(box.fake);
-        box.at = At::ready;
-        return;
+        return ready(id, box);
       case At::ready:  // parked, or on its way to a task
         if (below(10) == 0)
           below(2) == 0 ? tell(Kind::boxDied, id) : exits(id, CLD_KILLED, SIGKILL);
@@ -150,6 +156,18 @@ struct RandomSpawner : Fixture {
         return exits(id, CLD_EXITED, static_cast<int>(below(2)));
       default:
         return endOf(id, box);
+    }
+  }
+
+  // A box that the engine ends meanwhile hears no more from its clone.
+  void ready(base::BoxId id, Seen& box) {
+    zygote::CloneReady r;
+    r.at_ns = base::monotonicNs();
+    if (base::sendMessage(box.fake.control.view(), base::bytesOf(r), {})) {
+      box.at = At::ready;
+    } else {
+      readRequests();
+      ASSERT_TRUE(box.end_asked) << "box " << id << " is not read from";
     }
   }
 
@@ -227,7 +245,7 @@ struct RandomSpawner : Fixture {
         else if (box.at == At::asked && !box.stock)
           makeBox(id, box);
         else if (box.at == At::made)
-          cloneReady(box.fake), box.at = At::ready;
+          ready(id, box);
         else if (box.at == At::claimed)
           startTask(box);
       }

@@ -369,15 +369,15 @@ TEST_F(Fixture, TaskGetsAStockedBoxAndAnotherIsStocked) {
   takeClaim(b);
   sayStarted(b);
   until([&] { return listener->started == 1; });
+  Request next = expect(Op::make);  // while the task runs
+  EXPECT_EQ(next.flags, spawner::kStock + 0u);
+  EXPECT_NE(next.box, stock.box);
   exits(b.id, CLD_EXITED, 0);
   expect(Op::end);
   reaped(b);
   tell(goneEvent(b.id));
   result();
   EXPECT_TRUE(listener->result.receipt.complete);
-  Request next = expect(Op::make);
-  EXPECT_EQ(next.flags, spawner::kStock + 0u);
-  EXPECT_NE(next.box, stock.box);
 }
 
 TEST_F(Fixture, StockedBoxThatFailedIsGivenToNobody) {

@@ -7,6 +7,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 SYS_CLONE3 = 435
 SYS_LANDLOCK_CREATE_RULESET = 444
 CLONE_INTO_CGROUP = 0x200000000
+POLL_S = 0.2  # a look at the state costs the emulated processor as much as 0.05 s
 
 
 class Skip(Exception):
@@ -20,7 +21,7 @@ def wait_until(what, condition, seconds_max=120):
         value = condition()
         if value:
             return value
-        time.sleep(0.05)
+        time.sleep(POLL_S)
     raise AssertionError(f"{what}: not within {seconds_max} s")
 
 

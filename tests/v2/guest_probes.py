@@ -15,11 +15,13 @@ def test_environment(**more):
     return {**environment(), "MAYFLY_CLI": MAYFLY, "MAYFLY_TEST_SLOWNESS": "4", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(TESTS), **more}
 
 
-def pytest(file, names):
-    """Runs these parametrised tests of one file; every one of them must have passed."""
+def pytest(walls, bombs):
+    """Runs these probes, in one pytest: its start alone takes seconds here. Every one of them must have passed."""
+    names = [f"test_walls.py::test_nothing_is_reached[{wall}]" for wall in walls] + \
+        [f"test_bombs.py::test_bomb_costs_one_task[{bomb}]" for bomb in bombs]
     done = subprocess.run(
         ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no", "--tb=short",
-         *[f"{TESTS}/escape/{file}[{name}]" for name in names]],
+         *[f"{TESTS}/escape/{name}" for name in names]],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS_MAX,
         cwd="/run", env=test_environment())
     passed = re.search(r"(\d+) passed", done.stdout)
@@ -37,20 +39,12 @@ def cases():
     return walls.split(), bombs.split()
 
 
-def probes_of_cgroups_and_dumps_reach_nothing():
-    return pytest("test_walls.py::test_nothing_is_reached", WALLS_SHORT)
+def probes_of_cgroups_and_dumps_reach_nothing_and_bombs_end_by_their_caps():
+    return pytest(WALLS_SHORT, BOMBS_SHORT)
 
 
-def bombs_end_by_their_caps():
-    return pytest("test_bombs.py::test_bomb_costs_one_task", BOMBS_SHORT)
-
-
-def every_probe_reaches_nothing():
-    return pytest("test_walls.py::test_nothing_is_reached", cases()[0])
-
-
-def every_bomb_ends_by_its_cap():
-    return pytest("test_bombs.py::test_bomb_costs_one_task", cases()[1])
+def every_probe_reaches_nothing_and_every_bomb_ends_by_its_cap():
+    return pytest(*cases())
 
 
 def mixed_tasks_leave_nothing():

@@ -315,12 +315,11 @@ def tests(mode):
         terminals, client_gone, a_crash_in_a_box_never_reaches_the_hosts_collector,
         a_daemonised_child_dies_with_its_task, a_task_sees_no_cgroup_file_and_only_its_own_root,
         the_limits_stand_in_the_box_cgroup]
-    probes = [guest_probes.probes_of_cgroups_and_dumps_reach_nothing,
-              guest_probes.bombs_end_by_their_caps]
+    probes = [guest_probes.probes_of_cgroups_and_dumps_reach_nothing_and_bombs_end_by_their_caps]
     if mode == "full":
         listed += [memory_that_a_child_eats, memory_that_tmpfs_eats,
                    a_command_runs_in_an_exec_template]
-        probes = [guest_probes.every_probe_reaches_nothing, guest_probes.every_bomb_ends_by_its_cap,
+        probes = [guest_probes.every_probe_reaches_nothing_and_every_bomb_ends_by_its_cap,
                   guest_probes.mixed_tasks_leave_nothing]
     listed += [with_daemon(probe) for probe in probes]
     listed += [nothing_is_left_of_all_these_tasks, daemon_stopping]

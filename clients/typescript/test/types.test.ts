@@ -100,24 +100,17 @@ for (const [compiler, wanted] of COMPILERS)
     const strictest = { exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, noEmit: true };
     await writeFile(
       join(top, "tsconfig.json"),
-      JSON.stringify({
-        compilerOptions: { ...compilerOptions, ...strictest },
-        include: ["example*.ts", "user.ts"],
-      }),
+      JSON.stringify({ compilerOptions: { ...compilerOptions, ...strictest }, include: ["*.ts"] }),
     );
     const examples = await readmeBlocks("ts");
     assert.ok(examples.length >= 5);
     for (const [i, code] of examples.entries()) await writeFile(join(top, `example${i}.ts`), code);
     await writeFile(join(top, "user.ts"), USER);
-    assert.equal(await compile(top, compiler), "");
-
-    // The same check does find errors: one in each line after the first three.
     await writeFile(join(top, "misuser.ts"), MISUSER);
-    await writeFile(
-      join(top, "tsconfig.json"),
-      JSON.stringify({ compilerOptions: { ...compilerOptions, noEmit: true }, include: ["misuser.ts"] }),
-    );
     const said = await compile(top, compiler, "--pretty", "false");
+    const errors = said.split("\n").filter((line) => line !== "" && !line.startsWith(" "));
+    assert.deepEqual(errors.filter((line) => !/(^|\/)misuser\.ts\(/.test(line)), [], said);
+    // The check does find errors: one in each line after the first three.
     const lines = new Set([...said.matchAll(/misuser\.ts\((\d+),/g)].map(([, line]) => Number(line)));
     assert.deepEqual([...lines].sort((a, b) => a - b), [4, 5, 6, 7, 8, 9, 10, 11, 12], said);
   });
