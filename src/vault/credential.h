@@ -16,7 +16,7 @@ namespace mayfly::vault {
 struct Rendered {
   MaybeSecret url;
   std::vector<MaybeSecret> headers;  // "name: value"
-  std::vector<SecretRef> used;   // for the scrubber
+  std::vector<SecretRef> used;       // for the scrubber
   std::vector<SecretRef> forms;  // what else stands for them on the wire: base64 of user:password
 };
 

@@ -250,8 +250,12 @@ class RunTest : public testing::Test {
   }
 
   uint64_t session(uint32_t uid = 1'000) {
-    auto opened = hub->book.open(
-        {{uid, ""}, 0, 1, {{"api", ""}, {"record", ""}, {"keyed", ""}, {"named", ""}, {"net", ""}}, {}});
+    auto opened =
+        hub->book.open({{uid, ""},
+                        0,
+                        1,
+                        {{"api", ""}, {"record", ""}, {"keyed", ""}, {"named", ""}, {"net", ""}},
+                        {}});
     EXPECT_TRUE(opened) << opened.error().message;
     const uint64_t number = (*opened)->number;
     EXPECT_TRUE(hub->book.activate(number, ++tasks_, base::monotonicNs() + 600'000'000'000));
@@ -328,6 +332,7 @@ class RunTest : public testing::Test {
     settle();
   }
   std::vector<std::string> audit() {
+    hub->audit.flush();  // as at the turn's end
     std::ifstream file(folder_ + "/audit");
     std::vector<std::string> lines;
     for (std::string line; std::getline(file, line);)
@@ -518,7 +523,8 @@ TEST_F(RunTest, ATaskCannotAskWithoutEndWhatItHas) {
 TEST_F(RunTest, ASmallAnswerComesWithTheReturnAndALargeOneFlows) {
   std::string body;
   upstream->answers = [&](const std::string&) {
-    return fmt::format("HTTP/1.1 200 OK\r\nX-Kind: test\r\nContent-Length: {}\r\n\r\n{}", body.size(), body);
+    return fmt::format("HTTP/1.1 200 OK\r\nX-Kind: test\r\nContent-Length: {}\r\n\r\n{}",
+                       body.size(), body);
   };
   const uint64_t number = session();
   for (size_t bytes : {size_t{0}, size_t{10}, size_t{1'000}, size_t{300'000}}) {
@@ -611,9 +617,8 @@ TEST(Resolver, NamesWithoutAnAnswerHoldUpThoseWhoChoseThem) {
   uint32_t asked = 0, failed = 0, found = 0;
   const auto ask = [&](uint64_t session, uint32_t uid, const std::string& host) {
     ++asked;
-    resolver.resolve(host, {session, uid, alive}, [&](const Resolver::Addresses& got) {
-      got ? ++found : ++failed;
-    });
+    resolver.resolve(host, {session, uid, alive},
+                     [&](const Resolver::Addresses& got) { got ? ++found : ++failed; });
   };
   const auto until = [&](auto is) {
     for (int i = 0; i < 2'000 && !is(); ++i) {
