@@ -391,7 +391,7 @@ TEST(GatheringStream, ADelayedWriteGoesWithTheNextOneOrAfterAWhile) {
   };
   const auto next = [&] {
     std::string got;
-    EXPECT_TRUE(rig.until([&] { return !(got = receiveNow(theirs)).empty(); }));
+    EXPECT_TRUE(rig.until([&] { return !got.empty() || !(got = receiveNow(theirs)).empty(); }));
     return got;
   };
   stream->delayNext();

@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/write.hpp>
@@ -486,6 +487,7 @@ TEST_F(RunTest, RefusalsWithoutEndDoNotFillTheAudit) {
   }
   EXPECT_LE(audit().size(), size_t{kCalls} / 2) << "a busy machine gives some more time";
   hub->revoke(number, {}, "test");
+  settle();
   uint64_t all = 0;
   for (const std::string& line : audit()) {
     const size_t at = line.find("\"refused_before\":");
@@ -605,6 +607,7 @@ class SlowNames {
 
 TEST(Resolver, NamesWithoutAnAnswerHoldUpThoseWhoChoseThem) {
   boost::asio::io_context io;
+  const auto work = boost::asio::make_work_guard(io);
   SlowNames names;
   Resolver resolver(io, [&names](const std::string& host) { return names.lookUp(host); });
   auto alive = std::make_shared<int>(0);
