@@ -20,6 +20,8 @@ namespace {
 
 using base::Code;
 
+// All that it does are KJ's events: what a request needs is done in one turn.
+constexpr edge::TurnBounds kTurn{1'024, std::chrono::milliseconds(1)};
 constexpr uint64_t kOtherFilesMax = 64;  // beside connections and listening sockets
 constexpr uint64_t kFilesPerDoor = 2;
 
@@ -151,7 +153,7 @@ int runFront(base::Fd supervisor, base::Fd doors, base::FdView log) {
     host.stop();
   };
   KJ_IF_MAYBE (thrown, kj::runCatchingExceptions([&] {
-                 edge::AsioPort port(host, {}, [&](kj::Exception&& e) {
+                 edge::AsioPort port(host, kTurn, [&](kj::Exception&& e) {
                    say(std::string("error: ") + e.getDescription().cStr());
                  });
                  base::Status ready = raiseOpenFiles();

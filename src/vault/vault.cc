@@ -39,6 +39,8 @@ using base::Code;
 
 namespace {
 
+// All that it does are KJ's events: what a call needs is done in one turn.
+constexpr edge::TurnBounds kTurn{1'024, std::chrono::milliseconds(1)};
 constexpr auto kLookTime = std::chrono::milliseconds(250);
 constexpr uint64_t kNumberMask = 0xffff'ffff'ff00'0000;  // of the first session, drawn at random
 
@@ -64,8 +66,7 @@ struct RpcLink {
 class Vault {
  public:
   Vault(base::Fd supervisor, base::Fd daemon, base::Fd audit, Journal journal)
-      : port_(io_, edge::TurnBounds{},
-              [](kj::Exception&& e) { say("error", edge::errorOf(e).message); }),
+      : port_(io_, kTurn, [](kj::Exception&& e) { say("error", edge::errorOf(e).message); }),
         hub_(port_, std::move(audit), std::move(journal), firstNumber()),
         introspection_(hub_),
         faces_{hub_, {}, {}, 0},

@@ -492,6 +492,7 @@ TEST_F(RunTest, RefusalsWithoutEndDoNotFillTheAudit) {
   }
   EXPECT_LE(audit().size(), size_t{kCalls} / 2) << "a busy machine gives some more time";
   hub->revoke(number, {}, "test");
+  settle();
   uint64_t all = 0;
   for (const std::string& line : audit()) {
     const size_t at = line.find("\"refused_before\":");
