@@ -112,7 +112,7 @@ def test_no_command_is_left_out():
 
 def test_commands_that_are_not_run_exist_and_are_in_the_readme():
     dev = (TOP / "dev").read_text()
-    goals = re.search(r"^GOALS = .* in \((.+)\)\}$", (TOP / "bench/goals").read_text(), re.M)[1].split(", ")
+    goals = re.findall(r"\w+", re.search(r"^GOALS = .* in \(([\w\s,]+)\)\}$", (TOP / "bench/goals").read_text(), re.M)[1])
     for command in NOT_RUN:
         assert command in IN_TEXT or command in [step.command for step in ALL], f"{command}: no longer in the README"
         words = command.split()
