@@ -296,7 +296,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       ->allow_extra_args(false);
   run_app
       ->add_option("--grant", grants,
-                   "An action of the broker's policy that the task may use; repeatable")
+                   "An action of the broker's policy; repeatable")
       ->type_name("NAME[:BOUNDS]")
       ->allow_extra_args(false);
   run_app->add_flag("--stdin", run.forward_stdin, "Give the task our standard input");
