@@ -81,12 +81,15 @@ int CurlLoop::onSocket(CURL*, curl_socket_t fd, int what, void* self, void*) {
 
 // Of the transfer that opened the connection, which may be long over.
 int CurlLoop::onClose(void* self, curl_socket_t fd) {
-  auto& sockets = static_cast<CurlLoop*>(self)->sockets_;
-  if (const auto at = sockets.find(fd); at != sockets.end()) {
-    at->second->release();
-    sockets.erase(at);
-  }
+  static_cast<CurlLoop*>(self)->drop(fd);
   return ::close(fd);
+}
+
+void CurlLoop::drop(curl_socket_t fd) {
+  const auto at = sockets_.find(fd);
+  if (at == sockets_.end()) return;
+  at->second->release();
+  sockets_.erase(at);
 }
 
 void CurlLoop::watch(curl_socket_t fd, int what) {

@@ -43,6 +43,9 @@ class CurlLoop {
   void remove(CURL* easy);
   // The transfer is over: `done` is called in a later turn.
   void end(CURL* easy, CURLcode code);
+  // A new socket of libcurl's. One that had the number before is closed: libcurl does not tell of
+  // each.
+  void opened(curl_socket_t fd) { drop(fd); }
   boost::asio::io_context& io() { return io_; }
   uint32_t transfers() const { return static_cast<uint32_t>(done_.size()); }
 
@@ -52,6 +55,7 @@ class CurlLoop {
   static int onClose(void* self, curl_socket_t fd);
   static int onTimer(CURLM*, long ms, void* self);
   void watch(curl_socket_t fd, int what);
+  void drop(curl_socket_t fd);
   void await(const std::shared_ptr<Socket>& socket);
   void actSoon();
   void arm();

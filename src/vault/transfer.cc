@@ -262,7 +262,9 @@ curl_socket_t Transfer::openSocket(void* self, curlsocktype, curl_sockaddr* addr
   }
   transfer.address_allowed_ = true;
   const int fd = ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
-  return fd < 0 ? CURL_SOCKET_BAD : fd;
+  if (fd < 0) return CURL_SOCKET_BAD;
+  transfer.loop_.opened(fd);
+  return fd;
 }
 
 // A kept connection was opened by the rules of the action that opened it.

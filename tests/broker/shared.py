@@ -45,7 +45,7 @@ def links_of(pid):
     """Copies of the process's ends of unix socket pairs, by their types. To shut one down breaks the process's own."""
     found = {socket.SOCK_STREAM: [], socket.SOCK_SEQPACKET: []}
     process = os.pidfd_open(pid)
-    for number in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
+    for number in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd") if int(name) > 2):
         copy = _syscall(PIDFD_GETFD, process, number, 0)
         if copy < 0:
             continue  # closed meanwhile

@@ -165,7 +165,9 @@ def test_a_link_of_the_broker_that_breaks_costs_calls_and_no_task(start):
     def links(verb):
         [pid] = [pid for pid in broker_of(daemon)
                  if pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1] == verb]
-        return [end for kind in links_of(pid).values() for end in kind]
+        ends = links_of(pid)
+        streams = ends[socket.SOCK_STREAM]  # between the vault's two are those by which libcurl wakes itself
+        return [*streams[:1], *streams[1:][-1:], *ends[socket.SOCK_SEQPACKET]]
 
     assert mints()
     for verb in (b"front", b"vault"):

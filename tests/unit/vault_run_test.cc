@@ -564,6 +564,35 @@ TEST_F(RunTest, ARequestWithoutABodyEndsWithTheDroppedCall) {
   EXPECT_THAT(audit()[0], HasSubstr("\"rule\":\"box\""));
 }
 
+// The numbers of sockets that libcurl closes in the middle of a connect are those of the next ones.
+TEST_F(RunTest, CallsThatAreDroppedWhileTheyConnectHoldUpNoOther) {
+  upstream->answers = [](const std::string&) {
+    return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"s;
+  };
+  const uint64_t number = session();
+  for (int turns = 1; turns <= 12; ++turns) {
+    {
+      auto request = calls->httpRequest();
+      request.setSession(number);
+      auto r = request.initRequest();
+      r.setAction("named");
+      r.setMethod("GET");
+      r.setTarget("/x");
+      request.setDown(kj::heap<DownServer>(std::make_shared<Told>()));
+      auto sent = request.send();
+      for (int i = 0; i < turns; ++i) {
+        io.restart();
+        io.poll_one();
+      }
+    }
+    Call& c = http(number, "named", "GET", "/y", 0);
+    EXPECT_TRUE(until([&] { return c.told->ended; })) << turns;
+    EXPECT_EQ(c.told->body, "ok");
+    const size_t kept = upstream->connections;
+    EXPECT_LE(kept, 2u * static_cast<size_t>(turns));
+  }
+}
+
 TEST_F(RunTest, ARevocationBeforeTheAnswerIsTheReturnsError) {
   const uint64_t number = session();
   Call& c = call();

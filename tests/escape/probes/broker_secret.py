@@ -28,9 +28,9 @@ def readings(data):
     yield data.replace(b"\\", b"")
     for word in re.findall(rb"[A-Za-z0-9+/_=-]{16,}", data):
         for start in range(4):
-            cut = word[start:].rstrip(b"=")
-            whole = cut[:len(cut) - (len(cut) % 4 == 1)].replace(b"-", b"+").replace(b"_", b"/")
-            yield base64.b64decode(whole + b"=" * (-len(whole) % 4))
+            cut = word[start:].rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
+            cut = cut[:len(cut) - (len(cut) % 4 == 1)]
+            yield base64.b64decode(cut + b"=" * (-len(cut) % 4))
         if re.fullmatch(rb"[0-9a-fA-F]+", word):
             yield bytes.fromhex(word[:len(word) // 2 * 2].decode())
 
