@@ -39,7 +39,8 @@ namespace {
 constexpr auto kOpenTime = 5 * kj::SECONDS;
 constexpr auto kActivateTime = 5 * kj::SECONDS;
 constexpr auto kRevokeOneTime = 5 * kj::SECONDS;
-constexpr auto kDeathTime = std::chrono::milliseconds(500);  // for the supervisor's report of a death
+constexpr auto kDeathTime =
+    std::chrono::milliseconds(500);  // for the supervisor's report of a death
 constexpr uint32_t kRetryAfterMs = 1'000;
 constexpr uint32_t kConnectionsPerDoor = 64;  // if the vault names no number
 constexpr auto kStartTime = std::chrono::seconds(10);
@@ -385,9 +386,8 @@ void BrokerLink::vaultUp(base::Fd socket) {
     return restart(wire::LinkRequest::Kind::restartVault);
   }
   restart_asked_[1] = false;
-  vault_->calls.add(vault_->network.onDisconnect().then([this, lost = vault_.get()] {
-    vaultLinkLost(lost);
-  }));
+  vault_->calls.add(
+      vault_->network.onDisconnect().then([this, lost = vault_.get()] { vaultLinkLost(lost); }));
   each([](SessionMachine& machine) { return machine.vaultBack(); });
   if (front_up_) started();
 }

@@ -12,7 +12,7 @@ namespace {
 constexpr double kNsPerMinute = 60e9;
 constexpr double kRounding = 1e-6;  // of a token
 constexpr uint64_t kNsPerMs = 1'000'000;
-constexpr size_t kTenantsOwn = 16;  // of a user: room for them is kept
+constexpr size_t kTenantsOwn = 16;            // of a user: room for them is kept
 constexpr uint64_t kSweepNs = 1'000'000'000;  // between two looks at all uses
 
 // 0 stands for ten seconds' worth.
@@ -212,7 +212,8 @@ Decision<base::Unit> Limits::take(const Call& call, bool shared, uint64_t now_ns
   OtherUse *tenant = nullptr, *all = nullptr;
   if (shared) {
     if (!makeRoom(call, now_ns))
-      return tooMany("bounds", "the tenants of this user, or of all, are too many to count", base::kRetryMs, 503);
+      return tooMany("bounds", "the tenants of this user, or of all, are too many to count",
+                     base::kRetryMs, 503);
     tenant = &otherUse(tenantKey(call), call.tenant, now_ns);
     all = &otherUse(allKey(call), call.all, now_ns);
   }

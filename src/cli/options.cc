@@ -294,9 +294,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   run_app->add_option("--env", env, "An environment variable; repeatable")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
-  run_app
-      ->add_option("--grant", grants,
-                   "An action of the broker's policy; repeatable")
+  run_app->add_option("--grant", grants, "An action of the broker's policy; repeatable")
       ->type_name("NAME[:BOUNDS]")
       ->allow_extra_args(false);
   run_app->add_flag("--stdin", run.forward_stdin, "Give the task our standard input");

@@ -56,8 +56,8 @@ class AsioPort final : private kj::EventPort {
     what();
     turn();
   }
-  // Calls `what` at the end of this turn, or of the next one: what several events have to say can be
-  // said together. Before the port is destroyed, or never.
+  // Calls `what` at the end of this turn, or of the next one: what several events have to say can
+  // be said together. Before the port is destroyed, or never.
   void atTurnEnd(std::function<void()> what);
 
  private:

@@ -81,14 +81,14 @@ class AsioStream final : public kj::AsyncIoStream {
     side.told = kj::mv(paf.fulfiller);
     if (!side.asked) {
       side.asked = true;
-      socket_.async_wait(what, [port = port_,
-                                side = kj::addRef(side)](boost::system::error_code) mutable {
-        side->asked = false;
-        // An error shows at the next use of the socket.
-        auto told = kj::mv(side->told);
-        if (told.get() != nullptr && *port != nullptr)
-          (*port)->inTurn([&told] { told->fulfill(); });
-      });
+      socket_.async_wait(
+          what, [port = port_, side = kj::addRef(side)](boost::system::error_code) mutable {
+            side->asked = false;
+            // An error shows at the next use of the socket.
+            auto told = kj::mv(side->told);
+            if (told.get() != nullptr && *port != nullptr)
+              (*port)->inTurn([&told] { told->fulfill(); });
+          });
     }
     return kj::mv(paf.promise);
   }

@@ -14,7 +14,10 @@ namespace {
 class Gathering final : public GatheringStream {
  public:
   Gathering(AsioPort& port, kj::Own<kj::AsyncIoStream> stream)
-      : port_(port), stream_(kj::mv(stream)), self_(std::make_shared<Gathering*>(this)), delay_(port.host()) {}
+      : port_(port),
+        stream_(kj::mv(stream)),
+        self_(std::make_shared<Gathering*>(this)),
+        delay_(port.host()) {}
   ~Gathering() noexcept(false) { *self_ = nullptr; }
   KJ_DISALLOW_COPY(Gathering);
 

@@ -354,8 +354,9 @@ kj::Promise<void> Exchange::onAnswered(schema::Answer::Reader answer) {
   }
   c_.outbox_.put(out);
   c_.outbox_.writeNow();
-  ending_ = c_.outbox_.written().then([this] { finish(answer_.after()); }).eagerlyEvaluate([](
-      kj::Exception&&) {});  // the outbox has told the connection
+  ending_ = c_.outbox_.written()
+                .then([this] { finish(answer_.after()); })
+                .eagerlyEvaluate([](kj::Exception&&) {});  // the outbox has told the connection
   return kj::NEVER_DONE;
 }
 

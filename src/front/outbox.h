@@ -45,7 +45,7 @@ class Outbox {
   edge::AsioPort& port_;
   kj::Function<void()> on_fault_;
   std::string pending_, writing_;
-  size_t sent_ = 0;  // of writing_
+  size_t sent_ = 0;       // of writing_
   bool pumping_ = false;  // or about to
   bool waiting_ = false;  // for the turn's end
   bool begun_ = false, failed_ = false;

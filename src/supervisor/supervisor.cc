@@ -421,8 +421,7 @@ void Supervisor::onEnd(Program& program) {
   const int status = exited ? info.si_status << 8 : info.si_status;
   if (&program == &front_) return tell(wire::LinkEvent::Kind::frontDown, how, {}, 0, status);
   vault_link_.reset();
-  if (std::exchange(vault_told_, false))
-    tell(wire::LinkEvent::Kind::vaultDown, how, {}, 0, status);
+  if (std::exchange(vault_told_, false)) tell(wire::LinkEvent::Kind::vaultDown, how, {}, 0, status);
 }
 
 // A program that is gone, or takes no message, ends: onEnd() starts it again.

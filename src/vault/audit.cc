@@ -29,9 +29,9 @@ void addField(std::string& out, const char* key, std::string_view text) {
     return c >= ' ' && c <= '~' && c != '"' && c != '\\';
   });
   using Json = nlohmann::json;
-  const std::string quoted =
-      plain ? fmt::format("\"{}\"", text)
-            : Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string quoted = plain
+                                 ? fmt::format("\"{}\"", text)
+                                 : Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
   fmt::format_to(std::back_inserter(out), "{}\"{}\":{}", out.empty() ? '{' : ',', key, quoted);
 }
 void addField(std::string& out, const char* key, uint64_t number) {

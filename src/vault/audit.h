@@ -1,8 +1,8 @@
 // One JSON line for each decision: allowed, refused with the rule's name, or failed. Never a secret
 // or a body.
 //
-// A line comes at the end of its call, and is written once the answers of that turn of the loop have
-// been sent: those wait for no file. While the file takes no lines, the broker allows nothing.
+// A line comes at the end of its call, and is written once the answers of that turn of the loop
+// have been sent: those wait for no file. While the file takes no lines, the broker allows nothing.
 //
 // Layer: vault. One write() for the lines of a turn, to a file that is opened for appending.
 #pragma once

@@ -10,8 +10,8 @@ namespace mayfly::vault {
 
 using Descriptor = boost::asio::posix::stream_descriptor;
 
-// libcurl's socket: registered with the host until libcurl closes it, so that a kept connection costs
-// no registration for each transfer; watched while libcurl wants that.
+// libcurl's socket: registered with the host until libcurl closes it, so that a kept connection
+// costs no registration for each transfer; watched while libcurl wants that.
 struct CurlLoop::Socket {
   explicit Socket(boost::asio::io_context& io, curl_socket_t number) : fd(number), wait(io) {
     wait.assign(number);

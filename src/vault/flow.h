@@ -78,8 +78,8 @@ class Flow : public std::enable_shared_from_this<Flow> {
   kj::TaskSet& tasks_;
   FlowEvents* events_;
   kj::Own<kj::PromiseFulfiller<Beginning>> beginning_;  // null: nobody waits for it
-  std::optional<Head> held_;  // not yet sent
-  std::string held_body_;     // what goes with it
+  std::optional<Head> held_;                            // not yet sent
+  std::string held_body_;                               // what goes with it
   size_t unsent_ = 0;
   bool begun_ = false, was_full_ = false;
 };

@@ -34,7 +34,8 @@ class HttpRun final : public Run, public TransferEvents, public FlowEvents, publ
   static std::shared_ptr<HttpRun> start(Hub& hub, std::shared_ptr<Ticket> ticket, AuditLine line,
                                         Ask ask, schema::Down::Client down);
 
-  // Of a request without a body: how its answer begins. Null: the body comes first, or it was taken.
+  // Of a request without a body: how its answer begins. Null: the body comes first, or it was
+  // taken.
   kj::Maybe<kj::Promise<Flow::Beginning>> takeBeginning() { return kj::mv(beginning_); }
 
   // Run

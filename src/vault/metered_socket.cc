@@ -73,8 +73,9 @@ MeteredSocket::Step MeteredSocket::take(Way way) {
   its.piece.resize(static_cast<size_t>(std::clamp<uint64_t>(allowed, 1, kPieceBytes)));
   its.sent = 0;
   ssize_t n;
-  do n = ::recv(its.from.native_handle(), its.piece.data(), its.piece.size(),
-                MSG_DONTWAIT | (allowed == 0 ? MSG_PEEK : 0));
+  do
+    n = ::recv(its.from.native_handle(), its.piece.data(), its.piece.size(),
+               MSG_DONTWAIT | (allowed == 0 ? MSG_PEEK : 0));
   while (n < 0 && errno == EINTR);
   const bool later = n < 0 && errno == EAGAIN;
   its.piece.resize(static_cast<size_t>(std::max<ssize_t>(n, 0)));
@@ -98,8 +99,9 @@ MeteredSocket::Step MeteredSocket::take(Way way) {
 MeteredSocket::Step MeteredSocket::give(Way way) {
   Flow& its = flow(way);
   ssize_t n;
-  do n = ::send(its.to.native_handle(), its.piece.data() + its.sent, its.piece.size() - its.sent,
-                MSG_DONTWAIT | MSG_NOSIGNAL);
+  do
+    n = ::send(its.to.native_handle(), its.piece.data() + its.sent, its.piece.size() - its.sent,
+               MSG_DONTWAIT | MSG_NOSIGNAL);
   while (n < 0 && errno == EINTR);
   if (n >= 0) {
     its.sent += static_cast<size_t>(n);
@@ -118,7 +120,8 @@ void MeteredSocket::close() {
   for (int i = 0; i < kPiecesPerTurnMax; ++i) {
     if (up_.sent == up_.piece.size()) {
       up_.piece.resize(kPieceBytes);
-      const ssize_t n = ::recv(library_.native_handle(), up_.piece.data(), kPieceBytes, MSG_DONTWAIT);
+      const ssize_t n =
+          ::recv(library_.native_handle(), up_.piece.data(), kPieceBytes, MSG_DONTWAIT);
       up_.piece.resize(static_cast<size_t>(std::max<ssize_t>(n, 0)));
       up_.sent = 0;
       if (n <= 0) break;

@@ -1,11 +1,13 @@
 // Stands between a library and its server, and lets no more of the server's bytes through than its
 // owner allows.
 //
-// libpq holds a row whole, and allocates whatever size the server announces, up to 2 GB. What it has
-// not been given takes no memory: so its owner allows some bytes, and again some after each row.
+// libpq holds a row whole, and allocates whatever size the server announces, up to 2 GB. What it
+// has not been given takes no memory: so its owner allows some bytes, and again some after each
+// row.
 //
-// The library's descriptor becomes one end of a socket pair. The kernel holds some bytes on the way:
-// of an allowance, at least kOnItsWayBytes must be for those that the library has not read yet.
+// The library's descriptor becomes one end of a socket pair. The kernel holds some bytes on the
+// way: of an allowance, at least kOnItsWayBytes must be for those that the library has not read
+// yet.
 //
 // Layer: vault. The loop's thread. No KJ.
 #pragma once
@@ -27,8 +29,8 @@ class MeteredSocket : public std::enable_shared_from_this<MeteredSocket> {
   static constexpr size_t kPieceBytes = 64u << 10;
   static constexpr size_t kOnItsWayBytes = 512u << 10;
 
-  // Takes the place of the connected socket `fd`, which nobody watches now. `over`: called once, when
-  // the server sends more than is allowed; nothing is passed on any more.
+  // Takes the place of the connected socket `fd`, which nobody watches now. `over`: called once,
+  // when the server sends more than is allowed; nothing is passed on any more.
   static base::Result<std::shared_ptr<MeteredSocket>> replace(boost::asio::io_context& io, int fd,
                                                               std::function<void()> over);
   // Of the server's bytes that come from now on.

@@ -61,7 +61,8 @@ void Resolver::resolve(const std::string& host, For whose, Done done) {
     return each.session == whose.session && each.uid == whose.uid && each.host == host;
   });
   if (known != lookups_.end()) return known->waiters.push_back(std::move(waiter));
-  std::erase_if(lookups_, [](const Lookup& each) { return !each.begun && !isWanted(each.waiters); });
+  std::erase_if(lookups_,
+                [](const Lookup& each) { return !each.begun && !isWanted(each.waiters); });
   if (!hasPlace(whose))
     return answerLater(std::move(waiter), base::fail(base::Code::resourceExhausted,
                                                      "too many names wait to be resolved"));
@@ -88,9 +89,9 @@ bool Resolver::hasPlace(const For& whose) const {
 }
 
 uint32_t Resolver::begunOf(uint32_t uid) const {
-  return static_cast<uint32_t>(std::count_if(
-      lookups_.begin(), lookups_.end(),
-      [uid](const Lookup& each) { return each.begun && each.uid == uid; }));
+  return static_cast<uint32_t>(
+      std::count_if(lookups_.begin(), lookups_.end(),
+                    [uid](const Lookup& each) { return each.begun && each.uid == uid; }));
 }
 
 bool Resolver::mayBegin(const Lookup& lookup) const {
@@ -118,13 +119,13 @@ void Resolver::next() {
 void Resolver::begin(Lookups::iterator lookup) {
   lookup->begun = true;
   ++at_work_;
-  boost::asio::post(threads_, [&io = io_, self = self_, look_up = look_up_, host = lookup->host,
-                               lookup] {
-    Addresses found = look_up(host);
-    boost::asio::post(io, [self, lookup, found = std::move(found)] {
-      if (*self != nullptr) (*self)->finish(lookup, found);
-    });
-  });
+  boost::asio::post(threads_,
+                    [&io = io_, self = self_, look_up = look_up_, host = lookup->host, lookup] {
+                      Addresses found = look_up(host);
+                      boost::asio::post(io, [self, lookup, found = std::move(found)] {
+                        if (*self != nullptr) (*self)->finish(lookup, found);
+                      });
+                    });
 }
 
 void Resolver::finish(Lookups::iterator lookup, const Addresses& found) {

@@ -1,8 +1,8 @@
 // Resolves names on a bounded number of threads of its own: libraries would block the loop with it,
 // or start a thread for each name.
 //
-// A name's server may take its time, and a task may choose the name. So a lookup begins only while a
-// task has twice as much left free of the threads as it has, a user as much as all of his tasks
+// A name's server may take its time, and a task may choose the name. So a lookup begins only while
+// a task has twice as much left free of the threads as it has, a user as much as all of his tasks
 // have: nobody takes all of them. Among those who wait, the user with the fewest is next.
 //
 // Layer: vault. The loop's thread.

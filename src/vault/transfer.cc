@@ -227,12 +227,12 @@ void Transfer::lookUp() {
   added_ = false;
   asked_ = true;
   lookup_timer_.emplace(loop_.io(), std::chrono::milliseconds(spec_.connect_ms_max));
-  lookup_timer_->async_wait([this, alive = std::weak_ptr<const void>(alive_)](
-                                boost::system::error_code failed) {
-    if (failed || alive.expired()) return;
-    alive_.reset();
-    events_.onEnd(Failure::time, "its name was not resolved in time");
-  });
+  lookup_timer_->async_wait(
+      [this, alive = std::weak_ptr<const void>(alive_)](boost::system::error_code failed) {
+        if (failed || alive.expired()) return;
+        alive_.reset();
+        events_.onEnd(Failure::time, "its name was not resolved in time");
+      });
   resolver_.resolve(spec_.host, {spec_.session, spec_.uid, alive_},
                     [this](const Resolver::Addresses& found) { onAddresses(found); });
 }

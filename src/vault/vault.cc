@@ -66,8 +66,7 @@ struct RpcLink {
 class Vault {
  public:
   Vault(base::Fd supervisor, base::Fd daemon, base::Fd audit, Journal journal)
-      : port_(io_, kTurn,
-              [](kj::Exception&& e) { say("error", edge::errorOf(e).message); }),
+      : port_(io_, kTurn, [](kj::Exception&& e) { say("error", edge::errorOf(e).message); }),
         hub_(port_, std::move(audit), std::move(journal), firstNumber()),
         introspection_(hub_),
         faces_{hub_, {}, {}, 0},

@@ -2,7 +2,8 @@
 //   mayflyd <-> front        doors: DoorRequest, DoorEvent
 //   mayflyd <-> supervisor   new links after a start: LinkEvent; a restart: LinkRequest
 //   supervisor -> front      the link to the vault: FrontMessage
-//   supervisor <-> vault     the policy, the secrets and other descriptors: SecretMessage, VaultNote
+//   supervisor <-> vault     the policy, the secrets and other descriptors: SecretMessage,
+//   VaultNote
 // Both ends are built together. wire/check.h checks each message; one of a wrong size, magic, kind
 // or number of descriptors ends the connection.
 //
@@ -70,8 +71,8 @@ struct LinkRequest {
   Kind kind{};
 };
 
-// supervisor -> front: its end of a new Calls link (SOCK_STREAM) to the vault. The link before it, if
-// there was one, has ended.
+// supervisor -> front: its end of a new Calls link (SOCK_STREAM) to the vault. The link before it,
+// if there was one, has ended.
 struct FrontMessage {
   enum class Kind : uint16_t { vault = 1 };
   uint32_t magic = kBrokerMagic;
@@ -79,8 +80,8 @@ struct FrontMessage {
   Kind kind{};
 };
 
-// supervisor -> vault. The vault reads the descriptor of a policy or secret to its end (bounded) and
-// closes it.
+// supervisor -> vault. The vault reads the descriptor of a policy or secret to its end (bounded)
+// and closes it.
 struct SecretMessage {
   enum class Kind : uint16_t {
     policy = 1,  // the policy's text; the first message

@@ -153,8 +153,9 @@ TEST(AsioPort, WhatIsForATurnsEndComesAfterItsEventsAndBeforeTheHostsNextHandler
                    rig.port->atTurnEnd([&] { order += "second end "; });
                  });
                  order += "1 ";
-               }).then([&] { order += "2 "; })
-                   .eagerlyEvaluate(nullptr);
+               }).then([&] {
+                   order += "2 ";
+                 }).eagerlyEvaluate(nullptr);
   boost::asio::post(rig.host, [&] { order += "host"; });
   ASSERT_TRUE(rig.until([&] { return order.ends_with("host"); }));
   EXPECT_EQ(order, "1 2 end second end host");

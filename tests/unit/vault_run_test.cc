@@ -251,8 +251,12 @@ class RunTest : public testing::Test {
   }
 
   uint64_t session(uint32_t uid = 1'000) {
-    auto opened = hub->book.open(
-        {{uid, ""}, 0, 1, {{"api", ""}, {"record", ""}, {"keyed", ""}, {"named", ""}, {"net", ""}}, {}});
+    auto opened =
+        hub->book.open({{uid, ""},
+                        0,
+                        1,
+                        {{"api", ""}, {"record", ""}, {"keyed", ""}, {"named", ""}, {"net", ""}},
+                        {}});
     EXPECT_TRUE(opened) << opened.error().message;
     const uint64_t number = (*opened)->number;
     EXPECT_TRUE(hub->book.activate(number, ++tasks_, base::monotonicNs() + 600'000'000'000));
@@ -520,7 +524,8 @@ TEST_F(RunTest, ATaskCannotAskWithoutEndWhatItHas) {
 TEST_F(RunTest, ASmallAnswerComesWithTheReturnAndALargeOneFlows) {
   std::string body;
   upstream->answers = [&](const std::string&) {
-    return fmt::format("HTTP/1.1 200 OK\r\nX-Kind: test\r\nContent-Length: {}\r\n\r\n{}", body.size(), body);
+    return fmt::format("HTTP/1.1 200 OK\r\nX-Kind: test\r\nContent-Length: {}\r\n\r\n{}",
+                       body.size(), body);
   };
   const uint64_t number = session();
   for (size_t bytes : {size_t{0}, size_t{10}, size_t{1'000}, size_t{300'000}}) {
@@ -643,9 +648,8 @@ TEST(Resolver, NamesWithoutAnAnswerHoldUpThoseWhoChoseThem) {
   uint32_t asked = 0, failed = 0, found = 0;
   const auto ask = [&](uint64_t session, uint32_t uid, const std::string& host) {
     ++asked;
-    resolver.resolve(host, {session, uid, alive}, [&](const Resolver::Addresses& got) {
-      got ? ++found : ++failed;
-    });
+    resolver.resolve(host, {session, uid, alive},
+                     [&](const Resolver::Addresses& got) { got ? ++found : ++failed; });
   };
   const auto until = [&](auto is) {
     for (int i = 0; i < 2'000 && !is(); ++i) {

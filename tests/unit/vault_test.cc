@@ -559,7 +559,8 @@ TEST(Audit, OfATurnsLinesThoseThatTheFileDidNotTakeAreOwed) {
   std::istringstream lines(got.substr(got.find('{')));
   std::set<uint64_t> tasks;
   for (std::string each; std::getline(lines, each);)
-    if (nlohmann::json::accept(each)) tasks.insert(nlohmann::json::parse(each)["task"].get<uint64_t>());
+    if (nlohmann::json::accept(each))
+      tasks.insert(nlohmann::json::parse(each)["task"].get<uint64_t>());
   EXPECT_EQ(tasks.size(), 60u) << "a line that was cut comes again";
 }
 
