@@ -129,8 +129,8 @@ kj::Promise<void> Front::sweep() {
   return port_.timer().afterDelay(options_.sweep_time.count() * kj::MILLISECONDS).then([this] {
     const kj::TimePoint now = port_.timer().now();
     for (auto& [session, door] : doors_) door->sweep(now);
-    // Of a link that broke, the vault tells the supervisor, which makes another. If none comes, a new
-    // front gets one.
+    // Of a link that broke, the vault tells the supervisor, which makes another. If none comes, a
+    // new front gets one.
     if (const auto since = vault_.lostSince();
         since && now - *since >= options_.vault_time.count() * kj::MILLISECONDS) {
       on_end_("the vault's link: it ended, and no other came");
