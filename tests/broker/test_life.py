@@ -226,9 +226,14 @@ def test_front_and_vault_die_with_their_supervisor(broker):
 
 
 def test_the_processes_have_no_privilege_and_no_file(broker):
+    def status_of(pid):
+        return dict(line.split(":\t", 1) for line in open(f"/proc/{pid}/status").read().splitlines() if ":\t" in line)
+
     for name, pid in broker.pids.items():
-        status = dict(line.split(":\t", 1) for line in open(f"/proc/{pid}/status").read().splitlines() if ":\t" in line)
-        assert status["Uid"].split() == [str({"vault": 1879048000, "front": 1879048001}[name])] * 4
+        uid = str({"vault": 1879048000, "front": 1879048001}[name])
+        await_true(lambda pid=pid: status_of(pid)["Seccomp"] == "2")  # its last wall
+        status = status_of(pid)
+        assert status["Uid"].split() == [uid] * 4
         assert {status[k] for k in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {"0" * 16}
         assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
         root = sorted(os.listdir(f"/proc/{pid}/root"))
