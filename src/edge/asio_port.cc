@@ -86,6 +86,14 @@ void AsioPort::postTurn() {
   });
 }
 
+// The host runs what is posted after the handlers that are ready now.
+void AsioPort::forbidUntilNextPoll() {
+  ran_at_once_ = true;
+  boost::asio::post(host_, [self = self_] {
+    if (*self != nullptr) (*self)->ran_at_once_ = false;
+  });
+}
+
 bool AsioPort::runOne() {
   if (!loop_.isRunnable()) return false;
   KJ_IF_MAYBE (fault, kj::runCatchingExceptions([this] { loop_.run(1); })) {

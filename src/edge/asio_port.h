@@ -48,10 +48,12 @@ class AsioPort final : private kj::EventPort {
   using Self = std::shared_ptr<AsioPort*>;
   const Self& self() const { return self_; }
   // In a handler of the host: the events that `what` makes run at once, in a turn of their own,
-  // without another poll of the host's descriptors; unless a turn is due already.
+  // without another poll of the host's descriptors; unless a turn is due already, or one such turn
+  // has run since the host polled: of many handlers that are ready together, one gets its turn.
   template <class What>
   void inTurn(What what) {
-    if (posted_) return what();
+    if (posted_ || ran_at_once_) return what();
+    forbidUntilNextPoll();
     posted_ = true;
     what();
     turn();
@@ -81,6 +83,7 @@ class AsioPort final : private kj::EventPort {
   void setRunnable(bool runnable) override;
   void postTurn();
   void turn();
+  void forbidUntilNextPoll();
   bool runOne();
   bool runTurnEnd();
 
@@ -92,6 +95,7 @@ class AsioPort final : private kj::EventPort {
   Timer timer_;
   kj::EventLoop loop_;
   kj::WaitScope scope_;
+  bool ran_at_once_ = false;
   std::vector<std::function<void()>> turn_end_;  // may hold objects of the loop
 };
 

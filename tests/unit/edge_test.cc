@@ -82,6 +82,25 @@ TEST(AsioPort, AHandlerOfTheHostWaitsForOneTurnOfAFloodAtMost) {
   }
 }
 
+TEST(AsioPort, OfManyHandlersThatAreReadyTogetherOneHasItsTurnAtOnce) {
+  Rig rig;
+  uint64_t events = 0, seen = 0;
+  std::vector<kj::Promise<void>> all;
+  for (int i = 0; i < 20; ++i)
+    boost::asio::post(rig.host, [&] {
+      rig.port->inTurn(
+          [&] { all.push_back(kj::evalLater([&events] { ++events; }).eagerlyEvaluate(nullptr)); });
+    });
+  boost::asio::post(rig.host, [&] { seen = events; });
+  ASSERT_TRUE(rig.until([&] { return events == 20; }));
+  EXPECT_EQ(seen, 1u);
+  // After the host's next poll, the next one has.
+  rig.host.poll();
+  rig.port->inTurn(
+      [&] { all.push_back(kj::evalLater([&events] { ++events; }).eagerlyEvaluate(nullptr)); });
+  EXPECT_EQ(events, 21u);
+}
+
 TEST(AsioPort, ATimerAndADescriptorOfTheHostWaitForTwoTurnsAtMost) {
   constexpr uint32_t kEvents = 16;
   Rig rig({kEvents, kLong});
