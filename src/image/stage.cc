@@ -14,7 +14,7 @@
 namespace mayfly::image {
 namespace {
 
-constexpr uint32_t kLinkSecondsMax = 600;
+constexpr uint32_t kStageSecondsMax = 600;
 
 base::Result<base::Fd> openFolder(const std::string& path) {
   return base::openAt(base::FdView(AT_FDCWD), path, O_PATH | O_DIRECTORY);
@@ -64,8 +64,10 @@ base::Status Stage::make(const std::string& tree) {
   if (mountOver(tree, folder)) return base::Unit{};
   MAYFLY_CHECK(leaveNamespace());
   Command copy;
-  copy.argv = {"cp", "-al", "-T", tree + "/.", path_};
-  copy.seconds_max = kLinkSecondsMax;
+  // Not in hard links: where the cache is on an overlay itself, a new link parts the names of a
+  // file.
+  copy.argv = {"cp", "-a", "-T", tree + "/.", path_};
+  copy.seconds_max = kStageSecondsMax;
   return shop_.run(copy);
 }
 

@@ -2,7 +2,7 @@
 //
 // The tree stays as it is: an overlay shows it with the changes on top. The overlay is mounted in a
 // mount namespace of this process's own, so no end of the process leaves it mounted. If the kernel
-// mounts none, such as where the cache itself is on an overlay, the stage is a copy of hard links.
+// mounts none, such as where the cache itself is on an overlay, the stage is a copy.
 //
 // Layer: image, internal to it. Needs root and a process of one thread, which stays in the
 // namespace while this object lives.
