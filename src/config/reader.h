@@ -1,15 +1,8 @@
 // Reads TOML tables strictly: the parser names every key that it reads, any other key is an error,
 // and the first error wins.
 //
-// Layer: config, internal to it: only this room uses toml++.
+// Layer: config, internal to it.
 #pragma once
-
-#define TOML_HEADER_ONLY 1
-#define TOML_EXCEPTIONS 0
-// A wrong file breaks what toml++ 3.3 asserts ("[" at a line's end); it reports the fault itself
-// right after.
-#define TOML_ASSERT(expr) static_assert(true)
-#include <toml++/toml.h>
 
 #include <functional>
 #include <optional>
@@ -22,6 +15,7 @@
 #include "base/result.h"
 #include "config/daemon.h"
 #include "config/settings.h"
+#include "config/toml.h"
 
 namespace mayfly::config {
 
