@@ -1,6 +1,6 @@
 // Load on a daemon through the C++ client: every request is one task.
 //
-// Layer: bench/load. Answers come on the client's thread.
+// Layer: load. Answers come on the client's thread.
 #pragma once
 
 #include <string>

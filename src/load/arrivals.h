@@ -3,7 +3,7 @@
 // The sequence depends on the arguments only: one seed gives one sequence on every machine and with
 // every standard library.
 //
-// Layer: bench/load. Pure.
+// Layer: load. Pure.
 #pragma once
 
 #include <cstdint>
