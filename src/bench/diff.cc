@@ -42,8 +42,9 @@ void readSeries(const Json& series, Measured& out) {
     for (size_t i = 0; i < std::size(kPlaces); ++i)
       if (const double ns = numberAt(round, kPlaces[i].part, kPlaces[i].key); ns > 0)
         figures[i].rounds.push_back(ns / 1e6);
-    if (round.is_object() && round.contains("per_s") && round["per_s"].is_number() &&
-        round["per_s"].get<double>() > 0)
+    // A ladder's rungs take turns: their rate says nothing.
+    if (out.verb != "ladder" && round.is_object() && round.contains("per_s") &&
+        round["per_s"].is_number() && round["per_s"].get<double>() > 0)
       figures.back().rounds.push_back(round["per_s"].get<double>());
   }
   for (Measured::Figure& each : figures)

@@ -1,0 +1,55 @@
+#include "bench/run.h"
+
+#include <fmt/format.h>
+
+#include "bench/environment.h"
+
+namespace mayfly::bench {
+namespace {
+
+std::string runTable(const RunVerb& verb, const std::vector<Series>& series,
+                     const std::vector<Generator>& generators) {
+  const double stated = verb.shape.stated_per_s();
+  std::string out = fmt::format("{}\n{}; {} rounds of {:g} s, each after {:g} s of warm-up\n\n",
+                                verb.load.mix->name, textOf(verb.shape), series[0].rounds.size(),
+                                verb.shape.time_s, verb.shape.warm_up_s);
+  out += seriesTable(series) + "\n";
+  if (stated > 0)
+    out += fmt::format("stated {:.1f}/s, achieved {:.1f}/s\n", stated,
+                       series[0].median([](const load::Report& r) { return r.per_s(); }));
+  for (size_t i = 0; i < generators.size(); ++i)
+    if (i == 0 || generators[i].limited || generators[i].words != generators[i - 1].words)
+      out += fmt::format("round {}: {}\n", i + 1, generators[i].words);
+  return out + seriesNotes(series);
+}
+
+}  // namespace
+
+base::Result<BenchReport> run(const RunVerb& verb, const Watch& watch) {
+  Environment environment;
+  MAYFLY_TRY(auto session, Session::open(verb.socket, verb.load));
+  BenchReport out;
+  out.verb = "run";
+  out.options = {
+      {"load", toJson(verb.shape)}, {"mix", toJson(*verb.load.mix)}, {"rounds", verb.rounds}};
+  out.series = seriesOf(*verb.load.mix, verb.shape);
+  std::vector<Generator> generators;
+  for (uint32_t i = 0; i < verb.rounds && !watch.stopped(); ++i) {
+    MAYFLY_TRY(RoundResult round, session->round(verb.shape, i, watch));
+    addRound(out.series, round);
+    generators.push_back(round.generator);
+    watch.tell(roundLine(i + 1, verb.rounds, round));
+  }
+  out.interrupted = watch.stopped();
+  if (auto templates = session->client().templates())
+    environment.addDaemon("daemon", session->client().server(), *templates);
+  out.environment = environment.stamp();
+  Json& said = out.extra["generator"] = Json::array();
+  for (const Generator& g : generators)
+    said.push_back({{"limited", g.limited}, {"words", g.words}});
+  out.table = runTable(verb, out.series, generators);
+  out.plots.emplace_back("latency", svg(percentilePlot(out.series, textOf(verb.shape))));
+  return out;
+}
+
+}  // namespace mayfly::bench
