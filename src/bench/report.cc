@@ -37,8 +37,7 @@ std::string cell(const Series& s, const load::Histogram load::Report::*of, doubl
 }
 
 std::string nameCell(const std::string& name) {
-  std::string shown = base::printable(name, kNameColumns - 1);
-  return shown;
+  return base::printable(name, name.size() < kNameColumns ? kNameColumns : kNameColumns - 4);
 }
 
 }  // namespace

@@ -6,6 +6,8 @@
 
 namespace mayfly::bench {
 
+using OciJson = nlohmann::ordered_json;
+
 std::vector<std::string> bwrapCommand(const std::string& root,
                                       const std::vector<std::string>& command) {
   std::vector<std::string> out = {
@@ -16,28 +18,28 @@ std::vector<std::string> bwrapCommand(const std::string& root,
 }
 
 std::string ociConfig(const std::string& root, const std::vector<std::string>& command) {
-  using Json = nlohmann::ordered_json;
-  Json mounts = Json::array({{{"destination", "/proc"}, {"type", "proc"}, {"source", "proc"}},
-                             {{"destination", "/tmp"}, {"type", "tmpfs"}, {"source", "tmpfs"}},
-                             {{"destination", "/dev"},
-                              {"type", "tmpfs"},
-                              {"source", "tmpfs"},
-                              {"options", {"nosuid", "mode=755", "size=65536k"}}}});
-  Json spaces = Json::array();
+  OciJson mounts =
+      OciJson::array({{{"destination", "/proc"}, {"type", "proc"}, {"source", "proc"}},
+                      {{"destination", "/tmp"}, {"type", "tmpfs"}, {"source", "tmpfs"}},
+                      {{"destination", "/dev"},
+                       {"type", "tmpfs"},
+                       {"source", "tmpfs"},
+                       {"options", {"nosuid", "mode=755", "size=65536k"}}}});
+  OciJson spaces = OciJson::array();
   for (const char* type : {"pid", "network", "ipc", "uts", "mount"})
     spaces.push_back({{"type", type}});
-  Json config = {{"ociVersion", "1.0.2"},
-                 {"process",
-                  {{"terminal", false},
-                   {"user", {{"uid", 0}, {"gid", 0}}},
-                   {"args", command},
-                   {"env", Json::array({"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})},
-                   {"cwd", "/"},
-                   {"noNewPrivileges", true}}},
-                 {"root", {{"path", root}, {"readonly", true}}},
-                 {"hostname", "box"},
-                 {"mounts", mounts},
-                 {"linux", {{"namespaces", spaces}}}};
+  OciJson config = {{"ociVersion", "1.0.2"},
+                    {"process",
+                     {{"terminal", false},
+                      {"user", {{"uid", 0}, {"gid", 0}}},
+                      {"args", command},
+                      {"env", OciJson::array({"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})},
+                      {"cwd", "/"},
+                      {"noNewPrivileges", true}}},
+                    {"root", {{"path", root}, {"readonly", true}}},
+                    {"hostname", "box"},
+                    {"mounts", mounts},
+                    {"linux", {{"namespaces", spaces}}}};
   return config.dump(1) + "\n";
 }
 

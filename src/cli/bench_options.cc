@@ -288,8 +288,7 @@ void defineSweep(BenchParser& p, BenchCommand& out, LoadWords& w, bench::SweepVe
                  std::string& goal) {
   addSocket(p.app, verb.socket);
   Flags(p.app, "Rates")
-      .text("--goal", "Like p99=50ms or first-byte:p50=5ms (3 times the first rate's p99)", "GOAL",
-            goal)
+      .text("--goal", "Like p99=50ms, first-byte:p50=5ms (3x the first p99)", "GOAL", goal)
       .number("--from", "The first rate, tasks a second (10)", 1e-2, 1e6, verb.search.from_per_s)
       .number("--to", "The highest rate (10000)", 1e-2, 1e6, verb.search.to_per_s)
       .number("--growth", "From rate to rate until one is bad (1.5)", 1.05, 10, verb.search.growth)
@@ -322,9 +321,9 @@ void defineIsolation(BenchParser& p, BenchCommand& out, LoadWords& w, bench::Iso
                      size_t& noise, std::string& noise_mix) {
   addSocket(p.app, verb.socket);
   Flags(p.app, "Noise")
-      .word("--noise", "What the noisy tenant does: cpu, memory, disk, churn or all (all)",
+      .word("--noise", "Its tasks: cpu, memory, disk, churn or all (all)",
             {std::begin(bench::kNoises), std::end(bench::kNoises)}, noise)
-      .text("--noise-mix", "Its tasks, instead of --noise", "FILE", noise_mix)
+      .text("--noise-mix", "Tasks of its own, instead of --noise", "FILE", noise_mix)
       .count("--noise-in-flight", "Its tasks at a time (4)", 1, bench::kInFlightMax,
              verb.noise_in_flight)
       .count("--pairs", "Pairs of a quiet and a noisy phase (6)", 1, bench::kRoundsMax, verb.pairs);

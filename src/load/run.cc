@@ -63,11 +63,10 @@ Run::Act Run::next(uint64_t now_ns) {
   if (plan_.sending_ns_max != 0 && now_ns - *began_ns_ >= plan_.sending_ns_max) giveUp();
   if (!arrive()) return {outstanding_ == 0 ? Act::Kind::over : Act::Kind::await, {}, 0};
   const bool due = !intended_ns_ || *intended_ns_ <= now_ns;
-  if (!due) behind_ = false;
-  if (outstanding_ >= std::max(plan_.outstanding_max, 1u)) {
-    behind_ = behind_ || (intended_ns_ && due);
-    return {Act::Kind::await, {}, 0};
-  }
+  // Full the last time, and due now: it became due while it was full, or those before it did.
+  behind_ = due && intended_ns_ && (behind_ || full_);
+  full_ = outstanding_ >= std::max(plan_.outstanding_max, 1u);
+  if (full_) return {Act::Kind::await, {}, 0};
   if (!due) return {Act::Kind::sleep, {}, *intended_ns_};
   Ticket ticket{report_.sent++, std::exchange(intended_ns_, std::nullopt).value_or(now_ns), now_ns,
                 behind_};

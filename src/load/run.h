@@ -113,7 +113,8 @@ class Run {
   std::optional<uint64_t> began_ns_;
   std::optional<uint64_t> intended_ns_;  // open loop: the next request, not yet sent
   bool exhausted_ = false;
-  bool behind_ = false;  // from a full outstanding_max until no request is due
+  bool full_ = false;    // outstanding_max were in flight when a request was last asked for
+  bool behind_ = false;  // since then, a request has been due
   uint32_t outstanding_ = 0;
   uint64_t ended_ = 0;
   Report report_;

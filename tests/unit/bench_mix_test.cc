@@ -17,7 +17,7 @@ namespace {
 using bench::LoadShape;
 using config::Mix;
 
-constexpr const char* kMix = R"([[task]]
+constexpr const char* kMix = R"toml([[task]]
 name = "small"
 weight = 9
 code = "print(6*7)"
@@ -39,7 +39,7 @@ limits = { memory = "64MiB", wall_time = "2s" }
 name = "shell"
 template = "shell"
 command = ["sh", "-c", "echo hi"]
-)";
+)toml";
 
 std::string mistake(const std::string& text) {
   auto mix = config::parseMix(text, "m.toml");
