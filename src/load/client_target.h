@@ -3,12 +3,13 @@
 // Layer: load. Answers come on the client's thread.
 #pragma once
 
+#include <mayfly/client.h>
+
 #include <functional>
 #include <optional>
 #include <string>
 
 #include "load/drive.h"
-#include "mayfly/client.h"
 
 namespace mayfly::load {
 
