@@ -193,11 +193,11 @@ base::Status phase(const IsolationVerb& verb, Session& session, uint64_t nth, bo
   MAYFLY_TRY(RoundResult round, session.round(verb.victim, nth, watch));
   if (noisy) {
     MAYFLY_TRY(load::Report made, noise->end());
-    if (!watch.stopped()) out.series[2].rounds.push_back(std::move(made));
+    if (!watch.stopped()) out.series[2].add(std::move(made));
   }
   if (watch.stopped()) return base::Unit{};
   Series& side = out.series[noisy ? 1 : 0];
-  side.rounds.push_back(round.all);
+  side.add(round.all);
   if (round.generator.limited) side.notes.push_back(round.generator.words);
   watch.tell(fmt::format("pair {} of {}, {}: first byte {} ms (p99 {}), receipt {} ms (p99 {})",
                          nth + 1, verb.pairs, noisy ? "noisy" : "quiet",
@@ -235,9 +235,9 @@ base::Result<BenchReport> isolation(const IsolationVerb& verb, const Watch& watc
                  {"noise_in_flight", verb.noise_in_flight},
                  {"pairs", verb.pairs}};
   out.series.resize(3);
-  out.series[0] = {"quiet", "the victim alone", verb.victim.stated_per_s(), {}, {}};
-  out.series[1] = {"noisy", "the victim beside the noise", verb.victim.stated_per_s(), {}, {}};
-  out.series[2] = {"noise", verb.noise_load.mix->name, 0, {}, {}};
+  out.series[0] = {"quiet", "the victim alone", verb.victim.stated_per_s(), {}, {}, {}};
+  out.series[1] = {"noisy", "the victim beside the noise", verb.victim.stated_per_s(), {}, {}, {}};
+  out.series[2] = {"noise", verb.noise_load.mix->name, 0, {}, {}, {}};
   pool::Random order(verb.victim.seed);
   for (uint32_t i = 0; i < verb.pairs && !watch.stopped(); ++i) {
     const bool noisy_first = (order.next() & 1) != 0;

@@ -121,6 +121,7 @@ struct Rung {
   Launch launch = Launch::any;
   std::string template_name;  // of a Mayfly rung
   Client* client = nullptr;
+  std::vector<std::string> command;  // of a rival
   std::unique_ptr<load::Target> target;
   std::string reference;  // the rung that it is compared with
   std::string missing;    // why it was not measured
@@ -279,8 +280,7 @@ base::Status Ladder::addRival(const std::string& name, const std::string& progra
       rung.missing = "does not work here: " + base::printable(said.error().message, 300);
     else if (*said != kSays)
       rung.missing = "prints something else: " + base::printable(*said, 100);
-    else
-      rung.target = std::make_unique<load::CommandTarget>(argv, kSays, 1);
+    rung.command = std::move(argv);
   }
   rungs_.push_back(std::move(rung));
   return base::Unit{};
@@ -321,13 +321,21 @@ base::Status Ladder::prepare(Environment& environment) {
     shell_ = std::move(*shell);
   else
     no_shell_ = shell.error().message;
+  // Before the daemons: what tries a rival forks, and a connection has a thread.
+  MAYFLY_CHECK(addRivals());
   MAYFLY_CHECK(startDaemons(environment));
   if (watch_.stopped()) return base::Unit{};
+  std::vector<Rung> rivals = std::move(rungs_);
+  rungs_.clear();
   addTask("python, parked", 0, "python", "bwrap, python3");
   addTask("python, stocked box", 1, "python", "bwrap, python3");
   addTask("python, all made", 2, "python", "bwrap, python3");
   addTask("exec: sh, parked", 0, "shell", "bwrap, sh");
-  MAYFLY_CHECK(addRivals());
+  for (Rung& rival : rivals) {
+    if (rival.missing.empty())
+      rival.target = std::make_unique<load::CommandTarget>(rival.command, kSays, 1);
+    rungs_.push_back(std::move(rival));
+  }
   // A daemon parks once it was asked; this is the asking.
   for (Rung& rung : rungs_)
     if (rung.client != nullptr && rung.target != nullptr) {
@@ -348,7 +356,7 @@ base::Status Ladder::measure() {
     for (Rung* rung : order) {
       MAYFLY_TRY(load::Report its, turn(*rung, verb_, watch_));
       if (watch_.stopped()) return base::Unit{};
-      rung->series.rounds.push_back(std::move(its));
+      rung->series.add(std::move(its));
     }
     watch_.tell(fmt::format("round {} of {}", round + 1, verb_.rounds));
   }

@@ -198,8 +198,8 @@ std::vector<Series> seriesOf(const config::Mix& mix, const LoadShape& shape) {
 }
 
 void addRound(std::vector<Series>& series, const RoundResult& round) {
-  series[0].rounds.push_back(round.all);
-  for (size_t i = 1; i < series.size(); ++i) series[i].rounds.push_back(round.of_task[i - 1]);
+  series[0].add(round.all);
+  for (size_t i = 1; i < series.size(); ++i) series[i].add(round.of_task[i - 1]);
 }
 
 std::string roundLine(uint32_t nth, uint32_t rounds, const RoundResult& round) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -24,8 +25,11 @@ struct Series {
   std::string about;        // what runs
   double stated_per_s = 0;  // 0: none, as in a closed loop
   std::vector<load::Report> rounds;
-  std::vector<std::string> notes;  // what a reader must know; why a figure is void
+  std::vector<std::string> notes;                // what a reader must know; why a figure is void
+  std::map<std::string, load::Histogram> steps;  // of all rounds together
 
+  // Of each round only the figures that are compared are kept: its steps are added up.
+  void add(load::Report round);
   load::Report total() const;
   // The median over the rounds that recorded anything; 0: none did.
   double median(const std::function<double(const load::Report&)>& pick) const;

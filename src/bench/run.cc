@@ -34,8 +34,8 @@ base::Result<BenchReport> run(const RunVerb& verb, const Watch& watch) {
       {"load", toJson(verb.shape)}, {"mix", toJson(*verb.load.mix)}, {"rounds", verb.rounds}};
   out.series = seriesOf(*verb.load.mix, verb.shape);
   std::vector<Generator> generators;
-  watch.tell(fmt::format("{} rounds of {}; {}", verb.rounds, verb.load.mix->name,
-                         textOf(verb.shape)));
+  watch.tell(
+      fmt::format("{} rounds of {}; {}", verb.rounds, verb.load.mix->name, textOf(verb.shape)));
   for (uint32_t i = 0; i < verb.rounds && !watch.stopped(); ++i) {
     MAYFLY_TRY(RoundResult round, session->round(verb.shape, i, watch));
     addRound(out.series, round);

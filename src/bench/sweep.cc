@@ -114,8 +114,8 @@ base::Status Sweep::measureRate(Session& session, double per_s) {
   for (uint32_t i = 0; i < verb_.repeats && !watch_.stopped(); ++i) {
     MAYFLY_TRY(RoundResult round, session.round(shape, rate.series.rounds.size(), watch_));
     if (watch_.stopped()) break;  // a part of a repeat says nothing
-    rate.series.rounds.push_back(round.all);
-    now.series.rounds.push_back(round.all);
+    rate.series.add(round.all);
+    now.series.add(round.all);
     if (!rate.generator.limited) rate.generator = round.generator;
     limited += round.generator.limited;
     if (!faultOf(round.all).empty() ||

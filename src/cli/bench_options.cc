@@ -294,9 +294,8 @@ void defineSweep(BenchParser& p, BenchCommand& out, LoadWords& w, bench::SweepVe
       .number("--growth", "From rate to rate until one is bad (1.5)", 1.05, 10, verb.search.growth)
       .number("--precision", "Width of the answer, as a share of it (0.05)", 0.005, 1,
               verb.search.precision)
-      .count("--rates", "Most rates to measure (32)", 1, 200, verb.search.points_max)
-      .count("--repeats", "Rounds of each rate; the median counts (3)", 1, bench::kRoundsMax,
-             verb.repeats);
+      .count("--rates", "Most rates to measure (32)", 1, 64, verb.search.points_max)
+      .count("--repeats", "Rounds of each rate; the median counts (3)", 1, 10, verb.repeats);
   Flags(p.app, "Arrivals")
       .word("--arrivals", "poisson or constant (poisson)", {"poisson", "constant"}, w.kind);
   addPaceFlags(p.app, w);

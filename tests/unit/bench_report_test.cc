@@ -38,7 +38,7 @@ BenchReport reportOf(double median_ms, uint64_t seed, size_t rounds = 6) {
   BenchReport out;
   out.verb = "run";
   out.environment = {{"commit", "abc"}, {"kernel", "6.1"}};
-  out.series.push_back({"all", "print(6*7)", 50, {}, {}});
+  out.series.push_back({"all", "print(6*7)", 50, {}, {}, {}});
   for (size_t i = 0; i < rounds; ++i)
     out.series[0].rounds.push_back(roundOf(median_ms, seed * 100 + i));
   return out;
@@ -58,7 +58,7 @@ std::string refusal(const std::string& text) {
 TEST(BenchReport, ATableHasALineForEachSeriesAndFitsATerminal) {
   BenchReport r = reportOf(4, 1);
   r.series.push_back(
-      {"a name that is longer than its column", "", 0, {load::Report{}}, {"a note"}});
+      {"a name that is longer than its column", "", 0, {load::Report{}}, {"a note"}, {}});
   r.series[0].rounds[0].errors["memory"] = 3;
   const std::string table = seriesTable(r.series);
   EXPECT_NE(table.find("\nall                   50.0    600      3"), std::string::npos) << table;
@@ -84,12 +84,12 @@ TEST(BenchReport, AGeneratorThatWasTheLimitIsNamed) {
   EXPECT_NE(judgeGenerator(r, 50, 0.1).words.find("kept up"), std::string::npos);
   EXPECT_TRUE(judgeGenerator(r, 50, 0.95).limited) << "its core is busy";
   EXPECT_NE(judgeGenerator(r, 0, 0.1).words.find("closed loop"), std::string::npos);
-  for (int i = 0; i < 10; ++i) r.own_lag.record(3 * kMs);
+  for (int i = 0; i < 30; ++i) r.own_lag.record(3 * kMs);
   const Generator late = judgeGenerator(r, 50, 0.3);
   EXPECT_TRUE(late.limited);
   EXPECT_NE(late.words.find("late by itself"), std::string::npos);
   load::Report slow = roundOf(100, 1);  // 3 ms of 100 ms do not matter
-  for (int i = 0; i < 10; ++i) slow.own_lag.record(3 * kMs);
+  for (int i = 0; i < 30; ++i) slow.own_lag.record(3 * kMs);
   EXPECT_FALSE(judgeGenerator(slow, 50, 0.3).limited);
   // Requests that a full daemon held up are not the generator's fault.
   slow.held = 40;
@@ -110,6 +110,18 @@ TEST(BenchReport, ItsJsonHasRoundsAndTheirSum) {
   EXPECT_FALSE(all["rounds"][0]["latency"].contains("distribution"));
   EXPECT_EQ(all["total"]["latency"]["count"], 300);
   EXPECT_TRUE(all["total"]["latency"].contains("distribution"));
+}
+
+TEST(BenchReport, TheStepsOfAllRoundsAreAddedUp) {
+  Series s;
+  for (uint64_t i = 1; i <= 3; ++i) {
+    load::Report r = roundOf(4, i);
+    r.steps["claimed"].record(i * kMs);
+    s.add(std::move(r));
+  }
+  EXPECT_TRUE(s.rounds[0].steps.empty());
+  EXPECT_EQ(s.total().steps.at("claimed").count(), 3u);
+  EXPECT_EQ(s.total().latency.count(), 300u);
 }
 
 TEST(BenchReport, PlottedPercentilesNameTheirFigures) {
