@@ -171,6 +171,9 @@ base::Result<RoundResult> Session::round(const LoadShape& shape, uint64_t nth, c
   MAYFLY_TRY(out.all, load::drive(planOf(shape, nth), *target_, bounds));
   const double took_ns = static_cast<double>(base::monotonicNs() - began_ns);
   const double busy = static_cast<double>(ownCpu_ns() - cpu_ns) / std::max(took_ns, 1.0);
+  // A round lasts as long as it is planned, also if its last task came earlier.
+  if (!watch.stopped())
+    out.all.ended_ns = std::max(out.all.ended_ns, out.all.began_ns + nanos(shape.time_s));
   for (load::Report& its : out.of_task) {  // the rate of a part is counted in the whole's time
     its.began_ns = out.all.began_ns;
     its.ended_ns = out.all.ended_ns;

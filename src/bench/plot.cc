@@ -12,7 +12,7 @@ namespace mayfly::bench {
 namespace {
 
 constexpr double kWidth = 760, kHeight = 420;
-constexpr double kLeft = 76, kRight = 130, kTop = 46, kBottom = 52;
+constexpr double kLeft = 76, kKeyLeast = 130, kKeyMost = 300, kTop = 46, kBottom = 52;
 constexpr double kBarHeight = 15, kBarGap = 14, kBarLabel = 220, kBarValue = 90;
 constexpr size_t kLabelBytesMax = 120;
 
@@ -134,6 +134,13 @@ class Ruler {
   double from_, to_, low_ = 0, high_ = 1, least_ = 0, most_ = 1;
 };
 
+// Beside the plot is its key, as wide as its longest label needs.
+double rightOf(const LinePlot& plot) {
+  size_t longest = 0;
+  for (const Line& line : plot.lines) longest = std::max(longest, line.label.size());
+  return kWidth - std::clamp(50 + 6.6 * static_cast<double>(longest), kKeyLeast, kKeyMost);
+}
+
 struct Bounds {
   double x_least = INFINITY, x_most = -INFINITY, y_least = INFINITY, y_most = -INFINITY;
 };
@@ -161,7 +168,7 @@ Bounds boundsOf(const LinePlot& plot) {
 }
 
 std::string axes(const LinePlot& plot, const Ruler& x, const Ruler& y) {
-  const double right = kWidth - kRight, bottom = kHeight - kBottom;
+  const double right = rightOf(plot), bottom = kHeight - kBottom;
   std::string out;
   for (double tick : y.ticks())
     out += fmt::format(
@@ -186,7 +193,7 @@ std::string axes(const LinePlot& plot, const Ruler& x, const Ruler& y) {
 }
 
 std::string marks(const LinePlot& plot, const Ruler& x, const Ruler& y) {
-  const double right = kWidth - kRight, bottom = kHeight - kBottom;
+  const double right = rightOf(plot), bottom = kHeight - kBottom;
   std::string out;
   for (const Mark& mark : plot.across)
     out += fmt::format(
@@ -214,7 +221,7 @@ std::string lines(const LinePlot& plot, const Ruler& x, const Ruler& y) {
       path += fmt::format("{}{:.1f} {:.1f}", k == 0 ? "M" : "L", x.at(line.points[k].first),
                           y.at(line.points[k].second));
     if (!path.empty()) out += fmt::format("<path class=\"line l{}\" d=\"{}\"/>\n", i, path);
-    const double from = kWidth - kRight + 10;
+    const double from = rightOf(plot) + 10;
     out += fmt::format(
         "<line class=\"line l{0}\" x1=\"{1:.1f}\" x2=\"{2:.1f}\" y1=\"{3:.1f}\" y2=\"{3:.1f}\"/>"
         "<text class=\"small\" x=\"{4:.1f}\" y=\"{5:.1f}\">{6}</text>\n",
@@ -228,7 +235,7 @@ std::string lines(const LinePlot& plot, const Ruler& x, const Ruler& y) {
 
 std::string svg(const LinePlot& plot) {
   const Bounds b = boundsOf(plot);
-  const Ruler x(plot.x, b.x_least, b.x_most, kLeft, kWidth - kRight);
+  const Ruler x(plot.x, b.x_least, b.x_most, kLeft, rightOf(plot));
   const Ruler y(plot.y, b.y_least, b.y_most, kHeight - kBottom, kTop);
   return head(kHeight, plot.title, plot.description) + axes(plot, x, y) + marks(plot, x, y) +
          lines(plot, x, y) + "</svg>\n";
@@ -265,7 +272,9 @@ std::string svg(const BarPlot& plot) {
           "<rect class=\"b{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>"
           "<text class=\"small\" x=\"{:.1f}\" y=\"{:.1f}\">{} {}</text>\n",
           k, kBarLabel, y + 1, length, kBarHeight - 2, kBarLabel + length + 6, y + 12,
-          fmt::format("{:.3g}", bar.values[k]), label(plot.unit));
+          bar.values[k] < 100 ? fmt::format("{:.3g}", bar.values[k])
+                              : fmt::format("{:.0f}", bar.values[k]),
+          label(plot.unit));
     }
   }
   return out + "</svg>\n";

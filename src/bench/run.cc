@@ -10,13 +10,19 @@ namespace {
 std::string runTable(const RunVerb& verb, const std::vector<Series>& series,
                      const std::vector<Generator>& generators) {
   const double stated = verb.shape.stated_per_s();
-  std::string out = fmt::format("{}\n{}; {} rounds of {:g} s, each after {:g} s of warm-up\n\n",
-                                verb.load.mix->name, textOf(verb.shape), series[0].rounds.size(),
-                                verb.shape.time_s, verb.shape.warm_up_s);
+  const size_t rounds = series[0].rounds.size();
+  std::string out = fmt::format("{}\n{}; {} round{} of {:g} s, each after {:g} s of warm-up\n\n",
+                                verb.load.mix->name, textOf(verb.shape), rounds,
+                                rounds == 1 ? "" : "s", verb.shape.time_s, verb.shape.warm_up_s);
   out += seriesTable(series) + "\n";
-  if (stated > 0)
-    out += fmt::format("stated {:.1f}/s, achieved {:.1f}/s\n", stated,
-                       series[0].median([](const load::Report& r) { return r.per_s(); }));
+  if (stated > 0) {
+    const double planned_s = verb.shape.warm_up_s + verb.shape.time_s;
+    const double planned = series[0].median(
+        [&](const load::Report& r) { return static_cast<double>(r.sent + r.unsent) / planned_s; });
+    const double achieved = series[0].median([](const load::Report& r) { return r.per_s(); });
+    out += fmt::format("stated {:.1f}/s, planned {:.1f}/s (what was drawn), achieved {:.1f}/s\n",
+                       stated, planned, achieved);
+  }
   for (size_t i = 0; i < generators.size(); ++i)
     if (i == 0 || generators[i].limited || generators[i].words != generators[i - 1].words)
       out += fmt::format("round {}: {}\n", i + 1, generators[i].words);
