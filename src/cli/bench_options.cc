@@ -38,7 +38,8 @@ constexpr const char* kBenchAbout =
     "measurement early and reports what was measured.\n";
 
 constexpr const char* kTasksFooter =
-    R"(Without --mix, the tasks are one program: -c, --script, or print(6*7).
+    R"(Without --mix, the tasks are one program: -c, --script, or print(6*7); with a
+trace, one that sleeps as long as the trace says.
 TIME is like 250ms, 30s or 2m. With --out: report.json, table.txt, plots (SVG),
 and HdrHistogram's files (.hgrm, .hlog).
 
@@ -143,6 +144,9 @@ struct LoadWords {
   std::optional<std::string> code, expect;
 };
 
+// Runs as long as the trace says.
+constexpr const char* kTraced =
+    "import os, time\ntime.sleep(float(os.environ['RUN_SECONDS']))\nprint(6*7)";
 constexpr uint32_t kInFlightOpen = 1'000, kInFlightClosed = 4;
 constexpr double kTime_s = 5, kWarmUp_s = 1;
 constexpr size_t kTraceBytesMax = pool::kTraceText_bytes_max;
@@ -196,8 +200,9 @@ config::Mix oneProgram(const LoadWords& w) {
   task.tenant = w.tenant;
   task.expect = w.expect;
   task.script = w.script;
-  task.name = !w.script.empty() ? w.script : w.code ? "-c" : "print(6*7)";
-  if (w.script.empty()) task.code = w.code.value_or("print(6*7)");
+  const bool traced = static_cast<LoadShape::Kind>(w.kind) == LoadShape::Kind::trace;
+  task.name = !w.script.empty() ? w.script : w.code ? "-c" : traced ? "sleep" : "print(6*7)";
+  if (w.script.empty()) task.code = w.code.value_or(traced ? kTraced : "print(6*7)");
   if (!w.code && w.script.empty() && !task.expect) task.expect = "42\n";
   config::Mix mix = bench::mixOf(std::move(task));
   mix.name = fmt::format("{} on {}", base::printable(mix.tasks[0].name, 60), w.template_name);

@@ -168,6 +168,7 @@ TEST(BenchOptions, ATraceIsReplayedAsLongAsItIs) {
   EXPECT_EQ(run.shape.warm_up_s, 0);
   EXPECT_EQ(run.shape.stated_per_s(), 1.5);
   EXPECT_EQ(run.load.trace->arrivals.size(), 3u);
+  EXPECT_NE(run.load.mix->tasks[0].code.find("RUN_SECONDS"), std::string::npos);
   load::Plan plan = bench::planOf(run.shape, 0);
   EXPECT_EQ(plan.arrivals(), 0u);
   EXPECT_EQ(plan.arrivals(), 500'000'000u);
