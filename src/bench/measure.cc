@@ -16,6 +16,8 @@ namespace {
 using base::Code;
 using base::fail;
 
+// So many tasks in a row that a daemon does not take: it has stopped, or its connection is lost.
+constexpr uint32_t kUnavailableMax = 100;
 // A run that falls ever more behind ends so much later than its last arrival, at most.
 constexpr double kLateShare = 0.25, kLate_s = 1;
 
@@ -157,9 +159,11 @@ base::Result<RoundResult> Session::round(const LoadShape& shape, uint64_t nth, c
                 fmt::format("Give --in-flight {} or less.", allowed));
   RoundResult out;
   out.of_task.resize(mix_->tasks.size());
+  uint32_t unavailable = 0;  // in a row
   load::DriveBounds bounds;
-  bounds.stopped = watch.stopped;
+  bounds.stopped = [&] { return watch.stopped() || unavailable >= kUnavailableMax; };
   bounds.heard = [&](const load::Ticket& ticket, const load::Outcome& outcome, bool recorded) {
+    unavailable = outcome.error == base::name(Code::unavailable) ? unavailable + 1 : 0;
     load::Report& its = out.of_task[target_->taskOf(ticket.index)];
     ++its.sent;
     load::count(its, outcome);
@@ -169,6 +173,10 @@ base::Result<RoundResult> Session::round(const LoadShape& shape, uint64_t nth, c
   };
   const uint64_t cpu_ns = ownCpu_ns(), began_ns = base::monotonicNs();
   MAYFLY_TRY(out.all, load::drive(planOf(shape, nth), *target_, bounds));
+  if (unavailable >= kUnavailableMax)
+    return fail(Code::unavailable,
+                fmt::format("the daemon did not take {} tasks in a row", unavailable),
+                "It has stopped, or serves their template no more: see its log.");
   const double took_ns = static_cast<double>(base::monotonicNs() - began_ns);
   const double busy = static_cast<double>(ownCpu_ns() - cpu_ns) / std::max(took_ns, 1.0);
   // A round lasts as long as it is planned, also if its last task came earlier.

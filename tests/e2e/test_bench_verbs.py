@@ -10,8 +10,11 @@ import xml.etree.ElementTree as tree
 
 import pytest
 
+from support import CLI
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 VENV = TOP / "build/venv/bin/python"
+INSTANT = pathlib.Path(CLI).parent / "mayfly-bench-instant"
 QUICK = ("--time", "500ms", "--warm-up", "100ms", "-q")
 
 MIX = """
@@ -212,6 +215,20 @@ def test_ctrl_c_reports_what_was_measured_and_ends_the_tasks(mayfly):
     running.send_signal(signal.SIGTERM)
     out, _ = running.communicate(timeout=60)
     assert running.returncode == -signal.SIGTERM and re.search(rb"^all +\d", out, re.M)
+
+
+@pytest.mark.skipif(not INSTANT.exists(), reason="this build has no benchmarks")
+def test_a_daemon_that_stops_ends_the_measurement(mayfly, tmp_path):
+    socket = tmp_path / "s"
+    with subprocess.Popen([INSTANT, socket], stdout=subprocess.PIPE) as daemon:
+        try:
+            assert daemon.stdout.readline() == b"ready\n"
+            running = mayfly.start("bench", "run", "--socket", socket, "--arrivals", "closed", "--time", "1h")
+            assert b"6 rounds of print(6*7) on python" in running.stderr.readline()
+        finally:
+            daemon.terminate()
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 125 and b"the daemon did not take" in said, said
 
 
 def test_a_sweep_ends_at_a_goal_that_holds_and_at_one_that_cannot(mayfly, tmp_path):
