@@ -18,6 +18,9 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
@@ -394,6 +397,8 @@ int main(int argc, char** argv) {
   CLI11_PARSE(cli, argc, argv);
   if (o.count == 0 && o.seconds <= 0) die("give --count or --seconds");
   if (::geteuid() != 0) die("boxes need root");
+  spdlog::set_default_logger(
+      spdlog::stderr_logger_st("mayfly-bench-floor"));  // stdout is the report's
   Floor floor(o);
   load::Report report = floor.measure();
   std::printf("%s\n", load::toJson(report).dump().c_str());

@@ -2,6 +2,7 @@
 #include "broker/pattern.h"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace mayfly::broker {
 namespace {

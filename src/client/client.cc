@@ -20,8 +20,9 @@ namespace {
 
 constexpr uint16_t kGrantsProtocol = 4;
 
-// The daemon's object for a task. Jobs of the loop hold it. It has no reference to the connection:
-// a job must not drop the last one, because the connection's destructor waits for the loop.
+// The daemon's object for a task. Jobs of the loop hold it, and drop it last. It has no reference
+// to the connection: a job must not drop the last one, because the connection's destructor waits
+// for the loop.
 struct Remote {
   std::atomic<bool> closed = false;
   // For the loop's thread only; null once closed.
@@ -38,6 +39,8 @@ struct Task::State {
   bool detached = false, existing = false;
   std::shared_future<Result<TaskResult>> result;
   std::shared_ptr<Remote> remote = std::make_shared<Remote>();
+
+  ~State();  // as Task::release()
 };
 
 namespace {
@@ -303,7 +306,8 @@ std::future<Result<Task>> Client::submitAsync(TaskSpec spec, Callbacks callbacks
   };
   // If the job is dropped, the destructors of both slots report it.
   connection_->loop->post([wire = connection_->wire.get(), spec = std::move(spec),
-                           slot = std::move(slot), submitted = std::move(submitted), remote,
+                           slot = std::move(slot), submitted = std::move(submitted),
+                           remote = std::move(remote),
                            within_ms = connection_->deadlineMs(deadline_ms)]() mutable {
     auto done =
         mayfly::begin(*wire, spec, slot, Deadline::ofSubmit, within_ms, std::move(submitted));
@@ -447,15 +451,18 @@ Status Client::kill(uint64_t id, DeadlineMs deadline_ms) {
 
 // --- Task ----------------------------------------------------------------------
 
-Task& Task::operator=(Task&& other) noexcept {
-  if (this != &other) {
-    release();
-    state_ = std::move(other.state_);
-  }
-  return *this;
+// The job drops the last reference to the remote: KJ's objects end on the loop's thread.
+Task::State::~State() {
+  if (connection == nullptr) return;
+  const bool over = remote->closed.exchange(true);
+  connection->loop->post(
+      [wire = connection->wire.get(), over, kept = detached, remote = std::move(remote)] {
+        if (!over) kept ? releaseRemote(*remote) : closeRemote(*wire, *remote);
+      });
 }
 
-Task::~Task() { release(); }
+Task& Task::operator=(Task&& other) noexcept = default;
+Task::~Task() = default;
 
 uint64_t Task::id() const { return state_->id; }
 

@@ -1,12 +1,8 @@
 // Reads TOML tables strictly: the parser names every key that it reads, any other key is an error,
 // and the first error wins.
 //
-// Layer: config, internal to it: only this room uses toml++.
+// Layer: config, internal to it.
 #pragma once
-
-#define TOML_HEADER_ONLY 1
-#define TOML_EXCEPTIONS 0
-#include <toml++/toml.h>
 
 #include <functional>
 #include <optional>
@@ -19,6 +15,7 @@
 #include "base/result.h"
 #include "config/daemon.h"
 #include "config/settings.h"
+#include "config/toml.h"
 
 namespace mayfly::config {
 

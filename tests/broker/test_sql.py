@@ -53,6 +53,7 @@ ACTIONS = [
            [OWN, ID], rows_max=20),
     action("echo", "select $1 as text", [TEXT]),
     action("slow", "select pg_sleep(30)", time='"1s"'),
+    action("long", "select pg_sleep(60)", time='"50s"'),
     action("many", "select i, repeat('x', 1000) as text from generate_series(1, 20000) i", rows_max=100000, bytes_max='"64MiB"'),
     action("sneaky", "insert into log values ($1) returning text", [TEXT]),
     action("add", "insert into log values ($1) returning text", [TEXT], read_only="false"),
@@ -122,12 +123,17 @@ def test_a_write_is_done_once(broker, postgres):
     assert [line["outcome"] for line in broker.audit()][:2] == ["allowed", "replayed"]
 
 
+def sleeping(postgres):
+    """The statements that sleep in the database."""
+    return int(postgres.sql("select count(*) from pg_stat_activity where query like '%pg_sleep%' "
+                            "and pid <> pg_backend_pid() and state = 'active'"))
+
+
 def test_a_slow_statement_ends_at_its_time(broker, postgres):
     began = time.monotonic()
     status, error = broker.session("slow").refusal("POST", "/sql/slow")
     assert status == 504 and time.monotonic() - began < 5
-    await_true(lambda: postgres.sql("select count(*) from pg_stat_activity where query like '%pg_sleep%' "
-                                    "and pid <> pg_backend_pid() and state = 'active'") == "0")
+    await_true(lambda: sleeping(postgres) == 0)
 
 
 def test_a_row_takes_no_more_memory_than_the_answer_may_have(broker):
@@ -150,15 +156,16 @@ def test_many_rows_flow(broker):
     assert status == 200 and len(json.loads(body)) == 20_000
 
 
-def test_a_revoked_statement_has_no_connection_left(broker, postgres):
-    session = broker.session("slow")
+def test_a_revoked_statement_ends_in_the_database_too(broker, postgres):
+    session = broker.session("long")
     answers = []
-    thread = threading.Thread(target=lambda: answers.append(ask(session, "slow")[0]))
+    thread = threading.Thread(target=lambda: answers.append(ask(session, "long")[0]))
     thread.start()
-    time.sleep(0.4)
+    await_true(lambda: sleeping(postgres) == 1)
     session.revoke()
     thread.join(10)
     assert answers == [403]
+    await_true(lambda: sleeping(postgres) == 0)
 
 
 def test_a_tasks_state_in_a_connection_is_none_of_the_next_ones(broker):

@@ -53,7 +53,7 @@ def test_goals_are_measured_and_told(tmp_path, goals, lines):
 def test_the_brokers_cost_is_measured_and_told(tmp_path):
     done = subprocess.run([TOP / "bench/broker", "--quick", "--build", BUILD, "--out", tmp_path], capture_output=True,
                           text=True, timeout=300)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert done.returncode == 0 or (done.returncode == 1 and "NOT met" in done.stdout), done.stdout + done.stderr
     written, table = json.loads((tmp_path / "broker-quick.json").read_text()), (tmp_path / "broker-quick.txt").read_text()
     assert written["met"] == (done.returncode == 0) == all(ratio <= written["goal"] for ratio in written["ratios"].values())
     gets = written["gets"]

@@ -262,7 +262,9 @@ TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
             "m.toml:10: 'terminal.ptys' must be a whole number from 0 to 64");
   EXPECT_EQ(errorOf(kSmall + "[terminal]\nmax = 1\n"),
             "m.toml:10: unknown key 'terminal.max'; allowed here: ptys");
-  EXPECT_NE(errorOf("name = \n").find("m.toml:1: not valid TOML"), std::string::npos);
+  for (const char* text : {"name = \n", "[", "[\n", "[=x]", "[[\n", "[.]", "name\n", "= 1\n",
+                           "\u00e9 = 1\n", "\ufb01\n", "[\u0494]\n"})
+    EXPECT_NE(errorOf(text).find("m.toml:1: not valid TOML"), std::string::npos) << text;
 }
 
 TEST(Manifest, AnIndexOfPipIsAUrlWithoutCredentials) {
