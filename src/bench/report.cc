@@ -98,26 +98,29 @@ Generator judgeGenerator(const load::Report& r, double stated_per_s, double cpu_
   const std::string cpu = fmt::format("{:.0f} % of one core", 100 * cpu_share);
   const uint64_t planned = r.sent + r.unsent;
   if (stated_per_s > 0 && own_ms > bound_ms)
-    return {true,
+    return {true, false,
             fmt::format("the generator was the limit: it sent {} ms late by itself (p{:g}), and "
                         "used {}",
                         msText(own_ms), percent, cpu)};
   if (cpu_share > kBusyShare)
-    return {true, fmt::format("the generator was the limit: it used {}", cpu)};
+    return {true, false, fmt::format("the generator was the limit: it used {}", cpu)};
   if (stated_per_s <= 0)
-    return {false,
+    return {false, true,
             fmt::format("closed loop: the answers set the rate; the generator used {}", cpu)};
   if (r.unsent != 0)
-    return {false, fmt::format("the daemon was the limit: {} of {} tasks were not sent before the "
-                               "time was over, because as many as --in-flight allows were under "
-                               "way; the latencies lack what these would have waited",
-                               r.unsent, planned)};
+    return {false, false,
+            fmt::format("the daemon was the limit: {} of {} tasks were not sent before the "
+                        "time was over, because as many as --in-flight allows were under "
+                        "way; the latencies lack what these would have waited",
+                        r.unsent, planned)};
   if (r.held != 0)
-    return {false, fmt::format("{} of {} tasks waited in the generator, because as many as "
-                               "--in-flight allows were under way; the wait is in their latency",
-                               r.held, planned)};
-  return {false, fmt::format("the generator kept up: {} ms late by itself (p{:g}), {}",
-                             msText(own_ms), percent, cpu)};
+    return {false, false,
+            fmt::format("{} of {} tasks waited in the generator, because as many as "
+                        "--in-flight allows were under way; the wait is in their latency",
+                        r.held, planned)};
+  return {false, true,
+          fmt::format("the generator kept up: {} ms late by itself (p{:g}), {}", msText(own_ms),
+                      percent, cpu)};
 }
 
 std::string seriesTable(const std::vector<Series>& series) {

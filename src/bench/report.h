@@ -49,6 +49,7 @@ Json toJson(const BenchReport& report);
 // Whether the load generator, and not the daemon, bounded a round; in words.
 struct Generator {
   bool limited = false;
+  bool plain = false;  // nothing to heed: it kept up, or the loop is closed
   std::string words;
 };
 // `cpu_share`: of one core, that this process used meanwhile. `stated_per_s` 0: closed loop.

@@ -7,6 +7,19 @@
 namespace mayfly::bench {
 namespace {
 
+// Each round that a reader must know of; else the one in which the generator was latest.
+std::string generatorLines(const Series& all, const std::vector<Generator>& generators) {
+  std::string out;
+  size_t latest = 0;
+  auto late_ns = [&](size_t i) { return all.rounds[i].own_lag.percentile_ns(90); };
+  for (size_t i = 0; i < generators.size(); ++i) {
+    if (!generators[i].plain) out += fmt::format("round {}: {}\n", i + 1, generators[i].words);
+    if (late_ns(i) > late_ns(latest)) latest = i;
+  }
+  if (out.empty() && !generators.empty()) out = generators[latest].words + "\n";
+  return out;
+}
+
 std::string runTable(const RunVerb& verb, const std::vector<Series>& series,
                      const std::vector<Generator>& generators) {
   const double stated = verb.shape.stated_per_s();
@@ -23,10 +36,7 @@ std::string runTable(const RunVerb& verb, const std::vector<Series>& series,
     out += fmt::format("stated {:.1f}/s, planned {:.1f}/s (what was drawn), achieved {:.1f}/s\n",
                        stated, planned, achieved);
   }
-  for (size_t i = 0; i < generators.size(); ++i)
-    if (i == 0 || generators[i].limited || generators[i].words != generators[i - 1].words)
-      out += fmt::format("round {}: {}\n", i + 1, generators[i].words);
-  return out + seriesNotes(series);
+  return out + generatorLines(series[0], generators) + seriesNotes(series);
 }
 
 }  // namespace

@@ -83,10 +83,11 @@ std::optional<size_t> kneeOf(const std::vector<CurvePoint>& curve) {
     least = std::min(least, p.latency);
     most = std::max(most, p.latency);
   }
-  if (width <= 0 || most <= least) return {};
+  // A curve that falls again at its end has no knee, but noise.
+  if (width <= 0 || most <= least || curve.back().latency < most / 2) return {};
   std::optional<size_t> knee;
   double farthest = kKneeBelowLine;
-  for (size_t i = 0; i < curve.size(); ++i) {
+  for (size_t i = 0; i + 1 < curve.size(); ++i) {
     const double x = (curve[i].per_s - curve.front().per_s) / width;
     const double below = x - (curve[i].latency - least) / (most - least);
     if (below <= farthest) continue;

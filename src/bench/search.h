@@ -55,7 +55,7 @@ struct CurvePoint {
 };
 // The place of the knee among points that rise in rate (Kneedle): where the curve, scaled to the
 // unit square, lies farthest below the line from its first point to its last. Nothing: fewer than
-// three points, or a line.
+// three points, a line, or a curve that does not end high.
 std::optional<size_t> kneeOf(const std::vector<CurvePoint>& curve);
 
 }  // namespace mayfly::bench

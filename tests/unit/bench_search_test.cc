@@ -94,6 +94,7 @@ TEST(BenchSearch, TheKneeIsWhereTheCurveBends) {
   EXPECT_FALSE(kneeOf({{1, 1}, {2, 2}, {3, 3}, {4, 4}})) << "a line has none";
   EXPECT_FALSE(kneeOf({{1, 1}, {2, 9}})) << "two points are a line";
   EXPECT_FALSE(kneeOf({{1, 5}, {2, 5}, {3, 5}}));
+  EXPECT_FALSE(kneeOf({{5, 91}, {8, 48}, {10, 268}, {20, 105}})) << "noise";
 }
 
 TEST(BenchSearch, GoalsAreReadAndRefusedInWords) {
