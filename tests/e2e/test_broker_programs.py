@@ -479,7 +479,7 @@ def test_a_task_that_ends_in_mid_stream_leaves_no_call(stage):
     stage.model.held.clear()
     try:
         with stage.living(HOLDING, "--grant", "api") as task:
-            assert task.stdout.readline() == b"begun\n" and stage.model.held.is_set()
+            assert task.stdout.readline() == b"begun\n" and stage.model.held.wait(PATIENCE_S)
             task.kill()
         await_true(lambda: any("/hold" in line["target"] and line["outcome"] in ("revoked", "failed")
                                for line in stage.daemon.audit()))

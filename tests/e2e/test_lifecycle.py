@@ -429,9 +429,20 @@ def in_namespace_of(pid, *words):
     subprocess.run([sys.executable, "-c", WITHIN, str(pid), *words], check=True)
 
 
-def test_the_audit_finds_a_planted_cgroup_process_and_mount(daemons):
+@pytest.fixture
+def other_mounts():
+    """A process in a mount namespace of its own."""
+    process = subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout.readline() == b"\n"
+        yield process.pid
+
+
+def test_the_audit_finds_a_planted_cgroup_process_and_mount(daemons, other_mounts):
     """Each planted leftover is reported once; proper objects are not reported."""
-    daemon = daemons(templates=("python",), config='audit_time = "50ms"\nlog_level = "debug"\n')
+    # Every daemon on the host would find a mount that is planted there.
+    daemon = daemons(templates=("python",), config='audit_time = "50ms"\nlog_level = "debug"\n',
+                     prefix=("nsenter", f"--mount=/proc/{other_mounts}/ns/mnt", "--"))
     task = begin(daemon, WAITING, "--stdin")
 
     def walks():
@@ -452,7 +463,7 @@ def test_the_audit_finds_a_planted_cgroup_process_and_mount(daemons):
         for place in places:
             place.mkdir()
         point.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "disk", str(point)], check=True)
+        in_namespace_of(other_mounts, "disk", str(point), "tmpfs")
         for words in planted.values():
             in_namespace_of(daemon.spawner, *words)
         for words in [f"audit: box 999999 has a cgroup, and the ledger says that it is gone: '{place}'" for place in places] + [
@@ -466,7 +477,7 @@ def test_the_audit_finds_a_planted_cgroup_process_and_mount(daemons):
     finally:
         process.kill()
         process.wait()
-        subprocess.run(["umount", str(point)], check=False)
+        in_namespace_of(other_mounts, str(point))
         for target in planted:
             in_namespace_of(daemon.spawner, target)
         for place in places:
