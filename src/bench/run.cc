@@ -39,34 +39,71 @@ std::string runTable(const RunVerb& verb, const std::vector<Series>& series,
   return out + generatorLines(series[0], generators) + seriesNotes(series);
 }
 
-}  // namespace
-
-base::Result<BenchReport> run(const RunVerb& verb, const Watch& watch) {
-  Environment environment;
-  MAYFLY_TRY(auto session, Session::open(verb.socket, verb.load));
-  BenchReport out;
-  out.verb = "run";
-  out.options = {
-      {"load", toJson(verb.shape)}, {"mix", toJson(*verb.load.mix)}, {"rounds", verb.rounds}};
-  out.series = seriesOf(*verb.load.mix, verb.shape);
+// One daemon's half of the measurement.
+struct Side {
+  std::unique_ptr<Session> session;
+  BenchReport report;
   std::vector<Generator> generators;
-  watch.tell(
-      fmt::format("{} rounds of {}; {}", verb.rounds, verb.load.mix->name, textOf(verb.shape)));
-  for (uint32_t i = 0; i < verb.rounds && !watch.stopped(); ++i) {
-    MAYFLY_TRY(RoundResult round, session->round(verb.shape, i, watch));
-    addRound(out.series, round);
-    generators.push_back(round.generator);
-    watch.tell(roundLine(i + 1, verb.rounds, round));
-  }
+};
+
+base::Result<Side> openSide(const RunVerb& verb, const std::string& socket) {
+  Side side;
+  MAYFLY_TRY(side.session, Session::open(socket, verb.load));
+  side.report.verb = "run";
+  side.report.options = {
+      {"load", toJson(verb.shape)}, {"mix", toJson(*verb.load.mix)}, {"rounds", verb.rounds}};
+  side.report.series = seriesOf(*verb.load.mix, verb.shape);
+  return side;
+}
+
+base::Status measureRound(const RunVerb& verb, uint32_t nth, Side& side, const char* name,
+                          const Watch& watch) {
+  MAYFLY_TRY(RoundResult round, side.session->round(verb.shape, nth, watch));
+  addRound(side.report.series, round);
+  side.generators.push_back(round.generator);
+  watch.tell(name + roundLine(nth + 1, verb.rounds, round));
+  return base::Unit{};
+}
+
+void concludeSide(const RunVerb& verb, Environment environment, Side& side, const Watch& watch) {
+  BenchReport& out = side.report;
   out.interrupted = watch.stopped();
-  if (auto templates = session->client().templates())
-    environment.addDaemon("daemon", session->client().server(), *templates);
+  if (auto templates = side.session->client().templates())
+    environment.addDaemon("daemon", side.session->client().server(), *templates);
   out.environment = environment.stamp();
   Json& said = out.extra["generator"] = Json::array();
-  for (const Generator& g : generators)
+  for (const Generator& g : side.generators)
     said.push_back({{"limited", g.limited}, {"words", g.words}});
-  out.table = runTable(verb, out.series, generators);
+  out.table = runTable(verb, out.series, side.generators);
   out.plots.emplace_back("latency", svg(percentilePlot(out.series, textOf(verb.shape))));
+}
+
+}  // namespace
+
+base::Result<std::vector<BenchReport>> run(const RunVerb& verb, const Watch& watch) {
+  const Environment environment;
+  std::vector<Side> sides;
+  for (const std::string& socket : {verb.socket, verb.against}) {
+    if (socket.empty()) continue;
+    MAYFLY_TRY(Side side, openSide(verb, socket));
+    sides.push_back(std::move(side));
+  }
+  watch.tell(
+      fmt::format("{} rounds of {}; {}", verb.rounds, verb.load.mix->name, textOf(verb.shape)));
+  pool::Random order(verb.shape.seed);
+  for (uint32_t i = 0; i < verb.rounds; ++i) {
+    const size_t first = sides.size() == 2 ? order.next() & 1 : 0;
+    for (size_t k = 0; k < sides.size() && !watch.stopped(); ++k) {
+      const size_t at = (first + k) % sides.size();
+      const char* name = sides.size() == 1 ? "" : at == 0 ? "a, " : "b, ";
+      MAYFLY_CHECK(measureRound(verb, i, sides[at], name, watch));
+    }
+  }
+  std::vector<BenchReport> out;
+  for (Side& side : sides) {
+    concludeSide(verb, environment, side, watch);
+    out.push_back(std::move(side.report));
+  }
   return out;
 }
 

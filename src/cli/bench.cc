@@ -1,10 +1,14 @@
 // Layer: cli. See bench.h.
 #include "cli/bench.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
+
+#include <vector>
 
 #include "base/fd.h"
 #include "bench/environment.h"
@@ -29,12 +33,52 @@ bench::Watch watchOf(const BenchOutput& output) {
   return watch;
 }
 
-base::Result<bench::BenchReport> measure(const BenchCommand& command) {
+using Reports = std::vector<bench::BenchReport>;
+
+base::Result<Reports> measure(const BenchCommand& command) {
   const bench::Watch watch = watchOf(command.output);
   if (auto* it = std::get_if<bench::RunVerb>(&command.verb)) return bench::run(*it, watch);
-  if (auto* it = std::get_if<bench::SweepVerb>(&command.verb)) return bench::sweep(*it, watch);
-  if (auto* it = std::get_if<bench::LadderVerb>(&command.verb)) return bench::ladder(*it, watch);
-  return bench::isolation(std::get<bench::IsolationVerb>(command.verb), watch);
+  auto one = [&]() -> base::Result<bench::BenchReport> {
+    if (auto* it = std::get_if<bench::SweepVerb>(&command.verb)) return bench::sweep(*it, watch);
+    if (auto* it = std::get_if<bench::LadderVerb>(&command.verb)) return bench::ladder(*it, watch);
+    return bench::isolation(std::get<bench::IsolationVerb>(command.verb), watch);
+  }();
+  if (!one) return base::fail(std::move(one).error());
+  Reports out;
+  out.push_back(std::move(*one));
+  return out;
+}
+
+std::string jsonText(const bench::Json& json) {
+  return json.dump(1, ' ', false, bench::Json::error_handler_t::replace) + "\n";
+}
+
+// One report goes into the folder, two into `a` and `b` below it.
+base::Status writeAllReports(const Reports& reports, const std::string& folder,
+                             double start_unix_s) {
+  if (folder.empty()) return base::Unit{};
+  if (reports.size() == 1) return bench::writeReport(folder, reports[0], start_unix_s);
+  if (::mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST)
+    return base::failSys(errno, "mkdir", folder);
+  MAYFLY_CHECK(bench::writeReport(folder + "/a", reports[0], start_unix_s));
+  return bench::writeReport(folder + "/b", reports[1], start_unix_s);
+}
+
+// Two daemons' reports and their difference; exits like `diff`.
+int tellBoth(const Reports& reports, const BenchOutput& output) {
+  auto a = bench::readReport(jsonText(bench::toJson(reports[0])), "--socket");
+  auto b = bench::readReport(jsonText(bench::toJson(reports[1])), "--against");
+  auto diff = a && b ? bench::diff(*a, *b, {}) : base::fail(a ? b.error() : a.error());
+  if (output.json)
+    fmt::print("{}", jsonText({{"a", bench::toJson(reports[0])},
+                               {"b", bench::toJson(reports[1])},
+                               {"diff", diff ? bench::diffJson(*diff, *a, *b) : bench::Json()}}));
+  else
+    fmt::print("{}\n{}\n{}", reports[0].table, reports[1].table,
+               diff ? bench::diffTable(*diff, *a, *b, {}) : "");
+  if (diff) return diff->differs() ? kDiffers : 0;
+  fmt::print(stderr, "{}", errorText(diff.error()));
+  return kCannotCompare;
 }
 
 int report(const BenchCommand& command) {
@@ -42,27 +86,28 @@ int report(const BenchCommand& command) {
   const image::Interrupts interrupts;
   ::signal(SIGPIPE, SIG_IGN);
   const double start_unix_s = bench::unixNow_s();
-  auto report = measure(command);
-  if (!report) {
-    fmt::print(stderr, "{}", errorText(report.error()));
+  auto reports = measure(command);
+  if (!reports) {
+    fmt::print(stderr, "{}", errorText(reports.error()));
     return kExitMayfly;
   }
-  if (report->interrupted) report->table += "interrupted: this is what was measured until then\n";
-  if (!command.output.folder.empty()) {
-    if (auto written = bench::writeReport(command.output.folder, *report, start_unix_s); !written) {
-      fmt::print(stderr, "{}", errorText(std::move(written).error().in("--out")));
-      return kExitMayfly;
-    }
+  for (bench::BenchReport& each : *reports)
+    if (each.interrupted) each.table += "interrupted: this is what was measured until then\n";
+  if (auto written = writeAllReports(*reports, command.output.folder, start_unix_s); !written) {
+    fmt::print(stderr, "{}", errorText(std::move(written).error().in("--out")));
+    return kExitMayfly;
   }
-  fmt::print("{}", command.output.json ? bench::toJson(*report).dump(
-                                             1, ' ', false, bench::Json::error_handler_t::replace) +
-                                             "\n"
-                                       : report->table);
+  const bench::BenchReport& first = reports->front();
+  int code = kNothingMeasured;
+  if (reports->size() == 2) {
+    code = tellBoth(*reports, command.output);
+  } else {
+    fmt::print("{}", command.output.json ? jsonText(bench::toJson(first)) : first.table);
+    for (const bench::Series& s : first.series)
+      if (s.total().latency.count() != 0) code = 0;
+  }
   ::fflush(stdout);
-  if (report->interrupted) return kExitCancelled;
-  for (const bench::Series& s : report->series)
-    if (s.total().latency.count() != 0) return 0;
-  return kNothingMeasured;
+  return first.interrupted ? kExitCancelled : code;
 }
 
 base::Result<bench::Measured> readOne(const std::string& path) {

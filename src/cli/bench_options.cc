@@ -265,6 +265,8 @@ void addSocket(CLI::App& app, std::string& socket) {
 
 void defineRun(BenchParser& p, BenchCommand& out, LoadWords& w, bench::RunVerb& verb) {
   addSocket(p.app, verb.socket);
+  Flags(p.app, "Daemon")
+      .text("--against", "Another daemon's: rounds by turns, then `diff`", "PATH", verb.against);
   Flags(p.app, "Arrivals")
       .word("--arrivals", "poisson, constant, bursts, trace or closed (poisson)",
             {"poisson", "constant", "bursts", "trace", "closed"}, w.kind)

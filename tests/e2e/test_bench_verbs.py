@@ -285,6 +285,31 @@ def test_a_diff_finds_what_is_planted_and_nothing_else(mayfly, tmp_path):
         assert done.returncode == 2 and says in done.stderr.decode(), done.stderr
 
 
+@pytest.mark.skipif(not INSTANT.exists(), reason="this build has no benchmarks")
+def test_two_daemons_take_turns_and_are_compared(mayfly, tmp_path):
+    """A daemon without boxes is faster, whatever else the machine does meanwhile."""
+    socket = tmp_path / "s"
+    words = ("bench", "run", "--against", socket, "--rate", "30", "--time", "300ms", "--warm-up", "0s")
+    with subprocess.Popen([INSTANT, socket], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"ready\n"
+            done = mayfly(*words, "--out", tmp_path / "out")
+            assert done.returncode == 1, done.stderr
+            turns = re.findall(r"^mayfly bench: ([ab]), round (\d) of 6", done.stderr.decode(), re.M)
+            assert len(turns) == 12 and [nth for _, nth in turns] == [str(nth) for nth in range(1, 7) for _ in "ab"]
+            assert all({side for side, _ in turns[at:at + 2]} == {"a", "b"} for at in range(0, 12, 2))
+            assert len({side for side, _ in turns[::2]}) == 2  # which one is first is drawn
+            assert re.search(rb"^all: receipt p50, ms .* better$", done.stdout, re.M), done.stdout
+            for side in "ab":
+                told = json.loads((tmp_path / "out" / side / "report.json").read_text())
+                assert len(series(told, "all")["rounds"]) == 6
+            both = json.loads(mayfly(*words, "--rounds", "2", "-q", "--json").stdout)  # too few to tell
+            sent = [[each["sent"] for each in series(both[side], "all")["rounds"]] for side in "ab"]
+            assert sent[0] == sent[1] and both["diff"] is None
+        finally:
+            other.terminate()
+
+
 def ladders():
     """What a ladder could leave: folders, daemons."""
     found = [str(path) for path in pathlib.Path("/run").glob("mayfly-ladder-*")]
