@@ -60,7 +60,14 @@ class InstantCore final : public sched::Core {
   void ownerGone(sched::OwnerId) override {}
   std::vector<sched::TaskInfo> tasks(const sched::AccountRef&) const override { return {}; }
   std::optional<sched::TaskInfo> info(base::TaskId) const override { return {}; }
-  std::vector<sched::TemplateInfo> templates() const override { return {}; }
+  // Any template's task is taken; clients that ask first find this one.
+  std::vector<sched::TemplateInfo> templates() const override {
+    sched::TemplateInfo python;
+    python.name = "python";
+    python.mechanism = "instant";
+    python.state = "ready";
+    return {python};
+  }
 
   sched::Accounts& accounts() override { return book_; }
 

@@ -18,6 +18,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "bench/rivals.h"
 #include "load/client_target.h"
 #include "load/command_target.h"
 #include "load/drive.h"
@@ -75,24 +76,6 @@ uint64_t awaitPool(Client& client, const std::string& name, uint32_t wanted) {
   }
   die("only " + std::to_string(parked) + " of " + std::to_string(wanted) +
       " clones were parked after " + std::to_string(kPoolWaitMsMax / 1'000) + " s");
-}
-
-std::vector<std::string> bwrapCommand(const Options& o) {
-  return {"bwrap",
-          "--unshare-all",
-          "--die-with-parent",
-          "--ro-bind",
-          o.bwrap_root,
-          "/",
-          "--proc",
-          "/proc",
-          "--dev",
-          "/dev",
-          "--tmpfs",
-          "/tmp",
-          "python3",
-          "-c",
-          o.code};
 }
 
 load::Plan planOf(const Options& o) {
@@ -162,7 +145,8 @@ int main(int argc, char** argv) {
     target = std::make_unique<load::ClientTarget>(*client, std::move(task));
     if (o.pool) awaitPool(*client, o.template_name, *o.pool);
   } else {
-    target = std::make_unique<load::CommandTarget>(bwrapCommand(o), o.expected, o.outstanding);
+    target = std::make_unique<load::CommandTarget>(
+        bench::bwrapCommand(o.bwrap_root, {"python3", "-c", o.code}), o.expected, o.outstanding);
   }
   uint64_t cpu_before_ns = ownCpuNs();
   auto report = load::drive(planOf(o), *target);

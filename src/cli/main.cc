@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "cli/bench.h"
 #include "cli/blob.h"
 #include "cli/broker.h"
 #include "cli/options.h"
@@ -146,6 +147,8 @@ int main(const std::vector<std::string>& args) {
   if (auto* it = std::get_if<TemplateOptions>(&options.verb)) return templateMain(it->args);
   if (auto* it = std::get_if<BrokerOptions>(&options.verb)) return brokerMain(it->args);
   if (auto* it = std::get_if<PoolOptions>(&options.verb)) return poolMain(it->args);
+  if (auto* it = std::get_if<BenchOptions>(&options.verb))
+    return benchMain(options.socket, it->args);
   return version(options.socket, std::get<VersionOptions>(options.verb));
 }
 

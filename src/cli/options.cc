@@ -391,6 +391,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   app.add_subcommand("template", "Make, build and check templates of your own");
   app.add_subcommand("broker", "Check the broker's policy, show its log");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
+  app.add_subcommand("bench", "Measure a daemon under load; compare reports");
   VersionOptions version;
   auto* version_app = app.add_subcommand("version", "Show the version of client and daemon");
   version_app->add_flag("--json", version.json, "Print JSON");
@@ -413,7 +414,8 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     RunArgs parts;
     // These verbs have parsers of their own.
     const auto is = [&](const char* name) { return verb < args.size() && args[verb] == name; };
-    if ((is("image") || is("template") || is("pool")) && args.back() == "--version") {
+    if ((is("image") || is("template") || is("pool") || is("bench")) &&
+        args.back() == "--version") {
       out.verb = VersionOptions{.ours_only = true};
       return out;
     }
@@ -431,6 +433,14 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     }
     if (is("pool")) {
       out.verb = PoolOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
+      return out;
+    }
+    if (is("bench")) {
+      for (size_t i = 0; i < verb; ++i) {
+        if (args[i] == "--socket") out.socket = args[++i];
+        if (args[i].starts_with("--socket=")) out.socket = args[i].substr(9);
+      }
+      out.verb = BenchOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
     if (is("run")) {

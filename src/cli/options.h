@@ -76,6 +76,9 @@ struct ImageOptions {
 struct PoolOptions {
   std::vector<std::string> args;  // poolMain reads them
 };
+struct BenchOptions {
+  std::vector<std::string> args;  // benchMain reads them
+};
 struct BrokerOptions {
   std::vector<std::string> args;  // brokerMain reads them
 };
@@ -92,7 +95,7 @@ struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
                VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions,
-               BrokerOptions>
+               BenchOptions, BrokerOptions>
       verb;
 };
 

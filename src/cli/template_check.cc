@@ -5,23 +5,17 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <mayfly/client.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <future>
 #include <nlohmann/json.hpp>
 
-#include "base/clock.h"
 #include "base/fd.h"
 #include "base/text.h"
+#include "bench/own_daemon.h"
 
 namespace mayfly::cli {
 namespace {
@@ -30,142 +24,13 @@ using base::Code;
 using base::fail;
 using base::Phase;
 
-constexpr size_t kLogBytesMax = 4u << 20;
 constexpr uint64_t kDaemonStartMsMax = 30'000;  // besides the zygote's own start time
-constexpr int kDaemonStopMsMax = 20'000;
 constexpr uint64_t kTaskWallMs = 30'000;
 constexpr size_t kSaidBytesMax = 2'000;
 constexpr size_t kSaidLinesMax = 20;
 constexpr size_t kLineBytesMax = 400;
-constexpr int kLookMs = 100;  // between looks at the daemon's log
 constexpr std::string_view kCannotServe = "the zygote can't serve: ";
 constexpr size_t kProcBytesMax = 64u << 10;
-
-base::Status writeFile(const std::string& path, std::string_view text) {
-  MAYFLY_TRY(base::Fd fd,
-             base::openAt(base::FdView(AT_FDCWD), path, O_WRONLY | O_CREAT | O_EXCL, 0644));
-  if (::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    return base::failSys(errno, "write", path);
-  return base::Unit{};
-}
-
-// A daemon that serves one template, from a run folder of its own.
-class OwnDaemon {
- public:
-  OwnDaemon() = default;
-  OwnDaemon(const OwnDaemon&) = delete;
-  ~OwnDaemon() {
-    stop();
-    std::error_code ignored;
-    if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
-  }
-
-  base::Status start(const config::Manifest& manifest, const TemplateArgs& args,
-                     const std::vector<std::string>& template_dirs);
-  std::string socket() const { return folder_ + "/mayfly.sock"; }
-  std::string log() const {
-    auto text = base::readSmallFile(base::FdView(AT_FDCWD), folder_ + "/log", kLogBytesMax);
-    return text ? *text : std::string();
-  }
-  // The end of its log, for an error.
-  std::string lastWords() const {
-    const std::string text = log();
-    return text.substr(text.size() > kSaidBytesMax ? text.size() - kSaidBytesMax : 0);
-  }
-
- private:
-  void stop();
-
-  std::string folder_;
-  pid_t pid_ = -1;
-};
-
-base::Status OwnDaemon::start(const config::Manifest& manifest, const TemplateArgs& args,
-                              const std::vector<std::string>& template_dirs) {
-  std::string folder = "/run/mayfly-check-XXXXXX";
-  if (::mkdtemp(folder.data()) == nullptr) return base::failSys(errno, "mkdtemp", folder);
-  folder_ = folder;
-  // The daemon drops root, but its socket is in this folder.
-  if (::chmod(folder_.c_str(), 0755) != 0) return base::failSys(errno, "chmod", folder_);
-  MAYFLY_TRY(base::Pipe ready, base::makePipe());
-  MAYFLY_TRY(base::Fd log, base::openAt(base::FdView(AT_FDCWD), folder_ + "/log",
-                                        O_WRONLY | O_CREAT | O_APPEND, 0600));
-  MAYFLY_TRY(base::Fd null, base::openAt(base::FdView(AT_FDCWD), "/dev/null", O_RDONLY));
-  // No parked clones: each clone is made when its task comes, and that time is measured.
-  MAYFLY_CHECK(writeFile(folder_ + "/config", "parked_max = 0\n"));
-  std::vector<std::string> words = {executableDir() + "/mayflyd",
-                                    "--config",
-                                    folder_ + "/config",
-                                    "--instance",
-                                    fmt::format("check-{}", ::getpid()),
-                                    "--socket",
-                                    socket(),
-                                    "--run-dir",
-                                    folder_,
-                                    "--state-dir",
-                                    args.state_dir,
-                                    "--template",
-                                    manifest.name,
-                                    "--ready-fd",
-                                    "3"};
-  for (const std::string& dir : template_dirs) {
-    words.push_back("--templates");
-    words.push_back(dir);
-  }
-  std::vector<char*> argv;
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  const pid_t parent = ::getpid();
-  pid_ = ::fork();
-  if (pid_ < 0) return base::failSys(errno, "fork", words[0]);
-  if (pid_ == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (::getppid() != parent) ::_exit(126);
-    ::setsid();  // we handle Ctrl-C and stop the daemon
-    ::dup2(null.get(), 0);
-    ::dup2(log.get(), 1);
-    ::dup2(log.get(), 2);
-    if (ready.write.get() == 3)
-      ::fcntl(3, F_SETFD, 0);
-    else
-      ::dup2(ready.write.get(), 3);
-    ::execv(argv[0], argv.data());
-    dprintf(2, "cannot run '%s': %s\n", argv[0], strerror(errno));
-    ::_exit(127);
-  }
-  ready.write.reset();
-  pollfd p{ready.read.get(), POLLIN, 0};
-  const uint64_t late_ns =
-      base::monotonicNs() + (manifest.zygote.start_ms_max + kDaemonStartMsMax) * 1'000'000;
-  int n = 0;
-  while (n <= 0 && base::monotonicNs() < late_ns) {
-    n = ::poll(&p, 1, kLookMs);
-    // A zygote that refuses itself would do so again: the first refusal is enough.
-    if (n == 0 && this->log().find(kCannotServe) != std::string::npos) return base::Unit{};
-  }
-  char word[8];
-  if (n > 0 && ::read(ready.read.get(), word, sizeof word) > 0) return base::Unit{};
-  return fail(Code::failedPrecondition,
-              fmt::format("the daemon for the check {}; it said:\n{}",
-                          n == 0 ? "did not get ready" : "did not start", lastWords()),
-              "`mayfly doctor` shows what this host offers.");
-}
-
-void OwnDaemon::stop() {
-  if (pid_ <= 0) return;
-  ::kill(pid_, SIGTERM);
-  int status = 0;
-  for (int ms = 0; ms < kDaemonStopMsMax; ms += 10) {
-    if (::waitpid(pid_, &status, WNOHANG) != 0) {
-      pid_ = -1;
-      return;
-    }
-    ::usleep(10'000);
-  }
-  ::kill(pid_, SIGKILL);
-  ::waitpid(pid_, &status, 0);
-  pid_ = -1;
-}
 
 std::string linkOf(const std::string& path) {
   char target[128];
@@ -353,8 +218,19 @@ base::Result<CheckReport> checkTemplate(const config::Manifest& manifest,
   CheckReport report;
   report.name = manifest.name;
   report.image = image;
-  OwnDaemon daemon;
-  MAYFLY_CHECK(daemon.start(manifest, args, template_dirs));
+  bench::OwnDaemon daemon;
+  bench::OwnDaemonOptions own;
+  own.program = executableDir() + "/mayflyd";
+  own.purpose = "check";
+  // No parked clones: each clone is made when its task comes, and that time is measured.
+  own.settings = "parked_max = 0\n";
+  own.templates = {manifest.name};
+  own.template_dirs = template_dirs;
+  own.state_dir = args.state_dir;
+  own.start_ms_max = manifest.zygote.start_ms_max + kDaemonStartMsMax;
+  // A zygote that refuses itself would do so again: the first refusal is enough.
+  own.hopeless = kCannotServe;
+  MAYFLY_CHECK(daemon.start(own));
   ConnectOptions connect;
   connect.client_name = "mayfly template check";
   MAYFLY_TRY(auto client, Client::connect(daemon.socket(), connect));

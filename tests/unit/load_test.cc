@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <queue>
@@ -208,6 +209,7 @@ TEST(LoadArrivals, TheSeedDecidesThePoissonSequence) {
 TEST(LoadArrivals, ABurstComesAtOnceAndARecordingAsRecorded) {
   EXPECT_EQ(all(burstArrivals(3)), (std::vector<uint64_t>{0, 0, 0}));
   EXPECT_EQ(all(recordedArrivals({1, 5, 5})), (std::vector<uint64_t>{1, 5, 5}));
+  EXPECT_EQ(all(repeatedBursts(2, 7, 5)), (std::vector<uint64_t>{0, 0, 7, 7, 14}));
 }
 
 // --- runs ---------------------------------------------------------------------------
@@ -289,6 +291,64 @@ TEST(LoadRun, TheWarmUpIsSentButNotRecorded) {
   EXPECT_EQ(r.latency.count(), 100u);
   EXPECT_EQ(r.latency.max_ns(), kMs);
   EXPECT_NEAR(r.per_s(), 1'000, 0.5);  // without the second in which nothing ran
+}
+
+TEST(LoadRun, AWarmUpInTimeIsSentButNotRecordedAndTheRateCountsFromItsEnd) {
+  Plan plan{.arrivals = constantArrivals(100, 1'000), .warm_up_ns = kS, .outstanding_max = 100};
+  Report r =
+      simulate(std::move(plan), {.service_ns = kMs, .frozen_from_ns = 0, .frozen_to_ns = kS / 2});
+  EXPECT_EQ(r.sent, 1'000u);
+  EXPECT_EQ(r.latency.count(), 900u);
+  EXPECT_EQ(r.latency.max_ns(), kMs) << "the frozen half second lies in the warm-up";
+  EXPECT_NEAR(r.per_s(), 100, 0.5);
+}
+
+// Ten times too much: the run would last ten times as long as its plan.
+TEST(LoadRun, WhatCannotBeSentInTimeIsCountedAndNotSent) {
+  Plan plan{.arrivals = constantArrivals(10'000, 100'000),
+            .duration_ns_max = kS,
+            .sending_ns_max = 2 * kS,
+            .outstanding_max = 50};
+  Report r = simulate(std::move(plan), {.service_ns = kMs});
+  EXPECT_NEAR(static_cast<double>(r.sent), 2'050, 5);
+  EXPECT_EQ(r.sent + r.unsent, 10'001u);
+  EXPECT_EQ(r.latency.count(), r.sent);
+  Plan closed{.sending_ns_max = kS, .outstanding_max = 2};
+  Report c = simulate(std::move(closed), {.service_ns = kMs});
+  EXPECT_NEAR(static_cast<double>(c.sent), 1'001, 2);
+  EXPECT_EQ(c.unsent, 0u) << "a closed loop plans nothing";
+}
+
+TEST(LoadRun, LatenessIsTheGeneratorsOwnUnlessTheBoundHeldTheRequestUp) {
+  // One in flight, and a second in which the server stands still: a hundred are held up.
+  Plan plan{.arrivals = constantArrivals(100, 1'000), .outstanding_max = 1};
+  Report r = simulate(std::move(plan),
+                      {.service_ns = kMs, .frozen_from_ns = 4 * kS, .frozen_to_ns = 5 * kS});
+  EXPECT_NEAR(static_cast<double>(r.held), 110, 5);
+  EXPECT_EQ(r.own_lag.count(), 1'000 - r.held);
+  EXPECT_EQ(r.own_lag.max_ns(), 0u);
+  // A driver that wakes late, with places to spare.
+  load::Run late({.arrivals = constantArrivals(100, 3), .outstanding_max = 9});
+  late.next(kS);  // the first, in time
+  late.next(kS);
+  Ticket second = late.next(kS + 15 * kMs).ticket;
+  EXPECT_FALSE(second.held);
+  late.ended(second, {.ended_ns = kS + 16 * kMs});
+  EXPECT_EQ(late.report().own_lag.max_ns(), 5 * kMs);
+  EXPECT_EQ(late.report().held, 0u);
+}
+
+TEST(LoadRun, AStoppedRunSendsNothingMoreAndCountsWhatItGivesUp) {
+  load::Run run({.arrivals = constantArrivals(1'000, 100), .outstanding_max = 9});
+  Ticket first = run.next(kS).ticket;
+  run.next(kS + kMs);
+  run.stop();
+  EXPECT_EQ(run.next(kS + 2 * kMs).kind, load::Run::Act::Kind::await);
+  run.ended(first, {.ended_ns = kS + 3 * kMs});
+  run.abandon();
+  EXPECT_EQ(run.report().sent, 2u);
+  EXPECT_EQ(run.report().unfinished, 1u);
+  EXPECT_EQ(run.report().unsent, 0u);
 }
 
 TEST(LoadRun, FailuresAreCountedByKindAndLeftOutOfTheLatencies) {
@@ -403,6 +463,43 @@ TEST(LoadDrive, ATargetThatNeverAnswersIsGivenUp) {
   EXPECT_NE(r.error().message.find("2 requests"), std::string::npos);
 }
 
+TEST(LoadDrive, AStoppedRunReportsWhatWasMeasured) {
+  std::atomic<uint64_t> begun = 0;
+  class Half : public Target {  // answers the first half, then never
+   public:
+    explicit Half(std::atomic<uint64_t>& count) : count_(count) {}
+    void begin(const Ticket&, Done done) override {
+      if (++count_ <= 10) done({.ended_ns = base::monotonicNs()});
+    }
+
+   private:
+    std::atomic<uint64_t>& count_;
+  } half(begun);
+  uint64_t heard = 0;
+  DriveBounds bounds;
+  bounds.stopped = [&] { return begun >= 20; };
+  bounds.last_answers_ns_max = kMs;
+  bounds.heard = [&](const Ticket&, const Outcome&, bool recorded) { heard += recorded; };
+  auto r =
+      drive({.arrivals = constantArrivals(10'000, 1'000'000), .outstanding_max = 20}, half, bounds);
+  ASSERT_TRUE(r) << r.error().message;
+  EXPECT_EQ(r->latency.count(), 10u);
+  EXPECT_EQ(heard, 10u);
+  EXPECT_EQ(r->unfinished, r->sent - 10);
+  EXPECT_GE(r->unfinished, 10u);
+}
+
+TEST(LoadDrive, AStopDuringALongSleepDoesNotWaitForItsEnd) {
+  EchoTarget target;
+  uint64_t asked = 0;
+  DriveBounds bounds;
+  bounds.stopped = [&] { return ++asked > 3; };
+  auto r =
+      drive({.arrivals = recordedArrivals({0, 3'600 * kS}), .outstanding_max = 2}, target, bounds);
+  ASSERT_TRUE(r);
+  EXPECT_EQ(r->sent, 1u);
+}
+
 TEST(LoadCommand, OutputExitCodeAndAbsenceAreTold) {
   auto kinds = [](std::vector<std::string> argv) {
     CommandTarget target(std::move(argv), "42\n", 2);
@@ -421,6 +518,7 @@ TEST(LoadClient, OnlyATaskThatDidItsWorkAndLeftNothingIsGood) {
   r.receipt.complete = true;
   EXPECT_EQ(judge(r, "42\n", "42\n").error, "");
   EXPECT_EQ(judge(r, "", "42\n").error, "wrongOutput");
+  EXPECT_EQ(judge(r, "anything", std::nullopt).error, "");
   r.receipt.complete = false;
   EXPECT_EQ(judge(r, "42\n", "42\n").error, "incompleteReceipt");
   r.verdict = base::Verdict::memory;

@@ -4,7 +4,7 @@
 // however many values there are; minimum, maximum and mean are exact. Histograms of several
 // runs or threads add up.
 //
-// Layer: bench/load. Pure. One thread at a time.
+// Layer: load. Pure. One thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -37,13 +37,22 @@ class Histogram {
   // 100 %, until one value represents the rest.
   std::vector<Point> distribution() const;
 
+  struct Bin {
+    uint64_t
+        value_ns;  // the bin's upper edge, within min_ns() and max_ns(), as percentile_ns has it
+    uint64_t count;
+  };
+  std::vector<Bin> bins() const;  // that hold a value, by value
+
  private:
   std::vector<uint64_t> bins_;  // grows with the values
   uint64_t count_ = 0, min_ns_ = UINT64_MAX, max_ns_ = 0;
   long double sum_ns_ = 0;
 };
 
-// Count, mean, the usual percentiles and the distribution. Values in ns.
+// Count, mean and the usual percentiles. Values in ns.
+nlohmann::ordered_json summaryJson(const Histogram& histogram);
+// The same and the distribution.
 nlohmann::ordered_json toJson(const Histogram& histogram);
 
 }  // namespace mayfly::load

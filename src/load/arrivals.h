@@ -3,7 +3,7 @@
 // The sequence depends on the arguments only: one seed gives one sequence on every machine and with
 // every standard library.
 //
-// Layer: bench/load. Pure.
+// Layer: load. Pure.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,8 @@ Arrivals constantArrivals(double per_s, uint64_t count);
 Arrivals poissonArrivals(double per_s, uint64_t count, uint64_t seed);
 // `count` at once.
 Arrivals burstArrivals(uint64_t count);
+// `each` at once, every `every_ns`, from the beginning on.
+Arrivals repeatedBursts(uint32_t each, uint64_t every_ns, uint64_t count);
 // Recorded arrivals, in order.
 Arrivals recordedArrivals(std::vector<uint64_t> offsets_ns);
 

@@ -1,7 +1,7 @@
 // Load by commands: every request is a fresh process whose output is read to its end, on one of
 // `workers` threads. It measures a peer without a daemon.
 //
-// Layer: bench/load. Owns its threads.
+// Layer: load. Owns its threads.
 #pragma once
 
 #include <condition_variable>

@@ -73,13 +73,30 @@ std::vector<Histogram::Point> Histogram::distribution() const {
   return points;
 }
 
-nlohmann::ordered_json toJson(const Histogram& h) {
+std::vector<Histogram::Bin> Histogram::bins() const {
+  std::vector<Bin> out;
+  uint64_t seen = 0;
+  for (size_t bin = 0; bin < bins_.size(); ++bin) {
+    if (bins_[bin] == 0) continue;
+    seen += bins_[bin];
+    const uint64_t edge_ns = std::clamp(upperEdge_ns(bin), min_ns_, max_ns_);
+    out.push_back({seen == count_ ? max_ns_ : edge_ns, bins_[bin]});
+  }
+  return out;
+}
+
+nlohmann::ordered_json summaryJson(const Histogram& h) {
   nlohmann::ordered_json out = {
       {"count", h.count()}, {"mean_ns", h.mean_ns()}, {"min_ns", h.min_ns()}};
   for (auto [name, percent] : {std::pair("p50_ns", 50.0), std::pair("p90_ns", 90.0),
                                std::pair("p99_ns", 99.0), std::pair("p99.9_ns", 99.9)})
     out[name] = h.percentile_ns(percent);
   out["max_ns"] = h.max_ns();
+  return out;
+}
+
+nlohmann::ordered_json toJson(const Histogram& h) {
+  nlohmann::ordered_json out = summaryJson(h);
   auto& points = out["distribution"] = nlohmann::ordered_json::array();
   for (const Histogram::Point& p : h.distribution()) points.push_back({p.percent, p.value_ns});
   return out;

@@ -8,7 +8,7 @@
 namespace mayfly::load {
 
 Outcome judge(const base::Result<TaskResult>& result, const std::string& said,
-              const std::string& expected) {
+              const std::optional<std::string>& expected) {
   Outcome outcome;
   if (!result) {
     outcome.error = base::name(result.error().code);
@@ -19,12 +19,12 @@ Outcome judge(const base::Result<TaskResult>& result, const std::string& said,
     outcome.error = base::name(result->verdict);
   else if (!result->receipt.complete)
     outcome.error = "incompleteReceipt";
-  else if (said != expected)
+  else if (expected && said != *expected)
     outcome.error = "wrongOutput";
   return outcome;
 }
 
-void ClientTarget::begin(const Ticket&, Done done) {
+void ClientTarget::begin(const Ticket& ticket, Done done) {
   struct Seen {
     uint64_t first_byte_ns = 0;
     std::string said;
@@ -32,9 +32,11 @@ void ClientTarget::begin(const Ticket&, Done done) {
   auto seen = std::make_shared<Seen>();
   Callbacks callbacks;
   if (load_.live)
-    callbacks.on_output = [seen](Stream stream, std::string_view bytes) {
+    // What cannot be the expected output any more is not kept.
+    callbacks.on_output = [seen, most = load_.expected ? load_.expected->size() + 1 : 0](
+                              Stream stream, std::string_view bytes) {
       if (seen->first_byte_ns == 0) seen->first_byte_ns = base::monotonicNs();
-      if (stream == Stream::out) seen->said += bytes;
+      if (stream == Stream::out) seen->said += bytes.substr(0, most - seen->said.size());
     };
   callbacks.on_result = [this, seen,
                          done = std::move(done)](const base::Result<TaskResult>& result) {
@@ -45,7 +47,9 @@ void ClientTarget::begin(const Ticket&, Done done) {
     outcome.ended_ns = now_ns;
     done(std::move(outcome));
   };
-  client_.runAsync(load_.spec, std::move(callbacks));
+  TaskSpec spec = load_.spec;
+  if (load_.change) load_.change(spec, ticket);
+  client_.runAsync(std::move(spec), std::move(callbacks));
 }
 
 }  // namespace mayfly::load

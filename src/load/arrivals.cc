@@ -34,6 +34,13 @@ Arrivals burstArrivals(uint64_t count) {
   };
 }
 
+Arrivals repeatedBursts(uint32_t each, uint64_t every_ns, uint64_t count) {
+  return [each, every_ns, count, next = uint64_t{0}]() mutable -> std::optional<uint64_t> {
+    if (next == count) return std::nullopt;
+    return next++ / each * every_ns;
+  };
+}
+
 Arrivals recordedArrivals(std::vector<uint64_t> offsets_ns) {
   return [offsets = std::move(offsets_ns), next = size_t{0}]() mutable -> std::optional<uint64_t> {
     if (next == offsets.size()) return std::nullopt;

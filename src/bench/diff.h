@@ -1,0 +1,62 @@
+// Whether two reports differ by more than noise.
+//
+// The rounds are the samples. Each figure that both reports have (a series' percentile of first
+// byte or receipt, its rate) is tested by Wilcoxon's rank sum, exactly; the p of all figures are
+// corrected by Holm, at 5 %. A difference counts if the test finds it and it is larger than a
+// margin.
+//
+// Layer: bench. Pure.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "bench/report.h"
+#include "bench/stats.h"
+
+namespace mayfly::bench {
+
+inline constexpr size_t kReportBytesMax = 64u << 20;
+inline constexpr size_t kReportSeriesMax = 256;
+inline constexpr double kSignificant = 0.05;
+
+// What diff reads of a report.
+struct Measured {
+  std::string file, verb;
+  Json environment;
+  struct Figure {
+    std::string name;  // "all: first byte p99, ms"
+    bool more_is_worse = true;
+    std::vector<double> rounds;
+  };
+  std::vector<Figure> figures;
+};
+base::Result<Measured> readReport(std::string_view text, std::string_view file);
+
+struct DiffOptions {
+  double margin = 0.03;  // of the first report's figure
+  uint64_t seed = 1;     // of the bootstrap
+};
+struct Difference {
+  std::string name;
+  double a = 0, b = 0;  // medians
+  Interval ratio;       // b / a, by the bootstrap
+  double p = 1;         // corrected
+  enum class Kind : uint8_t { noise, better, worse } kind = Kind::noise;
+};
+struct Diff {
+  std::vector<Difference> figures;
+  std::vector<std::string> notes;  // what else differs: environments, series that one side lacks
+  bool differs() const;
+};
+// invalidArgument: the reports are of different verbs, share no figure, or have too few rounds to
+// tell any difference.
+base::Result<Diff> diff(const Measured& a, const Measured& b, const DiffOptions& options);
+std::string diffTable(const Diff& diff, const Measured& a, const Measured& b,
+                      const DiffOptions& options);
+Json diffJson(const Diff& diff, const Measured& a, const Measured& b);
+
+}  // namespace mayfly::bench
