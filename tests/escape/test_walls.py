@@ -75,6 +75,7 @@ def test_known_channel_between_two_clones(mayfly, tmp_path, host, kind):
 @pytest.mark.parametrize("kind", cases.ZYGOTE_CHANNELS)
 def test_a_clone_alone_sees_no_neighbour(mayfly, tmp_path, host, kind):
     result = run_probe(mayfly, tmp_path, host, "two_boxes", ("reach", kind, "1"))
+    assert result["report"], result
     assert result["report"]["reached"] == [], result["report"]["evidence"]
 
 
