@@ -271,6 +271,8 @@ base::Error PgConnection::errorOf(const PGresult* result) const {
           0};
 }
 
+int PgConnection::serverVersion() const { return ::PQserverVersion(connection_); }
+
 bool PgConnection::usable() const {
   return connection_ != nullptr && !done_ && ::PQstatus(connection_) == CONNECTION_OK &&
          ::PQtransactionStatus(connection_) == PQTRANS_IDLE;

@@ -59,7 +59,8 @@ class PgConnection {
   // Some statements without parameters and rows.
   void runScript(const std::string& sql, Done done);
   void resume();
-  bool usable() const;  // connected, idle, in no transaction
+  bool usable() const;        // connected, idle, in no transaction
+  int serverVersion() const;  // as 150004; 0: not connected
 
  private:
   using Descriptor = boost::asio::posix::stream_descriptor;

@@ -16,6 +16,8 @@ namespace {
 
 constexpr size_t kPieceBytes = 64u << 10;  // of rows, before they are sent on
 constexpr uint64_t kGraceMs = 2'000;       // beyond the statement's own time
+constexpr int kServerLooks = 140'000;  // the first version that looks whether its client has gone
+constexpr uint64_t kLookMs = 500;      // how often it does
 
 uint32_t oidOf(config::SqlParam::Type type) {
   using enum config::SqlParam::Type;
@@ -98,11 +100,15 @@ void SqlRun::acquire() {
 void SqlRun::onLease(base::Result<std::unique_ptr<SqlPools::Lease>> lease) {
   if (!lease) return fail(refusalOf(lease.error(), rule("database")));
   lease_ = std::move(*lease);
-  (*lease_)->runScript(fmt::format("BEGIN {}; SET LOCAL statement_timeout = {}; "
-                                   "SET LOCAL idle_in_transaction_session_timeout = {}",
-                                   action().read_only ? "READ ONLY" : "READ WRITE",
-                                   action().time_ms_max, action().time_ms_max + kGraceMs),
-                       then(&SqlRun::query));
+  std::string begin = fmt::format(
+      "BEGIN {}; SET LOCAL statement_timeout = {}; "
+      "SET LOCAL idle_in_transaction_session_timeout = {}",
+      action().read_only ? "READ ONLY" : "READ WRITE", action().time_ms_max,
+      action().time_ms_max + kGraceMs);
+  // A call that ends early closes its connection; an older server sees that at the statement's end.
+  if ((*lease_)->serverVersion() >= kServerLooks)
+    begin += fmt::format("; SET LOCAL client_connection_check_interval = {}", kLookMs);
+  (*lease_)->runScript(begin, then(&SqlRun::query));
 }
 
 PgConnection::Done SqlRun::then(void (SqlRun::*next)()) {
