@@ -939,7 +939,9 @@ def see_descendants(daemon, canary):
         environ, cmdline = read(f"/proc/{pid}/environ"), read(f"/proc/{pid}/cmdline")
         assert canary not in environ, (comm(pid), environ)
         links = [os.readlink(f"/proc/{pid}/cwd")]
-        links += [os.readlink(p) for p in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+        for each in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                links.append(os.readlink(each))
         if pid == spawner:
             # It knows its instance's name, and holds the two locks and its log.
             assert links[0] == "/"

@@ -388,7 +388,7 @@ class Chaos:
 
     def judge(self, kind, result, victim):
         what, box, _ = victim
-        shown = (kind, victim, result, self.daemon.said())
+        shown = f"{kind}, killed: {victim}\n{json.dumps(result)}\n{self.daemon.said()}"
         assert "error" not in result and result["receipt"]["complete"], shown
         want, started = VERDICT.get(kind, "succeeded"), result["phases"]["startedNs"] != 0
         allowed = {want}
