@@ -6,6 +6,7 @@
 // Layer: base. Called on the core thread only; an implementation must not block.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -14,6 +15,49 @@
 #include "base/task.h"
 
 namespace mayfly::base {
+
+// What a task's box was when the task got it: a parked clone; a stocked box, into which a clone was
+// forked for it; or nothing, so that box and clone were made for it.
+enum class Launch : uint8_t { none, parked, stocked, made };  // none: it never got a box
+inline constexpr size_t kLaunches = 4;
+std::string_view name(Launch launch);
+
+// How a task found its clone: parked; being made for the pool already; or made on its demand.
+enum class ClaimKind : uint8_t { parked, waited, made };
+inline constexpr size_t kClaimKinds = 3;
+std::string_view name(ClaimKind kind);
+
+// The steps of making a clone, from the daemon's request on.
+enum class MakeStep : uint8_t {
+  box,    // until the box stands: cgroups, namespaces, mounts; 0 in a stocked box
+  clone,  // until the spawner has the clone
+  park,   // until the clone has put up its walls, has rehearsed, and waits
+  whole,
+};
+inline constexpr size_t kMakeSteps = 4;
+std::string_view name(MakeStep step);
+
+// Why a pool wants the size that it has.
+enum class SizeReason : uint8_t {
+  unused,    // no task for a long time: nothing is kept
+  minimum,   // the template's own `parked_min`
+  forecast,  // the model of arrivals
+  bursts,    // the depth of recent bursts
+  maximum,   // the wish is larger than the template's `parked_max`
+  budget,    // the wish is larger than what the daemon may hold in all
+};
+inline constexpr size_t kSizeReasons = 6;
+std::string_view name(SizeReason reason);
+
+// What the pool expects; of all lanes of a template.
+struct PoolForecast {
+  double arrivals_hz = 0;  // tasks
+  double makers = 0;       // that are kept busy
+  double miss_share = 0;   // chance that a task finds no parked clone, with the present target
+  uint32_t wanted = 0;     // parked clones, before the budget's cut
+  uint64_t make_ns = 0;    // the time to make a clone
+  std::array<uint32_t, kSizeReasons> target_by_reason{};  // sums up to the target
+};
 
 // A template's clones and boxes that have no task yet.
 struct PoolState {
@@ -38,8 +82,8 @@ struct TaskLabels {
 
 // A difference between the host and the ledger.
 struct AuditFinding {
-  enum class Kind : uint8_t {
-    strayCgroup,   // of a box that is gone by the ledger
+  enum class Kind : uint8_t {  // kAuditKinds of them
+    strayCgroup,               // of a box that is gone by the ledger
     strayProcess,  // in such a cgroup, or with a uid of the daemon's but in none of its cgroups
     strayMount,    // an image or disk in the host's mount namespace, or odd in the spawner's
     lostBox,       // in quarantine, but its cgroup is gone
@@ -48,6 +92,8 @@ struct AuditFinding {
   BoxId box = 0;  // 0: no box is known
   std::string what;
 };
+inline constexpr size_t kAuditKinds = 4;
+std::string_view name(AuditFinding::Kind kind);
 struct AuditWalk {
   uint64_t cgroups = 0, processes = 0, mounts = 0;  // that the audit looked at
   uint64_t findings = 0;                            // new and known ones
