@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/histogram.h"
 #include "base/task.h"
 
 namespace mayfly::base {
@@ -78,6 +79,8 @@ struct TaskLabels {
   std::string_view mechanism;  // how its clone is made: "fork" or "exec"
   std::string_view user;       // the account's, e.g. "uid:0"
   std::string_view tenant;     // of that user; empty: the client named none
+  std::string_view trace;      // W3C traceparent; empty: the client gave none
+  Launch launch = Launch::none;
 };
 
 // A difference between the host and the ledger.
@@ -94,9 +97,29 @@ struct AuditFinding {
 };
 inline constexpr size_t kAuditKinds = 4;
 std::string_view name(AuditFinding::Kind kind);
+
+// The times of a clone's making, by the daemon's clock.
+struct CloneTimes {
+  Launch from = Launch::made;  // stocked: it was forked into a box that stood already
+  std::array<uint64_t, kMakeSteps> step_ns{};
+};
+
 struct AuditWalk {
   uint64_t cgroups = 0, processes = 0, mounts = 0;  // that the audit looked at
   uint64_t findings = 0;                            // new and known ones
+};
+
+// Of tasks' calls to the broker, by kind; counted by the vault since its start.
+struct BrokerCounts {
+  static constexpr size_t kKinds = 7;
+  static constexpr std::array<std::string_view, kKinds> kNames = {
+      "http", "sql", "mint", "tool", "tunnel", "proxy", "session"};
+  struct Kind {
+    uint64_t allowed = 0, refused = 0, failed = 0;
+  };
+  std::array<Kind, kKinds> kinds{};
+  Histogram took;
+  uint32_t sessions = 0, calls = 0;  // at present
 };
 
 class Observer {
@@ -105,7 +128,8 @@ class Observer {
 
   // --- tasks: accepted, each phase, ended, receipt; or refused ---
   virtual void taskAccepted(const TaskLabels&) {}
-  virtual void taskRefused(std::string_view /*template_name*/, std::string_view /*code*/) {}
+  // Its template is as the client named it.
+  virtual void taskRefused(const TaskLabels&, std::string_view /*code*/) {}
   virtual void taskPhase(const TaskLabels&, Phase, uint64_t /*at_ns*/) {}
   virtual void taskEnded(const TaskLabels&, Verdict, const Usage&, const Phases&) {}
   virtual void queueLength(uint32_t /*count*/) {}
@@ -118,8 +142,12 @@ class Observer {
   virtual void receiptCompleted(const Receipt&) {}
   // A box failed before it had a task.
   virtual void boxLost(std::string_view /*template_name*/, std::string_view /*why*/) {}
-  // A clone that was not forked into a stocked box is ready; `make_ns` since its request.
-  virtual void cloneMade(std::string_view /*template_name*/, uint64_t /*make_ns*/) {}
+  // A clone is ready, and waits for its task.
+  virtual void cloneMade(std::string_view /*template_name*/, const CloneTimes&) {}
+  // A clone that never had a task is gone.
+  virtual void cloneDiscarded(std::string_view /*template_name*/) {}
+  // A task got its clone, each time that it did.
+  virtual void cloneClaimed(const TaskLabels&, ClaimKind) {}
   // Reports each finding once, and the end of each walk over the whole host.
   virtual void auditFound(const AuditFinding&) {}
   virtual void auditEnded(const AuditWalk&) {}
@@ -129,6 +157,10 @@ class Observer {
   virtual void connectionOpened(std::string_view /*user*/) {}
   virtual void connectionEnded(std::string_view /*user*/) {}
   virtual void connectionRefused(std::string_view /*user*/, std::string_view /*code*/) {}
+  // A message that is not of the protocol: its connection ends.
+  virtual void messageRefused() {}
+  // A call was answered with a typed error, before it reached the core or by it.
+  virtual void callRefused(std::string_view /*method*/, std::string_view /*code*/) {}
   // From the call's message to the answer's; `method`: "Mayfly.submit", ..., or "other".
   virtual void callAnswered(std::string_view /*method*/, uint64_t /*took_ns*/) {}
   // Each message from a client, and each message to a client.
@@ -146,9 +178,21 @@ class Observer {
   // A new zygote's trial is over; an empty `fault` lets it serve.
   virtual void trialEnded(std::string_view /*template_name*/, std::string_view /*fault*/) {}
   virtual void zygoteRenewed(std::string_view /*template_name*/) {}
+  virtual void zygoteDied(std::string_view /*template_name*/, std::string_view /*why*/) {}
   virtual void zygoteSaid(std::string_view /*template_name*/, std::string_view /*line*/) {}
   // The capabilities and cgroups that are in force.
   virtual void spawnerReady(std::string_view /*in_force*/) {}
+
+  // --- the broker ---
+  // `what`: "front" or "vault".
+  virtual void brokerUp(std::string_view /*what*/) {}
+  virtual void brokerDown(std::string_view /*what*/, std::string_view /*why*/) {}
+  // A submission's session, from the question to the vault's answer; an empty code: it is open.
+  virtual void sessionOpened(std::string_view /*code*/, uint64_t /*took_ns*/) {}
+  // A task's session, from its end to the confirmations of vault and front.
+  virtual void sessionEnded(uint64_t /*took_ns*/) {}
+  // The vault's own counts since its start; regularly.
+  virtual void brokerCounts(const BrokerCounts&) {}
 };
 
 // Passes each report to several listeners, in the order in which they were added.
@@ -157,8 +201,8 @@ class Observers final : public Observer {
   void add(Observer& one) { all_.push_back(&one); }
 
   void taskAccepted(const TaskLabels& t) override { tell(&Observer::taskAccepted, t); }
-  void taskRefused(std::string_view template_name, std::string_view code) override {
-    tell(&Observer::taskRefused, template_name, code);
+  void taskRefused(const TaskLabels& t, std::string_view code) override {
+    tell(&Observer::taskRefused, t, code);
   }
   void taskPhase(const TaskLabels& t, Phase phase, uint64_t at_ns) override {
     tell(&Observer::taskPhase, t, phase, at_ns);
@@ -176,8 +220,14 @@ class Observers final : public Observer {
   void boxLost(std::string_view template_name, std::string_view why) override {
     tell(&Observer::boxLost, template_name, why);
   }
-  void cloneMade(std::string_view template_name, uint64_t make_ns) override {
-    tell(&Observer::cloneMade, template_name, make_ns);
+  void cloneMade(std::string_view template_name, const CloneTimes& times) override {
+    tell(&Observer::cloneMade, template_name, times);
+  }
+  void cloneDiscarded(std::string_view template_name) override {
+    tell(&Observer::cloneDiscarded, template_name);
+  }
+  void cloneClaimed(const TaskLabels& t, ClaimKind kind) override {
+    tell(&Observer::cloneClaimed, t, kind);
   }
   void auditFound(const AuditFinding& finding) override { tell(&Observer::auditFound, finding); }
   void auditEnded(const AuditWalk& walk) override { tell(&Observer::auditEnded, walk); }
@@ -185,6 +235,10 @@ class Observers final : public Observer {
   void connectionEnded(std::string_view user) override { tell(&Observer::connectionEnded, user); }
   void connectionRefused(std::string_view user, std::string_view code) override {
     tell(&Observer::connectionRefused, user, code);
+  }
+  void messageRefused() override { tell(&Observer::messageRefused); }
+  void callRefused(std::string_view method, std::string_view code) override {
+    tell(&Observer::callRefused, method, code);
   }
   void callAnswered(std::string_view method, uint64_t took_ns) override {
     tell(&Observer::callAnswered, method, took_ns);
@@ -205,10 +259,22 @@ class Observers final : public Observer {
   void zygoteRenewed(std::string_view template_name) override {
     tell(&Observer::zygoteRenewed, template_name);
   }
+  void zygoteDied(std::string_view template_name, std::string_view why) override {
+    tell(&Observer::zygoteDied, template_name, why);
+  }
   void zygoteSaid(std::string_view template_name, std::string_view line) override {
     tell(&Observer::zygoteSaid, template_name, line);
   }
   void spawnerReady(std::string_view in_force) override { tell(&Observer::spawnerReady, in_force); }
+  void brokerUp(std::string_view what) override { tell(&Observer::brokerUp, what); }
+  void brokerDown(std::string_view what, std::string_view why) override {
+    tell(&Observer::brokerDown, what, why);
+  }
+  void sessionOpened(std::string_view code, uint64_t took_ns) override {
+    tell(&Observer::sessionOpened, code, took_ns);
+  }
+  void sessionEnded(uint64_t took_ns) override { tell(&Observer::sessionEnded, took_ns); }
+  void brokerCounts(const BrokerCounts& counts) override { tell(&Observer::brokerCounts, counts); }
 
  private:
   template <class... Told, class... Given>

@@ -36,6 +36,16 @@ base::Error TaskTable::noTask(base::TaskId id) const {
   return error;
 }
 
+uint64_t TaskTable::oldestQueued_ns() const {
+  uint64_t oldest_ns = 0;
+  for (const auto& [id, t] : tasks_) {
+    if (t->machine.stage() != sched::TaskStage::queued) continue;
+    const uint64_t at_ns = t->phase(base::Phase::queued);
+    if (oldest_ns == 0 || at_ns < oldest_ns) oldest_ns = at_ns;
+  }
+  return oldest_ns;
+}
+
 std::vector<TaskPtr> TaskTable::all() const {
   std::vector<TaskPtr> list;
   list.reserve(tasks_.size());

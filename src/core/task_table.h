@@ -27,6 +27,7 @@ class TaskTable {
   base::Error noTask(base::TaskId id) const;  // why find() has none
   std::vector<TaskPtr> all() const;           // a copy: the caller may end tasks
   bool empty() const { return tasks_.empty(); }
+  uint64_t oldestQueued_ns() const;  // when the task that waits longest was accepted; 0: none waits
 
   // See sched::Core.
   base::Status writeStdin(base::TaskId id, std::string data);
