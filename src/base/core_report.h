@@ -23,6 +23,12 @@ struct TemplateReport {
   uint64_t clone_memory_bytes = 0;  // a parked clone's own memory, by measurement; 0: none yet
 };
 
+// The tasks of one account.
+struct AccountReport {
+  std::string user, tenant;
+  uint32_t queued = 0, running = 0;  // running: they have a box
+};
+
 // What all boxes with a task take of the host, and the daemon's bound on it.
 struct HostUse {
   uint64_t memory_bytes = 0, memory_bytes_max = 0;
@@ -37,6 +43,7 @@ struct HostUse {
 
 struct CoreReport {
   std::vector<TemplateReport> templates;  // by TemplateId, whose first is 1
+  std::vector<AccountReport> accounts;    // with tasks
   HostUse use;
   uint32_t queued = 0, queue_max = 0;  // tasks
   uint64_t queue_age_ns = 0;           // of the oldest one

@@ -207,7 +207,7 @@ base::CoreReport Engine::report() const {
   r.queued = tasks_.intake().queued();
   r.queue_max = static_cast<uint32_t>(std::min<uint64_t>(
       UINT32_MAX, accounts_.bounds().of(sched::Resource::queuedTasks).pool_max));
-  if (const uint64_t since_ns = tasks_.table().oldestQueued_ns(); since_ns != 0)
+  if (const uint64_t since_ns = tasks_.table().addTo(&r.accounts); since_ns != 0)
     r.queue_age_ns = monotonicNs() - since_ns;
   r.boxes = static_cast<uint32_t>(ledger_.alive());
   r.quarantined = static_cast<uint32_t>(ledger_.quarantined());

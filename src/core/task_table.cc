@@ -36,12 +36,20 @@ base::Error TaskTable::noTask(base::TaskId id) const {
   return error;
 }
 
-uint64_t TaskTable::oldestQueued_ns() const {
+uint64_t TaskTable::addTo(std::vector<base::AccountReport>* accounts) const {
   uint64_t oldest_ns = 0;
+  std::unordered_map<sched::AccountId, size_t> places;
   for (const auto& [id, t] : tasks_) {
-    if (t->machine.stage() != sched::TaskStage::queued) continue;
+    const bool queued = t->machine.stage() == sched::TaskStage::queued;
     const uint64_t at_ns = t->phase(base::Phase::queued);
-    if (oldest_ns == 0 || at_ns < oldest_ns) oldest_ns = at_ns;
+    if (queued && (oldest_ns == 0 || at_ns < oldest_ns)) oldest_ns = at_ns;
+    const sched::AccountRef& account = t->spec.account;
+    if (!account) continue;
+    const auto [place, first] = places.emplace(account.id(), accounts->size());
+    if (first)
+      accounts->push_back({std::string(account.userName()), std::string(account.tenantName())});
+    base::AccountReport& r = (*accounts)[place->second];
+    ++(queued ? r.queued : r.running);
   }
   return oldest_ns;
 }

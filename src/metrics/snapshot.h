@@ -57,6 +57,7 @@ bool partOf(const base::Phases& phases, base::Verdict verdict, Part part, uint64
 
 inline constexpr size_t kCodes = 12;  // error codes of refusals: base::Code's, and "other"
 std::string_view codeName(size_t code);
+size_t codeOf(std::string_view name);  // 0: "other"
 
 // --- one template ---
 
@@ -78,10 +79,10 @@ struct Template {
   std::array<uint64_t, base::kLaunches> launches{};  // of ended tasks: none, parked, stocked, made
   uint64_t cpu_ns = 0, output_bytes = 0;             // of ended tasks
   uint64_t fresh_runtimes = 0;                       // tasks that got a new runtime
-  uint64_t receipts = 0, receipts_incomplete = 0, receipts_late = 0;
+  uint64_t receipts = 0, receipts_incomplete = 0;
   uint64_t clones_made = 0, clones_lost = 0, clones_discarded = 0;
   uint64_t trials_passed = 0, trials_failed = 0;  // a failed one: a hygiene failure
-  uint64_t zygotes_died = 0;
+  uint64_t zygotes_renewed = 0, zygotes_died = 0;
   uint64_t clone_memory_bytes = 0;  // a parked clone's own memory, the last measured
 
   // [launch][outcome]; null: no such task has ended. Immutable.
@@ -104,7 +105,7 @@ struct Tenant {
   uint64_t accepted = 0, refused = 0;
   std::array<uint64_t, kOutcomes> ended{};
   uint64_t cpu_ns = 0;
-  uint32_t open = 0;  // tasks accepted and not ended
+  uint32_t queued = 0, running = 0;  // tasks, now; running: they have a box
   Histogram start, whole;
 };
 
@@ -128,16 +129,13 @@ struct Broker {
   bool configured = false, front_up = false, vault_up = false;
   uint32_t sessions = 0;
   uint64_t front_starts = 0, vault_starts = 0;
-  // Of calls, by the vault: "http", "sql", "mint", "tool", "tunnel", "proxy".
-  struct Decisions {
-    const char* kind = "";
-    uint64_t allowed = 0, refused = 0, failed = 0;
-  };
-  std::vector<Decisions> decisions;
+  uint64_t front_ends = 0, vault_ends = 0;  // unasked
+  // Of tasks' calls: base::BrokerCounts::kNames has the kinds. Over all vaults of this run.
+  std::array<base::BrokerCounts::Kind, base::BrokerCounts::kKinds> decisions{};
   Histogram call;    // from a call to its decision and answer, by the vault
   Histogram opened;  // of sessions, as mayflyd waits for the vault
-  uint64_t opened_ok = 0, opened_refused = 0;
-  Histogram revoked;  // of sessions, until both ends confirmed
+  uint64_t opened_ok = 0, opened_refused = 0;  // sessions
+  Histogram revoked;                           // of sessions, until both ends confirmed
 };
 
 // --- RPC ---
@@ -151,8 +149,8 @@ struct Rpc {
   uint32_t connections = 0;  // open
   uint64_t opened = 0, messages_in = 0, messages_out = 0, bytes_in = 0, bytes_out = 0;
   std::array<uint64_t, kCodes> connections_refused{};  // by error code
-  // Refused before a template was known: malformed, too large, unauthorised; by error code.
-  std::array<uint64_t, kCodes> calls_refused{};
+  std::array<uint64_t, kCodes> calls_refused{};        // answered with a typed error, by its code
+  uint64_t messages_refused = 0;  // not of the protocol: their connections ended
   std::vector<Method> methods;
 };
 
@@ -225,6 +223,7 @@ struct Snapshot {
   uint64_t boxes = 0, quarantined = 0;  // not yet proven gone; of those, overdue
   Histogram queue_wait;                 // of every task that left the queue for a box
   uint64_t refused_unknown_template = 0;
+  uint64_t receipts_late = 0;  // completed after their bound
   Broker broker;
   Rpc rpc;
   Process process;
