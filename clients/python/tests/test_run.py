@@ -55,7 +55,11 @@ async def test_a_trace_context_goes_with_a_task_and_a_wrong_one_is_refused(clien
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     assert (await client.run("python", "print(1)", traceparent=trace)).ok
     if log := os.environ.get("MAYFLY_DAEMON_LOG"):
-        await until(lambda: trace in open(log).read())
+        async def told():
+            with open(log) as lines:
+                return trace in lines.read()
+
+        await eventually(told, "the task's line has it")
     with pytest.raises(mayfly.InvalidArgument, match="traceparent: 'x' is no W3C trace context"):
         await client.run("python", "print(1)", traceparent="x")
 
