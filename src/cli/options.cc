@@ -390,6 +390,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
   app.add_subcommand("template", "Make, build and check templates of your own");
   app.add_subcommand("broker", "Check the broker's policy, show its log");
+  app.add_subcommand("top", "Show pools, latency and tenants of a daemon, live");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
   VersionOptions version;
   auto* version_app = app.add_subcommand("version", "Show the version of client and daemon");
@@ -427,6 +428,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     }
     if (is("broker")) {
       out.verb = BrokerOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
+      return out;
+    }
+    if (is("top")) {
+      out.verb = TopWords{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
     if (is("pool")) {

@@ -76,6 +76,9 @@ struct ImageOptions {
 struct PoolOptions {
   std::vector<std::string> args;  // poolMain reads them
 };
+struct TopWords {
+  std::vector<std::string> args;  // topMain reads them
+};
 struct BrokerOptions {
   std::vector<std::string> args;  // brokerMain reads them
 };
@@ -92,7 +95,7 @@ struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
                VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions,
-               BrokerOptions>
+               BrokerOptions, TopWords>
       verb;
 };
 
