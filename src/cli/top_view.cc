@@ -127,7 +127,8 @@ const std::vector<Column> kPhases = {
 };
 const std::vector<Column> kTenants = {
     {"tenant", 0, tenantName, nullptr},
-    {"open", 6, count<"open">, number<"open">},
+    {"queued", 6, count<"queued">, number<"queued">},
+    {"running", 7, count<"running">, number<"running">},
     {"tasks", 9, count<"accepted">, number<"accepted">},
     {"refused", 7, count<"refused">, number<"refused">, unlessZero<"refused", Style::warn>},
     {"cpu", 8, time<"cpuS">, number<"cpuS">},

@@ -185,7 +185,7 @@ Json verdictsOf(const Snapshot& s, const Minute& minute) {
 
 // Submissions that were refused, by error code; only codes that came.
 Json refusalsOf(const Snapshot& s) {
-  std::array<uint64_t, metrics::kCodes> counts = s.rpc.calls_refused;
+  std::array<uint64_t, metrics::kCodes> counts{};
   for (const metrics::Template& t : s.templates)
     for (size_t i = 0; i < metrics::kCodes; ++i) counts[i] += t.refused[i];
   Json json = Json::array();
@@ -203,7 +203,8 @@ Json tenantsOf(const Snapshot& s) {
     json.push_back({{"user", t.user},
                     {"tenant", t.tenant},
                     {"others", t.others},
-                    {"open", t.open},
+                    {"queued", t.queued},
+                    {"running", t.running},
                     {"accepted", t.accepted},
                     {"refused", t.refused},
                     {"ended", byName(t.ended, outcome)},
@@ -225,17 +226,19 @@ Json headroomOf(const Snapshot& s) {
 
 Json brokerOf(const metrics::Broker& b) {
   Json decisions = Json::array();
-  for (const auto& each : b.decisions)
-    decisions.push_back({{"kind", each.kind},
-                         {"allowed", each.allowed},
-                         {"refused", each.refused},
-                         {"failed", each.failed}});
+  for (size_t i = 0; i < b.decisions.size(); ++i)
+    decisions.push_back({{"kind", base::BrokerCounts::kNames[i]},
+                         {"allowed", b.decisions[i].allowed},
+                         {"refused", b.decisions[i].refused},
+                         {"failed", b.decisions[i].failed}});
   return {{"configured", b.configured},
           {"frontUp", b.front_up},
           {"vaultUp", b.vault_up},
           {"sessions", b.sessions},
           {"frontStarts", b.front_starts},
           {"vaultStarts", b.vault_starts},
+          {"frontEnds", b.front_ends},
+          {"vaultEnds", b.vault_ends},
           {"openedOk", b.opened_ok},
           {"openedRefused", b.opened_refused},
           {"decisions", std::move(decisions)},
@@ -262,20 +265,20 @@ Json rpcOf(const metrics::Rpc& rpc) {
   }
   return {{"connections", rpc.connections},
           {"opened", rpc.opened},
-          {"connectionsRefused", total(rpc.connections_refused)},
+          {"connectionsRefused", byName(rpc.connections_refused, metrics::codeName)},
           {"calls", calls},
-          {"refused", total(rpc.calls_refused)},
+          {"refused", byName(rpc.calls_refused, metrics::codeName)},
+          {"malformed", rpc.messages_refused},
           {"bytesIn", rpc.bytes_in},
           {"bytesOut", rpc.bytes_out},
           {"methods", std::move(list)}};
 }
 
 Json receiptsOf(const Snapshot& s) {
-  uint64_t all = 0, incomplete = 0, late = 0, trials_failed = 0;
+  uint64_t all = 0, incomplete = 0, trials_failed = 0;
   for (const metrics::Template& t : s.templates) {
     all += t.receipts;
     incomplete += t.receipts_incomplete;
-    late += t.receipts_late;
     trials_failed += t.trials_failed;
   }
   Json findings = Json::array();
@@ -284,7 +287,7 @@ Json receiptsOf(const Snapshot& s) {
                         {"count", s.audit_findings[i]}});
   return {{"complete", all - std::min(all, incomplete)},
           {"incomplete", incomplete},
-          {"late", late},
+          {"late", s.receipts_late},
           {"trialsFailed", trials_failed},
           {"auditWalks", s.audit_walks},
           {"lastWalk",

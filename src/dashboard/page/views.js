@@ -164,7 +164,8 @@ export class Tenants {
   constructor() {
     this.table = new Table(find("tenants-table"), [
       { head: "Tenant", header: true, class: "name", cell: tenantName },
-      { head: "Open", cell: (t) => count(t.open) },
+      { head: "Queued", cell: (t) => count(t.queued) },
+      { head: "Running", cell: (t) => count(t.running) },
       { head: "Tasks", cell: (t) => count(t.accepted) },
       { head: "Refused", cell: (t) => ({ text: count(t.refused), class: t.refused > 0 ? "warn" : "" }) },
       { head: "CPU time", cell: (t) => seconds(t.cpuS) },
@@ -201,7 +202,8 @@ export class Host {
       ["memory", "Memory", bytes(d.residentBytes)],
       ["fds", "Descriptors", `${count(d.openFds)} of ${count(d.fdsMax)}`],
       ["connections", "Connections", count(m.rpc.connections)],
-      ["calls", "Calls, refused", `${count(m.rpc.calls)}, ${count(m.rpc.refused)}`],
+      ["calls", "Calls, refused", `${count(m.rpc.calls)}, ${count(sum(Object.values(m.rpc.refused)))}`],
+      ["malformed", "Malformed messages", count(m.rpc.malformed), m.rpc.malformed > 0 ? "warn" : ""],
       ["bytes", "Bytes in, out", `${bytes(m.rpc.bytesIn)}, ${bytes(m.rpc.bytesOut)}`],
       ["lag", "Event-loop lag, p99", seconds(d.loopLagP99S)],
       ["lag-max", "Event-loop lag, worst", seconds(d.loopLagMaxS)],
