@@ -311,6 +311,8 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   run_app
       ->add_option("--tenant", run.tenant, "Whom the task is for; some templates isolate tenants")
       ->type_name("NAME");
+  run_app->add_option("--traceparent", run.traceparent, "W3C trace context, for logs and the audit")
+      ->type_name("TEXT");
   bool detach = false;
   std::string key, lease;
   run_app->add_flag("--detach", detach, "Print the task's id and exit; see `mayfly task`");

@@ -33,7 +33,7 @@ struct RunOptions {
   std::vector<std::pair<std::string, std::string>> env;
   LimitWishes limits;
   std::optional<uint64_t> seed;
-  std::string tenant;
+  std::string tenant, traceparent;
   std::vector<GrantWish> grants;
   bool forward_stdin = false, json = false, quiet = false;
   std::optional<Detach> detach;

@@ -52,6 +52,7 @@ struct Task {
   pool::ClonePool::Rehearsed rehearsed =
       pool::ClonePool::Rehearsed::no;  // for a trial: rehearsed or not
   base::BoxId box = 0;                 // the box that it claimed; 0: none yet
+  base::Launch launch = base::Launch::none;  // how it got its last box
   sched::TaskSpec spec;                // its account is empty in a trial
   std::shared_ptr<sched::TaskListener> listener;
   sched::TaskMachine machine;
