@@ -115,6 +115,7 @@ void Recorder::taskEnded(const base::TaskLabels& t, base::Verdict verdict, const
     const auto part = static_cast<Part>(i);
     if (!partOf(phases, verdict, part, &ns)) continue;
     (*parts)[i].add(ns);
+    ++tick_.parts[i][bucketOf(ns)];
     if (part == Part::queue) queue_wait_.add(ns);
     if (part == Part::run) ++own.tick.run[bucketOf(ns)];
     if (part == Part::start) {

@@ -179,9 +179,10 @@ struct Tick {
   uint32_t receipts = 0, receipts_incomplete = 0, audit_findings = 0;
   uint32_t broker_allowed = 0, broker_refused = 0, broker_failed = 0;
   uint32_t loop_lag_us_max = 0;
-  float cpu_share = 0;                  // of one core, by mayflyd itself
-  std::vector<float> headroom;          // committed / budget, as in Snapshot::headroom
-  std::vector<TickTemplate> templates;  // those with an event or a parked clone
+  float cpu_share = 0;                            // of one core, by mayflyd itself
+  std::array<Buckets<uint32_t>, kParts> parts{};  // of tasks that ended in the tick
+  std::vector<float> headroom;                    // committed / budget, as in Snapshot::headroom
+  std::vector<TickTemplate> templates;            // those with an event or a parked clone
 };
 
 // A task that took longer than the setting `slow_task`.
