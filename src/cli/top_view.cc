@@ -97,6 +97,10 @@ std::string tenantName(const Value& row) {
   const std::string tenant = textAt(row, "tenant"), user = textAt(row, "user");
   return tenant.empty() ? user : fmt::format("{} ({})", tenant, user);
 }
+std::string idOf(const Value& task) {
+  const double id = numberAt(task, "task");
+  return std::isfinite(id) ? fmt::format("{:.0f}", id) : "-";
+}
 double committedShare(const Value& row) {
   const double budget = numberAt(row, "budget");
   return budget > 0 ? numberAt(row, "committed") / budget : NAN;
@@ -157,7 +161,7 @@ const std::vector<Column> kRefusals = {
     {"count", 10, count<"count">, number<"count">},
 };
 const std::vector<Column> kSlow = {
-    {"task", 0, [](const Value& t) { return countText(numberAt(t, "task")); }, number<"task">},
+    {"task", 0, idOf, number<"task">},
     {"ended", 8, [](const Value& t) { return clockText(numberAt(t, "atMs")); }, number<"atMs">},
     {"template", 12, text<"template">, nullptr},
     {"verdict", 10, words<"verdict">, nullptr},
@@ -242,6 +246,7 @@ void putTable(Grid& grid, Table table, const TopState& state, size_t rows_max) {
   uint32_t name_width = 0;
   const size_t fit = fitting(*table.columns, grid.columns(), &name_width);
   grid.line();
+  // A sorted column's head may take a cell of the gap.
   const auto put = [&](size_t i, const std::string& value, Style style, uint32_t* end) {
     const Column& column = (*table.columns)[i];
     if (i == 0) {
@@ -251,9 +256,9 @@ void putTable(Grid& grid, Table table, const TopState& state, size_t rows_max) {
     }
     *end += kGap + column.width;
     if (column.key == nullptr)
-      grid.put(*end - column.width, value, style, column.width);
+      grid.put(*end - column.width, value, style, column.width + (style == Style::head));
     else
-      grid.right(*end, value, style, column.width);
+      grid.right(*end, value, style, column.width + (style == Style::head));
   };
   uint32_t end = 0;
   for (size_t i = 0; i < fit; ++i) {
@@ -293,8 +298,9 @@ class Words {
     at_ = grid_.put(at_, text, style);
     return *this;
   }
-  // "name value"
+  // "name value", with more room before it.
   Words& add(std::string_view name, const std::string& value, Style style) {
+    if (at_ > 0) ++at_;
     return add(name, Style::soft).add(value, style);
   }
 
@@ -322,8 +328,9 @@ void putHead(Grid& grid, const Value& m, const TopState& state) {
       .add(textAt(daemon, "instance"))
       .add(is.empty() ? "-" : is, is == "ready" ? Style::good : Style::warn)
       .add("up", secondsText(numberAt(daemon, "uptimeS")), Style::plain)
-      .add(clockText(numberAt(m, "atMs")), Style::soft)
-      .add("UTC", Style::soft);
+      .add("cpu", shareText(numberAt(at(m, "lastMinute"), "cpuShare")), Style::plain)
+      .add("memory", bytesText(numberAt(daemon, "residentBytes")), Style::plain)
+      .add("at", clockText(numberAt(m, "atMs")) + " UTC", Style::plain);
   if (state.paused) words.add("paused", Style::warn);
   if (state.link != "live") words.add(state.link, Style::bad);
 }
@@ -334,7 +341,7 @@ void putTasks(Grid& grid, const Value& m) {
   Words words(grid);
   words.add("running", countText(numberAt(tasks, "running")), Style::strong)
       .add("queued", countText(queued), unlessNone(queued, Style::warn));
-  if (queued > 0) words.add("oldest", secondsText(numberAt(tasks, "queueAgeS")), Style::warn);
+  if (queued > 0) words.add(fmt::format("({})", secondsText(numberAt(tasks, "queueAgeS"))));
   words.add("ended", rateText(numberAt(minute, "endedHz")), Style::strong)
       .add("boxes", countText(numberAt(tasks, "boxes")), Style::strong)
       .add("refused", countText(numberAt(tasks, "refused")),
@@ -346,7 +353,7 @@ void putTimes(Grid& grid, const Value& m) {
   const Value& minute = at(m, "lastMinute");
   const auto both = [&](std::string_view part) {
     const Value& times = partOf(m, part);
-    return secondsText(numberAt(times, "p50S")) + " / " + secondsText(numberAt(times, "p99S"));
+    return secondsText(numberAt(times, "p50S")) + "/" + secondsText(numberAt(times, "p99S"));
   };
   Words(grid)
       .add("start p50/p99", both("start"), Style::strong)
@@ -384,10 +391,10 @@ void putBroker(Grid& grid, const Value& m) {
   }
   const bool up = at(broker, "frontUp") == true && at(broker, "vaultUp") == true;
   words.add("broker", up ? "up" : "down", up ? Style::good : Style::bad)
-      .add("sessions", countText(numberAt(broker, "sessions")), Style::plain)
       .add("allowed", countText(sums[0]), Style::plain)
       .add("refused", countText(sums[1]), unlessNone(sums[1], Style::warn))
-      .add("failed", countText(sums[2]), unlessNone(sums[2], Style::bad));
+      .add("failed", countText(sums[2]), unlessNone(sums[2], Style::bad))
+      .add("sessions", countText(numberAt(broker, "sessions")), Style::plain);
 }
 
 void putSummary(Grid& grid, const Value& m, const TopState& state) {
