@@ -122,7 +122,7 @@ struct BrokerLink::Life {
   sched::Env env;
   SessionMachine machine;
   boost::asio::steady_timer timer;
-  Opened opened;  // the submission's; empty once called
+  Opened opened;                        // the submission's; empty once called
   uint64_t asked_ns = 0, ended_ns = 0;  // when it was submitted; when its task ended
   kj::Maybe<schema::Session::Client> session;
   uint64_t number = 0;  // the vault's

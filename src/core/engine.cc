@@ -205,8 +205,8 @@ base::CoreReport Engine::report() const {
   lanes_.addTo(&r.use);
   tasks_.intake().addTo(&r.use);
   r.queued = tasks_.intake().queued();
-  r.queue_max = static_cast<uint32_t>(std::min<uint64_t>(
-      UINT32_MAX, accounts_.bounds().of(sched::Resource::queuedTasks).pool_max));
+  r.queue_max = static_cast<uint32_t>(
+      std::min<uint64_t>(UINT32_MAX, accounts_.bounds().of(sched::Resource::queuedTasks).pool_max));
   if (const uint64_t since_ns = tasks_.table().addTo(&r.accounts); since_ns != 0)
     r.queue_age_ns = monotonicNs() - since_ns;
   r.boxes = static_cast<uint32_t>(ledger_.alive());

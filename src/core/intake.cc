@@ -51,7 +51,10 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
   const sched::Demand demand{
       limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0),
       kFdsPerBox + (x_.options.broker != nullptr ? kDoorFdsPerBox : 0),
-      limits.processes + kPidsPerBox, tmpl->ptys, longest_ns, limits.cpu_milli};
+      limits.processes + kPidsPerBox,
+      tmpl->ptys,
+      longest_ns,
+      limits.cpu_milli};
   // Before a lane is chosen: a refused task must not cost a tenant its zygote.
   MAYFLY_CHECK(admission_.accepts(account, spec.owner, demand));
   auto lane = x_.registry.laneFor(tmpl_id, account.key(), monotonicNs());

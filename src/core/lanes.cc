@@ -210,8 +210,7 @@ void Lanes::onReady(const BoxPtr& box) {
   Lane* lane = find(box->zygote.lane);
   if (lane == nullptr) return boxes_.end(box);
   const uint64_t now_ns = monotonicNs();
-  if (!box->machine.wasStocked())
-    plan_.onMade(box->zygote.lane, now_ns - box->asked_ns, now_ns);
+  if (!box->machine.wasStocked()) plan_.onMade(box->zygote.lane, now_ns - box->asked_ns, now_ns);
   x_.observer.cloneMade(x_.registry.get(box->zygote.tmpl)->name, timesOf(*box, now_ns));
   const ClonePool::Handed handed = lane->refill.ready(box->id, now_ns);
   const base::ClaimKind found = box->for_task ? base::ClaimKind::made : base::ClaimKind::waited;
@@ -298,8 +297,8 @@ void Lanes::addTo(base::HostUse* use) const {
   for (const auto& [id, lane] : lanes_) {
     const uint32_t parked = lane.refill.parked() + lane.refill.making();
     use->parked += parked;
-    use->parked_memory_bytes += parked * (o.box_bytes + plan_.cloneBytes(id)) +
-                                lane.refill.stocked() * o.box_bytes;
+    use->parked_memory_bytes +=
+        parked * (o.box_bytes + plan_.cloneBytes(id)) + lane.refill.stocked() * o.box_bytes;
   }
   use->parked_max = o.parked_max;
   use->parked_memory_bytes_max = o.memory_bytes_max;

@@ -203,9 +203,9 @@ bool Tasks::giveBox(base::TaskId id, const BoxPtr& box, base::ClaimKind found) {
   }
   t->box = box->id;
   t->io = box->io;
-  t->launch = found == base::ClaimKind::parked     ? base::Launch::parked
-              : box->machine.wasStocked() ? base::Launch::stocked
-                                          : base::Launch::made;
+  t->launch = found == base::ClaimKind::parked ? base::Launch::parked
+              : box->machine.wasStocked()      ? base::Launch::stocked
+                                               : base::Launch::made;
   if (t->spec.owner != kOwn) x_.observer.cloneClaimed(labelsOf(x_, *t), found);
   t->io->bind(t->spec.live_output ? Delivery::live : Delivery::captured,
               t->machine.limits().output_bytes);

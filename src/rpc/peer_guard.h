@@ -44,11 +44,12 @@ class PeerGuard {
   void checkPayload(capnp::rpc::Payload::Reader payload);
   void checkReturn(capnp::rpc::Return::Reader answer);
   struct Method {
-    std::string name;  // for example "Mayfly.submit"; "other" for an unknown interface or method
+    std::string name;   // for example "Mayfly.submit"; "other" for an unknown interface or method
     int error_at = -1;  // the pointer of its results that may hold an `Error`; -1: none does
   };
   struct Answer {
-    const Method* method = nullptr;  // null: not to be reported to the observer, or reported already
+    const Method* method =
+        nullptr;  // null: not to be reported to the observer, or reported already
     uint64_t begun_ns = 0;
   };
   static const Method& methodOf(capnp::rpc::Call::Reader call);

@@ -27,7 +27,7 @@ struct AuditLine {
   uint64_t task = 0;
   uint32_t epoch = 0;
   std::string trace;  // the submitter's W3C traceparent; empty: not written
-  std::string kind;  // http, sql, mint, tool, tunnel, proxy, session
+  std::string kind;   // http, sql, mint, tool, tunnel, proxy, session
   std::string action;
   std::string target;   // method, host and path; a statement's name. Without a query
   std::string outcome;  // allowed, refused, failed, revoked, replayed
