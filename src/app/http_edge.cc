@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "dashboard/pages.h"
 #include "metrics/exposition.h"
 
 namespace mayfly::app {
@@ -165,6 +166,7 @@ void HttpEdge::stop() {
 
 void HttpEdge::routes(web::Server& server, web::Router& router) {
   const auto pages = pages_;
+  dashboard::addPages(server, router, std::shared_ptr<metrics::Board>(pages, &pages->board));
   const auto asked = [pages](uint64_t age_ns_max, web::Reply reply, auto answer) {
     auto kept = std::make_shared<web::Reply>(std::move(reply));
     pages->board.ask(base::monotonicNs(), age_ns_max,

@@ -32,7 +32,7 @@ using boost::system::error_code;
 constexpr size_t kBodyBytes = 64u << 10;
 constexpr uint32_t kHeadBytesMax = 16u << 10;
 constexpr const char* kHttpAdvice =
-    "Name the daemon's `http` address: `mayfly top ADDRESS`, MAYFLY_HTTP or --config. "
+    "Name the daemon's http.listen: `mayfly top ADDRESS`, MAYFLY_HTTP or --config. "
     "docs/dashboard.md explains how to switch it on.";
 
 base::Error unreachable(const HttpAddress& address, std::string_view what, const error_code& why) {

@@ -49,7 +49,7 @@ constexpr size_t kTokenCharsMax = 256;
 constexpr const char* kTopAbout =
     "mayfly top: pools, queues, latency, tenants and headroom of a daemon, live.";
 constexpr const char* kTopFooter =
-    R"(ADDRESS is the daemon's setting `http`, like 127.0.0.1:9464. Without it, --config
+    R"(ADDRESS is the daemon's setting http.listen, like 127.0.0.1:9464. Without it, --config
 or MAYFLY_HTTP names it.
 Keys: 1..6 or Tab a section, < and > the column to sort by, r its direction,
 arrows to scroll, p pause, ? all keys, q quit. A column that does not fit is left
@@ -58,7 +58,8 @@ Exit code: 0, or 125 if the daemon does not answer.)";
 
 base::Error noAddress() {
   return {Code::invalidArgument, "no address is named",
-          "Name the daemon's setting `http`: `mayfly top 127.0.0.1:9464`, MAYFLY_HTTP, or --config "
+          "Name the daemon's setting http.listen: `mayfly top 127.0.0.1:9464`, MAYFLY_HTTP, or "
+          "--config "
           "with its settings. docs/dashboard.md explains how to switch it on."};
 }
 
@@ -270,11 +271,11 @@ Result<HttpAddress> addressOf(const TopOptions& options, std::string_view from_e
   std::string text = options.address, token_file = options.token_file;
   if (!options.config.empty()) {
     MAYFLY_TRY(const config::Daemon settings, config::loadDaemon(options.config));
-    if (text.empty()) text = settings.http;
-    if (token_file.empty()) token_file = settings.http_token_file;
+    if (text.empty()) text = settings.http.listen;
+    if (token_file.empty()) token_file = settings.http.token_file;
     if (text.empty())
       return fail(Code::failedPrecondition,
-                  fmt::format("'{}' sets no `http`: this daemon has no dashboard",
+                  fmt::format("'{}' sets no http.listen: this daemon has no dashboard",
                               printable(options.config)),
                   "See docs/dashboard.md.");
   }

@@ -35,27 +35,27 @@ web::Response asset(const Asset& of) {
 // The messages of one server.
 class Feed {
  public:
-  explicit Feed(metrics::Board& board) : board_(board) {}
+  explicit Feed(std::shared_ptr<metrics::Board> board) : board_(std::move(board)) {}
 
   void now(size_t rows, web::Reply reply) {
     auto kept = std::make_shared<web::Reply>(std::move(reply));
-    board_.ask(monotonicNs(), kUpdateAge_ns, [this, kept, rows](const SnapshotPtr& snapshot) {
+    board_->ask(monotonicNs(), kUpdateAge_ns, [this, kept, rows](const SnapshotPtr& snapshot) {
       kept->send(web::json(live_.message(*snapshot, rows)));
     });
   }
 
   void listen(web::Reply reply) {
     auto stream = reply.events();
-    board_.ask(monotonicNs(), kStateAge_ns,
-               [this, stream = std::move(stream)](const SnapshotPtr& snapshot) {
-                 if (stream->send(stateOf(snapshot))) channel_.add(stream);
-               });
+    board_->ask(monotonicNs(), kStateAge_ns,
+                [this, stream = std::move(stream)](const SnapshotPtr& snapshot) {
+                  if (stream->send(stateOf(snapshot))) channel_.add(stream);
+                });
   }
 
   // Nobody listens: nobody asks, and the core makes no snapshot.
   void update() {
     if (channel_.size() == 0) return;
-    board_.ask(monotonicNs(), kUpdateAge_ns, [this](const SnapshotPtr& snapshot) {
+    board_->ask(monotonicNs(), kUpdateAge_ns, [this](const SnapshotPtr& snapshot) {
       channel_.publish(web::event("update", live_.message(*snapshot, kRowsOfUpdate)));
     });
   }
@@ -69,7 +69,7 @@ class Feed {
     return state_;
   }
 
-  metrics::Board& board_;
+  std::shared_ptr<metrics::Board> board_;
   Live live_;
   web::Channel channel_;
   std::shared_ptr<const std::string> state_;
@@ -86,7 +86,7 @@ size_t rowsOf(const web::Request& request) {
 
 }  // namespace
 
-void addPages(web::Server& server, web::Router& router, metrics::Board& board) {
+void addPages(web::Server& server, web::Router& router, std::shared_ptr<metrics::Board> board) {
   for (const Asset& each : assets()) {
     const web::Response response = asset(each);
     const auto answer = [response](const web::Request&, web::Reply reply) { reply.send(response); };
@@ -94,7 +94,7 @@ void addPages(web::Server& server, web::Router& router, metrics::Board& board) {
     if (each.path == "/index.html") router.get("/", answer, web::Access::open);
   }
   // The routes live as long as the server; so does what they hold.
-  auto feed = std::make_shared<Feed>(board);
+  auto feed = std::make_shared<Feed>(std::move(board));
   router.get("/api/v1/now", [feed](const web::Request& request, web::Reply reply) {
     feed->now(rowsOf(request), std::move(reply));
   });

@@ -9,13 +9,14 @@
 // Layer: dashboard. HTTP thread.
 #pragma once
 
+#include <memory>
+
 #include "metrics/board.h"
 #include "web/route.h"
 #include "web/server.h"
 
 namespace mayfly::dashboard {
 
-// `board` lives longer than the server.
-void addPages(web::Server& server, web::Router& router, metrics::Board& board);
+void addPages(web::Server& server, web::Router& router, std::shared_ptr<metrics::Board> board);
 
 }  // namespace mayfly::dashboard

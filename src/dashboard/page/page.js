@@ -114,6 +114,7 @@ function message(name, m) {
   if (m.format !== FORMAT) throw new Error(`the daemon speaks format ${m.format}, this page ${FORMAT}: load the page again`);
   if (latest !== null && m.daemon.startedMs !== latest.daemon.startedMs) rows.clear();
   latest = m;
+  document.documentElement.dataset.received = m.serial;
   takeRows(m);
   find("login").hidden = true;
   show();
