@@ -84,7 +84,7 @@ def check_clean(page, address):
 
 def test_page_shows_every_part_of_the_message(page, made_up):
     for selector, words in {
-        "header": ["default", "ready", "live", "mayflyd 0.1.0", "1 h"],
+        "header": ["default", "ready", "live", "mayflyd 0.1.0", "60 min"],
         "#tiles": ["12/s", "24.9 ms", "16.7 %", "95 %", "of cpu committed"],
         "#pools": ["python", "6 / 8", "r-data", "unhealthy", "4 zygotes died within 60 s",
                    "python wants 8 parked: 6 by the forecast of arrivals, 2 by recent bursts"],

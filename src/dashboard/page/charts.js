@@ -145,7 +145,8 @@ export class TimeChart {
     });
     texts.forEach((each, i) => setText(this.values[i], each));
     setText(this.at, hovered ? `at ${clock(this.data[0][at] * 1000)}` : "");
-    if (!hovered) this.canvas.setAttribute("aria-label", `${title}; now ${series.map(({ label }, i) => `${label} ${texts[i]}`).join(", ")}`);
+    const said = series.map(({ label }, i) => `${label} ${texts[i]}`).join(", ");
+    if (!hovered) this.canvas.setAttribute("aria-label", `${title}; now ${said}`);
   }
 
   fillTable() {

@@ -42,20 +42,24 @@ const STATES = { ready: "good", starting: "warn", unhealthy: "bad", missingImage
 const poolParts = (t) => [["f1", t.parked], ["f2", t.making], ["f3", t.running], ["f4", t.dying], ["bad", t.quarantined]];
 const KEY = [["f1", "parked"], ["f2", "making"], ["f3", "running"], ["f4", "dying"], ["bad", "quarantined"]];
 
+const parkedText = (t) => `${count(t.parked)} / ${count(t.parkedTarget)}`;
+const times = (h) => `${seconds(h.p50S)} / ${seconds(h.p99S)}`;
+const unless0 = (value, name) => ({ text: count(value), class: value > 0 ? name : "" });
+
 let poolWhole = 1; // the largest template's boxes: all bars have one scale
 const POOLS = [
   { head: "Template", header: true, class: "name", cell: (t) => t.name },
   { head: "State", class: left, cell: (t) => ({ text: words(t.state), class: STATES[t.state] ?? "" }) },
   { head: "Boxes", class: "grow", cell: (t) => ({ parts: poolParts(t), whole: poolWhole }) },
-  { head: "Parked / target", why: "clones that wait for a task, and how many the pool wants", cell: (t) => `${count(t.parked)} / ${count(t.parkedTarget)}` },
+  { head: "Parked / target", why: "clones that wait for a task, and how many the pool wants", cell: parkedText },
   { head: "Stocked / target", why: "boxes without a clone", cell: (t) => `${count(t.stocked)} / ${count(t.stockedTarget)}` },
   { head: "Making", cell: (t) => count(t.making) },
   { head: "Running", cell: (t) => count(t.running) },
   { head: "Dying", cell: (t) => count(t.dying) },
-  { head: "Quarantined", cell: (t) => ({ text: count(t.quarantined), class: t.quarantined > 0 ? "bad" : "" }) },
-  { head: "Waiting", why: "tasks without a clone", cell: (t) => ({ text: count(t.waiting), class: t.waiting > 0 ? "warn" : "" }) },
+  { head: "Quarantined", cell: (t) => unless0(t.quarantined, "bad") },
+  { head: "Waiting", why: "tasks without a clone", cell: (t) => unless0(t.waiting, "warn") },
   { head: "Zygotes", cell: (t) => count(t.zygotes) },
-  { head: "Start p50 / p99", why: "accepted to first instruction, last minute", cell: (t) => `${seconds(t.start.p50S)} / ${seconds(t.start.p99S)}` },
+  { head: "Start p50 / p99", why: "accepted to first instruction, last minute", cell: (t) => times(t.start) },
 ];
 
 // Why a pool wants its size, as base::SizeReason has it.
@@ -132,13 +136,15 @@ export class Phases {
 
 // --- verdicts, tenants ------------------------------------------------------------------------
 
+const VERDICTS = { succeeded: "good", internal: "bad" };
+
 export class Verdicts {
   constructor() {
     let all = 1;
     this.whole = (value) => { all = value; };
     this.table = new Table(find("verdicts-table"), [
       { head: "Verdict", header: true, class: left, cell: (v) => words(v.name) },
-      { head: "", class: "grow", cell: (v) => ({ parts: [[v.cap ? "warn" : v.name === "succeeded" ? "good" : v.name === "internal" ? "bad" : "f5", v.count]], whole: all }) },
+      { head: "", class: "grow", cell: (v) => ({ parts: [[v.cap ? "warn" : VERDICTS[v.name] ?? "f5", v.count]], whole: all }) },
       { head: "Tasks", cell: (v) => count(v.count) },
       { head: "Last minute", cell: (v) => count(v.lastMinute) },
       { head: "A cap", class: left, cell: (v) => (v.cap ? "yes" : "") },
@@ -167,7 +173,7 @@ export class Tenants {
       { head: "Queued", cell: (t) => count(t.queued) },
       { head: "Running", cell: (t) => count(t.running) },
       { head: "Tasks", cell: (t) => count(t.accepted) },
-      { head: "Refused", cell: (t) => ({ text: count(t.refused), class: t.refused > 0 ? "warn" : "" }) },
+      { head: "Refused", cell: (t) => unless0(t.refused, "warn") },
       { head: "CPU time", cell: (t) => seconds(t.cpuS) },
       { head: "Start p99", cell: (t) => seconds(t.startP99S) },
       { head: "Whole p99", cell: (t) => seconds(t.wholeP99S) },
@@ -182,14 +188,16 @@ export class Tenants {
 
 // --- the host and the daemon ------------------------------------------------------------------
 
+const isFull = (h) => h.committed > 0 && h.committed >= FULL * h.budget;
+
 export class Host {
   constructor() {
     this.table = new Table(find("host-table"), [
       { head: "Budget", header: true, class: left, cell: (h) => words(h.what) },
-      { head: "", class: "grow", cell: (h) => ({ parts: [[h.committed >= FULL * h.budget ? "warn" : "f1", h.committed]], whole: h.budget }) },
+      { head: "", class: "grow", cell: (h) => ({ parts: [[isFull(h) ? "warn" : "f1", h.committed]], whole: h.budget }) },
       { head: "Committed", cell: (h) => amount(h.committed, h.unit) },
       { head: "Of", cell: (h) => amount(h.budget, h.unit) },
-      { head: "Share", cell: (h) => ({ text: percent(h.budget > 0 ? h.committed / h.budget : null), class: h.committed >= FULL * h.budget ? "warn" : "" }) },
+      { head: "Share", cell: (h) => ({ text: percent(h.budget > 0 ? h.committed / h.budget : null), class: isFull(h) ? "warn" : "" }) },
     ], "Nothing is known of the host.");
   }
 
@@ -221,7 +229,7 @@ export class Forecast {
       { head: "Arrivals, last minute", cell: (t) => rate(t.acceptedHz) },
       { head: "Misses predicted", cell: (t) => percent(t.missPredicted) },
       { head: "Misses, last minute", cell: (t) => percent(t.missMeasured) },
-      { head: "Parked / target", cell: (t) => `${count(t.parked)} / ${count(t.parkedTarget)}` },
+      { head: "Parked / target", cell: parkedText },
       { head: "A clone takes", cell: (t) => seconds(t.makeS) },
       { head: "A clone's memory", cell: (t) => (t.cloneBytes > 0 ? bytes(t.cloneBytes) : "–") },
       { head: "Made, discarded, lost", cell: (t) => `${count(t.clonesMade)}, ${count(t.clonesDiscarded)}, ${count(t.clonesLost)}` },
@@ -244,8 +252,8 @@ export class Broker {
     this.table = new Table(decisions, [
       { head: "Calls by", header: true, class: left, cell: (d) => d.kind },
       { head: "Allowed", cell: (d) => count(d.allowed) },
-      { head: "Refused", cell: (d) => ({ text: count(d.refused), class: d.refused > 0 ? "warn" : "" }) },
-      { head: "Failed", cell: (d) => ({ text: count(d.failed), class: d.failed > 0 ? "bad" : "" }) },
+      { head: "Refused", cell: (d) => unless0(d.refused, "warn") },
+      { head: "Failed", cell: (d) => unless0(d.failed, "bad") },
     ], "No call has come.");
     find("broker-body").replaceChildren(this.none, this.there);
   }
@@ -256,7 +264,6 @@ export class Broker {
     this.there.hidden = !b.configured;
     if (!b.configured) return;
     const up = (is, starts) => `${is ? "up" : "down"}, started ${count(starts)} ${starts === 1 ? "time" : "times"}`;
-    const times = (h) => (h.count > 0 ? `${seconds(h.p50S)} / ${seconds(h.p99S)}` : "–");
     pairs(this.facts, [
       ["front", "Front", up(b.frontUp, b.frontStarts), b.frontUp ? "good" : "bad"],
       ["vault", "Vault", up(b.vaultUp, b.vaultStarts), b.vaultUp ? "good" : "bad"],
@@ -271,6 +278,8 @@ export class Broker {
 }
 
 // --- receipts ---------------------------------------------------------------------------------
+
+const seen = (walk) => `${count(walk.cgroups)} cgroups, ${count(walk.processes)} processes, ${count(walk.mounts)} mounts`;
 
 export class Receipts {
   constructor() {
@@ -290,7 +299,7 @@ export class Receipts {
       ["quarantined", "In quarantine now", count(m.tasks.quarantined), bad(m.tasks.quarantined)],
       ["trials", "Failed trials of zygotes", count(r.trialsFailed), bad(r.trialsFailed)],
       ["walks", "Walks of the audit", count(r.auditWalks)],
-      ["last", "The last one saw", `${count(r.lastWalk.cgroups)} cgroups, ${count(r.lastWalk.processes)} processes, ${count(r.lastWalk.mounts)} mounts`],
+      ["last", "The last one saw", seen(r.lastWalk)],
       ...r.findings.map(({ kind, count: found }) => [kind, `Audit: ${words(kind)}`, count(found), bad(found)]),
     ]);
     lines(this.notices, m.notices.map((n) => `${clock(n.atMs)} ${n.kind}: ${n.text}`));
@@ -302,6 +311,8 @@ export class Receipts {
 
 const SLOW_PARTS = [["queue", "f2"], ["claim", "f4"], ["run", "f1"], ["kill", "bad"], ["reap", "f3"], ["receipt", "f5"]];
 
+const slowParts = (t) => SLOW_PARTS.map(([part, name]) => [name, t.partsS[part] ?? 0]);
+
 export class Slow {
   constructor() {
     this.table = new Table(find("slow-table"), [
@@ -311,7 +322,7 @@ export class Slow {
       { head: "Tenant", class: "name", cell: tenantName },
       { head: "Verdict", class: left, cell: (t) => words(t.verdict) },
       { head: "Launch", class: left, cell: (t) => t.launch },
-      { head: "", class: "grow", cell: (t) => ({ parts: SLOW_PARTS.map(([part, name]) => [name, t.partsS[part] ?? 0]), whole: t.partsS.whole }) },
+      { head: "", class: "grow", cell: (t) => ({ parts: slowParts(t), whole: t.partsS.whole }) },
       ...SLOW_PARTS.map(([part]) => ({ head: partName(part), why: PARTS[part], cell: (t) => seconds(t.partsS[part]) })),
       { head: "whole", cell: (t) => seconds(t.partsS.whole) },
     ], "None.");
