@@ -8,6 +8,7 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <charconv>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -128,7 +129,8 @@ class Feed final : public HttpFeed {
 
   void readHead() {
     parser_.header_limit(kHeadBytesMax);
-    parser_.body_limit(boost::none);  // a stream has no end; each message has a bound
+    // A stream has no end; each message has a bound.
+    parser_.body_limit(std::numeric_limits<uint64_t>::max());
     http::async_read_header(stream_, buffer_, parser_,
                             [self = self()](const error_code& why, size_t) {
                               why ? self->lost("read from", why) : self->takeHead();

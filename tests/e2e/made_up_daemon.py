@@ -3,6 +3,7 @@
 The page's files are the sources', the policy is the one that the real server sends.
 """
 
+import contextlib
 import http.server
 import json
 import pathlib
@@ -41,6 +42,10 @@ class MadeUpDaemon:
 
             def log_message(self, *_):
                 pass
+
+            def handle(self):
+                with contextlib.suppress(OSError):  # a client that went away
+                    super().handle()
 
             def answer(self, status, kind, body):
                 self.send_response(status)
