@@ -118,7 +118,8 @@ class Page:
         return self.browser.call(method, params, self.session)
 
     def look(self, dark):
-        self.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+        self.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+                                                         {"name": "prefers-reduced-motion", "value": "reduce"}]})
 
     def event(self, method, params):
         if method == "Runtime.exceptionThrown":

@@ -25,6 +25,12 @@ const all = new Set();
 // After a change of the theme.
 export const repaintAll = () => all.forEach((chart) => chart.build());
 
+// Seconds only where minutes would repeat.
+function times(at) {
+  const fine = at.length > 1 && at[1] - at[0] < 60;
+  return at.map((s) => clock(s * 1000).slice(0, fine ? 8 : 5));
+}
+
 // A line's break: more time than this between two rows.
 const GAP_S = 7;
 
@@ -94,7 +100,7 @@ export class TimeChart {
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { y: { range, ...(log && { distr: 3, log: 10 }) } },
       axes: [
-        this.axis({ values: (_, at) => at.map((s) => clock(s * 1000).slice(0, 5)), space: 60, size: 30 }),
+        this.axis({ values: (_, at) => times(at), space: 70, size: 30 }),
         this.axis({ values: (_, at) => at.map((v) => (v === null ? "" : text(v))), size: 66, space: 32 }),
       ],
       series: [{}, ...series.map(({ label }, i) => ({

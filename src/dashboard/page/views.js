@@ -125,7 +125,7 @@ export class Phases {
       { head: "p90", cell: (p) => seconds(p.p90S) },
       { head: "p99", cell: (p) => seconds(p.p99S) },
       { head: "Tasks", cell: (p) => count(p.count) },
-      { head: "From, to", class: left, cell: ({ part }) => PARTS[part] ?? "" },
+      { head: "From, to", class: "wrap", cell: ({ part }) => PARTS[part] ?? "" },
     ], "No task has ended.");
   }
 
