@@ -34,7 +34,7 @@ function times(at) {
 // A line's break: more time than this between two rows.
 const GAP_S = 7;
 
-// options: {title, series: [{label, value(row)}], text(value), log}. value() gives a number or null.
+// options: {title, series: [{label, value(row)}], text(value), log, height}. value() gives a number or null.
 export class TimeChart {
   constructor(place, options) {
     this.place = place;
@@ -78,7 +78,7 @@ export class TimeChart {
     if (width < 50 || width === this.width) return;
     this.width = width;
     if (this.plot === null) this.build();
-    else this.plot.setSize({ width, height: HEIGHT });
+    else this.plot.setSize({ width, height: this.options.height ?? HEIGHT });
   }
 
   axis(more) {
@@ -95,7 +95,8 @@ export class TimeChart {
       : (_, min, max) => (max === null ? [0, 1] : [0, Math.max(max * 1.1, this.options.least ?? 1)]);
     this.plot = new uPlot({
       width: this.width,
-      height: HEIGHT,
+      height: this.options.height ?? HEIGHT,
+      padding: [8, 26, 0, 0], // room for half of the last time
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { y: { range, ...(log && { distr: 3, log: 10 }) } },

@@ -53,7 +53,7 @@ const arrivalLines = (index) => [
 ];
 
 const charts = {
-  latency: new TimeChart(find("latency-chart"), { ...latencyLines("start"), text: seconds, log: true }),
+  latency: new TimeChart(find("latency-chart"), { ...latencyLines("start"), text: seconds, log: true, height: 330 }),
   rate: new TimeChart(find("rate-chart"), {
     title: "Tasks a second", text: rate,
     series: [["accepted", "acceptedHz"], ["ended", "endedHz"], ["refused", "refusedHz"]]

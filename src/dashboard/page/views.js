@@ -108,11 +108,11 @@ export const PARTS = {
   queue: "accepted, until it may have a box",
   claim: "then, until its first instruction",
   start: "accepted, until its first instruction",
-  first_byte: "first instruction to first byte of output",
+  first_byte: "first instruction to first output",
   run: "first instruction to its end",
-  kill: "decision to kill, until its last process is reaped",
-  reap: "its end, until its last process is reaped",
-  receipt: "reaped, until nothing of its box is left",
+  kill: "to be killed, until it is reaped",
+  reap: "its end, until it is reaped",
+  receipt: "reaped, until its box is gone",
   whole: "accepted, until the receipt",
 };
 export const partName = (part) => part.replace("_", " ");
