@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <string.h>
 
 namespace mayfly::app {
 
@@ -44,7 +44,7 @@ uint32_t OwnProcess::openFds() const {
     if (n <= 0) break;
     for (long at = 0; at < n; ++count) {
       uint16_t length = 0;
-      std::memcpy(&length, list + at + kEntryLengthAt, sizeof length);
+      ::memcpy(&length, list + at + kEntryLengthAt, sizeof length);
       if (length == 0) return count;
       at += length;
     }

@@ -161,7 +161,8 @@ void PeerGuard::tell(const Method& method, wire::Return::Reader answer) {
   const auto pointers = content.getAs<capnp::AnyStruct>().getPointerSection();
   const auto at = static_cast<unsigned>(method.error_at);
   if (at >= pointers.size() || !pointers[at].isStruct()) return;
-  if (const uint16_t code = pointers[at].getAs<schema::Error>().getCode(); code != 0)
+  if (const auto code = static_cast<uint16_t>(pointers[at].getAs<schema::Error>().getCode());
+      code != 0)
     observer_.callRefused(method.name, base::name(static_cast<base::Code>(code)));
 }
 

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
+#include <string.h>
 
 #include "base/text.h"
 #include "web/server.h"
@@ -46,7 +46,7 @@ Where whereOf(const Address& address) {
     in->sin6_family = AF_INET6;
     in->sin6_port = htons(address.port);
     const auto bytes = ip.to_v6().to_bytes();
-    std::memcpy(&in->sin6_addr, bytes.data(), bytes.size());
+    ::memcpy(&in->sin6_addr, bytes.data(), bytes.size());
     w.length = sizeof *in;
   }
   return w;

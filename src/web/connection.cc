@@ -296,8 +296,9 @@ void Connection::writeBlock() {
   asio::async_write(stream_, asio::buffer(*block),
                     [self = shared_from_this(), block](error_code failed, size_t) {
                       self->writing_ = false;
-                      if (self->state_ != State::streaming) return;
+                      // The end of the connection has then been seen by awaitEnd(), too.
                       if (failed == boost::beast::error::timeout) ++self->shared_->dropped_slow;
+                      if (self->state_ != State::streaming) return;
                       if (failed) return self->close();
                       self->unsent_bytes_ -= block->size();
                       self->blocks_.pop_front();

@@ -102,7 +102,7 @@ struct Server::Impl : std::enable_shared_from_this<Impl> {
   void admit(base::Fd fd, const sockaddr_storage& address, socklen_t length) {
     tcp::endpoint peer;
     peer.resize(std::min<size_t>(length, peer.capacity()));
-    std::memcpy(peer.data(), &address, peer.size());
+    ::memcpy(peer.data(), &address, peer.size());
     std::string host = peer.address().to_string();
     const auto at = shared->of_host.find(host);
     const uint32_t of_host = at != shared->of_host.end() ? at->second : 0;

@@ -55,13 +55,13 @@ struct Recorder : base::Observer {
   std::string lines, fault;
   std::vector<base::Phase> phases;
   std::vector<base::ClaimKind> claims;
-  base::CloneTimes times;  // the last clone's
+  base::CloneTimes times;   // the last clone's
   base::TaskLabels labels;  // the last; its words are copied
-  std::string template_name, mechanism, user, tenant;
+  std::string template_name, mechanism, user, tenant, trace;
 
   void remember(const base::TaskLabels& t) {
     template_name = t.template_name, mechanism = t.mechanism;
-    user = t.user, tenant = t.tenant;
+    user = t.user, tenant = t.tenant, trace = t.trace;
     labels = t;
   }
   void taskAccepted(const base::TaskLabels& t) override { ++calls["taskAccepted"], remember(t); }
