@@ -6,6 +6,7 @@ import contextlib
 import json
 import pathlib
 import re
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -404,6 +405,21 @@ def test_real_stream_begins_with_the_state_and_goes_on(real):
             elif line.startswith("data:"):
                 serials.append(json.loads(line[5:])["serial"])
     assert kinds == ["state", "update", "update"] and serials == sorted(set(serials))
+
+
+def test_real_listeners_that_do_not_read_cost_little(real):
+    host, port = re.search(r"//([\d.]+):(\d+)/", url_of(real)).groups()
+    before = now(real)["daemon"]["residentBytes"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            one = stack.enter_context(socket.create_connection((host, int(port)), timeout=SECONDS_MAX))
+            one.sendall(b"GET /api/v1/live HTTP/1.1\r\nHost: " + f"{host}:{port}".encode() + b"\r\n\r\n")
+        stream = stack.enter_context(urllib.request.urlopen(f"{url_of(real)}api/v1/live", timeout=SECONDS_MAX))
+        updates = 0
+        while updates < 4:  # in this time each of the hundred gets as much
+            updates += stream.readline().startswith(b"event: update")
+        assert real.cli.run("-c", "print(1)")["verdict"] == "succeeded"
+        assert now(real)["daemon"]["residentBytes"] - before < 32 << 20
 
 
 def test_real_page_has_its_policy_and_is_not_fetched_twice(real):
