@@ -11,7 +11,7 @@ namespace mayfly::cli {
 
 using Value = nlohmann::json;
 
-const Value& at(const Value& json, std::string_view key);   // null if it is not there
+const Value& at(const Value& json, std::string_view key);  // null if it is not there
 double numberAt(const Value& json, std::string_view key);  // NaN if it is none
 std::string textAt(const Value& json, std::string_view key);
 

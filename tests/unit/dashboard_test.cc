@@ -137,16 +137,7 @@ std::shared_ptr<const Tick> tick(uint32_t ago) {
   return out;
 }
 
-Snapshot madeUp() {
-  Snapshot s;
-  s.made_ns = 3'600 * kS;
-  s.made_ms = kNowMs;
-  s.started_ms = kNowMs - 3'600'000;
-  s.serial = 42;
-  s.instance = "default";
-  s.version = "0.1.0";
-  s.ready = true;
-  s.templates = {python(), broken()};
+std::vector<metrics::Tenant> tenants() {
   metrics::Tenant red;
   red.user = "uid:1000";
   red.tenant = "red";
@@ -162,7 +153,38 @@ Snapshot madeUp() {
   others.others = true;
   others.accepted = 204;
   others.refused = 7;
-  s.tenants = {red, others};
+  return {red, others};
+}
+
+metrics::SlowTask slowTask() {
+  metrics::SlowTask slow;
+  slow.task = 8'231;
+  slow.at_ms = kNowMs - 5'000;
+  slow.template_name = "python";
+  slow.user = "uid:1000";
+  slow.tenant = "red";
+  slow.verdict = Verdict::wallTime;
+  slow.launch = base::Launch::parked;
+  slow.part_ns[at(metrics::Part::queue)] = 40 * kMs;
+  slow.part_ns[at(metrics::Part::claim)] = 1 * kMs;
+  slow.part_ns[at(metrics::Part::run)] = 5 * kS;
+  slow.part_ns[at(metrics::Part::kill)] = 4 * kMs;
+  slow.part_ns[at(metrics::Part::receipt)] = 3 * kMs;
+  slow.part_ns[at(metrics::Part::whole)] = 5'048 * kMs;
+  return slow;
+}
+
+Snapshot madeUp() {
+  Snapshot s;
+  s.made_ns = 3'600 * kS;
+  s.made_ms = kNowMs;
+  s.started_ms = kNowMs - 3'600'000;
+  s.serial = 42;
+  s.instance = "default";
+  s.version = "0.1.0";
+  s.ready = true;
+  s.templates = {python(), broken()};
+  s.tenants = tenants();
   s.headroom = {{"memory", "bytes", 3.0 * (1u << 30), 8.0 * (1u << 30)},
                 {"cpu", "cores", 1.9, 2},
                 {"boxes", "", 16, 64},
@@ -193,21 +215,7 @@ Snapshot madeUp() {
   s.audit_walks = 120;
   s.audit_last = {.cgroups = 40, .processes = 33, .mounts = 60, .findings = 0};
   for (uint32_t ago = 40; ago-- > 0;) s.ticks.push_back(tick(ago));
-  metrics::SlowTask slow;
-  slow.task = 8'231;
-  slow.at_ms = kNowMs - 5'000;
-  slow.template_name = "python";
-  slow.user = "uid:1000";
-  slow.tenant = "red";
-  slow.verdict = Verdict::wallTime;
-  slow.launch = base::Launch::parked;
-  slow.part_ns[at(metrics::Part::queue)] = 40 * kMs;
-  slow.part_ns[at(metrics::Part::claim)] = 1 * kMs;
-  slow.part_ns[at(metrics::Part::run)] = 5 * kS;
-  slow.part_ns[at(metrics::Part::kill)] = 4 * kMs;
-  slow.part_ns[at(metrics::Part::receipt)] = 3 * kMs;
-  slow.part_ns[at(metrics::Part::whole)] = 5'048 * kMs;
-  s.slow = {slow};
+  s.slow = {slowTask()};
   s.slow_tasks = 9;
   s.slow_task_ns = kS;
   s.notices = {{kNowMs - 9'000, "template", "template 'r-data' is unhealthy: 4 zygotes died"}};
@@ -233,7 +241,9 @@ TEST(DashboardMessage, IsExactlyWhatTheDocumentedFormatSays) {
 
 TEST(DashboardMessage, HostileNamesStayTextAndAscii) {
   Snapshot s = madeUp();
-  const std::string name = "</script>\"\\\x1b[31m\n\xe2\x80\xae\xff" "\x01";
+  const std::string name =
+      "</script>\"\\\x1b[31m\n\xe2\x80\xae\xff"
+      "\x01";
   s.tenants[0].tenant = name;
   s.templates[0].state_why = name;
   s.slow[0].user = name;
