@@ -1,9 +1,11 @@
 # cmake -DOUT=assets.cc -DFOLDER=page -P embed.cmake: the page's files as constants of the program.
-set(files index.html page.css page.js charts.js dom.js format.js stream.js views.js icon.svg uplot/uplot.js uplot/uplot.css)
+set(files index.html page.css page.js charts.js dom.js format.js stream.js views.js icon.svg uplot/uplot.js uplot/uplot.css
+    uplot/uplot.LICENSE.txt)
 set(types.html "text/html; charset=utf-8")
 set(types.css "text/css; charset=utf-8")
 set(types.js "text/javascript; charset=utf-8")
 set(types.svg "image/svg+xml")
+set(types.txt "text/plain; charset=utf-8")
 set(text "// Made by embed.cmake.\n#include \"dashboard/assets.h\"\n\nnamespace mayfly::dashboard {\n\nnamespace {\n\n")
 set(table "")
 set(count 0)

@@ -14,7 +14,7 @@ import threading
 TOP = pathlib.Path(__file__).resolve().parents[2]
 PAGE = TOP / "src/dashboard/page"
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
-         ".svg": "image/svg+xml"}
+         ".svg": "image/svg+xml", ".txt": "text/plain; charset=utf-8"}
 SECONDS_MAX = 60
 
 

@@ -344,6 +344,7 @@ TEST(DashboardAssets, HoldThePageAndNothingThatThePolicyForbids) {
   for (const Asset& each : assets()) all[each.path] = &each;
   ASSERT_TRUE(all.contains("/index.html"));
   ASSERT_TRUE(all.contains("/page.js"));
+  EXPECT_THAT(std::string(all["/uplot.LICENSE.txt"]->body), HasSubstr("Leon Sorokin"));
   const std::string html(all["/index.html"]->body);
   EXPECT_THAT(html, Not(HasSubstr("style=")));
   EXPECT_THAT(html, Not(HasSubstr("http://")));
