@@ -16,6 +16,7 @@ import pytest
 from browser import Browser, program
 from light import light
 from made_up_daemon import MadeUpDaemon, policy
+from support import CLI
 from test_lifecycle import Daemon, await_that, read
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -91,9 +92,10 @@ def test_page_shows_every_part_of_the_message(page, made_up):
                    "python wants 8 parked: 6 by the forecast of arrivals, 2 by recent bursts"],
         "#phases-table": ["first byte", "5.97 ms", "24.9 ms", "720"],
         "#verdicts": ["succeeded", "1,100", "wall time", "invalid argument", "unknown template"],
-        "#tenants": ["red (uid:1000)", "all others"],
+        "#tenants": ["red (uid:1000)", "0, 7", "all others"],
         "#host": ["memory", "3 GiB", "8 GiB", "37.5 %"],
         "#daemon-use": ["120 of 20,000", "12.5 %"],
+        "#calls-table": ["Task.wait", "38.4 ms / 50.9 ms"],
         "#forecast": ["12.5/s", "13/s", "0.99 %", "16.7 %", "4.2 ms", "768 KiB"],
         "#broker": ["http", "310", "up, started 2 times"],
         "#receipts": ["1,199", "stray mount", "40 cgroups", "template 'r-data' is unhealthy"],
@@ -419,7 +421,8 @@ def test_real_listeners_that_do_not_read_cost_little(real):
         while updates < 4:  # in this time each of the hundred gets as much
             updates += stream.readline().startswith(b"event: update")
         assert real.cli.run("-c", "print(1)")["verdict"] == "succeeded"
-        assert now(real)["daemon"]["residentBytes"] - before < 32 << 20
+        if "asan" not in CLI:  # its allocator gives nothing back
+            assert now(real)["daemon"]["residentBytes"] - before < 32 << 20
 
 
 def test_real_page_has_its_policy_and_is_not_fetched_twice(real):

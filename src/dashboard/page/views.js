@@ -174,6 +174,7 @@ export class Tenants {
       { head: "Running", cell: (t) => count(t.running) },
       { head: "Tasks", cell: (t) => count(t.accepted) },
       { head: "Refused", cell: (t) => unless0(t.refused, "warn") },
+      { head: "Failed, capped", cell: (t) => `${count(t.ended.failed ?? 0)}, ${count(t.ended.capped ?? 0)}` },
       { head: "CPU time", cell: (t) => seconds(t.cpuS) },
       { head: "Start p99", cell: (t) => seconds(t.startP99S) },
       { head: "Whole p99", cell: (t) => seconds(t.wholeP99S) },
@@ -199,10 +200,16 @@ export class Host {
       { head: "Of", cell: (h) => amount(h.budget, h.unit) },
       { head: "Share", cell: (h) => ({ text: percent(h.budget > 0 ? h.committed / h.budget : null), class: isFull(h) ? "warn" : "" }) },
     ], "Nothing is known of the host.");
+    this.calls = new Table(find("calls-table"), [
+      { head: "Method", header: true, class: "name", cell: (call) => call.name },
+      { head: "Calls", cell: (call) => count(call.count) },
+      { head: "p50 / p99", cell: times },
+    ], "None so far.");
   }
 
   update(m) {
     this.table.update(m.headroom.map((h) => [h.what, h]));
+    this.calls.update(m.rpc.methods.map((call) => [call.name, call]));
     const d = m.daemon;
     pairs(find("daemon-use"), [
       ["up", "Up for", seconds(d.uptimeS)],
