@@ -363,10 +363,16 @@ void putTimes(Grid& grid, const Value& m) {
 }
 
 void putHeadroom(Grid& grid, const Value& m) {
+  // The tightest first: a narrow screen has not room for all.
+  std::vector<std::pair<double, const Value*>> budgets;
+  for (const Value* each : rowsAt(at(m, "headroom")))
+    if (const double share = committedShare(*each); std::isfinite(share))
+      budgets.emplace_back(share, each);
+  std::stable_sort(budgets.begin(), budgets.end(),
+                   [](const auto& a, const auto& b) { return a.first > b.first; });
   Words words(grid);
   words.add("committed", Style::soft);
-  for (const Value* each : rowsAt(at(m, "headroom"))) {
-    const double share = committedShare(*each);
+  for (const auto& [share, each] : budgets) {
     words.add(wordsText(textAt(*each, "what")), shareText(share),
               share >= kFullShare ? Style::warn : Style::plain);
   }

@@ -54,7 +54,7 @@ TEST_F(Top, TheScreenIsExactlyThis) {
             R"(mayfly default ready  up 60 min  cpu 12.5 %  memory 41 MiB  at 00:53:20 UTC
 running 3  queued 1 (12 ms)  ended 12/s  boxes 16  refused 9  quarantined 1
 start p50/p99 5.97 ms/24.9 ms  whole 29.5 ms/90.1 ms  misses 16.7 %  lag 329 us
-committed  memory 37.5 %  cpu 95 %  boxes 25 %  queue 0.098 %
+committed  cpu 95 %  memory 37.5 %  boxes 25 %  queue 0.098 %
 receipts 1199  incomplete 1  broker up  allowed 310  refused 4  failed 1  sessi~
 TEMPLATE              STATE        PARKED  MAKING  RUNNING  WAITING  DYING  QUAR
 python                ready           6/8       2        3        1      2     0

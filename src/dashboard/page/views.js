@@ -12,7 +12,8 @@ const left = "left";
 export function tiles(m) {
   const minute = m.lastMinute;
   const start = minute.parts.find(({ part }) => part === "start");
-  const tightest = m.headroom.filter(({ budget }) => budget > 0)
+  // The pool fills what it may park: that is no shortage.
+  const tightest = m.headroom.filter(({ what, budget }) => budget > 0 && !what.startsWith("parked"))
     .map((h) => ({ ...h, share: h.committed / h.budget })).sort((a, b) => b.share - a.share)[0];
   const notes = {
     rate: `${rate(minute.acceptedHz)} accepted`,
