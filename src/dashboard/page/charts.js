@@ -6,6 +6,8 @@ import { NONE, clock } from "./format.js";
 
 const HEIGHT = 210;
 const TABLE_ROWS = 15;
+// Steps of an axis of things that are counted.
+const WHOLE = [1, 2, 5].flatMap((n) => Array.from({ length: 8 }, (_, power) => n * 10 ** power)).sort((a, b) => a - b);
 const LINES = [
   { color: "--c1", dash: [] },
   { color: "--c2", dash: [7, 4] },
@@ -34,7 +36,7 @@ function times(at) {
 // A line's break: more time than this between two rows.
 const GAP_S = 7;
 
-// options: {title, series: [{label, value(row)}], text(value), log, height}. value() gives a number or null.
+// options: {title, series: [{label, value(row)}], text(value), log, whole, height}. value() gives a number or null.
 export class TimeChart {
   constructor(place, options) {
     this.place = place;
@@ -89,7 +91,7 @@ export class TimeChart {
   build() {
     if (this.width === 0) return;
     this.plot?.destroy();
-    const { series, text, log } = this.options;
+    const { series, text, log, whole } = this.options;
     const range = log
       ? (_, min, max) => (min === null || min <= 0 ? [0.001, 1] : uPlot.rangeLog(min, max, 10, false))
       : (_, min, max) => (max === null ? [0, 1] : [0, Math.max(max * 1.1, this.options.least ?? 1)]);
@@ -102,7 +104,9 @@ export class TimeChart {
       scales: { y: { range, ...(log && { distr: 3, log: 10 }) } },
       axes: [
         this.axis({ values: (_, at) => times(at), space: 70, size: 30 }),
-        this.axis({ values: (_, at) => at.map((v) => (v === null ? "" : text(v))), size: 66, space: 32 }),
+        this.axis({
+          values: (_, at) => at.map((v) => (v === null ? "" : text(v))), size: 66, space: 32, ...(whole && { incrs: WHOLE }),
+        }),
       ],
       series: [{}, ...series.map(({ label }, i) => ({
         label, stroke: colorOf(LINES[i].color), width: 2, dash: LINES[i].dash, points: { show: false }, spanGaps: false,

@@ -56,7 +56,7 @@ export function amount(value, unit) {
   return unit === "count" ? count(value) : number(value);
 }
 
-// "firstByte" -> "first byte".
-export const words = (name) => name.replace(/[A-Z]/g, (letter) => " " + letter.toLowerCase());
+// "firstByte", "first_byte" -> "first byte".
+export const words = (name) => name.replace(/[A-Z]/g, (letter) => " " + letter.toLowerCase()).replaceAll("_", " ");
 
 export const clock = (unixMs) => new Date(unixMs).toLocaleTimeString("en-GB");

@@ -60,11 +60,11 @@ const charts = {
       .map(([label, name]) => ({ label, value: inAll(name) })),
   }),
   queue: new TimeChart(find("queue-chart"), {
-    title: "Queued and running", text: count,
+    title: "Queued and running", text: count, whole: true,
     series: [["running", "running"], ["queued", "queued"], ["boxes", "boxes"]]
       .map(([label, name]) => ({ label, value: inAll(name) })),
   }),
-  parked: new TimeChart(find("parked-chart"), { title: "Parked clones", text: count, series: parkedLines(0) }),
+  parked: new TimeChart(find("parked-chart"), { title: "Parked clones", text: count, whole: true, series: parkedLines(0) }),
   arrivals: new TimeChart(find("arrivals-chart"), { title: "Arrivals", text: rate, series: arrivalLines(0) }),
 };
 

@@ -116,7 +116,7 @@ export const PARTS = {
   receipt: "reaped, until its box is gone",
   whole: "accepted, until the receipt",
 };
-export const partName = (part) => part.replace("_", " ");
+export const partName = words;
 
 export class Phases {
   constructor() {
@@ -350,11 +350,14 @@ export class Slow {
 
 const DAEMON = { ready: "good", starting: "warn", stopping: "warn" };
 
+// Whole minutes from the second one on: a text that changes each second draws the eye.
+const steady = (s) => (s < 120 ? Math.floor(s / 10) * 10 : Math.floor(s / 60) * 60);
+
 export function head(m) {
   setText(find("instance"), m.daemon.instance);
   setText(find("state"), m.daemon.state);
   setClass(find("state"), `badge ${DAEMON[m.daemon.state] ?? ""}`);
-  setText(find("version"), `mayflyd ${m.daemon.version}, up for ${seconds(Math.floor(m.daemon.uptimeS / 60) * 60)}`);
+  setText(find("version"), `mayflyd ${m.daemon.version}, up for ${seconds(steady(m.daemon.uptimeS))}`);
   const title = `${m.daemon.instance}: ${number(m.tasks.running)} running – Mayfly`;
   if (document.title !== title) document.title = title;
 }
