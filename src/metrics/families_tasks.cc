@@ -147,6 +147,6 @@ constexpr Family kTaskFamilies[] = {
 
 }  // namespace
 
-std::span<const Family> taskTaskFamilies() { return kFamilies; }
+std::span<const Family> taskFamilies() { return kTaskFamilies; }
 
 }  // namespace mayfly::metrics
