@@ -359,10 +359,10 @@ TEST_F(BrokerTest, ItsLifeAndItsSessionsAreTold) {
   startBoth();
   auto session = *open("openai");
   ASSERT_TRUE(session->begin(7, 60'000, doors()));
-  const uint64_t number = asked()->request.session;
+  const uint64_t of_door = asked()->request.session;
   session->end(onEnd());
   asked();
-  closed(number);
+  closed(of_door);
   ASSERT_TRUE(until([&] { return end.has_value(); }));
   EXPECT_FALSE(open("wrong"));
   killVault();

@@ -445,7 +445,7 @@ TEST_F(BoundsTest, TheCallersTraceContextReachesTheCore) {
   const char* trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
   request.setTraceparent(trace);
   const uint64_t id = request.send().wait(peer.io.waitScope).getId();
-  onCore([&](FakeCore& core) { EXPECT_EQ(core.task(id).spec.trace, trace); });
+  onCore([&](FakeCore& c) { EXPECT_EQ(c.task(id).spec.trace, trace); });
 }
 
 // Large calls on an unresolved promise: Cap'n Proto holds their messages.
