@@ -379,7 +379,13 @@ def test_real_message_counts_what_was_run(real):
         real.cli.run("-t", "python", "--tenant", "counted", "-c", code)
     assert real.cli.run("--memory", "32m", "-c", "x = 'x' * 10**9")["verdict"] == "memory"
     real.cli("run", "-t", "nowhere", "-c", "1")
-    after = now(real)
+
+    def all_counted():  # a message may be 300 ms old
+        message = now(real)
+        done = message["tasks"]["ended"] - before["tasks"]["ended"] >= 3 and message["tasks"]["refused"] > before["tasks"]["refused"]
+        return message if done else None
+
+    after = await_that(all_counted, "all is counted")
 
     def count(message, name):
         return next(v["count"] for v in message["verdicts"] if v["name"] == name)
