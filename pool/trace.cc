@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <map>
 #include <optional>
+#include <utility>
 
 #include "base/text.h"
 
@@ -28,9 +30,29 @@ namespace {
 
 uint64_t nanos(double s) { return static_cast<uint64_t>(std::llround(s * 1e9)); }
 
-// A task runs an hour at most, because an exponential has no upper bound.
+constexpr double kRun_s_max = 3600;  // the tails have no end
+
 uint64_t runNs(Random& random, double mean_s) {
-  return nanos(std::min(random.exponential(mean_s), 3600.0));
+  return nanos(std::min(random.exponential(mean_s), kRun_s_max));
+}
+
+uint64_t runNs(Random& random, const TraceShape& s) {
+  double run_s = s.run_s;
+  switch (s.runs) {
+    case TraceShape::Runs::exponential:
+      return runNs(random, s.run_s);
+    case TraceShape::Runs::constant:
+      break;
+    case TraceShape::Runs::lognormal:
+      run_s *= std::exp(s.run_spread * random.normal() - s.run_spread * s.run_spread / 2);
+      break;
+    case TraceShape::Runs::pareto: {
+      const double least_s = s.run_s * (s.run_spread - 1) / s.run_spread;
+      run_s = least_s * std::pow(random.uniform(), -1 / s.run_spread);
+      break;
+    }
+  }
+  return nanos(std::min(run_s, kRun_s_max));
 }
 
 struct Bound {
@@ -53,6 +75,10 @@ base::Result<Trace> makeTrace(const TraceShape& s) {
                          Bound{"the run time in seconds", s.run_s, 0, 3600}})
     MAYFLY_CHECK(check(b));
   if (s.kind != Kind::bursty) MAYFLY_CHECK(check({"the rate", s.rate_hz, 1e-6, 1e6}));
+  if (s.runs == TraceShape::Runs::lognormal)
+    MAYFLY_CHECK(check({"the spread of run times", s.run_spread, 0, 4}));
+  if (s.runs == TraceShape::Runs::pareto)
+    MAYFLY_CHECK(check({"the exponent of run times", s.run_spread, 1.05, 100}));
   if (s.kind == Kind::bursty) {
     MAYFLY_CHECK(check({"the time between bursts in seconds", s.every_s, 1e-3, kTraceTime_s_max}));
     MAYFLY_CHECK(check({"the burst's size", s.batch, 1, 10'000}));
@@ -72,7 +98,7 @@ base::Result<Trace> makeTrace(const TraceShape& s) {
   auto add = [&](double at_s) {
     too_many = out.arrivals.size() >= kTraceArrivals_max;
     if (!too_many && at_s < s.time_s)
-      out.arrivals.push_back(Arrival{nanos(at_s), runNs(runs, s.run_s), 0});
+      out.arrivals.push_back(Arrival{nanos(at_s), runNs(runs, s), 0});
     return !too_many && at_s < s.time_s;
   };
   switch (s.kind) {
@@ -80,6 +106,11 @@ base::Result<Trace> makeTrace(const TraceShape& s) {
       out.name = fmt::format("steady, {:g}/s", s.rate_hz);
       for (double t = random.exponential(1 / s.rate_hz); add(t);)
         t += random.exponential(1 / s.rate_hz);
+      break;
+    }
+    case Kind::constant: {
+      out.name = fmt::format("every {:g} s", 1 / s.rate_hz);
+      for (double n = 0.5; add(n / s.rate_hz);) n += 1;
       break;
     }
     case Kind::bursty: {
@@ -141,6 +172,9 @@ std::optional<double> number(std::string_view s) {
 
 }  // namespace
 
+constexpr const char* kLineIs =
+    "A line is: seconds[,template[,run_seconds[,cpu_seconds[,memory_bytes[,user[,tenant]]]]]]";
+
 base::Result<Trace> parseTrace(std::string_view text, std::string_view file, double run_s,
                                uint64_t seed) {
   Trace out;
@@ -148,8 +182,7 @@ base::Result<Trace> parseTrace(std::string_view text, std::string_view file, dou
   size_t line_number = 0;
   auto wrong = [&](std::string why) {
     return base::fail(base::Code::invalidArgument,
-                      fmt::format("{}:{}: {}", base::printable(file), line_number, why),
-                      "A line is: seconds[,template[,run_seconds]]");
+                      fmt::format("{}:{}: {}", base::printable(file), line_number, why), kLineIs);
   };
   if (text.size() > kTraceText_bytes_max)
     return base::fail(base::Code::invalidArgument,
@@ -157,6 +190,7 @@ base::Result<Trace> parseTrace(std::string_view text, std::string_view file, dou
                                   text.size(), kTraceText_bytes_max));
   MAYFLY_CHECK(check({"the run time in seconds", run_s, 0, 3600}));
   Random runs(seed ^ 0x5eed);
+  std::map<std::pair<std::string, std::string>, uint32_t> tenants;
   bool first = true;
   while (!text.empty()) {
     ++line_number;
@@ -170,8 +204,10 @@ base::Result<Trace> parseTrace(std::string_view text, std::string_view file, dou
     if (header) continue;
 
     std::string_view rest = line, at_text = trim(cutTo(rest, ',')), name = trim(cutTo(rest, ',')),
-                     run_text = trim(cutTo(rest, ','));
-    if (!rest.empty()) return wrong("more than three fields");
+                     run_text = trim(cutTo(rest, ',')), cpu_text = trim(cutTo(rest, ',')),
+                     memory_text = trim(cutTo(rest, ',')), user = trim(cutTo(rest, ',')),
+                     tenant = trim(cutTo(rest, ','));
+    if (!rest.empty()) return wrong("more than seven fields");
     auto at_s = number(at_text);
     if (!at_s) return wrong("'" + base::printable(at_text) + "' is not a number of seconds");
     if (*at_s < 0 || *at_s > kTraceTime_s_max)
@@ -198,12 +234,91 @@ base::Result<Trace> parseTrace(std::string_view text, std::string_view file, dou
         return wrong("'" + base::printable(run_text) + "' is not a run time in seconds");
       a.run_ns = nanos(*each_s);
     }
+    if (!cpu_text.empty()) {
+      auto cpu_s = number(cpu_text);
+      if (!cpu_s || *cpu_s < 0 || *cpu_s > kTraceTime_s_max)
+        return wrong("'" + base::printable(cpu_text) + "' is not a processor time in seconds");
+      a.cpu_ns = nanos(*cpu_s);
+    }
+    if (!memory_text.empty()) {
+      auto bytes = number(memory_text);
+      if (!bytes || *bytes < 0 || *bytes > 0x1p50)
+        return wrong("'" + base::printable(memory_text) + "' is not a number of bytes");
+      a.memory_bytes = static_cast<uint64_t>(*bytes);
+    }
+    if (!user.empty() || !tenant.empty() || !tenants.empty()) {
+      if (!base::isUtf8(user) || !base::isUtf8(tenant))
+        return wrong("the user's or tenant's name is not UTF-8");
+      if (tenants.empty() && !out.arrivals.empty()) tenants.try_emplace({"", ""}, 0);
+      const auto at = tenants.try_emplace({std::string(user), std::string(tenant)},
+                                          static_cast<uint32_t>(tenants.size()));
+      a.tenant_index = at.first->second;
+      if (tenants.size() > kTraceTenants_max)
+        return wrong(fmt::format("more than {} tenants", kTraceTenants_max));
+    }
     out.end_ns = a.at_ns;
     out.arrivals.push_back(a);
   }
+  out.tenants.resize(tenants.size());
+  for (const auto& [whose, index] : tenants) out.tenants[index] = {whose.first, whose.second};
   if (out.arrivals.empty())
     return base::fail(base::Code::invalidArgument, base::printable(file) + ": holds no arrival",
-                      "A line is: seconds[,template[,run_seconds]]");
+                      kLineIs);
+  return out;
+}
+
+std::string writeTrace(const Trace& trace) {
+  const auto whole_s = [](uint64_t ns) {
+    return fmt::format("{}.{:06}", ns / 1'000'000'000, ns % 1'000'000'000 / 1'000);
+  };
+  std::string out(kTraceFields);
+  out += '\n';
+  for (const Arrival& a : trace.arrivals) {
+    out += fmt::format("{},{},{},", whole_s(a.at_ns), trace.templates[a.template_index],
+                       whole_s(a.run_ns));
+    if (a.cpu_ns != 0) out += whole_s(a.cpu_ns);
+    out += a.memory_bytes != 0 ? fmt::format(",{}", a.memory_bytes) : ",";
+    const TraceTenant whose = trace.tenants.empty() ? TraceTenant() : trace.tenants[a.tenant_index];
+    out += fmt::format(",{},{}\n", whose.user, whose.tenant);
+  }
+  return out;
+}
+
+base::Result<Trace> mergeTraces(const std::vector<Trace>& traces, std::string name) {
+  Trace out;
+  out.name = std::move(name);
+  size_t arrivals = 0;
+  for (const Trace& t : traces) arrivals += t.arrivals.size();
+  auto wrong = [&](std::string_view what, size_t most) {
+    return base::fail(
+        base::Code::invalidArgument,
+        fmt::format("cannot merge the arrivals: together they have more than {} {}", most, what),
+        "Take a shorter time, lower rates or fewer names.");
+  };
+  if (arrivals > kTraceArrivals_max) return wrong("arrivals", kTraceArrivals_max);
+  // The index of `one` in `all`, at the end if it is new.
+  auto place = [](auto& all, const auto& one) {
+    const auto at = std::find(all.begin(), all.end(), one);
+    const auto index = static_cast<uint32_t>(at - all.begin());
+    if (at == all.end()) all.push_back(one);
+    return index;
+  };
+  for (const Trace& t : traces) {
+    std::vector<uint32_t> templates, tenants;
+    for (const std::string& each : t.templates) templates.push_back(place(out.templates, each));
+    for (const TraceTenant& each : t.tenants) tenants.push_back(place(out.tenants, each));
+    if (tenants.empty()) tenants.push_back(place(out.tenants, TraceTenant()));
+    if (out.templates.size() > kTraceTemplates_max) return wrong("templates", kTraceTemplates_max);
+    if (out.tenants.size() > kTraceTenants_max) return wrong("tenants", kTraceTenants_max);
+    for (Arrival a : t.arrivals) {
+      a.template_index = templates[a.template_index];
+      a.tenant_index = tenants[a.tenant_index];
+      out.arrivals.push_back(a);
+    }
+    out.end_ns = std::max(out.end_ns, t.end_ns);
+  }
+  std::stable_sort(out.arrivals.begin(), out.arrivals.end(),
+                   [](const Arrival& a, const Arrival& b) { return a.at_ns < b.at_ns; });
   return out;
 }
 
