@@ -391,6 +391,8 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   app.add_subcommand("template", "Make, build and check templates of your own");
   app.add_subcommand("broker", "Check the broker's policy, show its log");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
+  app.add_subcommand("plan", "How many hosts a load needs, how large, and what binds");
+  app.add_subcommand("trace", "Record a load from a daemon's log");
   VersionOptions version;
   auto* version_app = app.add_subcommand("version", "Show the version of client and daemon");
   version_app->add_flag("--json", version.json, "Print JSON");
@@ -427,6 +429,12 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     }
     if (is("broker")) {
       out.verb = BrokerOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
+      return out;
+    }
+    if (is("plan") || is("trace")) {
+      if (verb == 2 && args[0] == "--socket") out.socket = args[1];
+      out.verb = PlanVerbOptions{is("trace"),
+                                 {args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
     if (is("pool")) {

@@ -76,6 +76,10 @@ struct ImageOptions {
 struct PoolOptions {
   std::vector<std::string> args;  // poolMain reads them
 };
+struct PlanVerbOptions {
+  bool trace = false;             // `mayfly trace`
+  std::vector<std::string> args;  // planMain or traceMain reads them
+};
 struct BrokerOptions {
   std::vector<std::string> args;  // brokerMain reads them
 };
@@ -92,7 +96,7 @@ struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
                VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions,
-               BrokerOptions>
+               PlanVerbOptions, BrokerOptions>
       verb;
 };
 
