@@ -20,7 +20,9 @@ constexpr double kMargin = 1.25;     // of advised settings over what the simula
 constexpr uint64_t kMiB = 1ull << 20;
 constexpr uint32_t kQueueLeast = 64;
 
-std::string percent(double share) { return fmt::format("{:.{}f} %", 100 * share, share < 0.1); }
+std::string percent(double share) {
+  return fmt::format("{:.{}f} %", 100 * share, share < 0.1 ? 1 : 0);
+}
 
 // The least number of hosts in 1..most for which `met` holds; 0: none. More hosts are no worse.
 base::Result<uint32_t> leastHosts(uint32_t most, uint32_t guess,
@@ -46,6 +48,24 @@ base::Result<uint32_t> hostsFor(const Input& in, const config::PlanScenario& s, 
     MAYFLY_TRY(Outcome outcome, predict(in, hosts, 1));
     return scoreOf(outcome, s.goal).met;
   });
+}
+
+// Why tasks find no parked clone.
+std::string poolBinding(const Outcome& o, const Score& score) {
+  uint32_t wanted = 0, granted = 0;
+  for (const LaneFigures& lane : o.lanes) wanted += lane.wanted, granted += lane.granted;
+  if (granted >= o.budget.parked_max)
+    return fmt::format("parked_max: at most {} clones are parked ahead", o.budget.parked_max);
+  if (granted < wanted)
+    return fmt::format("parked_memory: {} clones are wanted parked, {} fit", wanted, granted);
+  for (const LaneFigures& lane : o.lanes)
+    if (lane.granted >= lane.most)
+      return fmt::format("the pool of template '{}': its manifest allows {} clones", lane.name,
+                         lane.most);
+  return fmt::format(
+      "the making of clones: {} find none, as they come before the pool has learnt "
+      "of them, or faster than it is refilled",
+      percent(score.missed));
 }
 
 double busyShare(const Outcome& o) {
@@ -117,16 +137,7 @@ std::string bindingOf(const Outcome& o, const config::PlanGoal& goal) {
     return fmt::format("{}: {} busy", thread->name, percent(thread->share));
   if (waited->full_share > kFullTime)
     return fmt::format("{}: full for {} of the time", waited->name, percent(waited->full_share));
-  if (score.missed > goal.missed) {
-    uint32_t wanted = 0, granted = 0;
-    for (const LaneFigures& lane : o.lanes) wanted += lane.wanted, granted += lane.granted;
-    if (granted < wanted)
-      return fmt::format("the pools' budget: {} clones are wanted parked, {} fit", wanted, granted);
-    return fmt::format(
-        "the making of clones: tasks come faster than pools are refilled; {} find "
-        "none",
-        percent(score.missed));
-  }
+  if (score.missed > goal.missed) return poolBinding(o, score);
   if (score.first_p99_ns > goal.first_byte_ms * 1'000'000 && thread != nullptr)
     return fmt::format("bursts on the {}: {} busy in the mean, all of it at times", thread->name,
                        percent(thread->share));

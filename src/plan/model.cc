@@ -273,7 +273,7 @@ base::Result<Outcome> predict(const Input& in, uint32_t hosts, double load) {
   out.parked_bytes_max = in.settings.parked_memory_bytes;
   for (uint32_t i = 0; i < part.lanes.size(); ++i)
     out.lanes.push_back({part.trace.templates[i], sizing.wantedMax(i), sizing.grantedMax(i),
-                         clone_bytes[i] + o.box_bytes});
+                         demands[i].parked_max, clone_bytes[i] + o.box_bytes});
   return out;
 }
 

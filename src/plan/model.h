@@ -43,6 +43,7 @@ struct LaneFigures {
   std::string name;      // the template; with a zygote for each tenant: "template/tenant"
   uint32_t wanted = 0;   // the most that its tasks wanted parked
   uint32_t granted = 0;  // the most that the budget gave it
+  uint32_t most = 0;     // that its template may have parked
   uint64_t clone_bytes = 0;
 };
 struct Outcome {
