@@ -41,7 +41,8 @@ PROGRAMS = [
     *(("mayfly", verb.split()) for verb in (
         "run", "task list", "task info", "task wait", "task cancel", "task close", "blob list", "blob remove", "ps",
         "kill", "templates", "doctor", "image",
-        "template init", "template build", "template check", "pool replay", "broker check",
+        "template init", "template build", "template check", "pool replay", "plan", "plan calibrate", "trace record",
+        "broker check",
         "broker try", "version")),
 ]
 
