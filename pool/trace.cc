@@ -67,9 +67,7 @@ base::Status check(const Bound& b) {
                                 b.value, b.least, b.most));
 }
 
-}  // namespace
-
-base::Result<Trace> makeTrace(const TraceShape& s) {
+base::Status checkShape(const TraceShape& s) {
   using Kind = TraceShape::Kind;
   for (const Bound& b : {Bound{"the time in seconds", s.time_s, 1e-3, kTraceTime_s_max},
                          Bound{"the run time in seconds", s.run_s, 0, 3600}})
@@ -88,6 +86,14 @@ base::Result<Trace> makeTrace(const TraceShape& s) {
     MAYFLY_CHECK(check({"the time on in seconds", s.on_s, 1e-3, kTraceTime_s_max}));
     MAYFLY_CHECK(check({"the time off in seconds", s.off_s, 1e-3, kTraceTime_s_max}));
   }
+  return base::Unit{};
+}
+
+}  // namespace
+
+base::Result<Trace> makeTrace(const TraceShape& s) {
+  using Kind = TraceShape::Kind;
+  MAYFLY_CHECK(checkShape(s));
   Trace out;
   out.templates = {"default"};
   out.end_ns = nanos(s.time_s);
@@ -170,101 +176,143 @@ std::optional<double> number(std::string_view s) {
   return value;
 }
 
-}  // namespace
-
 constexpr const char* kLineIs =
     "A line is: seconds[,template[,run_seconds[,cpu_seconds[,memory_bytes[,user[,tenant]]]]]]";
 
+// Reads a trace line by line.
+class TraceReader {
+ public:
+  TraceReader(std::string_view file, double run_s, uint64_t seed)
+      : file_(base::printable(file)), run_s_(run_s), runs_(seed ^ 0x5eed) {
+    out_.name = file_;
+  }
+  base::Status line(std::string_view text);
+  base::Result<Trace> finish();
+
+ private:
+  // The fields of a line; they may be empty.
+  struct Fields {
+    std::string_view at, name, run, cpu, memory, user, tenant;
+  };
+
+  tl::unexpected<base::Error> wrong(std::string why) const {
+    return base::fail(base::Code::invalidArgument,
+                      fmt::format("{}:{}: {}", file_, line_number_, why), kLineIs);
+  }
+  base::Status readTime(std::string_view text, Arrival& a);
+  base::Status readTemplate(std::string_view name, Arrival& a);
+  base::Status readCosts(const Fields& f, Arrival& a);
+  base::Status readTenant(std::string_view user, std::string_view tenant, Arrival& a);
+
+  std::string file_;
+  double run_s_;
+  Random runs_;
+  size_t line_number_ = 0;
+  bool first_ = true;
+  std::map<std::pair<std::string, std::string>, uint32_t> tenants_;
+  Trace out_;
+};
+
+base::Status TraceReader::readTime(std::string_view text, Arrival& a) {
+  const auto at_s = number(text);
+  if (!at_s) return wrong("'" + base::printable(text) + "' is not a number of seconds");
+  if (*at_s < 0 || *at_s > kTraceTime_s_max)
+    return wrong(fmt::format("{} is not from 0 to {} seconds", *at_s, kTraceTime_s_max));
+  a.at_ns = nanos(*at_s);
+  if (a.at_ns < out_.end_ns) return wrong(fmt::format("{} s is before the line above it", *at_s));
+  if (out_.arrivals.size() >= kTraceArrivals_max)
+    return wrong(fmt::format("more than {} arrivals", kTraceArrivals_max));
+  return base::Unit{};
+}
+
+base::Status TraceReader::readTemplate(std::string_view name, Arrival& a) {
+  if (name.empty()) name = "default";
+  if (!base::isUtf8(name)) return wrong("the template's name is not UTF-8");
+  const auto at = std::find(out_.templates.begin(), out_.templates.end(), name);
+  a.template_index = static_cast<uint32_t>(at - out_.templates.begin());
+  if (at != out_.templates.end()) return base::Unit{};
+  if (a.template_index >= kTraceTemplates_max)
+    return wrong(fmt::format("more than {} templates", kTraceTemplates_max));
+  out_.templates.emplace_back(name);
+  return base::Unit{};
+}
+
+base::Status TraceReader::readCosts(const Fields& f, Arrival& a) {
+  const auto within = [](std::string_view text, double most) {
+    const auto value = number(text);
+    return value && *value >= 0 && *value <= most ? value : std::nullopt;
+  };
+  const auto run_s = within(f.run, kTraceTime_s_max), cpu_s = within(f.cpu, kTraceTime_s_max),
+             bytes = within(f.memory, 0x1p50);
+  if (!f.run.empty() && !run_s)
+    return wrong("'" + base::printable(f.run) + "' is not a run time in seconds");
+  if (!f.cpu.empty() && !cpu_s)
+    return wrong("'" + base::printable(f.cpu) + "' is not a processor time in seconds");
+  if (!f.memory.empty() && !bytes)
+    return wrong("'" + base::printable(f.memory) + "' is not a number of bytes");
+  a.run_ns = run_s ? nanos(*run_s) : runNs(runs_, run_s_);
+  a.cpu_ns = nanos(cpu_s.value_or(0));
+  a.memory_bytes = static_cast<uint64_t>(bytes.value_or(0));
+  return base::Unit{};
+}
+
+base::Status TraceReader::readTenant(std::string_view user, std::string_view tenant, Arrival& a) {
+  if (user.empty() && tenant.empty() && tenants_.empty()) return base::Unit{};
+  if (!base::isUtf8(user) || !base::isUtf8(tenant))
+    return wrong("the user's or tenant's name is not UTF-8");
+  // The lines before the first name have the empty one.
+  if (tenants_.empty() && !out_.arrivals.empty()) tenants_.try_emplace({"", ""}, 0);
+  const auto next = static_cast<uint32_t>(tenants_.size());
+  a.tenant_index =
+      tenants_.try_emplace({std::string(user), std::string(tenant)}, next).first->second;
+  if (tenants_.size() > kTraceTenants_max)
+    return wrong(fmt::format("more than {} tenants", kTraceTenants_max));
+  return base::Unit{};
+}
+
+base::Status TraceReader::line(std::string_view text) {
+  ++line_number_;
+  text = trim(text);
+  if (text.size() > kTraceLine_bytes_max)
+    return wrong(fmt::format("the line has {} bytes; at most {} are read", text.size(),
+                             kTraceLine_bytes_max));
+  if (text.empty() || text.front() == '#') return base::Unit{};
+  const bool header = std::exchange(first_, false) && text.starts_with("seconds");
+  if (header) return base::Unit{};
+  Fields f;
+  for (std::string_view* field : {&f.at, &f.name, &f.run, &f.cpu, &f.memory, &f.user, &f.tenant})
+    *field = trim(cutTo(text, ','));
+  if (!text.empty()) return wrong("more than seven fields");
+  Arrival a;
+  MAYFLY_CHECK(readTime(f.at, a));
+  MAYFLY_CHECK(readTemplate(f.name, a));
+  MAYFLY_CHECK(readCosts(f, a));
+  MAYFLY_CHECK(readTenant(f.user, f.tenant, a));
+  out_.end_ns = a.at_ns;
+  out_.arrivals.push_back(a);
+  return base::Unit{};
+}
+
+base::Result<Trace> TraceReader::finish() {
+  out_.tenants.resize(tenants_.size());
+  for (const auto& [whose, index] : tenants_) out_.tenants[index] = {whose.first, whose.second};
+  if (out_.arrivals.empty())
+    return base::fail(base::Code::invalidArgument, file_ + ": holds no arrival", kLineIs);
+  return std::move(out_);
+}
+
+}  // namespace
+
 base::Result<Trace> parseTrace(std::string_view text, std::string_view file, double run_s,
                                uint64_t seed) {
-  Trace out;
-  out.name = base::printable(file);
-  size_t line_number = 0;
-  auto wrong = [&](std::string why) {
-    return base::fail(base::Code::invalidArgument,
-                      fmt::format("{}:{}: {}", base::printable(file), line_number, why), kLineIs);
-  };
   if (text.size() > kTraceText_bytes_max)
     return base::fail(base::Code::invalidArgument,
                       fmt::format("{}: has {} bytes; at most {} are read", base::printable(file),
                                   text.size(), kTraceText_bytes_max));
-  MAYFLY_CHECK(check({"the run time in seconds", run_s, 0, 3600}));
-  Random runs(seed ^ 0x5eed);
-  std::map<std::pair<std::string, std::string>, uint32_t> tenants;
-  bool first = true;
-  while (!text.empty()) {
-    ++line_number;
-    std::string_view line = trim(cutTo(text, '\n'));
-    if (line.size() > kTraceLine_bytes_max)
-      return wrong(fmt::format("the line has {} bytes; at most {} are read", line.size(),
-                               kTraceLine_bytes_max));
-    if (line.empty() || line.front() == '#') continue;
-    const bool header = first && line.starts_with("seconds");
-    first = false;
-    if (header) continue;
-
-    std::string_view rest = line, at_text = trim(cutTo(rest, ',')), name = trim(cutTo(rest, ',')),
-                     run_text = trim(cutTo(rest, ',')), cpu_text = trim(cutTo(rest, ',')),
-                     memory_text = trim(cutTo(rest, ',')), user = trim(cutTo(rest, ',')),
-                     tenant = trim(cutTo(rest, ','));
-    if (!rest.empty()) return wrong("more than seven fields");
-    auto at_s = number(at_text);
-    if (!at_s) return wrong("'" + base::printable(at_text) + "' is not a number of seconds");
-    if (*at_s < 0 || *at_s > kTraceTime_s_max)
-      return wrong(fmt::format("{} is not from 0 to {} seconds", *at_s, kTraceTime_s_max));
-    if (nanos(*at_s) < out.end_ns)
-      return wrong(fmt::format("{} s is before the line above it", *at_s));
-    if (out.arrivals.size() >= kTraceArrivals_max)
-      return wrong(fmt::format("more than {} arrivals", kTraceArrivals_max));
-    if (name.empty()) name = "default";
-    if (!base::isUtf8(name)) return wrong("the template's name is not UTF-8");
-    size_t index = static_cast<size_t>(std::find(out.templates.begin(), out.templates.end(), name) -
-                                       out.templates.begin());
-    if (index == out.templates.size()) {
-      if (index >= kTraceTemplates_max)
-        return wrong(fmt::format("more than {} templates", kTraceTemplates_max));
-      out.templates.emplace_back(name);
-    }
-    Arrival a{nanos(*at_s), 0, static_cast<uint32_t>(index)};
-    if (run_text.empty()) {
-      a.run_ns = runNs(runs, run_s);
-    } else {
-      auto each_s = number(run_text);
-      if (!each_s || *each_s < 0 || *each_s > kTraceTime_s_max)
-        return wrong("'" + base::printable(run_text) + "' is not a run time in seconds");
-      a.run_ns = nanos(*each_s);
-    }
-    if (!cpu_text.empty()) {
-      auto cpu_s = number(cpu_text);
-      if (!cpu_s || *cpu_s < 0 || *cpu_s > kTraceTime_s_max)
-        return wrong("'" + base::printable(cpu_text) + "' is not a processor time in seconds");
-      a.cpu_ns = nanos(*cpu_s);
-    }
-    if (!memory_text.empty()) {
-      auto bytes = number(memory_text);
-      if (!bytes || *bytes < 0 || *bytes > 0x1p50)
-        return wrong("'" + base::printable(memory_text) + "' is not a number of bytes");
-      a.memory_bytes = static_cast<uint64_t>(*bytes);
-    }
-    if (!user.empty() || !tenant.empty() || !tenants.empty()) {
-      if (!base::isUtf8(user) || !base::isUtf8(tenant))
-        return wrong("the user's or tenant's name is not UTF-8");
-      if (tenants.empty() && !out.arrivals.empty()) tenants.try_emplace({"", ""}, 0);
-      const auto at = tenants.try_emplace({std::string(user), std::string(tenant)},
-                                          static_cast<uint32_t>(tenants.size()));
-      a.tenant_index = at.first->second;
-      if (tenants.size() > kTraceTenants_max)
-        return wrong(fmt::format("more than {} tenants", kTraceTenants_max));
-    }
-    out.end_ns = a.at_ns;
-    out.arrivals.push_back(a);
-  }
-  out.tenants.resize(tenants.size());
-  for (const auto& [whose, index] : tenants) out.tenants[index] = {whose.first, whose.second};
-  if (out.arrivals.empty())
-    return base::fail(base::Code::invalidArgument, base::printable(file) + ": holds no arrival",
-                      kLineIs);
-  return out;
+  MAYFLY_CHECK(check({"the run time in seconds", run_s, 0, kRun_s_max}));
+  TraceReader reader(file, run_s, seed);
+  while (!text.empty()) MAYFLY_CHECK(reader.line(cutTo(text, '\n')));
+  return reader.finish();
 }
 
 std::string writeTrace(const Trace& trace) {

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include <charconv>
+#include <algorithm>
 
 #include "base/fd.h"
 #include "base/text.h"
@@ -27,8 +27,9 @@ namespace mayfly::cli {
 
 namespace {
 
-constexpr int kFailed = 1, kWrongUse = 2, kNotMet = 3;
-constexpr size_t kPiece = 1 << 20;
+constexpr int kPlanFailed = 1, kWrongUse = 2, kNotMet = 3;
+constexpr size_t kLogPiece = 1 << 20;
+constexpr uint64_t kWarmUp_ns_most = 30'000'000'000;
 
 constexpr const char* kPlanAbout =
     "Simulates a load on hosts like a measured one, by mayflyd's own rules: how\n"
@@ -62,8 +63,8 @@ Examples:
   mayfly trace record --out load.csv mayflyd.log)";
 
 // Runs the parser; a text to say, or nothing.
-std::optional<PlanText> parsed(CLI::App& app, const std::vector<std::string>& args,
-                               const char* usage) {
+std::optional<PlanText> wordsParsed(CLI::App& app, const std::vector<std::string>& args,
+                                    const char* usage) {
   app.get_formatter()->column_width(25);
   app.set_help_flag("-h,--help", "Print this help");
   try {
@@ -99,12 +100,12 @@ std::variant<PlanOptions, CalibrateOptions, PlanText> parseCalibrate(
   app.add_option("--out", out.out, "The host's file (standard output)")->type_name("FILE");
   app.add_option("--seconds", out.seconds, "Of bursts, and of a full host, each (4)")
       ->type_name("N")
-      ->check(CLI::Range(0.5, 600.0));
+      ->check(CLI::Range(0.5, 600.0).description(""));
   app.add_option("--tasks", out.tasks, "Tasks that run one by one (30)")
       ->type_name("N")
-      ->check(CLI::Range(5, 10'000));
+      ->check(CLI::Range(5, 10'000).description(""));
   app.add_flag("-q,--quiet", out.quiet, "Say nothing but errors");
-  if (auto text = parsed(app, args, "Usage: mayfly plan calibrate [OPTIONS]")) return *text;
+  if (auto text = wordsParsed(app, args, "Usage: mayfly plan calibrate [OPTIONS]")) return *text;
   for (const std::string& each : code) {
     const size_t equals = each.find('=');
     if (equals == 0 || equals == std::string::npos)
@@ -137,7 +138,7 @@ base::Result<std::string> readToml(const std::string& path) {
 }
 
 // A file that a scenario names is relative to the scenario's folder.
-std::string beside(const std::string& scenario, const std::string& named) {
+std::string besideScenario(const std::string& scenario, const std::string& named) {
   const size_t slash = scenario.rfind('/');
   if (named.empty() || named[0] == '/' || slash == std::string::npos) return named;
   return scenario.substr(0, slash + 1) + named;
@@ -149,7 +150,7 @@ base::Result<config::PlanScenario> readScenario(const PlanOptions& o) {
     MAYFLY_TRY(const std::string text, readToml(o.scenario));
     MAYFLY_TRY(s, config::parsePlanScenario(text, o.scenario));
     for (std::string* file : {&s.host_file, &s.settings_file, &s.trace_file})
-      *file = beside(o.scenario, *file);
+      *file = besideScenario(o.scenario, *file);
   }
   if (!o.host.empty()) s.host_file = o.host;
   if (!o.settings.empty()) s.settings_file = o.settings;
@@ -178,9 +179,13 @@ base::Result<plan::Input> readInput(const config::PlanScenario& s) {
     MAYFLY_TRY(in.settings, config::loadDaemon(s.settings_file));
   }
   in.seed = s.seed;
-  in.warm_up_ns = s.warm_up_ms * 1'000'000;
+  const auto warmUp_ns = [&] {
+    const uint64_t tenth_ns = std::min(in.trace.end_ns / 10, kWarmUp_ns_most);
+    return s.warm_up_ms ? *s.warm_up_ms * 1'000'000 : tenth_ns;
+  };
   if (s.trace_file.empty()) {
     MAYFLY_TRY(in.trace, plan::makeLoad(s, in.host));
+    in.warm_up_ns = warmUp_ns();
     return in;
   }
   MAYFLY_TRY(const std::string text, readTrace(s.trace_file));
@@ -189,6 +194,7 @@ base::Result<plan::Input> readInput(const config::PlanScenario& s) {
   for (pool::Arrival& a : in.trace.arrivals)
     if (const auto* t = in.host.find(in.trace.templates[a.template_index]); t && a.run_ns == 0)
       a.run_ns = t->task.run_us * 1'000;
+  in.warm_up_ns = warmUp_ns();
   return in;
 }
 
@@ -213,9 +219,9 @@ std::variant<PlanOptions, CalibrateOptions, PlanText> parsePlan(
       ->type_name("FILE");
   app.add_option("--arrivals", out.arrivals_out, "Write the load as a trace")->type_name("FILE");
   app.add_flag("--json", out.json, "Print JSON");
-  if (auto text = parsed(app, args,
-                         "Usage: mayfly plan [OPTIONS] [FILE]\n"
-                         "       mayfly plan calibrate [OPTIONS]"))
+  if (auto text = wordsParsed(app, args,
+                              "Usage: mayfly plan [OPTIONS] [FILE]\n"
+                              "       mayfly plan calibrate [OPTIONS]"))
     return *text;
   return out;
 }
@@ -239,8 +245,8 @@ std::variant<RecordOptions, PlanText> parseTraceVerb(const std::vector<std::stri
   app.add_option("FILE", out.log, "The log (- or nothing: standard input)");
   app.add_option("--out", out.out, "The trace (standard output)")->type_name("FILE");
   app.add_flag("-q,--quiet", out.quiet, "Say nothing but errors");
-  if (auto text = parsed(app, {args.begin() + 1, args.end()},
-                         "Usage: mayfly trace record [OPTIONS] [FILE]"))
+  if (auto text = wordsParsed(app, {args.begin() + 1, args.end()},
+                              "Usage: mayfly trace record [OPTIONS] [FILE]"))
     return *text;
   return out;
 }
@@ -266,7 +272,7 @@ base::Status record(const RecordOptions& o) {
     fd = file.view();
   }
   plan::LogTrace log;
-  std::vector<char> piece(kPiece);
+  std::vector<char> piece(kLogPiece);
   std::string rest;
   bool cut = false;  // the line is too long: what is left of it is skipped
   for (;;) {
@@ -307,7 +313,7 @@ int say(const PlanText& text) {
 
 int sayFailed(const base::Error& error) {
   fmt::print(stderr, "{}", errorText(error));
-  return kFailed;
+  return kPlanFailed;
 }
 
 }  // namespace

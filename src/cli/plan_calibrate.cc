@@ -37,14 +37,14 @@ constexpr uint64_t kIdle_ns = 2'000'000'000;
 constexpr uint64_t kSettle_ns_max = 30'000'000'000;
 constexpr int kPollMs = 4;
 constexpr uint32_t kBurstLeast = 4, kBurstMost = 24, kBurstsMost = 400;
-constexpr size_t kProcBytesMax = 64u << 10;
-constexpr uint64_t kTaskWallMs = 20'000, kLooksMost = 100;
+constexpr size_t kProcTextBytesMax = 64u << 10;
+constexpr uint64_t kEmptyTaskWallMs = 20'000, kLooksMost = 100;
 constexpr double kQuietMost = 0.1;  // of the processors: beyond it, figures are rough
 
 void pauseMs(int ms) { ::poll(nullptr, 0, ms); }
 
 std::string readProc(const std::string& path) {
-  auto text = base::readSmallFile(base::FdView(AT_FDCWD), path, kProcBytesMax);
+  auto text = base::readSmallFile(base::FdView(AT_FDCWD), path, kProcTextBytesMax);
   return text ? *text : std::string();
 }
 
@@ -181,7 +181,7 @@ class Calibration {
     spec.template_name = name_;
     spec.kind = CodeKind::string;
     spec.code = code_;
-    spec.limits.wall_time_ms = kTaskWallMs;
+    spec.limits.wall_time_ms = kEmptyTaskWallMs;
     return client_.runAsync(std::move(spec));
   }
   base::Result<plan::TaskSample> end(Pending& pending) const;

@@ -180,8 +180,10 @@ base::Result<PlanScenario> parsePlanScenario(std::string_view text, std::string_
   t.string("settings", out.settings_file);
   t.string("trace", out.trace_file);
   t.quantity("time", 1'000, 31 * kDayMs, times(), out.time_ms);
-  t.quantity("warm_up", 0, 31 * kDayMs, times(), out.warm_up_ms);
-  if (out.warm_up_ms >= out.time_ms && out.trace_file.empty())
+  uint64_t warm_up_ms = 0;
+  t.quantity("warm_up", 0, 31 * kDayMs, times(), warm_up_ms);
+  if (t.has("warm_up")) out.warm_up_ms = warm_up_ms;
+  if (warm_up_ms >= out.time_ms && out.trace_file.empty())
     t.complain("warm_up", "leaves nothing of the time");
   t.count("seed", 0, 1ull << 50, out.seed);
   t.count("hosts_max", 1, 1'024, out.hosts_max);

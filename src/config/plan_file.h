@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -82,7 +83,8 @@ struct PlanLoad {
 };
 struct PlanScenario {
   std::string host_file, settings_file, trace_file;  // empty: none; as the file has them
-  uint64_t time_ms = 600'000, warm_up_ms = 30'000;
+  uint64_t time_ms = 600'000;
+  std::optional<uint64_t> warm_up_ms;  // nothing: a tenth of the time, at most 30 s
   uint64_t seed = 1;
   uint32_t hosts_max = 64;
   PlanGoal goal;

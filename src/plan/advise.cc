@@ -144,19 +144,21 @@ std::string bindingOf(const Outcome& o, const config::PlanGoal& goal) {
   return score.met ? "nothing: the goal is met" : "the queue: it is full at times";
 }
 
-config::Daemon settingsFor(const Input& in, const Outcome& unbounded) {
+config::Daemon settingsFor(const Input& in, const Outcome& unbounded, bool memory_binds) {
   config::Daemon d = in.settings;
   double wanted = 0, bytes = 0;
   for (const LaneFigures& lane : unbounded.lanes) {
     wanted += lane.wanted;
     bytes += lane.wanted * static_cast<double>(lane.clone_bytes);
   }
-  d.parked_max = static_cast<uint32_t>(
-      std::clamp(std::ceil(kMargin * wanted), 8.0, static_cast<double>(pool::kHeld_max)));
+  const auto most = static_cast<double>(pool::kHeld_max);
+  d.parked_max =
+      std::max(d.parked_max, static_cast<uint32_t>(std::min(std::ceil(kMargin * wanted), most)));
   const double mib = std::ceil(kMargin * bytes / static_cast<double>(kMiB));
   const double host_mib = static_cast<double>(in.host.memory_bytes / 4 / kMiB);
-  d.parked_memory_bytes =
+  const uint64_t need =
       static_cast<uint64_t>(std::clamp(mib, 16.0, std::max(16.0, host_mib))) * kMiB;
+  d.parked_memory_bytes = memory_binds ? need : std::max(d.parked_memory_bytes, need);
   uint32_t queue = kQueueLeast;
   while (queue < 2 * unbounded.sim.queued_max && queue < 1'000'000) queue *= 2;
   d.queue_max = std::max(d.queue_max, std::min(queue, 1'000'000u));
@@ -213,7 +215,10 @@ base::Status findHeadroom(const Input& in, const config::PlanScenario& s, Advice
   while (low > 0 && high / low > kLoadStep) MAYFLY_CHECK(look(std::sqrt(low * high)));
   a->headroom = low;
   a->unbound = high == 0;
-  if (high != 0) a->binds = bindingOf(failing, s.goal);
+  if (high != 0) {
+    a->binds = bindingOf(failing, s.goal);
+    a->beyond = scoreOf(failing, s.goal);
+  }
   std::sort(a->curve.begin(), a->curve.end(),
             [](const Point& x, const Point& y) { return x.load < y.load; });
   return base::Unit{};
@@ -307,7 +312,7 @@ base::Result<Advice> advise(const Input& in, const config::PlanScenario& s) {
     a.pools.push_back({a.planned.lanes[i].name, wide.lanes[i].wanted, f.parked_max, f.parked_mean,
                        f.missShare()});
   }
-  const config::Daemon advised = settingsFor(in, wide);
+  const config::Daemon advised = settingsFor(in, wide, a.binds.starts_with("memory"));
   a.settings_toml = settingsToml(advised, a.pools, in.host);
   MAYFLY_CHECK(addWhatIfs(in, s, advised, &a));
   return a;

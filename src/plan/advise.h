@@ -64,6 +64,7 @@ struct Advice {
   double headroom = 0;              // times the load that these hosts bear; 0: not even a 64th
   bool unbound = false;             // nothing bound up to kLoad_max
   std::string binds;                // beyond the headroom; words
+  Score beyond;                     // there
   std::vector<Point> curve;         // by load
   std::vector<Row> what_ifs;
   std::vector<PoolAdvice> pools;
@@ -71,7 +72,8 @@ struct Advice {
 };
 
 base::Result<Advice> advise(const Input& input, const config::PlanScenario& scenario);
-// The parked clones and the queue that this load wants, as settings.
-config::Daemon settingsFor(const Input& input, const Outcome& unbounded);
+// The settings that this load wants: no less than they are, but for the pools' memory if memory
+// binds, because tasks get what pools leave.
+config::Daemon settingsFor(const Input& input, const Outcome& unbounded, bool memory_binds);
 
 }  // namespace mayfly::plan

@@ -92,11 +92,14 @@ std::string bindingInWords(const config::PlanScenario&, const Advice& a) {
   if (a.unbound)
     return fmt::format("{} {} more than {:g} times this load; nothing binds up to there.", which,
                        bear, kLoad_max);
+  const std::string beyond =
+      fmt::format("{}; first byte p99 {}, {} % missed, {} % refused", a.binds,
+                  time(a.beyond.first_p99_ns), share(a.beyond.missed), share(a.beyond.refused));
   if (a.headroom <= 0)
     return fmt::format("{} {} not even a {:g}th of this load. What binds: {}.", which, bear,
-                       kLoad_max, a.binds);
+                       kLoad_max, beyond);
   return fmt::format("{} {} {:.2f} times this load. What binds then: {}.", which, bear, a.headroom,
-                     a.binds);
+                     beyond);
 }
 
 std::string renderTable(const Input& in, const config::PlanScenario& s, const Advice& a) {

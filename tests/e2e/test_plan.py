@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tomllib
@@ -119,6 +120,19 @@ def test_doors_of_a_broker_take_descriptors(tmp_path):
     (tmp_path / "mayflyd.toml").write_text('broker_policy = "/etc/mayfly/broker.toml"\n')
     plain, brokered = descriptors(), descriptors("--config", str(tmp_path / "mayflyd.toml"))
     assert plain > 0 and brokered == pytest.approx(plain * 7 / 5)
+
+
+def test_the_doctor_counts_doors_too(tmp_path):
+    def fit(*args):
+        limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096))  # noqa: E731
+        done = subprocess.run([CLI, "doctor", "--json", *args], capture_output=True, timeout=60, preexec_fn=limit)
+        parts = json.loads(done.stdout)["budget"]["parts"]
+        [tasks] = [part["tasks"] for part in parts if part["what"] == "descriptors"]
+        return tasks
+
+    config = tmp_path / "mayflyd.toml"
+    config.write_text('broker_policy = "/etc/mayfly/broker.toml"\n')
+    assert 0 < fit("--config", str(config)) < fit()
 
 
 @pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-replay").exists(), reason="this build has no benchmarks")

@@ -258,7 +258,7 @@ Input inputOf(const config::PlanScenario& s, config::PlanHost host) {
   EXPECT_TRUE(trace) << trace.error().message;
   in.trace = std::move(*trace);
   in.host = std::move(host);
-  in.warm_up_ns = s.warm_up_ms * kMs;
+  in.warm_up_ns = *s.warm_up_ms * kMs;
   in.seed = s.seed;
   return in;
 }
@@ -402,6 +402,7 @@ TEST(Advise, TheSpawnersThreadBindsHostsOfManyProcessors) {
   config::PlanHost h = bigHost(64);
   h.templates[0].make.spawner_us = 1'500;
   h.templates[0].task.spawner_us = 1'500;
+  s.hosts_max = 1;
   const Advice a = advised(inputOf(s, h), s);
   EXPECT_NE(a.binds.find("the spawner's thread"), std::string::npos) << a.binds;
 }
