@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <optional>
 
 #include "config/units.h"
 #include "pool/demand.h"
@@ -43,8 +44,11 @@ base::Result<uint32_t> leastHosts(uint32_t most, uint32_t guess,
   return high;
 }
 
-base::Result<uint32_t> hostsFor(const Input& in, const config::PlanScenario& s, uint32_t guess) {
+// `met_by_guess`: whether `guess` hosts meet the goal, if that is known.
+base::Result<uint32_t> hostsFor(const Input& in, const config::PlanScenario& s, uint32_t guess,
+                                std::optional<bool> met_by_guess = {}) {
   return leastHosts(s.hosts_max, guess, [&](uint32_t hosts) -> base::Result<bool> {
+    if (hosts == guess && met_by_guess) return *met_by_guess;
     MAYFLY_TRY(Outcome outcome, predict(in, hosts, 1));
     return scoreOf(outcome, s.goal).met;
   });
@@ -244,7 +248,7 @@ base::Status addRow(const Input& in, const config::PlanScenario& s, std::string 
   row.score = scoreOf(o, s.goal);
   row.processors = busyShare(o);
   if (!row.score.met) row.binds = bindingOf(o, s.goal);
-  MAYFLY_TRY(row.hosts, hostsFor(other, s, a->shown));
+  MAYFLY_TRY(row.hosts, hostsFor(other, s, a->shown, row.score.met));
   a->what_ifs.push_back(std::move(row));
   return base::Unit{};
 }
@@ -271,7 +275,8 @@ base::Status addMechanisms(const Input& in, const config::PlanScenario& s, Advic
 
 base::Status addWhatIfs(const Input& in, const config::PlanScenario& s,
                         const config::Daemon& advised, Advice* a) {
-  MAYFLY_CHECK(addRow(in, s, "as planned", 1, a));
+  a->what_ifs.push_back({"as planned", a->score, busyShare(a->planned), a->hosts,
+                         a->score.met ? "" : bindingOf(a->planned, s.goal)});
   Input other = in;
   other.settings = advised;
   for (config::PlanTemplate& t : other.host.templates) t.parked_max = pool::kHeld_max;
