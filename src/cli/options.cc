@@ -391,7 +391,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   app.add_subcommand("template", "Make, build and check templates of your own");
   app.add_subcommand("broker", "Check the broker's policy, show its log");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
-  app.add_subcommand("plan", "How many hosts a load needs, how large, and what binds");
+  app.add_subcommand("plan", "How many hosts a load needs, and what binds");
   app.add_subcommand("trace", "Record a load from a daemon's log");
   VersionOptions version;
   auto* version_app = app.add_subcommand("version", "Show the version of client and daemon");

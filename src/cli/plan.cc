@@ -37,7 +37,7 @@ constexpr const char* kPlanAbout =
 constexpr const char* kPlanFooter = R"(Files (docs/planner.md has every key):
   FILE     TOML: the goal, and the load as [[load]] tables or `trace = "x.csv"`
   host     TOML, written by `mayfly plan calibrate` against a running daemon
-  trace    CSV, written by `mayfly trace record` from a daemon's log, or your own:
+  trace    CSV, written by `mayfly trace record` from a log, or your own:
            seconds,template,run_seconds,cpu_seconds,memory_bytes,user,tenant
 
 Exit code: 0; 1 for an error; 2 for a wrong use; 3 if no number of hosts meets
