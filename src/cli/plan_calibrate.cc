@@ -263,7 +263,9 @@ base::Status Calibration::bursts(plan::Measured& m) {
     MAYFLY_TRY(const TemplateInfo empty, look());
     MAYFLY_TRY(const TemplateInfo again, settle());
     plan::CpuTotals refill = meter_.since(before);
-    refill.makes = again.parked - std::min(again.parked, empty.parked);
+    // Of those that were under way, half of the work is counted elsewhere.
+    const uint32_t before_it = empty.parked + empty.making / 2;
+    refill.makes = again.parked - std::min(again.parked, before_it);
     m.refills += refill;
   }
   return base::Unit{};
