@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
+#include <vector>
 
 #include "plan/render.h"
 
@@ -9,7 +11,7 @@ namespace mayfly::plan {
 
 namespace {
 
-constexpr double kWidth = 760, kTop = 64, kChart = 220, kLeft = 64, kRight = 60, kRow = 24;
+constexpr double kWidth = 760, kTop = 104, kChart = 220, kLeft = 64, kRight = 60, kRow = 24;
 constexpr const char* kStyle = R"(<style>
 .bg{fill:#fff}.ink{fill:#1f2328}.dim{fill:#59636e}.line{stroke:#d1d9e0}.time{stroke:#0969da}
 .dot{fill:#0969da}.busy{stroke:#bc4c00}.goal{stroke:#cf222e}.bar{fill:#0969da}.hot{fill:#cf222e}
@@ -49,6 +51,21 @@ std::string line(double x1, double y1, double x2, double y2, const char* kind, c
              "stroke-dasharray=\"{}\"/>",
              x1, y1, x2, y2, kind, dash) +
          "\n";
+}
+
+// At most three lines that fit the picture.
+std::vector<std::string> wrapped(const std::string& words) {
+  constexpr size_t kLineMost = 108, kLinesMost = 3;
+  std::vector<std::string> out;
+  std::string_view rest = words;
+  while (!rest.empty() && out.size() < kLinesMost) {
+    const size_t space = rest.rfind(' ', kLineMost);
+    const size_t end =
+        rest.size() <= kLineMost || space == std::string_view::npos ? rest.size() : space;
+    out.emplace_back(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return out;
 }
 
 // Logarithmic axes of load and time.
@@ -152,7 +169,11 @@ std::string renderSvg(const config::PlanScenario& s, const Advice& a) {
   out += std::string("\n") + kStyle + "\n";
   out += fmt::format(R"(<rect width="{:.0f}" height="{:.0f}" class="bg"/>)", kWidth, height) + "\n";
   out += text(16, 24, "ink head", "start", hostsInWords(s, a));
-  out += text(16, 44, "dim", "start", bindingInWords(s, a));
+  double y = 46;
+  for (const std::string& each : wrapped(bindingInWords(s, a))) {
+    out += text(16, y, "dim", "start", each);
+    y += 17;
+  }
   out += axes(scale) + curves(s, a, scale);
   out += text(kLeft, kTop + kChart + 38, "dim", "start",
               fmt::format("load on {} host{}: p99 of the first byte (line), goal (dots), busy "

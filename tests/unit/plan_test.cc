@@ -508,7 +508,7 @@ TEST(Render, TableJsonAndPictureSayTheSame) {
   EXPECT_EQ(json["whatIf"].size(), a.what_ifs.size());
   for (const std::string& words : {hostsInWords(s, a), bindingInWords(s, a)}) {
     EXPECT_NE(table.find(words), std::string::npos) << words;
-    EXPECT_NE(svg.find(words), std::string::npos) << words;
+    EXPECT_NE(svg.find(words), std::string::npos) << words;  // in its label, at least
   }
   for (const Row& row : a.what_ifs) EXPECT_NE(table.find(row.what), std::string::npos) << row.what;
   for (const Resource& r : a.resources) {
