@@ -315,7 +315,7 @@ base::Result<Advice> advise(const Input& in, const config::PlanScenario& s) {
   for (size_t i = 0; i < a.planned.lanes.size(); ++i) {
     const pool::SimFigures& f = a.planned.sim.templates[i];
     a.pools.push_back({a.planned.lanes[i].name, wide.lanes[i].wanted, f.parked_max, f.parked_mean,
-                       f.missShare()});
+                       f.missShare(), f.arrivals, f.first_byte.p99_ns});
   }
   const config::Daemon advised = settingsFor(in, wide, a.binds.starts_with("memory"));
   a.settings_toml = settingsToml(advised, a.pools, in.host);

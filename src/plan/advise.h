@@ -50,6 +50,7 @@ struct PoolAdvice {
   uint32_t wanted = 0;  // the most that would ever be parked if nothing bounded the pools
   uint32_t most = 0;    // the most parked within the settings as they are
   double mean = 0, missed = 0;
+  uint64_t tasks = 0, first_p99_ns = 0;  // of its tasks
 };
 
 struct Advice {

@@ -50,11 +50,11 @@ std::string resourceRows(const Advice& a) {
 }
 
 std::string poolRows(const Advice& a) {
-  std::string out = fmt::format("{:<28}{:>10}{:>10}{:>10}{:>12}\n", "Pool of template", "parked",
-                                "most", "wanted", "missed %");
+  std::string out = fmt::format("{:<28}{:>8}{:>10}{:>8}{:>8}{:>10}{:>11}\n", "Pool of template",
+                                "tasks", "parked", "most", "wanted", "missed %", "first p99");
   for (const PoolAdvice& p : a.pools)
-    out += fmt::format("{:<28}{:>10.1f}{:>10}{:>10}{:>12}\n", base::printable(p.name, 26), p.mean,
-                       p.most, p.wanted, share(p.missed));
+    out += fmt::format("{:<28}{:>8}{:>10.1f}{:>8}{:>8}{:>10}{:>11}\n", base::printable(p.name, 26),
+                       p.tasks, p.mean, p.most, p.wanted, share(p.missed), time(p.first_p99_ns));
   return out;
 }
 
@@ -209,10 +209,12 @@ std::string renderJson(const Input& in, const config::PlanScenario& s, const Adv
   json["pools"] = Json::array();
   for (const PoolAdvice& p : a.pools)
     json["pools"].push_back({{"name", p.name},
+                             {"tasks", p.tasks},
                              {"parkedMean", p.mean},
                              {"parkedMax", p.most},
                              {"wantedMax", p.wanted},
-                             {"missedShare", p.missed}});
+                             {"missedShare", p.missed},
+                             {"firstByteP99Ms", ms(p.first_p99_ns)}});
   json["load"] = Json::array();
   for (const Point& p : a.curve) {
     Json each{{"times", p.load}, {"processorsShare", p.processors}};
