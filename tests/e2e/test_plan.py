@@ -107,7 +107,7 @@ def test_a_goal_that_no_host_meets_is_an_exit_code(tmp_path):
     done = planned(tmp_path, 'hosts_max = 2\n[goal]\nfirst_byte_p99 = "1ms"\n' + LOAD)
     assert done.returncode == 3 and "No number of hosts up to 2 meets the goal" in done.stdout
     assert planned(tmp_path, LOAD + "[goals]\n").stderr.startswith(
-        f"mayfly: {tmp_path}/scenario.toml:8: unknown key 'goals'")
+        f"mayfly: {tmp_path}/scenario.toml:9: unknown key 'goals'")
 
 
 def test_doors_of_a_broker_take_descriptors(tmp_path):

@@ -106,7 +106,7 @@ TEST(PlanFile, ScenarioIsReadWithItsDefaults) {
 
 TEST(PlanFile, FaultyScenarioIsRefusedWithFileLineAndKey) {
   const std::pair<std::string, std::string> cases[] = {
-      {"time = \"10s\"\n", "s.toml:1: 'warm_up' leaves nothing"},
+      {"time = \"9s\"\nwarm_up = \"9s\"\n", "s.toml:2: 'warm_up' leaves nothing"},
       {"[[load]]\nrate = 0\n", "s.toml:2: 'load.rate' is 0; allowed are 1e-06 to 1e+06"},
       {"[[load]]\narrivals = \"often\"\n", "s.toml:2: 'load.arrivals' must be one of poisson"},
       {"[[load]]\nrun_spread = \"pareto\"\nrun_shape = 1\n", "s.toml:3: 'load.run_shape' must be"},

@@ -497,7 +497,7 @@ TEST(Render, TableJsonAndPictureSayTheSame) {
   const Input in = inputOf(s, bigHost(4));
   const Advice a = advised(in, s);
   const std::string table = renderTable(in, s, a);
-  EXPECT_LE(widest(table), 120u);
+  EXPECT_LE(widest(table.substr(table.find("One host of"))), 100u);  // sentences may be longer
   const nlohmann::json json = nlohmann::json::parse(renderJson(in, s, a));
   const std::string svg = renderSvg(s, a);
   EXPECT_EQ(json["hosts"], a.hosts);
