@@ -273,7 +273,7 @@ TEST(Predict, IdleHostServesAtTheMeasuredSpeed) {
   const config::PlanScenario s = scenario(2, 0, 1);
   auto o = predict(inputOf(s, bigHost()), 1, 1);
   ASSERT_TRUE(o);
-  const config::PlanTask& k = bigHost().templates[0].task;
+  const config::PlanTask k = bigHost().templates[0].task;
   const uint64_t first_ns = (k.claim_us + k.first_us) * 1'000;
   EXPECT_NEAR(static_cast<double>(o->sim.all.first_byte.p50_ns), static_cast<double>(first_ns),
               0.1 * static_cast<double>(first_ns));
