@@ -36,7 +36,8 @@ constexpr uint64_t kTick_ns = 10'000'000;  // of /proc/stat
 constexpr uint64_t kIdle_ns = 2'000'000'000;
 constexpr uint64_t kSettle_ns_max = 30'000'000'000;
 constexpr int kPollMs = 4;
-constexpr uint32_t kBurstLeast = 4, kBurstMost = 24, kBurstsMost = 400;
+constexpr uint32_t kBurstLeast = 4, kBurstMost = 512, kBurstsMost = 400;
+constexpr uint32_t kMissesEnough = 12;  // further bursts are smaller, or they would teach the pool
 constexpr size_t kProcTextBytesMax = 64u << 10;
 constexpr uint64_t kEmptyTaskWallMs = 20'000, kLooksMost = 100;
 constexpr double kQuietMost = 0.1;  // of the processors: beyond it, figures are rough
@@ -249,14 +250,18 @@ base::Status Calibration::oneByOne(plan::Measured& m) {
 
 base::Status Calibration::bursts(plan::Measured& m) {
   const uint64_t until_ns = monotonicNs() + static_cast<uint64_t>(o_.seconds * 1e9);
+  uint32_t missed = 0;
   for (uint32_t n = 0; n < kBurstsMost && monotonicNs() < until_ns; ++n) {
     MAYFLY_TRY(const TemplateInfo full, settle());
     std::vector<Pending> all;
-    const uint32_t size = std::clamp(full.parked + 2, kBurstLeast, kBurstMost);
+    const uint32_t wanted =
+        missed < kMissesEnough ? full.parked + 2 : full.parked - full.parked / 4;
+    const uint32_t size = std::clamp(wanted, kBurstLeast, kBurstMost);
     for (uint32_t i = 0; i < size; ++i) all.push_back(begin());
     for (Pending& each : all) {
       MAYFLY_TRY(plan::TaskSample sample, end(each));
       m.burst.push_back(sample);
+      missed += !plan::foundParked(sample);
     }
     // All tasks are gone: from here on, the daemon only makes clones.
     const plan::CpuTotals before = meter_.now();

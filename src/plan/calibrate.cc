@@ -33,9 +33,7 @@ std::vector<double> spans_us(const std::vector<TaskSample>& all, Phase from, Pha
 
 uint64_t whole(double value) { return static_cast<uint64_t>(std::llround(std::max(0.0, value))); }
 
-// The daemon never reports a phase before an earlier one: what was there before the task asked for
-// it has the same time.
-bool parked(const TaskSample& s) { return at(s, Phase::clone) == at(s, Phase::box); }
+// As foundParked().
 bool stocked(const TaskSample& s) { return at(s, Phase::boxReady) == at(s, Phase::box); }
 
 base::Status tooFew(std::string what) {
@@ -82,7 +80,7 @@ base::Status setMakeTimes(const std::vector<TaskSample>& burst, config::PlanMake
   constexpr double kUndisturbed = 0.1;
   std::vector<TaskSample> whole_made, in_stock;
   for (const TaskSample& s : burst)
-    if (!parked(s)) (stocked(s) ? in_stock : whole_made).push_back(s);
+    if (!foundParked(s)) (stocked(s) ? in_stock : whole_made).push_back(s);
   if (whole_made.size() < kMissedLeast)
     return tooFew(
         fmt::format("only {} of {} tasks in bursts had a box made for them; {} are needed",
@@ -97,6 +95,10 @@ base::Status setMakeTimes(const std::vector<TaskSample>& burst, config::PlanMake
 }
 
 }  // namespace
+
+// The daemon never reports a phase before an earlier one: what was there before the task asked for
+// it has the same time.
+bool foundParked(const TaskSample& s) { return at(s, Phase::clone) == at(s, Phase::box); }
 
 CpuTotals& CpuTotals::operator+=(const CpuTotals& o) {
   elapsed_ns += o.elapsed_ns;
@@ -113,7 +115,7 @@ CpuTotals& CpuTotals::operator+=(const CpuTotals& o) {
 base::Status setCosts(const Measured& m, config::PlanTemplate& out) {
   std::vector<TaskSample> hits;
   for (const TaskSample& s : m.quiet)
-    if (parked(s)) hits.push_back(s);
+    if (foundParked(s)) hits.push_back(s);
   if (hits.size() < kQuietLeast)
     return tooFew(
         fmt::format("only {} of {} tasks found a parked clone on the idle host; {} are "

@@ -21,6 +21,9 @@ struct TaskSample {
   uint64_t cpu_ns = 0, memory_bytes = 0;
 };
 
+// Whether the task found a parked clone.
+bool foundParked(const TaskSample& sample);
+
 // Time of processors, over an interval.
 struct CpuTotals {
   uint64_t elapsed_ns = 0;

@@ -43,7 +43,10 @@ def test_a_daemon_is_measured_its_load_recorded_and_planned_for(measured, tmp_pa
     python = said["templates"]["python"]
     [listed] = json.loads(good(daemon.cli("templates", "--json")))["templates"]
     assert python["mechanism"] == listed["mechanism"] == "fork"
-    assert python["limits"]["memory"] == "256MiB" and python["limits"]["processes"] > 0
+    manifest = tomllib.loads((TOP / "templates/python/manifest.toml").read_text())
+    assert {key: python["limits"][key] for key in ("memory", "processes", "wall_time")} == {
+        "memory": manifest["limits"]["default"]["memory"], "processes": manifest["limits"]["default"]["processes"],
+        "wall_time": "1m"}
     make, task = python["make"], python["task"]
     assert 0 < make["box_us"] <= make["time_us"] < 5_000_000
     assert all(task[key] > 0 for key in ("claim_us", "run_us", "end_us", "box_cpu_us", "client_us"))
