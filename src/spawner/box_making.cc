@@ -109,11 +109,10 @@ Status Boxes::makeChannels(Box& box) {
   box.their_fds[2] = std::move(out.write);
   box.our_fds[3] = std::move(err.read);
   box.their_fds[3] = std::move(err.write);
-  // The task may open /dev/stdout again, so it owns the pipes.
+  // The task may open /dev/stdout again, so it owns the pipes; so does criu with every pipe.
   const uint32_t uid = box.owner->uid_base + box.uid_first;
-  for (int i = 1; i <= 3; ++i)
-    if (::fchown(box.their_fds[i].get(), uid, uid) != 0)
-      return failSys(errno, "fchown", "a pipe of the box");
+  for (const Fd* pipe : {&box.their_fds[1], &box.their_fds[2], &box.their_fds[3], &box.go_theirs})
+    if (::fchown(pipe->get(), uid, uid) != 0) return failSys(errno, "fchown", "a pipe of the box");
   return Unit{};
 }
 

@@ -2,8 +2,8 @@
 // mechanism behind it.
 //
 // `fork` and `exec` templates have the same source, a process that forks itself into boxes: a
-// `fork` zygote has loaded an interpreter, an `exec` zygote executes a command. A source that
-// restores clones from an image of memory would implement the same interface.
+// `fork` zygote has loaded an interpreter, an `exec` zygote executes a command. The source of
+// `restore` templates, mayfly-restorer, has each clone restored from a snapshot.
 //
 // Layer: spawner. Never blocks.
 #pragma once
@@ -58,5 +58,8 @@ class CloneSource {
 
 // A zygote process at the other end of `channel` (wire/zygote.h).
 std::unique_ptr<CloneSource> makeForkingSource(base::Fd channel);
+// mayfly-restorer, serving. Every restore is made by a process of its own, a child of the
+// spawner's like the clone: the source reaps it, and its exit status has to say that it restored.
+std::unique_ptr<CloneSource> makeRestoringSource(base::Fd channel);
 
 }  // namespace mayfly::spawner
