@@ -213,7 +213,7 @@ base::Status App::makeEngine(const host::HostReport& report) {
           "a task of template '{}' has at most {} pseudo-terminals, not {}: all tasks "
           "share {}; raise the host's kernel.pty.max (sysctl) or the setting ptys_max",
           t.spec.name, t.spec.ptys, wished, e.budget.ptys_max);
-    MAYFLY_CHECK(engine_->addTemplate(t.spec, std::move(t.seccomp)));
+    MAYFLY_CHECK(engine_->addTemplate(t.spec, std::move(t.seccomp), std::move(t.snapshot)));
   }
   return base::Unit{};
 }

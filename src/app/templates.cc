@@ -8,9 +8,25 @@
 #include "box/seccomp.h"
 #include "image/within.h"
 #include "pool/trial.h"
+#include "snapshot/store.h"
 
 namespace mayfly::app {
 namespace {
+
+// The snapshot that fits this image and host, after a look at every byte of it: criu would restore
+// a damaged one into a clone that hangs, or never end.
+base::Result<base::Fd> openSnapshot(const config::Daemon& settings,
+                                    const config::Manifest& manifest,
+                                    const image::ImageInfo& image, base::FdView seccomp) {
+  MAYFLY_TRY(snapshot::Host host, snapshot::thisHost());
+  MAYFLY_TRY(std::string program, box::readSeccomp(seccomp));
+  MAYFLY_TRY(snapshot::Info info,
+             snapshot::find(settings.state_dir, manifest.name,
+                            snapshot::keyOf(manifest, image, program, host)));
+  MAYFLY_TRY(base::Fd folder, snapshot::open(settings.state_dir, info));
+  MAYFLY_CHECK(snapshot::verify(folder.view(), info));
+  return folder;
+}
 
 base::Result<Served> load(const config::Daemon& settings, const std::string& name,
                           std::string_view runtime_key) {
@@ -38,6 +54,16 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
   MAYFLY_TRY(s.seccomp, box::buildSeccomp({manifest.seccomp_allow, manifest.loopback}));
   MAYFLY_TRY(image::Lease lease, image::Lease::take(settings.state_dir, found->digest));
   MAYFLY_CHECK(image::readAhead(lease.fd()));
+  if (manifest.restores()) {
+    auto snapshot = openSnapshot(settings, manifest, *found, s.seccomp.view());
+    if (!snapshot) {
+      s.spec.missing_image_text = snapshot.error().message;
+      if (!snapshot.error().advice.empty())
+        s.spec.missing_image_text += ". " + snapshot.error().advice;
+      return s;
+    }
+    s.snapshot = std::move(*snapshot);
+  }
   s.spec.image_digest = found->digest;
   s.lease.emplace(std::move(lease));
   return s;

@@ -1,4 +1,4 @@
-// Loads what the engine serves for each template folder: manifest, image, seccomp program.
+// Loads what the engine serves for each template folder: manifest, image, seccomp program, snapshot.
 //
 // Layer: app. Called at start, as root.
 #pragma once
@@ -21,6 +21,7 @@ namespace mayfly::app {
 struct Served {
   pool::TemplateSpec spec;
   base::Fd seccomp;                   // empty if there is no image
+  base::Fd snapshot;                  // of mechanism `restore`: the folder, checked and leased
   std::optional<image::Lease> lease;  // keeps the image from being removed while we serve it
 };
 
