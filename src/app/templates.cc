@@ -16,13 +16,12 @@ namespace {
 // The snapshot that fits this image and host, after a look at every byte of it: criu would restore
 // a damaged one into a clone that hangs, or never end.
 base::Result<base::Fd> openSnapshot(const config::Daemon& settings,
-                                    const config::Manifest& manifest,
-                                    const image::ImageInfo& image, base::FdView seccomp) {
+                                    const config::Manifest& manifest, const image::ImageInfo& image,
+                                    base::FdView seccomp) {
   MAYFLY_TRY(snapshot::Host host, snapshot::thisHost());
   MAYFLY_TRY(std::string program, box::readSeccomp(seccomp));
-  MAYFLY_TRY(snapshot::Info info,
-             snapshot::find(settings.state_dir, manifest.name,
-                            snapshot::keyOf(manifest, image, program, host)));
+  MAYFLY_TRY(snapshot::Info info, snapshot::find(settings.state_dir, manifest.name,
+                                                 snapshot::keyOf(manifest, image, program, host)));
   MAYFLY_TRY(base::Fd folder, snapshot::open(settings.state_dir, info));
   MAYFLY_CHECK(snapshot::verify(folder.view(), info));
   return folder;

@@ -60,10 +60,10 @@ base::Result<Subject> load(const std::string& name, const BuildOptions& o) {
   MAYFLY_TRY(s.image, image::findImage(o.state_dir, name));
   MAYFLY_TRY(std::string runtime, image::runtimeKey(image::defaultRuntime(o.executable_dir)));
   if (s.image.runtime_key != runtime)
-    return base::fail(Code::failedPrecondition,
-                      fmt::format("the image of template '{}' was made by another build of Mayfly",
-                                  name),
-                      fmt::format("Build it: mayfly image build {}.", name));
+    return base::fail(
+        Code::failedPrecondition,
+        fmt::format("the image of template '{}' was made by another build of Mayfly", name),
+        fmt::format("Build it: mayfly image build {}.", name));
   MAYFLY_TRY(image::Lease lease, image::Lease::take(o.state_dir, s.image.digest));
   s.lease.emplace(std::move(lease));
   MAYFLY_TRY(s.seccomp, box::buildSeccomp({s.manifest.seccomp_allow, s.manifest.loopback}));
@@ -155,9 +155,9 @@ base::Result<std::string> runTrial(Driver& driver, const Subject& s, const core:
              readAll(box.err.view(), pool::kTrialBytesMax, deadline_ns, "the trial's messages"));
   MAYFLY_TRY(Exit exit, driver.awaitExit(box.id, deadline_ns));
   if (exit.code == CLD_EXITED && exit.status == 0) return printed;
-  return base::fail(Code::failedPrecondition,
-                    fmt::format("the trial ended with {}: {}", exit.status,
-                                base::printable(said, 1'000)));
+  return base::fail(
+      Code::failedPrecondition,
+      fmt::format("the trial ended with {}: {}", exit.status, base::printable(said, 1'000)));
 }
 
 base::Status tryOut(Driver& driver, const Subject& s, const Fd& folder) {
@@ -199,8 +199,7 @@ base::Result<BuildResult> build(const std::string& template_name, const BuildOpt
   const auto say = [&](std::string_view text) {
     if (o.progress) o.progress(fmt::format("{}: {}", template_name, text));
   };
-  if (::geteuid() != 0)
-    return base::fail(Code::permissionDenied, "making a snapshot needs root");
+  if (::geteuid() != 0) return base::fail(Code::permissionDenied, "making a snapshot needs root");
   MAYFLY_TRY(Subject s, load(template_name, o));
   const auto present = [&]() -> std::optional<snapshot::Info> {
     if (o.present == BuildOptions::Present::replace) return std::nullopt;

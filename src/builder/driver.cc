@@ -40,7 +40,9 @@ base::Status awaitReadable(base::FdView fd, uint64_t deadline_ns, const char* wh
     const uint64_t now = monotonicNs();
     pollfd one{fd.get(), POLLIN, 0};
     const int ms =
-        now >= deadline_ns ? 0 : static_cast<int>(std::min<uint64_t>((deadline_ns - now) / 1'000'000 + 1, 60'000));
+        now >= deadline_ns
+            ? 0
+            : static_cast<int>(std::min<uint64_t>((deadline_ns - now) / 1'000'000 + 1, 60'000));
     const int n = ::poll(&one, 1, ms);
     if (n > 0) return base::Unit{};
     if (n < 0 && errno != EINTR) return base::failSys(errno, "poll", what);
@@ -70,12 +72,11 @@ base::Result<Driver> Driver::start(const std::string& executable_dir,
   Driver d;
   MAYFLY_CHECK(walls::raiseOpenFiles());
   MAYFLY_TRY(d.slot_, app::takeUidSlot(app::kSlotsDir));
-  MAYFLY_TRY(d.spawner_,
-             walls::startProgram({executable_dir + "/mayfly-spawner", "--instance",
-                                  fmt::format("snapshot-{}", ::getpid()), "--images",
-                                  state_dir + "/images", "--uid-slot",
-                                  std::to_string(d.slot_.number)},
-                                 {d.slot_.lock.view()}));
+  MAYFLY_TRY(d.spawner_, walls::startProgram(
+                             {executable_dir + "/mayfly-spawner", "--instance",
+                              fmt::format("snapshot-{}", ::getpid()), "--images",
+                              state_dir + "/images", "--uid-slot", std::to_string(d.slot_.number)},
+                             {d.slot_.lock.view()}));
   MAYFLY_CHECK(d.await(monotonicNs() + kHelloNsMax, "the spawner's first word",
                        [](const Event& e) { return e.kind == Kind::hello; }));
   return d;

@@ -49,10 +49,14 @@ std::vector<std::string> templateDirs(const Arguments& a) {
 }
 
 nlohmann::ordered_json jsonOf(const snapshot::Info& info) {
-  return {{"template", info.template_name}, {"key", info.key},
-          {"image", info.image_digest},     {"kernel", info.kernel},
-          {"built_unix_s", info.built_unix_s}, {"built_ms", info.built_ms},
-          {"bytes", info.bytes()},          {"files", info.files.size()},
+  return {{"template", info.template_name},
+          {"key", info.key},
+          {"image", info.image_digest},
+          {"kernel", info.kernel},
+          {"built_unix_s", info.built_unix_s},
+          {"built_ms", info.built_ms},
+          {"bytes", info.bytes()},
+          {"files", info.files.size()},
           {"in_use", info.in_use}};
 }
 
@@ -87,9 +91,10 @@ int build(const Arguments& a) {
     json["built"] = built->built;
     all.push_back(std::move(json));
     if (!a.json)
-      fmt::print("{}  {}  {}{}\n", name, built->info.key.substr(0, 12),
-                 base::humanBytes(built->info.bytes()),
-                 built->built ? fmt::format("  made in {} ms", built->info.built_ms) : "  is there");
+      fmt::print(
+          "{}  {}  {}{}\n", name, built->info.key.substr(0, 12),
+          base::humanBytes(built->info.bytes()),
+          built->built ? fmt::format("  made in {} ms", built->info.built_ms) : "  is there");
   }
   if (a.json) fmt::print("{}\n", all.dump(2));
   return code;
@@ -118,8 +123,8 @@ int check(const Arguments& a) {
   int code = 0;
   size_t checked = 0;
   for (const auto& info : *all) {
-    const bool named = a.names.empty() ||
-                       std::find(a.names.begin(), a.names.end(), info.template_name) != a.names.end();
+    const bool named = a.names.empty() || std::find(a.names.begin(), a.names.end(),
+                                                    info.template_name) != a.names.end();
     if (!named) continue;
     ++checked;
     auto folder = snapshot::open(a.state_dir, info);
@@ -155,8 +160,9 @@ int main(int argc, char** argv) {
   Arguments a;
   if (const char* state = ::getenv("MAYFLY_STATE_DIR"); state != nullptr && *state != '\0')
     a.state_dir = state;
-  CLI::App cli{"mayfly snapshot: dumped zygotes, from which templates with mechanism \"restore\" "
-               "make their clones"};
+  CLI::App cli{
+      "mayfly snapshot: dumped zygotes, from which templates with mechanism \"restore\" "
+      "make their clones"};
   cli.name("mayfly snapshot");
   cli.require_subcommand(1);
   const auto verb = [&](const char* name, const char* text) {

@@ -261,8 +261,7 @@ void readMechanism(Reader::Table& root, const Manifest* base, std::string mechan
     return;
   }
   out = *found;
-  const bool other_kind =
-      base && (base->mechanism == Mechanism::exec) != (out == Mechanism::exec);
+  const bool other_kind = base && (base->mechanism == Mechanism::exec) != (out == Mechanism::exec);
   if (other_kind && !root.table("zygote").has("argv"))
     root.complain("mechanism", fmt::format("is not that of the base, \"{}\": leave it out, or give "
                                            "'zygote.argv' too",
@@ -365,7 +364,9 @@ base::Result<Manifest> parseManifestListing(std::string_view text, std::string_v
   addTo(m.cpus_env, cpus);
   task.boolean("modules", m.runs_modules);
   if (m.runs_modules && m.runsCommands())
-    task.complain("modules", "is for mechanism \"fork\" and \"restore\": this template's tasks are command lines");
+    task.complain(
+        "modules",
+        "is for mechanism \"fork\" and \"restore\": this template's tasks are command lines");
   task.finish();
   Reader::Table parked = root.table("pool");
   parked.count("min", 0, 4'096, m.parked_min);

@@ -36,7 +36,7 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, sched::TaskId
 }
 
 base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base::Fd seccomp,
-                                                    base::Fd snapshot) {
+                                                   base::Fd snapshot) {
   spawner::Request r;
   std::string who = "template '" + base::printable(spec.name) + "'";
   if (!spec.image_digest.empty()) {

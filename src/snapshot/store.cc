@@ -105,11 +105,12 @@ base::Result<Info> readInfo(const std::string& folder) {
   const Json files = json.is_object() ? json.value("files", Json()) : Json();
   for (const Json& one : files.is_array() ? files : Json::array())
     info.files.push_back({word(one, "name"), number(one, "bytes"), word(one, "sha256")});
-  const bool sound =
-      image::isDigest(info.key) && !info.template_name.empty() && !info.files.empty() &&
-      std::all_of(info.files.begin(), info.files.end(), [](const File& f) {
-        return !f.name.empty() && f.name.find('/') == std::string::npos && image::isDigest(f.sha256);
-      });
+  const bool sound = image::isDigest(info.key) && !info.template_name.empty() &&
+                     !info.files.empty() &&
+                     std::all_of(info.files.begin(), info.files.end(), [](const File& f) {
+                       return !f.name.empty() && f.name.find('/') == std::string::npos &&
+                              image::isDigest(f.sha256);
+                     });
   if (!sound) return base::fail(damaged(fmt::format("'{}' is damaged", path), info.template_name));
   return info;
 }
@@ -118,14 +119,16 @@ base::Status writeInfo(const std::string& folder, const Info& info) {
   Json files = Json::array();
   for (const File& f : info.files)
     files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"sha256", f.sha256}});
-  const Json json = {{"template", info.template_name}, {"key", info.key},
-                     {"image", info.image_digest},     {"kernel", info.kernel},
-                     {"built_unix_s", info.built_unix_s}, {"built_ms", info.built_ms},
+  const Json json = {{"template", info.template_name},
+                     {"key", info.key},
+                     {"image", info.image_digest},
+                     {"kernel", info.kernel},
+                     {"built_unix_s", info.built_unix_s},
+                     {"built_ms", info.built_ms},
                      {"files", files}};
   const std::string path = folder + "/" + kInfoFile;
   MAYFLY_TRY(Fd fd, base::openAt({}, path, O_WRONLY | O_CREAT | O_TRUNC, 0644));
-  const std::string text =
-      json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  const std::string text = json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   if (::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
       ::fsync(fd.get()) != 0)
     return base::failSys(errno, "write", path);
@@ -173,10 +176,10 @@ std::string keyOf(const config::Manifest& manifest, const image::ImageInfo& imag
   image::Hash hash;
   hash.field(kFormat);
   // The image holds criu, the zygote's program, its preloads and settings (template.json).
-  for (std::string_view one : {std::string_view(manifest.name), std::string_view(image.digest),
-                               std::string_view(image.runtime_key), seccomp,
-                               std::string_view(host.kernel), std::string_view(host.boot_id),
-                               std::string_view(host.processor)})
+  for (std::string_view one :
+       {std::string_view(manifest.name), std::string_view(image.digest),
+        std::string_view(image.runtime_key), seccomp, std::string_view(host.kernel),
+        std::string_view(host.boot_id), std::string_view(host.processor)})
     hash.field(one);
   hash.field(manifest.loopback ? "loopback" : "");
   hash.field(std::to_string(manifest.zygote.argv.size()));
@@ -225,11 +228,11 @@ base::Status verify(FdView folder, const Info& info) {
   for (const std::string& name : names)
     if (std::none_of(info.files.begin(), info.files.end(),
                      [&](const File& f) { return f.name == name; }))
-      return base::fail(damaged(fmt::format("snapshot {} of '{}' has a file that was not dumped: "
-                                            "'{}'",
-                                            info.key.substr(0, 12), info.template_name,
-                                            base::printable(name, 60)),
-                                info.template_name));
+      return base::fail(damaged(
+          fmt::format("snapshot {} of '{}' has a file that was not dumped: "
+                      "'{}'",
+                      info.key.substr(0, 12), info.template_name, base::printable(name, 60)),
+          info.template_name));
   for (const File& wanted : info.files) {
     auto found = examine(folder, wanted.name);
     std::string fault;
@@ -240,10 +243,10 @@ base::Status verify(FdView folder, const Info& info) {
     else if (found->sha256 != wanted.sha256)
       fault = "has another checksum";
     if (fault.empty()) continue;
-    return base::fail(damaged(fmt::format("snapshot {} of '{}' is damaged: '{}' {}",
-                                          info.key.substr(0, 12), info.template_name, wanted.name,
-                                          fault),
-                              info.template_name));
+    return base::fail(
+        damaged(fmt::format("snapshot {} of '{}' is damaged: '{}' {}", info.key.substr(0, 12),
+                            info.template_name, wanted.name, fault),
+                info.template_name));
   }
   return base::Unit{};
 }
@@ -301,18 +304,18 @@ base::Result<size_t> remove(const std::string& state_dir, std::string_view what)
     const bool by_key = what.size() >= 12 && info.key.rfind(what, 0) == 0;
     if (!by_key && info.template_name != what) continue;
     if (info.in_use)
-      return base::fail(Code::failedPrecondition,
-                        fmt::format("snapshot {} of '{}' is in use", info.key.substr(0, 12),
-                                    info.template_name),
-                        "Stop the daemon that serves it first.");
+      return base::fail(
+          Code::failedPrecondition,
+          fmt::format("snapshot {} of '{}' is in use", info.key.substr(0, 12), info.template_name),
+          "Stop the daemon that serves it first.");
     MAYFLY_CHECK(removeFolder(folderOf(state_dir, info.key)));
     ++removed;
   }
   if (removed == 0)
-    return base::fail(Code::notFound,
-                      fmt::format("there is no snapshot '{}' in '{}'", base::printable(what, 80),
-                                  state_dir),
-                      "`mayfly snapshot list` shows all.");
+    return base::fail(
+        Code::notFound,
+        fmt::format("there is no snapshot '{}' in '{}'", base::printable(what, 80), state_dir),
+        "`mayfly snapshot list` shows all.");
   return removed;
 }
 
@@ -334,7 +337,8 @@ base::Result<Fd> lock(const std::string& state_dir) {
 
 base::Result<std::string> makeCandidate(const std::string& state_dir) {
   // Only root reaches the folder by its path.
-  const std::string outer = fmt::format("{}/{}{}", placeOf(state_dir), kCandidatePrefix, ::getpid());
+  const std::string outer =
+      fmt::format("{}/{}{}", placeOf(state_dir), kCandidatePrefix, ::getpid());
   MAYFLY_CHECK(removeFolder(outer));
   if (::mkdir(outer.c_str(), 0700) != 0) return base::failSys(errno, "mkdir", outer);
   std::string inner = outer + "/files";

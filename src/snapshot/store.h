@@ -35,14 +35,14 @@ struct File {
 };
 
 struct Info {
-  std::string key;            // 64 hex digits
+  std::string key;  // 64 hex digits
   std::string template_name;
   std::string image_digest;
-  std::string kernel;         // for people
+  std::string kernel;  // for people
   uint64_t built_unix_s = 0;
-  uint64_t built_ms = 0;      // how long it took, trial included
-  std::vector<File> files;    // sorted by name
-  bool in_use = false;        // leased
+  uint64_t built_ms = 0;    // how long it took, trial included
+  std::vector<File> files;  // sorted by name
+  bool in_use = false;      // leased
 
   uint64_t bytes() const;
 };
@@ -82,8 +82,7 @@ base::Status publish(const std::string& state_dir, const std::string& folder, In
 base::Result<size_t> remove(const std::string& state_dir, std::string_view template_name_or_key);
 // Removes the leftovers of killed builds, and the template's snapshots but `kept_key` that nobody
 // uses. The caller holds the build lock.
-void sweep(const std::string& state_dir, std::string_view template_name,
-           std::string_view kept_key);
+void sweep(const std::string& state_dir, std::string_view template_name, std::string_view kept_key);
 
 base::Result<base::Fd> lock(const std::string& state_dir);
 // A new empty folder beside the snapshots, in which anybody who has a descriptor of it may make
