@@ -1,10 +1,12 @@
 // The command line: `mayfly VERB`. Parses the arguments and calls the verb's function.
 //
 // Layer: cli. `mayfly --help` is its documentation.
+#include <errno.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
@@ -125,6 +127,20 @@ int version(const std::string& socket, const VersionOptions& options) {
   return 0;
 }
 
+// A program of its own, because it starts a spawner.
+int snapshot(const SnapshotOptions& options) {
+  char self[4'096];
+  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
+  std::string program(self, n > 0 ? static_cast<size_t>(n) : 0);
+  program = program.substr(0, program.find_last_of('/') + 1) + "mayfly-snapshot";
+  std::vector<char*> argv{program.data()};
+  std::vector<std::string> words = options.args;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  ::execv(program.c_str(), argv.data());
+  return say(base::sysError(errno, "execv", program));
+}
+
 int main(const std::vector<std::string>& args) {
   const char* from_environment = ::getenv("MAYFLY_SOCKET");
   std::string socket =
@@ -145,6 +161,7 @@ int main(const std::vector<std::string>& args) {
   if (auto* it = std::get_if<ImageOptions>(&options.verb)) return image::imageMain(it->args);
   if (auto* it = std::get_if<TemplateOptions>(&options.verb)) return templateMain(it->args);
   if (auto* it = std::get_if<BrokerOptions>(&options.verb)) return brokerMain(it->args);
+  if (auto* it = std::get_if<SnapshotOptions>(&options.verb)) return snapshot(*it);
   if (auto* it = std::get_if<PoolOptions>(&options.verb)) return poolMain(it->args);
   return version(options.socket, std::get<VersionOptions>(options.verb));
 }

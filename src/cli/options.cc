@@ -61,6 +61,7 @@ Examples:
 constexpr const char* kFooter = R"(Start:
   mayfly doctor                    what this host offers, and what is missing
   mayfly image build               build the images of the templates
+  mayfly snapshot build            make the snapshots of templates that restore
   mayfly run -c 'print(6*7)'       run a task
   mayfly VERB --help               explain a verb
 
@@ -388,6 +389,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       ->type_name("FILE");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
   app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
+  app.add_subcommand("snapshot", "Build, list, check and remove snapshots of dumped zygotes");
   app.add_subcommand("template", "Make, build and check templates of your own");
   app.add_subcommand("broker", "Check the broker's policy, show its log");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
@@ -415,6 +417,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     const auto is = [&](const char* name) { return verb < args.size() && args[verb] == name; };
     if ((is("image") || is("template") || is("pool")) && args.back() == "--version") {
       out.verb = VersionOptions{.ours_only = true};
+      return out;
+    }
+    if (is("snapshot")) {
+      out.verb = SnapshotOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
     if (is("image")) {

@@ -73,6 +73,9 @@ struct VersionOptions {
 struct ImageOptions {
   std::vector<std::string> args;  // image::imageMain reads them
 };
+struct SnapshotOptions {
+  std::vector<std::string> args;  // mayfly-snapshot reads them
+};
 struct PoolOptions {
   std::vector<std::string> args;  // poolMain reads them
 };
@@ -92,7 +95,7 @@ struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
                VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions,
-               BrokerOptions>
+               BrokerOptions, SnapshotOptions>
       verb;
 };
 

@@ -250,7 +250,7 @@ int awaitZygote(char* why, size_t size) {
     said.step[sizeof said.step - 1] = '\0';
     ready = said.error == 0;
     if (ready) continue;
-    snprintf(why, size, "%s%s%s", said.step, said.error == kRefused ? "" : ": ",
+    snprintf(why, size, "%.300s%s%s", said.step, said.error == kRefused ? "" : ": ",
              said.error == kRefused ? "" : strerror(said.error));
     return 1;
   }
