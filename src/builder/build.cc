@@ -99,8 +99,8 @@ wire::Request requestOf(const Subject& s, base::ZygoteId id, uint32_t role) {
 // Why the builder box gave no snapshot: its own sentence, if it left one.
 base::Error whyNot(Driver& driver, const Box& box, base::Error error) {
   auto said = readAll(box.err.view(), kWhyBytesMax, monotonicNs() + kSecondNs, "its reason");
+  while (said && !said->empty() && said->back() == '\n') said->pop_back();
   std::string why = said ? base::printable(*said, kWhyBytesMax) : std::string();
-  while (!why.empty() && (why.back() == ' ' || why.back() == '\n')) why.pop_back();
   if (why.empty())
     if (auto lost = driver.lostText(box.id)) why = *lost;
   if (!why.empty()) error = {Code::failedPrecondition, why, {}, 0, 0};

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/keyctl.h>
 #include <stdio.h>
 #include <sys/prctl.h>
@@ -81,6 +82,15 @@ int enterOwnUserNamespace() {
   return r != 0 ? r : writeText("/proc/self/gid_map", map);
 }
 
+// Makes those capabilities effective that a change of ids has kept.
+int raiseCapabilities() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct caps[2] = {};
+  if (syscall(SYS_capget, &header, caps) != 0) return -errno;
+  for (auto& half : caps) half.effective = half.permitted;
+  return syscall(SYS_capset, &header, caps) == 0 ? 0 : -errno;
+}
+
 }  // namespace
 
 int landlockAbi() {
@@ -136,13 +146,15 @@ int becomeTask(UserNamespace place) {
   if (chdir("/task") != 0) return -errno;
   umask(022);
   if (setsid() < 0) return -errno;
+  // Without a new user namespace, which gives all capabilities, dropCapabilities() needs some.
+  if (place == UserNamespace::ofBox && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0) return -errno;
   if (setgroups(0, nullptr) != 0 || setresgid(kBoxUser, kBoxUser, kBoxUser) != 0 ||
       setresuid(kBoxUser, kBoxUser, kBoxUser) != 0)
     return -errno;
   // The change of ids made the process non-dumpable; the task may inspect itself.
   if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0) return -errno;
-  if (place == UserNamespace::own)
-    if (int r = enterOwnUserNamespace(); r != 0) return r;
+  if (int r = place == UserNamespace::own ? enterOwnUserNamespace() : raiseCapabilities(); r != 0)
+    return r;
   // Set after the change of ids, which clears it.
   if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return -errno;
   if (int r = joinOwnKeyring(); r != 0) return r;

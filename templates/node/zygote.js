@@ -208,8 +208,8 @@ function leaveNoTrace() {
 }
 
 for (const [name, value] of Object.entries(template.env)) process.env[name] = value;
-preload();
 warmUp();
+preload();
 rehearse();
 leaveNoTrace();
 const task = zygote.serve(SEED, useUpDrawnNumbers, rehearse);
