@@ -10,6 +10,12 @@ const FOLDER = '/usr/lib/mayfly/';
 const TASK_FILE = 1, TASK_STRING = 2, TASK_STDIN = 3;
 const NOT_RUN = 126;
 
+// Worker threads get the preloads of their process, too. There is nothing for them here.
+if (!require('worker_threads').isMainThread) {
+  leaveNoTrace();
+  return;
+}
+
 const Module = require('module');
 const fs = require('fs');
 const path = require('path');
@@ -44,8 +50,17 @@ function preload() {
   }
 }
 
+// Node warns once of a loader that it calls experimental, and that `-e` uses itself.
+function silenceLoaderWarning() {
+  const emitWarning = process.emitWarning;
+  process.emitWarning = () => {};
+  vm.runInThisContext("import('fs')", { importModuleDynamically: vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER });
+  process.emitWarning = emitWarning;
+}
+
 // What a task's first moments use, so that a clone has it compiled and loaded.
 function warmUp() {
+  silenceLoaderWarning();
   for (let i = 0; i < 50; ++i) {
     vm.runInThisContext(`(() => ${i})()`, { filename: '[warm-up]' });
     Buffer.from('warm').toString('base64');
@@ -114,8 +129,7 @@ function setEnvironment(wanted) {
     if (process.env[name] !== wanted[name]) process.env[name] = wanted[name];
 }
 
-// As `node -e` and `node -` do before they run a program: its module, and the built-in modules as
-// globals.
+// As `node -e` and `node -` do before they run a program.
 function prepareEval(name) {
   const module = new Module(name);
   module.filename = path.join(process.cwd(), name);
@@ -123,30 +137,28 @@ function prepareEval(name) {
   const require = Module.createRequire(module.filename);
   const define = (key, value) =>
     Object.defineProperty(globalThis, key, { value, writable: true, enumerable: true, configurable: true });
-  for (const builtin of Module.builtinModules) {
-    if (builtin.startsWith('_') || builtin.includes('/') || builtin in globalThis) continue;
-    const set = (value) => {
-      delete globalThis[builtin];
-      globalThis[builtin] = value;
-    };
-    Object.defineProperty(globalThis, builtin, {
-      get() {
-        const loaded = require(builtin);
-        delete globalThis[builtin];
-        Object.defineProperty(globalThis, builtin, { get: () => loaded, set, configurable: true, enumerable: false });
-        return loaded;
-      },
-      set,
-      configurable: true,
-      enumerable: false,
-    });
-  }
+  if (name === '[eval]') for (const builtin of Module.builtinModules) offerGlobal(builtin, require);
   define('__filename', name);
   define('module', module);
   define('exports', module.exports);
   define('__dirname', '.');
   define('require', Object.assign((id) => module.require(id), require));
-  return module;
+}
+
+// `-e` has the built-in modules as globals, each loaded at its first use.
+function offerGlobal(builtin, require) {
+  if (builtin.startsWith('_') || builtin.includes('/') || builtin in globalThis) return;
+  const set = (value) => {
+    delete globalThis[builtin];
+    globalThis[builtin] = value;
+  };
+  const get = () => {
+    const loaded = require(builtin);
+    delete globalThis[builtin];
+    Object.defineProperty(globalThis, builtin, { get: () => loaded, set, configurable: true, enumerable: false });
+    return loaded;
+  };
+  Object.defineProperty(globalThis, builtin, { get, set, configurable: true, enumerable: false });
 }
 
 // An ES module as `-e` is rare, and Node's own way to it cannot be reached from here.
@@ -168,11 +180,16 @@ function entryPoint(task) {
   }
   const name = task.kind === TASK_STRING ? '[eval]' : '[stdin]';
   prepareEval(name);
-  return vm.runInThisContext.bind(vm, task.code.toString(), {
+  const run = vm.runInThisContext.bind(vm, task.code.toString(), {
     filename: name,
     displayErrors: true,
     importModuleDynamically: vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
   });
+  if (task.kind === TASK_STRING) return run;
+  // `node -` runs its program when it has read all of its standard input.
+  process.stdin.setEncoding('utf8');
+  process.stdin.resume();
+  return process.stdin.on.bind(process.stdin, 'end', () => run());
 }
 
 function becomeTask(task) {
@@ -186,6 +203,7 @@ function becomeTask(task) {
   if (task.kind === TASK_FILE) process.argv.push(path.resolve(task.argv[0]), ...task.argv.slice(1));
   else if (task.kind === TASK_STDIN) process.argv.push('-', ...task.argv.slice(1));
   else process.argv.push(...task.argv.slice(1));
+  if (task.kind === TASK_STRING) process.execArgv.push('-e', code);
   process.title = 'node';
   const run = entryPoint(task);
   const descriptor = Object.getOwnPropertyDescriptor(Module, 'runMain');
