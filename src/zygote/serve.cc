@@ -82,9 +82,18 @@ int loadProgram(Server* server) {
 }
 
 // What this process becomes: a zygote that forks, or one that is dumped.
-Gate gate() {
-  const char* role = getenv(kRoleName);
-  return role != nullptr && strcmp(role, kRoleSnapshot) == 0 ? Gate::snapshot : Gate::fork;
+Gate role = Gate::fork;
+
+Gate gate() { return role; }
+
+// When the library is loaded, before the runtime's own code can change its environment. What the
+// dumped zygote was started with is no task's concern.
+__attribute__((constructor)) void takeRole() {
+  const char* told = getenv(kRoleName);
+  if (told == nullptr || strcmp(told, kRoleSnapshot) != 0) return;
+  role = Gate::snapshot;
+  unsetenv(kRoleName);
+  unsetenv("LD_PRELOAD");
 }
 
 int prepare(Server* server, const mayfly_zygote_hooks* hooks, char fault[kFaultBytes]) {
@@ -268,9 +277,6 @@ Step completeWalls(const Server& server, bool rehearsing) {
 // In the zygote, the call ends with the dump, which ends the process. In a clone it goes on.
 int serveSnapshot(const Server& server, mayfly_task* task) {
   int channel = -1;
-  // A clone's environment has neither.
-  unsetenv(kRoleName);
-  unsetenv("LD_PRELOAD");
   if (int r = arrangeStandIns(&channel); r != 0) return r;
   if (int r = findDroppableMemory(); r != 0) return r;
   close(channel);
