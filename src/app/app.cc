@@ -234,7 +234,7 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(openRunState());
   MAYFLY_TRY(std::string runtime,
              image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
-  MAYFLY_TRY(served_, loadTemplates(s, runtime));
+  MAYFLY_TRY(served_, loadTemplates(s, runtime, options_.executable_dir));
   if (served_.empty()) spdlog::warn("there is no template to serve, ignoring");
   for (const Process& p : childrenOf(static_cast<uint32_t>(::getpid()))) foreign_.insert(p.pid);
   // The dead children of a killed spawner come to us: unless a parent reaps them at once, the

@@ -173,7 +173,8 @@ int main(int argc, char** argv) {
   };
   CLI::App* build_verb = verb("build", "make what is missing, for a template's present image");
   build_verb->add_option("TEMPLATE", a.names, "templates; without one, all that restore");
-  build_verb->add_option("--templates", a.template_dirs, "folders of templates");
+  build_verb->add_option("--templates", a.template_dirs, "folders of templates")
+      ->allow_extra_args(false);
   build_verb->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
   build_verb->add_flag("--again", a.again, "make it anew, even if it is there");
   build_verb->add_flag("--json", a.json, "print JSON");

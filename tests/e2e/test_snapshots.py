@@ -113,12 +113,15 @@ def exchange(folder):
     return "another snapshot"
 
 
+REFUSES = "make_snapshots = false\n"
+
+
 @pytest.mark.parametrize("damage", [truncate, flip, lose, add, exchange])
 def test_a_damaged_snapshot_is_named_and_never_served(state, daemons, damage):  # noqa: F811
     words = damage(folder_of(state))
     if damage is not exchange:
         assert words in snapshot(state, "check", check=1).stderr
-    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",))
+    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=REFUSES)
     [template] = json.loads(daemon.cli("templates", "--json").stdout)["templates"]
     assert template["state"] == "missingImage" and words in template["stateText"], template
     refused = daemon.cli("run", "-t", "node", "-c", "console.log(1)")
@@ -133,9 +136,21 @@ def test_a_damaged_snapshot_is_named_and_never_served(state, daemons, damage):  
 def test_without_a_snapshot_the_template_is_refused_with_the_remedy(state, daemons):  # noqa: F811
     assert snapshot(state, "remove", "node").returncode == 0
     assert snapshot(state, "remove", "node", check=1).stderr.startswith("mayfly: there is no snapshot 'node'")
-    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",))
+    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=REFUSES)
     refused = daemon.cli("run", "-t", "node", "-c", "console.log(1)")
     assert refused.returncode == 125 and b"has no snapshot for its present image" in refused.stderr, refused.stderr
+
+
+@pytest.mark.parametrize("damage", [flip, None])
+def test_a_daemon_makes_what_is_missing_at_its_start(state, daemons, damage):  # noqa: F811
+    if damage:
+        damage(folder_of(state))
+    else:
+        snapshot(state, "remove", "node", check=0)
+    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config="make_snapshots = true\n")
+    assert "it is made now" in daemon.said()
+    assert daemon.cli.run("-t", "node", "-c", "console.log(6*7)")["stdout"] == "42\n"
+    snapshot(state, "check", check=0)
 
 
 def test_a_served_snapshot_cannot_be_removed(state, daemons):  # noqa: F811
