@@ -201,22 +201,23 @@ base::Result<BuildResult> build(const std::string& template_name, const BuildOpt
   };
   if (::geteuid() != 0) return base::fail(Code::permissionDenied, "making a snapshot needs root");
   MAYFLY_TRY(Subject s, load(template_name, o));
-  const auto present = [&]() -> std::optional<snapshot::Info> {
-    if (o.present == BuildOptions::Present::replace) return std::nullopt;
+  const bool only_try = o.outcome == BuildOptions::Outcome::onlyTry;
+  const auto present = [&]() -> std::optional<BuildResult> {
+    if (only_try || o.present == BuildOptions::Present::replace) return std::nullopt;
     auto found = snapshot::find(o.state_dir, template_name, s.info.key);
     if (!found) return std::nullopt;
     auto folder = snapshot::open(o.state_dir, *found);
     if (!folder || !snapshot::verify(folder->view(), *found)) return std::nullopt;
-    return std::move(*found);
+    return BuildResult{std::move(*found), false, snapshot::criuVersion(folder->view())};
   };
-  if (auto found = present()) return BuildResult{std::move(*found), false};
+  if (auto found = present()) return std::move(*found);
   MAYFLY_TRY(Fd lock, snapshot::lock(o.state_dir));
-  if (auto found = present()) return BuildResult{std::move(*found), false};  // made meanwhile
+  if (auto found = present()) return std::move(*found);  // made meanwhile
   snapshot::sweep(o.state_dir, template_name, s.info.key);
   MAYFLY_TRY(std::string candidate, snapshot::makeCandidate(o.state_dir));
+  MAYFLY_TRY(Fd folder, base::openAt({}, candidate, O_RDONLY | O_DIRECTORY));
   const uint64_t begun_ns = monotonicNs();
-  const auto made = [&]() -> base::Status {
-    MAYFLY_TRY(Fd folder, base::openAt({}, candidate, O_RDONLY | O_DIRECTORY));
+  base::Status made = [&]() -> base::Status {
     MAYFLY_TRY(Driver driver, Driver::start(o.executable_dir, o.state_dir));
     say("starting the zygote and dumping it");
     MAYFLY_CHECK(dump(driver, s, folder));
@@ -226,16 +227,15 @@ base::Result<BuildResult> build(const std::string& template_name, const BuildOpt
     return tryOut(driver, s, folder);
   }();
   s.info.built_ms = (monotonicNs() - begun_ns) / 1'000'000;
-  base::Status published =
-      made ? snapshot::publish(o.state_dir, candidate, s.info) : std::move(made);
-  if (!published) {
-    snapshot::sweep(o.state_dir, template_name, s.info.key);
-    return base::fail(std::move(published).error().in(
-        fmt::format("cannot make the snapshot of template '{}'", template_name)));
-  }
+  BuildResult result{s.info, true, snapshot::criuVersion(folder.view())};
+  if (made && !only_try) made = snapshot::publish(o.state_dir, candidate, s.info);
   snapshot::sweep(o.state_dir, template_name, s.info.key);
-  MAYFLY_TRY(snapshot::Info info, snapshot::find(o.state_dir, template_name, s.info.key));
-  return BuildResult{std::move(info), true};
+  if (!made)
+    return base::fail(std::move(made).error().in(
+        fmt::format("cannot make the snapshot of template '{}'", template_name)));
+  if (only_try) return result;
+  MAYFLY_TRY(result.info, snapshot::find(o.state_dir, template_name, s.info.key));
+  return result;
 }
 
 }  // namespace mayfly::builder

@@ -20,12 +20,14 @@ struct BuildOptions {
   std::string state_dir;
   std::vector<std::string> template_dirs, base_dirs;
   enum class Present : uint8_t { keep, replace } present = Present::keep;
+  enum class Outcome : uint8_t { publish, onlyTry } outcome = Outcome::publish;
   std::function<void(std::string_view)> progress;  // one line per step; may be empty
 };
 
 struct BuildResult {
   snapshot::Info info;
   bool built = false;  // false: it was there
+  std::string criu;    // its version
 };
 
 base::Result<BuildResult> build(const std::string& template_name, const BuildOptions& options);

@@ -89,6 +89,7 @@ int build(const Arguments& a) {
     }
     auto json = jsonOf(built->info);
     json["built"] = built->built;
+    json["criu"] = built->criu;
     all.push_back(std::move(json));
     if (!a.json)
       fmt::print(
@@ -98,6 +99,32 @@ int build(const Arguments& a) {
   }
   if (a.json) fmt::print("{}\n", all.dump(2));
   return code;
+}
+
+// Whether this host can dump and restore: shown by doing it, with a template's image.
+int trial(const Arguments& a) {
+  BuildOptions options;
+  options.executable_dir = a.runtime_dir.empty() ? executableDir() : a.runtime_dir;
+  options.state_dir = a.state_dir;
+  options.template_dirs = templateDirs(a);
+  options.base_dirs = config::defaultTemplateDirs(executableDir());
+  options.outcome = BuildOptions::Outcome::onlyTry;
+  base::Error last{base::Code::notFound, "no template here restores", {}, 0, 0};
+  for (const std::string& name : namesToBuild(a)) {
+    auto tried = builder::build(name, options);
+    if (tried) {
+      fmt::print(
+          "restore  criu {} of the image of '{}': dumped, and restored in several clones at "
+          "once, in {} ms\n",
+          tried->criu.empty() ? "?" : tried->criu, name, tried->info.built_ms);
+      return 0;
+    }
+    last = std::move(tried).error();
+  }
+  fmt::print(
+      "restore  does not work here; templates with mechanism \"restore\" are refused, all "
+      "others work\n");
+  return say(last);
 }
 
 int list(const Arguments& a) {
@@ -178,6 +205,11 @@ int main(int argc, char** argv) {
   build_verb->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
   build_verb->add_flag("--again", a.again, "make it anew, even if it is there");
   build_verb->add_flag("--json", a.json, "print JSON");
+  CLI::App* trial_verb = verb("trial", "dump and restore once, and keep nothing");
+  trial_verb->add_option("TEMPLATE", a.names, "templates; without one, the first that works");
+  trial_verb->add_option("--templates", a.template_dirs, "folders of templates")
+      ->allow_extra_args(false);
+  trial_verb->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
   CLI::App* list_verb = verb("list", "all snapshots");
   list_verb->add_flag("--json", a.json, "print JSON");
   CLI::App* check_verb = verb("check", "compare every file with its checksum");
@@ -187,6 +219,7 @@ int main(int argc, char** argv) {
       ->required();
   CLI11_PARSE(cli, argc, argv);
   if (*build_verb) return build(a);
+  if (*trial_verb) return trial(a);
   if (*list_verb) return list(a);
   if (*check_verb) return check(a);
   return remove(a);

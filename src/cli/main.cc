@@ -70,6 +70,20 @@ int kill(const std::string& socket, const KillOptions& options) {
   return code;
 }
 
+// A program of its own, because it starts a spawner.
+int snapshot(const SnapshotOptions& options) {
+  char self[4'096];
+  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
+  std::string program(self, n > 0 ? static_cast<size_t>(n) : 0);
+  program = program.substr(0, program.find_last_of('/') + 1) + "mayfly-snapshot";
+  std::vector<char*> argv{program.data()};
+  std::vector<std::string> words = options.args;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  ::execv(program.c_str(), argv.data());
+  return say(base::sysError(errno, "execv", program));
+}
+
 int doctor(const DoctorOptions& options) {
   host::HostReport report = host::hostReport();
   if (!options.config.empty()) {
@@ -102,7 +116,10 @@ int doctor(const DoctorOptions& options) {
       json["budget"]["parts"].push_back({{"what", std::string(part.what)}, {"tasks", part.tasks}});
     fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   }
-  return lost.empty() ? 0 : kFailed;
+  if (!lost.empty()) return kFailed;
+  if (!options.restore) return 0;
+  ::fflush(stdout);
+  return snapshot({{"trial"}});
 }
 
 int version(const std::string& socket, const VersionOptions& options) {
@@ -125,20 +142,6 @@ int version(const std::string& socket, const VersionOptions& options) {
       fmt::print("mayflyd: {}\n", base::printable(client.error().message));
   }
   return 0;
-}
-
-// A program of its own, because it starts a spawner.
-int snapshot(const SnapshotOptions& options) {
-  char self[4'096];
-  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
-  std::string program(self, n > 0 ? static_cast<size_t>(n) : 0);
-  program = program.substr(0, program.find_last_of('/') + 1) + "mayfly-snapshot";
-  std::vector<char*> argv{program.data()};
-  std::vector<std::string> words = options.args;
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  ::execv(program.c_str(), argv.data());
-  return say(base::sysError(errno, "execv", program));
 }
 
 int main(const std::vector<std::string>& args) {

@@ -87,7 +87,7 @@ constexpr Usage kUsages[] = {
     {"ps", "mayfly ps [--json]"},
     {"kill", "mayfly kill ID..."},
     {"templates", "mayfly templates [--json]"},
-    {"doctor", "mayfly doctor [--config FILE] [--json]"},
+    {"doctor", "mayfly doctor [--config FILE] [--json] [--restore]"},
     {"version", "mayfly version [--json]"},
 };
 
@@ -388,6 +388,8 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   doctor_app->add_option("--config", doctor.config, "The daemon's settings, which bound its boxes")
       ->type_name("FILE");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
+  doctor_app->add_flag("--restore", doctor.restore,
+                       "Also dump and restore a zygote: takes seconds, root and an image");
   app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
   app.add_subcommand("snapshot", "Build, list, check and remove snapshots of dumped zygotes");
   app.add_subcommand("template", "Make, build and check templates of your own");

@@ -66,6 +66,7 @@ struct KillOptions {
 struct DoctorOptions {
   std::string config;  // the daemon's settings; empty: the defaults
   bool json = false;
+  bool restore = false;  // also dumps and restores
 };
 struct VersionOptions {
   bool json = false, ours_only = false;  // ours_only: asks no daemon

@@ -330,6 +330,13 @@ void sweep(const std::string& state_dir, std::string_view template_name,
         (void)removeFolder(folderOf(state_dir, info.key));
 }
 
+std::string criuVersion(FdView folder) {
+  constexpr std::string_view kLabel = "Version: ";
+  auto text = base::readSmallFile(folder, "criu.version");
+  if (!text || text->rfind(kLabel, 0) != 0) return {};
+  return base::printable(text->substr(kLabel.size(), text->find('\n') - kLabel.size()), 40);
+}
+
 base::Result<Fd> lock(const std::string& state_dir) {
   MAYFLY_CHECK(image::makeFolders(placeOf(state_dir)));
   return image::lockFile(placeOf(state_dir) + "/build.lock", kLockSecondsMax);

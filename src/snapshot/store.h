@@ -1,7 +1,7 @@
 // The snapshots of a state directory: dumped zygotes, each named by all that it depends on.
 //
 //   snapshots/<key>/snapshot.json   what it was made of, and the checksum of each file
-//   snapshots/<key>/*               criu's images, streams, criu.kdat (src/zygote/snapshot.h)
+//   snapshots/<key>/*               criu's images and our own (src/zygote/snapshot.h)
 //   snapshots/.new-<pid>/           one that is being made
 //   snapshots/build.lock            held while one is made or removed
 //
@@ -83,6 +83,9 @@ base::Result<size_t> remove(const std::string& state_dir, std::string_view templ
 // Removes the leftovers of killed builds, and the template's snapshots but `kept_key` that nobody
 // uses. The caller holds the build lock.
 void sweep(const std::string& state_dir, std::string_view template_name, std::string_view kept_key);
+
+// criu's version, as the dump left it in the folder: "4.1.1"; empty if it is not there.
+std::string criuVersion(base::FdView folder);
 
 base::Result<base::Fd> lock(const std::string& state_dir);
 // A new empty folder beside the snapshots, in which anybody who has a descriptor of it may make

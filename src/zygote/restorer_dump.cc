@@ -163,6 +163,23 @@ int keepKernelFile() {
   return close(fd) == 0 ? r : -errno;
 }
 
+int keepVersion() {
+  const int fd = openat(kSnapshotFd, kVersionFile, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (fd < 0) return -errno;
+  const pid_t pid = fork();
+  if (pid < 0) return -errno;
+  if (pid == 0) {
+    const char* const argv[] = {kCriuPath, "--version", nullptr};
+    if (dup2(fd, 1) != 1) _exit(126);
+    executeCriu(argv, "/run");
+  }
+  close(fd);
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0)
+    if (errno != EINTR) return -errno;
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
+}
+
 int joinCgroupNamespaceOfZygote() {
   char path[32];
   snprintf(path, sizeof path, "/proc/%d/ns/cgroup", kSnapshotPid);
@@ -203,7 +220,7 @@ int runCriuDump(int said) {
   if (at("enter box", joinBox(init)) && at("become root of the box", becomeBoxRoot()) &&
       at("show processes", showProcesses()) &&
       at("cgroup namespace", joinCgroupNamespaceOfZygote()) && at("criu", runCriuDump(said)) &&
-      at("criu's knowledge of the kernel", keepKernelFile()))
+      at("criu's knowledge of the kernel", keepKernelFile()) && at("criu's version", keepVersion()))
     _exit(0);
   dprintf(said, "%s: %s: %s\n", strcmp(step, "criu") == 0 ? "criu failed" : "Error", step,
           strerror(-r));

@@ -33,8 +33,9 @@ enum StandIn : int { kStdin, kStdout, kStderr, kControlOf, kGoOf, kRelease, kSta
 inline constexpr char kControlPath[] = "/run/control";
 
 // The snapshot's own files, beside criu's images.
-inline constexpr char kStreamsFile[] = "streams";   // struct Streams
-inline constexpr char kKernelFile[] = "criu.kdat";  // what criu found out about the kernel
+inline constexpr char kStreamsFile[] = "streams";       // struct Streams
+inline constexpr char kKernelFile[] = "criu.kdat";      // what criu found out about the kernel
+inline constexpr char kVersionFile[] = "criu.version";  // as `criu --version` prints it
 inline constexpr char kCriuPath[] = "/usr/sbin/criu";
 
 struct Streams {
