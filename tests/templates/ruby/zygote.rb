@@ -23,7 +23,7 @@ module Mayfly
   # Whatever drew random bytes before the dump: all clones would go on with the same.
   RESEED = Fiddle::Closure::BlockCaller.new(Fiddle::TYPE_INT, []) do
     Random.srand
-    OpenSSL::Random.add(Random.urandom(64), 64.0) if defined?(OpenSSL)
+    OpenSSL::Random.random_add(Random.urandom(64), 64.0) if defined?(OpenSSL)
     0
   rescue StandardError
     1
