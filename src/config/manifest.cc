@@ -39,11 +39,12 @@ constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz";
 constexpr std::string_view kWord =
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
 
-// "a.b" for Python, "A::B" for Perl.
+// "a.b" for Python, "A::B" for Perl, "@a/b-c" for Node.
 bool isModule(std::string_view s) {
-  return !s.empty() && s.size() <= 200 && s.front() != '.' && s.front() != ':' && s.back() != '.' &&
-         s.back() != ':' && s.find("..") == std::string_view::npos &&
-         all(s, std::string(kWord) + ".:");
+  constexpr std::string_view kEnds = ".:/-";
+  return !s.empty() && s.size() <= 200 && kEnds.find(s.front()) == std::string_view::npos &&
+         kEnds.find(s.back()) == std::string_view::npos &&
+         s.find("..") == std::string_view::npos && all(s, std::string(kWord) + ".:/@-");
 }
 bool isEnvName(std::string_view s) {
   return !s.empty() && s.size() <= 200 && !(s.front() >= '0' && s.front() <= '9') && all(s, kWord);

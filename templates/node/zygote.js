@@ -23,6 +23,8 @@ const v8 = require('v8');
 const vm = require('vm');
 const crypto = require('crypto');
 
+let transform = null;
+
 const template = JSON.parse(fs.readFileSync(FOLDER + 'template.json', 'utf8'));
 const addon = { exports: {} };
 process.dlopen(addon, FOLDER + 'libmayfly-node.so');
@@ -41,7 +43,7 @@ function preload() {
   zygote.preloaded(null);
   for (const name of template.preload) {
     try {
-      require(require.resolve(name, { paths: ['/usr/share/nodejs', '/usr/lib/nodejs', '/task'] }));
+      require(require.resolve(name, { paths: ['/task'] }));  // found in /node_modules, as by a task
     } catch (error) {
       zygote.refuse(`preload '${name}' failed: ${error.message}`);
       process.exit(2);
@@ -58,9 +60,24 @@ function silenceLoaderWarning() {
   process.emitWarning = emitWarning;
 }
 
+// Our own tool: a task that loads the package gets a copy of its own. Null: the image has none.
+function loadTranspiler() {
+  const before = new Set(Object.keys(require.cache));
+  try {
+    return require(require.resolve('sucrase', { paths: ['/'] })).transform;
+  } catch (error) {
+    if (error.code === 'MODULE_NOT_FOUND') return null;
+    throw error;
+  } finally {
+    for (const file of Object.keys(require.cache)) if (!before.has(file)) delete require.cache[file];
+  }
+}
+
 // What a task's first moments use, so that a clone has it compiled and loaded.
 function warmUp() {
   silenceLoaderWarning();
+  transform = loadTranspiler();
+  if (transform) transform('const x: number = 1;', { transforms: ['typescript', 'imports'] });
   for (let i = 0; i < 50; ++i) {
     vm.runInThisContext(`(() => ${i})()`, { filename: '[warm-up]' });
     Buffer.from('warm').toString('base64');
@@ -171,12 +188,27 @@ function isModuleSyntax(code) {
   }
 }
 
+const TYPES = /\.[cm]?ts$/;
+
+// Programs in TypeScript lose their types, and run as CommonJS modules. The loader's frames read as
+// Node's own, which has such a loader from version 22 on.
+function loadTypes() {
+  const loader = vm.runInThisContext(
+    `((fs, transform) => function (module, filename) {
+      const options = { transforms: ['typescript', 'imports'], disableESTransforms: true, filePath: filename };
+      module._compile(transform(fs.readFileSync(filename, 'utf8'), options).code, filename);
+    })`, { filename: 'node:internal/modules/typescript' })(fs, transform);
+  for (const extension of ['.ts', '.cts', '.mts']) Module._extensions[extension] = loader;
+}
+
 // What Node's main function will call in the place of its own entry point.
 function entryPoint(task) {
   const original = Module.runMain;
   if (task.kind === TASK_FILE) {
     const file = path.resolve(task.argv[0]);
-    return original.bind(Module, file);
+    if (!TYPES.test(file) || !transform) return original.bind(Module, file);
+    loadTypes();
+    return Module._load.bind(Module, file, null, true);
   }
   const name = task.kind === TASK_STRING ? '[eval]' : '[stdin]';
   prepareEval(name);

@@ -149,6 +149,29 @@ def test_verdicts_and_receipts_are_as_under_fork(mayfly, code, options, verdict)
     assert result["receipt"]["complete"], result["receipt"]
 
 
+TYPED = {
+    "types": ("interface A { a: number }\nconst f = (x: A): string => `${x.a satisfies number}`;\nconsole.log(f({ a: 5 } as A), __filename);\n", "5 /task/script.ts\n", 0),
+    "enum_and_generics": ("enum E { one = 1, two }\nclass C<T> { constructor(private x: T, readonly y?: T) {} get(): T { return this.x; } }\n"
+                          "console.log(E.two, new C<string>('g').get(), process.argv.slice(1).join());\n", "2 g /task/script.ts,one\n", 0),
+    "imports": ("import fs from 'fs';\nimport { twice, type N } from './beside';\nimport type { Stats } from 'fs';\nconst n: N = twice(21);\n"
+                "export default n;\nconsole.log(n, typeof fs.readFileSync);\n", "42 function\n", 0),
+    "throws": ("type A = { a: 1 };\n\n\nfunction main(x: A): never {\n  throw new Error('typed');\n}\nmain({ a: 1 });\n", "", 1),
+    "syntax": ("const x: = 5;\n", "", 1),
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_typescript_runs_without_its_types(mayfly, tmp_path, name):
+    text, out, code = TYPED[name]
+    (tmp_path / "script.ts").write_text(text)
+    (tmp_path / "beside.ts").write_text("export type N = number;\nexport const twice = (n: N): N => 2 * n;\n")
+    result = mayfly.run("-t", "node", "--file", tmp_path / "beside.ts", tmp_path / "script.ts", "one")
+    assert (result["stdout"], result["exitCode"]) == (out, code), result["stderr"]
+    if name == "throws":
+        assert "/task/script.ts:5\n" in result["stderr"] and "at main (/task/script.ts:5:" in result["stderr"], result["stderr"]
+    assert "mayfly" not in result["stderr"]
+
+
 def test_timers_set_before_the_dump_do_not_fire_in_a_burst(mayfly):
     code = "const t = Date.now(); let n = 0; setInterval(() => { if (++n === 5) { console.log(Date.now() - t >= 45); process.exit(); } }, 10)"
     assert mayfly.run("-t", "node", "-c", code)["stdout"] == "true\n"
