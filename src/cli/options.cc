@@ -389,9 +389,9 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       ->type_name("FILE");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
   doctor_app->add_flag("--restore", doctor.restore,
-                       "Also dump and restore a zygote: takes seconds, root and an image");
+                       "Also try a dump and restores; needs root");
   app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
-  app.add_subcommand("snapshot", "Build, list, check and remove snapshots of dumped zygotes");
+  app.add_subcommand("snapshot", "Build, list, check, remove dumped zygotes");
   app.add_subcommand("template", "Make, build and check templates of your own");
   app.add_subcommand("broker", "Check the broker's policy, show its log");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
