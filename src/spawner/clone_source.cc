@@ -62,6 +62,8 @@ class ChannelSource : public CloneSource {
     return channel_ && ::poll(&ended, 1, 0) == 0;
   }
   void close() override { channel_.reset(); }
+  Needs needs() const override { return Needs::init; }
+  uint64_t answerMsMax() const override { return kAnswerMsMax; }
 
  protected:
   // Checks the message; sets the answer's error, text and clone. False: no source sends it.
@@ -88,6 +90,8 @@ class ForkingSource : public ChannelSource {
 class RestoringSource : public ChannelSource {
  public:
   using ChannelSource::ChannelSource;
+  Needs needs() const override { return Needs::wholeBox; }
+  uint64_t answerMsMax() const override { return kRestoredMsMax; }
 
  private:
   bool take(const wire::CloneMade& made, base::Received& got, Answer* answer) override {

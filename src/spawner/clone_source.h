@@ -53,7 +53,12 @@ class CloneSource {
   virtual base::FdView answers() const = 0;  // polls readable when an answer is pending
   virtual Answer receive() = 0;
   virtual bool open() const = 0;  // it has not closed its end
-  virtual void close() = 0;       // we close it: no further answer comes
+  // Whether a clone may be requested while its box's walls are still rising.
+  enum class Needs : uint8_t { init, wholeBox };
+  virtual Needs needs() const = 0;
+  // Within which it answers a request for a clone, unless it hangs.
+  virtual uint64_t answerMsMax() const = 0;
+  virtual void close() = 0;  // we close it: no further answer comes
 };
 
 // A zygote process at the other end of `channel` (wire/zygote.h).

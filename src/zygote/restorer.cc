@@ -32,7 +32,7 @@ using namespace wire;
 namespace {
 
 constexpr int kJobsMax = 64;                       // restores at a time
-constexpr uint64_t kRestoreNsMax = 3'000'000'000;  // below the spawner's patience with a zygote
+constexpr uint64_t kRestoreNsMax = 3'000'000'000;  // the box stands: only criu takes time
 constexpr time_t kFinishSecondsMax = 2;
 constexpr size_t kSaidBytesMax = 16'384;
 
