@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -277,6 +278,7 @@ Step completeWalls(const Server& server, bool rehearsing) {
 // In the zygote, the call ends with the dump, which ends the process. In a clone it goes on.
 int serveSnapshot(const Server& server, mayfly_task* task) {
   int channel = -1;
+  malloc_trim(0);  // what is free need not be restored
   if (int r = arrangeStandIns(&channel); r != 0) return r;
   if (int r = findDroppableMemory(); r != 0) return r;
   close(channel);

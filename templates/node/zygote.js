@@ -97,6 +97,15 @@ function useUpDrawnNumbers() {
   for (let i = 0; i < 1024; ++i) crypto.randomInt(2 ** 40);
 }
 
+// Every page of garbage would be restored in every clone.
+function collectGarbage() {
+  v8.setFlagsFromString('--expose-gc');
+  const collect = vm.runInNewContext('gc');
+  collect();
+  collect();
+  v8.setFlagsFromString('--no-expose-gc');
+}
+
 function rehearse() {
   const module = new Module('/task/rehearsal.js');
   module.filename = '/task/rehearsal.js';
@@ -262,6 +271,7 @@ warmUp();
 preload();
 rehearse();
 leaveNoTrace();
+collectGarbage();
 const task = zygote.serve(SEED, useUpDrawnNumbers, rehearse);
 becomeTask(task);
 zygote.started();
