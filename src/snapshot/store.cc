@@ -30,6 +30,7 @@ constexpr size_t kInfoBytesMax = 4u << 20;
 constexpr size_t kEntriesMax = 10'000;
 constexpr uint32_t kLockSecondsMax = 600;
 constexpr const char* kCandidatePrefix = ".new-";
+constexpr const char* kOldPrefix = ".old-";
 
 std::string placeOf(const std::string& state_dir) { return state_dir + "/snapshots"; }
 
@@ -289,8 +290,11 @@ base::Status publish(const std::string& state_dir, const std::string& folder, In
   MAYFLY_CHECK(writeInfo(folder, info));
   if (::syncfs(dir.get()) != 0) return base::failSys(errno, "syncfs", folder);
   const std::string path = folderOf(state_dir, info.key);
-  if (leased(path))
-    return base::fail(Code::failedPrecondition, fmt::format("'{}' is in use", path));
+  // A daemon that serves the old one has its folder open: it keeps it, under another name.
+  const std::string old =
+      fmt::format("{}/{}{}-{}", placeOf(state_dir), kOldPrefix, info.key.substr(0, 12), ::getpid());
+  if (leased(path) && ::rename(path.c_str(), old.c_str()) != 0)
+    return base::failSys(errno, "rename", path);
   MAYFLY_CHECK(removeFolder(path));
   if (::rename(folder.c_str(), path.c_str()) != 0) return base::failSys(errno, "rename", path);
   return base::Unit{};
@@ -322,8 +326,11 @@ base::Result<size_t> remove(const std::string& state_dir, std::string_view what)
 void sweep(const std::string& state_dir, std::string_view template_name,
            std::string_view kept_key) {
   if (auto names = entries(placeOf(state_dir)))
-    for (const std::string& name : *names)
-      if (name.rfind(kCandidatePrefix, 0) == 0) (void)removeFolder(placeOf(state_dir) + "/" + name);
+    for (const std::string& name : *names) {
+      const std::string path = placeOf(state_dir) + "/" + name;
+      const bool of_killed = name.rfind(kCandidatePrefix, 0) == 0;
+      if (of_killed || (name.rfind(kOldPrefix, 0) == 0 && !leased(path))) (void)removeFolder(path);
+    }
   if (auto all = list(state_dir))
     for (const Info& info : *all)
       if (info.template_name == template_name && info.key != kept_key && !info.in_use)

@@ -3,6 +3,7 @@
 //   snapshots/<key>/snapshot.json   what it was made of, and the checksum of each file
 //   snapshots/<key>/*               criu's images and our own (src/zygote/snapshot.h)
 //   snapshots/.new-<pid>/           one that is being made
+//   snapshots/.old-<key>-<pid>/     one that was replaced while a daemon served it
 //   snapshots/build.lock            held while one is made or removed
 //
 // A key that differs names another snapshot, so an old one is never used by mistake. One is
@@ -75,13 +76,13 @@ base::Result<base::Fd> open(const std::string& state_dir, const Info& info);
 // descriptor of the folder. From then on nobody else can change them.
 base::Status close(base::FdView folder);
 // Reads the files of a closed candidate, writes snapshot.json, and gives the folder its name. The
-// caller holds the build lock. Replaces a snapshot of the same key.
+// caller holds the build lock. Replaces a snapshot of the same key; whoever serves that keeps it.
 base::Status publish(const std::string& state_dir, const std::string& folder, Info info);
 
 // By key, or all of a template. Refused while it is leased. Returns how many were removed.
 base::Result<size_t> remove(const std::string& state_dir, std::string_view template_name_or_key);
-// Removes the leftovers of killed builds, and the template's snapshots but `kept_key` that nobody
-// uses. The caller holds the build lock.
+// Removes the leftovers of killed builds, replaced snapshots, and the template's snapshots but
+// `kept_key`, all of them only if nobody uses them. The caller holds the build lock.
 void sweep(const std::string& state_dir, std::string_view template_name, std::string_view kept_key);
 
 // criu's version, as the dump left it in the folder: "4.1.1"; empty if it is not there.

@@ -158,6 +158,26 @@ TEST_F(Store, ASweepRemovesKilledBuildsAndOldSnapshotsOfTheTemplateAlone) {
     EXPECT_NE(entry.path().filename().string().substr(0, 4), ".new") << entry.path();
 }
 
+TEST_F(Store, AServedSnapshotThatIsReplacedStaysWholeUntilNobodyServesIt) {
+  const Info info = publish(kKey);
+  auto served = open(state_, info);
+  ASSERT_TRUE(served);
+  publish(kKey);
+  EXPECT_TRUE(verify(served->view(), info)) << "the old one, by its descriptor";
+  sweep(state_, "node", kKey);
+  EXPECT_TRUE(verify(served->view(), info));
+  auto other = open(state_, info);
+  ASSERT_TRUE(other);
+  struct stat one, two;
+  ASSERT_EQ(::fstat(served->get(), &one), 0);
+  ASSERT_EQ(::fstat(other->get(), &two), 0);
+  EXPECT_NE(one.st_ino, two.st_ino) << "the next start serves the new one";
+  served->reset();
+  sweep(state_, "node", kKey);
+  for (const auto& entry : fs::directory_iterator(state_ + "/snapshots"))
+    EXPECT_NE(entry.path().filename().string().substr(0, 4), ".old") << entry.path();
+}
+
 TEST(Key, DependsOnAllThatASnapshotIsMadeOf) {
   config::Manifest manifest;
   manifest.name = "node";
