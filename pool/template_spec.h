@@ -33,6 +33,7 @@ struct TemplateSpec {
   uint32_t tenants_max =
       0;  // not 0: each tenant has a zygote of its own, at most this many at once
   base::Limits defaults, maximum;
+  uint64_t memory_least_bytes = 0;  // that a clone takes before its task runs
 };
 
 }  // namespace mayfly::pool

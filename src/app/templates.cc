@@ -16,9 +16,17 @@ namespace {
 
 constexpr uint32_t kSnapshotSecondsMax = 900;  // a start of the zygote and its trial
 
+// criu's own, and what the runtime writes until its task runs.
+constexpr uint64_t kRestoreBytes = 24ull << 20;
+
+struct Snapshot {
+  base::Fd folder;
+  uint64_t bytes = 0;
+};
+
 // The snapshot that fits this image and host, after a look at every byte of it: criu would restore
 // a damaged one into a clone that hangs, or never end.
-base::Result<base::Fd> findSnapshot(const config::Daemon& settings,
+base::Result<Snapshot> findSnapshot(const config::Daemon& settings,
                                     const config::Manifest& manifest, const image::ImageInfo& image,
                                     base::FdView seccomp) {
   MAYFLY_TRY(snapshot::Host host, snapshot::thisHost());
@@ -27,12 +35,12 @@ base::Result<base::Fd> findSnapshot(const config::Daemon& settings,
                                                  snapshot::keyOf(manifest, image, program, host)));
   MAYFLY_TRY(base::Fd folder, snapshot::open(settings.state_dir, info));
   MAYFLY_CHECK(snapshot::verify(folder.view(), info));
-  return folder;
+  return Snapshot{std::move(folder), info.bytes()};
 }
 
 // The same; if there is none, or it is damaged, another program makes it: that needs a spawner of
 // its own.
-base::Result<base::Fd> openSnapshot(const config::Daemon& settings,
+base::Result<Snapshot> openSnapshot(const config::Daemon& settings,
                                     const config::Manifest& manifest, const image::ImageInfo& image,
                                     base::FdView seccomp, const std::string& executable_dir) {
   auto found = findSnapshot(settings, manifest, image, seccomp);
@@ -82,7 +90,8 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
         s.spec.missing_image_text += ". " + snapshot.error().advice;
       return s;
     }
-    s.snapshot = std::move(*snapshot);
+    s.snapshot = std::move(snapshot->folder);
+    s.spec.memory_least_bytes = snapshot->bytes + kRestoreBytes;
   }
   s.spec.image_digest = found->digest;
   s.lease.emplace(std::move(lease));

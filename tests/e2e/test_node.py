@@ -149,6 +149,12 @@ def test_verdicts_and_receipts_are_as_under_fork(mayfly, code, options, verdict)
     assert result["receipt"]["complete"], result["receipt"]
 
 
+def test_a_cap_below_a_clones_own_memory_is_refused_at_once(mayfly):
+    refused = mayfly("run", "-t", "node", "--memory", "24MiB", "-c", "1")
+    assert refused.returncode == 125 and b"is below what a clone of the template takes" in refused.stderr, refused.stderr
+    assert mayfly.run("-t", "node", "--memory", "64MiB", "-c", "console.log(6*7)")["stdout"] == "42\n"
+
+
 TYPED = {
     "types": ("interface A { a: number }\nconst f = (x: A): string => `${x.a satisfies number}`;\nconsole.log(f({ a: 5 } as A), __filename);\n", "5 /task/script.ts\n", 0),
     "enum_and_generics": ("enum E { one = 1, two }\nclass C<T> { constructor(private x: T, readonly y?: T) {} get(): T { return this.x; } }\n"

@@ -189,6 +189,18 @@ TEST(Validate, EnvironmentNamesAreChecked) {
   EXPECT_EQ(refusal(s), "accepted");
 }
 
+TEST(Validate, ATaskWithLessMemoryThanItsCloneTakesIsRefusedAtOnce) {
+  pool::TemplateSpec node = python();
+  node.memory_least_bytes = 46ull << 20;
+  TaskSpec s = code("1");
+  s.limits.memory_bytes = 32ull << 20;
+  EXPECT_EQ(refusal(s, node),
+            "the cap 'memory' of 32 MiB is below what a clone of the template takes, 46 MiB");
+  EXPECT_EQ(refusal(s), "accepted") << "a forked clone takes nothing";
+  s.limits.memory_bytes = 46ull << 20;
+  EXPECT_EQ(refusal(s, node), "accepted");
+}
+
 TEST(Validate, ZeroCapsAndCapsAboveTheMaximumNameTheCap) {
   TaskSpec s = code("1");
   s.limits.memory_bytes = 0;
