@@ -20,7 +20,7 @@ RUNTIMES = {
                     "console.log(Object.keys(require.cache).length, require('lodash').chunk([1, 2, 3], 2))", "1 [ [ 1, 2 ], [ 3 ] ]\n", 0),
 }
 DRAWS = {"ruby": "puts rand, SecureRandom.hex, Random.urandom(8).unpack1('H*')", "packed-node": "console.log(Math.random(), crypto.randomUUID())"}
-PYTHON_DRAWS = "import os, random, secrets, uuid; print(random.random(), os.urandom(8), secrets.token_hex(), uuid.uuid4())"
+PYTHON_DRAWS = "import os, random, secrets, uuid; print(random.random(), os.urandom(8).hex(), secrets.token_hex(), uuid.uuid4())"
 
 
 @pytest.mark.slow
