@@ -31,7 +31,7 @@ namespace mayfly::zygote {
 using namespace wire;
 namespace {
 
-constexpr int kJobsMax = 64;                       // restores at a time
+constexpr int kJobsMax = 8;  // restores at a time; further requests wait in the channel
 constexpr uint64_t kRestoreNsMax = 3'000'000'000;  // the box stands: only criu takes time
 constexpr time_t kFinishSecondsMax = 2;
 constexpr size_t kSaidBytesMax = 16'384;
@@ -230,7 +230,7 @@ int makeRelease(const int* fds, int ends[2]) {
 void begin(const MakeClone& make, const int* fds, int tasks_count) {
   Job* job = server.jobs;
   while (job != server.jobs + kJobsMax && job->box != 0) ++job;
-  if (job == server.jobs + kJobsMax) return refuse(make.box, EAGAIN, "too many restores at a time");
+  if (job == server.jobs + kJobsMax) return refuse(make.box, EAGAIN, "too many restores");
   int release[2] = {-1, -1}, said[2] = {-1, -1};
   int r = makeRelease(fds, release);
   if (r == 0 && pipe2(said, O_CLOEXEC | O_NONBLOCK) != 0) r = -errno;
@@ -348,12 +348,13 @@ void runServing() {
     pollfd polled[1 + kJobsMax];
     Job* of[1 + kJobsMax];
     nfds_t count = 1;
-    polled[0] = {kChannelFd, POLLIN, 0};
     for (Job& job : server.jobs) {
       if (job.box == 0) continue;
       polled[count] = {job.restorer, POLLIN, 0};
       of[count++] = &job;
     }
+    const bool full = count > kJobsMax;
+    polled[0] = {kChannelFd, static_cast<short>(full ? 0 : POLLIN), 0};  // its end is always told
     const int n = poll(polled, count, msUntilDue(nowNs()));
     if (n < 0 && errno != EINTR) _exit(6);
     if (n > 0) {

@@ -23,7 +23,10 @@ MANIFESTS = {
 }
 
 
-@pytest.fixture(scope="module", params=["python", pytest.param("node", marks=pytest.mark.slow)])
+pytestmark = pytest.mark.slow  # each makes an image
+
+
+@pytest.fixture(scope="module", params=["python", "node"])
 def restored(request, tmp_path_factory):
     """A command line to a daemon that serves the template, and its runtime."""
     place = Place(tmp_path_factory.mktemp("restored"))
