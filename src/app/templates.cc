@@ -18,10 +18,12 @@ constexpr uint32_t kSnapshotSecondsMax = 900;  // a start of the zygote and its 
 
 // criu's own, and what the runtime writes until its task runs.
 constexpr uint64_t kRestoreBytes = 24ull << 20;
+constexpr uint32_t kRestoreProcesses = 4;  // criu and its helpers, beside the clone's threads
 
 struct Snapshot {
   base::Fd folder;
   uint64_t bytes = 0;
+  uint32_t threads = 0;
 };
 
 // The snapshot that fits this image and host, after a look at every byte of it: criu would restore
@@ -35,7 +37,7 @@ base::Result<Snapshot> findSnapshot(const config::Daemon& settings,
                                                  snapshot::keyOf(manifest, image, program, host)));
   MAYFLY_TRY(base::Fd folder, snapshot::open(settings.state_dir, info));
   MAYFLY_CHECK(snapshot::verify(folder.view(), info));
-  return Snapshot{std::move(folder), info.bytes()};
+  return Snapshot{std::move(folder), info.bytes(), info.threads()};
 }
 
 // The same; if there is none, or it is damaged, another program makes it: that needs a spawner of
@@ -92,6 +94,7 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
     }
     s.snapshot = std::move(snapshot->folder);
     s.spec.memory_least_bytes = snapshot->bytes + kRestoreBytes;
+    s.spec.processes_least = snapshot->threads + kRestoreProcesses;
   }
   s.spec.image_digest = found->digest;
   s.lease.emplace(std::move(lease));

@@ -265,6 +265,11 @@ base::Result<base::Limits> resolveLimits(const LimitWishes& w, const pool::Templ
                     " is below what a clone of the template takes, " +
                     base::humanBytes(tmpl.memory_least_bytes),
                 "Raise the cap 'memory' (--memory).");
+  if (limits.processes < tmpl.processes_least)
+    return fail(Code::invalidArgument,
+                "the cap 'processes' of " + num(limits.processes) +
+                    " is below what a clone of the template takes, " + num(tmpl.processes_least),
+                "Raise the cap 'processes' (--pids).");
   return limits;
 }
 

@@ -156,6 +156,11 @@ uint64_t Info::bytes() const {
   return sum;
 }
 
+uint32_t Info::threads() const {
+  return static_cast<uint32_t>(std::count_if(
+      files.begin(), files.end(), [](const File& f) { return f.name.rfind("core-", 0) == 0; }));
+}
+
 base::Result<Host> thisHost() {
   Host host;
   utsname name;

@@ -46,6 +46,7 @@ struct Info {
   bool in_use = false;      // leased
 
   uint64_t bytes() const;
+  uint32_t threads() const;  // of the dumped process: criu writes a file for each
 };
 
 // What of this host a snapshot depends on: kernel, boot (its clocks), processor.

@@ -73,6 +73,11 @@ TEST_F(Store, APublishedSnapshotIsFoundWithTheChecksumsOfItsFiles) {
   EXPECT_EQ(info.files[0].name, "pages-1.img");
   EXPECT_EQ(info.files[0].bytes, 100'000u);
   EXPECT_EQ(info.bytes(), 100'004u);
+  EXPECT_EQ(info.threads(), 0u);
+  Info threaded = info;
+  threaded.files.push_back({"core-1000.img", 1, ""});
+  threaded.files.push_back({"core-1001.img", 1, ""});
+  EXPECT_EQ(threaded.threads(), 2u);
   EXPECT_EQ(fault(info), "");
   struct stat st;
   ASSERT_EQ(::stat(folderOf(state_, kKey).c_str(), &st), 0);
