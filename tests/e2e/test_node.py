@@ -140,7 +140,7 @@ def test_nothing_of_the_restore_is_left_in_the_box(mayfly):
     ("const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1))", ("--memory", "128MiB"), "memory"),
     ("for (;;) require('fs').writeSync(1, 'x'.repeat(65536))", ("--output", "1MiB"), "output"),
     ("const fs = require('fs'); for (let i = 0;; ++i) fs.writeFileSync(`/task/${i}`, Buffer.alloc(1 << 20))", ("--disk", "8MiB"), "disk"),
-    ("for (;;) require('child_process').spawn('sleep', ['60'])", ("--processes", "24"), "processes"),
+    ("for (;;) require('child_process').spawn('sleep', ['60'])", ("--pids", "24"), "processes"),
 ])
 def test_verdicts_and_receipts_are_as_under_fork(mayfly, code, options, verdict):
     result = mayfly.run("-t", "node", *options, "-c", code)
