@@ -388,8 +388,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   doctor_app->add_option("--config", doctor.config, "The daemon's settings, which bound its boxes")
       ->type_name("FILE");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
-  doctor_app->add_flag("--restore", doctor.restore,
-                       "Also try a dump and restores; needs root");
+  doctor_app->add_flag("--restore", doctor.restore, "Also try a dump and restores; needs root");
   app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
   app.add_subcommand("snapshot", "Build, list, check, remove dumped zygotes");
   app.add_subcommand("template", "Make, build and check templates of your own");
