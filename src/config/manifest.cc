@@ -43,8 +43,8 @@ constexpr std::string_view kWord =
 bool isModule(std::string_view s) {
   constexpr std::string_view kEnds = ".:/-";
   return !s.empty() && s.size() <= 200 && kEnds.find(s.front()) == std::string_view::npos &&
-         kEnds.find(s.back()) == std::string_view::npos &&
-         s.find("..") == std::string_view::npos && all(s, std::string(kWord) + ".:/@-");
+         kEnds.find(s.back()) == std::string_view::npos && s.find("..") == std::string_view::npos &&
+         all(s, std::string(kWord) + ".:/@-");
 }
 bool isEnvName(std::string_view s) {
   return !s.empty() && s.size() <= 200 && !(s.front() >= '0' && s.front() <= '9') && all(s, kWord);

@@ -72,9 +72,7 @@ struct ZygoteSpec {
 struct Manifest {
   // Consequences of the mechanism: no other code asks which one it is.
   bool runsCommands() const { return mechanism == Mechanism::exec; }  // tasks are command lines
-  bool preloads() const {
-    return !runsCommands();
-  }  // the zygote loads modules before a task comes
+  bool preloads() const { return !runsCommands(); }  // the zygote loads modules before a task comes
   bool restores() const { return mechanism == Mechanism::restore; }  // clones come from a snapshot
 
   std::string name, description;
