@@ -138,6 +138,18 @@ test("env reaches the task", async (t) => {
   assert.equal(result.stdout, "1=2 '' /task/x\n", result.stderr);
 });
 
+test("a trace context goes with a task, and a wrong one is refused", async (t) => {
+  const mayfly = await client(t);
+  const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203332-01";
+  const result = await mayfly.run({ code: "print(1)", traceparent });
+  assert.equal(result.stdout, "1\n");
+  await assert.rejects(mayfly.run({ code: "print(1)", traceparent: "x" }), (error) => {
+    assert.ok(error instanceof InvalidArgumentError);
+    assert.match(error.message, /traceparent: 'x' is no W3C trace context/);
+    return true;
+  });
+});
+
 test("the same seed gives the same numbers", async (t) => {
   const mayfly = await client(t);
   const draw = async (seed?: number | bigint): Promise<string> =>
