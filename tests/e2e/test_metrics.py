@@ -169,6 +169,11 @@ def test_a_stranger_and_a_malformed_message_are_counted(daemons):  # noqa: F811
     assert web.sum("mayfly_rpc_messages_refused_total") == 3
 
 
+def test_the_throw_away_daemon_says_where_its_pages_are(daemon):
+    with urllib.request.urlopen(os.environ["MAYFLY_HTTP"] + "readyz", timeout=SECONDS_MAX) as answer:
+        assert answer.read().startswith(b"ready\n")
+
+
 def test_health_and_readiness(served):
     _, web = served
     assert web.get("/healthz")[:2] == (200, "ok\n")
