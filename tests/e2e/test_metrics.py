@@ -1,6 +1,7 @@
 """/metrics, /healthz and /readyz of a real daemon; rules and dashboards by a real promtool and Prometheus."""
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
@@ -184,6 +185,37 @@ def test_health_and_readiness(served):
     assert (status, body) == (200, "") and int(headers["Content-Length"]) > 1_000
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert web.get("/metrics", {"Host": "evil.example"})[0] == 421
+
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+
+
+@contextlib.contextmanager
+def stopped(thread):
+    """Stops one thread of a process, and no other."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def trace(request):
+        done = libc.ptrace(ctypes.c_long(request), ctypes.c_long(thread), None, None)
+        assert done == 0, os.strerror(ctypes.get_errno())
+
+    trace(PTRACE_SEIZE)
+    trace(PTRACE_INTERRUPT)
+    os.waitpid(thread, WALL)
+    try:
+        yield
+    finally:
+        trace(PTRACE_DETACH)
+
+
+def test_a_stuck_core_is_told_by_the_thread_that_is_not(served):
+    daemon, web = served
+    web.text()
+    with stopped(daemon.pid), socket.create_connection((web.host, web.port), timeout=SECONDS_MAX) as health:
+        assert web.sum("mayfly_snapshot_age_seconds") >= 2
+        health.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert health.recv(1_000).startswith(b"HTTP/1.1 503 ")
+    await_that(lambda: attempt(web) == 200 and web.sum("mayfly_snapshot_age_seconds") < 2, "it goes on")
 
 
 def test_each_template_has_one_state(served):
