@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import socket
 import struct
@@ -273,7 +274,10 @@ def test_a_slow_task_has_a_line_with_its_phases_and_trace(daemons):  # noqa: F81
 
 def test_a_thousand_clients_that_do_not_read_delay_no_task(served):
     daemon, web = served
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as all_end:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(files[0], 2 * CLIENTS), files[1]), files[1]))
+        all_end.callback(resource.setrlimit, resource.RLIMIT_NOFILE, files)
         for i in range(CLIENTS):
             s = all_end.enter_context(socket.socket())
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
