@@ -25,6 +25,14 @@ inline constexpr const char* kBrokerAuditFile = "audit.log";
 // A user or group: its number, or a name that the daemon looks up at its start.
 using Id = std::variant<uint32_t, std::string>;
 
+// The HTTP server for metrics and pages.
+struct Http {
+  std::string listen;      // "127.0.0.1:9464"; empty: no server
+  std::string token_file;  // empty: no token, which is allowed on loopback only
+  uint32_t connections_max = 256;
+  uint32_t tenants_max = 20;  // with figures of their own
+};
+
 struct Daemon {
   std::string instance = "default";           // its name in cgroups and in the run directory
   std::string socket_path;                    // empty: <run_dir>/<instance>.sock, see socketPath()
@@ -62,6 +70,8 @@ struct Daemon {
   uint64_t upload_idle_ms = 60'000;       // since an upload's last write
   uint64_t audit_ms = 30'000;             // between two walks over cgroups, processes and mounts
   std::string broker_policy;              // the broker's policy, a file; empty: no broker
+  uint64_t slow_task_ms = 0;              // a task that takes longer gets a line; 0: none
+  Http http;
   std::vector<std::string> accept_lost_promises;
   std::string log_level = "info";  // trace, debug, info, warn, error
 
