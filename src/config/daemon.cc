@@ -109,6 +109,7 @@ base::Result<Daemon> parseDaemonListing(std::string_view text, std::string_view 
   t.quantity("blob_ttl", 100, 86'400'000, times(), d.blob_ttl_ms);
   t.quantity("upload_idle", 100, 3'600'000, times(), d.upload_idle_ms);
   readOptionalPath(t, "broker_policy", d.broker_policy);
+  t.boolean("make_snapshots", d.make_snapshots);
   t.strings("accept_lost_promises", 16, d.accept_lost_promises);
   for (const std::string& p : d.accept_lost_promises) {
     if (std::find(std::begin(kPromises), std::end(kPromises), p) != std::end(kPromises)) continue;

@@ -62,6 +62,9 @@ struct Daemon {
   uint64_t upload_idle_ms = 60'000;       // since an upload's last write
   uint64_t audit_ms = 30'000;             // between two walks over cgroups, processes and mounts
   std::string broker_policy;              // the broker's policy, a file; empty: no broker
+  // At the start, as root: snapshots that are missing or damaged. false: their templates are
+  // refused.
+  bool make_snapshots = true;
   std::vector<std::string> accept_lost_promises;
   std::string log_level = "info";  // trace, debug, info, warn, error
 

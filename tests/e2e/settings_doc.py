@@ -18,7 +18,7 @@ SECONDS_MAX = 60
 
 VARIABLES = {
     "MAYFLY_SOCKET": ("`mayfly`, the clients, the benchmarks", "the daemon's socket, if none is named"),
-    "MAYFLY_STATE_DIR": ("`mayfly image`, `mayfly template`, `mayfly bench ladder`", "the folder of the images, if `--state-dir` is not given"),
+    "MAYFLY_STATE_DIR": ("`mayfly image`, `mayfly template`, `mayfly snapshot`, `mayfly bench ladder`", "the folder of the images, if `--state-dir` is not given"),
     "NOTIFY_SOCKET": ("`mayflyd`", "the service manager's socket (sd_notify), which is told when the daemon serves"),
     "CREDENTIALS_DIRECTORY": ("`mayflyd`", "systemd's folder of the service's credentials, for the broker's secrets"),
     "TMPDIR": ("`mayfly run --file`", "the folder in which a piped file waits for its upload; else `/tmp`"),
@@ -42,7 +42,8 @@ PROGRAMS = [
         "run", "task list", "task info", "task wait", "task cancel", "task close", "blob list", "blob remove", "ps",
         "kill", "templates", "doctor", "image",
         "template init", "template build", "template check", "pool replay", "bench run", "bench sweep",
-        "bench ladder", "bench isolation", "bench diff", "broker check", "broker try", "version")),
+        "bench ladder", "bench isolation", "bench diff", "broker check", "broker try", "version", "snapshot build",
+        "snapshot trial", "snapshot list", "snapshot check", "snapshot remove")),
 ]
 
 HEAD = """# Settings
