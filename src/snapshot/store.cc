@@ -350,8 +350,11 @@ std::string criuVersion(FdView folder) {
 }
 
 base::Result<Fd> lock(const std::string& state_dir) {
-  MAYFLY_CHECK(image::makeFolders(placeOf(state_dir)));
-  return image::lockFile(placeOf(state_dir) + "/build.lock", kLockSecondsMax);
+  const std::string place = placeOf(state_dir);
+  MAYFLY_CHECK(image::makeFolders(place));
+  // Whoever restores has a descriptor of one folder in it: no way leads up from there.
+  if (::chmod(place.c_str(), 0700) != 0) return base::failSys(errno, "chmod", place);
+  return image::lockFile(place + "/build.lock", kLockSecondsMax);
 }
 
 base::Result<std::string> makeCandidate(const std::string& state_dir) {

@@ -6,6 +6,9 @@
 //   snapshots/.old-<key>-<pid>/     one that was replaced while a daemon served it
 //   snapshots/build.lock            held while one is made or removed
 //
+// Only root enters `snapshots`, so a descriptor of one snapshot leads nowhere else: not to its
+// parent either.
+//
 // A key that differs names another snapshot, so an old one is never used by mistake. One is
 // published by a rename, with everything in it, and never changed. Its lease is a flock on its
 // folder.

@@ -199,7 +199,7 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
     failBox(box, "clone", adopted.error());
   } else if (answer.what == CloneSource::Answer::What::failed) {
     // The zygote can't fork into the namespace of an init that was killed.
-    box.result.again = isDying(box.pid_host) ? 1 : 0;
+    box.result.again = answer.again || isDying(box.pid_host) ? 1 : 0;
     failBox(box, fmt::format("clone: {}", answer.text),
             base::sysError(answer.error, "fork", "the clone"));
   } else {

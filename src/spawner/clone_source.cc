@@ -89,31 +89,45 @@ class ForkingSource : public ChannelSource {
 
 class RestoringSource : public ChannelSource {
  public:
-  using ChannelSource::ChannelSource;
+  RestoringSource(base::Fd channel, const std::unordered_set<uint64_t>& passed)
+      : ChannelSource(std::move(channel)), passed_(passed) {}
   Needs needs() const override { return Needs::wholeBox; }
   uint64_t answerMsMax() const override { return kRestoredMsMax; }
 
  private:
   bool take(const wire::CloneMade& made, base::Received& got, Answer* answer) override {
-    if (wire::faultOfRestored(made, got.bytes, got.fds) != nullptr || !isOurChild(got.fd[0]) ||
-        !isOurChild(got.fd[1]))
+    if (wire::faultOfRestored(made, got.bytes, got.fds) != nullptr || !isOurChild(got.fd[1]))
       return false;
+    Exit exit{CLD_EXITED, 0};  // there is none if it could not be forked
+    if (got.fd[0] && !reapRestorer(got.fd[0], got.fd[1], &exit)) return false;
     answer->error = made.error;
     if (made.error != 0) answer->text = made.step;
-    answer->clone = std::move(got.fd[1]);
-    if (!got.fd[0]) return true;
-    siginfo_t info{};
-    // Whoever restores has ended: nothing of it stays in the box.
-    if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(got.fd[0].get()), &info,
-                 WEXITED | WNOHANG | __WALL) != 0 ||
-        info.si_pid == 0)
-      return false;
-    if (made.error == 0 && (info.si_code != CLD_EXITED || info.si_status != 0)) {
+    if (made.error == 0 && (exit.code != CLD_EXITED || exit.status != 0)) {
       answer->error = EIO;
-      answer->text = fmt::format("restore: criu {}", describe({info.si_code, info.si_status}));
+      answer->text = fmt::format("restore: criu {}", describe(exit));
     }
+    answer->again = made.box != 0 && answer->error != 0;
+    answer->clone = std::move(got.fd[1]);
     return true;
   }
+
+  // Whoever restores has ended: nothing of it stays in the box. Nobody's init or clone is taken
+  // for it, whose end others wait for. It may have been reaped as a stray, when another zygote
+  // ended at that moment: then nobody knows whether it restored.
+  bool reapRestorer(const base::Fd& restorer, const base::Fd& clone, Exit* exit) const {
+    const uint64_t key = processKey(restorer);
+    if (passed_.contains(key) || (clone && processKey(clone) == key)) return false;
+    siginfo_t info{};
+    if (::waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(restorer.get()), &info,
+                 WEXITED | WNOHANG | __WALL) != 0) {
+      *exit = kEndUnknown;
+      return errno == ECHILD;
+    }
+    *exit = {info.si_code, info.si_status};
+    return info.si_pid != 0;
+  }
+
+  const std::unordered_set<uint64_t>& passed_;
 };
 
 }  // namespace
@@ -122,8 +136,9 @@ std::unique_ptr<CloneSource> makeForkingSource(base::Fd channel) {
   return std::make_unique<ForkingSource>(std::move(channel));
 }
 
-std::unique_ptr<CloneSource> makeRestoringSource(base::Fd channel) {
-  return std::make_unique<RestoringSource>(std::move(channel));
+std::unique_ptr<CloneSource> makeRestoringSource(base::Fd channel,
+                                                 const std::unordered_set<uint64_t>& passed) {
+  return std::make_unique<RestoringSource>(std::move(channel), passed);
 }
 
 }  // namespace mayfly::spawner

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_set>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -46,6 +47,7 @@ class CloneSource {
     int error = 0;  // errno; 0: `text` is a whole sentence
     std::string text;
     base::Fd clone;  // pidfd
+    bool again = false;  // failed, by no fault of the box's: another may get its clone
   };
 
   virtual ~CloneSource() = default;
@@ -65,6 +67,9 @@ class CloneSource {
 std::unique_ptr<CloneSource> makeForkingSource(base::Fd channel);
 // mayfly-restorer, serving. Every restore is made by a process of its own, a child of the
 // spawner's like the clone: the source reaps it, and its exit status has to say that it restored.
-std::unique_ptr<CloneSource> makeRestoringSource(base::Fd channel);
+// `passed`: keys of the processes that were passed before; none of them is one that restored. It
+// has to live as long as the source.
+std::unique_ptr<CloneSource> makeRestoringSource(base::Fd channel,
+                                                 const std::unordered_set<uint64_t>& passed);
 
 }  // namespace mayfly::spawner

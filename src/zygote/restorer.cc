@@ -12,6 +12,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +33,9 @@ using namespace wire;
 namespace {
 
 constexpr int kJobsMax = 8;  // restores at a time; further requests wait in the channel
-constexpr uint64_t kRestoreNsMax = 3'000'000'000;  // the box stands: only criu takes time
+// The box stands: only criu takes time. A page takes a microsecond or two; on a busy machine, ten.
+constexpr uint64_t kRestoreNsMax = 3'000'000'000, kLargeRestoreNsMax = 6'000'000'000;
+constexpr uint64_t kBytesPerSecond = 128u << 20;
 constexpr time_t kFinishSecondsMax = 2;
 constexpr size_t kSaidBytesMax = 16'384;
 
@@ -50,6 +53,7 @@ struct Job {
 struct Server {
   int own_pid_ns = -1;
   int landlock_abi = 0;
+  uint64_t restore_ns_max = kRestoreNsMax;
   Streams streams;
   Job jobs[kJobsMax];
 };
@@ -65,6 +69,14 @@ int readStreams() {
                  server.streams.version == wanted.version
              ? 0
              : -EBADMSG;
+}
+
+uint64_t restoreNsMax() {
+  struct stat pages;
+  if (fstatat(kSnapshotFd, kPagesFile, &pages, 0) != 0) return kRestoreNsMax;  // criu will say so
+  const auto bytes = static_cast<uint64_t>(pages.st_size);
+  const uint64_t ns = kRestoreNsMax + bytes / (kBytesPerSecond / 1'000) * 1'000'000;
+  return ns < kLargeRestoreNsMax ? ns : kLargeRestoreNsMax;
 }
 
 // --- in the box, before criu ---------------------------------------------------------
@@ -245,7 +257,7 @@ void begin(const MakeClone& make, const int* fds, int tasks_count) {
   if (release[0] >= 0) close(release[0]);
   if (said[1] >= 0) close(said[1]);
   *job = {make.box,           restorer, fcntl(fds[kInit], F_DUPFD_CLOEXEC, 0),
-          release[1],         said[0],  nowNs() + kRestoreNsMax,
+          release[1],         said[0],  nowNs() + server.restore_ns_max,
           make.rehearse != 0, false};
   if (r == 0) return;
   refuse(make.box, -r, "fork restorer");
@@ -269,7 +281,7 @@ void end(Job& job) {
   answer(made, fds, fds[1] >= 0 ? 2 : 1);
   if (fds[1] >= 0) close(fds[1]);
   const char how = job.rehearse ? kGoOnRehearsing : kGoOn;
-  // Without the byte, the pipe's end ends the clone.
+  // Without the byte, the pipe's end ends the clone. One that is killed meanwhile reads no byte.
   if (made.error == 0) (void)!write(job.release, &how, 1);
   drop(job);
 }
@@ -313,6 +325,7 @@ void sayHello(int error, const char* why) {
 void executeCriu(const char* const* arguments, const char* folder_of_kernel_file) {
   static char kernel[64];
   snprintf(kernel, sizeof kernel, "XDG_RUNTIME_DIR=%s", folder_of_kernel_file);
+  signal(SIGPIPE, SIG_DFL);  // an exec keeps what is ignored
   const char* const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", kernel, nullptr};
   execve(arguments[0], const_cast<char* const*>(arguments), const_cast<char* const*>(environment));
   dprintf(2, "Error: cannot run %s: %s\n", arguments[0], strerror(errno));
@@ -340,10 +353,13 @@ void readCriusError(int said, char* to, unsigned long size) {
 void runServing() {
   server.own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   server.landlock_abi = landlockAbi();
+  // A clone may be killed at any time, also while its byte is written.
+  signal(SIGPIPE, SIG_IGN);
   int r = server.own_pid_ns < 0 ? -errno : readStreams();
   if (r == 0 && access(kCriuPath, X_OK) != 0) r = -errno;
   sayHello(-r, r == 0 ? "" : "the snapshot cannot be read, or the image has no criu");
   if (r != 0) _exit(2);
+  server.restore_ns_max = restoreNsMax();
   for (;;) {
     pollfd polled[1 + kJobsMax];
     Job* of[1 + kJobsMax];

@@ -8,6 +8,7 @@
 // Layer: zygote. Single-threaded. Waits without limits of its own: who asked ends the box.
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,7 @@ Step becomeZygote(const int* fds, int tasks_count, int channel) {
     // The library keeps the runtime from what cannot be dumped (quiet.c).
     setenv(kRoleName, kRoleSnapshot, 1);
     setenv("LD_PRELOAD", "/usr/lib/mayfly/libmayfly-snapshot.so", 1);
+    signal(SIGPIPE, SIG_DFL);  // an exec keeps what is ignored
     execv(builder.argv[0], builder.argv);
     error = errno;
     name = "exec";
@@ -316,6 +318,7 @@ void build() {
 void runDumping(char** argv) {
   builder.own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   builder.argv = argv;
+  signal(SIGPIPE, SIG_IGN);  // whoever asked may be gone
   CloneMade hello;
   if (builder.own_pid_ns < 0) hello.error = errno;
   if (sendRaw(kChannelFd, &hello, sizeof hello, nullptr, 0) != 0 || hello.error != 0) _exit(2);

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from support import CLI
-from test_lifecycle import STATE_DIR, TOP, all_pids, await_that, comm, daemons, family, read  # noqa: F401 (a fixture)
+from test_lifecycle import STATE_DIR, TOP, await_ends, await_that, comm, daemons, family, hold, read  # noqa: F401 (a fixture)
 
 SECONDS_MAX = 180
 
@@ -73,6 +73,7 @@ def test_a_snapshot_is_made_once_listed_and_sound(made):
     [listed] = json.loads(snapshot(made, "list", "--json", check=0).stdout)
     assert listed["template"] == "node" and listed["key"] == built["key"] and not listed["in_use"], listed
     assert "sound" in snapshot(made, "check", "node", check=0).stdout
+    assert (made / "snapshots").stat().st_mode & 0o777 == 0o700  # a descriptor of one folder leads to no other
     assert sorted(each.name[:5] for each in (made / "snapshots").iterdir()) == sorted([built["key"][:5], "build"])
 
 
@@ -168,10 +169,6 @@ def test_a_served_snapshot_cannot_be_removed(state, daemons):  # noqa: F811
 # --- kills -----------------------------------------------------------------------------
 
 
-def named(*names):
-    return [pid for pid in all_pids() if comm(pid) in names]
-
-
 @pytest.mark.parametrize("at", ["mayfly-restorer", "criu"])
 def test_a_builder_killed_in_the_middle_leaves_no_process_and_no_half_snapshot(state, at):
     before = folder_of(state).name
@@ -191,13 +188,20 @@ def test_a_builder_killed_in_the_middle_leaves_no_process_and_no_half_snapshot(s
     snapshot(state, "check", check=0)
 
 
+ON_DEMAND = "parked_max = 0\nstocked_max = 0\n"
+
+
+def restoring(daemon):
+    return [each for each in family(daemon.pid) if comm(each) == "criu"]
+
+
 def test_a_killed_restore_costs_no_task(state, daemons):  # noqa: F811
-    """Whoever kills criu: the box is ended, another is made, and the task runs."""
-    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config="parked_max = 0\nstocked_max = 0\n")
+    """Whoever kills criu: the box is ended, another is made, and the task runs. A task gets three boxes."""
+    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=ON_DEMAND)
     clients = [daemon.cli.start("run", "-q", "-t", "node", "-c", f"console.log({n})") for n in range(6)]
     killed, deadline = 0, time.monotonic() + 60
-    while killed < 3 and time.monotonic() < deadline and any(client.poll() is None for client in clients):
-        for pid in [each for each in family(daemon.pid) if comm(each) == "criu"][:1]:
+    while killed < 2 and time.monotonic() < deadline and any(client.poll() is None for client in clients):
+        for pid in restoring(daemon)[:1]:
             try:
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
@@ -205,10 +209,37 @@ def test_a_killed_restore_costs_no_task(state, daemons):  # noqa: F811
                 pass
     for number, client in enumerate(clients):
         out, err = client.communicate(timeout=SECONDS_MAX)
-        assert (client.returncode, out) == (0, f"{number}\n".encode()) or (client.returncode == 125 and err.startswith(b"mayfly: ")), (out, err)
+        assert (client.returncode, out) == (0, f"{number}\n".encode()), (out, err, daemon.said())
     assert killed > 0
     assert daemon.cli.run("-t", "node", "-c", "console.log(6*7)")["stdout"] == "42\n"
-    await_that(lambda: not [pid for pid in family(daemon.pid) if comm(pid) == "criu"], "no criu is left")
+    await_that(lambda: not restoring(daemon), "no criu is left")
+
+
+@pytest.mark.parametrize("who", ["mayflyd", "mayfly-spawner", "mayfly-restorer"])
+def test_a_kill_in_the_middle_of_a_restore_leaves_nothing_of_it(state, daemons, who):  # noqa: F811
+    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=ON_DEMAND)
+    clients = [daemon.cli.start("run", "-q", "-t", "node", "-c", f"console.log({n})") for n in range(4)]
+    await_that(lambda: restoring(daemon), "criu runs", pause_s=0.001)
+    everybody = hold(family(daemon.pid))
+    [victim] = [pid for pid, _ in everybody if comm(pid) == who]
+    os.kill(victim, signal.SIGKILL)
+    if who == "mayfly-restorer":
+        for number, client in enumerate(clients):
+            out, err = client.communicate(timeout=SECONDS_MAX)
+            assert (client.returncode, out) == (0, f"{number}\n".encode()), (out, err, daemon.said())
+        for _, fd in everybody:
+            os.close(fd)
+        assert "mayfly-restorer" in [comm(pid) for pid in family(daemon.pid)]
+    else:
+        await_ends(everybody, time.monotonic())
+        for client in clients:
+            out, err = client.communicate(timeout=SECONDS_MAX)
+            assert client.returncode == 0 or (client.returncode == 125 and err.startswith(b"mayfly: ")), (out, err)
+    # The snapshot is whole, and the next daemon serves it.
+    snapshot(state, "check", check=0)
+    daemon.end()
+    again = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=ON_DEMAND + REFUSES)
+    assert again.cli.run("-t", "node", "-c", "console.log(6*7)")["stdout"] == "42\n"
 
 
 def test_a_full_disk_during_the_dump_is_told_and_leaves_nothing(state, tmp_path):
@@ -240,7 +271,7 @@ def held(daemon):
 
 @pytest.mark.parametrize("count", [20, pytest.param(300, marks=pytest.mark.slow)])
 def test_restores_leak_nothing(state, daemons, count):  # noqa: F811
-    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config="parked_max = 0\nstocked_max = 0\n")
+    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=ON_DEMAND)
     restores(daemon, 3)
     await_that(lambda: daemon.box_cgroups() == [], "no box is left")
     before, processes = held(daemon), len(family(daemon.pid))

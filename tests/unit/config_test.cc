@@ -363,7 +363,7 @@ TEST(Manifest, HostileValuesAreRefused) {
 TEST(Manifest, EveryShippedTemplateParses) {
   const std::vector<std::string> dirs = {MAYFLY_SOURCE_DIR "/templates"};
   const auto names = listTemplates(dirs);
-  for (const char* name : {"perl", "python", "python-data", "shell"}) {
+  for (const char* name : {"node", "perl", "python", "python-data", "shell"}) {
     EXPECT_NE(std::find(names.begin(), names.end(), name), names.end()) << name;
   }
   for (const std::string& name : names) {

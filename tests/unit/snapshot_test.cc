@@ -1,10 +1,12 @@
 // The store of snapshots: what a key depends on, and that nothing damaged, foreign or leased is
 // taken for sound or removed.
+#include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -88,6 +90,32 @@ TEST_F(Store, APublishedSnapshotIsFoundWithTheChecksumsOfItsFiles) {
   ASSERT_FALSE(missing);
   EXPECT_EQ(missing.error().code, base::Code::notFound);
   EXPECT_EQ(missing.error().advice, "Make it: mayfly snapshot build node.");
+}
+
+// What a restorer that runs foreign code could try with its one descriptor.
+int opensAsNobody(int folder, const char* path) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::setresuid(65'534, 65'534, 65'534) != 0) ::_exit(200);
+    const int fd = ::openat(folder, path, O_RDONLY | O_CLOEXEC);
+    ::_exit(fd >= 0 ? 0 : errno);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST_F(Store, ADescriptorOfASnapshotLeadsNowhereElse) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to be another user";
+  const Info info = publish(kKey);
+  ASSERT_EQ(::chmod(state_.c_str(), 0755), 0);
+  write(state_ + "/open", "for everybody");
+  auto folder = open(state_, info);
+  ASSERT_TRUE(folder);
+  EXPECT_EQ(opensAsNobody(folder->get(), "pages-1.img"), 0);
+  EXPECT_EQ(opensAsNobody(folder->get(), ".."), EACCES);
+  EXPECT_EQ(opensAsNobody(folder->get(), "../../open"), EACCES);
+  EXPECT_EQ(opensAsNobody(folder->get(), "../../../../etc/passwd"), EACCES);
 }
 
 TEST_F(Store, TruncatedFlippedMissingAndForeignFilesAreNamed) {

@@ -151,7 +151,7 @@ class RestoringSource : public ForkingSource {
     ASSERT_TRUE(pair);
     ASSERT_TRUE(base::setNonblocking(pair->ours.view()));
     zygote_ = std::move(pair->theirs);
-    source_ = makeRestoringSource(std::move(pair->ours));
+    source_ = makeRestoringSource(std::move(pair->ours), passed_);
   }
 
   // A child that has ended with `code`, and is not reaped.
@@ -172,6 +172,8 @@ class RestoringSource : public ForkingSource {
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
   }
+
+  std::unordered_set<uint64_t> passed_;
 };
 
 TEST_F(RestoringSource, ACloneIsMadeOnceTheProcessThatRestoredItHasEndedWell) {
@@ -197,6 +199,7 @@ TEST_F(RestoringSource, ARestoreThatEndedBadlyIsNoSuccessWhateverTheMessageSays)
   EXPECT_EQ(answer.what, What::failed);
   EXPECT_EQ(answer.error, EIO);
   EXPECT_EQ(answer.text, "restore: criu exited with 1");
+  EXPECT_TRUE(answer.again) << "the task gets another box";
   EXPECT_TRUE(answer.clone) << "the box reaps what was restored";
   kill(clone);
 }
@@ -212,7 +215,42 @@ TEST_F(RestoringSource, AFailureComesWithWhatThereIs) {
   EXPECT_EQ(answer.text, "Error (criu/image.c:1): no");
   EXPECT_FALSE(answer.clone);
   EXPECT_FALSE(isOurChild(restorer));
+  EXPECT_TRUE(answer.again);
   EXPECT_EQ(say(failed).what, What::failed) << "it was not even forked";
+  wire::CloneMade refused;
+  refused.error = wire::kRefused;
+  strcpy(refused.step, "the image has no criu");
+  answer = say(refused);
+  EXPECT_EQ(answer.what, What::refused);
+  EXPECT_FALSE(answer.again);
+}
+
+TEST_F(RestoringSource, OneThatWasReapedAsAStrayIsNoProofOfARestore) {
+  const pid_t clone = living(), restorer = living();
+  Fd reaped = pidfdOf(restorer), pidfd = pidfdOf(clone);
+  kill(restorer);
+  wire::CloneMade made;
+  made.box = 4;
+  auto answer = say(made, {reaped.get(), pidfd.get()});
+  EXPECT_EQ(answer.what, What::failed) << "another zygote's end must not end this one";
+  EXPECT_TRUE(answer.again);
+  EXPECT_TRUE(answer.clone);
+  kill(clone);
+}
+
+TEST_F(RestoringSource, ADeadInitOrCloneIsNotReapedInThePlaceOfTheProcessThatRestored) {
+  Fd init = ended(0);
+  const pid_t clone = living();
+  Fd pidfd = pidfdOf(clone);
+  passed_.insert(processKey(init));
+  wire::CloneMade made;
+  made.box = 4;
+  EXPECT_EQ(say(made, {init.get(), pidfd.get()}).what, What::broken);
+  EXPECT_TRUE(isOurChild(init)) << "its end is still there for its box";
+  Fd both = ended(0);
+  EXPECT_EQ(say(made, {both.get(), both.get()}).what, What::broken);
+  EXPECT_TRUE(isOurChild(both));
+  kill(clone);
 }
 
 TEST_F(RestoringSource, OneThatStillRunsOrIsNoChildOfOursIsBroken) {
@@ -223,7 +261,8 @@ TEST_F(RestoringSource, OneThatStillRunsOrIsNoChildOfOursIsBroken) {
   EXPECT_EQ(say(made, {one.get(), other.get()}).what, What::broken) << "it runs";
   Fd well = ended(0);
   EXPECT_EQ(say(made, {well.get(), parent.get()}).what, What::broken);
-  EXPECT_EQ(say(made, {parent.get(), other.get()}).what, What::broken);
+  auto file = base::openAt({}, "/proc/self/exe", O_RDONLY);
+  EXPECT_EQ(say(made, {file->get(), other.get()}).what, What::broken);
   EXPECT_EQ(say(made, {other.get()}).what, What::broken) << "one descriptor";
   kill(clone);
   kill(restorer);
