@@ -46,7 +46,7 @@ class CloneSource {
     base::BoxId box = 0;
     int error = 0;  // errno; 0: `text` is a whole sentence
     std::string text;
-    base::Fd clone;  // pidfd
+    base::Fd clone;      // pidfd
     bool again = false;  // failed, by no fault of the box's: another may get its clone
   };
 

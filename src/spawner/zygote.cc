@@ -335,8 +335,9 @@ Status startProcess(const Room& room, Zygote& z, std::string* step) {
   if (::setns(room.own_pid_ns.get(), CLONE_NEWPID) != 0)
     ::abort();  // every later child would be in the wrong namespace
   if (of_zygote)
-    z.source = z.made == Zygote::Made::byRestore ? makeRestoringSource(std::move(channel), z.processes)
-                                                 : makeForkingSource(std::move(channel));
+    z.source = z.made == Zygote::Made::byRestore
+                   ? makeRestoringSource(std::move(channel), z.processes)
+                   : makeForkingSource(std::move(channel));
   else
     (z.stage == ZygoteStage::startingMaker ? z.maker_channel : z.pid1_channel) = std::move(channel);
   return started;

@@ -35,7 +35,7 @@ inline constexpr char kControlPath[] = "/run/control";
 // The snapshot's own files, beside criu's images.
 inline constexpr char kStreamsFile[] = "streams";       // struct Streams
 inline constexpr char kKernelFile[] = "criu.kdat";      // what criu found out about the kernel
-inline constexpr char kPagesFile[] = "pages-1.img";       // criu's, of the one process
+inline constexpr char kPagesFile[] = "pages-1.img";     // criu's, of the one process
 inline constexpr char kVersionFile[] = "criu.version";  // as `criu --version` prints it
 inline constexpr char kCriuPath[] = "/usr/sbin/criu";
 
