@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <optional>
@@ -48,6 +49,18 @@ struct Subject {
   snapshot::Info info;  // its key, and what is known before it is made
 };
 
+// A clone has the zygote's hard limit, which no task can raise.
+base::Status checkOpenFiles(const pool::TemplateSpec& spec) {
+  rlimit files;
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return base::failSys(errno, "getrlimit", "NOFILE");
+  if (files.rlim_max >= spec.maximum.open_files) return base::Unit{};
+  return base::fail(
+      Code::failedPrecondition,
+      fmt::format("tasks of template '{}' may have {} open files; here the hard limit is {}",
+                  spec.name, spec.maximum.open_files, files.rlim_max),
+      "Raise it (ulimit -Hn), or lower the template's limits.maximum.open_files.");
+}
+
 base::Result<Subject> load(const std::string& name, const BuildOptions& o) {
   Subject s;
   MAYFLY_TRY(s.manifest, config::findManifest(o.template_dirs, name, o.base_dirs));
@@ -57,6 +70,7 @@ base::Result<Subject> load(const std::string& name, const BuildOptions& o) {
                                   "snapshots",
                                   name, config::name(s.manifest.mechanism)));
   s.spec = app::toSpec(s.manifest);
+  MAYFLY_CHECK(checkOpenFiles(s.spec));
   MAYFLY_TRY(s.image, image::findImage(o.state_dir, name));
   MAYFLY_TRY(std::string runtime, image::runtimeKey(image::defaultRuntime(o.executable_dir)));
   if (s.image.runtime_key != runtime)

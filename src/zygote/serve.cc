@@ -262,6 +262,7 @@ Step completeWalls(const Server& server, bool rehearsing) {
   int r;
 #define STEP(name, expr) \
   if ((r = (expr)) != 0) return {name, r}
+  STEP("fixed limits", setFixedLimits());  // criu goes on if it cannot set one
   STEP("vdso random", renewDroppableMemory());
   STEP("random memory", fillRegions());
   STEP("reseed", server.hooks->reseed == nullptr || server.hooks->reseed() == 0 ? 0 : -EIO);

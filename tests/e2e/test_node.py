@@ -113,6 +113,14 @@ def test_every_thread_of_a_clone_has_all_walls(mayfly):
     assert set(lines) == {"1000 1000 0000000000000000 0000000000000000 0000000000000000 0000000000000000 0000000000000000 1 2"}, lines
 
 
+def test_the_limits_of_a_clone_are_as_under_fork(mayfly):
+    """criu goes on if it cannot set a limit, so the clone sets them itself."""
+    caps = ("--open-files", "200", "--file-size", "1MiB", "--cpu-time", "5s")
+    node = mayfly.run("-t", "node", *caps, "-c", "process.stdout.write(require('fs').readFileSync('/proc/self/limits'))")["stdout"]
+    assert node == mayfly.run("-t", "python", *caps, "-c", "print(open('/proc/self/limits').read(), end='')")["stdout"]
+    assert "Max open files            200                  200" in node, node
+
+
 ATTEMPTS = """
 const fs = require('fs');
 const tried = (what) => { try { what(); return 'done'; } catch (error) { return error.code ?? error.message; } };
