@@ -34,7 +34,7 @@ namespace {
 
 constexpr int kJobsMax = 8;  // restores at a time; further requests wait in the channel
 // The box stands: only criu takes time. A page takes a microsecond or two; on a busy machine, ten.
-constexpr uint64_t kRestoreNsMax = 3'000'000'000, kLargeRestoreNsMax = 6'000'000'000;
+constexpr uint64_t kRestoreNsMax = 5'000'000'000, kLargeRestoreNsMax = 8'000'000'000;
 constexpr uint64_t kBytesPerSecond = 128u << 20;
 constexpr time_t kFinishSecondsMax = 2;
 constexpr size_t kSaidBytesMax = 16'384;
