@@ -7,6 +7,7 @@
 //
 // Layer: zygote. Single-threaded. Waits without limits of its own: who asked ends the box.
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -40,6 +41,7 @@ struct Builder {
   char** argv = nullptr;
   Pipe stand_in[kStandIns];  // but for the control socket
   int channel = -1;          // to the zygote
+  Pipe log;                  // of its stdout and stderr: pipes, as a clone's are
   int zygote = -1;           // pidfd
   int init = -1, control = -1, err = -1;
 };
@@ -82,17 +84,9 @@ Step becomeZygote(const int* fds, int tasks_count, int channel) {
   const int control = makeControlStandIn(), null = open("/dev/null", O_RDONLY | O_CLOEXEC);
   STEP("stand-ins", control < 0 ? control : null < 0 ? -errno : 0);
   const Pipe* in = builder.stand_in;
-  const int placed[] = {null,
-                        2,
-                        2,
-                        channel,
-                        kSeccompFd,
-                        in[kStdin].read,
-                        in[kStdout].write,
-                        in[kStderr].write,
-                        control,
-                        in[kGoOf].read,
-                        in[kRelease].read};
+  const int placed[] = {null,       builder.log.write, builder.log.write, channel,
+                        kSeccompFd, in[kStdin].read,   in[kStdout].write, in[kStderr].write,
+                        control,    in[kGoOf].read,    in[kRelease].read};
   STEP("descriptors", placeDescriptors(placed, kStandInFd + kStandIns, 0));
   STEP("become task", becomeTask(UserNamespace::ofBox));
   STEP("fixed limits", setFixedLimits());
@@ -253,10 +247,25 @@ int dump(char* why, size_t size) {
 
 // --- the order of all ----------------------------------------------------------------
 
+// What the zygote prints while it starts goes to the log.
+void passOnLog() {
+  char text[4'096];
+  ssize_t n;
+  while ((n = read(builder.log.read, text, sizeof text)) > 0)
+    (void)!write(2, text, static_cast<size_t>(n));
+  if (n < 0) return;
+  close(builder.log.read);  // nobody writes into it any more
+  builder.log.read = -1;
+}
+
 // The zygote's word that it is ready, then its end of the channel.
 int awaitZygote(char* why, size_t size) {
   bool ready = false;
   for (;;) {
+    pollfd waits[] = {{builder.channel, POLLIN, 0}, {builder.log.read, POLLIN, 0}};
+    if (poll(waits, 2, -1) < 0 && errno != EINTR) return 1;
+    if (waits[1].revents != 0) passOnLog();
+    if (waits[0].revents == 0) continue;
     CloneMade said;
     int fds[kFdsMax], count = 0;
     const ssize_t n = receiveRaw(builder.channel, &said, sizeof said, fds, &count);
@@ -290,6 +299,9 @@ void report(int error, const char* why) {
 int start(const int* fds, int tasks_count) {
   int pair[2];
   if (int r = makeStandIns(); r != 0) return r;
+  if (pipe2(pair, O_CLOEXEC) != 0) return -errno;
+  builder.log = {pair[0], pair[1]};
+  if (fcntl(pair[0], F_SETFL, O_NONBLOCK) != 0) return -errno;
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return -errno;
   builder.channel = pair[0];
   builder.init = fcntl(fds[kInit], F_DUPFD_CLOEXEC, 0);
@@ -299,6 +311,7 @@ int start(const int* fds, int tasks_count) {
   const pid_t pid = forkIntoBox(fds[kInit], builder.own_pid_ns, how, &builder.zygote);
   if (pid == 0) runZygote(fds, tasks_count, pair[1]);
   close(pair[1]);
+  close(builder.log.write);
   return pid < 0 ? pid : 0;
 }
 

@@ -86,8 +86,13 @@ function warmUp() {
   module.filename = '/task/warm-up.js';
   module.paths = [];
   module._compile('exports.x = require("fs").readdirSync("/");', '/task/warm-up.js');
+  // `assert` asks whether stderr has colours, which would make the stream now, of what it is before
+  // the dump.
+  const stderr = Object.getOwnPropertyDescriptor(process, 'stderr');
+  Object.defineProperty(process, 'stderr', { configurable: true, get: () => ({}) });
   for (const name of Module.builtinModules)
     if (!/^(?:_|inspector|repl|trace_events|wasi|sys|punycode|cluster|node:|test|domain)/.test(name)) require(name);
+  Object.defineProperty(process, 'stderr', stderr);
 }
 
 // The numbers that were drawn ahead of the dump: they are the same in every clone.
@@ -230,7 +235,7 @@ function entryPoint(task) {
   // `node -` runs its program when it has read all of its standard input.
   process.stdin.setEncoding('utf8');
   process.stdin.resume();
-  return process.stdin.on.bind(process.stdin, 'end', () => run());
+  return process.stdin.on.bind(process.stdin, 'end', run);
 }
 
 function becomeTask(task) {
