@@ -273,13 +273,19 @@ LaneDemand::Wanted LaneDemand::wanted(uint64_t now_ns) {
       model_parked_ = model(o_.empty_max, model_parked_, o_.parked_max);
       model_reach_ = model(o_.reach_empty_max, std::max(model_reach_, model_parked_), reach_max);
     }
-    parked = std::min(std::max(model_parked_, bursts_.floor(o_.empty_max, now_ns)), o_.parked_max);
+    const uint32_t floor = bursts_.floor(o_.empty_max, now_ns);
+    reason_ = std::max(model_parked_, floor) > o_.parked_max ? base::SizeReason::maximum
+              : floor > model_parked_                        ? base::SizeReason::bursts
+                                                             : base::SizeReason::forecast;
+    parked = std::min(std::max(model_parked_, floor), o_.parked_max);
     reach = std::min(std::max(model_reach_, bursts_.floor(o_.reach_empty_max, now_ns)), reach_max);
   } else {
     model_parked_ = model_reach_ = 0;
     model_load_ = -1;
   }
+  if (!used_) reason_ = base::SizeReason::unused;
   if (used_) {
+    if (parked <= o_.parked_min) reason_ = base::SizeReason::minimum;
     parked = std::max(parked, o_.parked_min);
     reach = std::max(reach, parked + o_.stocked_min);
   }

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/observer.h"
 #include "pool/refill.h"
 
 namespace mayfly::pool {
@@ -108,6 +109,7 @@ class LaneDemand {
   uint64_t due_ns() const { return due_ns_; }
 
   // As of the last wanted().
+  base::SizeReason reason() const { return reason_; }
   double empty(uint32_t held) const;  // chance that a task finds no clone
   double rate_hz() const { return rate_hz_; }
   double load() const;  // the number of makers that it keeps busy
@@ -144,6 +146,7 @@ class LaneDemand {
   uint32_t epoch_model_ = 0, covered_ = 0;     // the model's answer one or two make times ago
   uint64_t epoch_ns_ = 0;
   Ratchet parked_, reach_;
+  base::SizeReason reason_ = base::SizeReason::minimum;
   uint64_t due_ns_ = 0;
 };
 

@@ -60,6 +60,18 @@ const LaneDemand* Plan::demand(base::LaneId id) const {
   return nullptr;
 }
 
+const Target* Plan::target(base::LaneId id) const {
+  for (const Target& t : targets_)
+    if (t.id == id) return &t;
+  return nullptr;
+}
+
+uint64_t Plan::cloneBytes(base::LaneId id) const {
+  for (const Entry& e : entries_)
+    if (e.id == id) return e.clone_bytes.value();
+  return 0;
+}
+
 void Plan::onArrival(base::LaneId id, uint64_t now_ns) {
   if (Entry* e = find(id)) {
     e->demand.arrival(now_ns);

@@ -52,7 +52,12 @@ class Plan {
   // When plan() may shrink without another event; 0: never.
   uint64_t nextDue_ns() const;
 
+  const PlanOptions& options() const { return o_; }
   const LaneDemand* demand(base::LaneId id) const;
+  // As of the last plan(); null: no such lane then.
+  const Target* target(base::LaneId id) const;
+  // A parked clone's own memory, by its lane's measurements; 0: no such lane.
+  uint64_t cloneBytes(base::LaneId id) const;
 
  private:
   struct Entry {

@@ -113,6 +113,7 @@ struct TaskSpec {
   bool collect_out_files = false;
   std::optional<Detach> detach;
   std::string tenant;             // at most 64 bytes, printable; see the schema
+  std::string traceparent;        // the caller's W3C trace context; empty: none
   std::vector<GrantWish> grants;  // empty: none
   std::vector<Tool> tools;        // empty: none; a detached task has none
 };

@@ -94,12 +94,15 @@ interface Mayfly {
   templates @1 () -> (templates :List(TemplateInfo), error :Error);
   # The templates that tasks can name.
 
-  submit @2 (spec :TaskSpec, output :OutputSink, toolBox :ToolBox) -> (task :Task, id :UInt64, error :Error, existing :Bool, grants :List(Grant));
+  submit @2 (spec :TaskSpec, output :OutputSink, toolBox :ToolBox, traceparent :Text) -> (task :Task, id :UInt64, error :Error, existing :Bool, grants :List(Grant));
   # Checks the task and queues it. If `output` is null, the output is captured into the result
   # instead of being sent live. `existing`: this user has submitted a task with the same
   # `detach.key` before; the answer is that task, and nothing runs a second time.
   # `toolBox`: the client's functions, named in `spec.tools`; null: none. `grants`: one for each of
   # `spec.grants`, in their order.
+  # `traceparent`: the W3C trace context of the caller; empty: none. It stands in the daemon's lines
+  # about the task, and in the broker's audit. It is no part of the spec: a repeated `detach.key`
+  # with another one is the same task.
   # error: invalidArgument, notFound (the template, a blob, a grant), permissionDenied (a grant that
   # is not this user's or tenant's), alreadyExists (the key belongs to a
   # task with another spec, or to one of an earlier run of the daemon), unavailable (the template is

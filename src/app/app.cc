@@ -30,6 +30,7 @@
 #include "app/broker_link.h"
 #include "app/budget.h"
 #include "app/door.h"
+#include "app/http_edge.h"
 #include "app/instance.h"
 #include "app/log.h"
 #include "app/loop_lag.h"
@@ -111,6 +112,7 @@ class App final : private core::EngineOwner {
   void onSignal();
   void tellReady();
   void outliveSignals();
+  base::Status openHttp();
   base::Status startBroker();
   void stop();
   void killSpawner();
@@ -130,7 +132,8 @@ class App final : private core::EngineOwner {
   // ignored signal stays so across exec.
   boost::asio::signal_set without_effect_{io_};
   LogObserver log_;
-  base::Observers observers_;  // the log and any other listener
+  std::unique_ptr<HttpEdge> http_;  // null: the settings name no address; observes all below
+  base::Observers observers_;       // the log and any other listener
   LoopLag lag_{io_, observers_};
   base::Fd instance_lock_;
   RunState run_state_;
@@ -162,6 +165,19 @@ base::Status App::openRunState() {
   return ids_->reserve();
 }
 
+// While the daemon is root. From here on its events are counted.
+base::Status App::openHttp() {
+  log_.setSlow(options_.settings.slow_task_ms * 1'000'000);
+  MAYFLY_TRY(http_, HttpEdge::open(options_.settings, MAYFLY_VERSION,
+                                   static_cast<uint64_t>(::time(nullptr)) * 1'000));
+  if (!http_) return base::Unit{};
+  observers_.add(http_->recorder());
+  http_->onTick([this] {
+    if (broker_) broker_->count();
+  });
+  return base::Unit{};
+}
+
 // While the daemon is root. The supervisor ends when its channel does, that is with the daemon.
 base::Status App::startBroker() {
   const config::Daemon& s = options_.settings;
@@ -184,7 +200,7 @@ base::Status App::startBroker() {
   if (const char* credentials = ::getenv("CREDENTIALS_DIRECTORY"))  // systemd's
     words.insert(words.end(), {"--credentials", credentials});
   MAYFLY_TRY(supervisor_, walls::startProgram(words, {instance_lock_.view(), slot_.lock.view()}));
-  broker_ = std::make_unique<BrokerLink>(io_);
+  broker_ = std::make_unique<BrokerLink>(io_, observers_);
   return broker_->listen(std::move(supervisor_.channel), supervisor_.pid);
 }
 
@@ -213,6 +229,7 @@ base::Status App::makeEngine(const host::HostReport& report) {
           "a task of template '{}' has at most {} pseudo-terminals, not {}: all tasks "
           "share {}; raise the host's kernel.pty.max (sysctl) or the setting ptys_max",
           t.spec.name, t.spec.ptys, wished, e.budget.ptys_max);
+    if (http_) http_->recorder().addTemplate(t.spec.name, t.spec.mechanism);
     MAYFLY_CHECK(engine_->addTemplate(t.spec, std::move(t.seccomp), std::move(t.snapshot)));
   }
   return base::Unit{};
@@ -245,6 +262,7 @@ base::Result<int> App::run() {
                            {options_.executable_dir + "/mayfly-spawner", "--instance", s.instance,
                             "--images", images, "--uid-slot", std::to_string(slot_.number)},
                            {instance_lock_.view(), slot_.lock.view()}));
+  MAYFLY_CHECK(openHttp());
   MAYFLY_CHECK(startBroker());
   MAYFLY_CHECK(awaitRoom(spawner_));
   MAYFLY_TRY(AuditPlaces places, auditPlaces(s.instance, s.state_dir, slot_.number, spawner_.pid));
@@ -273,9 +291,11 @@ base::Result<int> App::run() {
   audit_ =
       std::make_unique<Audit>(io_, std::move(places), engine_->ledger(), observers_, s.audit_ms);
   lag_.start();
+  if (http_) MAYFLY_CHECK(http_->start(io_, [this] { return engine_->report(); }));
   MAYFLY_CHECK(allowOnlyServing(options_.log));
   io_.run();
 
+  if (http_) http_->stop();
   if (broker_) broker_->detach();  // the server's loop runs its calls
   server_.reset();
   audit_.reset();
@@ -331,6 +351,7 @@ void App::outliveSignals() {
 
 void App::stop() {
   stopping_ = true;
+  if (http_) http_->stopping();
   // Every result is told; the clients get what of it is still on its way to them.
   engine_->stop([this] {
     audit_->stop();

@@ -39,6 +39,7 @@ namespace {
 constexpr auto kOpenTime = 5 * kj::SECONDS;
 constexpr auto kActivateTime = 5 * kj::SECONDS;
 constexpr auto kRevokeOneTime = 5 * kj::SECONDS;
+constexpr auto kCountTime = 5 * kj::SECONDS;
 constexpr auto kDeathTime =
     std::chrono::milliseconds(500);  // for the supervisor's report of a death
 constexpr uint32_t kRetryAfterMs = 1'000;
@@ -121,7 +122,8 @@ struct BrokerLink::Life {
   sched::Env env;
   SessionMachine machine;
   boost::asio::steady_timer timer;
-  Opened opened;  // the submission's; empty once called
+  Opened opened;                        // the submission's; empty once called
+  uint64_t asked_ns = 0, ended_ns = 0;  // when it was submitted; when its task ended
   kj::Maybe<schema::Session::Client> session;
   uint64_t number = 0;  // the vault's
   uint32_t connections_max = kConnectionsPerDoor;
@@ -191,8 +193,9 @@ class BrokerLink::ToolsServer final : public schema::Tools::Server {
 
 // --- the link ------------------------------------------------------------------------------
 
-BrokerLink::BrokerLink(boost::asio::io_context& io)
+BrokerLink::BrokerLink(boost::asio::io_context& io, base::Observer& observer)
     : io_(io),
+      observer_(observer),
       supervisor_(io, *this),
       front_(io, *this),
       front_timer_(io),
@@ -258,6 +261,27 @@ void BrokerLink::reload() {
   supervisor_.send(request);
 }
 
+void BrokerLink::count() {
+  if (!vault_ || counting_) return;
+  counting_ = true;
+  auto call = vault_->vault.statusRequest().send().then([this](auto&& answer) -> Status {
+    base::BrokerCounts counts;
+    counts.sessions = answer.getSessions();
+    counts.calls = answer.getCalls();
+    auto decisions = answer.getDecisions();
+    auto took = answer.getTook();
+    if (decisions.size() != 3 * counts.kinds.size() || took.size() != base::kBuckets)
+      return fail(down("the vault counts in another way"));
+    for (unsigned i = 0; i < counts.kinds.size(); ++i)
+      counts.kinds[i] = {decisions[3 * i], decisions[3 * i + 1], decisions[3 * i + 2]};
+    for (unsigned i = 0; i < base::kBuckets; ++i) counts.took.counts[i] = took[i];
+    counts.took.sum_ns = answer.getTookSumNs();
+    observer_.brokerCounts(counts);
+    return Unit{};
+  });
+  vault_->watch(kj::mv(call), kCountTime, "status", [this](Status) { counting_ = false; });
+}
+
 Status BrokerLink::receive(MessageChannel& channel, base::FdView socket) {
   return &channel == &supervisor_ ? receiveLink(socket) : receiveDoor(socket);
 }
@@ -306,6 +330,8 @@ void BrokerLink::onLost(MessageChannel& channel, const base::Error& why) {
   spdlog::error(
       "broker: the supervisor's channel: {}; tasks run on, and none with grants is taken any more",
       base::printable(why.message));
+  for (const char* what : {"front", "vault"})
+    observer_.brokerDown(what, "the supervisor's channel is lost");
   frontDown();
   vaultDown();
   started();
@@ -337,6 +363,7 @@ void BrokerLink::onLink(wire::LinkEvent& e, base::Fd fd) {
       return frontUp(std::move(fd));
     case Kind::frontDown:
       spdlog::warn("broker: the front ended with status {}: {}", e.status, text);
+      observer_.brokerDown("front", text);
       return frontDown();
     case Kind::vaultUp:
       spdlog::info("broker: the vault runs as process {}", e.pid);
@@ -344,6 +371,7 @@ void BrokerLink::onLink(wire::LinkEvent& e, base::Fd fd) {
       return vaultUp(std::move(fd));
     case Kind::vaultDown:
       spdlog::warn("broker: the vault ended with status {}: {}", e.status, text);
+      observer_.brokerDown("vault", text);
       return vaultDown();
     case Kind::policyLoaded:
       refused_ = false;
@@ -364,6 +392,7 @@ void BrokerLink::frontUp(base::Fd socket) {
   }
   restart_asked_[0] = false;
   front_up_ = true;
+  observer_.brokerUp("front");
   each([](SessionMachine& machine) { return machine.frontBack(); });
   if (vault_) started();
 }
@@ -386,6 +415,8 @@ void BrokerLink::vaultUp(base::Fd socket) {
     return restart(wire::LinkRequest::Kind::restartVault);
   }
   restart_asked_[1] = false;
+  counting_ = false;
+  observer_.brokerUp("vault");
   vault_->calls.add(
       vault_->network.onDisconnect().then([this, lost = vault_.get()] { vaultLinkLost(lost); }));
   each([](SessionMachine& machine) { return machine.vaultBack(); });
@@ -457,6 +488,7 @@ void BrokerLink::act(const LifePtr& life, const Acts& acts) {
         tell(std::exchange(life->left, {}), life->machine.end());
         break;
       case SessionAct::tellEnded:
+        if (life->task != 0) observer_.sessionEnded(monotonicNs() - life->ended_ns);
         tell(std::exchange(life->ended, {}), life->machine.end());
         forget(life);
         return;
@@ -497,6 +529,7 @@ void BrokerLink::forget(const LifePtr& life) {
 void BrokerLink::open(sched::SessionSpec spec, Opened opened) {
   if (!vault_) {
     const bool dead = !supervisor_.isOpen();
+    observer_.sessionOpened(base::name(Code::unavailable), 0);
     boost::asio::post(io_, [opened = std::move(opened), dead] {
       opened(fail(down(dead ? "its supervisor ended" : "the vault is being started")));
     });
@@ -505,6 +538,7 @@ void BrokerLink::open(sched::SessionSpec spec, Opened opened) {
   auto life = std::make_shared<Life>(io_, next_life_++, std::move(spec), front_up_);
   for (const sched::GrantWish& wish : life->spec.grants) life->grants.push_back(wish.name);
   life->opened = std::move(opened);
+  life->asked_ns = monotonicNs();
   lives_.emplace(life->id, life);
   askOpen(life);
 }
@@ -519,6 +553,7 @@ void BrokerLink::askOpen(const LifePtr& life) {
   out.setTemplate(edge::text(spec.template_name));
   out.setEpoch(++life->epoch);
   out.setTask(life->task);
+  out.setTrace(edge::text(spec.trace));
   auto grants = out.initGrants(static_cast<unsigned>(spec.grants.size()));
   for (unsigned i = 0; i < spec.grants.size(); ++i) {
     grants[i].setName(edge::text(spec.grants[i].name));
@@ -563,6 +598,8 @@ void BrokerLink::askOpen(const LifePtr& life) {
 void BrokerLink::onOpened(const LifePtr& life, Status status) {
   const uint64_t now_ns = monotonicNs();
   const Opened opened = std::exchange(life->opened, {});
+  if (opened)
+    observer_.sessionOpened(status ? "" : base::name(status.error().code), now_ns - life->asked_ns);
   if (!status) {
     if (!opened)
       spdlog::warn("broker: the session of task {} is not open any more: {}", life->task,
@@ -680,7 +717,10 @@ void BrokerLink::leave(const LifePtr& life, sched::Session::Left left) {
 }
 
 void BrokerLink::end(const LifePtr& life, sched::Session::Left left) {
-  if (!life->machine.ended()) life->ended = std::move(left);
+  if (!life->machine.ended()) {
+    life->ended = std::move(left);
+    life->ended_ns = monotonicNs();
+  }
   act(life, life->machine.end(monotonicNs()));
 }
 

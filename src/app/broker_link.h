@@ -18,6 +18,7 @@
 
 #include "app/message_channel.h"
 #include "base/fd.h"
+#include "base/observer.h"
 #include "base/result.h"
 #include "sched/broker.h"
 #include "sched/session_machine.h"
@@ -31,7 +32,8 @@ namespace mayfly::app {
 
 class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
  public:
-  explicit BrokerLink(boost::asio::io_context& io);
+  // The observer outlives the link.
+  BrokerLink(boost::asio::io_context& io, base::Observer& observer);
   ~BrokerLink() override;
 
   // The supervisor's channel and process. Call once.
@@ -41,6 +43,8 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   // No callback follows, and every session's object is inert.
   void detach();
   void reload();  // the policy, now
+  // Asks the vault for its counts; the answer goes to the observer. At most one question at a time.
+  void count();
   // Calls once: when sessions can be opened, or when it is clear that none can for now. Call once,
   // after attach().
   void onceUp(std::function<void()> done);
@@ -95,6 +99,7 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   void revoke(const LifePtr& life, const std::string& name, std::function<void(base::Status)> done);
 
   boost::asio::io_context& io_;
+  base::Observer& observer_;
   edge::AsioPort* port_ = nullptr;  // null: detached
   MessageChannel supervisor_, front_;
   std::unique_ptr<Vault> vault_;  // null: none lives
@@ -104,6 +109,7 @@ class BrokerLink final : public sched::Broker, private MessageChannel::Handler {
   uint32_t pids_[3] = {};  // of supervisor, front, vault: to reap once the supervisor has ended
   std::function<void()> once_up_;
   bool restart_asked_[2] = {};  // of the front, of the vault
+  bool counting_ = false;
   uint64_t next_life_ = 1;
   std::map<uint64_t, LifePtr> lives_;   // by a number of our own
   std::map<uint64_t, uint64_t> doors_;  // the front's: session number -> life

@@ -17,7 +17,7 @@ host::BoxSettings boxSettings(const config::Daemon& s) {
           s.parked_max,
           s.stocked_max,
           s.parked_memory_bytes,
-          s.connections_max,
+          s.connections_max + (s.http.listen.empty() ? 0 : s.http.connections_max),
           !s.broker_policy.empty()};
 }
 

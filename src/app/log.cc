@@ -21,7 +21,8 @@ std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const 
   std::string line = fmt::format("task id={} template={} mechanism={} user={}", task.task,
                                  task.template_name, task.mechanism, task.user);
   if (!task.tenant.empty()) line += fmt::format(" tenant={:?}", task.tenant);
-  line += fmt::format(" verdict={}", base::name(verdict));
+  if (!task.trace.empty()) line += fmt::format(" trace={}", task.trace);
+  line += fmt::format(" verdict={} launch={}", base::name(verdict), base::name(task.launch));
   auto at = [&](Phase phase) { return phases[static_cast<size_t>(phase)]; };
   auto step = [&](const char* name, Phase from, Phase to) {
     if (at(from) != 0 && at(to) >= at(from))
@@ -31,7 +32,8 @@ std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const 
   step("claim", Phase::box, Phase::started);
   step("first_byte", Phase::started, Phase::firstByte);
   step("run", Phase::started, Phase::exited);
-  step("reap", Phase::exited, Phase::receipt);
+  step("reap", Phase::exited, Phase::reaped);
+  step("receipt", Phase::reaped, Phase::receipt);
   step("whole", Phase::queued, Phase::receipt);
   line += fmt::format(
       " cpu_ms={:.3f} memory_peak={} processes_peak={} stdout={} stderr={} disk={} inodes={}",
@@ -44,8 +46,12 @@ std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const 
 
 void LogObserver::taskEnded(const base::TaskLabels& task, base::Verdict verdict,
                             const base::Usage& usage, const base::Phases& phases) {
-  if (spdlog::should_log(spdlog::level::info))
-    spdlog::info("{}", taskLine(task, verdict, usage, phases));
+  const uint64_t from = phases[static_cast<size_t>(Phase::queued)];
+  const uint64_t to = phases[static_cast<size_t>(Phase::receipt)];
+  const bool slow = slow_ns_ != 0 && from != 0 && to >= from && to - from >= slow_ns_;
+  const auto level = slow ? spdlog::level::warn : spdlog::level::info;
+  if (spdlog::should_log(level))
+    spdlog::log(level, "{}{}", slow ? "slow " : "", taskLine(task, verdict, usage, phases));
 }
 
 void LogObserver::receipt(std::string_view, const base::Receipt& receipt) {

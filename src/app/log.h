@@ -19,6 +19,9 @@ std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const 
 
 class LogObserver final : public base::Observer {
  public:
+  // A task that takes at least as long gets a warning; 0: none does.
+  void setSlow(uint64_t slow_ns) { slow_ns_ = slow_ns; }
+
   void taskEnded(const base::TaskLabels& task, base::Verdict verdict, const base::Usage& usage,
                  const base::Phases& phases) override;
   void receipt(std::string_view template_name, const base::Receipt& receipt) override;
@@ -31,6 +34,9 @@ class LogObserver final : public base::Observer {
   void zygoteRenewed(std::string_view template_name) override;
   void zygoteSaid(std::string_view template_name, std::string_view line) override;
   void spawnerReady(std::string_view in_force) override;
+
+ private:
+  uint64_t slow_ns_ = 0;
 };
 
 }  // namespace mayfly::app

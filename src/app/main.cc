@@ -25,6 +25,7 @@
 #include "app/notify.h"
 #include "config/daemon.h"
 #include "config/settings.h"
+#include "metrics/exposition.h"
 
 namespace {
 
@@ -69,7 +70,7 @@ int main(int argc, char** argv) {
   ::signal(SIGPIPE, SIG_IGN);  // a write to a task's closed stdin is an errno, not our end
 
   std::string config_file;
-  std::optional<std::string> instance, socket, state_dir, run_dir, log_level;
+  std::optional<std::string> instance, socket, state_dir, run_dir, log_level, http;
   std::vector<std::string> template_dirs, templates, accept_lost;
   int ready_fd = -1;
   CLI::App cli{"mayflyd: runs untrusted code, each task in a brand-new box"};
@@ -82,11 +83,17 @@ int main(int argc, char** argv) {
   cli.add_option("--template", templates, "serve only these templates (default: all)");
   cli.add_option("--accept-lost-promise", accept_lost,
                  "start even if the host cannot keep this promise");
+  cli.add_option("--http", http, "address and port of the HTTP server, like 127.0.0.1:9464");
   cli.add_option("--log-level", log_level, "trace, debug, info, warn or error");
   cli.add_option("--ready-fd", ready_fd, "write \"ready\" to this descriptor when serving");
-  bool list_settings = false;
+  bool list_settings = false, list_metrics = false;
+  cli.add_flag("--list-metrics", list_metrics, "print the table of all metrics");
   cli.add_flag("--list-settings", list_settings, "print every key of settings and manifests");
   CLI11_PARSE(cli, argc, argv);
+  if (list_metrics) {
+    fmt::print("{}", metrics::metricTable());
+    return 0;
+  }
   if (list_settings) {
     fmt::print("{}", config::settingsTables());
     return 0;
@@ -117,6 +124,7 @@ int main(int argc, char** argv) {
   if (state_dir) s.state_dir = *state_dir;
   if (run_dir) s.run_dir = *run_dir;
   if (log_level) s.log_level = *log_level;
+  if (http) s.http.listen = *http;
   if (!template_dirs.empty()) s.template_dirs = template_dirs;
   if (!templates.empty()) s.templates = templates;
   for (std::string& promise : accept_lost) s.accept_lost_promises.push_back(std::move(promise));

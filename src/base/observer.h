@@ -6,14 +6,59 @@
 // Layer: base. Called on the core thread only; an implementation must not block.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/histogram.h"
 #include "base/task.h"
 
 namespace mayfly::base {
+
+// What a task's box was when the task got it: a parked clone; a stocked box, into which a clone was
+// forked for it; or nothing, so that box and clone were made for it.
+enum class Launch : uint8_t { none, parked, stocked, made };  // none: it never got a box
+inline constexpr size_t kLaunches = 4;
+std::string_view name(Launch launch);
+
+// How a task found its clone: parked; being made for the pool already; or made on its demand.
+enum class ClaimKind : uint8_t { parked, waited, made };
+inline constexpr size_t kClaimKinds = 3;
+std::string_view name(ClaimKind kind);
+
+// The steps of making a clone, from the daemon's request on.
+enum class MakeStep : uint8_t {
+  box,    // until the box stands: cgroups, namespaces, mounts; 0 in a stocked box
+  clone,  // until the spawner has the clone
+  park,   // until the clone has put up its walls, has rehearsed, and waits
+  whole,
+};
+inline constexpr size_t kMakeSteps = 4;
+std::string_view name(MakeStep step);
+
+// Why a pool wants the size that it has.
+enum class SizeReason : uint8_t {
+  unused,    // no task for a long time: nothing is kept
+  minimum,   // the template's own `parked_min`
+  forecast,  // the model of arrivals
+  bursts,    // the depth of recent bursts
+  maximum,   // the wish is larger than the template's `parked_max`
+  budget,    // the wish is larger than what the daemon may hold in all
+};
+inline constexpr size_t kSizeReasons = 6;
+std::string_view name(SizeReason reason);
+
+// What the pool expects; of all lanes of a template.
+struct PoolForecast {
+  double arrivals_hz = 0;  // tasks
+  double makers = 0;       // that are kept busy
+  double miss_share = 0;   // chance that a task finds no parked clone, with the present target
+  uint32_t wanted = 0;     // parked clones, before the budget's cut
+  uint64_t make_ns = 0;    // the time to make a clone
+  std::array<uint32_t, kSizeReasons> target_by_reason{};  // sums up to the target
+};
 
 // A template's clones and boxes that have no task yet.
 struct PoolState {
@@ -34,12 +79,14 @@ struct TaskLabels {
   std::string_view mechanism;  // how its clone is made: "fork" or "exec"
   std::string_view user;       // the account's, e.g. "uid:0"
   std::string_view tenant;     // of that user; empty: the client named none
+  std::string_view trace;      // W3C traceparent; empty: the client gave none
+  Launch launch = Launch::none;
 };
 
 // A difference between the host and the ledger.
 struct AuditFinding {
-  enum class Kind : uint8_t {
-    strayCgroup,   // of a box that is gone by the ledger
+  enum class Kind : uint8_t {  // kAuditKinds of them
+    strayCgroup,               // of a box that is gone by the ledger
     strayProcess,  // in such a cgroup, or with a uid of the daemon's but in none of its cgroups
     strayMount,    // an image or disk in the host's mount namespace, or odd in the spawner's
     lostBox,       // in quarantine, but its cgroup is gone
@@ -48,9 +95,31 @@ struct AuditFinding {
   BoxId box = 0;  // 0: no box is known
   std::string what;
 };
+inline constexpr size_t kAuditKinds = 4;
+std::string_view name(AuditFinding::Kind kind);
+
+// The times of a clone's making, by the daemon's clock.
+struct CloneTimes {
+  Launch from = Launch::made;  // stocked: it was forked into a box that stood already
+  std::array<uint64_t, kMakeSteps> step_ns{};
+};
+
 struct AuditWalk {
   uint64_t cgroups = 0, processes = 0, mounts = 0;  // that the audit looked at
   uint64_t findings = 0;                            // new and known ones
+};
+
+// Of tasks' calls to the broker, by kind; counted by the vault since its start.
+struct BrokerCounts {
+  static constexpr size_t kKinds = 7;
+  static constexpr std::array<std::string_view, kKinds> kNames = {
+      "http", "sql", "mint", "tool", "tunnel", "proxy", "session"};
+  struct Kind {
+    uint64_t allowed = 0, refused = 0, failed = 0;
+  };
+  std::array<Kind, kKinds> kinds{};
+  Histogram took;
+  uint32_t sessions = 0, calls = 0;  // at present
 };
 
 class Observer {
@@ -59,7 +128,8 @@ class Observer {
 
   // --- tasks: accepted, each phase, ended, receipt; or refused ---
   virtual void taskAccepted(const TaskLabels&) {}
-  virtual void taskRefused(std::string_view /*template_name*/, std::string_view /*code*/) {}
+  // Its template is as the client named it.
+  virtual void taskRefused(const TaskLabels&, std::string_view /*code*/) {}
   virtual void taskPhase(const TaskLabels&, Phase, uint64_t /*at_ns*/) {}
   virtual void taskEnded(const TaskLabels&, Verdict, const Usage&, const Phases&) {}
   virtual void queueLength(uint32_t /*count*/) {}
@@ -72,8 +142,12 @@ class Observer {
   virtual void receiptCompleted(const Receipt&) {}
   // A box failed before it had a task.
   virtual void boxLost(std::string_view /*template_name*/, std::string_view /*why*/) {}
-  // A clone that was not forked into a stocked box is ready; `make_ns` since its request.
-  virtual void cloneMade(std::string_view /*template_name*/, uint64_t /*make_ns*/) {}
+  // A clone is ready, and waits for its task.
+  virtual void cloneMade(std::string_view /*template_name*/, const CloneTimes&) {}
+  // A clone that never had a task is gone.
+  virtual void cloneDiscarded(std::string_view /*template_name*/) {}
+  // A task got its clone, each time that it did.
+  virtual void cloneClaimed(const TaskLabels&, ClaimKind) {}
   // Reports each finding once, and the end of each walk over the whole host.
   virtual void auditFound(const AuditFinding&) {}
   virtual void auditEnded(const AuditWalk&) {}
@@ -83,6 +157,10 @@ class Observer {
   virtual void connectionOpened(std::string_view /*user*/) {}
   virtual void connectionEnded(std::string_view /*user*/) {}
   virtual void connectionRefused(std::string_view /*user*/, std::string_view /*code*/) {}
+  // A message that is not of the protocol: its connection ends.
+  virtual void messageRefused() {}
+  // A call was answered with a typed error, before it reached the core or by it.
+  virtual void callRefused(std::string_view /*method*/, std::string_view /*code*/) {}
   // From the call's message to the answer's; `method`: "Mayfly.submit", ..., or "other".
   virtual void callAnswered(std::string_view /*method*/, uint64_t /*took_ns*/) {}
   // Each message from a client, and each message to a client.
@@ -100,9 +178,21 @@ class Observer {
   // A new zygote's trial is over; an empty `fault` lets it serve.
   virtual void trialEnded(std::string_view /*template_name*/, std::string_view /*fault*/) {}
   virtual void zygoteRenewed(std::string_view /*template_name*/) {}
+  virtual void zygoteDied(std::string_view /*template_name*/, std::string_view /*why*/) {}
   virtual void zygoteSaid(std::string_view /*template_name*/, std::string_view /*line*/) {}
   // The capabilities and cgroups that are in force.
   virtual void spawnerReady(std::string_view /*in_force*/) {}
+
+  // --- the broker ---
+  // `what`: "front" or "vault".
+  virtual void brokerUp(std::string_view /*what*/) {}
+  virtual void brokerDown(std::string_view /*what*/, std::string_view /*why*/) {}
+  // A submission's session, from the question to the vault's answer; an empty code: it is open.
+  virtual void sessionOpened(std::string_view /*code*/, uint64_t /*took_ns*/) {}
+  // A task's session, from its end to the confirmations of vault and front.
+  virtual void sessionEnded(uint64_t /*took_ns*/) {}
+  // The vault's own counts since its start; regularly.
+  virtual void brokerCounts(const BrokerCounts&) {}
 };
 
 // Passes each report to several listeners, in the order in which they were added.
@@ -111,8 +201,8 @@ class Observers final : public Observer {
   void add(Observer& one) { all_.push_back(&one); }
 
   void taskAccepted(const TaskLabels& t) override { tell(&Observer::taskAccepted, t); }
-  void taskRefused(std::string_view template_name, std::string_view code) override {
-    tell(&Observer::taskRefused, template_name, code);
+  void taskRefused(const TaskLabels& t, std::string_view code) override {
+    tell(&Observer::taskRefused, t, code);
   }
   void taskPhase(const TaskLabels& t, Phase phase, uint64_t at_ns) override {
     tell(&Observer::taskPhase, t, phase, at_ns);
@@ -130,8 +220,14 @@ class Observers final : public Observer {
   void boxLost(std::string_view template_name, std::string_view why) override {
     tell(&Observer::boxLost, template_name, why);
   }
-  void cloneMade(std::string_view template_name, uint64_t make_ns) override {
-    tell(&Observer::cloneMade, template_name, make_ns);
+  void cloneMade(std::string_view template_name, const CloneTimes& times) override {
+    tell(&Observer::cloneMade, template_name, times);
+  }
+  void cloneDiscarded(std::string_view template_name) override {
+    tell(&Observer::cloneDiscarded, template_name);
+  }
+  void cloneClaimed(const TaskLabels& t, ClaimKind kind) override {
+    tell(&Observer::cloneClaimed, t, kind);
   }
   void auditFound(const AuditFinding& finding) override { tell(&Observer::auditFound, finding); }
   void auditEnded(const AuditWalk& walk) override { tell(&Observer::auditEnded, walk); }
@@ -139,6 +235,10 @@ class Observers final : public Observer {
   void connectionEnded(std::string_view user) override { tell(&Observer::connectionEnded, user); }
   void connectionRefused(std::string_view user, std::string_view code) override {
     tell(&Observer::connectionRefused, user, code);
+  }
+  void messageRefused() override { tell(&Observer::messageRefused); }
+  void callRefused(std::string_view method, std::string_view code) override {
+    tell(&Observer::callRefused, method, code);
   }
   void callAnswered(std::string_view method, uint64_t took_ns) override {
     tell(&Observer::callAnswered, method, took_ns);
@@ -159,10 +259,22 @@ class Observers final : public Observer {
   void zygoteRenewed(std::string_view template_name) override {
     tell(&Observer::zygoteRenewed, template_name);
   }
+  void zygoteDied(std::string_view template_name, std::string_view why) override {
+    tell(&Observer::zygoteDied, template_name, why);
+  }
   void zygoteSaid(std::string_view template_name, std::string_view line) override {
     tell(&Observer::zygoteSaid, template_name, line);
   }
   void spawnerReady(std::string_view in_force) override { tell(&Observer::spawnerReady, in_force); }
+  void brokerUp(std::string_view what) override { tell(&Observer::brokerUp, what); }
+  void brokerDown(std::string_view what, std::string_view why) override {
+    tell(&Observer::brokerDown, what, why);
+  }
+  void sessionOpened(std::string_view code, uint64_t took_ns) override {
+    tell(&Observer::sessionOpened, code, took_ns);
+  }
+  void sessionEnded(uint64_t took_ns) override { tell(&Observer::sessionEnded, took_ns); }
+  void brokerCounts(const BrokerCounts& counts) override { tell(&Observer::brokerCounts, counts); }
 
  private:
   template <class... Told, class... Given>

@@ -32,7 +32,10 @@ interface Vault {
   # error: notFound (no such action), permissionDenied (not this tenant's), invalidArgument (a
   # narrowing that widens or cannot be read), resourceExhausted, unavailable.
 
-  status @1 () -> (sessions :UInt32, calls :UInt32, policySha256 :Data, loadedNs :UInt64);
+  status @1 () -> (sessions :UInt32, calls :UInt32, policySha256 :Data, loadedNs :UInt64,
+                   decisions :List(UInt64), took :List(UInt64), tookSumNs :UInt64);
+  # `decisions`: since the vault's start, as base::BrokerCounts: for each kind, how many calls were
+  # allowed, refused, failed. `took`: the buckets of base::Histogram, of every call with a line.
 }
 
 struct Pair { name @0 :Text; value @1 :Text; }
@@ -46,6 +49,7 @@ struct SessionSpec {
   template @5 :Text;
   epoch @6 :UInt32;         # 1; each time that mayflyd opens it again at another vault, one more
   task @7 :UInt64;          # 0 until the task has an id
+  trace @8 :Text;           # the submitter's W3C trace context, for the audit; empty: none
 }
 
 struct Wish {

@@ -20,6 +20,7 @@
 #include "cli/run.h"
 #include "cli/task.h"
 #include "cli/template.h"
+#include "cli/top.h"
 #include "config/daemon.h"
 #include "host/report.h"
 #include "image/cli_image.h"
@@ -166,6 +167,7 @@ int main(const std::vector<std::string>& args) {
   if (auto* it = std::get_if<TemplateOptions>(&options.verb)) return templateMain(it->args);
   if (auto* it = std::get_if<BrokerOptions>(&options.verb)) return brokerMain(it->args);
   if (auto* it = std::get_if<SnapshotOptions>(&options.verb)) return snapshot(*it);
+  if (auto* it = std::get_if<TopWords>(&options.verb)) return topMain(it->args);
   if (auto* it = std::get_if<PoolOptions>(&options.verb)) return poolMain(it->args);
   if (auto* it = std::get_if<BenchOptions>(&options.verb))
     return benchMain(options.socket, it->args);

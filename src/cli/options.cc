@@ -312,6 +312,8 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   run_app
       ->add_option("--tenant", run.tenant, "Whom the task is for; some templates isolate tenants")
       ->type_name("NAME");
+  run_app->add_option("--traceparent", run.traceparent, "W3C trace context, for logs and the audit")
+      ->type_name("TEXT");
   bool detach = false;
   std::string key, lease;
   run_app->add_flag("--detach", detach, "Print the task's id and exit; see `mayfly task`");
@@ -393,6 +395,7 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   app.add_subcommand("snapshot", "Build, list, check, remove dumped zygotes");
   app.add_subcommand("template", "Make, build and check templates of your own");
   app.add_subcommand("broker", "Check the broker's policy, show its log");
+  app.add_subcommand("top", "Show pools, latency and tenants of a daemon, live");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
   app.add_subcommand("bench", "Measure a daemon under load; compare reports");
   VersionOptions version;
@@ -436,6 +439,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     }
     if (is("broker")) {
       out.verb = BrokerOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
+      return out;
+    }
+    if (is("top")) {
+      out.verb = TopWords{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
     if (is("pool")) {

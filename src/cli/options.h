@@ -33,7 +33,7 @@ struct RunOptions {
   std::vector<std::pair<std::string, std::string>> env;
   LimitWishes limits;
   std::optional<uint64_t> seed;
-  std::string tenant;
+  std::string tenant, traceparent;
   std::vector<GrantWish> grants;
   bool forward_stdin = false, json = false, quiet = false;
   std::optional<Detach> detach;
@@ -83,6 +83,9 @@ struct PoolOptions {
 struct BenchOptions {
   std::vector<std::string> args;  // benchMain reads them
 };
+struct TopWords {
+  std::vector<std::string> args;  // topMain reads them
+};
 struct BrokerOptions {
   std::vector<std::string> args;  // brokerMain reads them
 };
@@ -99,7 +102,7 @@ struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
                VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions,
-               BenchOptions, BrokerOptions, SnapshotOptions>
+               BenchOptions, BrokerOptions, TopWords, SnapshotOptions>
       verb;
 };
 

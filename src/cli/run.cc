@@ -70,6 +70,7 @@ Result<TaskSpec> specFrom(const RunOptions& options, std::vector<Input>* inputs)
   spec.limits = options.limits;
   spec.seed = options.seed;
   spec.tenant = options.tenant;
+  spec.traceparent = options.traceparent;
   spec.grants = options.grants;
   spec.collect_out_files = !options.out_dir.empty() || options.collect;
   spec.detach = options.detach;

@@ -181,6 +181,7 @@ kj::Promise<void> begin(Wire& wire, const TaskSpec& spec, std::shared_ptr<Result
                         Deadline deadline, DeadlineMs deadline_ms, OnSubmitted submitted) {
   auto request = wire.mayfly.submitRequest(sizeHint(spec));
   put(request.initSpec(), spec);
+  if (!spec.traceparent.empty()) request.setTraceparent(edge::text(spec.traceparent));
   if (slot->callbacks->on_output) request.setOutput(kj::heap<SinkImpl>(slot->callbacks));
   if (!spec.tools.empty()) request.setToolBox(kj::heap<ToolBoxImpl>(spec.tools));
   auto promise = request.send();

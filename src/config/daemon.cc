@@ -110,6 +110,13 @@ base::Result<Daemon> parseDaemonListing(std::string_view text, std::string_view 
   t.quantity("upload_idle", 100, 3'600'000, times(), d.upload_idle_ms);
   readOptionalPath(t, "broker_policy", d.broker_policy);
   t.boolean("make_snapshots", d.make_snapshots);
+  t.quantity("slow_task", 0, kDayMs, times(), d.slow_task_ms);
+  Reader::Table http = t.table("http");
+  http.string("listen", d.http.listen);
+  readOptionalPath(http, "token_file", d.http.token_file);
+  http.count("connections_max", 2, 4'096, d.http.connections_max);
+  http.count("tenants_max", 0, 200, d.http.tenants_max);
+  http.finish();
   t.strings("accept_lost_promises", 16, d.accept_lost_promises);
   for (const std::string& p : d.accept_lost_promises) {
     if (std::find(std::begin(kPromises), std::end(kPromises), p) != std::end(kPromises)) continue;

@@ -25,6 +25,14 @@ inline constexpr const char* kBrokerAuditFile = "audit.log";
 // A user or group: its number, or a name that the daemon looks up at its start.
 using Id = std::variant<uint32_t, std::string>;
 
+// The HTTP server for metrics and pages.
+struct Http {
+  std::string listen;      // "127.0.0.1:9464"; empty: no server
+  std::string token_file;  // empty: no token, which is allowed on loopback only
+  uint32_t connections_max = 256;
+  uint32_t tenants_max = 20;  // with figures of their own
+};
+
 struct Daemon {
   std::string instance = "default";           // its name in cgroups and in the run directory
   std::string socket_path;                    // empty: <run_dir>/<instance>.sock, see socketPath()
@@ -65,6 +73,8 @@ struct Daemon {
   // At the start, as root: snapshots that are missing or damaged. false: their templates are
   // refused.
   bool make_snapshots = true;
+  uint64_t slow_task_ms = 0;              // a task that takes longer gets a line; 0: none
+  Http http;
   std::vector<std::string> accept_lost_promises;
   std::string log_level = "info";  // trace, debug, info, warn, error
 

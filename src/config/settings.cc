@@ -46,6 +46,17 @@ constexpr Meaning kMeanings[] = {
     {"collect_time", "time to collect one task's output files"},
     {"broker_policy",
      "the policy of the broker (TOML): what tasks with grants may do outside; empty: no broker"},
+    {"slow_task",
+     "a task that takes longer, from its acceptance to its receipt, gets a warning in the log with "
+     "its phases; 0: none"},
+    {"http.listen",
+     "address and port of the HTTP server (metrics, dashboard), like `127.0.0.1:9464`; empty: "
+     "no server"},
+    {"http.token_file",
+     "the token that HTTP clients must show, in a file that only root may read; needed beyond "
+     "loopback"},
+    {"http.connections_max", "connections of HTTP clients; one address may have half of them"},
+    {"http.tenants_max", "the busiest tenants, which have figures of their own in the metrics"},
     {"audit_time", "between two checks for stray cgroups, processes and mounts"},
     {"blob_user_max", "blobs and uploads of one user; also one blob"},
     {"blob_store_max", "blobs of all users; never more than an eighth of the host's memory"},

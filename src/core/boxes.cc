@@ -57,6 +57,17 @@ uint32_t Boxes::ofZygote(base::ZygoteId id) const {
   return at != of_zygote_.end() ? at->second : 0;
 }
 
+void Boxes::addTo(std::vector<base::TemplateReport>* reports) const {
+  for (const auto& [id, box] : boxes_) {
+    const size_t at = box->zygote.tmpl - 1;
+    if (at >= reports->size()) continue;
+    base::TemplateReport& r = (*reports)[at];
+    ++r.boxes;
+    if (box->machine.state() == pool::BoxState::claimed) ++r.claimed;
+    if (box->machine.state() == pool::BoxState::ending) ++r.dying;
+  }
+}
+
 // --- asked by keepers and tasks -------------------------------------------------------
 
 BoxPtr Boxes::make(const ZygoteRef& zygote, BoxKeeper& keeper, BoxMachine::First first,
@@ -261,6 +272,7 @@ void Boxes::made(const BoxPtr& box, const Event& e, std::span<base::Fd> fds) {
   if (!step(box, BoxEvent::made, "the spawner reported a clone out of place", Again::no)) return;
   box->pid_host = e.pid_host;
   box->stands_ns = e.box_ready_ns;
+  box->made_ns = e.at_ns;
   box->io = std::make_shared<TaskIo>(x_.io, static_cast<TaskIo::Sink&>(*this), box->id);
   const bool doors = x_.options.broker != nullptr;
   const size_t streams = doors ? std::min(fds.size(), kStreamFds) : fds.size();
@@ -334,6 +346,8 @@ void Boxes::gone(const Event& e) {
   else if (box && box->task == 0)
     tellReceipt(*box, closed->receipt);
   if (!free) return;
+  if (box && box->task == 0 && box->ready_ns != 0)
+    x_.observer.cloneDiscarded(x_.registry.get(box->zygote.tmpl)->name);
   if (box) box->keeper.onGone(box);
   x_.claimant->onSlotFree(closed->task);
 }

@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/core_report.h"
 #include "base/fd.h"
 #include "core/context.h"
 #include "core/task_io.h"
@@ -39,7 +40,9 @@ struct Box {
   pool::BoxMachine machine;
   uint64_t asked_ns = 0;   // when its clone was requested
   uint64_t stands_ns = 0;  // when it was complete, by the init
+  uint64_t made_ns = 0;    // when the spawner had the clone
   uint64_t ready_ns = 0;   // when the clone was ready
+  bool for_task = false;   // its clone was made because a task waited
   uint32_t pid_host = 0;
 };
 
@@ -73,6 +76,8 @@ class Boxes final : private TaskIo::Sink {
   BoxPtr find(base::BoxId id) const;
   uint32_t countOf(base::TemplateId id) const;
   uint32_t ofZygote(base::ZygoteId id) const;
+  // Adds each box's state to the report of its template; `reports` is by TemplateId, from 1 on.
+  void addTo(std::vector<base::TemplateReport>* reports) const;
 
   // --- events of the spawner ---
   void onSpawnerEvent(const spawner::Event& event, std::span<base::Fd> fds);

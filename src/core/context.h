@@ -90,8 +90,8 @@ class BoxClaimant {
 class LaneTasks {
  public:
   virtual ~LaneTasks() = default;
-  virtual const base::Limits* limitsOf(base::TaskId task) const = 0;  // null: it ended
-  virtual bool giveBox(base::TaskId task, const BoxPtr&) = 0;         // false: it ended
+  virtual const base::Limits* limitsOf(base::TaskId task) const = 0;            // null: it ended
+  virtual bool giveBox(base::TaskId task, const BoxPtr&, base::ClaimKind) = 0;  // false: it ended
   virtual void boxFailed(base::TaskId task, std::string why, sched::Again) = 0;
 };
 

@@ -1,5 +1,6 @@
 #include "core/engine.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <utility>
 
@@ -152,6 +153,8 @@ void Engine::onZygoteGone(const ZygoteEnd& end) {
   if (context_.stopping != Stopping::no) return checkStopped();
   lanes_.endZygote(zygote.lane, zygote.id);
   const uint64_t now_ns = monotonicNs();
+  if (end.was != ZygoteEnd::Was::draining)
+    context_.observer.zygoteDied(registry_.get(zygote.tmpl)->name, base::printable(end.why));
   std::vector<base::TaskId> waiting;
   bool given_up = false;
   switch (end.was) {
@@ -181,6 +184,37 @@ base::PoolState Engine::poolState(base::TemplateId id) const {
   base::PoolState s{.zygotes = zygotes_.countOf(id), .renewals = registry_.renewals(id)};
   lanes_.addTo(&s, id);
   return s;
+}
+
+base::CoreReport Engine::report() const {
+  base::CoreReport r;
+  r.templates.resize(registry_.size());
+  boxes_.addTo(&r.templates);
+  for (base::TemplateId id = 1; id <= registry_.size(); ++id) {
+    base::TemplateReport& t = r.templates[id - 1];
+    const pool::TemplateSpec& s = *registry_.get(id);
+    t.name = s.name;
+    t.mechanism = s.mechanism;
+    t.state = ledger_.serves(id) ? registry_.state(id) : "unhealthy";
+    t.state_text = registry_.stateText(id);
+    t.pool.zygotes = zygotes_.countOf(id);
+    t.pool.renewals = registry_.renewals(id);
+    lanes_.addTo(&t, id);
+    t.quarantined = ledger_.quarantinedOf(id);
+    t.dying -= std::min(t.dying, t.quarantined);  // a quarantined box is ending, too
+  }
+  lanes_.addTo(&r.use);
+  tasks_.intake().addTo(&r.use);
+  r.queued = tasks_.intake().queued();
+  r.queue_max = static_cast<uint32_t>(
+      std::min<uint64_t>(UINT32_MAX, accounts_.bounds().of(sched::Resource::queuedTasks).pool_max));
+  if (const uint64_t since_ns = tasks_.table().addTo(&r.accounts); since_ns != 0)
+    r.queue_age_ns = monotonicNs() - since_ns;
+  r.boxes = static_cast<uint32_t>(ledger_.alive());
+  r.quarantined = static_cast<uint32_t>(ledger_.quarantined());
+  r.settled = settled_;
+  r.serving = context_.serving();
+  return r;
 }
 
 std::vector<sched::TemplateInfo> Engine::templates() const {

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/core_report.h"
 #include "core/boxes.h"
 #include "core/context.h"
 #include "core/lanes.h"
@@ -83,6 +84,8 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   sched::Accounts& accounts() override { return accounts_; }
 
   const reap::Ledger& ledger() const { return ledger_; }
+  // Looks at every box and task once.
+  base::CoreReport report() const;
 
  private:
   // SpawnerLink::Handler

@@ -51,7 +51,10 @@ base::Result<TaskPtr> Intake::accept(base::TaskId id, sched::TaskSpec spec,
   const sched::Demand demand{
       limits.memory_bytes + (spec.collect_out_files ? limits.out_files_bytes : 0),
       kFdsPerBox + (x_.options.broker != nullptr ? kDoorFdsPerBox : 0),
-      limits.processes + kPidsPerBox, tmpl->ptys, longest_ns};
+      limits.processes + kPidsPerBox,
+      tmpl->ptys,
+      longest_ns,
+      limits.cpu_milli};
   // Before a lane is chosen: a refused task must not cost a tenant its zygote.
   MAYFLY_CHECK(admission_.accepts(account, spec.owner, demand));
   auto lane = x_.registry.laneFor(tmpl_id, account.key(), monotonicNs());
@@ -78,6 +81,23 @@ base::TaskId Intake::next() {
               return x_.registry.ready(lane) && x_.ledger.serves(x_.registry.lane(lane)->tmpl);
             })
       .value_or(0);
+}
+
+void Intake::addTo(base::HostUse* use) const {
+  const sched::Budget& budget = admission_.budget();
+  const sched::Demand& used = admission_.used();
+  use->memory_bytes = used.memory_bytes;
+  use->memory_bytes_max = budget.memory_bytes_max;
+  use->cpu_milli = used.cpu_milli;
+  use->cpu_milli_max = x_.options.bounds.host_cores * 1'000;
+  use->boxes = static_cast<uint32_t>(admission_.held());
+  use->boxes_max = budget.boxes_max;
+  use->fds = used.fds;
+  use->fds_max = budget.fds_max;
+  use->pids = used.pids;
+  use->pids_max = budget.pids_max;
+  use->ptys = used.ptys;
+  use->ptys_max = budget.ptys_max;
 }
 
 void Intake::putBack(const Task& t) { admission_.putBack(t.id, t.lane); }

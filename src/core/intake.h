@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/core_report.h"
 #include "core/context.h"
 #include "core/lanes.h"
 #include "core/task.h"
@@ -30,6 +31,7 @@ class Intake {
   void slotFree(base::TaskId task) { admission_.release(task); }
   std::vector<base::TaskId> queuedFor(base::LaneId lane) { return admission_.queuedFor(lane); }
   uint32_t queued() const { return static_cast<uint32_t>(admission_.queued()); }
+  void addTo(base::HostUse* use) const;
 
  private:
   Context& x_;

@@ -15,6 +15,19 @@ using sched::Again;
 
 constexpr uint32_t kStockedOfLaneMax = 1;  // parked clones serve bursts
 
+namespace {
+
+// Times of another process are clamped: they may be odd, and only ours are in order.
+base::CloneTimes timesOf(const Box& box, uint64_t now_ns) {
+  const bool stocked = box.machine.wasStocked();
+  const uint64_t stood = std::clamp(stocked ? 0 : box.stands_ns, box.asked_ns, now_ns);
+  const uint64_t made = std::clamp(box.made_ns, stood, now_ns);
+  return {stocked ? base::Launch::stocked : base::Launch::made,
+          {stood - box.asked_ns, made - stood, now_ns - made, now_ns - box.asked_ns}};
+}
+
+}  // namespace
+
 Lanes::Lanes(Context& context, Boxes& boxes)
     : x_(context),
       boxes_(boxes),
@@ -75,7 +88,7 @@ void Lanes::obtain(base::LaneId id, base::TaskId task) {
   ++(parked ? finds.hits : finds.misses);
   x_.events.onPoolChanged(lane->tmpl);
   if (parked)
-    x_.lane_tasks->giveBox(task, boxes_.find(*parked));
+    x_.lane_tasks->giveBox(task, boxes_.find(*parked), base::ClaimKind::parked);
   else
     refill(id);
 }
@@ -129,6 +142,7 @@ void Lanes::make(base::LaneId id, Lane& lane, const Refill::Make& make) {
     box = boxes_.make({lane.zygote, lane.tmpl, id}, *this,
                       stock ? BoxMachine::First::stocking : BoxMachine::First::making, *caps,
                       make.rehearsed());
+  box->for_task = make.what == Refill::Make::What::forTask;
   lane.refill.asked(make, box->id);
   if (!stock) x_.events.onCloneAsked(id);
 }
@@ -196,12 +210,11 @@ void Lanes::onReady(const BoxPtr& box) {
   Lane* lane = find(box->zygote.lane);
   if (lane == nullptr) return boxes_.end(box);
   const uint64_t now_ns = monotonicNs();
-  if (!box->machine.wasStocked()) {
-    plan_.onMade(box->zygote.lane, now_ns - box->asked_ns, now_ns);
-    x_.observer.cloneMade(x_.registry.get(box->zygote.tmpl)->name, now_ns - box->asked_ns);
-  }
+  if (!box->machine.wasStocked()) plan_.onMade(box->zygote.lane, now_ns - box->asked_ns, now_ns);
+  x_.observer.cloneMade(x_.registry.get(box->zygote.tmpl)->name, timesOf(*box, now_ns));
   const ClonePool::Handed handed = lane->refill.ready(box->id, now_ns);
-  if (handed.task != 0 ? !x_.lane_tasks->giveBox(handed.task, box) : handed.end)
+  const base::ClaimKind found = box->for_task ? base::ClaimKind::made : base::ClaimKind::waited;
+  if (handed.task != 0 ? !x_.lane_tasks->giveBox(handed.task, box, found) : handed.end)
     boxes_.end(box);
   else if (handed.task == 0)
     boxes_.sample(box->id);  // a just-parked clone's cgroup charge is its private memory
@@ -252,6 +265,43 @@ void Lanes::addTo(base::PoolState* s, base::TemplateId tmpl) const {
     s->making += lane.refill.making();
     s->waiting += lane.refill.waiting();
   }
+}
+
+// Rates and sizes add up; the chance of a miss is that of the template's next task.
+void Lanes::addTo(base::TemplateReport* report, base::TemplateId tmpl) const {
+  addTo(&report->pool, tmpl);
+  base::PoolForecast& f = report->forecast;
+  double missed_hz = 0, miss_max = 0;
+  for (const auto& [id, lane] : lanes_) {
+    const pool::LaneDemand* demand = lane.tmpl == tmpl ? plan_.demand(id) : nullptr;
+    if (demand == nullptr) continue;
+    const pool::Target* target = plan_.target(id);
+    const uint32_t parked = lane.refill.parkedTarget();
+    const uint32_t wanted = target != nullptr ? target->parked_wanted : 0;
+    const double miss = demand->empty(parked);
+    f.arrivals_hz += demand->rate_hz();
+    f.makers += demand->load();
+    missed_hz += miss * demand->rate_hz();
+    miss_max = std::max(miss_max, miss);
+    f.wanted += wanted;
+    f.make_ns = std::max(f.make_ns, demand->make_ns());
+    const base::SizeReason why = parked < wanted ? base::SizeReason::budget : demand->reason();
+    f.target_by_reason[static_cast<size_t>(why)] += parked;
+    report->clone_memory_bytes = std::max(report->clone_memory_bytes, plan_.cloneBytes(id));
+  }
+  f.miss_share = f.arrivals_hz > 0 ? missed_hz / f.arrivals_hz : miss_max;
+}
+
+void Lanes::addTo(base::HostUse* use) const {
+  const pool::PlanOptions& o = plan_.options();
+  for (const auto& [id, lane] : lanes_) {
+    const uint32_t parked = lane.refill.parked() + lane.refill.making();
+    use->parked += parked;
+    use->parked_memory_bytes +=
+        parked * (o.box_bytes + plan_.cloneBytes(id)) + lane.refill.stocked() * o.box_bytes;
+  }
+  use->parked_max = o.parked_max;
+  use->parked_memory_bytes_max = o.memory_bytes_max;
 }
 
 }  // namespace mayfly::core

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/core_report.h"
 #include "core/boxes.h"
 #include "core/context.h"
 #include "pool/plan.h"
@@ -45,6 +46,8 @@ class Lanes final : public BoxKeeper {
   void resize();
 
   void addTo(base::PoolState* state, base::TemplateId tmpl) const;
+  void addTo(base::TemplateReport* report, base::TemplateId tmpl) const;
+  void addTo(base::HostUse* use) const;
 
  private:
   struct Lane {

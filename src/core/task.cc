@@ -128,7 +128,13 @@ sched::TaskResult Task::result(sched::Accounts& accounts, uint32_t collect_ms_ma
 
 base::TaskLabels labelsOf(const Context& x, const Task& t) {
   const pool::TemplateSpec& tmpl = *x.registry.get(t.tmpl);
-  return {t.id, tmpl.name, tmpl.mechanism, t.spec.account.userName(), t.spec.account.tenantName()};
+  return {t.id,
+          tmpl.name,
+          tmpl.mechanism,
+          t.spec.account.userName(),
+          t.spec.account.tenantName(),
+          t.spec.trace,
+          t.launch};
 }
 
 void tell(const Context& x, const Task& t, base::Phase phase) {

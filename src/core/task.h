@@ -50,9 +50,10 @@ struct Task {
   base::LaneId lane = 0;
   base::ZygoteId trial_of = 0;  // not 0: a trial of that zygote, in a box made for it alone
   pool::ClonePool::Rehearsed rehearsed =
-      pool::ClonePool::Rehearsed::no;  // for a trial: rehearsed or not
-  base::BoxId box = 0;                 // the box that it claimed; 0: none yet
-  sched::TaskSpec spec;                // its account is empty in a trial
+      pool::ClonePool::Rehearsed::no;        // for a trial: rehearsed or not
+  base::BoxId box = 0;                       // the box that it claimed; 0: none yet
+  base::Launch launch = base::Launch::none;  // how it got its last box
+  sched::TaskSpec spec;                      // its account is empty in a trial
   std::shared_ptr<sched::TaskListener> listener;
   sched::TaskMachine machine;
   boost::asio::steady_timer timer;

@@ -36,6 +36,24 @@ base::Error TaskTable::noTask(base::TaskId id) const {
   return error;
 }
 
+uint64_t TaskTable::addTo(std::vector<base::AccountReport>* accounts) const {
+  uint64_t oldest_ns = 0;
+  std::unordered_map<sched::AccountId, size_t> places;
+  for (const auto& [id, t] : tasks_) {
+    const bool queued = t->machine.stage() == sched::TaskStage::queued;
+    const uint64_t at_ns = t->phase(base::Phase::queued);
+    if (queued && (oldest_ns == 0 || at_ns < oldest_ns)) oldest_ns = at_ns;
+    const sched::AccountRef& account = t->spec.account;
+    if (!account) continue;
+    const auto [place, first] = places.emplace(account.id(), accounts->size());
+    if (first)
+      accounts->push_back({std::string(account.userName()), std::string(account.tenantName())});
+    base::AccountReport& r = (*accounts)[place->second];
+    ++(queued ? r.queued : r.running);
+  }
+  return oldest_ns;
+}
+
 std::vector<TaskPtr> TaskTable::all() const {
   std::vector<TaskPtr> list;
   list.reserve(tasks_.size());

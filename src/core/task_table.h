@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/core_report.h"
 #include "core/boxes.h"
 #include "core/context.h"
 #include "core/task.h"
@@ -27,6 +28,9 @@ class TaskTable {
   base::Error noTask(base::TaskId id) const;  // why find() has none
   std::vector<TaskPtr> all() const;           // a copy: the caller may end tasks
   bool empty() const { return tasks_.empty(); }
+  // Each account's tasks, without trials; returns when the task that waits longest was accepted, or
+  // 0 if none waits.
+  uint64_t addTo(std::vector<base::AccountReport>* accounts) const;
 
   // See sched::Core.
   base::Status writeStdin(base::TaskId id, std::string data);

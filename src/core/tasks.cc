@@ -55,13 +55,17 @@ Tasks::Tasks(Context& context, Boxes& boxes, Lanes& lanes)
 base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
                                          std::shared_ptr<sched::TaskListener> listener) {
   const std::string template_name = base::printable(spec.template_name, 80);
+  const sched::AccountRef account = spec.account;
   auto accept = [&]() -> base::Result<TaskPtr> {
     MAYFLY_TRY(const base::TaskId id, x_.ids.take());
     return intake_.accept(id, std::move(spec), std::move(listener));
   };
   auto accepted = accept();
   if (!accepted) {
-    x_.observer.taskRefused(template_name, base::name(accepted.error().code));
+    x_.observer.taskRefused({.template_name = template_name,
+                             .user = account.userName(),
+                             .tenant = account.tenantName()},
+                            base::name(accepted.error().code));
     return fail(std::move(accepted).error());
   }
   const TaskPtr t = std::move(*accepted);
@@ -188,7 +192,7 @@ const base::Limits* Tasks::limitsOf(base::TaskId id) const {
   return t ? &t->machine.limits() : nullptr;
 }
 
-bool Tasks::giveBox(base::TaskId id, const BoxPtr& box) {
+bool Tasks::giveBox(base::TaskId id, const BoxPtr& box, base::ClaimKind found) {
   TaskPtr t = table_.find(id);
   if (!t || t->box != 0) return false;
   const uint64_t now_ns = monotonicNs();
@@ -199,6 +203,10 @@ bool Tasks::giveBox(base::TaskId id, const BoxPtr& box) {
   }
   t->box = box->id;
   t->io = box->io;
+  t->launch = found == base::ClaimKind::parked ? base::Launch::parked
+              : box->machine.wasStocked()      ? base::Launch::stocked
+                                               : base::Launch::made;
+  if (t->spec.owner != kOwn) x_.observer.cloneClaimed(labelsOf(x_, *t), found);
   t->io->bind(t->spec.live_output ? Delivery::live : Delivery::captured,
               t->machine.limits().output_bytes);
   act(t, t->machine.boxMade(box->stands_ns, now_ns));

@@ -25,6 +25,7 @@ class Tasks final : public BoxClaimant, public LaneTasks {
 
   TaskTable& table() { return table_; }
   const TaskTable& table() const { return table_; }
+  const Intake& intake() const { return intake_; }
 
   // --- calls of the edges: see sched::Core ---
   base::Result<base::TaskId> submit(sched::TaskSpec spec,
@@ -50,7 +51,7 @@ class Tasks final : public BoxClaimant, public LaneTasks {
 
   // LaneTasks
   const base::Limits* limitsOf(base::TaskId task) const override;
-  bool giveBox(base::TaskId task, const BoxPtr& box) override;
+  bool giveBox(base::TaskId task, const BoxPtr& box, base::ClaimKind found) override;
   void boxFailed(base::TaskId task, std::string why, sched::Again again) override;
 
  private:

@@ -46,7 +46,7 @@ base::TaskId Trials::take(base::BoxId box) {
 
 void Trials::onReady(const BoxPtr& box) {
   const base::TaskId task = take(box->id);
-  if (task == 0 || !tasks_.giveBox(task, box)) boxes_.end(box);
+  if (task == 0 || !tasks_.giveBox(task, box, base::ClaimKind::made)) boxes_.end(box);
 }
 
 void Trials::onLost(const BoxPtr& box, std::string why, sched::Again again) {

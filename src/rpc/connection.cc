@@ -11,6 +11,7 @@
 #include "rpc/grants.h"
 #include "rpc/share_purse.h"
 #include "rpc/task_calls.h"
+#include "sched/validate.h"
 
 namespace mayfly::rpc {
 
@@ -238,6 +239,8 @@ class MayflyImpl final : public schema::Mayfly::Server {
                           fmt::format("{} tasks of this connection are not closed", state_->tasks),
                           "Close tasks whose results were read.", 0});
     if (auto error = tooManyHandles(*state_)) return refuse(context, *error);
+    auto trace = sched::checkTrace(edge::view(params.getTraceparent()));
+    if (!trace) return refuse(context, trace.error());
     // Shares are taken first: the spec of a refused task is not copied.
     auto account =
         hub_.accounts.openTenant(state_->account, edge::view(params.getSpec().getTenant()));
@@ -250,6 +253,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
     if (!wish) return refuse(context, wish.error());
     if (wish->spec.empty())
       return giveToCore(context, hash, *account, std::move(*shares), nullptr, nullptr);
+    wish->spec.trace = std::move(*trace);
     // The vault checks the grants before the spec is copied; the request is held meanwhile.
     return openSession(hub_, std::move(wish->spec))
         .then([this, context, hash, account = *account, shares = std::move(*shares),
@@ -285,6 +289,7 @@ class MayflyImpl final : public schema::Mayfly::Server {
     if (!spec) return refuse(context, spec.error());
     spec->live_output = params.hasOutput();
     spec->account = account;
+    spec->trace = sched::checkTrace(edge::view(params.getTraceparent())).value_or("");
     spec->session = std::move(session);
     if (detach.getLeaseMs() > 0) {
       auto found =

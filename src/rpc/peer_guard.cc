@@ -1,5 +1,6 @@
 #include "rpc/peer_guard.h"
 
+#include <capnp/any.h>
 #include <capnp/schema.h>
 #include <kj/debug.h>
 #include <mayfly/mayfly.capnp.h>
@@ -8,6 +9,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/result.h"
 
 namespace mayfly::rpc {
 
@@ -17,36 +19,46 @@ namespace {
 
 constexpr unsigned kFinishWords = 16;
 
-// For example "Mayfly.submit"; "other" for an unknown interface or method.
-const char* methodOf(wire::Call::Reader call) {
+}  // namespace
+
+const PeerGuard::Method& PeerGuard::methodOf(wire::Call::Reader call) {
   using Key = std::pair<uint64_t, uint16_t>;
-  static const std::map<Key, std::string> names = [] {
-    std::map<Key, std::string> all;
+  static const Method other{"other"};
+  static const std::map<Key, Method> methods = [] {
+    std::map<Key, Method> all;
     auto add = [&](const char* name, capnp::InterfaceSchema interface) {
-      for (auto method : interface.getMethods())
-        all[{interface.getProto().getId(), method.getIndex()}] =
-            std::string(name) + "." + method.getProto().getName().cStr();
+      for (auto method : interface.getMethods()) {
+        Method& m = all[{interface.getProto().getId(), method.getIndex()}];
+        m.name = std::string(name) + "." + method.getProto().getName().cStr();
+        KJ_IF_MAYBE (field, method.getResultType().findFieldByName("error"))
+          m.error_at = static_cast<int>(field->getProto().getSlot().getOffset());
+      }
     };
     add("Mayfly", capnp::Schema::from<schema::Mayfly>());
     add("Task", capnp::Schema::from<schema::Task>());
     add("Upload", capnp::Schema::from<schema::Upload>());
     return all;
   }();
-  auto at = names.find({call.getInterfaceId(), call.getMethodId()});
-  return at != names.end() ? at->second.c_str() : "other";
+  auto at = methods.find({call.getInterfaceId(), call.getMethodId()});
+  return at != methods.end() ? at->second : other;
 }
-
-}  // namespace
 
 void PeerGuard::inspect(capnp::MessageReader& reader, size_t bytes) {
   observer_.messageReceived(bytes);
+  KJ_IF_MAYBE (refusal, kj::runCatchingExceptions([&] { look(reader); })) {
+    observer_.messageRefused();
+    kj::throwFatalException(kj::mv(*refusal));
+  }
+}
+
+void PeerGuard::look(capnp::MessageReader& reader) {
   auto message = reader.getRoot<wire::Message>();
   switch (message.which()) {
     case wire::Message::BOOTSTRAP:
       return begin(message.getBootstrap().getQuestionId(), nullptr);
     case wire::Message::CALL:
       checkCall(message.getCall());
-      return begin(message.getCall().getQuestionId(), methodOf(message.getCall()));
+      return begin(message.getCall().getQuestionId(), &methodOf(message.getCall()));
     case wire::Message::RETURN:
       return checkReturn(message.getReturn());
     case wire::Message::FINISH:
@@ -97,7 +109,7 @@ void PeerGuard::checkReturn(wire::Return::Reader answer) {
   }
 }
 
-void PeerGuard::begin(uint32_t question, const char* method) {
+void PeerGuard::begin(uint32_t question, const Method* method) {
   KJ_REQUIRE(answers_.size() < answers_max_,
              "message refused: too many calls of this connection were answered and not finished",
              answers_.size());
@@ -126,8 +138,10 @@ void PeerGuard::sent(capnp::MessageReader& reader, size_t bytes) {
 void PeerGuard::returned(wire::Return::Reader answer) {
   auto at = answers_.find(answer.getAnswerId());
   if (at == answers_.end()) return;
-  if (const char* method = std::exchange(at->second.method, nullptr))
-    observer_.callAnswered(method, base::monotonicNs() - at->second.begun_ns);
+  if (const Method* method = std::exchange(at->second.method, nullptr)) {
+    observer_.callAnswered(method->name, base::monotonicNs() - at->second.begun_ns);
+    tell(*method, answer);
+  }
 #if CAPNP_VERSION >= 1000000
   // Cap'n Proto 1.x forgets an answer without capabilities when it sends it.
   if (answer.getNoFinishNeeded()) {
@@ -135,6 +149,21 @@ void PeerGuard::returned(wire::Return::Reader answer) {
     unfinished_.shrink(1);
   }
 #endif
+}
+
+// Whether the answer is a refusal: an `Error` with a code, or an exception.
+void PeerGuard::tell(const Method& method, wire::Return::Reader answer) {
+  if (answer.isException())
+    return observer_.callRefused(method.name, base::name(base::Code::internal));
+  if (!answer.isResults() || method.error_at < 0) return;
+  const auto content = answer.getResults().getContent();
+  if (content.isNull() || !content.isStruct()) return;
+  const auto pointers = content.getAs<capnp::AnyStruct>().getPointerSection();
+  const auto at = static_cast<unsigned>(method.error_at);
+  if (at >= pointers.size() || !pointers[at].isStruct()) return;
+  if (const auto code = static_cast<uint16_t>(pointers[at].getAs<schema::Error>().getCode());
+      code != 0)
+    observer_.callRefused(method.name, base::name(static_cast<base::Code>(code)));
 }
 
 kj::Maybe<kj::Own<capnp::MessageReader>> PeerGuard::farewell() {

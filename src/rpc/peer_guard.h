@@ -12,6 +12,7 @@
 #include <capnp/rpc.capnp.h>
 
 #include <cstdint>
+#include <string>
 #include <unordered_map>
 #include <utility>
 
@@ -42,11 +43,19 @@ class PeerGuard {
   void checkTarget(capnp::rpc::MessageTarget::Reader target);
   void checkPayload(capnp::rpc::Payload::Reader payload);
   void checkReturn(capnp::rpc::Return::Reader answer);
+  struct Method {
+    std::string name;   // for example "Mayfly.submit"; "other" for an unknown interface or method
+    int error_at = -1;  // the pointer of its results that may hold an `Error`; -1: none does
+  };
   struct Answer {
-    const char* method = nullptr;  // null: not to be reported to the observer, or reported already
+    const Method* method =
+        nullptr;  // null: not to be reported to the observer, or reported already
     uint64_t begun_ns = 0;
   };
-  void begin(uint32_t question, const char* method);
+  static const Method& methodOf(capnp::rpc::Call::Reader call);
+  void look(capnp::MessageReader& message);
+  void begin(uint32_t question, const Method* method);
+  void tell(const Method& method, capnp::rpc::Return::Reader answer);
   void finish(uint32_t question);
   void returned(capnp::rpc::Return::Reader answer);
 

@@ -10,6 +10,7 @@ Demand& Demand::operator+=(const Demand& d) {
   fds += d.fds;
   pids += d.pids;
   ptys += d.ptys;
+  cpu_milli += d.cpu_milli;
   return *this;
 }
 
@@ -18,6 +19,7 @@ Demand& Demand::operator-=(const Demand& d) {
   fds -= d.fds;
   pids -= d.pids;
   ptys -= d.ptys;
+  cpu_milli -= d.cpu_milli;
   return *this;
 }
 

@@ -35,6 +35,7 @@ struct Demand {
   uint32_t pids = 0;
   uint32_t ptys = 0;              // pseudo-terminals, of the kernel's one pool
   uint64_t time_ns = UINT64_MAX;  // the longest time that the task may take from next() on
+  uint32_t cpu_milli = 0;         // its cap; counted for reports, and bounded by nobody
 
   Demand& operator+=(const Demand& d);  // adds all but the times
   Demand& operator-=(const Demand& d);
@@ -73,6 +74,7 @@ class Admission {
   std::vector<base::TaskId> queuedFor(base::LaneId lane) const;
   size_t queued() const { return whose_.size(); }
   size_t held() const { return held_.size(); }
+  const Demand& used() const { return used_; }  // of all tasks that hold a slot
   const Budget& budget() const { return budget_; }
 
  private:

@@ -55,6 +55,7 @@ class ToolBox {
 struct SessionSpec {
   uint32_t uid = 0;
   std::string tenant, template_name;
+  std::string trace;  // W3C traceparent; empty: none
   std::vector<GrantWish> grants;
   std::vector<Tool> tools;
   std::shared_ptr<ToolBox> tool_box;  // null: no tools

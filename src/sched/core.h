@@ -72,6 +72,7 @@ struct TaskSpec {
   bool stdin_open = false;  // true: writeStdin/closeStdin follow `stdin_data`
   std::string stdin_data;
   LimitWishes limits;
+  std::string trace;  // W3C traceparent; empty: none
   std::optional<uint64_t> seed;
   bool collect_out_files = false;
   bool live_output = false;  // true: TaskListener::onOutput; false: captured into the result

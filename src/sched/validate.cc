@@ -291,6 +291,28 @@ uint64_t copyTime_ns(uint64_t bytes, const base::Limits& limits) {
   return static_cast<uint64_t>(seconds / cores * 1e9);
 }
 
+// VERSION-TRACE-PARENT-FLAGS, in hexadecimal digits of lower case; ids are not 0. A later version
+// may have more behind a further '-'.
+base::Result<std::string> checkTrace(std::string_view text) {
+  constexpr size_t kLength = 55, kDashes[] = {2, 35, 52};
+  if (text.empty()) return std::string();
+  const std::string_view head = text.substr(0, kLength);
+  bool good = head.size() == kLength && !head.starts_with("ff") &&
+              (text.size() == kLength || (!head.starts_with("00") && text[kLength] == '-'));
+  for (size_t i = 0; good && i < kLength; ++i) {
+    const bool dash = i == kDashes[0] || i == kDashes[1] || i == kDashes[2];
+    const bool digit = (head[i] >= '0' && head[i] <= '9') || (head[i] >= 'a' && head[i] <= 'f');
+    good = dash ? head[i] == '-' : digit;
+  }
+  if (good)
+    good = head.substr(3, 32).find_first_not_of('0') != std::string_view::npos &&
+           head.substr(36, 16).find_first_not_of('0') != std::string_view::npos;
+  if (good) return std::string(head);
+  return fail(Code::invalidArgument,
+              "traceparent: '" + base::printable(text, 80) + "' is no W3C trace context",
+              "It is like 00-<32 hexadecimal digits>-<16>-01; leave it out if there is none.");
+}
+
 base::Result<base::Limits> checkSpec(const TaskSpec& spec, const pool::TemplateSpec& tmpl) {
   MAYFLY_TRY(base::Limits limits, resolveLimits(spec.limits, tmpl));
   MAYFLY_CHECK(checkCode(spec, tmpl));

@@ -6,6 +6,7 @@
 // Layer: sched. Pure.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include "base/result.h"
@@ -25,6 +26,10 @@ base::Status checkPath(std::string_view what, std::string_view path);
 
 // The limits in force, or why the wishes cannot be granted.
 base::Result<base::Limits> resolveLimits(const LimitWishes& wishes, const pool::TemplateSpec& tmpl);
+
+// A W3C traceparent as far as this version of its format knows it, or why it is none. An empty one
+// is empty.
+base::Result<std::string> checkTrace(std::string_view traceparent);
 
 // Checks all of `spec`; returns the limits in force.
 base::Result<base::Limits> checkSpec(const TaskSpec& spec, const pool::TemplateSpec& tmpl);

@@ -47,6 +47,7 @@ std::string textOf(const AuditLine& line) {
   addField(out, "tenant", base::printable(line.tenant, kTextBytesMax));
   addField(out, "task", line.task);
   addField(out, "epoch", line.epoch);
+  if (!line.trace.empty()) addField(out, "trace", base::printable(line.trace, kTextBytesMax));
   addField(out, "kind", line.kind);
   addField(out, "action", base::printable(line.action, kTextBytesMax));
   addField(out, "target", base::printable(line.target, kTargetBytesMax));
@@ -70,7 +71,22 @@ size_t Audit::put(const std::string& text) {
   return n > 0 ? static_cast<size_t>(n) : 0;
 }
 
+void Audit::count(const AuditLine& line) {
+  const auto& names = base::BrokerCounts::kNames;
+  const auto at = std::find(names.begin(), names.end(), line.kind);
+  if (at == names.end()) return;
+  base::BrokerCounts::Kind& kind = counts_.kinds[static_cast<size_t>(at - names.begin())];
+  kind.refused += line.refused_before;
+  if (line.kind == "session") return;  // no call of its own
+  if (line.outcome == "allowed" || line.outcome == "replayed")
+    ++kind.allowed;
+  else
+    ++(line.outcome == "failed" ? kind.failed : kind.refused);
+  counts_.took.add(line.duration_us * 1'000);
+}
+
 void Audit::write(AuditLine line) {
+  count(line);
   turn_.push_back(std::move(line));
   if (turn_.size() >= kTurnLinesMax) return flush();
   if (turn_.size() == 1) later_();

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/observer.h"
 #include "base/result.h"
 
 namespace mayfly::vault {
@@ -25,7 +26,8 @@ struct AuditLine {
   std::string tenant;
   uint64_t task = 0;
   uint32_t epoch = 0;
-  std::string kind;  // http, sql, mint, tool, tunnel, proxy, session
+  std::string trace;  // the submitter's W3C traceparent; empty: not written
+  std::string kind;   // http, sql, mint, tool, tunnel, proxy, session
   std::string action;
   std::string target;   // method, host and path; a statement's name. Without a query
   std::string outcome;  // allowed, refused, failed, revoked, replayed
@@ -47,11 +49,14 @@ class Audit {
   void reopen(base::Fd file);  // the next file, after a rotation
   void write(AuditLine line);
   void flush();
+  // Of all lines so far.
+  const base::BrokerCounts& counts() const { return counts_; }
   // An error while lines could not be written; tries again.
   base::Status ready();
 
  private:
   size_t put(const std::string& text);  // how many bytes were written
+  void count(const AuditLine& line);
 
   base::Fd file_;
   std::function<void()> later_;
@@ -59,6 +64,7 @@ class Audit {
   static constexpr size_t kTurnLinesMax = 128;
   std::vector<AuditLine> turn_;   // this turn's
   std::deque<std::string> owed_;  // lines that could not be written
+  base::BrokerCounts counts_;
 };
 
 }  // namespace mayfly::vault

@@ -48,6 +48,7 @@ base::Result<Session*> Book::open(Wishes wishes) {
   session.who = std::move(wishes.who);
   session.task = wishes.task;
   session.epoch = wishes.epoch;
+  session.trace = std::move(wishes.trace);
   session.wishes = std::move(wishes.grants);
   session.grants = std::move(grants);
   session.tools = std::move(wishes.tools);

@@ -37,6 +37,7 @@ struct Session {
   broker::Applicant who;
   uint64_t task = 0;
   uint32_t epoch = 0;
+  std::string trace;  // the submitter's W3C traceparent; empty: none
   std::vector<std::pair<std::string, std::string>> wishes;  // what was asked for, and not revoked
   std::vector<broker::Grant> grants;                        // of the policy in force
   std::vector<ToolInfo> tools;
@@ -68,6 +69,7 @@ class Book {
     std::vector<std::pair<std::string, std::string>> grants;
     std::vector<ToolInfo> tools;
     std::string tools_text = {};
+    std::string trace = {};
   };
   base::Result<Session*> open(Wishes wishes);
   // failedPrecondition: it is active, or an epoch of the task's that is not older is.

@@ -90,6 +90,7 @@ AuditLine Hub::lineFor(const Session& session, std::string_view kind,
   line.tenant = session.who.tenant;
   line.task = session.task;
   line.epoch = session.epoch;
+  line.trace = session.trace;
   line.kind = kind;
   line.action = action;
   return line;

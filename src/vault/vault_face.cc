@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "base/clock.h"
+#include "base/text.h"
 #include "broker/describe.h"
 #include "edge/convert.h"
 #include "vault/server.h"
@@ -12,7 +13,8 @@ using base::Code;
 
 namespace {
 
-constexpr size_t kToolsMax = 128, kToolTextBytesMax = 32u << 10, kTenantBytesMax = 128;
+constexpr size_t kToolsMax = 128, kToolTextBytesMax = 32u << 10, kTenantBytesMax = 128,
+                 kTraceBytesMax = 64;
 constexpr uint64_t kLifeMsMax = 30ull * 24 * 3'600 * 1'000;
 
 void putError(schema::Error::Builder out, const base::Error& error) { put(out, refusalOf(error)); }
@@ -119,6 +121,16 @@ class VaultFace final : public schema::Vault::Server {
     results.setCalls(static_cast<uint32_t>(faces_.hub.running()));
     results.setPolicySha256(edge::data(faces_.policy_sha256));
     results.setLoadedNs(faces_.loaded_ns);
+    const base::BrokerCounts& counts = faces_.hub.audit.counts();
+    auto decisions = results.initDecisions(3 * base::BrokerCounts::kKinds);
+    for (unsigned i = 0; i < base::BrokerCounts::kKinds; ++i) {
+      decisions.set(3 * i, counts.kinds[i].allowed);
+      decisions.set(3 * i + 1, counts.kinds[i].refused);
+      decisions.set(3 * i + 2, counts.kinds[i].failed);
+    }
+    auto took = results.initTook(base::kBuckets);
+    for (unsigned i = 0; i < base::kBuckets; ++i) took.set(i, counts.took.counts[i]);
+    results.setTookSumNs(counts.took.sum_ns);
     return kj::READY_NOW;
   }
 
@@ -129,6 +141,7 @@ class VaultFace final : public schema::Vault::Server {
     wishes.who.tenant = edge::str(spec.getTenant());
     wishes.task = spec.getTask();
     wishes.epoch = spec.getEpoch();
+    wishes.trace = base::printable(edge::view(spec.getTrace()), kTraceBytesMax);
     if (spec.getGrants().size() > broker::kGrantsMax || spec.getToolNames().size() > kToolsMax ||
         wishes.who.tenant.size() > kTenantBytesMax)
       return base::fail(Code::invalidArgument, "too many grants or tools, or too long a tenant");

@@ -75,6 +75,22 @@ def test_the_brokers_cost_is_measured_and_told(tmp_path):
     assert table.partition("\n\n")[2] in done.stdout
 
 
+@pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-load").exists(), reason="this build has no benchmarks")
+@pytest.mark.slow
+def test_the_cost_of_metrics_is_measured_and_told(tmp_path):
+    done = subprocess.run([TOP / "bench/metrics", "--quick", "--build", BUILD, "--out", tmp_path], capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    written = json.loads((tmp_path / "metrics-quick.json").read_text())
+    assert written["failures"] == [] and written["scrapes"] > 0
+    assert len(written["lines"]) == 4
+    for line in written["lines"]:
+        low, high = line["interval"]
+        assert 0 < low <= line["ratio"] <= high and line["figure"] in done.stdout
+    goals = [line["ratio"] < 1.03 for line in written["lines"] if "p99" not in line["figure"]]
+    assert written["goal_met"] == all(goals) == (done.returncode == 0)
+
+
 def test_an_interval_is_students():
     for values, ends in (((1, 2, 3, 4, 5), (1.037, 4.963)), ((10, 12, 11, 13, 9, 10, 12, 11, 13, 9), (9.934, 12.066))):
         mean, low, high = brokered_gets.interval(values)

@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 
+import metrics_doc
 import pytest
 import settings_doc
 
@@ -15,6 +16,27 @@ DOCS = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
 def test_settings_are_what_the_programs_say():
     assert (TOP / "docs/settings.md").read_text() == settings_doc.document(), (
         "make it anew: python3 tests/e2e/settings_doc.py > docs/settings.md")
+
+
+def test_metrics_are_what_the_daemon_says():
+    assert (TOP / "docs/metrics.md").read_text() == metrics_doc.document(), (
+        "make it anew: python3 tests/e2e/metrics_doc.py > docs/metrics.md")
+
+
+def test_every_metric_that_the_documents_name_exists():
+    names = set(re.findall(r"^\| `(mayfly_\w+)` \|", metrics_doc.document(), re.M))
+    suffix = re.compile("_(bucket|sum|count)$")
+    for file in (TOP / "docs/operations.md", *(TOP / "docs/monitoring").iterdir()):
+        for named in re.findall(r"(?<![:\w])(mayfly_[a-z_0-9]+[a-z0-9])(?![:\w.])", file.read_text()):
+            if named in ("mayfly_recording", "mayfly_alerts"):
+                continue
+            assert named in names or suffix.sub("", named) in names, f"{file.name}: {named}"
+
+
+def test_every_alert_is_explained():
+    alerts = re.findall(r"alert: (\w+)", (TOP / "docs/monitoring/mayfly.rules.yml").read_text())
+    explained = re.findall(r"^\| `(Mayfly\w+)` \|", (TOP / "docs/operations.md").read_text(), re.M)
+    assert sorted(alerts) == sorted(explained)
 
 
 def test_every_flag_of_a_help_text_is_listed():

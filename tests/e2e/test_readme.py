@@ -37,6 +37,7 @@ NOT_RUN = {
     "./dev bench goals burst": "the same",
     "./dev bench goals memory": "the same",
     "mayfly bench ladder": "it measures for a minute; test_bench_verbs.py runs it quickly",
+    "mayfly top": "it needs a terminal; test_top.py gives it one",
     "bwrap --unshare-all": "the rival in a table, nothing to type",
 }
 # Which session plays the commands below a heading; the others may hold commands of NOT_RUN only.

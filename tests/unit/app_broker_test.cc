@@ -39,6 +39,7 @@ struct VaultLog {
   kj::Own<kj::PromiseFulfiller<void>> answer;
   uint32_t connections_max = 0;
   kj::Maybe<vault::Tools::Client> tools;
+  unsigned buckets = base::kBuckets;
 };
 
 class FakeSession final : public vault::Session::Server {
@@ -90,13 +91,37 @@ class FakeVault final : public vault::Vault::Server {
     log_.answer = kj::mv(paf.fulfiller);
     return kj::mv(paf.promise);
   }
-  kj::Promise<void> status(StatusContext) override { return kj::READY_NOW; }
+  kj::Promise<void> status(StatusContext context) override {
+    auto results = context.getResults();
+    results.setSessions(3);
+    auto decisions = results.initDecisions(3 * base::BrokerCounts::kKinds);
+    for (unsigned i = 0; i < decisions.size(); ++i) decisions.set(i, i);
+    auto took = results.initTook(log_.buckets);
+    if (log_.buckets > 0) took.set(0, 5);
+    return kj::READY_NOW;
+  }
 
  private:
   VaultLog& log_;
 };
 
+// Counts each report.
+struct Heard : base::Observer {
+  std::map<std::string, int> times;
+  base::BrokerCounts counts;
+  void brokerUp(std::string_view what) override { ++times["up " + std::string(what)]; }
+  void brokerDown(std::string_view what, std::string_view) override {
+    ++times["down " + std::string(what)];
+  }
+  void sessionOpened(std::string_view code, uint64_t) override {
+    ++times["opened " + std::string(code)];
+  }
+  void sessionEnded(uint64_t took_ns) override { times["ended"] += took_ns > 0 ? 1 : 0; }
+  void brokerCounts(const base::BrokerCounts& c) override { ++times["counts"], counts = c; }
+};
+
 struct BrokerTest : testing::Test {
+  Heard heard;
   boost::asio::io_context io;
   // Destructors of KJ's may throw, a fixture's must not.
   std::unique_ptr<edge::AsioPort> port;
@@ -115,7 +140,7 @@ struct BrokerTest : testing::Test {
     port = std::make_unique<edge::AsioPort>(io, edge::TurnBounds{}, [](kj::Exception&& e) {
       ADD_FAILURE() << e.getDescription().cStr();
     });
-    link.emplace(io);
+    link.emplace(io, heard);
     auto pair = base::makeSeqpacketPair();
     supervisor = std::move(pair->theirs);
     ASSERT_TRUE(base::setNonblocking(supervisor.view()));
@@ -328,6 +353,49 @@ TEST_F(BrokerTest, ASessionLivesFromOpenToTheConfirmationOfItsEnd) {
   EXPECT_GT(end->broker_closed_ns, 0u);
   EXPECT_EQ(end->note, "");
   EXPECT_EQ(link->sessions(), 0u);
+}
+
+TEST_F(BrokerTest, ItsLifeAndItsSessionsAreTold) {
+  startBoth();
+  auto session = *open("openai");
+  ASSERT_TRUE(session->begin(7, 60'000, doors()));
+  const uint64_t of_door = asked()->request.session;
+  session->end(onEnd());
+  asked();
+  closed(of_door);
+  ASSERT_TRUE(until([&] { return end.has_value(); }));
+  EXPECT_FALSE(open("wrong"));
+  killVault();
+  EXPECT_FALSE(open("openai"));
+  using Times = std::map<std::string, int>;
+  EXPECT_EQ(heard.times, (Times{{"up front", 1},
+                                {"up vault", 1},
+                                {"opened ", 1},
+                                {"opened permissionDenied", 1},
+                                {"opened unavailable", 1},
+                                {"ended", 1},
+                                {"down vault", 1}}));
+}
+
+TEST_F(BrokerTest, TheVaultsCountsAreAskedForOneQuestionAtATime) {
+  link->count();  // nobody is there
+  startBoth();
+  link->count();
+  link->count();
+  ASSERT_TRUE(until([&] { return heard.times["counts"] > 0; }));
+  settle();
+  EXPECT_EQ(heard.times["counts"], 1);
+  EXPECT_EQ(heard.counts.sessions, 3u);
+  EXPECT_EQ(heard.counts.kinds[1].allowed, 3u);
+  EXPECT_EQ(heard.counts.kinds[1].refused, 4u);
+  EXPECT_EQ(heard.counts.kinds[1].failed, 5u);
+  EXPECT_EQ(heard.counts.took.counts[0], 5u);
+  log.buckets = 7;  // not ours
+  link->count();
+  settle();
+  log.buckets = base::kBuckets;
+  link->count();
+  ASSERT_TRUE(until([&] { return heard.times["counts"] == 2; }));
 }
 
 TEST_F(BrokerTest, AGrantThatTheVaultRefusesIsTheCallersErrorInPrintableWords) {

@@ -166,15 +166,17 @@ TEST(Log, TaskLineHasWhoHowAndHowMuchAndLeavesOutWhatWasNotReached) {
   at(base::Phase::box, 0.25);
   at(base::Phase::started, 1.5);
   at(base::Phase::exited, 11.5);
+  at(base::Phase::reaped, 11.75);
   at(base::Phase::receipt, 12);
   base::Usage usage;
   usage.user_cpu_ns = 2'000'000, usage.system_cpu_ns = 500'000;
   usage.memory_peak_bytes = 4'096, usage.processes_peak = 2, usage.stdout_bytes = 3;
   EXPECT_EQ(
-      taskLine({5, "python", "fork", "uid:1000", "a\" verdict=x"}, base::Verdict::wallTime, usage,
-               phases),
+      taskLine({5, "python", "fork", "uid:1000", "a\" verdict=x", "00-ab", base::Launch::stocked},
+               base::Verdict::wallTime, usage, phases),
       "task id=5 template=python mechanism=fork user=uid:1000 tenant=\"a\\\" verdict=x\" "
-      "verdict=wallTime queue_ms=0.250 claim_ms=1.250 run_ms=10.000 reap_ms=0.500 whole_ms=12.000 "
+      "trace=00-ab verdict=wallTime launch=stocked queue_ms=0.250 claim_ms=1.250 run_ms=10.000 "
+      "reap_ms=0.250 receipt_ms=0.250 whole_ms=12.000 "
       "cpu_ms=2.500 memory_peak=4096 processes_peak=2 stdout=3 stderr=0 disk=0 inodes=0");
   usage.fresh_runtime = true;
   EXPECT_TRUE(taskLine({5, "python", "fork", "uid:0", ""}, base::Verdict::failed, usage, {})

@@ -701,6 +701,24 @@ TEST(Daemon, ReadsThePolicyOfTheBroker) {
   EXPECT_NE(relative.error().message.find("broker_policy"), std::string::npos);
 }
 
+TEST(Daemon, ReadsWhereMetricsAreServedAndWhatIsSlow) {
+  const auto none = parseDaemon("", "f");
+  EXPECT_EQ(none->http.listen + none->http.token_file, "");
+  EXPECT_EQ(none->slow_task_ms, 0u);
+  const auto all = parseDaemon(
+      "slow_task = '5s'\n[http]\nlisten = '[::1]:80'\ntoken_file = '/t'\n"
+      "connections_max = 7\ntenants_max = 0",
+      "f");
+  ASSERT_TRUE(all) << all.error().message;
+  EXPECT_EQ(all->slow_task_ms, 5'000u);
+  EXPECT_EQ(all->http.listen + all->http.token_file, "[::1]:80/t");
+  EXPECT_EQ(all->http.connections_max, 7u);
+  EXPECT_EQ(all->http.tenants_max, 0u);
+  for (const char* bad : {"slow_task = 5", "http = 'x'", "http.token_file = 't'", "http.port = 80",
+                          "http.connections_max = 1", "http.tenants_max = 201", "http.listen = 80"})
+    EXPECT_FALSE(parseDaemon(bad, "d.toml")) << bad;
+}
+
 TEST(Daemon, RefusesWhatItDoesNotKnow) {
   for (const char* text :
        {"instance = \"Up\"", "socket = \"relative\"", "quue_max = 1", "log_level = \"loud\"",

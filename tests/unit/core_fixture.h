@@ -54,16 +54,20 @@ struct Recorder : base::Observer {
   int incomplete = 0;
   std::string lines, fault;
   std::vector<base::Phase> phases;
+  std::vector<base::ClaimKind> claims;
+  base::CloneTimes times;   // the last clone's
   base::TaskLabels labels;  // the last; its words are copied
-  std::string template_name, mechanism, user, tenant;
+  std::string template_name, mechanism, user, tenant, trace;
 
   void remember(const base::TaskLabels& t) {
     template_name = t.template_name, mechanism = t.mechanism;
-    user = t.user, tenant = t.tenant;
+    user = t.user, tenant = t.tenant, trace = t.trace;
     labels = t;
   }
   void taskAccepted(const base::TaskLabels& t) override { ++calls["taskAccepted"], remember(t); }
-  void taskRefused(std::string_view, std::string_view) override { ++calls["taskRefused"]; }
+  void taskRefused(const base::TaskLabels& t, std::string_view) override {
+    ++calls["taskRefused"], remember(t);
+  }
   void taskPhase(const base::TaskLabels& t, base::Phase phase, uint64_t) override {
     ++calls["taskPhase"], remember(t), phases.push_back(phase);
   }
@@ -78,7 +82,13 @@ struct Recorder : base::Observer {
   }
   void receiptCompleted(const base::Receipt&) override { ++calls["receiptCompleted"]; }
   void boxLost(std::string_view, std::string_view) override { ++calls["boxLost"]; }
-  void cloneMade(std::string_view, uint64_t) override { ++calls["cloneMade"]; }
+  void cloneMade(std::string_view, const base::CloneTimes& t) override {
+    ++calls["cloneMade"], times = t;
+  }
+  void cloneDiscarded(std::string_view) override { ++calls["cloneDiscarded"]; }
+  void cloneClaimed(const base::TaskLabels& t, base::ClaimKind kind) override {
+    ++calls["cloneClaimed"], remember(t), claims.push_back(kind);
+  }
   void auditFound(const base::AuditFinding&) override { ++calls["auditFound"]; }
   void auditEnded(const base::AuditWalk&) override { ++calls["auditEnded"]; }
   void connectionOpened(std::string_view) override { ++calls["connectionOpened"]; }
@@ -86,6 +96,8 @@ struct Recorder : base::Observer {
   void connectionRefused(std::string_view, std::string_view) override {
     ++calls["connectionRefused"];
   }
+  void messageRefused() override { ++calls["messageRefused"]; }
+  void callRefused(std::string_view, std::string_view) override { ++calls["callRefused"]; }
   void callAnswered(std::string_view, uint64_t) override { ++calls["callAnswered"]; }
   void messageReceived(uint64_t) override { ++calls["messageReceived"]; }
   void messageSent(uint64_t) override { ++calls["messageSent"]; }
@@ -98,6 +110,7 @@ struct Recorder : base::Observer {
     ++calls["trialEnded"], fault = text;
   }
   void zygoteRenewed(std::string_view) override { ++calls["zygoteRenewed"]; }
+  void zygoteDied(std::string_view, std::string_view) override { ++calls["zygoteDied"]; }
   void zygoteSaid(std::string_view, std::string_view line) override {
     ++calls["zygoteSaid"], lines += line;
   }

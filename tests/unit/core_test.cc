@@ -53,6 +53,7 @@ TEST_F(Fixture, ObserversAreToldOfATasksWay) {
   EXPECT_EQ(told.calls["templateState"], 2);  // starting, ready
   sched::TaskSpec own = spec();
   own.account = account(7, "blue");
+  own.trace = "00-x";
   const base::TaskId id = submit(std::move(own));
   FakeBox b = running();
   ASSERT_EQ(::write(b.out.get(), "1\n", 2), 2);
@@ -67,6 +68,13 @@ TEST_F(Fixture, ObserversAreToldOfATasksWay) {
   EXPECT_EQ(told.calls["receipt"], 1);
   EXPECT_EQ(told.incomplete, 0);
   EXPECT_EQ(told.calls["cloneMade"], 1);
+  EXPECT_EQ(told.times.from, base::Launch::made);
+  const auto& steps = told.times.step_ns;
+  EXPECT_GT(steps[3], 0u);
+  EXPECT_EQ(steps[0] + steps[1] + steps[2], steps[3]) << "box, clone, park are the whole";
+  EXPECT_EQ(told.claims, std::vector{base::ClaimKind::made});
+  EXPECT_EQ(told.labels.launch, base::Launch::made);
+  EXPECT_EQ(told.trace, "00-x");
   EXPECT_GT(told.calls["queueLength"], 0);
   EXPECT_GT(told.calls["boxesAlive"], 0);
   EXPECT_GT(told.calls["poolState"], 0);
@@ -82,6 +90,65 @@ TEST_F(Fixture, ObserversAreToldOfATasksWay) {
   EXPECT_FALSE(engine->submit(std::move(none), listener));
   EXPECT_EQ(told.calls["taskRefused"], 1);
   EXPECT_EQ(told.calls["taskAccepted"], 1);
+}
+
+TEST_F(Fixture, TheReportHasWhatIsThereNow) {
+  options.bounds.host_cores = 3;
+  FakeBox parked_clone = startWithAParkedClone();
+  base::CoreReport r = engine->report();
+  EXPECT_TRUE(r.settled && r.serving);
+  ASSERT_EQ(r.templates.size(), 1u);
+  EXPECT_EQ(r.templates[0].name + " " + r.templates[0].state, "python ready");
+  EXPECT_EQ(r.templates[0].pool.parked, 1u);
+  EXPECT_EQ(r.templates[0].forecast.target_by_reason[size_t(base::SizeReason::minimum)], 1u);
+  EXPECT_EQ(r.use.parked, 1u);
+  EXPECT_GT(r.use.parked_memory_bytes, 0u);
+  sched::TaskSpec own = spec();
+  own.account = account(7, "blue");
+  own.limits.memory_bytes = 64u << 20;
+  own.limits.cpu_milli = 1'500;
+  submit(std::move(own));
+  takeClaim(parked_clone);
+  sayStarted(parked_clone);
+  until([&] { return listener->started == 1; });
+  r = engine->report();
+  EXPECT_EQ(r.templates[0].claimed, 1u);
+  EXPECT_EQ(r.use.boxes, 1u);
+  EXPECT_EQ(r.use.memory_bytes, 64u << 20);
+  EXPECT_EQ(r.use.cpu_milli, 1'500u);
+  EXPECT_EQ(r.use.cpu_milli_max, 3'000u);
+  ASSERT_EQ(r.accounts.size(), 1u);
+  EXPECT_EQ(r.accounts[0].user + "/" + r.accounts[0].tenant, "uid:7/blue");
+  EXPECT_EQ(r.accounts[0].running, 1u);
+  EXPECT_EQ(told.claims, std::vector{base::ClaimKind::parked});
+  EXPECT_EQ(told.labels.launch, base::Launch::parked);
+  exits(parked_clone.id, CLD_EXITED, 0);
+  until([&] { return engine->report().templates[0].dying == 1; });
+  EXPECT_EQ(engine->report().templates[0].quarantined, 0u);
+}
+
+TEST_F(Fixture, TheReportSaysHowLongTheOldestTaskWaits) {
+  start(/*ready=*/false);
+  EXPECT_EQ(engine->report().queue_age_ns, 0u);
+  submit(spec());
+  settle();
+  const base::CoreReport r = engine->report();
+  EXPECT_EQ(r.queued, 1u);
+  EXPECT_GT(r.queue_age_ns, 0u);
+  EXPECT_FALSE(r.settled);
+  ASSERT_EQ(r.accounts.size(), 1u);
+  EXPECT_EQ(r.accounts[0].queued, 1u);
+}
+
+TEST_F(Fixture, ADeadZygoteAndItsDiscardedCloneAreTold) {
+  FakeBox b = startWithAParkedClone();
+  tellZygote(Kind::zygoteGone, 1);
+  EXPECT_EQ(expect(Op::end).box, b.id);
+  reaped(b);
+  tell(goneEvent(b.id));
+  until([&] { return engine->ledger().alive() == 0; });
+  EXPECT_EQ(told.calls["zygoteDied"], 1);
+  EXPECT_EQ(told.calls["cloneDiscarded"], 1);
 }
 
 TEST_F(Fixture, ObserversAreToldOfATrialAndOfNoTask) {

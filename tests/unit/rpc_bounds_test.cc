@@ -415,6 +415,39 @@ TEST_F(BoundsTest, EachCallThatIsAnsweredIsToldOnceWithItsName) {
   });
 }
 
+TEST_F(BoundsTest, EachRefusedCallIsToldWithItsCodeWhereverItWasRefused) {
+  start();
+  Peer peer(socket_path);
+  auto& scope = peer.io.waitScope;
+  peer.submitRequest("echo", "").send().wait(scope);  // not refused
+  auto trace = peer.submitRequest("echo", "");
+  trace.setTraceparent("no trace");
+  EXPECT_EQ(trace.send().wait(scope).getError().getCode(), ErrorCode::INVALID_ARGUMENT);
+  auto find = peer.mayfly.findRequest();
+  find.setId(77);
+  EXPECT_EQ(find.send().wait(scope).getError().getCode(), ErrorCode::NOT_FOUND);
+  auto blob = peer.mayfly.removeBlobRequest();
+  blob.setSha256(capnp::Data::Reader());
+  EXPECT_NE(blob.send().wait(scope).getError().getCode(), ErrorCode::OK);
+  using Counts = std::map<std::string, uint64_t>;
+  onCore([&](FakeCore&) {
+    EXPECT_EQ(told.calls_refused, (Counts{{"Mayfly.submit invalidArgument", 1},
+                                          {"Mayfly.find notFound", 1},
+                                          {"Mayfly.removeBlob invalidArgument", 1}}));
+    EXPECT_EQ(told.messages_refused, 0);
+  });
+}
+
+TEST_F(BoundsTest, TheCallersTraceContextReachesTheCore) {
+  start();
+  Peer peer(socket_path);
+  auto request = peer.submitRequest("echo", "");
+  const char* trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  request.setTraceparent(trace);
+  const uint64_t id = request.send().wait(peer.io.waitScope).getId();
+  onCore([&](FakeCore& c) { EXPECT_EQ(c.task(id).spec.trace, trace); });
+}
+
 // Large calls on an unresolved promise: Cap'n Proto holds their messages.
 std::string largeCallOn(uint32_t question, uint32_t promised, size_t bytes) {
   return call(question, [&](capnp::rpc::Call::Builder c) {

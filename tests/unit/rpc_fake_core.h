@@ -310,12 +310,17 @@ class FakeCore final : public sched::Core {
 // Counts the server's reports. Core thread.
 struct Told : base::Observer {
   std::map<std::string, uint64_t> answered, refused;  // by method; by user and code
-  int opened = 0, ended = 0;
+  std::map<std::string, uint64_t> calls_refused;      // by method and code
+  int opened = 0, ended = 0, messages_refused = 0;
   uint64_t received_bytes = 0, sent_bytes = 0;
   void connectionOpened(std::string_view) override { ++opened; }
   void connectionEnded(std::string_view) override { ++ended; }
   void connectionRefused(std::string_view user, std::string_view code) override {
     ++refused[std::string(user) + " " + std::string(code)];
+  }
+  void messageRefused() override { ++messages_refused; }
+  void callRefused(std::string_view method, std::string_view code) override {
+    ++calls_refused[std::string(method) + " " + std::string(code)];
   }
   void callAnswered(std::string_view method, uint64_t) override { ++answered[std::string(method)]; }
   void messageReceived(uint64_t bytes) override { received_bytes += bytes; }

@@ -48,6 +48,25 @@ TEST(Validate, PlainCodeIsAcceptedWithTheTemplatesDefaults) {
   EXPECT_EQ(limits->memory_bytes, base::Limits{}.memory_bytes);
 }
 
+TEST(Validate, ATraceContextIsW3CsOrNone) {
+  const std::string good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  EXPECT_EQ(checkTrace("").value(), "");
+  EXPECT_EQ(checkTrace(good).value(), good);
+  EXPECT_EQ(checkTrace("cc" + good.substr(2) + "-what-the-future-brings").value(),
+            "cc" + good.substr(2));
+  std::string upper = good, zero_trace = good, zero_parent = good;
+  upper[4] = 'A';
+  zero_trace.replace(3, 32, 32, '0');
+  zero_parent.replace(36, 16, 16, '0');
+  for (const std::string& bad :
+       {std::string("x"), good.substr(1), good + "0", good + "-more", "ff" + good.substr(2), upper,
+        zero_trace, zero_parent, std::string(55, '-'), "cc" + good.substr(2) + "x"}) {
+    auto r = checkTrace(bad);
+    ASSERT_FALSE(r) << bad;
+    EXPECT_NE(r.error().message.find("traceparent"), std::string::npos);
+  }
+}
+
 TEST(Validate, EveryKindOfUnsafePathIsRefused) {
   const std::pair<std::string, const char*> cases[] = {
       {"", "empty"},

@@ -564,6 +564,33 @@ TEST(Audit, OfATurnsLinesThoseThatTheFileDidNotTakeAreOwed) {
   EXPECT_EQ(tasks.size(), 60u) << "a line that was cut comes again";
 }
 
+TEST(Audit, CountsDecisionsByKindWithThoseThatHaveNoLineOfTheirOwn) {
+  auto pipe = base::makePipe();
+  Audit audit(std::move(pipe->write), [] {});
+  const auto line = [&](const char* kind, const char* outcome, uint64_t before = 0) {
+    AuditLine one;
+    one.kind = kind;
+    one.outcome = outcome;
+    one.duration_us = 60;
+    one.refused_before = before;
+    audit.write(one);
+  };
+  line("http", "allowed"), line("http", "replayed"), line("http", "failed");
+  line("sql", "refused", 5), line("tool", "revoked");
+  line("session", "refused", 7), line("unheard", "allowed");
+  const base::BrokerCounts& counts = audit.counts();
+  const auto of = [&](size_t i) {
+    const auto& kind = counts.kinds[i];
+    return std::vector<uint64_t>{kind.allowed, kind.refused, kind.failed};
+  };
+  EXPECT_EQ(of(0), (std::vector<uint64_t>{2, 0, 1}));
+  EXPECT_EQ(of(1), (std::vector<uint64_t>{0, 6, 0}));
+  EXPECT_EQ(of(3), (std::vector<uint64_t>{0, 1, 0}));
+  EXPECT_EQ(of(6), (std::vector<uint64_t>{0, 7, 0})) << "a session's own line is no call";
+  EXPECT_EQ(counts.took.count(), 5u);
+  EXPECT_EQ(counts.took.sum_ns, 300'000u);
+}
+
 TEST(Audit, WhileNoLineCanBeWrittenNothingIsAllowed) {
   auto pipe = base::makePipe();
   ASSERT_TRUE(pipe && base::setNonblocking(pipe->write.view()));

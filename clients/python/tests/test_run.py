@@ -51,6 +51,19 @@ async def test_a_task_may_save_its_state_within_its_grace(client):
     assert (none.in_grace, none.exit_code, none.stdout) == (False, None, "")
 
 
+async def test_a_trace_context_goes_with_a_task_and_a_wrong_one_is_refused(client):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert (await client.run("python", "print(1)", traceparent=trace)).ok
+    if log := os.environ.get("MAYFLY_DAEMON_LOG"):
+        async def told():
+            with open(log) as lines:
+                return trace in lines.read()
+
+        await eventually(told, "the task's line has it")
+    with pytest.raises(mayfly.InvalidArgument, match="traceparent: 'x' is no W3C trace context"):
+        await client.run("python", "print(1)", traceparent="x")
+
+
 async def test_a_new_runtime_is_told_of(client):
     result = await client.run("python", "import sys; print(sys.flags.optimize)", env={"PYTHONOPTIMIZE": "1"})
     assert (result.stdout, result.usage.fresh_runtime) == ("1\n", True)

@@ -45,7 +45,8 @@ export async function prepare(
   collect: boolean,
 ): Promise<[Prepared, Later]> {
   // Only what is not there takes a default: null is a mistake.
-  const { template = "python", limits = {}, tenant = "", files: given = [], detach } = spec;
+  const { template = "python", limits = {}, files: given = [], detach } = spec;
+  const { tenant = "", traceparent = "" } = spec;
   if (detach !== undefined) checkKeys("detach", detach, DETACH);
   const key = detach?.key === undefined ? "" : detach.key;
   const [stdinData, later] = splitStdin(spec);
@@ -62,6 +63,7 @@ export async function prepare(
     leaseMs: detach === undefined ? 0 : Number(parseMs("detach.lease", detach.lease, 32n)),
     key: checkText("detach.key", key),
     tenant: checkText("tenant", tenant),
+    traceparent: checkText("traceparent", traceparent),
     grants: grantsFrom(spec.grants),
     tools: toolsFrom(spec.tools),
   };

@@ -29,6 +29,7 @@ export interface Prepared {
   leaseMs: number;
   key: string;
   tenant: string;
+  traceparent: string;
   grants: readonly (readonly [name: string, narrowing: string])[];
   tools: readonly PreparedTool[];
 }
@@ -138,7 +139,8 @@ const textBytes = (text: string): number => Buffer.byteLength(text) + TEXT_EXTRA
 /** An upper bound on the request's size without the files. */
 export function bareBytes(p: Omit<Prepared, "files">): number {
   let bytes = 1024 + p.code.byteLength + p.stdinData.byteLength;
-  bytes += textBytes(p.template) + textBytes(p.name) + textBytes(p.key) + textBytes(p.tenant);
+  bytes += textBytes(p.template) + textBytes(p.name) + textBytes(p.key);
+  bytes += textBytes(p.tenant) + textBytes(p.traceparent);
   for (const arg of p.args) bytes += textBytes(arg);
   for (const [name, value] of p.env) bytes += textBytes(name) + textBytes(value) + 16;
   for (const [name, narrowing] of p.grants) bytes += textBytes(name) + textBytes(narrowing) + 16;
@@ -216,6 +218,7 @@ export function put(params: schema.Mayfly_Submit$Params, p: Prepared, bytes: num
   if (p.seed !== undefined) spec.seed.value = p.seed;
   spec.collectOutFiles = p.collect;
   spec.tenant = p.tenant;
+  if (p.traceparent !== "") params.traceparent = p.traceparent;
   if (p.grants.length > 0) {
     const grants = spec._initGrants(p.grants.length);
     p.grants.forEach(([name, narrowing], i) => {

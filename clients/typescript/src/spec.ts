@@ -113,6 +113,8 @@ export type TaskSpec = Code & {
    * printable. If a template has a zygote for each tenant, tenants never share one.
    */
   tenant?: string | undefined;
+  /** The W3C trace context of the caller, for the daemon's lines about the task and the audit. */
+  traceparent?: string | undefined;
   /**
    * The actions of the broker's policy that the task may use: "NAME", or "NAME:BOUNDS" with its own,
    * narrower bounds, like "openai:calls=10". Empty or absent: none.
@@ -169,6 +171,7 @@ export const SPEC: Keys<TaskSpec> = {
   seed: true,
   collect: true,
   tenant: true,
+  traceparent: true,
   grants: true,
   tools: true,
   detach: true,

@@ -103,6 +103,7 @@ const SPECS: [unknown, string, RegExp][] = [
   [{ code: "", files: { a: { blob: { sha: "" } } } }, "files['a'].blob: there is no key 'sha'", /^Did you mean 'sha256'\?/],
   [{ code: "", template: null }, "template is not a string", /^$/],
   [{ code: "", tenant: null }, "tenant is not a string", /^$/],
+  [{ code: "", traceparent: 7 }, "traceparent is not a string", /^$/],
   [{ code: "", args: null }, "args is not a list of strings", /^$/],
   [{ code: "", stdin: null }, "stdin is neither text, bytes nor a stream of them", /^$/],
   [{ code: "", stdinOpen: 1 }, "stdinOpen is neither true nor false", /^$/],

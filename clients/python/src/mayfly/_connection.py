@@ -244,6 +244,8 @@ class Connection:
         def send() -> Any:
             request = self._mayfly.submit_request()
             _wire.put_spec(request.spec, spec)
+            if spec.traceparent:
+                request.traceparent = spec.traceparent
             _wire.check_size(request)
             if output is not None:
                 request.output = _wire.Sink(output.put)

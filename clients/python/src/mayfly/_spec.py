@@ -99,6 +99,8 @@ class TaskOptions(Caps, total=False):
     """Keep the files that the task leaves in /task/out."""
     tenant: str
     """The person or service that the task is for, if this client serves several."""
+    traceparent: str
+    """The W3C trace context of the caller, for the daemon's lines about the task and the broker's audit."""
     grants: Sequence[str]
     """The actions of the broker's policy that the task may use: "NAME", or "NAME:BOUNDS" with its own, narrower
     bounds, like "openai:calls=10". Empty or not given: none."""
@@ -178,6 +180,7 @@ class TaskSpec:
     detach_ms: int = 0
     key: str = ""
     tenant: str = ""
+    traceparent: str = ""
     grants: list[tuple[str, str]] = field(default_factory=list)
     tools: list[Tool] = field(default_factory=list)
 
@@ -194,7 +197,7 @@ _CAPS = {
 }
 _U32 = frozenset(("cpuMilli", "processes", "openFiles", "outFiles"))
 _TASK_OPTIONS = frozenset(("command", "script", "module", "program", "via", "args", "env", "files", "stdin", "seed",
-                           "collect", "stream", "detach", "key", "tenant", "grants", "tools"))
+                           "collect", "stream", "detach", "key", "tenant", "traceparent", "grants", "tools"))
 
 
 # Of `run` and `submit` both, or of one of them.
@@ -395,6 +398,7 @@ def build(template: str, code: str | bytes | None, given: Mapping[str, Any]) -> 
         raise InvalidArgument(f"seed: {spec.seed} is not between 0 and 2**64 - 1")
     spec.collect, spec.stream = bool(options.get("collect")), bool(options.get("stream"))
     spec.tenant = text(options.get("tenant", ""), "tenant")
+    spec.traceparent = text(options.get("traceparent", ""), "traceparent")
     spec.grants = [(text(name, "grants"), text(narrowing, "grants"))
                    for name, narrowing in grants_of(options.get("grants", ()))]
     spec.tools = tools_of(options.get("tools", {}))

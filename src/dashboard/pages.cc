@@ -1,0 +1,106 @@
+#include "dashboard/pages.h"
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "base/clock.h"
+#include "dashboard/assets.h"
+#include "dashboard/live.h"
+
+namespace mayfly::dashboard {
+
+using base::monotonicNs;
+using metrics::SnapshotPtr;
+
+namespace {
+
+constexpr std::chrono::milliseconds kUpdatePeriod{1'000};
+// Clients that come within this time share one message.
+constexpr uint64_t kStateAge_ns = 1'000'000'000, kUpdateAge_ns = 300'000'000;
+constexpr size_t kAllRows = metrics::kTicks;
+
+web::Response asset(const Asset& of) {
+  web::Response response;
+  response.type = of.type;
+  response.etag = of.etag;
+  response.cache = "no-cache";  // asked for again each time: another daemon has another page
+  response.body = std::make_shared<const std::string>(of.body);
+  return response;
+}
+
+// The messages of one server.
+class Feed {
+ public:
+  explicit Feed(std::shared_ptr<metrics::Board> board) : board_(std::move(board)) {}
+
+  void now(size_t rows, web::Reply reply) {
+    auto kept = std::make_shared<web::Reply>(std::move(reply));
+    board_->ask(monotonicNs(), kUpdateAge_ns, [this, kept, rows](const SnapshotPtr& snapshot) {
+      kept->send(web::json(live_.message(*snapshot, rows)));
+    });
+  }
+
+  void listen(web::Reply reply) {
+    auto stream = reply.events();
+    board_->ask(monotonicNs(), kStateAge_ns,
+                [this, stream = std::move(stream)](const SnapshotPtr& snapshot) {
+                  if (stream->send(stateOf(snapshot))) channel_.add(stream);
+                });
+  }
+
+  // Nobody listens: nobody asks, and the core makes no snapshot.
+  void update() {
+    if (channel_.size() == 0) return;
+    board_->ask(monotonicNs(), kUpdateAge_ns, [this](const SnapshotPtr& snapshot) {
+      channel_.publish(web::event("update", live_.message(*snapshot, kRowsOfUpdate)));
+    });
+  }
+
+ private:
+  const std::shared_ptr<const std::string>& stateOf(const SnapshotPtr& snapshot) {
+    if (state_ == nullptr || state_serial_ != snapshot->serial) {
+      state_ = web::event("state", live_.message(*snapshot, kAllRows));
+      state_serial_ = snapshot->serial;
+    }
+    return state_;
+  }
+
+  std::shared_ptr<metrics::Board> board_;
+  Live live_;
+  web::Channel channel_;
+  std::shared_ptr<const std::string> state_;
+  uint64_t state_serial_ = 0;
+};
+
+// At most kAllRows; as many as an update has if the client says nothing that can be read.
+size_t rowsOf(const web::Request& request) {
+  const auto text = request.param("rows");
+  size_t rows = kRowsOfUpdate;
+  if (text) std::from_chars(text->data(), text->data() + text->size(), rows);
+  return std::min(rows, kAllRows);
+}
+
+}  // namespace
+
+void addPages(web::Server& server, web::Router& router, std::shared_ptr<metrics::Board> board) {
+  for (const Asset& each : assets()) {
+    const web::Response response = asset(each);
+    const auto answer = [response](const web::Request&, web::Reply reply) { reply.send(response); };
+    router.get(std::string(each.path), answer, web::Access::open);
+    if (each.path == "/index.html") router.get("/", answer, web::Access::open);
+  }
+  // The routes live as long as the server; so does what they hold.
+  auto feed = std::make_shared<Feed>(std::move(board));
+  router.get("/api/v1/now", [feed](const web::Request& request, web::Reply reply) {
+    feed->now(rowsOf(request), std::move(reply));
+  });
+  router.get("/api/v1/live",
+             [feed](const web::Request&, web::Reply reply) { feed->listen(std::move(reply)); });
+  server.every(kUpdatePeriod, [feed] { feed->update(); });
+}
+
+}  // namespace mayfly::dashboard
