@@ -73,7 +73,7 @@ struct Daemon {
   // At the start, as root: snapshots that are missing or damaged. false: their templates are
   // refused.
   bool make_snapshots = true;
-  uint64_t slow_task_ms = 0;              // a task that takes longer gets a line; 0: none
+  uint64_t slow_task_ms = 0;  // a task that takes longer gets a line; 0: none
   Http http;
   std::vector<std::string> accept_lost_promises;
   std::string log_level = "info";  // trace, debug, info, warn, error
