@@ -64,7 +64,7 @@ def test_nothing_is_lost_or_doubled_over_rotations(start, follow):
     session = broker.session("api")
     session.ask("GET", "/cap/api/0")
     file = broker.state / "audit.log"
-    await_true(file.exists)
+    await_true(lambda: file.exists() and file.read_text().endswith("\n"))  # its line comes after the answer
     reader = follow("--file", file, "--json", "-n", 0)
     await_true(lambda: any(p.name == "audit.log" for p in map(_opened, _fds(reader.pid))))
     asked = 0
