@@ -174,7 +174,12 @@ void Floor::start() {
   t.image_digest.copy(r.digest, sizeof r.digest - 1);
   for (size_t i = 0; i < t.zygote.size() && i < wire::kZygoteArgsMax; ++i)
     t.zygote[i].copy(r.zygote[i], sizeof r.zygote[i] - 1);
-  send(r, {served_[0].seccomp.get(), STDERR_FILENO});
+  std::vector<int> fds{served_[0].seccomp.get(), STDERR_FILENO};
+  if (served_[0].snapshot) {
+    r.flags |= wire::kRestore;
+    fds.push_back(served_[0].snapshot.get());
+  }
+  send(r, fds);
   if (wire::Event e = receive(nullptr); e.kind != Kind::zygoteReady)
     die(std::string("the template is not served: ") + e.step + ": " + e.text);
   must(base::setNonblocking(spawner_.channel.view()));

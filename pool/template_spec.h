@@ -33,6 +33,9 @@ struct TemplateSpec {
   uint32_t tenants_max =
       0;  // not 0: each tenant has a zygote of its own, at most this many at once
   base::Limits defaults, maximum;
+  // What a clone takes before its task runs: a task with a lower cap is refused.
+  uint64_t memory_least_bytes = 0;
+  uint32_t processes_least = 0;  // threads count
 };
 
 }  // namespace mayfly::pool

@@ -17,7 +17,7 @@ STATE_DIR = os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")
 
 
 # Files that take long begin first: with several side by side, none of them is what the others wait for at the end.
-LONGEST = ("test_template_builds", "test_templates", "test_broker_programs", "test_readme", "test_bad_input", "test_hangs", "test_pool_kills",
+LONGEST = ("test_snapshots", "test_node", "test_template_builds", "test_templates", "test_broker_programs", "test_readme", "test_bad_input", "test_hangs", "test_pool_kills",
            "test_lifecycle", "test_python_starts", "test_image", "test_python_ends", "test_data_packages", "test_bad_templates", "test_terminals",
            "test_bombs", "test_shell", "test_bench_verbs")
 

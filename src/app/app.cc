@@ -230,7 +230,7 @@ base::Status App::makeEngine(const host::HostReport& report) {
           "share {}; raise the host's kernel.pty.max (sysctl) or the setting ptys_max",
           t.spec.name, t.spec.ptys, wished, e.budget.ptys_max);
     if (http_) http_->recorder().addTemplate(t.spec.name, t.spec.mechanism);
-    MAYFLY_CHECK(engine_->addTemplate(t.spec, std::move(t.seccomp)));
+    MAYFLY_CHECK(engine_->addTemplate(t.spec, std::move(t.seccomp), std::move(t.snapshot)));
   }
   return base::Unit{};
 }
@@ -251,7 +251,7 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(openRunState());
   MAYFLY_TRY(std::string runtime,
              image::runtimeKey(image::defaultRuntime(options_.executable_dir)));
-  MAYFLY_TRY(served_, loadTemplates(s, runtime));
+  MAYFLY_TRY(served_, loadTemplates(s, runtime, options_.executable_dir));
   if (served_.empty()) spdlog::warn("there is no template to serve, ignoring");
   for (const Process& p : childrenOf(static_cast<uint32_t>(::getpid()))) foreign_.insert(p.pid);
   // The dead children of a killed spawner come to us: unless a parent reaps them at once, the

@@ -6,14 +6,60 @@
 #include "app/log.h"
 #include "base/text.h"
 #include "box/seccomp.h"
+#include "image/command.h"
 #include "image/within.h"
 #include "pool/trial.h"
+#include "snapshot/store.h"
 
 namespace mayfly::app {
 namespace {
 
+constexpr uint32_t kSnapshotSecondsMax = 900;  // a start of the zygote and its trial
+
+// criu's own, and what the runtime writes until its task runs.
+constexpr uint64_t kRestoreBytes = 24ull << 20;
+constexpr uint32_t kRestoreProcesses = 4;  // criu and its helpers, beside the clone's threads
+
+struct Snapshot {
+  base::Fd folder;
+  uint64_t bytes = 0;
+  uint32_t threads = 0;
+};
+
+// The snapshot that fits this image and host, after a look at every byte of it: criu would restore
+// a damaged one into a clone that hangs, or never end.
+base::Result<Snapshot> findSnapshot(const config::Daemon& settings,
+                                    const config::Manifest& manifest, const image::ImageInfo& image,
+                                    base::FdView seccomp) {
+  MAYFLY_TRY(snapshot::Host host, snapshot::thisHost());
+  MAYFLY_TRY(std::string program, box::readSeccomp(seccomp));
+  MAYFLY_TRY(snapshot::Info info, snapshot::find(settings.state_dir, manifest.name,
+                                                 snapshot::keyOf(manifest, image, program, host)));
+  MAYFLY_TRY(base::Fd folder, snapshot::open(settings.state_dir, info));
+  MAYFLY_CHECK(snapshot::verify(folder.view(), info));
+  return Snapshot{std::move(folder), info.bytes(), info.threads()};
+}
+
+// The same; if there is none, or it is damaged, another program makes it: that needs a spawner of
+// its own.
+base::Result<Snapshot> openSnapshot(const config::Daemon& settings,
+                                    const config::Manifest& manifest, const image::ImageInfo& image,
+                                    base::FdView seccomp, const std::string& executable_dir) {
+  auto found = findSnapshot(settings, manifest, image, seccomp);
+  if (found || !settings.make_snapshots || executable_dir.empty()) return found;
+  spdlog::info("template '{}': {}; it is made now", manifest.name, oneLine(found.error()));
+  std::vector<std::string> argv{executable_dir + "/mayfly-snapshot", "build", manifest.name,
+                                "--state-dir", settings.state_dir};
+  for (const std::string& dir : settings.template_dirs)
+    argv.insert(argv.end(), {"--templates", dir});
+  MAYFLY_CHECK(image::runCommand(argv, kSnapshotSecondsMax, [](std::string_view line) {
+    spdlog::info("{}", base::printable(line, 400));
+  }));
+  return findSnapshot(settings, manifest, image, seccomp);
+}
+
 base::Result<Served> load(const config::Daemon& settings, const std::string& name,
-                          std::string_view runtime_key) {
+                          std::string_view runtime_key, const std::string& executable_dir) {
   MAYFLY_TRY(config::Manifest manifest,
              config::findManifest(settings.template_dirs, name, settings.base_dirs));
   Served s;
@@ -38,6 +84,18 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
   MAYFLY_TRY(s.seccomp, box::buildSeccomp({manifest.seccomp_allow, manifest.loopback}));
   MAYFLY_TRY(image::Lease lease, image::Lease::take(settings.state_dir, found->digest));
   MAYFLY_CHECK(image::readAhead(lease.fd()));
+  if (manifest.restores()) {
+    auto snapshot = openSnapshot(settings, manifest, *found, s.seccomp.view(), executable_dir);
+    if (!snapshot) {
+      s.spec.missing_image_text = snapshot.error().message;
+      if (!snapshot.error().advice.empty())
+        s.spec.missing_image_text += ". " + snapshot.error().advice;
+      return s;
+    }
+    s.snapshot = std::move(snapshot->folder);
+    s.spec.memory_least_bytes = snapshot->bytes + kRestoreBytes;
+    s.spec.processes_least = snapshot->threads + kRestoreProcesses;
+  }
   s.spec.image_digest = found->digest;
   s.lease.emplace(std::move(lease));
   return s;
@@ -70,12 +128,13 @@ pool::TemplateSpec toSpec(const config::Manifest& m) {
 }
 
 base::Result<std::vector<Served>> loadTemplates(const config::Daemon& settings,
-                                                std::string_view runtime_key) {
+                                                std::string_view runtime_key,
+                                                const std::string& executable_dir) {
   bool named = !settings.templates.empty();
   std::vector<Served> all;
   for (const std::string& name :
        named ? settings.templates : config::listTemplates(settings.template_dirs)) {
-    auto served = load(settings, name, runtime_key);
+    auto served = load(settings, name, runtime_key, executable_dir);
     if (served) {
       all.push_back(std::move(*served));
     } else if (named) {

@@ -1,4 +1,5 @@
-// Loads what the engine serves for each template folder: manifest, image, seccomp program.
+// Loads what the engine serves for each template folder: manifest, image, seccomp program,
+// snapshot.
 //
 // Layer: app. Called at start, as root.
 #pragma once
@@ -21,6 +22,7 @@ namespace mayfly::app {
 struct Served {
   pool::TemplateSpec spec;
   base::Fd seccomp;                   // empty if there is no image
+  base::Fd snapshot;                  // of mechanism `restore`: the folder, checked and leased
   std::optional<image::Lease> lease;  // keeps the image from being removed while we serve it
 };
 
@@ -30,8 +32,10 @@ pool::TemplateSpec toSpec(const config::Manifest& manifest);
 
 // The templates that the settings name, or else all in the folders. A named template that cannot be
 // read is an error; an unnamed one is logged and left out. `runtime_key`: hash of the programs that
-// an image must hold to be served.
+// an image must hold to be served. `executable_dir`: of mayfly-snapshot, which makes missing
+// snapshots if the settings say so; empty: none is made.
 base::Result<std::vector<Served>> loadTemplates(const config::Daemon& settings,
-                                                std::string_view runtime_key);
+                                                std::string_view runtime_key,
+                                                const std::string& executable_dir = {});
 
 }  // namespace mayfly::app

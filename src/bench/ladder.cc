@@ -34,6 +34,7 @@ using base::fail;
 
 constexpr const char* kPython = "print(6*7)";
 constexpr const char* kShell = "echo 42";
+constexpr const char* kNode = "console.log(6*7)";
 constexpr const char* kSays = "42\n";
 constexpr uint32_t kWarmTasks = 2;  // of each turn, not recorded
 constexpr uint64_t kReadyMsMax = 20'000;
@@ -207,8 +208,8 @@ class Ladder {
   const LadderVerb& verb_;
   const Watch& watch_;
   // In the order of their making; each needs those above it.
-  std::unique_ptr<Mounted> python_, shell_;
-  std::string no_shell_;  // why there is no image of `shell`
+  std::unique_ptr<Mounted> python_, shell_, node_;
+  std::string no_shell_, no_node_;  // why the template is not measured
   Folder bundle_;
   std::vector<std::unique_ptr<OwnClient>> daemons_;  // by kRoles
   std::vector<Rung> rungs_;
@@ -224,6 +225,7 @@ base::Status Ladder::startDaemons(Environment& environment) {
     options.settings = role.settings;
     options.templates = {"python"};
     if (shell_ && role.launch == Launch::parked) options.templates.push_back("shell");
+    if (node_) options.templates.push_back("node");
     options.template_dirs = verb_.template_dirs;
     options.state_dir = verb_.state_dir;
     MAYFLY_CHECK(own->daemon.start(options));
@@ -232,6 +234,8 @@ base::Status Ladder::startDaemons(Environment& environment) {
     MAYFLY_TRY(own->client, Client::connect(own->daemon.socket(), connect));
     MAYFLY_TRY(auto templates, own->client->templates());
     environment.addDaemon(role.name, own->client->server(), templates);
+    for (const TemplateInfo& t : templates)
+      if (t.name == "node" && t.state != "ready") no_node_ = t.state + ": " + t.state_text;
     daemons_.push_back(std::move(own));
   }
   return base::Unit{};
@@ -247,7 +251,12 @@ void Ladder::addTask(const std::string& name, size_t role, const std::string& te
   load::TaskLoad task;
   task.spec.template_name = template_name;
   task.expected = kSays;
-  if (template_name == "shell") {
+  if (template_name == "node") {
+    task.spec.kind = CodeKind::string;
+    task.spec.code = kNode;
+    rung.series.about = kNode;
+    rung.missing = no_node_;
+  } else if (template_name == "shell") {
     task.spec.kind = CodeKind::command;
     task.spec.args = {"sh", "-c", kShell};
     rung.series.about = kShell;
@@ -294,6 +303,11 @@ base::Status Ladder::addRivals() {
         addRival("bwrap, sh", "bwrap", bwrapCommand(shell_->root(), {"sh", "-c", kShell})));
     rungs_.back().reference = "bwrap, sh";
   }
+  if (node_) {
+    MAYFLY_CHECK(
+        addRival("bwrap, node", "bwrap", bwrapCommand(node_->root(), {"node", "-e", kNode})));
+    rungs_.back().reference = "bwrap, node";
+  }
   MAYFLY_CHECK(bundle_.make());
   MAYFLY_TRY(base::Fd file, base::openAt(base::FdView(AT_FDCWD), bundle_.path() + "/config.json",
                                          O_WRONLY | O_CREAT | O_EXCL, 0600));
@@ -316,11 +330,15 @@ base::Status Ladder::prepare(Environment& environment) {
   if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
     return base::failSys(errno, "mount", "/, private");
   MAYFLY_TRY(python_, Mounted::mount(verb_.state_dir, "python"));
-  auto shell = Mounted::mount(verb_.state_dir, "shell");
-  if (shell)
-    shell_ = std::move(*shell);
-  else
-    no_shell_ = shell.error().message;
+  const auto mount = [&](const char* name, std::unique_ptr<Mounted>* to, std::string* why_not) {
+    auto mounted = Mounted::mount(verb_.state_dir, name);
+    if (mounted)
+      *to = std::move(*mounted);
+    else
+      *why_not = mounted.error().message;
+  };
+  mount("shell", &shell_, &no_shell_);
+  mount("node", &node_, &no_node_);
   // Before the daemons: what tries a rival forks, and a connection has a thread.
   MAYFLY_CHECK(addRivals());
   MAYFLY_CHECK(startDaemons(environment));
@@ -331,6 +349,10 @@ base::Status Ladder::prepare(Environment& environment) {
   addTask("python, stocked box", 1, "python", "bwrap, python3");
   addTask("python, all made", 2, "python", "bwrap, python3");
   addTask("exec: sh, parked", 0, "shell", "bwrap, sh");
+  // Restored from a snapshot: ahead of the task, into a box that stands, and with its box.
+  addTask("node, parked", 0, "node", "bwrap, node");
+  addTask("node, stocked box", 1, "node", "bwrap, node");
+  addTask("node, all made", 2, "node", "bwrap, node");
   for (Rung& rival : rivals) {
     if (rival.missing.empty())
       rival.target = std::make_unique<load::CommandTarget>(rival.command, kSays, 1);
@@ -381,9 +403,10 @@ double Ladder::versus(const Rung& rung) const {
 void Ladder::conclude(BenchReport& out) const {
   out.table = fmt::format(
       "one small task at a time, {} of each rung in a round, {} rounds, taking turns; medians of\n"
-      "rounds in ms. Python: {}; sh: {}. The end is Mayfly's receipt, or the command's exit.\n\n"
+      "rounds in ms. Python: {}; sh: {}; node: {}.\n"
+      "The end is Mayfly's receipt, or the command's exit.\n\n"
       "{:<22}{:>16}{:>20}{:>16}\n{:<22}{:>8}{:>8}{:>10}{:>10}{:>16}\n",
-      verb_.tasks, rungs_.empty() ? 0 : rungs_[0].series.rounds.size(), kPython, kShell, "",
+      verb_.tasks, rungs_.empty() ? 0 : rungs_[0].series.rounds.size(), kPython, kShell, kNode, "",
       "first byte", "end", "bwrap's end,", "", "p50", "p99", "p50", "p99", "in this one's");
   BarPlot plot;
   plot.title = "One small task, by mechanism";

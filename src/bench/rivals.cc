@@ -8,11 +8,17 @@ namespace mayfly::bench {
 
 using OciJson = nlohmann::ordered_json;
 
+namespace {
+constexpr const char* kPath = "/usr/sbin:/usr/bin:/sbin:/bin";
+}  // namespace
+
 std::vector<std::string> bwrapCommand(const std::string& root,
                                       const std::vector<std::string>& command) {
   std::vector<std::string> out = {
       "bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", root, "/", "--proc", "/proc",
       "--dev", "/dev",          "--tmpfs",           "/tmp"};
+  // As Mayfly's tasks, it gets nothing of the caller's environment.
+  out.insert(out.end(), {"--clearenv", "--setenv", "PATH", kPath});
   out.insert(out.end(), command.begin(), command.end());
   return out;
 }
@@ -33,7 +39,7 @@ std::string ociConfig(const std::string& root, const std::vector<std::string>& c
                      {{"terminal", false},
                       {"user", {{"uid", 0}, {"gid", 0}}},
                       {"args", command},
-                      {"env", OciJson::array({"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})},
+                      {"env", OciJson::array({std::string("PATH=") + kPath})},
                       {"cwd", "/"},
                       {"noNewPrivileges", true}}},
                     {"root", {{"path", root}, {"readonly", true}}},

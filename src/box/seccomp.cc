@@ -434,4 +434,12 @@ base::Result<base::Fd> buildSeccomp(const SeccompSpec& spec) {
   return file;
 }
 
+base::Result<std::string> readSeccomp(base::FdView program) {
+  std::string bytes(kSeccompInstructionsMax * sizeof(sock_filter), '\0');
+  const ssize_t n = ::pread(program.get(), bytes.data(), bytes.size(), 0);
+  if (n < 0) return base::failSys(errno, "pread", "a seccomp program");
+  bytes.resize(static_cast<size_t>(n));
+  return bytes;
+}
+
 }  // namespace mayfly::box

@@ -27,5 +27,7 @@ inline constexpr size_t kSeccompInstructionsMax = 4096;  // the kernel's BPF_MAX
 // divided by 8 is `sock_fprog.len`. Unknown names in extra_allow, and names that
 // no template may have, are invalidArgument.
 base::Result<base::Fd> buildSeccomp(const SeccompSpec& spec);
+// The bytes of such a program, for a key.
+base::Result<std::string> readSeccomp(base::FdView program);
 
 }  // namespace mayfly::box

@@ -1,10 +1,12 @@
 // The command line: `mayfly VERB`. Parses the arguments and calls the verb's function.
 //
 // Layer: cli. `mayfly --help` is its documentation.
+#include <errno.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
@@ -70,6 +72,20 @@ int kill(const std::string& socket, const KillOptions& options) {
   return code;
 }
 
+// A program of its own, because it starts a spawner.
+int snapshot(const SnapshotOptions& options) {
+  char self[4'096];
+  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
+  std::string program(self, n > 0 ? static_cast<size_t>(n) : 0);
+  program = program.substr(0, program.find_last_of('/') + 1) + "mayfly-snapshot";
+  std::vector<char*> argv{program.data()};
+  std::vector<std::string> words = options.args;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  ::execv(program.c_str(), argv.data());
+  return say(base::sysError(errno, "execv", program));
+}
+
 int doctor(const DoctorOptions& options) {
   host::HostReport report = host::hostReport();
   if (!options.config.empty()) {
@@ -102,7 +118,10 @@ int doctor(const DoctorOptions& options) {
       json["budget"]["parts"].push_back({{"what", std::string(part.what)}, {"tasks", part.tasks}});
     fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   }
-  return lost.empty() ? 0 : kFailed;
+  if (!lost.empty()) return kFailed;
+  if (!options.restore) return 0;
+  ::fflush(stdout);
+  return snapshot({{"trial"}});
 }
 
 int version(const std::string& socket, const VersionOptions& options) {
@@ -147,6 +166,7 @@ int main(const std::vector<std::string>& args) {
   if (auto* it = std::get_if<ImageOptions>(&options.verb)) return image::imageMain(it->args);
   if (auto* it = std::get_if<TemplateOptions>(&options.verb)) return templateMain(it->args);
   if (auto* it = std::get_if<BrokerOptions>(&options.verb)) return brokerMain(it->args);
+  if (auto* it = std::get_if<SnapshotOptions>(&options.verb)) return snapshot(*it);
   if (auto* it = std::get_if<TopWords>(&options.verb)) return topMain(it->args);
   if (auto* it = std::get_if<PoolOptions>(&options.verb)) return poolMain(it->args);
   if (auto* it = std::get_if<BenchOptions>(&options.verb))

@@ -61,6 +61,7 @@ Examples:
 constexpr const char* kFooter = R"(Start:
   mayfly doctor                    what this host offers, and what is missing
   mayfly image build               build the images of the templates
+  mayfly snapshot build            make the snapshots of templates that restore
   mayfly run -c 'print(6*7)'       run a task
   mayfly VERB --help               explain a verb
 
@@ -86,7 +87,7 @@ constexpr Usage kUsages[] = {
     {"ps", "mayfly ps [--json]"},
     {"kill", "mayfly kill ID..."},
     {"templates", "mayfly templates [--json]"},
-    {"doctor", "mayfly doctor [--config FILE] [--json]"},
+    {"doctor", "mayfly doctor [--config FILE] [--json] [--restore]"},
     {"version", "mayfly version [--json]"},
 };
 
@@ -389,7 +390,9 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   doctor_app->add_option("--config", doctor.config, "The daemon's settings, which bound its boxes")
       ->type_name("FILE");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
+  doctor_app->add_flag("--restore", doctor.restore, "Also try a dump and restores; needs root");
   app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
+  app.add_subcommand("snapshot", "Build, list, check, remove dumped zygotes");
   app.add_subcommand("template", "Make, build and check templates of your own");
   app.add_subcommand("broker", "Check the broker's policy, show its log");
   app.add_subcommand("top", "Show pools, latency and tenants of a daemon, live");
@@ -420,6 +423,10 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     if ((is("image") || is("template") || is("pool") || is("bench")) &&
         args.back() == "--version") {
       out.verb = VersionOptions{.ours_only = true};
+      return out;
+    }
+    if (is("snapshot")) {
+      out.verb = SnapshotOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
     if (is("image")) {

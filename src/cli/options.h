@@ -66,12 +66,16 @@ struct KillOptions {
 struct DoctorOptions {
   std::string config;  // the daemon's settings; empty: the defaults
   bool json = false;
+  bool restore = false;  // also dumps and restores
 };
 struct VersionOptions {
   bool json = false, ours_only = false;  // ours_only: asks no daemon
 };
 struct ImageOptions {
   std::vector<std::string> args;  // image::imageMain reads them
+};
+struct SnapshotOptions {
+  std::vector<std::string> args;  // mayfly-snapshot reads them
 };
 struct PoolOptions {
   std::vector<std::string> args;  // poolMain reads them
@@ -98,7 +102,7 @@ struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
                VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions,
-               BenchOptions, BrokerOptions, TopWords>
+               BenchOptions, BrokerOptions, TopWords, SnapshotOptions>
       verb;
 };
 

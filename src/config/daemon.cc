@@ -109,6 +109,7 @@ base::Result<Daemon> parseDaemonListing(std::string_view text, std::string_view 
   t.quantity("blob_ttl", 100, 86'400'000, times(), d.blob_ttl_ms);
   t.quantity("upload_idle", 100, 3'600'000, times(), d.upload_idle_ms);
   readOptionalPath(t, "broker_policy", d.broker_policy);
+  t.boolean("make_snapshots", d.make_snapshots);
   t.quantity("slow_task", 0, kDayMs, times(), d.slow_task_ms);
   Reader::Table http = t.table("http");
   http.string("listen", d.http.listen);

@@ -70,7 +70,10 @@ struct Daemon {
   uint64_t upload_idle_ms = 60'000;       // since an upload's last write
   uint64_t audit_ms = 30'000;             // between two walks over cgroups, processes and mounts
   std::string broker_policy;              // the broker's policy, a file; empty: no broker
-  uint64_t slow_task_ms = 0;              // a task that takes longer gets a line; 0: none
+  // At the start, as root: snapshots that are missing or damaged. false: their templates are
+  // refused.
+  bool make_snapshots = true;
+  uint64_t slow_task_ms = 0;  // a task that takes longer gets a line; 0: none
   Http http;
   std::vector<std::string> accept_lost_promises;
   std::string log_level = "info";  // trace, debug, info, warn, error

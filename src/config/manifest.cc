@@ -39,11 +39,12 @@ constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz";
 constexpr std::string_view kWord =
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
 
-// "a.b" for Python, "A::B" for Perl.
+// "a.b" for Python, "A::B" for Perl, "@a/b-c" for Node.
 bool isModule(std::string_view s) {
-  return !s.empty() && s.size() <= 200 && s.front() != '.' && s.front() != ':' && s.back() != '.' &&
-         s.back() != ':' && s.find("..") == std::string_view::npos &&
-         all(s, std::string(kWord) + ".:");
+  constexpr std::string_view kEnds = ".:/-";
+  return !s.empty() && s.size() <= 200 && kEnds.find(s.front()) == std::string_view::npos &&
+         kEnds.find(s.back()) == std::string_view::npos && s.find("..") == std::string_view::npos &&
+         all(s, std::string(kWord) + ".:/@-");
 }
 bool isEnvName(std::string_view s) {
   return !s.empty() && s.size() <= 200 && !(s.front() >= '0' && s.front() <= '9') && all(s, kWord);
@@ -245,6 +246,29 @@ std::string_view typeOf(LimitUnit unit) {
   return "count";
 }
 
+// Without the key, the base's. A program that serves forks can be dumped as well; one of another
+// kind has to be named.
+void readMechanism(Reader::Table& root, const Manifest* base, std::string mechanism,
+                   Mechanism& out) {
+  if (base && !root.has("mechanism")) {
+    out = base->mechanism;
+    return;
+  }
+  static constexpr Mechanism kAll[] = {Mechanism::fork, Mechanism::restore, Mechanism::exec};
+  const auto* found = std::find_if(std::begin(kAll), std::end(kAll),
+                                   [&](Mechanism each) { return name(each) == mechanism; });
+  if (found == std::end(kAll)) {
+    root.complain("mechanism", "is required: \"fork\", \"restore\" or \"exec\"");
+    return;
+  }
+  out = *found;
+  const bool other_kind = base && (base->mechanism == Mechanism::exec) != (out == Mechanism::exec);
+  if (other_kind && !root.table("zygote").has("argv"))
+    root.complain("mechanism", fmt::format("is not that of the base, \"{}\": leave it out, or give "
+                                           "'zygote.argv' too",
+                                           name(base->mechanism)));
+}
+
 void readLimits(Reader::Table t, base::Limits& out) {
   for (const LimitField& field : limitFields()) {
     uint64_t value = field.get(out);
@@ -260,7 +284,15 @@ void readLimits(Reader::Table t, base::Limits& out) {
 }  // namespace
 
 std::string_view name(Mechanism mechanism) {
-  return mechanism == Mechanism::exec ? "exec" : "fork";
+  switch (mechanism) {
+    case Mechanism::exec:
+      return "exec";
+    case Mechanism::restore:
+      return "restore";
+    case Mechanism::fork:
+      break;
+  }
+  return "fork";
 }
 
 bool isTemplateName(std::string_view s) {
@@ -306,35 +338,20 @@ base::Result<Manifest> parseManifestListing(std::string_view text, std::string_v
   root.string("base", m.base);
   std::string mechanism;
   root.string("mechanism", mechanism);
-  if (base && mechanism.empty() && !root.has("mechanism")) {
-    mechanism = config::name(base->mechanism);
-  } else if (base && mechanism != config::name(base->mechanism) &&
-             !root.table("zygote").has("argv")) {
-    root.complain("mechanism", fmt::format("is not that of the base, \"{}\": leave it out, or give "
-                                           "'zygote.argv' too",
-                                           config::name(base->mechanism)));
-  }
-  if (mechanism == "exec") {
-    m.mechanism = Mechanism::exec;
-  } else if (mechanism == "fork") {
-    m.mechanism = Mechanism::fork;
-  } else if (mechanism == "restore") {
-    root.complain("mechanism",
-                  "'restore' is not available in this version; use \"fork\" or \"exec\"");
-  } else {
-    root.complain("mechanism", "is required: \"fork\" or \"exec\"");
-  }
+  readMechanism(root, base, std::move(mechanism), m.mechanism);
   Reader::Table image = root.table("image");
   if (!image.present() && !base)
     root.complain("image", "is required: a table with the image's recipe");
   readImage(image, base != nullptr, m.image);
+  if (m.restores())  // in the box, beside what it restores
+    m.image.packages = mergePackages(Packages::debian, m.image.packages, {"criu"});
   Reader::Table zygote = root.table("zygote");
   readZygote(zygote, m.zygote);
   if (m.preloads() && m.zygote.trial.empty() && !m.zygote.without_trial) {
     zygote.complain(
         "trial",
-        "is required for mechanism \"fork\": a program that two clones run before the template is "
-        "served; `without_trial = true` skips this check");
+        "is required for mechanism \"fork\" and \"restore\": a program that two clones run before "
+        "the template is served; `without_trial = true` skips this check");
   }
   Reader::Table task = root.table("task");
   readEnv(task, m.task_env);
@@ -348,7 +365,9 @@ base::Result<Manifest> parseManifestListing(std::string_view text, std::string_v
   addTo(m.cpus_env, cpus);
   task.boolean("modules", m.runs_modules);
   if (m.runs_modules && m.runsCommands())
-    task.complain("modules", "is for mechanism \"fork\": this template's tasks are command lines");
+    task.complain(
+        "modules",
+        "is for mechanism \"fork\" and \"restore\": this template's tasks are command lines");
   task.finish();
   Reader::Table parked = root.table("pool");
   parked.count("min", 0, 4'096, m.parked_min);

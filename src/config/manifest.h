@@ -22,7 +22,7 @@ inline constexpr size_t kZygoteArgsMax = 8;  // the limit of the wire to the spa
 inline constexpr uint32_t kPtysMax = 64;
 inline constexpr size_t kZygoteArgBytesMax = 63;  // the same, without the NUL
 
-enum class Mechanism : uint8_t { fork, exec };
+enum class Mechanism : uint8_t { fork, restore, exec };
 std::string_view name(Mechanism mechanism);
 
 struct ImageFile {
@@ -53,7 +53,7 @@ struct ImageRecipe {
 struct ZygoteSpec {
   std::vector<std::string> argv;  // [0] is a path in the image
   std::string trial;              // a file in `trial_folder`; empty: none
-  bool without_trial = false;     // forked clones are served without a trial
+  bool without_trial = false;     // forked or restored clones are served without a trial
   std::string trial_folder;  // of the template that brings the trial; empty when parsed from text
   std::vector<std::string> preload;
   std::vector<std::pair<std::string, std::string>> env;  // sorted by name
@@ -72,9 +72,8 @@ struct ZygoteSpec {
 struct Manifest {
   // Consequences of the mechanism: no other code asks which one it is.
   bool runsCommands() const { return mechanism == Mechanism::exec; }  // tasks are command lines
-  bool preloads() const {
-    return mechanism == Mechanism::fork;
-  }  // the zygote loads modules before a task comes
+  bool preloads() const { return !runsCommands(); }  // the zygote loads modules before a task comes
+  bool restores() const { return mechanism == Mechanism::restore; }  // clones come from a snapshot
 
   std::string name, description;
   std::string base;  // the base template; empty: none

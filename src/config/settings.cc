@@ -62,6 +62,9 @@ constexpr Meaning kMeanings[] = {
     {"blob_store_max", "blobs of all users; never more than an eighth of the host's memory"},
     {"blob_ttl", "how long a blob lives after its last use"},
     {"upload_idle", "how long an upload lives after its last write"},
+    {"make_snapshots",
+     "make missing or damaged snapshots at the start (mechanism `restore`); false: their templates "
+     "are refused"},
     {"accept_lost_promises",
      "promises that the host may fail to keep: `isolation`, `caps`, `secrets`, `ephemeral`, "
      "`same-start`, `landlock`"},

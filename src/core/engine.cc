@@ -36,7 +36,8 @@ Engine::Engine(boost::asio::io_context& io, EngineOptions options, sched::TaskId
   context_.trial_boxes = &trials_;
 }
 
-base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base::Fd seccomp) {
+base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base::Fd seccomp,
+                                                   base::Fd snapshot) {
   spawner::Request r;
   std::string who = "template '" + base::printable(spec.name) + "'";
   if (!spec.image_digest.empty()) {
@@ -53,7 +54,7 @@ base::Result<base::TemplateId> Engine::addTemplate(pool::TemplateSpec spec, base
                         std::to_string(sizeof r.zygote[0] - 1) + " bytes");
   }
   MAYFLY_TRY(base::TemplateId id, registry_.add(std::move(spec), monotonicNs()));
-  zygotes_.addTemplate(id, std::move(seccomp));
+  zygotes_.addTemplate(id, std::move(seccomp), std::move(snapshot));
   onLanesChanged();
   return id;
 }

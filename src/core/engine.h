@@ -44,8 +44,10 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   Engine(boost::asio::io_context& io, EngineOptions options, sched::TaskIds& ids,
          base::Observer& observer, EngineOwner& owner);
 
-  // Before start(). `seccomp`: the template's program, a sealed memfd.
-  base::Result<base::TemplateId> addTemplate(pool::TemplateSpec spec, base::Fd seccomp);
+  // Before start(). `seccomp`: the template's program, a sealed memfd. `snapshot`: the folder of
+  // what its clones are restored from; empty for other mechanisms.
+  base::Result<base::TemplateId> addTemplate(pool::TemplateSpec spec, base::Fd seccomp,
+                                             base::Fd snapshot = {});
   base::Status start(base::Fd spawner_socket);
   // Ends every task with daemonStopping, waits a bounded time for the receipts and the templates,
   // then calls `done`. New tasks are refused from here on.

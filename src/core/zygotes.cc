@@ -26,8 +26,9 @@ Zygotes::~Zygotes() {
     if (z.log) z.log->close();
 }
 
-void Zygotes::addTemplate(base::TemplateId id, base::Fd seccomp) {
+void Zygotes::addTemplate(base::TemplateId id, base::Fd seccomp, base::Fd snapshot) {
   seccomp_[id] = std::make_shared<base::Fd>(std::move(seccomp));
+  if (snapshot) snapshots_[id] = std::make_shared<base::Fd>(std::move(snapshot));
 }
 
 uint32_t Zygotes::countOf(base::TemplateId id) const {
@@ -106,7 +107,13 @@ void Zygotes::publish(base::LaneId id) {
   memcpy(r.digest, s.image_digest.data(), std::min(s.image_digest.size(), sizeof r.digest - 1));
   for (size_t i = 0; i < s.zygote.size(); ++i)
     memcpy(r.zygote[i], s.zygote[i].data(), std::min(s.zygote[i].size(), sizeof r.zygote[i] - 1));
-  x_.link.send(r, {seccomp_.at(tmpl), std::make_shared<base::Fd>(std::move(pipe->write))});
+  std::vector<SpawnerLink::SharedFd> fds{seccomp_.at(tmpl),
+                                         std::make_shared<base::Fd>(std::move(pipe->write))};
+  if (auto snapshot = snapshots_.find(tmpl); snapshot != snapshots_.end()) {
+    r.flags |= spawner::kRestore;
+    fds.push_back(snapshot->second);
+  }
+  x_.link.send(r, std::move(fds));
   if (lane.serving == zygote) x_.events.onTemplateChanged(tmpl);
 }
 

@@ -22,8 +22,9 @@ class Zygotes {
   Zygotes(Context& context, Boxes& boxes);
   ~Zygotes();
 
-  // `seccomp`: the program of the template with this id, a sealed memfd.
-  void addTemplate(base::TemplateId id, base::Fd seccomp);
+  // `seccomp`: the program of the template with this id, a sealed memfd. `snapshot`: the folder of
+  // what its clones are restored from, or empty.
+  void addTemplate(base::TemplateId id, base::Fd seccomp, base::Fd snapshot);
   // The lane's zygotes end when their boxes are gone.
   void closeLane(base::LaneId id);
   // Starts and renews whatever is due; to be called again whenever that may have changed.
@@ -64,7 +65,7 @@ class Zygotes {
 
   Context& x_;
   Boxes& boxes_;
-  std::map<base::TemplateId, SpawnerLink::SharedFd> seccomp_;
+  std::map<base::TemplateId, SpawnerLink::SharedFd> seccomp_, snapshots_;
   std::map<base::LaneId, OfLane> lanes_;
   std::map<base::ZygoteId, Zygote> zygotes_;
   base::ZygoteId next_zygote_ = 1;

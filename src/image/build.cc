@@ -157,7 +157,10 @@ std::vector<RuntimeFile> defaultRuntime(const std::string& executable_dir) {
   const std::string in = kFolder;
   return {{executable_dir + "/mayfly-maker", in + "/mayfly-maker", 0755},
           {executable_dir + "/mayfly-exec-zygote", in + "/mayfly-exec-zygote", 0755},
+          {executable_dir + "/mayfly-restorer", in + "/mayfly-restorer", 0755},
           {up + "/lib/libmayfly-zygote.so", in + "/libmayfly-zygote.so", 0644},
+          {up + "/lib/libmayfly-snapshot.so", in + "/libmayfly-snapshot.so", 0644},
+          {up + "/lib/libmayfly-node.so", in + "/libmayfly-node.so", 0644},
           {up + "/lib/libmayfly-python.so", in + "/libmayfly-python.so", 0644}};
 }
 

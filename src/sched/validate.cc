@@ -259,6 +259,17 @@ base::Result<base::Limits> resolveLimits(const LimitWishes& w, const pool::Templ
   if (w.member) MAYFLY_CHECK(setLimit(key, *w.member, tmpl.maximum, &limits));
   MAYFLY_CAPS(MAYFLY_CAP)
 #undef MAYFLY_CAP
+  if (limits.memory_bytes < tmpl.memory_least_bytes)
+    return fail(Code::invalidArgument,
+                "the cap 'memory' of " + base::humanBytes(limits.memory_bytes) +
+                    " is below what a clone of the template takes, " +
+                    base::humanBytes(tmpl.memory_least_bytes),
+                "Raise the cap 'memory' (--memory).");
+  if (limits.processes < tmpl.processes_least)
+    return fail(Code::invalidArgument,
+                "the cap 'processes' of " + num(limits.processes) +
+                    " is below what a clone of the template takes, " + num(tmpl.processes_least),
+                "Raise the cap 'processes' (--pids).");
   return limits;
 }
 

@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "base/clock.h"
@@ -22,6 +23,15 @@ using base::Status;
 using base::Unit;
 using wire::Event;
 using wire::Kind;
+
+namespace {
+
+// An init that hangs is then told from a source that does.
+bool needsWholeBox(const Box& box) {
+  return box.owner->source && box.owner->source->needs() == CloneSource::Needs::wholeBox;
+}
+
+}  // namespace
 
 void Boxes::make(const wire::Request& request, const char* unsound) {
   Event failed;
@@ -109,11 +119,10 @@ Status Boxes::makeChannels(Box& box) {
   box.their_fds[2] = std::move(out.write);
   box.our_fds[3] = std::move(err.read);
   box.their_fds[3] = std::move(err.write);
-  // The task may open /dev/stdout again, so it owns the pipes.
+  // The task may open /dev/stdout again, so it owns the pipes; so does criu with every pipe.
   const uint32_t uid = box.owner->uid_base + box.uid_first;
-  for (int i = 1; i <= 3; ++i)
-    if (::fchown(box.their_fds[i].get(), uid, uid) != 0)
-      return failSys(errno, "fchown", "a pipe of the box");
+  for (const Fd* pipe : {&box.their_fds[1], &box.their_fds[2], &box.their_fds[3], &box.go_theirs})
+    if (::fchown(pipe->get(), uid, uid) != 0) return failSys(errno, "fchown", "a pipe of the box");
   return Unit{};
 }
 
@@ -190,7 +199,7 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
     failBox(box, "clone", adopted.error());
   } else if (answer.what == CloneSource::Answer::What::failed) {
     // The zygote can't fork into the namespace of an init that was killed.
-    box.result.again = isDying(box.pid_host) ? 1 : 0;
+    box.result.again = answer.again || isDying(box.pid_host) ? 1 : 0;
     failBox(box, fmt::format("clone: {}", answer.text),
             base::sysError(answer.error, "fork", "the clone"));
   } else {
@@ -203,7 +212,7 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
 void Boxes::arrived(Box& box) {
   switch (box.machine.state()) {
     case BoxState::rising:
-      if (box.clone_comes == Box::Clone::atOnce) askCloneOrFail(box);
+      if (box.clone_comes == Box::Clone::atOnce && !needsWholeBox(box)) askCloneOrFail(box);
       return;
     case BoxState::stocked:
       awaitNothing(box);
@@ -227,7 +236,7 @@ void Boxes::askCloneOrFail(Box& box) {
   }
 }
 
-// Called once the init is known: the clone is made while the init sets up its box.
+// Called once the init is known: a forked clone is made while the init sets up its box.
 Status Boxes::askClone(Box& box) {
   Zygote& z = *box.owner;
   if (z.stage >= ZygoteStage::draining)
@@ -245,7 +254,7 @@ Status Boxes::askClone(Box& box) {
   ask.tasks = tasks;
   MAYFLY_CHECK(z.source->ask(ask));
   box.machine.on(BoxEvent::askClone);
-  awaitAnswer(box);
+  awaitAnswer(box, z.source->answerMsMax());
   box.pid_host = pidOf(box.init);  // while the zygote forks
   for (Fd& fd : box.their_fds) fd.reset();
   box.go_theirs.reset();
@@ -280,9 +289,11 @@ void Boxes::failBox(Box& box, const std::string& step, const Error& error) {
   beginEnd(box, BoxEvent::end);
 }
 
-void Boxes::awaitAnswer(Box& box) {
-  box.answer_due_ns = inMs(kAnswerMsMax);
-  box.answer_last_ns = inMs(kBusyMsMax);
+void Boxes::awaitAnswer(Box& box) { awaitAnswer(box, kAnswerMsMax); }
+
+void Boxes::awaitAnswer(Box& box, uint64_t ms_max) {
+  box.answer_due_ns = inMs(ms_max);
+  box.answer_last_ns = inMs(std::max(ms_max, kBusyMsMax));
   awaiting_.insert(box.id);
 }
 

@@ -100,6 +100,7 @@ class Boxes : public Zygotes::Client {
   void tellMade(Box& box);
   void failBox(Box& box, const std::string& step, const base::Error& error);
   void awaitAnswer(Box& box);
+  void awaitAnswer(Box& box, uint64_t ms_max);
   void awaitNothing(Box& box);
   void onSilent(Box& box);
 

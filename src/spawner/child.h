@@ -39,6 +39,8 @@ inline constexpr uint64_t kReapMsMax = 5'000;  // kill to reaped, before it is r
 // device, may only be held up, and gets more time.
 inline constexpr uint64_t kAnswerMsMax = 4'000;
 inline constexpr uint64_t kBusyMsMax = 10'000;
+// Of a source that restores: it answers once the clone is there, and kills a slow restore itself.
+inline constexpr uint64_t kRestoredMsMax = 12'000;
 inline constexpr uint64_t kBusyLookMs = 250;
 inline constexpr uint64_t kHeldUpMs = 1'000;    // a timer that is later tells nothing of others
 inline constexpr uint64_t kNever = UINT64_MAX;  // a deadline that was already reported

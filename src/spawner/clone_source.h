@@ -2,8 +2,8 @@
 // mechanism behind it.
 //
 // `fork` and `exec` templates have the same source, a process that forks itself into boxes: a
-// `fork` zygote has loaded an interpreter, an `exec` zygote executes a command. A source that
-// restores clones from an image of memory would implement the same interface.
+// `fork` zygote has loaded an interpreter, an `exec` zygote executes a command. The source of
+// `restore` templates, mayfly-restorer, has each clone restored from a snapshot.
 //
 // Layer: spawner. Never blocks.
 #pragma once
@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_set>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -45,7 +46,8 @@ class CloneSource {
     base::BoxId box = 0;
     int error = 0;  // errno; 0: `text` is a whole sentence
     std::string text;
-    base::Fd clone;  // pidfd
+    base::Fd clone;      // pidfd
+    bool again = false;  // failed, by no fault of the box's: another may get its clone
   };
 
   virtual ~CloneSource() = default;
@@ -53,10 +55,21 @@ class CloneSource {
   virtual base::FdView answers() const = 0;  // polls readable when an answer is pending
   virtual Answer receive() = 0;
   virtual bool open() const = 0;  // it has not closed its end
-  virtual void close() = 0;       // we close it: no further answer comes
+  // Whether a clone may be requested while its box's walls are still rising.
+  enum class Needs : uint8_t { init, wholeBox };
+  virtual Needs needs() const = 0;
+  // Within which it answers a request for a clone, unless it hangs.
+  virtual uint64_t answerMsMax() const = 0;
+  virtual void close() = 0;  // we close it: no further answer comes
 };
 
 // A zygote process at the other end of `channel` (wire/zygote.h).
 std::unique_ptr<CloneSource> makeForkingSource(base::Fd channel);
+// mayfly-restorer, serving. Every restore is made by a process of its own, a child of the
+// spawner's like the clone: the source reaps it, and its exit status has to say that it restored.
+// `passed`: keys of the processes that were passed before; none of them is one that restored. It
+// has to live as long as the source.
+std::unique_ptr<CloneSource> makeRestoringSource(base::Fd channel,
+                                                 const std::unordered_set<uint64_t>& passed);
 
 }  // namespace mayfly::spawner

@@ -22,6 +22,7 @@
 #include <functional>
 
 #include "spawner/child.h"
+#include "wire/zygote.h"
 
 namespace mayfly::spawner {
 
@@ -40,6 +41,7 @@ constexpr uint32_t kCapBoxesStep = 64;           // so that the zygote's cap is 
 constexpr uint32_t kHelperProcessesMax = 4'096;  // on v1 each box counts here until it is moved
 constexpr uint32_t kHelperCpuMilli = 1'500;      // of the maker, and of the zygote: one thread each
 constexpr char kMakerPath[] = "/usr/lib/mayfly/mayfly-maker";
+constexpr char kRestorerPath[] = "/usr/lib/mayfly/mayfly-restorer";
 // The zygote's pid in its namespace: large, so that its value occurs exactly once in libc's thread
 // block, and is never the pid of a young process in a box.
 constexpr pid_t kZygotePid = 23'129;
@@ -52,7 +54,7 @@ struct Report {
 
 // The descriptors that a child gets, in this order from kGivenFd on.
 constexpr int kGivenFd = 3;
-enum Given { kSync, kReport, kNull, kLog, kChannel, kSeccomp, kPid1, kTasks };
+enum Given { kSync, kReport, kNull, kLog, kChannel, kSeccomp, kSnapshot, kPid1, kTasks };
 
 struct ChildPlan {
   uint64_t flags = 0;     // namespaces
@@ -60,6 +62,7 @@ struct ChildPlan {
   std::vector<Fd> tasks;  // v1 `tasks` files, joined first
   pid_t pid = 0;          // chosen pid in its namespace, 0: any
   FdView seccomp;         // becomes fd 4
+  FdView snapshot;        // becomes fd 5
   FdView log;             // becomes stdout and stderr
   FdView pid1;            // the process whose namespaces it enters
   std::vector<const char*> argv;
@@ -118,19 +121,21 @@ bool keepGiven(const std::vector<int>& given) {
   if (::setrlimit(RLIMIT_CORE, &core) != 0) failed("rlimit core");
   ::umask(022);
   // Lift all above the targets first, so that no dup2 overwrites a source.
-  const int from[] = {fdOf(kNull),    fdOf(kLog),     fdOf(kLog),
-                      fdOf(kChannel), fdOf(kSeccomp), fdOf(kReport)};
-  int high[6];
-  for (int i = 0; i < 6; ++i)
+  const int from[] = {fdOf(kNull),    fdOf(kLog),      fdOf(kLog),   fdOf(kChannel),
+                      fdOf(kSeccomp), fdOf(kSnapshot), fdOf(kReport)};
+  constexpr int kCount = std::size(from);
+  int high[kCount];
+  for (int i = 0; i < kCount; ++i)
     if ((high[i] = ::fcntl(from[i], F_DUPFD, 64)) < 0) failed("descriptors");
-  for (int i = 0; i < 6; ++i)
+  for (int i = 0; i < kCount; ++i)
     if (::dup2(high[i], i) != i) failed("descriptors");
-  report = 5;
+  report = kCount - 1;
   if (::fcntl(report, F_SETFD, FD_CLOEXEC) != 0) failed("descriptors");
-  ::syscall(SYS_close_range, 6u, ~0u, 0u);
+  ::syscall(SYS_close_range, static_cast<unsigned>(kCount), ~0u, 0u);
   // The spawner's ignored signals are its own affair.
   for (int signal = 1; signal < 32; ++signal) ::signal(signal, SIG_DFL);
-  if (!plan.seccomp) ::close(4);
+  if (!plan.seccomp) ::close(wire::kSeccompFd);
+  if (!plan.snapshot) ::close(wire::kSnapshotFd);
   ::execve(plan.argv[0], const_cast<char* const*>(plan.argv.data()),
            const_cast<char* const*>(kEnvironment));
   failed("exec");
@@ -154,9 +159,9 @@ Status startChild(const ChildPlan& plan, const char* who, Fd* process, Fd* chann
   MAYFLY_CHECK(base::setNonblocking(said.read.view()));
   MAYFLY_TRY(Fd null, base::openAt({}, "/dev/null", O_RDWR));
   auto orNull = [&](FdView fd) { return fd ? fd.get() : null.get(); };
-  std::vector<int> given{sync.read.get(),  said.write.get(),  null.get(),
-                         orNull(plan.log), pair.theirs.get(), orNull(plan.seccomp),
-                         orNull(plan.pid1)};
+  std::vector<int> given{sync.read.get(),       said.write.get(),  null.get(),
+                         orNull(plan.log),      pair.theirs.get(), orNull(plan.seccomp),
+                         orNull(plan.snapshot), orNull(plan.pid1)};
   for (const Fd& fd : plan.tasks) given.push_back(fd.get());
   int pidfd = -1;
   clone_args args{};
@@ -260,6 +265,14 @@ ChildPlan planOfHelper(const Zygote& z) {
   }
   plan.pid = kZygotePid;
   plan.seccomp = z.start->seccomp.view();
+  plan.snapshot = z.start->snapshot.view();
+  // The role is said and never guessed: a restorer that took itself for the one that dumps would
+  // start programs in place of clones.
+  if (z.made == Zygote::Made::byRestore) {
+    plan.argv = {kRestorerPath, "serve", nullptr};
+    return plan;
+  }
+  if (z.made == Zygote::Made::forDump) plan.argv = {kRestorerPath, "dump"};
   for (const auto& arg : z.start->request.zygote)
     if (arg[0] != 0) plan.argv.push_back(arg);
   plan.argv.push_back(nullptr);
@@ -322,7 +335,9 @@ Status startProcess(const Room& room, Zygote& z, std::string* step) {
   if (::setns(room.own_pid_ns.get(), CLONE_NEWPID) != 0)
     ::abort();  // every later child would be in the wrong namespace
   if (of_zygote)
-    z.source = makeForkingSource(std::move(channel));
+    z.source = z.made == Zygote::Made::byRestore
+                   ? makeRestoringSource(std::move(channel), z.processes)
+                   : makeForkingSource(std::move(channel));
   else
     (z.stage == ZygoteStage::startingMaker ? z.maker_channel : z.pid1_channel) = std::move(channel);
   return started;

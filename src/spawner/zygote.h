@@ -58,6 +58,8 @@ struct Zygote {
   bool loopback = true;
   bool doors = false;
   uint32_t ptys = 0;  // of each box
+  // Behind the source of clones: the template's program, or mayfly-restorer in one of its roles.
+  enum class Made : uint8_t { byFork, byRestore, forDump } made = Made::byFork;
   ZygoteStage stage = ZygoteStage::mounting;
   ImageMount image_mount = ImageMount::file;
   CgroupSet cgroup, maker_cgroup, zygote_cgroup;
@@ -74,7 +76,7 @@ struct Zygote {
   // While it starts: mayflyd's request, and the one child before its exec.
   struct Start {
     wire::Request request;
-    base::Fd seccomp, log;
+    base::Fd seccomp, log, snapshot;
     base::Fd report;
   };
   std::unique_ptr<Start> start;

@@ -60,11 +60,14 @@ void Zygotes::publish(const wire::Request& request, base::Received& fds) {
   z.loopback = (request.flags & wire::kLoopback) != 0;
   z.doors = (request.flags & wire::kDoors) != 0;
   z.ptys = request.ptys;
+  if ((request.flags & wire::kRestore) != 0) z.made = Zygote::Made::byRestore;
+  if ((request.flags & wire::kDump) != 0) z.made = Zygote::Made::forDump;
   z.memory_bytes = request.limits.memory_bytes;
   z.start = std::make_unique<Zygote::Start>();
   z.start->request = request;
   z.start->seccomp = std::move(fds.fd[0]);
   z.start->log = std::move(fds.fd[1]);
+  z.start->snapshot = std::move(fds.fd[2]);
   slots_used_[slot] = true;
   zygotes_[z.key] = std::move(made);
   if (auto cgroups = makeCgroups(tree_, z); !cgroups)

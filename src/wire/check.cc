@@ -25,7 +25,7 @@ struct Shape {
 Shape shapeOf(Op op) {
   switch (op) {
     case Op::publish:
-      return {true, kLoopback | kDoors, false};
+      return {true, kLoopback | kDoors | kRestore | kDump, false};
     case Op::retire:
     case Op::ping:
       return {true, 0, false};
@@ -45,7 +45,8 @@ Shape shapeOf(Op op) {
 }
 
 size_t fdsOf(const Request& r) {
-  return r.op == Op::publish ? 2 : r.op == Op::end && (r.flags & kCollect) != 0 ? 1 : 0;
+  if (r.op == Op::publish) return (r.flags & (kRestore | kDump)) != 0 ? 3 : 2;
+  return r.op == Op::end && (r.flags & kCollect) != 0 ? 1 : 0;
 }
 
 // For a disk, the kernel reads 0 as "no limit".
@@ -61,6 +62,8 @@ Checked checkCaps(const base::Limits& l) {
 Checked checkPublish(const Request& r) {
   if (r.zygote_id == 0) return content("zygote 0 does not exist");
   if ((r.flags & (kLoopback | kDoors)) == kDoors) return content("doors without a loopback");
+  if ((r.flags & (kRestore | kDump)) == (kRestore | kDump))
+    return content("a snapshot that is both made and restored");
   for (const auto& arg : r.zygote)
     if (::strnlen(arg, sizeof arg) == sizeof arg) return content("a zygote argument is too long");
   if (r.zygote[0][0] != '/') return content("the zygote's program must be an absolute path");

@@ -16,7 +16,7 @@
 namespace mayfly::wire {
 
 inline constexpr uint32_t kSpawnerMagic = 0x4d46'5350;  // "MFSP"
-inline constexpr uint16_t kSpawnerVersion = 10;
+inline constexpr uint16_t kSpawnerVersion = 11;
 inline constexpr uint32_t kZygoteArgsMax = 8;
 inline constexpr uint64_t kBoxIdMax = (uint64_t{1} << 56) - 1;
 
@@ -29,8 +29,8 @@ inline constexpr uint32_t kUidsPerSlot = kUidRanges * kUidsPerRange;
 
 enum class Op : uint16_t {
   // Makes namespaces from image `digest` and starts maker and zygote in them. fds: [0] seccomp
-  // program (sealed memfd), [1] the zygote's stdout and stderr. Answer: zygoteReady or
-  // zygoteFailed.
+  // program (sealed memfd), [1] the zygote's stdout and stderr; with kRestore or kDump: [2] the
+  // folder of the snapshot. Answer: zygoteReady or zygoteFailed.
   publish = 1,
   // Ends a zygote, its maker and its boxes. Answer: zygoteGone.
   retire = 2,
@@ -68,6 +68,9 @@ enum RequestFlags : uint32_t {
   kStock = 16,     // make: no clone yet
   kDoors = 32,     // publish, with kLoopback: the init of each box binds its doors to the broker
                    // (front.h) and passes them on: the unix and the TCP socket, not listening
+  // publish, the role of mayfly-restorer in the zygote's place; at most one of the two:
+  kRestore = 64,  // clones are restored from the snapshot in fds[2]
+  kDump = 128,    // its one clone is the template's zygote, which is dumped into fds[2]
 };
 
 struct Request {

@@ -20,7 +20,8 @@ namespace mayfly::wire {
 
 inline constexpr uint32_t kZygoteMagic = 0x4d465a59;  // "MFZY"
 inline constexpr int kChannelFd = 3;                  // of maker, zygote and pid 1
-inline constexpr int kSeccompFd = 4;  // zygote: the template's program; read once, then closed
+inline constexpr int kSeccompFd = 4;   // zygote: the template's program; read once, then closed
+inline constexpr int kSnapshotFd = 5;  // mayfly-restorer: the folder of the snapshot
 
 // Ids inside a box. The daemon gives each box two ids of the template's range.
 inline constexpr uint32_t kBoxRoot = 0;     // the init
@@ -74,6 +75,8 @@ struct CloneMade {
   uint64_t box = 0;
   char step[kWhyBytes] = {};
 };
+// mayfly-restorer, serving -> spawner: a CloneMade, too, with other fds: [0] pidfd of the process
+// that restored, which has ended, [1] pidfd of the clone, if there is one.
 
 // Clone -> mayflyd: all walls are up, or the step that failed.
 struct CloneReady {
@@ -176,6 +179,11 @@ inline const char* faultOf(const CloneMade& m, size_t bytes, size_t fds) {
   if (const char* fault = faultOfAnswer(m, bytes)) return fault;
   const size_t wanted = m.box != 0 && m.error == 0 ? 1 : 0;
   return fds != wanted ? "descriptors" : nullptr;
+}
+inline const char* faultOfRestored(const CloneMade& m, size_t bytes, size_t fds) {
+  if (const char* fault = faultOfAnswer(m, bytes)) return fault;
+  if (m.box == 0) return fds != 0 ? "descriptors" : nullptr;
+  return fds > 2 || (m.error == 0 && fds != 2) ? "descriptors" : nullptr;
 }
 inline const char* faultOf(const CloneReady& m, size_t bytes, size_t fds) {
   if (const char* fault = faultOfAnswer(m, bytes)) return fault;

@@ -220,13 +220,13 @@ void takeBaseline() {
   first_ns = last_ns = nowNs();
 }
 
-int findHygieneFault(char* fault) {
+int findHygieneFault(Gate gate, char* fault) {
   fault[0] = '\0';
-  int r = findThread(fault);
+  int r = gate == Gate::fork ? findThread(fault) : 0;
   if (r == 0) r = findChild(fault);
   if (r == 0) r = findTimer(fault);
   if (r == 0) r = eachDescriptor([fault](int fd) { return judgeDescriptor(fd, fault); });
-  if (r == 0) r = findSharedMemory(fault);
+  if (r == 0 && gate == Gate::fork) r = findSharedMemory(fault);
   return r;
 }
 
@@ -241,7 +241,8 @@ const char* wayOut(const char* path) {
   };
   for (const auto& [part, way] : kWays)
     if (strstr(path, part) != nullptr) return way;
-  return "take it out of zygote.preload: the task loads it";
+  return "take it out of zygote.preload: the task loads it; or set mechanism = \"restore\", which "
+         "takes threads along";
 }
 
 void notePreload(const char* name) {

@@ -13,10 +13,13 @@ inline constexpr size_t kFaultBytes = 256;
 // Takes the baseline: descriptors that are open now belong to the runtime; later ones are faults.
 void takeBaseline();
 
+// What comes after the gate: forks, or a dump, which takes threads and shared memory along.
+enum class Gate : unsigned char { fork, snapshot };
+
 // 0, or a negative errno; then `fault` is the end of a sentence, such as "started a thread". For a
 // thread it also tells its name, the file whose code it runs, and the way out.
 // Without a baseline, only threads, children, timers and sockets count.
-int findHygieneFault(char fault[kFaultBytes]);
+int findHygieneFault(Gate gate, char fault[kFaultBytes]);
 
 // What a template can do about a thread that the file `path` runs.
 const char* wayOut(const char* path);

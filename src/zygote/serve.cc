@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -17,9 +18,12 @@
 #include <sys/stat.h>
 
 #include "mayfly/zygote.h"
+#include "zygote/enter.h"
 #include "zygote/hygiene.h"
 #include "zygote/raw.h"
+#include "zygote/snapshot.h"
 #include "zygote/task_blob.h"
+#include "zygote/vdso_random.h"
 #include "zygote/walls.h"
 #include "wire/zygote.h"
 
@@ -67,18 +71,37 @@ int loadProgram(Server* server) {
   auto size = static_cast<size_t>(st.st_size);
   if (size == 0 || size % sizeof(sock_filter) != 0 || size / sizeof(sock_filter) > BPF_MAXINSNS)
     return -EBADMSG;
-  void* map = mmap(nullptr, size, PROT_READ, MAP_SHARED, kSeccompFd, 0);
+  // Populated and private: a snapshot holds the program itself, and no file.
+  void* map = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) return -errno;
+  if (pread(kSeccompFd, map, size, 0) != static_cast<ssize_t>(size)) return -EIO;
+  if (mprotect(map, size, PROT_READ) != 0) return -errno;
   server->seccomp.len = static_cast<unsigned short>(size / sizeof(sock_filter));
   server->seccomp.filter = static_cast<sock_filter*>(map);
   close(kSeccompFd);
   return 0;
 }
 
+// What this process becomes: a zygote that forks, or one that is dumped.
+Gate role = Gate::fork;
+
+Gate gate() { return role; }
+
+// When the library is loaded, before the runtime's own code can change its environment. What the
+// dumped zygote was started with is no task's concern.
+__attribute__((constructor)) void takeRole() {
+  const char* told = getenv(kRoleName);
+  if (told == nullptr || strcmp(told, kRoleSnapshot) != 0) return;
+  role = Gate::snapshot;
+  unsetenv(kRoleName);
+  unsetenv("LD_PRELOAD");
+}
+
 int prepare(Server* server, const mayfly_zygote_hooks* hooks, char fault[kFaultBytes]) {
   if (hooks == nullptr || hooks->abi < 1 || hooks->abi > MAYFLY_ZYGOTE_ABI) return -EINVAL;
   server->hooks = hooks;
-  if (int r = findHygieneFault(fault); r != 0) return r;
+  if (int r = findHygieneFault(gate(), fault); r != 0) return r;
+  if (gate() == Gate::snapshot) return loadProgram(server);
   server->own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   if (server->own_pid_ns < 0) return -errno;
   server->thread_id = findCachedThreadId();
@@ -89,10 +112,6 @@ int prepare(Server* server, const mayfly_zygote_hooks* hooks, char fault[kFaultB
   if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return -errno;
   return loadProgram(server);
 }
-
-// The fds of a MakeClone, by name.
-enum { kInit, kControl, kIn, kOut, kErr, kCgroup, kGo, kFirstTasks };
-static_assert(kFirstTasks == kCloneFds);
 
 struct Step {
   const char* name;
@@ -124,29 +143,6 @@ int prepareRuntime(const mayfly_zygote_hooks& hooks) {
   if (int r = fillRegions(); r != 0) return r;
   if (hooks.after_fork_child != nullptr) hooks.after_fork_child();
   return hooks.reseed == nullptr || hooks.reseed() == 0 ? 0 : -EIO;
-}
-
-// One byte: the first says that the box is complete, the second that the task may start.
-int awaitGo(int fd) {
-  char byte;
-  ssize_t n;
-  do n = read(fd, &byte, 1);
-  while (n < 0 && errno == EINTR);
-  return n == 1 ? 0 : -ESRCH;  // the box ends
-}
-
-// The namespaces of a killed init cannot be joined, some time before the kernel kills the clone,
-// too: then the box ends, and this step is not at fault.
-int enterBox(int init_pidfd) {
-  constexpr int kTakenAlongMsMax = 1'000;
-  if (setns(init_pidfd, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) !=
-      0) {
-    int error = -errno;
-    pollfd init{init_pidfd, POLLIN, 0};
-    (void)poll(&init, 1, kTakenAlongMsMax);
-    return error;
-  }
-  return unshare(CLONE_NEWCGROUP) == 0 ? 0 : -errno;
 }
 
 // stdin, stdout, stderr, the control channel and the go pipe become 0..4; every other descriptor is
@@ -193,7 +189,7 @@ Step putUpWalls(const Server& server, const int* fds, int tasks_count, bool rehe
   STEP("await box", awaitGo(fds[kGo]));
   STEP("enter box", enterBox(fds[kInit]));
   STEP("descriptors", arrangeDescriptors(fds));
-  STEP("become task", becomeTask());
+  STEP("become task", becomeTask(UserNamespace::own));
   STEP("fixed limits", setFixedLimits());
   STEP("drop capabilities", dropCapabilities());
   STEP("landlock", confineFiles(server.landlock_abi));
@@ -222,17 +218,14 @@ Step takeTask(mayfly_task* task) {
   return {"task limits", r};
 }
 
-int runClone(const Server& server, const int* fds, int tasks_count, bool rehearsing,
-             mayfly_task* task) {
-  syscall(SYS_set_robust_list, server.robust_list, server.robust_list_bytes);
-  control_fd = fds[kControl];
-  Step step = putUpWalls(server, fds, tasks_count, rehearsing);
+// Reports the walls; then waits for the task. Returns only with one.
+int park(const Step& walls, mayfly_task* task) {
   CloneReady ready;
-  ready.error = -step.error;
-  copyText(ready.step, sizeof ready.step, step.name);
+  ready.error = -walls.error;
+  copyText(ready.step, sizeof ready.step, walls.name);
   ready.at_ns = nowNs();
-  if (sendRaw(control_fd, &ready, sizeof ready, nullptr, 0) != 0 || step.error != 0) _exit(120);
-  step = takeTask(task);
+  if (sendRaw(control_fd, &ready, sizeof ready, nullptr, 0) != 0 || walls.error != 0) _exit(120);
+  const Step step = takeTask(task);
   if (step.error == 0) return 0;
   Started failed;
   failed.error = -step.error;
@@ -241,21 +234,64 @@ int runClone(const Server& server, const int* fds, int tasks_count, bool rehears
   _exit(121);
 }
 
-// Forks into the box. The zygote's own place is the template's pid namespace; a zygote that cannot
-// return to it is useless and ends.
-pid_t forkInto(const Server& server, const int* fds, int* pidfd) {
-  if (setns(fds[kInit], CLONE_NEWPID) != 0) return -errno;
-  clone_args args{};
-  args.flags =
-      CLONE_PARENT | CLONE_PIDFD | CLONE_INTO_CGROUP | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
-  args.pidfd = reinterpret_cast<uint64_t>(pidfd);
-  args.cgroup = static_cast<uint64_t>(fds[kCgroup]);
-  args.child_tid = reinterpret_cast<uint64_t>(server.thread_id);
-  pid_t pid = rawClone(&args);
-  if (pid == 0) return 0;
-  if (pid < 0) *pidfd = -1;  // the kernel wrote it before it failed, and closed it
-  if (setns(server.own_pid_ns, CLONE_NEWPID) != 0) _exit(8);
-  return pid;
+int runClone(const Server& server, const int* fds, int tasks_count, bool rehearsing,
+             mayfly_task* task) {
+  syscall(SYS_set_robust_list, server.robust_list, server.robust_list_bytes);
+  control_fd = fds[kControl];
+  return park(putUpWalls(server, fds, tasks_count, rehearsing), task);
+}
+
+// --- a zygote that is dumped ---------------------------------------------------------
+
+// The stand-ins for a clone's descriptors become 0 to 5. The channel moves away: its end is the
+// word that the process may be dumped.
+int arrangeStandIns(int* channel) {
+  const int held = fcntl(kChannelFd, F_DUPFD_CLOEXEC, kStandInFd + kStandIns);
+  if (held < 0) return -errno;
+  *channel = held;
+  for (int i = 0; i < kStandIns; ++i)
+    if (dup3(kStandInFd + i, i, i >= kControlOf ? O_CLOEXEC : 0) != i) return -errno;
+  // kRelease is the only stand-in that was one of these descriptors before.
+  static_assert(kRelease == kStandInFd);
+  return close_range(kRelease + 1, kStandInFd + kStandIns - 1, 0) == 0 ? 0 : -errno;
+}
+
+// The walls of a restored clone, one step a line, in the required order. Some were up at the dump,
+// and mayfly-restorer put up those that the process inherited from it.
+Step completeWalls(const Server& server, bool rehearsing) {
+  int r;
+#define STEP(name, expr) \
+  if ((r = (expr)) != 0) return {name, r}
+  STEP("fixed limits", setFixedLimits());  // criu goes on if it cannot set one
+  STEP("vdso random", renewDroppableMemory());
+  STEP("random memory", fillRegions());
+  STEP("reseed", server.hooks->reseed == nullptr || server.hooks->reseed() == 0 ? 0 : -EIO);
+  // Every thread gets the program; a thread that cannot is named by a positive number.
+  STEP("seccomp", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC,
+                          &server.seccomp) == 0
+                      ? 0
+                      : -EPERM);
+  if (rehearsing) STEP("rehearsal", rehearse(*server.hooks));
+#undef STEP
+  return {"", 0};
+}
+
+// In the zygote, the call ends with the dump, which ends the process. In a clone it goes on.
+int serveSnapshot(const Server& server, mayfly_task* task) {
+  int channel = -1;
+  malloc_trim(0);  // what is free need not be restored
+  if (int r = arrangeStandIns(&channel); r != 0) return r;
+  if (int r = findDroppableMemory(); r != 0) return r;
+  close(channel);
+  char how;
+  ssize_t n;
+  do n = read(kRelease, &how, 1);
+  while (n < 0 && errno == EINTR);
+  if (n != 1 || (how != kGoOn && how != kGoOnRehearsing)) _exit(0);  // nobody restored it
+  close(kRelease);
+  control_fd = kControlOf;
+  go_fd = kGoOf;
+  return park(completeWalls(server, how == kGoOnRehearsing), task);
 }
 
 // Makes a message safe for a terminal: replaces every control character.
@@ -287,7 +323,7 @@ extern "C" int mayfly_zygote_preloaded(const char* name) {
   }
   notePreload(name);
   char fault[kFaultBytes], why[kWhyBytes];
-  int r = findHygieneFault(fault);
+  int r = findHygieneFault(gate(), fault);
   if (r == 0) return 0;
   snprintf(why, sizeof why, "preload '%.60s' %s", name, fault);
   mayfly_zygote_refuse(why);
@@ -314,6 +350,7 @@ extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task
   if (r == 0) reportPreloads();
   int sent = sayHello(fault[0] != '\0' ? kRefused : -r, why);
   if (r != 0 || sent != 0) return r != 0 ? r : sent;
+  if (gate() == Gate::snapshot) return serveSnapshot(server, task);
   for (;;) {
     MakeClone make;
     int fds[kFdsMax], count = 0;
@@ -324,7 +361,8 @@ extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task
     made.box = make.box;
     int pidfd = -1;
     if (server.hooks->before_fork != nullptr) server.hooks->before_fork();
-    pid_t pid = forkInto(server, fds, &pidfd);
+    const Fork how{fds, server.thread_id, 0};
+    pid_t pid = forkIntoBox(fds[kInit], server.own_pid_ns, how, &pidfd);
     if (pid == 0) return runClone(server, fds, count - kFirstTasks, make.rehearse != 0, task);
     if (server.hooks->after_fork_parent != nullptr) server.hooks->after_fork_parent();
     if (pid < 0) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/keyctl.h>
 #include <stdio.h>
 #include <sys/prctl.h>
@@ -33,11 +34,15 @@ constexpr uint64_t kExecute = 1 << 0, kWriteFile = 1 << 1, kReadFile = 1 << 2, k
 constexpr uint64_t kScopeAbstractSocket = 1 << 0, kScopeSignal = 1 << 1;
 constexpr int kCreateRuleset = 444, kAddRule = 445, kRestrictSelf = 446;
 
+int allowFolder(int ruleset, int fd, uint64_t access) {
+  PathRule rule{access, fd};
+  return syscall(kAddRule, ruleset, 1 /* path beneath */, &rule, 0) == 0 ? 0 : -errno;
+}
+
 int allow(int ruleset, const char* path, uint64_t access) {
   int fd = open(path, O_PATH | O_CLOEXEC);
   if (fd < 0) return -errno;
-  PathRule rule{access, fd};
-  int r = syscall(kAddRule, ruleset, 1 /* path beneath */, &rule, 0) == 0 ? 0 : -errno;
+  int r = allowFolder(ruleset, fd, access);
   close(fd);
   return r;
 }
@@ -77,6 +82,15 @@ int enterOwnUserNamespace() {
   return r != 0 ? r : writeText("/proc/self/gid_map", map);
 }
 
+// Makes those capabilities effective that a change of ids has kept.
+int raiseCapabilities() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct caps[2] = {};
+  if (syscall(SYS_capget, &header, caps) != 0) return -errno;
+  for (auto& half : caps) half.effective = half.permitted;
+  return syscall(SYS_capset, &header, caps) == 0 ? 0 : -errno;
+}
+
 }  // namespace
 
 int landlockAbi() {
@@ -84,7 +98,10 @@ int landlockAbi() {
   return abi < 0 ? 0 : static_cast<int>(abi);
 }
 
-int confineFiles(int abi) {
+namespace {
+
+// `restores`: -1, or the folder that criu reads.
+int confine(int abi, int restores) {
   if (abi < 1) return 0;  // the doctor reports it, and the settings decide whether it is allowed
   RulesetAttr attr{};
   attr.handled_access_fs = (1ull << 13) - 1;
@@ -107,25 +124,40 @@ int confineFiles(int abi) {
   if (r == 0) r = allow(ruleset, "/dev/shm", own);
   if (r == 0) r = allowIfThere(ruleset, "/dev/pts", terminal);
   if (r == 0) r = allowIfThere(ruleset, "/dev/tty", terminal);
+  if (r == 0 && restores >= 0) r = allow(ruleset, "/proc", device);
+  if (r == 0 && restores >= 0) r = allowFolder(ruleset, restores, kReadFile | kReadDir);
   if (r == 0 && syscall(kRestrictSelf, ruleset, 0) != 0) r = -errno;
   close(ruleset);
   return r;
 }
 
-int becomeTask() {
+}  // namespace
+
+int confineFiles(int abi) { return confine(abi, -1); }
+
+int confineRestorer(int abi, int readable_fd) { return confine(abi, readable_fd); }
+
+int joinOwnKeyring() {
+  return syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) >= 0 || errno == ENOSYS ? 0
+                                                                                           : -errno;
+}
+
+int becomeTask(UserNamespace place) {
   if (chdir("/task") != 0) return -errno;
   umask(022);
   if (setsid() < 0) return -errno;
+  // Without a new user namespace, which gives all capabilities, dropCapabilities() needs some.
+  if (place == UserNamespace::ofBox && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0) return -errno;
   if (setgroups(0, nullptr) != 0 || setresgid(kBoxUser, kBoxUser, kBoxUser) != 0 ||
       setresuid(kBoxUser, kBoxUser, kBoxUser) != 0)
     return -errno;
   // The change of ids made the process non-dumpable; the task may inspect itself.
   if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0) return -errno;
-  if (int r = enterOwnUserNamespace(); r != 0) return r;
+  if (int r = place == UserNamespace::own ? enterOwnUserNamespace() : raiseCapabilities(); r != 0)
+    return r;
   // Set after the change of ids, which clears it.
   if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return -errno;
-  if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) < 0 && errno != ENOSYS)
-    return -errno;
+  if (int r = joinOwnKeyring(); r != 0) return r;
   return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno;
 }
 

@@ -58,6 +58,7 @@ class Clones:
     def __init__(self, lib, template, at_start):
         self.lib = lib
         self.task = Task()
+        self.template = template
         self.at_start = at_start  # names of modules that each interpreter loads before its program
         # The environment of a task that names no variables.
         self.expected = {os.fsencode(name): os.fsencode(value) for name, value in template["task_env"].items()}

@@ -122,7 +122,7 @@ def started_thread():
         if thread is not threading.main_thread():
             code = getattr(thread, "_target", None) or getattr(thread, "function", None) or type(thread)
             module = getattr(code, "__module__", None) or "?"
-            way = "take it out of zygote.preload: the task loads it"
+            way = 'take it out of zygote.preload: the task loads it; or set mechanism = "restore"'
             return f"started a thread '{thread.name:.40}', in module {module:.60}; {way}"
     return None
 
@@ -134,17 +134,23 @@ def keep_openssl():
         ctypes.PyDLL("libcrypto.so.3").OPENSSL_init_crypto(ctypes.c_uint64(no_exit_function), None)
 
 
-def preload(lib, template):
-    """Imports each module on its own, so that the one that breaks the zygote is named."""
-    rehearsal = os.path.join(HERE, "rehearsal.py")
-    if os.path.exists(rehearsal):
-        with open(rehearsal, "rb") as file:
-            rehearsals.append(compile(file.read(), rehearsal, "exec", dont_inherit=True))
-    # The clones share those preload allocations that are in the interpreter's own arenas.
+def share_arenas(lib):
+    """The clones share those preload allocations that are in the interpreter's own arenas."""
     arenas = ArenaAllocator(None, address(lib.mayfly_zygote_arena_alloc), address(lib.mayfly_zygote_arena_free))
     ctypes.pythonapi.PyObject_SetArenaAllocator(ctypes.byref(arenas))
     if lib.mayfly_zygote_mark_memory() != 0:
         sys.exit("zygote: cannot mark its memory")
+
+
+def preload(lib, template):
+    """Imports each module on its own, so that the one that breaks the zygote is named."""
+    restores = is_dumped(template)
+    rehearsal = os.path.join(HERE, "rehearsal.py")
+    if os.path.exists(rehearsal):
+        with open(rehearsal, "rb") as file:
+            rehearsals.append(compile(file.read(), rehearsal, "exec", dont_inherit=True))
+    if not restores:
+        share_arenas(lib)
     keep_openssl()
     lib.mayfly_zygote_preloaded(None)
     steps = [(name, importlib.import_module, name) for name in template.get("preload", [])]
@@ -152,7 +158,7 @@ def preload(lib, template):
         steps.append(("warm.py", warm_up, f"{HERE}/warm.py"))
     for name, do, what in steps:
         step(lib, f"preload '{name:.60}'", do, what)
-        if told := started_thread():
+        if not restores and (told := started_thread()):
             lib.mayfly_zygote_refuse(f"preload '{name:.60}' {told}".encode("utf-8", "replace"))
             sys.exit(2)
         if lib.mayfly_zygote_preloaded(name.encode()) != 0:
@@ -205,6 +211,28 @@ def numpy_state():
     told = generator.state["state"]
     state = MersenneTwister.from_address(generator.ctypes.state_address)
     return state if list(state.words) == told["key"].tolist() and state.position == told["pos"] else None
+
+
+def is_dumped(template):
+    """Whether clones are restored from a snapshot of this process, instead of being forked from it."""
+    return template["mechanism"] == "restore"
+
+
+def reseed_restored():
+    """In a restored clone, which no fork and no new pid tell that it is another process."""
+    try:
+        modules = sys.modules
+        if "random" in modules:
+            modules["random"].seed()
+        if "ssl" in modules or "_hashlib" in modules:
+            crypto, fresh = ctypes.PyDLL("libcrypto.so.3"), os.urandom(64)
+            crypto.RAND_add(fresh, len(fresh), ctypes.c_double(len(fresh)))
+            if crypto.RAND_poll() != 1:
+                return 1
+        return reseed() if "numpy.random" in modules else 0
+    except Exception:
+        tell_trace()
+        return 1
 
 
 def reseed_numpy(lib):
@@ -335,7 +363,7 @@ def hand_over(clones):
     """Lets libmayfly-python serve, once no frame of this program is left."""
     lib, api = clones.lib, ctypes.pythonapi
     helper = ctypes.PyDLL(f"{HERE}/libmayfly-python.so")
-    reseeds = reseed_numpy(lib)
+    reseeds = ctypes.PYFUNCTYPE(ctypes.c_int)(reseed_restored) if is_dumped(clones.template) else reseed_numpy(lib)
     rehearses = ctypes.PYFUNCTYPE(ctypes.c_int)(lambda: rehearse_in_clone(clones))
     hooks = Hooks(
         ABI,
@@ -357,7 +385,7 @@ def hand_over(clones):
         sys.__interactivehook__, python.last = new, id(new)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(new))  # the reference that libmayfly-python drops
         gc.collect()
-        result = lib.mayfly_zygote_share_memory()
+        result = 0 if is_dumped(clones.template) else lib.mayfly_zygote_share_memory()
         if result != 0:
             say(f"zygote: cannot share its memory: {os.strerror(-result)}")
             os._exit(2)
@@ -386,6 +414,7 @@ def hand_over(clones):
 
 
 kept = []  # until the clone's end
+ROLE = ("MAYFLY_ZYGOTE_ROLE", "LD_PRELOAD")  # of a zygote that is dumped
 
 
 def main():
@@ -396,6 +425,8 @@ def main():
         os.execve(sys.executable, sys.orig_argv, wanted)
     os.chdir(task.FOLDER)
     lib = ctypes.PyDLL(f"{HERE}/libmayfly-zygote.so")
+    for name in ROLE:  # the library has taken them out of the process's environment
+        os.environ.pop(name, None)
     clones = task.Clones(lib, template, AT_START)
     preload(lib, template)
     settle(clones)

@@ -1,8 +1,7 @@
 """Runs programs as tasks and plain, and compares what each run showed.
 
 Plain is the bare interpreter of the same image, in a box of the same template: one task
-starts a row of programs there one after another (`plain_runner.py`, `plain_runner.pl`),
-each with what a task of its own finds: arguments, environment, pipes, files in /task.
+starts a row of programs there one after another (`plain_runner.py`, `.pl`, `.js`), each with what a task of its own finds: arguments, environment, pipes, files in /task.
 """
 
 import base64
@@ -17,13 +16,13 @@ import re
 
 HERE = pathlib.Path(__file__).parent
 IN_FLIGHT = 4
-PLAIN_ROW_MAX = {"python": 60, "python-data": 10, "perl": 60}  # programs of one plain task
+PLAIN_ROW_MAX = {"python": 60, "python-data": 10, "perl": 60, "node": 60}  # programs of one plain task
 PLAIN_SECONDS_MAX = 600
-RUNNERS = {"python": "plain_runner.py", "python-data": "plain_runner.py", "perl": "plain_runner.pl"}
+RUNNERS = {"python": "plain_runner.py", "python-data": "plain_runner.py", "perl": "plain_runner.pl", "node": "plain_runner.js"}
 KEPT = pathlib.Path("/var/cache/mayfly/plain")
 KEPT_ROWS_MAX = 200
 FRESH = bool(os.environ.get("MAYFLY_PLAIN_ANEW"))  # `./dev check` keeps nothing
-SCRIPTS = {"python": "script.py", "python-data": "script.py", "perl": "script.pl"}
+SCRIPTS = {"python": "script.py", "python-data": "script.py", "perl": "script.pl", "node": "script.js"}
 
 
 @dataclasses.dataclass(frozen=True)

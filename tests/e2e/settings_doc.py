@@ -21,7 +21,7 @@ VARIABLES = {
     "MAYFLY_HTTP": ("`mayfly top`", "the daemon's HTTP address, if none is named"),
     "NO_COLOR": ("`mayfly top`", "if it is set: no colours"),
     "TERM": ("`mayfly top`", "the terminal; `dumb` or none: no colours"),
-    "MAYFLY_STATE_DIR": ("`mayfly image`, `mayfly template`, `mayfly bench ladder`", "the folder of the images, if `--state-dir` is not given"),
+    "MAYFLY_STATE_DIR": ("`mayfly image`, `mayfly template`, `mayfly snapshot`, `mayfly bench ladder`", "the folder of the images, if `--state-dir` is not given"),
     "NOTIFY_SOCKET": ("`mayflyd`", "the service manager's socket (sd_notify), which is told when the daemon serves"),
     "CREDENTIALS_DIRECTORY": ("`mayflyd`", "systemd's folder of the service's credentials, for the broker's secrets"),
     "TMPDIR": ("`mayfly run --file`", "the folder in which a piped file waits for its upload; else `/tmp`"),
@@ -45,7 +45,8 @@ PROGRAMS = [
         "run", "task list", "task info", "task wait", "task cancel", "task close", "blob list", "blob remove", "ps",
         "kill", "templates", "top", "doctor", "image",
         "template init", "template build", "template check", "pool replay", "bench run", "bench sweep",
-        "bench ladder", "bench isolation", "bench diff", "broker check", "broker try", "version")),
+        "bench ladder", "bench isolation", "bench diff", "broker check", "broker try", "version", "snapshot build",
+        "snapshot trial", "snapshot list", "snapshot check", "snapshot remove")),
 ]
 
 HEAD = """# Settings

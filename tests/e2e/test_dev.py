@@ -14,7 +14,7 @@ import pytest
 TOP = pathlib.Path(__file__).resolve().parents[2]
 SECONDS_MAX = 120
 DEMO_TEMPLATES = ["python-data", "python"]
-TEMPLATES = ["perl", "python", "python-data", "shell"]
+TEMPLATES = ["node", "perl", "python", "python-data", "shell"]
 
 # Each program writes its name and arguments to `calls`. Images and the last build wait for each other: if one began
 # after the other, it would fail.
@@ -92,7 +92,7 @@ class Checkout:
         return [words[words.index("--target") + 1:] if "--target" in words else [] for words in builds]
 
     def images(self):
-        return [words[6:] for words in self.called("mayfly")]
+        return [words[6:] for words in self.called("mayfly") if words[0] == "image"]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_the_demo_builds_only_its_programs_and_its_images_beside_the_daemon(chec
     done = checkout.dev("demo", "one")
     assert done.returncode == 0, done.stderr
     first, second = checkout.targets()
-    assert first[0] == "mayfly" and second == ["mayflyd", "mayfly-spawner", "mayfly-broker"]
+    assert first[0] == "mayfly" and second == ["mayflyd", "mayfly-spawner", "mayfly-broker", "mayfly-snapshot-program"]
     assert not [name for name in first + second if re.search("test|bench|probe|fuzz", name)]
     assert checkout.images() == [DEMO_TEMPLATES]
     assert not checkout.called("typescript") and checkout.calls.read_text().split().count("go") == 0
@@ -132,6 +132,7 @@ def test_a_set_up_makes_all_with_the_images_beside_the_build(checkout):
     first, second = checkout.targets()
     assert first[0] == "mayfly" and second == []
     assert checkout.images() == [[]]
+    assert [words[:2] for words in checkout.called("mayfly")][-1] == ["snapshot", "build"]
     calls = checkout.calls.read_text().split()
     assert "typescript" in calls and "go" in calls
 

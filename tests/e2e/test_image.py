@@ -15,7 +15,7 @@ from template_place import CACHE
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 MAYFLY = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
-TEMPLATES = ["perl", "python", "python-data", "shell"]
+TEMPLATES = ["node", "perl", "python", "python-data", "shell"]
 SECONDS_MAX = 300
 IMAGE_TIME = 1_704_067_200  # 2024-01-01 00:00:00 UTC
 

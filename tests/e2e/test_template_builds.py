@@ -457,7 +457,7 @@ def test_a_thread_of_pythons_own_is_told_by_its_name_and_module(place):
                     culprit__py="import threading\nthreading.Thread(target=lambda: threading.Event().wait(), name='of-culprit', daemon=True).start()\n")
     refused = place.check("threads", expect=1)["refused"]
     assert refused == ("preload 'culprit' started a thread 'of-culprit', in module culprit; take it out of zygote.preload: "
-                       "the task loads it"), refused
+                       'the task loads it; or set mechanism = "restore"'), refused
 
 
 @pytest.mark.slow

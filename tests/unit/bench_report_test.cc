@@ -1,6 +1,7 @@
 // Reports, the word on the generator, and the comparison of two reports.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -239,6 +240,7 @@ TEST(BenchRivals, TheirCommandsRunTheSameProgramInTheSameRoot) {
   const auto bwrap = bwrapCommand("/img", command);
   EXPECT_EQ(bwrap[0], "bwrap");
   EXPECT_EQ(bwrap.back(), "print(6*7)");
+  EXPECT_NE(std::find(bwrap.begin(), bwrap.end(), "--clearenv"), bwrap.end());
   const Json oci = Json::parse(ociConfig("/img", command));
   EXPECT_EQ(oci["process"]["args"], Json(command));
   EXPECT_EQ(oci["root"]["path"], "/img");

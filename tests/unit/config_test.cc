@@ -240,13 +240,37 @@ TEST(Manifest, ForkedClonesAreTriedUnlessTheManifestGivesThatUp) {
   EXPECT_TRUE(parseManifest(with(none, "\"fork\"", "\"exec\""), "m.toml"));
 }
 
+TEST(Manifest, ATemplateThatRestoresPreloadsIsTriedAndHasCriuInItsImage) {
+  auto m = parseManifest(with(kSmall, "\"fork\"", "\"restore\""), "m.toml");
+  ASSERT_TRUE(m) << m.error().message;
+  EXPECT_EQ(m->mechanism, Mechanism::restore);
+  EXPECT_EQ(name(m->mechanism), "restore");
+  EXPECT_TRUE(m->preloads());
+  EXPECT_TRUE(m->restores());
+  EXPECT_FALSE(m->runsCommands());
+  const auto& packages = m->image.packages;
+  EXPECT_EQ(std::count(packages.begin(), packages.end(), "criu"), 1);
+  EXPECT_NE(errorOf(with(with(kSmall, "\"fork\"", "\"restore\""), "trial = \"trial.py\"\n", ""))
+                .find("'zygote.trial' is required"),
+            std::string::npos);
+  auto forks = parseManifest(kSmall, "m.toml");
+  ASSERT_TRUE(forks);
+  EXPECT_EQ(std::count(forks->image.packages.begin(), forks->image.packages.end(), "criu"), 0);
+  // A program that serves forks can be dumped as well: a base of the other kind needs no argv.
+  auto own = parseManifest(
+      "name = \"own\"\ndescription = \"d\"\nbase = \"small\"\nmechanism = \"restore\"\n", "m.toml",
+      &*forks);
+  ASSERT_TRUE(own) << own.error().message;
+  EXPECT_TRUE(own->restores());
+  EXPECT_EQ(own->zygote.argv, forks->zygote.argv);
+}
+
 TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
   EXPECT_EQ(errorOf(with(kSmall, "packages", "pakages")),
             "m.toml:5: unknown key 'image.pakages'; allowed here: suite, packages, "
             "pip, pip_index, pip_extra_index, npm, npm_without_scripts, run, files");
-  EXPECT_EQ(
-      errorOf(with(kSmall, "\"fork\"", "\"restore\"")),
-      "m.toml:3: 'mechanism' 'restore' is not available in this version; use \"fork\" or \"exec\"");
+  EXPECT_EQ(errorOf(with(kSmall, "\"fork\"", "\"spoon\"")),
+            "m.toml:3: 'mechanism' is required: \"fork\", \"restore\" or \"exec\"");
   EXPECT_EQ(errorOf(kSmall + "[limits.default]\nmemory = \"1KiB\"\n"),
             "m.toml:10: 'limits.default.memory' is 1KiB; allowed are 16MiB to 1TiB");
   EXPECT_EQ(errorOf(kSmall + "[limits.default]\ncpu = 2\n[limits.maximum]\ncpu = 1\n"),
@@ -339,7 +363,7 @@ TEST(Manifest, HostileValuesAreRefused) {
 TEST(Manifest, EveryShippedTemplateParses) {
   const std::vector<std::string> dirs = {MAYFLY_SOURCE_DIR "/templates"};
   const auto names = listTemplates(dirs);
-  for (const char* name : {"perl", "python", "python-data", "shell"}) {
+  for (const char* name : {"node", "perl", "python", "python-data", "shell"}) {
     EXPECT_NE(std::find(names.begin(), names.end(), name), names.end()) << name;
   }
   for (const std::string& name : names) {

@@ -208,6 +208,24 @@ TEST(Validate, EnvironmentNamesAreChecked) {
   EXPECT_EQ(refusal(s), "accepted");
 }
 
+TEST(Validate, ATaskWithLessThanItsCloneTakesIsRefusedAtOnce) {
+  pool::TemplateSpec node = python();
+  node.memory_least_bytes = 46ull << 20;
+  TaskSpec s = code("1");
+  s.limits.memory_bytes = 32ull << 20;
+  EXPECT_EQ(refusal(s, node),
+            "the cap 'memory' of 32 MiB is below what a clone of the template takes, 46 MiB");
+  EXPECT_EQ(refusal(s), "accepted") << "a forked clone takes nothing";
+  s.limits.memory_bytes = 46ull << 20;
+  EXPECT_EQ(refusal(s, node), "accepted");
+  node.processes_least = 11;
+  s.limits.processes = 10;
+  EXPECT_EQ(refusal(s, node),
+            "the cap 'processes' of 10 is below what a clone of the template takes, 11");
+  s.limits.processes = 11;
+  EXPECT_EQ(refusal(s, node), "accepted");
+}
+
 TEST(Validate, ZeroCapsAndCapsAboveTheMaximumNameTheCap) {
   TaskSpec s = code("1");
   s.limits.memory_bytes = 0;

@@ -141,5 +141,132 @@ TEST_F(ForkingSource, TheZygotesEndIsSeenBeforeAndInItsAnswers) {
   EXPECT_FALSE(source_->open());
 }
 
+// --- mayfly-restorer -------------------------------------------------------------------
+
+class RestoringSource : public ForkingSource {
+ protected:
+  void SetUp() override {
+    ForkingSource::SetUp();
+    auto pair = base::makeSeqpacketPair();
+    ASSERT_TRUE(pair);
+    ASSERT_TRUE(base::setNonblocking(pair->ours.view()));
+    zygote_ = std::move(pair->theirs);
+    source_ = makeRestoringSource(std::move(pair->ours), passed_);
+  }
+
+  // A child that has ended with `code`, and is not reaped.
+  static Fd ended(int code) {
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(code);
+    siginfo_t info{};
+    ::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT);
+    return pidfdOf(child);
+  }
+  static pid_t living() {
+    const pid_t child = ::fork();
+    if (child == 0)
+      for (;;) ::pause();
+    return child;
+  }
+  static void kill(pid_t child) {
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+  }
+
+  std::unordered_set<uint64_t> passed_;
+};
+
+TEST_F(RestoringSource, ACloneIsMadeOnceTheProcessThatRestoredItHasEndedWell) {
+  EXPECT_EQ(say({}).what, What::ready);
+  const pid_t clone = living();
+  Fd restorer = ended(0), pidfd = pidfdOf(clone);
+  wire::CloneMade made;
+  made.box = 4;
+  auto answer = say(made, {restorer.get(), pidfd.get()});
+  EXPECT_EQ(answer.what, What::made);
+  EXPECT_EQ(answer.box, 4u);
+  EXPECT_TRUE(answer.clone);
+  EXPECT_FALSE(isOurChild(restorer)) << "the source reaps it";
+  kill(clone);
+}
+
+TEST_F(RestoringSource, ARestoreThatEndedBadlyIsNoSuccessWhateverTheMessageSays) {
+  const pid_t clone = living();
+  Fd restorer = ended(1), pidfd = pidfdOf(clone);
+  wire::CloneMade made;
+  made.box = 4;
+  auto answer = say(made, {restorer.get(), pidfd.get()});
+  EXPECT_EQ(answer.what, What::failed);
+  EXPECT_EQ(answer.error, EIO);
+  EXPECT_EQ(answer.text, "restore: criu exited with 1");
+  EXPECT_TRUE(answer.again) << "the task gets another box";
+  EXPECT_TRUE(answer.clone) << "the box reaps what was restored";
+  kill(clone);
+}
+
+TEST_F(RestoringSource, AFailureComesWithWhatThereIs) {
+  wire::CloneMade failed;
+  failed.box = 4;
+  failed.error = EIO;
+  strcpy(failed.step, "Error (criu/image.c:1): no");
+  Fd restorer = ended(1);
+  auto answer = say(failed, {restorer.get()});
+  EXPECT_EQ(answer.what, What::failed);
+  EXPECT_EQ(answer.text, "Error (criu/image.c:1): no");
+  EXPECT_FALSE(answer.clone);
+  EXPECT_FALSE(isOurChild(restorer));
+  EXPECT_TRUE(answer.again);
+  EXPECT_EQ(say(failed).what, What::failed) << "it was not even forked";
+  wire::CloneMade refused;
+  refused.error = wire::kRefused;
+  strcpy(refused.step, "the image has no criu");
+  answer = say(refused);
+  EXPECT_EQ(answer.what, What::refused);
+  EXPECT_FALSE(answer.again);
+}
+
+TEST_F(RestoringSource, OneThatWasReapedAsAStrayIsNoProofOfARestore) {
+  const pid_t clone = living(), restorer = living();
+  Fd reaped = pidfdOf(restorer), pidfd = pidfdOf(clone);
+  kill(restorer);
+  wire::CloneMade made;
+  made.box = 4;
+  auto answer = say(made, {reaped.get(), pidfd.get()});
+  EXPECT_EQ(answer.what, What::failed) << "another zygote's end must not end this one";
+  EXPECT_TRUE(answer.again);
+  EXPECT_TRUE(answer.clone);
+  kill(clone);
+}
+
+TEST_F(RestoringSource, ADeadInitOrCloneIsNotReapedInThePlaceOfTheProcessThatRestored) {
+  Fd init = ended(0);
+  const pid_t clone = living();
+  Fd pidfd = pidfdOf(clone);
+  passed_.insert(processKey(init));
+  wire::CloneMade made;
+  made.box = 4;
+  EXPECT_EQ(say(made, {init.get(), pidfd.get()}).what, What::broken);
+  EXPECT_TRUE(isOurChild(init)) << "its end is still there for its box";
+  Fd both = ended(0);
+  EXPECT_EQ(say(made, {both.get(), both.get()}).what, What::broken);
+  EXPECT_TRUE(isOurChild(both));
+  kill(clone);
+}
+
+TEST_F(RestoringSource, OneThatStillRunsOrIsNoChildOfOursIsBroken) {
+  const pid_t clone = living(), restorer = living();
+  Fd one = pidfdOf(restorer), other = pidfdOf(clone), parent = pidfdOf(::getppid());
+  wire::CloneMade made;
+  made.box = 4;
+  EXPECT_EQ(say(made, {one.get(), other.get()}).what, What::broken) << "it runs";
+  Fd well = ended(0);
+  EXPECT_EQ(say(made, {well.get(), parent.get()}).what, What::broken);
+  auto file = base::openAt({}, "/proc/self/exe", O_RDONLY);
+  EXPECT_EQ(say(made, {file->get(), other.get()}).what, What::broken);
+  EXPECT_EQ(say(made, {other.get()}).what, What::broken) << "one descriptor";
+  kill(clone);
+  kill(restorer);
+}
+
 }  // namespace
 }  // namespace mayfly::spawner

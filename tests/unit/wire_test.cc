@@ -105,15 +105,24 @@ TEST(Requests, EachContentThatNoMayflydSendsIsFound) {
 }
 
 TEST(Requests, AFlagOrADescriptorOfAnotherRequestIsFound) {
-  constexpr std::pair<Op, uint32_t> kOwn[] = {
-      {Op::publish, kLoopback}, {Op::retire, 0},         {Op::make, kStock | kRehearse},
-      {Op::clone, kRehearse},   {Op::claim, kCapsStand}, {Op::end, kCollect},
-      {Op::sample, 0},          {Op::ping, 0},           {Op::terminate, 0}};
+  constexpr std::pair<Op, uint32_t> kOwn[] = {{Op::publish, kLoopback | kRestore | kDump},
+                                              {Op::retire, 0},
+                                              {Op::make, kStock | kRehearse},
+                                              {Op::clone, kRehearse},
+                                              {Op::claim, kCapsStand},
+                                              {Op::end, kCollect},
+                                              {Op::sample, 0},
+                                              {Op::ping, 0},
+                                              {Op::terminate, 0}};
   for (const auto& [op, own] : kOwn)
     for (int bit = 0; bit < 32; ++bit) {
       Request r = op == Op::publish ? soundPublish() : soundOf(op);
       r.flags = 1u << bit;
-      const size_t fds = op == Op::publish ? 2 : op == Op::end && r.flags == kCollect ? 1 : 0;
+      const bool of_snapshot = op == Op::publish && (r.flags & (kRestore | kDump)) != 0;
+      const size_t fds = of_snapshot                            ? 3
+                         : op == Op::publish                    ? 2
+                         : op == Op::end && r.flags == kCollect ? 1
+                                                                : 0;
       EXPECT_EQ(faultIn(r, fds), (own & r.flags) != 0 ? Fault::none : Fault::content);
       EXPECT_NE(faultIn(r, fds + 1), Fault::none);
       if (fds > 0) {
@@ -155,6 +164,33 @@ TEST(Requests, DoorsNeedALoopback) {
   EXPECT_EQ(faultIn(r, 2), Fault::none);
   r.flags = kDoors;
   EXPECT_EQ(faultIn(r, 2), Fault::content);
+}
+
+TEST(Requests, ASnapshotIsMadeOrRestoredButNotBoth) {
+  Request r = soundPublish();
+  for (uint32_t role : {kRestore, kDump}) {
+    r.flags = kLoopback | role;
+    EXPECT_EQ(faultIn(r, 3), Fault::none);
+    EXPECT_EQ(faultIn(r, 2), Fault::content) << "its folder is missing";
+  }
+  r.flags = kLoopback | kRestore | kDump;
+  EXPECT_EQ(faultIn(r, 3), Fault::content);
+}
+
+TEST(Frames, ARestoredCloneComesWithTheProcessThatRestoredIt) {
+  CloneMade made;
+  const auto fault = [&](size_t fds) { return faultOfRestored(made, sizeof made, fds); };
+  EXPECT_EQ(fault(0), nullptr) << "a hello";
+  EXPECT_NE(fault(1), nullptr);
+  made.box = 7;
+  EXPECT_EQ(fault(2), nullptr);
+  for (size_t fds : {0u, 1u, 3u}) EXPECT_NE(fault(fds), nullptr);
+  made.error = EIO;
+  for (size_t fds : {0u, 1u, 2u}) EXPECT_EQ(fault(fds), nullptr) << "what there is";
+  EXPECT_NE(fault(3), nullptr);
+  memset(made.step, 'x', sizeof made.step);
+  EXPECT_NE(fault(1), nullptr);
+  EXPECT_NE(faultOfRestored(made, sizeof made - 1, 1), nullptr);
 }
 
 // The messages of each side, and the number of descriptors of each.

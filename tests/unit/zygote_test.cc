@@ -2,15 +2,23 @@
 // way out.
 #include <gtest/gtest.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "zygote/hygiene.h"
+#include "zygote/v8_random.h"
+#include "zygote/vdso_random.h"
 
 namespace mayfly::zygote {
 namespace {
@@ -52,27 +60,28 @@ TEST(Hygiene, AThreadIsToldByItsNameItsCodeAndTheWayOut) {
   GTEST_SKIP() << "ThreadSanitizer has a thread of its own, and every wait is in its library";
 #endif
   char fault[kFaultBytes];
-  ASSERT_EQ(findHygieneFault(fault), 0) << fault;
+  ASSERT_EQ(findHygieneFault(Gate::fork, fault), 0) << fault;
   {
     const Worker worker("tokio-worker-7");
-    EXPECT_EQ(findHygieneFault(fault), -EUSERS);
+    EXPECT_EQ(findHygieneFault(Gate::fork, fault), -EUSERS);
     EXPECT_EQ(
         std::string(fault),
         "started a thread 'tokio-worker-7', in zygote_test; take it out of zygote.preload: the "
-        "task loads it");
+        "task loads it; or set mechanism = \"restore\", which takes threads along");
+    EXPECT_EQ(findHygieneFault(Gate::snapshot, fault), 0) << "a dump takes it along: " << fault;
   }
   {
     const Worker worker(nullptr);  // it has the program's name, which says nothing
-    EXPECT_EQ(findHygieneFault(fault), -EUSERS);
+    EXPECT_EQ(findHygieneFault(Gate::fork, fault), -EUSERS);
     EXPECT_EQ(std::string(fault).rfind("started a thread, in zygote_test; ", 0), 0u) << fault;
   }
-  EXPECT_EQ(findHygieneFault(fault), 0) << fault;
+  EXPECT_EQ(findHygieneFault(Gate::fork, fault), 0) << fault;
 }
 
 TEST(Hygiene, AThreadThatNeverSleepsIsAFaultToo) {
   const Worker worker("busy", true);
   char fault[kFaultBytes];
-  EXPECT_EQ(findHygieneFault(fault), -EUSERS);
+  EXPECT_EQ(findHygieneFault(Gate::fork, fault), -EUSERS);
   EXPECT_EQ(std::string(fault).rfind("started a thread 'busy'", 0), 0u) << fault;
 }
 
@@ -88,7 +97,116 @@ TEST(Hygiene, KnownLibrariesHaveAVariableThatPreventsTheirThreads) {
   for (const std::string& path :
        {site + "polars/polars.abi3.so", site + "pyarrow/libarrow.so.2100", std::string()})
     EXPECT_EQ(std::string(wayOut(path.c_str())),
-              "take it out of zygote.preload: the task loads it");
+              "take it out of zygote.preload: the task loads it; or set mechanism = \"restore\", "
+              "which takes threads along");
+}
+
+// --- what a snapshot repeats -----------------------------------------------------------
+
+constexpr int kMapDroppable = 0x08;
+
+TEST(VdsoRandom, DroppableMemoryIsMadeAnewAtItsPlaces) {
+  constexpr size_t kBytes = 8'192;
+  void* at = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | kMapDroppable, -1, 0);
+  if (at == MAP_FAILED) GTEST_SKIP() << "this kernel has no droppable memory";
+  auto* bytes = static_cast<char*>(at);
+  memset(bytes, 'x', kBytes);
+  ASSERT_EQ(findDroppableMemory(), 0);
+  // As criu restores it: the same bytes in ordinary memory.
+  ASSERT_EQ(
+      ::mmap(at, kBytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_PRIVATE | MAP_FIXED, -1, 0),
+      at);
+  memset(bytes, 'x', kBytes);
+  ASSERT_EQ(renewDroppableMemory(), 0);
+  for (size_t i = 0; i < kBytes; i += 512) EXPECT_EQ(bytes[i], 0) << i;
+  bytes[0] = 'y';
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(bytes[0] == 0 ? 0 : 1);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "a fork wipes it again";
+  ::munmap(at, kBytes);
+}
+
+// V8's own words for its generator, and for Math.random after some refills.
+struct Words {
+  uint64_t s0, s1;
+};
+uint64_t murmur(uint64_t h) {
+  h = (h ^ (h >> 33)) * 0xff51afd7ed558ccdull;
+  h = (h ^ (h >> 33)) * 0xc4ceb9fe1a85ec53ull;
+  return h ^ (h >> 33);
+}
+void draw(Words* w, int count) {
+  while (count-- > 0) {
+    uint64_t a = w->s0;
+    w->s0 = w->s1;
+    a ^= a << 23;
+    a ^= a >> 17;
+    a ^= w->s1;
+    a ^= w->s1 >> 26;
+    w->s1 = a;
+  }
+}
+
+struct Planted {
+  Planted(int64_t seed_given, int generators, int maths) : seed(seed_given) {
+    for (int i = 0; i < generators; ++i) {
+      auto* g = static_cast<int64_t*>(::malloc(3 * sizeof(int64_t)));
+      Words w{murmur(static_cast<uint64_t>(seed)), 0};
+      w.s1 = murmur(~w.s0);
+      draw(&w, 3 + i);
+      g[0] = seed;
+      memcpy(g + 1, &w, sizeof w);
+      all.push_back(reinterpret_cast<uint64_t*>(g + 1));
+    }
+    for (int i = 0; i < maths; ++i) {
+      auto* w = static_cast<Words*>(::malloc(sizeof(Words)));
+      *w = {murmur(static_cast<uint64_t>(seed)), murmur(~static_cast<uint64_t>(seed))};
+      draw(w, 64 * (7 + i));
+      all.push_back(reinterpret_cast<uint64_t*>(w));
+    }
+  }
+  ~Planted() {
+    for (uint64_t* one : all) memset(one, 0, 2 * sizeof *one);  // not freed: it keeps its place
+  }
+  std::vector<std::pair<uint64_t, uint64_t>> values() const {
+    std::vector<std::pair<uint64_t, uint64_t>> v;
+    for (uint64_t* one : all) v.emplace_back(one[0], one[1]);
+    return v;
+  }
+  int64_t seed;
+  std::vector<uint64_t*> all;
+};
+
+TEST(V8Random, GeneratorsAreFoundByTheirValuesAndGetFreshOnes) {
+  const Planted planted(91'234'567, 3, 1);
+  ASSERT_EQ(findV8Generators(planted.seed), 0);
+  const auto before = planted.values();
+  ASSERT_EQ(seedV8Generators(), 0);
+  const auto first = planted.values();
+  ASSERT_EQ(seedV8Generators(), 0);
+  const auto second = planted.values();
+  for (size_t i = 0; i < before.size(); ++i) {
+    EXPECT_NE(before[i], first[i]) << i;
+    EXPECT_NE(first[i], second[i]) << i;
+  }
+}
+
+TEST(V8Random, AnythingButOneMathRandomAndAGeneratorIsRefused) {
+  {
+    const Planted without(81'234'567, 0, 1);
+    EXPECT_EQ(findV8Generators(without.seed), -ENXIO);
+  }
+  {
+    const Planted none(71'234'567, 1, 0);
+    EXPECT_EQ(findV8Generators(none.seed), -ENXIO);
+  }
+  {
+    const Planted two(61'234'567, 1, 2);
+    EXPECT_EQ(findV8Generators(two.seed), -ENXIO);
+  }
+  EXPECT_EQ(findV8Generators(0), -EINVAL);
 }
 
 }  // namespace

@@ -218,7 +218,7 @@ def libraries(binaries):
             raise SystemExit(f"v2: {binary} needs {missing}, which this machine does not have")
         paths |= {os.path.realpath(p) for p in re.findall(r"(/\S+) \(0x", listing)}
     packages = set()
-    for path in paths:
+    for path in paths - {os.path.realpath(binary) for binary in binaries}:  # they need each other
         for name in (path, path.removeprefix("/usr")):
             found = subprocess.run(["dpkg", "-S", name], capture_output=True, text=True).stdout
             if found:

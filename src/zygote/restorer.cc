@@ -1,0 +1,396 @@
+// mayfly-restorer: makes the snapshot of a template's zygote, and restores clones from it.
+//
+//   mayfly-restorer serve               restores clones
+//   mayfly-restorer dump PROGRAM ARG... makes the snapshot
+//
+// Every restore is one process, forked into a complete box: root of that box's user namespace and
+// of nothing else, in the box's cgroups, and confined before it executes criu. So nobody gains a
+// right on the host, and a box pays for its restore from the first page on.
+//
+// Layer: zygote. Single-threaded.
+#include "zygote/restorer.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+
+#include "zygote/enter.h"
+#include "zygote/raw.h"
+#include "zygote/snapshot.h"
+#include "zygote/walls.h"
+#include "wire/zygote.h"
+
+namespace mayfly::zygote {
+
+using namespace wire;
+namespace {
+
+constexpr int kJobsMax = 8;  // restores at a time; further requests wait in the channel
+// The box stands: only criu takes time. A page takes a microsecond or two; on a busy machine, ten.
+constexpr uint64_t kRestoreNsMax = 5'000'000'000, kLargeRestoreNsMax = 8'000'000'000;
+constexpr uint64_t kBytesPerSecond = 128u << 20;
+constexpr time_t kFinishSecondsMax = 2;
+constexpr size_t kSaidBytesMax = 16'384;
+
+// A restore under way.
+struct Job {
+  uint64_t box = 0;   // 0: free
+  int restorer = -1;  // pidfd of the process that becomes criu
+  int init = -1;
+  int release = -1;  // a byte of it lets the clone go on
+  int said = -1;     // what a failed step, then criu, says
+  uint64_t due_ns = 0;
+  bool rehearse = false, late = false;
+};
+
+struct Server {
+  int own_pid_ns = -1;
+  int landlock_abi = 0;
+  uint64_t restore_ns_max = kRestoreNsMax;
+  Streams streams;
+  Job jobs[kJobsMax];
+};
+Server server;
+
+int readStreams() {
+  const int fd = openat(kSnapshotFd, kStreamsFile, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  const ssize_t n = read(fd, &server.streams, sizeof server.streams);
+  close(fd);
+  const Streams wanted;
+  return n == sizeof server.streams && server.streams.magic == wanted.magic &&
+                 server.streams.version == wanted.version
+             ? 0
+             : -EBADMSG;
+}
+
+uint64_t restoreNsMax() {
+  struct stat pages;
+  if (fstatat(kSnapshotFd, kPagesFile, &pages, 0) != 0) return kRestoreNsMax;  // criu will say so
+  const auto bytes = static_cast<uint64_t>(pages.st_size);
+  const uint64_t ns = kRestoreNsMax + bytes / (kBytesPerSecond / 1'000) * 1'000'000;
+  return ns < kLargeRestoreNsMax ? ns : kLargeRestoreNsMax;
+}
+
+// --- in the box, before criu ---------------------------------------------------------
+
+// Where the process that runs criu has its descriptors; 0 to 2 are nothing, nothing, and what it
+// says.
+enum { kSaid = 2, kFirstStream = 3, kFolder = kFirstStream + kStandIns };
+
+struct Step {
+  const char* name;
+  int error;
+};
+
+Step enterForRestore(const int* fds, int tasks_count, int release, int said) {
+  int r;
+#define STEP(name, expr) \
+  if ((r = (expr)) != 0) return {name, r}
+  STEP("join cgroups", joinCgroups(fds + kFirstTasks, tasks_count));
+  STEP("await box", awaitGo(fds[kGo]));
+  STEP("enter box", enterBox(fds[kInit]));
+  STEP("become root of the box", becomeBoxRoot());
+  STEP("parent-death signal", prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 ? 0 : -errno);
+  STEP("keyring", joinOwnKeyring());
+  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  STEP("/dev/null", null < 0 ? -errno : 0);
+  const int placed[] = {null,      null,          said,     fds[kIn], fds[kOut],
+                        fds[kErr], fds[kControl], fds[kGo], release,  kSnapshotFd};
+  STEP("descriptors", placeDescriptors(placed, 3 + kStandIns + 1, 0));
+  STEP("show processes", showProcesses());
+  STEP("no new privileges", prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno);
+  STEP("landlock", confineRestorer(server.landlock_abi, kFolder));
+#undef STEP
+  return {"", 0};
+}
+
+[[noreturn]] void runCriu() {
+  static char folder[32], inherit[kStandIns][64];
+  snprintf(folder, sizeof folder, "/proc/self/fd/%d", kFolder);
+  const char* argv[32] = {kCriuPath,
+                          "restore",
+                          "--unprivileged",
+                          "-D",
+                          folder,
+                          "-v1",
+                          "--manage-cgroups=ignore",
+                          "--restore-detached",
+                          "--restore-sibling"};
+  int count = 9;
+  for (int i = 0; i < kStandIns; ++i) {
+    if (i == kControlOf)
+      snprintf(inherit[i], sizeof inherit[i], "fd[%d]:%s", kFirstStream + i, kControlPath + 1);
+    else
+      snprintf(inherit[i], sizeof inherit[i], "fd[%d]:pipe:[%lu]", kFirstStream + i,
+               static_cast<unsigned long>(server.streams.pipe[i]));
+    argv[count++] = "--inherit-fd";
+    argv[count++] = inherit[i];
+  }
+  argv[count] = nullptr;
+  executeCriu(argv, folder);
+}
+
+[[noreturn]] void restore(const int* fds, int tasks_count, int release, int said) {
+  const Step step = enterForRestore(fds, tasks_count, release, said);
+  if (step.error == 0) runCriu();
+  // `said` has either its own number or kSaid.
+  char text[128];
+  const int n = snprintf(text, sizeof text, "Error: %s: %s\n", step.name, strerror(-step.error));
+  if (write(said, text, static_cast<size_t>(n)) != n)
+    (void)!write(kSaid, text, static_cast<size_t>(n));
+  _exit(1);
+}
+
+// --- in the box, after criu ----------------------------------------------------------
+
+// The answer of the process that looks after a restore. fds: [0] pidfd of the clone, if it lives.
+struct Finished {
+  int32_t error = 0;
+  char step[28] = {};
+};
+
+[[noreturn]] void finishInBox(int init, int answer) {
+  Finished done;
+  int clone = -1;
+  const char* step = "enter box";
+  int r = joinBox(init);
+  if (r == 0) r = becomeBoxRoot();
+  if (r == 0) {
+    step = "find clone";
+    clone = static_cast<int>(syscall(SYS_pidfd_open, kSnapshotPid, 0));
+    if (clone < 0) r = -errno;
+  }
+  if (r == 0) {
+    step = "hide processes";
+    r = hideProcesses();
+  }
+  done.error = -r;
+  copyText(done.step, sizeof done.step, r == 0 ? "" : step);
+  sendRaw(answer, &done, sizeof done, &clone, clone >= 0 ? 1 : 0);
+  _exit(0);
+}
+
+// Takes the clone's pidfd out of the box, whose full /proc it removes. A child does it, because
+// only a process of the box's namespaces can. Returns the error; *clone may be there nevertheless.
+Finished finish(const Job& job, int* clone) {
+  Finished done;
+  done.error = EIO;
+  copyText(done.step, sizeof done.step, "look after the clone");
+  *clone = -1;
+  int pair[2], pidfd = -1;
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return done;
+  const timeval patience{kFinishSecondsMax, 0};
+  (void)setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  const pid_t pid = forkIntoBox(job.init, server.own_pid_ns, {}, &pidfd);
+  if (pid == 0) finishInBox(job.init, pair[1]);
+  close(pair[1]);
+  if (pid > 0) {
+    Finished answer;
+    int fds[kFdsMax], count = 0;
+    if (receiveRaw(pair[0], &answer, sizeof answer, fds, &count) == sizeof answer) {
+      done = answer;
+      done.step[sizeof done.step - 1] = '\0';
+      if (count > 0) *clone = fds[0];
+      closeAll(fds + 1, count > 0 ? count - 1 : 0);
+    }
+    syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
+    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    close(pidfd);
+  }
+  close(pair[0]);
+  return done;
+}
+
+// --- the loop ------------------------------------------------------------------------
+
+void answer(CloneMade& made, const int* fds, int count) {
+  if (sendRaw(kChannelFd, &made, sizeof made, fds, count) != 0) _exit(5);
+}
+
+void refuse(uint64_t box, int error, const char* step) {
+  CloneMade made;
+  made.box = box;
+  made.error = error;
+  copyText(made.step, sizeof made.step, step);
+  answer(made, nullptr, 0);
+}
+
+void drop(Job& job) {
+  const int held[] = {job.restorer, job.init, job.release, job.said};
+  for (int fd : held)
+    if (fd >= 0) close(fd);
+  job = Job();
+}
+
+// The pipe belongs to the task, like the others: criu opens it again.
+int makeRelease(const int* fds, int ends[2]) {
+  struct stat owner;
+  if (fstat(fds[kIn], &owner) != 0) return -errno;
+  if (pipe2(ends, O_CLOEXEC) != 0) return -errno;
+  return fchown(ends[0], owner.st_uid, owner.st_gid) == 0 ? 0 : -errno;
+}
+
+void begin(const MakeClone& make, const int* fds, int tasks_count) {
+  Job* job = server.jobs;
+  while (job != server.jobs + kJobsMax && job->box != 0) ++job;
+  if (job == server.jobs + kJobsMax) return refuse(make.box, EAGAIN, "too many restores");
+  int release[2] = {-1, -1}, said[2] = {-1, -1};
+  int r = makeRelease(fds, release);
+  if (r == 0 && pipe2(said, O_CLOEXEC | O_NONBLOCK) != 0) r = -errno;
+  pid_t pid = -1;
+  int restorer = -1;
+  if (r == 0) {
+    const Fork how{fds, nullptr, 0};
+    pid = forkIntoBox(fds[kInit], server.own_pid_ns, how, &restorer);
+    if (pid == 0) restore(fds, tasks_count, release[0], said[1]);
+    if (pid < 0) r = pid;
+  }
+  if (release[0] >= 0) close(release[0]);
+  if (said[1] >= 0) close(said[1]);
+  *job = {make.box,           restorer, fcntl(fds[kInit], F_DUPFD_CLOEXEC, 0),
+          release[1],         said[0],  nowNs() + server.restore_ns_max,
+          make.rehearse != 0, false};
+  if (r == 0) return;
+  refuse(make.box, -r, "fork restorer");
+  drop(*job);
+}
+
+// The process that restored has ended.
+void end(Job& job) {
+  CloneMade made;
+  made.box = job.box;
+  int fds[2] = {job.restorer, -1};
+  const Finished done = finish(job, &fds[1]);
+  if (job.late) {
+    made.error = ETIMEDOUT;
+    copyText(made.step, sizeof made.step, "restore: it was not done in time");
+  } else if (done.error != 0) {
+    made.error = done.error;
+    snprintf(made.step, sizeof made.step, "restore: %s", done.step);
+    readCriusError(job.said, made.step, sizeof made.step);
+  }
+  answer(made, fds, fds[1] >= 0 ? 2 : 1);
+  if (fds[1] >= 0) close(fds[1]);
+  const char how = job.rehearse ? kGoOnRehearsing : kGoOn;
+  // Without the byte, the pipe's end ends the clone. One that is killed meanwhile reads no byte.
+  if (made.error == 0) (void)!write(job.release, &how, 1);
+  drop(job);
+}
+
+// A restore that takes too long is killed; what it restored so far ends with its box.
+void endLate(uint64_t now_ns) {
+  for (Job& job : server.jobs) {
+    if (job.box == 0 || job.late || job.due_ns > now_ns) continue;
+    job.late = true;
+    syscall(SYS_pidfd_send_signal, job.restorer, SIGKILL, nullptr, 0);
+  }
+}
+
+int msUntilDue(uint64_t now_ns) {
+  uint64_t next = UINT64_MAX;
+  for (const Job& job : server.jobs)
+    if (job.box != 0 && !job.late && job.due_ns < next) next = job.due_ns;
+  if (next == UINT64_MAX) return -1;
+  return next <= now_ns ? 0 : static_cast<int>((next - now_ns) / 1'000'000 + 1);
+}
+
+void takeRequest() {
+  MakeClone make;
+  int fds[kFdsMax], count = 0;
+  const ssize_t n = receiveRaw(kChannelFd, &make, sizeof make, fds, &count);
+  if (n <= 0) _exit(n == 0 ? 0 : 3);
+  if (faultOf(make, static_cast<size_t>(n), static_cast<size_t>(count)) != nullptr) _exit(4);
+  begin(make, fds, count - kFirstTasks);
+  closeAll(fds, count);
+}
+
+void sayHello(int error, const char* why) {
+  CloneMade hello;
+  hello.error = error;
+  copyText(hello.step, sizeof hello.step, why);
+  answer(hello, nullptr, 0);
+}
+
+}  // namespace
+
+void executeCriu(const char* const* arguments, const char* folder_of_kernel_file) {
+  static char kernel[64];
+  snprintf(kernel, sizeof kernel, "XDG_RUNTIME_DIR=%s", folder_of_kernel_file);
+  signal(SIGPIPE, SIG_DFL);  // an exec keeps what is ignored
+  const char* const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", kernel, nullptr};
+  execve(arguments[0], const_cast<char* const*>(arguments), const_cast<char* const*>(environment));
+  dprintf(2, "Error: cannot run %s: %s\n", arguments[0], strerror(errno));
+  _exit(127);
+}
+
+void readCriusError(int said, char* to, unsigned long size) {
+  static char text[kSaidBytesMax];
+  size_t got = 0;
+  for (ssize_t n; got + 1 < sizeof text; got += static_cast<size_t>(n))
+    if ((n = read(said, text + got, sizeof text - 1 - got)) <= 0) break;
+  text[got] = '\0';
+  // What criu lacks and does not need.
+  static constexpr const char* kUsual[] = {"rlimit:", "stats-", "tun:"};
+  for (char *save = nullptr, *line = strtok_r(text, "\n", &save); line != nullptr;
+       line = strtok_r(nullptr, "\n", &save)) {
+    bool usual = strstr(line, "Error") == nullptr;
+    for (const char* word : kUsual) usual = usual || strstr(line, word) != nullptr;
+    if (usual) continue;
+    snprintf(to, size, "%.300s", line);
+    return;
+  }
+}
+
+void runServing() {
+  server.own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+  server.landlock_abi = landlockAbi();
+  // A clone may be killed at any time, also while its byte is written.
+  signal(SIGPIPE, SIG_IGN);
+  int r = server.own_pid_ns < 0 ? -errno : readStreams();
+  if (r == 0 && access(kCriuPath, X_OK) != 0) r = -errno;
+  sayHello(-r, r == 0 ? "" : "the snapshot cannot be read, or the image has no criu");
+  if (r != 0) _exit(2);
+  server.restore_ns_max = restoreNsMax();
+  for (;;) {
+    pollfd polled[1 + kJobsMax];
+    Job* of[1 + kJobsMax];
+    nfds_t count = 1;
+    for (Job& job : server.jobs) {
+      if (job.box == 0) continue;
+      polled[count] = {job.restorer, POLLIN, 0};
+      of[count++] = &job;
+    }
+    const bool full = count > kJobsMax;
+    polled[0] = {kChannelFd, static_cast<short>(full ? 0 : POLLIN), 0};  // its end is always told
+    const int n = poll(polled, count, msUntilDue(nowNs()));
+    if (n < 0 && errno != EINTR) _exit(6);
+    if (n > 0) {
+      for (nfds_t i = 1; i < count; ++i)
+        if (polled[i].revents != 0) end(*of[i]);
+      if (polled[0].revents != 0) takeRequest();
+    }
+    endLate(nowNs());
+  }
+}
+
+}  // namespace mayfly::zygote
+
+int main(int argc, char** argv) {
+  using namespace mayfly::zygote;
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return 6;
+  if (argc == 2 && strcmp(argv[1], "serve") == 0) runServing();
+  if (argc >= 3 && strcmp(argv[1], "dump") == 0) runDumping(argv + 2);
+  static const char usage[] =
+      "mayfly-restorer is started by mayfly-spawner; it is of no use by hand\n";
+  (void)!write(2, usage, sizeof usage - 1);
+  return 2;
+}
