@@ -45,7 +45,8 @@ PROGRAMS = [
         "run", "task list", "task info", "task wait", "task cancel", "task close", "blob list", "blob remove", "ps",
         "kill", "templates", "top", "doctor", "image",
         "template init", "template build", "template check", "pool replay", "bench run", "bench sweep",
-        "bench ladder", "bench isolation", "bench diff", "broker check", "broker try", "version")),
+        "bench ladder", "bench isolation", "bench diff", "plan", "plan calibrate", "trace record", "broker check",
+        "broker try", "version")),
 ]
 
 HEAD = """# Settings
