@@ -34,7 +34,7 @@ void readNumber(Reader::Table& t, std::string_view key, double lowest, double hi
     out = *value;
 }
 
-void readMake(Reader::Table t, PlanMake& m) {
+void readMakeCosts(Reader::Table t, PlanMake& m) {
   t.count("time_us", 1, kHourUs, m.time_us);
   t.count("box_us", 0, kHourUs, m.box_us);
   if (m.box_us > m.time_us) t.complain("box_us", "is more than time_us");
@@ -45,7 +45,7 @@ void readMake(Reader::Table t, PlanMake& m) {
   t.finish();
 }
 
-void readTask(Reader::Table t, PlanTask& k) {
+void readTaskCosts(Reader::Table t, PlanTask& k) {
   t.count("claim_us", 0, kHourUs, k.claim_us);
   t.count("first_us", 0, kHourUs, k.first_us);
   t.count("run_us", 0, kHourUs, k.run_us);
@@ -60,7 +60,7 @@ void readTask(Reader::Table t, PlanTask& k) {
   t.finish();
 }
 
-void readLimits(Reader::Table t, base::Limits& limits) {
+void readPlanCaps(Reader::Table t, base::Limits& limits) {
   for (std::string_view key : kPlanCaps) {
     const LimitField& field = limitField(key);
     uint64_t value = field.get(limits);
@@ -88,9 +88,9 @@ PlanTemplate readTemplate(const std::string& name, Reader::Table t) {
   if (out.parked_min > out.parked_max) t.complain("pool_min", "is more than pool_max");
   t.boolean("per_tenant", out.per_tenant);
   t.count("ptys", 0, 4'096, out.ptys);
-  readLimits(t.table("limits"), out.limits);
-  readMake(t.table("make"), out.make);
-  readTask(t.table("task"), out.task);
+  readPlanCaps(t.table("limits"), out.limits);
+  readMakeCosts(t.table("make"), out.make);
+  readTaskCosts(t.table("task"), out.task);
   t.finish();
   return out;
 }

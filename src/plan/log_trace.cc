@@ -14,7 +14,7 @@ namespace mayfly::plan {
 
 namespace {
 
-constexpr std::string_view kMark = " task id=";
+constexpr std::string_view kMark = " task id=", kSlow = " slow";
 constexpr size_t kStampBytes = 23;  // 2026-11-30T01:14:42.123
 constexpr double kTimeMs_max = pool::kTraceTime_s_max * 1e3;
 
@@ -114,8 +114,10 @@ base::Status LogTrace::line(std::string_view text) {
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.remove_suffix(1);
   const size_t mark = text.find(kMark);
   if (mark == std::string_view::npos) return base::Unit{};
-  // "<stamp> info task id=": a journal may have put words before the stamp.
-  const std::string_view head = text.substr(0, mark);
+  // "<stamp> info task id=", "<stamp> warning slow task id=": a journal may have put words before
+  // the stamp.
+  std::string_view head = text.substr(0, mark);
+  if (head.ends_with(kSlow)) head.remove_suffix(kSlow.size());
   const size_t level = head.rfind(' ');
   const auto skip = [&] {
     ++skipped_;

@@ -207,16 +207,21 @@ TEST(LogTrace, LinesBecomeArrivalsWithoutNames) {
         std::string("2026-03-01T00:00:00.500 info template 'python' is ready"),
         std::string("a line of another program"),
         line("2026-03-01T00:00:01.000",
-             "template=python mechanism=fork user=uid:1000 tenant=\"a\"" + with("100"))})
+             "template=python mechanism=fork user=uid:1000 tenant=\"a\"" + with("100")),
+        // It took as long as `slow_task` or longer.
+        "2026-03-01T00:00:03.000 warning slow task id=9 template=shell mechanism=exec user=uid:0 "
+        "trace=00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" +
+            with("500")})
     ASSERT_TRUE(log.line(each)) << each;
-  EXPECT_EQ(log.tasks(), 3u);
+  EXPECT_EQ(log.tasks(), 4u);
   EXPECT_EQ(log.skipped(), 0u);
   auto t = log.finish("x.log");
   ASSERT_TRUE(t) << t.error().message;
   EXPECT_EQ(pool::writeTrace(*t), std::string(pool::kTraceFields) +
                                       "\n0.000000,shell,0.020000,0.007500,4096,u1,\n"
                                       "0.800000,python,0.020000,0.007500,4096,u2,t1\n"
-                                      "1.900000,python,0.020000,0.007500,4096,u2,t2\n");
+                                      "1.900000,python,0.020000,0.007500,4096,u2,t2\n"
+                                      "3.500000,shell,0.020000,0.007500,4096,u1,\n");
 }
 
 TEST(LogTrace, LinesThatCannotBeReadAreCountedAndSkipped) {
