@@ -45,6 +45,7 @@ func mayflyRun(args []string) (int, error) {
 	memory := flags.Uint64("memory", 0, "memory cap in bytes; 0: the template's default")
 	wallTime := flags.Duration("wall-time", 0, "wall time cap; 0: the template's default")
 	flags.DurationVar(wallTime, "timeout", 0, "the same as -wall-time")
+	traceparent := flags.String("traceparent", "", "the caller's W3C trace context")
 	_ = flags.Parse(args) // exits itself
 	if *socket == "" {
 		*socket = defaultSocket
@@ -65,6 +66,7 @@ func mayflyRun(args []string) (int, error) {
 		Args:        flags.Args(),
 		MemoryBytes: *memory,
 		WallTime:    *wallTime,
+		Traceparent: *traceparent,
 	}, func(stream schema.Stream, data []byte) error {
 		to := os.Stdout
 		if stream == schema.Stream_stderr {

@@ -100,6 +100,7 @@ type Task struct {
 	Args        []string
 	MemoryBytes uint64
 	WallTime    time.Duration
+	Traceparent string // the caller's W3C trace context, for the daemon's lines and the audit
 }
 
 func (t Task) put(spec schema.TaskSpec) error {
@@ -169,6 +170,11 @@ func (c *Client) Run(ctx context.Context, t Task, onOutput OnOutput) (*Result, e
 	submitted, release := c.mayfly.Submit(calls, func(p schema.Mayfly_submit_Params) error {
 		if err := p.SetOutput(schema.OutputSink_ServerToClient(sink{onOutput})); err != nil {
 			return err
+		}
+		if t.Traceparent != "" {
+			if err := p.SetTraceparent(t.Traceparent); err != nil {
+				return err
+			}
 		}
 		spec, err := p.NewSpec()
 		if err != nil {

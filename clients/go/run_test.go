@@ -123,6 +123,29 @@ func TestAnErrorOfTheSinkCancelsTheTask(t *testing.T) {
 	}
 }
 
+func TestATraceContextGoesWithATask(t *testing.T) {
+	client := connect(t)
+	task := Task{Template: "python", Code: "pass", Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203333-01"}
+	result, err := client.Run(context.Background(), task, discard)
+	if err != nil || result.Verdict != schema.Verdict_succeeded {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if path := os.Getenv("MAYFLY_DAEMON_LOG"); path != "" {
+		// The task's line is written before its result is sent.
+		log, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(log), "trace="+task.Traceparent) {
+			t.Errorf("no line with the context: %v", err)
+		}
+	}
+	task.Traceparent = "x"
+	_, err = client.Run(context.Background(), task, discard)
+	var refused *Error
+	if !errors.As(err, &refused) || refused.Code != schema.ErrorCode_invalidArgument ||
+		!strings.Contains(refused.Message, "traceparent: 'x' is no W3C trace context") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestManyTasksAtOnce(t *testing.T) {
 	client := connect(t)
 	var all sync.WaitGroup

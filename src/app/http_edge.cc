@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <utility>
 
 #include "base/clock.h"
@@ -20,6 +21,8 @@ namespace {
 constexpr std::chrono::milliseconds kStopTime{1'000};
 constexpr uint32_t kBacklog = 128;
 constexpr uint64_t kHealthAge_ns = 1'000'000'000;  // a younger snapshot proves that the core runs
+constexpr uint64_t kScrapeWait_ns = 2'000'000'000;
+constexpr std::chrono::milliseconds kScrapeLook{500};
 
 uint64_t unixMs() {
   timespec now{};
@@ -56,26 +59,51 @@ std::string reasons(const metrics::Snapshot& s) {
 
 // The board, and the text of the last scrape, which further scrapes of the same snapshot share.
 struct HttpEdge::Pages {
+  struct Scraper {
+    uint64_t since_ns = 0;
+    std::weak_ptr<web::Reply> reply;  // the board's, until it is answered
+  };
   metrics::Board board;
   uint64_t serial = 0;
   std::shared_ptr<const std::string> text;
+  std::deque<Scraper> scrapers;
 
   web::Response answer(const metrics::SnapshotPtr& s, const web::Counts& http) {
     if (!text || serial != s->serial) {
-      metrics::Scrape scrape;
-      scrape.age_ns = base::monotonicNs() - std::min(base::monotonicNs(), s->made_ns);
-      scrape.http_connections = http.open;
-      scrape.http_streams = http.streams;
-      scrape.http_requests = http.requests;
-      scrape.http_refused = http.refused;
-      scrape.http_unauthorised = http.unauthorised;
-      scrape.http_slow = http.dropped_slow;
-      text = std::make_shared<const std::string>(metrics::prometheusText(*s, scrape));
+      text = textOf(*s, http);
       serial = s->serial;
     }
+    return asResponse(text);
+  }
+
+  // A core thread that is stuck makes no snapshot: the latest one tells so, by its age.
+  void answerLate(const web::Counts& http) {
+    const uint64_t now_ns = base::monotonicNs();
+    for (; !scrapers.empty(); scrapers.pop_front()) {
+      const auto reply = scrapers.front().reply.lock();
+      if (reply && now_ns - scrapers.front().since_ns < kScrapeWait_ns) return;
+      const metrics::SnapshotPtr latest = board.latest();
+      if (reply && latest) reply->send(asResponse(textOf(*latest, http)));
+    }
+  }
+
+ private:
+  static std::shared_ptr<const std::string> textOf(const metrics::Snapshot& s,
+                                                   const web::Counts& http) {
+    metrics::Scrape scrape;
+    scrape.age_ns = base::monotonicNs() - std::min(base::monotonicNs(), s.made_ns);
+    scrape.http_connections = http.open;
+    scrape.http_streams = http.streams;
+    scrape.http_requests = http.requests;
+    scrape.http_refused = http.refused;
+    scrape.http_unauthorised = http.unauthorised;
+    scrape.http_slow = http.dropped_slow;
+    return std::make_shared<const std::string>(metrics::prometheusText(s, scrape));
+  }
+  static web::Response asResponse(std::shared_ptr<const std::string> text) {
     web::Response r;
     r.type = metrics::kPrometheusType;
-    r.body = text;
+    r.body = std::move(text);
     return r;
   }
 };
@@ -169,15 +197,20 @@ void HttpEdge::routes(web::Server& server, web::Router& router) {
   dashboard::addPages(server, router, std::shared_ptr<metrics::Board>(pages, &pages->board));
   const auto asked = [pages](uint64_t age_ns_max, web::Reply reply, auto answer) {
     auto kept = std::make_shared<web::Reply>(std::move(reply));
-    pages->board.ask(base::monotonicNs(), age_ns_max,
-                     [kept, answer](const metrics::SnapshotPtr& s) { kept->send(answer(s)); });
+    std::weak_ptr<web::Reply> waits = kept;
+    pages->board.ask(
+        base::monotonicNs(), age_ns_max,
+        [kept = std::move(kept), answer](const metrics::SnapshotPtr& s) { kept->send(answer(s)); });
+    return waits;
   };
   router.get("/metrics", [pages, asked, &server](const web::Request&, web::Reply reply) {
-    asked(metrics::Board::kPeriod_ns, std::move(reply),
-          [pages, &server](const metrics::SnapshotPtr& s) {
-            return pages->answer(s, server.counts());
-          });
+    auto waits = asked(metrics::Board::kPeriod_ns, std::move(reply),
+                       [pages, &server](const metrics::SnapshotPtr& s) {
+                         return pages->answer(s, server.counts());
+                       });
+    if (!waits.expired()) pages->scrapers.push_back({base::monotonicNs(), std::move(waits)});
   });
+  server.every(kScrapeLook, [pages, &server] { pages->answerLate(server.counts()); });
   router.get(
       "/healthz",
       [asked](const web::Request&, web::Reply reply) {

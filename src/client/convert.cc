@@ -81,7 +81,8 @@ void put(schema::TaskSpec::Builder out, const TaskSpec& spec) {
 }
 
 capnp::MessageSize sizeHint(const TaskSpec& spec) {
-  uint64_t bytes = 512 + spec.traceparent.size() + spec.tenant.size() + spec.code.size() + spec.stdin_data.size();
+  uint64_t bytes = 512 + spec.traceparent.size() + spec.tenant.size() + spec.code.size() +
+                   spec.stdin_data.size();
   if (spec.detach) bytes += 32 + spec.detach->key.size();
   for (const auto& arg : spec.args) bytes += 16 + arg.size();
   for (const auto& wish : spec.grants) bytes += 32 + wish.name.size() + wish.narrowing.size();

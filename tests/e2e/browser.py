@@ -47,7 +47,8 @@ class Browser:
         script = f'exec 3<&{theirs_in} 4>&{theirs_out} {theirs_in}<&- {theirs_out}>&-; exec "$0" "$@"'
         with open(self.folder / "browser.log", "wb") as log:
             self.process = subprocess.Popen(["bash", "-c", script, program(), *flags, "about:blank"], pass_fds=(theirs_in, theirs_out),
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env={**os.environ, "TMPDIR": str(self.folder)})
         os.close(theirs_in)
         os.close(theirs_out)
         return self

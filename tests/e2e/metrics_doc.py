@@ -29,7 +29,7 @@ listen = "127.0.0.1:9464"
 
 | path | answers |
 |---|---|
-| `/metrics` | Prometheus' text format; figures that are at most 250 ms old |
+| `/metrics` | Prometheus' text format; figures that are at most 250 ms old, or the latest if the core thread makes none for 2 s |
 | `/healthz` | 200 if the core thread has made figures within the last second or makes them now; 503 otherwise |
 | `/readyz` | 200 once every template is ready or given up and tasks are taken, else 503; the text names what is not |
 

@@ -1,11 +1,13 @@
 """/metrics, /healthz and /readyz of a real daemon; rules and dashboards by a real promtool and Prometheus."""
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import socket
 import struct
@@ -169,6 +171,11 @@ def test_a_stranger_and_a_malformed_message_are_counted(daemons):  # noqa: F811
     assert web.sum("mayfly_rpc_messages_refused_total") == 3
 
 
+def test_the_throw_away_daemon_says_where_its_pages_are(daemon):
+    with urllib.request.urlopen(os.environ["MAYFLY_HTTP"] + "readyz", timeout=SECONDS_MAX) as answer:
+        assert answer.read().startswith(b"ready\n")
+
+
 def test_health_and_readiness(served):
     _, web = served
     assert web.get("/healthz")[:2] == (200, "ok\n")
@@ -179,6 +186,37 @@ def test_health_and_readiness(served):
     assert (status, body) == (200, "") and int(headers["Content-Length"]) > 1_000
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert web.get("/metrics", {"Host": "evil.example"})[0] == 421
+
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+
+
+@contextlib.contextmanager
+def stopped(thread):
+    """Stops one thread of a process, and no other."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def trace(request):
+        done = libc.ptrace(ctypes.c_long(request), ctypes.c_long(thread), None, None)
+        assert done == 0, os.strerror(ctypes.get_errno())
+
+    trace(PTRACE_SEIZE)
+    trace(PTRACE_INTERRUPT)
+    os.waitpid(thread, WALL)
+    try:
+        yield
+    finally:
+        trace(PTRACE_DETACH)
+
+
+def test_a_stuck_core_is_told_by_the_thread_that_is_not(served):
+    daemon, web = served
+    web.text()
+    with stopped(daemon.pid), socket.create_connection((web.host, web.port), timeout=SECONDS_MAX) as health:
+        assert web.sum("mayfly_snapshot_age_seconds") >= 2
+        health.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert health.recv(1_000).startswith(b"HTTP/1.1 503 ")
+    await_that(lambda: attempt(web) == 200 and web.sum("mayfly_snapshot_age_seconds") < 2, "it goes on")
 
 
 def test_each_template_has_one_state(served):
@@ -236,7 +274,10 @@ def test_a_slow_task_has_a_line_with_its_phases_and_trace(daemons):  # noqa: F81
 
 def test_a_thousand_clients_that_do_not_read_delay_no_task(served):
     daemon, web = served
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as all_end:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(files[0], 2 * CLIENTS), files[1]), files[1]))
+        all_end.callback(resource.setrlimit, resource.RLIMIT_NOFILE, files)
         for i in range(CLIENTS):
             s = all_end.enter_context(socket.socket())
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

@@ -36,7 +36,7 @@ WALLS = (
     Wall("process_memory", ("read_child", "write_child", "kcmp_child", "descriptor_of_child", "memory_of_init"), apart=True),
     Wall("signals_out", ("by_number", "init", "init_by_descriptor", "parent"), init=True, init_may=("by_number", "by_group", "group_0", "init", "init_by_descriptor", "parent")),
     Wall("socket_families", ("16/3/0", "17/3/0", "raw", "icmp"), apart=True),
-    Wall("network_out", ("host_127.0.0.1",), control_params={"local_only": True}, zygote=True, init=True),
+    Wall("network_out", ("host_127.0.0.1", "daemon_http"), control_params={"local_only": True}, zygote=True, init=True),
     Wall("host_abstract_socket", ("stream", "datagram", "listed"), zygote=True, init=True),
     Wall("descriptors", ("more", "kind_0")),
     Wall("descriptor_smuggling", ("name_to_handle", "open_by_handle", "reopen_for_writing", "descriptors_of_others")),

@@ -7,6 +7,7 @@ import pathlib
 import secrets
 import socket
 import tempfile
+import urllib.parse
 
 import pytest
 
@@ -81,6 +82,8 @@ def offer(folder):
         "host_addresses": sorted(addresses),
         "host_port": listener.getsockname()[1],
         "abstract_name": name,
+        # The daemon's own HTTP server; the control runs may be without a daemon.
+        "daemon_http": urllib.parse.urlsplit(os.environ.get("MAYFLY_HTTP", "")).port or listener.getsockname()[1],
     }
     terminal = os.openpty()
     leak = os.open("/dev/null", os.O_RDWR)

@@ -1,7 +1,7 @@
 // All ways to request a task, and their results.
 
 import assert from "node:assert/strict";
-import { mkdir, symlink, writeFile } from "node:fs/promises";
+import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
@@ -143,6 +143,8 @@ test("a trace context goes with a task, and a wrong one is refused", async (t) =
   const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203332-01";
   const result = await mayfly.run({ code: "print(1)", traceparent });
   assert.equal(result.stdout, "1\n");
+  const log = process.env.MAYFLY_DAEMON_LOG; // the task's line is written before its result is sent
+  if (log !== undefined) assert.ok((await readFile(log, "utf8")).includes(`trace=${traceparent}`));
   await assert.rejects(mayfly.run({ code: "print(1)", traceparent: "x" }), (error) => {
     assert.ok(error instanceof InvalidArgumentError);
     assert.match(error.message, /traceparent: 'x' is no W3C trace context/);

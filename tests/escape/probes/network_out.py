@@ -46,6 +46,8 @@ def listed():
 
 for address in given.get("host_addresses", []):
     probe.attempt(f"host_{address}", connect, address, given["host_port"])
+if "daemon_http" in given:
+    probe.attempt("daemon_http", connect, "127.0.0.1", given["daemon_http"])
 # The control run stays on the machine.
 for address, port in () if given.get("local_only") else (("169.254.169.254", 80), ("1.1.1.1", 53), ("10.0.0.1", 80), ("172.17.0.1", 80)):
     probe.attempt(f"connect_{address}", connect, address, port)
