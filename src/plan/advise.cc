@@ -253,16 +253,19 @@ base::Status addRow(const Input& in, const config::PlanScenario& s, std::string 
   return base::Unit{};
 }
 
-// The same templates, made as one of another mechanism is.
+// The same templates, all made as one of another mechanism is.
 base::Status addMechanisms(const Input& in, const config::PlanScenario& s, Advice* a) {
   std::vector<std::string> done;
-  for (const std::string& name : in.trace.templates)
-    if (const config::PlanTemplate* t = in.host.find(name)) done.push_back(t->mechanism);
   for (const config::PlanTemplate& from : in.host.templates) {
-    if (std::find(done.begin(), done.end(), from.mechanism) != done.end()) continue;
+    const bool as_planned = std::all_of(
+        in.trace.templates.begin(), in.trace.templates.end(), [&](const std::string& name) {
+          return in.host.find(name)->mechanism == from.mechanism;  // checkInput() found it
+        });
+    if (as_planned || std::find(done.begin(), done.end(), from.mechanism) != done.end()) continue;
     done.push_back(from.mechanism);
     Input other = in;
     for (config::PlanTemplate& t : other.host.templates) {
+      if (t.mechanism == from.mechanism) continue;
       t.mechanism = from.mechanism;
       t.make = from.make;
       t.clone_bytes = from.clone_bytes;

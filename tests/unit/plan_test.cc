@@ -452,6 +452,15 @@ TEST(Advise, AnotherMechanismIsTriedIfItWasMeasured) {
   const Row& row = a.what_ifs.back();
   EXPECT_EQ(row.what, "made by exec, as 'shell'");
   EXPECT_GT(row.processors, a.what_ifs[0].processors);
+  // With both in the load, each alone is another way.
+  s.loads.push_back(s.loads[0]);
+  s.loads[1].template_name = "shell";
+  const Advice both = advised(inputOf(s, h), s);
+  std::vector<std::string> made;
+  for (const Row& each : both.what_ifs)
+    if (each.what.starts_with("made by")) made.push_back(each.what);
+  EXPECT_EQ(made,
+            (std::vector<std::string>{"made by fork, as 'python'", "made by exec, as 'shell'"}));
 }
 
 TEST(Advise, WhatCannotBePlannedIsRefusedByName) {
