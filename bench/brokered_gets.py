@@ -13,9 +13,9 @@ import tempfile
 
 import common
 
-DIRECT = "direct"
+DIRECT, RELAYS = "direct", "relays"
 DOORS = {"tcp": ("--port", 80), "unix": ("--local", "/run/broker.sock")}
-SIDES = (DIRECT, *DOORS)
+SIDES = (DIRECT, RELAYS, *DOORS)
 ACTION = "bench"
 PARKED = 16
 SATURATING = 16  # connections at a time
@@ -49,9 +49,9 @@ secret = "key"
 
 
 @contextlib.contextmanager
-def upstream(build):
-    """Yields its port on 127.0.0.1."""
-    process = subprocess.Popen([build / "bin/mayfly-bench-http", "serve"], stdin=subprocess.DEVNULL,
+def upstream(build, *words):
+    """Yields the port on 127.0.0.1 of an upstream, or of what else mayfly-bench-http shall be."""
+    process = subprocess.Popen([build / "bin/mayfly-bench-http", *map(str, words or ("serve",))], stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, text=True)
     try:
         yield int(process.stdout.readline())
@@ -100,7 +100,8 @@ def curl_bundle(folder):
 
 
 class Gets:
-    """The same GETs from the host straight to the upstream, and from boxes through each door. `with` ends it."""
+    """The same GETs from the host straight to the upstream, from there through two processes that only pass bytes on,
+    and from boxes through each door. `with` ends it."""
 
     def __init__(self, build):
         self.build, self.program = build, build / "bin/mayfly-bench-http"
@@ -109,6 +110,9 @@ class Gets:
     def __enter__(self):
         with contextlib.ExitStack() as stack:
             self.port = stack.enter_context(upstream(self.build))
+            second = stack.enter_context(upstream(self.build, "relay", "--to", self.port))
+            first = stack.enter_context(upstream(self.build, "relay", "--to", second))
+            self.ports = {DIRECT: self.port, RELAYS: first}
             self.folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mayfly-bench-")))
             self.curl = curl_bundle(self.folder)
             settings = stack.enter_context(policy_file(self.port))
@@ -134,19 +138,19 @@ class Gets:
     def once(self, side, kind, words, path):
         if kind == "curl":
             return self.curl_once(side, *words, path)
-        if side == DIRECT:
-            command = [self.program, "get", "--port", self.port, "--path", path, *words]
+        if side in self.ports:
+            command = [self.program, "get", "--port", self.ports[side], "--path", path, *words]
         else:
             inner = ["./http", "get", *DOORS[side], "--path", f"/cap/{ACTION}{path}", *words]
             command = self.in_box(self.program, "http", "chmod +x http", inner)
         return json.loads(self.said(side, path, command))
 
     def curl_once(self, side, count, warm_up, path):
-        place = {DIRECT: [f"http://127.0.0.1:{self.port}{path}"], "tcp": [f"http://127.0.0.1/cap/{ACTION}{path}"],
+        place = {**{name: [f"http://127.0.0.1:{port}{path}"] for name, port in self.ports.items()}, "tcp": [f"http://127.0.0.1/cap/{ACTION}{path}"],
                  "unix": ["--unix-socket", DOORS["unix"][1], f"http://localhost/cap/{ACTION}{path}"]}[side]
         place[-1] += f"/[1-{warm_up + count}]"
         words = [*self.curl, "-q", "-sS", "-o", "/dev/null", "-w", "%{http_code} %{num_connects} %{time_total}\\n", *place]
-        if side == DIRECT:
+        if side in self.ports:
             said = self.said(side, path, words, cwd=self.folder)
         else:
             said = self.said(side, path, self.in_box(self.folder / "curl.tar", "curl.tar", "tar xf curl.tar", words))
@@ -168,9 +172,8 @@ class Gets:
     def figure(self, kind, side, pick):
         return statistics.median(pick(report) for report in self.reports[kind, side])
 
-    def ratio(self, kind, side, pick):
-        return statistics.median(pick(of) / pick(to) for of, to in
-                                 zip(self.reports[kind, side], self.reports[kind, DIRECT]))
+    def ratio(self, kind, side, pick, to=DIRECT):
+        return statistics.median(pick(a) / pick(b) for a, b in zip(self.reports[kind, side], self.reports[kind, to]))
 
 
 def interval(values):

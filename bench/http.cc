@@ -1,8 +1,9 @@
 // mayfly-bench-http: the two ends of a GET, to measure what lies between them.
 //
 //   serve   an upstream on 127.0.0.1; prints its port. /hello answers 64 bytes; /stream sends
-//   events
-//           as a model API does, each with the time at which it was sent
+//           events as a model API does, each with the time at which it was sent
+//   relay   passes bytes on to a port of 127.0.0.1, and does nothing else; prints its own port.
+//           Two of them are what any two processes between the ends cost at the least
 //   get     GETs through 127.0.0.1:PORT or a unix socket, one after the other on each connection;
 //           prints its times as JSON
 //
@@ -15,6 +16,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -130,7 +132,9 @@ void serveOne(int fd) {
   ::close(fd);
 }
 
-[[noreturn]] void serve() {
+// Listens on a free port, prints it; calls `serve_one` with each connection, on its own thread.
+template <class ServeOne>
+[[noreturn]] void listenOn(ServeOne serve_one) {
   const int listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const int on = 1;
   ::setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -144,8 +148,29 @@ void serveOne(int fd) {
   std::fflush(stdout);
   for (;;) {
     const int fd = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
-    if (fd >= 0) std::thread(serveOne, fd).detach();
+    if (fd >= 0) std::thread(serve_one, fd).detach();
   }
+}
+
+// --- relay -------------------------------------------------------------------------
+
+void relayOne(int near, uint16_t to) {
+  const int far = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const sockaddr_in address = loopback(to);
+  if (::connect(far, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+    die(std::string("cannot connect: ") + ::strerror(errno));
+  noDelay(near);
+  noDelay(far);
+  pollfd ends[2] = {{near, POLLIN, 0}, {far, POLLIN, 0}};
+  std::string bytes;
+  for (bool alive = true; alive && ::poll(ends, 2, -1) > 0;)
+    for (int i = 0; i < 2 && alive; ++i)
+      if (ends[i].revents != 0) {
+        bytes.clear();
+        alive = receive(ends[i].fd, bytes) && sendAll(ends[1 - i].fd, bytes);
+      }
+  ::close(near);
+  ::close(far);
 }
 
 // --- get ---------------------------------------------------------------------------
@@ -303,6 +328,9 @@ int main(int argc, char** argv) {
   CLI::App cli{"mayfly-bench-http: the two ends of a GET"};
   cli.require_subcommand(1);
   CLI::App* server = cli.add_subcommand("serve", "an upstream on 127.0.0.1; prints its port");
+  CLI::App* relay =
+      cli.add_subcommand("relay", "bytes to a port of 127.0.0.1; prints its own port");
+  relay->add_option("--to", o.port, "the port")->required();
   CLI::App* client = cli.add_subcommand("get", "GETs, one after the other on each connection");
   client->add_option("--port", o.port, "connect to 127.0.0.1 and this port");
   client->add_option("--local", o.local, "connect to this unix socket");
@@ -313,7 +341,8 @@ int main(int argc, char** argv) {
   client->add_option("--seconds", o.seconds, "no request starts later");
   client->add_option("--connections", o.connections, "at a time")->check(CLI::Range(1, 1'000));
   CLI11_PARSE(cli, argc, argv);
-  if (*server) serve();
+  if (*server) listenOn(serveOne);
+  if (*relay) listenOn([to = o.port](int fd) { relayOne(fd, to); });
   if ((o.port == 0) == o.local.empty()) die("give --port or --local");
   if (o.count == 0 && o.seconds <= 0) die("give --count or --seconds");
   return get(o);

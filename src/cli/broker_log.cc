@@ -34,7 +34,7 @@ constexpr const char* kRow =
     "{:<24}  {:<20}  {:<6}  {:<10}  {:<20}  {:<8}  {:>3}  {:>10}  {:>10}  {:>9}  {}\n";
 
 struct Entry {
-  std::string time, tenant, kind, action, target, outcome, rule;
+  std::string time, tenant, kind, action, target, outcome, rule, trace;
   uint64_t task = 0, status = 0, request_bytes = 0, answer_bytes = 0, duration_us = 0;
   uint32_t user = 0;
 };
@@ -84,6 +84,7 @@ Result<Entry> entryOf(std::string_view line) {
                                 {"outcome", &e.outcome}})
     keys.text(key, *to);
   keys.text("rule", e.rule, false);
+  keys.text("trace", e.trace, false);
   keys.number("task", e.task);
   keys.number("user", e.user);
   keys.number("status", e.status, false);
@@ -99,7 +100,7 @@ bool matches(const LogFilter& filter, const Entry& e) {
   const auto same = [](const auto& wanted, const auto& is) { return !wanted || *wanted == is; };
   const auto& outcomes = filter.outcomes;
   return same(filter.task, e.task) && same(filter.user, e.user) && same(filter.tenant, e.tenant) &&
-         same(filter.action, e.action) &&
+         same(filter.action, e.action) && e.trace.find(filter.trace) != std::string::npos &&
          (outcomes.empty() ||
           std::find(outcomes.begin(), outcomes.end(), e.outcome) != outcomes.end());
 }
@@ -151,6 +152,8 @@ void addLogOptions(CLI::App& app, LogOptions& to) {
          "Only of this tenant's tasks; '': of no tenant")
       ->type_name("NAME");
   app.add_option("--action", to.filter.action, "Only of this action")->type_name("NAME");
+  app.add_option("--trace", to.filter.trace, "Only of tasks with this in their W3C trace context")
+      ->type_name("TEXT");
   app.add_option("--outcome", to.filter.outcomes,
                  "Only allowed, refused, failed, revoked or replayed; repeatable")
       ->check(CLI::IsMember({"allowed", "refused", "failed", "revoked", "replayed"}))

@@ -24,8 +24,11 @@ struct LogFilter {
   std::optional<uint32_t> user;
   std::optional<std::string> tenant;  // "": tasks without one
   std::optional<std::string> action;
+  std::string trace;  // empty: any
   std::vector<std::string> outcomes;
-  bool any() const { return task || user || tenant || action || !outcomes.empty(); }
+  bool any() const {
+    return task || user || tenant || action || !trace.empty() || !outcomes.empty();
+  }
 };
 struct LogOptions {
   std::string file;  // empty: see auditFileOf()

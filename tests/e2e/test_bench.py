@@ -58,7 +58,7 @@ def test_the_brokers_cost_is_measured_and_told(tmp_path):
     assert written["met"] == (done.returncode == 0) == all(ratio <= written["goal"] for ratio in written["ratios"].values())
     gets = written["gets"]
     assert sorted(gets) == sorted(f"{kind}, {side}" for kind in ("curl", "kept", "new", "stream", "saturated")
-                                  for side in ("direct", "tcp", "unix"))
+                                  for side in ("direct", "relays", "tcp", "unix"))
     for name, [report] in gets.items():
         if name.startswith("curl"):  # which tells a failed GET by the benchmark's end
             assert 0 < report["whole"]["p50_ns"] <= report["whole"]["p99_ns"]

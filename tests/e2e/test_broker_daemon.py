@@ -4,12 +4,14 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import sys
 
 import pytest
 from test_lifecycle import GONE_SECONDS_MAX, TOP, await_that, comm, daemons, family, slow  # noqa: F401 (a fixture)
+from test_metrics import HTTP, TRACE, Web, listed
 
 sys.path.append(str(TOP / "tests/broker"))
 from shared import links_of  # noqa: E402
@@ -77,8 +79,8 @@ file = "{asker}"
                                                                 "Content-Type": "application/x-www-form-urlencoded"})
         return json.loads(asked.getresponse().read())["active"]
 
-    def start(policy, mode=0o600, **options):
-        daemon = daemons(config=f'broker_policy = "{write(policy, mode)}"\n', templates=("python",), **options)
+    def start(policy, mode=0o600, more="", **options):
+        daemon = daemons(config=f'broker_policy = "{write(policy, mode)}"\n{more}', templates=("python",), **options)
         daemon.write, daemon.is_active = write, is_active
         return daemon
 
@@ -107,6 +109,25 @@ def works(daemon):
 
 def test_a_daemon_that_is_ready_takes_tasks_with_grants_at_once(start):
     assert works(start(TICKET))
+
+
+def test_decisions_are_counted_and_the_audit_has_the_trace(start):
+    daemon = start(TICKET, more=HTTP)
+    assert daemon.cli.run("--grant", "ticket", "--traceparent", TRACE, "-c", MINT)["verdict"] == "succeeded"
+    assert works(daemon) and refused(daemon, "--grant", "nonesuch")[0] == "notFound"
+    web = Web(daemon)
+    await_that(lambda: web.sum("mayfly_broker_decisions_total", kind="mint", outcome="allowed") == 2, "they are counted")
+    assert web.sum("mayfly_broker_up") == 2 and web.sum("mayfly_broker_call_seconds_count") >= 2
+    assert web.sum("mayfly_broker_sessions_opened_total", result="opened") == 2
+    assert web.sum("mayfly_broker_session_open_seconds_count") >= 2
+    await_that(lambda: web.sum("mayfly_broker_session_end_seconds_count") == 2 and not web.sum("mayfly_broker_sessions"),
+               "the sessions' ends are counted")
+    families = set(re.findall(r"^# TYPE (\w+) ", web.text(), re.M))
+    assert families == set(listed()), families ^ set(listed())
+    [_, trace_id, *_] = TRACE.split("-")
+    log = daemon.cli("broker", "log", "--json", "--trace", trace_id, "--instance", daemon.instance, "--state-dir", daemon.state_dir)
+    lines = [json.loads(line) for line in log.stdout.splitlines()]
+    assert {"mint"} <= {line["kind"] for line in lines} and {line["trace"] for line in lines} == {TRACE}, log
 
 
 def test_a_wrong_policy_costs_grants_and_nothing_else(start):

@@ -213,12 +213,17 @@ TEST_F(LogFile, EachFilterKeepsItsOwn) {
   EXPECT_EQ(tasks({"--refused"}), "8");
   EXPECT_EQ(tasks({"--outcome", "refused", "--outcome", "failed"}), "89");
   EXPECT_EQ(tasks({"--action", "api", "--outcome", "allowed"}), "7");
+  EXPECT_EQ(tasks({"--trace", "4bf92f"}), "");
   EXPECT_EQ(tasks({"-n", "2"}), "89");
   EXPECT_EQ(tasks({"-n", "0"}), "");
   EXPECT_EQ(tasks({"-n", "1", "--action", "api"}), "8");
   for (int i = 0; i < 20; ++i) append(lineOf(5) + "\n");
   EXPECT_EQ(tasks({"-f"}), "5555555555");
   EXPECT_EQ(tasks({"-f", "-n", "21"}).size(), 21u);
+  std::string traced = lineOf(6);
+  append(traced.insert(1, R"("trace":"00-4bf92f-1-01",)") + "\n");
+  EXPECT_EQ(tasks({"--trace", "4bf92f"}), "6");
+  EXPECT_EQ(tasks({"--trace", "4bf92e"}), "");
 }
 
 TEST_F(LogFile, JsonIsTheLineAsItIs) {

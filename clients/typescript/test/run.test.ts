@@ -143,7 +143,7 @@ test("a trace context goes with a task, and a wrong one is refused", async (t) =
   const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203332-01";
   const result = await mayfly.run({ code: "print(1)", traceparent });
   assert.equal(result.stdout, "1\n");
-  const log = process.env.MAYFLY_DAEMON_LOG; // the task's line is written before its result is sent
+  const log = process.env["MAYFLY_DAEMON_LOG"]; // the task's line is written before its result is sent
   if (log !== undefined) assert.ok((await readFile(log, "utf8")).includes(`trace=${traceparent}`));
   await assert.rejects(mayfly.run({ code: "print(1)", traceparent: "x" }), (error) => {
     assert.ok(error instanceof InvalidArgumentError);
