@@ -34,8 +34,8 @@ using base::Phase;
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kProgram =
-    "import sys, time\n"
     "print(flush=True)\n"
+    "import sys, time\n"
     "end = time.process_time() + float(sys.argv[1])\n"
     "while time.process_time() < end: pass\n"
     "time.sleep(float(sys.argv[2]))\n";

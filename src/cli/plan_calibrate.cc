@@ -36,6 +36,7 @@ constexpr uint64_t kTick_ns = 10'000'000;  // of /proc/stat
 constexpr uint64_t kIdle_ns = 2'000'000'000;
 constexpr uint64_t kSettle_ns_max = 30'000'000'000;
 constexpr int kPollMs = 4;
+constexpr int kRestMs = 25;  // before a task that comes alone: it finds caches and processors cold
 constexpr uint32_t kBurstLeast = 4, kBurstMost = 512, kBurstsMost = 400;
 constexpr uint32_t kMissesEnough = 12;  // further bursts are smaller, or they would teach the pool
 constexpr size_t kProcTextBytesMax = 64u << 10;
@@ -241,6 +242,7 @@ base::Result<TemplateInfo> Calibration::settle() const {
 base::Status Calibration::oneByOne(plan::Measured& m) {
   for (uint32_t i = 0; i < o_.tasks; ++i) {
     MAYFLY_CHECK(settle());
+    pauseMs(kRestMs);
     Pending pending = begin();
     MAYFLY_TRY(plan::TaskSample sample, end(pending));
     m.quiet.push_back(sample);
