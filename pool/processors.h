@@ -28,6 +28,7 @@ class Processors {
   Job takeDone();
   // The processors that work now.
   double busy() const;
+  bool full() const { return busy() > count_ - 1e-6; }
 
  private:
   struct Piece {

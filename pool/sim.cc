@@ -16,6 +16,7 @@ namespace mayfly::pool {
 namespace {
 
 constexpr base::ZygoteId kZygote = 1;  // of every lane; it always serves
+constexpr int kClaimWakes = 2;         // the daemon, then the clone
 
 class Simulation {
  public:
@@ -65,7 +66,7 @@ class Simulation {
   void advance(uint64_t to_ns);
   void sumUp(uint32_t lane);
 
-  void begin(base::BoxId id, const SimStep& step, What then);
+  void begin(base::BoxId id, const SimStep& step, What then, int wakes = 1);
   void work();
 
   void arrive(base::TaskId task);
@@ -234,17 +235,20 @@ void Simulation::give(base::TaskId task, base::BoxId id) {
   Lane& l = lanes_[box.lane];
   l.refill.claimBegan(now_ns_);
   if (counts(task) && now_ns_ > a.at_ns) l.waits_ns.push_back(now_ns_ - a.at_ns);
-  if (shared()) return begin(id, l.spec.costs.claim, What::started);
+  if (shared()) return begin(id, l.spec.costs.claim, What::started, kClaimWakes);
   schedule(o_.claim_ns, What::started, box.lane, id);
 }
 
 // --- steps that take work of the host -------------------------------------------------
 
-void Simulation::begin(base::BoxId id, const SimStep& step, What then) {
+// `wakes`: of one process by another, on the step's way.
+void Simulation::begin(base::BoxId id, const SimStep& step, What then, int wakes) {
   Box& box = boxes_[id - 1];
   box.then = then;
   box.wait_ns = step.wait_ns;
-  if (!host_.begin(id, step)) schedule(step.wait_ns, then, box.lane, id);
+  if (o_.tick_ns != 0 && step.before.all_ns() != 0 && host_.full())
+    for (; wakes > 0; --wakes) box.wait_ns += random_.next() % o_.tick_ns;
+  if (!host_.begin(id, step)) schedule(box.wait_ns, then, box.lane, id);
 }
 
 // Something that the host worked on is done.

@@ -91,8 +91,10 @@ struct SimOptions {
   uint32_t boxes_max = 4096;        // tasks that have a box or wait for one
   uint32_t queue_max = UINT32_MAX;  // waiting tasks; a further one is refused
   double processors = 0;            // 0: every step takes its time, whatever else is under way
-  uint64_t count_from_ns = 0;       // earlier events are left out of the figures
-  uint64_t seed = 1;                // of the make times
+  uint64_t tick_ns = 0;             // of a kernel: a process that wakes up while all processors are
+                         // busy waits up to one for its turn; 0: it has its share at once
+  uint64_t count_from_ns = 0;  // earlier events are left out of the figures
+  uint64_t seed = 1;           // of the make times
 };
 
 // Of all tasks that ended; `max` is 0 if none did.

@@ -41,6 +41,7 @@ class SimHost {
   std::optional<Token> next();
 
   double busy() const { return processors_.busy(); }
+  bool full() const { return processors_.full(); }  // no processor is idle
   bool daemonBusy() const { return !threads_[0].empty(); }
   bool spawnerBusy() const { return !threads_[1].empty(); }
 

@@ -16,7 +16,9 @@
 #include <charconv>
 #include <deque>
 #include <future>
+#include <map>
 #include <memory>
+#include <sstream>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -100,10 +102,49 @@ int childNamed(int parent, std::string_view name) {
   return 0;
 }
 
+struct ProcessTime {
+  int parent = 0;
+  uint64_t ticks = 0;  // with that of its children that ended and were waited for
+};
+constexpr int kKernelThreads = 2;  // their parent
+
+// pid (name) state parent group session tty foreground flags 4 faults utime stime cutime cstime
+std::map<int, ProcessTime> processTimes() {
+  std::map<int, ProcessTime> out;
+  const std::unique_ptr<DIR, int (*)(DIR*)> proc(::opendir("/proc"), ::closedir);
+  while (const dirent* entry = proc ? ::readdir(proc.get()) : nullptr) {
+    const auto pid = numbersIn(entry->d_name, 0);
+    if (pid.empty()) continue;
+    const std::string stat = readProc(fmt::format("/proc/{}/stat", pid[0]));
+    std::istringstream words(stat.substr(std::min(stat.size(), stat.rfind(')') + 1)));
+    ProcessTime& p = out[static_cast<int>(pid[0])];
+    std::string word;
+    words >> word >> p.parent;
+    for (int i = 0; i < 9; ++i) words >> word;
+    for (uint64_t ticks = 0, i = 0; i < 4 && words >> ticks; ++i) p.ticks += ticks;
+  }
+  return out;
+}
+
 // What processors did so far.
 class Meter {
  public:
   Meter(int daemon, int spawner) : daemon_(daemon), spawner_(spawner) {}
+
+  // The time of programs that are neither the daemon's, nor this one, nor the kernel's own.
+  uint64_t others_ns() const {
+    const std::map<int, ProcessTime> all = processTimes();
+    uint64_t ticks = 0;
+    for (const auto& [pid, process] : all) {
+      int at = pid;
+      while (at != 0 && at != daemon_ && at != kKernelThreads && at != ::getpid()) {
+        const auto found = all.find(at);
+        at = found == all.end() ? 0 : found->second.parent;
+      }
+      if (at == 0) ticks += process.ticks;
+    }
+    return ticks * kTick_ns;
+  }
 
   plan::CpuTotals now() const {
     plan::CpuTotals t;
@@ -174,6 +215,7 @@ class Calibration {
 
   base::Result<config::PlanTemplate> measure(const TemplateInfo& info, std::string code);
   bool sawBoxes() const { return saw_boxes_; }
+  double others() const { return others_; }  // processors that other programs kept busy meanwhile
 
  private:
   using Pending = std::future<base::Result<TaskResult>>;
@@ -201,6 +243,7 @@ class Calibration {
   std::string name_, code_;
   std::string zygote_;  // its cgroup's name, "t3"; empty: not seen
   bool saw_boxes_ = false;
+  double others_ = 0;
 };
 
 base::Result<plan::TaskSample> Calibration::end(Pending& pending) const {
@@ -297,6 +340,7 @@ void Calibration::findZygote() {
 base::Status Calibration::keepFull(plan::Measured& m) {
   const auto outstanding = static_cast<size_t>(2 * ::sysconf(_SC_NPROCESSORS_ONLN) + 2);
   std::deque<Pending> under_way;
+  const uint64_t others_ns = meter_.others_ns();
   const plan::CpuTotals before = meter_.now();
   const uint64_t until_ns = before.elapsed_ns + static_cast<uint64_t>(o_.seconds * 1e9);
   uint64_t boxes_ns = 0, tasks = 0;
@@ -311,6 +355,9 @@ base::Status Calibration::keepFull(plan::Measured& m) {
   // The clones that these tasks took are made again: each task counts with one making.
   MAYFLY_CHECK(settle());
   m.full = meter_.since(before);
+  m.full.others_ns = meter_.others_ns();
+  m.full.others_ns -= std::min(m.full.others_ns, others_ns);
+  others_ = static_cast<double>(m.full.others_ns) / static_cast<double>(m.full.elapsed_ns);
   if (!zygote_.empty()) m.clone_bytes = chargeOfBoxes(client_.server().instance, zygote_);
   m.full.boxes_ns = boxes_ns;
   m.full.tasks = m.full.makes = tasks;
@@ -415,6 +462,11 @@ base::Result<std::string> calibrate(const CalibrateOptions& o) {
   for (auto& [info, code] : templates) {
     Calibration calibration(*client, o, meter, out.background);
     MAYFLY_TRY(config::PlanTemplate measured, calibration.measure(info, std::move(code)));
+    if (daemon != 0 && calibration.others() > kQuietMost * out.processors)
+      remarks.push_back(
+          fmt::format("Other programs kept {:.2f} processors busy while '{}' was measured: measure "
+                      "again on a quiet host.",
+                      calibration.others(), measured.name));
     if (!calibration.sawBoxes())
       remarks.push_back(
           fmt::format("The parked boxes of '{}' were not seen: its clone_memory is a "

@@ -52,8 +52,9 @@ Each eachOf(const CpuTotals& t, double background, uint64_t count) {
   e.spawner = static_cast<double>(t.spawner_ns) / n;
   e.client = static_cast<double>(t.client_ns) / n;
   e.boxes = static_cast<double>(t.boxes_ns) / n;
-  const double all =
-      (static_cast<double>(t.machine_ns) - background * static_cast<double>(t.elapsed_ns)) / n;
+  const double others =
+      std::max(background * static_cast<double>(t.elapsed_ns), static_cast<double>(t.others_ns));
+  const double all = (static_cast<double>(t.machine_ns) - others) / n;
   e.other = std::max(0.0, all - e.daemon - e.spawner - e.client - e.boxes);
   return e;
 }
@@ -106,6 +107,7 @@ CpuTotals& CpuTotals::operator+=(const CpuTotals& o) {
   daemon_ns += o.daemon_ns;
   spawner_ns += o.spawner_ns;
   client_ns += o.client_ns;
+  others_ns += o.others_ns;
   boxes_ns += o.boxes_ns;
   tasks += o.tasks;
   makes += o.makes;

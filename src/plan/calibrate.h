@@ -31,6 +31,7 @@ struct CpuTotals {
   uint64_t daemon_ns = 0, spawner_ns = 0, client_ns = 0;
   uint64_t boxes_ns = 0;  // of the tasks that ended, as their boxes count it
   uint64_t tasks = 0, makes = 0;
+  uint64_t others_ns = 0;  // of programs that are neither the daemon's nor the client's
 
   CpuTotals& operator+=(const CpuTotals& o);
 };
@@ -39,7 +40,7 @@ struct Measured {
   std::vector<TaskSample> quiet;  // one by one
   std::vector<TaskSample> burst;  // several at once: some found no clone
   CpuTotals full, refills;
-  double background = 0;     // processors that other programs keep busy
+  double background = 0;     // processors that other programs keep busy while nothing runs
   uint64_t clone_bytes = 0;  // 0: not seen
 };
 

@@ -23,6 +23,7 @@ namespace {
 constexpr uint64_t kAroundTask_ns = 1'000'000'000;  // as the daemon's Intake counts
 constexpr uint32_t kMaking_max = 4;                 // core::EngineOptions::making_max
 constexpr uint32_t kStockedOfLane_max = 1;          // as the daemon's Lanes
+constexpr uint64_t kTick_ns = 4'000'000;            // Debian's kernels: 250 a second
 
 uint64_t nanos(double us) { return us <= 0 ? 0 : static_cast<uint64_t>(us * 1e3); }
 
@@ -105,6 +106,7 @@ host::HostBudget hostBudget(const PlanHost& host) {
 pool::SimOptions optionsOf(const Input& in, const Part& part, double load) {
   pool::SimOptions o;
   o.processors = in.host.processors - in.host.background;
+  o.tick_ns = kTick_ns;
   o.making_max = kMaking_max;
   o.makers = UINT32_MAX;
   o.seed = in.seed;

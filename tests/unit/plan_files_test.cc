@@ -322,6 +322,12 @@ TEST(Calibrate, CostsComeFromTasksAndFromTheMachinesTime) {
   // 19 s less 1 of the background, 1 + 2 + 1 + 6 seen: 8 ms for each task and making.
   EXPECT_EQ(t.make.other_us + t.task.other_us, 8'000u);
   EXPECT_EQ(t.make.other_us, 7'200u);  // at most nine tenths: the refills say 7.75
+  // Programs that came to the background while the host was full are left out.
+  Measured disturbed = measured();
+  disturbed.full.machine_ns += 3 * kS;
+  disturbed.full.others_ns = 4 * kS;
+  ASSERT_TRUE(setCosts(disturbed, t));
+  EXPECT_EQ(t.make.other_us + t.task.other_us, 8'000u);
 }
 
 TEST(Calibrate, StockedBoxesTellTheBoxesPart) {

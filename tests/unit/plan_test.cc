@@ -185,6 +185,25 @@ TEST(SimHost, StepTakesThreadsThenItsOwnWorkAndLeavesTheRestBehind) {
   EXPECT_FALSE(host.begin(1, {}));  // nothing to wait for
 }
 
+TEST(SimHost, WhoWakesUpOnBusyProcessorsWaitsForATick) {
+  pool::Trace trace;
+  trace.templates = {"python"};
+  for (uint64_t i = 0; i < 2; ++i) trace.arrivals.push_back({0, 900 * kS, 0, 0, 900 * kS});
+  for (uint64_t i = 1; i <= 400; ++i) trace.arrivals.push_back({i * kS, 0, 0, 0, 1});
+  trace.end_ns = 401 * kS;
+  pool::SimOptions o;
+  o.each.costs.claim.before.own_ns = 1'000;
+  o.boxes_max = 1'000;
+  const auto mean_ns = [&](double processors, uint64_t tick_ns) {
+    o.processors = processors;
+    o.tick_ns = tick_ns;
+    return simulated(trace, o).all.first_byte.mean_ns;
+  };
+  EXPECT_LT(mean_ns(2, 0), 10'000);
+  EXPECT_LT(mean_ns(3, 4 * kMs), 10'000);                        // one is idle
+  EXPECT_NEAR(mean_ns(2, 4 * kMs), 2 * 2 * kMs, 0.1 * 4 * kMs);  // two wakes, half a tick each
+}
+
 config::PlanTemplate python() {
   config::PlanTemplate t;
   t.name = "python";
