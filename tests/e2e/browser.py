@@ -9,6 +9,7 @@ Every wait ends with an event of the page, or fails after SECONDS_MAX.
 """
 
 import base64
+import fcntl
 import json
 import os
 import pathlib
@@ -30,6 +31,15 @@ def program():
     return next((path for path in map(shutil.which, PROGRAMS) if path), None)
 
 
+def pipe():
+    """A pipe whose ends have numbers that the browser's shell can spare."""
+    low = os.pipe()
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low]
+    for end in low:
+        os.close(end)
+    return ends
+
+
 class Browser:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
@@ -37,8 +47,8 @@ class Browser:
 
     def __enter__(self):
         # Chromium reads commands from descriptor 3 and writes answers to 4.
-        theirs_in, self.to = os.pipe()
-        self.out, theirs_out = os.pipe()
+        theirs_in, self.to = pipe()
+        self.out, theirs_out = pipe()
         flags = ["--remote-debugging-pipe", "--headless", f"--user-data-dir={self.folder}", "--disable-gpu", "--no-first-run",
                  "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
                  "--no-proxy-server", "--force-color-profile=srgb"]

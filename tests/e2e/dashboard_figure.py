@@ -4,18 +4,20 @@
     ./dev with-daemon python3 tests/e2e/dashboard_figure.py
 """
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import urllib.request
 
 from browser import Browser
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 FIGURE = TOP / "docs/figures/dashboard.png"
-WIDTH, HEIGHT = 1024, 1082
-SECONDS = 75  # of load; the charts then have more than a minute
+WIDTH, HEIGHT = 1280, 1340
+RATE, SECONDS = 8, 70  # of load: the charts then have a minute
 MIX = """
 [[task]]
 name = "small"
@@ -51,17 +53,25 @@ limits = { memory = "48MiB" }
 """
 
 
+def ended():
+    with urllib.request.urlopen(os.environ["MAYFLY_HTTP"] + "api/v1/now?rows=0") as answer:
+        return json.load(answer)["tasks"]["ended"]
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder, Browser(folder) as browser:
         mix = pathlib.Path(folder) / "mix.toml"
         mix.write_text(MIX)
-        load = subprocess.Popen(["mayfly", "bench", "run", "--mix", mix, "--rate", "8", "--time", f"{SECONDS}s", "--rounds", "1",
+        load = subprocess.Popen(["mayfly", "bench", "run", "--mix", mix, "--rate", str(RATE), "--time", f"{SECONDS}s", "--rounds", "1",
                                  "--warm-up", "2s", "--seed", "1", "--out", f"{folder}/report"], stdout=subprocess.DEVNULL)
         try:
             page = browser.open(os.environ["MAYFLY_HTTP"], width=WIDTH, height=HEIGHT)
-            page.wait("Number(document.documentElement.dataset.serial) > 0")
-            load.wait(3 * SECONDS)
             page.wait("document.querySelectorAll('.plot canvas').length === 5")
+            while ended() < RATE * (SECONDS - 8):
+                assert load.poll() is None, "the load is over"
+                serial = page.value("document.documentElement.dataset.serial")
+                page.wait(f"document.documentElement.dataset.serial !== '{serial}'")
+            page.wait("/Running\\s+[1-9]/.test(document.getElementById('tiles').innerText)")
             page.picture(FIGURE, whole=False)
             assert page.faults == [] and page.policy_faults() == [], (page.faults, page.policy_faults())
         finally:

@@ -63,8 +63,8 @@ while (each := reader.get_next_interval_histogram()):
 rows = [line.split() for line in open(table) if line[:1] not in "#\\n" and "Value" not in line]
 for value, share, count, *_ in rows:
     theirs = whole.get_value_at_percentile(100 * int(count) / whole.get_total_count()) / 1e6
-    # The log has the rounds, each with an exact maximum; the table has their sum.
-    assert abs(theirs - float(value)) < 0.0006 + 0.0025 * theirs, (value, share, count, theirs)
+    # The log has the rounds, each with an exact maximum; the table has their sum. Our bins grow by 0.2 %, theirs by 0.1 %.
+    assert abs(theirs - float(value)) < 0.0006 + 0.0031 * theirs, (value, share, count, theirs)
 print(json.dumps({"lines": lines, "count": whole.get_total_count(), "max_ns": whole.get_max_value(),
                   "rows": {share: float(value) for value, share, *_ in rows}}))
 """

@@ -719,19 +719,23 @@ def template_process(daemon, word, number_1=False):
 def test_a_stocked_box_found_dead_costs_a_task_nothing(daemons):
     daemon = daemons(templates=("python",), config="parked_max = 0\nstocked_max = 1\n")
 
-    def inits():
-        """The inits of boxes without a clone."""
-        return [p for p in family(daemon.pid) if pids_inside(p)[2:] == ["1"]]
+    def stocked(*before):
+        """The only box, once it is stocked and none of those before."""
+        [template] = json.loads(daemon.cli("templates", "--json").stdout)["templates"]
+        boxes = daemon.box_inodes()
+        return template["stocked"] == template["boxes"] == 1 and all(boxes.isdisjoint(b) for b in before) and boxes
 
-    [init] = await_that(inits, "a box is stocked")
+    first = await_that(stocked, "a box is stocked")
+    [init] = [p for p in family(daemon.pid) if pids_inside(p)[2:] == ["1"]]
+    held = hold([init])
     os.kill(init, signal.SIGKILL)
+    await_ends(held, time.monotonic())
     result = daemon.cli.run("-c", "print(6*7)")
     assert result["stdout"] == "42\n" and result["receipt"]["complete"]
-    await_that(inits, "another is stocked")
-    boxes = daemon.box_inodes()
+    second = await_that(lambda: stocked(first), "another is stocked")
     result = daemon.cli.run("-c", "print(6*7)")
     assert result["stdout"] == "42\n" and result["receipt"]["complete"]
-    await_that(lambda: inits() and boxes.isdisjoint(daemon.box_inodes()), "that one is gone, and a third is stocked")
+    await_that(lambda: stocked(first, second), "that one is gone, and a third is stocked")
 
 
 def test_killed_zygote_spares_running_tasks_and_is_replaced(daemons):

@@ -34,6 +34,11 @@ DAEMON = {
     "gids_allowed": ("e2e/test_users.py::test_a_group_lets_its_members_in_by_whichever_of_their_groups_it_is", ""),
     "audit_time": ("e2e/test_lifecycle.py::test_the_audit_finds_a_planted_cgroup_process_and_mount", ""),
     "broker_policy": ("escape/test_doors.py::brokered", ""),
+    "slow_task": ("e2e/test_metrics.py::test_a_slow_task_has_a_line_with_its_phases_and_trace", ""),
+    **{f"http.{key}": (f"e2e/test_metrics.py::{test}", key) for key, test in (
+        ("listen", "test_beyond_loopback_the_token_is_wanted"), ("token_file", "test_beyond_loopback_the_token_is_wanted"),
+        ("tenants_max", "test_invented_tenants_make_no_more_series_than_there_are_places"),
+        ("connections_max", "test_a_thousand_clients_that_do_not_read_delay_no_task"))},
     "accept_lost_promises": ("unit/host_test.cc::HostReport.OnlyANamedPromiseIsGivenUp", "refusals"),
 }
 MANIFESTS = {
