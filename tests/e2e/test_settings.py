@@ -114,7 +114,7 @@ def test_every_setting_is_used_beyond_its_parser():
     body = re.search(r"^struct Daemon \{(.*?)^\};", header, re.M | re.S)[1]
     members = re.findall(r"^  [\w:<>]+ (\w+)(?: =|;|\s*$)", body, re.M)
     assert len(members) > 30 and "uids_allowed" in members and "socket_path" in members
-    users = "".join(file.read_text() for file in (TOP / "src").rglob("*.cc") if file.parent.name in ("app", "image"))
+    users = "".join(file.read_text() for file in (TOP / "src").rglob("*.cc") if file.parent.name in ("app", "budget", "image"))
     for member in members:
         assert re.search(rf"\b(?:s|settings)\.{member}\b", users), f"nobody uses {member}"
 

@@ -55,7 +55,7 @@ def meet(mayfly, tmp_path, host, kind, flags=()):
     with stage.serve(mayfly, tmp_path, kind, token, flags) as server:
         result = run_probe(mayfly, tmp_path, host, "two_boxes", ("reach", kind, token), flags=flags)
         assert server.poll() is None, "the server's box ended before the other tried"
-    assert result["report"], result
+    assert result["report"], (result["verdict"], result["reason"], result["stdout"][-500:], result["stderr"][-2000:])
     assert result["report"]["reached"] == [], result["report"]["evidence"]
     assert_gone(result)
 
@@ -75,7 +75,7 @@ def test_known_channel_between_two_clones(mayfly, tmp_path, host, kind):
 @pytest.mark.parametrize("kind", cases.ZYGOTE_CHANNELS)
 def test_a_clone_alone_sees_no_neighbour(mayfly, tmp_path, host, kind):
     result = run_probe(mayfly, tmp_path, host, "two_boxes", ("reach", kind, "1"))
-    assert result["report"], result
+    assert result["report"], (result["verdict"], result["reason"], result["stdout"][-500:], result["stderr"][-2000:])
     assert result["report"]["reached"] == [], result["report"]["evidence"]
 
 
@@ -83,7 +83,7 @@ def test_a_clone_alone_sees_no_neighbour(mayfly, tmp_path, host, kind):
 @pytest.mark.parametrize("fact", cases.HOST_FACTS)
 def test_known_fact_of_the_host(mayfly, tmp_path, host, fact):
     result = run_probe(mayfly, tmp_path, host, "host_facts", params=stage.host_facts())
-    assert result["report"], result
+    assert result["report"], (result["verdict"], result["reason"], result["stdout"][-500:], result["stderr"][-2000:])
     assert fact not in result["report"]["reached"], result["report"]["evidence"]
 
 
