@@ -8,16 +8,30 @@ namespace mayfly::pool {
 DemandSizing::DemandSizing(const PlanOptions& plan, const DemandOptions& each,
                            std::span<const uint64_t> clone_bytes)
     : plan_(plan) {
-  base::LaneId id = 0;
-  for (uint64_t bytes : clone_bytes) {
-    plan_.add(++id, each, 0);
-    plan_.onMeasured(id, bytes);
-  }
+  for (uint64_t bytes : clone_bytes) add(each, bytes);
+}
+
+DemandSizing::DemandSizing(const PlanOptions& plan, std::span<const DemandOptions> options,
+                           std::span<const uint64_t> clone_bytes)
+    : plan_(plan) {
+  for (size_t i = 0; i < options.size(); ++i) add(options[i], clone_bytes[i]);
+}
+
+void DemandSizing::add(const DemandOptions& options, uint64_t clone_bytes) {
+  wanted_max_.push_back(0);
+  granted_max_.push_back(0);
+  const auto id = static_cast<base::LaneId>(wanted_max_.size());
+  plan_.add(id, options, 0);
+  plan_.onMeasured(id, clone_bytes);
 }
 
 void DemandSizing::hold(uint64_t now_ns, std::span<const SimPool>, std::span<Hold> out) {
   const std::vector<Target>& targets = plan_.plan(now_ns);
-  for (size_t i = 0; i < out.size(); ++i) out[i] = {targets[i].parked, targets[i].stocked};
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = {targets[i].parked, targets[i].stocked};
+    wanted_max_[i] = std::max(wanted_max_[i], targets[i].parked_wanted);
+    granted_max_[i] = std::max(granted_max_[i], targets[i].parked);
+  }
 }
 
 EwmaSizing::EwmaSizing(size_t templates, const EwmaOptions& options)

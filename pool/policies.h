@@ -10,11 +10,14 @@
 
 namespace mayfly::pool {
 
-// Ours: pool::Plan with the same options for every template.
+// Ours: pool::Plan.
 class DemandSizing : public SizingPolicy {
  public:
-  // clone_bytes: one per template.
+  // clone_bytes: one per template; all templates have the same options.
   DemandSizing(const PlanOptions& plan, const DemandOptions& each,
+               std::span<const uint64_t> clone_bytes);
+  // Both: one per template.
+  DemandSizing(const PlanOptions& plan, std::span<const DemandOptions> options,
                std::span<const uint64_t> clone_bytes);
   void onArrival(uint32_t t, uint64_t now_ns) override { plan_.onArrival(t + 1, now_ns); }
   void onMade(uint32_t t, uint64_t make_ns, uint64_t now_ns) override {
@@ -23,8 +26,15 @@ class DemandSizing : public SizingPolicy {
   void hold(uint64_t now_ns, std::span<const SimPool> now, std::span<Hold> out) override;
   uint64_t nextDue_ns() const override { return plan_.nextDue_ns(); }
 
+  // The most that a template's tasks wanted parked, and the most that the budget granted it.
+  uint32_t wantedMax(uint32_t t) const { return wanted_max_[t]; }
+  uint32_t grantedMax(uint32_t t) const { return granted_max_[t]; }
+
  private:
+  void add(const DemandOptions& options, uint64_t clone_bytes);
+
   Plan plan_;
+  std::vector<uint32_t> wanted_max_, granted_max_;
 };
 
 // The same number at all times.

@@ -11,10 +11,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "budget/budget.h"
 #include "cli/bench.h"
 #include "cli/blob.h"
 #include "cli/broker.h"
 #include "cli/options.h"
+#include "cli/plan.h"
 #include "cli/pool_replay.h"
 #include "cli/report.h"
 #include "cli/run.h"
@@ -91,9 +93,7 @@ int doctor(const DoctorOptions& options) {
   if (!options.config.empty()) {
     auto s = config::loadDaemon(options.config);
     if (!s) return say(s.error());
-    report.capacity =
-        host::capacityOf(report.budget, {s->boxes_max, s->ptys_max, s->parked_max, s->stocked_max,
-                                         s->parked_memory_bytes, s->connections_max});
+    report.capacity = host::capacityOf(report.budget, budget::boxSettings(*s));
   }
   auto lost = report.lostPromises();
   if (!options.json) {
@@ -171,6 +171,8 @@ int main(const std::vector<std::string>& args) {
   if (auto* it = std::get_if<PoolOptions>(&options.verb)) return poolMain(it->args);
   if (auto* it = std::get_if<BenchOptions>(&options.verb))
     return benchMain(options.socket, it->args);
+  if (auto* it = std::get_if<PlanVerbOptions>(&options.verb))
+    return it->trace ? traceMain(it->args) : planMain(options.socket, it->args);
   return version(options.socket, std::get<VersionOptions>(options.verb));
 }
 

@@ -398,6 +398,8 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   app.add_subcommand("top", "Show pools, latency and tenants of a daemon, live");
   app.add_subcommand("pool", "Simulate the sizing of the warm pool");
   app.add_subcommand("bench", "Measure a daemon under load; compare reports");
+  app.add_subcommand("plan", "How many hosts a load needs, and what binds");
+  app.add_subcommand("trace", "Record a load from a daemon's log");
   VersionOptions version;
   auto* version_app = app.add_subcommand("version", "Show the version of client and daemon");
   version_app->add_flag("--json", version.json, "Print JSON");
@@ -420,7 +422,15 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
     RunArgs parts;
     // These verbs have parsers of their own.
     const auto is = [&](const char* name) { return verb < args.size() && args[verb] == name; };
-    if ((is("image") || is("template") || is("pool") || is("bench")) &&
+    const auto socketBefore = [&](size_t end) {
+      std::string socket = out.socket;
+      for (size_t i = 0; i < end; ++i) {
+        if (args[i] == "--socket") socket = args[++i];
+        if (args[i].starts_with("--socket=")) socket = args[i].substr(9);
+      }
+      return socket;
+    };
+    if ((is("image") || is("template") || is("pool") || is("bench") || is("plan") || is("trace")) &&
         args.back() == "--version") {
       out.verb = VersionOptions{.ours_only = true};
       return out;
@@ -445,15 +455,18 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
       out.verb = TopWords{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
+    if (is("plan") || is("trace")) {
+      out.socket = socketBefore(verb);
+      out.verb = PlanVerbOptions{is("trace"),
+                                 {args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
+      return out;
+    }
     if (is("pool")) {
       out.verb = PoolOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }
     if (is("bench")) {
-      for (size_t i = 0; i < verb; ++i) {
-        if (args[i] == "--socket") out.socket = args[++i];
-        if (args[i].starts_with("--socket=")) out.socket = args[i].substr(9);
-      }
+      out.socket = socketBefore(verb);
       out.verb = BenchOptions{{args.begin() + static_cast<ptrdiff_t>(verb) + 1, args.end()}};
       return out;
     }

@@ -86,6 +86,10 @@ struct BenchOptions {
 struct TopWords {
   std::vector<std::string> args;  // topMain reads them
 };
+struct PlanVerbOptions {
+  bool trace = false;             // `mayfly trace`
+  std::vector<std::string> args;  // planMain or traceMain reads them
+};
 struct BrokerOptions {
   std::vector<std::string> args;  // brokerMain reads them
 };
@@ -102,7 +106,7 @@ struct Options {
   std::string socket;
   std::variant<SayAndExit, RunOptions, PsOptions, TemplatesOptions, KillOptions, DoctorOptions,
                VersionOptions, TaskOptions, BlobOptions, ImageOptions, TemplateOptions, PoolOptions,
-               BenchOptions, BrokerOptions, TopWords, SnapshotOptions>
+               BenchOptions, PlanVerbOptions, BrokerOptions, TopWords, SnapshotOptions>
       verb;
 };
 

@@ -43,7 +43,8 @@ constexpr const char* kReplayFooter = R"(Arrivals:
            --off in the mean (5m); both times exponential
   FILE     CSV (- is standard input): seconds[,template[,run_seconds]] a line,
            times must not fall; `#` lines and a first line `seconds...` are
-           skipped. At most 2,000,000 arrivals, 63 templates, 31 days.
+           skipped; so are the further fields that `mayfly trace record` writes.
+           At most 2,000,000 arrivals, 63 templates, 31 days.
 Without FILE and --arrivals: all three, and a table of all three together.
 
 Policies:
@@ -275,8 +276,6 @@ std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::strin
   return out;
 }
 
-namespace {
-
 base::Result<std::string> readTrace(const std::string& path) {
   base::Fd file;
   base::FdView fd(STDIN_FILENO);
@@ -295,6 +294,8 @@ base::Result<std::string> readTrace(const std::string& path) {
   }
   return text;  // parseTrace refuses a text that is too long
 }
+
+namespace {
 
 double ms(uint64_t ns) { return static_cast<double>(ns) * 1e-6; }
 

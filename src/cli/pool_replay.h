@@ -27,6 +27,9 @@ struct ReplayText {  // help, or the error in the use
 // `args` follow the words `pool replay`.
 std::variant<ReplayOptions, ReplayText> parseReplay(const std::vector<std::string>& args);
 
+// The text of a trace's file; "-": standard input. At most kTraceText_bytes_max and a piece.
+base::Result<std::string> readTrace(const std::string& path);
+
 // The tables, or one JSON object.
 base::Result<std::string> replay(const ReplayOptions& options);
 

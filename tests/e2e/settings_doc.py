@@ -45,8 +45,8 @@ PROGRAMS = [
         "run", "task list", "task info", "task wait", "task cancel", "task close", "blob list", "blob remove", "ps",
         "kill", "templates", "top", "doctor", "image",
         "template init", "template build", "template check", "pool replay", "bench run", "bench sweep",
-        "bench ladder", "bench isolation", "bench diff", "broker check", "broker try", "version", "snapshot build",
-        "snapshot trial", "snapshot list", "snapshot check", "snapshot remove")),
+        "bench ladder", "bench isolation", "bench diff", "plan", "plan calibrate", "trace record", "broker check",
+        "broker try", "version", "snapshot build", "snapshot trial", "snapshot list", "snapshot check", "snapshot remove")),
 ]
 
 HEAD = """# Settings
