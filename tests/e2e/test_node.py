@@ -55,7 +55,9 @@ def results(mayfly, request, tmp_path_factory):
     return plain.run_both(mayfly, plain.selected(request, "case"), tmp_path_factory.mktemp("node"))
 
 
-@pytest.mark.parametrize("case", TABLE, ids=str)
+# A third of the table is enough for every change; `./dev check` runs all.
+@pytest.mark.parametrize("case", [pytest.param(case, id=str(case), marks=pytest.mark.slow if number % 3 else ())
+                                  for number, case in enumerate(TABLE)])
 def test_a_program_starts_and_ends_as_under_node(results, case):
     task, expected = results[case.name]
     assert str(task) == str(expected), case.source.decode()
