@@ -74,7 +74,10 @@ def test_known_channel_between_two_clones(mayfly, tmp_path, host, kind):
 
 @pytest.mark.parametrize("kind", cases.ZYGOTE_CHANNELS)
 def test_a_clone_alone_sees_no_neighbour(mayfly, tmp_path, host, kind):
-    result = run_probe(mayfly, tmp_path, host, "two_boxes", ("reach", kind, "1"))
+    for _ in range(3):
+        result = run_probe(mayfly, tmp_path, host, "two_boxes", ("reach", kind, "1"))
+        if "no mapping is unused" not in result["stderr"]:  # in this clone: then it has nothing to look at
+            break
     assert result["report"], (result["verdict"], result["reason"], result["stdout"][-500:], result["stderr"][-2000:])
     assert result["report"]["reached"] == [], result["report"]["evidence"]
 
