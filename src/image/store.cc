@@ -1,7 +1,6 @@
 // Layer: image. See store.h.
 #include "image/store.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
@@ -12,6 +11,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/folder.h"
 #include "base/lock_file.h"
 #include "base/text.h"
 #include "image/command.h"
@@ -29,22 +29,6 @@ constexpr uint32_t kRemoveSecondsMax = 30;
 
 std::string indexPath(const std::string& state_dir, std::string_view template_name) {
   return fmt::format("{}/index/{}.json", state_dir, template_name);
-}
-
-base::Result<std::vector<std::string>> entries(const std::string& folder) {
-  std::vector<std::string> names;
-  DIR* dir = ::opendir(folder.c_str());
-  if (!dir) {
-    if (errno == ENOENT) return names;
-    return base::failSys(errno, "opendir", folder);
-  }
-  while (dirent* entry = ::readdir(dir)) {
-    const std::string_view name = entry->d_name;
-    if (name != "." && name != ".." && names.size() < kEntriesMax) names.emplace_back(name);
-  }
-  ::closedir(dir);
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
 bool leased(const std::string& path) {
@@ -138,7 +122,7 @@ base::Result<ImageInfo> findImage(const std::string& state_dir, std::string_view
 
 base::Result<std::vector<ImageInfo>> listImages(const std::string& state_dir) {
   std::map<std::string, ImageInfo> unclaimed;  // by digest
-  MAYFLY_TRY(std::vector<std::string> files, entries(state_dir + "/images"));
+  MAYFLY_TRY(std::vector<std::string> files, base::namesIn(state_dir + "/images", kEntriesMax));
   for (const std::string& file : files) {
     const std::string digest = file.substr(0, std::min<size_t>(64, file.size()));
     struct stat st;
@@ -154,7 +138,7 @@ base::Result<std::vector<ImageInfo>> listImages(const std::string& state_dir) {
   }
   std::vector<ImageInfo> images;
   std::map<std::string, ImageInfo> rest = unclaimed;
-  MAYFLY_TRY(std::vector<std::string> indexes, entries(state_dir + "/index"));
+  MAYFLY_TRY(std::vector<std::string> indexes, base::namesIn(state_dir + "/index", kEntriesMax));
   for (const std::string& file : indexes) {
     auto info = readIndex(state_dir + "/index/" + file);
     if (!info || !unclaimed.count(info->digest)) continue;
@@ -281,7 +265,7 @@ base::Status sweepImages(const std::string& state_dir) {
     // The lock is held while the name is removed, so that no process leases the image in between.
     if (fd && ::flock(fd->get(), LOCK_EX | LOCK_NB) == 0) ::unlink(path.c_str());
   }
-  MAYFLY_TRY(std::vector<std::string> files, entries(state_dir + "/images"));
+  MAYFLY_TRY(std::vector<std::string> files, base::namesIn(state_dir + "/images", kEntriesMax));
   for (const std::string& file : files) {
     if (file.rfind(".new-", 0) == 0) ::unlink((state_dir + "/images/" + file).c_str());
   }

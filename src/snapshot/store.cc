@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/folder.h"
 #include "base/text.h"
 #include "image/hash.h"
 
@@ -33,22 +34,6 @@ constexpr const char* kCandidatePrefix = ".new-";
 constexpr const char* kOldPrefix = ".old-";
 
 std::string placeOf(const std::string& state_dir) { return state_dir + "/snapshots"; }
-
-base::Result<std::vector<std::string>> entries(const std::string& folder) {
-  std::vector<std::string> names;
-  DIR* dir = ::opendir(folder.c_str());
-  if (!dir) {
-    if (errno == ENOENT) return names;
-    return base::failSys(errno, "opendir", folder);
-  }
-  while (dirent* entry = ::readdir(dir)) {
-    const std::string_view name = entry->d_name;
-    if (name != "." && name != ".." && names.size() < kEntriesMax) names.emplace_back(name);
-  }
-  ::closedir(dir);
-  std::sort(names.begin(), names.end());
-  return names;
-}
 
 // The names in an open folder, but snapshot.json.
 base::Result<std::vector<std::string>> filesOf(FdView folder) {
@@ -213,7 +198,7 @@ base::Result<Info> find(const std::string& state_dir, std::string_view template_
 
 base::Result<std::vector<Info>> list(const std::string& state_dir) {
   std::vector<Info> all;
-  MAYFLY_TRY(std::vector<std::string> names, entries(placeOf(state_dir)));
+  MAYFLY_TRY(std::vector<std::string> names, base::namesIn(placeOf(state_dir), kEntriesMax));
   for (const std::string& name : names) {
     if (!image::isDigest(name)) continue;
     const std::string folder = folderOf(state_dir, name);
@@ -330,7 +315,7 @@ base::Result<size_t> remove(const std::string& state_dir, std::string_view what)
 
 void sweep(const std::string& state_dir, std::string_view template_name,
            std::string_view kept_key) {
-  if (auto names = entries(placeOf(state_dir)))
+  if (auto names = base::namesIn(placeOf(state_dir), kEntriesMax))
     for (const std::string& name : *names) {
       const std::string path = placeOf(state_dir) + "/" + name;
       const bool of_killed = name.rfind(kCandidatePrefix, 0) == 0;
@@ -375,7 +360,7 @@ base::Status removeFolder(const std::string& path) {
     if (dir.error().sys == ENOENT) return base::Unit{};
     return base::fail(std::move(dir).error());
   }
-  MAYFLY_TRY(std::vector<std::string> names, entries(path));
+  MAYFLY_TRY(std::vector<std::string> names, base::namesIn(path, kEntriesMax));
   for (const std::string& name : names) {
     if (::unlinkat(dir->get(), name.c_str(), 0) == 0) continue;
     if (errno != EISDIR && errno != EPERM) return base::failSys(errno, "unlink", path);
