@@ -131,7 +131,7 @@ TEST(PlanVerb, ScenarioNamesItsFilesBesideItself) {
     }
   }
   EXPECT_NE(folder.read("p.svg").find("<svg"), std::string::npos);
-  EXPECT_EQ(folder.read("m.toml"), json["settings"]);
+  EXPECT_EQ(folder.read("m.toml"), json["settings"].get<std::string>());
   // The trace that it wrote is the load that it planned for.
   PlanOptions again = planned({scenario, "--json", "--trace", folder.at("a.csv")});
   auto twice = plan(again);
