@@ -30,7 +30,7 @@ struct TurnBounds {
   uint32_t events_max = 256;
   std::chrono::nanoseconds time_max = std::chrono::microseconds(100);
   // Handlers that follow a turn at once by less were ready together with the one that had it.
-  std::chrono::nanoseconds together = std::chrono::microseconds(2);
+  std::chrono::nanoseconds together = std::chrono::nanoseconds(1'000);
 };
 inline constexpr uint32_t kEventsPerClock = 8;  // between two looks at the clock
 

@@ -36,10 +36,8 @@ using base::Status;
 namespace {
 
 constexpr uint64_t kLookNs = 1'000'000'000;
-// glibc keeps freed blocks for the next call: more of one size than 7, and larger ones than 1 KiB;
-// of all sizes at most 16 MiB together.
-constexpr const char* kAllocator =
-    "GLIBC_TUNABLES=glibc.malloc.tcache_count=32:glibc.malloc.tcache_max=4096";
+// glibc keeps freed blocks of up to 1 KiB at hand for the next call: of each size 32, not 7.
+constexpr const char* kAllocator = "GLIBC_TUNABLES=glibc.malloc.tcache_count=32";
 constexpr size_t kHostFileBytesMax = 4u << 20;
 constexpr std::array<std::pair<const char*, const char*>, kHostFilesCopied> kHostFiles{
     {{"/etc/hosts", "hosts"},
