@@ -118,7 +118,7 @@ TEST(AsioPort, HandlersApartHaveTheirTurnsAtOnceUntilThoseTookATurnsTime) {
 }
 
 TEST(AsioPort, WhatIsForAfterATurnComesAfterItsEnd) {
-  Rig rig;
+  Rig rig({256, kLong});
   std::string order;
   auto event = kj::evalLater([&] {
                  rig.port->afterTurn([&] {
@@ -194,7 +194,7 @@ TEST(AsioPort, EventsThatAHandlerMakesRunWithIt) {
 }
 
 TEST(AsioPort, WhatIsForATurnsEndComesAfterItsEventsAndBeforeTheHostsNextHandler) {
-  Rig rig;
+  Rig rig({256, kLong});
   std::string order;
   auto first = kj::evalLater([&] {
                  rig.port->atTurnEnd([&] {
