@@ -153,12 +153,13 @@ Decision<base::Unit> HttpMatch::headers(const std::vector<Header>& headers, Http
   const config::HttpAction* http = grant_.http();
   const bool scrubs =
       http != nullptr && http->scrub && auth_ != nullptr && auth_->kind != config::Auth::Kind::none;
+  call.headers.reserve(headers.size() + 1 + rules_.set_headers.size());
   for (const Header& h : headers) {
-    const std::string name = lowered(h.name);
+    std::string name = lowered(h.name);
     if (!passes(name) || of_connection.contains(name)) continue;
     // Only an answer that is not compressed can be scrubbed.
     if (scrubs && name == "accept-encoding") continue;
-    call.headers.push_back({name, h.value});
+    call.headers.push_back({std::move(name), h.value});
   }
   if (scrubs) call.headers.push_back({"accept-encoding", "identity"});
   for (const auto& [name, value] : rules_.set_headers) call.headers.push_back({name, value});
@@ -233,7 +234,7 @@ Decision<const Grant*> findEgress(const std::vector<Grant>& grants, std::string_
 }
 
 std::string portSuffix(bool tls, uint16_t port) {
-  return port == (tls ? 443 : 80) ? std::string() : fmt::format(":{}", port);
+  return port == (tls ? 443 : 80) ? std::string() : ":" + std::to_string(port);
 }
 
 }  // namespace
@@ -244,7 +245,7 @@ std::string HttpCall::authority() const {
 }
 
 std::string HttpCall::url() const {
-  return fmt::format("{}://{}{}{}", tls ? "https" : "http", authority(), path, query);
+  return (tls ? "https://" : "http://") + authority() + path + query;
 }
 
 Decision<HttpCall> decideHttp(const Grant& grant, const HttpAsk& ask) {
@@ -345,9 +346,10 @@ Decision<std::vector<Header>> decideAnswer(const Grant& grant, const HttpCall& c
   const bool scrubs = http != nullptr && http->scrub && http->auth.kind != config::Auth::Kind::none;
   const std::set<std::string> of_connection = connectionNames(headers);
   std::vector<Header> out;
+  out.reserve(headers.size());
   size_t bytes = 0;
   for (const Header& h : headers) {
-    const std::string name = lowered(h.name);
+    std::string name = lowered(h.name);
     bytes += h.name.size() + h.value.size();
     if (!config::isHeaderName(name) || !config::isHeaderValue(h.value)) continue;
     if (scrubs && name == "content-encoding" && lowered(h.value) != "identity")
@@ -356,8 +358,9 @@ Decision<std::vector<Header>> decideAnswer(const Grant& grant, const HttpCall& c
                      "The operator can set scrub = false for this action.", 0});
     if (config::isFramingHeader(name) || dropped.contains(name) || of_connection.contains(name))
       continue;
-    out.push_back({name, h.value});
-    if (http == nullptr || name != "location") continue;
+    const bool is_location = name == "location";
+    out.push_back({std::move(name), h.value});
+    if (http == nullptr || !is_location) continue;
     const std::string base = fmt::format("{}://{}", call.tls ? "https" : "http", call.authority());
     std::string_view path = h.value;
     if (path.starts_with(base + "/")) path.remove_prefix(base.size());

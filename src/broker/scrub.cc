@@ -186,6 +186,15 @@ uint32_t ScrubPatterns::unfinished(uint32_t node) const {
   return node;
 }
 
+bool ScrubPatterns::isFree(std::string_view text) const {
+  uint32_t node = 0;
+  for (const char c : text) {
+    node = next(node, static_cast<unsigned char>(c));
+    if (nodes_[node].found != 0) return false;
+  }
+  return nodes_[node].hold < kCutBytesMin;
+}
+
 // Breadth first, so that every fallback is linked before it is followed.
 void ScrubPatterns::link() {
   SecretVector<uint32_t> todo;
@@ -242,6 +251,7 @@ std::string Scrubber::finish() {
 }
 
 std::string scrubbed(const std::shared_ptr<const ScrubPatterns>& patterns, std::string_view text) {
+  if (patterns == nullptr || patterns->isFree(text)) return std::string(text);
   Scrubber scrubber(patterns);
   std::string out = scrubber.write(text);
   return out + scrubber.finish();

@@ -27,6 +27,8 @@ class ScrubPatterns {
   explicit ScrubPatterns(std::span<const std::string_view> secrets);
 
   bool empty() const { return nodes_.size() <= 1; }
+  // No form is in the text, and its end begins none.
+  bool isFree(std::string_view text) const;
   size_t longest() const { return longest_; }
 
  private:

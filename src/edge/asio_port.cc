@@ -2,6 +2,7 @@
 
 #include <kj/debug.h>
 
+#include <algorithm>
 #include <utility>
 
 #include <boost/asio/post.hpp>
@@ -86,17 +87,26 @@ void AsioPort::postTurn() {
   });
 }
 
-// The host runs what is posted after the handlers that are ready now.
-void AsioPort::forbidUntilNextPoll() {
-  ran_at_once_ = true;
+bool AsioPort::mayTurnAtOnce() const {
+  return at_once_took_ < bounds_.time_max && Clock::now() >= together_until_;
+}
+
+void AsioPort::turnAtOnce() {
+  turn();
+  const auto now = Clock::now();
+  together_until_ = now + bounds_.together;
+  at_once_took_ += now - turn_begun_;
+  if (at_once_took_ < bounds_.time_max) return;
+  // The host runs what is posted after a poll, and after the handlers that are ready now.
   boost::asio::post(host_, [self = self_] {
-    if (*self != nullptr) (*self)->ran_at_once_ = false;
+    if (*self != nullptr) (*self)->at_once_took_ = {};
   });
 }
 
-bool AsioPort::runOne() {
+// False: there was no event.
+bool AsioPort::run(uint32_t events_max) {
   if (!loop_.isRunnable()) return false;
-  KJ_IF_MAYBE (fault, kj::runCatchingExceptions([this] { loop_.run(1); })) {
+  KJ_IF_MAYBE (fault, kj::runCatchingExceptions([&] { loop_.run(events_max); })) {
     loop_.run(0);  // makes the loop check again whether it has events
     on_fault_(kj::mv(*fault));
   }
@@ -104,13 +114,16 @@ bool AsioPort::runOne() {
 }
 
 void AsioPort::turn() {
-  const auto end = std::chrono::steady_clock::now() + bounds_.time_max;
+  ++turns_;
+  turn_begun_ = Clock::now();
   for (uint32_t left = bounds_.events_max; left > 0;) {
-    if (!runOne() && !runTurnEnd()) break;
-    left = std::chrono::steady_clock::now() >= end ? 0 : left - 1;
+    const uint32_t events = std::min(left, kEventsPerClock);
+    if (!run(events) && !runTurnEnd()) break;
+    left = Clock::now() - turn_begun_ >= bounds_.time_max ? 0 : left - events;
   }
   runTurnEnd();
-  posted_ = loop_.isRunnable() || !turn_end_.empty();
+  for (auto& what : std::exchange(after_turn_, {})) what();
+  posted_ = loop_.isRunnable() || !turn_end_.empty() || !after_turn_.empty();
   // A handler of the host may have destroyed the events of this turn. The loop must see that it has
   // none, or it does not tell of the next one.
   if (!posted_) loop_.run(0);
@@ -133,8 +146,13 @@ void AsioPort::atTurnEnd(std::function<void()> what) {
   if (!posted_) postTurn();
 }
 
+void AsioPort::afterTurn(std::function<void()> what) {
+  after_turn_.push_back(std::move(what));
+  if (!posted_) postTurn();
+}
+
 void AsioPort::finish(uint32_t events_max) {
-  for (uint32_t events = 0; events < events_max && (runOne() || runTurnEnd());) ++events;
+  for (uint32_t events = 0; events < events_max && (run(1) || runTurnEnd());) ++events;
 }
 
 }  // namespace mayfly::edge

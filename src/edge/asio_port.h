@@ -3,9 +3,9 @@
 //
 // KJ's events run in turns. A turn is one handler of the host, or the rest of one
 // that has made events (`inTurn`). It runs at most `events_max` events and begins
-// none after `time_max`. The other events wait until the host has polled its
-// descriptors and timers and has run the ready handlers. So a flood on KJ's side
-// delays the host's handlers by one turn, not by the whole flood.
+// no more than a few after `time_max`. The other events wait until the host has
+// polled its descriptors and timers and has run the ready handlers. So a flood on
+// KJ's side delays the host's handlers by one turn, not by the whole flood.
 //
 // Layer: edge. Made, used and destroyed on the thread that runs the io_context;
 // that thread has no other KJ loop. The io_context may outlive the port and run on.
@@ -29,7 +29,10 @@ namespace mayfly::edge {
 struct TurnBounds {
   uint32_t events_max = 256;
   std::chrono::nanoseconds time_max = std::chrono::microseconds(100);
+  // Handlers that follow a turn at once by less were ready together with the one that had it.
+  std::chrono::nanoseconds together = std::chrono::nanoseconds(1'000);
 };
+inline constexpr uint32_t kEventsPerClock = 8;  // between two looks at the clock
 
 class AsioPort final : private kj::EventPort {
  public:
@@ -48,19 +51,22 @@ class AsioPort final : private kj::EventPort {
   using Self = std::shared_ptr<AsioPort*>;
   const Self& self() const { return self_; }
   // In a handler of the host: the events that `what` makes run at once, in a turn of their own,
-  // without another poll of the host's descriptors; unless a turn is due already, or one such turn
-  // has run since the host polled: of many handlers that are ready together, one gets its turn.
+  // without another poll of the host's descriptors; unless a turn is due already. Of many handlers
+  // that are ready together one gets its turn, the others share the next. All such turns between
+  // two polls take no longer than one turn may, and the last of them.
   template <class What>
   void inTurn(What what) {
-    if (posted_ || ran_at_once_) return what();
-    forbidUntilNextPoll();
+    if (posted_ || !mayTurnAtOnce()) return what();
     posted_ = true;
     what();
-    turn();
+    turnAtOnce();
   }
   // Calls `what` at the end of this turn, or of the next one: what several events have to say can
   // be said together. Before the port is destroyed, or never.
   void atTurnEnd(std::function<void()> what);
+  // The same, after all that is for the turn's end.
+  void afterTurn(std::function<void()> what);
+  uint64_t turns() const { return turns_; }  // that have begun
 
  private:
   // KJ's timer, driven by the host's. now() reads the clock, so it is right between two turns, too.
@@ -83,8 +89,9 @@ class AsioPort final : private kj::EventPort {
   void setRunnable(bool runnable) override;
   void postTurn();
   void turn();
-  void forbidUntilNextPoll();
-  bool runOne();
+  bool mayTurnAtOnce() const;
+  void turnAtOnce();
+  bool run(uint32_t events_max);
   bool runTurnEnd();
 
   boost::asio::io_context& host_;
@@ -95,8 +102,12 @@ class AsioPort final : private kj::EventPort {
   Timer timer_;
   kj::EventLoop loop_;
   kj::WaitScope scope_;
-  bool ran_at_once_ = false;
-  std::vector<std::function<void()>> turn_end_;  // may hold objects of the loop
+  using Clock = std::chrono::steady_clock;
+  uint64_t turns_ = 0;
+  Clock::time_point turn_begun_, together_until_;
+  Clock::duration at_once_took_{};  // since the host surely polled
+  // May hold objects of the loop.
+  std::vector<std::function<void()>> turn_end_, after_turn_;
 };
 
 }  // namespace mayfly::edge

@@ -142,26 +142,52 @@ kj::Promise<bool> MessageStream::fill(size_t bytes, End at_end) {
       });
 }
 
-kj::Promise<kj::Own<MessageStream::Message>> MessageStream::readTable(
-    capnp::ReaderOptions options) {
+// Of the table that begins the unread part, which has 8 bytes at least.
+size_t MessageStream::tableBytes() const {
   uint64_t count = static_cast<uint64_t>(word32(buffer_.begin() + begin_)) + 1;
   KJ_REQUIRE(count <= kSegmentsMax, "message refused: it has more segments than allowed", count,
              kSegmentsMax);
-  size_t table_bytes = ((count + 2) / 2) * 8;  // count and sizes, padded to words
-  return fill(table_bytes, End::fault)
-      .then([this, count, table_bytes, options](bool) -> kj::Promise<kj::Own<Message>> {
-        auto sizes = kj::heapArray<uint32_t>(count);
-        uint64_t words = 0;
-        for (size_t i = 0; i < count; ++i) {
-          sizes[i] = word32(buffer_.begin() + begin_ + 4 + 4 * i);
-          words += sizes[i];
-        }
-        uint64_t bytes = words * sizeof(capnp::word);
-        KJ_REQUIRE(bytes <= kMessageBytesMax, "message refused: it is larger than allowed", bytes,
-                   kMessageBytesMax);
-        begin_ += table_bytes;
-        return takeMemory(options, kj::mv(sizes), words);
+  return ((count + 2) / 2) * 8;  // count and sizes, padded to words
+}
+
+// The buffer holds all of it.
+MessageStream::Table MessageStream::takeTable() {
+  const size_t table_bytes = tableBytes();
+  Table table{kj::heapArray<uint32_t>(word32(buffer_.begin() + begin_) + 1), 0};
+  for (size_t i = 0; i < table.sizes.size(); ++i) {
+    table.sizes[i] = word32(buffer_.begin() + begin_ + 4 + 4 * i);
+    table.words += table.sizes[i];
+  }
+  uint64_t bytes = table.words * sizeof(capnp::word);
+  KJ_REQUIRE(bytes <= kMessageBytesMax, "message refused: it is larger than allowed", bytes,
+             kMessageBytesMax);
+  begin_ += table_bytes;
+  return table;
+}
+
+kj::Promise<kj::Own<MessageStream::Message>> MessageStream::readTable(
+    capnp::ReaderOptions options) {
+  return fill(tableBytes(), End::fault)
+      .then([this, options](bool) -> kj::Promise<kj::Own<Message>> {
+        Table table = takeTable();
+        return takeMemory(options, kj::mv(table.sizes), table.words);
       });
+}
+
+// A message that waits for nothing: all of it is in the buffer, and no guard counts its memory.
+kj::Maybe<kj::Own<capnp::MessageReader>> MessageStream::takeBuffered(capnp::ReaderOptions options) {
+  if (guard_ != nullptr || end_ - begin_ < tableBytes()) return nullptr;
+  const size_t begin = begin_;
+  Table table = takeTable();
+  const size_t bytes = table.words * sizeof(capnp::word);
+  if (end_ - begin_ < bytes) {
+    begin_ = begin;
+    return nullptr;
+  }
+  auto message = kj::heap<Message>(options, kj::mv(table.sizes), table.words, ByteBudget::Hold());
+  if (bytes > 0) memcpy(message->space.begin(), buffer_.begin() + begin_, bytes);
+  begin_ += bytes;
+  return kj::Own<capnp::MessageReader>(kj::mv(message));
 }
 
 kj::Promise<kj::Own<MessageStream::Message>> MessageStream::takeMemory(capnp::ReaderOptions options,
@@ -241,6 +267,9 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageStream::readOne(
   return fill(8, End::allowed)
       .then([this, options](bool more) -> kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> {
         if (!more) return kj::Maybe<capnp::MessageReaderAndFds>(nullptr);
+        KJ_IF_MAYBE (reader, takeBuffered(options))
+          return kj::Maybe<capnp::MessageReaderAndFds>(
+              capnp::MessageReaderAndFds{kj::mv(*reader), nullptr});
         return readTable(options)
             .then([this](kj::Own<Message> message) { return readBody(kj::mv(message)); })
             .then([this](kj::Own<capnp::MessageReader> reader) {

@@ -94,6 +94,13 @@ class MessageStream final : public capnp::MessageStream {
   // The wait for a message's first byte has no deadline.
   kj::Promise<bool> fill(size_t bytes, End at_end);
   kj::Promise<size_t> read(void* to, size_t bytes_min, size_t bytes_max);
+  struct Table {
+    kj::Array<uint32_t> sizes;  // of the segments, in words
+    uint64_t words;             // of all
+  };
+  size_t tableBytes() const;
+  Table takeTable();
+  kj::Maybe<kj::Own<capnp::MessageReader>> takeBuffered(capnp::ReaderOptions options);
   kj::Promise<kj::Own<Message>> readTable(capnp::ReaderOptions options);
   // Resolves when the budget has memory for the message.
   kj::Promise<kj::Own<Message>> takeMemory(capnp::ReaderOptions options, kj::Array<uint32_t> sizes,

@@ -30,9 +30,9 @@ base::Result<std::string> Answer::begin(const Request& request, uint16_t status,
       boost::beast::http::obsolete_reason(boost::beast::http::int_to_status(status));
   std::string out =
       fmt::format("HTTP/1.1 {} {}\r\n", status, std::string_view(reason.data(), reason.size()));
-  for (const Field& field : endToEnd(fields)) {
-    if (!isToken(field.name) || !isValue(field.value)) return fault("a header is malformed");
-    fmt::format_to(std::back_inserter(out), "{}: {}\r\n", field.name, field.value);
+  for (const Field* field : endToEnd(fields)) {
+    if (!isToken(field->name) || !isValue(field->value)) return fault("a header is malformed");
+    out.append(field->name).append(": ").append(field->value).append("\r\n");
     if (out.size() > kAnswerHeadBytesMax) return fault("its head is too large");
   }
   const bool bodiless = status == 204 || status == 304;

@@ -209,7 +209,7 @@ kj::Promise<Connection::Head> Connection::awaitHead() {
   waiting_ = Waiting::idle;
   wait(door_.options.idle_time);
   if (inbox_.unread().empty()) return readHead();
-  return door_.queue.pass().then([this] { return readHead(); });  // pipelined
+  return door_.queue.pass([this] { return readHead(); });  // pipelined
 }
 
 kj::Promise<Connection::Head> Connection::readHead() {
@@ -240,7 +240,7 @@ kj::Promise<Connection::Head> Connection::readHead() {
   }
   return inbox_.more().then([this](bool more) -> kj::Promise<Head> {
     if (!more) return Head::ended;
-    return door_.queue.pass().then([this] { return readHead(); });
+    return door_.queue.pass([this] { return readHead(); });
   });
 }
 
@@ -264,6 +264,10 @@ kj::Promise<After> Connection::begin() {
                    0,
                    true});
   route_ = std::move(*route);
+  KJ_IF_MAYBE (free, door_.queue.trySlot()) {
+    slot_ = kj::mv(*free);
+    return dispatch();
+  }
   waiting_ = Waiting::turn;
   wait(door_.options.turn_time);
   return door_.queue.slot().then([this](kj::Own<Gate::Queue::Slot> slot) {
@@ -388,7 +392,7 @@ kj::Promise<bool> Connection::collectMore() {
   return inbox_.more().then([this, since = now()](bool more) -> kj::Promise<bool> {
     stopWaiting();
     body_waited_ += now() - since;
-    if (more) return door_.queue.pass().then([this] { return collectMore(); });
+    if (more) return door_.queue.pass([this] { return collectMore(); });
     end_->fulfill(After::gone);
     return kj::NEVER_DONE;
   });

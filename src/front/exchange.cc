@@ -13,6 +13,8 @@ using Kind = Route::Kind;
 // A TLS alert: fatal, unrecognized_name.
 constexpr std::string_view kUnrecognisedName{"\x15\x03\x01\x00\x02\x02\x70", 7};
 
+constexpr size_t kHeaderOverheadBytes = 32;  // in a message: two pointers, two ends of words
+
 capnp::MessageSize sizeOf(size_t bytes, unsigned caps) {
   return {bytes / sizeof(capnp::word) + 64, caps};
 }
@@ -129,11 +131,11 @@ void Exchange::fill(schema::HttpRequest::Builder out) {
   out.setAction(c_.route_.name);
   out.setMethod(request.method);
   out.setTarget(c_.route_.target);
-  const std::vector<Field> fields = endToEnd(request.fields);
+  const auto fields = endToEnd(request.fields);
   auto headers = out.initHeaders(static_cast<unsigned>(fields.size()));
   for (unsigned i = 0; i < fields.size(); ++i) {
-    headers[i].setName(fields[i].name);
-    headers[i].setValue(edge::text(fields[i].value));
+    headers[i].setName(fields[i]->name);
+    headers[i].setValue(edge::text(fields[i]->value));
   }
   out.setBodyBytes(request.body == Request::Body::none ? 0
                    : request.body == Request::Body::length
@@ -160,7 +162,9 @@ kj::Promise<void> Exchange::http() {
     // Who goes before the answer gives the call up.
     return answered.exclusiveJoin(c_.untilGone().then([this](After after) { finish(after); }));
   };
-  const size_t bytes = c_.route_.target.size() + c_.door_.options.head_bytes_max / 4;
+  size_t bytes = c_.route_.name.size() + c_.route_.target.size() + c_.route_.host.size();
+  for (const Field& each : c_.request_.fields)
+    bytes += each.name.size() + each.value.size() + kHeaderOverheadBytes;
   if (c_.route_.kind == Kind::cap) return ask(calls_.httpRequest(sizeOf(bytes, 1)));
   auto request = calls_.proxyRequest(sizeOf(bytes, 1));
   request.setAuthority(c_.route_.host);
@@ -216,7 +220,7 @@ kj::Promise<void> Exchange::upload() {
   return c_.inbox_.more().then([this, since = c_.now()](bool more) -> kj::Promise<void> {
     c_.stopWaiting();
     c_.body_waited_ += c_.now() - since;
-    if (more) return c_.door_.queue.pass().then([this] { return upload(); });
+    if (more) return c_.door_.queue.pass([this] { return upload(); });
     finish(After::reset);
     return kj::READY_NOW;
   });
@@ -294,7 +298,7 @@ kj::Promise<void> Exchange::readHello() {
     return kj::READY_NOW;
   }
   return c_.inbox_.more().then([this](bool more) -> kj::Promise<void> {
-    if (more) return c_.door_.queue.pass().then([this] { return readHello(); });
+    if (more) return c_.door_.queue.pass([this] { return readHello(); });
     finish(After::reset);
     return kj::READY_NOW;
   });
@@ -307,7 +311,7 @@ kj::Promise<void> Exchange::uploadTunnel() {
     return send(std::move(piece)).then([this] { return uploadTunnel(); });
   }
   return c_.inbox_.more().then([this](bool more) -> kj::Promise<void> {
-    if (more) return c_.door_.queue.pass().then([this] { return uploadTunnel(); });
+    if (more) return c_.door_.queue.pass([this] { return uploadTunnel(); });
     // The client has closed its side; the other may go on.
     KJ_IF_MAYBE (up, up_) return up->endRequest().send().ignoreResult();
     return kj::READY_NOW;
@@ -316,9 +320,10 @@ kj::Promise<void> Exchange::uploadTunnel() {
 
 // --- the answer ------------------------------------------------------------------
 
-bool Exchange::putHead(auto head) {
+std::optional<std::string> Exchange::headOf(auto head) {
   const bool allowed = !answer_.begun() && !ended_ && c_.route_.kind != Kind::tunnel;
   std::vector<Field> fields;
+  fields.reserve(head.getHeaders().size());
   for (auto header : head.getHeaders())
     fields.push_back({edge::str(header.getName()), edge::str(header.getValue())});
   // An answer that begins before the body's end: a success may be one that flows both ways.
@@ -328,15 +333,16 @@ bool Exchange::putHead(auto head) {
                                            : base::fail(base::Code::internal, "a second head");
   if (!text) {
     fail(badVault(text.error().message));
-    return false;
+    return std::nullopt;
   }
   c_.answering_ = true;
-  c_.outbox_.put(*text);
-  return true;
+  return std::move(*text);
 }
 
 kj::Promise<void> Exchange::onHead(schema::Down::HeadParams::Reader head) {
-  if (!putHead(head)) return KJ_EXCEPTION(FAILED, "the answer's head cannot be passed on");
+  const auto text = headOf(head);
+  if (!text) return KJ_EXCEPTION(FAILED, "the answer's head cannot be passed on");
+  c_.outbox_.put(*text);
   auto passed = head.getData().size() > 0 ? onWrite(head.getData()) : kj::READY_NOW;
   if (!head.getEnded() || !done_->isWaiting()) return passed;
   return onEnd({}).attach(kj::mv(passed));
@@ -345,15 +351,14 @@ kj::Promise<void> Exchange::onHead(schema::Down::HeadParams::Reader head) {
 // The whole answer in one message: it is written at once.
 kj::Promise<void> Exchange::onAnswered(schema::Answer::Reader answer) {
   returned_ = true;
-  if (!putHead(answer)) return kj::READY_NOW;
+  auto out = headOf(answer);
+  if (!out) return kj::READY_NOW;
   ended_ = true;
-  std::string out;
-  if (!answer_.body(edge::view(answer.getData()), out) || !answer_.end(out)) {
+  if (!answer_.body(edge::view(answer.getData()), *out) || !answer_.end(*out)) {
     fail(badVault("the vault's answer is malformed"));
     return kj::READY_NOW;
   }
-  c_.outbox_.put(out);
-  c_.outbox_.writeNow();
+  c_.outbox_.putAndWrite(*out);
   ending_ = c_.outbox_.written()
                 .then([this] { finish(answer_.after()); })
                 .eagerlyEvaluate([](kj::Exception&&) {});  // the outbox has told the connection

@@ -42,8 +42,8 @@ class Exchange {
   void fail(Refusal refusal);  // a refusal while that is possible, else a reset
   void onReturn(schema::Error::Reader error);
   kj::Promise<void> onAnswered(schema::Answer::Reader answer);
-  // False: the head is none that a client may see.
-  bool putHead(auto head);
+  // Null: the head is none that a client may see.
+  std::optional<std::string> headOf(auto head);
 
   kj::Promise<void> call();
   kj::Promise<void> http();

@@ -1,6 +1,7 @@
 #include "front/gate.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <boost/asio/post.hpp>
 
@@ -29,8 +30,13 @@ Gate::Queue::~Queue() {
   if (in_ring_) gate_.ring_.remove(this);
 }
 
+kj::Maybe<kj::Own<Gate::Queue::Slot>> Gate::Queue::trySlot() {
+  if (shared_->free == 0) return nullptr;
+  return kj::heap<Slot>(kj::addRef(*shared_));
+}
+
 kj::Promise<kj::Own<Gate::Queue::Slot>> Gate::Queue::slot() {
-  if (shared_->free > 0) return kj::heap<Slot>(kj::addRef(*shared_));
+  KJ_IF_MAYBE (free, trySlot()) return kj::mv(*free);
   forgetGone(shared_->waits, shared_->forget_at);
   auto paf = kj::newPromiseAndFulfiller<kj::Own<Slot>>();
   shared_->waits.push_back(kj::mv(paf.fulfiller));
@@ -47,20 +53,29 @@ Gate::Queue::Slot::~Slot() noexcept(false) {
 }
 
 kj::Promise<void> Gate::Queue::pass() {
-  gate_.refillLater();
-  if (gate_.budget_ > 0 && gate_.ring_.empty()) {
-    --gate_.budget_;
-    return kj::READY_NOW;
-  }
+  if (gate_.mayPass()) return kj::READY_NOW;
+  return waitForPass();
+}
+
+kj::Promise<void> Gate::Queue::waitForPass() {
   forgetGone(passes_, forget_at_);
   auto paf = kj::newPromiseAndFulfiller<void>();
   passes_.push_back(kj::mv(paf.fulfiller));
   if (!in_ring_) gate_.ring_.push_back(this);
   in_ring_ = true;
+  gate_.refillLater();
   return kj::mv(paf.promise);
 }
 
-// Asks for the next turn's budget.
+bool Gate::mayPass() {
+  if (!ring_.empty()) return false;
+  if (std::exchange(turn_, port_.turns()) != port_.turns()) budget_ = starts_per_turn_;
+  if (budget_ == 0) return false;
+  --budget_;
+  return true;
+}
+
+// Those who wait share the budget of a turn that comes after the host's poll.
 void Gate::refillLater() {
   if (refilling_) return;
   refilling_ = true;

@@ -33,11 +33,19 @@ class Gate {
 
     // Held while a request is under way. May outlive the queue.
     class Slot;
+    kj::Maybe<kj::Own<Slot>> trySlot();  // null: all are taken
     kj::Promise<kj::Own<Slot>> slot();
     kj::Promise<void> pass();
+    // The same, without an event of its own if nobody waits.
+    template <class Next>
+    auto pass(Next next) -> decltype(next()) {
+      if (gate_.mayPass()) return next();
+      return waitForPass().then(kj::mv(next));
+    }
 
    private:
     friend class Gate;
+    kj::Promise<void> waitForPass();
     struct Shared : kj::Refcounted {
       uint32_t free = 0;
       size_t forget_at = 0;
@@ -59,6 +67,7 @@ class Gate {
   KJ_DISALLOW_COPY(Gate);
 
  private:
+  bool mayPass();
   void refillLater();
   void refill();
   bool admitOne();
@@ -66,6 +75,7 @@ class Gate {
   edge::AsioPort& port_;
   std::shared_ptr<Gate*> self_;  // for the host's handler; null once the gate is destroyed
   uint32_t starts_per_turn_, budget_;
+  uint64_t turn_ = 0;       // whose budget it is
   std::list<Queue*> ring_;  // doors whose connections wait; the front is next
   bool refilling_ = false;
 };

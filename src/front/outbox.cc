@@ -9,11 +9,15 @@
 
 namespace mayfly::front {
 
-void Outbox::put(std::string_view bytes) {
-  if (failed_) return;
+void Outbox::add(std::string_view bytes) {
   begun_ = true;
   pending_ += bytes;
   put_bytes_ += bytes.size();
+}
+
+void Outbox::put(std::string_view bytes) {
+  if (failed_) return;
+  add(bytes);
   if (pumping_) return;
   pumping_ = waiting_ = true;
   // What the vault sent together is written together.
@@ -23,8 +27,10 @@ void Outbox::put(std::string_view bytes) {
   }));
 }
 
-void Outbox::writeNow() {
-  if (failed_ || !std::exchange(waiting_, false)) return;
+void Outbox::putAndWrite(std::string_view bytes) {
+  if (failed_) return;
+  add(bytes);
+  if (std::exchange(pumping_, true) && !std::exchange(waiting_, false)) return;
   run(kj::evalNow([this] { return pump(); }));
 }
 

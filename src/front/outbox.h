@@ -27,8 +27,7 @@ class Outbox {
   KJ_DISALLOW_COPY(Outbox);
 
   void put(std::string_view bytes);
-  // What was put is written without waiting for more.
-  void writeNow();
+  void putAndWrite(std::string_view bytes);  // without waiting for more
   // Resolves when all that was put has been written.
   kj::Promise<void> written();
   size_t unsent() const { return pending_.size() + writing_.size() - sent_; }
@@ -38,6 +37,7 @@ class Outbox {
   std::optional<kj::TimePoint> stalledSince() const { return stalled_since_; }
 
  private:
+  void add(std::string_view bytes);
   kj::Promise<void> pump();
   void run(kj::Promise<void> pumping);
 

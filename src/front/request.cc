@@ -188,16 +188,17 @@ bool hasWord(std::string_view list, std::string_view word) {
   return has;
 }
 
-std::vector<Field> endToEnd(const std::vector<Field>& fields) {
+std::vector<const Field*> endToEnd(const std::vector<Field>& fields) {
   std::vector<std::string_view> dropped(std::begin(kOneHop), std::end(kOneHop));
   for (const Field& field : fields)
     if (sameWord(field.name, "connection"))
       eachWord(field.value, [&](std::string_view word) { dropped.push_back(word); });
-  std::vector<Field> kept;
+  std::vector<const Field*> kept;
+  kept.reserve(fields.size());
   for (const Field& field : fields)
     if (std::none_of(dropped.begin(), dropped.end(),
                      [&](std::string_view name) { return sameWord(name, field.name); }))
-      kept.push_back(field);
+      kept.push_back(&field);
   return kept;
 }
 

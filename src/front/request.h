@@ -42,7 +42,7 @@ bool hasWord(std::string_view list, std::string_view word);
 
 // The fields that go on to the vault: no hop-by-hop field, none that Connection names, none that
 // says how the body was framed.
-std::vector<Field> endToEnd(const std::vector<Field>& fields);
+std::vector<const Field*> endToEnd(const std::vector<Field>& fields);
 
 // Finds the end of a head, and refuses bytes that no head has. Call it again with more bytes.
 class HeadScanner {

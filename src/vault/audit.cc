@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
@@ -14,6 +13,7 @@ namespace mayfly::vault {
 namespace {
 
 constexpr size_t kTargetBytesMax = 300, kTextBytesMax = 100;
+constexpr size_t kLineBytes = 512;  // most lines are shorter
 
 std::string auditTime(uint64_t ms) {
   const auto seconds = static_cast<time_t>(ms / 1'000);
@@ -23,25 +23,36 @@ std::string auditTime(uint64_t ms) {
   return fmt::format("{}.{:03}Z", text, ms % 1'000);
 }
 
+void addKey(std::string& out, std::string_view key) {
+  out += out.empty() ? "{\"" : ",\"";
+  out += key;
+  out += "\":";
+}
 // As JSON. Most texts have nothing to escape.
-void addField(std::string& out, const char* key, std::string_view text) {
+void addField(std::string& out, std::string_view key, std::string_view text) {
+  addKey(out, key);
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
     return c >= ' ' && c <= '~' && c != '"' && c != '\\';
   });
   using Json = nlohmann::json;
-  const std::string quoted = plain
-                                 ? fmt::format("\"{}\"", text)
-                                 : Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
-  fmt::format_to(std::back_inserter(out), "{}\"{}\":{}", out.empty() ? '{' : ',', key, quoted);
+  if (!plain) {
+    out += Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+    return;
+  }
+  out += '"';
+  out += text;
+  out += '"';
 }
-void addField(std::string& out, const char* key, uint64_t number) {
-  fmt::format_to(std::back_inserter(out), ",\"{}\":{}", key, number);
+void addField(std::string& out, std::string_view key, uint64_t number) {
+  addKey(out, key);
+  out += std::to_string(number);
 }
 
 }  // namespace
 
 std::string textOf(const AuditLine& line) {
   std::string out;
+  out.reserve(kLineBytes);
   addField(out, "time", auditTime(line.time_ms));
   addField(out, "user", line.uid);
   addField(out, "tenant", base::printable(line.tenant, kTextBytesMax));
@@ -58,7 +69,8 @@ std::string textOf(const AuditLine& line) {
   addField(out, "answer_bytes", line.answer_bytes);
   addField(out, "duration_us", line.duration_us);
   if (line.refused_before != 0) addField(out, "refused_before", line.refused_before);
-  return out + "}\n";
+  out += "}\n";
+  return out;
 }
 
 void Audit::reopen(base::Fd file) {

@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "vault/sigv4.h"
 
@@ -13,6 +14,8 @@ using base::Result;
 using AuthKind = config::Auth::Kind;
 
 namespace {
+
+constexpr size_t kAddedHeaders = 5;  // a credential's, and one more
 
 // A line feed in a secret would begin another header.
 bool fitsHeader(std::string_view secret) {
@@ -155,10 +158,15 @@ bool hashesBody(const config::Auth& auth, const broker::HttpCall& call) {
 Result<Rendered> render(const broker::HttpCall& call, const config::Auth* auth,
                         const SecretStore& secrets, const BodyHash& body, uint64_t time_s) {
   const bool is_signed = auth != nullptr && auth->kind == AuthKind::sigv4;
-  broker::HttpCall sent = call;
   // What is signed is what is sent.
-  if (is_signed && !call.query.empty()) sent.query = "?" + canonicalQuery(call.query.substr(1));
+  std::optional<broker::HttpCall> canonical;
+  if (is_signed && !call.query.empty()) {
+    canonical = call;
+    canonical->query = "?" + canonicalQuery(call.query.substr(1));
+  }
+  const broker::HttpCall& sent = canonical ? *canonical : call;
   Rendered out{sent.url(), {}, {}, {}};
+  out.headers.reserve(call.headers.size() + kAddedHeaders);
   for (const broker::Header& each : call.headers) {
     if (is_signed && isOfSignature(each.name)) continue;
     // To libcurl, "name:" means none; an empty value is written with a semicolon.

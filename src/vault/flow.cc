@@ -112,10 +112,10 @@ void Flow::track(kj::Promise<void> call, size_t bytes) {
       }));
 }
 
-void Flow::head(uint16_t status, const std::vector<broker::Header>& headers, int64_t bytes) {
+void Flow::head(uint16_t status, std::vector<broker::Header> headers, int64_t bytes) {
   if (down_ == nullptr) return;
   begun_ = true;
-  held_ = Head{status, headers, bytes};
+  held_ = Head{status, std::move(headers), bytes};
   tasks_.add(kj::evalLater([self = shared_from_this()] { self->sendHeld(More::follows); }));
 }
 

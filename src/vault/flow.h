@@ -58,7 +58,7 @@ class Flow : public std::enable_shared_from_this<Flow> {
   kj::Promise<Beginning> beginning();
 
   // Goes to the front at the end of the turn, with what has come by then.
-  void head(uint16_t status, const std::vector<broker::Header>& headers, int64_t bytes);
+  void head(uint16_t status, std::vector<broker::Header> headers, int64_t bytes);
   void write(std::string_view bytes);
   void end();
   void fail(const broker::Refusal& refusal);

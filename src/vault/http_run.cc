@@ -235,7 +235,7 @@ void HttpRun::replay(const Outcome& outcome) {
   std::vector<broker::Header> headers;
   for (const auto& [name, value] : outcome.headers) headers.push_back({name, value});
   headers.push_back({"mayfly-replayed", "1"});
-  flow_->head(static_cast<uint16_t>(outcome.status), headers,
+  flow_->head(static_cast<uint16_t>(outcome.status), std::move(headers),
               static_cast<int64_t>(outcome.body.size()));
   flow_->write(outcome.body);
   flow_->end();
@@ -285,8 +285,10 @@ base::Status HttpRun::sendNow() {
   if (!rules.ca.empty()) {
     MAYFLY_TRY(spec.ca, hub_.secrets.find(rules.ca));
   }
-  spec.allows = [named = &rules.allow_addresses, policy = ask_.grant.policy](
-                    const config::Address& address) { return broker::isAllowed(address, *named); };
+  // The grant keeps the policy, which has them.
+  spec.allows = [named = &rules.allow_addresses](const config::Address& address) {
+    return broker::isAllowed(address, *named);
+  };
   MAYFLY_TRY(transfer_, Transfer::start(hub_.curl, hub_.resolver, std::move(spec), *this));
   return base::Unit{};
 }
@@ -308,6 +310,7 @@ TransferEvents::Take HttpRun::onHead(int status, Headers headers, int64_t bytes)
     if (redirect_) return Take::taken;
   }
   std::vector<broker::Header> came;
+  came.reserve(headers.size());
   for (auto& [name, value] : headers) came.push_back({std::move(name), std::move(value)});
   auto decided = broker::decideAnswer(ask_.grant, ask_.call, came);
   if (!decided) return abort(std::move(decided).error());
@@ -333,7 +336,7 @@ TransferEvents::Take HttpRun::onHead(int status, Headers headers, int64_t bytes)
       outcome_.headers.emplace_back(each.name, each.value);
   }
   // A length would show the box the end of a recorded answer before its outcome is on disk.
-  flow_->head(static_cast<uint16_t>(status), *decided, key_.empty() ? bytes : -1);
+  flow_->head(static_cast<uint16_t>(status), std::move(*decided), key_.empty() ? bytes : -1);
   return Take::taken;
 }
 

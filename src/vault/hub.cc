@@ -4,8 +4,6 @@
 
 #include <set>
 
-#include <boost/asio/post.hpp>
-
 #include "base/clock.h"
 #include "broker/journal_key.h"
 #include "edge/convert.h"
@@ -42,7 +40,7 @@ void Run::done(std::string_view outcome, std::string_view rule, int status) {
   line_.rule = rule;
   line_.status = status;
   line_.duration_us = (base::monotonicNs() - begun_ns_) / 1'000;
-  hub_.audit.write(line_);
+  hub_.audit.write(std::move(line_));
   ticket_.reset();
   hub_.forget(*this);
 }
@@ -59,7 +57,8 @@ Hub::Hub(edge::AsioPort& port, base::Fd audit_file, Journal kept, uint64_t first
       book(first_session),
       limits(config::PolicyBounds{}),
       databases(io, resolver, secrets),
-      tasks(*this) {}
+      tasks(*this),
+      port_(port) {}
 
 Hub::~Hub() noexcept(false) {
   const broker::Refusal why{base::Code::unavailable, 503, "", "the broker ends", "", 0};
@@ -72,9 +71,9 @@ Hub::~Hub() noexcept(false) {
   *self_ = nullptr;
 }
 
-// They are sent at the end of KJ's turn, which is under way, or was asked for before this.
+// They are sent at the end of KJ's turn.
 void Hub::afterAnswers(std::function<void()> what) {
-  boost::asio::post(io, [self = self_, what = std::move(what)] {
+  port_.afterTurn([self = self_, what = std::move(what)] {
     if (*self != nullptr) what();
   });
 }
@@ -107,7 +106,7 @@ broker::Refusal Hub::refused(AuditLine line, broker::Refusal refusal) {
     }
     line.refused_before = std::exchange(session->untold, 0);
   }
-  audit.write(line);
+  audit.write(std::move(line));
   return refusal;
 }
 

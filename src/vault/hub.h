@@ -108,6 +108,7 @@ struct Hub : kj::TaskSet::ErrorHandler {
     std::vector<SecretRef> of;
     std::shared_ptr<const broker::ScrubPatterns> patterns;
   };
+  edge::AsioPort& port_;
   std::unordered_map<Run*, std::shared_ptr<Run>> runs_;
   std::map<std::string, Patterns> patterns_;
   uint64_t expire_journal_ns_ = 0;

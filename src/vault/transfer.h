@@ -130,7 +130,7 @@ class Transfer {
   std::string name_;  // the host's addresses, as libcurl reads them
   curl_slist name_list_{};
   std::optional<boost::asio::steady_timer> lookup_timer_;
-  std::shared_ptr<const void> alive_ = std::make_shared<char>();  // ends the lookup
+  std::shared_ptr<const void> alive_;  // during the lookup; its end ends that
   bool address_refused_ = false, address_allowed_ = false;
   bool head_told_ = false, in_head_ = false;
   size_t head_bytes_ = 0;

@@ -15,10 +15,16 @@ namespace {
 constexpr int kFirstHeld = 4;
 constexpr size_t kHeldMax = 8;
 
-[[noreturn]] void runChild(char** argv, const int* fds, int count, int report) {
+std::vector<char*> wordsOf(const std::vector<std::string>& texts) {
+  std::vector<char*> words;
+  for (const std::string& text : texts) words.push_back(const_cast<char*>(text.c_str()));
+  words.push_back(nullptr);
+  return words;
+}
+
+[[noreturn]] void runChild(char** argv, char** environment, const int* fds, int count, int report) {
   // First move all fds above the targets, so that no dup2 overwrites a source.
   int high[kHeldMax + 1];
-  char* const environment[] = {nullptr};
   for (int i = 0; i < count; ++i)
     if ((high[i] = ::fcntl(fds[i], F_DUPFD_CLOEXEC, 100)) < 0) goto failed;
   if ((report = ::fcntl(report, F_DUPFD_CLOEXEC, 100)) < 0) ::_exit(127);
@@ -49,13 +55,12 @@ failed:
 }  // namespace
 
 base::Result<Child> startProgram(const std::vector<std::string>& argv,
-                                 const std::vector<base::FdView>& held) {
+                                 const std::vector<base::FdView>& held,
+                                 const std::vector<std::string>& environment) {
   if (held.size() > kHeldMax) return base::fail(base::Code::internal, "too many descriptors");
   MAYFLY_TRY(base::Pair channel, base::makeSeqpacketPair());
   MAYFLY_TRY(base::Pipe report, base::makePipe());
-  std::vector<char*> words;
-  for (const std::string& word : argv) words.push_back(const_cast<char*>(word.c_str()));
-  words.push_back(nullptr);
+  std::vector<char*> words = wordsOf(argv), variables = wordsOf(environment);
   int fds[kHeldMax + 1] = {channel.theirs.get()};
   int count = 1;
   for (base::FdView fd : held) fds[count++] = fd.get();
@@ -67,7 +72,7 @@ base::Result<Child> startProgram(const std::vector<std::string>& argv,
   args.exit_signal = SIGCHLD;
   long pid = ::syscall(SYS_clone3, &args, sizeof args);
   if (pid < 0) return base::failSys(errno, "clone3", argv[0]);
-  if (pid == 0) runChild(words.data(), fds, count, report.write.get());
+  if (pid == 0) runChild(words.data(), variables.data(), fds, count, report.write.get());
   Child child{static_cast<uint32_t>(pid), base::Fd(pidfd), std::move(channel.ours)};
   report.write.reset();
   int error = 0;

@@ -19,8 +19,9 @@ struct Child {
 };
 
 // Starts `argv` (argv[0] is a path) with a channel on fd 3 and `held` from fd 4 on, in its own
-// session, with an empty environment and none of our other fds but stderr.
+// session, with `environment` alone and none of our other fds but stderr.
 base::Result<Child> startProgram(const std::vector<std::string>& argv,
-                                 const std::vector<base::FdView>& held);
+                                 const std::vector<base::FdView>& held,
+                                 const std::vector<std::string>& environment = {});
 
 }  // namespace mayfly::walls

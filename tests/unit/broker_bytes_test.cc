@@ -101,6 +101,8 @@ TEST(Scrub, RandomStreamsNeverShowASecret) {
         std::fill_n(want.begin() + static_cast<ptrdiff_t>(at), secret.size(), '*');
     const std::string got = scrubbedIn(patterns, text + "\n", 1 + random() % 9);
     EXPECT_EQ(got, want + "\n");
+    for (const std::string& one : {text, text.substr(0, random() % 30)})  // and in one go
+      EXPECT_EQ(scrubbed(patterns, one), scrubbedIn(patterns, one, one.size() + 1));
   }
 }
 
