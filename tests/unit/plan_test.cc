@@ -185,7 +185,7 @@ TEST(SimHost, StepTakesThreadsThenItsOwnWorkAndLeavesTheRestBehind) {
   EXPECT_FALSE(host.begin(1, {}));  // nothing to wait for
 }
 
-TEST(SimHost, WhoWakesUpOnBusyProcessorsWaitsForATick) {
+TEST(SimHost, AFirstByteIsAsLateAsWasMeasuredForAnIdleOrAFullHost) {
   pool::Trace trace;
   trace.templates = {"python"};
   for (uint64_t i = 0; i < 2; ++i) trace.arrivals.push_back({0, 900 * kS, 0, 0, 900 * kS});
@@ -194,14 +194,23 @@ TEST(SimHost, WhoWakesUpOnBusyProcessorsWaitsForATick) {
   pool::SimOptions o;
   o.each.costs.claim.before.own_ns = 1'000;
   o.boxes_max = 1'000;
-  const auto mean_ns = [&](double processors, uint64_t tick_ns) {
+  const auto first = [&](double processors, std::vector<uint64_t> idle,
+                         std::vector<uint64_t> full) {
     o.processors = processors;
-    o.tick_ns = tick_ns;
-    return simulated(trace, o).all.first_byte.mean_ns;
+    o.each.costs.late_ns = std::move(idle);
+    o.each.costs.late_full_ns = std::move(full);
+    return simulated(trace, o).all.first_byte;
   };
-  EXPECT_LT(mean_ns(2, 0), 10'000);
-  EXPECT_LT(mean_ns(3, 4 * kMs), 10'000);                        // one is idle
-  EXPECT_NEAR(mean_ns(2, 4 * kMs), 2 * 2 * kMs, 0.1 * 4 * kMs);  // two wakes, half a tick each
+  EXPECT_LT(first(2, {}, {}).max_ns, 10'000u);
+  EXPECT_LT(first(3, {}, {4 * kMs}).max_ns, 10'000u);  // one processor is idle
+  EXPECT_NEAR(first(2, {}, {4 * kMs}).mean_ns, 4 * kMs, 10'000);
+  EXPECT_LT(first(2, {4 * kMs}, {}).max_ns, 10'000u);
+  // Half of all between 0 and 1 ms, half between 1 and 9.
+  const pool::SimTimes spread = first(3, {0, kMs, 9 * kMs}, {});
+  EXPECT_NEAR(spread.mean_ns, 2.75 * kMs, 0.4 * kMs);
+  EXPECT_NEAR(static_cast<double>(spread.p50_ns), kMs, 0.4 * kMs);
+  EXPECT_NEAR(static_cast<double>(spread.p90_ns), 7.4 * kMs, 0.8 * kMs);
+  EXPECT_LT(spread.max_ns, 9 * kMs + 10'000);
 }
 
 config::PlanTemplate python() {
