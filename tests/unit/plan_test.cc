@@ -446,6 +446,17 @@ TEST(Advise, GoalThatNoHostMeetsIsSaid) {
   EXPECT_EQ(hostsInWords(s, a).substr(0, 47), "No number of hosts up to 8 meets the goal: burs");
 }
 
+TEST(Advise, ThePoolsMemoryIsItsMostBecauseTheirSizesChangeSlowly) {
+  const config::PlanScenario s = scenario(20, 50, 1);
+  const Advice a = advised(inputOf(s, bigHost()), s);
+  const auto pools = std::find_if(a.resources.begin(), a.resources.end(), [](const Resource& r) {
+    return r.name.starts_with("memory of the pools");
+  });
+  ASSERT_NE(pools, a.resources.end());
+  EXPECT_GT(pools->most, 0);
+  EXPECT_EQ(pools->mean, pools->most);
+}
+
 TEST(Advise, SettingsToPasteAreSettingsAndHelp) {
   config::PlanScenario s = scenario(3, 50, 0.2);
   config::PlanLoad bursts = s.loads[0];
@@ -561,12 +572,13 @@ TEST(Render, TableJsonAndPictureSayTheSame) {
 TEST(Render, NamesCannotBreakThePicture) {
   config::PlanScenario s = scenario(5, 5, 1);
   Advice a = advised(inputOf(s, bigHost()), s);
-  a.binds = "<script>\"&";
+  a.binds = "<script>\"&\x1b[31m";
   a.headroom = 1.5;
   a.unbound = false;
   const std::string svg = renderSvg(s, a);
   EXPECT_EQ(svg.find("<script>"), std::string::npos);
-  EXPECT_NE(svg.find("&lt;script&gt;&quot;&amp;"), std::string::npos);
+  EXPECT_NE(svg.find("&lt;script&gt;&quot;&amp;\\x1b[31m"), std::string::npos);
+  EXPECT_EQ(svg.find('\x1b'), std::string::npos) << "XML allows no control byte";
 }
 
 }  // namespace
