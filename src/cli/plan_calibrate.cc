@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <mayfly/client.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/resource.h>
@@ -478,34 +477,6 @@ config::PlanHost describeHost() {
   return out;
 }
 
-// The templates to measure, each with its program.
-base::Result<std::vector<std::pair<TemplateInfo, std::string>>> chosen(
-    const CalibrateOptions& o, const std::vector<TemplateInfo>& all) {
-  std::vector<std::pair<TemplateInfo, std::string>> out;
-  for (const std::string& name : o.templates)
-    if (std::none_of(all.begin(), all.end(), [&](const auto& t) { return t.name == name; }))
-      return fail(Code::notFound, fmt::format("there is no template '{}'", base::printable(name)),
-                  "`mayfly templates` lists them.");
-  for (const TemplateInfo& t : all) {
-    const bool named =
-        std::find(o.templates.begin(), o.templates.end(), t.name) != o.templates.end();
-    if (!named && (!o.templates.empty() || t.state != "ready")) continue;
-    if (t.state != "ready")
-      return fail(Code::unavailable,
-                  fmt::format("template '{}' is {}: {}", t.name, t.state, t.state_text));
-    std::string code = codeFor(o, t.name);
-    if (code.empty())
-      return fail(Code::invalidArgument,
-                  fmt::format("no program for template '{}' is known", t.name),
-                  fmt::format("Give one that prints a line: --code '{}=CODE', or name other "
-                              "templates by --template.",
-                              t.name));
-    out.emplace_back(t, std::move(code));
-  }
-  if (out.empty()) return fail(Code::unavailable, "the daemon has no template that is ready");
-  return out;
-}
-
 // The template whose tasks keep the host full while `name` is measured; empty: none is ready.
 std::string busyFor(const std::string& name, const std::vector<TemplateInfo>& all) {
   if (languageOf(name)) return name;
@@ -516,6 +487,46 @@ std::string busyFor(const std::string& name, const std::vector<TemplateInfo>& al
 
 }  // namespace
 
+base::Result<Chosen> chooseTemplates(const CalibrateOptions& o,
+                                     const std::vector<TemplateInfo>& all) {
+  Chosen out;
+  const auto isServed = [&](const std::string& name) {
+    return std::any_of(all.begin(), all.end(), [&](const auto& t) { return t.name == name; });
+  };
+  std::vector<std::string> named = o.templates;
+  for (const auto& [name, code] : o.code) named.push_back(name);
+  for (const std::string& name : named)
+    if (!isServed(name))
+      return fail(Code::notFound, fmt::format("there is no template '{}'", base::printable(name)),
+                  "`mayfly templates` lists them.");
+  for (const TemplateInfo& t : all) {
+    const bool is_named =
+        std::find(o.templates.begin(), o.templates.end(), t.name) != o.templates.end();
+    if (!is_named && (!o.templates.empty() || t.state != "ready")) continue;
+    if (t.state != "ready")
+      return fail(Code::unavailable,
+                  fmt::format("template '{}' is {}: {}", t.name, t.state, t.state_text));
+    std::string code = codeFor(o, t.name);
+    const std::string option = fmt::format("--code '{}=CODE'", t.name);
+    if (!code.empty()) {
+      out.templates.emplace_back(t, std::move(code));
+    } else if (is_named) {
+      return fail(Code::invalidArgument,
+                  fmt::format("no program for template '{}' is known", t.name),
+                  fmt::format("Give one that prints a line: {}.", option));
+    } else {
+      out.remarks.push_back(
+          fmt::format("'{}' is not measured: no program for it is known. Give one that prints a "
+                      "line: {}.",
+                      t.name, option));
+    }
+  }
+  if (!out.templates.empty()) return out;
+  if (out.remarks.empty())
+    return fail(Code::unavailable, "the daemon has no template that is ready");
+  return fail(Code::invalidArgument, out.remarks.front());
+}
+
 base::Result<std::string> calibrate(const CalibrateOptions& o) {
   config::PlanHost out = describeHost();  // forks: before there are threads
   const int daemon = daemonPid(o.socket);
@@ -524,7 +535,7 @@ base::Result<std::string> calibrate(const CalibrateOptions& o) {
   connect.client_name = "mayfly plan calibrate";
   MAYFLY_TRY(auto client, Client::connect(o.socket, connect));
   MAYFLY_TRY(auto all, client->templates());
-  MAYFLY_TRY(auto templates, chosen(o, all));
+  MAYFLY_TRY(Chosen chosen, chooseTemplates(o, all));
   const plan::CpuTotals before = meter.now();
   pauseMs(static_cast<int>(kIdle_ns / 1'000'000));
   const plan::CpuTotals idle = meter.since(before);
@@ -540,7 +551,8 @@ base::Result<std::string> calibrate(const CalibrateOptions& o) {
                     out.background));
   if (daemon == 0 || meter.now().spawner_ns == 0)
     remarks.emplace_back("The daemon's processes were not seen: their time counts as other_us.");
-  for (auto& [info, code] : templates) {
+  remarks.insert(remarks.end(), chosen.remarks.begin(), chosen.remarks.end());
+  for (auto& [info, code] : chosen.templates) {
     const std::string busy = busyFor(info.name, all);
     if (busy.empty())
       remarks.push_back(
