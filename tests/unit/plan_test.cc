@@ -569,6 +569,38 @@ TEST(Render, TableJsonAndPictureSayTheSame) {
   EXPECT_EQ(svg.substr(svg.size() - 7), "</svg>\n");
 }
 
+TEST(Render, FiguresFinerThanTheModelAreWarnedOf) {
+  config::PlanScenario s = scenario(60, 100, 1);
+  Advice a;
+  a.score.tasks = 5'000;
+  a.score.first_p99_ns = 5 * kMs;
+  s.goal.first_byte_ms = 5;
+  EXPECT_TRUE(warningsOf(s, a).empty());
+  s.goal.first_byte_ms = 4;
+  ASSERT_EQ(warningsOf(s, a).size(), 1u);
+  EXPECT_NE(warningsOf(s, a)[0].find("a first byte within 4ms, is below 5ms"), std::string::npos);
+  s.goal.first_byte_ms = 100;
+  a.score.first_p99_ns = 1'200'000;
+  ASSERT_EQ(warningsOf(s, a).size(), 1u);
+  EXPECT_NE(warningsOf(s, a)[0].find("p99 of 1.2 ms is below 5ms"), std::string::npos);
+  a.score.first_p99_ns = 0;  // no task was served
+  EXPECT_TRUE(warningsOf(s, a).empty());
+  a.score.tasks = 1'999;
+  ASSERT_EQ(warningsOf(s, a).size(), 1u);
+  EXPECT_EQ(warningsOf(s, a)[0].substr(0, 16), "Only 1999 tasks:");
+}
+
+TEST(Render, WarningsAreInTheTableAndInTheJson) {
+  config::PlanScenario s = scenario(5, 5, 1);
+  const Input in = inputOf(s, bigHost());
+  const Advice a = advised(in, s);
+  const std::vector<std::string> warnings = warningsOf(s, a);
+  ASSERT_EQ(warnings.size(), 2u) << "a short load on an idle host";
+  EXPECT_EQ(nlohmann::json::parse(renderJson(in, s, a))["warnings"], warnings);
+  for (const std::string& each : warnings)
+    EXPECT_NE(renderTable(in, s, a).find(each + "\n"), std::string::npos) << each;
+}
+
 TEST(Render, NamesCannotBreakThePicture) {
   config::PlanScenario s = scenario(5, 5, 1);
   Advice a = advised(inputOf(s, bigHost()), s);
