@@ -181,8 +181,8 @@ std::string voidOf(const Rung& rung) {
   if (static_cast<double>(sum.recorded - right) <=
       kOtherwiseShare * static_cast<double>(sum.recorded))
     return {};
-  return fmt::format("void: {} of {} tasks got their clone another way", sum.recorded - right,
-                     sum.recorded);
+  return fmt::format("{}{} of {} tasks got their clone another way", kVoidNote,
+                     sum.recorded - right, sum.recorded);
 }
 
 class Ladder {
