@@ -230,6 +230,19 @@ TEST(TraceVerb, LogBecomesATrace) {
   const std::string text = folder.read("x.csv");
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
   EXPECT_NE(text.find("\n2.000000,python,0.005000,0.004000,1000,u1,\n"), std::string::npos) << text;
+  const auto toldOf = [&](const std::string& text) {
+    o.log = folder.write("log", text);
+    testing::internal::CaptureStderr();
+    EXPECT_TRUE(record(o));
+    return testing::internal::GetCapturedStderr();
+  };
+  const std::string dropped = log + "ed\nSuppressed 12 messages from mayfly.service\n";
+  EXPECT_EQ(toldOf(dropped), "") << "quiet";
+  o.quiet = false;
+  EXPECT_EQ(toldOf(log).find("dropped"), std::string::npos);
+  EXPECT_NE(toldOf(dropped).find("the journal dropped 12 lines, so the trace lacks tasks: set "
+                                 "LogRateLimitIntervalSec=0"),
+            std::string::npos);
   o.log = folder.write("empty", "");
   EXPECT_FALSE(record(o));
 }

@@ -257,6 +257,25 @@ TEST(LogTrace, LinesThatCannotBeReadAreCountedAndSkipped) {
   EXPECT_NE(long_ago.error().message.find("spans 365 days"), std::string::npos);
 }
 
+TEST(LogTrace, LinesThatTheJournalDroppedAreCounted) {
+  LogTrace log;
+  for (const char* each :
+       {"Suppressed 120 messages from mayfly.service",  // journalctl -o cat
+        "Nov 30 08:00:01 host systemd-journald[312]: Suppressed 7 messages from mayfly.service\r\n",
+        "2026-03-01T00:00:00.000 info a task said 'Suppressed 5 messages from x'",
+        "Suppressed many messages from mayfly.service", "Suppressed  messages from x",
+        "Suppressed -3 messages from x", "Suppressed 99999999999 messages from x",
+        " messages from Suppressed 3", "Suppressed 3", ""})
+    ASSERT_TRUE(log.line(each)) << each;
+  EXPECT_EQ(log.suppressed(), 127u);
+  ASSERT_TRUE(log.line(line("2026-03-01T00:00:00.000",
+                            "template=python user=uid:0 tenant=\": Suppressed 5 messages from x\" "
+                            "run_ms=1 whole_ms=2 cpu_ms=1")));
+  EXPECT_EQ(log.suppressed(), 127u) << "a tenant's name is no word of the journal";
+  EXPECT_EQ(log.tasks(), 1u);
+  EXPECT_EQ(log.skipped(), 0u);
+}
+
 TEST(LogTrace, AnyBytesAreReadOrSkipped) {
   const std::string alphabet = "=\"\\ 0123456789.-Tte: \xff";
   const std::string whole = line("2026-03-01T00:00:00.000",
