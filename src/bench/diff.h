@@ -23,7 +23,6 @@ namespace mayfly::bench {
 
 inline constexpr size_t kReportBytesMax = 64u << 20;
 inline constexpr size_t kReportSeriesMax = 256;
-inline constexpr double kSignificant = 0.05;
 
 // What diff reads of a report.
 struct Measured {

@@ -8,13 +8,17 @@
 
 #include "bench/diff.h"
 #include "bench/isolation.h"
+#include "bench/ladder.h"
 #include "bench/output.h"
 #include "bench/report.h"
 #include "bench/rivals.h"
+#include "bench/stats.h"
 #include "pool/trace.h"
 
 namespace mayfly::bench {
 namespace {
+
+using Values = std::vector<double>;
 
 constexpr uint64_t kMs = 1'000'000;
 
@@ -376,6 +380,94 @@ TEST(BenchRivals, TheirCommandsRunTheSameProgramInTheSameRoot) {
   EXPECT_EQ(oci["linux"]["namespaces"].size(), 5u);
   EXPECT_EQ(findProgram("no-such-program"), "");
   EXPECT_FALSE(findProgram("sh").empty());
+}
+
+// Six pairs; the noisy phases take `times` as long to the end, and as long to the first byte.
+BenchReport isolated(double times, IsolationVerb& verb) {
+  verb.victim_load.mix = std::make_shared<const config::Mix>(noiseMix(Noise::churn, "victim"));
+  verb.noise_load.mix = std::make_shared<const config::Mix>(noiseMix(Noise::cpu, "noisy"));
+  BenchReport out;
+  out.series.resize(3);
+  for (size_t side = 0; side < 2; ++side) {
+    out.series[side].name = side == 0 ? "quiet" : "noisy";
+    for (uint64_t i = 0; i < 6; ++i) {
+      load::Report r = roundOf(4, 10 + 2 * i + side);
+      if (side == 1) {
+        r.latency = {};
+        for (int k = 0; k < 100; ++k)
+          r.latency.record(
+              static_cast<uint64_t>(4e6 * times * (1 + 0.001 * static_cast<double>(k))));
+      }
+      out.series[side].rounds.push_back(std::move(r));
+    }
+  }
+  return out;
+}
+
+TEST(BenchLadder, A99thPercentileIsOfAllRoundsOrIsCalledTheMost) {
+  EXPECT_NE(ladderHead(20, 8).find("p99: of all 160 tasks"), std::string::npos)
+      << ladderHead(20, 8);
+  EXPECT_EQ(ladderHead(20, 8).find("most"), std::string::npos);
+  EXPECT_NE(ladderHead(2, 2).find("most: of all 4 tasks"), std::string::npos);
+  EXPECT_EQ(ladderHead(2, 2).find("p99"), std::string::npos);
+  Series s;
+  s.name = "python, parked";
+  for (int round = 0; round < 8; ++round) {  // one slow task in each of two rounds, 2 of 160
+    load::Report r;
+    for (uint64_t i = 0; i < 20; ++i) {
+      const uint64_t ns = i == 0 && round < 2 ? (round == 0 ? 90 * kMs : 50 * kMs) : 4 * kMs;
+      r.latency.record(ns);
+      r.first_byte.record(ns / 4);
+    }
+    s.add(std::move(r));
+  }
+  const std::string line = ladderLine(s, 2.5);
+  EXPECT_EQ(line.substr(0, 30), "python, parked            1.00") << line;
+  EXPECT_NE(line.find(" 12.5 "), std::string::npos) << line;
+  EXPECT_NE(line.find(" 50.0 "), std::string::npos) << "the second slowest of 160: " << line;
+  EXPECT_EQ(line.find(" 90.0 "), std::string::npos) << line;
+  EXPECT_TRUE(line.ends_with("  2.50x\n")) << line;
+  EXPECT_TRUE(ladderLine(s, 0).ends_with("  -x\n"));
+}
+
+TEST(BenchIsolation, APThatIsCorrectedOverAllFiguresDecides) {
+  IsolationVerb verb;
+  BenchReport r = isolated(3, verb);
+  concludeIsolation(verb, r);
+  const Json& all = r.extra["isolation"];
+  ASSERT_EQ(all.size(), 4u) << "no claim was seen";
+  Values plain;
+  for (const char* part : {"first_byte p50", "first_byte p99", "latency p50", "latency p99"}) {
+    Values ratios;
+    for (size_t i = 0; i < 6; ++i) {
+      const auto of = std::string_view(part).starts_with("first") ? &load::Report::first_byte
+                                                                  : &load::Report::latency;
+      const double percent = std::string_view(part).ends_with("99") ? 99 : 50;
+      ratios.push_back(static_cast<double>((r.series[1].rounds[i].*of).percentile_ns(percent)) /
+                       static_cast<double>((r.series[0].rounds[i].*of).percentile_ns(percent)));
+    }
+    plain.push_back(meanRatioP(ratios));
+  }
+  const Values corrected = holm(plain);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_NEAR(all[i]["p"].get<double>(), corrected[i], 1e-9) << all[i];
+    EXPECT_EQ(all[i]["effect"], i < 2 ? "within noise" : "slower") << all[i];
+  }
+  EXPECT_GT(corrected[2], plain[2]);
+  EXPECT_NE(r.table.find("corrected by Holm over 4\nfigures"), std::string::npos) << r.table;
+  size_t width = 0;
+  for (char c : r.table) {
+    width = c == '\n' ? 0 : width + 1;
+    ASSERT_LE(width, 100u) << r.table;
+  }
+}
+
+TEST(BenchIsolation, OnePairSaysNothing) {
+  IsolationVerb verb;
+  BenchReport r = isolated(3, verb);
+  for (Series& each : r.series) each.rounds.resize(std::min<size_t>(each.rounds.size(), 1));
+  concludeIsolation(verb, r);
+  for (const Json& each : r.extra["isolation"]) EXPECT_EQ(each["effect"], "too few pairs");
 }
 
 TEST(BenchIsolation, ANoiseIsATenantsMix) {
