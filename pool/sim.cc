@@ -16,7 +16,6 @@ namespace mayfly::pool {
 namespace {
 
 constexpr base::ZygoteId kZygote = 1;  // of every lane; it always serves
-constexpr int kClaimWakes = 2;         // the daemon, then the clone
 
 class Simulation {
  public:
@@ -66,7 +65,8 @@ class Simulation {
   void advance(uint64_t to_ns);
   void sumUp(uint32_t lane);
 
-  void begin(base::BoxId id, const SimStep& step, What then, int wakes = 1);
+  void begin(base::BoxId id, const SimStep& step, What then, uint64_t late_ns = 0);
+  uint64_t late_ns(const SimCosts& costs);
   void work();
 
   void arrive(base::TaskId task);
@@ -235,20 +235,28 @@ void Simulation::give(base::TaskId task, base::BoxId id) {
   Lane& l = lanes_[box.lane];
   l.refill.claimBegan(now_ns_);
   if (counts(task) && now_ns_ > a.at_ns) l.waits_ns.push_back(now_ns_ - a.at_ns);
-  if (shared()) return begin(id, l.spec.costs.claim, What::started, kClaimWakes);
+  if (shared()) return begin(id, l.spec.costs.claim, What::started, late_ns(l.spec.costs));
   schedule(o_.claim_ns, What::started, box.lane, id);
 }
 
 // --- steps that take work of the host -------------------------------------------------
 
-// `wakes`: of one process by another, on the step's way.
-void Simulation::begin(base::BoxId id, const SimStep& step, What then, int wakes) {
+void Simulation::begin(base::BoxId id, const SimStep& step, What then, uint64_t late_ns) {
   Box& box = boxes_[id - 1];
   box.then = then;
-  box.wait_ns = step.wait_ns;
-  if (o_.tick_ns != 0 && step.before.all_ns() != 0 && host_.full())
-    for (; wakes > 0; --wakes) box.wait_ns += random_.next() % o_.tick_ns;
+  box.wait_ns = step.wait_ns + late_ns;
   if (!host_.begin(id, step)) schedule(box.wait_ns, then, box.lane, id);
+}
+
+uint64_t Simulation::late_ns(const SimCosts& costs) {
+  const auto& measured = host_.full() ? costs.late_full_ns : costs.late_ns;
+  if (measured.empty()) return 0;
+  const double at = random_.uniform() * static_cast<double>(measured.size() - 1);
+  const auto below = std::min(static_cast<size_t>(at), measured.size() - 1);
+  const auto above = std::min(below + 1, measured.size() - 1);
+  return static_cast<uint64_t>(std::lerp(static_cast<double>(measured[below]),
+                                         static_cast<double>(measured[above]),
+                                         at - static_cast<double>(below)));
 }
 
 // Something that the host worked on is done.

@@ -70,6 +70,10 @@ struct SimCosts {
   SimStep end;                  // from the task's exit to the proof that nothing is left
   uint64_t cpu_before_ns = 0;   // the part of Arrival::cpu_ns that `claim` and `first` have already
   uint64_t cpu_default_ns = 0;  // of a task whose Arrival::cpu_ns is unknown
+  // How much later than `claim` and `first` say a first byte comes: on its way from and to the
+  // client, and by whom else the kernel lets run first. Quantiles in equal steps, from the least to
+  // the most; none: never later. `late_full`: if no processor is idle.
+  std::vector<uint64_t> late_ns, late_full_ns;
 };
 
 struct SimTemplate {
@@ -91,10 +95,8 @@ struct SimOptions {
   uint32_t boxes_max = 4096;        // tasks that have a box or wait for one
   uint32_t queue_max = UINT32_MAX;  // waiting tasks; a further one is refused
   double processors = 0;            // 0: every step takes its time, whatever else is under way
-  uint64_t tick_ns = 0;             // of a kernel: a process that wakes up while all processors are
-                         // busy waits up to one for its turn; 0: it has its share at once
-  uint64_t count_from_ns = 0;  // earlier events are left out of the figures
-  uint64_t seed = 1;           // of the make times
+  uint64_t count_from_ns = 0;       // earlier events are left out of the figures
+  uint64_t seed = 1;                // of the make times and delays
 };
 
 // Of all tasks that ended; `max` is 0 if none did.

@@ -1,8 +1,10 @@
 """The command line in the tests' form; MAYFLY_CLI can name another program to test."""
 
+import contextlib
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import uuid
 
@@ -11,6 +13,17 @@ CLI = os.environ.get("MAYFLY_CLI", str(TOP / "build/bin/mayfly"))
 COMMAND_SECONDS_MAX = 180
 # In the names of this run's instances; pytest's workers inherit it.
 RUN = os.environ.setdefault("MAYFLY_TEST_RUN", uuid.uuid4().hex[:6])
+
+
+@contextlib.contextmanager
+def many_files(count):
+    """This process may have that many descriptors, if the host lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, count), hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Mayfly:

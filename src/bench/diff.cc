@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <map>
 
 #include "base/text.h"
 
@@ -12,6 +14,9 @@ namespace {
 
 using base::Code;
 using base::fail;
+
+constexpr double kInfinite = std::numeric_limits<double>::infinity();
+constexpr size_t kOptionNotesMax = 20, kOptionsMax = 2'000, kOptionDepthMax = 8;
 
 struct Place {
   const char *part, *key, *name;
@@ -36,8 +41,8 @@ void readSeries(const Json& series, Measured& out) {
   const std::string name = base::printable(series["name"].get<std::string>(), 64);
   std::vector<Measured::Figure> figures;
   for (const Place& place : kPlaces)
-    figures.push_back({fmt::format("{}: {}", name, place.name), true, {}});
-  figures.push_back({fmt::format("{}: done/s", name), false, {}});
+    figures.push_back({name, fmt::format("{}: {}", name, place.name), true, {}});
+  figures.push_back({name, fmt::format("{}: done/s", name), false, {}});
   for (const Json& round : series["rounds"]) {
     for (size_t i = 0; i < std::size(kPlaces); ++i)
       if (const double ns = numberAt(round, kPlaces[i].part, kPlaces[i].key); ns > 0)
@@ -57,6 +62,67 @@ std::string textAt(const Json& object, const char* key) {
       object[key].is_string() ? object[key].get<std::string>() : object[key].dump(), 80);
 }
 
+double finiteAt(const Json& object, const char* key, double otherwise) {
+  if (!object.contains(key) || !object[key].is_number()) return otherwise;
+  const double value = object[key].get<double>();
+  return std::isfinite(value) && value >= 0 ? value : otherwise;
+}
+
+// What a reader must know of a series; whether its figures are void.
+bool readNotes(const Json& series, Measured& out) {
+  if (!series.contains("notes") || !series["notes"].is_array()) return false;
+  const std::string name = base::printable(series["name"].get<std::string>(), 64);
+  bool is_void = false;
+  size_t limited = 0;
+  std::string words;
+  for (const Json& each : series["notes"]) {
+    if (!each.is_string()) continue;
+    const std::string note = base::printable(each.get<std::string>());
+    if (note.starts_with(kVoidNote)) {
+      is_void = true;
+      out.flags.push_back(fmt::format("'{}' is not compared, it is {}", name, note));
+    } else if (note.starts_with(kGeneratorNote)) {
+      ++limited;
+      words = note;
+    }
+  }
+  if (limited != 0)
+    out.flags.push_back(fmt::format("'{}': {}{}", name, words,
+                                    limited == 1 ? "" : fmt::format(" ({} times)", limited)));
+  if (is_void) out.voids.push_back(name);
+  return is_void;
+}
+
+bool hasFewTasks(const Json& series) {
+  for (const Json& round : series["rounds"])
+    if (round.is_object() && finiteAt(round, "recorded", kTasksOfP99) < kTasksOfP99) return true;
+  return false;
+}
+
+void readFlags(const Json& json, Measured& out) {
+  if (json.contains("interrupted") && json["interrupted"] == true)
+    out.flags.emplace_back("was interrupted: it has what was measured until then");
+  if (json.contains("generator") && json["generator"].is_array()) {
+    size_t limited = 0;
+    for (const Json& each : json["generator"])
+      limited += each.is_object() && each.contains("limited") && each["limited"] == true;
+    if (limited != 0)
+      out.flags.push_back(
+          fmt::format("{} in {} of {} rounds", kGeneratorNote, limited, json["generator"].size()));
+  }
+}
+
+void readSustained(const Json& json, Measured& out) {
+  if (out.verb != "sweep" || !json.contains("sweep") || !json["sweep"].is_object()) return;
+  const Json& its = json["sweep"];
+  Measured::Sustained s;
+  s.goal = fmt::format("p{:g} to the {} at most {:.6g} ms", finiteAt(its, "goal_percent", 0),
+                       textAt(its, "goal_of"), finiteAt(its, "goal_ms", 0));
+  s.per_s = finiteAt(its, "sustainable_per_s", 0);
+  s.bad_per_s = std::max(s.per_s, finiteAt(its, "lowest_bad_per_s", kInfinite));
+  out.sustained = s;
+}
+
 // The least p that so many rounds can give: all of one side below all of the other.
 double leastP(size_t a, size_t b) {
   double divisions = 1;
@@ -71,6 +137,11 @@ size_t roundsFor(size_t figures) {
          leastP(rounds, rounds) * static_cast<double>(figures) > kSignificant)
     ++rounds;
   return rounds;
+}
+
+const char* roundsOption(const std::string& verb) {
+  if (verb == "sweep") return "--repeats";
+  return verb == "isolation" ? "--pairs" : "--rounds";
 }
 
 const char* wordOf(Difference::Kind kind) {
@@ -92,26 +163,131 @@ void noteEnvironments(const Measured& a, const Measured& b, Diff& out) {
   }
 }
 
-// Tests each figure of both; the p are not corrected yet.
-void compareFigures(const Measured& a, const Measured& b, const DiffOptions& options, Diff& out,
-                    std::vector<double>& p, std::vector<bool>& more_is_worse, double& least_p) {
+// Each value of nested options by its path, "load.rate".
+void flatten(const Json& json, const std::string& path, size_t depth,
+             std::map<std::string, std::string>& out) {
+  if (out.size() >= kOptionsMax || json.is_null()) return;
+  if (!json.is_structured() || depth == 0) {
+    out[path] = json.is_string() ? json.get<std::string>()
+                                 : json.dump(-1, ' ', false, Json::error_handler_t::replace);
+    return;
+  }
+  for (const auto& [key, value] : json.items())
+    flatten(value, path.empty() ? key : path + "." + key, depth - 1, out);
+}
+
+void noteOptions(const Measured& a, const Measured& b, Diff& out) {
+  std::map<std::string, std::string> ours, theirs;
+  flatten(a.options, "", kOptionDepthMax, ours);
+  flatten(b.options, "", kOptionDepthMax, theirs);
+  std::map<std::string, std::pair<std::string, std::string>> all;
+  for (const auto& [path, value] : ours) all[path] = {value, "none"};
+  for (const auto& [path, value] : theirs) {
+    auto [at, is_new] = all.try_emplace(path, "none", value);
+    if (!is_new) at->second.second = value;
+  }
+  size_t differing = 0;
+  for (const auto& [path, values] : all) {
+    if (values.first == values.second || ++differing > kOptionNotesMax) continue;
+    out.notes.push_back(fmt::format("option {}: {} and {}", base::printable(path, 80),
+                                    base::printable(values.first, 80),
+                                    base::printable(values.second, 80)));
+  }
+  if (differing > kOptionNotesMax)
+    out.notes.push_back(fmt::format("{} further options differ", differing - kOptionNotesMax));
+}
+
+// Names what only `has` has: a whole series once, all rates of a sweep in one line.
+void noteMissing(const Measured& has, const Measured& lacks, Diff& out) {
+  std::vector<std::string> series;
+  for (const Measured::Figure& each : has.figures) {
+    const auto same = [&](auto member) {
+      return std::any_of(lacks.figures.begin(), lacks.figures.end(),
+                         [&](const Measured::Figure& f) { return f.*member == each.*member; });
+    };
+    if (same(&Measured::Figure::name) ||
+        std::find(lacks.voids.begin(), lacks.voids.end(), each.series) != lacks.voids.end())
+      continue;
+    if (same(&Measured::Figure::series))
+      out.notes.push_back(fmt::format("only {} has '{}'", has.file, each.name));
+    else if (series.empty() || series.back() != each.series)
+      series.push_back(each.series);
+  }
+  if (has.verb != "sweep") {
+    for (const std::string& name : series)
+      out.notes.push_back(fmt::format("only {} has '{}'", has.file, name));
+  } else if (!series.empty()) {
+    std::string rates;
+    for (const std::string& name : series) rates += (rates.empty() ? "" : ", ") + name;
+    out.notes.push_back(fmt::format("only {} measured {}", has.file, rates));
+  }
+}
+
+// The figures of both that are tested by their rounds.
+struct Tests {
+  std::vector<double> p;  // not corrected
+  std::vector<bool> more_is_worse;
+  double least_p = 1;  // that so many rounds can give
+
+  bool canTell() const { return least_p * static_cast<double>(p.size()) <= kSignificant; }
+};
+
+Tests compareFigures(const Measured& a, const Measured& b, const DiffOptions& options, Diff& out) {
+  Tests tests;
   for (const Measured::Figure& ours : a.figures) {
     const auto theirs = std::find_if(b.figures.begin(), b.figures.end(),
                                      [&](const auto& each) { return each.name == ours.name; });
-    if (theirs == b.figures.end()) {
-      out.notes.push_back(fmt::format("only {} has '{}'", a.file, ours.name));
-      continue;
-    }
+    if (theirs == b.figures.end()) continue;
     Difference d;
     d.name = ours.name;
     d.a = median(ours.rounds);
     d.b = median(theirs->rounds);
     d.ratio = ratioOfMedians(ours.rounds, theirs->rounds, options.seed);
-    p.push_back(rankSumP(ours.rounds, theirs->rounds));
-    least_p = std::min(least_p, leastP(ours.rounds.size(), theirs->rounds.size()));
-    more_is_worse.push_back(ours.more_is_worse);
+    tests.p.push_back(rankSumP(ours.rounds, theirs->rounds));
+    tests.least_p = std::min(tests.least_p, leastP(ours.rounds.size(), theirs->rounds.size()));
+    tests.more_is_worse.push_back(ours.more_is_worse);
     out.figures.push_back(std::move(d));
   }
+  return tests;
+}
+
+void judgeFigures(const Tests& tests, double margin, Diff& out) {
+  const std::vector<double> p = holm(tests.p);
+  for (size_t i = 0; i < p.size(); ++i) {
+    Difference& d = out.figures[i];
+    d.p = p[i];
+    const double change = d.b / d.a - 1;
+    if (d.p > kSignificant || std::abs(change) <= margin) continue;
+    d.kind =
+        (change > 0) == tests.more_is_worse[i] ? Difference::Kind::worse : Difference::Kind::better;
+  }
+}
+
+// Whether the rates are comparable; then they are the last figure.
+bool compareSustained(const Measured& a, const Measured& b, double margin, Diff& out) {
+  if (!a.sustained || !b.sustained) return false;
+  const Measured::Sustained &x = *a.sustained, &y = *b.sustained;
+  if (x.goal != y.goal) {
+    out.notes.push_back(
+        fmt::format("the sustainable rates are not compared, as the goals differ: {}, and {}. Give "
+                    "both sweeps one --goal.",
+                    x.goal, y.goal));
+    return false;
+  }
+  Difference d;
+  d.name = "sustainable rate, 1/s";
+  d.test = Difference::Test::brackets;
+  d.a = x.per_s;
+  d.b = y.per_s;
+  d.ratio.value = x.per_s > 0 ? y.per_s / x.per_s : y.per_s > 0 ? kInfinite : 1;
+  d.ratio.low = y.per_s > 0 ? y.per_s / x.bad_per_s : 0;
+  d.ratio.high = x.per_s > 0 ? y.bad_per_s / x.per_s : kInfinite;
+  if (std::abs(d.ratio.value - 1) > margin) {
+    if (y.per_s >= x.bad_per_s) d.kind = Difference::Kind::better;
+    if (x.per_s >= y.bad_per_s) d.kind = Difference::Kind::worse;
+  }
+  out.figures.push_back(std::move(d));
+  return true;
 }
 
 }  // namespace
@@ -138,6 +314,10 @@ base::Result<Measured> readReport(std::string_view text, std::string_view file) 
                              kFormatVersion));
   out.verb = textAt(json, "verb");
   if (json.contains("environment")) out.environment = json["environment"];
+  if (json.contains("options")) out.options = json["options"];
+  readFlags(json, out);
+  readSustained(json, out);
+  bool few_tasks = false;
   if (!json.contains("series") || !json["series"].is_array() ||
       json["series"].size() > kReportSeriesMax)
     return wrong(fmt::format("'series' is not a list of at most {}", kReportSeriesMax));
@@ -149,8 +329,14 @@ base::Result<Measured> readReport(std::string_view text, std::string_view file) 
           fmt::format("'series' has one without a name or with no list of at most {} "
                       "rounds",
                       kRoundsMax));
+    if (readNotes(series, out)) continue;
     readSeries(series, out);
+    few_tasks |= hasFewTasks(series);
   }
+  if (few_tasks)
+    out.flags.push_back(fmt::format(
+        "has rounds of fewer than {} tasks: the p99 of such a round is its slowest task",
+        kTasksOfP99));
   return out;
 }
 
@@ -159,30 +345,30 @@ base::Result<Diff> diff(const Measured& a, const Measured& b, const DiffOptions&
     return fail(Code::invalidArgument, fmt::format("{} is of `bench {}`, {} of `bench {}`", a.file,
                                                    a.verb, b.file, b.verb));
   Diff out;
-  std::vector<double> p;
-  std::vector<bool> more_is_worse;
-  double least_p = 1;
-  compareFigures(a, b, options, out, p, more_is_worse, least_p);
-  for (const Measured::Figure& theirs : b.figures)
-    if (std::none_of(a.figures.begin(), a.figures.end(),
-                     [&](const auto& each) { return each.name == theirs.name; }))
-      out.notes.push_back(fmt::format("only {} has '{}'", b.file, theirs.name));
+  const Tests tests = compareFigures(a, b, options, out);
+  const bool sustained = compareSustained(a, b, options.margin, out);
   if (out.figures.empty())
     return fail(Code::invalidArgument,
                 fmt::format("{} and {} have no figure in common", a.file, b.file));
-  if (least_p * static_cast<double>(p.size()) > kSignificant)
-    return fail(Code::invalidArgument,
-                fmt::format("{} and {} have too few rounds to tell a difference among {} figures",
-                            a.file, b.file, p.size()),
-                fmt::format("Measure both with --rounds {} or more.", roundsFor(p.size())));
-  p = holm(p);
-  for (size_t i = 0; i < out.figures.size(); ++i) {
-    Difference& d = out.figures[i];
-    d.p = p[i];
-    const double change = d.b / d.a - 1;
-    if (d.p > kSignificant || std::abs(change) <= options.margin) continue;
-    d.kind = (change > 0) == more_is_worse[i] ? Difference::Kind::worse : Difference::Kind::better;
+  if (!tests.canTell()) {
+    const std::string few =
+        fmt::format("{} and {} have too few rounds to tell a difference among {} figures", a.file,
+                    b.file, tests.p.size());
+    const std::string advice = fmt::format("Measure both with {} {} or more", roundsOption(a.verb),
+                                           roundsFor(tests.p.size()));
+    if (!sustained)
+      return fail(Code::invalidArgument, few,
+                  advice + (a.verb == "sweep" ? ", and with the same --goal." : "."));
+    if (!tests.p.empty())
+      out.notes.push_back(fmt::format("{}: only the sustainable rate can. {}.", few, advice));
   }
+  judgeFigures(tests, options.margin, out);
+  for (const Measured* each : {&a, &b})
+    for (const std::string& flag : each->flags)
+      out.notes.push_back(fmt::format("{}: {}", each->file, flag));
+  noteMissing(a, b, out);
+  noteMissing(b, a, out);
+  noteOptions(a, b, out);
   noteEnvironments(a, b, out);
   return out;
 }
@@ -194,16 +380,25 @@ std::string diffTable(const Diff& d, const Measured& a, const Measured& b,
   std::string out = fmt::format("a: {}\nb: {}\n\n{:<{}}{:>10}{:>10}{:>8}  {:<16}{:>7}\n", a.file,
                                 b.file, "", width, "a", "b", "b/a", "95 %", "p");
   for (const Difference& each : d.figures)
-    out += fmt::format("{:<{}}{:>10}{:>10}{:>8.3f}  {:<16}{:>7.4f}  {}\n", each.name, width,
-                       msText(each.a), msText(each.b), each.ratio.value,
-                       fmt::format("{:.3f} to {:.3f}", each.ratio.low, each.ratio.high), each.p,
-                       wordOf(each.kind));
+    out +=
+        fmt::format("{:<{}}{:>10}{:>10}{:>8.3f}  {:<16}{:>7}  {}\n", each.name, width,
+                    msText(each.a), msText(each.b), each.ratio.value,
+                    fmt::format("{:.3f} to {:.3f}", each.ratio.low, each.ratio.high),
+                    each.test == Difference::Test::brackets ? "-" : fmt::format("{:.4f}", each.p),
+                    wordOf(each.kind));
   for (const std::string& note : d.notes) out += "note: " + note + "\n";
   out += fmt::format(
       "\nMedians of rounds. p: exact rank sum over the rounds, corrected by Holm over {} figures;\n"
       "the interval is a bootstrap's. A difference counts if p is at most {} and it is larger\n"
       "than {:.0f} %.\n",
-      d.figures.size(), kSignificant, 100 * options.margin);
+      std::count_if(d.figures.begin(), d.figures.end(),
+                    [](const Difference& each) { return each.test == Difference::Test::rankSum; }),
+      kSignificant, 100 * options.margin);
+  if (!d.figures.empty() && d.figures.back().test == Difference::Test::brackets)
+    out +=
+        "A sustainable rate is one figure and has no p: it counts if one side kept the goal at a "
+        "rate\nat which the other did not. Sweep one side twice to see what equal sweeps differ "
+        "by.\n";
   return out + (d.differs() ? "b differs from a by more than noise\n"
                             : "no difference that is more than noise\n");
 }
@@ -218,7 +413,7 @@ Json diffJson(const Diff& d, const Measured& a, const Measured& b) {
                        {"ratio", each.ratio.value},
                        {"low", each.ratio.low},
                        {"high", each.ratio.high},
-                       {"p", each.p},
+                       {"p", each.test == Difference::Test::brackets ? Json() : Json(each.p)},
                        {"verdict", each.kind == Difference::Kind::noise    ? "noise"
                                    : each.kind == Difference::Kind::better ? "better"
                                                                            : "worse"}});

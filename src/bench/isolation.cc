@@ -131,55 +131,31 @@ std::vector<double> ratiosOf(const Figure& figure, const Series& quiet, const Se
   return out;
 }
 
-std::string effectOf(const Interval& ratio, size_t pairs) {
-  if (pairs < 2) return "too few pairs";
-  if (ratio.low > 1) return "slower";
-  return ratio.high < 1 ? "faster" : "within noise";
-}
+// A figure of both sides, with the p of its ratios.
+struct Effect {
+  Figure figure;
+  std::vector<double> ratios;
+  double p = 1;  // corrected
 
-// Adds a line for each figure to the table, the JSON and the plot.
-void concludeIsolation(const IsolationVerb& verb, BenchReport& out) {
-  const Series &quiet = out.series[0], &noisy = out.series[1];
-  out.table = fmt::format(
-      "victim: {}, {}\nnoise:  {}, {} in flight\n{} pairs of {:g} s, in drawn order; medians in "
-      "ms\n\n{:<16}{:>9}{:>9}{:>8}  {:<17}\n",
-      verb.victim_load.mix->name, textOf(verb.victim), verb.noise_load.mix->name,
-      verb.noise_in_flight, std::min(quiet.rounds.size(), noisy.rounds.size()), verb.victim.time_s,
-      "", "quiet", "noisy", "ratio", "95 %");
-  BarPlot plot;
-  plot.title = "A tenant beside a noisy one";
-  plot.unit = "ms";
-  plot.kinds = {"quiet", "noisy"};
-  Json& all = out.extra["isolation"] = Json::array();
-  for (const Figure& figure : kFigures) {
-    const auto ratios = ratiosOf(figure, quiet, noisy);
-    if (ratios.empty()) continue;
-    const Interval ratio = meanRatio(ratios);
-    auto pick = [&](const load::Report& r) { return valueOf(figure, r); };
-    const double before = quiet.median(pick), after = noisy.median(pick);
-    const std::string effect = effectOf(ratio, ratios.size());
-    out.table += fmt::format("{:<16}{:>9}{:>9}{:>8.2f}  {:<17}{}\n", figure.name, msText(before),
-                             msText(after), ratio.value,
-                             fmt::format("{:.2f} to {:.2f}", ratio.low, ratio.high), effect);
-    plot.bars.push_back({figure.name, {before, after}});
-    plot.description +=
-        fmt::format("{}: {} ms quiet, {} ms noisy. ", figure.name, msText(before), msText(after));
-    all.push_back({{"figure", figure.name},
-                   {"quiet_ms", before},
-                   {"noisy_ms", after},
-                   {"pairs", ratios.size()},
-                   {"ratio", ratio.value},
-                   {"low", ratio.low},
-                   {"high", std::min(ratio.high, 1e9)},
-                   {"effect", effect}});
+  std::string words() const {
+    if (ratios.size() < 2) return "too few pairs";
+    if (p > kSignificant) return "within noise";
+    return meanRatio(ratios).value > 1 ? "slower" : "faster";
   }
-  const double noise_per_s = out.series[2].median([](const load::Report& r) { return r.per_s(); });
-  out.table += fmt::format(
-                   "\nthe noisy tenant did {:.1f} tasks/s. Ratios: geometric mean of the "
-                   "pairs, with Student's\n95 % interval of their logarithms.\n",
-                   noise_per_s) +
-               seriesNotes(out.series);
-  out.plots.emplace_back("isolation", svg(plot));
+};
+
+std::vector<Effect> effectsOf(const Series& quiet, const Series& noisy) {
+  std::vector<Effect> out;
+  std::vector<double> p;
+  for (const Figure& figure : kFigures) {
+    Effect each{figure, ratiosOf(figure, quiet, noisy)};
+    if (each.ratios.empty()) continue;
+    p.push_back(meanRatioP(each.ratios));
+    out.push_back(std::move(each));
+  }
+  p = holm(p);
+  for (size_t i = 0; i < out.size(); ++i) out[i].p = p[i];
+  return out;
 }
 
 // One phase of the victim, with or without noise.
@@ -222,6 +198,53 @@ config::Mix noiseMix(Noise noise, const std::string& tenant) {
     mix.tasks.push_back(std::move(task));
   }
   return mix;
+}
+
+// Adds a line for each figure to the table, the JSON and the plot.
+void concludeIsolation(const IsolationVerb& verb, BenchReport& out) {
+  const Series &quiet = out.series[0], &noisy = out.series[1];
+  out.table = fmt::format(
+      "victim: {}, {}\nnoise:  {}, {} in flight\n{} pairs of {:g} s, in drawn order; medians in "
+      "ms\n\n{:<15}{:>8}{:>8}{:>7}  {:<16}{:>7}\n",
+      verb.victim_load.mix->name, textOf(verb.victim), verb.noise_load.mix->name,
+      verb.noise_in_flight, std::min(quiet.rounds.size(), noisy.rounds.size()), verb.victim.time_s,
+      "", "quiet", "noisy", "ratio", "95 %", "p");
+  BarPlot plot;
+  plot.title = "A tenant beside a noisy one";
+  plot.unit = "ms";
+  plot.kinds = {"quiet", "noisy"};
+  Json& all = out.extra["isolation"] = Json::array();
+  const std::vector<Effect> effects = effectsOf(quiet, noisy);
+  for (const Effect& each : effects) {
+    const Interval ratio = meanRatio(each.ratios);
+    auto pick = [&](const load::Report& r) { return valueOf(each.figure, r); };
+    const double before = quiet.median(pick), after = noisy.median(pick);
+    out.table +=
+        fmt::format("{:<15}{:>8}{:>8}{:>7.2f}  {:<16}{:>7.4f}  {}\n", each.figure.name,
+                    msText(before), msText(after), ratio.value,
+                    fmt::format("{:.2f} to {:.2f}", ratio.low, ratio.high), each.p, each.words());
+    plot.bars.push_back({each.figure.name, {before, after}});
+    plot.description += fmt::format("{}: {} ms quiet, {} ms noisy. ", each.figure.name,
+                                    msText(before), msText(after));
+    all.push_back({{"figure", each.figure.name},
+                   {"quiet_ms", before},
+                   {"noisy_ms", after},
+                   {"pairs", each.ratios.size()},
+                   {"ratio", ratio.value},
+                   {"low", ratio.low},
+                   {"high", std::min(ratio.high, 1e9)},
+                   {"p", each.p},
+                   {"effect", each.words()}});
+  }
+  const double noise_per_s = out.series[2].median([](const load::Report& r) { return r.per_s(); });
+  out.table +=
+      fmt::format(
+          "\nthe noisy tenant did {:.1f} tasks/s. Ratios: geometric mean of the pairs, each with\n"
+          "Student's 95 % interval of their logarithms. p: of the same t, corrected by Holm over "
+          "{}\nfigures; a figure is slower or faster if it is at most {}.\n",
+          noise_per_s, effects.size(), kSignificant) +
+      seriesNotes(out.series);
+  out.plots.emplace_back("isolation", svg(plot));
 }
 
 base::Result<BenchReport> isolation(const IsolationVerb& verb, const Watch& watch) {

@@ -2,7 +2,8 @@
 //
 // Pairs of phases, one quiet and one noisy, in an order that is drawn for each pair: what changes
 // slowly on the machine meets both sides alike. A pair gives one ratio, noisy to quiet, for each
-// figure; the pairs' geometric mean has Student's 95 % interval.
+// figure; the pairs' geometric mean has Student's 95 % interval, and a p that is corrected by Holm
+// over all figures.
 //
 // Layer: bench. Blocks. A thread of its own makes the noise.
 #pragma once
@@ -27,6 +28,8 @@ struct IsolationVerb {
   uint32_t noise_in_flight = 4;
   uint32_t pairs = 6;
 };
+// Adds table, plot and JSON of a report whose series are quiet, noisy and noise.
+void concludeIsolation(const IsolationVerb& verb, BenchReport& report);
 base::Result<BenchReport> isolation(const IsolationVerb& verb, const Watch& watch);
 
 }  // namespace mayfly::bench

@@ -181,9 +181,38 @@ std::string voidOf(const Rung& rung) {
   if (static_cast<double>(sum.recorded - right) <=
       kOtherwiseShare * static_cast<double>(sum.recorded))
     return {};
-  return fmt::format("void: {} of {} tasks got their clone another way", sum.recorded - right,
-                     sum.recorded);
+  return fmt::format("{}{} of {} tasks got their clone another way", kVoidNote,
+                     sum.recorded - right, sum.recorded);
 }
+
+double medianP50_ms(const Series& series, const load::Histogram load::Report::*of) {
+  return series.median([&](const load::Report& r) { return ms((r.*of).percentile_ns(50)); });
+}
+
+}  // namespace
+
+std::string ladderHead(uint32_t tasks, size_t rounds) {
+  const char* far = tasks * rounds < kTasksOfP99 ? "most" : "p99";
+  return fmt::format(
+      "one small task at a time, {} of each rung in a round, {} rounds, taking turns, in ms. p50:\n"
+      "median of the rounds; {}: of all {} tasks. Python: {}; sh: {};\nnode: {}.\n"
+      "The end is Mayfly's receipt, or the command's exit.\n\n"
+      "{:<22}{:>16}{:>20}{:>16}\n{:<22}{:>8}{:>8}{:>10}{:>10}{:>16}\n",
+      tasks, rounds, far, tasks * rounds, kPython, kShell, kNode, "", "first byte", "end",
+      "bwrap's end,", "", "p50", far, "p50", far, "in this one's");
+}
+
+std::string ladderLine(const Series& series, double ratio) {
+  const load::Report sum = series.total();
+  return fmt::format("{:<22}{:>8}{:>8}{:>10}{:>10}{:>15}x\n", series.name,
+                     msText(medianP50_ms(series, &load::Report::first_byte)),
+                     msText(ms(sum.first_byte.percentile_ns(99))),
+                     msText(medianP50_ms(series, &load::Report::latency)),
+                     msText(ms(sum.latency.percentile_ns(99))),
+                     ratio > 0 ? fmt::format("{:.2f}", ratio) : "-");
+}
+
+namespace {
 
 class Ladder {
  public:
@@ -401,24 +430,15 @@ double Ladder::versus(const Rung& rung) const {
 }
 
 void Ladder::conclude(BenchReport& out) const {
-  out.table = fmt::format(
-      "one small task at a time, {} of each rung in a round, {} rounds, taking turns; medians of\n"
-      "rounds in ms. Python: {}; sh: {}; node: {}.\n"
-      "The end is Mayfly's receipt, or the command's exit.\n\n"
-      "{:<22}{:>16}{:>20}{:>16}\n{:<22}{:>8}{:>8}{:>10}{:>10}{:>16}\n",
-      verb_.tasks, rungs_.empty() ? 0 : rungs_[0].series.rounds.size(), kPython, kShell, kNode, "",
-      "first byte", "end", "bwrap's end,", "", "p50", "p99", "p50", "p99", "in this one's");
+  out.table = ladderHead(verb_.tasks, rungs_.empty() ? 0 : rungs_[0].series.rounds.size());
   BarPlot plot;
   plot.title = "One small task, by mechanism";
   plot.unit = "ms";
   plot.kinds = {"to the first byte", "to the end"};
   Json& rows = out.extra["ladder"] = Json::array();
   for (const Rung& rung : rungs_) {
-    auto at = [&](const load::Histogram load::Report::*of, double percent) {
-      return rung.series.median(
-          [&](const load::Report& r) { return ms((r.*of).percentile_ns(percent)); });
-    };
-    const double first = at(&load::Report::first_byte, 50), end = at(&load::Report::latency, 50);
+    const double first = medianP50_ms(rung.series, &load::Report::first_byte);
+    const double end = medianP50_ms(rung.series, &load::Report::latency);
     Json row = {{"rung", rung.series.name}, {"missing", rung.missing}};
     out.series.push_back(rung.series);
     if (!rung.missing.empty() || end == 0) {
@@ -428,10 +448,7 @@ void Ladder::conclude(BenchReport& out) const {
       continue;
     }
     const double ratio = versus(rung);
-    out.table += fmt::format("{:<22}{:>8}{:>8}{:>10}{:>10}{:>15}x\n", rung.series.name,
-                             msText(first), msText(at(&load::Report::first_byte, 99)), msText(end),
-                             msText(at(&load::Report::latency, 99)),
-                             ratio > 0 ? fmt::format("{:.2f}", ratio) : "-");
+    out.table += ladderLine(rung.series, ratio);
     if (std::string why = voidOf(rung); !why.empty()) out.series.back().notes.push_back(why);
     row.update({{"first_byte_p50_ms", first}, {"end_p50_ms", end}, {"of_reference", ratio}});
     row["void"] = !out.series.back().notes.empty();

@@ -24,6 +24,11 @@ struct LadderVerb {
   uint32_t rest_ms = 20;                   // before each task
   uint64_t seed = 1;
 };
+// The table's head, and the line of a rung; `ratio` 0: unknown. A round has too few tasks for a
+// 99th percentile, so that is of all rounds together; of fewer than kTasksOfP99 it is called the
+// most.
+std::string ladderHead(uint32_t tasks, size_t rounds);
+std::string ladderLine(const Series& series, double ratio);
 base::Result<BenchReport> ladder(const LadderVerb& verb, const Watch& watch);
 
 }  // namespace mayfly::bench

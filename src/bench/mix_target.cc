@@ -103,6 +103,37 @@ config::Mix mixOf(config::MixTask task) {
   return mix;
 }
 
+base::Result<std::vector<std::string>> tenantsOf(const pool::Trace& trace) {
+  const bool several_users =
+      std::any_of(trace.tenants.begin(), trace.tenants.end(),
+                  [&](const auto& each) { return each.user != trace.tenants[0].user; });
+  std::vector<std::string> out;
+  for (const auto& [user, tenant] : trace.tenants) {
+    std::string name = tenant;
+    if (several_users) name = tenant.empty() || user.empty() ? user + tenant : user + "/" + tenant;
+    if (base::printable(name, config::kMixTenantBytesMax) != name)
+      return fail(
+          Code::invalidArgument,
+          fmt::format("the trace's tenant '{}' is no name that a daemon takes",
+                      base::printable(name, 80)),
+          fmt::format("It has at most {} bytes, all printable.", config::kMixTenantBytesMax));
+    out.push_back(std::move(name));
+  }
+  return out;
+}
+
+void askFor(const pool::Trace& trace, const std::vector<std::string>& tenants, uint64_t index,
+            TaskSpec& spec) {
+  const pool::Arrival& a = trace.arrivals[index];
+  const auto seconds = [](uint64_t ns) {
+    return fmt::format("{:.6f}", static_cast<double>(ns) * 1e-9);
+  };
+  spec.env.emplace_back("RUN_SECONDS", seconds(a.run_ns));
+  if (a.cpu_ns != 0) spec.env.emplace_back("CPU_SECONDS", seconds(a.cpu_ns));
+  if (a.memory_bytes != 0) spec.env.emplace_back("MEMORY_BYTES", std::to_string(a.memory_bytes));
+  if (spec.tenant.empty() && !tenants.empty()) spec.tenant = tenants[a.tenant_index];
+}
+
 base::Status MixTarget::prepare(Client& client, const config::MixTask& task) {
   MAYFLY_TRY(TaskSpec spec, specOf(task));
   for (const std::string& path : task.files) {
@@ -113,9 +144,7 @@ base::Status MixTarget::prepare(Client& client, const config::MixTask& task) {
     spec.files.push_back(std::move(file));
   }
   auto change = [this](TaskSpec& its, const load::Ticket& ticket) {
-    if (load_.trace == nullptr) return;
-    const double run_s = static_cast<double>(load_.trace->arrivals[ticket.index].run_ns) * 1e-9;
-    its.env.emplace_back("RUN_SECONDS", fmt::format("{:.6f}", run_s));
+    if (load_.trace != nullptr) askFor(*load_.trace, tenants_, ticket.index, its);
   };
   auto& targets = targets_.emplace_back();
   std::vector<uint64_t> sizes = task.input_sizes_bytes;
@@ -139,6 +168,9 @@ base::Status MixTarget::prepare(Client& client, const config::MixTask& task) {
 base::Result<std::unique_ptr<MixTarget>> MixTarget::make(Client& client, MixLoad load) {
   std::unique_ptr<MixTarget> out(new MixTarget(std::move(load)));
   const config::Mix& mix = *out->load_.mix;
+  if (out->load_.trace != nullptr) {
+    MAYFLY_TRY(out->tenants_, tenantsOf(*out->load_.trace));
+  }
   for (const config::MixTask& task : mix.tasks)
     if (auto prepared = out->prepare(client, task); !prepared)
       return fail(std::move(prepared).error().in(fmt::format("task '{}'", task.name)));

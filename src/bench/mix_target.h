@@ -26,7 +26,8 @@ inline constexpr uint64_t kPreparedBytesMax = 256ull << 20;  // of a mix's input
 struct MixLoad {
   std::shared_ptr<const config::Mix> mix;
   uint64_t seed = 1;
-  // Request i is of the template of arrival i, and has its run time as RUN_SECONDS.
+  // Request i is of the template and tenant of arrival i, and has its times and memory as
+  // variables.
   std::shared_ptr<const pool::Trace> trace;
 };
 
@@ -47,8 +48,16 @@ class MixTarget final : public load::Target {
   // For each task of the mix, one for each size of its input, at least one.
   std::vector<std::vector<std::unique_ptr<load::ClientTarget>>> targets_;
   std::vector<std::vector<size_t>> of_template_;  // of each of the trace's: places in the mix
+  std::vector<std::string> tenants_;              // by the trace's
   uint64_t prepared_bytes_ = 0;
 };
+
+// The tenant's name for each of the trace's tenants. Our tasks are all of one user: if the trace
+// has several, the users become tenants. invalidArgument: a name that no daemon takes.
+base::Result<std::vector<std::string>> tenantsOf(const pool::Trace& trace);
+// Makes `spec` the task of arrival `index`; a tenant that it has already stays.
+void askFor(const pool::Trace& trace, const std::vector<std::string>& tenants, uint64_t index,
+            TaskSpec& spec);
 
 // A mix of one task.
 config::Mix mixOf(config::MixTask task);

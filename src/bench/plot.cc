@@ -6,7 +6,7 @@
 #include <cmath>
 #include <string_view>
 
-#include "base/text.h"
+#include "base/markup.h"
 
 namespace mayfly::bench {
 namespace {
@@ -36,31 +36,15 @@ text{fill:#f0f6fc}.back{fill:#0d1117}.grid{stroke:#30363d}.axis,.mark{stroke:#91
 </style>
 )";
 
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (char c : base::printable(text, 1'000)) {
-    if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '&')
-      out += "&amp;";
-    else if (c == '"')
-      out += "&quot;";
-    else
-      out += c;
-  }
-  return out;
-}
-
-std::string label(std::string_view text) { return escaped(base::printable(text, kLabelBytesMax)); }
+std::string label(std::string_view text) { return base::markupText(text, kLabelBytesMax); }
 
 std::string head(double height, const std::string& title, const std::string& description) {
   return fmt::format(
              "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" "
              "width=\"{:.0f}\" height=\"{:.0f}\" role=\"img\" aria-labelledby=\"t d\">\n"
              "<title id=\"t\">{}</title>\n<desc id=\"d\">{}</desc>\n",
-             kWidth, height, kWidth, height, escaped(title), escaped(description)) +
+             kWidth, height, kWidth, height, base::markupText(title),
+             base::markupText(description)) +
          std::string(kStyle) +
          fmt::format(
              "<rect class=\"back\" width=\"{:.0f}\" height=\"{:.0f}\"/>\n"

@@ -99,11 +99,10 @@ Generator judgeGenerator(const load::Report& r, double stated_per_s, double cpu_
   const uint64_t planned = r.sent + r.unsent;
   if (stated_per_s > 0 && own_ms > bound_ms)
     return {true, false,
-            fmt::format("the generator was the limit: it sent {} ms late by itself (p{:g}), and "
-                        "used {}",
+            fmt::format("{}: it sent {} ms late by itself (p{:g}), and used {}", kGeneratorNote,
                         msText(own_ms), percent, cpu)};
   if (cpu_share > kBusyShare)
-    return {true, false, fmt::format("the generator was the limit: it used {}", cpu)};
+    return {true, false, fmt::format("{}: it used {}", kGeneratorNote, cpu)};
   if (stated_per_s <= 0)
     return {false, true,
             fmt::format("closed loop: the answers set the rate; the generator used {}", cpu)};

@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bench/plot.h"
@@ -18,6 +19,12 @@ namespace mayfly::bench {
 using Json = nlohmann::ordered_json;
 inline constexpr const char* kFormat = "mayfly-bench-report";
 inline constexpr int kFormatVersion = 1;
+
+// How notes begin that void a figure, or say that it is the generator's; diff heeds them.
+inline constexpr std::string_view kVoidNote = "void: ";
+inline constexpr std::string_view kGeneratorNote = "the generator was the limit";
+// The p99 of fewer tasks is the slowest one.
+inline constexpr uint64_t kTasksOfP99 = 100;
 
 // The same tasks, measured round by round.
 struct Series {

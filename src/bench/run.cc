@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "bench/environment.h"
 
 namespace mayfly::bench {
@@ -36,6 +38,12 @@ std::string runTable(const RunVerb& verb, const std::vector<Series>& series,
     out += fmt::format("stated {:.1f}/s, planned {:.1f}/s (what was drawn), achieved {:.1f}/s\n",
                        stated, planned, achieved);
   }
+  const bool few =
+      std::any_of(series[0].rounds.begin(), series[0].rounds.end(), [](const load::Report& r) {
+        return r.latency.count() != 0 && r.latency.count() < kTasksOfP99;
+      });
+  if (few)
+    out += fmt::format("a round of fewer than {} tasks: its p99 is its slowest one\n", kTasksOfP99);
   return out + generatorLines(series[0], generators) + seriesNotes(series);
 }
 

@@ -1,6 +1,7 @@
 #include "bench/stats.h"
 
 #include <algorithm>
+#include <boost/math/distributions/students_t.hpp>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -25,13 +26,20 @@ std::vector<double> drawnAgain(const std::vector<double>& values, pool::Random& 
   return out;
 }
 
-// The 97.5 % quantile of Student's t.
-double student(size_t degrees) {
-  static constexpr double kQuantiles[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306,
-                                          2.262,  2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-                                          2.110,  2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064,
-                                          2.060,  2.056, 2.052, 2.048, 2.045, 2.042};
-  return degrees <= std::size(kQuantiles) ? kQuantiles[degrees - 1] : 1.96 + 2.4 / degrees;
+// Of the ratios' logarithms.
+struct LogMoments {
+  double mean = 0, error = 0;  // standard error of the mean; 0 with fewer than two
+};
+
+LogMoments momentsOf(const std::vector<double>& ratios) {
+  const auto n = static_cast<double>(ratios.size());
+  LogMoments out;
+  double squares = 0;
+  for (double ratio : ratios) out.mean += std::log(ratio) / n;
+  for (double ratio : ratios)
+    squares += (std::log(ratio) - out.mean) * (std::log(ratio) - out.mean);
+  if (ratios.size() > 1) out.error = std::sqrt(squares / (n - 1) / n);
+  return out;
 }
 
 // Twice the mid-ranks of the pooled values, a's first: whole numbers also with ties.
@@ -70,13 +78,19 @@ Interval ratioOfMedians(const std::vector<double>& a, const std::vector<double>&
 
 Interval meanRatio(const std::vector<double>& ratios) {
   if (ratios.empty()) return {};
-  const auto n = static_cast<double>(ratios.size());
-  double mean = 0, squares = 0;
-  for (double ratio : ratios) mean += std::log(ratio) / n;
-  for (double ratio : ratios) squares += (std::log(ratio) - mean) * (std::log(ratio) - mean);
   if (ratios.size() == 1) return {ratios[0], 0, std::numeric_limits<double>::infinity()};
-  const double half = student(ratios.size() - 1) * std::sqrt(squares / (n - 1) / n);
-  return {std::exp(mean), std::exp(mean - half), std::exp(mean + half)};
+  const LogMoments log = momentsOf(ratios);
+  const boost::math::students_t student(static_cast<double>(ratios.size() - 1));
+  const double half = boost::math::quantile(student, 0.975) * log.error;
+  return {std::exp(log.mean), std::exp(log.mean - half), std::exp(log.mean + half)};
+}
+
+double meanRatioP(const std::vector<double>& ratios) {
+  if (ratios.size() < 2) return 1;
+  const LogMoments log = momentsOf(ratios);
+  if (log.error == 0) return log.mean == 0 ? 1 : 0;
+  const boost::math::students_t student(static_cast<double>(ratios.size() - 1));
+  return 2 * boost::math::cdf(boost::math::complement(student, std::abs(log.mean) / log.error));
 }
 
 double rankSumP(const std::vector<double>& a, const std::vector<double>& b) {

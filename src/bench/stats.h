@@ -13,6 +13,7 @@
 namespace mayfly::bench {
 
 inline constexpr uint32_t kResamples = 10'000;
+inline constexpr double kSignificant = 0.05;
 inline constexpr size_t kRoundsMax = 50;  // of one side; rankSumP's work grows with its cube
 
 double median(std::vector<double> values);  // 0 if there are none
@@ -28,6 +29,10 @@ Interval ratioOfMedians(const std::vector<double>& a, const std::vector<double>&
 // The geometric mean of paired ratios, and its 95 % interval by Student's t of their logarithms.
 // With one ratio the interval is from 0 to infinity.
 Interval meanRatio(const std::vector<double>& ratios);
+
+// Two-sided p of Student's t: that such ratios, or more extreme ones, come from equal sides. The
+// logarithms are taken as normal. 1 if there are fewer than two.
+double meanRatioP(const std::vector<double>& ratios);
 
 // Two-sided p of Wilcoxon's rank sum (Mann-Whitney): the exact share of all divisions of the pooled
 // values into two such sides whose rank sums differ at least as much. Ties get mid-ranks.

@@ -227,6 +227,7 @@ void Sweep::conclude(BenchReport& out) const {
   for (const SweptRate& r : rates_) {
     out.series.push_back(r.series);
     if (!r.why.empty()) out.series.back().notes.push_back(r.why);
+    if (r.generator.limited) out.series.back().notes.push_back(r.generator.words);
   }
   const auto points = curve();
   const auto knee = kneeOf(points);

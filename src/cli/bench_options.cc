@@ -273,7 +273,7 @@ void defineRun(BenchParser& p, BenchCommand& out, LoadWords& w, bench::RunVerb& 
       .number("--rate", "Tasks a second: poisson, constant (10)", 1e-3, 1e6, w.shape.rate_per_s)
       .count("--burst", "Tasks of a burst (10)", 1, 100'000, w.shape.burst)
       .time("--every", "From burst to burst (1s)", 1e-3, 3'600, w.shape.every_s)
-      .text("--trace", "Arrivals: CSV, as of `mayfly pool replay`", "FILE", w.trace)
+      .text("--trace", "Arrivals: CSV, as of `mayfly trace record`", "FILE", w.trace)
       .number("--speed", "A trace, so many times as fast (1)", 1e-3, 1e6, w.shape.speed);
   addPaceFlags(p.app, w);
   Flags(p.app, "Arrivals")

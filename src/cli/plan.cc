@@ -301,6 +301,11 @@ base::Status record(const RecordOptions& o) {
                "mayfly: {} tasks in {:.0f} s, of {} templates and {} tenants; {} lines skipped\n",
                trace.arrivals.size(), static_cast<double>(trace.end_ns) * 1e-9,
                trace.templates.size(), trace.tenants.size(), log.skipped());
+  if (!o.quiet && log.suppressed() != 0)
+    fmt::print(stderr,
+               "mayfly: the journal dropped {} lines, so the trace lacks tasks: set "
+               "LogRateLimitIntervalSec=0 in the daemon's unit\n",
+               log.suppressed());
   return base::Unit{};
 }
 

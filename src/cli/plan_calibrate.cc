@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <mayfly/client.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/resource.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <deque>
 #include <future>
@@ -42,7 +42,8 @@ constexpr int kRestMs = 25;  // before a task that comes alone: it finds caches 
 constexpr uint32_t kBurstLeast = 4, kBurstMost = 512, kBurstsMost = 400;
 constexpr uint32_t kMissesEnough = 12;  // further bursts are smaller, or they would teach the pool
 constexpr size_t kProcTextBytesMax = 64u << 10;
-constexpr uint64_t kEmptyTaskWallMs = 20'000, kLooksMost = 100;
+constexpr uint64_t kEmptyTaskWallMs = 20'000, kBusyTaskWallMs = 60'000, kLooksMost = 100;
+constexpr size_t kErrorBytesMax = 4u << 10;
 constexpr double kQuietMost = 0.1;  // of the processors: beyond it, figures are rough
 
 void pauseMs(int ms) { ::poll(nullptr, 0, ms); }
@@ -199,40 +200,72 @@ uint64_t chargeOfBoxes(const std::string& instance, const std::string& zygote) {
   return *middle;
 }
 
+// Programs by the names of templates.
+struct Language {
+  std::string_view begins, line, endless;  // one prints a line, one computes until it is killed
+};
+constexpr Language kLanguages[] = {
+    {"python", "print()", "while True: pass"},
+    {"perl", "print \"\\n\"", "1 while 1"},
+    {"shell", "echo", "while :; do :; done"},
+    {"node", "console.log()", "for (;;);"},
+};
+const Language* languageOf(std::string_view name) {
+  for (const Language& each : kLanguages)
+    if (name.starts_with(each.begins)) return &each;
+  return nullptr;
+}
+
 std::string codeFor(const CalibrateOptions& o, const std::string& name) {
   for (const auto& [tmpl, code] : o.code)
     if (tmpl == name) return code;
-  if (name.starts_with("python")) return "print()";
-  if (name.starts_with("perl")) return "print \"\\n\"";
-  if (name.starts_with("shell")) return "echo";
-  return {};
+  const Language* language = languageOf(name);
+  return language ? std::string(language->line) : std::string();
+}
+
+TaskSpec specOf(std::string_view name, std::string_view code, uint64_t wall_time_ms) {
+  TaskSpec spec;
+  spec.template_name = name;
+  spec.kind = CodeKind::string;
+  spec.code = code;
+  spec.limits.wall_time_ms = wall_time_ms;
+  return spec;
 }
 
 class Calibration {
  public:
-  Calibration(Client& client, const CalibrateOptions& options, Meter meter, double background)
-      : client_(client), o_(options), meter_(meter), background_(background) {}
+  // `busy`: the template whose tasks keep the host full; empty: there is none.
+  Calibration(Client& client, const CalibrateOptions& options, Meter meter, double background,
+              std::string busy)
+      : client_(client),
+        o_(options),
+        meter_(meter),
+        background_(background),
+        busy_(std::move(busy)) {}
 
   base::Result<config::PlanTemplate> measure(const TemplateInfo& info, std::string code);
   bool sawBoxes() const { return saw_boxes_; }
   double others() const { return others_; }  // processors that other programs kept busy meanwhile
 
  private:
-  using Pending = std::future<base::Result<TaskResult>>;
+  struct Seen {
+    std::atomic<uint64_t> first_byte_ns = 0;
+    std::string errors;
+  };
+  struct Pending {
+    uint64_t submitted_ns;
+    std::shared_ptr<Seen> seen;
+    std::future<base::Result<TaskResult>> result;
+  };
 
-  Pending begin() {
-    TaskSpec spec;
-    spec.template_name = name_;
-    spec.kind = CodeKind::string;
-    spec.code = code_;
-    spec.limits.wall_time_ms = kEmptyTaskWallMs;
-    return client_.runAsync(std::move(spec));
-  }
+  Pending begin();
   base::Result<plan::TaskSample> end(Pending& pending) const;
   base::Result<TemplateInfo> look() const;
   base::Result<TemplateInfo> settle() const;
   void findZygote();
-  base::Status oneByOne(plan::Measured& m);
+  base::Result<std::vector<plan::TaskSample>> oneByOne();
+  base::Status alone(plan::Measured& m);
+  base::Status besideOthers(plan::Measured& m);
   base::Status bursts(plan::Measured& m);
   base::Status keepFull(plan::Measured& m);
 
@@ -240,24 +273,40 @@ class Calibration {
   const CalibrateOptions& o_;
   Meter meter_;
   double background_;
+  std::string busy_;
   std::string name_, code_;
   std::string zygote_;  // its cgroup's name, "t3"; empty: not seen
   bool saw_boxes_ = false;
   double others_ = 0;
 };
 
+Calibration::Pending Calibration::begin() {
+  Pending p{monotonicNs(), std::make_shared<Seen>(), {}};
+  Callbacks callbacks;
+  callbacks.on_output = [seen = p.seen](Stream stream, std::string_view bytes) {
+    if (seen->first_byte_ns == 0) seen->first_byte_ns = monotonicNs();
+    if (stream == Stream::err)
+      seen->errors +=
+          bytes.substr(0, kErrorBytesMax - std::min(kErrorBytesMax, seen->errors.size()));
+  };
+  p.result = client_.runAsync(specOf(name_, code_, kEmptyTaskWallMs), std::move(callbacks));
+  return p;
+}
+
 base::Result<plan::TaskSample> Calibration::end(Pending& pending) const {
-  auto result = pending.get();
+  auto result = pending.result.get();
   if (!result) return tl::unexpected<base::Error>(std::move(result).error());
   if (result->verdict != base::Verdict::succeeded)
     return fail(
         Code::failedPrecondition,
         fmt::format(
             "the program of template '{}' ended as {}: {}", name_, base::name(result->verdict),
-            base::printable(result->captured[1].empty() ? result->reason : result->captured[1])),
+            base::printable(pending.seen->errors.empty() ? result->reason : pending.seen->errors)),
         "Give one that works and prints a line: --code NAME=CODE");
+  const uint64_t first_ns = pending.seen->first_byte_ns;
   return plan::TaskSample{result->phases, result->usage.user_cpu_ns + result->usage.system_cpu_ns,
-                          result->usage.memory_peak_bytes};
+                          result->usage.memory_peak_bytes,
+                          first_ns - std::min(first_ns, pending.submitted_ns)};
 }
 
 base::Result<TemplateInfo> Calibration::look() const {
@@ -282,13 +331,35 @@ base::Result<TemplateInfo> Calibration::settle() const {
   }
 }
 
-base::Status Calibration::oneByOne(plan::Measured& m) {
+base::Result<std::vector<plan::TaskSample>> Calibration::oneByOne() {
+  std::vector<plan::TaskSample> out;
   for (uint32_t i = 0; i < o_.tasks; ++i) {
     MAYFLY_CHECK(settle());
     pauseMs(kRestMs);
     Pending pending = begin();
     MAYFLY_TRY(plan::TaskSample sample, end(pending));
-    m.quiet.push_back(sample);
+    out.push_back(sample);
+  }
+  return out;
+}
+
+base::Status Calibration::alone(plan::Measured& m) {
+  MAYFLY_TRY(m.quiet, oneByOne());
+  return base::Unit{};
+}
+
+base::Status Calibration::besideOthers(plan::Measured& m) {
+  if (busy_.empty()) return base::Unit{};
+  std::vector<Task> others;  // whatever happens, their end cancels them
+  for (long i = 0; i < ::sysconf(_SC_NPROCESSORS_ONLN); ++i) {
+    MAYFLY_TRY(Task task,
+               client_.submit(specOf(busy_, languageOf(busy_)->endless, kBusyTaskWallMs)));
+    others.push_back(std::move(task));
+  }
+  MAYFLY_TRY(m.busy, oneByOne());
+  for (Task& task : others) {
+    MAYFLY_CHECK(task.cancel());
+    task.wait();
   }
   return base::Unit{};
 }
@@ -378,7 +449,8 @@ base::Result<config::PlanTemplate> Calibration::measure(const TemplateInfo& info
   const auto context = [&](auto&& status) {
     return tl::unexpected<base::Error>(std::move(status).error().in("template '" + name_ + "'"));
   };
-  for (auto part : {&Calibration::oneByOne, &Calibration::bursts, &Calibration::keepFull})
+  for (auto part : {&Calibration::alone, &Calibration::besideOthers, &Calibration::bursts,
+                    &Calibration::keepFull})
     if (base::Status done = (this->*part)(m); !done) return context(done);
   if (base::Status set = plan::setCosts(m, out); !set) return context(set);
   saw_boxes_ = m.clone_bytes != 0;
@@ -405,35 +477,55 @@ config::PlanHost describeHost() {
   return out;
 }
 
-// The templates to measure, each with its program.
-base::Result<std::vector<std::pair<TemplateInfo, std::string>>> chosen(
-    const CalibrateOptions& o, const std::vector<TemplateInfo>& all) {
-  std::vector<std::pair<TemplateInfo, std::string>> out;
-  for (const std::string& name : o.templates)
-    if (std::none_of(all.begin(), all.end(), [&](const auto& t) { return t.name == name; }))
+// The template whose tasks keep the host full while `name` is measured; empty: none is ready.
+std::string busyFor(const std::string& name, const std::vector<TemplateInfo>& all) {
+  if (languageOf(name)) return name;
+  for (const TemplateInfo& t : all)
+    if (t.state == "ready" && languageOf(t.name)) return t.name;
+  return {};
+}
+
+}  // namespace
+
+base::Result<Chosen> chooseTemplates(const CalibrateOptions& o,
+                                     const std::vector<TemplateInfo>& all) {
+  Chosen out;
+  const auto isServed = [&](const std::string& name) {
+    return std::any_of(all.begin(), all.end(), [&](const auto& t) { return t.name == name; });
+  };
+  std::vector<std::string> named = o.templates;
+  for (const auto& [name, code] : o.code) named.push_back(name);
+  for (const std::string& name : named)
+    if (!isServed(name))
       return fail(Code::notFound, fmt::format("there is no template '{}'", base::printable(name)),
                   "`mayfly templates` lists them.");
   for (const TemplateInfo& t : all) {
-    const bool named =
+    const bool is_named =
         std::find(o.templates.begin(), o.templates.end(), t.name) != o.templates.end();
-    if (!named && (!o.templates.empty() || t.state != "ready")) continue;
+    if (!is_named && (!o.templates.empty() || t.state != "ready")) continue;
     if (t.state != "ready")
       return fail(Code::unavailable,
                   fmt::format("template '{}' is {}: {}", t.name, t.state, t.state_text));
     std::string code = codeFor(o, t.name);
-    if (code.empty())
+    const std::string option = fmt::format("--code '{}=CODE'", t.name);
+    if (!code.empty()) {
+      out.templates.emplace_back(t, std::move(code));
+    } else if (is_named) {
       return fail(Code::invalidArgument,
                   fmt::format("no program for template '{}' is known", t.name),
-                  fmt::format("Give one that prints a line: --code '{}=CODE', or name other "
-                              "templates by --template.",
-                              t.name));
-    out.emplace_back(t, std::move(code));
+                  fmt::format("Give one that prints a line: {}.", option));
+    } else {
+      out.remarks.push_back(
+          fmt::format("'{}' is not measured: no program for it is known. Give one that prints a "
+                      "line: {}.",
+                      t.name, option));
+    }
   }
-  if (out.empty()) return fail(Code::unavailable, "the daemon has no template that is ready");
-  return out;
+  if (!out.templates.empty()) return out;
+  if (out.remarks.empty())
+    return fail(Code::unavailable, "the daemon has no template that is ready");
+  return fail(Code::invalidArgument, out.remarks.front());
 }
-
-}  // namespace
 
 base::Result<std::string> calibrate(const CalibrateOptions& o) {
   config::PlanHost out = describeHost();  // forks: before there are threads
@@ -443,7 +535,7 @@ base::Result<std::string> calibrate(const CalibrateOptions& o) {
   connect.client_name = "mayfly plan calibrate";
   MAYFLY_TRY(auto client, Client::connect(o.socket, connect));
   MAYFLY_TRY(auto all, client->templates());
-  MAYFLY_TRY(auto templates, chosen(o, all));
+  MAYFLY_TRY(Chosen chosen, chooseTemplates(o, all));
   const plan::CpuTotals before = meter.now();
   pauseMs(static_cast<int>(kIdle_ns / 1'000'000));
   const plan::CpuTotals idle = meter.since(before);
@@ -459,8 +551,14 @@ base::Result<std::string> calibrate(const CalibrateOptions& o) {
                     out.background));
   if (daemon == 0 || meter.now().spawner_ns == 0)
     remarks.emplace_back("The daemon's processes were not seen: their time counts as other_us.");
-  for (auto& [info, code] : templates) {
-    Calibration calibration(*client, o, meter, out.background);
+  remarks.insert(remarks.end(), chosen.remarks.begin(), chosen.remarks.end());
+  for (auto& [info, code] : chosen.templates) {
+    const std::string busy = busyFor(info.name, all);
+    if (busy.empty())
+      remarks.push_back(
+          fmt::format("No template is known that can keep the host full: '{}' has no late_full_us.",
+                      info.name));
+    Calibration calibration(*client, o, meter, out.background, busy);
     MAYFLY_TRY(config::PlanTemplate measured, calibration.measure(info, std::move(code)));
     if (daemon != 0 && calibration.others() > kQuietMost * out.processors)
       remarks.push_back(

@@ -4,6 +4,8 @@
 // cgroups.
 #pragma once
 
+#include <mayfly/client.h>
+
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -22,6 +24,16 @@ struct CalibrateOptions {
   uint32_t tasks = 30;                                    // one by one
   bool quiet = false;
 };
+
+// The templates to measure, each with a program that prints a line; and words on those that are
+// left out. A template that no option names is left out if no program for it is known; one that an
+// option names is an error then.
+struct Chosen {
+  std::vector<std::pair<TemplateInfo, std::string>> templates;
+  std::vector<std::string> remarks;
+};
+base::Result<Chosen> chooseTemplates(const CalibrateOptions& options,
+                                     const std::vector<TemplateInfo>& all);
 
 // The host's file, as text.
 base::Result<std::string> calibrate(const CalibrateOptions& options);

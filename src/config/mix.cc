@@ -18,7 +18,6 @@ namespace {
 
 constexpr uint32_t kWeightMax = 1'000'000;
 constexpr size_t kArgsMax = 64, kEnvMax = 64;
-constexpr size_t kTenantBytesMax = 64;
 
 void readMixLimits(Reader::Table t, MixTask& task) {
   for (const LimitField& field : limitFields()) {
@@ -76,9 +75,9 @@ MixTask readTask(Reader::Table& t) {
     t.complain("", "needs exactly one of code, script, command");
   if (t.has("command") && (task.command.empty() || !task.args.empty()))
     t.complain("command", "must be the whole command line, without args");
-  if (task.tenant.size() > kTenantBytesMax ||
-      base::printable(task.tenant, kTenantBytesMax) != task.tenant)
-    t.complain("tenant", fmt::format("must be at most {} printable bytes", kTenantBytesMax));
+  if (task.tenant.size() > kMixTenantBytesMax ||
+      base::printable(task.tenant, kMixTenantBytesMax) != task.tenant)
+    t.complain("tenant", fmt::format("must be at most {} printable bytes", kMixTenantBytesMax));
   t.finish();
   return task;
 }

@@ -19,6 +19,7 @@ inline constexpr size_t kMixBytesMax = 256u << 10;
 inline constexpr size_t kMixTasksMax = 32;
 inline constexpr size_t kMixFilesMax = 16;
 inline constexpr size_t kMixInputSizesMax = 16;
+inline constexpr size_t kMixTenantBytesMax = 64;            // as the daemon's bound
 inline constexpr uint64_t kMixInputBytesMax = 64ull << 20;  // of one generated input
 
 struct MixTask {

@@ -2,6 +2,7 @@
 #include "config/plan_file.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <optional>
@@ -57,6 +58,8 @@ void readTaskCosts(Reader::Table t, PlanTask& k) {
   t.count("other_us", 0, kHourUs, k.other_us);
   t.count("client_us", 0, kHourUs, k.client_us);
   t.quantity("memory", 0, 1ull << 40, sizes(), k.memory_bytes);
+  t.rising("late_us", kPlanQuantilesMax, kHourUs, k.late_us);
+  t.rising("late_full_us", kPlanQuantilesMax, kHourUs, k.late_full_us);
   t.finish();
 }
 
@@ -222,9 +225,10 @@ std::string formatTemplate(const PlanTemplate& t) {
   out += fmt::format(
       "\n[templates.{}.task]  # whose program does nothing\nclaim_us = {}\nfirst_us = {}\n"
       "run_us = {}\nend_us = {}\nbox_cpu_us = {}\ndaemon_us = {}\nspawner_us = {}\n"
-      "other_us = {}\nclient_us = {}\nmemory = \"{}\"\n",
+      "other_us = {}\nclient_us = {}\nmemory = \"{}\"\nlate_us = [{}]\nlate_full_us = [{}]\n",
       t.name, k.claim_us, k.first_us, k.run_us, k.end_us, k.box_cpu_us, k.daemon_us, k.spawner_us,
-      k.other_us, k.client_us, formatBytes(k.memory_bytes));
+      k.other_us, k.client_us, formatBytes(k.memory_bytes), fmt::join(k.late_us, ", "),
+      fmt::join(k.late_full_us, ", "));
   return out;
 }
 

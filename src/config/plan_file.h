@@ -19,6 +19,7 @@ namespace mayfly::config {
 inline constexpr size_t kPlanFileBytesMax = 256u << 10;
 inline constexpr size_t kPlanTemplatesMax = 63;
 inline constexpr size_t kPlanLoadsMax = 256;
+inline constexpr size_t kPlanQuantilesMax = 101;
 
 // Times in microseconds, of an otherwise idle host; "work": of a processor.
 struct PlanMake {
@@ -37,6 +38,9 @@ struct PlanTask {
   uint64_t daemon_us = 300, spawner_us = 700, other_us = 1'000;  // work outside its box
   uint64_t client_us = 0;              // work of the client; counts if clients run on the host
   uint64_t memory_bytes = 4ull << 20;  // its peak
+  // How much later than claim_us + first_us a client has the first byte: quantiles in equal steps,
+  // from the least to the most; empty: never later. `late_full`: while no processor is idle.
+  std::vector<uint64_t> late_us, late_full_us;
 };
 struct PlanTemplate {
   std::string name;

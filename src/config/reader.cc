@@ -213,6 +213,27 @@ void Reader::Table::ids(std::string_view key, size_t count_max, std::vector<Id>&
   out = std::move(values);
 }
 
+void Reader::Table::rising(std::string_view key, size_t count_max, uint64_t highest,
+                           std::vector<uint64_t>& out) {
+  const std::string allowed =
+      fmt::format("at most {} whole numbers from 0 to {}, none less than the one before it",
+                  count_max, highest);
+  list(key, "numbers", allowed, {});
+  const toml::node* node = find(key);
+  if (!node) return;
+  const toml::array* array = node->as_array();
+  if (!array || array->size() > count_max) return complain(key, "must be a list of " + allowed);
+  std::vector<uint64_t> values;
+  for (const toml::node& item : *array) {
+    const auto* value = item.as_integer();
+    if (!value || value->get() < 0 || static_cast<uint64_t>(value->get()) > highest ||
+        (!values.empty() && static_cast<uint64_t>(value->get()) < values.back()))
+      return complain(key, "must be a list of " + allowed);
+    values.push_back(static_cast<uint64_t>(value->get()));
+  }
+  out = std::move(values);
+}
+
 void Reader::Table::stringTable(std::string_view key, size_t count_max,
                                 std::vector<std::pair<std::string, std::string>>& out) {
   list(key, "table", fmt::format("at most {}", count_max), {});

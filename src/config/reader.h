@@ -62,6 +62,9 @@ class Reader {
     // Numbers and names of users or groups.
     void ids(std::string_view key, size_t count_max, std::vector<Id>& out);
     void strings(std::string_view key, size_t count_max, std::vector<std::string>& out);
+    // Whole numbers from 0 to `highest`, none less than the one before it.
+    void rising(std::string_view key, size_t count_max, uint64_t highest,
+                std::vector<uint64_t>& out);
     // A table whose values are all strings; its keys are free.
     void stringTable(std::string_view key, size_t count_max,
                      std::vector<std::pair<std::string, std::string>>& out);

@@ -12,6 +12,9 @@
 
 namespace mayfly::plan {
 
+// First bytes below this are not the model's to predict: docs/planner.md, "How true it is".
+inline constexpr uint64_t kFirstByteTrusted_ms = 5;
+
 // How much of one resource of a host is in use.
 struct Resource {
   std::string name;  // "processors"

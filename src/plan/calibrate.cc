@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 namespace mayfly::plan {
 
@@ -57,6 +58,24 @@ Each eachOf(const CpuTotals& t, double background, uint64_t count) {
   const double all = (static_cast<double>(t.machine_ns) - others) / n;
   e.other = std::max(0.0, all - e.daemon - e.spawner - e.client - e.boxes);
   return e;
+}
+
+std::vector<TaskSample> foundParkedOf(const std::vector<TaskSample>& all) {
+  std::vector<TaskSample> out;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(out), foundParked);
+  return out;
+}
+
+std::vector<uint64_t> lateness_us(const std::vector<TaskSample>& hits, const config::PlanTask& k) {
+  std::vector<double> all;
+  for (const TaskSample& s : hits)
+    if (s.first_byte_ns != 0)
+      all.push_back(static_cast<double>(s.first_byte_ns) * 1e-3 -
+                    static_cast<double>(k.claim_us + k.first_us));
+  std::vector<uint64_t> out;
+  for (size_t i = 0; i < kLateQuantiles && !all.empty(); ++i)
+    out.push_back(whole(quantile(all, static_cast<double>(i) / (kLateQuantiles - 1))));
+  return out;
 }
 
 void setTimes(const std::vector<TaskSample>& hits, config::PlanTask& k) {
@@ -115,9 +134,7 @@ CpuTotals& CpuTotals::operator+=(const CpuTotals& o) {
 }
 
 base::Status setCosts(const Measured& m, config::PlanTemplate& out) {
-  std::vector<TaskSample> hits;
-  for (const TaskSample& s : m.quiet)
-    if (foundParked(s)) hits.push_back(s);
+  const std::vector<TaskSample> hits = foundParkedOf(m.quiet);
   if (hits.size() < kQuietLeast)
     return tooFew(
         fmt::format("only {} of {} tasks found a parked clone on the idle host; {} are "
@@ -127,6 +144,8 @@ base::Status setCosts(const Measured& m, config::PlanTemplate& out) {
     return tooFew(fmt::format("only {} tasks ended while the host was kept full; {} are needed",
                               m.full.tasks, kFullLeast));
   setTimes(hits, out.task);
+  out.task.late_us = lateness_us(hits, out.task);
+  out.task.late_full_us = lateness_us(foundParkedOf(m.busy), out.task);
   MAYFLY_CHECK(setMakeTimes(m.burst, out.make));
   const Each pair = eachOf(m.full, m.background, m.full.tasks);
   const Each made = eachOf(m.refills, m.background, m.refills.makes);

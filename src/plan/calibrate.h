@@ -4,6 +4,8 @@
 // each took one clone, so the machine's time, divided by the tasks, is what one making and one task
 // cost together; the refills of the pool after bursts tell the making's part.
 //
+// How late a first byte comes is a distribution: what the kernel lets run first is no constant.
+//
 // Layer: plan. Pure.
 #pragma once
 
@@ -19,6 +21,7 @@ namespace mayfly::plan {
 struct TaskSample {
   base::Phases phases{};
   uint64_t cpu_ns = 0, memory_bytes = 0;
+  uint64_t first_byte_ns = 0;  // from the submit, as the client sees it; 0: none came
 };
 
 // Whether the task found a parked clone.
@@ -38,12 +41,14 @@ struct CpuTotals {
 
 struct Measured {
   std::vector<TaskSample> quiet;  // one by one
+  std::vector<TaskSample> busy;   // one by one, while other tasks keep every processor busy
   std::vector<TaskSample> burst;  // several at once: some found no clone
   CpuTotals full, refills;
   double background = 0;     // processors that other programs keep busy while nothing runs
   uint64_t clone_bytes = 0;  // 0: not seen
 };
 
+inline constexpr size_t kLateQuantiles = 21;
 inline constexpr size_t kQuietLeast = 5, kMissedLeast = 3;
 inline constexpr uint64_t kFullLeast = 20, kMakesLeast = 10;
 

@@ -108,12 +108,29 @@ std::optional<Fields> fieldsOf(std::string_view text) {
   return good ? std::optional(f) : std::nullopt;
 }
 
+// N of a journal's own line "Suppressed N messages from UNIT", which may have a stamp and a name
+// before it; 0: it is another line.
+uint64_t suppressedIn(std::string_view text) {
+  constexpr std::string_view kBegin = "Suppressed ", kEnd = " messages from ";
+  const size_t begin = text.find(kBegin), end = text.find(kEnd);
+  if (begin == std::string_view::npos || end == std::string_view::npos) return 0;
+  if (begin != 0 && !text.substr(0, begin).ends_with(": ")) return 0;
+  if (end <= begin + kBegin.size()) return 0;
+  const std::string_view count = text.substr(begin + kBegin.size(), end - begin - kBegin.size());
+  uint32_t value = 0;
+  const auto [rest, fault] = std::from_chars(count.data(), count.data() + count.size(), value);
+  return fault == std::errc{} && rest == count.data() + count.size() ? value : 0;
+}
+
 }  // namespace
 
 base::Status LogTrace::line(std::string_view text) {
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.remove_suffix(1);
   const size_t mark = text.find(kMark);
-  if (mark == std::string_view::npos) return base::Unit{};
+  if (mark == std::string_view::npos) {
+    suppressed_ += suppressedIn(text);
+    return base::Unit{};
+  }
   // "<stamp> info task id=", "<stamp> warning slow task id=": a journal may have put words before
   // the stamp.
   std::string_view head = text.substr(0, mark);

@@ -32,6 +32,9 @@ class LogTrace {
   uint64_t tasks() const { return tasks_.size(); }
   // Lines of tasks that could not be read, or whose tasks never had a box.
   uint64_t skipped() const { return skipped_; }
+  // Lines that the journal says it dropped ("Suppressed N messages from UNIT"): it takes so many a
+  // unit in a time and no more. The tasks of these are missing.
+  uint64_t suppressed() const { return suppressed_; }
 
  private:
   struct Seen {
@@ -42,7 +45,7 @@ class LogTrace {
   std::vector<Seen> tasks_;
   std::map<std::string, uint32_t, std::less<>> templates_;
   std::map<std::pair<std::string, std::string>, uint32_t> whose_;
-  uint64_t skipped_ = 0;
+  uint64_t skipped_ = 0, suppressed_ = 0;
 };
 
 }  // namespace mayfly::plan

@@ -23,7 +23,6 @@ namespace {
 constexpr uint64_t kAroundTask_ns = 1'000'000'000;  // as the daemon's Intake counts
 constexpr uint32_t kMaking_max = 4;                 // core::EngineOptions::making_max
 constexpr uint32_t kStockedOfLane_max = 1;          // as the daemon's Lanes
-constexpr uint64_t kTick_ns = 4'000'000;            // Debian's kernels: 250 a second
 
 uint64_t nanos(double us) { return us <= 0 ? 0 : static_cast<uint64_t>(us * 1e3); }
 
@@ -106,7 +105,6 @@ host::HostBudget hostBudget(const PlanHost& host) {
 pool::SimOptions optionsOf(const Input& in, const Part& part, double load) {
   pool::SimOptions o;
   o.processors = in.host.processors - in.host.background;
-  o.tick_ns = kTick_ns;
   o.making_max = kMaking_max;
   o.makers = UINT32_MAX;
   o.seed = in.seed;
@@ -148,6 +146,9 @@ pool::SimCosts costsOf(const PlanTemplate& t, bool clients_here) {
   c.first = stepOf(us(k.first_us), 0, 0, first_cpu);
   c.end = stepOf(us(k.end_us), (1 - claim) * us(k.daemon_us), (1 - claim) * us(k.spawner_us),
                  (1 - claim) * other);
+  for (uint64_t late : k.late_us) c.late_ns.push_back(late * 1'000);
+  for (uint64_t late : k.late_full_us.empty() ? k.late_us : k.late_full_us)
+    c.late_full_ns.push_back(late * 1'000);
   c.cpu_before_ns = nanos(around_cpu + first_cpu);
   c.cpu_default_ns = nanos(us(k.box_cpu_us));
   return c;

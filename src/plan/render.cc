@@ -102,6 +102,25 @@ std::string bindingInWords(const config::PlanScenario&, const Advice& a) {
                      beyond);
 }
 
+std::vector<std::string> warningsOf(const config::PlanScenario& s, const Advice& a) {
+  std::vector<std::string> out;
+  if (a.score.tasks < kFewTasks)
+    out.push_back(fmt::format(
+        "Only {} tasks: take a longer time, or a 99th percentile says little.", a.score.tasks));
+  const auto trusted = config::formatDurationMs(kFirstByteTrusted_ms);
+  if (s.goal.first_byte_ms < kFirstByteTrusted_ms)
+    out.push_back(
+        fmt::format("The goal, a first byte within {}, is below {}: the model is too rough for "
+                    "it. Measure it by `mayfly bench run`.",
+                    config::formatDurationMs(s.goal.first_byte_ms), trusted));
+  if (a.score.first_p99_ns > 0 && a.score.first_p99_ns < kFirstByteTrusted_ms * 1'000'000)
+    out.push_back(
+        fmt::format("The first byte's p99 of {} is below {}, where predictions are rough: take it "
+                    "as \"below {}\".",
+                    time(a.score.first_p99_ns), trusted, trusted));
+  return out;
+}
+
 std::string renderTable(const Input& in, const config::PlanScenario& s, const Advice& a) {
   const Score& score = a.score;
   std::string out = fmt::format(
@@ -130,9 +149,9 @@ std::string renderTable(const Input& in, const config::PlanScenario& s, const Ad
   out += fmt::format("{:<28}{:>10} mean, {} most\n\n", "memory of running tasks",
                      base::humanBytes(static_cast<uint64_t>(a.planned.sim.running_byte_mean)),
                      base::humanBytes(a.planned.sim.running_bytes_max));
-  if (score.tasks < kFewTasks)
-    out += fmt::format("Only {} tasks: take a longer time, or a 99th percentile says little.\n\n",
-                       score.tasks);
+  const std::vector<std::string> warnings = warningsOf(s, a);
+  for (const std::string& each : warnings) out += each + "\n";
+  if (!warnings.empty()) out += "\n";
   out += poolRows(a) + "\n" + resourceRows(a) + "\n" + whatIfRows(a) + "\n" + a.settings_toml;
   return out;
 }
@@ -196,6 +215,7 @@ std::string renderJson(const Input& in, const config::PlanScenario& s, const Adv
   json["headroomIsBound"] = !a.unbound;
   json["binds"] = a.binds;
   json["bindsInWords"] = bindingInWords(s, a);
+  json["warnings"] = warningsOf(s, a);
   json["figuresOfHosts"] = a.shown;
   json["oneHost"] = hostJson(a);
   json["resources"] = Json::array();

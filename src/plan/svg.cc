@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/markup.h"
 #include "plan/render.h"
 
 namespace mayfly::plan {
@@ -21,27 +22,10 @@ constexpr const char* kStyle = R"(<style>
 .goal{stroke:#f85149}.bar{fill:#4493f8}.hot{fill:#f85149}.rail{fill:#151b23}}
 </style>)";
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (char c : text) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '"')
-      out += "&quot;";
-    else
-      out += c;
-  }
-  return out;
-}
-
 std::string text(double x, double y, const char* kind, const char* anchor,
                  const std::string& what) {
   return fmt::format(R"(<text x="{:.1f}" y="{:.1f}" class="{}" text-anchor="{}">{}</text>)", x, y,
-                     kind, anchor, escaped(what)) +
+                     kind, anchor, base::markupText(what)) +
          "\n";
 }
 
@@ -165,7 +149,7 @@ std::string renderSvg(const config::PlanScenario& s, const Advice& a) {
   std::string out = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\" "
       "aria-label=\"{}\">",
-      kWidth, height, escaped(hostsInWords(s, a) + " " + bindingInWords(s, a)));
+      kWidth, height, base::markupText(hostsInWords(s, a) + " " + bindingInWords(s, a)));
   out += std::string("\n") + kStyle + "\n";
   out += fmt::format(R"(<rect width="{:.0f}" height="{:.0f}" class="bg"/>)", kWidth, height) + "\n";
   out += text(16, 24, "ink head", "start", hostsInWords(s, a));

@@ -172,6 +172,11 @@ def test_a_trace_is_replayed_with_its_run_times(mayfly, tmp_path):
     trace.write_text("0,python,0.3\n0.2,python,0.3\n")
     told = report(mayfly, "run", "--arrivals", "trace", "--trace", trace, "--rounds", "1", "-q")
     assert told["series"][0]["total"]["errors"] == {} and told["series"][0]["total"]["latency"]["min_ns"] >= 300_000_000
+    mix.write_text("[[task]]\nname = 'tells'\nexpect = '0.250000 4096'\n"
+                   'code = "import os; print(os.environ[\'CPU_SECONDS\'], os.environ[\'MEMORY_BYTES\'], end=\'\')"\n')
+    trace.write_text("0,python,0.3,0.25,4096\n")
+    told = report(mayfly, "run", "--arrivals", "trace", "--trace", trace, "--mix", mix, "--rounds", "1", "-q")
+    assert told["series"][0]["total"]["errors"] == {}
     trace.write_text("0\nsoon\n")
     done = mayfly("bench", "run", "--arrivals", "trace", "--trace", trace)
     assert done.returncode == 2 and "trace.csv:2: 'soon' is not a number of seconds" in done.stderr.decode()

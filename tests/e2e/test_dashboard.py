@@ -6,6 +6,7 @@ import contextlib
 import json
 import pathlib
 import re
+import selectors
 import socket
 import threading
 import urllib.error
@@ -16,12 +17,13 @@ import pytest
 from browser import Browser, program
 from light import light
 from made_up_daemon import MadeUpDaemon, policy
-from support import CLI
+from support import CLI, many_files
 from test_lifecycle import Daemon, await_that, read
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 PICTURES = TOP / "build/pictures"
 SECONDS_MAX = 60
+LISTENERS, UPDATE = 1_000, b"event: update\n"
 HOSTILE = '<img src=x onerror="document.title=1">\x1b[31m\u202e&amp;'
 CONTRAST_MIN = 4.5  # WCAG AA for text
 
@@ -429,6 +431,41 @@ def test_real_listeners_that_do_not_read_cost_little(real):
         assert real.cli.run("-c", "print(1)")["verdict"] == "succeeded"
         if "asan" not in CLI:  # its allocator gives nothing back
             assert now(real)["daemon"]["residentBytes"] - before < 32 << 20
+
+
+def test_a_thousand_listeners_delay_no_task(tmp_path):
+    """Half of them read nothing."""
+    with (real_daemon(tmp_path, 'listen = "127.0.0.1:0"\nconnections_max = 4096') as daemon,
+          many_files(2 * LISTENERS), contextlib.ExitStack() as stack):
+        address = url_of(daemon)
+        host, port = re.search(r"//([\d.]+):(\d+)/", address).groups()
+        before = now(daemon)["daemon"]["residentBytes"]
+        readers = stack.enter_context(selectors.DefaultSelector())
+        for i in range(LISTENERS):
+            one = stack.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            one.connect((host, int(port)))
+            one.sendall(b"GET /api/v1/live HTTP/1.1\r\nHost: " + f"{host}:{port}".encode() + b"\r\n\r\n")
+            if i % 2:
+                readers.register(one, selectors.EVENT_READ, bytearray())
+        updates = dict.fromkeys(readers.get_map(), 0)
+        while min(updates.values()) < 3:  # in this time each of those that do not read gets as much
+            for key, _ in readers.select(SECONDS_MAX):
+                got = key.fileobj.recv(65_536)
+                assert got, "a listener that reads is sent away"
+                key.data.extend(got)
+                updates[key.fd] += key.data.count(UPDATE)
+                del key.data[:max(0, len(key.data) - len(UPDATE) + 1)]
+        for _ in range(5):
+            assert daemon.cli.run("-c", "print(1)")["verdict"] == "succeeded"
+        await_that(lambda: now(daemon)["tasks"]["ended"] == 5, "five tasks")
+        after = now(daemon)
+        assert after["daemon"]["state"] == "ready"
+        streams = re.search(r"^mayfly_http_streams (\d+)", str(get(f"{address}metrics")[2], "utf-8"), re.M)[1]
+        assert LISTENERS // 2 <= int(streams) <= LISTENERS
+        if "asan" not in CLI:
+            assert after["daemon"]["residentBytes"] - before < LISTENERS * 512 << 10
+    assert "stuck" not in daemon.said()
 
 
 def test_real_page_has_its_policy_and_is_not_fetched_twice(real):

@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 import shutil
 import socket
 import struct
@@ -18,6 +17,7 @@ import urllib.request
 
 import pytest
 
+from support import many_files
 from test_lifecycle import await_that, daemons, read  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a daemon needs root")
@@ -279,10 +279,7 @@ def test_a_slow_task_has_a_line_with_its_phases_and_trace(daemons):  # noqa: F81
 def test_a_thousand_clients_that_do_not_read_delay_no_task(daemons):  # noqa: F811
     daemon = daemons(config=HTTP + "connections_max = 64\n", templates=("shell",))  # 32 of one address
     web = Web(daemon)
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.ExitStack() as all_end:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(files[0], 2 * CLIENTS), files[1]), files[1]))
-        all_end.callback(resource.setrlimit, resource.RLIMIT_NOFILE, files)
+    with many_files(2 * CLIENTS), contextlib.ExitStack() as all_end:
         for i in range(CLIENTS):
             s = all_end.enter_context(socket.socket())
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

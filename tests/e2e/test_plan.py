@@ -73,6 +73,12 @@ def test_a_daemon_is_measured_its_load_recorded_and_planned_for(measured, tmp_pa
     told = trace.read_text()
     assert "acme" not in told and all(task_id.decode() not in told for task_id in lines)
 
+    # Replayed, the tasks are for the trace's tenants again, as the log has them.
+    again = tmp_path / "again.csv"
+    again.write_text("0,python,0.01,,,u1,t7\n0.1,python,0.01,,,u2,t7\n0.2,python,0.01,,,u2,\n")
+    good(daemon.cli("bench", "run", "--arrivals", "trace", "--trace", again, "--rounds", "1", "-q"))
+    assert sorted(re.findall(rb' tenant="(u[^"]*)"', daemon.log.read_bytes())) == [b"u1/t7", b"u2", b"u2/t7"]
+
     scenario = tmp_path / "scenario.toml"
     scenario.write_text(f'host = "{host.name}"\ntrace = "{trace.name}"\nwarm_up = "0ms"\n'
                         '[goal]\nfirst_byte_p99 = "30s"\nmissed = 1\n')

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/markup.h"
 #include "base/text.h"
 
 namespace mayfly::base {
@@ -17,6 +18,10 @@ TEST(Printable, InvalidUtf8IsShownAsBytesAndValidIsKept) {
   EXPECT_EQ(printable("\xc3\xa9\xff\xc0\x80"), "\xc3\xa9\\xff\\xc0\\x80");
 }
 TEST(Printable, LongTextIsCut) { EXPECT_EQ(printable("abcdef", 3), "abc..."); }
+TEST(Markup, NothingOfATextIsTakenForATagAndNoControlByteIsLeft) {
+  EXPECT_EQ(markupText("<a href=\"x\">&\x1b\n"), "&lt;a href=&quot;x&quot;&gt;&amp;\\x1b\\x0a");
+  EXPECT_EQ(markupText("<<<<", 2), "&lt;&lt;...") << "the input is cut, never an entity";
+}
 TEST(Utf8, SurrogatesAndOverlongFormsAreRefused) {
   EXPECT_TRUE(isUtf8("h\xc3\xa9"));
   EXPECT_FALSE(isUtf8("\xed\xa0\x80"));

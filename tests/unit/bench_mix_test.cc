@@ -111,6 +111,54 @@ TEST(BenchMix, PathsAreRelativeToTheFile) {
   EXPECT_NE(config::loadMix(path).error().message.find(path), std::string::npos);
 }
 
+// --- traces ---------------------------------------------------------------------------
+
+pool::Trace traceOf(const char* lines) {
+  auto trace = pool::parseTrace(lines, "t.csv", 0, 1);
+  EXPECT_TRUE(trace) << trace.error().message;
+  return trace ? *trace : pool::Trace{};
+}
+
+using Tenants = std::vector<std::string>;
+
+TEST(BenchTrace, TasksAreForTheTracesTenantsAndHaveItsFigures) {
+  const pool::Trace trace =
+      traceOf("0,python,0.5,0.25,4096,u1,t1\n1,python,0.125,,,u1,\n2,python,1,,,u1,t2\n");
+  const auto tenants = bench::tenantsOf(trace);
+  ASSERT_TRUE(tenants) << tenants.error().message;
+  EXPECT_EQ(*tenants, (Tenants{"t1", "", "t2"}));
+  using Env = std::vector<std::pair<std::string, std::string>>;
+  TaskSpec spec;
+  bench::askFor(trace, *tenants, 0, spec);
+  EXPECT_EQ(spec.tenant, "t1");
+  EXPECT_EQ(
+      spec.env,
+      (Env{{"RUN_SECONDS", "0.500000"}, {"CPU_SECONDS", "0.250000"}, {"MEMORY_BYTES", "4096"}}));
+  TaskSpec unknown;
+  bench::askFor(trace, *tenants, 1, unknown);
+  EXPECT_EQ(unknown.tenant, "");
+  EXPECT_EQ(unknown.env, (Env{{"RUN_SECONDS", "0.125000"}}));
+  TaskSpec named;
+  named.tenant = "mine";
+  bench::askFor(trace, *tenants, 2, named);
+  EXPECT_EQ(named.tenant, "mine") << "the mix's word counts";
+  const pool::Trace plain = traceOf("0,python,1\n");
+  TaskSpec nobodys;
+  bench::askFor(plain, *bench::tenantsOf(plain), 0, nobodys);
+  EXPECT_EQ(nobodys.tenant, "");
+}
+
+TEST(BenchTrace, SeveralUsersBecomeTenants) {
+  const pool::Trace trace =
+      traceOf("0,a,1,,,u1,t1\n1,a,1,,,u2,t1\n2,a,1,,,u2,\n3,a,1,,,,t9\n4,a,1\n");
+  EXPECT_EQ(*bench::tenantsOf(trace), (Tenants{"u1/t1", "u2/t1", "u2", "t9", ""}));
+  const auto refused =
+      bench::tenantsOf(traceOf(("0,a,1,,,u1," + std::string(65, 'x') + "\n").c_str()));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, base::Code::invalidArgument);
+  EXPECT_NE(refused.error().message.find("is no name that a daemon takes"), std::string::npos);
+}
+
 // --- the command line -----------------------------------------------------------------
 
 using Words = std::vector<std::string>;

@@ -8,13 +8,17 @@
 
 #include "bench/diff.h"
 #include "bench/isolation.h"
+#include "bench/ladder.h"
 #include "bench/output.h"
 #include "bench/report.h"
 #include "bench/rivals.h"
+#include "bench/stats.h"
 #include "pool/trace.h"
 
 namespace mayfly::bench {
 namespace {
+
+using Values = std::vector<double>;
 
 constexpr uint64_t kMs = 1'000'000;
 
@@ -195,7 +199,13 @@ TEST(BenchDiff, OtherMachinesAndMissingSeriesAreNoted) {
   ASSERT_TRUE(d);
   const std::string table = diffTable(*d, measured(a, "a"), measured(b, "b"), {});
   EXPECT_NE(table.find("note: kernel: 6.1 and 6.18"), std::string::npos) << table;
-  EXPECT_NE(table.find("only b has 'large: first byte p50, ms'"), std::string::npos) << table;
+  EXPECT_NE(table.find("note: only b has 'large'\n"), std::string::npos) << table;
+  for (load::Report& r : b.series[0].rounds) r.first_byte = {};
+  auto part = diff(measured(a, "a"), measured(b, "b"), {});
+  ASSERT_TRUE(part);
+  EXPECT_NE(diffTable(*part, measured(a, "a"), measured(b, "b"), {})
+                .find("note: only a has 'all: first byte p99, ms'\n"),
+            std::string::npos);
   b.series.erase(b.series.begin());
   auto none = diff(measured(a, "a"), measured(b, "b"), {});
   ASSERT_FALSE(none);
@@ -203,6 +213,128 @@ TEST(BenchDiff, OtherMachinesAndMissingSeriesAreNoted) {
   b.verb = "sweep";
   EXPECT_NE(diff(measured(a, "a"), measured(b, "b"), {}).error().message.find("bench sweep"),
             std::string::npos);
+}
+
+std::string notesOf(const BenchReport& a, const BenchReport& b) {
+  auto d = diff(measured(a, "a"), measured(b, "b"), {});
+  EXPECT_TRUE(d) << d.error().message;
+  std::string out;
+  if (d)
+    for (const std::string& each : d->notes) out += each + "\n";
+  return out;
+}
+
+TEST(BenchDiff, EachOptionThatDiffersIsNoted) {
+  BenchReport a = reportOf(4, 1), b = reportOf(4, 2);
+  a.options = {{"load", {{"kind", "poisson"}, {"stated_per_s", 10.0}}}, {"mix", {1, 2}}};
+  b.options = a.options;
+  EXPECT_EQ(notesOf(a, b), "");
+  b.options["load"]["stated_per_s"] = 500.0;
+  b.options["mix"][1] = "x\x1b";
+  b.options["rounds"] = 6;
+  EXPECT_EQ(notesOf(a, b),
+            "option load.stated_per_s: 10.0 and 500.0\noption mix.1: 2 and x\\x1b\n"
+            "option rounds: none and 6\n");
+  b.options = nullptr;
+  EXPECT_NE(notesOf(a, b).find("option load.kind: poisson and none\n"), std::string::npos);
+  for (int i = 0; i < 100; ++i) a.options[std::to_string(i)] = i;
+  const std::string many = notesOf(a, b);
+  EXPECT_EQ(std::count(many.begin(), many.end(), '\n'), 21);
+  EXPECT_NE(many.find("84 further options differ\n"), std::string::npos) << many;
+}
+
+TEST(BenchDiff, WhatMakesFiguresDoubtfulIsNoted) {
+  BenchReport a = reportOf(4, 1), b = reportOf(4, 2);
+  b.interrupted = true;
+  b.extra["generator"] = {{{"limited", true}}, {{"limited", false}}, {{"limited", true}}, 3};
+  a.series[0].notes = {"the generator was the limit: it used 99 %", "a word",
+                       "the generator was the limit: it used 98 %"};
+  b.series[0].rounds[2].recorded = 99;
+  EXPECT_EQ(notesOf(a, b),
+            "a: 'all': the generator was the limit: it used 98 % (2 times)\n"
+            "b: was interrupted: it has what was measured until then\n"
+            "b: the generator was the limit in 2 of 4 rounds\n"
+            "b: has rounds of fewer than 100 tasks: the p99 of such a round is its slowest task\n");
+}
+
+TEST(BenchDiff, AVoidFigureIsNotCompared) {
+  BenchReport a = reportOf(4, 1), b = reportOf(4, 2);
+  a.series.push_back(a.series[0]);
+  b.series.push_back(reportOf(40, 3).series[0]);
+  a.series[1].name = b.series[1].name = "made";
+  ASSERT_TRUE(diff(measured(a, "a"), measured(b, "b"), {})->differs());
+  b.series[1].notes = {"void: 3 of 600 tasks got their clone another way"};
+  auto d = diff(measured(a, "a"), measured(b, "b"), {});
+  ASSERT_TRUE(d);
+  EXPECT_EQ(d->figures.size(), 5u);
+  EXPECT_FALSE(d->differs());
+  EXPECT_EQ(notesOf(a, b),
+            "b: 'made' is not compared, it is void: 3 of 600 tasks got their clone another way\n");
+}
+
+// A sweep of two rates whose answer lies between `per_s` and `bad_per_s`.
+BenchReport sweepOf(double per_s, Json bad_per_s, double goal_ms, uint64_t seed) {
+  BenchReport out = reportOf(4, seed, 3);
+  out.verb = "sweep";
+  out.series[0].name = "10/s";
+  out.series.push_back(out.series[0]);
+  out.series[1].name = std::to_string(static_cast<int>(per_s)) + "/s";
+  out.extra["sweep"] = {{"goal_percent", 99.0},
+                        {"goal_ms", goal_ms},
+                        {"goal_of", "receipt"},
+                        {"sustainable_per_s", per_s},
+                        {"lowest_bad_per_s", std::move(bad_per_s)}};
+  return out;
+}
+
+TEST(BenchDiff, SweepsOfOneGoalAreComparedByTheirSustainableRates) {
+  const auto compared = [](const BenchReport& a, const BenchReport& b) {
+    auto d = diff(measured(a, "a"), measured(b, "b"), {});
+    EXPECT_TRUE(d) << d.error().message;
+    return d ? d->figures.back() : Difference{};
+  };
+  using Kind = Difference::Kind;
+  const BenchReport base = sweepOf(100, 105, 50, 1);
+  const Difference worse = compared(base, sweepOf(70, 73, 50, 2));
+  EXPECT_EQ(worse.name, "sustainable rate, 1/s");
+  EXPECT_EQ(worse.kind, Kind::worse);
+  EXPECT_NEAR(worse.ratio.value, 0.7, 1e-9);
+  EXPECT_NEAR(worse.ratio.low, 70.0 / 105, 1e-9);
+  EXPECT_NEAR(worse.ratio.high, 0.73, 1e-9);
+  EXPECT_EQ(compared(base, sweepOf(130, 136, 50, 2)).kind, Kind::better);
+  EXPECT_EQ(compared(base, sweepOf(104, 109, 50, 2)).kind, Kind::noise) << "they overlap";
+  EXPECT_EQ(compared(base, sweepOf(90, nullptr, 50, 2)).kind, Kind::noise) << "it may hold more";
+  EXPECT_EQ(compared(base, sweepOf(0, 0.2, 50, 2)).kind, Kind::worse);
+  EXPECT_EQ(compared(sweepOf(0, 0.2, 50, 2), base).kind, Kind::better);
+  EXPECT_EQ(compared(sweepOf(0, 0.2, 50, 2), sweepOf(0, 0.2, 50, 3)).kind, Kind::noise);
+
+  const Measured a = measured(base, "a"), b = measured(sweepOf(70, 73, 50, 2), "b");
+  auto d = diff(a, b, {});
+  ASSERT_TRUE(d);
+  const std::string table = diffTable(*d, a, b, {});
+  EXPECT_NE(table.find("0.667 to 0.730        -  WORSE\n"), std::string::npos) << table;
+  EXPECT_NE(table.find("only the sustainable rate can. Measure both with --repeats 5 or more."),
+            std::string::npos)
+      << table;
+  EXPECT_NE(table.find("note: only a measured 100/s\nnote: only b measured 70/s\n"),
+            std::string::npos)
+      << table;
+  const Json json = diffJson(*d, a, b);
+  EXPECT_TRUE(json["figures"].back()["p"].is_null());
+  EXPECT_EQ(json["figures"].back()["verdict"], "worse");
+  EXPECT_FALSE(json["figures"][0]["p"].is_null());
+}
+
+TEST(BenchDiff, SweepsOfDifferentGoalsSayWhatWouldMakeThemComparable) {
+  const BenchReport a = sweepOf(100, 105, 50, 1), b = sweepOf(70, 73, 51, 2);
+  auto d = diff(measured(a, "a"), measured(b, "b"), {});
+  ASSERT_FALSE(d);
+  EXPECT_EQ(d.error().advice, "Measure both with --repeats 5 or more, and with the same --goal.");
+  BenchReport c = a;
+  c.verb = "isolation";
+  d = diff(measured(c, "a"), measured(c, "b"), {});
+  ASSERT_FALSE(d);
+  EXPECT_EQ(d.error().advice, "Measure both with --pairs 6 or more.");
 }
 
 TEST(BenchDiff, WhatIsNoReportIsRefusedInWords) {
@@ -248,6 +380,94 @@ TEST(BenchRivals, TheirCommandsRunTheSameProgramInTheSameRoot) {
   EXPECT_EQ(oci["linux"]["namespaces"].size(), 5u);
   EXPECT_EQ(findProgram("no-such-program"), "");
   EXPECT_FALSE(findProgram("sh").empty());
+}
+
+// Six pairs; the noisy phases take `times` as long to the end, and as long to the first byte.
+BenchReport isolated(double times, IsolationVerb& verb) {
+  verb.victim_load.mix = std::make_shared<const config::Mix>(noiseMix(Noise::churn, "victim"));
+  verb.noise_load.mix = std::make_shared<const config::Mix>(noiseMix(Noise::cpu, "noisy"));
+  BenchReport out;
+  out.series.resize(3);
+  for (size_t side = 0; side < 2; ++side) {
+    out.series[side].name = side == 0 ? "quiet" : "noisy";
+    for (uint64_t i = 0; i < 6; ++i) {
+      load::Report r = roundOf(4, 10 + 2 * i + side);
+      if (side == 1) {
+        r.latency = {};
+        for (int k = 0; k < 100; ++k)
+          r.latency.record(
+              static_cast<uint64_t>(4e6 * times * (1 + 0.001 * static_cast<double>(k))));
+      }
+      out.series[side].rounds.push_back(std::move(r));
+    }
+  }
+  return out;
+}
+
+TEST(BenchLadder, A99thPercentileIsOfAllRoundsOrIsCalledTheMost) {
+  EXPECT_NE(ladderHead(20, 8).find("p99: of all 160 tasks"), std::string::npos)
+      << ladderHead(20, 8);
+  EXPECT_EQ(ladderHead(20, 8).find("most"), std::string::npos);
+  EXPECT_NE(ladderHead(2, 2).find("most: of all 4 tasks"), std::string::npos);
+  EXPECT_EQ(ladderHead(2, 2).find("p99"), std::string::npos);
+  Series s;
+  s.name = "python, parked";
+  for (int round = 0; round < 8; ++round) {  // one slow task in each of two rounds, 2 of 160
+    load::Report r;
+    for (uint64_t i = 0; i < 20; ++i) {
+      const uint64_t ns = i == 0 && round < 2 ? (round == 0 ? 90 * kMs : 50 * kMs) : 4 * kMs;
+      r.latency.record(ns);
+      r.first_byte.record(ns / 4);
+    }
+    s.add(std::move(r));
+  }
+  const std::string line = ladderLine(s, 2.5);
+  EXPECT_EQ(line.substr(0, 30), "python, parked            1.00") << line;
+  EXPECT_NE(line.find(" 12.5 "), std::string::npos) << line;
+  EXPECT_NE(line.find(" 50.0 "), std::string::npos) << "the second slowest of 160: " << line;
+  EXPECT_EQ(line.find(" 90.0 "), std::string::npos) << line;
+  EXPECT_TRUE(line.ends_with("  2.50x\n")) << line;
+  EXPECT_TRUE(ladderLine(s, 0).ends_with("  -x\n"));
+}
+
+TEST(BenchIsolation, APThatIsCorrectedOverAllFiguresDecides) {
+  IsolationVerb verb;
+  BenchReport r = isolated(3, verb);
+  concludeIsolation(verb, r);
+  const Json& all = r.extra["isolation"];
+  ASSERT_EQ(all.size(), 4u) << "no claim was seen";
+  Values plain;
+  for (const char* part : {"first_byte p50", "first_byte p99", "latency p50", "latency p99"}) {
+    Values ratios;
+    for (size_t i = 0; i < 6; ++i) {
+      const auto of = std::string_view(part).starts_with("first") ? &load::Report::first_byte
+                                                                  : &load::Report::latency;
+      const double percent = std::string_view(part).ends_with("99") ? 99 : 50;
+      ratios.push_back(static_cast<double>((r.series[1].rounds[i].*of).percentile_ns(percent)) /
+                       static_cast<double>((r.series[0].rounds[i].*of).percentile_ns(percent)));
+    }
+    plain.push_back(meanRatioP(ratios));
+  }
+  const Values corrected = holm(plain);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_NEAR(all[i]["p"].get<double>(), corrected[i], 1e-9) << all[i];
+    EXPECT_EQ(all[i]["effect"], i < 2 ? "within noise" : "slower") << all[i];
+  }
+  EXPECT_GT(corrected[2], plain[2]);
+  EXPECT_NE(r.table.find("corrected by Holm over 4\nfigures"), std::string::npos) << r.table;
+  size_t width = 0;
+  for (char c : r.table) {
+    width = c == '\n' ? 0 : width + 1;
+    ASSERT_LE(width, 100u) << r.table;
+  }
+}
+
+TEST(BenchIsolation, OnePairSaysNothing) {
+  IsolationVerb verb;
+  BenchReport r = isolated(3, verb);
+  for (Series& each : r.series) each.rounds.resize(std::min<size_t>(each.rounds.size(), 1));
+  concludeIsolation(verb, r);
+  for (const Json& each : r.extra["isolation"]) EXPECT_EQ(each["effect"], "too few pairs");
 }
 
 TEST(BenchIsolation, ANoiseIsATenantsMix) {

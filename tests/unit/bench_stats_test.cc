@@ -105,5 +105,15 @@ TEST(BenchStats, AMeanRatioHasStudentsInterval) {
   EXPECT_DOUBLE_EQ(equal.high, 2);
 }
 
+// With four degrees of freedom, Student's distribution has a closed form.
+TEST(BenchStats, AMeanRatiosPIsStudents) {
+  EXPECT_NEAR(meanRatioP({1, 1.1, 1.2, 1.3, 1.4}), 0.042070, 1e-5);
+  EXPECT_NEAR(meanRatioP({1, 1 / 1.1, 1 / 1.2, 1 / 1.3, 1 / 1.4}), 0.042070, 1e-5) << "two-sided";
+  EXPECT_EQ(meanRatioP({}), 1);
+  EXPECT_EQ(meanRatioP({7}), 1);
+  EXPECT_EQ(meanRatioP({1, 1, 1}), 1);
+  EXPECT_LT(meanRatioP({2, 2, 2}), 1e-9);
+}
+
 }  // namespace
 }  // namespace mayfly::bench

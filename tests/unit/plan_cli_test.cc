@@ -87,6 +87,59 @@ TEST(PlanVerb, HelpFitsATerminal) {
   }
 }
 
+// --- calibrate ----------------------------------------------------------------------------
+
+TemplateInfo served(const char* name, const char* state = "ready") {
+  TemplateInfo t;
+  t.name = name;
+  t.state = state;
+  t.state_text = "why";
+  return t;
+}
+
+TEST(CalibrateVerb, ATemplateWithoutAKnownProgramIsLeftOutUnlessItIsNamed) {
+  const std::vector<TemplateInfo> all = {served("python"), served("ruby"), served("node"),
+                                         served("perl", "failed")};
+  const auto namesOf = [](const Chosen& chosen) {
+    Words names;
+    for (const auto& [info, code] : chosen.templates) {
+      EXPECT_FALSE(code.empty()) << info.name;
+      names.push_back(info.name);
+    }
+    return names;
+  };
+  CalibrateOptions o;
+  auto chosen = chooseTemplates(o, all);
+  ASSERT_TRUE(chosen) << chosen.error().message;
+  EXPECT_EQ(namesOf(*chosen), (Words{"python", "node"}));
+  EXPECT_EQ(chosen->remarks, Words{"'ruby' is not measured: no program for it is known. Give one "
+                                   "that prints a line: --code 'ruby=CODE'."});
+  o.code = {{"ruby", "puts"}};
+  chosen = chooseTemplates(o, all);
+  ASSERT_TRUE(chosen) << chosen.error().message;
+  EXPECT_EQ(namesOf(*chosen), (Words{"python", "ruby", "node"}));
+  EXPECT_EQ(chosen->templates[1].second, "puts");
+  EXPECT_TRUE(chosen->remarks.empty());
+}
+
+TEST(CalibrateVerb, WhatCannotBeMeasuredIsNamed) {
+  const std::vector<TemplateInfo> all = {served("ruby"), served("perl", "failed")};
+  const auto refused = [&](Words templates, std::vector<std::pair<std::string, std::string>> code,
+                           const std::vector<TemplateInfo>& served) {
+    CalibrateOptions o;
+    o.templates = std::move(templates);
+    o.code = std::move(code);
+    const auto chosen = chooseTemplates(o, served);
+    return chosen ? "taken" : chosen.error().message;
+  };
+  EXPECT_EQ(refused({"ruby"}, {}, all), "no program for template 'ruby' is known");
+  EXPECT_EQ(refused({}, {}, all).substr(0, 22), "'ruby' is not measured");
+  EXPECT_EQ(refused({"perl"}, {}, all), "template 'perl' is failed: why");
+  EXPECT_EQ(refused({"lua"}, {}, all), "there is no template 'lua'");
+  EXPECT_EQ(refused({}, {{"lua", "print()"}}, all), "there is no template 'lua'");
+  EXPECT_EQ(refused({}, {}, {}), "the daemon has no template that is ready");
+}
+
 class Folder {
  public:
   Folder() { EXPECT_NE(::mkdtemp(path_), nullptr); }
@@ -177,6 +230,19 @@ TEST(TraceVerb, LogBecomesATrace) {
   const std::string text = folder.read("x.csv");
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
   EXPECT_NE(text.find("\n2.000000,python,0.005000,0.004000,1000,u1,\n"), std::string::npos) << text;
+  const auto toldOf = [&](const std::string& text) {
+    o.log = folder.write("log", text);
+    testing::internal::CaptureStderr();
+    EXPECT_TRUE(record(o));
+    return testing::internal::GetCapturedStderr();
+  };
+  const std::string dropped = log + "ed\nSuppressed 12 messages from mayfly.service\n";
+  EXPECT_EQ(toldOf(dropped), "") << "quiet";
+  o.quiet = false;
+  EXPECT_EQ(toldOf(log).find("dropped"), std::string::npos);
+  EXPECT_NE(toldOf(dropped).find("the journal dropped 12 lines, so the trace lacks tasks: set "
+                                 "LogRateLimitIntervalSec=0"),
+            std::string::npos);
   o.log = folder.write("empty", "");
   EXPECT_FALSE(record(o));
 }

@@ -41,7 +41,7 @@ TEST(PlanFile, HostIsWrittenAsItIsRead) {
   t.limits.wall_time_ms = 90'000;
   t.limits.grace_ms = 1'500;
   t.make = {5'100, 2'050, 0.25, 11, 12, 13};
-  t.task = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10'001};
+  t.task = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10'001, {0, 5, 5}, {7}};
   h.templates = {t};
   const std::string text = config::formatPlanHost(h, {"a remark\nand more"});
   auto read = config::parsePlanHost(text, "host.toml");
@@ -51,6 +51,8 @@ TEST(PlanFile, HostIsWrittenAsItIsRead) {
   ASSERT_NE(read->find("python-data"), nullptr);
   EXPECT_EQ(read->find("python-data")->limits.grace_ms, 1'500u);
   EXPECT_EQ(read->find("python-data")->task.memory_bytes, 10'001u);
+  EXPECT_EQ(read->find("python-data")->task.late_us, (std::vector<uint64_t>{0, 5, 5}));
+  EXPECT_EQ(read->find("python-data")->task.late_full_us, (std::vector<uint64_t>{7}));
   EXPECT_EQ(read->find("ruby"), nullptr);
 }
 
@@ -75,6 +77,11 @@ TEST(PlanFile, FaultyHostIsRefusedWithFileLineAndKey) {
        "h.toml:10: 'templates.python.make.box_us' is more than time_us"},
       {good + "[templates.python.task]\nclaims = 1\n",
        "h.toml:9: unknown key 'templates.python.task.claims'"},
+      {good + "[templates.python.task]\nlate_us = [2, 1]\n",
+       "h.toml:9: 'templates.python.task.late_us' must be a list of at most 101 whole numbers from "
+       "0 to 3600000000, none less than the one before it"},
+      {good + "[templates.python.task]\nlate_full_us = [-1]\n",
+       "h.toml:9: 'templates.python.task.late_full_us' must be a list"},
       {good + "[templates.python.limits]\nmemory = \"1KiB\"\n",
        "h.toml:9: 'templates.python.limits.memory' is 1KiB"},
       {good + "[templates.Bad]\n", "h.toml:8: 'templates.Bad' is no template name"},
@@ -250,6 +257,25 @@ TEST(LogTrace, LinesThatCannotBeReadAreCountedAndSkipped) {
   EXPECT_NE(long_ago.error().message.find("spans 365 days"), std::string::npos);
 }
 
+TEST(LogTrace, LinesThatTheJournalDroppedAreCounted) {
+  LogTrace log;
+  for (const char* each :
+       {"Suppressed 120 messages from mayfly.service",  // journalctl -o cat
+        "Nov 30 08:00:01 host systemd-journald[312]: Suppressed 7 messages from mayfly.service\r\n",
+        "2026-03-01T00:00:00.000 info a task said 'Suppressed 5 messages from x'",
+        "Suppressed many messages from mayfly.service", "Suppressed  messages from x",
+        "Suppressed -3 messages from x", "Suppressed 99999999999 messages from x",
+        " messages from Suppressed 3", "Suppressed 3", ""})
+    ASSERT_TRUE(log.line(each)) << each;
+  EXPECT_EQ(log.suppressed(), 127u);
+  ASSERT_TRUE(log.line(line("2026-03-01T00:00:00.000",
+                            "template=python user=uid:0 tenant=\": Suppressed 5 messages from x\" "
+                            "run_ms=1 whole_ms=2 cpu_ms=1")));
+  EXPECT_EQ(log.suppressed(), 127u) << "a tenant's name is no word of the journal";
+  EXPECT_EQ(log.tasks(), 1u);
+  EXPECT_EQ(log.skipped(), 0u);
+}
+
 TEST(LogTrace, AnyBytesAreReadOrSkipped) {
   const std::string alphabet = "=\"\\ 0123456789.-Tte: \xff";
   const std::string whole = line("2026-03-01T00:00:00.000",
@@ -284,6 +310,7 @@ TaskSample sample(uint64_t box_ready_us, uint64_t clone_us) {
   at(Phase::firstByte, 10 + clone_us + 1'900);
   at(Phase::exited, 10 + clone_us + 2'200);
   at(Phase::receipt, 10 + clone_us + 4'700);
+  s.first_byte_ns = (1'900 + 300 + clone_us) * 1'000;
   s.cpu_ns = 3 * kMs;
   s.memory_bytes = 2u << 20;
   return s;
@@ -292,6 +319,9 @@ TaskSample sample(uint64_t box_ready_us, uint64_t clone_us) {
 Measured measured() {
   Measured m;
   m.quiet.assign(30, sample(0, 0));
+  m.busy.assign(21, sample(0, 0));
+  for (size_t i = 0; i < m.busy.size(); ++i) m.busy[i].first_byte_ns = (21 - i) * kMs;
+  m.busy.push_back(sample(0, 9'000));  // found no clone
   m.burst.assign(20, sample(0, 0));
   for (uint64_t us : {6'000u, 5'000u, 5'500u, 30'000u}) m.burst.push_back(sample(2'000, us));
   m.full = {10 * kS, 19 * kS, 1 * kS, 2 * kS, 1 * kS, 6 * kS, 1'000, 1'000};
@@ -310,6 +340,12 @@ TEST(Calibrate, CostsComeFromTasksAndFromTheMachinesTime) {
   EXPECT_EQ(t.task.end_us, 2'500u);
   EXPECT_EQ(t.task.box_cpu_us, 3'000u);
   EXPECT_EQ(t.task.memory_bytes, 2u << 20);
+  // Beyond the 1.9 ms of claim and first byte; who comes before that is not late.
+  EXPECT_EQ(t.task.late_us, std::vector<uint64_t>(kLateQuantiles, 300));
+  ASSERT_EQ(t.task.late_full_us.size(), kLateQuantiles);
+  EXPECT_EQ(t.task.late_full_us[0], 0u);
+  EXPECT_EQ(t.task.late_full_us[1], 100u);
+  EXPECT_EQ(t.task.late_full_us[20], 19'100u);
   EXPECT_EQ(t.clone_bytes, 900'000u);
   EXPECT_EQ(t.make.time_us, 5'000u);  // the fastest
   EXPECT_EQ(t.make.box_us, 2'000u);

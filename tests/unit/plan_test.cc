@@ -185,7 +185,7 @@ TEST(SimHost, StepTakesThreadsThenItsOwnWorkAndLeavesTheRestBehind) {
   EXPECT_FALSE(host.begin(1, {}));  // nothing to wait for
 }
 
-TEST(SimHost, WhoWakesUpOnBusyProcessorsWaitsForATick) {
+TEST(SimHost, AFirstByteIsAsLateAsWasMeasuredForAnIdleOrAFullHost) {
   pool::Trace trace;
   trace.templates = {"python"};
   for (uint64_t i = 0; i < 2; ++i) trace.arrivals.push_back({0, 900 * kS, 0, 0, 900 * kS});
@@ -194,14 +194,23 @@ TEST(SimHost, WhoWakesUpOnBusyProcessorsWaitsForATick) {
   pool::SimOptions o;
   o.each.costs.claim.before.own_ns = 1'000;
   o.boxes_max = 1'000;
-  const auto mean_ns = [&](double processors, uint64_t tick_ns) {
+  const auto first = [&](double processors, std::vector<uint64_t> idle,
+                         std::vector<uint64_t> full) {
     o.processors = processors;
-    o.tick_ns = tick_ns;
-    return simulated(trace, o).all.first_byte.mean_ns;
+    o.each.costs.late_ns = std::move(idle);
+    o.each.costs.late_full_ns = std::move(full);
+    return simulated(trace, o).all.first_byte;
   };
-  EXPECT_LT(mean_ns(2, 0), 10'000);
-  EXPECT_LT(mean_ns(3, 4 * kMs), 10'000);                        // one is idle
-  EXPECT_NEAR(mean_ns(2, 4 * kMs), 2 * 2 * kMs, 0.1 * 4 * kMs);  // two wakes, half a tick each
+  EXPECT_LT(first(2, {}, {}).max_ns, 10'000u);
+  EXPECT_LT(first(3, {}, {4 * kMs}).max_ns, 10'000u);  // one processor is idle
+  EXPECT_NEAR(first(2, {}, {4 * kMs}).mean_ns, 4 * kMs, 10'000);
+  EXPECT_LT(first(2, {4 * kMs}, {}).max_ns, 10'000u);
+  // Half of all between 0 and 1 ms, half between 1 and 9.
+  const pool::SimTimes spread = first(3, {0, kMs, 9 * kMs}, {});
+  EXPECT_NEAR(spread.mean_ns, 2.75 * kMs, 0.4 * kMs);
+  EXPECT_NEAR(static_cast<double>(spread.p50_ns), kMs, 0.4 * kMs);
+  EXPECT_NEAR(static_cast<double>(spread.p90_ns), 7.4 * kMs, 0.8 * kMs);
+  EXPECT_LT(spread.max_ns, 9 * kMs + 10'000);
 }
 
 config::PlanTemplate python() {
@@ -437,6 +446,17 @@ TEST(Advise, GoalThatNoHostMeetsIsSaid) {
   EXPECT_EQ(hostsInWords(s, a).substr(0, 47), "No number of hosts up to 8 meets the goal: burs");
 }
 
+TEST(Advise, ThePoolsMemoryIsItsMostBecauseTheirSizesChangeSlowly) {
+  const config::PlanScenario s = scenario(20, 50, 1);
+  const Advice a = advised(inputOf(s, bigHost()), s);
+  const auto pools = std::find_if(a.resources.begin(), a.resources.end(), [](const Resource& r) {
+    return r.name.starts_with("memory of the pools");
+  });
+  ASSERT_NE(pools, a.resources.end());
+  EXPECT_GT(pools->most, 0);
+  EXPECT_EQ(pools->mean, pools->most);
+}
+
 TEST(Advise, SettingsToPasteAreSettingsAndHelp) {
   config::PlanScenario s = scenario(3, 50, 0.2);
   config::PlanLoad bursts = s.loads[0];
@@ -549,15 +569,48 @@ TEST(Render, TableJsonAndPictureSayTheSame) {
   EXPECT_EQ(svg.substr(svg.size() - 7), "</svg>\n");
 }
 
+TEST(Render, FiguresFinerThanTheModelAreWarnedOf) {
+  config::PlanScenario s = scenario(60, 100, 1);
+  Advice a;
+  a.score.tasks = 5'000;
+  a.score.first_p99_ns = 5 * kMs;
+  s.goal.first_byte_ms = 5;
+  EXPECT_TRUE(warningsOf(s, a).empty());
+  s.goal.first_byte_ms = 4;
+  ASSERT_EQ(warningsOf(s, a).size(), 1u);
+  EXPECT_NE(warningsOf(s, a)[0].find("a first byte within 4ms, is below 5ms"), std::string::npos);
+  s.goal.first_byte_ms = 100;
+  a.score.first_p99_ns = 1'200'000;
+  ASSERT_EQ(warningsOf(s, a).size(), 1u);
+  EXPECT_NE(warningsOf(s, a)[0].find("p99 of 1.2 ms is below 5ms"), std::string::npos);
+  a.score.first_p99_ns = 0;  // no task was served
+  EXPECT_TRUE(warningsOf(s, a).empty());
+  a.score.tasks = 1'999;
+  ASSERT_EQ(warningsOf(s, a).size(), 1u);
+  EXPECT_EQ(warningsOf(s, a)[0].substr(0, 16), "Only 1999 tasks:");
+}
+
+TEST(Render, WarningsAreInTheTableAndInTheJson) {
+  config::PlanScenario s = scenario(5, 5, 1);
+  const Input in = inputOf(s, bigHost());
+  const Advice a = advised(in, s);
+  const std::vector<std::string> warnings = warningsOf(s, a);
+  ASSERT_EQ(warnings.size(), 2u) << "a short load on an idle host";
+  EXPECT_EQ(nlohmann::json::parse(renderJson(in, s, a))["warnings"], warnings);
+  for (const std::string& each : warnings)
+    EXPECT_NE(renderTable(in, s, a).find(each + "\n"), std::string::npos) << each;
+}
+
 TEST(Render, NamesCannotBreakThePicture) {
   config::PlanScenario s = scenario(5, 5, 1);
   Advice a = advised(inputOf(s, bigHost()), s);
-  a.binds = "<script>\"&";
+  a.binds = "<script>\"&\x1b[31m";
   a.headroom = 1.5;
   a.unbound = false;
   const std::string svg = renderSvg(s, a);
   EXPECT_EQ(svg.find("<script>"), std::string::npos);
-  EXPECT_NE(svg.find("&lt;script&gt;&quot;&amp;"), std::string::npos);
+  EXPECT_NE(svg.find("&lt;script&gt;&quot;&amp;\\x1b[31m"), std::string::npos);
+  EXPECT_EQ(svg.find('\x1b'), std::string::npos) << "XML allows no control byte";
 }
 
 }  // namespace
