@@ -30,6 +30,12 @@ uint64_t unixMs() {
   return static_cast<uint64_t>(now.tv_sec) * 1'000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
 }
 
+uint64_t threadCpuNs() {
+  timespec used{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  return static_cast<uint64_t>(used.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(used.tv_nsec);
+}
+
 metrics::RecorderOptions recorderOptions(const config::Daemon& s, std::string version,
                                          uint64_t started_ms) {
   metrics::RecorderOptions o;
@@ -170,7 +176,7 @@ void HttpEdge::arm() {
 }
 
 void HttpEdge::look() {
-  const uint64_t now_ns = base::monotonicNs();
+  const uint64_t now_ns = base::monotonicNs(), cpu_ns = threadCpuNs();
   const bool tick = now_ns >= tick_due_ns_;
   const bool asked = pages_->board.asked();
   if (!tick && !asked) return;
@@ -182,7 +188,7 @@ void HttpEdge::look() {
     if (on_tick_) on_tick_();
   }
   if (asked) pages_->board.publish(recorder_.snapshot(report, process, stopping_));
-  look_ns_ = base::monotonicNs() - now_ns;
+  look_ns_ = threadCpuNs() - cpu_ns;
 }
 
 void HttpEdge::stop() {

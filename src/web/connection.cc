@@ -28,6 +28,9 @@ std::chrono::milliseconds ms(uint32_t count) { return std::chrono::milliseconds(
 
 std::string str(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
+// Of so many places, for streams: an eighth is for requests alone.
+uint32_t mayListen(uint32_t places) { return places - std::max(1u, places / 8); }
+
 // In a time that depends on the lengths alone.
 bool same(std::string_view a, std::string_view b) {
   return a.size() == b.size() && ::sodium_memcmp(a.data(), b.data(), a.size()) == 0;
@@ -260,8 +263,8 @@ void Connection::onWritten(error_code failed) {
 void Connection::beginStream() {
   if (state_ != State::answering) return;
   Shared::Places& mine = shared_->of_host[host_];
-  if (mine.streams >= shared_->options.per_host_max / 2 ||
-      shared_->streams >= shared_->options.connections_max / 2)
+  const Options& o = shared_->options;
+  if (mine.streams >= mayListen(o.per_host_max) || shared_->streams >= mayListen(o.connections_max))
     return answer(text(503, "there are too many listeners\n"));
   answer_timer_.cancel();
   state_ = State::streaming;
