@@ -446,17 +446,17 @@ TEST_F(WebFixture, AReplyThatNobodySendsHoldsNoPlace) {
   });
 }
 
-TEST_F(WebFixture, HalfOfThePlacesMayListen) {
+TEST_F(WebFixture, AnEighthOfThePlacesIsForRequestsAlone) {
   options.connections_max = options.per_host_max = 8;
   start();
   std::vector<std::unique_ptr<Peer>> peers;
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < 8; ++i) {
     peers.push_back(std::make_unique<Peer>(server->port()));
     peers.back()->send(request("/events"));
     EXPECT_THAT(peers.back()->readUntil("\r\n\r\n"),
-                StartsWith(i < 4 ? "HTTP/1.1 200" : "HTTP/1.1 503"));
+                StartsWith(i < 7 ? "HTTP/1.1 200" : "HTTP/1.1 503"));
   }
-  EXPECT_EQ(server->counts().streams, 4u);
+  EXPECT_EQ(server->counts().streams, 7u);
   EXPECT_THAT(ask("/hello"), StartsWith("HTTP/1.1 200"));
 }
 
