@@ -30,6 +30,12 @@ uint64_t unixMs() {
   return static_cast<uint64_t>(now.tv_sec) * 1'000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
 }
 
+uint64_t threadCpuNs() {
+  timespec used{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  return static_cast<uint64_t>(used.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(used.tv_nsec);
+}
+
 metrics::RecorderOptions recorderOptions(const config::Daemon& s, std::string version,
                                          uint64_t started_ms) {
   metrics::RecorderOptions o;
@@ -157,8 +163,11 @@ base::Status HttpEdge::start(boost::asio::io_context& io,
   return base::Unit{};
 }
 
+// A look takes at most a hundredth of the core's time, however much there is to look at.
 void HttpEdge::arm() {
-  timer_->expires_after(std::chrono::nanoseconds(metrics::Board::kPeriod_ns));
+  const uint64_t pause_ns =
+      std::clamp(100 * look_ns_, metrics::Board::kPeriod_ns, metrics::kTickMs * 1'000'000);
+  timer_->expires_after(std::chrono::nanoseconds(pause_ns));
   timer_->async_wait([this](boost::system::error_code failed) {
     if (failed) return;
     look();
@@ -167,7 +176,7 @@ void HttpEdge::arm() {
 }
 
 void HttpEdge::look() {
-  const uint64_t now_ns = base::monotonicNs();
+  const uint64_t now_ns = base::monotonicNs(), cpu_ns = threadCpuNs();
   const bool tick = now_ns >= tick_due_ns_;
   const bool asked = pages_->board.asked();
   if (!tick && !asked) return;
@@ -179,6 +188,7 @@ void HttpEdge::look() {
     if (on_tick_) on_tick_();
   }
   if (asked) pages_->board.publish(recorder_.snapshot(report, process, stopping_));
+  look_ns_ = threadCpuNs() - cpu_ns;
 }
 
 void HttpEdge::stop() {

@@ -57,6 +57,7 @@ class HttpEdge {
   std::function<void()> on_tick_;
   std::unique_ptr<boost::asio::steady_timer> timer_;
   uint64_t tick_due_ns_ = 0;
+  uint64_t look_ns_ = 0;  // of the core's processor, for the last look
   bool stopping_ = false;
   // Of both threads; last, so that the HTTP thread ends first.
   struct Pages;

@@ -55,7 +55,7 @@ constexpr Meaning kMeanings[] = {
     {"http.token_file",
      "the token that HTTP clients must show, in a file that only root may read; needed beyond "
      "loopback"},
-    {"http.connections_max", "connections of HTTP clients; one address may have half of them"},
+    {"http.connections_max", "connections of HTTP clients; one host may have half of them"},
     {"http.tenants_max", "the busiest tenants, which have figures of their own in the metrics"},
     {"audit_time", "between two checks for stray cgroups, processes and mounts"},
     {"blob_user_max", "blobs and uploads of one user; also one blob"},

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -22,6 +24,7 @@ constexpr std::chrono::milliseconds kUpdatePeriod{1'000};
 // Clients that come within this time share one message.
 constexpr uint64_t kStateAge_ns = 1'000'000'000, kUpdateAge_ns = 300'000'000;
 constexpr size_t kAllRows = metrics::kTicks;
+constexpr size_t kRowCounts[] = {0, kRowsOfUpdate, 60, kAllRows};  // of a message
 
 web::Response asset(const Asset& of) {
   web::Response response;
@@ -40,7 +43,7 @@ class Feed {
   void now(size_t rows, web::Reply reply) {
     auto kept = std::make_shared<web::Reply>(std::move(reply));
     board_->ask(monotonicNs(), kUpdateAge_ns, [this, kept, rows](const SnapshotPtr& snapshot) {
-      kept->send(web::json(live_.message(*snapshot, rows)));
+      kept->send(nowOf(*snapshot, rows));
     });
   }
 
@@ -69,19 +72,31 @@ class Feed {
     return state_;
   }
 
+  // Made once for all who ask for as much of the same snapshot.
+  const web::Response& nowOf(const metrics::Snapshot& snapshot, size_t rows) {
+    if (now_serial_ != snapshot.serial) now_.clear();
+    now_serial_ = snapshot.serial;
+    const auto [at, is_new] = now_.try_emplace(rows);
+    if (is_new) at->second = web::json(live_.message(snapshot, rows));
+    return at->second;
+  }
+
   std::shared_ptr<metrics::Board> board_;
   Live live_;
+  std::map<size_t, web::Response> now_;  // by rows, of kRowCounts
+  uint64_t now_serial_ = 0;
   web::Channel channel_;
   std::shared_ptr<const std::string> state_;
   uint64_t state_serial_ = 0;
 };
 
-// At most kAllRows; as many as an update has if the client says nothing that can be read.
+// The next of kRowCounts; as many as an update has if the client says nothing that can be read.
 size_t rowsOf(const web::Request& request) {
   const auto text = request.param("rows");
   size_t rows = kRowsOfUpdate;
   if (text) std::from_chars(text->data(), text->data() + text->size(), rows);
-  return std::min(rows, kAllRows);
+  return *std::find_if(std::begin(kRowCounts), std::end(kRowCounts) - 1,
+                       [&](size_t each) { return each >= rows; });
 }
 
 }  // namespace

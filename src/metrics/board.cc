@@ -23,10 +23,12 @@ void Board::ask(uint64_t now_ns, uint64_t age_ns_max, Done done) {
 }
 
 void Board::publish(SnapshotPtr snapshot) {
-  asked_.store(false, std::memory_order_release);
   Post to_reader;
   {
-    std::lock_guard lock(mutex_);
+    // The reader's thread is of low priority, and may be off its processor with the lock.
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock) return;  // still asked for: at the next look
+    asked_.store(false, std::memory_order_release);
     latest_ = snapshot;
     to_reader = to_reader_;
   }

@@ -14,6 +14,7 @@
 
 #include "base/text.h"
 #include "web/server.h"
+#include "web/shared.h"
 
 namespace mayfly::web {
 
@@ -53,6 +54,17 @@ Where whereOf(const Address& address) {
 }
 
 }  // namespace
+
+std::string hostOf(const boost::asio::ip::address& address) {
+  if (address.is_loopback()) return "loopback";
+  if (address.is_v4()) return address.to_string();
+  auto bytes = address.to_v6().to_bytes();
+  const boost::asio::ip::address_v6 v6(bytes);
+  if (v6.is_v4_mapped())
+    return hostOf(boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, v6));
+  std::fill(bytes.begin() + 8, bytes.end(), 0);
+  return boost::asio::ip::address_v6(bytes).to_string() + "/64";
+}
 
 Result<Address> parseAddress(std::string_view given) {
   const auto wrong = [&](const char* why) {

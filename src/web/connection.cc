@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
+
 namespace mayfly::web {
 
 namespace http = boost::beast::http;
@@ -26,6 +28,9 @@ std::chrono::milliseconds ms(uint32_t count) { return std::chrono::milliseconds(
 
 std::string str(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
+// Of so many places, for streams: an eighth is for requests alone.
+uint32_t mayListen(uint32_t places) { return places - std::max(1u, places / 8); }
+
 // In a time that depends on the lengths alone.
 bool same(std::string_view a, std::string_view b) {
   return a.size() == b.size() && ::sodium_memcmp(a.data(), b.data(), a.size()) == 0;
@@ -41,20 +46,23 @@ Connection::Connection(std::shared_ptr<Shared> shared, asio::ip::tcp::socket soc
       buffer_(shared_->options.head_bytes_max),
       answer_timer_(shared_->io) {
   shared_->connections.insert(this);
-  ++shared_->of_host[host_];
+  ++shared_->of_host[host_].connections;
   ++shared_->open;
 }
 
-Connection::~Connection() {
-  close();
-  shared_->connections.erase(this);
-  const auto at = shared_->of_host.find(host_);
-  if (at != shared_->of_host.end() && --at->second == 0) shared_->of_host.erase(at);
-  --shared_->open;
-}
+Connection::~Connection() { close(); }
 
+// Its place is free from here on, even if a reply that waits for the core still holds the object.
 void Connection::close() {
-  if (state_ == State::streaming) --shared_->streams;
+  if (state_ == State::closed) return;
+  const auto places = shared_->of_host.find(host_);
+  if (state_ == State::streaming) {
+    --shared_->streams;
+    --places->second.streams;
+  }
+  if (--places->second.connections == 0) shared_->of_host.erase(places);
+  shared_->connections.erase(this);
+  --shared_->open;
   state_ = State::closed;
   answer_timer_.cancel();
   blocks_.clear();
@@ -64,10 +72,20 @@ void Connection::close() {
   stream_.close();
 }
 
+void Connection::enter(State state) {
+  state_ = state;
+  since_ns_ = base::monotonicNs();
+}
+
+bool Connection::mayGo(uint64_t now_ns) const {
+  return state_ == State::reading ||
+         (state_ == State::writing && now_ns - since_ns_ > kStuckMs * 1'000'000);
+}
+
 // --- requests -------------------------------------------------------------------------------
 
 void Connection::read() {
-  state_ = State::reading;
+  enter(State::reading);
   parser_.emplace();
   parser_->header_limit(shared_->options.head_bytes_max);
   parser_->body_limit(0);
@@ -212,7 +230,7 @@ void Connection::answer(Response response) {
   const bool unchanged = response.status == 200 && !response.etag.empty() && has == response.etag;
   response_ = std::move(response);
   if (unchanged) response_.status = 304;
-  state_ = State::writing;
+  enter(State::writing);
   stream_.expires_after(ms(shared_->options.write_ms_max));
   const size_t bytes = response_.body ? response_.body->size() : 0;
   auto done = [self = shared_from_this()](error_code failed, size_t) { self->onWritten(failed); };
@@ -244,8 +262,13 @@ void Connection::onWritten(error_code failed) {
 
 void Connection::beginStream() {
   if (state_ != State::answering) return;
+  Shared::Places& mine = shared_->of_host[host_];
+  const Options& o = shared_->options;
+  if (mine.streams >= mayListen(o.per_host_max) || shared_->streams >= mayListen(o.connections_max))
+    return answer(text(503, "there are too many listeners\n"));
   answer_timer_.cancel();
   state_ = State::streaming;
+  ++mine.streams;
   ++shared_->streams;
   keep_ = false;
   response_ = {};

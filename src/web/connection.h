@@ -38,12 +38,20 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   bool isOpen() const { return state_ != State::closed; }
   size_t unsentBlocks() const { return blocks_.size(); }
 
+  // --- for who wants its place ---
+  // Whether it may be ended: it waits for a request, or its client has not read for kStuckMs.
+  bool mayGo(uint64_t now_ns) const;
+  uint64_t since_ns() const { return since_ns_; }  // of its present state
+  const std::string& host() const { return host_; }
+
  private:
+  static constexpr uint64_t kStuckMs = 2'000;
   enum class State : uint8_t { reading, answering, writing, streaming, closed };
   using Parser = boost::beast::http::request_parser<boost::beast::http::empty_body>;
   using Head = boost::beast::http::response<boost::beast::http::empty_body>;
   using Whole = boost::beast::http::response<boost::beast::http::span_body<const char>>;
 
+  void enter(State state);
   void onRead(boost::system::error_code failed);
   void handle();
   std::optional<Response> refusal(Access access) const;
@@ -56,7 +64,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void writeBlock();
 
   std::shared_ptr<Shared> shared_;
-  std::string host_;  // the client's address
+  std::string host_;  // the client's, as hostOf() says
   boost::beast::tcp_stream stream_;
   boost::beast::flat_buffer buffer_;
   std::optional<Parser> parser_;
@@ -65,6 +73,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   bool keep_ = false;  // another request may follow
   bool head_only_ = false;
   uint32_t requests_ = 0;
+  uint64_t since_ns_ = 0;
   // The answer, while it is written.
   Response response_;
   std::optional<Head> head_;

@@ -16,6 +16,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/clock.h"
 #include "web/connection.h"
 #include "web/shared.h"
 
@@ -84,7 +85,10 @@ struct Server::Impl : std::enable_shared_from_this<Impl> {
       base::Fd fd(::accept4(acceptor.native_handle(), reinterpret_cast<sockaddr*>(&address),
                             &length, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (fd) {
-        admit(std::move(fd), address, length);
+        try {
+          admit(std::move(fd), address, length);
+        } catch (const std::exception&) {  // this client's connection is closed; others wait
+        }
         continue;
       }
       if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -103,11 +107,8 @@ struct Server::Impl : std::enable_shared_from_this<Impl> {
     tcp::endpoint peer;
     peer.resize(std::min<size_t>(length, peer.capacity()));
     ::memcpy(peer.data(), &address, peer.size());
-    std::string host = peer.address().to_string();
-    const auto at = shared->of_host.find(host);
-    const uint32_t of_host = at != shared->of_host.end() ? at->second : 0;
-    if (shared->open >= shared->options.connections_max ||
-        of_host >= shared->options.per_host_max) {
+    std::string host = hostOf(peer.address());
+    if (!makeRoom(host)) {
       ++shared->refused;
       (void)!::send(fd.get(), kFull.data(), kFull.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
       return;
@@ -119,6 +120,24 @@ struct Server::Impl : std::enable_shared_from_this<Impl> {
     if (failed) return;
     (void)fd.release();
     std::make_shared<Connection>(shared, std::move(socket), std::move(host))->read();
+  }
+
+  // Who has nothing to do goes first: a client that only holds places keeps nobody out.
+  bool makeRoom(const std::string& host) {
+    const auto at = shared->of_host.find(host);
+    const bool host_full =
+        at != shared->of_host.end() && at->second.connections >= shared->options.per_host_max;
+    if (!host_full && shared->open < shared->options.connections_max) return true;
+    const uint64_t now_ns = base::monotonicNs();
+    Connection* longest = nullptr;
+    for (Connection* one : shared->connections)
+      if (one->mayGo(now_ns) && (!host_full || one->host() == host) &&
+          (longest == nullptr || one->since_ns() < longest->since_ns()))
+        longest = one;
+    if (longest == nullptr) return false;
+    ++shared->refused;
+    longest->close();
+    return true;
   }
 
   void tick(const std::shared_ptr<asio::steady_timer>& timer, std::chrono::milliseconds period,

@@ -24,8 +24,10 @@ struct Options {
   std::string token;     // that clients must show; empty: none, and only on loopback
   bool loopback = true;  // the listener's address: then the Host header must name it, too
   uint16_t port = 0;     // the listener's, for that check; filled in by start()
+  // Beyond these a connection that is idle, or whose client does not read, makes room; an
+  // eighth of each is not for listeners of events.
   uint32_t connections_max = 256;
-  uint32_t per_host_max = 128;        // connections of one address
+  uint32_t per_host_max = 128;        // of one host, as hostOf() says
   uint32_t head_bytes_max = 8 << 10;  // of a request
   uint32_t head_ms_max = 10'000;      // from a request's first byte to its last
   uint32_t idle_ms_max = 30'000;      // without a request

@@ -78,7 +78,7 @@ def test_the_brokers_cost_is_measured_and_told(tmp_path):
 @pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-load").exists(), reason="this build has no benchmarks")
 @pytest.mark.slow
 def test_the_cost_of_metrics_is_measured_and_told(tmp_path):
-    done = subprocess.run([TOP / "bench/metrics", "--quick", "--build", BUILD, "--out", tmp_path], capture_output=True,
+    done = subprocess.run([TOP / "bench/metrics", "--quick", "--listeners", "50", "--build", BUILD, "--out", tmp_path], capture_output=True,
                           text=True, timeout=300)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     written = json.loads((tmp_path / "metrics-quick.json").read_text())
@@ -87,8 +87,9 @@ def test_the_cost_of_metrics_is_measured_and_told(tmp_path):
     for line in written["lines"]:
         low, high = line["interval"]
         assert 0 < low <= line["ratio"] <= high and line["figure"] in done.stdout
-    goals = [line["ratio"] < 1.03 for line in written["lines"] if "p99" not in line["figure"] and "cpu" not in line["figure"]]
-    assert written["goal_met"] == all(goals) == (done.returncode == 0)
+    goals = [line["interval"] for line in written["lines"] if "p99" not in line["figure"] and "cpu" not in line["figure"]]
+    verdict = ("MISSED" if any(low > 1.03 for low, _ in goals) else "met" if all(high < 1.03 for _, high in goals) else "open")
+    assert written["goal"] == verdict and (done.returncode == 0) == (verdict == "met")
 
 
 def test_an_interval_is_students():
