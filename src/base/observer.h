@@ -57,7 +57,8 @@ struct PoolForecast {
   double miss_share = 0;   // chance that a task finds no parked clone, with the present target
   uint32_t wanted = 0;     // parked clones, before the budget's cut
   uint64_t make_ns = 0;    // the time to make a clone
-  std::array<uint32_t, kSizeReasons> target_by_reason{};  // sums up to the target
+  std::array<uint32_t, kSizeReasons> target_by_reason{};  // clones; sums up to the target
+  std::array<uint32_t, kSizeReasons> lanes_by_reason{};   // a target of 0 has a reason, too
 };
 
 // A template's clones and boxes that have no task yet.

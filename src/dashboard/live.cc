@@ -62,6 +62,15 @@ uint64_t total(const Counts& counts) {
   return all;
 }
 
+// Clones by the reason of their number; a pool that is to have none has a reason, too.
+Json targetWhyOf(const base::PoolForecast& f) {
+  Json json = Json::object();
+  for (size_t i = 0; i < base::kSizeReasons; ++i)
+    if (f.lanes_by_reason[i] != 0)
+      json[std::string(base::name(static_cast<base::SizeReason>(i)))] = f.target_by_reason[i];
+  return json;
+}
+
 bool isCap(base::Verdict verdict) {
   return metrics::outcomeOf(verdict) == metrics::Outcome::capped;
 }
@@ -126,7 +135,6 @@ Json minuteOf(const Minute& minute) {
 }
 
 Json templateOf(const metrics::Template& t, const Sums& sums, const Minute& minute) {
-  const auto reason = [](size_t i) { return base::name(static_cast<base::SizeReason>(i)); };
   const auto claim = [](size_t i) { return base::name(static_cast<base::ClaimKind>(i)); };
   const auto launch = [](size_t i) { return base::name(static_cast<base::Launch>(i)); };
   return {{"name", t.name},
@@ -135,7 +143,7 @@ Json templateOf(const metrics::Template& t, const Sums& sums, const Minute& minu
           {"why", t.state_why},
           {"parked", t.pool.parked},
           {"parkedTarget", t.pool.parked_target},
-          {"targetWhy", byName(t.forecast.target_by_reason, reason)},
+          {"targetWhy", targetWhyOf(t.forecast)},
           {"stocked", t.pool.stocked},
           {"stockedTarget", t.pool.stocked_target},
           {"making", t.pool.making},

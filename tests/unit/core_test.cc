@@ -127,6 +127,25 @@ TEST_F(Fixture, TheReportHasWhatIsThereNow) {
   EXPECT_EQ(engine->report().templates[0].quarantined, 0u);
 }
 
+TEST_F(Fixture, APoolThatIsToHaveNoCloneHasAReason) {
+  start();
+  const auto reasons = [&] { return engine->report().templates[0].forecast.lanes_by_reason; };
+  std::array<uint32_t, base::kSizeReasons> wanted{};
+  wanted[size_t(base::SizeReason::maximum)] = 1;
+  EXPECT_EQ(reasons(), wanted) << "the template's own maximum is 0";
+}
+
+TEST_F(Fixture, APoolThatTheDaemonsBudgetKeepsEmptySaysSo) {
+  parked = 1;
+  options.budget.parked_max = 0;
+  start();
+  const base::PoolForecast f = engine->report().templates[0].forecast;
+  std::array<uint32_t, base::kSizeReasons> wanted{};
+  EXPECT_EQ(f.target_by_reason, wanted);
+  wanted[size_t(base::SizeReason::budget)] = 1;
+  EXPECT_EQ(f.lanes_by_reason, wanted);
+}
+
 TEST_F(Fixture, TheReportSaysHowLongTheOldestTaskWaits) {
   start(/*ready=*/false);
   EXPECT_EQ(engine->report().queue_age_ns, 0u);

@@ -59,6 +59,8 @@ metrics::Template python() {
   t.forecast.make_ns = 4'200'000;
   t.forecast.target_by_reason[at(SizeReason::forecast)] = 6;
   t.forecast.target_by_reason[at(SizeReason::bursts)] = 2;
+  t.forecast.lanes_by_reason[at(SizeReason::forecast)] = 3;
+  t.forecast.lanes_by_reason[at(SizeReason::bursts)] = 1;
   t.running = 3;
   t.open = 4;
   t.dying = 2;
@@ -87,6 +89,7 @@ metrics::Template broken() {
   t.mechanism = "exec";
   t.state = "unhealthy";
   t.state_why = "4 zygotes died within 60 s";
+  t.forecast.lanes_by_reason[at(SizeReason::unused)] = 1;
   t.quarantined = 1;
   t.boxes = 1;
   t.trials_failed = 2;

@@ -299,6 +299,16 @@ TEST(Recorder, ABrokersCountsGoOnWhenItsVaultIsRestarted) {
   EXPECT_THAT(Rig().text(), Not(HasSubstr("mayfly_broker"))) << "a daemon without one";
 }
 
+TEST(Recorder, AnEmptyPoolsSizeHasAReason) {
+  Rig rig;
+  base::PoolForecast& f = rig.report.templates[0].forecast;
+  f.lanes_by_reason[static_cast<size_t>(base::SizeReason::budget)] = 3;
+  const std::string text = rig.text();
+  EXPECT_THAT(text, HasSubstr(R"(mayfly_pool_size_reason{template="python",reason="budget"} 1)"));
+  EXPECT_THAT(text, HasSubstr(R"(mayfly_pool_size_reason{template="python",reason="unused"} 0)"));
+  EXPECT_THAT(text, HasSubstr(R"(mayfly_pool_target_clones{template="python",reason="budget"} 0)"));
+}
+
 TEST(Recorder, ReadyIsWhatTheCoreSays) {
   Rig rig;
   EXPECT_TRUE(rig.snapshot()->ready);
