@@ -1,4 +1,5 @@
 // Metrics of tasks, the queue and tenants.
+#include "base/result.h"
 #include "metrics/families.h"
 
 namespace mayfly::metrics {
@@ -25,10 +26,23 @@ void partsOf(const Snapshot& s, const Scrape&, Series& out) {
       }
 }
 
+// A usual code has its series from the start: to rate(), a counter's first value is no rise.
+bool isUsual(size_t code) {
+  switch (static_cast<base::Code>(code)) {
+    case base::Code::invalidArgument:
+    case base::Code::notFound:
+    case base::Code::resourceExhausted:
+    case base::Code::unavailable:
+      return true;
+    default:
+      return false;
+  }
+}
+
 void refusals(const Snapshot& s, const Scrape&, Series& out) {
   for (const Template& t : s.templates)
     for (size_t c = 0; c < kCodes; ++c)
-      if (t.refused[c] != 0) out.add({t.name, codeName(c)}, d(t.refused[c]));
+      if (t.refused[c] != 0 || isUsual(c)) out.add({t.name, codeName(c)}, d(t.refused[c]));
   out.add({kOther, "notFound"}, d(s.refused_unknown_template));
 }
 

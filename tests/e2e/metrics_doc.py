@@ -36,7 +36,8 @@ listen = "127.0.0.1:9464"
 On loopback no token is wanted, unless `http.token_file` names one; elsewhere it is needed, as
 `Authorization: Bearer TOKEN` or as the password of any user. `/healthz` and `/readyz` never want it.
 
-- Counters start at 0 with the daemon. Histograms are classic; their buckets double from 50 us to 210 s.
+- Counters start at 0 with the daemon; refusals with a rare `code` when the first one comes. Histograms are classic;
+  their buckets double from 50 us to 210 s.
 - `template` is one of the daemon's own templates, or `other`. `code`, `verdict`, `kind`, `method` and the like come from
   closed lists, with `other` for anything else.
 - `user` and `tenant` are those of the busiest tenants (`http.tenants_max`, 20); all others count as `other`, `other`. At

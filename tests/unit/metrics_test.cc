@@ -201,6 +201,18 @@ TEST(Recorder, HostileNamesMakeNoNewSeries) {
   EXPECT_LE(rig.snapshot()->notices.size(), kNotices);
 }
 
+TEST(Recorder, UsualRefusalsAreCountedFromZeroAndOthersOnceTheyCome) {
+  Rig rig;
+  const auto series = [](std::string_view code) {
+    return "mayfly_tasks_refused_total{template=\"node\",code=\"" + std::string(code) + "\"} ";
+  };
+  for (const char* code : {"resourceExhausted", "unavailable", "invalidArgument", "notFound"})
+    EXPECT_THAT(rig.text(), HasSubstr(series(code) + "0\n"));
+  EXPECT_THAT(rig.text(), Not(HasSubstr(series("internal"))));
+  rig.recorder.taskRefused(rig.labels("node"), "internal");
+  EXPECT_THAT(rig.text(), HasSubstr(series("internal") + "1\n"));
+}
+
 TEST(Recorder, NamesOfTenantsAreEscapedInTheText) {
   Rig rig;
   rig.end(rig.labels("python", "a\"} 1\nmayfly_evil 2\\"));
