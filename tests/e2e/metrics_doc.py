@@ -45,7 +45,7 @@ On loopback no token is wanted, unless `http.token_file` names one; elsewhere it
 - `phase`: `queue` (accepted until its turn), `claim` (until its first instruction), `start` (both), `first_byte` (from
   its first instruction to the first byte of output), `run` (to its end, or the decision to kill it), `kill` (killed
   tasks: from there to the last process reaped), `reap` (other tasks: the same), `receipt` (until nothing is left),
-  `whole` (all of it).
+  `whole` (all of it). A task whose box is not proven gone counts in neither of the last two.
 - `launch`: `parked` (the task found a parked clone), `stocked` (a clone was forked into a box that stood), `made` (box
   and clone were made), `none` (it never had one).
 - `outcome`: `succeeded`, `failed`, `capped`, `stopped` (cancelled, client gone, daemon stopping), `unserved` (its time

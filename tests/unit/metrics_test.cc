@@ -159,6 +159,19 @@ TEST(Recorder, PartsOfATasksTimeAreCountedByLaunchAndOutcome) {
   EXPECT_EQ(s->templates[0].open, 0u);
 }
 
+TEST(Recorder, ATaskWhoseBoxIsNotProvenGoneHasNoTimeOfAReceipt) {
+  Rig rig;
+  base::Phases unproven = rig.phases();
+  unproven[static_cast<size_t>(Phase::receipt)] = 0;
+  rig.recorder.taskEnded(rig.labels(), Verdict::succeeded, {}, unproven);
+  const auto s = rig.snapshot();
+  const auto& parts = *s->templates[0].parts[static_cast<size_t>(base::Launch::parked)][0];
+  EXPECT_EQ(parts[static_cast<size_t>(Part::reap)].count(), 1u);
+  EXPECT_EQ(parts[static_cast<size_t>(Part::receipt)].count(), 0u);
+  EXPECT_EQ(parts[static_cast<size_t>(Part::whole)].count(), 0u);
+  EXPECT_EQ(s->templates[0].ended(), 1u);
+}
+
 TEST(Recorder, ASnapshotNeverChangesAndSharesWhatHasNotChanged) {
   Rig rig;
   rig.end(rig.labels());
