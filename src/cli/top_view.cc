@@ -158,6 +158,7 @@ const std::vector<Column> kVerdicts = {
 };
 const std::vector<Column> kRefusals = {
     {"refused", 0, words<"code">, nullptr},
+    {"by", 16, words<"reason">, nullptr},
     {"count", 10, count<"count">, number<"count">},
 };
 const std::vector<Column> kSlow = {

@@ -99,7 +99,7 @@ Json tasksOf(const Snapshot& s) {
     open += t.open;
     accepted += t.accepted;
     ended += t.ended();
-    refused += total(t.refused);
+    refused += t.refusedInAll();
   }
   return {{"queued", s.queued},
           {"queueAgeS", seconds(s.queue_age_ns)},
@@ -157,7 +157,7 @@ Json templateOf(const metrics::Template& t, const Sums& sums, const Minute& minu
           {"renewals", t.pool.renewals},
           {"accepted", t.accepted},
           {"ended", t.ended()},
-          {"refused", total(t.refused)},
+          {"refused", t.refusedInAll()},
           {"claims", byName(t.claims, claim)},
           {"launches", byName(t.launches, launch)},
           {"acceptedHz", rounded(minute.hz(sums.accepted))},
@@ -191,16 +191,19 @@ Json verdictsOf(const Snapshot& s, const Minute& minute) {
   return json;
 }
 
-// Submissions that were refused, by error code; only codes that came.
+// Submissions that were refused, by error code and reason; only those that came.
 Json refusalsOf(const Snapshot& s) {
-  std::array<uint64_t, metrics::kCodes> counts{};
-  for (const metrics::Template& t : s.templates)
-    for (size_t i = 0; i < metrics::kCodes; ++i) counts[i] += t.refused[i];
   Json json = Json::array();
-  for (size_t i = 0; i < metrics::kCodes; ++i)
-    if (counts[i] != 0) json.push_back({{"code", metrics::codeName(i)}, {"count", counts[i]}});
-  if (s.refused_unknown_template != 0)
-    json.push_back({{"code", "unknownTemplate"}, {"count", s.refused_unknown_template}});
+  const auto put = [&json](std::string_view code, base::RefusedBy by, uint64_t count) {
+    if (count != 0) json.push_back({{"code", code}, {"reason", base::name(by)}, {"count", count}});
+  };
+  for (size_t c = 0; c < metrics::kCodes; ++c)
+    for (size_t b = 0; b < base::kRefusedBys; ++b) {
+      uint64_t count = 0;
+      for (const metrics::Template& t : s.templates) count += t.refused[c][b];
+      put(metrics::codeName(c), static_cast<base::RefusedBy>(b), count);
+    }
+  put("notFound", base::RefusedBy::unknownTemplate, s.refused_unknown_template);
   return json;
 }
 

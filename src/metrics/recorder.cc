@@ -78,14 +78,14 @@ void Recorder::taskAccepted(const base::TaskLabels& t) {
 }
 
 // A refused name gets no place: to be refused costs a client nothing.
-void Recorder::taskRefused(const base::TaskLabels& t, std::string_view code) {
+void Recorder::taskRefused(const base::TaskLabels& t, std::string_view code, base::RefusedBy by) {
   ++tenantOf(t, false).refused;
   Template* tmpl = find(t.template_name);
   if (tmpl == nullptr) {
     ++refused_unknown_;
     return;
   }
-  ++tmpl->refused[codeOf(code)];
+  ++tmpl->refused[codeOf(code)][static_cast<size_t>(by) % base::kRefusedBys];
   ++own_[indexOf(*tmpl)].tick.refused;
 }
 

@@ -50,7 +50,7 @@ class Recorder final : public base::Observer {
 
   // base::Observer
   void taskAccepted(const base::TaskLabels& t) override;
-  void taskRefused(const base::TaskLabels& t, std::string_view code) override;
+  void taskRefused(const base::TaskLabels& t, std::string_view code, base::RefusedBy by) override;
   void taskEnded(const base::TaskLabels& t, base::Verdict verdict, const base::Usage& usage,
                  const base::Phases& phases) override;
   void receipt(std::string_view template_name, const base::Receipt& r) override;

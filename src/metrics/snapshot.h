@@ -74,7 +74,8 @@ struct Template {
 
   uint64_t accepted = 0;                             // tasks
   std::array<uint64_t, base::kVerdicts> verdicts{};  // tasks ended, by verdict
-  std::array<uint64_t, kCodes> refused{};            // submissions, by error code
+  // Submissions, by error code and by whose bound it was.
+  std::array<std::array<uint64_t, base::kRefusedBys>, kCodes> refused{};
   std::array<uint64_t, base::kClaimKinds> claims{};  // parked, waited, made
   std::array<uint64_t, base::kLaunches> launches{};  // of ended tasks: none, parked, stocked, made
   uint64_t cpu_ns = 0, output_bytes = 0;             // of ended tasks
@@ -90,6 +91,12 @@ struct Template {
   std::array<std::array<std::shared_ptr<const Parts>, kOutcomes>, base::kLaunches> parts;
   std::array<Histogram, base::kMakeSteps> make;  // of clones: box, clone, park, whole
 
+  uint64_t refusedInAll() const {
+    uint64_t all = 0;
+    for (const auto& of_code : refused)
+      for (uint64_t n : of_code) all += n;
+    return all;
+  }
   uint64_t ended() const {
     uint64_t all = 0;
     for (uint64_t v : verdicts) all += v;

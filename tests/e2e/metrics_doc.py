@@ -50,6 +50,8 @@ On loopback no token is wanted, unless `http.token_file` names one; elsewhere it
   and clone were made), `none` (it never had one).
 - `outcome`: `succeeded`, `failed`, `capped`, `stopped` (cancelled, client gone, daemon stopping), `unserved` (its time
   in the queue was over), `internal`.
+- `reason` of a refusal: `host` (all users' bound), `user`, `tenant`, `connection` (its own bound), `quarantine`,
+  `notServing` (its template), `stopping`, `request`, `unknownTemplate`, `other`.
 - `reason` of a pool's size: `unused`, `minimum` (`pool.min`), `forecast`, `bursts`, `maximum` (`pool.max`), `budget`
   (`parked_max` or `parked_memory`).
 

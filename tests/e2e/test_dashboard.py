@@ -395,7 +395,7 @@ def test_real_message_counts_what_was_run(real):
         "succeeded": 1, "failed": 1, "memory": 1, "internal": 0}
     assert after["tasks"]["ended"] - before["tasks"]["ended"] == 3
     assert next(t for t in after["tenants"] if t["tenant"] == "counted")["accepted"] == 2
-    assert next(r["count"] for r in after["refusals"] if r["code"] == "unknownTemplate") == 1
+    assert next(r["count"] for r in after["refusals"] if r["reason"] == "unknownTemplate") == 1
     python = next(t for t in after["templates"] if t["name"] == "python")
     assert python["claims"]["parked"] + python["claims"].get("waited", 0) + python["claims"].get("made", 0) == python["accepted"]
     assert after["broker"]["configured"] is False and after["daemon"]["state"] == "ready"

@@ -117,8 +117,9 @@ def test_tasks_are_counted_as_they_ended(served):
     assert web.sum("mayfly_tasks_accepted_total", template="shell") == 3
     assert web.sum("mayfly_claims_total") == 3
     assert web.sum("mayfly_task_launches_total", launch="none") == 0
-    assert web.sum("mayfly_tasks_refused_total", template="other", code="notFound") == 1
-    assert web.sum("mayfly_tasks_refused_total", template="shell", code="invalidArgument") == 1
+    assert web.sum("mayfly_tasks_refused_total", template="other", code="notFound",
+                   reason="unknownTemplate") == 1
+    assert web.sum("mayfly_tasks_refused_total", template="shell", code="invalidArgument", reason="request") == 1
     assert web.sum("mayfly_rpc_calls_refused_total", code="invalidArgument") == 2, "one of them never met the core"
     phases = {dict(labels)["phase"] for (name, labels), _ in figures.items() if name == "mayfly_task_phase_seconds_count"}
     assert phases == {"queue", "claim", "start", "first_byte", "run", "kill", "reap", "receipt", "whole"}

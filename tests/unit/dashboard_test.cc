@@ -70,7 +70,7 @@ metrics::Template python() {
   t.verdicts[at(Verdict::failed)] = 60;
   t.verdicts[at(Verdict::memory)] = 25;
   t.verdicts[at(Verdict::wallTime)] = 15;
-  t.refused[1] = 7;
+  t.refused[1][at(base::RefusedBy::request)] = 7;
   t.claims = {1'080, 20, 100};
   t.launches[at(base::Launch::parked)] = 1'080;
   t.launches[at(base::Launch::made)] = 120;

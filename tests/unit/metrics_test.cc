@@ -191,15 +191,16 @@ TEST(Recorder, HostileNamesMakeNoNewSeries) {
   Rig rig({.tenants_max = 5});
   for (int i = 0; i < 5; ++i) rig.end(rig.labels("python", "tenant" + std::to_string(i)));
   for (size_t code = 0; code < kCodes; ++code)
-    rig.recorder.taskRefused(rig.labels(), codeName(code));
+    for (size_t by = 0; by < base::kRefusedBys; ++by)
+      rig.recorder.taskRefused(rig.labels(), codeName(code), static_cast<base::RefusedBy>(by));
   rig.recorder.callAnswered("Mayfly.submit", 1);
   const size_t lines = linesOf(rig.text());
   for (int i = 0; i < 10'000; ++i) {
     const std::string name = "evil\n\"{" + std::to_string(i);
     rig.end(rig.labels("python", name));
     rig.end(rig.labels(name, name));
-    rig.recorder.taskRefused(rig.labels(name, name), name);
-    rig.recorder.taskRefused(rig.labels("python", name), name);
+    rig.recorder.taskRefused(rig.labels(name, name), name, base::RefusedBy::tenant);
+    rig.recorder.taskRefused(rig.labels("python", name), name, base::RefusedBy::tenant);
     rig.recorder.connectionRefused(name, name);
     rig.recorder.callRefused(name, name);
     rig.recorder.receipt(name, {});
@@ -215,15 +216,22 @@ TEST(Recorder, HostileNamesMakeNoNewSeries) {
 }
 
 TEST(Recorder, UsualRefusalsAreCountedFromZeroAndOthersOnceTheyCome) {
+  using base::RefusedBy;
   Rig rig;
-  const auto series = [](std::string_view code) {
-    return "mayfly_tasks_refused_total{template=\"node\",code=\"" + std::string(code) + "\"} ";
+  const auto series = [](std::string_view code, RefusedBy by) {
+    return "mayfly_tasks_refused_total{template=\"node\",code=\"" + std::string(code) +
+           "\",reason=\"" + std::string(name(by)) + "\"} ";
   };
-  for (const char* code : {"resourceExhausted", "unavailable", "invalidArgument", "notFound"})
-    EXPECT_THAT(rig.text(), HasSubstr(series(code) + "0\n"));
-  EXPECT_THAT(rig.text(), Not(HasSubstr(series("internal"))));
-  rig.recorder.taskRefused(rig.labels("node"), "internal");
-  EXPECT_THAT(rig.text(), HasSubstr(series("internal") + "1\n"));
+  for (RefusedBy by : {RefusedBy::connection, RefusedBy::tenant, RefusedBy::user, RefusedBy::host})
+    EXPECT_THAT(rig.text(), HasSubstr(series("resourceExhausted", by) + "0\n"));
+  EXPECT_THAT(rig.text(), HasSubstr(series("unavailable", RefusedBy::notServing) + "0\n"));
+  EXPECT_THAT(rig.text(), HasSubstr(series("invalidArgument", RefusedBy::request) + "0\n"));
+  EXPECT_THAT(rig.text(), HasSubstr(series("notFound", RefusedBy::request) + "0\n"));
+  EXPECT_THAT(rig.text(), Not(HasSubstr(series("internal", RefusedBy::other))));
+  rig.recorder.taskRefused(rig.labels("node"), "internal", RefusedBy::other);
+  rig.recorder.taskRefused(rig.labels("node"), "resourceExhausted", RefusedBy::user);
+  EXPECT_THAT(rig.text(), HasSubstr(series("internal", RefusedBy::other) + "1\n"));
+  EXPECT_THAT(rig.text(), HasSubstr(series("resourceExhausted", RefusedBy::user) + "1\n"));
 }
 
 TEST(Recorder, NamesOfTenantsAreEscapedInTheText) {

@@ -153,7 +153,8 @@ export class Verdicts {
     this.refusals = el("table");
     find("refusals").append(el("div", { class: "scroll" }, this.refusals));
     this.refused = new Table(this.refusals, [
-      { head: "Reason", header: true, class: left, cell: (r) => words(r.code) },
+      { head: "Refused", header: true, class: left, cell: (r) => words(r.code) },
+      { head: "By", class: left, cell: (r) => words(r.reason) },
       { head: "Submissions", cell: (r) => count(r.count) },
     ], "None so far.");
   }
@@ -161,7 +162,7 @@ export class Verdicts {
   update(m) {
     this.whole(Math.max(1, sum(m.verdicts.map((v) => v.count))));
     this.table.update(m.verdicts.filter((v) => v.count > 0).map((v) => [v.name, v]));
-    this.refused.update(m.refusals.map((r) => [r.code, r]));
+    this.refused.update(m.refusals.map((r) => [`${r.code} ${r.reason}`, r]));
   }
 }
 
