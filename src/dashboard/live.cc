@@ -130,6 +130,7 @@ Json minuteOf(const Minute& minute) {
           {"refusedHz", rounded(minute.hz(minute.all.refused))},
           {"missShare", share(minute.all.missShare())},
           {"cpuShare", rounded(minute.cpu_share)},
+          {"spawnerCpuShare", rounded(minute.spawner_cpu_share)},
           {"loopLagMaxS", seconds(uint64_t{minute.loop_lag_us_max} * 1'000)},
           {"parts", std::move(parts)}};
 }

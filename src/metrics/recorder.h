@@ -122,7 +122,7 @@ class Recorder final : public base::Observer {
 
   Tick tick_;  // being counted; without its templates
   uint64_t tick_from_ms_ = 0, tick_from_ns_ = 0;
-  double tick_cpu_s_ = 0;  // at its begin
+  double tick_cpu_s_ = 0, tick_spawner_cpu_s_ = 0;  // at its begin
   std::deque<std::shared_ptr<const Tick>> ticks_;
   uint64_t serial_ = 0;
 };

@@ -49,9 +49,11 @@ void Recorder::tick(const base::CoreReport& report, const Process& process) {
   tick_.boxes = report.boxes;
   tick_.quarantined = report.quarantined;
   tick_.connections = rpc_.connections;
-  if (length_ns > 0)
-    tick_.cpu_share =
-        static_cast<float>((process.cpu_s - tick_cpu_s_) * 1e9 / static_cast<double>(length_ns));
+  const auto share = [length_ns](double cpu_s) {
+    return length_ns > 0 ? static_cast<float>(cpu_s * 1e9 / static_cast<double>(length_ns)) : 0.0f;
+  };
+  tick_.cpu_share = share(process.cpu_s - tick_cpu_s_);
+  tick_.spawner_cpu_share = share(process.spawner_cpu_s - tick_spawner_cpu_s_);
   for (const Headroom& h : headroomOf(report))
     tick_.headroom.push_back(h.budget > 0 ? static_cast<float>(h.committed / h.budget) : 0.0f);
   for (size_t i = 0; i < std::min(own_.size(), report.templates.size()); ++i) {
@@ -74,6 +76,7 @@ void Recorder::tick(const base::CoreReport& report, const Process& process) {
   if (ticks_.size() > kTicks) ticks_.pop_front();
   tick_from_ns_ = now.ns;
   tick_cpu_s_ = process.cpu_s;
+  tick_spawner_cpu_s_ = process.spawner_cpu_s;
 }
 
 std::vector<Tenant> Recorder::tenants(const base::CoreReport& report) const {

@@ -126,6 +126,7 @@ struct Headroom {
 
 struct Process {  // mayflyd itself
   double cpu_s = 0;
+  double spawner_cpu_s = 0;  // of the spawner itself, without its children
   uint64_t resident_bytes = 0;
   uint32_t open_fds = 0, fds_max = 0;
 };
@@ -187,6 +188,7 @@ struct Tick {
   uint32_t broker_allowed = 0, broker_refused = 0, broker_failed = 0;
   uint32_t loop_lag_us_max = 0;
   float cpu_share = 0;                            // of one core, by mayflyd itself
+  float spawner_cpu_share = 0;                    // of one core, by the spawner itself
   std::array<Buckets<uint32_t>, kParts> parts{};  // of tasks that ended in the tick
   std::vector<float> headroom;                    // committed / budget, as in Snapshot::headroom
   std::vector<TickTemplate> templates;            // those with an event or a parked clone

@@ -95,7 +95,7 @@ def test_page_shows_every_part_of_the_message(page, made_up):
         "#verdicts": ["succeeded", "1,100", "wall time", "invalid argument", "unknown template"],
         "#tenants": ["red (uid:1000)", "0, 7", "all others"],
         "#host": ["memory", "3 GiB", "8 GiB", "37.5 %"],
-        "#daemon-use": ["120 of 20,000", "12.5 %"],
+        "#daemon-use": ["120 of 20,000", "12.5 %", "CPU of the spawner, of one core", "6.25 %"],
         "#calls-table": ["Task.wait", "38.4 ms / 50.9 ms"],
         "#forecast": ["12.5/s", "13/s", "0.99 %", "16.7 %", "4.2 ms", "768 KiB"],
         "#broker": ["http", "310", "up, started 2 times"],

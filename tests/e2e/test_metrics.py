@@ -126,6 +126,7 @@ def test_tasks_are_counted_as_they_ended(served):
     assert web.sum("mayfly_task_phase_seconds_count", phase="kill") == 1
     assert web.sum("mayfly_receipts_total", result="incomplete") == 0
     assert 0.05 < web.sum("mayfly_task_phase_seconds_sum", phase="run", outcome="capped") < 30
+    assert web.sum("mayfly_process_cpu_seconds_total") > 0 and web.sum("mayfly_spawner_cpu_seconds_total") > 0
     assert web.sum("mayfly_process_open_fds") > 10 and web.sum("mayfly_process_resident_memory_bytes") > 1e6
 
 

@@ -109,6 +109,7 @@ std::shared_ptr<const Tick> tick(uint32_t ago) {
   out->receipts = 24;
   out->loop_lag_us_max = 300 + ago;
   out->cpu_share = 0.125F;
+  out->spawner_cpu_share = 0.0625F;
   TickTemplate t;
   t.index = 0;
   t.accepted = 24 + ago % 5;
@@ -339,6 +340,7 @@ TEST(DashboardMinute, CountsTicksOfTheLastMinuteOnly) {
   EXPECT_EQ(minute.all.verdicts[at(Verdict::memory)], 60u);
   EXPECT_DOUBLE_EQ(minute.all.missShare(), 4.0 / 24);
   EXPECT_DOUBLE_EQ(minute.cpu_share, 0.125);
+  EXPECT_DOUBLE_EQ(minute.spawner_cpu_share, 0.0625);
   EXPECT_EQ(minute.loop_lag_us_max, 329u);
 }
 

@@ -266,7 +266,7 @@ TEST(Recorder, TicksHoldTheRecentPastAndNoMore) {
   rig.recorder.cloneClaimed(rig.labels(), base::ClaimKind::waited);
   rig.recorder.loopLag(3 * kMs);
   rig.report.templates[1].boxes = 1;
-  rig.recorder.tick(rig.report, {.cpu_s = 1});
+  rig.recorder.tick(rig.report, {.cpu_s = 1, .spawner_cpu_s = 0.5});
   rig.report.templates[1].boxes = 0;
   for (size_t i = 0; i < kTicks + 5; ++i) {
     const auto s = rig.snapshot();
@@ -275,6 +275,7 @@ TEST(Recorder, TicksHoldTheRecentPastAndNoMore) {
       const Tick& t = *s->ticks[0];
       EXPECT_EQ(t.length_ms, kTickMs);
       EXPECT_FLOAT_EQ(t.cpu_share, 0.5f);
+      EXPECT_FLOAT_EQ(t.spawner_cpu_share, 0.25f);
       EXPECT_EQ(t.loop_lag_us_max, 3'000u);
       ASSERT_EQ(t.templates.size(), 2u) << "one had a task, the other has a box";
       EXPECT_EQ(t.templates[0].verdicts[0], 1u);

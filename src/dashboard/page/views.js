@@ -216,6 +216,7 @@ export class Host {
     pairs(find("daemon-use"), [
       ["up", "Up for", seconds(d.uptimeS)],
       ["cpu", "CPU, of one core", percent(m.lastMinute.cpuShare)],
+      ["spawner-cpu", "CPU of the spawner, of one core", percent(m.lastMinute.spawnerCpuShare)],
       ["memory", "Memory", bytes(d.residentBytes)],
       ["fds", "Descriptors", `${count(d.openFds)} of ${count(d.fdsMax)}`],
       ["connections", "Connections", count(m.rpc.connections)],
