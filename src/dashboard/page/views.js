@@ -166,6 +166,8 @@ export class Verdicts {
   }
 }
 
+const SINCE_START = "since the daemon's start, not of the last minute";
+
 const tenantName = (t) => (t.others ? "all others" : t.tenant === "" ? t.user : `${t.tenant} (${t.user})`);
 
 export class Tenants {
@@ -178,8 +180,8 @@ export class Tenants {
       { head: "Refused", cell: (t) => unless0(t.refused, "warn") },
       { head: "Failed, capped", cell: (t) => `${count(t.ended.failed ?? 0)}, ${count(t.ended.capped ?? 0)}` },
       { head: "CPU time", cell: (t) => seconds(t.cpuS) },
-      { head: "Start p99", cell: (t) => seconds(t.startP99S) },
-      { head: "Whole p99", cell: (t) => seconds(t.wholeP99S) },
+      { head: "Start p99, all tasks", why: SINCE_START, cell: (t) => seconds(t.startP99S) },
+      { head: "Whole p99, all tasks", why: SINCE_START, cell: (t) => seconds(t.wholeP99S) },
     ], "Nobody has submitted a task.");
   }
 
@@ -223,8 +225,8 @@ export class Host {
       ["calls", "Calls, refused", `${count(m.rpc.calls)}, ${count(sum(Object.values(m.rpc.refused)))}`],
       ["malformed", "Malformed messages", count(m.rpc.malformed), m.rpc.malformed > 0 ? "warn" : ""],
       ["bytes", "Bytes in, out", `${bytes(m.rpc.bytesIn)}, ${bytes(m.rpc.bytesOut)}`],
-      ["lag", "Event-loop lag, p99", seconds(d.loopLagP99S)],
-      ["lag-max", "Event-loop lag, worst", seconds(d.loopLagMaxS)],
+      ["lag", "Event-loop lag, p99 since its start", seconds(d.loopLagP99S)],
+      ["lag-max", "Event-loop lag, worst since its start", seconds(d.loopLagMaxS)],
     ]);
   }
 }
@@ -279,9 +281,9 @@ export class Broker {
       ["vault", "Vault", up(b.vaultUp, b.vaultStarts), b.vaultUp ? "good" : "bad"],
       ["sessions", "Sessions", count(b.sessions)],
       ["opened", "Opened, refused", `${count(b.openedOk)}, ${count(b.openedRefused)}`],
-      ["call", "A call, p50 / p99", times(b.call)],
-      ["open", "To open, p50 / p99", times(b.opened)],
-      ["revoke", "To revoke, p50 / p99", times(b.revoked)],
+      ["call", "A call since mayflyd's start, p50 / p99", times(b.call)],
+      ["open", "To open a session, p50 / p99", times(b.opened)],
+      ["revoke", "To revoke one, p50 / p99", times(b.revoked)],
     ]);
     this.table.update(b.decisions.map((d) => [d.kind, d]));
   }
