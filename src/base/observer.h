@@ -133,9 +133,9 @@ struct BrokerCounts {
       "http", "sql", "mint", "tool", "tunnel", "proxy", "session"};
   struct Kind {
     uint64_t allowed = 0, refused = 0, failed = 0;
+    Histogram took{};  // of each call, from its decision to the end of its answer
   };
   std::array<Kind, kKinds> kinds{};
-  Histogram took;
   uint32_t sessions = 0, calls = 0;  // at present
 };
 

@@ -238,11 +238,17 @@ Json headroomOf(const Snapshot& s) {
 
 Json brokerOf(const metrics::Broker& b) {
   Json decisions = Json::array();
-  for (size_t i = 0; i < b.decisions.size(); ++i)
-    decisions.push_back({{"kind", base::BrokerCounts::kNames[i]},
-                         {"allowed", b.decisions[i].allowed},
-                         {"refused", b.decisions[i].refused},
-                         {"failed", b.decisions[i].failed}});
+  Histogram call;
+  for (size_t i = 0; i < b.decisions.size(); ++i) {
+    const base::BrokerCounts::Kind& of = b.decisions[i];
+    call.add(of.took);
+    Json one{{"kind", base::BrokerCounts::kNames[i]},
+             {"allowed", of.allowed},
+             {"refused", of.refused},
+             {"failed", of.failed}};
+    one.update(quantiles(of.took.counts));
+    decisions.push_back(std::move(one));
+  }
   return {{"configured", b.configured},
           {"frontUp", b.front_up},
           {"vaultUp", b.vault_up},
@@ -254,7 +260,7 @@ Json brokerOf(const metrics::Broker& b) {
           {"openedOk", b.opened_ok},
           {"openedRefused", b.opened_refused},
           {"decisions", std::move(decisions)},
-          {"call", timesOf(b.call)},
+          {"call", timesOf(call)},
           {"opened", timesOf(b.opened)},
           {"revoked", timesOf(b.revoked)}};
 }

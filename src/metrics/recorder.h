@@ -96,6 +96,7 @@ class Recorder final : public base::Observer {
   void slow(const base::TaskLabels& t, base::Verdict verdict, const base::Phases& phases);
   void put(const base::CoreReport& report, std::vector<Template>* templates) const;
   std::vector<Tenant> tenants(const base::CoreReport& report) const;
+  void addVault(Broker* broker) const;
   static std::vector<Headroom> headroomOf(const base::CoreReport& report);
 
   RecorderOptions options_;

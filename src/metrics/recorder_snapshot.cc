@@ -129,13 +129,7 @@ SnapshotPtr Recorder::snapshot(const base::CoreReport& report, const Process& pr
   s->receipts_late = receipts_late_;
   s->broker = broker_;
   s->broker.sessions = vault_.sessions;
-  for (size_t i = 0; i < vault_.kinds.size(); ++i) {
-    s->broker.decisions[i].allowed += vault_.kinds[i].allowed;
-    s->broker.decisions[i].refused += vault_.kinds[i].refused;
-    s->broker.decisions[i].failed += vault_.kinds[i].failed;
-  }
-  for (size_t i = 0; i < kBuckets; ++i) s->broker.call.counts[i] += vault_.took.counts[i];
-  s->broker.call.sum_ns += vault_.took.sum_ns;
+  addVault(&s->broker);
   s->rpc = rpc_;
   for (const auto& [name, took] : methods_) s->rpc.methods.push_back({name, took});
   s->process = process;

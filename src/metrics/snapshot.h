@@ -140,8 +140,7 @@ struct Broker {
   uint64_t front_ends = 0, vault_ends = 0;  // unasked
   // Of tasks' calls: base::BrokerCounts::kNames has the kinds. Over all vaults of this run.
   std::array<base::BrokerCounts::Kind, base::BrokerCounts::kKinds> decisions{};
-  Histogram call;    // from a call to its decision and answer, by the vault
-  Histogram opened;  // of sessions, as mayflyd waits for the vault
+  Histogram opened;                            // of sessions, as mayflyd waits for the vault
   uint64_t opened_ok = 0, opened_refused = 0;  // sessions
   Histogram revoked;                           // of sessions, until both ends confirmed
 };

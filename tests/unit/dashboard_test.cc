@@ -204,8 +204,8 @@ Snapshot madeUp() {
   s.broker.front_starts = 1;
   s.broker.vault_starts = 2;
   s.broker.vault_ends = 1;
-  s.broker.decisions[0] = {.allowed = 310, .refused = 4, .failed = 1};
-  s.broker.call = times({20 * kMs, 30 * kMs});
+  s.broker.decisions[0] = {
+      .allowed = 310, .refused = 4, .failed = 1, .took = times({20 * kMs, 30 * kMs})};
   s.broker.opened_ok = 120;
   s.rpc.connections = 4;
   s.rpc.opened = 30;

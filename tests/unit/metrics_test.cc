@@ -318,7 +318,8 @@ TEST(Recorder, ABrokersCountsGoOnWhenItsVaultIsRestarted) {
   Rig rig({.broker = true});
   base::BrokerCounts counts;
   counts.kinds[0] = {5, 2, 1};
-  counts.took.add(kMs);
+  counts.kinds[0].took.add(kMs);
+  counts.kinds[1].took.add(2 * kMs);
   rig.recorder.brokerUp("vault");
   rig.recorder.brokerCounts(counts);
   rig.recorder.brokerDown("vault", "killed");
@@ -328,7 +329,9 @@ TEST(Recorder, ABrokersCountsGoOnWhenItsVaultIsRestarted) {
   const std::string text = rig.text();
   EXPECT_THAT(text,
               HasSubstr(R"(mayfly_broker_decisions_total{kind="http",outcome="allowed"} 10)"));
-  EXPECT_THAT(text, HasSubstr("mayfly_broker_call_seconds_count 2\n"));
+  EXPECT_THAT(text, HasSubstr("mayfly_broker_call_seconds_count{kind=\"http\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("mayfly_broker_call_seconds_sum{kind=\"sql\"} 0.004\n"));
+  EXPECT_THAT(text, Not(HasSubstr("mayfly_broker_call_seconds_count{kind=\"session\"}")));
   EXPECT_THAT(text, HasSubstr(R"(mayfly_broker_ends_total{process="vault"} 1)"));
   EXPECT_THAT(Rig().text(), Not(HasSubstr("mayfly_broker"))) << "a daemon without one";
 }

@@ -266,6 +266,7 @@ export class Broker {
       { head: "Allowed", cell: (d) => count(d.allowed) },
       { head: "Refused", cell: (d) => unless0(d.refused, "warn") },
       { head: "Failed", cell: (d) => unless0(d.failed, "bad") },
+      { head: "p50 / p99", why: SINCE_START, cell: times },
     ], "No call has come.");
     find("broker-body").replaceChildren(this.none, this.there);
   }
