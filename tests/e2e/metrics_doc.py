@@ -40,8 +40,9 @@ On loopback no token is wanted, unless `http.token_file` names one; elsewhere it
   their buckets double from 50 us to 210 s.
 - `template` is one of the daemon's own templates, or `other`. `code`, `verdict`, `kind`, `method` and the like come from
   closed lists, with `other` for anything else.
-- `user` and `tenant` are those of the busiest tenants (`http.tenants_max`, 20); all others count as `other`, `other`. At
-  most one place a minute changes hands, so a client that invents names makes at most one new series a minute.
+- `user` and `tenant` are those of the busiest tenants (`http.tenants_max`, 20); all others count as `other`, `other`. A
+  name has some 63 series. At most one place a minute changes hands, and at most 100 a day: more than the series of
+  that many names no client makes, however many it invents.
 - `phase`: `queue` (accepted until its turn), `claim` (until its first instruction), `start` (both), `first_byte` (from
   its first instruction to the first byte of output), `run` (to its end, or the decision to kill it), `kill` (killed
   tasks: from there to the last process reaped), `reap` (other tasks: the same), `receipt` (until nothing is left),

@@ -126,6 +126,19 @@ TEST(Busiest, FewInventedNamesTakeFreePlacesAndGiveThemToBusierOnesOneAMinute) {
   EXPECT_LT(b.find("u", "better"), b.slotsMax());
 }
 
+TEST(Busiest, ChurnThatIsAlwaysBusierTakesABoundedNumberOfPlacesADay) {
+  Busiest b(1);
+  b.count("u", "first", 1);
+  uint64_t now_ns = kSecond;
+  for (int day = 0; day < 2; ++day) {
+    uint32_t swaps = 0;
+    for (int minute = 0; minute < 24 * 60; ++minute, now_ns += Busiest::kSwapPause_ns)
+      for (int i = 0; i < 30; ++i)
+        swaps += b.count("u", std::to_string(minute % 7), now_ns).is_new ? 1 : 0;
+    EXPECT_EQ(swaps, Busiest::kSwapsOfDay) << day;
+  }
+}
+
 TEST(Busiest, NoPlacesAtAllIsAllowed) {
   Busiest b(0);
   EXPECT_EQ(b.count("u", "a", 1).slot, 0u);
