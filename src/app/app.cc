@@ -169,7 +169,7 @@ base::Status App::openRunState() {
 base::Status App::openHttp() {
   log_.setSlow(options_.settings.slow_task_ms * 1'000'000);
   MAYFLY_TRY(http_, HttpEdge::open(options_.settings, MAYFLY_VERSION,
-                                   static_cast<uint64_t>(::time(nullptr)) * 1'000));
+                                   static_cast<uint64_t>(::time(nullptr)) * 1'000, spawner_.pid));
   if (!http_) return base::Unit{};
   observers_.add(http_->recorder());
   http_->onTick([this] {

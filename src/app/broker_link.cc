@@ -270,12 +270,16 @@ void BrokerLink::count() {
     counts.calls = answer.getCalls();
     auto decisions = answer.getDecisions();
     auto took = answer.getTook();
-    if (decisions.size() != 3 * counts.kinds.size() || took.size() != base::kBuckets)
+    if (decisions.size() != 3 * counts.kinds.size() ||
+        took.size() != (base::kBuckets + 1) * counts.kinds.size())
       return fail(down("the vault counts in another way"));
-    for (unsigned i = 0; i < counts.kinds.size(); ++i)
-      counts.kinds[i] = {decisions[3 * i], decisions[3 * i + 1], decisions[3 * i + 2]};
-    for (unsigned i = 0; i < base::kBuckets; ++i) counts.took.counts[i] = took[i];
-    counts.took.sum_ns = answer.getTookSumNs();
+    unsigned of_took = 0;
+    for (unsigned i = 0; i < counts.kinds.size(); ++i) {
+      base::BrokerCounts::Kind& kind = counts.kinds[i];
+      kind = {decisions[3 * i], decisions[3 * i + 1], decisions[3 * i + 2]};
+      for (uint64_t& bucket : kind.took.counts) bucket = took[of_took++];
+      kind.took.sum_ns = took[of_took++];
+    }
     observer_.brokerCounts(counts);
     return Unit{};
   });

@@ -124,7 +124,7 @@ HttpEdge::HttpEdge(const config::Daemon& s, std::string version, uint64_t starte
 HttpEdge::~HttpEdge() { stop(); }
 
 base::Result<std::unique_ptr<HttpEdge>> HttpEdge::open(const config::Daemon& s, std::string version,
-                                                       uint64_t started_ms) {
+                                                       uint64_t started_ms, int spawner) {
   if (s.http.listen.empty()) return std::unique_ptr<HttpEdge>();
   MAYFLY_TRY(const web::Address address, web::parseAddress(s.http.listen));
   std::unique_ptr<HttpEdge> edge(new HttpEdge(s, std::move(version), started_ms));
@@ -140,7 +140,7 @@ base::Result<std::unique_ptr<HttpEdge>> HttpEdge::open(const config::Daemon& s, 
   o.loopback = address.loopback;
   o.connections_max = s.http.connections_max;
   o.per_host_max = std::max(1u, s.http.connections_max / 2);
-  MAYFLY_TRY(edge->own_, OwnProcess::open());
+  MAYFLY_TRY(edge->own_, OwnProcess::open(spawner));
   MAYFLY_TRY(edge->listener_, web::listenHttp(address, kBacklog));
   const std::string host =
       address.host.find(':') != std::string::npos ? "[" + address.host + "]" : address.host;

@@ -28,9 +28,10 @@ namespace mayfly::app {
 class HttpEdge {
  public:
   // While the daemon is root: the token, the socket, what shows the process to itself. Null: the
-  // settings name no address.
+  // settings name no address. `spawner`: its pid.
   static base::Result<std::unique_ptr<HttpEdge>> open(const config::Daemon& settings,
-                                                      std::string version, uint64_t started_ms);
+                                                      std::string version, uint64_t started_ms,
+                                                      int spawner);
   ~HttpEdge();
 
   metrics::Recorder& recorder() { return recorder_; }

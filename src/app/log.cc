@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include "base/text.h"
+#include "metrics/snapshot.h"
 
 namespace mayfly::app {
 
@@ -23,18 +24,12 @@ std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const 
   if (!task.tenant.empty()) line += fmt::format(" tenant={:?}", task.tenant);
   if (!task.trace.empty()) line += fmt::format(" trace={}", task.trace);
   line += fmt::format(" verdict={} launch={}", base::name(verdict), base::name(task.launch));
-  auto at = [&](Phase phase) { return phases[static_cast<size_t>(phase)]; };
-  auto step = [&](const char* name, Phase from, Phase to) {
-    if (at(from) != 0 && at(to) >= at(from))
-      line += fmt::format(" {}_ms={:.3f}", name, static_cast<double>(at(to) - at(from)) / 1e6);
-  };
-  step("queue", Phase::queued, Phase::box);
-  step("claim", Phase::box, Phase::started);
-  step("first_byte", Phase::started, Phase::firstByte);
-  step("run", Phase::started, Phase::exited);
-  step("reap", Phase::exited, Phase::reaped);
-  step("receipt", Phase::reaped, Phase::receipt);
-  step("whole", Phase::queued, Phase::receipt);
+  for (size_t i = 0; i < metrics::kParts; ++i) {
+    const auto part = static_cast<metrics::Part>(i);
+    uint64_t ns = 0;
+    if (part != metrics::Part::start && metrics::partOf(phases, verdict, part, &ns))
+      line += fmt::format(" {}_ms={:.3f}", metrics::name(part), static_cast<double>(ns) / 1e6);
+  }
   line += fmt::format(
       " cpu_ms={:.3f} memory_peak={} processes_peak={} stdout={} stderr={} disk={} inodes={}",
       static_cast<double>(usage.user_cpu_ns + usage.system_cpu_ns) / 1e6, usage.memory_peak_bytes,

@@ -13,7 +13,8 @@ namespace mayfly::app {
 std::string oneLine(const base::Error& error);
 
 // A task's end in one line of key=value: task, user, verdict, the time of each step, usage; never
-// input or output. Times are in ms; a step that was not reached is left out.
+// input or output. Times are in ms, of the parts that the metrics have; a part that was not reached
+// is left out.
 std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const base::Usage& usage,
                      const base::Phases& phases);
 

@@ -18,10 +18,18 @@ namespace {
 constexpr size_t kListBytes = 16 << 10;
 constexpr size_t kEntryLengthAt = 16;  // of struct linux_dirent64: d_reclen
 
+void readClock(clockid_t clock, double* seconds) {
+  timespec t{};
+  if (::clock_gettime(clock, &t) == 0)
+    *seconds = static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9;
+}
+
 }  // namespace
 
-base::Result<OwnProcess> OwnProcess::open() {
+base::Result<OwnProcess> OwnProcess::open(int spawner) {
   OwnProcess own;
+  if (const int failed = ::clock_getcpuclockid(spawner, &own.spawner_clock_); failed != 0)
+    return base::failSys(failed, "clock_getcpuclockid", "the spawner");
   own.statm_ = base::Fd(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC));
   if (!own.statm_) return base::failSys(errno, "open", "/proc/self/statm");
   own.fds_ = base::Fd(::open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -52,11 +60,11 @@ uint32_t OwnProcess::openFds() const {
   return count > 2 ? count - 2 : 0;  // "." and ".."
 }
 
-metrics::Process OwnProcess::read() const {
+metrics::Process OwnProcess::read() {
   metrics::Process p;
-  timespec cpu{};
-  if (::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu) == 0)
-    p.cpu_s = static_cast<double>(cpu.tv_sec) + static_cast<double>(cpu.tv_nsec) / 1e9;
+  readClock(CLOCK_PROCESS_CPUTIME_ID, &p.cpu_s);
+  readClock(spawner_clock_, &spawner_cpu_s_);
+  p.spawner_cpu_s = spawner_cpu_s_;
   char text[128] = {};
   unsigned long long all = 0, resident = 0;
   if (::pread(statm_.get(), text, sizeof text - 1, 0) > 0 &&

@@ -55,6 +55,10 @@ struct Histogram {
     ++counts[bucketOf(ns)];
     sum_ns += ns;
   }
+  void add(const Histogram& more) {
+    for (size_t i = 0; i < kBuckets; ++i) counts[i] += more.counts[i];
+    sum_ns += more.sum_ns;
+  }
   uint64_t count() const {
     uint64_t all = 0;
     for (uint64_t c : counts) all += c;

@@ -28,6 +28,12 @@ std::string_view name(SizeReason reason) {
       reason, {"unused", "minimum", "forecast", "bursts", "maximum", "budget"});
 }
 
+std::string_view name(RefusedBy by) {
+  return nameOf<RefusedBy, kRefusedBys>(
+      by, {"request", "unknownTemplate", "stopping", "notServing", "quarantine", "connection",
+           "tenant", "user", "host", "other"});
+}
+
 std::string_view name(AuditFinding::Kind kind) {
   return nameOf<AuditFinding::Kind, kAuditKinds>(
       kind, {"strayCgroup", "strayProcess", "strayMount", "lostBox"});

@@ -50,6 +50,22 @@ enum class SizeReason : uint8_t {
 inline constexpr size_t kSizeReasons = 6;
 std::string_view name(SizeReason reason);
 
+// Whose bound, or which state, refused a submission.
+enum class RefusedBy : uint8_t {
+  request,          // the submission itself: it can never succeed
+  unknownTemplate,  // nothing has the name that it gives
+  stopping,         // the daemon
+  notServing,       // its template: no image, unhealthy, or no room for one more tenant
+  quarantine,       // boxes that are not proven gone
+  connection,       // its connection has as many tasks in the queue as one may have
+  tenant,           // the tenant's bound
+  user,             // the user's bound
+  host,             // the bound of all users together: a full queue, or no room for their files
+  other,
+};
+inline constexpr size_t kRefusedBys = 10;
+std::string_view name(RefusedBy by);
+
 // What the pool expects; of all lanes of a template.
 struct PoolForecast {
   double arrivals_hz = 0;  // tasks
@@ -57,7 +73,8 @@ struct PoolForecast {
   double miss_share = 0;   // chance that a task finds no parked clone, with the present target
   uint32_t wanted = 0;     // parked clones, before the budget's cut
   uint64_t make_ns = 0;    // the time to make a clone
-  std::array<uint32_t, kSizeReasons> target_by_reason{};  // sums up to the target
+  std::array<uint32_t, kSizeReasons> target_by_reason{};  // clones; sums up to the target
+  std::array<uint32_t, kSizeReasons> lanes_by_reason{};   // a target of 0 has a reason, too
 };
 
 // A template's clones and boxes that have no task yet.
@@ -116,9 +133,9 @@ struct BrokerCounts {
       "http", "sql", "mint", "tool", "tunnel", "proxy", "session"};
   struct Kind {
     uint64_t allowed = 0, refused = 0, failed = 0;
+    Histogram took{};  // of each call, from its decision to the end of its answer
   };
   std::array<Kind, kKinds> kinds{};
-  Histogram took;
   uint32_t sessions = 0, calls = 0;  // at present
 };
 
@@ -129,7 +146,7 @@ class Observer {
   // --- tasks: accepted, each phase, ended, receipt; or refused ---
   virtual void taskAccepted(const TaskLabels&) {}
   // Its template is as the client named it.
-  virtual void taskRefused(const TaskLabels&, std::string_view /*code*/) {}
+  virtual void taskRefused(const TaskLabels&, std::string_view /*code*/, RefusedBy) {}
   virtual void taskPhase(const TaskLabels&, Phase, uint64_t /*at_ns*/) {}
   virtual void taskEnded(const TaskLabels&, Verdict, const Usage&, const Phases&) {}
   virtual void queueLength(uint32_t /*count*/) {}
@@ -201,8 +218,8 @@ class Observers final : public Observer {
   void add(Observer& one) { all_.push_back(&one); }
 
   void taskAccepted(const TaskLabels& t) override { tell(&Observer::taskAccepted, t); }
-  void taskRefused(const TaskLabels& t, std::string_view code) override {
-    tell(&Observer::taskRefused, t, code);
+  void taskRefused(const TaskLabels& t, std::string_view code, RefusedBy by) override {
+    tell(&Observer::taskRefused, t, code, by);
   }
   void taskPhase(const TaskLabels& t, Phase phase, uint64_t at_ns) override {
     tell(&Observer::taskPhase, t, phase, at_ns);

@@ -33,9 +33,10 @@ interface Vault {
   # narrowing that widens or cannot be read), resourceExhausted, unavailable.
 
   status @1 () -> (sessions :UInt32, calls :UInt32, policySha256 :Data, loadedNs :UInt64,
-                   decisions :List(UInt64), took :List(UInt64), tookSumNs :UInt64);
+                   decisions :List(UInt64), took :List(UInt64));
   # `decisions`: since the vault's start, as base::BrokerCounts: for each kind, how many calls were
-  # allowed, refused, failed. `took`: the buckets of base::Histogram, of every call with a line.
+  # allowed, refused, failed. `took`: for each kind, the buckets of base::Histogram and the sum in ns,
+  # of every call with a line.
 }
 
 struct Pair { name @0 :Text; value @1 :Text; }

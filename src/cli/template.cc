@@ -63,6 +63,11 @@ int init(const TemplateArgs& a) {
                      fmt::format("'{}' is no template name", base::printable(place.name)),
                      "Lower-case letters, digits and '-', a letter first, at most 32.", 0, 0});
   }
+  if (config::isReservedTemplateName(place.name)) {
+    return complain({base::Code::invalidArgument,
+                     fmt::format("the template name '{}' is reserved", place.name),
+                     "Metrics call every unknown template so. Take another name.", 0, 0});
+  }
   std::vector<std::string> base_dirs = place.dirs;
   for (std::string& dir : config::defaultTemplateDirs(executableDir())) base_dirs.push_back(dir);
   auto base = config::findManifest(base_dirs, a.base);

@@ -158,6 +158,7 @@ const std::vector<Column> kVerdicts = {
 };
 const std::vector<Column> kRefusals = {
     {"refused", 0, words<"code">, nullptr},
+    {"by", 16, words<"reason">, nullptr},
     {"count", 10, count<"count">, number<"count">},
 };
 const std::vector<Column> kSlow = {
@@ -195,7 +196,7 @@ Table tableOf(const Value& m, Section section) {
       return {"Phases, last minute", rowsAt(at(at(m, "lastMinute"), "parts")), &kPhases,
               "no task has ended"};
     case Section::tenants:
-      return {"Tenants", rowsAt(at(m, "tenants"), isUsed), &kTenants,
+      return {"Tenants, times of all their tasks", rowsAt(at(m, "tenants"), isUsed), &kTenants,
               "nobody has submitted a task"};
     case Section::host:
       return {"Host", rowsAt(at(m, "headroom")), &kHost, "nothing is known of the host"};
@@ -419,7 +420,7 @@ void putKeys(Grid& grid, Section shown) {
   words.add("? keys", Style::soft).add("q quit", Style::soft);
 }
 
-constexpr std::array<std::string_view, 10> kHelp = {
+constexpr std::array<std::string_view, 11> kHelp = {
     "1..6, Tab     the section: pools, phases, tenants, host, verdicts, slow",
     "< >           the column to sort by; its head has a v or ^",
     "r             the other direction",
@@ -429,7 +430,8 @@ constexpr std::array<std::string_view, 10> kHelp = {
     "?, h          this list",
     "q, Ctrl-C     quit",
     "",
-    "A time is of the last minute; docs/dashboard.md explains each figure.",
+    "A time is of the last minute, a tenant's of all its tasks since the start.",
+    "docs/dashboard.md explains each figure.",
 };
 
 }  // namespace

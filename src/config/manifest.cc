@@ -300,6 +300,8 @@ bool isTemplateName(std::string_view s) {
          all(s, "abcdefghijklmnopqrstuvwxyz0123456789-");
 }
 
+bool isReservedTemplateName(std::string_view s) { return s == "other"; }
+
 base::Result<std::string> parseBase(std::string_view text, std::string_view file) {
   Reader reader(text, file);
   std::string base;
@@ -331,6 +333,8 @@ base::Result<Manifest> parseManifestListing(std::string_view text, std::string_v
     root.complain("name",
                   "is required: lower-case letters, digits and '-', a letter first, at most 32");
   }
+  if (isReservedTemplateName(m.name))
+    root.complain("name", "is reserved: metrics call every unknown template so");
   root.string("description", m.description);
   if (m.description.empty() || m.description.size() > 200) {
     root.complain("description", "is required: one line of at most 200 bytes");

@@ -97,6 +97,8 @@ struct Manifest {
 std::vector<std::pair<std::string, std::string>> taskEnvironment(const Manifest& manifest);
 
 bool isTemplateName(std::string_view name);  // [a-z][a-z0-9-]{0,31}
+// No template may have the name: metrics call every name that no template has "other".
+bool isReservedTemplateName(std::string_view name);
 
 // The name of the manifest's base; empty: none.
 base::Result<std::string> parseBase(std::string_view text, std::string_view file);

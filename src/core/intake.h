@@ -20,9 +20,9 @@ class Intake {
  public:
   Intake(Context& context, Lanes& lanes);
 
-  // The queued task, or the typed refusal.
+  // The queued task, or the typed refusal; `by` is then set.
   base::Result<TaskPtr> accept(base::TaskId id, sched::TaskSpec spec,
-                               std::shared_ptr<sched::TaskListener> listener);
+                               std::shared_ptr<sched::TaskListener> listener, base::RefusedBy* by);
   // The task that gets a slot now; 0: none.
   base::TaskId next();
   void putBack(const Task& t);
@@ -34,6 +34,9 @@ class Intake {
   void addTo(base::HostUse* use) const;
 
  private:
+  base::Status hasRoom(const sched::AccountRef& account, sched::Resource resource, uint64_t amount,
+                       base::RefusedBy* by) const;
+
   Context& x_;
   Lanes& lanes_;
   sched::Admission admission_;

@@ -267,6 +267,22 @@ void Lanes::addTo(base::PoolState* s, base::TemplateId tmpl) const {
   }
 }
 
+// A lane's bounds are the smaller of its template's and the daemon's: its own reason cannot tell
+// these apart.
+base::SizeReason Lanes::reasonOf(const Lane& lane, const pool::LaneDemand& demand,
+                                 uint32_t wanted) const {
+  using base::SizeReason;
+  const uint32_t parked = lane.refill.parkedTarget(), lane_max = demand.options().parked_max;
+  const uint32_t template_max = x_.registry.get(lane.tmpl)->parked_max;
+  const SizeReason own = demand.reason();
+  if (parked < wanted) return SizeReason::budget;
+  if (own == SizeReason::unused) return own;
+  if (template_max == 0) return SizeReason::maximum;
+  const bool bounded = own == SizeReason::minimum || own == SizeReason::maximum;
+  if (bounded && parked >= lane_max && lane_max < template_max) return SizeReason::budget;
+  return own;
+}
+
 // Rates and sizes add up; the chance of a miss is that of the template's next task.
 void Lanes::addTo(base::TemplateReport* report, base::TemplateId tmpl) const {
   addTo(&report->pool, tmpl);
@@ -285,8 +301,9 @@ void Lanes::addTo(base::TemplateReport* report, base::TemplateId tmpl) const {
     miss_max = std::max(miss_max, miss);
     f.wanted += wanted;
     f.make_ns = std::max(f.make_ns, demand->make_ns());
-    const base::SizeReason why = parked < wanted ? base::SizeReason::budget : demand->reason();
-    f.target_by_reason[static_cast<size_t>(why)] += parked;
+    const auto why = static_cast<size_t>(reasonOf(lane, *demand, wanted));
+    f.target_by_reason[why] += parked;
+    ++f.lanes_by_reason[why];
     report->clone_memory_bytes = std::max(report->clone_memory_bytes, plan_.cloneBytes(id));
   }
   f.miss_share = f.arrivals_hz > 0 ? missed_hz / f.arrivals_hz : miss_max;

@@ -56,16 +56,18 @@ base::Result<base::TaskId> Tasks::submit(sched::TaskSpec spec,
                                          std::shared_ptr<sched::TaskListener> listener) {
   const std::string template_name = base::printable(spec.template_name, 80);
   const sched::AccountRef account = spec.account;
+  auto by = base::RefusedBy::other;
   auto accept = [&]() -> base::Result<TaskPtr> {
     MAYFLY_TRY(const base::TaskId id, x_.ids.take());
-    return intake_.accept(id, std::move(spec), std::move(listener));
+    return intake_.accept(id, std::move(spec), std::move(listener), &by);
   };
   auto accepted = accept();
   if (!accepted) {
+    if (accepted.error().code == base::Code::invalidArgument) by = base::RefusedBy::request;
     x_.observer.taskRefused({.template_name = template_name,
                              .user = account.userName(),
                              .tenant = account.tenantName()},
-                            base::name(accepted.error().code));
+                            base::name(accepted.error().code), by);
     return fail(std::move(accepted).error());
   }
   const TaskPtr t = std::move(*accepted);

@@ -62,6 +62,15 @@ uint64_t total(const Counts& counts) {
   return all;
 }
 
+// Clones by the reason of their number; a pool that is to have none has a reason, too.
+Json targetWhyOf(const base::PoolForecast& f) {
+  Json json = Json::object();
+  for (size_t i = 0; i < base::kSizeReasons; ++i)
+    if (f.lanes_by_reason[i] != 0)
+      json[std::string(base::name(static_cast<base::SizeReason>(i)))] = f.target_by_reason[i];
+  return json;
+}
+
 bool isCap(base::Verdict verdict) {
   return metrics::outcomeOf(verdict) == metrics::Outcome::capped;
 }
@@ -90,7 +99,7 @@ Json tasksOf(const Snapshot& s) {
     open += t.open;
     accepted += t.accepted;
     ended += t.ended();
-    refused += total(t.refused);
+    refused += t.refusedInAll();
   }
   return {{"queued", s.queued},
           {"queueAgeS", seconds(s.queue_age_ns)},
@@ -121,12 +130,12 @@ Json minuteOf(const Minute& minute) {
           {"refusedHz", rounded(minute.hz(minute.all.refused))},
           {"missShare", share(minute.all.missShare())},
           {"cpuShare", rounded(minute.cpu_share)},
+          {"spawnerCpuShare", rounded(minute.spawner_cpu_share)},
           {"loopLagMaxS", seconds(uint64_t{minute.loop_lag_us_max} * 1'000)},
           {"parts", std::move(parts)}};
 }
 
 Json templateOf(const metrics::Template& t, const Sums& sums, const Minute& minute) {
-  const auto reason = [](size_t i) { return base::name(static_cast<base::SizeReason>(i)); };
   const auto claim = [](size_t i) { return base::name(static_cast<base::ClaimKind>(i)); };
   const auto launch = [](size_t i) { return base::name(static_cast<base::Launch>(i)); };
   return {{"name", t.name},
@@ -135,7 +144,7 @@ Json templateOf(const metrics::Template& t, const Sums& sums, const Minute& minu
           {"why", t.state_why},
           {"parked", t.pool.parked},
           {"parkedTarget", t.pool.parked_target},
-          {"targetWhy", byName(t.forecast.target_by_reason, reason)},
+          {"targetWhy", targetWhyOf(t.forecast)},
           {"stocked", t.pool.stocked},
           {"stockedTarget", t.pool.stocked_target},
           {"making", t.pool.making},
@@ -149,7 +158,7 @@ Json templateOf(const metrics::Template& t, const Sums& sums, const Minute& minu
           {"renewals", t.pool.renewals},
           {"accepted", t.accepted},
           {"ended", t.ended()},
-          {"refused", total(t.refused)},
+          {"refused", t.refusedInAll()},
           {"claims", byName(t.claims, claim)},
           {"launches", byName(t.launches, launch)},
           {"acceptedHz", rounded(minute.hz(sums.accepted))},
@@ -183,16 +192,19 @@ Json verdictsOf(const Snapshot& s, const Minute& minute) {
   return json;
 }
 
-// Submissions that were refused, by error code; only codes that came.
+// Submissions that were refused, by error code and reason; only those that came.
 Json refusalsOf(const Snapshot& s) {
-  std::array<uint64_t, metrics::kCodes> counts{};
-  for (const metrics::Template& t : s.templates)
-    for (size_t i = 0; i < metrics::kCodes; ++i) counts[i] += t.refused[i];
   Json json = Json::array();
-  for (size_t i = 0; i < metrics::kCodes; ++i)
-    if (counts[i] != 0) json.push_back({{"code", metrics::codeName(i)}, {"count", counts[i]}});
-  if (s.refused_unknown_template != 0)
-    json.push_back({{"code", "unknownTemplate"}, {"count", s.refused_unknown_template}});
+  const auto put = [&json](std::string_view code, base::RefusedBy by, uint64_t count) {
+    if (count != 0) json.push_back({{"code", code}, {"reason", base::name(by)}, {"count", count}});
+  };
+  for (size_t c = 0; c < metrics::kCodes; ++c)
+    for (size_t b = 0; b < base::kRefusedBys; ++b) {
+      uint64_t count = 0;
+      for (const metrics::Template& t : s.templates) count += t.refused[c][b];
+      put(metrics::codeName(c), static_cast<base::RefusedBy>(b), count);
+    }
+  put("notFound", base::RefusedBy::unknownTemplate, s.refused_unknown_template);
   return json;
 }
 
@@ -226,11 +238,17 @@ Json headroomOf(const Snapshot& s) {
 
 Json brokerOf(const metrics::Broker& b) {
   Json decisions = Json::array();
-  for (size_t i = 0; i < b.decisions.size(); ++i)
-    decisions.push_back({{"kind", base::BrokerCounts::kNames[i]},
-                         {"allowed", b.decisions[i].allowed},
-                         {"refused", b.decisions[i].refused},
-                         {"failed", b.decisions[i].failed}});
+  Histogram call;
+  for (size_t i = 0; i < b.decisions.size(); ++i) {
+    const base::BrokerCounts::Kind& of = b.decisions[i];
+    call.add(of.took);
+    Json one{{"kind", base::BrokerCounts::kNames[i]},
+             {"allowed", of.allowed},
+             {"refused", of.refused},
+             {"failed", of.failed}};
+    one.update(quantiles(of.took.counts));
+    decisions.push_back(std::move(one));
+  }
   return {{"configured", b.configured},
           {"frontUp", b.front_up},
           {"vaultUp", b.vault_up},
@@ -242,7 +260,7 @@ Json brokerOf(const metrics::Broker& b) {
           {"openedOk", b.opened_ok},
           {"openedRefused", b.opened_refused},
           {"decisions", std::move(decisions)},
-          {"call", timesOf(b.call)},
+          {"call", timesOf(call)},
           {"opened", timesOf(b.opened)},
           {"revoked", timesOf(b.revoked)}};
 }

@@ -38,11 +38,12 @@ double Sums::missShare() const {
 Minute lastMinute(const metrics::Snapshot& snapshot, uint64_t length_ms) {
   Minute out;
   out.templates.resize(snapshot.templates.size());
-  double cpu_ms = 0;
+  double cpu_ms = 0, spawner_cpu_ms = 0;
   for (const auto& tick : snapshot.ticks) {
     if (tick->at_ms + length_ms <= snapshot.made_ms) continue;
     out.seconds += tick->length_ms / 1e3;
     cpu_ms += static_cast<double>(tick->cpu_share) * tick->length_ms;
+    spawner_cpu_ms += static_cast<double>(tick->spawner_cpu_share) * tick->length_ms;
     out.calls += tick->calls;
     out.calls_refused += tick->calls_refused;
     out.loop_lag_us_max = std::max(out.loop_lag_us_max, tick->loop_lag_us_max);
@@ -53,7 +54,10 @@ Minute lastMinute(const metrics::Snapshot& snapshot, uint64_t length_ms) {
       if (each.index < out.templates.size()) out.templates[each.index].add(each);
     }
   }
-  if (out.seconds > 0) out.cpu_share = cpu_ms / 1e3 / out.seconds;
+  if (out.seconds > 0) {
+    out.cpu_share = cpu_ms / 1e3 / out.seconds;
+    out.spawner_cpu_share = spawner_cpu_ms / 1e3 / out.seconds;
+  }
   return out;
 }
 

@@ -32,7 +32,7 @@ struct Minute {
   std::array<base::Buckets<uint64_t>, metrics::kParts> parts{};
   uint64_t calls = 0, calls_refused = 0;
   uint32_t loop_lag_us_max = 0;
-  double cpu_share = 0;  // of one core
+  double cpu_share = 0, spawner_cpu_share = 0;  // of one core
 
   double hz(uint64_t events) const {
     return seconds > 0 ? static_cast<double>(events) / seconds : 0;

@@ -62,9 +62,15 @@ Busiest::Place Busiest::count(std::string_view user, std::string_view tenant, ui
   Name& name = candidate(user, tenant);
   name.weight += 1;
   const auto least = lightest(slots_);
-  if (now_ns < swap_from_ns_ || name.weight - name.error < kClearly * least->weight + kLeast)
+  if (now_ns >= day_from_ns_ + kDay_ns) {
+    day_from_ns_ = now_ns;
+    swaps_ = 0;
+  }
+  if (now_ns < swap_from_ns_ || swaps_ >= kSwapsOfDay ||
+      name.weight - name.error < kClearly * least->weight + kLeast)
     return {slots_max_, false};
   swap_from_ns_ = now_ns + kSwapPause_ns;
+  ++swaps_;
   std::swap(*least, name);  // the one that goes may come back
   least->error = 0;
   return {static_cast<size_t>(least - slots_.begin()), true};

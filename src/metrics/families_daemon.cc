@@ -62,6 +62,14 @@ void decisions(const Snapshot& s, const Scrape&, Series& out) {
   }
 }
 
+// A session's own line is no call.
+void calls(const Snapshot& s, const Scrape&, Series& out) {
+  if (!s.broker.configured) return;
+  for (size_t i = 0; i < s.broker.decisions.size(); ++i)
+    if (base::BrokerCounts::kNames[i] != "session")
+      out.add({base::BrokerCounts::kNames[i]}, s.broker.decisions[i].took);
+}
+
 void opened(const Snapshot& s, const Scrape&, Series& out) {
   if (!s.broker.configured) return;
   out.add({"opened"}, count(s.broker.opened_ok));
@@ -162,9 +170,8 @@ constexpr Family kDaemonFamilies[] = {
      }},
     {"mayfly_broker_decisions_total", Type::counter, "kind outcome",
      "Calls of tasks that were allowed, refused, or failed.", decisions},
-    {"mayfly_broker_call_seconds", Type::histogram, "",
-     "A task's call to the broker, from its decision to the end of its answer.",
-     brokerTimes<&Broker::call>},
+    {"mayfly_broker_call_seconds", Type::histogram, "kind",
+     "A task's call to the broker, from its decision to the end of its answer.", calls},
     {"mayfly_broker_sessions_opened_total", Type::counter, "result",
      "Submissions with grants or tools.", opened},
     {"mayfly_broker_session_open_seconds", Type::histogram, "",
@@ -207,6 +214,9 @@ constexpr Family kDaemonFamilies[] = {
      }},
     {"mayfly_process_cpu_seconds_total", Type::counter, "", "CPU time of mayflyd itself.",
      ofProcess<&Process::cpu_s>},
+    {"mayfly_spawner_cpu_seconds_total", Type::counter, "",
+     "CPU time of mayfly-spawner itself, without the children that make boxes.",
+     ofProcess<&Process::spawner_cpu_s>},
     {"mayfly_process_resident_memory_bytes", Type::gauge, "", "Memory of mayflyd itself.",
      ofProcess<&Process::resident_bytes>},
     {"mayfly_process_open_fds", Type::gauge, "", "Descriptors of mayflyd itself.",

@@ -44,6 +44,13 @@ void targets(const Snapshot& s, const Scrape&, Series& out) {
       out.add({t.name, name(static_cast<base::SizeReason>(r))}, t.forecast.target_by_reason[r]);
 }
 
+void sizeReasons(const Snapshot& s, const Scrape&, Series& out) {
+  for (const Template& t : s.templates)
+    for (size_t r = 0; r < base::kSizeReasons; ++r)
+      out.add({t.name, name(static_cast<base::SizeReason>(r))},
+              t.forecast.lanes_by_reason[r] != 0 ? 1 : 0);
+}
+
 // The share of the tasks of the last minutes that found no parked clone.
 void recentMisses(const Snapshot& s, const Scrape&, Series& out) {
   std::vector<uint64_t> all(s.templates.size()), missed(s.templates.size());
@@ -100,6 +107,8 @@ constexpr Family kPoolFamilies[] = {
      each<[](const Template& t) { return t.pool.stocked_target; }>},
     {"mayfly_pool_target_clones", Type::gauge, "template reason",
      "Clones to keep parked, by the reason of the size; the sum is the target.", targets},
+    {"mayfly_pool_size_reason", Type::gauge, "template reason",
+     "1: a pool of the template has its size for this reason, even if the size is 0.", sizeReasons},
     {"mayfly_pool_wanted_clones", Type::gauge, "template",
      "Clones that the pool would keep parked without the daemon's budget.",
      each<[](const Template& t) { return t.forecast.wanted; }>},

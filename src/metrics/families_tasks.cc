@@ -1,4 +1,8 @@
 // Metrics of tasks, the queue and tenants.
+#include <algorithm>
+#include <iterator>
+
+#include "base/result.h"
 #include "metrics/families.h"
 
 namespace mayfly::metrics {
@@ -25,11 +29,38 @@ void partsOf(const Snapshot& s, const Scrape&, Series& out) {
       }
 }
 
+struct Refusal {
+  base::Code code;
+  base::RefusedBy by;
+};
+// A usual refusal has its series from the start: to rate(), a counter's first value is no rise.
+constexpr Refusal kUsual[] = {
+    {base::Code::invalidArgument, base::RefusedBy::request},
+    {base::Code::notFound, base::RefusedBy::request},
+    {base::Code::unavailable, base::RefusedBy::stopping},
+    {base::Code::unavailable, base::RefusedBy::notServing},
+    {base::Code::unavailable, base::RefusedBy::quarantine},
+    {base::Code::resourceExhausted, base::RefusedBy::notServing},
+    {base::Code::resourceExhausted, base::RefusedBy::quarantine},
+    {base::Code::resourceExhausted, base::RefusedBy::connection},
+    {base::Code::resourceExhausted, base::RefusedBy::tenant},
+    {base::Code::resourceExhausted, base::RefusedBy::user},
+    {base::Code::resourceExhausted, base::RefusedBy::host},
+};
+
+bool isUsual(size_t code, size_t by) {
+  return std::any_of(std::begin(kUsual), std::end(kUsual), [&](const Refusal& r) {
+    return static_cast<size_t>(r.code) == code && static_cast<size_t>(r.by) == by;
+  });
+}
+
 void refusals(const Snapshot& s, const Scrape&, Series& out) {
   for (const Template& t : s.templates)
     for (size_t c = 0; c < kCodes; ++c)
-      if (t.refused[c] != 0) out.add({t.name, codeName(c)}, d(t.refused[c]));
-  out.add({kOther, "notFound"}, d(s.refused_unknown_template));
+      for (size_t b = 0; b < base::kRefusedBys; ++b)
+        if (t.refused[c][b] != 0 || isUsual(c, b))
+          out.add({t.name, codeName(c), name(static_cast<base::RefusedBy>(b))}, d(t.refused[c][b]));
+  out.add({kOther, "notFound", "unknownTemplate"}, d(s.refused_unknown_template));
 }
 
 void verdicts(const Snapshot& s, const Scrape&, Series& out) {
@@ -93,8 +124,10 @@ void cpuOf(const Snapshot& s, const Scrape&, Series& out) {
 constexpr Family kTaskFamilies[] = {
     {"mayfly_tasks_accepted_total", Type::counter, "template", "Tasks that were queued.",
      ofTemplates<&Template::accepted>},
-    {"mayfly_tasks_refused_total", Type::counter, "template code",
-     "Submissions that the core refused, by error code; template other: unknown names.", refusals},
+    {"mayfly_tasks_refused_total", Type::counter, "template code reason",
+     "Submissions that the core refused, by error code and by whose bound or which state it was; "
+     "template other: unknown names.",
+     refusals},
     {"mayfly_tasks_ended_total", Type::counter, "template mechanism verdict",
      "Tasks with a result, by verdict; wallTime to disk name the cap that ended it.", verdicts},
     {"mayfly_task_launches_total", Type::counter, "template launch",

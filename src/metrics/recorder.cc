@@ -78,14 +78,14 @@ void Recorder::taskAccepted(const base::TaskLabels& t) {
 }
 
 // A refused name gets no place: to be refused costs a client nothing.
-void Recorder::taskRefused(const base::TaskLabels& t, std::string_view code) {
+void Recorder::taskRefused(const base::TaskLabels& t, std::string_view code, base::RefusedBy by) {
   ++tenantOf(t, false).refused;
   Template* tmpl = find(t.template_name);
   if (tmpl == nullptr) {
     ++refused_unknown_;
     return;
   }
-  ++tmpl->refused[codeOf(code)];
+  ++tmpl->refused[codeOf(code)][static_cast<size_t>(by) % base::kRefusedBys];
   ++own_[indexOf(*tmpl)].tick.refused;
 }
 
@@ -303,14 +303,20 @@ void Recorder::brokerDown(std::string_view what, std::string_view why) {
   notice("broker", "the " + std::string(what) + " ended: " + std::string(why));
   if (front) return;
   // The next vault counts from 0.
-  for (size_t i = 0; i < vault_.kinds.size(); ++i) {
-    broker_.decisions[i].allowed += vault_.kinds[i].allowed;
-    broker_.decisions[i].refused += vault_.kinds[i].refused;
-    broker_.decisions[i].failed += vault_.kinds[i].failed;
-  }
-  for (size_t i = 0; i < kBuckets; ++i) broker_.call.counts[i] += vault_.took.counts[i];
-  broker_.call.sum_ns += vault_.took.sum_ns;
+  addVault(&broker_);
   vault_ = {};
+}
+
+// The present vault's counts to those of the earlier ones.
+void Recorder::addVault(Broker* broker) const {
+  for (size_t i = 0; i < vault_.kinds.size(); ++i) {
+    const base::BrokerCounts::Kind& from = vault_.kinds[i];
+    base::BrokerCounts::Kind& to = broker->decisions[i];
+    to.allowed += from.allowed;
+    to.refused += from.refused;
+    to.failed += from.failed;
+    to.took.add(from.took);
+  }
 }
 
 void Recorder::sessionOpened(std::string_view code, uint64_t took_ns) {

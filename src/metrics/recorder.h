@@ -50,7 +50,7 @@ class Recorder final : public base::Observer {
 
   // base::Observer
   void taskAccepted(const base::TaskLabels& t) override;
-  void taskRefused(const base::TaskLabels& t, std::string_view code) override;
+  void taskRefused(const base::TaskLabels& t, std::string_view code, base::RefusedBy by) override;
   void taskEnded(const base::TaskLabels& t, base::Verdict verdict, const base::Usage& usage,
                  const base::Phases& phases) override;
   void receipt(std::string_view template_name, const base::Receipt& r) override;
@@ -96,6 +96,7 @@ class Recorder final : public base::Observer {
   void slow(const base::TaskLabels& t, base::Verdict verdict, const base::Phases& phases);
   void put(const base::CoreReport& report, std::vector<Template>* templates) const;
   std::vector<Tenant> tenants(const base::CoreReport& report) const;
+  void addVault(Broker* broker) const;
   static std::vector<Headroom> headroomOf(const base::CoreReport& report);
 
   RecorderOptions options_;
@@ -122,7 +123,7 @@ class Recorder final : public base::Observer {
 
   Tick tick_;  // being counted; without its templates
   uint64_t tick_from_ms_ = 0, tick_from_ns_ = 0;
-  double tick_cpu_s_ = 0;  // at its begin
+  double tick_cpu_s_ = 0, tick_spawner_cpu_s_ = 0;  // at its begin
   std::deque<std::shared_ptr<const Tick>> ticks_;
   uint64_t serial_ = 0;
 };

@@ -49,9 +49,11 @@ void Recorder::tick(const base::CoreReport& report, const Process& process) {
   tick_.boxes = report.boxes;
   tick_.quarantined = report.quarantined;
   tick_.connections = rpc_.connections;
-  if (length_ns > 0)
-    tick_.cpu_share =
-        static_cast<float>((process.cpu_s - tick_cpu_s_) * 1e9 / static_cast<double>(length_ns));
+  const auto share = [length_ns](double cpu_s) {
+    return length_ns > 0 ? static_cast<float>(cpu_s * 1e9 / static_cast<double>(length_ns)) : 0.0f;
+  };
+  tick_.cpu_share = share(process.cpu_s - tick_cpu_s_);
+  tick_.spawner_cpu_share = share(process.spawner_cpu_s - tick_spawner_cpu_s_);
   for (const Headroom& h : headroomOf(report))
     tick_.headroom.push_back(h.budget > 0 ? static_cast<float>(h.committed / h.budget) : 0.0f);
   for (size_t i = 0; i < std::min(own_.size(), report.templates.size()); ++i) {
@@ -74,6 +76,7 @@ void Recorder::tick(const base::CoreReport& report, const Process& process) {
   if (ticks_.size() > kTicks) ticks_.pop_front();
   tick_from_ns_ = now.ns;
   tick_cpu_s_ = process.cpu_s;
+  tick_spawner_cpu_s_ = process.spawner_cpu_s;
 }
 
 std::vector<Tenant> Recorder::tenants(const base::CoreReport& report) const {
@@ -126,13 +129,7 @@ SnapshotPtr Recorder::snapshot(const base::CoreReport& report, const Process& pr
   s->receipts_late = receipts_late_;
   s->broker = broker_;
   s->broker.sessions = vault_.sessions;
-  for (size_t i = 0; i < vault_.kinds.size(); ++i) {
-    s->broker.decisions[i].allowed += vault_.kinds[i].allowed;
-    s->broker.decisions[i].refused += vault_.kinds[i].refused;
-    s->broker.decisions[i].failed += vault_.kinds[i].failed;
-  }
-  for (size_t i = 0; i < kBuckets; ++i) s->broker.call.counts[i] += vault_.took.counts[i];
-  s->broker.call.sum_ns += vault_.took.sum_ns;
+  addVault(&s->broker);
   s->rpc = rpc_;
   for (const auto& [name, took] : methods_) s->rpc.methods.push_back({name, took});
   s->process = process;

@@ -74,7 +74,8 @@ struct Template {
 
   uint64_t accepted = 0;                             // tasks
   std::array<uint64_t, base::kVerdicts> verdicts{};  // tasks ended, by verdict
-  std::array<uint64_t, kCodes> refused{};            // submissions, by error code
+  // Submissions, by error code and by whose bound it was.
+  std::array<std::array<uint64_t, base::kRefusedBys>, kCodes> refused{};
   std::array<uint64_t, base::kClaimKinds> claims{};  // parked, waited, made
   std::array<uint64_t, base::kLaunches> launches{};  // of ended tasks: none, parked, stocked, made
   uint64_t cpu_ns = 0, output_bytes = 0;             // of ended tasks
@@ -90,6 +91,12 @@ struct Template {
   std::array<std::array<std::shared_ptr<const Parts>, kOutcomes>, base::kLaunches> parts;
   std::array<Histogram, base::kMakeSteps> make;  // of clones: box, clone, park, whole
 
+  uint64_t refusedInAll() const {
+    uint64_t all = 0;
+    for (const auto& of_code : refused)
+      for (uint64_t n : of_code) all += n;
+    return all;
+  }
   uint64_t ended() const {
     uint64_t all = 0;
     for (uint64_t v : verdicts) all += v;
@@ -119,6 +126,7 @@ struct Headroom {
 
 struct Process {  // mayflyd itself
   double cpu_s = 0;
+  double spawner_cpu_s = 0;  // of the spawner itself, without its children
   uint64_t resident_bytes = 0;
   uint32_t open_fds = 0, fds_max = 0;
 };
@@ -132,8 +140,7 @@ struct Broker {
   uint64_t front_ends = 0, vault_ends = 0;  // unasked
   // Of tasks' calls: base::BrokerCounts::kNames has the kinds. Over all vaults of this run.
   std::array<base::BrokerCounts::Kind, base::BrokerCounts::kKinds> decisions{};
-  Histogram call;    // from a call to its decision and answer, by the vault
-  Histogram opened;  // of sessions, as mayflyd waits for the vault
+  Histogram opened;                            // of sessions, as mayflyd waits for the vault
   uint64_t opened_ok = 0, opened_refused = 0;  // sessions
   Histogram revoked;                           // of sessions, until both ends confirmed
 };
@@ -180,6 +187,7 @@ struct Tick {
   uint32_t broker_allowed = 0, broker_refused = 0, broker_failed = 0;
   uint32_t loop_lag_us_max = 0;
   float cpu_share = 0;                            // of one core, by mayflyd itself
+  float spawner_cpu_share = 0;                    // of one core, by the spawner itself
   std::array<Buckets<uint32_t>, kParts> parts{};  // of tasks that ended in the tick
   std::vector<float> headroom;                    // committed / budget, as in Snapshot::headroom
   std::vector<TickTemplate> templates;            // those with an event or a parked clone

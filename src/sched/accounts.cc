@@ -392,6 +392,13 @@ Accounts::Room Accounts::roomFor(const AccountRef& whose, Resource resource,
   return breach->level == Level::pool ? Room::noneOfPool : Room::noneOfAccount;
 }
 
+std::optional<Accounts::Level> Accounts::refusedBy(const AccountRef& whose, Resource resource,
+                                                   uint64_t amount) const {
+  if (whose.book_ != this) return std::nullopt;
+  const auto breach = breachOf(whose.slot_, resource, amount);
+  return breach ? std::optional(breach->level) : std::nullopt;
+}
+
 base::Result<Share> Accounts::take(const AccountRef& whose, Resource resource, uint64_t amount) {
   MAYFLY_CHECK(accepts(whose, resource, amount));
   return charge(whose, resource, amount);

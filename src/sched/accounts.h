@@ -183,6 +183,10 @@ class Accounts {
   bool fits(const AccountRef& whose, Resource resource, uint64_t amount = 1) const {
     return roomFor(whose, resource, amount) == Room::yes;
   }
+  // Whose bound refuses it; none if none does.
+  enum class Level : uint8_t { tenant, user, pool };
+  std::optional<Level> refusedBy(const AccountRef& whose, Resource resource,
+                                 uint64_t amount = 1) const;
   // Counts an amount that cannot be refused, even beyond the bounds. Beyond them accepts() refuses.
   Share charge(const AccountRef& whose, Resource resource, uint64_t amount = 1);
 
@@ -206,7 +210,6 @@ class Accounts {
     std::array<uint64_t, kResources> used{};
     std::map<std::string, uint32_t, std::less<>> tenants;  // a user's tenants: their slots
   };
-  enum class Level : uint8_t { tenant, user, pool };
   struct Breach {  // of a bound
     Level level = Level::tenant;
     uint64_t held = 0, max = 0;

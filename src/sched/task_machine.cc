@@ -292,8 +292,10 @@ Acts TaskMachine::boxGone(bool complete, uint64_t now_ns) {
     (end_.asked ? end_.then : end_.first) = Cause::boxDied;
     mark(Phase::exited, now_ns, now_ns);
   }
-  mark(Phase::reaped, now_ns, now_ns);
-  mark(Phase::receipt, now_ns, now_ns);
+  if (complete) {  // without a proof, neither has come
+    mark(Phase::reaped, now_ns, now_ns);
+    mark(Phase::receipt, now_ns, now_ns);
+  }
   stage_ = TaskStage::done;
   return Act::finish;
 }

@@ -116,7 +116,8 @@ class TaskMachine {
                  uint64_t now_ns);
   // Nobody tells any more how the task ends. If only the timer ended it, it may have ended before.
   void unproven(std::string why);
-  Acts boxGone(bool complete, uint64_t now_ns);  // the receipt is there
+  // The receipt is there. An incomplete one proves nothing: the task has no time of a receipt.
+  Acts boxGone(bool complete, uint64_t now_ns);
 
   // The result's verdict; final once the stage is `done`.
   Judgement judgement() const { return judge(end_, limits_); }

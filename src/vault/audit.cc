@@ -94,7 +94,7 @@ void Audit::count(const AuditLine& line) {
     ++kind.allowed;
   else
     ++(line.outcome == "failed" ? kind.failed : kind.refused);
-  counts_.took.add(line.duration_us * 1'000);
+  kind.took.add(line.duration_us * 1'000);
 }
 
 void Audit::write(AuditLine line) {

@@ -128,9 +128,12 @@ class VaultFace final : public schema::Vault::Server {
       decisions.set(3 * i + 1, counts.kinds[i].refused);
       decisions.set(3 * i + 2, counts.kinds[i].failed);
     }
-    auto took = results.initTook(base::kBuckets);
-    for (unsigned i = 0; i < base::kBuckets; ++i) took.set(i, counts.took.counts[i]);
-    results.setTookSumNs(counts.took.sum_ns);
+    auto took = results.initTook(base::BrokerCounts::kKinds * (base::kBuckets + 1));
+    unsigned at = 0;
+    for (const base::BrokerCounts::Kind& kind : counts.kinds) {
+      for (uint64_t bucket : kind.took.counts) took.set(at++, bucket);
+      took.set(at++, kind.took.sum_ns);
+    }
     return kj::READY_NOW;
   }
 

@@ -36,19 +36,23 @@ listen = "127.0.0.1:9464"
 On loopback no token is wanted, unless `http.token_file` names one; elsewhere it is needed, as
 `Authorization: Bearer TOKEN` or as the password of any user. `/healthz` and `/readyz` never want it.
 
-- Counters start at 0 with the daemon. Histograms are classic; their buckets double from 50 us to 210 s.
+- Counters start at 0 with the daemon; refusals with a rare `code` when the first one comes. Histograms are classic;
+  their buckets double from 50 us to 210 s.
 - `template` is one of the daemon's own templates, or `other`. `code`, `verdict`, `kind`, `method` and the like come from
   closed lists, with `other` for anything else.
-- `user` and `tenant` are those of the busiest tenants (`http.tenants_max`, 20); all others count as `other`, `other`. At
-  most one place a minute changes hands, so a client that invents names makes at most one new series a minute.
+- `user` and `tenant` are those of the busiest tenants (`http.tenants_max`, 20); all others count as `other`, `other`. A
+  name has some 63 series. At most one place a minute changes hands, and at most 100 a day: more than the series of
+  that many names no client makes, however many it invents.
 - `phase`: `queue` (accepted until its turn), `claim` (until its first instruction), `start` (both), `first_byte` (from
   its first instruction to the first byte of output), `run` (to its end, or the decision to kill it), `kill` (killed
   tasks: from there to the last process reaped), `reap` (other tasks: the same), `receipt` (until nothing is left),
-  `whole` (all of it).
+  `whole` (all of it). A task whose box is not proven gone counts in neither of the last two.
 - `launch`: `parked` (the task found a parked clone), `stocked` (a clone was forked into a box that stood), `made` (box
   and clone were made), `none` (it never had one).
 - `outcome`: `succeeded`, `failed`, `capped`, `stopped` (cancelled, client gone, daemon stopping), `unserved` (its time
   in the queue was over), `internal`.
+- `reason` of a refusal: `host` (all users' bound), `user`, `tenant`, `connection` (its own bound), `quarantine`,
+  `notServing` (its template), `stopping`, `request`, `unknownTemplate`, `other`.
 - `reason` of a pool's size: `unused`, `minimum` (`pool.min`), `forecast`, `bursts`, `maximum` (`pool.max`), `budget`
   (`parked_max` or `parked_memory`).
 

@@ -91,12 +91,13 @@ def test_page_shows_every_part_of_the_message(page, made_up):
         "header": ["default", "ready", "live", "mayflyd 0.1.0", "60 min"],
         "#tiles": ["12/s", "24.9 ms", "16.7 %", "95 %", "of cpu committed"],
         "#pools": ["python", "6 / 8", "r-data", "unhealthy", "4 zygotes died within 60 s",
-                   "python wants 8 parked: 6 by the forecast of arrivals, 2 by recent bursts"],
+                   "python wants 8 parked: 6 by the forecast of arrivals, 2 by recent bursts",
+                   "r-data wants 0 parked: no task for a long time"],
         "#phases-table": ["first byte", "5.97 ms", "24.9 ms", "720"],
         "#verdicts": ["succeeded", "1,100", "wall time", "invalid argument", "unknown template"],
         "#tenants": ["red (uid:1000)", "0, 7", "all others"],
         "#host": ["memory", "3 GiB", "8 GiB", "37.5 %"],
-        "#daemon-use": ["120 of 20,000", "12.5 %"],
+        "#daemon-use": ["120 of 20,000", "12.5 %", "CPU of the spawner, of one core", "6.25 %"],
         "#calls-table": ["Task.wait", "38.4 ms / 50.9 ms"],
         "#forecast": ["12.5/s", "13/s", "0.99 %", "16.7 %", "4.2 ms", "768 KiB"],
         "#broker": ["http", "310", "up, started 2 times"],
@@ -397,7 +398,7 @@ def test_real_message_counts_what_was_run(real):
         "succeeded": 1, "failed": 1, "memory": 1, "internal": 0}
     assert after["tasks"]["ended"] - before["tasks"]["ended"] == 3
     assert next(t for t in after["tenants"] if t["tenant"] == "counted")["accepted"] == 2
-    assert next(r["count"] for r in after["refusals"] if r["code"] == "unknownTemplate") == 1
+    assert next(r["count"] for r in after["refusals"] if r["reason"] == "unknownTemplate") == 1
     python = next(t for t in after["templates"] if t["name"] == "python")
     assert python["claims"]["parked"] + python["claims"].get("waited", 0) + python["claims"].get("made", 0) == python["accepted"]
     assert after["broker"]["configured"] is False and after["daemon"]["state"] == "ready"

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import http.client
 import json
+import math
 import os
 import pathlib
 import re
@@ -117,14 +118,16 @@ def test_tasks_are_counted_as_they_ended(served):
     assert web.sum("mayfly_tasks_accepted_total", template="shell") == 3
     assert web.sum("mayfly_claims_total") == 3
     assert web.sum("mayfly_task_launches_total", launch="none") == 0
-    assert web.sum("mayfly_tasks_refused_total", template="other", code="notFound") == 1
-    assert web.sum("mayfly_tasks_refused_total", template="shell", code="invalidArgument") == 1
+    assert web.sum("mayfly_tasks_refused_total", template="other", code="notFound",
+                   reason="unknownTemplate") == 1
+    assert web.sum("mayfly_tasks_refused_total", template="shell", code="invalidArgument", reason="request") == 1
     assert web.sum("mayfly_rpc_calls_refused_total", code="invalidArgument") == 2, "one of them never met the core"
     phases = {dict(labels)["phase"] for (name, labels), _ in figures.items() if name == "mayfly_task_phase_seconds_count"}
     assert phases == {"queue", "claim", "start", "first_byte", "run", "kill", "reap", "receipt", "whole"}
     assert web.sum("mayfly_task_phase_seconds_count", phase="kill") == 1
     assert web.sum("mayfly_receipts_total", result="incomplete") == 0
     assert 0.05 < web.sum("mayfly_task_phase_seconds_sum", phase="run", outcome="capped") < 30
+    assert web.sum("mayfly_process_cpu_seconds_total") > 0 and web.sum("mayfly_spawner_cpu_seconds_total") > 0
     assert web.sum("mayfly_process_open_fds") > 10 and web.sum("mayfly_process_resident_memory_bytes") > 1e6
 
 
@@ -157,9 +160,7 @@ def test_invented_tenants_make_no_more_series_than_there_are_places(daemons):  #
 def test_a_stranger_and_a_malformed_message_are_counted(daemons):  # noqa: F811
     daemon = daemons(config=f"uids_allowed = [{STRANGER + 1}]\n" + HTTP, templates=("shell",))
     web = Web(daemon)
-    done = subprocess.run(daemon.cli.command("ps"), env=daemon.cli.environment, capture_output=True, user=STRANGER,
-                          group=STRANGER, extra_groups=[], timeout=SECONDS_MAX)
-    assert done.returncode != 0 and b"may not use" in done.stderr
+    as_a_stranger(daemon)
     assert web.sum("mayfly_rpc_connections_refused_total", code="permissionDenied") == 1
     assert web.sum("mayfly_rpc_connections_opened_total") == 0
     for _ in range(3):
@@ -398,49 +399,108 @@ def queries(dashboard):
             yield variable["name"], f"group by ({label}) ({metric.replace('$instance', '.*')})"
 
 
-# What only shows when something goes wrong, or with a broker.
-MAY_BE_EMPTY = re.compile(r"mayfly_broker_|_refused_total|state!=|phase=~?\"kill|\) > 0$")
+# No template of the test is unready.
+MAY_BE_EMPTY = re.compile(r'mayfly_template_state\{.*state!="ready"')
+TICKET = """
+[mint.ticket]
+audience = "files.example.org"
+scope = "get"
+users = ["*"]
+[introspection]
+listen = "127.0.0.1:{port}"
+secret = "asker"
+[secrets.asker]
+file = "{asker}"
+"""
+MINT = """
+import http.client
+tcp = http.client.HTTPConnection("127.0.0.1", timeout=20)
+tcp.request("POST", "/mint/ticket")
+print(tcp.getresponse().status)
+"""
 
 
-@pytest.mark.slow
-def test_every_query_of_the_dashboards_finds_the_daemon_under_load(daemons, tmp_path):  # noqa: F811
-    daemon = daemons(config='slow_task = "1ms"\n' + HTTP, templates=("shell",))
-    target = urllib.parse.urlsplit(url_of(daemon)).netloc
+def has_value(result):
+    """A quantile of no event at all is NaN: a panel shows nothing of it."""
+    return any(not math.isnan(float(series["value"][1])) for series in result)
+
+
+def as_a_stranger(daemon):
+    done = subprocess.run(daemon.cli.command("ps"), env=daemon.cli.environment, capture_output=True, user=STRANGER,
+                          group=STRANGER, extra_groups=[], timeout=SECONDS_MAX)
+    assert done.returncode != 0 and b"may not use" in done.stderr
+
+
+@contextlib.contextmanager
+def busy(*works):
+    """Does each of the works again and again, in a thread of its own."""
     over = threading.Event()
 
-    def load(number):
-        scripts = ("echo x", "exit 1", "sleep 0.01; echo y", "head -c 100000 /dev/zero")
+    def again(work):
         for i in range(100_000):
             if over.is_set():
                 return
-            daemon.cli("run", "-q", "-t", "shell", "--tenant", f"tenant-{number}", "--", "sh", "-c", scripts[i % len(scripts)])
+            work(i)
 
-    users = [threading.Thread(target=load, args=(i,)) for i in range(3)]
+    users = [threading.Thread(target=again, args=(work,)) for work in works]
     for user in users:
         user.start()
     try:
-        with Prometheus(tmp_path, target) as prometheus:
-            await_that(lambda: prometheus.query("up{job='mayfly'} == 1"), "it is scraped")
-            # Rates need several scrapes with tasks between them.
-            await_that(lambda: prometheus.query("count_over_time(mayfly_ready[1m]) > 8"), "it is scraped again and again")
-            await_that(lambda: prometheus.query("sum(rate(mayfly_tasks_ended_total[15s])) > 0"), "tasks are counted")
-            shell(daemon, "sleep 60", "--wall-time", "50ms")
-            wrong = []
-            for dashboard in sorted(MONITORING.glob("*.json")):
-                for panel, expression in queries(dashboard):
-                    if not prometheus.query(expression) and not MAY_BE_EMPTY.search(expression):
-                        wrong.append(f"{dashboard.name}: {panel}: {expression}")
-            assert not wrong, "\n".join(wrong)
-            groups = prometheus.ask("/api/v1/rules")["groups"]
-            rules = await_that(lambda: [rule for group in prometheus.ask("/api/v1/rules")["groups"] for rule in group["rules"]
-                                        if rule["health"] != "unknown"], "rules are evaluated")
-            assert groups and all(rule["health"] == "ok" for rule in rules), rules
-            firing = {alert["labels"]["alertname"] for alert in prometheus.ask("/api/v1/alerts")["alerts"]
-                      if alert["state"] == "firing"}
-            assert not firing
-            for record in ("template:mayfly_start_seconds:p99_5m", "template:mayfly_claims:miss_ratio5m"):
-                assert await_that(lambda: prometheus.query(record), record)
+        yield
     finally:
         over.set()
         for user in users:
             user.join()
+
+
+def policy_of_a_ticket(folder):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name, text in (("asker", "asker-token"), ("policy.toml", TICKET.format(port=port, asker=folder / "asker"))):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+    return folder / "policy.toml"
+
+
+@pytest.mark.slow
+def test_every_query_of_the_dashboards_finds_the_daemon_under_load(daemons, tmp_path):  # noqa: F811
+    config = f'broker_policy = "{policy_of_a_ticket(daemons.folder)}"\nuids_allowed = [{STRANGER + 1}]\nslow_task = "1ms"\n'
+    daemon = daemons(config=config + HTTP, templates=("python", "shell"))
+    target = urllib.parse.urlsplit(url_of(daemon)).netloc
+    # A success, a failure, a wait, output, a cap, and a refusal.
+    scripts = (("echo x",), ("exit 1",), ("sleep 0.01; echo y",), ("head -c 100000 /dev/zero",),
+               ("sleep 60", "--wall-time", "50ms"), ("true", "--memory", "1"))
+
+    def shells(number):
+        def work(i):
+            script, *flags = scripts[i % len(scripts)]
+            daemon.cli("run", "-q", "-t", "shell", "--tenant", f"tenant-{number}", *flags, "--", "sh", "-c", script)
+        return work
+
+    def grants(_):
+        daemon.cli("run", "-q", "--grant", "ticket", "-c", MINT)
+
+    with busy(*(shells(number) for number in range(3)), grants), Prometheus(tmp_path, target) as prometheus:
+        await_that(lambda: prometheus.query("up{job='mayfly'} == 1"), "it is scraped")
+        # Rates need several scrapes with events between them.
+        await_that(lambda: prometheus.query("count_over_time(mayfly_ready[1m]) > 8"), "it is scraped again and again")
+        for name in ("mayfly_tasks_ended_total", 'mayfly_broker_decisions_total{outcome="allowed"}',
+                     'mayfly_tasks_refused_total{reason="request"}', 'mayfly_tasks_ended_total{verdict="wallTime"}'):
+            await_that(lambda name=name: prometheus.query(f"sum(rate({name}[15s])) > 0"), f"{name} rises")
+        as_a_stranger(daemon)
+        await_that(lambda: prometheus.query("sum(rate(mayfly_rpc_connections_refused_total[15s])) > 0"), "the stranger is counted")
+        wrong = []
+        for dashboard in sorted(MONITORING.glob("*.json")):
+            for panel, expression in queries(dashboard):
+                if not has_value(prometheus.query(expression)) and not MAY_BE_EMPTY.search(expression):
+                    wrong.append(f"{dashboard.name}: {panel}: {expression}")
+        assert not wrong, "\n".join(wrong)
+        groups = prometheus.ask("/api/v1/rules")["groups"]
+        rules = await_that(lambda: [rule for group in prometheus.ask("/api/v1/rules")["groups"] for rule in group["rules"]
+                                    if rule["health"] != "unknown"], "rules are evaluated")
+        assert groups and all(rule["health"] == "ok" for rule in rules), rules
+        firing = {alert["labels"]["alertname"] for alert in prometheus.ask("/api/v1/alerts")["alerts"]
+                  if alert["state"] == "firing"}
+        assert not firing
+        for record in ("template:mayfly_start_seconds:p99_5m", "template:mayfly_claims:miss_ratio5m"):
+            assert await_that(lambda: prometheus.query(record), record)

@@ -39,7 +39,7 @@ struct VaultLog {
   kj::Own<kj::PromiseFulfiller<void>> answer;
   uint32_t connections_max = 0;
   kj::Maybe<vault::Tools::Client> tools;
-  unsigned buckets = base::kBuckets;
+  unsigned took = base::BrokerCounts::kKinds * (base::kBuckets + 1);  // numbers
 };
 
 class FakeSession final : public vault::Session::Server {
@@ -96,8 +96,8 @@ class FakeVault final : public vault::Vault::Server {
     results.setSessions(3);
     auto decisions = results.initDecisions(3 * base::BrokerCounts::kKinds);
     for (unsigned i = 0; i < decisions.size(); ++i) decisions.set(i, i);
-    auto took = results.initTook(log_.buckets);
-    if (log_.buckets > 0) took.set(0, 5);
+    auto took = results.initTook(log_.took);
+    for (unsigned i = 0; i < log_.took; ++i) took.set(i, 1'000 + i);
     return kj::READY_NOW;
   }
 
@@ -389,11 +389,14 @@ TEST_F(BrokerTest, TheVaultsCountsAreAskedForOneQuestionAtATime) {
   EXPECT_EQ(heard.counts.kinds[1].allowed, 3u);
   EXPECT_EQ(heard.counts.kinds[1].refused, 4u);
   EXPECT_EQ(heard.counts.kinds[1].failed, 5u);
-  EXPECT_EQ(heard.counts.took.counts[0], 5u);
-  log.buckets = 7;  // not ours
+  EXPECT_EQ(heard.counts.kinds[0].took.counts[1], 1'001u);
+  EXPECT_EQ(heard.counts.kinds[0].took.sum_ns, 1'000u + base::kBuckets);
+  EXPECT_EQ(heard.counts.kinds[1].took.counts[0], 1'000u + base::kBuckets + 1);
+  EXPECT_EQ(heard.counts.kinds[6].took.sum_ns, 1'000u + log.took - 1);
+  log.took = 7;  // not ours
   link->count();
   settle();
-  log.buckets = base::kBuckets;
+  log.took = base::BrokerCounts::kKinds * (base::kBuckets + 1);
   link->count();
   ASSERT_TRUE(until([&] { return heard.times["counts"] == 2; }));
 }

@@ -176,8 +176,13 @@ TEST(Log, TaskLineHasWhoHowAndHowMuchAndLeavesOutWhatWasNotReached) {
                base::Verdict::wallTime, usage, phases),
       "task id=5 template=python mechanism=fork user=uid:1000 tenant=\"a\\\" verdict=x\" "
       "trace=00-ab verdict=wallTime launch=stocked queue_ms=0.250 claim_ms=1.250 run_ms=10.000 "
-      "reap_ms=0.250 receipt_ms=0.250 whole_ms=12.000 "
+      "kill_ms=0.250 receipt_ms=0.250 whole_ms=12.000 "
       "cpu_ms=2.500 memory_peak=4096 processes_peak=2 stdout=3 stderr=0 disk=0 inodes=0");
+  const auto of = [&](base::Verdict v) {
+    return taskLine({5, "p", "fork", "u", ""}, v, {}, phases);
+  };
+  EXPECT_NE(of(base::Verdict::failed).find(" reap_ms=0.250 "), std::string::npos);
+  EXPECT_EQ(of(base::Verdict::failed).find(" kill_ms="), std::string::npos) << "nobody killed it";
   usage.fresh_runtime = true;
   EXPECT_TRUE(taskLine({5, "python", "fork", "uid:0", ""}, base::Verdict::failed, usage, {})
                   .ends_with(" fresh_runtime=1"));

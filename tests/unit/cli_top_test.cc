@@ -86,9 +86,9 @@ TEST_F(Top, NoLineIsWiderOrLowerThanTheTerminal) {
 
 TEST_F(Top, OncePrintsEverySection) {
   const std::string text = textOf(pageOf(madeUp(), {}, 120));
-  for (const char* each :
-       {"Pools", "Phases, last minute", "Tenants", "Host", "Verdicts", "Refusals", "Slow tasks",
-        "red (uid:1000)", "all others", "wall time", "unknown template", "8231"})
+  for (const char* each : {"Pools", "Phases, last minute", "Tenants, times of all their tasks",
+                           "Host", "Verdicts", "Refusals", "Slow tasks", "red (uid:1000)",
+                           "all others", "wall time", "unknown template", "8231"})
     EXPECT_THAT(text, HasSubstr(each));
 }
 

@@ -271,6 +271,8 @@ TEST(Manifest, ErrorsNameFileLineKeyAndWhatIsAllowed) {
             "pip, pip_index, pip_extra_index, npm, npm_without_scripts, run, files");
   EXPECT_EQ(errorOf(with(kSmall, "\"fork\"", "\"spoon\"")),
             "m.toml:3: 'mechanism' is required: \"fork\", \"restore\" or \"exec\"");
+  EXPECT_EQ(errorOf(with(kSmall, "\"tiny\"", "\"other\"")),
+            "m.toml:1: 'name' is reserved: metrics call every unknown template so");
   EXPECT_EQ(errorOf(kSmall + "[limits.default]\nmemory = \"1KiB\"\n"),
             "m.toml:10: 'limits.default.memory' is 1KiB; allowed are 16MiB to 1TiB");
   EXPECT_EQ(errorOf(kSmall + "[limits.default]\ncpu = 2\n[limits.maximum]\ncpu = 1\n"),

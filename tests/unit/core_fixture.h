@@ -55,8 +55,9 @@ struct Recorder : base::Observer {
   std::string lines, fault;
   std::vector<base::Phase> phases;
   std::vector<base::ClaimKind> claims;
-  base::CloneTimes times;   // the last clone's
-  base::TaskLabels labels;  // the last; its words are copied
+  base::RefusedBy refused_by = base::RefusedBy::other;  // of the last refusal
+  base::CloneTimes times;                               // the last clone's
+  base::TaskLabels labels;                              // the last; its words are copied
   std::string template_name, mechanism, user, tenant, trace;
 
   void remember(const base::TaskLabels& t) {
@@ -65,8 +66,8 @@ struct Recorder : base::Observer {
     labels = t;
   }
   void taskAccepted(const base::TaskLabels& t) override { ++calls["taskAccepted"], remember(t); }
-  void taskRefused(const base::TaskLabels& t, std::string_view) override {
-    ++calls["taskRefused"], remember(t);
+  void taskRefused(const base::TaskLabels& t, std::string_view, base::RefusedBy by) override {
+    ++calls["taskRefused"], remember(t), refused_by = by;
   }
   void taskPhase(const base::TaskLabels& t, base::Phase phase, uint64_t) override {
     ++calls["taskPhase"], remember(t), phases.push_back(phase);

@@ -127,6 +127,25 @@ TEST_F(Fixture, TheReportHasWhatIsThereNow) {
   EXPECT_EQ(engine->report().templates[0].quarantined, 0u);
 }
 
+TEST_F(Fixture, APoolThatIsToHaveNoCloneHasAReason) {
+  start();
+  const auto reasons = [&] { return engine->report().templates[0].forecast.lanes_by_reason; };
+  std::array<uint32_t, base::kSizeReasons> wanted{};
+  wanted[size_t(base::SizeReason::maximum)] = 1;
+  EXPECT_EQ(reasons(), wanted) << "the template's own maximum is 0";
+}
+
+TEST_F(Fixture, APoolThatTheDaemonsBudgetKeepsEmptySaysSo) {
+  parked = 1;
+  options.budget.parked_max = 0;
+  start();
+  const base::PoolForecast f = engine->report().templates[0].forecast;
+  std::array<uint32_t, base::kSizeReasons> wanted{};
+  EXPECT_EQ(f.target_by_reason, wanted);
+  wanted[size_t(base::SizeReason::budget)] = 1;
+  EXPECT_EQ(f.lanes_by_reason, wanted);
+}
+
 TEST_F(Fixture, TheReportSaysHowLongTheOldestTaskWaits) {
   start(/*ready=*/false);
   EXPECT_EQ(engine->report().queue_age_ns, 0u);
@@ -684,6 +703,44 @@ TEST_F(Fixture, ATaskOfNobodysIsRefused) {
   EXPECT_EQ(engine->submit(s, listener).error().code, base::Code::internal);
 }
 
+TEST_F(Fixture, ARefusalSaysWhoseBoundItWas) {
+  using base::RefusedBy;
+  options.budget.queue_tasks_per_owner_max = 3;
+  options.accounts.of(sched::Resource::queuedTasks) = {
+      .pool_max = 8, .user_max = 5, .tenant_max = 4};
+  start(/*ready=*/false);  // everything waits in the queue
+  sched::OwnerId connection = 1;
+  const auto submitAs = [&](uint32_t uid, std::string_view tenant, uint32_t count) {
+    base::Code code{};
+    for (uint32_t i = 0; i < count; ++i) {
+      sched::TaskSpec s = spec();
+      s.account = account(uid, tenant);
+      s.owner = connection;
+      const auto id = engine->submit(std::move(s), std::make_shared<Listener>());
+      EXPECT_EQ(i + 1 == count, !id) << i;
+      if (!id) code = id.error().code;
+    }
+    EXPECT_EQ(code, base::Code::resourceExhausted);
+    return told.refused_by;
+  };
+  EXPECT_EQ(submitAs(1, "a", 4), RefusedBy::connection);
+  connection = 2;
+  EXPECT_EQ(submitAs(1, "a", 2), RefusedBy::tenant);
+  EXPECT_EQ(submitAs(1, "b", 2), RefusedBy::user);
+  EXPECT_EQ(submitAs(2, "", 4), RefusedBy::host) << "8 tasks wait";
+  sched::TaskSpec huge = spec();
+  huge.limits.memory_bytes = uint64_t{1} << 50;
+  EXPECT_FALSE(engine->submit(std::move(huge), listener));
+  EXPECT_EQ(told.refused_by, RefusedBy::request) << "though the queue is full, too";
+  sched::TaskSpec unknown = spec();
+  unknown.template_name = "none";
+  EXPECT_FALSE(engine->submit(std::move(unknown), listener));
+  EXPECT_EQ(told.refused_by, RefusedBy::unknownTemplate);
+  engine->stop([] {});
+  EXPECT_FALSE(engine->submit(spec(), listener));
+  EXPECT_EQ(told.refused_by, RefusedBy::stopping);
+}
+
 TEST_F(Fixture, TenantsShareNoZygote) {
   tenants_max = 2;
   start();
@@ -708,6 +765,7 @@ TEST_F(Fixture, TenantsShareNoZygote) {
   auto refused = engine->submit(s, listener);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);
+  EXPECT_EQ(told.refused_by, base::RefusedBy::notServing);
 }
 
 TEST_F(Fixture, OutputBeyondTheCapEndsTheTaskAndIsCutAtTheCap) {
@@ -1109,6 +1167,7 @@ TEST_F(Fixture, ATemplateWithTooManyBoxesInQuarantineIsRefusedAndNoOther) {
   ASSERT_FALSE(id);
   EXPECT_EQ(id.error().code, base::Code::unavailable);
   EXPECT_NE(id.error().message.find("'python'"), std::string::npos) << id.error().message;
+  EXPECT_EQ(told.refused_by, base::RefusedBy::quarantine);
   EXPECT_EQ(engine->templates()[0].state, "unhealthy");
   EXPECT_EQ(engine->templates()[1].state, "ready");
   refused.template_name = "other";
@@ -1275,6 +1334,7 @@ TEST_F(Fixture, OutputFilesThatAreKeptAreBounded) {
   EXPECT_EQ(refused.error().code, base::Code::resourceExhausted);
   EXPECT_TRUE(refused.error().retryable());
   EXPECT_GT(refused.error().retry_after_ms, 0u);
+  EXPECT_TRUE(told.refused_by == base::RefusedBy::user || told.refused_by == base::RefusedBy::host);
   EXPECT_TRUE(engine->submit(spec(), std::make_shared<Listener>()));
   listener->result = {};
   EXPECT_TRUE(engine->submit(s, std::make_shared<Listener>()));

@@ -59,6 +59,8 @@ metrics::Template python() {
   t.forecast.make_ns = 4'200'000;
   t.forecast.target_by_reason[at(SizeReason::forecast)] = 6;
   t.forecast.target_by_reason[at(SizeReason::bursts)] = 2;
+  t.forecast.lanes_by_reason[at(SizeReason::forecast)] = 3;
+  t.forecast.lanes_by_reason[at(SizeReason::bursts)] = 1;
   t.running = 3;
   t.open = 4;
   t.dying = 2;
@@ -68,7 +70,7 @@ metrics::Template python() {
   t.verdicts[at(Verdict::failed)] = 60;
   t.verdicts[at(Verdict::memory)] = 25;
   t.verdicts[at(Verdict::wallTime)] = 15;
-  t.refused[1] = 7;
+  t.refused[1][at(base::RefusedBy::request)] = 7;
   t.claims = {1'080, 20, 100};
   t.launches[at(base::Launch::parked)] = 1'080;
   t.launches[at(base::Launch::made)] = 120;
@@ -87,6 +89,7 @@ metrics::Template broken() {
   t.mechanism = "exec";
   t.state = "unhealthy";
   t.state_why = "4 zygotes died within 60 s";
+  t.forecast.lanes_by_reason[at(SizeReason::unused)] = 1;
   t.quarantined = 1;
   t.boxes = 1;
   t.trials_failed = 2;
@@ -106,6 +109,7 @@ std::shared_ptr<const Tick> tick(uint32_t ago) {
   out->receipts = 24;
   out->loop_lag_us_max = 300 + ago;
   out->cpu_share = 0.125F;
+  out->spawner_cpu_share = 0.0625F;
   TickTemplate t;
   t.index = 0;
   t.accepted = 24 + ago % 5;
@@ -200,8 +204,8 @@ Snapshot madeUp() {
   s.broker.front_starts = 1;
   s.broker.vault_starts = 2;
   s.broker.vault_ends = 1;
-  s.broker.decisions[0] = {.allowed = 310, .refused = 4, .failed = 1};
-  s.broker.call = times({20 * kMs, 30 * kMs});
+  s.broker.decisions[0] = {
+      .allowed = 310, .refused = 4, .failed = 1, .took = times({20 * kMs, 30 * kMs})};
   s.broker.opened_ok = 120;
   s.rpc.connections = 4;
   s.rpc.opened = 30;
@@ -336,6 +340,7 @@ TEST(DashboardMinute, CountsTicksOfTheLastMinuteOnly) {
   EXPECT_EQ(minute.all.verdicts[at(Verdict::memory)], 60u);
   EXPECT_DOUBLE_EQ(minute.all.missShare(), 4.0 / 24);
   EXPECT_DOUBLE_EQ(minute.cpu_share, 0.125);
+  EXPECT_DOUBLE_EQ(minute.spawner_cpu_share, 0.0625);
   EXPECT_EQ(minute.loop_lag_us_max, 329u);
 }
 

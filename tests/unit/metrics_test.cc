@@ -126,6 +126,19 @@ TEST(Busiest, FewInventedNamesTakeFreePlacesAndGiveThemToBusierOnesOneAMinute) {
   EXPECT_LT(b.find("u", "better"), b.slotsMax());
 }
 
+TEST(Busiest, ChurnThatIsAlwaysBusierTakesABoundedNumberOfPlacesADay) {
+  Busiest b(1);
+  b.count("u", "first", 1);
+  uint64_t now_ns = kSecond;
+  for (int day = 0; day < 2; ++day) {
+    uint32_t swaps = 0;
+    for (int minute = 0; minute < 24 * 60; ++minute, now_ns += Busiest::kSwapPause_ns)
+      for (int i = 0; i < 30; ++i)
+        swaps += b.count("u", std::to_string(minute % 7), now_ns).is_new ? 1 : 0;
+    EXPECT_EQ(swaps, Busiest::kSwapsOfDay) << day;
+  }
+}
+
 TEST(Busiest, NoPlacesAtAllIsAllowed) {
   Busiest b(0);
   EXPECT_EQ(b.count("u", "a", 1).slot, 0u);
@@ -159,6 +172,19 @@ TEST(Recorder, PartsOfATasksTimeAreCountedByLaunchAndOutcome) {
   EXPECT_EQ(s->templates[0].open, 0u);
 }
 
+TEST(Recorder, ATaskWhoseBoxIsNotProvenGoneHasNoTimeOfAReceipt) {
+  Rig rig;
+  base::Phases unproven = rig.phases();
+  unproven[static_cast<size_t>(Phase::receipt)] = 0;
+  rig.recorder.taskEnded(rig.labels(), Verdict::succeeded, {}, unproven);
+  const auto s = rig.snapshot();
+  const auto& parts = *s->templates[0].parts[static_cast<size_t>(base::Launch::parked)][0];
+  EXPECT_EQ(parts[static_cast<size_t>(Part::reap)].count(), 1u);
+  EXPECT_EQ(parts[static_cast<size_t>(Part::receipt)].count(), 0u);
+  EXPECT_EQ(parts[static_cast<size_t>(Part::whole)].count(), 0u);
+  EXPECT_EQ(s->templates[0].ended(), 1u);
+}
+
 TEST(Recorder, ASnapshotNeverChangesAndSharesWhatHasNotChanged) {
   Rig rig;
   rig.end(rig.labels());
@@ -178,15 +204,16 @@ TEST(Recorder, HostileNamesMakeNoNewSeries) {
   Rig rig({.tenants_max = 5});
   for (int i = 0; i < 5; ++i) rig.end(rig.labels("python", "tenant" + std::to_string(i)));
   for (size_t code = 0; code < kCodes; ++code)
-    rig.recorder.taskRefused(rig.labels(), codeName(code));
+    for (size_t by = 0; by < base::kRefusedBys; ++by)
+      rig.recorder.taskRefused(rig.labels(), codeName(code), static_cast<base::RefusedBy>(by));
   rig.recorder.callAnswered("Mayfly.submit", 1);
   const size_t lines = linesOf(rig.text());
   for (int i = 0; i < 10'000; ++i) {
     const std::string name = "evil\n\"{" + std::to_string(i);
     rig.end(rig.labels("python", name));
     rig.end(rig.labels(name, name));
-    rig.recorder.taskRefused(rig.labels(name, name), name);
-    rig.recorder.taskRefused(rig.labels("python", name), name);
+    rig.recorder.taskRefused(rig.labels(name, name), name, base::RefusedBy::tenant);
+    rig.recorder.taskRefused(rig.labels("python", name), name, base::RefusedBy::tenant);
     rig.recorder.connectionRefused(name, name);
     rig.recorder.callRefused(name, name);
     rig.recorder.receipt(name, {});
@@ -199,6 +226,25 @@ TEST(Recorder, HostileNamesMakeNoNewSeries) {
   for (int i = 0; i < 1'000; ++i) rig.recorder.callAnswered("m" + std::to_string(i), 1);
   EXPECT_LE(rig.snapshot()->rpc.methods.size(), 65u);
   EXPECT_LE(rig.snapshot()->notices.size(), kNotices);
+}
+
+TEST(Recorder, UsualRefusalsAreCountedFromZeroAndOthersOnceTheyCome) {
+  using base::RefusedBy;
+  Rig rig;
+  const auto series = [](std::string_view code, RefusedBy by) {
+    return "mayfly_tasks_refused_total{template=\"node\",code=\"" + std::string(code) +
+           "\",reason=\"" + std::string(name(by)) + "\"} ";
+  };
+  for (RefusedBy by : {RefusedBy::connection, RefusedBy::tenant, RefusedBy::user, RefusedBy::host})
+    EXPECT_THAT(rig.text(), HasSubstr(series("resourceExhausted", by) + "0\n"));
+  EXPECT_THAT(rig.text(), HasSubstr(series("unavailable", RefusedBy::notServing) + "0\n"));
+  EXPECT_THAT(rig.text(), HasSubstr(series("invalidArgument", RefusedBy::request) + "0\n"));
+  EXPECT_THAT(rig.text(), HasSubstr(series("notFound", RefusedBy::request) + "0\n"));
+  EXPECT_THAT(rig.text(), Not(HasSubstr(series("internal", RefusedBy::other))));
+  rig.recorder.taskRefused(rig.labels("node"), "internal", RefusedBy::other);
+  rig.recorder.taskRefused(rig.labels("node"), "resourceExhausted", RefusedBy::user);
+  EXPECT_THAT(rig.text(), HasSubstr(series("internal", RefusedBy::other) + "1\n"));
+  EXPECT_THAT(rig.text(), HasSubstr(series("resourceExhausted", RefusedBy::user) + "1\n"));
 }
 
 TEST(Recorder, NamesOfTenantsAreEscapedInTheText) {
@@ -233,7 +279,7 @@ TEST(Recorder, TicksHoldTheRecentPastAndNoMore) {
   rig.recorder.cloneClaimed(rig.labels(), base::ClaimKind::waited);
   rig.recorder.loopLag(3 * kMs);
   rig.report.templates[1].boxes = 1;
-  rig.recorder.tick(rig.report, {.cpu_s = 1});
+  rig.recorder.tick(rig.report, {.cpu_s = 1, .spawner_cpu_s = 0.5});
   rig.report.templates[1].boxes = 0;
   for (size_t i = 0; i < kTicks + 5; ++i) {
     const auto s = rig.snapshot();
@@ -242,6 +288,7 @@ TEST(Recorder, TicksHoldTheRecentPastAndNoMore) {
       const Tick& t = *s->ticks[0];
       EXPECT_EQ(t.length_ms, kTickMs);
       EXPECT_FLOAT_EQ(t.cpu_share, 0.5f);
+      EXPECT_FLOAT_EQ(t.spawner_cpu_share, 0.25f);
       EXPECT_EQ(t.loop_lag_us_max, 3'000u);
       ASSERT_EQ(t.templates.size(), 2u) << "one had a task, the other has a box";
       EXPECT_EQ(t.templates[0].verdicts[0], 1u);
@@ -284,7 +331,8 @@ TEST(Recorder, ABrokersCountsGoOnWhenItsVaultIsRestarted) {
   Rig rig({.broker = true});
   base::BrokerCounts counts;
   counts.kinds[0] = {5, 2, 1};
-  counts.took.add(kMs);
+  counts.kinds[0].took.add(kMs);
+  counts.kinds[1].took.add(2 * kMs);
   rig.recorder.brokerUp("vault");
   rig.recorder.brokerCounts(counts);
   rig.recorder.brokerDown("vault", "killed");
@@ -294,9 +342,21 @@ TEST(Recorder, ABrokersCountsGoOnWhenItsVaultIsRestarted) {
   const std::string text = rig.text();
   EXPECT_THAT(text,
               HasSubstr(R"(mayfly_broker_decisions_total{kind="http",outcome="allowed"} 10)"));
-  EXPECT_THAT(text, HasSubstr("mayfly_broker_call_seconds_count 2\n"));
+  EXPECT_THAT(text, HasSubstr("mayfly_broker_call_seconds_count{kind=\"http\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("mayfly_broker_call_seconds_sum{kind=\"sql\"} 0.004\n"));
+  EXPECT_THAT(text, Not(HasSubstr("mayfly_broker_call_seconds_count{kind=\"session\"}")));
   EXPECT_THAT(text, HasSubstr(R"(mayfly_broker_ends_total{process="vault"} 1)"));
   EXPECT_THAT(Rig().text(), Not(HasSubstr("mayfly_broker"))) << "a daemon without one";
+}
+
+TEST(Recorder, AnEmptyPoolsSizeHasAReason) {
+  Rig rig;
+  base::PoolForecast& f = rig.report.templates[0].forecast;
+  f.lanes_by_reason[static_cast<size_t>(base::SizeReason::budget)] = 3;
+  const std::string text = rig.text();
+  EXPECT_THAT(text, HasSubstr(R"(mayfly_pool_size_reason{template="python",reason="budget"} 1)"));
+  EXPECT_THAT(text, HasSubstr(R"(mayfly_pool_size_reason{template="python",reason="unused"} 0)"));
+  EXPECT_THAT(text, HasSubstr(R"(mayfly_pool_target_clones{template="python",reason="budget"} 0)"));
 }
 
 TEST(Recorder, ReadyIsWhatTheCoreSays) {

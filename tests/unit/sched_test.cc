@@ -560,6 +560,8 @@ TEST(TaskMachine, ADeadlineThatNobodyConfirmsIsInternal) {
     r.m.unproven("the spawner did not answer");
     r.m.boxGone(false, 70 * kMs);
     EXPECT_EQ(r.m.judgement().verdict, reaped ? Verdict::wallTime : Verdict::internal);
+    EXPECT_EQ(r.m.phases()[size_t(Phase::reaped)], reaped ? 60 * kMs : 0);
+    EXPECT_EQ(r.m.phases()[size_t(Phase::receipt)], 0u) << "nobody proved that nothing is left";
   }
 }
 

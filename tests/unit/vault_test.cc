@@ -587,8 +587,10 @@ TEST(Audit, CountsDecisionsByKindWithThoseThatHaveNoLineOfTheirOwn) {
   EXPECT_EQ(of(1), (std::vector<uint64_t>{0, 6, 0}));
   EXPECT_EQ(of(3), (std::vector<uint64_t>{0, 1, 0}));
   EXPECT_EQ(of(6), (std::vector<uint64_t>{0, 7, 0})) << "a session's own line is no call";
-  EXPECT_EQ(counts.took.count(), 5u);
-  EXPECT_EQ(counts.took.sum_ns, 300'000u);
+  EXPECT_EQ(counts.kinds[0].took.count(), 3u);
+  EXPECT_EQ(counts.kinds[0].took.sum_ns, 180'000u);
+  EXPECT_EQ(counts.kinds[1].took.count(), 1u);
+  EXPECT_EQ(counts.kinds[6].took.count(), 0u);
 }
 
 TEST(Audit, WhileNoLineCanBeWrittenNothingIsAllowed) {

@@ -153,7 +153,8 @@ export class Verdicts {
     this.refusals = el("table");
     find("refusals").append(el("div", { class: "scroll" }, this.refusals));
     this.refused = new Table(this.refusals, [
-      { head: "Reason", header: true, class: left, cell: (r) => words(r.code) },
+      { head: "Refused", header: true, class: left, cell: (r) => words(r.code) },
+      { head: "By", class: left, cell: (r) => words(r.reason) },
       { head: "Submissions", cell: (r) => count(r.count) },
     ], "None so far.");
   }
@@ -161,9 +162,11 @@ export class Verdicts {
   update(m) {
     this.whole(Math.max(1, sum(m.verdicts.map((v) => v.count))));
     this.table.update(m.verdicts.filter((v) => v.count > 0).map((v) => [v.name, v]));
-    this.refused.update(m.refusals.map((r) => [r.code, r]));
+    this.refused.update(m.refusals.map((r) => [`${r.code} ${r.reason}`, r]));
   }
 }
+
+const SINCE_START = "since the daemon's start, not of the last minute";
 
 const tenantName = (t) => (t.others ? "all others" : t.tenant === "" ? t.user : `${t.tenant} (${t.user})`);
 
@@ -177,8 +180,8 @@ export class Tenants {
       { head: "Refused", cell: (t) => unless0(t.refused, "warn") },
       { head: "Failed, capped", cell: (t) => `${count(t.ended.failed ?? 0)}, ${count(t.ended.capped ?? 0)}` },
       { head: "CPU time", cell: (t) => seconds(t.cpuS) },
-      { head: "Start p99", cell: (t) => seconds(t.startP99S) },
-      { head: "Whole p99", cell: (t) => seconds(t.wholeP99S) },
+      { head: "Start p99, all tasks", why: SINCE_START, cell: (t) => seconds(t.startP99S) },
+      { head: "Whole p99, all tasks", why: SINCE_START, cell: (t) => seconds(t.wholeP99S) },
     ], "Nobody has submitted a task.");
   }
 
@@ -215,14 +218,15 @@ export class Host {
     pairs(find("daemon-use"), [
       ["up", "Up for", seconds(d.uptimeS)],
       ["cpu", "CPU, of one core", percent(m.lastMinute.cpuShare)],
+      ["spawner-cpu", "CPU of the spawner, of one core", percent(m.lastMinute.spawnerCpuShare)],
       ["memory", "Memory", bytes(d.residentBytes)],
       ["fds", "Descriptors", `${count(d.openFds)} of ${count(d.fdsMax)}`],
       ["connections", "Connections", count(m.rpc.connections)],
       ["calls", "Calls, refused", `${count(m.rpc.calls)}, ${count(sum(Object.values(m.rpc.refused)))}`],
       ["malformed", "Malformed messages", count(m.rpc.malformed), m.rpc.malformed > 0 ? "warn" : ""],
       ["bytes", "Bytes in, out", `${bytes(m.rpc.bytesIn)}, ${bytes(m.rpc.bytesOut)}`],
-      ["lag", "Event-loop lag, p99", seconds(d.loopLagP99S)],
-      ["lag-max", "Event-loop lag, worst", seconds(d.loopLagMaxS)],
+      ["lag", "Event-loop lag, p99 since its start", seconds(d.loopLagP99S)],
+      ["lag-max", "Event-loop lag, worst since its start", seconds(d.loopLagMaxS)],
     ]);
   }
 }
@@ -262,6 +266,7 @@ export class Broker {
       { head: "Allowed", cell: (d) => count(d.allowed) },
       { head: "Refused", cell: (d) => unless0(d.refused, "warn") },
       { head: "Failed", cell: (d) => unless0(d.failed, "bad") },
+      { head: "p50 / p99", why: SINCE_START, cell: times },
     ], "No call has come.");
     find("broker-body").replaceChildren(this.none, this.there);
   }
@@ -277,9 +282,9 @@ export class Broker {
       ["vault", "Vault", up(b.vaultUp, b.vaultStarts), b.vaultUp ? "good" : "bad"],
       ["sessions", "Sessions", count(b.sessions)],
       ["opened", "Opened, refused", `${count(b.openedOk)}, ${count(b.openedRefused)}`],
-      ["call", "A call, p50 / p99", times(b.call)],
-      ["open", "To open, p50 / p99", times(b.opened)],
-      ["revoke", "To revoke, p50 / p99", times(b.revoked)],
+      ["call", "A call since mayflyd's start, p50 / p99", times(b.call)],
+      ["open", "To open a session, p50 / p99", times(b.opened)],
+      ["revoke", "To revoke one, p50 / p99", times(b.revoked)],
     ]);
     this.table.update(b.decisions.map((d) => [d.kind, d]));
   }
