@@ -190,6 +190,9 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
       found->machine.on(BoxEvent::cloneMade) == BoxStep::breach)
     return Said::breach;
   Box& box = *found;
+  const bool failed = answer.what == CloneSource::Answer::What::failed;
+  // criu makes the clone early; what looks for it cannot enter the box of a killed init.
+  box.clone_unnamed = failed && !answer.clone;
   const Status adopted = adopt(box, box.clone, std::move(answer.clone), key, Source::clone);
   if (box.machine.ending()) {
     awaitNothing(box);
