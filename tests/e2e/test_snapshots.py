@@ -3,6 +3,7 @@
 The tests use a copy of the state folder's node image and snapshot, so that they may damage it.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -299,6 +300,21 @@ def test_a_box_that_ends_while_its_clone_is_restored_is_gone_at_once(state, daem
         for _, fd in others:
             os.close(fd)
     assert "not reaped" not in daemon.said()
+
+
+def test_what_criu_says_is_told_whole(state, daemons):  # noqa: F811
+    """A file that criu refuses, under a checksum that fits."""
+    folder = folder_of(state)
+    content = bytearray((folder / "pstree.img").read_bytes())
+    content[:8] = bytes(8)
+    (folder / "pstree.img").write_bytes(content)
+    info = json.loads((folder / "snapshot.json").read_text())
+    [entry] = [each for each in info["files"] if each["name"] == "pstree.img"]
+    entry["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "snapshot.json").write_text(json.dumps(info))
+    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=ON_DEMAND + REFUSES)
+    failed = daemon.cli("run", "-t", "node", "-c", "console.log(1)")
+    assert failed.returncode == 125 and re.search(rb"Error \(criu/[\w.-]+:\d+\): .*pstree", failed.stderr), (failed.stderr, daemon.said())
 
 
 def test_a_full_disk_during_the_dump_is_told_and_leaves_nothing(state, tmp_path):
