@@ -273,13 +273,22 @@ int dump(char* why, size_t size) {
 
 // --- the order of all ----------------------------------------------------------------
 
-// What the zygote prints while it starts goes to the log.
+// What the zygote prints while it starts goes to the log, which may be a terminal: a package's
+// words, made printable and bounded. The rest is read and dropped, so that nobody waits.
 void passOnLog() {
+  static size_t passed = 0;
   char text[4'096];
-  ssize_t n;
-  while ((n = read(builder.log.read, text, sizeof text)) > 0)
-    (void)!write(2, text, static_cast<size_t>(n));
-  if (n < 0) return;
+  ssize_t n = -1;
+  for (int i = 0; i < kLogReadsMax; ++i) {
+    if ((n = read(builder.log.read, text, sizeof text)) <= 0) break;
+    const auto count = static_cast<size_t>(n);
+    makePrintable(text, count, Lines::keep);
+    const size_t shown = count < kLogBytesMax - passed ? count : kLogBytesMax - passed;
+    if (shown > 0) (void)!write(2, text, shown);
+    passed += shown;
+    if (shown > 0 && passed == kLogBytesMax) dprintf(2, "\n(more is not shown)\n");
+  }
+  if (n != 0) return;
   close(builder.log.read);  // nobody writes into it any more
   builder.log.read = -1;
 }

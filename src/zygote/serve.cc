@@ -296,15 +296,6 @@ int serveSnapshot(const Server& server, mayfly_task* task) {
   return park(completeWalls(server, how == kGoOnRehearsing), task);
 }
 
-// Makes a message safe for a terminal: replaces every control character.
-void makePrintable(char* text) {
-  auto* c = reinterpret_cast<unsigned char*>(text);
-  for (; *c != 0; ++c) {
-    if (*c < 0x20 || *c == 0x7f) *c = '?';
-    if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) c[0] = c[1] = '?';  // the C1 controls in UTF-8
-  }
-}
-
 // The zygote's first message: it serves, or why it cannot.
 int sayHello(int error, const char* why) {
   CloneMade hello;
@@ -404,7 +395,7 @@ extern "C" void mayfly_zygote_exec(const mayfly_task* task) {
   if (mayfly_zygote_started() != 0) _exit(121);
   execvpe(task->argv[0], task->argv, task->envp);
   int error = errno;
-  makePrintable(task->argv[0]);
+  makePrintable(task->argv[0], strlen(task->argv[0]), Lines::replace);
   dprintf(2, "mayfly: cannot run '%s': %s\n", task->argv[0], strerror(error));
   _exit(error == ENOENT || error == ENOTDIR ? 127 : 126);
 }
