@@ -267,10 +267,9 @@ Step completeWalls(const Server& server, bool rehearsing) {
   STEP("random memory", fillRegions());
   STEP("reseed", server.hooks->reseed == nullptr || server.hooks->reseed() == 0 ? 0 : -EIO);
   // Every thread gets the program; a thread that cannot is named by a positive number.
-  STEP("seccomp", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC,
-                          &server.seccomp) == 0
-                      ? 0
-                      : -EPERM);
+  const long other =
+      syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &server.seccomp);
+  STEP("seccomp", other < 0 ? -errno : other > 0 ? -EPERM : 0);
   if (rehearsing) STEP("rehearsal", rehearse(*server.hooks));
 #undef STEP
   return {"", 0};
