@@ -87,8 +87,8 @@ Gate role = Gate::fork;
 
 Gate gate() { return role; }
 
-// When the library is loaded, before the runtime's own code can change its environment. What the
-// dumped zygote was started with is no task's concern.
+// When the library is loaded, before the runtime's own code can change its environment. No program
+// that a task starts inherits the two; /proc/self/environ of a clone still shows them.
 __attribute__((constructor)) void takeRole() {
   const char* told = getenv(kRoleName);
   if (told == nullptr || strcmp(told, kRoleSnapshot) != 0) return;
