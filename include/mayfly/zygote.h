@@ -7,7 +7,9 @@
  * clone runs the task and exits; it never serves again.
  *
  * Any single-threaded runtime can use it, by linking or by FFI. At the call the
- * process must have one thread, no child processes and no open sockets. The library
+ * process must have one thread, no child processes and no open sockets. If the template's
+ * mechanism is `restore`, the process is dumped instead of forked: it may have threads, and
+ * may have no file of /proc open. The library
  * holds no lock, starts no thread and allocates only in the clone.
  *
  * ABI version: MAYFLY_ZYGOTE_ABI. Errors are negative errno values.
@@ -56,11 +58,13 @@ typedef struct mayfly_task {
 typedef struct mayfly_zygote_hooks {
   uint32_t abi; /* MAYFLY_ZYGOTE_ABI; 1 has no `rehearse` */
   uint32_t reserved;
+  /* Not called if the mechanism is `restore`. */
   void (*before_fork)(void);       /* zygote */
   void (*after_fork_parent)(void); /* zygote */
   void (*after_fork_child)(void);  /* clone, before it enters its box */
   /* Clone, after after_fork_child, before its stdio is the task's: reseed every
-   * generator that after_fork_child did not. Non-zero: the clone is discarded. */
+   * generator that after_fork_child did not; in a restored clone, where no hook is called
+   * before it, every generator. Non-zero: the clone is discarded. */
   int (*reseed)(void);
   /* Clone, all walls up, standard streams on /dev/null: run an empty task like a real one, so
    * that the clone has its own copies of the pages that a task writes to, and leave no

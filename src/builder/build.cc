@@ -163,12 +163,11 @@ base::Result<std::string> runTrial(Driver& driver, const Subject& s, const core:
     return base::fail(base::sysError(started.error, started.step, "a restored clone"));
   box.control.reset();
   box.in.reset();
-  MAYFLY_TRY(std::string printed,
-             readAll(box.out.view(), pool::kTrialBytesMax, deadline_ns, "the trial's output"));
-  MAYFLY_TRY(std::string said,
-             readAll(box.err.view(), pool::kTrialBytesMax, deadline_ns, "the trial's messages"));
+  MAYFLY_TRY(auto texts, readAllOf({box.out.view(), box.err.view()}, pool::kTrialBytesMax,
+                                   deadline_ns, "the trial's output"));
+  std::string &printed = texts[0], &said = texts[1];
   MAYFLY_TRY(Exit exit, driver.awaitExit(box.id, deadline_ns));
-  if (exit.code == CLD_EXITED && exit.status == 0) return printed;
+  if (exit.code == CLD_EXITED && exit.status == 0) return std::move(printed);
   return base::fail(
       Code::failedPrecondition,
       fmt::format("the trial ended with {}: {}", exit.status, base::printable(said, 1'000)));

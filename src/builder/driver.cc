@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <span>
 
 #include "base/clock.h"
 #include "base/text.h"
@@ -33,17 +34,15 @@ std::string textOf(const Event& e) {
   return text;
 }
 
-}  // namespace
-
-base::Status awaitReadable(base::FdView fd, uint64_t deadline_ns, const char* what) {
+// Waits until one of them is readable, or has ended.
+base::Status awaitAny(std::span<pollfd> fds, uint64_t deadline_ns, const char* what) {
   for (;;) {
     const uint64_t now = monotonicNs();
-    pollfd one{fd.get(), POLLIN, 0};
     const int ms =
         now >= deadline_ns
             ? 0
             : static_cast<int>(std::min<uint64_t>((deadline_ns - now) / 1'000'000 + 1, 60'000));
-    const int n = ::poll(&one, 1, ms);
+    const int n = ::poll(fds.data(), fds.size(), ms);
     if (n > 0) return base::Unit{};
     if (n < 0 && errno != EINTR) return base::failSys(errno, "poll", what);
     if (monotonicNs() >= deadline_ns)
@@ -51,20 +50,44 @@ base::Status awaitReadable(base::FdView fd, uint64_t deadline_ns, const char* wh
   }
 }
 
+}  // namespace
+
+base::Status awaitReadable(base::FdView fd, uint64_t deadline_ns, const char* what) {
+  pollfd one{fd.get(), POLLIN, 0};
+  return awaitAny({&one, 1}, deadline_ns, what);
+}
+
+base::Result<std::vector<std::string>> readAllOf(const std::vector<base::FdView>& fds,
+                                                 size_t bytes_max, uint64_t deadline_ns,
+                                                 const char* what) {
+  std::vector<std::string> texts(fds.size());
+  std::vector<pollfd> polled;
+  for (base::FdView fd : fds) polled.push_back({fd.get(), POLLIN, 0});
+  char buffer[16'384];
+  for (size_t open = fds.size(); open > 0;) {
+    MAYFLY_CHECK(awaitAny(polled, deadline_ns, what));
+    for (size_t i = 0; i < polled.size(); ++i) {
+      if (polled[i].fd < 0 || polled[i].revents == 0) continue;
+      const ssize_t n = ::read(polled[i].fd, buffer, sizeof buffer);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return base::failSys(errno, "read", what);
+      if (n == 0) {
+        polled[i].fd = -1;  // poll passes over it
+        --open;
+        continue;
+      }
+      if (texts[i].size() + static_cast<size_t>(n) > bytes_max)
+        return base::fail(Code::resourceExhausted, std::string(what) + " is too long");
+      texts[i].append(buffer, static_cast<size_t>(n));
+    }
+  }
+  return texts;
+}
+
 base::Result<std::string> readAll(base::FdView fd, size_t bytes_max, uint64_t deadline_ns,
                                   const char* what) {
-  std::string text;
-  char buffer[16'384];
-  for (;;) {
-    MAYFLY_CHECK(awaitReadable(fd, deadline_ns, what));
-    const ssize_t n = ::read(fd.get(), buffer, sizeof buffer);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return base::failSys(errno, "read", what);
-    if (n == 0) return text;
-    if (text.size() + static_cast<size_t>(n) > bytes_max)
-      return base::fail(Code::resourceExhausted, std::string(what) + " is too long");
-    text.append(buffer, static_cast<size_t>(n));
-  }
+  MAYFLY_TRY(auto texts, readAllOf({fd}, bytes_max, deadline_ns, what));
+  return std::move(texts[0]);
 }
 
 base::Result<Driver> Driver::start(const std::string& executable_dir,

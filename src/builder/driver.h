@@ -77,6 +77,11 @@ base::Status awaitReadable(base::FdView fd, uint64_t deadline_ns, const char* wh
 base::Result<std::string> readAll(base::FdView fd, size_t bytes_max, uint64_t deadline_ns,
                                   const char* what);
 
+// The same of several descriptors at once: whoever writes waits for none of them.
+base::Result<std::vector<std::string>> readAllOf(const std::vector<base::FdView>& fds,
+                                                 size_t bytes_max, uint64_t deadline_ns,
+                                                 const char* what);
+
 template <class T>
 base::Result<T> receive(base::FdView control, uint64_t deadline_ns, const char* what) {
   MAYFLY_CHECK(awaitReadable(control, deadline_ns, what));

@@ -1,8 +1,10 @@
 // The end of a box: kill, reap, read, collect, free, remove; and the proof of each step.
 #include <errno.h>
 #include <fmt/format.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <utility>
@@ -23,6 +25,13 @@ using wire::Kind;
 namespace {
 
 constexpr uint64_t kRemoveMsMax = 2'000;  // removing cgroups, before the box is reported as stuck
+constexpr size_t kChildrenBytesMax = 1 << 20;
+
+bool hasEnded(id_t child) {
+  siginfo_t info{};
+  return ::waitid(P_PID, child, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0 &&
+         info.si_pid != 0;
+}
 
 }  // namespace
 
@@ -70,6 +79,9 @@ void Boxes::tryFinishReaping(Box& box) {
   if (orphaned) {
     reap_strays_();
     box.next_try_ns = inMs(1);
+  } else if (box.clone_unnamed) {
+    reapUnnamed(box);
+    box.next_try_ns = inMs(1);
   }
   if (box.machine.owed() || box.init || box.clone) return;
   if (box.result.reaped_ns == 0) box.result.reaped_ns = monotonicNs();
@@ -82,6 +94,29 @@ void Boxes::tryFinishReaping(Box& box) {
   box.next_try_ns = 0;
   box.result.unpopulated_ns = monotonicNs();
   afterReaped(box);
+}
+
+// Takes the ends of processes in the box that nobody has named. Others' are left alone: answers
+// about them may be on the way.
+void Boxes::reapUnnamed(const Box& box) {
+  auto children = base::readSmallFile({}, "/proc/thread-self/children", kChildrenBytesMax);
+  if (!children) return reap_strays_();  // a kernel without such lists
+  const std::string folder = fmt::format("/t{}/b{}", box.owner->key, box.id);
+  const char* at = children->c_str();
+  for (char* end = nullptr;; at = end) {
+    const auto pid = static_cast<uint32_t>(::strtoul(at, &end, 10));
+    if (end == at) return;
+    if (!hasEnded(pid)) continue;
+    auto cgroups = base::readSmallFile({}, fmt::format("/proc/{}/cgroup", pid));
+    const size_t found = cgroups ? cgroups->find(folder) : std::string::npos;
+    if (found == std::string::npos) continue;
+    const char next = cgroups->c_str()[found + folder.size()];
+    if (next >= '0' && next <= '9') continue;  // a box with a longer number
+    // Init and clone have events of their own.
+    if ((box.init && pidOf(box.init) == pid) || (box.clone && pidOf(box.clone) == pid)) continue;
+    siginfo_t info{};
+    (void)::waitid(P_PID, pid, &info, WEXITED | WNOHANG | __WALL);
+  }
 }
 
 void Boxes::afterReaped(Box& box) {

@@ -190,6 +190,9 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
       found->machine.on(BoxEvent::cloneMade) == BoxStep::breach)
     return Said::breach;
   Box& box = *found;
+  const bool failed = answer.what == CloneSource::Answer::What::failed;
+  // criu makes the clone early; what looks for it cannot enter the box of a killed init.
+  box.clone_unnamed = failed && !answer.clone;
   const Status adopted = adopt(box, box.clone, std::move(answer.clone), key, Source::clone);
   if (box.machine.ending()) {
     awaitNothing(box);
@@ -197,11 +200,15 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
     tryFinishReaping(box);
   } else if (!adopted) {
     failBox(box, "clone", adopted.error());
-  } else if (answer.what == CloneSource::Answer::What::failed) {
+  } else if (failed) {
     // The zygote can't fork into the namespace of an init that was killed.
     box.result.again = answer.again || isDying(box.pid_host) ? 1 : 0;
-    failBox(box, fmt::format("clone: {}", answer.text),
-            base::sysError(answer.error, "fork", "the clone"));
+    // Of a restore, it is criu's own line.
+    if (needsWholeBox(box))
+      failBox(box, "clone", Error{Code::internal, answer.text, {}, answer.error});
+    else
+      failBox(box, fmt::format("clone: {}", answer.text),
+              base::sysError(answer.error, "fork", "the clone"));
   } else {
     arrived(box);
   }

@@ -36,6 +36,8 @@ struct Box {
   CloneSource::Rehearse rehearse = CloneSource::Rehearse::no;
   BoxCgroups cgroups;
   base::Fd init, clone;  // pidfds; empty once reaped
+  // The source failed without a clone: it may have left one, which nobody has named.
+  bool clone_unnamed = false;
   base::Fd init_status;  // our end of the init's socket; its close ends the init
   base::Fd disk;         // root of the box's disk
   base::Fd memory_watch, process_watch;
@@ -123,6 +125,7 @@ class Boxes : public Zygotes::Client {
   // --- ending (box_ending.cc) ---
   void beginEnd(Box& box, BoxEvent why);
   void tryFinishReaping(Box& box);
+  void reapUnnamed(const Box& box);
   void afterReaped(Box& box);
   void freeDisk(Box& box);
   void awaitChild(Box& box, base::Fd child, BoxEvent event, uint64_t ms_max);

@@ -111,9 +111,9 @@ class RestoringSource : public ChannelSource {
     return true;
   }
 
-  // Whoever restores has ended: nothing of it stays in the box. Nobody's init or clone is taken
-  // for it, whose end others wait for. It may have been reaped as a stray, when another zygote
-  // ended at that moment: then nobody knows whether it restored.
+  // Whoever restores has ended; that it left no child in the box, mayfly-restorer has seen.
+  // Nobody's init or clone is taken for it, whose end others wait for. It may have been reaped as a
+  // stray, when another zygote ended at that moment: then nobody knows whether it restored.
   bool reapRestorer(const base::Fd& restorer, const base::Fd& clone, Exit* exit) const {
     const uint64_t key = processKey(restorer);
     if (passed_.contains(key) || (clone && processKey(clone) == key)) return false;

@@ -266,7 +266,10 @@ void Zygotes::onHello(Zygote& z, const CloneSource::Answer& answer) {
 }
 
 void Zygotes::onSilent(Zygote& z, Who who) {
-  onEnd(z, who, fmt::format("did not answer within {} ms", kAnswerMsMax));
+  const bool restores = who == Who::zygote && z.source;
+  onEnd(z, who,
+        fmt::format("did not answer within {} ms",
+                    restores ? z.source->answerMsMax() : kAnswerMsMax));
 }
 
 // Running boxes go on while pid 1 lives; new ones need a new zygote.

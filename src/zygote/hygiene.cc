@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 
 #include "zygote/raw.h"
@@ -21,7 +22,8 @@ constexpr int kDescriptorsMax = 1'024;  // of a baseline; a descriptor above it 
 constexpr size_t kLongest = 3;          // preloads that the report names
 constexpr size_t kMapsLineBytes = 1'024;
 constexpr size_t kStackWordsMax = 4'096;  // of a thread, above its stack pointer
-constexpr int kLooksMax = 40;             // at a thread that runs
+constexpr decltype(statfs::f_type) kProcMagic = 0x9fa0;
+constexpr int kLooksMax = 40;  // at a thread that runs
 constexpr unsigned kLookMs = 5;
 
 bool have_baseline = false;
@@ -175,8 +177,16 @@ int findTimer(char* fault) {
   return -EBUSY;
 }
 
-int judgeDescriptor(int fd, char* fault) {
-  if (fd <= kSeccompFd || (have_baseline && fd < kDescriptorsMax && own[fd])) return 0;
+// Says what the descriptor is. A place in /proc in a snapshot is a place in the full /proc in every
+// clone: criu opens it by its path, where the box's own /proc is covered.
+int judgeDescriptor(Gate gate, int fd, char* fault) {
+  if (fd <= kSeccompFd) return 0;
+  struct statfs fs;
+  if (gate == Gate::snapshot && fstatfs(fd, &fs) == 0 && fs.f_type == kProcMagic) {
+    snprintf(fault, kFaultBytes, "has a file of /proc open (descriptor %d)", fd);
+    return -EMFILE;
+  }
+  if (have_baseline && fd < kDescriptorsMax && own[fd]) return 0;
   struct stat st;
   if (fstat(fd, &st) != 0) return -errno;
   if (S_ISSOCK(st.st_mode)) {
@@ -225,7 +235,7 @@ int findHygieneFault(Gate gate, char* fault) {
   int r = gate == Gate::fork ? findThread(fault) : 0;
   if (r == 0) r = findChild(fault);
   if (r == 0) r = findTimer(fault);
-  if (r == 0) r = eachDescriptor([fault](int fd) { return judgeDescriptor(fd, fault); });
+  if (r == 0) r = eachDescriptor([&](int fd) { return judgeDescriptor(gate, fd, fault); });
   if (r == 0 && gate == Gate::fork) r = findSharedMemory(fault);
   return r;
 }

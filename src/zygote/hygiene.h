@@ -18,7 +18,8 @@ enum class Gate : unsigned char { fork, snapshot };
 
 // 0, or a negative errno; then `fault` is the end of a sentence, such as "started a thread". For a
 // thread it also tells its name, the file whose code it runs, and the way out.
-// Without a baseline, only threads, children, timers and sockets count.
+// Without a baseline, only threads, children, timers, sockets and, before a dump, files of /proc
+// count.
 int findHygieneFault(Gate gate, char fault[kFaultBytes]);
 
 // What a template can do about a thread that the file `path` runs.

@@ -35,6 +35,22 @@ inline void copyText(char* to, size_t size, const char* from) {
   memset(to + n, 0, size - n);
 }
 
+// Makes bytes safe for a terminal: replaces control characters, those of UTF-8 included. Of a text
+// that comes in parts, a first byte may lack its second: it is replaced, too.
+enum class Lines : unsigned char { replace, keep };  // ends of lines and tabs
+inline void makePrintable(char* text, size_t bytes, Lines lines) {
+  auto* c = reinterpret_cast<unsigned char*>(text);
+  for (size_t i = 0; i < bytes; ++i) {
+    const bool kept = lines == Lines::keep && (c[i] == '\n' || c[i] == '\t');
+    if ((c[i] < 0x20 && !kept) || c[i] == 0x7f) c[i] = '?';
+    if (c[i] != 0xc2) continue;
+    const bool last = i + 1 == bytes;
+    if (!last && (c[i + 1] < 0x80 || c[i + 1] >= 0xa0)) continue;
+    c[i] = '?';
+    if (!last) c[i + 1] = '?';
+  }
+}
+
 // 0 or -errno.
 inline int sendRaw(int socket, const void* bytes, size_t size, const int* fds, int count) {
   iovec iov{const_cast<void*>(bytes), size};

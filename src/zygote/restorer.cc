@@ -21,6 +21,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 
+#include "zygote/bystander.h"
 #include "zygote/enter.h"
 #include "zygote/raw.h"
 #include "zygote/snapshot.h"
@@ -167,6 +168,12 @@ struct Finished {
     step = "find clone";
     clone = static_cast<int>(syscall(SYS_pidfd_open, kSnapshotPid, 0));
     if (clone < 0) r = -errno;
+  }
+  if (r == 0) {
+    step = "other processes";  // criu's, if one left a child behind
+    const pid_t known[] = {1, getpid(), kSnapshotPid};
+    const pid_t other = findBystander("/proc", known, 3);
+    if (other != 0) r = other < 0 ? other : -EBUSY;
   }
   if (r == 0) {
     step = "hide processes";

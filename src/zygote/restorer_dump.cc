@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -29,7 +30,11 @@ namespace mayfly::zygote {
 using namespace wire;
 namespace {
 
+constexpr size_t kLogBytesMax = 262'144;
+constexpr int kLogReadsMax = 16;  // in a row: as much as a pipe holds
 constexpr size_t kKernelFileBytesMax = 65'536;
+// criu's own folder in the box while it dumps: no process of the task's user enters it.
+constexpr char kCriuFolder[] = "/mnt";
 
 struct Pipe {
   int read = -1, write = -1;
@@ -143,12 +148,21 @@ int writeStreams() {
 
 // --- the dump ------------------------------------------------------------------------
 
+// The zygote, which runs a template's packages, may write to /run, where criu would look for what
+// it knows of the kernel, and whoever restores would believe it.
+int makeCriuFolder() {
+  return mount("criu", kCriuFolder, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+               "mode=0700,size=1m") == 0
+             ? 0
+             : -errno;
+}
+
 // Copies what criu found out about the kernel, so that no restore has to find it out again.
 int keepKernelFile() {
   static char bytes[kKernelFileBytesMax];
   char path[64];
-  snprintf(path, sizeof path, "/run/%s", kKernelFile);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  snprintf(path, sizeof path, "%s/%s", kCriuFolder, kKernelFile);
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
   if (fd < 0) return -errno;
   const ssize_t n = read(fd, bytes, sizeof bytes);
   close(fd);
@@ -167,7 +181,7 @@ int keepVersion() {
   if (pid == 0) {
     const char* const argv[] = {kCriuPath, "--version", nullptr};
     if (dup2(fd, 1) != 1) _exit(126);
-    executeCriu(argv, "/run");
+    executeCriu(argv, kCriuFolder);
   }
   close(fd);
   int status = 0;
@@ -194,11 +208,20 @@ int runCriuDump(int said) {
     const int kept = fcntl(kSnapshotFd, F_DUPFD, 64);
     snprintf(folder, sizeof folder, "/proc/self/fd/%d", kept);
     snprintf(target, sizeof target, "%d", kSnapshotPid);
-    const char* const argv[] = {
-        kCriuPath,        "dump", "-t",   target, "-D", folder, "-v1", "--manage-cgroups=ignore",
-        "--network-lock", "skip", nullptr};
+    const char* const argv[] = {kCriuPath,
+                                "dump",
+                                "--unprivileged",
+                                "-t",
+                                target,
+                                "-D",
+                                folder,
+                                "-v1",
+                                "--manage-cgroups=ignore",
+                                "--network-lock",
+                                "skip",
+                                nullptr};
     if (kept < 0 || dup2(said, 2) != 2) _exit(126);
-    executeCriu(argv, "/run");
+    executeCriu(argv, kCriuFolder);
   }
   int status = 0;
   while (waitpid(pid, &status, 0) < 0)
@@ -208,13 +231,16 @@ int runCriuDump(int said) {
 
 [[noreturn]] void dumpInBox(int init, int said) {
   int r;
+  // What criu could be made to say to the spawner by the process that it reads.
+  close(kChannelFd);
+  close(kSeccompFd);
   const char* step = "";
   const auto at = [&](const char* name, int result) {
     step = name;
     return (r = result) == 0;
   };
   if (at("enter box", joinBox(init)) && at("become root of the box", becomeBoxRoot()) &&
-      at("show processes", showProcesses()) &&
+      at("criu's folder", makeCriuFolder()) && at("show processes", showProcesses()) &&
       at("cgroup namespace", joinCgroupNamespaceOfZygote()) && at("criu", runCriuDump(said)) &&
       at("criu's knowledge of the kernel", keepKernelFile()) && at("criu's version", keepVersion()))
     _exit(0);
@@ -247,13 +273,22 @@ int dump(char* why, size_t size) {
 
 // --- the order of all ----------------------------------------------------------------
 
-// What the zygote prints while it starts goes to the log.
+// What the zygote prints while it starts goes to the log, which may be a terminal: a package's
+// words, made printable and bounded. The rest is read and dropped, so that nobody waits.
 void passOnLog() {
+  static size_t passed = 0;
   char text[4'096];
-  ssize_t n;
-  while ((n = read(builder.log.read, text, sizeof text)) > 0)
-    (void)!write(2, text, static_cast<size_t>(n));
-  if (n < 0) return;
+  ssize_t n = -1;
+  for (int i = 0; i < kLogReadsMax; ++i) {
+    if ((n = read(builder.log.read, text, sizeof text)) <= 0) break;
+    const auto count = static_cast<size_t>(n);
+    makePrintable(text, count, Lines::keep);
+    const size_t shown = count < kLogBytesMax - passed ? count : kLogBytesMax - passed;
+    if (shown > 0) (void)!write(2, text, shown);
+    passed += shown;
+    if (shown > 0 && passed == kLogBytesMax) dprintf(2, "\n(more is not shown)\n");
+  }
+  if (n != 0) return;
   close(builder.log.read);  // nobody writes into it any more
   builder.log.read = -1;
 }
@@ -331,6 +366,7 @@ void build() {
 void runDumping(char** argv) {
   builder.own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   builder.argv = argv;
+  if (fcntl(kChannelFd, F_SETFD, FD_CLOEXEC) != 0) _exit(2);
   signal(SIGPIPE, SIG_IGN);  // whoever asked may be gone
   CloneMade hello;
   if (builder.own_pid_ns < 0) hello.error = errno;

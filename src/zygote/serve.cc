@@ -87,8 +87,8 @@ Gate role = Gate::fork;
 
 Gate gate() { return role; }
 
-// When the library is loaded, before the runtime's own code can change its environment. What the
-// dumped zygote was started with is no task's concern.
+// When the library is loaded, before the runtime's own code can change its environment. No program
+// that a task starts inherits the two; /proc/self/environ of a clone still shows them.
 __attribute__((constructor)) void takeRole() {
   const char* told = getenv(kRoleName);
   if (told == nullptr || strcmp(told, kRoleSnapshot) != 0) return;
@@ -267,10 +267,9 @@ Step completeWalls(const Server& server, bool rehearsing) {
   STEP("random memory", fillRegions());
   STEP("reseed", server.hooks->reseed == nullptr || server.hooks->reseed() == 0 ? 0 : -EIO);
   // Every thread gets the program; a thread that cannot is named by a positive number.
-  STEP("seccomp", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC,
-                          &server.seccomp) == 0
-                      ? 0
-                      : -EPERM);
+  const long other =
+      syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &server.seccomp);
+  STEP("seccomp", other < 0 ? -errno : other > 0 ? -EPERM : 0);
   if (rehearsing) STEP("rehearsal", rehearse(*server.hooks));
 #undef STEP
   return {"", 0};
@@ -280,6 +279,8 @@ Step completeWalls(const Server& server, bool rehearsing) {
 int serveSnapshot(const Server& server, mayfly_task* task) {
   int channel = -1;
   malloc_trim(0);  // what is free need not be restored
+  // As a forked clone's. A preload may have left it in /proc, which is a full one at the restore.
+  if (chdir("/task") != 0) return -errno;
   if (int r = arrangeStandIns(&channel); r != 0) return r;
   if (int r = findDroppableMemory(); r != 0) return r;
   close(channel);
@@ -292,15 +293,6 @@ int serveSnapshot(const Server& server, mayfly_task* task) {
   control_fd = kControlOf;
   go_fd = kGoOf;
   return park(completeWalls(server, how == kGoOnRehearsing), task);
-}
-
-// Makes a message safe for a terminal: replaces every control character.
-void makePrintable(char* text) {
-  auto* c = reinterpret_cast<unsigned char*>(text);
-  for (; *c != 0; ++c) {
-    if (*c < 0x20 || *c == 0x7f) *c = '?';
-    if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) c[0] = c[1] = '?';  // the C1 controls in UTF-8
-  }
 }
 
 // The zygote's first message: it serves, or why it cannot.
@@ -402,7 +394,7 @@ extern "C" void mayfly_zygote_exec(const mayfly_task* task) {
   if (mayfly_zygote_started() != 0) _exit(121);
   execvpe(task->argv[0], task->argv, task->envp);
   int error = errno;
-  makePrintable(task->argv[0]);
+  makePrintable(task->argv[0], strlen(task->argv[0]), Lines::replace);
   dprintf(2, "mayfly: cannot run '%s': %s\n", task->argv[0], strerror(error));
   _exit(error == ENOENT || error == ENOTDIR ? 127 : 126);
 }

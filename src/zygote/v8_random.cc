@@ -96,8 +96,9 @@ void searchBlock(uintptr_t start, const uint64_t* words, size_t count, int64_t s
   for (size_t i = 0; i + 1 < count; ++i) {
     const State pair{words[i], words[i + 1]};
     if (pair.s0 != 0 && isKnown(pair)) {
-      math_state = reinterpret_cast<State*>(start + i * sizeof *words);
-      ++*found;
+      auto* state = reinterpret_cast<State*>(start + i * sizeof *words);
+      if (state != math_state) ++*found;  // at a block's end it is in the next one, too
+      math_state = state;
     }
     if (i + 2 >= count || words[i] != static_cast<uint64_t>(seed)) continue;
     const Generator g{seed, {words[i + 1], words[i + 2]}};
@@ -169,6 +170,7 @@ int findV8Generators(int64_t random_seed) {
   int r = listKnownStates(static_cast<uint64_t>(random_seed));
   int found = 0;  // states of Math.random
   generators_count = 0;
+  math_state = nullptr;
   if (r == 0) r = search(random_seed, &found);
   if (known != nullptr) {
     memset(known, 0, kRefillsMax * sizeof *known);

@@ -3,9 +3,11 @@
 The tests use a copy of the state folder's node image and snapshot, so that they may damage it.
 """
 
+import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -240,6 +242,79 @@ def test_a_kill_in_the_middle_of_a_restore_leaves_nothing_of_it(state, daemons, 
     daemon.end()
     again = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=ON_DEMAND + REFUSES)
     assert again.cli.run("-t", "node", "-c", "console.log(6*7)")["stdout"] == "42\n"
+
+
+def box_of(daemon, pid):
+    """The processes of its pid namespace, by their numbers there."""
+    def namespace(each):
+        try:
+            return os.readlink(f"/proc/{each}/ns/pid")
+        except OSError:
+            return None
+    own, found = namespace(pid), {}
+    for each in family(daemon.pid):
+        numbers = re.search(r"^NSpid:\s+(.*)$", read(f"/proc/{each}/status"), re.M)
+        if own and numbers and namespace(each) == own:
+            found[int(numbers[1].split()[-1])] = each
+    return found
+
+
+CLONE = 1000  # its number in the box: kSnapshotPid
+
+
+def stopped_restore(daemon):
+    """Stops a criu that has made the clone and is not done. Returns the box's processes."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while time.monotonic() < deadline:
+        for pid in restoring(daemon)[:1]:
+            for _ in range(200):
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                    box = box_of(daemon, pid)
+                    if CLONE in box and box[CLONE] != pid and pid in box.values():
+                        return box
+                    os.kill(pid, signal.SIGCONT)
+                except ProcessLookupError:
+                    break
+    raise AssertionError("no criu was seen at work: " + daemon.said())
+
+
+@pytest.mark.parametrize("end", ["the init's", "the daemon's"])
+def test_a_box_that_ends_while_its_clone_is_restored_is_gone_at_once(state, daemons, end):  # noqa: F811
+    """The clone is a child of the spawner's, and nobody can name it any more: its box cannot be entered."""
+    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=ON_DEMAND)
+    assert daemon.cli.run("-t", "node", "-c", "console.log(6*7)")["stdout"] == "42\n"
+    client = daemon.cli.start("run", "-q", "-t", "node", "-c", "console.log(42)")
+    box = stopped_restore(daemon)
+    others = hold(box.values())
+    if end == "the daemon's":
+        daemon.end()
+        assert daemon.process.returncode == 0, daemon.said()
+        await_ends(others, time.monotonic())
+        client.communicate(timeout=SECONDS_MAX)
+    else:
+        os.kill(box[1], signal.SIGKILL)
+        out, err = client.communicate(timeout=SECONDS_MAX)
+        assert (client.returncode, out) == (0, b"42\n"), (out, err, daemon.said())
+        await_that(lambda: daemon.box_cgroups() == [], "no box is left")
+        for _, fd in others:
+            os.close(fd)
+    assert "not reaped" not in daemon.said()
+
+
+def test_what_criu_says_is_told_whole(state, daemons):  # noqa: F811
+    """A file that criu refuses, under a checksum that fits."""
+    folder = folder_of(state)
+    content = bytearray((folder / "pstree.img").read_bytes())
+    content[:8] = bytes(8)
+    (folder / "pstree.img").write_bytes(content)
+    info = json.loads((folder / "snapshot.json").read_text())
+    [entry] = [each for each in info["files"] if each["name"] == "pstree.img"]
+    entry["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "snapshot.json").write_text(json.dumps(info))
+    daemon = daemons(state_dir=str(state), template_dirs=(TOP / "templates",), templates=("node",), config=ON_DEMAND + REFUSES)
+    failed = daemon.cli("run", "-t", "node", "-c", "console.log(1)")
+    assert failed.returncode == 125 and re.search(rb"Error \(criu/[\w.-]+:\d+\): .*pstree", failed.stderr), (failed.stderr, daemon.said())
 
 
 def test_a_full_disk_during_the_dump_is_told_and_leaves_nothing(state, tmp_path):

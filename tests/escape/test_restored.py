@@ -6,6 +6,7 @@ the clone's walls. Both are templates of the tests' own, made upon ours by a man
 
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -15,6 +16,7 @@ import stage
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
+from support import CLI  # noqa: E402
 from template_place import Place  # noqa: E402
 from test_lifecycle import TOP, Daemon  # noqa: E402
 
@@ -88,3 +90,45 @@ def test_nothing_is_reached_from_a_restored_clone(restored, tmp_path, host, wall
     assert others == [], report["evidence"]
     assert result["verdict"] == "succeeded", result["reason"]
     assert result["receipt"]["complete"], result["receipt"]
+
+
+# A package of the template's that wants more than its own process: it takes the place where criu would keep what it
+# knows of the kernel, and goes where the clones' full /proc will be.
+HOSTILE = """const fs = require('fs');
+fs.mkdirSync('/run/criu.kdat/x', { recursive: true });
+process.chdir('/proc');
+"""
+LOOK = """const fs = require('fs');
+const found = [process.cwd()];
+try { fs.writeFileSync('sys/kernel/ns_last_pid', '2000'); found.push('wrote'); } catch (error) { found.push(error.code); }
+try { found.push(fs.readdirSync('/proc').includes('sys')); } catch (error) { found.push(error.code); }
+console.log(JSON.stringify(found));
+"""
+
+
+def snapshot_of(tmp_path_factory, preload):
+    """A template that preloads this, built upon `node`; and what `mayfly snapshot build` says of it."""
+    place = Place(tmp_path_factory.mktemp("hostile"))
+    folder = place.put("hostile", '[image.files]\n"/node_modules/hostile.js" = "hostile.js"\n[zygote]\npreload = ["hostile"]\n', base="node")
+    (folder / "hostile.js").write_text(preload)
+    place("build", "hostile", check=0)
+    words = [CLI, "snapshot", "build", "hostile", "--state-dir", place.state, "--templates", place.dir, "--runtime-dir", pathlib.Path(CLI).parent]
+    return place, subprocess.run(words, capture_output=True, text=True, timeout=180)
+
+
+def test_a_package_chooses_neither_criu_s_file_nor_the_clones_working_folder(tmp_path_factory):
+    place, built = snapshot_of(tmp_path_factory, HOSTILE)
+    assert built.returncode == 0, built.stderr
+    run_dir = tmp_path_factory.mktemp("run")
+    run_dir.chmod(0o755)
+    daemon = Daemon(run_dir, templates=("hostile",), state_dir=str(place.state), template_dirs=(place.dir, TOP / "templates"))
+    try:
+        found = daemon.start().cli("run", "-t", "hostile", "-c", LOOK)
+        assert found.stdout == b'["/task","ENOENT",false]\n', (found, daemon.said())
+    finally:
+        daemon.end()
+
+
+def test_a_package_that_holds_a_place_in_proc_gets_no_snapshot(tmp_path_factory):
+    _, built = snapshot_of(tmp_path_factory, "require('fs').openSync('/proc/self', 'r');\n")
+    assert built.returncode == 1 and re.search(r"has a file of /proc open \(descriptor \d+\)", built.stderr), built.stderr

@@ -1,10 +1,12 @@
 // The builder's waits: a clone that says nothing, or the wrong thing, has not run.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -65,6 +67,31 @@ TEST(ReadAll, ReadsToTheEndAndNoFurtherThanItsBound) {
   ASSERT_TRUE(other);
   ASSERT_EQ(::write(other->write.get(), text.data(), 10), 10);
   EXPECT_FALSE(readAll(other->read.view(), 9, soon(), "the output"));
+}
+
+TEST(ReadAll, WhoWritesMuchOnOneStreamWaitsForNoOther) {
+  auto out = base::makePipe(), err = base::makePipe();
+  ASSERT_TRUE(out && err);
+  constexpr size_t kMuch = 300'000;  // more than a pipe holds
+  ::signal(SIGPIPE, SIG_IGN);
+  std::thread writer([&] {
+    const std::string text(kMuch, 'e');
+    for (size_t done = 0; done < kMuch;) {
+      const ssize_t n = ::write(err->write.get(), text.data() + done, kMuch - done);
+      if (n <= 0) break;
+      done += static_cast<size_t>(n);
+    }
+    err->write.reset();
+    EXPECT_EQ(::write(out->write.get(), "out", 3), 3);
+    out->write.reset();
+  });
+  auto read = readAllOf({out->read.view(), err->read.view()}, kMuch, soon(), "the output");
+  out->read.reset();
+  err->read.reset();
+  writer.join();
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ((*read)[0], "out");
+  EXPECT_EQ((*read)[1].size(), kMuch);
 }
 
 TEST(Build, ATemplateOfAnotherMechanismHasNoSnapshot) {

@@ -1,5 +1,7 @@
 // The gate of a zygote: it names the thread that a preload started, whose code runs in it, and the
 // way out.
+#include <errno.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -8,8 +10,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -17,7 +22,9 @@
 #include <vector>
 
 #include "base/call_filter.h"
+#include "zygote/bystander.h"
 #include "zygote/hygiene.h"
+#include "zygote/raw.h"
 #include "zygote/v8_random.h"
 #include "zygote/vdso_random.h"
 
@@ -86,6 +93,24 @@ TEST(Hygiene, AThreadThatNeverSleepsIsAFaultToo) {
   EXPECT_EQ(std::string(fault).rfind("started a thread 'busy'", 0), 0u) << fault;
 }
 
+TEST(Hygiene, AFileOfProcIsAFaultBeforeADumpWhoeverOpenedIt) {
+  char fault[kFaultBytes];
+  const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(findHygieneFault(Gate::snapshot, fault), 0) << fault;
+  for (const char* path : {"/proc", "/proc/self/status", "/proc/sys/kernel"}) {
+    const int opened = ::open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = ::fcntl(opened, F_DUPFD_CLOEXEC, 10);  // the first few are replaced later
+    ::close(opened);
+    ASSERT_GE(fd, 0) << path;
+    EXPECT_EQ(findHygieneFault(Gate::snapshot, fault), -EMFILE) << path;
+    EXPECT_EQ(std::string(fault),
+              "has a file of /proc open (descriptor " + std::to_string(fd) + ")");
+    EXPECT_EQ(findHygieneFault(Gate::fork, fault), 0) << "a fork's /proc is the box's: " << fault;
+    ::close(fd);
+  }
+  ::close(null);
+}
+
 TEST(Hygiene, KnownLibrariesHaveAVariableThatPreventsTheirThreads) {
   const std::string site = "/usr/local/lib/python3.13/dist-packages/";
   EXPECT_EQ(std::string(wayOut((site + "numpy.libs/libscipy_openblas64_-56d6093b.so").c_str())),
@@ -100,6 +125,76 @@ TEST(Hygiene, KnownLibrariesHaveAVariableThatPreventsTheirThreads) {
     EXPECT_EQ(std::string(wayOut(path.c_str())),
               "take it out of zygote.preload: the task loads it; or set mechanism = \"restore\", "
               "which takes threads along");
+}
+
+TEST(MakePrintable, ATerminalGetsNoCommand) {
+  const auto made = [](std::string text, Lines lines) {
+    makePrintable(text.data(), text.size(), lines);
+    return text;
+  };
+  EXPECT_EQ(made("a\x1b[31mb\x07\x7f\r", Lines::keep), "a?[31mb???");
+  EXPECT_EQ(made("one\n\ttwo", Lines::keep), "one\n\ttwo");
+  EXPECT_EQ(made("one\n\ttwo", Lines::replace), "one??two");
+  EXPECT_EQ(made("\xc2\x9b"
+                 "31m \xc2\xa9 \xc3\xa9",
+                 Lines::keep),
+            "??31m \xc2\xa9 \xc3\xa9");
+  // The second byte comes with the next part.
+  EXPECT_EQ(made("end\xc2", Lines::keep), "end?");
+}
+
+// --- who else is in a box ----------------------------------------------------------------
+
+class Bystander : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_NE(::mkdtemp(proc_), nullptr); }
+  void TearDown() override { std::filesystem::remove_all(proc_); }
+  void add(const std::string& name, const std::string& status) {
+    std::filesystem::create_directory(proc_ + ("/" + name));
+    std::ofstream(proc_ + ("/" + name + "/status")) << status;
+  }
+  pid_t find() const {
+    const pid_t known[] = {1, 7, 1'000};
+    return findBystander(proc_, known, 3);
+  }
+  char proc_[32] = "/tmp/proc-XXXXXX";
+};
+
+TEST_F(Bystander, OnlyALivingProcessThatNobodyKnowsIsOne) {
+  const std::string lives = "Name:\tx\nState:\tS (sleeping)\nThreads:\t1\n";
+  for (const char* known : {"1", "7", "1000", "sys"}) add(known, lives);
+  EXPECT_EQ(find(), 0);
+  add("2", "Name:\tcriu\nState:\tZ (zombie)\nThreads:\t1\n");
+  EXPECT_EQ(find(), 0) << "it waits to be reaped";
+  add("9", lives);
+  EXPECT_EQ(find(), 9);
+}
+
+TEST_F(Bystander, AThreadThatOutlivesItsLeaderIsOne) {
+  add("2", "Name:\tcriu\nState:\tZ (zombie)\nThreads:\t2\n");
+  EXPECT_EQ(find(), 2);
+}
+
+TEST_F(Bystander, WhatCannotBeLookedAtIsNotTakenForNobody) {
+  add("2", "");
+  EXPECT_EQ(find(), 2);
+  EXPECT_EQ(findBystander("/nosuch", nullptr, 0), -ENOENT);
+}
+
+TEST(BystanderOfHere, TheKernelsWordsAreUnderstood) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+  std::vector<pid_t> known;
+  for (pid_t other;
+       (other = findBystander("/proc", known.data(), static_cast<int>(known.size()))) != 0;) {
+    ASSERT_GT(other, 0);
+    ASSERT_NE(other, child) << "it has ended";
+    known.push_back(other);
+  }
+  EXPECT_NE(std::find(known.begin(), known.end(), ::getpid()), known.end());
+  ::waitpid(child, nullptr, 0);
 }
 
 // --- what a snapshot repeats -----------------------------------------------------------
@@ -195,6 +290,29 @@ TEST(V8Random, GeneratorsAreFoundByTheirValuesAndGetFreshOnes) {
     EXPECT_NE(before[i], first[i]) << i;
     EXPECT_NE(first[i], second[i]) << i;
   }
+}
+
+// Memory is read in blocks of 32,768 words, of which the next one has the last two again.
+TEST(V8Random, AStateBetweenTwoBlocksCountsOnce) {
+  if (base::kSanitized) GTEST_SKIP() << kTooMuchMemory;
+  constexpr size_t kBlock = 32'768 * sizeof(uint64_t), kPage = 4'096;
+  // The pages around keep the mapping apart from others.
+  void* at = ::mmap(nullptr, 4 * kBlock, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(at, MAP_FAILED);
+  auto* memory = static_cast<char*>(at) + kPage;
+  ASSERT_EQ(::mprotect(memory, 2 * kBlock, PROT_READ | PROT_WRITE), 0);
+  const Planted planted(51'234'567, 2, 0);
+  const auto seed = static_cast<uint64_t>(planted.seed);
+  Words math{murmur(seed), murmur(~seed)};
+  draw(&math, 64 * 5);
+  for (size_t words_before_end : {3, 2, 1}) {
+    auto* place = memory + kBlock - words_before_end * sizeof(uint64_t);
+    memcpy(place, &math, sizeof math);
+    EXPECT_EQ(findV8Generators(planted.seed), 0) << words_before_end;
+    memset(place, 0, sizeof math);
+  }
+  memset(&math, 0, sizeof math);
+  ::munmap(at, 4 * kBlock);
 }
 
 TEST(V8Random, AnythingButOneMathRandomAndAGeneratorIsRefused) {
