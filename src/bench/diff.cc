@@ -8,6 +8,7 @@
 #include <map>
 
 #include "base/text.h"
+#include "pool/trace.h"
 
 namespace mayfly::bench {
 namespace {
@@ -112,6 +113,34 @@ void readFlags(const Json& json, Measured& out) {
   }
 }
 
+// Whether a repeat of a sweep's rate kept the goal, as the sweep judges it.
+bool keptGoal(const Json& round, const char* part, const char* key, double goal_ms) {
+  const double ns = numberAt(round, part, key);
+  if (ns <= 0 || ns > goal_ms * 1e6 || finiteAt(round, "unsent", 0) > 0) return false;
+  double errors = 0;
+  if (round.contains("errors") && round["errors"].is_object())
+    for (const Json& count : round["errors"])
+      if (count.is_number()) errors += count.get<double>();
+  return errors <= kErrorsMax * finiteAt(round, "sent", 0);
+}
+
+std::vector<Measured::Sustained::Rate> readRates(const Json& series, const Json& sweep) {
+  const double percent = finiteAt(sweep, "goal_percent", 0), ms = finiteAt(sweep, "goal_ms", 0);
+  const std::string key = fmt::format("p{:g}_ns", percent);
+  const char* part = textAt(sweep, "goal_of") == "receipt" ? "latency" : "first_byte";
+  std::vector<Measured::Sustained::Rate> out;
+  if (percent != 50 && percent != 90 && percent != 99 && percent != 99.9) return out;
+  for (const Json& each : series) {
+    Measured::Sustained::Rate rate{finiteAt(each, "stated_per_s", 0), {}};
+    for (const Json& round : each["rounds"])
+      if (round.is_object()) rate.kept.push_back(keptGoal(round, part, key.c_str(), ms));
+    if (rate.per_s > 0 && !rate.kept.empty()) out.push_back(std::move(rate));
+  }
+  std::sort(out.begin(), out.end(), [](auto& x, auto& y) { return x.per_s < y.per_s; });
+  return out;
+}
+
+// Needs series that are known to be such.
 void readSustained(const Json& json, Measured& out) {
   if (out.verb != "sweep" || !json.contains("sweep") || !json["sweep"].is_object()) return;
   const Json& its = json["sweep"];
@@ -120,6 +149,7 @@ void readSustained(const Json& json, Measured& out) {
                        textAt(its, "goal_of"), finiteAt(its, "goal_ms", 0));
   s.per_s = finiteAt(its, "sustainable_per_s", 0);
   s.bad_per_s = std::max(s.per_s, finiteAt(its, "lowest_bad_per_s", kInfinite));
+  s.rates = readRates(json["series"], its);
   out.sustained = s;
 }
 
@@ -263,8 +293,39 @@ void judgeFigures(const Tests& tests, double margin, Diff& out) {
   }
 }
 
+// The highest rate that is good, and the lowest that is not, if each rate's repeats are drawn
+// again.
+std::pair<double, double> sustainedAgain(const Measured::Sustained& s, pool::Random& random) {
+  double best = 0;
+  for (const auto& [per_s, kept] : s.rates) {
+    size_t good = 0;
+    for (size_t i = 0; i < kept.size(); ++i) good += kept[random.next() % kept.size()];
+    if (2 * good <= kept.size()) return {best, per_s};
+    best = per_s;
+  }
+  return {best, kInfinite};
+}
+
+// The ratio of b's sustainable rate to a's. Each lies somewhere between the rate that was good and
+// the one that was not.
+Interval ratioOfSustained(const Measured::Sustained& a, const Measured::Sustained& b,
+                          uint64_t seed) {
+  pool::Random random(seed);
+  std::vector<double> low, high;
+  for (uint32_t i = 0; i < kResamples; ++i) {
+    const auto [best_a, bad_a] = sustainedAgain(a, random);
+    const auto [best_b, bad_b] = sustainedAgain(b, random);
+    low.push_back(best_b / bad_a);
+    high.push_back(best_a > 0 ? bad_b / best_a : kInfinite);
+  }
+  std::sort(low.begin(), low.end());
+  std::sort(high.begin(), high.end());
+  const double value = a.per_s > 0 ? b.per_s / a.per_s : b.per_s > 0 ? kInfinite : 1;
+  return {value, low[kResamples / 40], high[kResamples - 1 - kResamples / 40]};
+}
+
 // Whether the rates are comparable; then they are the last figure.
-bool compareSustained(const Measured& a, const Measured& b, double margin, Diff& out) {
+bool compareSustained(const Measured& a, const Measured& b, const DiffOptions& options, Diff& out) {
   if (!a.sustained || !b.sustained) return false;
   const Measured::Sustained &x = *a.sustained, &y = *b.sustained;
   if (x.goal != y.goal) {
@@ -274,17 +335,20 @@ bool compareSustained(const Measured& a, const Measured& b, double margin, Diff&
                     x.goal, y.goal));
     return false;
   }
+  if (x.rates.empty() || y.rates.empty()) {
+    out.notes.emplace_back(
+        "the sustainable rates are not compared: rounds have p50, p90, p99 and p99.9 only");
+    return false;
+  }
   Difference d;
   d.name = "sustainable rate, 1/s";
-  d.test = Difference::Test::brackets;
+  d.test = Difference::Test::repeats;
   d.a = x.per_s;
   d.b = y.per_s;
-  d.ratio.value = x.per_s > 0 ? y.per_s / x.per_s : y.per_s > 0 ? kInfinite : 1;
-  d.ratio.low = y.per_s > 0 ? y.per_s / x.bad_per_s : 0;
-  d.ratio.high = x.per_s > 0 ? y.bad_per_s / x.per_s : kInfinite;
-  if (std::abs(d.ratio.value - 1) > margin) {
-    if (y.per_s >= x.bad_per_s) d.kind = Difference::Kind::better;
-    if (x.per_s >= y.bad_per_s) d.kind = Difference::Kind::worse;
+  d.ratio = ratioOfSustained(x, y, options.seed);
+  if (std::abs(d.ratio.value - 1) > options.margin) {
+    if (d.ratio.low >= 1) d.kind = Difference::Kind::better;
+    if (d.ratio.high <= 1) d.kind = Difference::Kind::worse;
   }
   out.figures.push_back(std::move(d));
   return true;
@@ -316,7 +380,6 @@ base::Result<Measured> readReport(std::string_view text, std::string_view file) 
   if (json.contains("environment")) out.environment = json["environment"];
   if (json.contains("options")) out.options = json["options"];
   readFlags(json, out);
-  readSustained(json, out);
   bool few_tasks = false;
   if (!json.contains("series") || !json["series"].is_array() ||
       json["series"].size() > kReportSeriesMax)
@@ -333,6 +396,7 @@ base::Result<Measured> readReport(std::string_view text, std::string_view file) 
     readSeries(series, out);
     few_tasks |= hasFewTasks(series);
   }
+  readSustained(json, out);
   if (few_tasks)
     out.flags.push_back(fmt::format(
         "has rounds of fewer than {} tasks: the p99 of such a round is its slowest task",
@@ -346,7 +410,7 @@ base::Result<Diff> diff(const Measured& a, const Measured& b, const DiffOptions&
                                                    a.verb, b.file, b.verb));
   Diff out;
   const Tests tests = compareFigures(a, b, options, out);
-  const bool sustained = compareSustained(a, b, options.margin, out);
+  const bool sustained = compareSustained(a, b, options, out);
   if (out.figures.empty())
     return fail(Code::invalidArgument,
                 fmt::format("{} and {} have no figure in common", a.file, b.file));
@@ -380,12 +444,11 @@ std::string diffTable(const Diff& d, const Measured& a, const Measured& b,
   std::string out = fmt::format("a: {}\nb: {}\n\n{:<{}}{:>10}{:>10}{:>8}  {:<16}{:>7}\n", a.file,
                                 b.file, "", width, "a", "b", "b/a", "95 %", "p");
   for (const Difference& each : d.figures)
-    out +=
-        fmt::format("{:<{}}{:>10}{:>10}{:>8.3f}  {:<16}{:>7}  {}\n", each.name, width,
-                    msText(each.a), msText(each.b), each.ratio.value,
-                    fmt::format("{:.3f} to {:.3f}", each.ratio.low, each.ratio.high),
-                    each.test == Difference::Test::brackets ? "-" : fmt::format("{:.4f}", each.p),
-                    wordOf(each.kind));
+    out += fmt::format("{:<{}}{:>10}{:>10}{:>8.3f}  {:<16}{:>7}  {}\n", each.name, width,
+                       msText(each.a), msText(each.b), each.ratio.value,
+                       fmt::format("{:.3f} to {:.3f}", each.ratio.low, each.ratio.high),
+                       each.test == Difference::Test::repeats ? "-" : fmt::format("{:.4f}", each.p),
+                       wordOf(each.kind));
   for (const std::string& note : d.notes) out += "note: " + note + "\n";
   out += fmt::format(
       "\nMedians of rounds. p: exact rank sum over the rounds, corrected by Holm over {} figures;\n"
@@ -394,11 +457,11 @@ std::string diffTable(const Diff& d, const Measured& a, const Measured& b,
       std::count_if(d.figures.begin(), d.figures.end(),
                     [](const Difference& each) { return each.test == Difference::Test::rankSum; }),
       kSignificant, 100 * options.margin);
-  if (!d.figures.empty() && d.figures.back().test == Difference::Test::brackets)
+  if (!d.figures.empty() && d.figures.back().test == Difference::Test::repeats)
     out +=
-        "A sustainable rate is one figure and has no p: it counts if one side kept the goal at a "
-        "rate\nat which the other did not. Sweep one side twice to see what equal sweeps differ "
-        "by.\n";
+        "A sustainable rate has no p. Its interval is a bootstrap's over the repeats of each rate, "
+        "as "
+        "wide\nas the gaps between the rates; it counts if it is all on one side of 1.\n";
   return out + (d.differs() ? "b differs from a by more than noise\n"
                             : "no difference that is more than noise\n");
 }
@@ -413,7 +476,7 @@ Json diffJson(const Diff& d, const Measured& a, const Measured& b) {
                        {"ratio", each.ratio.value},
                        {"low", each.ratio.low},
                        {"high", each.ratio.high},
-                       {"p", each.test == Difference::Test::brackets ? Json() : Json(each.p)},
+                       {"p", each.test == Difference::Test::repeats ? Json() : Json(each.p)},
                        {"verdict", each.kind == Difference::Kind::noise    ? "noise"
                                    : each.kind == Difference::Kind::better ? "better"
                                                                            : "worse"}});

@@ -3,8 +3,8 @@
 // The rounds are the samples. Each figure that both reports have (a series' percentile of first
 // byte or receipt, its rate) is tested by Wilcoxon's rank sum, exactly; the p of all figures are
 // corrected by Holm, at 5 %. A difference counts if the test finds it and it is larger than a
-// margin. Sweeps' sustainable rates are one figure each: they differ if one side kept its goal at a
-// rate at which the other did not.
+// margin. Sweeps' sustainable rates are one figure each, and have no test but a bootstrap over the
+// repeats of each rate.
 //
 // Layer: bench. Pure.
 #pragma once
@@ -40,6 +40,11 @@ struct Measured {
   struct Sustained {
     std::string goal;
     double per_s = 0, bad_per_s = 0;  // infinite: no rate missed it
+    struct Rate {
+      double per_s = 0;
+      std::vector<bool> kept;  // by repeat: whether it kept the goal
+    };
+    std::vector<Rate> rates;  // lowest first; none: the repeats do not have the goal's percentile
   };
   std::optional<Sustained> sustained;
 };
@@ -51,10 +56,10 @@ struct DiffOptions {
 };
 struct Difference {
   std::string name;
-  double a = 0, b = 0;                                                   // medians
-  Interval ratio;                                                        // b / a, by the bootstrap
-  double p = 1;                                                          // corrected
-  enum class Test : uint8_t { rankSum, brackets } test = Test::rankSum;  // brackets: there is no p
+  double a = 0, b = 0;                                                  // medians
+  Interval ratio;                                                       // b / a, by the bootstrap
+  double p = 1;                                                         // corrected
+  enum class Test : uint8_t { rankSum, repeats } test = Test::rankSum;  // repeats: there is no p
   enum class Kind : uint8_t { noise, better, worse } kind = Kind::noise;
 };
 struct Diff {

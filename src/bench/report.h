@@ -25,6 +25,8 @@ inline constexpr std::string_view kVoidNote = "void: ";
 inline constexpr std::string_view kGeneratorNote = "the generator was the limit";
 // The p99 of fewer tasks is the slowest one.
 inline constexpr uint64_t kTasksOfP99 = 100;
+// Share of the tasks of a sweep's good rate that may fail.
+inline constexpr double kErrorsMax = 0.01;
 
 // The same tasks, measured round by round.
 struct Series {

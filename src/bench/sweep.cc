@@ -16,7 +16,6 @@ namespace {
 using base::Code;
 using base::fail;
 
-constexpr double kErrorsMax = 0.01;  // share of the tasks of a good rate that may fail
 constexpr double kHopeless = 4;      // times the goal: the rate is not repeated
 
 const load::Histogram& histogramOf(const load::Report& r, const Goal& goal) {

@@ -272,18 +272,25 @@ TEST(BenchDiff, AVoidFigureIsNotCompared) {
             "b: 'made' is not compared, it is void: 3 of 600 tasks got their clone another way\n");
 }
 
-// A sweep of two rates whose answer lies between `per_s` and `bad_per_s`.
-BenchReport sweepOf(double per_s, Json bad_per_s, double goal_ms, uint64_t seed) {
+// A sweep of three rates whose answer lies between `per_s` and `bad_per_s`; `missed` of the three
+// repeats of `per_s` miss the goal all the same.
+BenchReport sweepOf(double per_s, double bad_per_s, double goal_ms, uint64_t seed, int missed = 0) {
   BenchReport out = reportOf(4, seed, 3);
   out.verb = "sweep";
-  out.series[0].name = "10/s";
-  out.series.push_back(out.series[0]);
-  out.series[1].name = std::to_string(static_cast<int>(per_s)) + "/s";
+  const Series good = out.series[0], bad = reportOf(400, seed, 3).series[0];
+  out.series = {good, good, bad};
+  const double rates[] = {1, per_s, bad_per_s};
+  for (size_t i = 0; i < 3; ++i) {
+    out.series[i].stated_per_s = rates[i];
+    out.series[i].name = std::to_string(static_cast<int>(rates[i])) + "/s";
+  }
+  for (int i = 0; i < missed; ++i) out.series[1].rounds[static_cast<size_t>(i)].unsent = 1;
+  if (bad_per_s == 0) out.series.pop_back();  // none was bad
   out.extra["sweep"] = {{"goal_percent", 99.0},
                         {"goal_ms", goal_ms},
                         {"goal_of", "receipt"},
                         {"sustainable_per_s", per_s},
-                        {"lowest_bad_per_s", std::move(bad_per_s)}};
+                        {"lowest_bad_per_s", bad_per_s > 0 ? Json(bad_per_s) : Json()}};
   return out;
 }
 
@@ -303,10 +310,13 @@ TEST(BenchDiff, SweepsOfOneGoalAreComparedByTheirSustainableRates) {
   EXPECT_NEAR(worse.ratio.high, 0.73, 1e-9);
   EXPECT_EQ(compared(base, sweepOf(130, 136, 50, 2)).kind, Kind::better);
   EXPECT_EQ(compared(base, sweepOf(104, 109, 50, 2)).kind, Kind::noise) << "they overlap";
-  EXPECT_EQ(compared(base, sweepOf(90, nullptr, 50, 2)).kind, Kind::noise) << "it may hold more";
-  EXPECT_EQ(compared(base, sweepOf(0, 0.2, 50, 2)).kind, Kind::worse);
-  EXPECT_EQ(compared(sweepOf(0, 0.2, 50, 2), base).kind, Kind::better);
-  EXPECT_EQ(compared(sweepOf(0, 0.2, 50, 2), sweepOf(0, 0.2, 50, 3)).kind, Kind::noise);
+  EXPECT_EQ(compared(base, sweepOf(90, 0, 50, 2)).kind, Kind::noise) << "it may hold more";
+  EXPECT_EQ(compared(base, sweepOf(70, 73, 50, 2, 1)).kind, Kind::worse);
+  EXPECT_EQ(compared(sweepOf(70, 73, 50, 2), base).kind, Kind::better);
+  const Difference unsure = compared(sweepOf(70, 73, 50, 2), sweepOf(100, 105, 50, 1, 1));
+  EXPECT_EQ(unsure.kind, Kind::noise) << "one of three repeats missed the goal";
+  EXPECT_NEAR(unsure.ratio.low, 1.0 / 73, 1e-9);
+  EXPECT_NEAR(unsure.ratio.high, 105.0 / 70, 1e-9);
 
   const Measured a = measured(base, "a"), b = measured(sweepOf(70, 73, 50, 2), "b");
   auto d = diff(a, b, {});
@@ -316,7 +326,7 @@ TEST(BenchDiff, SweepsOfOneGoalAreComparedByTheirSustainableRates) {
   EXPECT_NE(table.find("only the sustainable rate can. Measure both with --repeats 5 or more."),
             std::string::npos)
       << table;
-  EXPECT_NE(table.find("note: only a measured 100/s\nnote: only b measured 70/s\n"),
+  EXPECT_NE(table.find("note: only a measured 100/s, 105/s\nnote: only b measured 70/s, 73/s\n"),
             std::string::npos)
       << table;
   const Json json = diffJson(*d, a, b);
@@ -330,6 +340,9 @@ TEST(BenchDiff, SweepsOfDifferentGoalsSayWhatWouldMakeThemComparable) {
   auto d = diff(measured(a, "a"), measured(b, "b"), {});
   ASSERT_FALSE(d);
   EXPECT_EQ(d.error().advice, "Measure both with --repeats 5 or more, and with the same --goal.");
+  BenchReport odd = a;
+  odd.extra["sweep"]["goal_percent"] = 97.0;
+  EXPECT_FALSE(diff(measured(odd, "a"), measured(odd, "b"), {})) << "no round has its p97";
   BenchReport c = a;
   c.verb = "isolation";
   d = diff(measured(c, "a"), measured(c, "b"), {});
