@@ -261,7 +261,7 @@ Step completeWalls(const Server& server, bool rehearsing) {
 int serveSnapshot(const Server& server, mayfly_task* task) {
   int channel = -1;
   malloc_trim(0);  // what is free need not be restored
-  // As a forked clone's. A preload may have left it in /proc, which is a full one at the restore.
+  // As a forked clone's, wherever a preload went: criu refuses one in /proc.
   if (chdir("/task") != 0) return -errno;
   if (int r = arrangeStandIns(&channel); r != 0) return r;
   if (int r = findDroppableMemory(); r != 0) return r;
