@@ -79,6 +79,14 @@ int becomeBoxRoot() {
   return chdir("/") == 0 ? 0 : -errno;
 }
 
+Step enterAsBoxRoot(const int* fds, int tasks_count) {
+  MAYFLY_STEP("join cgroups", joinCgroups(fds + kFirstTasks, tasks_count));
+  MAYFLY_STEP("await box", awaitGo(fds[kGo]));
+  MAYFLY_STEP("enter box", enterBox(fds[kInit]));
+  MAYFLY_STEP("become root of the box", becomeBoxRoot());
+  return {"", 0};
+}
+
 int placeDescriptors(const int* from, int count, int to) {
   constexpr int kCountMax = 16, kAbove = 64;  // above the targets: no dup2 overwrites a source
   int high[kCountMax];

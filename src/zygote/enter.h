@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "zygote/raw.h"
 #include "wire/zygote.h"
 
 namespace mayfly::zygote {
@@ -40,6 +41,9 @@ int hideProcesses();
 
 // Becomes root of the box's user namespace, which the process has joined.
 int becomeBoxRoot();
+// All of that for a MakeClone, in a process that was forked into its box: the cgroups, the box once
+// it stands, its root.
+Step enterAsBoxRoot(const int* fds, int tasks_count);
 
 // The same descriptors as `from`, as to, to + 1, ...; every other from `to` on is closed. They stay
 // open at an exec.

@@ -177,8 +177,8 @@ int findTimer(char* fault) {
   return -EBUSY;
 }
 
-// Says what the descriptor is. A place in /proc in a snapshot is a place in the full /proc in every
-// clone: criu opens it by its path, where the box's own /proc is covered.
+// A place in /proc must not become one in the full /proc that covers the box's own while criu opens
+// it by its path. criu 4.1 refuses it in words of its own; a later one may not.
 int judgeDescriptor(Gate gate, int fd, char* fault) {
   if (fd <= kSeccompFd) return 0;
   struct statfs fs;

@@ -18,6 +18,7 @@
 
 #include "mayfly/zygote.h"
 #include "zygote/node_api.h"
+#include "zygote/raw.h"
 #include "zygote/v8_random.h"
 
 // Of OpenSSL, which Node has loaded.
@@ -104,11 +105,7 @@ int callBack(napi_value function) {
 int seedOpenSsl() {
   if (RAND_add == nullptr || RAND_poll == nullptr || RAND_status == nullptr) return -ENOSYS;
   unsigned char bytes[64];
-  for (size_t done = 0; done < sizeof bytes;) {
-    long n = syscall(SYS_getrandom, bytes + done, sizeof bytes - done, 0);
-    if (n < 0 && errno != EINTR) return -errno;
-    if (n > 0) done += static_cast<size_t>(n);
-  }
+  if (int r = mayfly::zygote::fillRandom(bytes, sizeof bytes); r != 0) return r;
   RAND_add(bytes, sizeof bytes, sizeof bytes);
   explicit_bzero(bytes, sizeof bytes);
   return RAND_poll() == 1 && RAND_status() == 1 ? 0 : -EIO;

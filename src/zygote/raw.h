@@ -35,6 +35,29 @@ inline void copyText(char* to, size_t size, const char* from) {
   memset(to + n, 0, size - n);
 }
 
+// What failed, or no error.
+struct Step {
+  const char* name;
+  int error;  // 0 or -errno
+};
+// In a function that returns a Step: ends it if the expression is not 0.
+#define MAYFLY_STEP(name, expr)                   \
+  do {                                            \
+    if (const int failed = (expr); failed != 0) { \
+      return {name, failed};                      \
+    }                                             \
+  } while (0)
+
+// Fills memory by the system call: the C library's own generator may be a copy of the zygote's.
+inline int fillRandom(void* at, size_t bytes) {
+  for (size_t done = 0; done < bytes;) {
+    const long n = syscall(SYS_getrandom, static_cast<char*>(at) + done, bytes - done, 0);
+    if (n < 0 && errno != EINTR) return -errno;
+    if (n > 0) done += static_cast<size_t>(n);
+  }
+  return 0;
+}
+
 // Makes bytes safe for a terminal: replaces control characters, those of UTF-8 included. Of a text
 // that comes in parts, a first byte may lack its second: it is replaced, too.
 enum class Lines : unsigned char { replace, keep };  // ends of lines and tabs

@@ -86,30 +86,18 @@ uint64_t restoreNsMax() {
 // says.
 enum { kSaid = 2, kFirstStream = 3, kFolder = kFirstStream + kStandIns };
 
-struct Step {
-  const char* name;
-  int error;
-};
-
 Step enterForRestore(const int* fds, int tasks_count, int release, int said) {
-  int r;
-#define STEP(name, expr) \
-  if ((r = (expr)) != 0) return {name, r}
-  STEP("join cgroups", joinCgroups(fds + kFirstTasks, tasks_count));
-  STEP("await box", awaitGo(fds[kGo]));
-  STEP("enter box", enterBox(fds[kInit]));
-  STEP("become root of the box", becomeBoxRoot());
-  STEP("parent-death signal", prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 ? 0 : -errno);
-  STEP("keyring", joinOwnKeyring());
+  if (const Step entered = enterAsBoxRoot(fds, tasks_count); entered.error != 0) return entered;
+  MAYFLY_STEP("parent-death signal", prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 ? 0 : -errno);
+  MAYFLY_STEP("keyring", joinOwnKeyring());
   const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  STEP("/dev/null", null < 0 ? -errno : 0);
+  MAYFLY_STEP("/dev/null", null < 0 ? -errno : 0);
   const int placed[] = {null,      null,          said,     fds[kIn], fds[kOut],
                         fds[kErr], fds[kControl], fds[kGo], release,  kSnapshotFd};
-  STEP("descriptors", placeDescriptors(placed, 3 + kStandIns + 1, 0));
-  STEP("show processes", showProcesses());
-  STEP("no new privileges", prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno);
-  STEP("landlock", confineRestorer(server.landlock_abi, kFolder));
-#undef STEP
+  MAYFLY_STEP("descriptors", placeDescriptors(placed, 3 + kStandIns + 1, 0));
+  MAYFLY_STEP("show processes", showProcesses());
+  MAYFLY_STEP("no new privileges", prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno);
+  MAYFLY_STEP("landlock", confineRestorer(server.landlock_abi, kFolder));
   return {"", 0};
 }
 

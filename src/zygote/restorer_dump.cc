@@ -52,11 +52,6 @@ struct Builder {
 };
 Builder builder;
 
-struct Step {
-  const char* name;
-  int error;
-};
-
 // --- the zygote ----------------------------------------------------------------------
 
 // Threads of the zygote get the numbers behind its own.
@@ -78,25 +73,18 @@ int makeControlStandIn() {
 
 // The descriptors of snapshot.h; a failed step is said on the channel, as by a zygote.
 Step becomeZygote(const int* fds, int tasks_count, int channel) {
-  int r;
-#define STEP(name, expr) \
-  if ((r = (expr)) != 0) return {name, r}
-  STEP("join cgroups", joinCgroups(fds + kFirstTasks, tasks_count));
-  STEP("await box", awaitGo(fds[kGo]));
-  STEP("enter box", enterBox(fds[kInit]));
-  STEP("become root of the box", becomeBoxRoot());
-  STEP("choose pids", chooseNextPid());
+  if (const Step entered = enterAsBoxRoot(fds, tasks_count); entered.error != 0) return entered;
+  MAYFLY_STEP("choose pids", chooseNextPid());
   const int control = makeControlStandIn(), null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  STEP("stand-ins", control < 0 ? control : null < 0 ? -errno : 0);
+  MAYFLY_STEP("stand-ins", control < 0 ? control : null < 0 ? -errno : 0);
   const Pipe* in = builder.stand_in;
   const int placed[] = {null,       builder.log.write, builder.log.write, channel,
                         kSeccompFd, in[kStdin].read,   in[kStdout].write, in[kStderr].write,
                         control,    in[kGoOf].read,    in[kRelease].read};
-  STEP("descriptors", placeDescriptors(placed, kStandInFd + kStandIns, 0));
-  STEP("become task", becomeTask(UserNamespace::ofBox));
-  STEP("fixed limits", setFixedLimits());
-  STEP("drop capabilities", dropCapabilities());
-#undef STEP
+  MAYFLY_STEP("descriptors", placeDescriptors(placed, kStandInFd + kStandIns, 0));
+  MAYFLY_STEP("become task", becomeTask(UserNamespace::ofBox));
+  MAYFLY_STEP("fixed limits", setFixedLimits());
+  MAYFLY_STEP("drop capabilities", dropCapabilities());
   return {"", 0};
 }
 

@@ -113,11 +113,6 @@ int prepare(Server* server, const mayfly_zygote_hooks* hooks, char fault[kFaultB
   return loadProgram(server);
 }
 
-struct Step {
-  const char* name;
-  int error;  // 0 or -errno
-};
-
 // A region given to mayfly_zygote_random_memory().
 struct Region {
   char* at;
@@ -127,14 +122,9 @@ constexpr size_t kRegionsMax = 8;
 Region regions[kRegionsMax];
 size_t regions_count = 0;
 
-// Uses the system call: a libc's own pool is a copy of the zygote's.
 int fillRegions() {
   for (size_t i = 0; i < regions_count; ++i)
-    for (size_t done = 0; done < regions[i].bytes;) {
-      long n = syscall(SYS_getrandom, regions[i].at + done, regions[i].bytes - done, 0);
-      if (n < 0 && errno != EINTR) return -errno;
-      if (n > 0) done += static_cast<size_t>(n);
-    }
+    if (int r = fillRandom(regions[i].at, regions[i].bytes); r != 0) return r;
   return 0;
 }
 
@@ -181,22 +171,18 @@ int rehearse(const mayfly_zygote_hooks& hooks) {
 
 // A clone's walls, one step a line, in the required order.
 Step putUpWalls(const Server& server, const int* fds, int tasks_count, bool rehearsing) {
-  int r;
-#define STEP(name, expr) \
-  if ((r = (expr)) != 0) return {name, r}
-  STEP("join cgroups", joinCgroups(fds + kFirstTasks, tasks_count));
-  STEP("runtime hooks", prepareRuntime(*server.hooks));
-  STEP("await box", awaitGo(fds[kGo]));
-  STEP("enter box", enterBox(fds[kInit]));
-  STEP("descriptors", arrangeDescriptors(fds));
-  STEP("become task", becomeTask(UserNamespace::own));
-  STEP("fixed limits", setFixedLimits());
-  STEP("drop capabilities", dropCapabilities());
-  STEP("landlock", confineFiles(server.landlock_abi));
-  STEP("seccomp",
-       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &server.seccomp) == 0 ? 0 : -errno);
-  if (rehearsing) STEP("rehearsal", rehearse(*server.hooks));
-#undef STEP
+  MAYFLY_STEP("join cgroups", joinCgroups(fds + kFirstTasks, tasks_count));
+  MAYFLY_STEP("runtime hooks", prepareRuntime(*server.hooks));
+  MAYFLY_STEP("await box", awaitGo(fds[kGo]));
+  MAYFLY_STEP("enter box", enterBox(fds[kInit]));
+  MAYFLY_STEP("descriptors", arrangeDescriptors(fds));
+  MAYFLY_STEP("become task", becomeTask(UserNamespace::own));
+  MAYFLY_STEP("fixed limits", setFixedLimits());
+  MAYFLY_STEP("drop capabilities", dropCapabilities());
+  MAYFLY_STEP("landlock", confineFiles(server.landlock_abi));
+  MAYFLY_STEP("seccomp",
+              syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &server.seccomp) == 0 ? 0 : -errno);
+  if (rehearsing) MAYFLY_STEP("rehearsal", rehearse(*server.hooks));
   return {"", 0};
 }
 
@@ -259,19 +245,15 @@ int arrangeStandIns(int* channel) {
 // The walls of a restored clone, one step a line, in the required order. Some were up at the dump,
 // and mayfly-restorer put up those that the process inherited from it.
 Step completeWalls(const Server& server, bool rehearsing) {
-  int r;
-#define STEP(name, expr) \
-  if ((r = (expr)) != 0) return {name, r}
-  STEP("fixed limits", setFixedLimits());  // criu goes on if it cannot set one
-  STEP("vdso random", renewDroppableMemory());
-  STEP("random memory", fillRegions());
-  STEP("reseed", server.hooks->reseed == nullptr || server.hooks->reseed() == 0 ? 0 : -EIO);
+  MAYFLY_STEP("fixed limits", setFixedLimits());  // criu goes on if it cannot set one
+  MAYFLY_STEP("vdso random", renewDroppableMemory());
+  MAYFLY_STEP("random memory", fillRegions());
+  MAYFLY_STEP("reseed", server.hooks->reseed == nullptr || server.hooks->reseed() == 0 ? 0 : -EIO);
   // Every thread gets the program; a thread that cannot is named by a positive number.
   const long other =
       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &server.seccomp);
-  STEP("seccomp", other < 0 ? -errno : other > 0 ? -EPERM : 0);
-  if (rehearsing) STEP("rehearsal", rehearse(*server.hooks));
-#undef STEP
+  MAYFLY_STEP("seccomp", other < 0 ? -errno : other > 0 ? -EPERM : 0);
+  if (rehearsing) MAYFLY_STEP("rehearsal", rehearse(*server.hooks));
   return {"", 0};
 }
 
@@ -279,7 +261,7 @@ Step completeWalls(const Server& server, bool rehearsing) {
 int serveSnapshot(const Server& server, mayfly_task* task) {
   int channel = -1;
   malloc_trim(0);  // what is free need not be restored
-  // As a forked clone's. A preload may have left it in /proc, which is a full one at the restore.
+  // As a forked clone's, wherever a preload went: criu refuses one in /proc.
   if (chdir("/task") != 0) return -errno;
   if (int r = arrangeStandIns(&channel); r != 0) return r;
   if (int r = findDroppableMemory(); r != 0) return r;

@@ -10,6 +10,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "zygote/raw.h"
+
 namespace mayfly::zygote {
 namespace {
 
@@ -153,16 +155,6 @@ int search(int64_t seed, int* found) {
   return result;
 }
 
-int fill(void* at, size_t bytes) {
-  for (size_t done = 0; done < bytes;) {
-    // The system call: the C library's own state is what a snapshot repeats.
-    long n = syscall(SYS_getrandom, static_cast<char*>(at) + done, bytes - done, 0);
-    if (n < 0 && errno != EINTR) return -errno;
-    if (n > 0) done += static_cast<size_t>(n);
-  }
-  return 0;
-}
-
 }  // namespace
 
 int findV8Generators(int64_t random_seed) {
@@ -184,7 +176,7 @@ int findV8Generators(int64_t random_seed) {
 int seedV8Generators() {
   if (math_state == nullptr || generators_count == 0) return -EINVAL;
   State fresh[1 + kGeneratorsMax];
-  if (int r = fill(fresh, sizeof fresh); r != 0) return r;
+  if (int r = fillRandom(fresh, sizeof fresh); r != 0) return r;
   // All zeros is the one state that a generator cannot leave.
   for (State& s : fresh)
     if (s.s0 == 0 && s.s1 == 0) s.s0 = 1;

@@ -93,7 +93,7 @@ def test_nothing_is_reached_from_a_restored_clone(restored, tmp_path, host, wall
 
 
 # A package of the template's that wants more than its own process: it takes the place where criu would keep what it
-# knows of the kernel, and goes where the clones' full /proc will be.
+# knows of the kernel, and goes where the restorer's full /proc will be.
 HOSTILE = """const fs = require('fs');
 fs.mkdirSync('/run/criu.kdat/x', { recursive: true });
 process.chdir('/proc');
