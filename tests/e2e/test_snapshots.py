@@ -416,6 +416,7 @@ def test_a_daemon_goes_on_with_its_snapshot_while_others_are_made_and_the_refres
     assert layout(daemon) != before and old_ones(state) == []
 
 
+@pytest.mark.slow
 def test_a_daemon_killed_while_it_takes_a_new_snapshot_leaves_nothing(state, daemons):  # noqa: F811
     daemon = of_node(state, daemons)
     before = layout(daemon)
@@ -434,6 +435,7 @@ def test_a_daemon_killed_while_it_takes_a_new_snapshot_leaves_nothing(state, dae
     assert layout(of_node(state, daemons, REFUSES)) != before
 
 
+@pytest.mark.slow
 def test_a_refresh_without_a_daemon_and_with_one_that_serves_something_else(state, daemons, tmp_path):  # noqa: F811
     config = tmp_path / "mayfly.toml"
     config.write_text(f'state_dir = "{state}"\nrun_dir = "{tmp_path / "nowhere"}"\ntemplate_dirs = ["{TOP / "templates"}"]\ntemplates = ["shell", "node"]\n')
