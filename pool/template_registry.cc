@@ -41,6 +41,12 @@ const TemplateSpec* TemplateRegistry::get(TemplateId id) const {
   return id >= 1 && id <= templates_.size() ? &templates_[id - 1].spec : nullptr;
 }
 
+void TemplateRegistry::setLeast(TemplateId id, uint64_t memory_bytes, uint32_t processes) {
+  if (id < 1 || id > templates_.size()) return;
+  templates_[id - 1].spec.memory_least_bytes = memory_bytes;
+  templates_[id - 1].spec.processes_least = processes;
+}
+
 // The lane that represents the template: a ready one, else the youngest.
 const Lane* TemplateRegistry::shown(TemplateId id) const {
   const Lane* found = nullptr;
@@ -280,6 +286,10 @@ ZygoteFsm::Do TemplateRegistry::onDied(LaneId id, uint64_t now_ns, std::string w
 
 void TemplateRegistry::onSuccessorDied(LaneId id, uint64_t now_ns, std::string why) {
   if (Lane* l = find(id)) l->fsm.successorDied(now_ns, std::move(why));
+}
+
+void TemplateRegistry::askRenewal(LaneId id, uint64_t now_ns) {
+  if (Lane* l = find(id)) l->fsm.askRenewal(now_ns);
 }
 
 }  // namespace mayfly::pool

@@ -56,6 +56,8 @@ class TemplateRegistry {
   std::string_view state(base::TemplateId id) const;  // starting, ready, unhealthy, missingImage
   std::string_view stateText(base::TemplateId id) const;
   uint32_t renewals(base::TemplateId id) const;  // of the open lanes
+  // What a clone takes before its task runs: see TemplateSpec.
+  void setLeast(base::TemplateId id, uint64_t memory_bytes, uint32_t processes);
   // Every template has been ready or has failed at least once.
   bool settled() const;
 
@@ -80,6 +82,7 @@ class TemplateRegistry {
   bool onClone(base::LaneId id, uint64_t now_ns);  // whether nextDue_ns() may have changed
   ZygoteFsm::Do onDied(base::LaneId id, uint64_t now_ns, std::string why);
   void onSuccessorDied(base::LaneId id, uint64_t now_ns, std::string why);
+  void askRenewal(base::LaneId id, uint64_t now_ns);  // see ZygoteFsm
 
  private:
   struct Template {

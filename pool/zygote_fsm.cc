@@ -39,7 +39,7 @@ void ZygoteFsm::ready(uint64_t now_ns) {
   if (state_ == ZygoteState::ready) ++renewals_;
   state_ = ZygoteState::ready;
   due_ns_ = 0;
-  probing_ = renewing_ = false;
+  probing_ = renewing_ = renewal_asked_ = false;
   failed_starts_ = 0;
   ready_ns_ = now_ns;
   clones_ = 0;
@@ -53,11 +53,17 @@ void ZygoteFsm::cloned(uint64_t now_ns) {
 }
 
 void ZygoteFsm::planRenewal(uint64_t now_ns) {
-  if (state_ != ZygoteState::ready || renewing_ || clones_ == 0) return;
+  if (state_ != ZygoteState::ready || renewing_ || (clones_ == 0 && !renewal_asked_)) return;
   if (due_ns_ != 0 && due_ns_ <= now_ns && renewal_after_ns_ <= now_ns) return;  // it is due
   uint64_t due_ns = renewal_.after_ns != 0 ? ready_ns_ + renewal_.after_ns : UINT64_MAX;
-  if (renewal_.clones != 0 && clones_ >= renewal_.clones) due_ns = std::min(due_ns, now_ns);
+  if (renewal_asked_ || (renewal_.clones != 0 && clones_ >= renewal_.clones))
+    due_ns = std::min(due_ns, now_ns);
   due_ns_ = due_ns == UINT64_MAX ? 0 : std::max(due_ns, renewal_after_ns_);
+}
+
+void ZygoteFsm::askRenewal(uint64_t now_ns) {
+  renewal_asked_ = true;
+  planRenewal(now_ns);
 }
 
 void ZygoteFsm::postponeRenewal(uint64_t now_ns) {

@@ -5,7 +5,7 @@
 // unhealthy, and is retried only after a long pause, so that a broken template costs no core.
 //
 // A zygote that served for long enough is renewed: a successor is started beside it and replaces it
-// once it serves. A failed renewal costs only a pause.
+// once it serves. A failed renewal costs only a pause. The driver may ask for one, too.
 //
 // Layer: pool. Pure: time is an argument. Core thread.
 #pragma once
@@ -52,10 +52,13 @@ class ZygoteFsm {
   // When to call tick(); 0: never.
   uint64_t due_ns() const { return due_ns_; }
 
-  Do tick(uint64_t now_ns);                   // publish, or retire a start that takes too long
-  void ready(uint64_t now_ns);                // the zygote serves, or its successor in its place
-  void cloned(uint64_t now_ns);               // the serving zygote is asked for one more clone
-  void postponeRenewal(uint64_t now_ns);      // there is no room for a second zygote now
+  Do tick(uint64_t now_ns);               // publish, or retire a start that takes too long
+  void ready(uint64_t now_ns);            // the zygote serves, or its successor in its place
+  void cloned(uint64_t now_ns);           // the serving zygote is asked for one more clone
+  void postponeRenewal(uint64_t now_ns);  // there is no room for a second zygote now
+  // What it is made of has changed: a successor as soon as may be, clones or not. Stands until a
+  // zygote serves.
+  void askRenewal(uint64_t now_ns);
   Do died(uint64_t now_ns, std::string why);  // failed to start, or ended unasked
   void successorDied(uint64_t now_ns, std::string why);
 
@@ -71,6 +74,7 @@ class ZygoteFsm {
   uint64_t backoff_ns_ = kBackoffFirst_ns;
   bool probing_ = false;  // one retry after the breaker opened
   bool renewing_ = false;
+  bool renewal_asked_ = false;
   uint64_t ready_ns_ = 0;
   uint32_t clones_ = 0;  // of the serving zygote
   uint64_t renewal_pause_ns_ = 0, renewal_after_ns_ = 0;

@@ -37,6 +37,7 @@
 #include "app/notify.h"
 #include "app/remains.h"
 #include "app/run_state.h"
+#include "app/snapshot_door.h"
 #include "app/system_calls.h"
 #include "app/templates.h"
 #include "base/text.h"
@@ -114,6 +115,7 @@ class App final : private core::EngineOwner {
   void outliveSignals();
   base::Status openHttp();
   base::Status startBroker();
+  void takeSnapshot(const wire::Offer& offer, base::Fd folder, SnapshotDoor::Answer answer);
   void stop();
   void killSpawner();
   base::Status awaitSpawner();
@@ -150,6 +152,7 @@ class App final : private core::EngineOwner {
   std::unique_ptr<core::Engine> engine_;
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<Audit> audit_;
+  std::unique_ptr<SnapshotDoor> snapshot_door_;
   std::optional<base::Error> fatal_;
   bool stopping_ = false;
 };
@@ -270,6 +273,12 @@ base::Result<int> App::run() {
   places.commands_uid = brokerUids(slot_.number).commands;
   MAYFLY_TRY(base::Fd listener,
              listenAt(s.socketPath(), s.connections_max, socketModeFor(allowed)));
+  base::Fd snapshots;
+  if (std::any_of(served_.begin(), served_.end(),
+                  [](const Served& t) { return !t.snapshot_key.empty(); })) {
+    MAYFLY_TRY(snapshots,
+               listenForSnapshots(s.run_dir + "/" + s.instance + wire::kOfferSocketSuffix));
+  }
   MAYFLY_CHECK(walls::enterOwnRoot(places.folders()));
   MAYFLY_CHECK(walls::dropRoot(daemonUid(slot_.number)));
 
@@ -290,11 +299,18 @@ base::Result<int> App::run() {
                daemonUid(slot_.number));
   audit_ =
       std::make_unique<Audit>(io_, std::move(places), engine_->ledger(), observers_, s.audit_ms);
+  if (snapshots)
+    snapshot_door_ = std::make_unique<SnapshotDoor>(
+        io_, std::move(snapshots),
+        [this](const wire::Offer& offer, base::Fd folder, SnapshotDoor::Answer answer) {
+          takeSnapshot(offer, std::move(folder), std::move(answer));
+        });
   lag_.start();
   if (http_) MAYFLY_CHECK(http_->start(io_, [this] { return engine_->report(); }));
   MAYFLY_CHECK(allowOnlyServing(options_.log));
   io_.run();
 
+  snapshot_door_.reset();
   if (http_) http_->stop();
   if (broker_) broker_->detach();  // the server's loop runs its calls
   server_.reset();
@@ -309,6 +325,28 @@ base::Result<int> App::run() {
   MAYFLY_CHECK(std::move(ended));
   spdlog::info("stopped");
   return 0;
+}
+
+// Root made it and gives it to us. It fits if it has the key of the one that is served: then image,
+// programs, filter, kernel and boot are the same.
+void App::takeSnapshot(const wire::Offer& offer, base::Fd folder, SnapshotDoor::Answer answer) {
+  const std::string name = offer.template_name;
+  for (const Served& t : served_)
+    if (t.spec.name == name && !t.snapshot_key.empty() && t.snapshot_key != offer.key)
+      return answer(base::fail(base::Code::failedPrecondition,
+                               "the daemon serves another image, filter or build of template '" +
+                                   base::printable(name) + "'",
+                               "Start the daemon again."));
+  core::NewSnapshot snapshot{std::move(folder), offer.memory_least_bytes, offer.processes_least};
+  engine_->refresh(name, std::move(snapshot),
+                   [name = base::printable(name), answer = std::move(answer)](base::Status done) {
+                     if (done)
+                       spdlog::info("template '{}': clones come from a new snapshot", name);
+                     else
+                       spdlog::warn("template '{}': a new snapshot is not served: {}", name,
+                                    oneLine(done.error()));
+                     answer(std::move(done));
+                   });
 }
 
 // With a broker, tasks with grants are taken from the start, too.

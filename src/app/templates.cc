@@ -1,5 +1,6 @@
 #include "app/templates.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <fcntl.h>
 
@@ -16,14 +17,9 @@ namespace {
 
 constexpr uint32_t kSnapshotSecondsMax = 900;  // a start of the zygote and its trial
 
-// criu's own, and what the runtime writes until its task runs.
-constexpr uint64_t kRestoreBytes = 24ull << 20;
-constexpr uint32_t kRestoreProcesses = 4;  // criu and its helpers, beside the clone's threads
-
 struct Snapshot {
   base::Fd folder;
-  uint64_t bytes = 0;
-  uint32_t threads = 0;
+  snapshot::Info info;
 };
 
 // The snapshot that fits this image and host, after a look at every byte of it: criu would restore
@@ -37,7 +33,7 @@ base::Result<Snapshot> findSnapshot(const config::Daemon& settings,
                                                  snapshot::keyOf(manifest, image, program, host)));
   MAYFLY_TRY(base::Fd folder, snapshot::open(settings.state_dir, info));
   MAYFLY_CHECK(snapshot::verify(folder.view(), info));
-  return Snapshot{std::move(folder), info.bytes(), info.threads()};
+  return Snapshot{std::move(folder), std::move(info)};
 }
 
 // The same; if there is none, or it is damaged, another program makes it: that needs a spawner of
@@ -52,9 +48,23 @@ base::Result<Snapshot> openSnapshot(const config::Daemon& settings,
                                 "--state-dir", settings.state_dir};
   for (const std::string& dir : settings.template_dirs)
     argv.insert(argv.end(), {"--templates", dir});
-  MAYFLY_CHECK(image::runCommand(argv, kSnapshotSecondsMax, [](std::string_view line) {
-    spdlog::info("{}", base::printable(line, 400));
-  }));
+  // Its own lines begin with these words; the others are the zygote's.
+  constexpr std::string_view kFault = "mayfly: ";
+  const std::string step = manifest.name + ": ";
+  std::string fault;
+  const auto hear = [&](std::string_view line) {
+    const std::string text = base::printable(line, 400);
+    if (line.starts_with(kFault)) fault = text.substr(kFault.size());
+    if (line.starts_with(kFault) || line.starts_with(step))
+      spdlog::info("{}", text);
+    else
+      spdlog::info("zygote of '{}' says: {}", manifest.name, text);
+  };
+  auto made = image::runCommand(argv, kSnapshotSecondsMax, hear);
+  if (!made && !fault.empty())
+    return base::fail(base::Code::failedPrecondition, fault,
+                      fmt::format("Try it again: mayfly snapshot build {}.", manifest.name));
+  if (!made) return base::fail(std::move(made).error());
   return findSnapshot(settings, manifest, image, seccomp);
 }
 
@@ -93,8 +103,9 @@ base::Result<Served> load(const config::Daemon& settings, const std::string& nam
       return s;
     }
     s.snapshot = std::move(snapshot->folder);
-    s.spec.memory_least_bytes = snapshot->bytes + kRestoreBytes;
-    s.spec.processes_least = snapshot->threads + kRestoreProcesses;
+    s.snapshot_key = snapshot->info.key;
+    s.spec.memory_least_bytes = snapshot->info.memoryLeast();
+    s.spec.processes_least = snapshot->info.processesLeast();
   }
   s.spec.image_digest = found->digest;
   s.lease.emplace(std::move(lease));

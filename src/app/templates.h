@@ -23,6 +23,7 @@ struct Served {
   pool::TemplateSpec spec;
   base::Fd seccomp;                   // empty if there is no image
   base::Fd snapshot;                  // of mechanism `restore`: the folder, checked and leased
+  std::string snapshot_key;           // the same: whatever else has this key may take its place
   std::optional<image::Lease> lease;  // keeps the image from being removed while we serve it
 };
 

@@ -31,7 +31,6 @@ namespace {
 
 constexpr base::ZygoteId kBuilder = 1, kTrial = 2;
 constexpr base::BoxId kBuilderBox = 1, kFirstTrialBox = 2;
-constexpr size_t kTrialClones = 4;  // restored at once
 constexpr uint64_t kDumpNsMax = 60 * kSecondNs;
 constexpr uint64_t kTrialNsMax = 60 * kSecondNs;
 constexpr uint64_t kEndNsMax = 20 * kSecondNs;

@@ -15,6 +15,8 @@
 
 namespace mayfly::builder {
 
+inline constexpr size_t kTrialClones = 4;  // restored at once
+
 struct BuildOptions {
   std::string executable_dir;  // of the spawner and of the programs that images hold
   std::string state_dir;

@@ -16,8 +16,11 @@
 
 #include "base/text.h"
 #include "builder/build.h"
+#include "builder/refresh.h"
 #include "config/daemon.h"
 #include "config/manifest.h"
+#include "config/units.h"
+#include "image/store.h"
 #include "snapshot/store.h"
 
 namespace mayfly::builder {
@@ -26,7 +29,8 @@ namespace {
 constexpr int kFailed = 1;
 
 struct Arguments {
-  std::string state_dir = "/var/lib/mayfly", runtime_dir;
+  std::string state_dir = "/var/lib/mayfly", run_dir = "/run/mayfly", runtime_dir;
+  std::string drain_time = "60s", config;
   std::vector<std::string> template_dirs, names;
   bool json = false, again = false;
 };
@@ -57,6 +61,7 @@ nlohmann::ordered_json jsonOf(const snapshot::Info& info) {
           {"built_ms", info.built_ms},
           {"bytes", info.bytes()},
           {"files", info.files.size()},
+          {"memory_least_bytes", info.memoryLeast()},
           {"in_use", info.in_use}};
 }
 
@@ -71,14 +76,19 @@ std::vector<std::string> namesToBuild(const Arguments& a) {
   return names;
 }
 
-int build(const Arguments& a) {
+BuildOptions buildOptions(const Arguments& a) {
   BuildOptions options;
   options.executable_dir = a.runtime_dir.empty() ? executableDir() : a.runtime_dir;
   options.state_dir = a.state_dir;
   options.template_dirs = templateDirs(a);
   options.base_dirs = config::defaultTemplateDirs(executableDir());
-  if (a.again) options.present = BuildOptions::Present::replace;
   options.progress = [](std::string_view line) { fmt::print(stderr, "{}\n", line); };
+  return options;
+}
+
+int build(const Arguments& a) {
+  BuildOptions options = buildOptions(a);
+  if (a.again) options.present = BuildOptions::Present::replace;
   int code = 0;
   auto all = nlohmann::ordered_json::array();
   for (const std::string& name : namesToBuild(a)) {
@@ -101,30 +111,137 @@ int build(const Arguments& a) {
   return code;
 }
 
-// Whether this host can dump and restore: shown by doing it, with a template's image.
-int trial(const Arguments& a) {
-  BuildOptions options;
-  options.executable_dir = a.runtime_dir.empty() ? executableDir() : a.runtime_dir;
-  options.state_dir = a.state_dir;
-  options.template_dirs = templateDirs(a);
-  options.base_dirs = config::defaultTemplateDirs(executableDir());
+// Whether this host can dump and restore: shown by doing it, with a template's image. `state` names
+// what was missing before anything could be tried.
+struct Tried {
+  std::string name, state;
+  base::Result<BuildResult> result =
+      base::fail(base::Code::notFound, "no template here has mechanism \"restore\"");
+};
+
+Tried tryTemplates(const Arguments& a) {
+  BuildOptions options = buildOptions(a);
+  options.progress = {};
   options.outcome = BuildOptions::Outcome::onlyTry;
-  base::Error last{base::Code::notFound, "no template here restores", {}, 0, 0};
+  Tried worst;
+  worst.state = "no template";
   for (const std::string& name : namesToBuild(a)) {
-    auto tried = builder::build(name, options);
-    if (tried) {
-      fmt::print(
-          "restore  criu {} of the image of '{}': dumped, and restored in several clones at "
-          "once, in {} ms\n",
-          tried->criu.empty() ? "?" : tried->criu, name, tried->info.built_ms);
-      return 0;
-    }
-    last = std::move(tried).error();
+    Tried one;
+    one.name = name;
+    one.result = builder::build(name, options);
+    if (one.result) return one;
+    const bool no_image = one.result.error().code == base::Code::notFound;
+    one.state = no_image ? "no image" : "failed";
+    // A dump that failed says more than an image that is not there.
+    if (!no_image || worst.state == "no template") worst = std::move(one);
+  }
+  return worst;
+}
+
+int trialJson(const Tried& tried) {
+  nlohmann::ordered_json json{
+      {"works", tried.result.has_value()}, {"template", tried.name}, {"state", tried.state}};
+  if (tried.result) {
+    json["criu"] = tried.result->criu;
+    json["path"] = snapshot::kCriuPath;
+    json["clones"] = kTrialClones;
+    json["ms"] = tried.result->info.built_ms;
+  } else {
+    json["why"] = tried.result.error().message;
+    json["advice"] = tried.result.error().advice;
+  }
+  fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  return 0;
+}
+
+int trial(const Arguments& a) {
+  const Tried tried = tryTemplates(a);
+  if (a.json) return trialJson(tried);
+  if (tried.result) {
+    fmt::print(
+        "restore  criu {} ({}) of the image of '{}': dumped, and restored in {} clones at once, in "
+        "{} ms\n",
+        tried.result->criu.empty() ? "?" : tried.result->criu, snapshot::kCriuPath, tried.name,
+        kTrialClones, tried.result->info.built_ms);
+    return 0;
   }
   fmt::print(
       "restore  does not work here; templates with mechanism \"restore\" are refused, all "
       "others work\n");
-  return say(last);
+  return say(tried.result.error());
+}
+
+// One line for a daemon. False: it goes on with the old snapshot.
+bool tellDaemon(const std::string& name, const Daemon& daemon, nlohmann::ordered_json* json) {
+  const bool elsewhere = !daemon.outcome && daemon.outcome.error().code == base::Code::notFound;
+  const std::string why = daemon.outcome ? std::string() : daemon.outcome.error().message;
+  json->push_back(
+      {{"instance", daemon.instance}, {"serves", daemon.outcome.has_value()}, {"why", why}});
+  if (elsewhere) return true;
+  if (daemon.outcome) {
+    fmt::print(stderr, "{}: instance '{}' makes its clones from it\n", name, daemon.instance);
+    return true;
+  }
+  fmt::print(stderr, "mayfly: instance '{}' does not serve the new snapshot of '{}': {}\n",
+             daemon.instance, name, why);
+  if (!daemon.outcome.error().advice.empty())
+    fmt::print(stderr, "{}\n", daemon.outcome.error().advice);
+  return false;
+}
+
+// Folders and templates of a daemon's settings. False: the settings name templates, and none of
+// them restores.
+base::Result<bool> takeSettings(Arguments& a) {
+  if (a.config.empty()) return true;
+  MAYFLY_TRY(const config::Daemon settings, config::loadDaemon(a.config));
+  a.state_dir = settings.state_dir;
+  a.run_dir = settings.run_dir;
+  a.template_dirs = settings.template_dirs;
+  for (const std::string& name : settings.templates)
+    if (auto manifest = config::findManifest(templateDirs(a), name);
+        manifest && manifest->restores())
+      a.names.push_back(name);
+  return settings.templates.empty() || !a.names.empty();
+}
+
+int refresh(Arguments a) {
+  auto any = takeSettings(a);
+  if (!any) return say(any.error());
+  if (!*any) return 0;
+  RefreshOptions options;
+  options.build = buildOptions(a);
+  options.run_dir = a.run_dir;
+  auto drain_ms = config::parseDurationMs(a.drain_time);
+  if (!drain_ms || *drain_ms > kDrainMsMax)
+    return say({base::Code::invalidArgument, "--drain-time '" + a.drain_time + "' is no time",
+                "Give \"0s\" to \"24h\".", 0, 0});
+  options.drain_ms = *drain_ms;
+  int code = 0;
+  auto all = nlohmann::ordered_json::array();
+  for (const std::string& name : namesToBuild(a)) {
+    // Of all templates, those that nobody has built are nobody's.
+    if (a.names.empty() && !image::findImage(a.state_dir, name)) continue;
+    auto done = builder::refresh(name, options);
+    if (!done) {
+      code = say(done.error());
+      continue;
+    }
+    auto json = jsonOf(done->built.info);
+    json["daemons"] = nlohmann::ordered_json::array();
+    json["stillUsed"] = done->still_used;
+    for (const Daemon& daemon : done->daemons)
+      if (!tellDaemon(name, daemon, &json["daemons"])) code = kFailed;
+    if (done->still_used > 0)
+      fmt::print(stderr,
+                 "{}: boxes still use {} older snapshot(s); the next refresh removes them\n", name,
+                 done->still_used);
+    all.push_back(std::move(json));
+    if (!a.json)
+      fmt::print("{}  {}  {}  made in {} ms\n", name, done->built.info.key.substr(0, 12),
+                 base::humanBytes(done->built.info.bytes()), done->built.info.built_ms);
+  }
+  if (a.json) fmt::print("{}\n", all.dump(2));
+  return code;
 }
 
 int list(const Arguments& a) {
@@ -205,11 +322,28 @@ int main(int argc, char** argv) {
   build_verb->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
   build_verb->add_flag("--again", a.again, "make it anew, even if it is there");
   build_verb->add_flag("--json", a.json, "print JSON");
+  CLI::App* refresh_verb =
+      verb("refresh", "make snapshots anew, for running daemons too, and remove the old ones");
+  refresh_verb->add_option("TEMPLATE", a.names,
+                           "templates; without one, all that restore and have an image");
+  refresh_verb->add_option(
+      "--config", a.config,
+      "a daemon's settings, which name folders and templates in place of flags");
+  refresh_verb->add_option("--run-dir", a.run_dir, "the daemons' folder of sockets")
+      ->capture_default_str();
+  refresh_verb
+      ->add_option("--drain-time", a.drain_time, "how long to wait for the boxes of the old one")
+      ->capture_default_str();
+  refresh_verb->add_option("--templates", a.template_dirs, "folders of templates")
+      ->allow_extra_args(false);
+  refresh_verb->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
+  refresh_verb->add_flag("--json", a.json, "print JSON");
   CLI::App* trial_verb = verb("trial", "dump and restore once, and keep nothing");
   trial_verb->add_option("TEMPLATE", a.names, "templates; without one, the first that works");
   trial_verb->add_option("--templates", a.template_dirs, "folders of templates")
       ->allow_extra_args(false);
   trial_verb->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
+  trial_verb->add_flag("--json", a.json, "print one line of JSON; exit code 0 in any case");
   CLI::App* list_verb = verb("list", "all snapshots");
   list_verb->add_flag("--json", a.json, "print JSON");
   CLI::App* check_verb = verb("check", "compare every file with its checksum");
@@ -219,6 +353,7 @@ int main(int argc, char** argv) {
       ->required();
   CLI11_PARSE(cli, argc, argv);
   if (*build_verb) return build(a);
+  if (*refresh_verb) return refresh(a);
   if (*trial_verb) return trial(a);
   if (*list_verb) return list(a);
   if (*check_verb) return check(a);

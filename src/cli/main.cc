@@ -11,10 +11,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
-#include "budget/budget.h"
 #include "cli/bench.h"
 #include "cli/blob.h"
 #include "cli/broker.h"
+#include "cli/doctor.h"
 #include "cli/options.h"
 #include "cli/plan.h"
 #include "cli/pool_replay.h"
@@ -23,8 +23,6 @@
 #include "cli/task.h"
 #include "cli/template.h"
 #include "cli/top.h"
-#include "config/daemon.h"
-#include "host/report.h"
 #include "image/cli_image.h"
 
 namespace mayfly::cli {
@@ -88,42 +86,6 @@ int snapshot(const SnapshotOptions& options) {
   return say(base::sysError(errno, "execv", program));
 }
 
-int doctor(const DoctorOptions& options) {
-  host::HostReport report = host::hostReport();
-  if (!options.config.empty()) {
-    auto s = config::loadDaemon(options.config);
-    if (!s) return say(s.error());
-    report.capacity = host::capacityOf(report.budget, budget::boxSettings(*s));
-  }
-  auto lost = report.lostPromises();
-  if (!options.json) {
-    fmt::print("{}", host::renderTable(report));
-  } else {
-    nlohmann::ordered_json json;
-    json["lines"] = nlohmann::ordered_json::array();
-    for (const auto& line : report.lines)
-      json["lines"].push_back({{"group", line.group},
-                               {"what", line.what},
-                               {"value", line.value},
-                               {"verdict", host::name(line.verdict)},
-                               {"costs", line.costs},
-                               {"note", line.note}});
-    json["lostPromises"] = lost;
-    json["budget"] = {{"boxes", report.capacity.tasks()},
-                      {"binds", std::string(report.capacity.binding().what)},
-                      {"boxesByFds", report.budget.boxes_by_fds},
-                      {"boxesByNamespaces", report.budget.boxes_by_namespaces},
-                      {"parts", nlohmann::ordered_json::array()}};
-    for (const host::Capacity::Part& part : report.capacity.parts)
-      json["budget"]["parts"].push_back({{"what", std::string(part.what)}, {"tasks", part.tasks}});
-    fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
-  }
-  if (!lost.empty()) return kFailed;
-  if (!options.restore) return 0;
-  ::fflush(stdout);
-  return snapshot({{"trial"}});
-}
-
 int version(const std::string& socket, const VersionOptions& options) {
   if (options.ours_only) {
     fmt::print("mayfly {}\n", MAYFLY_VERSION);
@@ -162,7 +124,7 @@ int main(const std::vector<std::string>& args) {
   if (auto* it = std::get_if<TemplatesOptions>(&options.verb))
     return templates(options.socket, *it);
   if (auto* it = std::get_if<KillOptions>(&options.verb)) return kill(options.socket, *it);
-  if (auto* it = std::get_if<DoctorOptions>(&options.verb)) return doctor(*it);
+  if (auto* it = std::get_if<DoctorOptions>(&options.verb)) return doctorMain(*it);
   if (auto* it = std::get_if<ImageOptions>(&options.verb)) return image::imageMain(it->args);
   if (auto* it = std::get_if<TemplateOptions>(&options.verb)) return templateMain(it->args);
   if (auto* it = std::get_if<BrokerOptions>(&options.verb)) return brokerMain(it->args);

@@ -87,7 +87,7 @@ constexpr Usage kUsages[] = {
     {"ps", "mayfly ps [--json]"},
     {"kill", "mayfly kill ID..."},
     {"templates", "mayfly templates [--json]"},
-    {"doctor", "mayfly doctor [--config FILE] [--json] [--restore]"},
+    {"doctor", "mayfly doctor [--config FILE] [--json] [--quick] [--restore]"},
     {"version", "mayfly version [--json]"},
 };
 
@@ -386,11 +386,14 @@ Options parseCommandLine(const std::vector<std::string>& args, const std::string
   auto* doctor_app = app.add_subcommand("doctor", "Show what the host offers and what is missing");
   doctor_app->footer(
       "Exit code: 0 if the host can keep every promise, else 1. Run it as root:\n"
-      "other users may not see everything.");
+      "other users may not see everything. It dumps and restores a process of a\n"
+      "template that restores, which takes some seconds.");
   doctor_app->add_option("--config", doctor.config, "The daemon's settings, which bound its boxes")
       ->type_name("FILE");
   doctor_app->add_flag("--json", doctor.json, "Print JSON");
-  doctor_app->add_flag("--restore", doctor.restore, "Also try a dump and restores; needs root");
+  doctor_app->add_flag("--quick", doctor.quick, "Try no dump and restore");
+  doctor_app->add_flag("--restore", doctor.restore,
+                       "Exit with 1, too, if a restore is not shown to work");
   app.add_subcommand("image", "Build, list, remove and prune the boxes' images");
   app.add_subcommand("snapshot", "Build, list, check, remove dumped zygotes");
   app.add_subcommand("template", "Make, build and check templates of your own");

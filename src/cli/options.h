@@ -66,7 +66,8 @@ struct KillOptions {
 struct DoctorOptions {
   std::string config;  // the daemon's settings; empty: the defaults
   bool json = false;
-  bool restore = false;  // also dumps and restores
+  bool quick = false;    // tries no dump and restore
+  bool restore = false;  // a host that cannot restore is an error
 };
 struct VersionOptions {
   bool json = false, ours_only = false;  // ours_only: asks no daemon

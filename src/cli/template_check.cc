@@ -25,11 +25,15 @@ using base::fail;
 using base::Phase;
 
 constexpr uint64_t kDaemonStartMsMax = 30'000;  // besides the zygote's own start time
+constexpr uint64_t kSnapshotMsMax = 180'000;    // the same: a dump, and its trial
 constexpr uint64_t kTaskWallMs = 30'000;
 constexpr size_t kSaidBytesMax = 2'000;
 constexpr size_t kSaidLinesMax = 20;
 constexpr size_t kLineBytesMax = 400;
 constexpr std::string_view kCannotServe = "the zygote can't serve: ";
+constexpr std::string_view kNotDumped = "the zygote was not dumped: ";
+// Of a clone in its box.
+constexpr int kForkedPid = 2, kRestoredPid = 1'000;
 constexpr size_t kProcBytesMax = 64u << 10;
 
 std::string linkOf(const std::string& path) {
@@ -38,12 +42,13 @@ std::string linkOf(const std::string& path) {
   return std::string(target, n > 0 ? static_cast<size_t>(n) : 0);
 }
 
-// The clone of the box whose init is `init`: the second process of its pid namespace.
-std::optional<std::string> cloneOf(uint32_t init) {
+// The clone of the box whose init is `init`: the process `pid` of its pid namespace.
+std::optional<std::string> cloneOf(uint32_t init, int pid) {
   const std::string box = linkOf(fmt::format("/proc/{}/ns/pid", init));
   DIR* dir = box.empty() ? nullptr : ::opendir("/proc");
   if (!dir) return std::nullopt;
   std::optional<std::string> found;
+  const std::string last = fmt::format("\t{}\n", pid);
   while (dirent* entry = ::readdir(dir)) {
     const std::string name = entry->d_name;
     if (name.find_first_not_of("0123456789") != std::string::npos || name == std::to_string(init) ||
@@ -51,7 +56,7 @@ std::optional<std::string> cloneOf(uint32_t init) {
       continue;
     auto status =
         base::readSmallFile(base::FdView(AT_FDCWD), "/proc/" + name + "/status", kProcBytesMax);
-    if (status && status->find("\t2\n", status->find("NSpid:")) != std::string::npos) found = name;
+    if (status && status->find(last, status->find("NSpid:")) != std::string::npos) found = name;
   }
   ::closedir(dir);
   return found;
@@ -83,8 +88,9 @@ void noteFailure(const TaskResult& result, CheckReport& report) {
 
 // The zygote's own words, without the daemon's count of its deaths.
 std::string refusalOf(std::string_view text) {
-  if (const size_t at = text.rfind(kCannotServe); at != std::string_view::npos)
-    text = text.substr(at + kCannotServe.size());
+  for (std::string_view before : {kCannotServe, kNotDumped})
+    if (const size_t at = text.rfind(before); at != std::string_view::npos)
+      text = text.substr(at + before.size());
   return base::printable(text.substr(0, text.find('\n')), kSaidBytesMax);
 }
 
@@ -125,7 +131,7 @@ base::Status measureMemory(Client& client, const config::Manifest& manifest, Che
   MAYFLY_TRY(auto tasks, client.tasks());
   for (const TaskInfo& t : tasks) {
     if (t.id != task.id() || t.pid_host == 0) continue;
-    const auto clone = cloneOf(t.pid_host);
+    const auto clone = cloneOf(t.pid_host, manifest.restores() ? kRestoredPid : kForkedPid);
     auto rollup =
         clone ? base::readSmallFile(base::FdView(AT_FDCWD), "/proc/" + *clone + "/smaps_rollup",
                                     kProcBytesMax)
@@ -227,7 +233,8 @@ base::Result<CheckReport> checkTemplate(const config::Manifest& manifest,
   own.templates = {manifest.name};
   own.template_dirs = template_dirs;
   own.state_dir = args.state_dir;
-  own.start_ms_max = manifest.zygote.start_ms_max + kDaemonStartMsMax;
+  own.start_ms_max =
+      manifest.zygote.start_ms_max + kDaemonStartMsMax + (manifest.restores() ? kSnapshotMsMax : 0);
   // A zygote that refuses itself would do so again: the first refusal is enough.
   own.hopeless = kCannotServe;
   MAYFLY_CHECK(daemon.start(own));

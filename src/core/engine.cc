@@ -63,6 +63,19 @@ base::Status Engine::start(base::Fd spawner_socket) {
   return link_.open(std::move(spawner_socket));  // the spawner's hello starts the templates
 }
 
+void Engine::refresh(std::string_view name, NewSnapshot snapshot, Zygotes::Refreshed done) {
+  base::TemplateId id = 0;
+  const pool::TemplateSpec* spec = registry_.find(name, &id);
+  const std::string who = "template '" + base::printable(name) + "'";
+  if (spec == nullptr) return done(fail(Code::notFound, who + " is not served"));
+  if (!context_.serving()) return done(fail(Code::unavailable, "the daemon starts or stops"));
+  if (spec->image_digest.empty())
+    return done(fail(Code::failedPrecondition,
+                     who + " is refused since the daemon's start: " + spec->missing_image_text,
+                     "Start the daemon again."));
+  zygotes_.refresh(id, std::move(snapshot), std::move(done));
+}
+
 // --- events of the spawner ---------------------------------------------------------------
 
 void Engine::onSpawnerEvent(const Event& event, std::span<base::Fd> fds) {

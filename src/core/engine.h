@@ -49,6 +49,9 @@ class Engine final : public sched::Core, private SpawnerLink::Handler, private C
   base::Result<base::TemplateId> addTemplate(pool::TemplateSpec spec, base::Fd seccomp,
                                              base::Fd snapshot = {});
   base::Status start(base::Fd spawner_socket);
+  // A served template's clones come from this snapshot as soon as a zygote serves from it. `done`
+  // is called once, with the reason if the present one stays.
+  void refresh(std::string_view name, NewSnapshot snapshot, Zygotes::Refreshed done);
   // Ends every task with daemonStopping, waits a bounded time for the receipts and the templates,
   // then calls `done`. New tasks are refused from here on.
   void stop(std::function<void()> done);

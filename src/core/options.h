@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "base/fd.h"
 #include "sched/accounts.h"
 #include "sched/admission.h"
 #include "sched/broker.h"
@@ -34,6 +35,13 @@ struct EngineOptions {
   sched::Broker* broker = nullptr;  // null: none; boxes then have no doors. Outlives the engine
   uint64_t stop_tasks_ns_max = 5'000'000'000;  // for all tasks to end and be proven gone
   uint64_t stop_templates_ns_max = 3'000'000'000;
+};
+
+// What a template's clones are restored from, from now on.
+struct NewSnapshot {
+  base::Fd folder;
+  uint64_t memory_least_bytes = 0;  // see pool::TemplateSpec
+  uint32_t processes_least = 0;
 };
 
 }  // namespace mayfly::core

@@ -31,6 +31,49 @@ void Zygotes::addTemplate(base::TemplateId id, base::Fd seccomp, base::Fd snapsh
   if (snapshot) snapshots_[id] = std::make_shared<base::Fd>(std::move(snapshot));
 }
 
+// --- a new snapshot ---------------------------------------------------------------------
+
+void Zygotes::refresh(base::TemplateId id, NewSnapshot snapshot, Refreshed done) {
+  if (snapshots_.count(id) == 0)
+    return done(base::fail(base::Code::failedPrecondition,
+                           "template '" + x_.registry.get(id)->name + "' restores no clones"));
+  if (auto earlier = fresh_.extract(id))
+    earlier.mapped().done(base::fail(base::Code::cancelled, "a newer snapshot has come"));
+  fresh_[id] = {std::make_shared<base::Fd>(std::move(snapshot.folder)), snapshot.memory_least_bytes,
+                snapshot.processes_least, std::move(done)};
+  run();
+}
+
+// A successor tries the fresh snapshot; what must serve at once uses the one that has served.
+SpawnerLink::SharedFd Zygotes::snapshotFor(const OfLane& lane, base::TemplateId id) const {
+  auto at = snapshots_.find(id);
+  if (at == snapshots_.end()) return nullptr;
+  auto fresh = fresh_.find(id);
+  return lane.serving != 0 && fresh != fresh_.end() ? fresh->second.folder : at->second;
+}
+
+// Asks for the renewal of each zygote that serves from another snapshot than a successor would.
+void Zygotes::renewOutdated() {
+  for (const auto& [id, lane] : lanes_) {
+    auto at = zygotes_.find(lane.serving);
+    if (at == zygotes_.end() || lane.successor != 0 || !x_.registry.ready(id)) continue;
+    if (at->second.snapshot != snapshotFor(lane, at->second.tmpl))
+      x_.registry.askRenewal(id, monotonicNs());
+  }
+}
+
+// The zygote is the first that serves from the fresh snapshot, or it could not.
+void Zygotes::settleFresh(base::TemplateId id, const Zygote& by, base::Status outcome) {
+  auto at = fresh_.find(id);
+  if (at == fresh_.end() || by.snapshot != at->second.folder) return;
+  Fresh fresh = std::move(fresh_.extract(at).mapped());
+  if (outcome) {
+    snapshots_[id] = std::move(fresh.folder);
+    x_.registry.setLeast(id, fresh.memory_least_bytes, fresh.processes_least);
+  }
+  fresh.done(std::move(outcome));
+}
+
 uint32_t Zygotes::countOf(base::TemplateId id) const {
   return static_cast<uint32_t>(std::count_if(zygotes_.begin(), zygotes_.end(),
                                              [id](const auto& z) { return z.second.tmpl == id; }));
@@ -53,6 +96,7 @@ bool Zygotes::mayRenew(base::LaneId id) const {
 
 void Zygotes::run() {
   if (!x_.serving()) return;
+  renewOutdated();
   auto may_renew = [this](base::LaneId id) { return mayRenew(id); };
   for (const pool::Order& order : x_.registry.due(monotonicNs(), may_renew)) {
     if (x_.registry.lane(order.lane) == nullptr) continue;
@@ -85,10 +129,11 @@ void Zygotes::publish(base::LaneId id) {
   const base::TemplateId tmpl = x_.registry.lane(id)->tmpl;
   const base::ZygoteId zygote = next_zygote_++;
   OfLane& lane = lanes_[id];
-  (lane.serving == 0 ? lane.serving : lane.successor) = zygote;
   Zygote& z = zygotes_[zygote];
   z.tmpl = tmpl;
   z.lane = id;
+  z.snapshot = snapshotFor(lane, tmpl);
+  (lane.serving == 0 ? lane.serving : lane.successor) = zygote;
   auto pipe = base::makePipe();
   if (!pipe) return gone(zygote, std::move(pipe).error().message);
   z.log = std::make_shared<LogPump>(
@@ -109,9 +154,9 @@ void Zygotes::publish(base::LaneId id) {
     memcpy(r.zygote[i], s.zygote[i].data(), std::min(s.zygote[i].size(), sizeof r.zygote[i] - 1));
   std::vector<SpawnerLink::SharedFd> fds{seccomp_.at(tmpl),
                                          std::make_shared<base::Fd>(std::move(pipe->write))};
-  if (auto snapshot = snapshots_.find(tmpl); snapshot != snapshots_.end()) {
+  if (z.snapshot) {
     r.flags |= spawner::kRestore;
-    fds.push_back(snapshot->second);
+    fds.push_back(z.snapshot);
   }
   x_.link.send(r, std::move(fds));
   if (lane.serving == zygote) x_.events.onTemplateChanged(tmpl);
@@ -122,6 +167,7 @@ void Zygotes::publish(base::LaneId id) {
 bool Zygotes::promote(base::ZygoteId id) {
   auto at = zygotes_.find(id);
   if (at == zygotes_.end() || at->second.draining) return false;  // its lane was closed meanwhile
+  settleFresh(at->second.tmpl, at->second, base::Unit{});
   OfLane& lane = lanes_.at(at->second.lane);
   if (lane.successor == id) {
     drain(std::exchange(lane.serving, std::exchange(lane.successor, 0)));
@@ -196,6 +242,11 @@ void Zygotes::gone(base::ZygoteId id, std::string why) {
   Zygote& z = node.mapped();
   if (z.log) z.log->close();  // its last lines are shown before the reason
   if (!z.fault.empty()) why = "it is unfit: " + z.fault;
+  if (!z.draining)
+    settleFresh(
+        z.tmpl, z,
+        base::fail(base::Code::failedPrecondition, "no zygote serves from the new snapshot: " + why,
+                   "The daemon goes on with the one that it has."));
   using Was = CoreEvents::ZygoteEnd::Was;
   CoreEvents::ZygoteEnd end{{id, z.tmpl, z.lane}, Was::draining, std::move(why)};
   if (auto lane = lanes_.find(z.lane); lane != lanes_.end() && !z.draining) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -25,6 +26,11 @@ class Zygotes {
   // `seccomp`: the program of the template with this id, a sealed memfd. `snapshot`: the folder of
   // what its clones are restored from, or empty.
   void addTemplate(base::TemplateId id, base::Fd seccomp, base::Fd snapshot);
+  // Each lane of the template gets a zygote that restores from this snapshot; the present one
+  // drains. `done` is called once: from the first that serves, or with the reason why the present
+  // snapshot stays.
+  using Refreshed = std::function<void(base::Status)>;
+  void refresh(base::TemplateId id, NewSnapshot snapshot, Refreshed done);
   // The lane's zygotes end when their boxes are gone.
   void closeLane(base::LaneId id);
   // Starts and renews whatever is due; to be called again whenever that may have changed.
@@ -50,7 +56,15 @@ class Zygotes {
     bool draining = false;  // replaced, or its lane is closed: it ends with its last box
     bool retiring = false;  // asked to end
     std::shared_ptr<LogPump> log;
-    std::string fault;  // why it was refused
+    std::string fault;               // why it was refused
+    SpawnerLink::SharedFd snapshot;  // what it restores from; null: nothing
+  };
+  // A snapshot that no zygote has served from yet.
+  struct Fresh {
+    SpawnerLink::SharedFd folder;
+    uint64_t memory_least_bytes = 0;
+    uint32_t processes_least = 0;
+    Refreshed done;
   };
   struct OfLane {
     base::ZygoteId serving = 0;    // or starting; 0: none
@@ -62,10 +76,14 @@ class Zygotes {
   void drain(base::ZygoteId id);
   void gone(base::ZygoteId id, std::string why);
   bool mayRenew(base::LaneId id) const;
+  SpawnerLink::SharedFd snapshotFor(const OfLane& lane, base::TemplateId id) const;
+  void renewOutdated();
+  void settleFresh(base::TemplateId id, const Zygote& by, base::Status outcome);
 
   Context& x_;
   Boxes& boxes_;
   std::map<base::TemplateId, SpawnerLink::SharedFd> seccomp_, snapshots_;
+  std::map<base::TemplateId, Fresh> fresh_;  // snapshots
   std::map<base::LaneId, OfLane> lanes_;
   std::map<base::ZygoteId, Zygote> zygotes_;
   base::ZygoteId next_zygote_ = 1;

@@ -33,6 +33,11 @@ constexpr uint32_t kLockSecondsMax = 600;
 constexpr const char* kCandidatePrefix = ".new-";
 constexpr const char* kOldPrefix = ".old-";
 
+// criu's own, and what the runtime writes until its task runs.
+constexpr uint64_t kRestoreBytes = 24ull << 20;
+constexpr uint32_t kRestoreProcesses = 4;  // criu and its helpers, beside the clone's threads
+constexpr int kSweepMs = 100;              // between two looks at who uses a snapshot
+
 std::string placeOf(const std::string& state_dir) { return state_dir + "/snapshots"; }
 
 // The names in an open folder, but snapshot.json.
@@ -145,6 +150,10 @@ uint32_t Info::threads() const {
   return static_cast<uint32_t>(std::count_if(
       files.begin(), files.end(), [](const File& f) { return f.name.rfind("core-", 0) == 0; }));
 }
+
+uint64_t Info::memoryLeast() const { return bytes() + kRestoreBytes; }
+
+uint32_t Info::processesLeast() const { return threads() + kRestoreProcesses; }
 
 base::Result<Host> thisHost() {
   Host host;
@@ -325,6 +334,22 @@ void sweep(const std::string& state_dir, std::string_view template_name,
     for (const Info& info : *all)
       if (info.template_name == template_name && info.key != kept_key && !info.in_use)
         (void)removeFolder(folderOf(state_dir, info.key));
+}
+
+base::Result<size_t> sweepUnused(const std::string& state_dir, const Info& kept, uint64_t ms_max) {
+  const std::string old = kOldPrefix + kept.key.substr(0, 12);
+  for (uint64_t ms = 0;; ms += kSweepMs) {
+    {
+      MAYFLY_TRY(Fd held, lock(state_dir));
+      sweep(state_dir, kept.template_name, kept.key);
+    }
+    size_t left = 0;
+    MAYFLY_TRY(std::vector<std::string> names, base::namesIn(placeOf(state_dir), kEntriesMax));
+    for (const std::string& name : names) left += name.rfind(old, 0) == 0 ? 1 : 0;
+    if (left == 0 || ms >= ms_max) return left;
+    const timespec pause{0, kSweepMs * 1'000'000};
+    (void)::nanosleep(&pause, nullptr);
+  }
 }
 
 std::string criuVersion(FdView folder) {

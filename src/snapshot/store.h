@@ -28,8 +28,9 @@
 
 namespace mayfly::snapshot {
 
-inline constexpr uint64_t kBytesMax = 16ull << 30;  // of one snapshot
-inline constexpr size_t kFilesMax = 4'096;          // the same
+inline constexpr uint64_t kBytesMax = 16ull << 30;     // of one snapshot
+inline constexpr size_t kFilesMax = 4'096;             // the same
+inline constexpr char kCriuPath[] = "/usr/sbin/criu";  // in an image, as zygote/snapshot.h has it
 
 struct File {
   std::string name;
@@ -50,6 +51,10 @@ struct Info {
 
   uint64_t bytes() const;
   uint32_t threads() const;  // of the dumped process: criu writes a file for each
+  // What a clone takes before its task runs: a task with a lower cap is refused. The kernel's own
+  // count of a clone's memory is no measure, because it holds pages of files, too.
+  uint64_t memoryLeast() const;
+  uint32_t processesLeast() const;
 };
 
 // What of this host a snapshot depends on: kernel, boot (its clocks), processor.
@@ -85,6 +90,9 @@ base::Status publish(const std::string& state_dir, const std::string& folder, In
 
 // By key, or all of a template. Refused while it is leased. Returns how many were removed.
 base::Result<size_t> remove(const std::string& state_dir, std::string_view template_name_or_key);
+// Removes what sweep() does, again and again until no process uses an older snapshot of the
+// template, or the time is over. Returns how many are still in use.
+base::Result<size_t> sweepUnused(const std::string& state_dir, const Info& kept, uint64_t ms_max);
 // Removes the leftovers of killed builds, replaced snapshots, and the template's snapshots but
 // `kept_key`, all of them only if nobody uses them. The caller holds the build lock.
 void sweep(const std::string& state_dir, std::string_view template_name, std::string_view kept_key);

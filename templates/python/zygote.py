@@ -218,17 +218,52 @@ def is_dumped(template):
     return template["mechanism"] == "restore"
 
 
+class OpenSSL:
+    """An OpenSSL of this process. Its generators notice a fork by the new pid, and a restore not at all."""
+
+    def __init__(self, file):
+        self.library = ctypes.PyDLL(file)
+
+    def seed(self, fresh):
+        self.library.RAND_add(fresh, len(fresh), ctypes.c_double(len(fresh)))
+        if self.library.RAND_poll() != 1:
+            raise OSError("OpenSSL cannot be seeded")
+
+
+class InnerOpenSSL:
+    """The one inside `cryptography`, whose symbols nobody else sees."""
+
+    def __init__(self, module):
+        self.library = module._openssl.lib
+        self.library.RAND_add, self.library.RAND_status  # an older or newer one may not have them
+
+    def seed(self, fresh):
+        self.library.RAND_add(fresh, len(fresh), float(len(fresh)))  # its primary generator takes the kernel's bytes, too
+        if self.library.RAND_status() != 1:
+            raise OSError("cryptography's OpenSSL cannot be seeded")
+
+
+openssls = []  # that clones seed
+INNER_OPENSSL = "cryptography.hazmat.bindings._rust"
+
+
+def find_openssls(_):
+    """The image's, those that wheels bring, and cryptography's: all that the preloads have loaded."""
+    with open("/proc/self/maps") as maps:
+        files = {line.split(maxsplit=5)[5].rstrip("\n") for line in maps if "/libcrypto" in line}
+    openssls.extend(OpenSSL(file) for file in sorted(files))
+    if INNER_OPENSSL in sys.modules:
+        openssls.append(InnerOpenSSL(sys.modules[INNER_OPENSSL]))
+
+
 def reseed_restored():
     """In a restored clone, which no fork and no new pid tell that it is another process."""
     try:
         modules = sys.modules
         if "random" in modules:
             modules["random"].seed()
-        if "ssl" in modules or "_hashlib" in modules:
-            crypto, fresh = ctypes.PyDLL("libcrypto.so.3"), os.urandom(64)
-            crypto.RAND_add(fresh, len(fresh), ctypes.c_double(len(fresh)))
-            if crypto.RAND_poll() != 1:
-                return 1
+        for each in openssls:
+            each.seed(os.urandom(64))
         return reseed() if "numpy.random" in modules else 0
     except Exception:
         tell_trace()
@@ -362,6 +397,8 @@ class Served(BaseException):
 def hand_over(clones):
     """Lets libmayfly-python serve, once no frame of this program is left."""
     lib, api = clones.lib, ctypes.pythonapi
+    if is_dumped(clones.template):
+        step(lib, "a look for generators to seed", find_openssls, None)
     helper = ctypes.PyDLL(f"{HERE}/libmayfly-python.so")
     reseeds = ctypes.PYFUNCTYPE(ctypes.c_int)(reseed_restored) if is_dumped(clones.template) else reseed_numpy(lib)
     rehearses = ctypes.PYFUNCTYPE(ctypes.c_int)(lambda: rehearse_in_clone(clones))

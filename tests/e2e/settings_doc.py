@@ -46,7 +46,7 @@ PROGRAMS = [
         "kill", "templates", "top", "doctor", "image",
         "template init", "template build", "template check", "pool replay", "bench run", "bench sweep",
         "bench ladder", "bench isolation", "bench diff", "plan", "plan calibrate", "trace record", "broker check",
-        "broker try", "version", "snapshot build", "snapshot trial", "snapshot list", "snapshot check", "snapshot remove")),
+        "broker try", "version", "snapshot build", "snapshot refresh", "snapshot trial", "snapshot list", "snapshot check", "snapshot remove")),
 ]
 
 HEAD = """# Settings

@@ -389,11 +389,11 @@ def test_the_templates_maximum_is_allowed_and_one_more_is_not(mayfly):
 
 
 def test_doctor(mayfly):
-    done = mayfly("doctor", "--json")
+    done = mayfly("doctor", "--quick", "--json")
     report = json.loads(done.stdout)
     assert report["lines"] and report["budget"]["boxes"] > 0
     assert done.returncode == (1 if report["lostPromises"] else 0)
-    done = mayfly("doctor")
+    done = mayfly("doctor", "--quick")
     assert done.returncode in (0, 1) and len(done.stdout.splitlines()) >= len(report["lines"])
     assert max(map(len, done.stdout.decode().splitlines())) <= 200
 
@@ -402,9 +402,9 @@ def test_doctor_and_log_agree_on_the_boxes_that_fit(tmp_path):
     daemon = Daemon(tmp_path, templates=("python",), config="boxes_max = 9\nparked_max = 2\nstocked_max = 1\n", **light())
     try:
         log = re.search(r"(\d+) tasks fit at the default caps, (.+?) binds;", daemon.start().log.read_text())
-        told = json.loads(daemon.cli("doctor", "--json", "--config", daemon.config).stdout)["budget"]
+        told = json.loads(daemon.cli("doctor", "--quick", "--json", "--config", daemon.config).stdout)["budget"]
         assert (str(told["boxes"]), told["binds"]) == log.groups()
-        assert f"({log[1]} tasks fit; {log[2]} binds)" in daemon.cli("doctor", "--config", daemon.config).stdout.decode()
+        assert f"({log[1]} tasks fit; {log[2]} binds)" in daemon.cli("doctor", "--quick", "--config", daemon.config).stdout.decode()
         assert told["boxes"] == min(part["tasks"] for part in told["parts"])
     finally:
         daemon.end()

@@ -102,6 +102,24 @@ def test_no_two_of_200_clones_draw_the_same(mayfly):
     differ(drawn_by(mayfly, 200))
 
 
+# c-ares draws the ids of its queries itself.
+QUERIES = """
+const dns = require('dns'), server = require('dgram').createSocket('udp4');
+const ids = [];
+server.on('message', (query) => {
+  if (ids.push(query.readUInt16BE(0)) === 8) { console.log(JSON.stringify({ ids })); process.exit(0); }
+});
+server.bind(0, '127.0.0.1', () => {
+  dns.setServers([`127.0.0.1:${server.address().port}`]);
+  for (let n = 0; n < 8; ++n) dns.resolve4(`name${n}.example`, () => {});
+});
+"""
+
+
+def test_no_two_clones_ask_for_names_with_the_same_ids(mayfly):
+    differ([json.loads(mayfly.run("-t", "node", "-c", QUERIES)["stdout"]) for _ in range(6)])
+
+
 STATUS = """
 const fs = require('fs');
 for (const thread of fs.readdirSync('/proc/self/task'))

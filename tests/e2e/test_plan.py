@@ -92,7 +92,7 @@ def test_a_daemon_is_measured_its_load_recorded_and_planned_for(measured, tmp_pa
     assert answer["hostsInWords"] in "".join(node.firstChild.data for node in picture.getElementsByTagName("text"))
     # A daemon takes the settings.
     assert tomllib.loads((tmp_path / "mayflyd.toml").read_text())["parked_max"] > 0
-    assert daemon.cli("doctor", "--config", tmp_path / "mayflyd.toml", "--json").returncode in (0, 1)
+    assert daemon.cli("doctor", "--quick", "--config", tmp_path / "mayflyd.toml", "--json").returncode in (0, 1)
 
 
 HOST = """[host]
@@ -134,7 +134,7 @@ def test_doors_of_a_broker_take_descriptors(tmp_path):
 def test_the_doctor_counts_doors_too(tmp_path):
     def fit(*args):
         limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096))  # noqa: E731
-        done = subprocess.run([CLI, "doctor", "--json", *args], capture_output=True, timeout=60, preexec_fn=limit)
+        done = subprocess.run([CLI, "doctor", "--quick", "--json", *args], capture_output=True, timeout=60, preexec_fn=limit)
         parts = json.loads(done.stdout)["budget"]["parts"]
         [tasks] = [part["tasks"] for part in parts if part["what"] == "descriptors"]
         return tasks

@@ -305,8 +305,9 @@ assert sys.argv[1:] == ["enable", "--now", "mayfly"], sys.argv
 subprocess.run(["mount", "--bind", os.environ["DESTDIR"] + "/usr/local", "/usr/local"], check=True)
 unit = "/usr/local/lib/systemd/system/mayfly.service"
 if shutil.which("systemd-analyze"):
-    checked = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
-    assert checked.returncode == 0 and "mayfly.service" not in checked.stderr, checked
+    units = [unit, unit.replace(".service", "-snapshots.service"), unit.replace(".service", "-snapshots.timer")]
+    checked = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True)
+    assert checked.returncode == 0 and "mayfly" not in checked.stderr, checked
 parsed = configparser.ConfigParser(interpolation=None)
 parsed.optionxform = str
 parsed.read(unit)

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -23,11 +24,15 @@ SECONDS_MAX = 180
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="snapshots need root")
 
 
-def snapshot(state, verb, *args, check=None):
+def words_of(state, verb, *args):
     words = [CLI, "snapshot", verb, *map(str, args), "--state-dir", str(state)]
-    if verb == "build":
+    if verb in ("build", "refresh"):
         words += ["--templates", str(TOP / "templates"), "--runtime-dir", str(pathlib.Path(CLI).parent)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS_MAX)
+    return words
+
+
+def snapshot(state, verb, *args, check=None):
+    done = subprocess.run(words_of(state, verb, *args), capture_output=True, text=True, timeout=SECONDS_MAX)
     if check is not None:
         assert done.returncode == check, (done.stdout, done.stderr)
     return done
@@ -36,6 +41,14 @@ def snapshot(state, verb, *args, check=None):
 def folder_of(state):
     [folder] = [each for each in (state / "snapshots").iterdir() if len(each.name) == 64]
     return folder
+
+
+def link_image(digest, state):
+    image = digest + ".erofs"
+    try:
+        (state / "images" / image).hardlink_to(pathlib.Path(STATE_DIR, "images", image))
+    except OSError:
+        shutil.copy(pathlib.Path(STATE_DIR, "images", image), state / "images")
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +61,7 @@ def made(tmp_path_factory):
     (state / "index").mkdir()
     (state / "images").mkdir()
     shutil.copy(index, state / "index")
-    image = json.loads(index.read_text())["digest"] + ".erofs"
-    try:
-        (state / "images" / image).hardlink_to(pathlib.Path(STATE_DIR, "images", image))
-    except OSError:
-        shutil.copy(pathlib.Path(STATE_DIR, "images", image), state / "images")
+    link_image(json.loads(index.read_text())["digest"], state)
     snapshot(state, "build", "node", check=0)
     return state
 
@@ -83,6 +92,61 @@ def test_only_templates_that_restore_have_snapshots(made):
     refused = snapshot(made, "build", "shell", check=1)
     assert "mechanism \"exec\"" in refused.stderr, refused.stderr
     assert "there is no template 'nosuch'" in snapshot(made, "build", "nosuch", check=1).stderr
+
+
+# --- the doctor ------------------------------------------------------------------------
+
+
+def doctor(folder, state, templates, *args):
+    """Its rows about restored clones, by name, and its exit code."""
+    config = folder / "doctor.toml"
+    config.write_text(f'state_dir = "{state}"\ntemplate_dirs = ["{TOP / "templates"}"]\ntemplates = {json.dumps(templates)}\n')
+    done = subprocess.run([CLI, "doctor", "--json", "--config", str(config), *args], capture_output=True, text=True, timeout=SECONDS_MAX)
+    report = json.loads(done.stdout)
+    rows = {line["what"]: line for line in report["lines"] if line["group"].startswith("Restored clones")}
+    assert done.returncode == (1 if report["lostPromises"] else 0) or "--restore" in args, done.stderr
+    return rows, done.returncode
+
+
+def test_the_doctor_dumps_and_restores_and_names_criu(made, tmp_path):
+    rows, code = doctor(tmp_path, made, ["python", "node"], "--restore")
+    assert re.fullmatch(r"\d+\.\d+(\.\d+)?, /usr/sbin/criu in the image of 'node'", rows["criu"]["value"]), rows
+    assert re.fullmatch(r"'node' dumped, and restored in 4 clones at once, in \d+ ms", rows["dump and restore"]["value"]), rows
+    assert {row["verdict"] for row in rows.values()} == {"ok"}
+    assert sorted(each.name[:4] for each in (made / "snapshots").iterdir()) == sorted([folder_of(made).name[:4], "buil"])  # it keeps nothing
+
+
+def test_the_doctor_without_an_image_or_a_template_that_restores(tmp_path):
+    rows, _ = doctor(tmp_path, tmp_path, ["node"])
+    [row] = rows.values()
+    assert row["verdict"] == "unknown" and "mayfly image build node" in row["note"], rows
+    assert doctor(tmp_path, tmp_path, ["node"], "--restore")[1] == 1
+    rows, _ = doctor(tmp_path, tmp_path, ["python", "shell"])
+    [row] = rows.values()
+    assert row["verdict"] == "ok" and row["value"] == "not tried: no template here restores", rows
+    rows, _ = doctor(tmp_path, tmp_path, ["node"], "--quick")
+    assert rows["dump and restore"]["value"] == "not tried: --quick", rows
+
+
+def test_the_doctor_where_no_zygote_can_be_dumped(made, tmp_path):
+    """The image is another template's: it has neither criu nor node."""
+    (tmp_path / "index").mkdir()
+    (tmp_path / "images").mkdir()
+    shell = json.loads(pathlib.Path(STATE_DIR, "index/shell.json").read_text())
+    node = json.loads((made / "index/node.json").read_text())
+    (tmp_path / "index/node.json").write_text(json.dumps({**shell, "template": node.get("template", "node")}))
+    link_image(shell["digest"], tmp_path)
+    rows, _ = doctor(tmp_path, tmp_path, ["node"])
+    [row] = rows.values()
+    assert row["verdict"] == "degraded" and row["value"] == "does not work here, tried with 'node'" and row["costs"] == "", rows
+    assert "was not dumped" in row["note"] and "all others work" in row["note"], rows
+
+
+# --- damage ----------------------------------------------------------------------------
+
+
+def of_node(state, daemons, config="", template_dirs=(TOP / "templates",)):  # noqa: F811
+    return daemons(state_dir=str(state), template_dirs=template_dirs, templates=("node",), config=config)
 
 
 def truncate(folder):
@@ -168,14 +232,27 @@ def test_a_served_snapshot_cannot_be_removed(state, daemons):  # noqa: F811
     assert snapshot(state, "remove", "node").returncode == 0
 
 
+def test_a_task_may_have_as_little_memory_as_its_clone_is_reckoned_to_take(made, daemons):  # noqa: F811
+    [listed] = json.loads(snapshot(made, "list", "--json", check=0).stdout)
+    least = listed["memory_least_bytes"]
+    # Each is restored under this cap.
+    daemon = of_node(made, daemons, ON_DEMAND)
+    for _ in range(3):
+        assert daemon.cli.run("-t", "node", "--memory", least, "-c", "console.log(6*7)")["stdout"] == "42\n"
+    refused = daemon.cli("run", "-t", "node", "--memory", least - 1, "-c", "1")
+    assert refused.returncode == 125 and b"is below what a clone of the template takes" in refused.stderr, refused.stderr
+
+
 # --- kills -----------------------------------------------------------------------------
+
+ON_DEMAND = "parked_max = 0\nstocked_max = 0\n"
+
 
 
 @pytest.mark.parametrize("at", ["mayfly-restorer", "criu"])
 def test_a_builder_killed_in_the_middle_leaves_no_process_and_no_half_snapshot(state, at):
     before = folder_of(state).name
-    builder = subprocess.Popen([CLI, "snapshot", "build", "node", "--again", "--state-dir", str(state), "--templates", str(TOP / "templates"),
-                                "--runtime-dir", str(pathlib.Path(CLI).parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    builder = subprocess.Popen(words_of(state, "build", "node", "--again"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     at = at[:15]
     await_that(lambda: [pid for pid in family(builder.pid) if comm(pid) == at] or builder.poll() is not None, f"{at} runs", pause_s=0.001)
     made = family(builder.pid)
@@ -188,9 +265,6 @@ def test_a_builder_killed_in_the_middle_leaves_no_process_and_no_half_snapshot(s
     snapshot(state, "build", "node", "--again", check=0)
     assert not [each for each in (state / "snapshots").iterdir() if each.name.startswith(".new")]
     snapshot(state, "check", check=0)
-
-
-ON_DEMAND = "parked_max = 0\nstocked_max = 0\n"
 
 
 def restoring(daemon):
@@ -329,6 +403,128 @@ def test_a_full_disk_during_the_dump_is_told_and_leaves_nothing(state, tmp_path)
         assert sorted(each.name for each in small.iterdir()) == ["build.lock"]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+# --- a new snapshot while the daemon runs ----------------------------------------------
+
+# Where the C library is: the same in all clones of one snapshot.
+LAYOUT = "console.log(require('fs').readFileSync('/proc/self/maps', 'utf8').match(/^.*libc\\.so\\.6$/m)[0].split('-')[0])"
+
+
+def layout(daemon):
+    result = daemon.cli.run("-t", "node", "-c", LAYOUT)
+    assert result["verdict"] == "succeeded" and result["receipt"]["complete"], result
+    return result["stdout"]
+
+
+def old_ones(state):
+    return [each.name for each in (state / "snapshots").iterdir() if each.name.startswith((".old", ".new"))]
+
+
+class Stream(threading.Thread):
+    """Tasks, one after the other, until the end; each says which snapshot its clone comes from."""
+
+    def __init__(self, daemon):
+        super().__init__()
+        self.daemon, self.over, self.found, self.fault = daemon, threading.Event(), [], None
+        self.start()
+
+    def run(self):
+        try:
+            while not self.over.is_set():
+                self.found.append(layout(self.daemon))
+        except BaseException as fault:
+            self.fault = fault
+
+    def end(self):
+        self.over.set()
+        self.join()
+        assert self.fault is None, self.fault
+        return self.found
+
+
+def test_a_running_daemon_takes_a_new_snapshot_and_no_task_fails(state, daemons):  # noqa: F811
+    daemon = of_node(state, daemons)
+    before = layout(daemon)
+    held = daemon.cli.start("run", "-q", "--stdin", "-t", "node", "-c", f"process.stdin.on('data', () => {{ {LAYOUT}; process.exit(0); }}); console.log('here')")
+    assert held.stdout.readline() == b"here\n"
+    stream = Stream(daemon)
+    refresh = subprocess.Popen(words_of(state, "refresh", "node", "--json", "--run-dir", daemon.run_dir, "--drain-time", "150s"),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    await_that(lambda: "clones come from a new snapshot" in daemon.said(), "the daemon takes it", seconds_max=SECONDS_MAX)
+    # The old one's parked clone serves until the first of the new one is ready.
+    after = await_that(lambda: next((one for one in [layout(daemon)] if one != before), None), "tasks get new clones")
+    # What runs since before it goes on, and its snapshot stays as long.
+    assert refresh.poll() is None and len(old_ones(state)) == 1
+    out, err = held.communicate(b"go\n", timeout=SECONDS_MAX)
+    assert (held.returncode, out.decode()) == (0, before), (out, err)
+    told, err = refresh.communicate(timeout=SECONDS_MAX)
+    [said] = json.loads(told)
+    assert refresh.returncode == 0 and said["stillUsed"] == 0 and said["daemons"] == [{"instance": daemon.instance, "serves": True, "why": ""}], (told, err)
+    assert old_ones(state) == []
+    found = stream.end()
+    assert found[0] == before and found[-1] == after and found == sorted(found, key=[before, after].index), found
+    [template] = json.loads(daemon.cli("templates", "--json").stdout)["templates"]
+    assert template["state"] == "ready" and template["stateText"] == "", template
+    snapshot(state, "check", "node", check=0)
+    # A restarted daemon serves it, too: one folder is left.
+    daemon.end()
+    assert layout(of_node(state, daemons, REFUSES)) == after
+
+
+def test_a_daemon_goes_on_with_its_snapshot_while_others_are_made_and_the_refresh_is_killed(state, daemons):  # noqa: F811
+    daemon = of_node(state, daemons)
+    before = layout(daemon)
+    for event, seen in (("criu runs", lambda pid: any(comm(each) == "criu" for each in family(pid))),
+                        ("it is published", lambda pid: any(name.startswith(".old") for name in old_ones(state)))):
+        refresh = subprocess.Popen(words_of(state, "refresh", "node", "--run-dir", daemon.run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        await_that(lambda: seen(refresh.pid) or refresh.poll() is not None, event, pause_s=0.001, seconds_max=SECONDS_MAX)
+        made_by_it = hold(family(refresh.pid)[1:])
+        refresh.kill()
+        refresh.wait()
+        await_ends(made_by_it, time.monotonic())
+        layout(daemon)
+        snapshot(state, "check", "node", check=0)
+    done = snapshot(state, "refresh", "node", "--run-dir", daemon.run_dir, check=0)
+    assert f"instance '{daemon.instance}' makes its clones from it" in done.stderr, done.stderr
+    assert layout(daemon) != before and old_ones(state) == []
+
+
+@pytest.mark.slow
+def test_a_daemon_killed_while_it_takes_a_new_snapshot_leaves_nothing(state, daemons):  # noqa: F811
+    daemon = of_node(state, daemons)
+    before = layout(daemon)
+    refresh = subprocess.Popen(words_of(state, "refresh", "node", "--run-dir", daemon.run_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    restorers = lambda: [pid for pid in family(daemon.pid) if comm(pid) == "mayfly-restorer"]  # noqa: E731
+    await_that(lambda: [name for name in old_ones(state) if name.startswith(".old")] and len(restorers()) >= 2, "the new zygote starts beside the old one",
+               pause_s=0.001, seconds_max=SECONDS_MAX)
+    everybody = hold(family(daemon.pid))
+    os.kill(daemon.pid, signal.SIGKILL)
+    await_ends(everybody, time.monotonic())
+    out, err = refresh.communicate(timeout=SECONDS_MAX)
+    # Killed in the short time between the answer and the look, the daemon had taken it.
+    assert (refresh.returncode, "the daemon has ended" in err) in ((1, True), (0, False)), (out, err)
+    assert old_ones(state) == []
+    daemon.end()
+    assert layout(of_node(state, daemons, REFUSES)) != before
+
+
+@pytest.mark.slow
+def test_a_refresh_without_a_daemon_and_with_one_that_serves_something_else(state, daemons, tmp_path):  # noqa: F811
+    config = tmp_path / "mayfly.toml"
+    config.write_text(f'state_dir = "{state}"\nrun_dir = "{tmp_path / "nowhere"}"\ntemplate_dirs = ["{TOP / "templates"}"]\ntemplates = ["shell", "node"]\n')
+    done = subprocess.run([CLI, "snapshot", "refresh", "--json", "--config", str(config)], capture_output=True, text=True, timeout=SECONDS_MAX)
+    assert [(each["template"], each["daemons"]) for each in json.loads(done.stdout)] == [("node", [])], done.stdout
+    assert "is no time" in snapshot(state, "refresh", "node", "--drain-time", "soon", check=1).stderr
+    other = tmp_path / "templates"
+    shutil.copytree(TOP / "templates/node", other / "node")
+    manifest = other / "node/manifest.toml"
+    manifest.write_text(manifest.read_text().replace('start.sh"]', 'start.sh", "other"]'))  # another key
+    daemon = of_node(state, daemons, "make_snapshots = true\n", (other,))
+    before = layout(daemon)
+    done = snapshot(state, "refresh", "node", "--run-dir", daemon.run_dir, check=1)
+    assert "serves another image, filter or build of template 'node'" in done.stderr and "Start the daemon again." in done.stderr, done.stderr
+    assert layout(daemon) == before
 
 
 # --- leaks -----------------------------------------------------------------------------

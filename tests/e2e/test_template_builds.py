@@ -461,6 +461,25 @@ def test_a_thread_of_pythons_own_is_told_by_its_name_and_module(place):
 
 
 @pytest.mark.slow
+def test_restore_is_proposed_for_a_thread_and_takes_it_along(place):
+    """The check knows a template that restores, too: its snapshot, a clone's time and memory, and why it is refused."""
+    files = f'[image.files]\n"{SITE}/culprit.py" = "culprit.py"\n[zygote]\npreload = ["culprit"]\n'
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait, name='of-culprit', daemon=True).start()\n"
+    place.put_light("worker", files, culprit__py=thread)
+    refused = place.check("worker", expect=1)["refused"]
+    assert "started a thread 'of-culprit'" in refused and 'set mechanism = "restore"' in refused, refused
+    place.put_light("worker", 'mechanism = "restore"\n' + files, culprit__py=thread)
+    report = place.check("worker")
+    assert report["fit"] and report["cloneNs"]["count"] == 3 and report["uniqueBytes"] > 1 << 20, report
+    assert report["preload"]["count"] == 1, report
+    assert place.check("worker")["fit"]  # from the snapshot that is there
+    place.put_light("worker", 'mechanism = "restore"\n' + files, culprit__py="print('hello')\n" + CULPRITS["socket"][0])
+    report = place.check("worker", expect=1)
+    assert report["refused"].startswith("preload 'culprit' opened a socket"), report
+    assert "hello" in report["said"], report
+
+
+@pytest.mark.slow
 def test_numpy_of_pip_can_be_preloaded_and_its_threads_are_told(place):
     text = '[image]\npip = ["numpy"]\n[zygote]\nmemory = "1GiB"\npreload = ["numpy"]\n'
     place.put("numpy-pip", text)

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "cli/blob.h"
+#include "cli/doctor.h"
 #include "cli/files.h"
 #include "cli/options.h"
 #include "cli/program.h"
@@ -283,7 +284,8 @@ TEST(Words, TheOtherVerbs) {
   EXPECT_TRUE(std::get<PsOptions>(parseCommandLine({"ps", "--json"}, "").verb).json);
   EXPECT_EQ(std::get<ImageOptions>(parseCommandLine({"image", "build", "--x", "-y"}, "").verb).args,
             (Words{"build", "--x", "-y"}));
-  EXPECT_TRUE(std::holds_alternative<DoctorOptions>(parseCommandLine({"doctor"}, "").verb));
+  EXPECT_FALSE(std::get<DoctorOptions>(parseCommandLine({"doctor"}, "").verb).quick);
+  EXPECT_TRUE(std::get<DoctorOptions>(parseCommandLine({"doctor", "--quick"}, "").verb).quick);
 }
 TEST(Words, TheSocketIsNamedBeforeOrAfterTheVerb) {
   EXPECT_EQ(parseCommandLine({"--socket", "/a", "ps"}, "/d").socket, "/a");
@@ -291,6 +293,38 @@ TEST(Words, TheSocketIsNamedBeforeOrAfterTheVerb) {
   EXPECT_EQ(parseCommandLine({"run", "--socket", "/a", "x"}, "/d").socket, "/a");
   EXPECT_EQ(parseCommandLine({"run", "x", "--socket", "/a"}, "/d").socket, "/d");
   EXPECT_EQ(config::Daemon{}.socketPath(), kDefaultSocket);
+}
+
+// --- the doctor's rows about restored clones -----------------------------------------------
+
+TEST(Doctor, ATrialThatWorkedNamesVersionPathAndTime) {
+  auto lines = restoreLines(
+      R"({"works":true,"template":"node","state":"","criu":"4.1.1","path":"/usr/sbin/criu","clones":4,"ms":2100})");
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0].value, "4.1.1, /usr/sbin/criu in the image of 'node'");
+  EXPECT_EQ(lines[1].value, "'node' dumped, and restored in 4 clones at once, in 2100 ms");
+  for (const auto& line : lines) EXPECT_EQ(line.verdict, host::HostVerdict::ok) << line.what;
+}
+TEST(Doctor, AFailedTrialCostsNoPromiseAndGivesReasonAndRemedy) {
+  auto lines = restoreLines(
+      R"({"works":false,"template":"node","state":"failed","why":"criu failed","advice":"Do."})");
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0].verdict, host::HostVerdict::degraded);
+  EXPECT_TRUE(lines[0].costs.empty());
+  EXPECT_EQ(lines[0].note,
+            "criu failed. Do. (templates with mechanism \"restore\" are refused; all others work)");
+}
+TEST(Doctor, WhatCannotBeTriedIsNoFaultOfTheHost) {
+  auto none = restoreLines(R"({"works":false,"template":"","state":"no template","why":"w"})");
+  EXPECT_EQ(none[0].verdict, host::HostVerdict::ok);
+  auto no_image = restoreLines(
+      R"({"works":false,"template":"node","state":"no image","why":"w","advice":"Build it."})");
+  EXPECT_EQ(no_image[0].verdict, host::HostVerdict::unknown);
+  EXPECT_EQ(no_image[0].note, "w. Build it.");
+}
+TEST(Doctor, ATrialWithoutAWordIsAFailure) {
+  for (const char* said : {"", "{", "[]", "{}", R"({"works":1})"})
+    EXPECT_EQ(restoreLines(said).at(0).verdict, host::HostVerdict::degraded) << said;
 }
 
 // --- what is said -----------------------------------------------------------------------

@@ -134,6 +134,7 @@ struct Fixture : testing::Test {
   uint32_t parked = 0;
   pool::Renewal renewal;
   uint32_t tenants_max = 0;
+  bool restores = false;        // the first template's clones come from a snapshot
   std::string second_template;  // its name; empty: none
   uint64_t id_blocks = 7;       // reserved so far
   bool id_blocks_fail = false;
@@ -226,7 +227,8 @@ struct Fixture : testing::Test {
     t.mechanism = "fork";
     t.trial_code = trial_code;
     t.tenants_max = tenants_max;
-    ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
+    ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf"),
+                                    restores ? *base::makeMemfd("snapshot") : base::Fd()));
     if (!second_template.empty()) {
       t.name = second_template;
       ASSERT_TRUE(engine->addTemplate(t, *base::makeMemfd("bpf")));
@@ -239,7 +241,7 @@ struct Fixture : testing::Test {
     Request r = expect(Op::publish);
     EXPECT_EQ(r.zygote_id, 1u);
     EXPECT_STREQ(r.zygote[2], "zygote");
-    EXPECT_EQ(request_fds.size(), 2u);
+    EXPECT_EQ(request_fds.size(), restores ? 3u : 2u);
     if (!second_template.empty()) {
       EXPECT_EQ(expect(Op::publish).zygote_id, 2u);
     }

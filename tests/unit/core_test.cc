@@ -634,6 +634,128 @@ TEST_F(Fixture, ZygoteThatDiesWhileItsSuccessorStartsIsFollowedByIt) {
   EXPECT_EQ(made_by.zygote_id, 2u);
 }
 
+// --- new snapshots ---
+
+// Which snapshot a publish request brought, and which one was given.
+ino_t numberOf(base::FdView fd) {
+  struct stat st {};
+  EXPECT_EQ(::fstat(fd.get(), &st), 0);
+  return st.st_ino;
+}
+
+struct Refreshes : Fixture {
+  std::vector<base::Status> outcomes;
+  ino_t refresh(std::string_view name = "python") {
+    base::Fd folder = *base::makeMemfd("new snapshot");
+    const ino_t number = numberOf(folder.view());
+    engine->refresh(name, {std::move(folder), 50ull << 20, 12},
+                    [this](base::Status s) { outcomes.push_back(std::move(s)); });
+    return number;
+  }
+  ino_t published(base::ZygoteId zygote) {
+    EXPECT_EQ(expect(Op::publish).zygote_id, zygote);
+    EXPECT_EQ(request_fds.size(), 3u);
+    return request_fds.size() == 3 ? numberOf(request_fds[2].view()) : 0;
+  }
+};
+
+TEST_F(Refreshes, ANewSnapshotServesOnceItsZygoteDoesAndTheOldOneDrains) {
+  restores = true;
+  options.budget.parked_max = parked = 1;
+  start();
+  FakeBox old = made(spawner::kRehearse);
+  cloneReady(old);
+  settle();
+  const ino_t fresh = refresh();
+  EXPECT_EQ(published(2), fresh);
+  EXPECT_TRUE(outcomes.empty());
+  submit(spec());  // meanwhile the old one serves
+  takeClaim(old);
+  sayStarted(old);
+  until([&] { return listener->started == 1; });
+  FakeBox next = made(spawner::kRehearse);
+  EXPECT_EQ(made_by.zygote_id, 1u);
+  cloneReady(next);
+  tellZygote(Kind::zygoteReady, 2);
+  until([&] { return outcomes.size() == 1; });
+  EXPECT_TRUE(outcomes[0]);
+  FakeBox of_new = made(spawner::kRehearse);
+  EXPECT_EQ(made_by.zygote_id, 2u);
+  sched::TaskSpec small = spec();
+  small.limits.memory_bytes = 49ull << 20;  // below what the new snapshot's clones take
+  EXPECT_FALSE(engine->submit(std::move(small), listener));
+  cloneReady(of_new);
+  EXPECT_EQ(expect(Op::end).box, next.id);
+  exits(old.id, CLD_EXITED, 0);
+  EXPECT_EQ(expect(Op::end).box, old.id);
+  for (FakeBox* box : {&next, &old}) {
+    reaped(*box);
+    tell(goneEvent(box->id));
+  }
+  result();
+  EXPECT_EQ(expect(Op::retire).zygote_id, 1u);
+  tellZygote(Kind::zygoteGone, 1);
+  // Whatever starts later starts from the new one.
+  tellZygote(Kind::zygoteGone, 2);
+  until([&] { return engine->templates()[0].state == "starting"; });
+  EXPECT_EQ(expect(Op::end).box, of_new.id);
+  EXPECT_EQ(published(3), fresh);
+}
+
+TEST_F(Refreshes, ASnapshotWhoseZygoteFailsIsForgotten) {
+  restores = true;
+  start();
+  const ino_t fresh = refresh();
+  EXPECT_EQ(published(2), fresh);
+  tellZygote(Kind::zygoteFailed, 2);
+  until([&] { return outcomes.size() == 1; });
+  ASSERT_FALSE(outcomes[0]);
+  EXPECT_NE(outcomes[0].error().message.find("no zygote serves from the new snapshot"),
+            std::string::npos);
+  EXPECT_EQ(engine->templates()[0].state, "ready");
+  tellZygote(Kind::zygoteGone, 1);  // the one that serves restarts from what has served
+  EXPECT_NE(published(3), fresh);
+}
+
+TEST_F(Refreshes, AZygoteThatStartsMeanwhileIsReplacedToo) {
+  restores = true;
+  start(/*ready=*/false);
+  const ino_t fresh = refresh();
+  EXPECT_TRUE(nothingAsked());  // the first one still starts, from the old snapshot
+  tellZygote(Kind::zygoteReady, 1);
+  EXPECT_EQ(published(2), fresh);
+  tellZygote(Kind::zygoteReady, 2);
+  until([&] { return outcomes.size() == 1; });
+  EXPECT_TRUE(outcomes[0]);
+  EXPECT_EQ(expect(Op::retire).zygote_id, 1u);
+}
+
+TEST_F(Refreshes, ANewerSnapshotTakesThePlaceOfOneThatDoesNotServeYet) {
+  restores = true;
+  start();
+  refresh();
+  published(2);
+  const ino_t newer = refresh();
+  ASSERT_EQ(outcomes.size(), 1u);
+  EXPECT_FALSE(outcomes[0]);
+  tellZygote(Kind::zygoteReady, 2);
+  EXPECT_EQ(expect(Op::retire).zygote_id, 1u);
+  EXPECT_EQ(published(3), newer);
+  tellZygote(Kind::zygoteReady, 3);
+  until([&] { return outcomes.size() == 2; });
+  EXPECT_TRUE(outcomes[1]);
+}
+
+TEST_F(Refreshes, OnlyServedTemplatesThatRestoreTakeSnapshots) {
+  start();
+  refresh();
+  refresh("nosuch");
+  ASSERT_EQ(outcomes.size(), 2u);
+  EXPECT_EQ(outcomes[0].error().code, base::Code::failedPrecondition);
+  EXPECT_EQ(outcomes[1].error().code, base::Code::notFound);
+  EXPECT_TRUE(nothingAsked());
+}
+
 TEST_F(Fixture, AnAccountSeesAndEndsItsOwnTasksOnlyAndRootSeesAll) {
   start();
   auto of = [&](uint32_t uid, std::string_view tenant = {}) {

@@ -381,6 +381,29 @@ TEST(ZygoteFsm, ZygoteIsRenewedAfterSoManyClonesOrSoLong) {
   EXPECT_EQ(f.tick(607 * kS), Do::publish);
 }
 
+TEST(ZygoteFsm, AnAskedRenewalNeedsNoCloneAndStandsUntilAZygoteServes) {
+  ZygoteFsm f(kStart_ns);
+  f.askRenewal(kS);  // while it waits for its first start: the start itself is not hurried
+  EXPECT_EQ(f.tick(kS), Do::publish);
+  f.ready(2 * kS);
+  EXPECT_EQ(f.due_ns(), 0u);  // what serves was started after it was asked for
+  f.askRenewal(3 * kS);
+  EXPECT_EQ(f.due_ns(), 3 * kS);
+  f.cloned(4 * kS);
+  EXPECT_EQ(f.due_ns(), 3 * kS);
+  EXPECT_EQ(f.tick(4 * kS), Do::publish);
+  f.askRenewal(4 * kS);  // one successor at a time
+  EXPECT_EQ(f.tick(4 * kS), Do::nothing);
+  f.successorDied(5 * kS, "crash");
+  EXPECT_EQ(f.due_ns(), 5 * kS + kRenewalPauseFirst_ns);
+  f.askRenewal(6 * kS);  // does not shorten the pause
+  EXPECT_EQ(f.due_ns(), 5 * kS + kRenewalPauseFirst_ns);
+  EXPECT_EQ(f.tick(f.due_ns()), Do::publish);
+  f.ready(30 * kS);
+  EXPECT_EQ(f.due_ns(), 0u);
+  EXPECT_EQ(f.renewals(), 1u);
+}
+
 TEST(ZygoteFsm, RenewalThatFailsIsTriedAgainAfterAGrowingPause) {
   ZygoteFsm f(kStart_ns, {.clones = 1});
   f.tick(kS);

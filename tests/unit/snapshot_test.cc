@@ -76,10 +76,12 @@ TEST_F(Store, APublishedSnapshotIsFoundWithTheChecksumsOfItsFiles) {
   EXPECT_EQ(info.files[0].bytes, 100'000u);
   EXPECT_EQ(info.bytes(), 100'004u);
   EXPECT_EQ(info.threads(), 0u);
+  EXPECT_EQ(info.memoryLeast(), 100'004u + (24u << 20));
   Info threaded = info;
   threaded.files.push_back({"core-1000.img", 1, ""});
   threaded.files.push_back({"core-1001.img", 1, ""});
   EXPECT_EQ(threaded.threads(), 2u);
+  EXPECT_EQ(threaded.processesLeast(), 6u);
   EXPECT_EQ(fault(info), "");
   struct stat st;
   ASSERT_EQ(::stat(folderOf(state_, kKey).c_str(), &st), 0);
@@ -90,6 +92,28 @@ TEST_F(Store, APublishedSnapshotIsFoundWithTheChecksumsOfItsFiles) {
   ASSERT_FALSE(missing);
   EXPECT_EQ(missing.error().code, base::Code::notFound);
   EXPECT_EQ(missing.error().advice, "Make it: mayfly snapshot build node.");
+}
+
+TEST_F(Store, AReplacedSnapshotGoesOnceNobodyUsesIt) {
+  const Info old = publish(kKey);
+  auto used = open(state_, old);  // by a daemon
+  ASSERT_TRUE(used);
+  const Info present = publish(kKey);
+  EXPECT_EQ(fault(present), "");
+  auto left = sweepUnused(state_, present, /*ms_max=*/0);
+  ASSERT_TRUE(left) << left.error().message;
+  EXPECT_EQ(*left, 1u);
+  std::set<std::string> names;
+  for (const auto& each : fs::directory_iterator(state_ + "/snapshots"))
+    names.insert(each.path().filename().string().substr(0, 5));
+  EXPECT_EQ(names, (std::set<std::string>{".old-", "aaaaa", "build"}));
+  base::Fd copy(::fcntl(used->get(), F_DUPFD_CLOEXEC, 0));  // as a restorer has it
+  used->reset();
+  EXPECT_EQ(*sweepUnused(state_, present, 0), 1u);
+  copy.reset();
+  EXPECT_EQ(*sweepUnused(state_, present, 0), 0u);
+  EXPECT_EQ(fault(present), "");
+  EXPECT_EQ(std::distance(fs::directory_iterator(state_ + "/snapshots"), {}), 2);
 }
 
 // What a restorer that runs foreign code could try with its one descriptor.

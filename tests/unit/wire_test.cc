@@ -8,6 +8,7 @@
 #include "wire/broker_check.h"
 #include "wire/check.h"
 #include "wire/door_check.h"
+#include "wire/offer_check.h"
 #include "wire/spool.h"
 #include "wire/zygote.h"
 
@@ -359,6 +360,44 @@ TEST(Doors, EachMessageThatNoPeerSendsIsFound) {
            [](DoorEvent& e) { e.session = 0; }, [](DoorEvent& e) { e.kind = DoorEvent::Kind{}; },
            [](DoorEvent& e) { e.kind = static_cast<DoorEvent::Kind>(2); }})
     EXPECT_EQ(event(spoil), Fault::language);
+}
+
+// --- offers of snapshots ---
+
+TEST(Offers, OnlyOfOneBuildWithOneFolderAndTerminatedNames) {
+  Offer sound;
+  strcpy(sound.template_name, "node");
+  strcpy(sound.key, "abc");
+  const auto fault = [](Offer offer, size_t bytes = sizeof(Offer), size_t fds = 1) {
+    return faultOf(offer, bytes, fds) != nullptr;
+  };
+  EXPECT_FALSE(fault(sound));
+  EXPECT_TRUE(fault(sound, sizeof(Offer) - 1));
+  EXPECT_TRUE(fault(sound, sizeof(Offer), 0));
+  EXPECT_TRUE(fault(sound, sizeof(Offer), 2));
+  Offer other = sound;
+  other.version = 9;
+  EXPECT_TRUE(fault(other));
+  other = sound;
+  other.key[0] = '\0';
+  EXPECT_TRUE(fault(other));
+  other = sound;
+  memset(other.template_name, 'n', sizeof other.template_name);
+  EXPECT_EQ(faultOf(other, sizeof other, 1), nullptr);
+  EXPECT_EQ(strlen(other.template_name), sizeof other.template_name - 1);
+}
+TEST(Offers, AnAnswerHasAKnownCodeAndNoDescriptor) {
+  OfferAnswer answer;
+  EXPECT_EQ(faultOf(answer, sizeof answer, 0), nullptr);
+  EXPECT_NE(faultOf(answer, sizeof answer, 1), nullptr);
+  answer.code = 12;
+  EXPECT_NE(faultOf(answer, sizeof answer, 0), nullptr);
+  answer.code = -1;
+  EXPECT_NE(faultOf(answer, sizeof answer, 0), nullptr);
+  answer.code = 6;
+  memset(answer.text, 'x', sizeof answer.text);
+  EXPECT_EQ(faultOf(answer, sizeof answer, 0), nullptr);
+  EXPECT_EQ(answer.text[sizeof answer.text - 1], '\0');
 }
 
 }  // namespace
