@@ -298,8 +298,8 @@ TEST(Words, TheSocketIsNamedBeforeOrAfterTheVerb) {
 // --- the doctor's rows about restored clones -----------------------------------------------
 
 TEST(Doctor, ATrialThatWorkedNamesVersionPathAndTime) {
-  auto lines = restoreLines(
-      R"({"works":true,"template":"node","state":"","criu":"4.1.1","path":"/usr/sbin/criu","clones":4,"ms":2100})");
+  auto lines = restoreLines(R"({"works":true,"template":"node","state":"","criu":"4.1.1",)"
+                            R"("path":"/usr/sbin/criu","clones":4,"ms":2100})");
   ASSERT_EQ(lines.size(), 2u);
   EXPECT_EQ(lines[0].value, "4.1.1, /usr/sbin/criu in the image of 'node'");
   EXPECT_EQ(lines[1].value, "'node' dumped, and restored in 4 clones at once, in 2100 ms");
