@@ -12,14 +12,17 @@
 // Layer: bench. Needs root. One thread. Ends with its workers.
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -94,8 +97,11 @@ void makeRoot(const Options& o) {
   must(::mount(o.root.c_str(), o.root.c_str(), nullptr, MS_BIND, nullptr) == 0, "the image");
   must(::mount(o.snapshot.c_str(), (o.root + kImagesPath).c_str(), nullptr, MS_BIND, nullptr) == 0,
        "the snapshot");
+  // criu compares the modes of what was open with those at the dump.
   for (const char* place : {"/tmp", "/task", "/run", "/dev"})
-    must(::mount("tmpfs", (o.root + place).c_str(), "tmpfs", MS_NOSUID, "mode=777") == 0, place);
+    must(::mount("tmpfs", (o.root + place).c_str(), "tmpfs", MS_NOSUID,
+                 strcmp(place, "/task") == 0 ? "mode=755,uid=1000,gid=1000" : "mode=777") == 0,
+         place);
   must(::mount("proc", (o.root + "/proc").c_str(), "proc", 0, nullptr) == 0, "/proc");
   device(o.root + "/dev/null", 3);
   device(o.root + "/dev/urandom", 9);
@@ -103,6 +109,16 @@ void makeRoot(const Options& o) {
   must(::chdir(o.root.c_str()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
            ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0,
        "pivot_root");
+}
+
+// criu looks at the kernel by a connection to itself.
+void raiseLoopback() {
+  const int fd = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  ifreq request{};
+  ::memcpy(request.ifr_name, "lo", 3);
+  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  must(fd >= 0 && ::ioctl(fd, SIOCSIFFLAGS, &request) == 0, "the loopback");
+  ::close(fd);
 }
 
 // The clone's ends of its pipes, in the order of the stand-ins; `held` are the others.
@@ -207,6 +223,7 @@ Restore restoreOnce(const Options& o, const Streams& streams) {
   }
   must(::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0, "parent-death signal");
   makeRoot(o);
+  raiseLoopback();
   // Finds the kernel file, and fills the page cache; told as a result of no time.
   Restore first = restoreOnce({o.snapshot, o.root, 1, 1, true}, streams);
   first.began_ns = first.restored_ns = first.reaped_ns = first.cpu_ns = 0;
