@@ -6,8 +6,8 @@
 //                           the clone before it is ready; one that throws discards the clone
 //   started()
 //   pipe()                  [its end to read, its end to write]
-//   collect()               all garbage, and heap that nothing is in; false: this V8 has no such
-//   call execute(program, argv, env)    a new process image in this place; does not return
+//   collect()               gives back all heap that nothing is in; 0: this V8 has no such call
+//   execute(program, argv, env)    a new process image in this place; does not return
 //
 // Before the reseed callback, the addon gives fresh bytes to OpenSSL's generators and to V8's.
 //
