@@ -116,6 +116,7 @@ function warmUpOutput() {
 function warmUpBegin() {
   const wanted = variables(Object.entries(process.env).map(([name, value]) => `${name}=${value}`));
   const names = new Set(Object.getOwnPropertyNames(globalThis));
+  for (let i = 0; i < 10; ++i) useUpKeptBytes();  // until V8 has made machine code of it
   for (let i = 0; i < 3; ++i) {
     whyFresh(wanted);
     isModuleSyntax('console.log(1)');
@@ -128,6 +129,10 @@ function warmUpBegin() {
 // The numbers that were drawn ahead of the dump: they are the same in every clone.
 function useUpDrawnNumbers() {
   for (let i = 0; i < 64; ++i) Math.random();
+  useUpKeptBytes();
+}
+
+function useUpKeptBytes() {
   for (let i = 0; i < 128; ++i) crypto.randomUUID();
   for (let i = 0; i < 1024; ++i) crypto.randomInt(2 ** 40);
 }
