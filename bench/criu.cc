@@ -95,8 +95,12 @@ void device(const std::string& path, unsigned minor) {
 void makeRoot(const Options& o) {
   must(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "private mounts");
   must(::mount(o.root.c_str(), o.root.c_str(), nullptr, MS_BIND, nullptr) == 0, "the image");
-  must(::mount(o.snapshot.c_str(), (o.root + kImagesPath).c_str(), nullptr, MS_BIND, nullptr) == 0,
-       "the snapshot");
+  // criu would write its statistics beside the images, and the snapshot would be another.
+  const std::string images = o.root + kImagesPath;
+  must(
+      ::mount(o.snapshot.c_str(), images.c_str(), nullptr, MS_BIND, nullptr) == 0 &&
+          ::mount(nullptr, images.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY, nullptr) == 0,
+      "the snapshot");
   // criu compares the modes of what was open with those at the dump.
   for (const char* place : {"/tmp", "/task", "/run", "/dev"})
     must(::mount("tmpfs", (o.root + place).c_str(), "tmpfs", MS_NOSUID,
