@@ -293,6 +293,8 @@ def processes_of_boxes():
 @with_daemon
 def a_clone_is_restored():
     """Its snapshot was dumped by this kernel, at the daemon's start, and tried out in four clones."""
+    [node] = [t for t in json.loads(mayfly("templates", "--json").stdout)["templates"] if t["name"] == "node"]
+    assert node["state"] == "ready", node["stateText"][-1_000:]
     draws = {expect(run("-t", "node", "-c", "console.log(Math.random(), crypto.randomUUID())"), "succeeded")["stdout"] for _ in range(2)}
     assert len(draws) == 2, draws
     [made] = json.loads(mayfly("snapshot", "list", "--json").stdout)
