@@ -107,10 +107,12 @@ class Daemon:
 
     numbers = itertools.count()
 
-    def __init__(self, build, templates, pool=None, loopback=True, settings="", renew_after=None):
+    def __init__(self, build, templates, pool=None, loopback=True, settings="", renew_after=None,
+                 beside=()):
         self.build, self.templates, self.pool = build, templates, pool
         self.renew_after = renew_after or {}
         self.loopback, self.settings = loopback, settings
+        self.beside_templates = beside  # folders of templates that do not come with Mayfly
 
     def __enter__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mayfly-bench-", dir="/run"))
@@ -118,6 +120,8 @@ class Daemon:
         self.instance = f"bench-{os.getpid()}-{next(Daemon.numbers)}"
         self.socket = str(self.folder / "mayfly.sock")
         shutil.copytree(TOP / "templates", self.folder / "templates")
+        for template in self.beside_templates:
+            shutil.copytree(template, self.folder / "templates" / template.name)
         for name in self.templates:
             pool = self.pool.get(name) if isinstance(self.pool, dict) else self.pool
             self._change(self.folder / "templates" / name / "manifest.toml", pool, self.renew_after.get(name))

@@ -1,7 +1,7 @@
 // mayfly-bench-load: one run of load, its report as JSON on stdout.
 //
-// Each request runs one small Python program, either as a task of a daemon (through the C++
-// client), or by `bwrap --unshare-all` and a fresh python3 in an image's root folder. Open loop
+// Each request runs one small program, either as a task of a daemon (through the C++ client), or by
+// `bwrap --unshare-all` and a fresh interpreter in an image's root folder. Open loop
 // with --rate or --burst, else closed loop with --outstanding requests in flight.
 //
 // Layer: a client of Mayfly. bench/run calls it; it is also useful by hand.
@@ -35,7 +35,7 @@ constexpr long kPoolPollNs = 500'000;
 struct Options {
   std::string socket = ::getenv("MAYFLY_SOCKET") ? ::getenv("MAYFLY_SOCKET") : kDefaultSocket;
   std::string template_name = "python", code = "print(6*7)", expected = "42\n";
-  std::string bwrap_root;
+  std::string bwrap_root, interpreter = "python3";
   double rate_per_s = 0, seconds = 0;
   bool poisson = false, captured = false, collect = false;
   uint64_t seed = 1, count = 0, burst = 0, warm_up = 0;
@@ -108,7 +108,10 @@ int main(int argc, char** argv) {
   cli.add_option("--disk-mib", o.disk_mib, "each task's cap on the disk, and on one file");
   cli.add_flag("--captured", o.captured,
                "get the output with the result: the first byte's time is unknown");
-  cli.add_option("--bwrap", o.bwrap_root, "no tasks: bwrap and python3 in this root folder");
+  cli.add_option("--bwrap", o.bwrap_root, "no tasks: bwrap and an interpreter in this root folder");
+  cli.add_option("--interpreter", o.interpreter, "python3 or node")
+      ->check(CLI::IsMember({"python3", "node"}))
+      ->capture_default_str();
   cli.add_option("--rate", o.rate_per_s, "open loop: requests a second, at constant gaps");
   cli.add_flag("--poisson", o.poisson, "at random gaps");
   cli.add_option("--seed", o.seed, "of the random gaps")->capture_default_str();
@@ -146,7 +149,9 @@ int main(int argc, char** argv) {
     if (o.pool) awaitPool(*client, o.template_name, *o.pool);
   } else {
     target = std::make_unique<load::CommandTarget>(
-        bench::bwrapCommand(o.bwrap_root, {"python3", "-c", o.code}), o.expected, o.outstanding);
+        bench::bwrapCommand(o.bwrap_root,
+                            {o.interpreter, o.interpreter == "node" ? "-e" : "-c", o.code}),
+        o.expected, o.outstanding);
   }
   uint64_t cpu_before_ns = ownCpuNs();
   auto report = load::drive(planOf(o), *target);

@@ -195,21 +195,23 @@ std::string ladderHead(uint32_t tasks, size_t rounds) {
   const char* far = tasks * rounds < kTasksOfP99 ? "most" : "p99";
   return fmt::format(
       "one small task at a time, {} of each rung in a round, {} rounds, taking turns, in ms. p50:\n"
-      "median of the rounds; {}: of all {} tasks. Python: {}; sh: {};\nnode: {}.\n"
+      "median of the rounds; p90, {}: of all {} tasks. Python: {}; sh: {};\nnode: {}.\n"
       "The end is Mayfly's receipt, or the command's exit.\n\n"
-      "{:<22}{:>16}{:>20}{:>16}\n{:<22}{:>8}{:>8}{:>10}{:>10}{:>16}\n",
+      "{:<22}{:>24}{:>28}{:>16}\n{:<22}{:>8}{:>8}{:>8}{:>12}{:>8}{:>8}{:>16}\n",
       tasks, rounds, far, tasks * rounds, kPython, kShell, kNode, "", "first byte", "end",
-      "bwrap's end,", "", "p50", far, "p50", far, "in this one's");
+      "bwrap's end,", "", "p50", "p90", far, "p50", "p90", far, "in this one's");
 }
 
 std::string ladderLine(const Series& series, double ratio) {
   const load::Report sum = series.total();
-  return fmt::format("{:<22}{:>8}{:>8}{:>10}{:>10}{:>15}x\n", series.name,
+  const auto of = [](const load::Histogram& all, double percent) {
+    return msText(ms(all.percentile_ns(percent)));
+  };
+  return fmt::format("{:<22}{:>8}{:>8}{:>8}{:>12}{:>8}{:>8}{:>15}x\n", series.name,
                      msText(medianP50_ms(series, &load::Report::first_byte)),
-                     msText(ms(sum.first_byte.percentile_ns(99))),
-                     msText(medianP50_ms(series, &load::Report::latency)),
-                     msText(ms(sum.latency.percentile_ns(99))),
-                     ratio > 0 ? fmt::format("{:.2f}", ratio) : "-");
+                     of(sum.first_byte, 90), of(sum.first_byte, 99),
+                     msText(medianP50_ms(series, &load::Report::latency)), of(sum.latency, 90),
+                     of(sum.latency, 99), ratio > 0 ? fmt::format("{:.2f}", ratio) : "-");
 }
 
 namespace {
@@ -230,6 +232,8 @@ class Ladder {
   void addTask(const std::string& name, size_t role, const std::string& template_name,
                const std::string& reference);
   base::Status addRivals();
+  base::Status addOciRivals(const std::string& interpreter, Folder& bundle, const std::string& root,
+                            const std::vector<std::string>& command);
   base::Status addRival(const std::string& name, const std::string& program,
                         std::vector<std::string> argv);
   double versus(const Rung& rung) const;
@@ -239,7 +243,7 @@ class Ladder {
   // In the order of their making; each needs those above it.
   std::unique_ptr<Mounted> python_, shell_, node_;
   std::string no_shell_, no_node_;  // why the template is not measured
-  Folder bundle_;
+  Folder bundle_, node_bundle_;
   std::vector<std::unique_ptr<OwnClient>> daemons_;  // by kRoles
   std::vector<Rung> rungs_;
 };
@@ -337,17 +341,29 @@ base::Status Ladder::addRivals() {
         addRival("bwrap, node", "bwrap", bwrapCommand(node_->root(), {"node", "-e", kNode})));
     rungs_.back().reference = "bwrap, node";
   }
-  MAYFLY_CHECK(bundle_.make());
-  MAYFLY_TRY(base::Fd file, base::openAt(base::FdView(AT_FDCWD), bundle_.path() + "/config.json",
+  MAYFLY_CHECK(addOciRivals("python3", bundle_, python_->root(), python));
+  if (!node_) return base::Unit{};
+  return addOciRivals("node", node_bundle_, node_->root(), {"node", "-e", kNode});
+}
+
+base::Status Ladder::addOciRivals(const std::string& interpreter, Folder& bundle,
+                                  const std::string& root,
+                                  const std::vector<std::string>& command) {
+  MAYFLY_CHECK(bundle.make());
+  MAYFLY_TRY(base::Fd file, base::openAt(base::FdView(AT_FDCWD), bundle.path() + "/config.json",
                                          O_WRONLY | O_CREAT | O_EXCL, 0600));
-  const std::string config = ociConfig(python_->root(), python);
+  const std::string config = ociConfig(root, command);
   if (::write(file.get(), config.data(), config.size()) != static_cast<ssize_t>(config.size()))
     return base::failSys(errno, "write", "config.json");
-  const std::string id = fmt::format("mayfly-ladder-{}", ::getpid());
-  MAYFLY_CHECK(
-      addRival("runc, python3", "runc", runcCommand(bundle_.path(), bundle_.path() + "/runc", id)));
-  return addRival("runsc, python3", "runsc",
-                  runscCommand(bundle_.path(), bundle_.path() + "/runsc", id));
+  const std::string id = fmt::format("mayfly-ladder-{}-{}", ::getpid(), interpreter);
+  for (const char* program : {"runc", "runsc"}) {
+    const std::string state = bundle.path() + "/" + program;
+    MAYFLY_CHECK(addRival(fmt::format("{}, {}", program, interpreter), program,
+                          program == std::string("runc") ? runcCommand(bundle.path(), state, id)
+                                                         : runscCommand(bundle.path(), state, id)));
+    rungs_.back().reference = "bwrap, " + interpreter;
+  }
+  return base::Unit{};
 }
 
 base::Status Ladder::prepare(Environment& environment) {

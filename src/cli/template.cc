@@ -185,7 +185,9 @@ std::string newManifest(const std::string& name, const config::Manifest& base) {
   const bool python =
       std::any_of(base.zygote.argv.begin(), base.zygote.argv.end(),
                   [](const std::string& word) { return word.find("python") != std::string::npos; });
-  const std::string preload = python ? "\"yaml\", \"requests.adapters\"" : "\"List::Util\"";
+  const std::string preload = python                ? "\"yaml\", \"requests.adapters\""
+                              : base.name == "node" ? "\"lodash\""
+                                                    : "\"List::Util\"";
   return fmt::format(
       R"toml(# A template of Mayfly. Keys that it leaves out come from its base. Every key: docs/templates.md.
 name = "{0}"

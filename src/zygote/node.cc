@@ -5,12 +5,15 @@
 //   serve(seed, reseed, rehearse)  returns in a clone, with its task. The callbacks are called in
 //                           the clone before it is ready; one that throws discards the clone
 //   started()
+//   pipe()                  [its end to read, its end to write]
+//   collect()               gives back all heap that nothing is in; 0: this V8 has no such call
 //   execute(program, argv, env)    a new process image in this place; does not return
 //
 // Before the reseed callback, the addon gives fresh bytes to OpenSSL's generators and to V8's.
 //
 // Layer: zygote. The main thread of Node only.
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -25,6 +28,10 @@
 extern "C" __attribute__((weak)) void RAND_add(const void* bytes, int count, double entropy);
 extern "C" __attribute__((weak)) int RAND_poll();
 extern "C" __attribute__((weak)) int RAND_status();
+
+// Of V8: Isolate::GetCurrent and Isolate::LowMemoryNotification.
+extern "C" __attribute__((weak)) void* _ZN2v87Isolate10GetCurrentEv();
+extern "C" __attribute__((weak)) void _ZN2v87Isolate21LowMemoryNotificationEv(void* isolate);
 
 namespace {
 
@@ -169,6 +176,25 @@ napi_value serve(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+napi_value makePipe(napi_env env, napi_callback_info) {
+  int ends[2];
+  napi_value list = nullptr;
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    napi_throw_error(env, nullptr, strerror(errno));
+    return nullptr;
+  }
+  napi_create_array_with_length(env, 2, &list);
+  for (uint32_t i = 0; i < 2; ++i) napi_set_element(env, list, i, number(env, ends[i]));
+  return list;
+}
+
+napi_value collect(napi_env env, napi_callback_info) {
+  const bool known =
+      _ZN2v87Isolate10GetCurrentEv != nullptr && _ZN2v87Isolate21LowMemoryNotificationEv != nullptr;
+  if (known) _ZN2v87Isolate21LowMemoryNotificationEv(_ZN2v87Isolate10GetCurrentEv());
+  return number(env, known ? 1 : 0);
+}
+
 napi_value started(napi_env env, napi_callback_info) {
   if (mayfly_zygote_started() != 0) _exit(121);
   return undefined(env);
@@ -206,10 +232,8 @@ extern "C" __attribute__((visibility("default"))) napi_value napi_register_modul
   const struct {
     const char* name;
     napi_callback call;
-  } all[] = {{"preloaded", preloaded},
-             {"refuse", refuse},
-             {"serve", serve},
-             {"started", started},
+  } all[] = {{"preloaded", preloaded}, {"refuse", refuse}, {"serve", serve},
+             {"started", started},     {"pipe", makePipe}, {"collect", collect},
              {"execute", execute}};
   for (const auto& one : all) {
     napi_value function = nullptr;

@@ -22,6 +22,8 @@ const path = require('path');
 const v8 = require('v8');
 const vm = require('vm');
 const crypto = require('crypto');
+const net = require('net');
+const { Console } = require('console');
 
 let transform = null;
 
@@ -95,20 +97,58 @@ function warmUp() {
   Object.defineProperty(process, 'stderr', stderr);
 }
 
+// The first line that a program prints takes Node's streams and its console, compiled at their first
+// use. A pipe stands for stdout; what is left of it is the end of a closed handle.
+function warmUpOutput() {
+  const [read, write] = zygote.pipe();
+  const stream = new net.Socket({ fd: write, readable: false, writable: true });
+  stream._type = 'pipe';
+  const out = new Console(stream, stream);
+  for (let i = 0; i < 3; ++i) {
+    out.log('warm', i, { a: [i] });
+    out.error('up %s', i);
+  }
+  stream.destroy();
+  fs.closeSync(read);
+}
+
+// The functions of the beginning of a task, on one that is given as a string.
+function warmUpBegin() {
+  const wanted = variables(Object.entries(process.env).map(([name, value]) => `${name}=${value}`));
+  const names = new Set(Object.getOwnPropertyNames(globalThis));
+  for (let i = 0; i < 10; ++i) useUpKeptBytes();  // until V8 has made machine code of it
+  for (let i = 0; i < 3; ++i) {
+    whyFresh(wanted);
+    isModuleSyntax('console.log(1)');
+    setEnvironment(wanted);
+    prepareEval('[eval]');
+    for (const name of Object.getOwnPropertyNames(globalThis)) if (!names.has(name)) delete globalThis[name];
+  }
+}
+
 // The numbers that were drawn ahead of the dump: they are the same in every clone.
 function useUpDrawnNumbers() {
   for (let i = 0; i < 64; ++i) Math.random();
+  useUpKeptBytes();
+}
+
+function useUpKeptBytes() {
   for (let i = 0; i < 128; ++i) crypto.randomUUID();
   for (let i = 0; i < 1024; ++i) crypto.randomInt(2 ** 40);
 }
 
-// Every page of garbage would be restored in every clone.
+// Every page of garbage would be restored in every clone, and every page that V8 keeps for later. What
+// is compiled stays: V8 would throw away the code that has not run for some collections.
 function collectGarbage() {
-  v8.setFlagsFromString('--expose-gc');
-  const collect = vm.runInNewContext('gc');
-  collect();
-  collect();
-  v8.setFlagsFromString('--no-expose-gc');
+  v8.setFlagsFromString('--no-flush-bytecode');
+  if (!zygote.collect()) {
+    v8.setFlagsFromString('--expose-gc');
+    const collect = vm.runInNewContext('gc');
+    collect();
+    collect();
+    v8.setFlagsFromString('--no-expose-gc');
+  }
+  v8.setFlagsFromString('--flush-bytecode');
 }
 
 function rehearse() {
@@ -273,6 +313,8 @@ function leaveNoTrace() {
 
 for (const [name, value] of Object.entries(template.env)) process.env[name] = value;
 warmUp();
+warmUpOutput();
+warmUpBegin();
 preload();
 rehearse();
 leaveNoTrace();

@@ -147,3 +147,22 @@ def test_what_a_client_notices_of_others_is_measured():
         assert said[figure]["count"] > 0 and said[figure]["p50"] <= said[figure]["p99"] <= said[figure]["max"]
     # Nothing is killed before its time is over, and nothing is dead before it is killed.
     assert 0 <= said["decided_late_ms"]["p50"] <= said["dead_late_ms"]["p50"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-criu").exists(), reason="this build has no benchmarks")
+def test_restored_clones_are_measured_beside_crius_command_line(tmp_path):
+    done = subprocess.run([TOP / "bench/restore", "--quick", "--rounds", "1", "--build", BUILD, "--out", tmp_path], capture_output=True, text=True,
+                          timeout=500)
+    assert done.returncode in (0, 1), done.stderr[-3000:]  # 1: a goal is short
+    said = json.loads((tmp_path / "restore-quick.json").read_text())
+    assert len(said["goals"]) == 4 and all(goal["measured"] > 0 for goal in said["goals"]), said["goals"]
+    rungs = {row["name"]: row for row in said["rungs"]}
+    assert {"node parked", "node restored, box stocked", "node restored, box made", "node cold, bwrap", "python cold, bwrap", "python forked, parked",
+            "python restored, parked", "python forked, made", "python restored, made"} <= set(rungs), list(rungs)
+    assert all(report["errors"] == {} for name in rungs for report in said["reports"][name])
+    assert rungs["node parked"]["memory"] > 0 and rungs["node parked"]["snapshot"] > 0 and rungs["python restored, made"]["snapshot"] > 0
+    # A measurement leaves the snapshot as it was.
+    checked = subprocess.run([BUILD / "bin/mayfly", "snapshot", "check", "--state-dir", os.environ.get("MAYFLY_STATE_DIR", "/var/lib/mayfly")],
+                             capture_output=True, text=True, timeout=60)
+    assert checked.returncode == 0 and "sound" in checked.stdout, checked.stdout + checked.stderr

@@ -337,7 +337,8 @@ def test_the_ladder_has_a_rung_for_each_mechanism_and_rival(mayfly, tmp_path):
     told = json.loads((tmp_path / "report.json").read_text())
     rungs = {each["rung"]: each for each in told["ladder"]}
     assert list(rungs) == ["python, parked", "python, stocked box", "python, all made", "exec: sh, parked", "node, parked",
-                           "node, stocked box", "node, all made", "bwrap, python3", "bwrap, sh", "bwrap, node", "runc, python3", "runsc, python3"]
+                           "node, stocked box", "node, all made", "bwrap, python3", "bwrap, sh", "bwrap, node", "runc, python3", "runsc, python3", "runc, node",
+                           "runsc, node"]
     for name, each in rungs.items():
         if name.startswith("run"):
             said = each["missing"]

@@ -23,6 +23,10 @@ KEPT_ASSETS_MAX = 12  # directories kept in the cache, newest first
 # Modules that the guest needs; their dependencies are added. virtio_ring comes before
 # virtio: in the other order, the disks never appear.
 MODULES = ["virtio_ring", "virtio", "virtio_pci", "virtio_blk", "erofs", "ext4", "overlay", "loop"]
+# What criu asks the kernel for, and what a host's kernel loads by itself then: lists of sockets, a pair of network
+# devices and the firewall's socket, by which it finds out what the kernel can do.
+MODULES += ["unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "af_packet_diag", "netlink_diag", "veth",
+            "nfnetlink"]
 ROOT_PACKAGES = ["busybox-static", "erofs-utils", "libc6", "mount", "python3", "python3-pytest"]
 
 

@@ -290,6 +290,18 @@ def processes_of_boxes():
     return found
 
 
+@with_daemon
+def a_clone_is_restored():
+    """Its snapshot was dumped by this kernel, at the daemon's start, and tried out in four clones."""
+    [node] = [t for t in json.loads(mayfly("templates", "--json").stdout)["templates"] if t["name"] == "node"]
+    assert node["state"] == "ready", node["stateText"][-1_000:]
+    draws = {expect(run("-t", "node", "-c", "console.log(Math.random(), crypto.randomUUID())"), "succeeded")["stdout"] for _ in range(2)}
+    assert len(draws) == 2, draws
+    [made] = json.loads(mayfly("snapshot", "list", "--json").stdout)
+    assert made["template"] == "node" and made["in_use"], made
+    return f"{made['bytes'] >> 20} MiB, made in {made['built_ms'] / 1000:.1f} s"
+
+
 def a_killed_daemon_leaves_no_process_and_the_next_sweeps():
     global daemon
     daemon = ready_daemon()
@@ -318,7 +330,7 @@ def tests(mode):
     probes = [guest_probes.probes_of_cgroups_and_dumps_reach_nothing_and_bombs_end_by_their_caps]
     if mode == "full":
         listed += [memory_that_a_child_eats, memory_that_tmpfs_eats,
-                   a_command_runs_in_an_exec_template]
+                   a_command_runs_in_an_exec_template, a_clone_is_restored]
         probes = [guest_probes.every_probe_reaches_nothing_and_every_bomb_ends_by_its_cap,
                   guest_probes.mixed_tasks_leave_nothing]
     listed += [with_daemon(probe) for probe in probes]
