@@ -64,6 +64,19 @@ bool leased(const std::string& folder) {
   return fd && ::flock(fd->get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 
+// False: somebody serves it. Nobody begins to while it is removed.
+base::Result<bool> removeUnused(const std::string& folder) {
+  auto fd = base::openAt({}, folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!fd && fd.error().sys == ENOENT) return true;
+  if (!fd) return base::fail(std::move(fd).error());
+  if (::flock(fd->get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return false;
+    return base::failSys(errno, "flock", folder);
+  }
+  MAYFLY_CHECK(removeFolder(folder));
+  return true;
+}
+
 base::Error damaged(const std::string& what, const std::string& template_name) {
   return {Code::failedPrecondition, what,
           fmt::format("Make the snapshot again: mayfly snapshot build {}.",
@@ -253,8 +266,11 @@ base::Status verify(FdView folder, const Info& info) {
 
 base::Result<Fd> open(const std::string& state_dir, const Info& info) {
   const std::string path = folderOf(state_dir, info.key);
+  // As lock() makes it: a state folder may have been copied without its modes.
+  if (::chmod(placeOf(state_dir).c_str(), 0700) != 0)
+    return base::failSys(errno, "chmod", placeOf(state_dir));
   MAYFLY_TRY(Fd folder, base::openAt({}, path, O_RDONLY | O_DIRECTORY));
-  if (::flock(folder.get(), LOCK_SH | LOCK_NB) != 0) return base::failSys(errno, "flock", path);
+  if (::flock(folder.get(), LOCK_SH) != 0) return base::failSys(errno, "flock", path);
   // Between the open and the lock it may have been removed, and another made in its place.
   struct stat ours, named;
   if (::fstat(folder.get(), &ours) != 0 || ::stat(path.c_str(), &named) != 0 ||
@@ -292,9 +308,9 @@ base::Status publish(const std::string& state_dir, const std::string& folder, In
   // A daemon that serves the old one has its folder open: it keeps it, under another name.
   const std::string old =
       fmt::format("{}/{}{}-{}", placeOf(state_dir), kOldPrefix, info.key.substr(0, 12), ::getpid());
-  if (leased(path) && ::rename(path.c_str(), old.c_str()) != 0)
+  MAYFLY_TRY(const bool removed, removeUnused(path));
+  if (!removed && ::rename(path.c_str(), old.c_str()) != 0)
     return base::failSys(errno, "rename", path);
-  MAYFLY_CHECK(removeFolder(path));
   if (::rename(folder.c_str(), path.c_str()) != 0) return base::failSys(errno, "rename", path);
   return base::Unit{};
 }
@@ -306,12 +322,12 @@ base::Result<size_t> remove(const std::string& state_dir, std::string_view what)
   for (const Info& info : all) {
     const bool by_key = what.size() >= 12 && info.key.rfind(what, 0) == 0;
     if (!by_key && info.template_name != what) continue;
-    if (info.in_use)
+    MAYFLY_TRY(const bool done, removeUnused(folderOf(state_dir, info.key)));
+    if (!done)
       return base::fail(
           Code::failedPrecondition,
           fmt::format("snapshot {} of '{}' is in use", info.key.substr(0, 12), info.template_name),
           "Stop the daemon that serves it first.");
-    MAYFLY_CHECK(removeFolder(folderOf(state_dir, info.key)));
     ++removed;
   }
   if (removed == 0)
@@ -327,13 +343,13 @@ void sweep(const std::string& state_dir, std::string_view template_name,
   if (auto names = base::namesIn(placeOf(state_dir), kEntriesMax))
     for (const std::string& name : *names) {
       const std::string path = placeOf(state_dir) + "/" + name;
-      const bool of_killed = name.rfind(kCandidatePrefix, 0) == 0;
-      if (of_killed || (name.rfind(kOldPrefix, 0) == 0 && !leased(path))) (void)removeFolder(path);
+      if (name.rfind(kCandidatePrefix, 0) == 0) (void)removeFolder(path);  // of a killed build
+      if (name.rfind(kOldPrefix, 0) == 0) (void)removeUnused(path);
     }
   if (auto all = list(state_dir))
     for (const Info& info : *all)
-      if (info.template_name == template_name && info.key != kept_key && !info.in_use)
-        (void)removeFolder(folderOf(state_dir, info.key));
+      if (info.template_name == template_name && info.key != kept_key)
+        (void)removeUnused(folderOf(state_dir, info.key));
 }
 
 base::Result<size_t> sweepUnused(const std::string& state_dir, const Info& kept, uint64_t ms_max) {

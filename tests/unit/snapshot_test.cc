@@ -142,6 +142,16 @@ TEST_F(Store, ADescriptorOfASnapshotLeadsNowhereElse) {
   EXPECT_EQ(opensAsNobody(folder->get(), "../../../../etc/passwd"), EACCES);
 }
 
+TEST_F(Store, OnlyItsOwnerReachesASnapshotWhateverTheModesOfACopiedState) {
+  const Info info = publish(kKey);
+  const std::string place = state_ + "/snapshots";
+  ASSERT_EQ(::chmod(place.c_str(), 0755), 0);
+  ASSERT_TRUE(open(state_, info));
+  struct stat st;
+  ASSERT_EQ(::stat(place.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 0777, 0700u);
+}
+
 TEST_F(Store, TruncatedFlippedMissingAndForeignFilesAreNamed) {
   Info info = publish(kKey);
   const std::string pages = file(info, "pages-1.img");
