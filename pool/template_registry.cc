@@ -135,6 +135,16 @@ bool TemplateRegistry::ready(LaneId id) const {
   return l != nullptr && l->fsm.state() == ZygoteState::ready;
 }
 
+bool TemplateRegistry::unhealthy(LaneId id) const {
+  const Lane* l = lane(id);
+  return l != nullptr && l->fsm.state() == ZygoteState::unhealthy;
+}
+
+bool TemplateRegistry::probing(LaneId id) const {
+  const Lane* l = lane(id);
+  return l != nullptr && l->fsm.probing();
+}
+
 base::Status TemplateRegistry::accepts(LaneId id, uint64_t now_ns) const {
   const Lane* l = lane(id);
   if (l == nullptr)

@@ -69,6 +69,8 @@ class TemplateRegistry {
   const Lane* lane(base::LaneId id) const;
   const TemplateSpec& specOf(base::LaneId id) const;  // of an open lane
   bool ready(base::LaneId id) const;
+  bool unhealthy(base::LaneId id) const;
+  bool probing(base::LaneId id) const;  // see ZygoteFsm
   base::Status accepts(base::LaneId id, uint64_t now_ns) const;
   void taskBegan(base::LaneId id);
   void taskEnded(base::LaneId id, uint64_t now_ns);

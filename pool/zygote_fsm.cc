@@ -62,6 +62,7 @@ void ZygoteFsm::planRenewal(uint64_t now_ns) {
 }
 
 void ZygoteFsm::askRenewal(uint64_t now_ns) {
+  if (state_ == ZygoteState::unhealthy) due_ns_ = now_ns;
   renewal_asked_ = true;
   planRenewal(now_ns);
 }

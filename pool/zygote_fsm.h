@@ -49,6 +49,7 @@ class ZygoteFsm {
   uint32_t starts() const { return starts_; }
   uint32_t renewals() const { return renewals_; }
   bool renewing() const { return renewing_; }  // a successor is starting
+  bool probing() const { return probing_; }    // the one start of an unhealthy lane
   // When to call tick(); 0: never.
   uint64_t due_ns() const { return due_ns_; }
 
@@ -56,8 +57,8 @@ class ZygoteFsm {
   void ready(uint64_t now_ns);            // the zygote serves, or its successor in its place
   void cloned(uint64_t now_ns);           // the serving zygote is asked for one more clone
   void postponeRenewal(uint64_t now_ns);  // there is no room for a second zygote now
-  // What it is made of has changed: a successor as soon as may be, clones or not. Stands until a
-  // zygote serves.
+  // What it is made of has changed: a successor as soon as may be, clones or not, or the unhealthy
+  // lane's next try. Stands until a zygote serves.
   void askRenewal(uint64_t now_ns);
   Do died(uint64_t now_ns, std::string why);  // failed to start, or ended unasked
   void successorDied(uint64_t now_ns, std::string why);

@@ -225,7 +225,7 @@ base::Result<BuildResult> build(const std::string& template_name, const BuildOpt
   if (auto found = present()) return std::move(*found);
   MAYFLY_TRY(Fd lock, snapshot::lock(o.state_dir));
   if (auto found = present()) return std::move(*found);  // made meanwhile
-  snapshot::sweep(o.state_dir, template_name, s.info.key);
+  if (!only_try) snapshot::sweep(o.state_dir, template_name, s.info.key);
   MAYFLY_TRY(std::string candidate, snapshot::makeCandidate(o.state_dir));
   MAYFLY_TRY(Fd folder, base::openAt({}, candidate, O_RDONLY | O_DIRECTORY));
   const uint64_t begun_ns = monotonicNs();
@@ -241,7 +241,10 @@ base::Result<BuildResult> build(const std::string& template_name, const BuildOpt
   s.info.built_ms = (monotonicNs() - begun_ns) / 1'000'000;
   BuildResult result{s.info, true, snapshot::criuVersion(folder.view())};
   if (made && !only_try) made = snapshot::publish(o.state_dir, candidate, s.info);
-  snapshot::sweep(o.state_dir, template_name, s.info.key);
+  if (only_try)
+    (void)snapshot::removeFolder(candidate.substr(0, candidate.rfind('/')));
+  else
+    snapshot::sweep(o.state_dir, template_name, s.info.key);
   if (!made)
     return base::fail(std::move(made).error().in(
         fmt::format("cannot make the snapshot of template '{}'", template_name)));

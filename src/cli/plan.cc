@@ -304,7 +304,7 @@ base::Status record(const RecordOptions& o) {
   if (!o.quiet && log.suppressed() != 0)
     fmt::print(stderr,
                "mayfly: the journal dropped {} lines, so the trace lacks tasks: set "
-               "LogRateLimitIntervalSec=0 in the daemon's unit\n",
+               "a larger LogRateLimitBurst= in the daemon's unit\n",
                log.suppressed());
   return base::Unit{};
 }

@@ -348,6 +348,19 @@ base::Status Calibration::alone(plan::Measured& m) {
   return base::Unit{};
 }
 
+base::Status awaitRunning(std::vector<Task>& tasks) {
+  const uint64_t until_ns = monotonicNs() + kSettle_ns_max;
+  for (Task& task : tasks)
+    for (;;) {
+      MAYFLY_TRY(const TaskInfo info, task.info());
+      if (info.state == "running") break;
+      if (monotonicNs() > until_ns || info.state == "done")
+        return fail(Code::deadlineExceeded, "a task that is to keep the host full does not run");
+      pauseMs(kPollMs);
+    }
+  return base::Unit{};
+}
+
 base::Status Calibration::besideOthers(plan::Measured& m) {
   if (busy_.empty()) return base::Unit{};
   std::vector<Task> others;  // whatever happens, their end cancels them
@@ -356,8 +369,15 @@ base::Status Calibration::besideOthers(plan::Measured& m) {
                client_.submit(specOf(busy_, languageOf(busy_)->endless, kBusyTaskWallMs)));
     others.push_back(std::move(task));
   }
+  MAYFLY_CHECK(awaitRunning(others));
   MAYFLY_TRY(m.busy, oneByOne());
   for (Task& task : others) {
+    MAYFLY_TRY(const TaskInfo info, task.info());
+    if (info.state != "running")
+      return fail(
+          Code::failedPrecondition,
+          fmt::format("a task that keeps the host full is {}, and has not to the end", info.state),
+          "Measure fewer tasks (--tasks).");
     MAYFLY_CHECK(task.cancel());
     task.wait();
   }

@@ -44,20 +44,25 @@ void Zygotes::refresh(base::TemplateId id, NewSnapshot snapshot, Refreshed done)
   run();
 }
 
-// A successor tries the fresh snapshot; what must serve at once uses the one that has served.
-SpawnerLink::SharedFd Zygotes::snapshotFor(const OfLane& lane, base::TemplateId id) const {
-  auto at = snapshots_.find(id);
+// A successor tries the fresh snapshot, and so does a lane that is unhealthy with the one that has
+// served; what must serve at once uses that one.
+SpawnerLink::SharedFd Zygotes::snapshotFor(base::LaneId id, base::TemplateId tmpl) const {
+  auto at = snapshots_.find(tmpl);
   if (at == snapshots_.end()) return nullptr;
-  auto fresh = fresh_.find(id);
-  return lane.serving != 0 && fresh != fresh_.end() ? fresh->second.folder : at->second;
+  auto fresh = fresh_.find(tmpl);
+  const bool tries = lanes_.at(id).serving != 0 || x_.registry.probing(id);
+  return tries && fresh != fresh_.end() ? fresh->second.folder : at->second;
 }
 
-// Asks for the renewal of each zygote that serves from another snapshot than a successor would.
+// Asks for the renewal of each zygote that serves from another snapshot than a successor would, and
+// for another try of unhealthy lanes if there is a fresh one.
 void Zygotes::renewOutdated() {
   for (const auto& [id, lane] : lanes_) {
+    if (x_.registry.unhealthy(id) && fresh_.count(x_.registry.lane(id)->tmpl) != 0)
+      x_.registry.askRenewal(id, monotonicNs());
     auto at = zygotes_.find(lane.serving);
     if (at == zygotes_.end() || lane.successor != 0 || !x_.registry.ready(id)) continue;
-    if (at->second.snapshot != snapshotFor(lane, at->second.tmpl))
+    if (at->second.snapshot != snapshotFor(id, at->second.tmpl))
       x_.registry.askRenewal(id, monotonicNs());
   }
 }
@@ -132,7 +137,7 @@ void Zygotes::publish(base::LaneId id) {
   Zygote& z = zygotes_[zygote];
   z.tmpl = tmpl;
   z.lane = id;
-  z.snapshot = snapshotFor(lane, tmpl);
+  z.snapshot = snapshotFor(id, tmpl);
   (lane.serving == 0 ? lane.serving : lane.successor) = zygote;
   auto pipe = base::makePipe();
   if (!pipe) return gone(zygote, std::move(pipe).error().message);

@@ -76,7 +76,7 @@ class Zygotes {
   void drain(base::ZygoteId id);
   void gone(base::ZygoteId id, std::string why);
   bool mayRenew(base::LaneId id) const;
-  SpawnerLink::SharedFd snapshotFor(const OfLane& lane, base::TemplateId id) const;
+  SpawnerLink::SharedFd snapshotFor(base::LaneId id, base::TemplateId tmpl) const;
   void renewOutdated();
   void settleFresh(base::TemplateId id, const Zygote& by, base::Status outcome);
 

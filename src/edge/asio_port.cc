@@ -117,7 +117,7 @@ void AsioPort::turn() {
   ++turns_;
   turn_begun_ = Clock::now();
   for (uint32_t left = bounds_.events_max; left > 0;) {
-    const uint32_t events = std::min(left, kEventsPerClock);
+    const uint32_t events = std::min(left, bounds_.events_per_clock);
     if (!run(events) && !runTurnEnd()) break;
     left = Clock::now() - turn_begun_ >= bounds_.time_max ? 0 : left - events;
   }

@@ -3,7 +3,7 @@
 //
 // KJ's events run in turns. A turn is one handler of the host, or the rest of one
 // that has made events (`inTurn`). It runs at most `events_max` events and begins
-// no more than a few after `time_max`. The other events wait until the host has
+// less than `events_per_clock` after `time_max`. The other events wait until the host has
 // polled its descriptors and timers and has run the ready handlers. So a flood on
 // KJ's side delays the host's handlers by one turn, not by the whole flood.
 //
@@ -31,8 +31,8 @@ struct TurnBounds {
   std::chrono::nanoseconds time_max = std::chrono::microseconds(100);
   // Handlers that follow a turn at once by less were ready together with the one that had it.
   std::chrono::nanoseconds together = std::chrono::nanoseconds(1'000);
+  uint32_t events_per_clock = 1;  // between two looks at the clock
 };
-inline constexpr uint32_t kEventsPerClock = 8;  // between two looks at the clock
 
 class AsioPort final : private kj::EventPort {
  public:

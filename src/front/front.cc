@@ -21,7 +21,8 @@ namespace {
 using base::Code;
 
 // All that it does are KJ's events: what a request needs is done in one turn.
-constexpr edge::TurnBounds kTurn{1'024, std::chrono::milliseconds(1)};
+constexpr edge::TurnBounds kTurn{
+    .events_max = 1'024, .time_max = std::chrono::milliseconds(1), .events_per_clock = 8};
 constexpr uint64_t kOtherFilesMax = 64;  // beside connections and listening sockets
 constexpr uint64_t kFilesPerDoor = 2;
 

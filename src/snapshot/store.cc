@@ -36,7 +36,8 @@ constexpr const char* kOldPrefix = ".old-";
 // criu's own, and what the runtime writes until its task runs.
 constexpr uint64_t kRestoreBytes = 24ull << 20;
 constexpr uint32_t kRestoreProcesses = 4;  // criu and its helpers, beside the clone's threads
-constexpr int kSweepMs = 100;              // between two looks at who uses a snapshot
+constexpr uint64_t kLeaseLookMs = 50, kLeaseMsMax = 10'000;
+constexpr int kSweepMs = 100;  // between two looks at who uses a snapshot
 
 std::string placeOf(const std::string& state_dir) { return state_dir + "/snapshots"; }
 
@@ -270,7 +271,12 @@ base::Result<Fd> open(const std::string& state_dir, const Info& info) {
   if (::chmod(placeOf(state_dir).c_str(), 0700) != 0)
     return base::failSys(errno, "chmod", placeOf(state_dir));
   MAYFLY_TRY(Fd folder, base::openAt({}, path, O_RDONLY | O_DIRECTORY));
-  if (::flock(folder.get(), LOCK_SH) != 0) return base::failSys(errno, "flock", path);
+  // A removal, or a look whether there is a lease, holds it for moments.
+  for (uint64_t ms = 0; ::flock(folder.get(), LOCK_SH | LOCK_NB) != 0; ms += kLeaseLookMs) {
+    if (errno != EWOULDBLOCK || ms >= kLeaseMsMax) return base::failSys(errno, "flock", path);
+    const timespec pause{0, kLeaseLookMs * 1'000'000};
+    (void)::nanosleep(&pause, nullptr);
+  }
   // Between the open and the lock it may have been removed, and another made in its place.
   struct stat ours, named;
   if (::fstat(folder.get(), &ours) != 0 || ::stat(path.c_str(), &named) != 0 ||

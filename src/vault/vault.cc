@@ -40,7 +40,8 @@ using base::Code;
 namespace {
 
 // All that it does are KJ's events: what a call needs is done in one turn.
-constexpr edge::TurnBounds kTurn{1'024, std::chrono::milliseconds(1)};
+constexpr edge::TurnBounds kTurn{
+    .events_max = 1'024, .time_max = std::chrono::milliseconds(1), .events_per_clock = 8};
 constexpr auto kLookTime = std::chrono::milliseconds(250);
 constexpr uint64_t kNumberMask = 0xffff'ffff'ff00'0000;  // of the first session, drawn at random
 

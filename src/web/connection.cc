@@ -29,7 +29,9 @@ std::chrono::milliseconds ms(uint32_t count) { return std::chrono::milliseconds(
 std::string str(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
 // Of so many places, for streams: an eighth is for requests alone.
-uint32_t mayListen(uint32_t places) { return places - std::max(1u, places / 8); }
+uint32_t mayListen(uint32_t places) {
+  return places < 2 ? places : places - std::max(1u, places / 8);
+}
 
 // In a time that depends on the lengths alone.
 bool same(std::string_view a, std::string_view b) {
@@ -45,8 +47,9 @@ Connection::Connection(std::shared_ptr<Shared> shared, asio::ip::tcp::socket soc
       stream_(std::move(socket)),
       buffer_(shared_->options.head_bytes_max),
       answer_timer_(shared_->io) {
-  shared_->connections.insert(this);
-  ++shared_->of_host[host_].connections;
+  Shared::Places& mine = shared_->of_host[host_];
+  shared_->connections.insert(this);  // what may throw comes before what is counted
+  ++mine.connections;
   ++shared_->open;
 }
 

@@ -39,7 +39,8 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   size_t unsentBlocks() const { return blocks_.size(); }
 
   // --- for who wants its place ---
-  // Whether it may be ended: it waits for a request, or its client has not read for kStuckMs.
+  // Whether it may be ended: it waits for a request, or its client has not read all of an answer in
+  // kStuckMs.
   bool mayGo(uint64_t now_ns) const;
   uint64_t since_ns() const { return since_ns_; }  // of its present state
   const std::string& host() const { return host_; }

@@ -24,7 +24,7 @@ struct Options {
   std::string token;     // that clients must show; empty: none, and only on loopback
   bool loopback = true;  // the listener's address: then the Host header must name it, too
   uint16_t port = 0;     // the listener's, for that check; filled in by start()
-  // Beyond these a connection that is idle, or whose client does not read, makes room; an
+  // Beyond these a connection that is idle, or whose client reads slowly, makes room; an
   // eighth of each is not for listeners of events.
   uint32_t connections_max = 256;
   uint32_t per_host_max = 128;        // of one host, as hostOf() says

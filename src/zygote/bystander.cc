@@ -38,8 +38,13 @@ pid_t findBystander(const char* proc, const pid_t* known, int count) {
   DIR* folder = opendir(proc);
   if (folder == nullptr) return -errno;
   pid_t found = 0;
-  errno = 0;
-  while (const dirent* entry = readdir(folder)) {
+  for (;;) {
+    errno = 0;
+    const dirent* entry = readdir(folder);
+    if (entry == nullptr) {
+      found = -errno;  // 0 at the end
+      break;
+    }
     const pid_t pid = atoi(entry->d_name);
     if (pid <= 0) continue;
     bool is_known = false;

@@ -717,6 +717,23 @@ TEST_F(Refreshes, ASnapshotWhoseZygoteFailsIsForgotten) {
   EXPECT_NE(published(3), fresh);
 }
 
+TEST_F(Refreshes, ATemplateThatIsUnhealthyWithTheOldSnapshotTriesTheNewOneAtOnce) {
+  restores = true;
+  start();
+  for (base::ZygoteId z = 1; z < pool::kDeathsMax; ++z) {
+    tellZygote(Kind::zygoteGone, z);
+    published(z + 1);
+  }
+  tellZygote(Kind::zygoteFailed, pool::kDeathsMax);
+  until([&] { return engine->templates()[0].state == "unhealthy"; });
+  const ino_t fresh = refresh();
+  EXPECT_EQ(published(pool::kDeathsMax + 1), fresh);
+  tellZygote(Kind::zygoteReady, pool::kDeathsMax + 1);
+  until([&] { return outcomes.size() == 1; });
+  EXPECT_TRUE(outcomes[0]);
+  EXPECT_EQ(engine->templates()[0].state, "ready");
+}
+
 TEST_F(Refreshes, AZygoteThatStartsMeanwhileIsReplacedToo) {
   restores = true;
   start(/*ready=*/false);

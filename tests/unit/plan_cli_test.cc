@@ -241,7 +241,7 @@ TEST(TraceVerb, LogBecomesATrace) {
   o.quiet = false;
   EXPECT_EQ(toldOf(log).find("dropped"), std::string::npos);
   EXPECT_NE(toldOf(dropped).find("the journal dropped 12 lines, so the trace lacks tasks: set "
-                                 "LogRateLimitIntervalSec=0"),
+                                 "a larger LogRateLimitBurst="),
             std::string::npos);
   o.log = folder.write("empty", "");
   EXPECT_FALSE(record(o));

@@ -324,6 +324,22 @@ TEST(ZygoteFsm, FourthDeathInAMinuteRetiresTheTemplate) {
   EXPECT_EQ(f.tick(now + kProbeAfter_ns - 1), Do::nothing);
 }
 
+TEST(ZygoteFsm, AnUnhealthyTemplateIsTriedAtOnceWhenItsPartsHaveChanged) {
+  ZygoteFsm f(kStart_ns);
+  uint64_t now = 100 * kS;
+  for (int i = 0; i < 4; ++i) f.tick(f.due_ns()), f.died(now, "crash");
+  ASSERT_EQ(f.state(), ZygoteState::unhealthy);
+  EXPECT_FALSE(f.probing());
+  EXPECT_EQ(f.tick(now + kS), Do::nothing);
+  f.askRenewal(now + kS);
+  EXPECT_EQ(f.tick(now + kS), Do::publish);
+  EXPECT_TRUE(f.probing());
+  f.ready(now + 2 * kS);
+  EXPECT_EQ(f.state(), ZygoteState::ready);
+  EXPECT_FALSE(f.probing());
+  EXPECT_EQ(f.due_ns(), 0u) << "and renewed no more";
+}
+
 TEST(ZygoteFsm, FourthStartInARowThatFailsRetiresTheTemplateHoweverLongEachTakes) {
   ZygoteFsm f(kStart_ns);
   uint64_t now = 100 * kS;
