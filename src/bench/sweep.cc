@@ -16,7 +16,7 @@ namespace {
 using base::Code;
 using base::fail;
 
-constexpr double kHopeless = 4;      // times the goal: the rate is not repeated
+constexpr double kHopeless = 4;  // times the goal: the rate is not repeated
 
 const load::Histogram& histogramOf(const load::Report& r, const Goal& goal) {
   return goal.of == Goal::Of::firstByte ? r.first_byte : r.latency;

@@ -69,7 +69,8 @@ class Lanes final : public BoxKeeper {
   void onGone(const BoxPtr& box) override;
 
   Lane* find(base::LaneId id);
-  // Why the lane is to have the parked clones that it is to have. `wanted`: before the budget's cut.
+  // Why the lane is to have the parked clones that it is to have. `wanted`: before the budget's
+  // cut.
   base::SizeReason reasonOf(const Lane& lane, const pool::LaneDemand& demand,
                             uint32_t wanted) const;
   void make(base::LaneId id, Lane& lane, const pool::Refill::Make& make);
