@@ -52,7 +52,7 @@ class SnapshotDoor::Connection final : public MessageChannel::Handler,
   base::Status open(Fd socket) { return channel_.open(std::move(socket)); }
 
  private:
-  base::Status receive(MessageChannel& channel, FdView socket) override {
+  base::Status receive(MessageChannel&, FdView socket) override {
     wire::Offer offer;
     MAYFLY_TRY(base::Received got, base::receiveMessage(socket, base::writableBytesOf(offer)));
     if (got.bytes == 0) return base::fail(base::Code::cancelled, "it is gone");
@@ -62,7 +62,6 @@ class SnapshotDoor::Connection final : public MessageChannel::Handler,
       answer(base::fail(base::Code::invalidArgument, fault));
       return base::Unit{};
     }
-    (void)channel;
     door_.take_(offer, std::move(got.fd[0]), [self = weak_from_this()](base::Status outcome) {
       if (auto connection = self.lock()) connection->answer(std::move(outcome));
     });

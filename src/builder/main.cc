@@ -315,11 +315,14 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     return sub;
   };
+  const auto addFolders = [&](CLI::App* sub) {
+    sub->add_option("--templates", a.template_dirs, "folders of templates")
+        ->allow_extra_args(false);
+    sub->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
+  };
   CLI::App* build_verb = verb("build", "make what is missing, for a template's present image");
   build_verb->add_option("TEMPLATE", a.names, "templates; without one, all that restore");
-  build_verb->add_option("--templates", a.template_dirs, "folders of templates")
-      ->allow_extra_args(false);
-  build_verb->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
+  addFolders(build_verb);
   build_verb->add_flag("--again", a.again, "make it anew, even if it is there");
   build_verb->add_flag("--json", a.json, "print JSON");
   CLI::App* refresh_verb =
@@ -334,15 +337,11 @@ int main(int argc, char** argv) {
   refresh_verb
       ->add_option("--drain-time", a.drain_time, "how long to wait for the boxes of the old one")
       ->capture_default_str();
-  refresh_verb->add_option("--templates", a.template_dirs, "folders of templates")
-      ->allow_extra_args(false);
-  refresh_verb->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
+  addFolders(refresh_verb);
   refresh_verb->add_flag("--json", a.json, "print JSON");
   CLI::App* trial_verb = verb("trial", "dump and restore once, and keep nothing");
   trial_verb->add_option("TEMPLATE", a.names, "templates; without one, the first that works");
-  trial_verb->add_option("--templates", a.template_dirs, "folders of templates")
-      ->allow_extra_args(false);
-  trial_verb->add_option("--runtime-dir", a.runtime_dir, "the folder of Mayfly's own programs");
+  addFolders(trial_verb);
   trial_verb->add_flag("--json", a.json, "print one line of JSON; exit code 0 in any case");
   CLI::App* list_verb = verb("list", "all snapshots");
   list_verb->add_flag("--json", a.json, "print JSON");
