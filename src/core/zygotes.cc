@@ -28,7 +28,9 @@ Zygotes::~Zygotes() {
 
 void Zygotes::addTemplate(base::TemplateId id, base::Fd seccomp, base::Fd snapshot) {
   seccomp_[id] = std::make_shared<base::Fd>(std::move(seccomp));
-  if (snapshot) snapshots_[id] = std::make_shared<base::Fd>(std::move(snapshot));
+  if (!snapshot) return;
+  snapshots_[id] = std::make_shared<Snapshot>();
+  snapshots_[id]->folder = std::make_shared<base::Fd>(std::move(snapshot));
 }
 
 // --- a new snapshot ---------------------------------------------------------------------
@@ -39,19 +41,22 @@ void Zygotes::refresh(base::TemplateId id, NewSnapshot snapshot, Refreshed done)
                            "template '" + x_.registry.get(id)->name + "' restores no clones"));
   if (auto earlier = fresh_.extract(id))
     earlier.mapped().done(base::fail(base::Code::cancelled, "a newer snapshot has come"));
-  fresh_[id] = {std::make_shared<base::Fd>(std::move(snapshot.folder)), snapshot.memory_least_bytes,
-                snapshot.processes_least, std::move(done)};
+  auto fresh = std::make_shared<Snapshot>();
+  *fresh = {std::make_shared<base::Fd>(std::move(snapshot.folder)), ++last_snapshot_,
+            snapshot.memory_least_bytes, snapshot.processes_least};
+  fresh_[id] = {std::move(fresh), std::move(done)};
   run();
 }
 
 // A successor tries the fresh snapshot, and so does a lane that is unhealthy with the one that has
 // served; what must serve at once uses that one.
-SpawnerLink::SharedFd Zygotes::snapshotFor(base::LaneId id, base::TemplateId tmpl) const {
+std::shared_ptr<Zygotes::Snapshot> Zygotes::snapshotFor(base::LaneId id,
+                                                        base::TemplateId tmpl) const {
   auto at = snapshots_.find(tmpl);
   if (at == snapshots_.end()) return nullptr;
   auto fresh = fresh_.find(tmpl);
   const bool tries = lanes_.at(id).serving != 0 || x_.registry.probing(id);
-  return tries && fresh != fresh_.end() ? fresh->second.folder : at->second;
+  return tries && fresh != fresh_.end() ? fresh->second.snapshot : at->second;
 }
 
 // Asks for the renewal of each zygote that serves from another snapshot than a successor would, and
@@ -67,15 +72,22 @@ void Zygotes::renewOutdated() {
   }
 }
 
+// The zygote serves. Its snapshot is what later ones start from, also if a newer one came before it
+// served.
+void Zygotes::keepServed(base::TemplateId id, const Zygote& by) {
+  if (by.snapshot == nullptr || by.snapshot->failed) return;
+  std::shared_ptr<Snapshot>& known = snapshots_.at(id);
+  if (by.snapshot->number <= known->number) return;
+  known = by.snapshot;
+  x_.registry.setLeast(id, known->memory_least_bytes, known->processes_least);
+}
+
 // The zygote is the first that serves from the fresh snapshot, or it could not.
 void Zygotes::settleFresh(base::TemplateId id, const Zygote& by, base::Status outcome) {
   auto at = fresh_.find(id);
-  if (at == fresh_.end() || by.snapshot != at->second.folder) return;
+  if (at == fresh_.end() || by.snapshot != at->second.snapshot) return;
   Fresh fresh = std::move(fresh_.extract(at).mapped());
-  if (outcome) {
-    snapshots_[id] = std::move(fresh.folder);
-    x_.registry.setLeast(id, fresh.memory_least_bytes, fresh.processes_least);
-  }
+  if (!outcome) fresh.snapshot->failed = true;
   fresh.done(std::move(outcome));
 }
 
@@ -161,7 +173,7 @@ void Zygotes::publish(base::LaneId id) {
                                          std::make_shared<base::Fd>(std::move(pipe->write))};
   if (z.snapshot) {
     r.flags |= spawner::kRestore;
-    fds.push_back(z.snapshot);
+    fds.push_back(z.snapshot->folder);
   }
   x_.link.send(r, std::move(fds));
   if (lane.serving == zygote) x_.events.onTemplateChanged(tmpl);
@@ -172,6 +184,7 @@ void Zygotes::publish(base::LaneId id) {
 bool Zygotes::promote(base::ZygoteId id) {
   auto at = zygotes_.find(id);
   if (at == zygotes_.end() || at->second.draining) return false;  // its lane was closed meanwhile
+  keepServed(at->second.tmpl, at->second);
   settleFresh(at->second.tmpl, at->second, base::Unit{});
   OfLane& lane = lanes_.at(at->second.lane);
   if (lane.successor == id) {

@@ -49,6 +49,13 @@ class Zygotes {
   uint32_t countOf(base::TemplateId id) const;
 
  private:
+  struct Snapshot {
+    SpawnerLink::SharedFd folder;
+    uint64_t number = 0;  // a newer one has a larger number; 0: of the daemon's start
+    uint64_t memory_least_bytes = 0;
+    uint32_t processes_least = 0;
+    bool failed = false;  // a zygote could not serve from it: no lane goes over to it
+  };
   // From `publish` until its end is reported.
   struct Zygote {
     base::TemplateId tmpl = 0;
@@ -56,14 +63,12 @@ class Zygotes {
     bool draining = false;  // replaced, or its lane is closed: it ends with its last box
     bool retiring = false;  // asked to end
     std::shared_ptr<LogPump> log;
-    std::string fault;               // why it was refused
-    SpawnerLink::SharedFd snapshot;  // what it restores from; null: nothing
+    std::string fault;                   // why it was refused
+    std::shared_ptr<Snapshot> snapshot;  // what it restores from; null: nothing
   };
   // A snapshot that no zygote has served from yet.
   struct Fresh {
-    SpawnerLink::SharedFd folder;
-    uint64_t memory_least_bytes = 0;
-    uint32_t processes_least = 0;
+    std::shared_ptr<Snapshot> snapshot;
     Refreshed done;
   };
   struct OfLane {
@@ -76,14 +81,17 @@ class Zygotes {
   void drain(base::ZygoteId id);
   void gone(base::ZygoteId id, std::string why);
   bool mayRenew(base::LaneId id) const;
-  SpawnerLink::SharedFd snapshotFor(base::LaneId id, base::TemplateId tmpl) const;
+  std::shared_ptr<Snapshot> snapshotFor(base::LaneId id, base::TemplateId tmpl) const;
   void renewOutdated();
+  void keepServed(base::TemplateId id, const Zygote& by);
   void settleFresh(base::TemplateId id, const Zygote& by, base::Status outcome);
 
   Context& x_;
   Boxes& boxes_;
-  std::map<base::TemplateId, SpawnerLink::SharedFd> seccomp_, snapshots_;
-  std::map<base::TemplateId, Fresh> fresh_;  // snapshots
+  std::map<base::TemplateId, SpawnerLink::SharedFd> seccomp_;
+  std::map<base::TemplateId, std::shared_ptr<Snapshot>> snapshots_;  // the newest that has served
+  std::map<base::TemplateId, Fresh> fresh_;
+  uint64_t last_snapshot_ = 0;  // its number
   std::map<base::LaneId, OfLane> lanes_;
   std::map<base::ZygoteId, Zygote> zygotes_;
   base::ZygoteId next_zygote_ = 1;

@@ -763,6 +763,26 @@ TEST_F(Refreshes, ANewerSnapshotTakesThePlaceOfOneThatDoesNotServeYet) {
   EXPECT_TRUE(outcomes[1]);
 }
 
+TEST_F(Refreshes, ASnapshotThatServesAfterANewerOneHasComeStaysWhenThatFails) {
+  restores = true;
+  start();
+  const ino_t earlier = refresh();
+  EXPECT_EQ(published(2), earlier);
+  const ino_t newer = refresh();
+  tellZygote(Kind::zygoteReady, 2);
+  EXPECT_EQ(expect(Op::retire).zygote_id, 1u);
+  tellZygote(Kind::zygoteGone, 1);
+  EXPECT_EQ(published(3), newer);
+  tellZygote(Kind::zygoteFailed, 3);
+  until([&] { return outcomes.size() == 2; });
+  EXPECT_FALSE(outcomes[1]);
+  sched::TaskSpec small = spec();
+  small.limits.memory_bytes = 49ull << 20;  // below what the clones of the earlier one take
+  EXPECT_FALSE(engine->submit(std::move(small), listener));
+  tellZygote(Kind::zygoteGone, 2);
+  EXPECT_EQ(published(4), earlier);
+}
+
 TEST_F(Refreshes, OnlyServedTemplatesThatRestoreTakeSnapshots) {
   start();
   refresh();
