@@ -302,4 +302,8 @@ void TemplateRegistry::askRenewal(LaneId id, uint64_t now_ns) {
   if (Lane* l = find(id)) l->fsm.askRenewal(now_ns);
 }
 
+void TemplateRegistry::withdrawRenewal(LaneId id, uint64_t now_ns) {
+  if (Lane* l = find(id)) l->fsm.withdrawRenewal(now_ns);
+}
+
 }  // namespace mayfly::pool

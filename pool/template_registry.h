@@ -84,7 +84,9 @@ class TemplateRegistry {
   bool onClone(base::LaneId id, uint64_t now_ns);  // whether nextDue_ns() may have changed
   ZygoteFsm::Do onDied(base::LaneId id, uint64_t now_ns, std::string why);
   void onSuccessorDied(base::LaneId id, uint64_t now_ns, std::string why);
-  void askRenewal(base::LaneId id, uint64_t now_ns);  // see ZygoteFsm
+  // See ZygoteFsm.
+  void askRenewal(base::LaneId id, uint64_t now_ns);
+  void withdrawRenewal(base::LaneId id, uint64_t now_ns);
 
  private:
   struct Template {

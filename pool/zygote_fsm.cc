@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace mayfly::pool {
 
@@ -64,6 +65,13 @@ void ZygoteFsm::planRenewal(uint64_t now_ns) {
 void ZygoteFsm::askRenewal(uint64_t now_ns) {
   if (state_ == ZygoteState::unhealthy) due_ns_ = now_ns;
   renewal_asked_ = true;
+  planRenewal(now_ns);
+}
+
+void ZygoteFsm::withdrawRenewal(uint64_t now_ns) {
+  if (!std::exchange(renewal_asked_, false)) return;
+  if (state_ != ZygoteState::ready || renewing_) return;
+  due_ns_ = 0;
   planRenewal(now_ns);
 }
 

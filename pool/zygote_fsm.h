@@ -60,6 +60,7 @@ class ZygoteFsm {
   // What it is made of has changed: a successor as soon as may be, clones or not, or the unhealthy
   // lane's next try. Stands until a zygote serves.
   void askRenewal(uint64_t now_ns);
+  void withdrawRenewal(uint64_t now_ns);      // it has not changed after all
   Do died(uint64_t now_ns, std::string why);  // failed to start, or ended unasked
   void successorDied(uint64_t now_ns, std::string why);
 

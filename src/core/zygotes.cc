@@ -72,6 +72,14 @@ void Zygotes::renewOutdated() {
   }
 }
 
+// renewOutdated() asks again where there is still a reason.
+void Zygotes::withdrawRenewals(base::TemplateId id) {
+  for (const auto& [lane_id, lane] : lanes_) {
+    const pool::Lane* known = x_.registry.lane(lane_id);
+    if (known != nullptr && known->tmpl == id) x_.registry.withdrawRenewal(lane_id, monotonicNs());
+  }
+}
+
 // The zygote serves. Its snapshot is what later ones start from, also if a newer one came before it
 // served.
 void Zygotes::keepServed(base::TemplateId id, const Zygote& by) {
@@ -87,7 +95,10 @@ void Zygotes::settleFresh(base::TemplateId id, const Zygote& by, base::Status ou
   auto at = fresh_.find(id);
   if (at == fresh_.end() || by.snapshot != at->second.snapshot) return;
   Fresh fresh = std::move(fresh_.extract(at).mapped());
-  if (!outcome) fresh.snapshot->failed = true;
+  if (!outcome) {
+    fresh.snapshot->failed = true;
+    withdrawRenewals(id);
+  }
   fresh.done(std::move(outcome));
 }
 

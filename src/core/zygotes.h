@@ -83,6 +83,7 @@ class Zygotes {
   bool mayRenew(base::LaneId id) const;
   std::shared_ptr<Snapshot> snapshotFor(base::LaneId id, base::TemplateId tmpl) const;
   void renewOutdated();
+  void withdrawRenewals(base::TemplateId id);
   void keepServed(base::TemplateId id, const Zygote& by);
   void settleFresh(base::TemplateId id, const Zygote& by, base::Status outcome);
 

@@ -420,6 +420,28 @@ TEST(ZygoteFsm, AnAskedRenewalNeedsNoCloneAndStandsUntilAZygoteServes) {
   EXPECT_EQ(f.renewals(), 1u);
 }
 
+TEST(ZygoteFsm, AWithdrawnRenewalLeavesOnlyThatOfClonesAndTime) {
+  ZygoteFsm f(kStart_ns, {.clones = 2, .after_ns = 600 * kS});
+  f.tick(kS);
+  f.ready(2 * kS);
+  f.askRenewal(3 * kS);
+  EXPECT_EQ(f.due_ns(), 3 * kS);
+  f.withdrawRenewal(3 * kS);
+  EXPECT_EQ(f.due_ns(), 0u);
+  f.cloned(4 * kS);
+  f.askRenewal(5 * kS);
+  EXPECT_EQ(f.tick(5 * kS), Do::publish);
+  f.withdrawRenewal(6 * kS);  // its start goes on, with its own time limit
+  EXPECT_TRUE(f.renewing());
+  EXPECT_EQ(f.due_ns(), 5 * kS + kStart_ns);
+  f.successorDied(7 * kS, "crash");
+  EXPECT_EQ(f.due_ns(), 602 * kS) << "no other try: nobody asks any more";
+  f.cloned(8 * kS);
+  EXPECT_EQ(f.due_ns(), 7 * kS + kRenewalPauseFirst_ns);
+  f.withdrawRenewal(9 * kS);  // nothing was asked for
+  EXPECT_EQ(f.due_ns(), 7 * kS + kRenewalPauseFirst_ns);
+}
+
 TEST(ZygoteFsm, RenewalThatFailsIsTriedAgainAfterAGrowingPause) {
   ZygoteFsm f(kStart_ns, {.clones = 1});
   f.tick(kS);
