@@ -74,8 +74,8 @@ typedef struct mayfly_zygote_hooks {
 
 /* Finds the preload that makes the process unfit. Call it with NULL before the first preload
  * and with each preload's name after it. Non-zero, a negative errno: that preload started a
- * thread, or left a child, a socket, an open descriptor or writable shared memory, and no
- * clone can be made. The daemon already has the preload's name; exit. */
+ * thread, or left a child, a socket, an open descriptor or writable shared memory, or its
+ * namespaces, and no clone can be made. The daemon already has the preload's name; exit. */
 __attribute__((visibility("default"))) int mayfly_zygote_preloaded(const char* name);
 
 /* Tells the daemon in a few words why this zygote cannot serve; then exit. */

@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
 #include "zygote/raw.h"
+#include "zygote/surroundings.h"
 #include "wire/zygote.h"
 
 namespace mayfly::zygote {
@@ -28,6 +30,8 @@ constexpr unsigned kLookMs = 5;
 
 bool have_baseline = false;
 bool own[kDescriptorsMax] = {};
+Surroundings given;    // at the baseline
+int seccomp_mode = 0;  // the same
 
 struct Preload {
   char name[64];
@@ -219,9 +223,27 @@ int findSharedMemory(char* fault) {
   return result;
 }
 
+// A clone would have them, too: forked with the order, dumped with all.
+int findOtherSurroundings(char* fault) {
+  if (!have_baseline) return 0;
+  Surroundings now;
+  if (int r = readSurroundings("/proc/self", &now); r != 0) return r;
+  return findChange(given, now, fault, kFaultBytes) ? -EXDEV : 0;
+}
+
+// criu cannot dump one from inside a user namespace.
+int findFilter(char* fault) {
+  if (!have_baseline || prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == seccomp_mode) return 0;
+  copyText(fault, kFaultBytes, "installed a filter of system calls, which a dump cannot hold");
+  return -EPERM;
+}
+
 }  // namespace
 
 void takeBaseline() {
+  seccomp_mode = prctl(PR_GET_SECCOMP, 0, 0, 0, 0);
+  // What cannot be read differs from what can be read later.
+  if (readSurroundings("/proc/self", &given) != 0) given = {};
   eachDescriptor([](int fd) {
     if (fd < kDescriptorsMax) own[fd] = true;
     return 0;
@@ -237,6 +259,8 @@ int findHygieneFault(Gate gate, char* fault) {
   if (r == 0) r = findTimer(fault);
   if (r == 0) r = eachDescriptor([&](int fd) { return judgeDescriptor(gate, fd, fault); });
   if (r == 0 && gate == Gate::fork) r = findSharedMemory(fault);
+  if (r == 0) r = findOtherSurroundings(fault);
+  if (r == 0 && gate == Gate::snapshot) r = findFilter(fault);
   return r;
 }
 

@@ -1,5 +1,6 @@
 // Finds things that a zygote must not have when it is forked: a second thread, a child, a timer, a
-// socket, a descriptor or writable shared memory that a preload left behind.
+// socket, a descriptor or writable shared memory that a preload left behind, surroundings that a
+// preload changed (surroundings.h).
 //
 // Layer: zygote. Single-threaded; the zygote only.
 #pragma once
@@ -11,6 +12,7 @@ namespace mayfly::zygote {
 inline constexpr size_t kFaultBytes = 256;
 
 // Takes the baseline: descriptors that are open now belong to the runtime; later ones are faults.
+// The present namespaces and order are those that the box gave.
 void takeBaseline();
 
 // What comes after the gate: forks, or a dump, which takes threads and shared memory along.

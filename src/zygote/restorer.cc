@@ -25,6 +25,7 @@
 #include "zygote/enter.h"
 #include "zygote/raw.h"
 #include "zygote/snapshot.h"
+#include "zygote/surroundings.h"
 #include "zygote/walls.h"
 #include "wire/zygote.h"
 
@@ -146,6 +147,17 @@ struct Finished {
   char step[28] = {};
 };
 
+// Between a look at the zygote and its dump it could change them. A clone that is in the box's user
+// namespace has left no other, either: that takes a capability.
+int checkClone() {
+  Surroundings box, its;
+  char clone[24], what[96];
+  snprintf(clone, sizeof clone, "/proc/%d", kSnapshotPid);
+  if (int r = readSurroundings("/proc/self", &box, 1); r != 0) return r;
+  if (int r = readSurroundings(clone, &its, 1); r != 0) return r;
+  return findChange(box, its, what, sizeof what) ? -EPERM : 0;
+}
+
 [[noreturn]] void finishInBox(int init, int answer) {
   Finished done;
   int clone = -1;
@@ -162,6 +174,10 @@ struct Finished {
     const pid_t known[] = {1, getpid(), kSnapshotPid};
     const pid_t other = findBystander("/proc", known, 3);
     if (other != 0) r = other < 0 ? other : -EBUSY;
+  }
+  if (r == 0) {
+    step = "surroundings";
+    r = checkClone();
   }
   if (r == 0) {
     step = "hide processes";

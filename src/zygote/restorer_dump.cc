@@ -18,10 +18,12 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "zygote/bystander.h"
 #include "zygote/enter.h"
 #include "zygote/raw.h"
 #include "zygote/restorer.h"
 #include "zygote/snapshot.h"
+#include "zygote/surroundings.h"
 #include "zygote/walls.h"
 #include "wire/zygote.h"
 
@@ -188,6 +190,25 @@ int joinCgroupNamespaceOfZygote() {
   return r;
 }
 
+// The gate names the preload that changed them; but it runs in the process that it judges. Every
+// clone would have the zygote's own namespaces, with all capabilities in them. A process beside the
+// zygote would not be dumped, and could disturb criu meanwhile.
+int checkZygote(int said) {
+  Surroundings box, its;
+  char zygote[24], what[96];
+  snprintf(zygote, sizeof zygote, "/proc/%d", kSnapshotPid);
+  if (int r = readSurroundings("/proc/self", &box); r != 0) return r;
+  if (int r = readSurroundings(zygote, &its); r != 0) return r;
+  if (findChange(box, its, what, sizeof what)) {
+    dprintf(said, "Error: the zygote %s\n", what);
+    return -EPERM;
+  }
+  const pid_t known[] = {1, getpid(), kSnapshotPid};
+  const pid_t other = findBystander("/proc", known, 3);
+  if (other > 0) dprintf(said, "Error: the zygote left a process in its box\n");
+  return other > 0 ? -EBUSY : other;
+}
+
 int runCriuDump(int said) {
   const pid_t pid = fork();
   if (pid < 0) return -errno;
@@ -229,8 +250,9 @@ int runCriuDump(int said) {
   };
   if (at("enter box", joinBox(init)) && at("become root of the box", becomeBoxRoot()) &&
       at("criu's folder", makeCriuFolder()) && at("show processes", showProcesses()) &&
-      at("cgroup namespace", joinCgroupNamespaceOfZygote()) && at("criu", runCriuDump(said)) &&
-      at("criu's knowledge of the kernel", keepKernelFile()) && at("criu's version", keepVersion()))
+      at("cgroup namespace", joinCgroupNamespaceOfZygote()) && at("zygote", checkZygote(said)) &&
+      at("criu", runCriuDump(said)) && at("criu's knowledge of the kernel", keepKernelFile()) &&
+      at("criu's version", keepVersion()))
     _exit(0);
   dprintf(said, "%s: %s: %s\n", strcmp(step, "criu") == 0 ? "criu failed" : "Error", step,
           strerror(-r));

@@ -257,12 +257,21 @@ Step completeWalls(const Server& server, bool rehearsing) {
   return {"", 0};
 }
 
+// Whatever the preloads made of it, what the dump keeps is as in a forked clone. The working
+// folder, too: criu refuses one in /proc.
+int settleAsTask() {
+  umask(022);
+  if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0) return -errno;
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return -errno;
+  if (prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) != 0) return -errno;
+  return chdir("/task") == 0 ? 0 : -errno;
+}
+
 // In the zygote, the call ends with the dump, which ends the process. In a clone it goes on.
 int serveSnapshot(const Server& server, mayfly_task* task) {
   int channel = -1;
   malloc_trim(0);  // what is free need not be restored
-  // As a forked clone's, wherever a preload went: criu refuses one in /proc.
-  if (chdir("/task") != 0) return -errno;
+  if (int r = settleAsTask(); r != 0) return r;
   if (int r = arrangeStandIns(&channel); r != 0) return r;
   if (int r = findDroppableMemory(); r != 0) return r;
   close(channel);

@@ -3,10 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +19,7 @@
 #include <condition_variable>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -25,6 +30,7 @@
 #include "zygote/bystander.h"
 #include "zygote/hygiene.h"
 #include "zygote/raw.h"
+#include "zygote/surroundings.h"
 #include "zygote/v8_random.h"
 #include "zygote/vdso_random.h"
 
@@ -111,6 +117,75 @@ TEST(Hygiene, AFileOfProcIsAFaultBeforeADumpWhoeverOpenedIt) {
     ::close(fd);
   }
   ::close(null);
+}
+
+// What the gate says in a child that takes the baseline, and then does this.
+std::string faultAfter(Gate gate, int* error, const std::function<bool()>& preload) {
+  int ends[2];
+  EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    char fault[kFaultBytes];
+    takeBaseline();
+    if (findHygieneFault(gate, fault) != 0 || !preload()) ::_exit(255);
+    const int r = findHygieneFault(gate, fault);
+    (void)!::write(ends[1], fault, strlen(fault));
+    ::_exit(-r);
+  }
+  ::close(ends[1]);
+  std::string said(kFaultBytes, '\0');
+  const ssize_t n = ::read(ends[0], said.data(), said.size());
+  said.resize(n > 0 ? static_cast<size_t>(n) : 0);
+  ::close(ends[0]);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  *error = -WEXITSTATUS(status);
+  return said;
+}
+
+bool writes(const char* path, const std::string& text) {
+  const int fd = ::open(path, O_WRONLY | O_CLOEXEC);
+  const bool well = fd >= 0 && ::write(fd, text.data(), text.size()) > 0;
+  ::close(fd);
+  return well;
+}
+
+TEST(Hygiene, SurroundingsThatAPreloadChangedAreAFault) {
+  Surroundings own;
+  ASSERT_EQ(readSurroundings("/proc/self", &own), 0);
+  for (const ino_t each : own.namespaces) EXPECT_NE(each, 0u);
+  // Each process may give itself a place nearer to the end.
+  const int other = own.memory_order == 1'000 ? 999 : own.memory_order + 1;
+  int error = 0;
+  for (Gate gate : {Gate::fork, Gate::snapshot}) {
+    const std::string said = faultAfter(
+        gate, &error, [&] { return writes("/proc/self/oom_score_adj", std::to_string(other)); });
+    EXPECT_EQ(error, -EXDEV) << said;
+    EXPECT_EQ(said, "changed its oom_score_adj from " + std::to_string(own.memory_order) + " to " +
+                        std::to_string(other));
+    EXPECT_EQ(faultAfter(gate, &error, [] { return ::chdir("/") == 0; }), "");
+    EXPECT_EQ(error, 0);
+  }
+  const std::string said =
+      faultAfter(Gate::snapshot, &error, [] { return ::unshare(CLONE_NEWUSER) == 0; });
+  if (error == -255) GTEST_SKIP() << "this host lets nobody make a user namespace";
+  EXPECT_EQ(error, -EXDEV) << said;
+  EXPECT_EQ(said, "left its user namespace");
+}
+
+TEST(Hygiene, AFilterOfAPreloadIsAFaultBeforeADump) {
+  const auto filters = [] {
+    sock_filter all = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    const sock_fprog program{1, &all};
+    return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) == 0;
+  };
+  if (::prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 0) GTEST_SKIP() << "the tests run behind a filter";
+  int error = 0;
+  EXPECT_EQ(faultAfter(Gate::snapshot, &error, filters),
+            "installed a filter of system calls, which a dump cannot hold");
+  EXPECT_EQ(error, -EPERM);
+  EXPECT_EQ(faultAfter(Gate::fork, &error, filters), "") << "a fork hands it on";
 }
 
 TEST(Hygiene, KnownLibrariesHaveAVariableThatPreventsTheirThreads) {
