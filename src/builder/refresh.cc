@@ -79,7 +79,8 @@ base::Result<std::vector<Daemon>> offerToAll(const RefreshOptions& o, const snap
     auto socket = connectTo(path);
     if (socket && !*socket) continue;
     Daemon one{name.substr(0, name.size() - kSuffix.size()), base::Unit{}};
-    one.outcome = socket ? offerAt(**socket, offer, folder,
+    MAYFLY_TRY(Fd of_daemon, snapshot::leaseAgain(folder.view()));
+    one.outcome = socket ? offerAt(**socket, offer, of_daemon,
                                    base::monotonicNs() + start_ms_max * 1'000'000 + kAnswerNsMax)
                          : base::Status(base::fail(std::move(socket).error()));
     daemons.push_back(std::move(one));

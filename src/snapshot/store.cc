@@ -285,6 +285,13 @@ base::Result<Fd> open(const std::string& state_dir, const Info& info) {
   return folder;
 }
 
+base::Result<Fd> leaseAgain(FdView folder) {
+  MAYFLY_TRY(Fd again, base::openAt(folder, ".", O_RDONLY | O_DIRECTORY));
+  if (::flock(again.get(), LOCK_SH | LOCK_NB) != 0)
+    return base::failSys(errno, "flock", "the folder of a snapshot");
+  return again;
+}
+
 base::Status close(FdView folder) {
   if (::fchmod(folder.get(), 0755) != 0) return base::failSys(errno, "fchmod", "a candidate");
   MAYFLY_TRY(std::vector<std::string> names, filesOf(folder));

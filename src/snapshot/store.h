@@ -80,6 +80,8 @@ base::Status verify(base::FdView folder, const Info& info);
 
 // A snapshot in use: no process can remove it while the descriptor, or a copy of it, is open.
 base::Result<base::Fd> open(const std::string& state_dir, const Info& info);
+// One more lease of it, for another process: neither can end the other's.
+base::Result<base::Fd> leaseAgain(base::FdView folder);
 
 // Gives all files of a candidate to root, readable for everybody: a box's root reads them, by a
 // descriptor of the folder. From then on nobody else can change them.

@@ -67,6 +67,9 @@ struct Zygote {
   // Keys of these and of the boxes' inits and clones, so that no process is passed twice.
   std::unordered_set<uint64_t> processes;
   base::Fd pid1_channel, maker_channel;
+  // The snapshot's folder as mayflyd passed it, whose flock is the lease: it stays here until no
+  // process of the zygote and its boxes is left, and whoever restores gets a descriptor without it.
+  base::Fd lease;
   std::unique_ptr<CloneSource> source;
   uint64_t memory_bytes = 0;  // the zygote's own part of its cap
   uint32_t cap_boxes = 0;     // the number of boxes that the cap is made for

@@ -1,6 +1,7 @@
 #include "spawner/zygotes.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/epoll.h>
 
@@ -67,9 +68,15 @@ void Zygotes::publish(const wire::Request& request, base::Received& fds) {
   z.start->request = request;
   z.start->seccomp = std::move(fds.fd[0]);
   z.start->log = std::move(fds.fd[1]);
-  z.start->snapshot = std::move(fds.fd[2]);
+  z.lease = std::move(fds.fd[2]);
   slots_used_[slot] = true;
   zygotes_[z.key] = std::move(made);
+  if (z.lease) {
+    // An open file description of its own: an unlock of it leaves the lease.
+    auto folder = base::openAt(z.lease.view(), ".", O_RDONLY | O_DIRECTORY);
+    if (!folder) return failStart(z, "snapshot", std::move(folder).error());
+    z.start->snapshot = std::move(*folder);
+  }
   if (auto cgroups = makeCgroups(tree_, z); !cgroups)
     return failStart(z, "cgroups", std::move(cgroups).error());
   auto mounting = startMount(room_, request.digest, z.imagePath());

@@ -65,6 +65,7 @@ void Zygotes::beginUnmount(Zygote& z) {
   z.next_try_ns = 0;
   z.pid1_channel.reset();
   z.helper_said.reset();
+  z.lease.reset();
   auto helper = startUnmount(z.imagePath());
   if (!helper) {
     z.next_try_ns = inMs(kLateTryMs);

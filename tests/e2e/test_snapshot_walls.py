@@ -1,5 +1,9 @@
-"""What a package can do before its zygote is dumped: no clone has less walls for it."""
+"""What a package can do before its zygote is dumped, and whoever restores afterwards: no clone has less walls for it, and no
+snapshot loses its lease."""
 
+import contextlib
+import ctypes
+import fcntl
 import json
 import os
 import pathlib
@@ -9,9 +13,10 @@ import pytest
 
 from support import CLI
 from template_place import SITE, Place
-from test_lifecycle import TOP, daemons  # noqa: F401 (a fixture)
+from test_lifecycle import TOP, await_that, comm, daemons, family, read  # noqa: F401 (a fixture)
 
 SECONDS_MAX = 180
+PIDFD_OPEN, PIDFD_GETFD = 434, 438
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="snapshots need root")
 
@@ -109,3 +114,76 @@ def test_a_restored_clone_is_as_a_forked_one_whatever_its_preloads_set(tmp_path,
     found = json.loads(daemon.cli.run("-t", "packed", "-c", LOOK)["stdout"])
     assert found == {"umask": 0o022, "parent-death signal": 9, "dumpable": 1, "subreaper": 0, "no new privileges": 1, "seccomp": "2",
                      "capabilities": ["0000000000000000"] * 5, "order": "1000"}, found
+
+
+# --- what whoever restores can do with its descriptor ----------------------------------
+
+
+def descriptors_of(pid, folder):
+    """Of a process, those of this folder: number -> whether its open file description has the lease."""
+    found = {}
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(f"/proc/{pid}/fd/{number}", folder):
+                found[int(number)] = "FLOCK" in read(f"/proc/{pid}/fdinfo/{number}")
+    return found
+
+
+def taken(pid, number):
+    """The same open file description, in this process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    process = libc.syscall(PIDFD_OPEN, pid, 0)
+    fd = libc.syscall(PIDFD_GETFD, process, number, 0)
+    assert process >= 0 and fd >= 0, os.strerror(ctypes.get_errno())
+    os.close(process)
+    return fd
+
+
+def folder_of(place):
+    [folder] = [each for each in (place.state / "snapshots").iterdir() if len(each.name) == 64]
+    return folder
+
+
+def in_use(place):
+    [listed] = json.loads(snapshot(place, "list", "--json").stdout)
+    return listed["in_use"]
+
+
+def test_whoever_restores_cannot_end_the_lease(tmp_path, daemons):  # noqa: F811
+    place = put(tmp_path / "place", "")
+    daemon = served(place, daemons)
+    assert daemon.cli.run("-t", "packed", "-c", "print(6*7)")["stdout"] == "42\n"
+    by_name = {comm(pid): pid for pid in sorted(family(daemon.pid), reverse=True)}  # children have its name for a moment
+    held = {name: descriptors_of(by_name[name], folder_of(place)) for name in ("mayflyd", "mayfly-spawner", "mayfly-restorer")}
+    assert {name: list(fds.values()) for name, fds in held.items()} == {
+        "mayflyd": [True], "mayfly-spawner": [True], "mayfly-restorer": [False]}, held
+    [number] = held["mayfly-restorer"]
+    of_restorer = taken(by_name["mayfly-restorer"], number)
+    fcntl.flock(of_restorer, fcntl.LOCK_UN)
+    os.close(of_restorer)
+    assert in_use(place) and "is in use" in snapshot(place, "remove", "packed").stderr
+    daemon.end()
+    assert not in_use(place) and snapshot(place, "remove", "packed").returncode == 0
+
+
+def test_a_replaced_snapshot_is_leased_until_the_last_box_of_its_zygote_has_gone(tmp_path, daemons):  # noqa: F811
+    place = put(tmp_path / "place", "")
+    daemon = served(place, daemons)
+    held = daemon.cli.start("run", "-q", "-t", "packed", "--stdin", "-c", "import sys; print('READY', flush=True); print(sys.stdin.read())")
+    assert held.stdout.readline() == b"READY\n"
+    first = folder_of(place).stat().st_ino
+    refreshed = snapshot(place, "refresh", "packed", "--run-dir", daemon.run_dir, "--drain-time", "0s")
+    assert refreshed.returncode == 0, refreshed.stderr
+    [old] = [each for each in (place.state / "snapshots").iterdir() if each.name.startswith(".old-")]
+    assert old.stat().st_ino == first
+    assert descriptors_of(spawner_of(daemon), old), "its zygote drains"
+    out, err = held.communicate(b"42", timeout=SECONDS_MAX)
+    assert (held.returncode, out) == (0, b"42\n"), (out, err)
+    await_that(lambda: not descriptors_of(spawner_of(daemon), old), "the lease ends with the last box")
+    swept = snapshot(place, "refresh", "packed", "--run-dir", daemon.run_dir)
+    assert swept.returncode == 0 and not old.exists(), swept.stderr
+
+
+def spawner_of(daemon):
+    [spawner] = [pid for pid in family(daemon.pid) if comm(pid) == "mayfly-spawner" and read(f"/proc/{pid}/status").split("PPid:\t")[1].split()[0] == str(daemon.pid)]
+    return spawner

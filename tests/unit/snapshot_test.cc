@@ -116,6 +116,21 @@ TEST_F(Store, AReplacedSnapshotGoesOnceNobodyUsesIt) {
   EXPECT_EQ(std::distance(fs::directory_iterator(state_ + "/snapshots"), {}), 2);
 }
 
+TEST_F(Store, OneLeaseDoesNotEndAnother) {
+  const Info info = publish(kKey);
+  auto first = open(state_, info);
+  ASSERT_TRUE(first);
+  auto again = leaseAgain(first->view());
+  ASSERT_TRUE(again) << again.error().message;
+  ASSERT_EQ(::flock(again->get(), LOCK_UN), 0);
+  EXPECT_FALSE(remove(state_, "node"));
+  auto third = leaseAgain(first->view());
+  ASSERT_EQ(::flock(first->get(), LOCK_UN), 0);
+  EXPECT_FALSE(remove(state_, "node")) << "the third stands";
+  third->reset();
+  EXPECT_TRUE(remove(state_, "node"));
+}
+
 // What a restorer that runs foreign code could try with its one descriptor.
 int opensAsNobody(int folder, const char* path) {
   const pid_t child = ::fork();
