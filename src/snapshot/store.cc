@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "base/folder.h"
 #include "base/text.h"
 #include "image/hash.h"
@@ -76,6 +77,14 @@ base::Result<bool> removeUnused(const std::string& folder) {
   }
   MAYFLY_CHECK(removeFolder(folder));
   return true;
+}
+
+base::Result<Fd> lockWithin(const std::string& state_dir, uint32_t seconds_max) {
+  const std::string place = placeOf(state_dir);
+  MAYFLY_CHECK(image::makeFolders(place));
+  // Whoever restores has a descriptor of one folder in it: no way leads up from there.
+  if (::chmod(place.c_str(), 0700) != 0) return base::failSys(errno, "chmod", place);
+  return image::lockFile(place + "/build.lock", seconds_max);
 }
 
 base::Error damaged(const std::string& what, const std::string& template_name) {
@@ -367,15 +376,21 @@ void sweep(const std::string& state_dir, std::string_view template_name,
 
 base::Result<size_t> sweepUnused(const std::string& state_dir, const Info& kept, uint64_t ms_max) {
   const std::string old = kOldPrefix + kept.key.substr(0, 12);
-  for (uint64_t ms = 0;; ms += kSweepMs) {
+  const uint64_t from_ns = base::monotonicNs();
+  for (;;) {
+    const uint64_t ms = std::min((base::monotonicNs() - from_ns) / 1'000'000, ms_max);
     {
-      MAYFLY_TRY(Fd held, lock(state_dir));
-      sweep(state_dir, kept.template_name, kept.key);
+      auto held = lockWithin(state_dir, static_cast<uint32_t>(std::min<uint64_t>(
+                                            (ms_max - ms) / 1'000, kLockSecondsMax)));
+      if (held)
+        sweep(state_dir, kept.template_name, kept.key);
+      else if (held.error().code != Code::deadlineExceeded)
+        return base::fail(std::move(held).error());
     }
     size_t left = 0;
     MAYFLY_TRY(std::vector<std::string> names, base::namesIn(placeOf(state_dir), kEntriesMax));
     for (const std::string& name : names) left += name.rfind(old, 0) == 0 ? 1 : 0;
-    if (left == 0 || ms >= ms_max) return left;
+    if (left == 0 || ms == ms_max) return left;
     const timespec pause{0, kSweepMs * 1'000'000};
     (void)::nanosleep(&pause, nullptr);
   }
@@ -389,11 +404,7 @@ std::string criuVersion(FdView folder) {
 }
 
 base::Result<Fd> lock(const std::string& state_dir) {
-  const std::string place = placeOf(state_dir);
-  MAYFLY_CHECK(image::makeFolders(place));
-  // Whoever restores has a descriptor of one folder in it: no way leads up from there.
-  if (::chmod(place.c_str(), 0700) != 0) return base::failSys(errno, "chmod", place);
-  return image::lockFile(place + "/build.lock", kLockSecondsMax);
+  return lockWithin(state_dir, kLockSecondsMax);
 }
 
 base::Result<std::string> makeCandidate(const std::string& state_dir) {

@@ -93,7 +93,7 @@ base::Status publish(const std::string& state_dir, const std::string& folder, In
 // By key, or all of a template. Refused while it is leased. Returns how many were removed.
 base::Result<size_t> remove(const std::string& state_dir, std::string_view template_name_or_key);
 // Removes what sweep() does, again and again until no process uses an older snapshot of the
-// template, or the time is over. Returns how many are still in use.
+// template, or the time is over, also if others hold the lock. Returns how many are still in use.
 base::Result<size_t> sweepUnused(const std::string& state_dir, const Info& kept, uint64_t ms_max);
 // Removes the leftovers of killed builds, replaced snapshots, and the template's snapshots but
 // `kept_key`, all of them only if nobody uses them. The caller holds the build lock.

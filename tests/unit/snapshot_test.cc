@@ -116,6 +116,22 @@ TEST_F(Store, AReplacedSnapshotGoesOnceNobodyUsesIt) {
   EXPECT_EQ(std::distance(fs::directory_iterator(state_ + "/snapshots"), {}), 2);
 }
 
+TEST_F(Store, TheTimeOfASweepIsOverAlsoWhileAnotherBuildHoldsTheLock) {
+  const Info old = publish(kKey);
+  auto used = open(state_, old);
+  const Info present = publish(kKey);
+  used->reset();
+  auto held = lock(state_);
+  ASSERT_TRUE(held);
+  for (uint64_t ms_max : {0, 1}) {
+    auto left = sweepUnused(state_, present, ms_max);  // a build may take ten minutes
+    ASSERT_TRUE(left) << left.error().message;
+    EXPECT_EQ(*left, 1u);
+  }
+  held->reset();
+  EXPECT_EQ(*sweepUnused(state_, present, 0), 0u);
+}
+
 TEST_F(Store, OneLeaseDoesNotEndAnother) {
   const Info info = publish(kKey);
   auto first = open(state_, info);
