@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <chrono>
 #include <utility>
 
 #include "wire/offer_check.h"
@@ -19,6 +20,8 @@ namespace mayfly::app {
 using base::Fd;
 using base::FdView;
 using boost::asio::posix::descriptor_base;
+
+constexpr auto kAcceptRetryTime = std::chrono::milliseconds(100);
 
 base::Result<Fd> listenForSnapshots(const std::string& path) {
   sockaddr_un address{};
@@ -94,7 +97,7 @@ class SnapshotDoor::Connection final : public MessageChannel::Handler,
 };
 
 SnapshotDoor::SnapshotDoor(boost::asio::io_context& io, Fd listener, Take take)
-    : io_(io), listener_(io), take_(std::move(take)) {
+    : io_(io), listener_(io), pause_(io), take_(std::move(take)) {
   listener_.assign(listener.release());
   listen();
 }
@@ -105,21 +108,33 @@ void SnapshotDoor::listen() {
   listener_.async_wait(descriptor_base::wait_read, [this, alive = std::weak_ptr<char>(alive_)](
                                                        boost::system::error_code failed) {
     if (failed || alive.expired()) return;
-    acceptOne();
-    listen();
+    if (acceptOne())
+      listen();
+    else
+      listenLater();
   });
 }
 
-void SnapshotDoor::acceptOne() {
+// A peer that cannot be accepted stays in the kernel's queue, and would be told again at once.
+void SnapshotDoor::listenLater() {
+  pause_.expires_after(kAcceptRetryTime);
+  pause_.async_wait([this, alive = std::weak_ptr<char>(alive_)](boost::system::error_code failed) {
+    if (!failed && !alive.expired()) listen();
+  });
+}
+
+// False: there is no room for a peer.
+bool SnapshotDoor::acceptOne() {
   Fd peer(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!peer) return;
+  if (!peer) return errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;
   ucred who{};
   socklen_t size = sizeof who;
   const bool root = ::getsockopt(peer.get(), SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 &&
                     size == sizeof who && who.uid == 0;
-  if (!root || connections_.size() >= kConnectionsMax) return;
+  if (!root || connections_.size() >= kConnectionsMax) return true;
   auto connection = std::make_shared<Connection>(*this);
   if (connection->open(std::move(peer))) connections_.push_back(std::move(connection));
+  return true;
 }
 
 }  // namespace mayfly::app

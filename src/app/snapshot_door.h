@@ -10,6 +10,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
 #include <string>
@@ -39,10 +40,12 @@ class SnapshotDoor {
  private:
   class Connection;
   void listen();
-  void acceptOne();
+  void listenLater();
+  bool acceptOne();
 
   boost::asio::io_context& io_;
   boost::asio::posix::stream_descriptor listener_;
+  boost::asio::steady_timer pause_;
   Take take_;
   std::vector<std::shared_ptr<Connection>> connections_;
   std::shared_ptr<char> alive_ = std::make_shared<char>();

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -132,6 +133,25 @@ TEST_F(SnapshotDoorTest, AnOfferOfAnotherBuildIsRefusedAndASecondOneEndsTheConne
   send(twice, sound());
   EXPECT_TRUE(closed(twice));
   EXPECT_EQ(offered.size(), 1u);
+}
+
+TEST_F(SnapshotDoorTest, WithoutAFreeDescriptorItPausesAndThenServes) {
+  base::Fd peer = connect();
+  send(peer, sound());
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int lowest_free = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  ::close(lowest_free);
+  const rlimit none{static_cast<rlim_t>(lowest_free), before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  size_t handlers = 0;
+  io.restart();
+  for (constexpr size_t kTurns = 1'000; handlers < kTurns && io.poll_one() != 0;) ++handlers;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_LE(handlers, 2u) << "it spins";
+  EXPECT_TRUE(offered.empty());
+  until([&] { return pending.has_value(); });
+  EXPECT_EQ(offered, std::vector<std::string>{"node k"});
 }
 
 TEST_F(SnapshotDoorTest, AnAnswerForAPeerThatIsGoneHarmsNobody) {
