@@ -247,11 +247,17 @@ openssls = []  # that clones seed
 INNER_OPENSSL = "cryptography.hazmat.bindings._rust"
 
 
+def is_openssl(file):
+    """By its name: "libcrypto.so.3", as wheels rename it "libcrypto-0a1b2c3d.so.3"; not Crypto++'s "libcryptopp.so.8"."""
+    folder, _, rest = file.rpartition("/libcrypto")
+    return bool(folder) and "/" not in rest and ".so" in rest and rest[0] in ".-_0123456789"
+
+
 def find_openssls(_):
     """The image's, those that wheels bring, and cryptography's: all that the preloads have loaded."""
     with open("/proc/self/maps") as maps:
         files = {line.split(maxsplit=5)[5].rstrip("\n") for line in maps if "/libcrypto" in line}
-    openssls.extend(OpenSSL(file) for file in sorted(files))
+    openssls.extend(OpenSSL(file) for file in sorted(filter(is_openssl, files)))
     if INNER_OPENSSL in sys.modules:
         openssls.append(InnerOpenSSL(sys.modules[INNER_OPENSSL]))
 

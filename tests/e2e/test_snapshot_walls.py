@@ -1,6 +1,7 @@
 """What a package can do before its zygote is dumped, and whoever restores afterwards: no clone has less walls for it, and no
 snapshot loses its lease."""
 
+import ast
 import contextlib
 import ctypes
 import fcntl
@@ -187,3 +188,19 @@ def test_a_replaced_snapshot_is_leased_until_the_last_box_of_its_zygote_has_gone
 def spawner_of(daemon):
     [spawner] = [pid for pid in family(daemon.pid) if comm(pid) == "mayfly-spawner" and read(f"/proc/{pid}/status").split("PPid:\t")[1].split()[0] == str(daemon.pid)]
     return spawner
+
+
+# --- which libraries a Python clone seeds ----------------------------------------------
+
+
+def test_openssl_is_known_by_the_name_of_its_file():
+    source = ast.parse((TOP / "templates/python/zygote.py").read_text())
+    [function] = [each for each in source.body if isinstance(each, ast.FunctionDef) and each.name == "is_openssl"]
+    names = {}
+    exec(compile(ast.Module([function], []), "zygote.py", "exec"), names)
+    folders = ("/usr/lib/x86_64-linux-gnu/", f"{SITE}/psycopg2_binary.libs/")
+    for folder in folders:
+        for name in ("libcrypto.so", "libcrypto.so.3", "libcrypto.so.1.1", "libcrypto-6e26a6b5.so.3", "libcrypto-3-x64.so", "libcrypto3.so"):
+            assert names["is_openssl"](folder + name), name
+        for name in ("libcryptopp.so.8", "libcrypto++.so.8.7", "libcryptsetup.so.12", "libcryptominisat5.so.5.11", "libcrypto-docs/libother.so", "libcrypto.txt", "libcrypto"):
+            assert not names["is_openssl"](folder + name), name
