@@ -26,6 +26,7 @@ namespace {
 
 constexpr uint64_t kRemoveMsMax = 2'000;  // removing cgroups, before the box is reported as stuck
 constexpr size_t kChildrenBytesMax = 1 << 20;
+constexpr uint64_t kLookMsMax = 50;  // between two looks for a process that nobody has named
 
 bool hasEnded(id_t child) {
   siginfo_t info{};
@@ -78,10 +79,10 @@ void Boxes::tryFinishReaping(Box& box) {
   const bool orphaned = box.machine.state() == BoxState::orphaned;
   if (orphaned) {
     reap_strays_();
-    box.next_try_ns = inMs(1);
+    box.next_try_ns = inMs(pauseMs(box.looks++, kLookMsMax));
   } else if (box.clone_unnamed) {
     reapUnnamed(box);
-    box.next_try_ns = inMs(1);
+    box.next_try_ns = inMs(pauseMs(box.looks++, kLookMsMax));
   }
   if (box.machine.owed() || box.init || box.clone) return;
   if (box.result.reaped_ns == 0) box.result.reaped_ns = monotonicNs();
@@ -182,7 +183,7 @@ void Boxes::tryRemove(Box& box) {
   const bool early =
       box.result.kind == Kind::boxFailed && box.owner->stage == ZygoteStage::dying && !late;
   if (early || !box.cgroups.remove()) {
-    const uint64_t pause_ms = late ? 500 : std::min<uint64_t>(1ull << std::min(box.tries, 5u), 32);
+    const uint64_t pause_ms = late ? 500 : pauseMs(box.tries, 32);
     if (!early) ++box.tries;
     box.next_try_ns = inMs(pause_ms);
     return;

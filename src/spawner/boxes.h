@@ -57,7 +57,8 @@ struct Box {
   uint64_t answer_last_ns = 0;  // the same, if it is busy
   uint64_t deadline_ns = 0;     // of the present state, while it ends
   uint64_t next_try_ns = 0;
-  uint32_t tries = 0;
+  uint32_t tries = 0;                           // to remove its cgroups
+  uint32_t looks = 0;                           // for a process that nobody has named
   wire::Event result;                           // boxReaped, then boxGone, as it grows
   uint64_t box_ready_ns = 0, restarted_ns = 0;  // the latter of the counters
 };

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -46,6 +47,10 @@ inline constexpr uint64_t kHeldUpMs = 1'000;    // a timer that is later tells n
 inline constexpr uint64_t kNever = UINT64_MAX;  // a deadline that was already reported
 
 inline uint64_t inMs(uint64_t ms) { return base::monotonicNs() + ms * kMsNs; }
+// Before the next look, after so many: 1, 2, 4...
+inline uint64_t pauseMs(uint32_t looks, uint64_t ms_max) {
+  return std::min<uint64_t>(1ull << std::min(looks, 32u), ms_max);
+}
 
 inline void setText(wire::Event& event, const std::string& step, const std::string& text) {
   strncpy(event.step, step.c_str(), sizeof event.step - 1);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "spawner/box_machine.h"
+#include "spawner/child.h"
 
 namespace mayfly::spawner {
 namespace {
@@ -169,6 +170,13 @@ TEST(BoxMachine, RandomLivesEndGoneAndKeepTheirPromises) {
   }
   EXPECT_GT(ended, 15'000u);
   EXPECT_GT(claimed, 100u);
+}
+
+TEST(Pause, DoublesUpToItsMaximumHoweverOftenOneHasLooked) {
+  std::vector<uint64_t> pauses;
+  for (uint32_t looks = 0; looks < 8; ++looks) pauses.push_back(pauseMs(looks, 50));
+  EXPECT_EQ(pauses, (std::vector<uint64_t>{1, 2, 4, 8, 16, 32, 50, 50}));
+  EXPECT_EQ(pauseMs(UINT32_MAX, 50), 50u);
 }
 
 }  // namespace
