@@ -1,12 +1,18 @@
 """The benchmarks and their parts work; their figures are not checked here."""
+import contextlib
 import json
 import os
 import pathlib
+import re
 import runpy
+import signal
 import subprocess
 import sys
 
 import pytest
+
+import test_snapshot_walls
+from test_lifecycle import comm, family
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP / "bench")]
@@ -147,6 +153,43 @@ def test_what_a_client_notices_of_others_is_measured():
         assert said[figure]["count"] > 0 and said[figure]["p50"] <= said[figure]["p99"] <= said[figure]["max"]
     # Nothing is killed before its time is over, and nothing is dead before it is killed.
     assert 0 <= said["decided_late_ms"]["p50"] <= said["dead_late_ms"]["p50"]
+
+
+@pytest.mark.skipif(not (BUILD / "bin/mayfly-bench-criu").exists(), reason="this build has no benchmarks")
+def test_restores_that_fail_are_counted_and_too_many_end_the_run(tmp_path):
+    place = test_snapshot_walls.put(tmp_path / "place", "")
+    assert test_snapshot_walls.snapshot(place, "build", "packed").returncode == 0
+    with place.root("packed", tmp_path / "root") as root:
+        for kills, outcome in ((5, 0), (1_000, 1)):
+            bench = subprocess.Popen([BUILD / "bin/mayfly-bench-criu", "--snapshot", test_snapshot_walls.folder_of(place), "--root", root, "--count", "60"],
+                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            seen, killed = set(), set()
+            while len(killed) < kills and bench.poll() is None:
+                criu = {pid for pid in family(bench.pid) if comm(pid) == "criu"}
+                seen |= criu
+                for pid in [pid for pid in criu - killed if len(seen) > 12][:1]:  # the first restore, which is not counted, has ended
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.add(pid)
+            out, err = bench.communicate(timeout=120)
+            assert bench.returncode == outcome, (out, err)
+            if outcome == 0:
+                report = json.loads(out)
+                assert report["restores"] == 60 and 1 <= report["failed"] <= kills and report["said"], report
+                assert 0 < report["restore"]["p50_ns"] <= report["cycle"]["p50_ns"] and report["per_s"] > 0, report
+            else:
+                assert re.search(r"7 of 60 restores failed; the first: .|cannot restore the snapshot here: .", err), err
+
+
+def test_failed_restores_stand_in_the_report_with_crius_words(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["restore"])
+    bench = runpy.run_path(str(TOP / "bench/restore"))["Bench"]()
+    for failed, said in ((0, ""), (1, "Error (criu/x.c:1): no"), (2, "Error (criu/y.c:2): no")):
+        bench.keep("criu, kernel file kept", {"restores": 24, "failed": failed, "said": said})
+    bench.keep("criu, no kernel file", {"restores": 24, "failed": 0, "said": ""})
+    bench.keep("node parked", {"errors": {}})
+    assert bench.failures() == [{"name": "criu, kernel file kept", "failed": 3, "of": 72, "said": "Error (criu/x.c:1): no"}]
+    assert bench.told_failures() == "FAILED  criu, kernel file kept: 3 of 72 restores, which no figure counts: Error (criu/x.c:1): no\n"
 
 
 @pytest.mark.slow
