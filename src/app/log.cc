@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "base/clock.h"
 #include "base/text.h"
 #include "metrics/snapshot.h"
 
@@ -30,6 +31,7 @@ std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const 
     if (part != metrics::Part::start && metrics::partOf(phases, verdict, part, &ns))
       line += fmt::format(" {}_ms={:.3f}", metrics::name(part), static_cast<double>(ns) / 1e6);
   }
+  if (phases[static_cast<size_t>(Phase::receipt)] == 0) line += " receipt=none";
   line += fmt::format(
       " cpu_ms={:.3f} memory_peak={} processes_peak={} stdout={} stderr={} disk={} inodes={}",
       static_cast<double>(usage.user_cpu_ns + usage.system_cpu_ns) / 1e6, usage.memory_peak_bytes,
@@ -41,9 +43,7 @@ std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const 
 
 void LogObserver::taskEnded(const base::TaskLabels& task, base::Verdict verdict,
                             const base::Usage& usage, const base::Phases& phases) {
-  const uint64_t from = phases[static_cast<size_t>(Phase::queued)];
-  const uint64_t to = phases[static_cast<size_t>(Phase::receipt)];
-  const bool slow = slow_ns_ != 0 && from != 0 && to >= from && to - from >= slow_ns_;
+  const bool slow = slow_ns_ != 0 && metrics::tookNs(phases, base::monotonicNs()) >= slow_ns_;
   const auto level = slow ? spdlog::level::warn : spdlog::level::info;
   if (spdlog::should_log(level))
     spdlog::log(level, "{}{}", slow ? "slow " : "", taskLine(task, verdict, usage, phases));

@@ -14,13 +14,14 @@ std::string oneLine(const base::Error& error);
 
 // A task's end in one line of key=value: task, user, verdict, the time of each step, usage; never
 // input or output. Times are in ms, of the parts that the metrics have; a part that was not reached
-// is left out.
+// is left out, and a missing receipt is named.
 std::string taskLine(const base::TaskLabels& task, base::Verdict verdict, const base::Usage& usage,
                      const base::Phases& phases);
 
 class LogObserver final : public base::Observer {
  public:
-  // A task that takes at least as long gets a warning; 0: none does.
+  // A task that takes at least as long, until its receipt or a result without one, gets a warning;
+  // 0: none does.
   void setSlow(uint64_t slow_ns) { slow_ns_ = slow_ns; }
 
   void taskEnded(const base::TaskLabels& task, base::Verdict verdict, const base::Usage& usage,

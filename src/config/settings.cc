@@ -47,8 +47,8 @@ constexpr Meaning kMeanings[] = {
     {"broker_policy",
      "the policy of the broker (TOML): what tasks with grants may do outside; empty: no broker"},
     {"slow_task",
-     "a task that takes longer, from its acceptance to its receipt, gets a warning in the log with "
-     "its phases; 0: none"},
+     "a task that takes longer, from its acceptance to its receipt, or to its result if that comes "
+     "without one, gets a warning in the log with its phases; 0: none"},
     {"http.listen",
      "address and port of the HTTP server (metrics, dashboard), like `127.0.0.1:9464`; empty: "
      "no server"},

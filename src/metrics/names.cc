@@ -94,6 +94,13 @@ bool partOf(const base::Phases& phases, Verdict verdict, Part part, uint64_t* ns
   return true;
 }
 
+uint64_t tookNs(const base::Phases& phases, uint64_t now_ns) {
+  const uint64_t from = phases[static_cast<size_t>(Phase::queued)];
+  const uint64_t receipt = phases[static_cast<size_t>(Phase::receipt)];
+  const uint64_t to = receipt != 0 ? receipt : now_ns;
+  return from != 0 && to >= from ? to - from : 0;
+}
+
 std::string_view codeName(size_t code) {
   return code == 0 || code >= kCodes ? std::string_view("other")
                                      : base::name(static_cast<base::Code>(code));

@@ -125,12 +125,15 @@ void Recorder::taskEnded(const base::TaskLabels& t, base::Verdict verdict, const
     if (part == Part::whole) {
       ++own.tick.whole[bucketOf(ns)];
       tenant.whole.add(ns);
-      if (options_.slow_task_ns != 0 && ns >= options_.slow_task_ns) slow(t, verdict, phases);
     }
   }
+  if (options_.slow_task_ns != 0) noteIfSlow(t, verdict, phases);
 }
 
-void Recorder::slow(const base::TaskLabels& t, base::Verdict verdict, const base::Phases& phases) {
+void Recorder::noteIfSlow(const base::TaskLabels& t, base::Verdict verdict,
+                          const base::Phases& phases) {
+  const uint64_t took_ns = tookNs(phases, clock_().ns);
+  if (took_ns < options_.slow_task_ns) return;
   SlowTask s;
   s.task = t.task;
   s.at_ms = clock_().ms;
@@ -141,6 +144,7 @@ void Recorder::slow(const base::TaskLabels& t, base::Verdict verdict, const base
   s.verdict = verdict;
   s.launch = t.launch;
   for (size_t i = 0; i < kParts; ++i) partOf(phases, verdict, static_cast<Part>(i), &s.part_ns[i]);
+  s.part_ns[static_cast<size_t>(Part::whole)] = took_ns;
   ++slow_tasks_;
   keep(&slow_, std::move(s), kSlowTasks);
 }

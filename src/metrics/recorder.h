@@ -93,7 +93,7 @@ class Recorder final : public base::Observer {
   size_t indexOf(const Template& t) const { return static_cast<size_t>(&t - templates_.data()); }
   Tenant& tenantOf(const base::TaskLabels& t, bool counts);
   void notice(const char* kind, std::string text);
-  void slow(const base::TaskLabels& t, base::Verdict verdict, const base::Phases& phases);
+  void noteIfSlow(const base::TaskLabels& t, base::Verdict verdict, const base::Phases& phases);
   void put(const base::CoreReport& report, std::vector<Template>* templates) const;
   std::vector<Tenant> tenants(const base::CoreReport& report) const;
   void addVault(Broker* broker) const;

@@ -54,6 +54,8 @@ inline constexpr size_t kParts = 9;
 std::string_view name(Part part);  // "queue" ... "first_byte" ...
 // In ns; nothing if one of its two ends is missing.
 bool partOf(const base::Phases& phases, base::Verdict verdict, Part part, uint64_t* ns);
+// From its acceptance to its receipt; of a task whose result comes without one, until `now_ns`.
+uint64_t tookNs(const base::Phases& phases, uint64_t now_ns);
 
 inline constexpr size_t kCodes = 12;  // error codes of refusals: base::Code's, and "other"
 std::string_view codeName(size_t code);
@@ -201,7 +203,8 @@ struct SlowTask {
   std::string trace;  // W3C traceparent; empty: the client gave none
   base::Verdict verdict = base::Verdict::internal;
   base::Launch launch = base::Launch::none;
-  std::array<uint64_t, kParts> part_ns{};  // 0: not reached
+  // 0: not reached; without a receipt, `whole` lasts until the result.
+  std::array<uint64_t, kParts> part_ns{};
 };
 inline constexpr size_t kSlowTasks = 32;
 

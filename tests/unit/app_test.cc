@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <spdlog/logger.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <seccomp.h>
@@ -22,6 +24,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <sstream>
 #include <thread>
 
 #include "app/audit.h"
@@ -35,6 +38,7 @@
 #include "app/remains.h"
 #include "app/system_calls.h"
 #include "app/templates.h"
+#include "base/clock.h"
 #include "core/options.h"
 #include "sched/accounts.h"
 
@@ -182,10 +186,36 @@ TEST(Log, TaskLineHasWhoHowAndHowMuchAndLeavesOutWhatWasNotReached) {
     return taskLine({5, "p", "fork", "u", ""}, v, {}, phases);
   };
   EXPECT_NE(of(base::Verdict::failed).find(" reap_ms=0.250 "), std::string::npos);
+  EXPECT_EQ(of(base::Verdict::failed).find(" receipt="), std::string::npos) << "it has one";
   EXPECT_EQ(of(base::Verdict::failed).find(" kill_ms="), std::string::npos) << "nobody killed it";
   usage.fresh_runtime = true;
   EXPECT_TRUE(taskLine({5, "python", "fork", "uid:0", ""}, base::Verdict::failed, usage, {})
                   .ends_with(" fresh_runtime=1"));
+}
+
+TEST(Log, ATaskWithoutAReceiptTookUntilItsResult) {
+  std::ostringstream said;
+  auto before = spdlog::default_logger();
+  auto here = std::make_shared<spdlog::logger>(
+      "here", std::make_shared<spdlog::sinks::ostream_sink_st>(said));
+  here->set_pattern("%l %v");
+  spdlog::set_default_logger(here);
+  constexpr uint64_t kMinute_ns = 60'000'000'000;
+  LogObserver log;
+  log.setSlow(kMinute_ns);
+  const auto ended = [&](uint64_t ago_ns) {
+    said.str("");
+    base::Phases phases{};
+    phases[static_cast<size_t>(base::Phase::queued)] = base::monotonicNs() - ago_ns;
+    phases[static_cast<size_t>(base::Phase::exited)] = base::monotonicNs() - ago_ns + 1;
+    log.taskEnded({5, "python", "fork", "uid:0", ""}, base::Verdict::internal, {}, phases);
+    return said.str();
+  };
+  const std::string slow = ended(2 * kMinute_ns), quick = ended(1);
+  spdlog::set_default_logger(before);
+  EXPECT_TRUE(slow.starts_with("warning slow task id=5 ")) << slow;
+  EXPECT_NE(slow.find(" receipt=none "), std::string::npos) << slow;
+  EXPECT_TRUE(quick.starts_with("info task id=5 ")) << quick;
 }
 
 TEST(Instance, SecondDaemonOfTheSameNameIsRefusedAtOnceAndOthersAreNot) {

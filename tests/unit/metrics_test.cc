@@ -318,6 +318,20 @@ TEST(Recorder, SlowTasksAreKeptWithTheirPartsAndTrace) {
   auto s = rig.snapshot();
   EXPECT_EQ(s->slow_tasks, 1 + 2 * kSlowTasks);
   EXPECT_EQ(s->slow.size(), kSlowTasks);
+  // Without a receipt it took as long as its result: longer than all that it reached.
+  Rig late({.slow_task_ns = 10 * kSecond});
+  base::Phases unproven = Rig::phases();
+  unproven[static_cast<size_t>(Phase::reaped)] = 0;
+  unproven[static_cast<size_t>(Phase::receipt)] = 0;
+  for (uint64_t took_ns : {10 * kSecond - 1, 10 * kSecond}) {
+    late.now.ns = unproven[static_cast<size_t>(Phase::queued)] + took_ns;
+    late.recorder.taskAccepted(late.labels());
+    late.recorder.taskEnded(late.labels(), Verdict::internal, {}, unproven);
+  }
+  s = late.snapshot();
+  ASSERT_EQ(s->slow.size(), 1u);
+  EXPECT_EQ(s->slow[0].part_ns[static_cast<size_t>(Part::whole)], 10 * kSecond);
+  EXPECT_EQ(s->slow[0].part_ns[static_cast<size_t>(Part::receipt)], 0u);
   Rig other({.slow_task_ns = 1});
   other.end(t);
   s = other.snapshot();
