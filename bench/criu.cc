@@ -182,7 +182,7 @@ void readWords(int said, char* to, size_t size) {
 
 [[noreturn]] void runCriu(const Pipes& pipes, const Streams& streams, int said) {
   constexpr int kAbove = 64;
-  static char inherit[kStandIns][64];
+  static char inherit[kStandIns + 1][64];
   const char* argv[32] = {kCriuPath,
                           "restore",
                           "-D",
@@ -204,8 +204,17 @@ void readWords(int said, char* to, size_t size) {
   }
   for (int i = 0; i < kStandIns; ++i)
     if (::dup2(kAbove + i, kFirstStream + i) < 0) ::_exit(126);
+  int end = kFirstStream + kStandIns;
+  if (streams.memory_bytes != 0) {
+    const int memory = ::open((std::string(kImagesPath) + "/" + kMemoryFile).c_str(), O_RDONLY);
+    if (memory < 0 || ::dup2(memory, end) < 0) ::_exit(126);
+    ::snprintf(inherit[kStandIns], sizeof inherit[kStandIns], "fd[%d]:%s", end, kMemoryPath + 1);
+    argv[count++] = "--inherit-fd";
+    argv[count++] = inherit[kStandIns];
+    ++end;
+  }
   if (::dup2(said, STDERR_FILENO) < 0) ::_exit(126);
-  if (::syscall(SYS_close_range, kFirstStream + kStandIns, ~0u, 0) != 0) ::_exit(126);
+  if (::syscall(SYS_close_range, end, ~0u, 0) != 0) ::_exit(126);
   ::execv(kCriuPath, const_cast<char* const*>(argv));
   ::_exit(127);
 }

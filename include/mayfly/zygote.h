@@ -64,11 +64,11 @@ typedef struct mayfly_zygote_hooks {
   void (*after_fork_child)(void);  /* clone, before it enters its box */
   /* Clone, after after_fork_child, before its stdio is the task's: reseed every
    * generator that after_fork_child did not; in a restored clone, where no hook is called
-   * before it, every generator. Non-zero: the clone is discarded. */
+   * before it, every generator. It starts no process. Non-zero: the clone is discarded. */
   int (*reseed)(void);
   /* Clone, all walls up, standard streams on /dev/null: run an empty task like a real one, so
    * that the clone has its own copies of the pages that a task writes to, and leave no
-   * trace of it. Non-zero: the clone is discarded. */
+   * trace of it, nor a process. Non-zero: the clone is discarded. */
   int (*rehearse)(void);
 } mayfly_zygote_hooks;
 
@@ -82,8 +82,9 @@ __attribute__((visibility("default"))) int mayfly_zygote_preloaded(const char* n
 __attribute__((visibility("default"))) void mayfly_zygote_refuse(const char* why);
 
 /* Makes a fork of this process, and a clone's end, cost only the pages that the clone
- * touches. Call it last before mayfly_zygote_serve(), in a single-threaded runtime. It
- * covers the memory that mayfly_zygote_mark_memory() marked, libc's heap and the arenas
+ * touches; if the process is dumped, a restore, too. Call it last before mayfly_zygote_serve(): if
+ * clones are forked, in a single-threaded runtime; before a dump, other threads may exist, and
+ * nothing is shared if they never sleep. It covers the memory that mayfly_zygote_mark_memory() marked, libc's heap and the arenas
  * below: no allocator may return such memory with MADV_DONTNEED and then expect zeros.
  * 0, or a negative errno: then the process must not go on. */
 __attribute__((visibility("default"))) int mayfly_zygote_share_memory(void);
@@ -96,6 +97,11 @@ __attribute__((visibility("default"))) int mayfly_zygote_random_memory(void* at,
 /* Marks all current anonymous memory for mayfly_zygote_share_memory(): call it while nothing
  * but the runtime itself is loaded. 0, or a negative errno. */
 __attribute__((visibility("default"))) int mayfly_zygote_mark_memory(void);
+
+/* Marks chunks of anonymous memory in the same way: each begins at a multiple of `alignment` bytes
+ * and has its size in its first word, as those of V8's heap. For what a runtime's own collector got
+ * later, beside other memory of whoever. 0, or a negative errno. */
+__attribute__((visibility("default"))) int mayfly_zygote_mark_chunks(size_t alignment);
 
 /* Memory for the runtime's own allocator, whole pages of zeros, which
  * mayfly_zygote_share_memory() may share; NULL if there is none. `context` is ignored. */

@@ -28,6 +28,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kFormat = "mayfly snapshot 1";
 constexpr const char* kInfoFile = "snapshot.json";
+constexpr const char* kMemoryFile =
+    "memory";  // as zygote/snapshot.h has it; of the zygote, not of a clone
 constexpr size_t kInfoBytesMax = 4u << 20;
 constexpr size_t kEntriesMax = 10'000;
 constexpr uint32_t kLockSecondsMax = 600;
@@ -174,7 +176,12 @@ uint32_t Info::threads() const {
       files.begin(), files.end(), [](const File& f) { return f.name.rfind("core-", 0) == 0; }));
 }
 
-uint64_t Info::memoryLeast() const { return bytes() + kRestoreBytes; }
+uint64_t Info::memoryLeast() const {
+  uint64_t least = kRestoreBytes;
+  for (const File& f : files)
+    if (f.name != kMemoryFile) least += f.bytes;
+  return least;
+}
 
 uint32_t Info::processesLeast() const { return threads() + kRestoreProcesses; }
 

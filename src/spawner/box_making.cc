@@ -215,6 +215,15 @@ Boxes::Said Boxes::onClone(Zygote& z, CloneSource::Answer answer) {
   return Said::inPlace;
 }
 
+// Its init may have been killed, which the kernel tells only when every process of it is reaped.
+void Boxes::onSpoiled(const Zygote& z, base::BoxId id) {
+  Box* box = find(id);
+  if (box == nullptr || box->owner != &z || box->machine.ending() || box->machine.made()) return;
+  box->result.again = 1;
+  failBox(*box, "clone",
+          Error{Code::internal, "what was prepared for the clone ended before it was asked for"});
+}
+
 // Does what the new state requires.
 void Boxes::arrived(Box& box) {
   switch (box.machine.state()) {
@@ -224,6 +233,7 @@ void Boxes::arrived(Box& box) {
     case BoxState::stocked:
       awaitNothing(box);
       if (box.clone_comes == Box::Clone::atOnce) return askCloneOrFail(box);
+      prepareClone(box);
       return tell(box, Kind::boxStocked);
     case BoxState::parked:
       awaitNothing(box);
@@ -243,29 +253,42 @@ void Boxes::askCloneOrFail(Box& box) {
   }
 }
 
+base::Result<CloneAsk> Boxes::partsOf(const Box& box) const {
+  CloneAsk parts;
+  MAYFLY_TRY(parts.tasks, box.cgroups.openTasks());
+  MAYFLY_TRY(parts.cgroup, box.cgroups.openTaskDir());
+  parts.ask.box = box.id;
+  parts.ask.rehearse = box.rehearse;
+  parts.ask.init = box.init.view();
+  parts.ask.cgroup = parts.cgroup.view();
+  parts.ask.go = box.go_theirs.view();
+  parts.ask.streams = box.their_fds;
+  parts.ask.tasks = parts.tasks;
+  return parts;
+}
+
 // Called once the init is known: a forked clone is made while the init sets up its box.
 Status Boxes::askClone(Box& box) {
   Zygote& z = *box.owner;
   if (z.stage >= ZygoteStage::draining)
     return base::fail(Code::unavailable, "the template is being retired");
   MAYFLY_CHECK(fitZygoteCap(z));
-  MAYFLY_TRY(auto tasks, box.cgroups.openTasks());
-  MAYFLY_TRY(Fd cgroup, box.cgroups.openTaskDir());
-  CloneSource::Ask ask;
-  ask.box = box.id;
-  ask.rehearse = box.rehearse;
-  ask.init = box.init.view();
-  ask.cgroup = cgroup.view();
-  ask.go = box.go_theirs.view();
-  ask.streams = box.their_fds;
-  ask.tasks = tasks;
-  MAYFLY_CHECK(z.source->ask(ask));
+  MAYFLY_TRY(const CloneAsk parts, partsOf(box));
+  MAYFLY_CHECK(z.source->ask(parts.ask));
   box.machine.on(BoxEvent::askClone);
+  box.clone_unnamed = false;  // the answer names all
   awaitAnswer(box, z.source->answerMsMax());
   box.pid_host = pidOf(box.init);  // while the zygote forks
   for (Fd& fd : box.their_fds) fd.reset();
   box.go_theirs.reset();
   return Unit{};
+}
+
+// A box in stock: what fails here fails, or not, when its clone is asked for.
+void Boxes::prepareClone(Box& box) {
+  const Zygote& z = *box.owner;
+  if (!needsWholeBox(box) || z.stage >= ZygoteStage::draining) return;
+  if (const auto parts = partsOf(box)) box.clone_unnamed = z.source->prepare(parts->ask);
 }
 
 void Boxes::tellMade(Box& box) {

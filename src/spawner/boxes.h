@@ -12,6 +12,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -36,7 +37,8 @@ struct Box {
   CloneSource::Rehearse rehearse = CloneSource::Rehearse::no;
   BoxCgroups cgroups;
   base::Fd init, clone;  // pidfds; empty once reaped
-  // The source failed without a clone: it may have left one, which nobody has named.
+  // The source prepares a clone, or failed without one: it may have left processes in the box that
+  // nobody has named.
   bool clone_unnamed = false;
   base::Fd init_status;  // our end of the init's socket; its close ends the init
   base::Fd disk;         // root of the box's disk
@@ -63,6 +65,13 @@ struct Box {
   uint64_t box_ready_ns = 0, restarted_ns = 0;  // the latter of the counters
 };
 
+// What a source needs for a box's clone, with the descriptors that live as long as the asking.
+struct CloneAsk {
+  std::vector<base::Fd> tasks;
+  base::Fd cgroup;
+  CloneSource::Ask ask;
+};
+
 class Boxes : public Zygotes::Client {
  public:
   Boxes(Poller& poller, Outbox& out, const CgroupTree& tree, Zygotes& zygotes)
@@ -75,6 +84,7 @@ class Boxes : public Zygotes::Client {
 
   Said onInitMade(Zygote& z, const wire::InitMade& made, base::Fd init) override;
   Said onClone(Zygote& z, CloneSource::Answer answer) override;
+  void onSpoiled(const Zygote& z, base::BoxId id) override;
   void onAnswersLost(const Zygote& z, const char* who, const std::string& why) override;
   void onRetired(const Zygote& z) override;
 
@@ -100,6 +110,8 @@ class Boxes : public Zygotes::Client {
   void arrived(Box& box);
   void askCloneOrFail(Box& box);
   base::Status askClone(Box& box);
+  void prepareClone(Box& box);
+  base::Result<CloneAsk> partsOf(const Box& box) const;
   void tellMade(Box& box);
   void failBox(Box& box, const std::string& step, const base::Error& error);
   void awaitAnswer(Box& box);

@@ -20,18 +20,8 @@ class ChannelSource : public CloneSource {
  public:
   explicit ChannelSource(base::Fd channel) : channel_(std::move(channel)) {}
 
-  base::Status ask(const Ask& ask) override {
-    wire::MakeClone make;
-    make.box = ask.box;
-    make.rehearse = ask.rehearse == Rehearse::yes ? 1 : 0;
-    make.tasks_fds = static_cast<uint32_t>(ask.tasks.size());
-    std::vector<int> fds{ask.init.get()};
-    for (const base::Fd& fd : ask.streams) fds.push_back(fd.get());
-    fds.push_back(ask.cgroup.get());
-    fds.push_back(ask.go.get());
-    for (const base::Fd& fd : ask.tasks) fds.push_back(fd.get());
-    return base::sendMessage(channel_.view(), base::bytesOf(make), fds);
-  }
+  base::Status ask(const Ask& ask) override { return send(ask, false); }
+  bool prepare(const Ask&) override { return false; }
 
   base::FdView answers() const override { return channel_.view(); }
 
@@ -50,8 +40,9 @@ class ChannelSource : public CloneSource {
       return answer;
     }
     const bool well = answer.error == 0 && answer.text.empty();
-    answer.what =
-        made.box == 0 ? (well ? What::ready : What::refused) : (well ? What::made : What::failed);
+    if (answer.what == What::none)
+      answer.what =
+          made.box == 0 ? (well ? What::ready : What::refused) : (well ? What::made : What::failed);
     answer.box = made.box;
     if (answer.error == wire::kRefused) answer.error = 0;
     return answer;
@@ -66,6 +57,20 @@ class ChannelSource : public CloneSource {
   uint64_t answerMsMax() const override { return kAnswerMsMax; }
 
  protected:
+  base::Status send(const Ask& ask, bool ahead) {
+    wire::MakeClone make;
+    make.box = ask.box;
+    make.rehearse = ask.rehearse == Rehearse::yes ? 1 : 0;
+    make.ahead = ahead ? 1 : 0;
+    make.tasks_fds = static_cast<uint32_t>(ask.tasks.size());
+    std::vector<int> fds{ask.init.get()};
+    for (const base::Fd& fd : ask.streams) fds.push_back(fd.get());
+    fds.push_back(ask.cgroup.get());
+    fds.push_back(ask.go.get());
+    for (const base::Fd& fd : ask.tasks) fds.push_back(fd.get());
+    return base::sendMessage(channel_.view(), base::bytesOf(make), fds);
+  }
+
   // Checks the message; sets the answer's error, text and clone. False: no source sends it.
   virtual bool take(const wire::CloneMade& made, base::Received& got, Answer* answer) = 0;
 
@@ -93,6 +98,7 @@ class RestoringSource : public ChannelSource {
       : ChannelSource(std::move(channel)), passed_(passed) {}
   Needs needs() const override { return Needs::wholeBox; }
   uint64_t answerMsMax() const override { return kRestoredMsMax; }
+  bool prepare(const Ask& ask) override { return send(ask, true).has_value(); }
 
  private:
   bool take(const wire::CloneMade& made, base::Received& got, Answer* answer) override {
@@ -107,6 +113,7 @@ class RestoringSource : public ChannelSource {
       answer->text = fmt::format("restore: criu {}", describe(exit));
     }
     answer->again = made.box != 0 && answer->error != 0;
+    if (made.box != 0 && made.error == wire::kAheadEnded) answer->what = Answer::What::spoiled;
     answer->clone = std::move(got.fd[1]);
     return true;
   }

@@ -39,6 +39,7 @@ class CloneSource {
       refused,  // it cannot serve: `error`, `text`
       made,     // the clone of `box`
       failed,   // the clone of `box` was not made: `error`, `text`
+      spoiled,  // what was prepared in `box` has ended: it can have no clone
       ended,    // the source sends nothing more
       broken,   // it sent a message that no source sends
     };
@@ -52,6 +53,9 @@ class CloneSource {
 
   virtual ~CloneSource() = default;
   virtual base::Status ask(const Ask& ask) = 0;
+  // The box stands and its clone may be asked for later: does what can be done before. No answer
+  // comes but `spoiled`. False: this source has nothing to do, or could not be told.
+  virtual bool prepare(const Ask& ask) = 0;
   virtual base::FdView answers() const = 0;  // polls readable when an answer is pending
   virtual Answer receive() = 0;
   virtual bool open() const = 0;  // it has not closed its end

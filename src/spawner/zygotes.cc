@@ -242,6 +242,8 @@ void Zygotes::onSourceAnswer(Zygote& z) {
     case What::ready:
     case What::refused:
       return onHello(z, answer);
+    case What::spoiled:
+      return client_->onSpoiled(z, answer.box);
     case What::made:
     case What::failed:
       if (client_->onClone(z, std::move(answer)) == Client::Said::breach) onEnd(z, Who::zygote);

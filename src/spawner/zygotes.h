@@ -37,6 +37,7 @@ class Zygotes {
     // `init` is empty if none was made.
     virtual Said onInitMade(Zygote& z, const wire::InitMade& made, base::Fd init) = 0;
     virtual Said onClone(Zygote& z, CloneSource::Answer answer) = 0;
+    virtual void onSpoiled(const Zygote& z, base::BoxId box) = 0;
     // `who` of the zygote will never answer again.
     virtual void onAnswersLost(const Zygote& z, const char* who, const std::string& why) = 0;
     virtual void onRetired(const Zygote& z) = 0;  // its boxes end with it

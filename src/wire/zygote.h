@@ -64,6 +64,10 @@ struct MakeClone {
   uint64_t box = 0;
   uint32_t tasks_fds = 0;
   uint32_t rehearse = 0;
+  // 1: the clone will be asked for later, by another MakeClone of this box, if at all. It has no
+  // answer. Only mayfly-restorer is told so, of a complete box.
+  uint32_t ahead = 0;
+  uint32_t reserved = 0;
 };
 // Zygote -> spawner. fds: [0] pidfd of the clone. box 0: the zygote is ready to serve, or `step`
 // says why it cannot.
@@ -76,7 +80,9 @@ struct CloneMade {
   char step[kWhyBytes] = {};
 };
 // mayfly-restorer, serving -> spawner: a CloneMade, too, with other fds: [0] pidfd of the process
-// that restored, which has ended, [1] pidfd of the clone, if there is one.
+// that restored, which has ended, [1] pidfd of the clone, if there is one. kAheadEnded: no clone
+// was asked for yet, and none can be made in this box.
+inline constexpr int kAheadEnded = 130;  // EOWNERDEAD
 
 // Clone -> mayflyd: all walls are up, or the step that failed.
 struct CloneReady {

@@ -14,6 +14,7 @@
 // Layer: zygote. The main thread of Node only.
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -83,12 +84,23 @@ napi_value preloaded(napi_env env, napi_callback_info info) {
   napi_valuetype type = napi_undefined;
   if (!arguments(env, info, given) || napi_typeof(env, given[0], &type) != napi_ok)
     return number(env, -EINVAL);
-  if (type == napi_null || type == napi_undefined)
-    return number(env, mayfly_zygote_preloaded(nullptr));
+  if (type == napi_null || type == napi_undefined) {
+    const int r = mayfly_zygote_mark_memory();
+    return number(env, r != 0 ? r : mayfly_zygote_preloaded(nullptr));
+  }
   char* name = copyString(env, given[0]);
   const int r = name != nullptr ? mayfly_zygote_preloaded(name) : -EINVAL;
   free(name);
   return number(env, r);
+}
+
+// Before any package was loaded, all memory was V8's and libc's. Of what came later, only V8's heap
+// is known not to expect zeros where it gave pages back: a buffer of a fixed address that was made
+// smaller does.
+int shareMemory() {
+  constexpr size_t kHeapPage = 256 << 10;  // of V8
+  const int r = mayfly_zygote_mark_chunks(kHeapPage);
+  return r != 0 ? r : mayfly_zygote_share_memory();
 }
 
 napi_value refuse(napi_env env, napi_callback_info info) {
@@ -163,6 +175,12 @@ napi_value serve(napi_env env, napi_callback_info info) {
   uses_v8_generators = true;
   if (mayfly::zygote::findV8Generators(seed) != 0) {
     mayfly_zygote_refuse("V8's generators of random numbers were not found: this Node is unknown");
+    _exit(2);
+  }
+  if (const int r = shareMemory(); r != 0) {
+    char why[96];
+    snprintf(why, sizeof why, "the zygote's memory cannot be shared with clones: %s", strerror(-r));
+    mayfly_zygote_refuse(why);
     _exit(2);
   }
   static mayfly_task task;

@@ -20,6 +20,7 @@
 
 #include "zygote/bystander.h"
 #include "zygote/enter.h"
+#include "zygote/memory_file.h"
 #include "zygote/raw.h"
 #include "zygote/restorer.h"
 #include "zygote/snapshot.h"
@@ -124,6 +125,11 @@ int makeStandIns() {
 
 int writeStreams() {
   Streams streams;
+  struct stat memory;
+  if (fstatat(kSnapshotFd, kMemoryFile, &memory, AT_SYMLINK_NOFOLLOW) == 0)
+    streams.memory_bytes = static_cast<uint64_t>(memory.st_size);
+  else if (errno != ENOENT)
+    return -errno;
   for (int i = 0; i < kStandIns; ++i) {
     struct stat st;
     if (i == kControlOf) continue;
@@ -161,6 +167,22 @@ int keepKernelFile() {
   if (fd < 0) return -errno;
   int r = write(fd, bytes, static_cast<size_t>(n)) == n ? 0 : -EIO;
   return close(fd) == 0 ? r : -errno;
+}
+
+// Copies the memory that the zygote shares with its clones. The file is the task's user's: nothing
+// but a regular file is taken, of which every byte has cost its box memory.
+int keepMemory() {
+  const int from = open(kMemoryPath, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (from < 0) return errno == ENOENT ? 0 : -errno;
+  struct stat st;
+  int r = fstat(from, &st) != 0 ? -errno : isWhole(st) ? 0 : -EBADF;
+  const int to =
+      r == 0 ? openat(kSnapshotFd, kMemoryFile, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644) : -1;
+  if (r == 0 && to < 0) r = -errno;
+  if (r == 0) r = copyBytes(from, to, st.st_size);
+  if (to >= 0 && close(to) != 0 && r == 0) r = -errno;
+  close(from);
+  return r;
 }
 
 int keepVersion() {
@@ -251,8 +273,8 @@ int runCriuDump(int said) {
   if (at("enter box", joinBox(init)) && at("become root of the box", becomeBoxRoot()) &&
       at("criu's folder", makeCriuFolder()) && at("show processes", showProcesses()) &&
       at("cgroup namespace", joinCgroupNamespaceOfZygote()) && at("zygote", checkZygote(said)) &&
-      at("criu", runCriuDump(said)) && at("criu's knowledge of the kernel", keepKernelFile()) &&
-      at("criu's version", keepVersion()))
+      at("criu", runCriuDump(said)) && at("the zygote's memory", keepMemory()) &&
+      at("criu's knowledge of the kernel", keepKernelFile()) && at("criu's version", keepVersion()))
     _exit(0);
   dprintf(said, "%s: %s: %s\n", strcmp(step, "criu") == 0 ? "criu failed" : "Error", step,
           strerror(-r));

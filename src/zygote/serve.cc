@@ -85,8 +85,6 @@ int loadProgram(Server* server) {
 // What this process becomes: a zygote that forks, or one that is dumped.
 Gate role = Gate::fork;
 
-Gate gate() { return role; }
-
 // When the library is loaded, before the runtime's own code can change its environment. No program
 // that a task starts inherits the two; /proc/self/environ of a clone still shows them.
 __attribute__((constructor)) void takeRole() {
@@ -100,8 +98,8 @@ __attribute__((constructor)) void takeRole() {
 int prepare(Server* server, const mayfly_zygote_hooks* hooks, char fault[kFaultBytes]) {
   if (hooks == nullptr || hooks->abi < 1 || hooks->abi > MAYFLY_ZYGOTE_ABI) return -EINVAL;
   server->hooks = hooks;
-  if (int r = findHygieneFault(gate(), fault); r != 0) return r;
-  if (gate() == Gate::snapshot) return loadProgram(server);
+  if (int r = findHygieneFault(role, fault); r != 0) return r;
+  if (isDumped()) return loadProgram(server);
   server->own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   if (server->own_pid_ns < 0) return -errno;
   server->thread_id = findCachedThreadId();
@@ -253,7 +251,10 @@ Step completeWalls(const Server& server, bool rehearsing) {
   const long other =
       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &server.seccomp);
   MAYFLY_STEP("seccomp", other < 0 ? -errno : other > 0 ? -EPERM : 0);
-  if (rehearsing) MAYFLY_STEP("rehearsal", rehearse(*server.hooks));
+  if (rehearsing) {
+    mapSharedMemory();
+    MAYFLY_STEP("rehearsal", rehearse(*server.hooks));
+  }
   return {"", 0};
 }
 
@@ -295,6 +296,9 @@ int sayHello(int error, const char* why) {
 }
 
 }  // namespace
+
+bool isDumped() { return role == Gate::snapshot; }
+
 }  // namespace mayfly::zygote
 
 using namespace mayfly::zygote;
@@ -306,7 +310,7 @@ extern "C" int mayfly_zygote_preloaded(const char* name) {
   }
   notePreload(name);
   char fault[kFaultBytes], why[kWhyBytes];
-  int r = findHygieneFault(gate(), fault);
+  int r = findHygieneFault(role, fault);
   if (r == 0) return 0;
   snprintf(why, sizeof why, "preload '%.60s' %s", name, fault);
   mayfly_zygote_refuse(why);
@@ -333,7 +337,7 @@ extern "C" int mayfly_zygote_serve(const mayfly_zygote_hooks* hooks, mayfly_task
   if (r == 0) reportPreloads();
   int sent = sayHello(fault[0] != '\0' ? kRefused : -r, why);
   if (r != 0 || sent != 0) return r != 0 ? r : sent;
-  if (gate() == Gate::snapshot) return serveSnapshot(server, task);
+  if (isDumped()) return serveSnapshot(server, task);
   for (;;) {
     MakeClone make;
     int fds[kFdsMax], count = 0;

@@ -32,18 +32,29 @@ enum StandIn : int { kStdin, kStdout, kStderr, kControlOf, kGoOf, kRelease, kSta
 // socket is a file, because criu opens pipes again and could not open a socket.
 inline constexpr char kControlPath[] = "/run/control";
 
+// The memory that the zygote shares with its clones (share_memory.cc), in its box. criu dumps the
+// mappings of a file, and not the file; a clone gets another in its place.
+inline constexpr char kMemoryPath[] = "/run/memory";
+
 // The snapshot's own files, beside criu's images.
 inline constexpr char kStreamsFile[] = "streams";       // struct Streams
 inline constexpr char kKernelFile[] = "criu.kdat";      // what criu found out about the kernel
 inline constexpr char kPagesFile[] = "pages-1.img";     // criu's, of the one process
+inline constexpr char kMemoryFile[] = "memory";         // of kMemoryPath
 inline constexpr char kVersionFile[] = "criu.version";  // as `criu --version` prints it
 inline constexpr char kCriuPath[] = "/usr/sbin/criu";
 
 struct Streams {
   uint32_t magic = wire::kZygoteMagic;
-  uint32_t version = 1;
+  uint32_t version = 2;
   uint64_t pipe[kStandIns] = {};  // inodes; 0 for the control socket
+  uint64_t memory_bytes = 0;      // of kMemoryFile; 0: there is none
 };
+
+// In libmayfly-zygote: this process is dumped, not forked.
+bool isDumped();
+// Maps all of the memory that clones share: they read it without a fault.
+void mapSharedMemory();
 
 // Release bytes.
 inline constexpr char kGoOn = 'g', kGoOnRehearsing = 'r';

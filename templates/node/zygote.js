@@ -114,16 +114,18 @@ function warmUpOutput() {
 
 // The functions of the beginning of a task, on one that is given as a string.
 function warmUpBegin() {
+  for (let i = 0; i < 10; ++i) useUpKeptBytes();  // until V8 has made machine code of it
+  for (let i = 0; i < 3; ++i) rehearseBegin();
+}
+
+function rehearseBegin() {
   const wanted = variables(Object.entries(process.env).map(([name, value]) => `${name}=${value}`));
   const names = new Set(Object.getOwnPropertyNames(globalThis));
-  for (let i = 0; i < 10; ++i) useUpKeptBytes();  // until V8 has made machine code of it
-  for (let i = 0; i < 3; ++i) {
-    whyFresh(wanted);
-    isModuleSyntax('console.log(1)');
-    setEnvironment(wanted);
-    prepareEval('[eval]');
-    for (const name of Object.getOwnPropertyNames(globalThis)) if (!names.has(name)) delete globalThis[name];
-  }
+  whyFresh(wanted);
+  isModuleSyntax('console.log(1)');
+  setEnvironment(wanted);
+  prepareEval('[eval]');
+  for (const name of Object.getOwnPropertyNames(globalThis)) if (!names.has(name)) delete globalThis[name];
 }
 
 // The numbers that were drawn ahead of the dump: they are the same in every clone.
@@ -152,6 +154,7 @@ function collectGarbage() {
 }
 
 function rehearse() {
+  rehearseBegin();
   const module = new Module('/task/rehearsal.js');
   module.filename = '/task/rehearsal.js';
   module.paths = [];

@@ -149,8 +149,7 @@ def preload(lib, template):
     if os.path.exists(rehearsal):
         with open(rehearsal, "rb") as file:
             rehearsals.append(compile(file.read(), rehearsal, "exec", dont_inherit=True))
-    if not restores:
-        share_arenas(lib)
+    share_arenas(lib)
     keep_openssl()
     lib.mayfly_zygote_preloaded(None)
     steps = [(name, importlib.import_module, name) for name in template.get("preload", [])]
@@ -428,7 +427,7 @@ def hand_over(clones):
         sys.__interactivehook__, python.last = new, id(new)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(new))  # the reference that libmayfly-python drops
         gc.collect()
-        result = 0 if is_dumped(clones.template) else lib.mayfly_zygote_share_memory()
+        result = lib.mayfly_zygote_share_memory()
         if result != 0:
             say(f"zygote: cannot share its memory: {os.strerror(-result)}")
             os._exit(2)

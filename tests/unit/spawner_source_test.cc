@@ -253,6 +253,39 @@ TEST_F(RestoringSource, ADeadInitOrCloneIsNotReapedInThePlaceOfTheProcessThatRes
   kill(clone);
 }
 
+TEST_F(RestoringSource, ABoxIsPreparedByARequestThatHasNoAnswer) {
+  CloneSource::Ask ask;
+  base::Pipe pipe = std::move(*base::makePipe());
+  const Fd streams[4] = {std::move(*base::makePipe()).read, std::move(*base::makePipe()).read,
+                         std::move(*base::makePipe()).read, std::move(*base::makePipe()).read};
+  ask.box = 9;
+  ask.init = ask.cgroup = ask.go = pipe.read.view();
+  ask.streams = streams;
+  for (const bool ahead : {true, false}) {
+    ASSERT_TRUE(ahead ? source_->prepare(ask) : source_->ask(ask).has_value());
+    wire::MakeClone make;
+    auto got = base::receiveMessage(zygote_.view(), base::writableBytesOf(make));
+    ASSERT_TRUE(got);
+    EXPECT_EQ(wire::faultOf(make, got->bytes, got->fds), nullptr);
+    EXPECT_EQ(make.ahead, ahead ? 1u : 0u);
+    EXPECT_EQ(make.box, 9u);
+  }
+  EXPECT_EQ(source_->receive().what, What::none);
+  EXPECT_FALSE(makeForkingSource(std::move(pipe.write))->prepare(ask)) << "a fork needs nothing";
+}
+
+TEST_F(RestoringSource, WhatWasPreparedAndEndedIsReapedAndSpoilsItsBox) {
+  wire::CloneMade ended_ahead;
+  ended_ahead.box = 4;
+  ended_ahead.error = wire::kAheadEnded;
+  Fd criu = ended(1);
+  const auto answer = say(ended_ahead, {criu.get()});
+  EXPECT_EQ(answer.what, What::spoiled);
+  EXPECT_EQ(answer.box, 4u);
+  EXPECT_FALSE(isOurChild(criu)) << "the source reaps it";
+  EXPECT_EQ(say(ended_ahead, {criu.get()}).what, What::spoiled) << "its box's end was faster";
+}
+
 TEST_F(RestoringSource, OneThatStillRunsOrIsNoChildOfOursIsBroken) {
   const pid_t clone = living(), restorer = living();
   Fd one = pidfdOf(restorer), other = pidfdOf(clone), parent = pidfdOf(::getppid());
