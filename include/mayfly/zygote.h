@@ -81,12 +81,12 @@ __attribute__((visibility("default"))) int mayfly_zygote_preloaded(const char* n
 /* Tells the daemon in a few words why this zygote cannot serve; then exit. */
 __attribute__((visibility("default"))) void mayfly_zygote_refuse(const char* why);
 
-/* Makes a fork of this process, and a clone's end, cost only the pages that the clone
- * touches; if the process is dumped, a restore, too. Call it last before mayfly_zygote_serve(): if
- * clones are forked, in a single-threaded runtime; before a dump, other threads may exist, and
- * nothing is shared if they never sleep. It covers the memory that mayfly_zygote_mark_memory() marked, libc's heap and the arenas
- * below: no allocator may return such memory with MADV_DONTNEED and then expect zeros.
- * 0, or a negative errno: then the process must not go on. */
+/* Makes a fork of this process, and a clone's end, cost only the pages that the clone touches;
+ * if the process is dumped, a restore, too. Call it last before mayfly_zygote_serve(): if clones
+ * are forked, in a single-threaded runtime; before a dump, other threads may exist, and nothing
+ * is shared if they never sleep. It covers the memory that mayfly_zygote_mark_memory() marked,
+ * libc's heap and the arenas below: no allocator may return such memory with MADV_DONTNEED and
+ * then expect zeros. 0, or a negative errno: then the process must not go on. */
 __attribute__((visibility("default"))) int mayfly_zygote_share_memory(void);
 
 /* Lets each clone start with fresh bytes from the kernel at `at`, before after_fork_child: for

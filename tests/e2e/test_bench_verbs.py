@@ -327,6 +327,7 @@ def ladders():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="the ladder starts daemons")
 @pytest.mark.timeout(300)
 def test_the_ladder_has_a_rung_for_each_mechanism_and_rival(mayfly, tmp_path):
@@ -356,6 +357,7 @@ def test_the_ladder_has_a_rung_for_each_mechanism_and_rival(mayfly, tmp_path):
     assert ladders() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="the ladder starts daemons")
 @pytest.mark.timeout(300)
 def test_a_ladder_that_is_interrupted_leaves_nothing(mayfly):

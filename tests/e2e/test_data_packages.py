@@ -99,6 +99,7 @@ def is_right(module, error):
     return error.startswith("ModuleNotFoundError: No module named '") and error.split("'")[1] in OPTIONAL
 
 
+@pytest.mark.slow
 def test_every_public_module_of_every_package_can_be_imported(mayfly):
     result = mayfly.run("-t", "python-data", *BIG, "-c", IMPORT_ALL)
     assert result["verdict"] == "succeeded", result

@@ -240,6 +240,7 @@ def library_needing(folder, soname):
     return (folder / "needing.so").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_library_that_a_wheel_needs_and_the_image_lacks_is_named(place, tmp_path):
     wheel = "lacks_it-1.0-py3-none-any.whl"
     folder = place.put("lacks", f'[image]\npip = ["{wheel}"]\n')
