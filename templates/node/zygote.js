@@ -319,6 +319,7 @@ warmUp();
 warmUpOutput();
 warmUpBegin();
 preload();
+process.chdir('/task');  // Node keeps the name of the folder, and a clone would ask for it no more
 rehearse();
 process._tickCallback();  // what the start left for later: a task's first microtasks would be run after it, in a deeper stack
 leaveNoTrace();
