@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/vfs.h>
@@ -32,6 +33,16 @@ bool have_baseline = false;
 bool own[kDescriptorsMax] = {};
 Surroundings given;    // at the baseline
 int seccomp_mode = 0;  // the same
+
+// Those that a task's own limits are set from: nobody raises a hard limit again.
+struct HardLimit {
+  __rlimit_resource resource;
+  const char* name;
+  rlim_t at_baseline;
+};
+HardLimit hard_limits[] = {{RLIMIT_NOFILE, "open files", 0},
+                           {RLIMIT_FSIZE, "the size of a file", 0},
+                           {RLIMIT_CPU, "processor time", 0}};
 
 struct Preload {
   char name[64];
@@ -238,9 +249,27 @@ int findFilter(char* fault) {
   return -EPERM;
 }
 
+// Every task of the template would have less than its caps say.
+int findLowerLimit(char* fault) {
+  if (!have_baseline) return 0;
+  for (const HardLimit& each : hard_limits) {
+    rlimit now;
+    if (getrlimit(each.resource, &now) != 0) return -errno;
+    if (now.rlim_max >= each.at_baseline) continue;
+    snprintf(fault, kFaultBytes, "lowered its hard limit on %s to %llu", each.name,
+             static_cast<unsigned long long>(now.rlim_max));
+    return -EDQUOT;
+  }
+  return 0;
+}
+
 }  // namespace
 
 void takeBaseline() {
+  for (HardLimit& each : hard_limits) {
+    rlimit now;
+    if (getrlimit(each.resource, &now) == 0) each.at_baseline = now.rlim_max;
+  }
   seccomp_mode = prctl(PR_GET_SECCOMP, 0, 0, 0, 0);
   // What cannot be read differs from what can be read later.
   if (readSurroundings("/proc/self", &given) != 0) given = {};
@@ -260,6 +289,7 @@ int findHygieneFault(Gate gate, char* fault) {
   if (r == 0) r = eachDescriptor([&](int fd) { return judgeDescriptor(gate, fd, fault); });
   if (r == 0 && gate == Gate::fork) r = findSharedMemory(fault);
   if (r == 0) r = findOtherSurroundings(fault);
+  if (r == 0) r = findLowerLimit(fault);
   if (r == 0 && gate == Gate::snapshot) r = findFilter(fault);
   return r;
 }

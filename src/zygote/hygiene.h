@@ -1,6 +1,6 @@
 // Finds things that a zygote must not have when it is forked: a second thread, a child, a timer, a
 // socket, a descriptor or writable shared memory that a preload left behind, surroundings that a
-// preload changed (surroundings.h).
+// preload changed (surroundings.h), a hard limit that it lowered.
 //
 // Layer: zygote. Single-threaded; the zygote only.
 #pragma once

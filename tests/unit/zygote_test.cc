@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -175,6 +176,23 @@ TEST(Hygiene, SurroundingsThatAPreloadChangedAreAFault) {
   if (error == -255) GTEST_SKIP() << "this host lets nobody make a user namespace";
   EXPECT_EQ(error, -EXDEV) << said;
   EXPECT_EQ(said, "left its user namespace");
+}
+
+TEST(Hygiene, AHardLimitThatAPreloadLoweredIsAFault) {
+  const auto lowers = [](__rlimit_resource resource, rlim_t to) {
+    return [=] {
+      const rlimit both{to, to};
+      return ::setrlimit(resource, &both) == 0;
+    };
+  };
+  int error = 0;
+  EXPECT_EQ(faultAfter(Gate::snapshot, &error, lowers(RLIMIT_NOFILE, 128)),
+            "lowered its hard limit on open files to 128");
+  EXPECT_EQ(error, -EDQUOT);
+  EXPECT_EQ(faultAfter(Gate::snapshot, &error, lowers(RLIMIT_FSIZE, 1 << 20)),
+            "lowered its hard limit on the size of a file to 1048576");
+  EXPECT_EQ(faultAfter(Gate::snapshot, &error, lowers(RLIMIT_CORE, 0)), "") << "no task's cap";
+  EXPECT_EQ(error, 0);
 }
 
 TEST(Hygiene, AFilterOfAPreloadIsAFaultBeforeADump) {
