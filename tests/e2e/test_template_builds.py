@@ -167,6 +167,7 @@ def compiled(root, module):
     return pycs[0].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_python_is_a_note_in_the_log(place, tmp_path):
     wheel = "partly_bad-1.0-py3-none-any.whl"
     site, stdlib = SITE[1:], "usr/lib/python3.13"
@@ -286,6 +287,7 @@ def index_with(name, wheel):
 DIRECT = {**os.environ, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", "PIP_RETRIES": "0"}
 
 
+@pytest.mark.slow
 def test_a_package_of_another_index_is_found_beside_the_machines(place, tmp_path):
     name = f"elsewhere-{secrets.token_hex(4)}"
     wheel = tmp_path / f"{name.replace('-', '_')}-1.0-py3-none-any.whl"

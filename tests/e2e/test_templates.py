@@ -64,6 +64,7 @@ def result_of(served, template, code, *flags):
     return result["stdout"]
 
 
+@pytest.mark.slow
 def test_packages_of_pip_are_there_with_and_without_native_code(served):
     assert result_of(served, "pips", "import humanize, sys; print(humanize.intcomma(12345), 'humanize' in sys.modules)") == "12,345 True\n"
     assert result_of(served, "pips", """
