@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from shared_pages import COUNT
 from template_place import Place, registries  # noqa: F401 (a fixture)
 from test_lifecycle import TOP, await_that, comm, daemons, family, parent_of  # noqa: F401 (a fixture)
 from test_snapshot_walls import folder_of, put, served, snapshot
@@ -15,20 +16,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="snapshots need root")
 # 2 MiB of which a task changes a page, and a counter on the heap.
 HOLDS = "data = bytearray(b'\\x5a' * (2 << 20))\nnotes = ['first']\n"
 # What a task can know and do of the memory that it shares.
-LOOKS = """
-import ctypes, json, os, packed
-PRESENT, OF_A_FILE, ALONE = 1 << 63, 1 << 61, 1 << 56
-lines = [line for line in open('/proc/self/maps') if 'zygote (deleted)' in line]
-shared = alone = 0
-with open('/proc/self/pagemap', 'rb', 0) as pagemap:
-    for line in lines:
-        begin, end = (int(part, 16) for part in line.split()[0].split('-'))
-        for at in range(begin, end, 4096):
-            ctypes.string_at(at, 1)
-        pagemap.seek(begin // 4096 * 8)
-        for each in memoryview(pagemap.read((end - begin) // 4096 * 8)).cast('Q'):
-            shared += each & (PRESENT | OF_A_FILE) == PRESENT | OF_A_FILE
-            alone += each & (OF_A_FILE | ALONE) == OF_A_FILE | ALONE
+LOOKS = COUNT + """
+import json, os, packed
 opened = 0
 for line in lines:
     try:

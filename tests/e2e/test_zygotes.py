@@ -11,6 +11,7 @@ import pytest
 
 from light import light
 from pool_view import boxes
+from shared_pages import COUNT
 from test_lifecycle import SECONDS_MAX, STATE_DIR, TOP, await_that, comm, daemons, family, read  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starting a daemon needs root")
@@ -158,21 +159,7 @@ json.__doc__ = 'written'
 def test_no_clone_sees_which_pages_others_touched(daemons):
     """No shared page is the clone's alone, although no other clone lives."""
     daemon = daemons(templates=("python",), config="parked_max = 0\nstocked_max = 0\n", **WHOLE)
-    task = daemon.cli.run("-t", "python", "-c", """
-import ctypes
-PRESENT, OF_A_FILE, ALONE = 1 << 63, 1 << 61, 1 << 56
-shared = alone = 0
-with open('/proc/self/pagemap', 'rb', 0) as pagemap:
-    for line in [line for line in open('/proc/self/maps') if 'zygote (deleted)' in line]:
-        begin, end = (int(part, 16) for part in line.split()[0].split('-'))
-        for at in range(begin, end, 4096):
-            ctypes.string_at(at, 1)
-        pagemap.seek(begin // 4096 * 8)
-        for each in memoryview(pagemap.read((end - begin) // 4096 * 8)).cast('Q'):
-            shared += each & (PRESENT | OF_A_FILE) == PRESENT | OF_A_FILE
-            alone += each & (OF_A_FILE | ALONE) == OF_A_FILE | ALONE
-print(shared > 1000, alone)
-""")
+    task = daemon.cli.run("-t", "python", "-c", COUNT + "print(shared > 1000, alone)")
     assert task["stdout"] == "True 0\n", task
 
 
