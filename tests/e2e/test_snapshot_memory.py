@@ -66,6 +66,8 @@ for number in range(8):
     at = libc.malloc(1 << 20)
     ctypes.memset(at, 65 + number, 1 << 20)
     blocks.append(at)
+# As if they were the runtime's own, of before any package: else they are not shared at all.
+assert ctypes.PyDLL('/usr/lib/mayfly/libmayfly-zygote.so').mayfly_zygote_mark_memory() == 0
 """
     grows = """
 import ctypes, packed
@@ -77,7 +79,10 @@ for number, at in enumerate(packed.blocks):
 print(len(packed.blocks))
 """
     place = put(tmp_path / "place", holds)
-    assert served(place, daemons).cli.run("-t", "packed", "-c", grows)["stdout"] == "8\n"
+    daemon = served(place, daemons)
+    assert (folder_of(place) / "memory").stat().st_size > 8 << 20
+    task = daemon.cli.run("-t", "packed", "-c", grows)
+    assert task["stdout"] == "8\n", task
 
 
 @pytest.mark.parametrize("what", ["a link", "a folder", "an empty file", "a longer file"])
